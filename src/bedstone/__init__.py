@@ -1,0 +1,1 @@
+"""Bedstone: the whole life of foundation models on one Transformer core."""

@@ -1,0 +1,21 @@
+"""The one exception a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BedstoneError(Exception):
+    """Something the user can mend: one paragraph that names the thing and what to do.
+
+    The command line prints it without a traceback and leaves with exit code 2.
+    Everything else that escapes is a bug of ours and keeps its traceback.
+    """
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the closest of `choices`, or their list if none is close."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; expected one of {', '.join(choices)}"

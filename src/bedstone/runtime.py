@@ -1,0 +1,105 @@
+"""Where and how numbers are computed: device, precision, threads, seeds."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bedstone.errors import BedstoneError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The best device present, or the one named (`cpu`, `cuda`, `cuda:1`, `mps`).
+
+    Raises:
+        BedstoneError: the named device is not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BedstoneError(
+            f"device: {name!r} can't be used on this machine ({str(error).splitlines()[0]}). "
+            "Use device=auto or device=cpu."
+        ) from error
+    return device
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 products are computed by hardware there, not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a training step or a generation computes: the dtype of its matrix products."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return "bf16" if self.dtype is torch.bfloat16 else "fp32"
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Matrix products in `dtype`; norms, losses and parameters stay fp32."""
+        if self.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """`auto` is bf16 where the hardware has it, else fp32; `bf16` and `fp32` are taken as said."""
+    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if name == "auto":
+        name = "bf16" if has_fast_bf16(device) else "fp32"
+    if name not in dtypes:
+        raise BedstoneError(f"precision: {name!r} is unknown; expected auto, bf16 or fp32.")
+    return Precision(device, dtypes[name])
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Computes with `count` threads inside the block, then as before."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def versions() -> dict[str, str]:
+    """What an artefact records of the software that wrote it."""
+    import platform
+    from importlib import metadata
+
+    names = ("bedstone", "torch", "tokenizers", "safetensors", "numpy")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
