@@ -1,0 +1,294 @@
+"""Files and folders written whole or not at all.
+
+Whatever moment a process is killed, a disk fills up or the power goes, the target holds either
+what it held before or all that was meant to be written. What makes it so, in order: write beside
+the target under a hidden name, fsync every file and folder of it, take the target's place in one
+step of the file system, fsync the parent folder, and only then remove what was there.
+
+Every step that can fail goes through one of the small functions named `_write`, `_fsync`,
+`_rename`, `_exchange` and `_remove`, so that tests can cut a save at each of them.
+"""
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import platform
+import secrets
+import shutil
+import sys
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bedstone.errors import BedstoneError
+
+OLD_SECONDS = 24 * 3600  # a temporary this old belongs to nobody, whatever its process number says
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # process numbers mean nothing elsewhere
+_active: set[Path] = set()  # temporaries that this process is writing now
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+# EPERM too: sandboxes answer so to calls they don't know; a true denial shows at the rename.
+_NO_EXCHANGE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
+
+
+# The seams.
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+
+
+def _fsync(path: Path) -> None:
+    """Returns when the file, or the folder's list of names, is on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # folders can't be opened there
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        if sys.platform == "darwin":
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(handle, fcntl.F_FULLFSYNC)  # fsync stops at the drive's cache there
+                return
+        os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in {errno.EINVAL, errno.ENOTSUP}):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _rename(source: Path, target: Path) -> None:
+    source.replace(target)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names in one step; False where the system or the file system has no such step."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        first, second = os.fsencode(one), os.fsencode(other)
+        if sys.platform.startswith("linux"):
+            here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+            failed = libc.renameat2(here, first, here, second, swap)
+        elif sys.platform == "darwin":
+            failed = libc.renamex_np(first, second, 2)  # RENAME_SWAP
+        else:
+            return False
+    except (AttributeError, TypeError, OSError):  # a C library without the call, or none
+        return False
+    if not failed:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# Writing.
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path, *, needed: int | None = None) -> Iterator[Path]:
+    """Yields a temporary path to write; on leaving, that file takes `path`'s place.
+
+    After an exception, in the block or here, the temporary is gone and `path` is as it was.
+    A symlink stays a link: the file it points to is replaced. `needed` bytes are only told to
+    the user when the disk is full.
+
+    Raises:
+        BedstoneError: the disk is full, read-only or forbidden.
+    """
+    path = Path(path).resolve()
+    with _explained(path, needed), _temporary(path) as temporary:
+        if path.is_dir():
+            raise BedstoneError(f"{path}: is a folder, where a file was to be written.")
+        yield temporary
+        if path.exists():
+            shutil.copymode(path, temporary)
+        _fsync(temporary)
+        _rename(temporary, path)
+        _fsync(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Path]:
+    """Yields a new empty folder to fill; on leaving, that folder takes `path`'s place.
+
+    After an exception, in the block or here, the temporary is gone and `path` is as it was.
+
+    Raises:
+        BedstoneError: the disk is full, read-only or forbidden, or `path` is a file.
+    """
+    path = Path(path).resolve()
+    with _explained(path, needed), _temporary(path) as temporary:
+        if path.exists() and not path.is_dir():
+            raise BedstoneError(f"{path}: is a file, where a folder was to be written.")
+        recover_folder(path)
+        temporary.mkdir()
+        yield temporary
+        for root, _, names in os.walk(temporary, topdown=False):
+            for name in names:
+                if not Path(root, name).is_symlink():
+                    _fsync(Path(root, name))
+            _fsync(Path(root))
+        previous = _previous(path)
+        if not path.exists():
+            _rename(temporary, path)
+        elif not _exchange(temporary, path):
+            with contextlib.suppress(FileNotFoundError):
+                _remove(previous)
+            _rename(path, previous)
+            try:
+                _rename(temporary, path)
+            except BaseException:
+                recover_folder(path)
+                raise
+        _fsync(path.parent)
+        for old in (temporary, previous):  # after an exchange, the old one bears the hidden name
+            if old.exists():
+                with contextlib.suppress(OSError):
+                    _remove(old)  # what can't be removed now is swept by a later write
+
+
+def recover_folder(path: str | Path) -> Path:
+    """Brings back the folder that a crash left under its `.previous` name; readers call this.
+
+    That name exists only between the two renames of a file system that can't exchange.
+    """
+    path = Path(path)
+    if not os.path.lexists(path) and _previous(path).is_dir():
+        _rename(_previous(path), path)
+        _fsync(path.parent)
+    return path
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text, whole or not at all. Raises BedstoneError as `atomic_file` does."""
+    data = text.encode()
+    with atomic_file(path, needed=len(data)) as temporary:
+        _write(temporary, data)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes indented JSON, whole or not at all. Raises BedstoneError as `atomic_file` does."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        BedstoneError: the file is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise BedstoneError(
+            f"{path}: is not valid JSON ({error}). Fetch or write the file again."
+        ) from error
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A free hidden name beside `path`, after sweeping what dead processes left there."""
+    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _fsync(folder.parent)
+    prefix = f".{path.name}.tmp-"
+    for found in path.parent.iterdir():
+        if found.name.startswith(prefix) and _is_stale(found, found.name.removeprefix(prefix)):
+            with contextlib.suppress(OSError):
+                _remove(found)
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{_HOST}-{secrets.token_hex(4)}")
+    _active.add(temporary)
+    try:
+        yield temporary
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(temporary)
+        raise
+    finally:
+        _active.discard(temporary)
+
+
+def _is_stale(found: Path, tail: str) -> bool:
+    """Whether nobody writes this temporary any more: its process is dead, or it is old."""
+    try:
+        number, host = tail.split("-")[:2]
+        process = int(number)
+        old = time.time() - found.stat().st_mtime > OLD_SECONDS
+    except (ValueError, OSError):
+        return False
+    if process == os.getpid() and host == _HOST:  # in a container every run may be number 7
+        return found not in _active
+    if old or host != _HOST or os.name == "nt":  # asking about a process would end it on Windows
+        return old
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextlib.contextmanager
+def _explained(path: Path, needed: int | None) -> Iterator[None]:
+    """Turns what the file system refuses into one paragraph for the user."""
+    kept = (
+        f"The previous {path.name} is whole."
+        if os.access(path, os.F_OK)
+        else "Nothing was changed."
+    )
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL | _DENIED | {errno.EIO} or not _concerns(error, path.parent):
+            raise
+        raise BedstoneError(f"{_refusal(path, error, needed)} {kept}") from error
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether it is about a file below `folder`; others are the caller's own to explain."""
+    if not isinstance(error.filename, str):
+        return True
+    named = Path(error.filename).absolute()
+    return named.is_relative_to(folder) or folder.is_relative_to(named)
+
+
+def _refusal(path: Path, error: OSError, needed: int | None) -> str:
+    """Why `path` can't be written and what to do, in the user's words."""
+    if error.errno in _FULL:
+        free = shutil.disk_usage(next(p for p in path.parents if os.access(p, os.F_OK))).free
+        wanted = "more bytes" if needed is None else f"{needed:,} bytes"
+        return (
+            f"{path}: can't be written: {error.strerror} ({wanted} needed, {free:,} free). "
+            "Free some space or choose a folder on another disk, then run the same command again."
+        )
+    if error.errno in _DENIED:
+        return (
+            f"{path}: can't be written: {error.strerror}. "
+            "Choose another folder, or mend what stands in the way there."
+        )
+    return f"{path}: can't be written: {error.strerror}. The disk may be failing; use another."
