@@ -1,0 +1,216 @@
+"""Self- and cross-attention with grouped heads.
+
+Shapes: B batch, T queries, K keys, S memory, D width, H query heads, G key/value heads
+(G divides H), W head width.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bedstone.nn.cache import LayerCache
+from bedstone.nn.context import Context
+from bedstone.nn.masks import Causal, Documents, Full, Mask, with_window
+from bedstone.nn.positions import rotate
+
+# Packed documents are attended one by one when they are at least this long on average:
+# below, one dense call costs less than many small ones (measured on a CPU, context 256).
+SEGMENT_TOKENS = 48
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask,
+    *,
+    slots: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """softmax(q k^T * scale + bias) v (Vaswani et al., 2017, equation 1), where `mask` allows.
+
+    Args:
+        q: queries, (B, H, T, W).
+        k, v: keys and values, (B, G, K, W).
+        mask: symbolic; made dense only if no fused path fits.
+        slots: slots of the queries, (B or 1, T); None says that they start at 0.
+        bias: added to the scores, (1 or B, H, T, K).
+
+    Returns:
+        (B, H, T, W).
+    """
+    length, keys = q.shape[2], k.shape[2]
+    grouped = q.shape[1] != k.shape[1]
+    fused = partial(
+        F.scaled_dot_product_attention, dropout_p=dropout, scale=scale, enable_gqa=grouped
+    )
+    from_start = slots is None and length == keys
+    if bias is None:
+        if isinstance(mask, Full):
+            return fused(q, k, v)
+        wide = isinstance(mask, Causal) and (mask.window is None or mask.window >= keys)
+        if wide and from_start:
+            return fused(q, k, v, is_causal=True)
+        if wide and length == 1 and slots is not None and len(slots) == 1:
+            return fused(q, k, v)  # the last token sees all
+        if isinstance(mask, Documents) and from_start and _worth_splitting(mask):
+            return _attend_documents(q, k, v, mask, scale, dropout)
+    if slots is None:
+        slots = torch.arange(length, device=q.device)[None]
+    dense = mask.dense(slots, torch.arange(keys, device=q.device))
+    if dense is not None:
+        dense = dense[:, None]  # one for all heads
+    if bias is not None:
+        dense = bias if dense is None else bias.masked_fill(~dense, float("-inf"))
+        dense = dense.to(q.dtype)
+    return fused(q, k, v, attn_mask=dense)
+
+
+def _worth_splitting(mask: Documents) -> bool:
+    """Whether documents are long enough; a compiled graph can't depend on where they end."""
+    if torch.compiler.is_compiling():
+        return False
+    return len(mask.segments) * SEGMENT_TOKENS <= mask.numbers.numel()
+
+
+def _attend_documents(
+    q: Tensor, k: Tensor, v: Tensor, mask: Documents, scale: float | None, dropout: float
+) -> Tensor:
+    """Each packed document by itself: no T x T matrix, and no work between documents."""
+    batch, _, length, width = q.shape
+    sizes = [end - start for start, end in mask.segments]
+    parts = [x.transpose(1, 2).flatten(0, 1).split(sizes) for x in (q, k, v)]  # (n, H, W) each
+    out = []
+    for one_q, one_k, one_v in zip(*parts, strict=True):
+        one = Causal(mask.window) if mask.causal else with_window(Full(), mask.window)
+        one_q, one_k, one_v = (x.transpose(0, 1)[None] for x in (one_q, one_k, one_v))
+        mixed = attend(one_q, one_k, one_v, one, scale=scale, dropout=dropout)  # (1, H, n, W)
+        out.append(mixed[0].transpose(0, 1))
+    return torch.cat(out).view(batch, length, -1, width).transpose(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens over themselves, (B, T, D) to (B, T, D).
+
+    Grouped key/value heads (Ainslie et al., 2023), an optional norm on each head's queries
+    and keys (Henry et al., 2020), an optional sliding window (Beltagy et al., 2020). Reads
+    `mask`, `rotation`, `bias` and `cache` of the context.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_width: int | None = None,
+        bias: bool = False,
+        out_bias: bool = False,
+        q_norm: nn.Module | None = None,
+        k_norm: nn.Module | None = None,
+        window: int | None = None,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kv_heads = kv_heads or heads
+        self.head_width = head_width or width // heads
+        self.q = nn.Linear(width, heads * self.head_width, bias=bias)
+        self.k = nn.Linear(width, kv_heads * self.head_width, bias=bias)
+        self.v = nn.Linear(width, kv_heads * self.head_width, bias=bias)
+        self.out = nn.Linear(heads * self.head_width, width, bias=out_bias)
+        self.q_norm = q_norm or nn.Identity()
+        self.k_norm = k_norm or nn.Identity()
+        self.window = window
+        self.scale = scale
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q = self.q_norm(_heads(self.q(x), self.head_width))  # (B, T, H, W)
+        k = self.k_norm(_heads(self.k(x), self.head_width))  # (B, T, G, W)
+        v = _heads(self.v(x), self.head_width).transpose(1, 2)  # (B, G, T, W)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        if context.rotation is not None:
+            q, k = rotate(q, context.rotation), rotate(k, context.rotation)
+        slots = None
+        if isinstance(context.cache, LayerCache):
+            if context.cache.owner.length > 0:
+                slots = context.cache.owner.slots(x.shape[1])
+            k, v = context.cache.append(k, v)
+        mixed = attend(
+            q,
+            k.to(q.dtype),
+            v.to(q.dtype),
+            with_window(context.mask, self.window),
+            slots=slots,
+            bias=context.bias,
+            scale=self.scale,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens (B, T, D) over the context's memory (B, S, memory width).
+
+    With a cache the memory is projected to keys and values once a request, not once a step.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        memory_width: int | None = None,
+        kv_heads: int | None = None,
+        head_width: int | None = None,
+        bias: bool = False,
+        out_bias: bool = False,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kv_heads = kv_heads or heads
+        memory_width = memory_width or width
+        self.head_width = head_width or width // heads
+        self.q = nn.Linear(width, heads * self.head_width, bias=bias)
+        self.k = nn.Linear(memory_width, kv_heads * self.head_width, bias=bias)
+        self.v = nn.Linear(memory_width, kv_heads * self.head_width, bias=bias)
+        self.out = nn.Linear(heads * self.head_width, width, bias=out_bias)
+        self.scale = scale
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q = _heads(self.q(x), self.head_width).transpose(1, 2)  # (B, H, T, W)
+        k, v = self._memory(context)
+        mixed = attend(
+            q,
+            k,
+            v,
+            context.memory_mask,
+            scale=self.scale,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _memory(self, context: Context) -> tuple[Tensor, Tensor]:
+        """Keys and values of the memory, each (B, G, S, W)."""
+        cache = context.cache if isinstance(context.cache, LayerCache) else None
+        if cache is not None and cache.memory is not None:
+            return cache.memory
+        if context.memory is None:
+            raise ValueError("cross-attention needs context.memory, (B, S, D): states to read")
+        k = _heads(self.k(context.memory), self.head_width).transpose(1, 2)
+        v = _heads(self.v(context.memory), self.head_width).transpose(1, 2)
+        if cache is not None:
+            cache.memory = (k, v)
+        return k, v
+
+
+def _heads(x: Tensor, width: int) -> Tensor:
+    """(B, T, H * W) to (B, T, H, W)."""
+    return x.unflatten(-1, (-1, width))

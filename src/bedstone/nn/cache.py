@@ -1,0 +1,103 @@
+"""The key/value cache: preallocated, written in place, never grown by concatenation.
+
+Rows of a batch may have different lengths. A row's tokens stand at slots 0, 1, 2, ... with no
+gaps: prompts are padded on the right, and what a row holds past its length is overwritten by
+its next token before a causal mask lets anyone see it.
+
+Shapes: B batch, H key/value heads, C capacity in tokens, T new tokens, W head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """Keys and values of every layer for a batch of sequences."""
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        heads: int,
+        capacity: int,
+        head_width: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (batch, heads, capacity, head_width)
+        self.capacity = capacity
+        self.length: int = 0  # of the longest row
+        self.lengths: Tensor | None = None  # (B,), only where rows differ
+        self.layers = [
+            LayerCache(
+                self,
+                torch.empty(shape, dtype=dtype, device=device),
+                torch.empty(shape, dtype=dtype, device=device),
+            )
+            for _ in range(layers)
+        ]
+
+    @property
+    def device(self) -> torch.device:
+        return self.layers[0].keys.device
+
+    def slots(self, new: int) -> Tensor:
+        """Slots that `new` tokens a row take: (1, T), or (B, T) where rows differ."""
+        steps = torch.arange(new, device=self.device)
+        if self.lengths is None:
+            return (steps + self.length)[None]
+        return self.lengths[:, None] + steps
+
+    def advance(self, new: int) -> None:
+        """Counts `new` tokens a row as written. Called once a forward pass, by the network."""
+        self.length += new
+        if self.lengths is not None:
+            self.lengths = self.lengths + new
+
+    def require(self, new: int) -> None:
+        """Raises ValueError unless `new` more tokens fit."""
+        if self.length + new > self.capacity:
+            raise ValueError(
+                f"the key/value cache holds {self.capacity} tokens: {self.length} are taken "
+                f"and {new} more don't fit"
+            )
+
+    def set_lengths(self, lengths: Tensor) -> None:
+        """Says how many of the tokens written are real in each row, (B,); the rest is padding."""
+        self.length = int(lengths.max())
+        ragged = bool((lengths != self.length).any())
+        self.lengths = lengths.to(self.device) if ragged else None
+
+    def keep(self, rows: Tensor) -> None:
+        """Keeps the rows named, in that order: finished ones leave, beams branch."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            if layer.memory is not None:
+                layer.memory = (layer.memory[0][rows], layer.memory[1][rows])
+        if self.lengths is not None:
+            self.set_lengths(self.lengths[rows])
+
+
+@dataclass(eq=False)
+class LayerCache:
+    """One layer's part of a `Cache`; `memory` holds cross-attention's keys and values."""
+
+    owner: Cache
+    keys: Tensor  # (B, H, C, W)
+    values: Tensor  # (B, H, C, W)
+    memory: tuple[Tensor, Tensor] | None = None
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes new keys and values, each (B, H, T, W); returns all so far, (B, H, K, W)."""
+        start, new = self.owner.length, keys.shape[2]
+        if self.owner.lengths is None:
+            self.keys[:, :, start : start + new] = keys
+            self.values[:, :, start : start + new] = values
+        else:
+            slots = self.owner.slots(new)[:, None, :, None].expand_as(keys)
+            self.keys.scatter_(2, slots, keys.to(self.keys.dtype))
+            self.values.scatter_(2, slots, values.to(self.values.dtype))
+        return self.keys[:, :, : start + new], self.values[:, :, : start + new]

@@ -1,0 +1,139 @@
+"""Masks as small symbolic values.
+
+A mask says which keys each query may see. It stays a value, not a matrix, until `attend()`
+decides: plain causal attention takes the fused path, packed documents are attended one by
+one, and only what has no better path is made dense.
+
+Queries and keys are named by their *slot*: the index in the sequence, which with a key/value
+cache is the index in the cache. Shapes: B batch, Q queries, K keys.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Mask(Protocol):
+    """What `attend()` needs of a mask."""
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        """True where a query may see a key; None where it may see all.
+
+        Args:
+            queries: slots of the queries, (B or 1, Q).
+            keys: slots of the keys, (K,).
+
+        Returns:
+            bool, (B or 1, Q, K), or None.
+        """
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every query sees every key."""
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Causal:
+    """A query sees itself and what came before, at most `window` keys back, itself included."""
+
+    window: int | None = None
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor:
+        distance = queries[..., :, None] - keys  # (B, Q, K)
+        seen = distance >= 0
+        return seen if self.window is None else seen & (distance < self.window)
+
+    def narrow(self, window: int | None) -> "Causal":
+        """The same mask with a sliding window, if that is narrower."""
+        if window is None or (self.window is not None and self.window <= window):
+            return self
+        return Causal(window)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Everyone sees the first `lengths` slots of its row, (B,); after them it is causal."""
+
+    lengths: Tensor
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor:
+        causal = queries[..., :, None] >= keys
+        return causal | (keys < self.lengths[:, None, None])
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Only real keys are seen: `keep` is (B, K) bool, True where the key is real."""
+
+    keep: Tensor
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return self.keep[:, None, keys]
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Packed documents: a token sees its own document only. `numbers` is (B, T) int.
+
+    A document is a run of equal numbers; two runs of a row never share one.
+    """
+
+    numbers: Tensor
+    causal: bool = True
+    window: int | None = None
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor:
+        rows = torch.arange(len(self.numbers), device=self.numbers.device)[:, None]
+        own = self.numbers[rows, queries]  # (B, Q)
+        same = own[:, :, None] == self.numbers[:, None, keys]  # (B, Q, K)
+        return same & Causal(self.window).dense(queries, keys) if self.causal else same
+
+    def narrow(self, window: int | None) -> "Documents":
+        """The same mask with a sliding window, if that is narrower."""
+        if window is None or (self.window is not None and self.window <= window):
+            return self
+        return Documents(self.numbers, self.causal, window)
+
+    @cached_property
+    def segments(self) -> list[tuple[int, int]]:
+        """(start, end) of each document in the flattened (B * T) sequence of tokens."""
+        flat = self.numbers.flatten()
+        new = torch.ones_like(flat, dtype=torch.bool)
+        new[1:] = flat[1:] != flat[:-1]
+        new[:: self.numbers.shape[1]] = True  # a row's first token starts a document
+        starts = [*new.nonzero().flatten().tolist(), len(flat)]
+        return list(pairwise(starts))
+
+
+@dataclass(frozen=True)
+class Both:
+    """What both masks allow."""
+
+    first: Mask
+    second: Mask
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor | None:
+        first, second = self.first.dense(queries, keys), self.second.dense(queries, keys)
+        if first is None or second is None:
+            return second if first is None else first
+        return first & second
+
+    def narrow(self, window: int | None) -> Mask:
+        """Both masks, with a sliding window if one is asked for."""
+        return self if window is None else Both(self, Causal(window))
+
+
+def with_window(mask: Mask, window: int | None) -> Mask:
+    """`mask` narrowed to a sliding `window`; masks that aren't causal are combined with one."""
+    if window is None:
+        return mask
+    narrow = getattr(mask, "narrow", None)
+    return narrow(window) if narrow else Both(mask, Causal(window))

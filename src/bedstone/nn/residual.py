@@ -1,0 +1,78 @@
+"""How a sublayer joins the residual stream. Every family is one of these four around its parts.
+
+A sublayer is `(x, context) -> x`; so is what wraps it. Shapes: B batch, T tokens, D width.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.nn.context import Context
+
+Sublayer = Callable[[Tensor, Context], Tensor]
+
+
+class PreNorm(nn.Module):
+    """x + sublayer(norm(x)) (Xiong et al., 2020): GPT, ViT, CLIP, T5."""
+
+    def __init__(self, norm: nn.Module, sublayer: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = norm
+        self.sublayer = sublayer
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return x + self.dropout(self.sublayer(self.norm(x), context))
+
+
+class PostNorm(nn.Module):
+    """norm(x + sublayer(x)) (Vaswani et al., 2017): the Transformer, BERT, BLIP."""
+
+    def __init__(self, norm: nn.Module, sublayer: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = norm
+        self.sublayer = sublayer
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.norm(x + self.dropout(self.sublayer(x, context)))
+
+
+class Gated(nn.Module):
+    """x + tanh(gate) * sublayer(norm(x)), the gate shut at the start (Flamingo, 2022).
+
+    With the gate at zero the block is the identity to the last bit.
+    """
+
+    def __init__(self, norm: nn.Module, sublayer: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.sublayer = sublayer
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return x + torch.tanh(self.gate) * self.sublayer(self.norm(x), context)
+
+
+class AdaZero(nn.Module):
+    """x + gate * sublayer(norm(x) * (1 + scale) + shift), all three read from the condition.
+
+    The projection starts at zero, so the block starts as the identity (DiT, Peebles and Xie,
+    2023, section 3.2). `norm` should have no weights of its own.
+    """
+
+    def __init__(self, width: int, norm: nn.Module, sublayer: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.sublayer = sublayer
+        self.modulation = nn.Linear(width, 3 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if context.condition is None:
+            raise ValueError("AdaZero needs context.condition, (B, D): a timestep or class vector")
+        condition = nn.functional.silu(context.condition)
+        shift, scale, gate = self.modulation(condition)[:, None].chunk(3, dim=-1)  # (B, 1, D)
+        return x + gate * self.sublayer(self.norm(x) * (1 + scale) + shift, context)
