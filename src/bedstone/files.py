@@ -12,9 +12,12 @@ Every step that can fail goes through one of the small functions named `_write`,
 import contextlib
 import ctypes
 import errno
+import fnmatch
+import glob
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import sys
@@ -110,10 +113,10 @@ def atomic_file(path: str | Path, *, needed: int | None = None) -> Iterator[Path
     the user when the disk is full.
 
     Raises:
-        BedstoneError: the disk is full, read-only or forbidden.
+        BedstoneError: the disk is full, read-only or forbidden, or `path` is a folder.
     """
     path = Path(path).resolve()
-    with _explained(path, needed), _temporary(path) as temporary:
+    with _replacing(path, needed) as temporary:
         if path.is_dir():
             raise BedstoneError(f"{path}: is a folder, where a file was to be written.")
         yield temporary
@@ -121,7 +124,7 @@ def atomic_file(path: str | Path, *, needed: int | None = None) -> Iterator[Path
             shutil.copymode(path, temporary)
         _fsync(temporary)
         _rename(temporary, path)
-        _fsync(path.parent)
+        _settle(path)
 
 
 @contextlib.contextmanager
@@ -134,7 +137,8 @@ def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Pa
         BedstoneError: the disk is full, read-only or forbidden, or `path` is a file.
     """
     path = Path(path).resolve()
-    with _explained(path, needed), _temporary(path) as temporary:
+    previous = _previous(path)
+    with _replacing(path, needed) as temporary:
         if path.exists() and not path.is_dir():
             raise BedstoneError(f"{path}: is a file, where a folder was to be written.")
         recover_folder(path)
@@ -145,7 +149,6 @@ def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Pa
                 if not Path(root, name).is_symlink():
                     _fsync(Path(root, name))
             _fsync(Path(root))
-        previous = _previous(path)
         if not path.exists():
             _rename(temporary, path)
         elif not _exchange(temporary, path):
@@ -157,11 +160,23 @@ def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Pa
             except BaseException:
                 recover_folder(path)
                 raise
-        _fsync(path.parent)
+        _settle(path)
         for old in (temporary, previous):  # after an exchange, the old one bears the hidden name
             if old.exists():
                 with contextlib.suppress(OSError):
                     _remove(old)  # what can't be removed now is swept by a later write
+
+
+def remove_folder(path: str | Path) -> None:
+    """Removes a folder so that a crash leaves all of it, or a leftover that `sweep` knows.
+
+    Raises:
+        OSError: it can't be removed.
+    """
+    path = Path(path).resolve()
+    hidden = _hidden_name(path)
+    _rename(path, hidden)
+    _remove(hidden)
 
 
 def recover_folder(path: str | Path) -> Path:
@@ -204,73 +219,84 @@ def read_json(path: str | Path) -> Any:
         ) from error
 
 
+def sweep(folder: Path, pattern: str) -> None:
+    """Removes what dead processes left in `folder` of targets whose names match `pattern`."""
+    for found in list(folder.iterdir()):
+        if match := re.fullmatch(r"\.(.+)\.(?:previous|tmp-(\d+)-(\w{8})-\w{8})", found.name):
+            name, process, host = match.groups()
+            # A `.previous` beside no folder is the only copy: `recover_folder` wants it.
+            stale = _is_stale(found, process, host) if process else (folder / name).exists()
+            if stale and fnmatch.fnmatchcase(name, pattern):
+                with contextlib.suppress(OSError):
+                    _remove(found)
+
+
+def _is_stale(found: Path, number: str, host: str) -> bool:
+    """Whether nobody writes this temporary any more: its process is dead, or it is old."""
+    process = int(number)
+    if process == os.getpid() and host == _HOST:  # in a container every run may be number 7
+        return found not in _active
+    try:
+        old = time.time() - found.stat().st_mtime > OLD_SECONDS
+        if old or host != _HOST or os.name == "nt":  # on Windows, asking would end the process
+            return old
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
 def _previous(path: Path) -> Path:
     return path.with_name(f".{path.name}.previous")
 
 
+def _hidden_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{_HOST}-{secrets.token_hex(4)}")
+
+
+def _settle(path: Path) -> None:
+    try:
+        _fsync(path.parent)
+    except OSError as error:
+        raise BedstoneError(
+            f"{path}: the new one is in place, but the disk can't promise to keep it through a "
+            f"power cut ({error.strerror}). Save again, on another disk if that fails too."
+        ) from error
+
+
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A free hidden name beside `path`, after sweeping what dead processes left there."""
-    missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir(exist_ok=True)
-        _fsync(folder.parent)
-    prefix = f".{path.name}.tmp-"
-    for found in path.parent.iterdir():
-        if found.name.startswith(prefix) and _is_stale(found, found.name.removeprefix(prefix)):
-            with contextlib.suppress(OSError):
-                _remove(found)
-    temporary = path.with_name(f"{prefix}{os.getpid()}-{_HOST}-{secrets.token_hex(4)}")
+def _replacing(path: Path, needed: int | None) -> Iterator[Path]:
+    """A free hidden name beside `path`, gone again after an exception, which is explained."""
+    temporary = _hidden_name(path)
+    inner = any(path.is_relative_to(other) for other in _active)
     _active.add(temporary)
     try:
+        missing = [folder for folder in path.parents if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            _fsync(folder.parent)
+        sweep(path.parent, glob.escape(path.name))
         yield temporary
-    except BaseException:
+    except BaseException as error:
+        told = None
+        if isinstance(error, OSError) and _concerns(error, path.parent):
+            if inner:  # the folder being written around it has the name that the user knows
+                error.needed = needed  # type: ignore[attr-defined]
+            else:
+                told = _refusal(path, error, needed or getattr(error, "needed", None))
         with contextlib.suppress(OSError):
             _remove(temporary)
+        if told:
+            raise BedstoneError(told) from error
         raise
     finally:
         _active.discard(temporary)
 
 
-def _is_stale(found: Path, tail: str) -> bool:
-    """Whether nobody writes this temporary any more: its process is dead, or it is old."""
-    try:
-        number, host = tail.split("-")[:2]
-        process = int(number)
-        old = time.time() - found.stat().st_mtime > OLD_SECONDS
-    except (ValueError, OSError):
-        return False
-    if process == os.getpid() and host == _HOST:  # in a container every run may be number 7
-        return found not in _active
-    if old or host != _HOST or os.name == "nt":  # asking about a process would end it on Windows
-        return old
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-@contextlib.contextmanager
-def _explained(path: Path, needed: int | None) -> Iterator[None]:
-    """Turns what the file system refuses into one paragraph for the user."""
-    kept = (
-        f"The previous {path.name} is whole."
-        if os.access(path, os.F_OK)
-        else "Nothing was changed."
-    )
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL | _DENIED | {errno.EIO} or not _concerns(error, path.parent):
-            raise
-        raise BedstoneError(f"{_refusal(path, error, needed)} {kept}") from error
-
-
 def _concerns(error: OSError, folder: Path) -> bool:
     """Whether it is about a file below `folder`; others are the caller's own to explain."""
+    if error.errno not in _FULL | _DENIED | {errno.EIO}:
+        return False
     if not isinstance(error.filename, str):
         return True
     named = Path(error.filename).absolute()
@@ -279,16 +305,17 @@ def _concerns(error: OSError, folder: Path) -> bool:
 
 def _refusal(path: Path, error: OSError, needed: int | None) -> str:
     """Why `path` can't be written and what to do, in the user's words."""
+    there = os.access(path, os.F_OK)
+    kept = f"The {path.name} that was there is whole." if there else "Nothing was changed."
     if error.errno in _FULL:
         free = shutil.disk_usage(next(p for p in path.parents if os.access(p, os.F_OK))).free
-        wanted = "more bytes" if needed is None else f"{needed:,} bytes"
+        wanted = "more" if needed is None else f"{needed:,} bytes"
         return (
-            f"{path}: can't be written: {error.strerror} ({wanted} needed, {free:,} free). "
-            "Free some space or choose a folder on another disk, then run the same command again."
+            f"{path}: can't be written: {error.strerror} ({wanted} needed, {free:,} bytes free). "
+            f"{kept} Free some space or choose a folder on another disk, then run it again."
         )
     if error.errno in _DENIED:
-        return (
-            f"{path}: can't be written: {error.strerror}. "
-            "Choose another folder, or mend what stands in the way there."
-        )
-    return f"{path}: can't be written: {error.strerror}. The disk may be failing; use another."
+        advice = "Choose another folder, or mend what stands in the way there."
+    else:
+        advice = "The disk may be failing: use another."
+    return f"{path}: can't be written: {error.strerror}. {kept} {advice}"
