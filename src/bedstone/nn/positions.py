@@ -35,7 +35,9 @@ class SinusoidalPositions(nn.Module):
     def __init__(self, width: int, *, interleaved: bool = True, base: float = 10_000.0) -> None:
         super().__init__()
         self.interleaved = interleaved
-        frequencies = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        frequencies = base ** (
+            -torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width
+        )
         self.register_buffer("frequencies", frequencies.float(), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:

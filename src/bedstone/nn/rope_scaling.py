@@ -68,7 +68,8 @@ class LongRope:
 
 def inverse_frequencies(width: int, base: float) -> Tensor:
     """base^(-2i / W) for i in 0 .. W/2 - 1 (Su et al., 2021, equation 15)."""
-    return 1.0 / (base ** (torch.arange(0, width, 2).float() / width))
+    # On the processor, also where a network is laid out on the meta device first.
+    return 1.0 / (base ** (torch.arange(0, width, 2, device="cpu").float() / width))
 
 
 def plain_frequencies(width: int, base: float) -> Frequencies:
@@ -122,7 +123,7 @@ def yarn(width: int, base: float, p: Mapping[str, Any], context: int) -> Frequen
     if p.get("truncate", True):
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, width - 1)
-    ramp = (torch.arange(width // 2).float() - low) / max(high - low, 0.001)
+    ramp = (torch.arange(width // 2, device="cpu").float() - low) / max(high - low, 0.001)
     keep = 1 - ramp.clamp(0, 1)
     inverse = inverse_frequencies(width, base)
     return Fixed(inverse / factor * (1 - keep) + inverse * keep, attention)
@@ -136,7 +137,9 @@ def longrope(width: int, base: float, p: Mapping[str, Any], context: int) -> Fre
     if attention is None:
         attention = math.sqrt(1 + math.log(factor) / math.log(trained)) if factor > 1 else 1.0
     inverse = inverse_frequencies(width, base)
-    short, long = (inverse / torch.tensor(p[f"{name}_factor"]) for name in ("short", "long"))
+    short, long = (
+        inverse / torch.tensor(p[f"{name}_factor"], device="cpu") for name in ("short", "long")
+    )
     return LongRope(short, long, attention, trained)
 
 

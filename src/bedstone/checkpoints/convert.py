@@ -1,0 +1,181 @@
+"""Name tables between Bedstone's networks and the published layouts.
+
+A layout says how a published `config.json` reads and writes, and which of its tensors are
+which of ours. The tables hold for both directions, so what is read is what is written.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.errors import BedstoneError, nearest
+
+
+@dataclass(frozen=True)
+class Name:
+    """One published tensor and what it is made of here.
+
+    Attributes:
+        theirs: its published name.
+        ours: our parameters; several are stacked along the output dimension.
+        transposed: whether it is stored as (inputs, outputs).
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+
+    def write(self, state: dict[str, Tensor]) -> Tensor:
+        """The published tensor."""
+        parts = [state[name] for name in self.ours]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole.t().contiguous() if self.transposed else whole
+
+    def read(self, whole: Tensor) -> dict[str, Tensor]:
+        """Our parameters, from the published tensor."""
+        whole = whole.t() if self.transposed and whole.dim() == 2 else whole
+        parts = whole.chunk(len(self.ours))
+        return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published layout: its configuration, its network, its names.
+
+    Attributes:
+        model_type: as in the published `config.json`.
+        architecture: the published class that opens it.
+        read_config: published configuration to ours.
+        write_config: ours to the published one.
+        build: an empty network of that configuration.
+        names: its tensors.
+        prefix: what published names start with; checkpoints of the bare body lack it.
+        ignored: endings of published tensors that hold no weights (masks, caches).
+    """
+
+    model_type: str
+    architecture: str
+    read_config: Callable[[dict[str, Any]], Any]
+    write_config: Callable[[Any], dict[str, Any]]
+    build: Callable[[Any], nn.Module]
+    names: Callable[[Any], Iterable[Name]]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+
+
+# Where each published model_type is described; a family adds a line.
+FAMILIES = {
+    "gpt2": "bedstone.checkpoints.gpt_layouts",
+    "llama": "bedstone.checkpoints.gpt_layouts",
+    "mistral": "bedstone.checkpoints.gpt_layouts",
+    "qwen2": "bedstone.checkpoints.gpt_layouts",
+    "qwen3": "bedstone.checkpoints.gpt_layouts",
+}
+
+
+def layout(model_type: str) -> Layout:
+    """The layout of a published `model_type`.
+
+    Raises:
+        BedstoneError: Bedstone has no such layout.
+    """
+    if model_type not in FAMILIES:
+        raise BedstoneError(
+            f"config.json: model_type {model_type!r} is not one Bedstone opens"
+            f"{nearest(str(model_type), FAMILIES)}."
+        )
+    return importlib.import_module(FAMILIES[model_type]).LAYOUTS[model_type]
+
+
+def ties(network: nn.Module) -> dict[str, str]:
+    """Parameters that are another's, {copy: original}, as the network declares them."""
+    return dict(getattr(network, "ties", {}))
+
+
+def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
+    """The network's weights under their published names; tied ones are written once."""
+    state = dict(network.state_dict())
+    copies = ties(network)
+    names = [name for name in layout.names(network.config) if not set(name.ours) & set(copies)]
+    covered = {ours for name in names for ours in name.ours} | set(copies)
+    if missing := sorted(set(state) - covered):
+        raise ValueError(f"layout {layout.model_type} has no name for {', '.join(missing)}")
+    return {name.theirs: name.write(state) for name in names}
+
+
+def load_published(
+    layout: Layout,
+    network: nn.Module,
+    tensors: dict[str, Tensor],
+    *,
+    where: str,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Fills the network, which may be on the meta device, from published tensors.
+
+    Args:
+        where: the folder or file, for error messages.
+        dtype: what to hold the weights in; None keeps what is stored.
+
+    Returns:
+        Published tensors that the layout has no use for.
+
+    Raises:
+        BedstoneError: tensors are missing or have the wrong shape; nothing was filled.
+    """
+    copies = ties(network)
+    tensors = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(layout.ignored or "\0")
+    }
+    state: dict[str, Tensor] = {}
+    missing = []
+    for name in layout.names(network.config):
+        if set(name.ours) & set(copies):
+            tensors.pop(name.theirs, None)  # a tied copy, stored all the same by some
+            continue
+        bare = name.theirs.removeprefix(layout.prefix)
+        whole = tensors.pop(name.theirs, None)
+        whole = tensors.pop(bare, None) if whole is None else whole
+        if whole is None:
+            missing.append(name.theirs)
+        else:
+            state.update(name.read(whole))
+    if missing:
+        raise BedstoneError(
+            f"{where}: {len(missing)} tensors that its config.json asks for are missing, "
+            f"{missing[0]!r} first. The weights belong to another configuration, or the "
+            "download is not whole: fetch the folder again."
+        )
+    _check_shapes(network, state, where)
+    if dtype is not None:
+        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+    network.load_state_dict(
+        {**state, **{copy: state[own] for copy, own in copies.items()}}, assign=True
+    )
+    for copy, own in copies.items():
+        module, _, leaf = copy.rpartition(".")
+        setattr(network.get_submodule(module), leaf, network.get_parameter(own))
+    return sorted(tensors)
+
+
+def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    for name, parameter in network.state_dict().items():
+        found = state.get(name)
+        if found is None or found.shape == parameter.shape:
+            continue
+        hint = ""
+        if name in ("embed.weight", "head.weight") and found.shape[1:] == parameter.shape[1:]:
+            hint = (
+                f" The vocabulary doesn't match the weights: config.json says vocab_size "
+                f"{parameter.shape[0]}, the weights hold {found.shape[0]} tokens."
+            )
+        raise BedstoneError(
+            f"{where}: {name} has shape {tuple(found.shape)}; its config.json asks for "
+            f"{tuple(parameter.shape)}.{hint} Take weights and config.json from the same model."
+        )

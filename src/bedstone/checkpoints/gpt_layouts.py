@@ -1,0 +1,242 @@
+"""How GPTs are published: gpt2, llama, mistral, qwen2, qwen3.
+
+Configuration keys and tensor names are those that `transformers` writes.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from bedstone.checkpoints.convert import Layout, Name
+from bedstone.errors import BedstoneError
+from bedstone.models.gpt import LAYOUTS as NETWORKS
+from bedstone.models.gpt_config import GPTConfig
+
+
+def _need(config: dict[str, Any], key: str) -> Any:
+    if key not in config:
+        raise BedstoneError(f"config.json: {key!r} is missing; a published configuration has it.")
+    return config[key]
+
+
+def _refuse(config: dict[str, Any], unsupported: dict[str, Any]) -> None:
+    """Raises BedstoneError if a key has a value that changes the network in ways we don't build."""
+    for key, plain in unsupported.items():
+        if config.get(key, plain) not in (plain, None):
+            raise BedstoneError(
+                f"config.json: {key} = {config[key]!r} is not supported; only {plain!r} is."
+            )
+
+
+def read_gpt2(config: dict[str, Any]) -> GPTConfig:
+    _refuse(
+        config,
+        {
+            "add_cross_attention": False,
+            "scale_attn_by_inverse_layer_idx": False,
+            "scale_attn_weights": True,
+        },
+    )
+    return GPTConfig(
+        layout="gpt2",
+        vocab_size=_need(config, "vocab_size"),
+        width=_need(config, "n_embd"),
+        layers=_need(config, "n_layer"),
+        heads=_need(config, "n_head"),
+        hidden=config.get("n_inner") or 0,
+        context=config.get("n_positions", 1024),
+        norm_eps=config.get("layer_norm_epsilon", 1e-5),
+        activation=config.get("activation_function", "gelu_new"),
+        tied=config.get("tie_word_embeddings", True),
+        dropout=config.get("resid_pdrop", 0.1),
+    )
+
+
+def write_gpt2(config: GPTConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.vocab_size,
+        "n_embd": config.width,
+        "n_layer": config.layers,
+        "n_head": config.heads,
+        "n_inner": config.hidden,
+        "n_positions": config.context,
+        "n_ctx": config.context,
+        "layer_norm_epsilon": config.norm_eps,
+        "activation_function": config.activation,
+        "tie_word_embeddings": config.tied,
+        "attn_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+    }
+
+
+def names_gpt2(config: GPTConfig) -> Iterator[Name]:
+    yield Name("transformer.wte.weight", ("embed.weight",))
+    yield Name("transformer.wpe.weight", ("positions.weight",))
+    for i in range(config.layers):
+        theirs, ours = f"transformer.h.{i}", f"stack.{i}"
+        for leaf in ("weight", "bias"):
+            transposed = leaf == "weight"  # Conv1D keeps (inputs, outputs)
+            attn, mlp = f"{ours}.attn.sublayer", f"{ours}.mlp.sublayer"
+            qkv = tuple(f"{attn}.{part}.{leaf}" for part in "qkv")
+            yield Name(f"{theirs}.ln_1.{leaf}", (f"{ours}.attn.norm.{leaf}",))
+            yield Name(f"{theirs}.attn.c_attn.{leaf}", qkv, transposed)
+            yield Name(f"{theirs}.attn.c_proj.{leaf}", (f"{attn}.out.{leaf}",), transposed)
+            yield Name(f"{theirs}.ln_2.{leaf}", (f"{ours}.mlp.norm.{leaf}",))
+            yield Name(f"{theirs}.mlp.c_fc.{leaf}", (f"{mlp}.up.{leaf}",), transposed)
+            yield Name(f"{theirs}.mlp.c_proj.{leaf}", (f"{mlp}.down.{leaf}",), transposed)
+    yield Name("transformer.ln_f.weight", ("norm.weight",))
+    yield Name("transformer.ln_f.bias", ("norm.bias",))
+    yield Name("lm_head.weight", ("head.weight",))
+
+
+def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
+    """Also mistral, qwen2 and qwen3: one set of keys, some of them not in every layout."""
+    _refuse(config, {"attention_multiplier": None})
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    base = rope.pop("rope_theta", None) or config.get("rope_theta", 10_000.0)
+    _refuse(rope, {"partial_rotary_factor": 1.0})
+    if rope.get("rope_type", rope.get("type")) in (None, "default"):
+        rope = {}
+    elif original := config.get("original_max_position_embeddings"):
+        rope.setdefault("original_max_position_embeddings", original)
+    heads = _need(config, "num_attention_heads")
+    # A missing key, not a null one, means that every head has its own keys and values.
+    kv_heads = config.get("num_key_value_heads") or heads
+    attention_bias = bool(config.get("attention_bias", False))
+    layers = _need(config, "num_hidden_layers")
+    window, window_layers = _read_window(config, layout, layers)
+    return GPTConfig(
+        layout=layout,
+        vocab_size=_need(config, "vocab_size"),
+        width=_need(config, "hidden_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=config.get("head_dim") or 0,
+        hidden=_need(config, "intermediate_size"),
+        context=config.get("max_position_embeddings", 2048),
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        activation=config.get("hidden_act", "silu"),
+        tied=config.get("tie_word_embeddings", False),
+        qkv_bias=layout == "qwen2" or attention_bias,
+        out_bias=layout != "qwen2" and attention_bias,
+        mlp_bias=bool(config.get("mlp_bias", False)),
+        rope_base=base,
+        rope_scaling=rope,
+        window=window,
+        window_layers=window_layers,
+        dropout=config.get("attention_dropout", 0.0),
+    )
+
+
+def _read_window(
+    config: dict[str, Any], layout: str, layers: int
+) -> tuple[int | None, tuple[int, ...] | None]:
+    window = config.get("sliding_window")
+    if layout == "mistral":
+        return window, None
+    if window is None or not config.get("use_sliding_window", False):
+        return None, None
+    kinds = config.get("layer_types")
+    if kinds is None:  # older files: every layer from max_window_layers on
+        first = config.get("max_window_layers", 28)
+        return window, tuple(range(first, layers))
+    return window, tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+
+
+def write_llama(config: GPTConfig, *, layout: str, architecture: str) -> dict[str, Any]:
+    rope = {"rope_type": "default", **config.rope_scaling, "rope_theta": config.rope_base}
+    published: dict[str, Any] = {
+        "architectures": [architecture],
+        "model_type": layout,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "intermediate_size": config.hidden,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "hidden_act": config.activation,
+        "tie_word_embeddings": config.tied,
+        "attention_dropout": config.dropout,
+        "rope_parameters": rope,
+        "rope_theta": config.rope_base,  # where versions before 5 look for it
+    }
+    if config.rope_scaling:
+        published["rope_scaling"] = rope
+    if layout in ("llama", "qwen3"):
+        published["attention_bias"] = config.qkv_bias
+    if layout == "llama":
+        published["mlp_bias"] = config.mlp_bias
+    if layout == "mistral":
+        published["sliding_window"] = config.window
+    if layout in ("qwen2", "qwen3"):
+        windowed = [config.window_of(i) is not None for i in range(config.layers)]
+        published["use_sliding_window"] = any(windowed)
+        published["sliding_window"] = config.window
+        published["max_window_layers"] = windowed.index(True) if any(windowed) else config.layers
+        published["layer_types"] = [
+            "sliding_attention" if is_windowed else "full_attention" for is_windowed in windowed
+        ]
+    return published
+
+
+def names_llama(config: GPTConfig) -> Iterator[Name]:
+    yield Name("model.embed_tokens.weight", ("embed.weight",))
+    for i in range(config.layers):
+        theirs, ours = f"model.layers.{i}", f"stack.{i}"
+        attn, mlp = f"{ours}.attn.sublayer", f"{ours}.mlp.sublayer"
+        yield Name(f"{theirs}.input_layernorm.weight", (f"{ours}.attn.norm.weight",))
+        yield Name(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp.norm.weight",))
+        for part in "qkv":
+            yield Name(f"{theirs}.self_attn.{part}_proj.weight", (f"{attn}.{part}.weight",))
+            if config.qkv_bias:
+                yield Name(f"{theirs}.self_attn.{part}_proj.bias", (f"{attn}.{part}.bias",))
+        yield Name(f"{theirs}.self_attn.o_proj.weight", (f"{attn}.out.weight",))
+        if config.out_bias:
+            yield Name(f"{theirs}.self_attn.o_proj.bias", (f"{attn}.out.bias",))
+        if config.layout == "qwen3":
+            yield Name(f"{theirs}.self_attn.q_norm.weight", (f"{attn}.q_norm.weight",))
+            yield Name(f"{theirs}.self_attn.k_norm.weight", (f"{attn}.k_norm.weight",))
+        for part in ("gate", "up", "down"):
+            yield Name(f"{theirs}.mlp.{part}_proj.weight", (f"{mlp}.{part}.weight",))
+            if config.mlp_bias:
+                yield Name(f"{theirs}.mlp.{part}_proj.bias", (f"{mlp}.{part}.bias",))
+    yield Name("model.norm.weight", ("norm.weight",))
+    yield Name("lm_head.weight", ("head.weight",))
+
+
+def _llama_like(layout: str, architecture: str) -> Layout:
+    return Layout(
+        model_type=layout,
+        architecture=architecture,
+        read_config=partial(read_llama, layout=layout),
+        write_config=partial(write_llama, layout=layout, architecture=architecture),
+        build=NETWORKS[layout],
+        names=names_llama,
+        prefix="model.",
+        ignored=("rotary_emb.inv_freq",),
+    )
+
+
+LAYOUTS = {
+    "gpt2": Layout(
+        model_type="gpt2",
+        architecture="GPT2LMHeadModel",
+        read_config=read_gpt2,
+        write_config=write_gpt2,
+        build=NETWORKS["gpt2"],
+        names=names_gpt2,
+        prefix="transformer.",
+        ignored=(".attn.bias", ".attn.masked_bias"),
+    ),
+    "llama": _llama_like("llama", "LlamaForCausalLM"),
+    "mistral": _llama_like("mistral", "MistralForCausalLM"),
+    "qwen2": _llama_like("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": _llama_like("qwen3", "Qwen3ForCausalLM"),
+}
