@@ -1,0 +1,299 @@
+"""A built-in name, a path or a hub id -> documents, lazily, in flat memory.
+
+What a name may be, tried in this order:
+
+- `python-docs`: the documentation and source of the Python that runs (see `python_docs`)
+- a file: `.jsonl`, `.json`, `.csv`, `.parquet`, `.arrow` hold a document a row; any other file is
+  text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`
+- a folder: of data files (only the formats above, `.txt` and `.md`, beside a README or licence)
+  they are read as files are; any other folder is a source tree, where every text file is one
+  document, and what is not text is left out and counted. Hidden names and symlinks are not followed
+- a glob such as `'logs/**/*.txt'`
+- a hub id such as `owner/name`, read by the `datasets` library
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from bedstone.data import readers
+from bedstone.data.python_docs import python_documents
+from bedstone.data.readers import BLOCK, Piece
+from bedstone.errors import BedstoneError, nearest
+
+BUILT_IN = ("python-docs",)
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
+
+_NOT_DATA = re.compile(r"(readme|license|licence|copying|notice|dataset_infos?)\b", re.I)
+_PROSE = {".txt", ".md"}  # bad UTF-8 in these is a fault to tell, elsewhere it is another file type
+
+
+class Source:
+    """Documents in a fixed order, read anew at every call."""
+
+    name: str
+
+    def pieces(self) -> Iterator[Piece]:
+        """All documents as pieces of bounded size: what tokenising reads."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash of the content (hex): equal documents in equal order give an equal one."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """`name`, `files` and `bytes` (None: not known); of a tree also the files `skipped`."""
+        return {"name": self.name, "files": 0, "bytes": None}
+
+    def documents(self) -> Iterator[str]:
+        """Each document as one string, however long; empty ones are left out."""
+        held: list[str] = []
+        for piece in self.pieces():
+            held.append(piece.text)
+            if piece.ends:
+                text = "".join(held)
+                held.clear()
+                if text:
+                    yield text
+
+
+class Texts(Source):
+    """Documents from memory, or from a function that yields them anew at every call."""
+
+    def __init__(
+        self, texts: Iterable[str | Piece] | Callable[[], Iterable[str | Piece]], name: str
+    ):
+        self.name = name
+        if not callable(texts):
+            kept = list(texts)
+            self._texts: Callable[[], Iterable[str | Piece]] = lambda: kept
+        else:
+            self._texts = texts
+
+    def pieces(self) -> Iterator[Piece]:
+        for text in self._texts():
+            yield Piece(text) if isinstance(text, str) else text
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for piece in self.pieces():
+            data = piece.text.encode()
+            digest.update(f"{len(data)} {piece.ends} {piece.key}\n".encode())
+            digest.update(data)
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        size = sum(len(piece.text.encode()) for piece in self.pieces())
+        return {"name": self.name, "files": 0, "bytes": size}
+
+
+class Files(Source):
+    """Documents from files, in the order of their names.
+
+    `tree` reads every file as one text and leaves out what is not text, unless it is prose
+    (`.txt`, `.md`) with a fault.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: list[Path],
+        column: str = "text",
+        *,
+        tree: bool = False,
+        skipped: int = 0,
+    ):
+        self.name, self.paths, self.column = name, paths, column
+        self.tree, self.skipped = tree, skipped
+
+    def pieces(self) -> Iterator[Piece]:
+        for path in self.paths:
+            if not self.tree:
+                yield from readers.read_file(path, self.column)
+            elif readers.data_suffix(path) in _PROSE:
+                yield from readers.read_text(path)
+            else:
+                yield from self._maybe_text(path)
+
+    def _maybe_text(self, path: Path) -> Iterator[Piece]:
+        open_document = False
+        try:
+            for piece in readers.read_text(path):
+                yield piece
+                open_document = not piece.ends
+        except BedstoneError:
+            if open_document:  # what was handed out can't be taken back: end it there
+                yield Piece("")
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.column} {self.tree}\n".encode())
+        for path in self.paths:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        size = sum(path.stat().st_size for path in self.paths)
+        known = {"name": self.name, "files": len(self.paths), "bytes": size}
+        return {**known, "skipped": self.skipped} if self.tree else known
+
+
+class Hub(Source):
+    """Documents from a data set on the hub."""
+
+    def __init__(self, name: str, split: str, column: str):
+        self.name, self.split, self.column = name, split, column
+
+    def pieces(self) -> Iterator[Piece]:
+        return readers.read_hub(self.name, self.split, self.column)
+
+    def fingerprint(self) -> str:
+        # Its content can't be hashed without fetching all of it: the builder's hash names the
+        # revision that is read.
+        datasets = readers.import_datasets()
+        try:
+            revision = datasets.load_dataset_builder(self.name).hash
+        except Exception as error:
+            raise BedstoneError(
+                f"data {self.name!r}: the hub doesn't answer ({error}). Try again with a network, "
+                "or download it and name the file."
+            ) from error
+        return hashlib.sha256(
+            f"{self.name} {revision} {self.split} {self.column}".encode()
+        ).hexdigest()
+
+
+def open_source(name: str | Path, *, text_column: str = "text", split: str | None = None) -> Source:
+    """The documents that `name` stands for; the module's docstring says what it may be.
+
+    `text_column` is the column of a row that holds the text. `split` (`train`, `validation`,
+    `test`) picks the files so named of a folder of data files, or the hub's split; without it,
+    the files named after `train` where there are such, else all.
+
+    Raises:
+        BedstoneError: there is no such data, or its first document can't be read: told now, not
+            in the middle of a run. Later faults are told when they are met.
+    """
+    source = _find(str(name), text_column, split)
+    if not any(piece.text.strip() for piece in source.pieces()):
+        raise BedstoneError(
+            f"data {source.name!r}: holds no text at all. Name data with at least one document."
+        )
+    return source
+
+
+def _find(name: str, column: str, split: str | None) -> Source:
+    if name in BUILT_IN:
+        return Texts(_python_docs, name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return Files(name, [_checked(path)], column)
+    if path.is_dir():
+        return _folder(name, path, column, split)
+    if has_magic(name):
+        found = sorted(Path(match) for match in glob(str(path), recursive=True))  # noqa: PTH207
+        files = [_checked(file) for file in found if file.is_file()]
+        if not files:
+            raise BedstoneError(
+                f"data {name!r}: no file matches. Check the pattern and the folder."
+            )
+        return Files(name, _of_split(files, name, split), column)
+    hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name)
+    if hub_id and not _known_suffix(path) and not path.parent.is_dir():
+        return Hub(name, split or "train", column)
+    raise _missing(name, path)
+
+
+def _python_docs() -> Iterator[Piece]:
+    # A module's docstrings are also in its source: its name keeps both on one side of a split.
+    return (Piece(each.text, key=f"python {each.name}") for each in python_documents())
+
+
+def _known_suffix(path: Path) -> bool:
+    return readers.data_suffix(path) in {*readers.READERS, *_PROSE}
+
+
+def _checked(path: Path) -> Path:
+    try:
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
+    if not size:
+        raise BedstoneError(f"{path}: is empty (0 bytes). Name a file that holds text.")
+    return path
+
+
+def _folder(name: str, path: Path, column: str, split: str | None) -> Source:
+    found = sorted(_walk(path))
+    data = [file for file in found if not _NOT_DATA.match(file.name)]
+    if data and all(_known_suffix(file) for file in data):
+        return Files(name, [_checked(file) for file in _of_split(data, name, split)], column)
+    if split:
+        raise BedstoneError(
+            f"data {name!r}: is a source tree, which has no split {split!r}. Leave the split out."
+        )
+    texts = [file for file in found if file.stat().st_size and _is_document(file)]
+    if not texts:
+        raise BedstoneError(
+            f"data {name!r}: the folder holds {len(found)} files and none is text. "
+            "Name a folder of txt, md, source code, jsonl, csv, parquet or arrow files."
+        )
+    return Files(name, texts, column, tree=True, skipped=len(found) - len(texts))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise BedstoneError(f"{folder}: can't be read ({error.strerror}).") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__pycache__" or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            yield from _walk(entry)
+        elif entry.is_file():
+            yield entry
+
+
+def _is_document(path: Path) -> bool:
+    return readers.data_suffix(path) in _PROSE or readers.looks_like_text(path)
+
+
+def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:
+    """The files whose name has the split's as a word, such as `train-00001.parquet`."""
+    if split is not None and split not in SPLITS:
+        raise BedstoneError(f"split {split!r} of data {name!r} is unknown{nearest(split, SPLITS)}")
+    words = SPLITS[split or "train"]
+    named = [file for file in files if set(re.split(r"[\W_]+", file.name.lower())) & set(words)]
+    if named or split is None:
+        return named or files
+    raise BedstoneError(
+        f"data {name!r}: no file is named after the split {split!r}; there are "
+        f"{', '.join(file.name for file in files[:10])}. Leave the split out or name the file."
+    )
+
+
+def _missing(name: str, path: Path) -> BedstoneError:
+    folder = path.parent
+    if folder.is_dir():
+        near = nearest(path.name, [*(entry.name for entry in folder.iterdir()), *BUILT_IN])
+        guess = near if near.startswith("; did") else "."
+        return BedstoneError(
+            f"data {name!r}: no such file or folder in {folder}{guess} Expected a file, a folder, "
+            f"a glob, a hub id (owner/name) or built-in data ({', '.join(BUILT_IN)})."
+        )
+    return BedstoneError(
+        f"data {name!r}: the folder {folder} does not exist. Expected a file, a folder, a glob, "
+        f"a hub id (owner/name) or built-in data ({', '.join(BUILT_IN)})."
+    )
