@@ -1,0 +1,276 @@
+"""Autoregressive generation: prefill, then decode, one token a step.
+
+Prompts of different lengths share a batch: they are padded on the right, the cache knows
+each row's length, and a row that has ended leaves the batch without touching the others.
+Shapes: B rows, T tokens of the longest prompt, D width, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.errors import BedstoneError
+from bedstone.generation.sampling import Sampling
+from bedstone.nn.cache import Cache
+from bedstone.nn.inference import for_inference
+from bedstone.runtime import Precision
+
+Finish = Literal["stop", "length"]
+
+
+class Decoder(Protocol):
+    """What generation needs of a network; `models.gpt.GPT` is one."""
+
+    config: Any  # `context`: the most tokens a sequence may have; `vocab_size`
+    head: Callable[[Tensor], Tensor]
+
+    def states(self, ids: Tensor, *, cache: Cache | None = None) -> Tensor: ...
+
+    def new_cache(self, batch: int, capacity: int) -> Cache: ...
+
+
+@torch.inference_mode()
+def prefill(
+    network: Decoder, ids: Tensor, lengths: Tensor, cache: Cache, *, chunk: int | None = None
+) -> Tensor:
+    """Reads prompts into an empty cache; logits of the token after each, (B, V).
+
+    The head is applied to the last state of each row alone.
+
+    Args:
+        ids: prompts, padded on the right with any id, (B, T).
+        lengths: real tokens of each row, (B,).
+        chunk: read at most so many columns at a time, which bounds the memory that a long
+            prompt takes. Don't where rotary frequencies depend on the sequence's length.
+    """
+    rows = torch.arange(len(ids), device=ids.device)
+    last = lengths - 1
+    end = ids.shape[1]
+    chosen: Tensor | None = None  # (B, D)
+    for start in range(0, end, chunk or end):
+        part = ids[:, start : start + (chunk or end)]
+        states = network.states(part, cache=cache)  # (B, chunk, D)
+        here = states[rows, (last - start).clamp(0, part.shape[1] - 1)]
+        chosen = here if chosen is None else torch.where((last >= start)[:, None], here, chosen)
+    assert chosen is not None
+    cache.set_lengths(lengths)
+    return network.head(chosen)
+
+
+@torch.inference_mode()
+def decode(network: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
+    """Reads one more token a row, (B,), into the cache; logits of the one after, (B, V)."""
+    return network.head(network.states(tokens[:, None], cache=cache)[:, 0])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token of one row.
+
+    Attributes:
+        row: index of the prompt.
+        token: its id.
+        log_probability: of the token, under the model's own distribution, before
+            temperature, penalty or any cut. In nats.
+        top: the likeliest tokens there and their log-probabilities, as many as asked for.
+        finish: why the row ends here: "stop" (an end token, or a stop text), "length"
+            (max_tokens, or the end of the context); None where it goes on.
+    """
+
+    row: int
+    token: int
+    log_probability: float
+    top: tuple[tuple[int, float], ...] = ()
+    finish: Finish | None = None
+
+
+@dataclass
+class Generated:
+    """A prompt's continuation.
+
+    Attributes:
+        ids: the new tokens; a final end token is among them.
+        finish: "stop" or "length".
+        log_probabilities: of each token, as in `Step`.
+        top: the likeliest tokens at each step, as in `Step`.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    finish: Finish = "length"
+    log_probabilities: list[float] = field(default_factory=list)
+    top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        self.ids.append(step.token)
+        self.log_probabilities.append(step.log_probability)
+        self.top.append(step.top)
+        self.finish = step.finish or self.finish
+
+
+def generate(
+    network: Decoder,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | None = None,
+    *,
+    eos: Iterable[int] = (),
+    seeds: Sequence[int] | None = None,
+    top: int = 0,
+    precision: Precision | None = None,
+) -> list[Generated]:
+    """Continues each prompt; arguments and errors as for `stream`."""
+    done = [Generated() for _ in prompts]
+    for step in stream(
+        network, prompts, sampling, eos=eos, seeds=seeds, top=top, precision=precision
+    ):
+        done[step.row].add(step)
+    return done
+
+
+def stream(
+    network: Decoder,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling | None = None,
+    *,
+    eos: Iterable[int] = (),
+    seeds: Sequence[int] | None = None,
+    top: int = 0,
+    precision: Precision | None = None,
+    ended: Callable[[Step], bool] | None = None,
+) -> Iterator[Step]:
+    """Continues each prompt, a token of every unfinished row at a time.
+
+    What a row generates doesn't depend on the rows beside it, up to the rounding of matrix
+    products. A row ends at the context's end as at `max_tokens`, with "length".
+
+    Args:
+        network: in evaluation mode, on one device.
+        prompts: token ids, one sequence a row, of any lengths.
+        sampling: how tokens are chosen; greedy where None. Its stop texts are the business
+            of `generation.text`, which knows a tokenizer.
+        eos: ids that end a row.
+        seeds: one a row, instead of those that follow from `sampling.seed`.
+        top: of how many likeliest tokens to report log-probabilities.
+        precision: where the network isn't in it yet, a copy that is does the work. To
+            generate often, make the copy once: `nn.inference.for_inference`.
+        ended: called with each step of an unfinished row; True ends it with "stop".
+
+    Yields:
+        Steps, at each round in the order of rows.
+
+    Raises:
+        BedstoneError: a prompt is empty, fills the context, or has an id that the network
+            doesn't know; the number of seeds isn't that of prompts.
+    """
+    sampling = sampling or Sampling()
+    _check(network, prompts, seeds)  # now, not at the first step
+    return _stream(network, prompts, sampling, frozenset(eos), seeds, top, precision, ended)
+
+
+@torch.inference_mode()
+def _stream(
+    network: Decoder,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    eos: frozenset[int],
+    seeds: Sequence[int] | None,
+    top: int,
+    precision: Precision | None,
+    ended: Callable[[Step], bool] | None,
+) -> Iterator[Step]:
+    if not prompts:
+        return
+    network = ready(network, precision)
+    context = network.config.context
+    rooms = [min(sampling.max_tokens, context - len(prompt)) for prompt in prompts]
+    generators = sampling.generators(len(prompts))
+    if seeds is not None:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    history = [list(prompt) for prompt in prompts]
+    capacity = max(len(ids) + room for ids, room in zip(history, rooms, strict=True))
+    cache = network.new_cache(len(prompts), capacity)
+    logits = prefill(network, *pad(history, cache.device), cache)
+    live = list(range(len(prompts)))  # rows of the batch, by index of the prompt
+    while True:
+        chosen = sampling.choose(
+            logits, [history[row] for row in live], [generators[row] for row in live]
+        )
+        staying = []
+        for place, step in enumerate(_steps(live, logits, chosen, top)):
+            row = step.row
+            history[row].append(step.token)
+            if step.token in eos or (ended is not None and ended(step)):
+                step = replace(step, finish="stop")
+            elif len(history[row]) - len(prompts[row]) == rooms[row]:
+                step = replace(step, finish="length")
+            else:
+                staying.append(place)
+            yield step
+        if not staying:
+            return
+        if len(staying) < len(live):
+            kept = torch.tensor(staying, device=cache.device)
+            cache.keep(kept)
+            chosen = chosen[kept]
+            live = [live[place] for place in staying]
+        logits = decode(network, chosen, cache)
+
+
+def _steps(live: list[int], logits: Tensor, chosen: Tensor, top: int) -> Iterator[Step]:
+    """What was chosen in each row, with log-probabilities; finishes are left open."""
+    known = logits.float().log_softmax(-1)  # (B, V)
+    tokens = chosen.tolist()
+    own = known.gather(-1, chosen[:, None])[:, 0].tolist()
+    likeliest: list[tuple[tuple[int, float], ...]] = [()] * len(live)
+    if top:
+        best = known.topk(min(top, known.shape[-1]))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        likeliest = [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
+    for row, token, value, best_of_row in zip(live, tokens, own, likeliest, strict=True):
+        yield Step(row, token, value, best_of_row)
+
+
+def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the right with 0, (B, T), and their lengths, (B,)."""
+    lengths = torch.tensor([len(ids) for ids in prompts], device=device)
+    ids = torch.zeros(len(prompts), max(len(ids) for ids in prompts), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    return ids.to(device), lengths
+
+
+def ready(network: Decoder, precision: Precision | None) -> Decoder:
+    """The network itself, or a copy of it that computes in `precision` where it doesn't yet."""
+    if precision is None or not isinstance(network, nn.Module):
+        return network
+    matrices = [w for w in network.parameters() if w.dim() > 1 and w.is_floating_point()]
+    if all(weight.dtype == precision.dtype for weight in matrices):
+        return network
+    return for_inference(network, precision.dtype)
+
+
+def _check(network: Decoder, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None) -> None:
+    """Raises BedstoneError for prompts that can't be continued."""
+    context, vocabulary = network.config.context, network.config.vocab_size
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise BedstoneError(
+                f"prompts[{index}]: is empty; give at least one token, such as the one that "
+                "begins a text."
+            )
+        if len(prompt) >= context:
+            raise BedstoneError(
+                f"prompts[{index}]: has {len(prompt)} tokens; the model's context is {context}, "
+                "and at least one must be left to generate. Shorten the prompt."
+            )
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            raise BedstoneError(
+                f"prompts[{index}]: has id {min(prompt) if min(prompt) < 0 else max(prompt)}; "
+                f"ids must be from 0 to {vocabulary - 1}. Is it another model's tokenizer?"
+            )
+    if seeds is not None and len(seeds) != len(prompts):
+        raise BedstoneError(
+            f"seeds: {len(seeds)} were given for {len(prompts)} prompts; give one each."
+        )
