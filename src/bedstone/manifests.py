@@ -1,6 +1,7 @@
 """What a folder is meant to hold: every file's size and hash, written once and checked later."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def inside(folder: str | Path, name: str) -> Path:
     path = Path(folder)
     for part in parts:
         path = path / part
-        if part in {"", ".", ".."} or ":" in part or "\0" in part or path.is_symlink():
+        odd = part in {"", ".", ".."} or {":", "\0"} & set(part) or len(os.fsencode(part)) > 255
+        if odd or path.is_symlink():
             raise BedstoneError(
                 f"{folder}: the file name {name!r} leads out of this folder; expected a plain "
                 "relative name. Don't use this copy: fetch it again from where you trust."

@@ -1,0 +1,117 @@
+"""From what a user names, a folder or a hub id, to a folder on this machine."""
+
+from pathlib import Path
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.files import recover_folder
+
+# What an artefact is made of. No pickle and no code is even downloaded.
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
+
+
+def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
+    """The folder itself if there is one of that name, else the hub's snapshot of that id.
+
+    Downloads go to the hub's own cache and are found there again: `HF_HOME` says where it is,
+    `HF_HUB_OFFLINE=1` keeps to it. `revision` is a branch, tag or commit of the hub.
+
+    Raises:
+        BedstoneError: neither exists, the id is malformed, access is refused, or the hub can't be
+            reached and its cache hasn't got it.
+    """
+    named = str(path_or_hub_id)
+    folder = recover_folder(Path(named).expanduser())
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise BedstoneError(f"{named}: is a file; expected the folder that it lies in.")
+    if _looks_local(named) or not named:
+        raise BedstoneError(f"{named or 'model'}: there is no such folder{_sibling(folder)}.")
+    # Imported late: it takes a while, and it reads HF_HOME and HF_HUB_OFFLINE as it is imported.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        found = Path(snapshot_download(named, revision=revision, allow_patterns=PATTERNS))
+    except HFValidationError as error:
+        raise BedstoneError(
+            f"{named}: there is no such folder, and it is no hub id, which reads "
+            f"organisation/name{_sibling(folder)}."
+        ) from error
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = _reason(error, named, revision)
+        raise BedstoneError(
+            f"{named}: there is no such folder here{_sibling(folder)}; {reason}"
+        ) from error
+    except Exception as error:
+        # Its transport's errors share no base of the standard library, and change with it.
+        if type(error).__module__.split(".")[0] not in {"httpx", "httpx2", "huggingface_hub"}:
+            raise
+        raise BedstoneError(
+            f"{named}: couldn't be fetched from the hub ({type(error).__name__}: "
+            f"{_first_line(error)}). Check the network and try again, or name a local folder."
+        ) from error
+    if not any(found.glob("**/*.json")):
+        raise BedstoneError(
+            f"{named}: its hub entry has none of {', '.join(PATTERNS)}, so no network that can be "
+            "read safely. If it has pickled weights, convert them once with transformers "
+            "(save_pretrained(folder, safe_serialization=True)) and name that folder."
+        )
+    return found
+
+
+def _looks_local(named: str) -> bool:
+    """Whether it can only be a path: hub ids have at most one slash and don't start with dots."""
+    return (
+        named.startswith((".", "/", "~"))
+        or named.endswith("/")
+        or named.count("/") > 1
+        or "\\" in named
+    )
+
+
+def _sibling(folder: Path) -> str:
+    """`; did you mean ...?` if a folder beside it, or above it, has nearly that name."""
+    for missing in (folder, *folder.parents):
+        if missing.parent.is_dir():
+            choices = [p.name for p in missing.parent.iterdir() if p.is_dir()]
+            meant = nearest(missing.name, choices) if missing.name else ""
+            # `nearest` lists all choices where none is close: a whole folder is no help.
+            if "did you mean" not in meant:
+                return f" (looked in {missing.parent.absolute()})"
+            name = meant.split("'")[1] if "'" in meant else missing.name
+            return f"; did you mean {str(missing.parent / name)!r}?"
+    return ""
+
+
+def _reason(error: Exception, named: str, revision: str | None) -> str:
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            "the hub has it behind a gate: accept its terms on its page "
+            f"(https://huggingface.co/{named}), then sign in with hf auth login."
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            "nor does the hub have it, or it is private: check the spelling, or sign in with "
+            "hf auth login."
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the hub has it, but no revision {revision!r}: name a branch, tag or commit of it."
+    if isinstance(error, errors.IncompleteSnapshotError):
+        return "the hub's cache has only part of it: run once with a network to fetch the rest."
+    if constants.is_offline_mode():
+        at = f" at revision {revision!r}" if revision else ""
+        return (
+            f"the hub's cache ({constants.HF_HUB_CACHE}) hasn't got it{at}, and HF_HUB_OFFLINE "
+            "keeps from the network. Unset it to download once, or name a local folder."
+        )
+    return (
+        f"the hub couldn't deliver it ({_first_line(error)}). Check the network and try again, or "
+        "name a local folder."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
