@@ -1,9 +1,10 @@
 """Where a long text may be cut so that its pieces tokenise as the whole would.
 
 Tokenising needs memory in proportion to its input, and some tokenizers slow down on one enormous
-word, so long texts are handed over in pieces. A single space between two other characters is a
-cut that no published tokenizer notices: a word begins there and none reaches over it. A piece
-that follows such a cut begins with that space.
+word, so long texts are handed over in pieces. A single space between two letters or digits is a cut
+that no published tokenizer notices: a word begins there and none reaches over it. (Beside other
+signs it may be noticed: some treat a space next to a special token differently.) A piece that
+follows such a cut begins with that space.
 """
 
 import re
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 PIECE = 8_192  # characters; where tokenizers are fastest: cache-friendly, many per batch
 LONGEST = 65_536  # characters; a text without a single space is cut here, whatever it costs
 
-_SPACE = re.compile(r"(?<=\S) (?=\S)")
+_SPACE = re.compile(r"(?<=\w) (?=\w)")
 
 
 def find_cut(text: str, start: int, stop: int) -> int | None:
