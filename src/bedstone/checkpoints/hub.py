@@ -1,8 +1,9 @@
 """From what a user names, a folder or a hub id, to a folder on this machine."""
 
+import difflib
 from pathlib import Path
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.files import recover_folder
 
 # What an artefact is made of. No pickle and no code is even downloaded.
@@ -20,13 +21,15 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
             reached and its cache hasn't got it.
     """
     named = str(path_or_hub_id)
+    if not named:
+        raise BedstoneError("model: no name was given; expected a folder or a hub id.")
     folder = recover_folder(Path(named).expanduser())
     if folder.is_dir():
         return folder
     if folder.exists():
         raise BedstoneError(f"{named}: is a file; expected the folder that it lies in.")
-    if _looks_local(named) or not named:
-        raise BedstoneError(f"{named or 'model'}: there is no such folder{_sibling(folder)}.")
+    if _looks_local(named):
+        raise BedstoneError(f"{named}: there is no such folder{_sibling(folder)}. Mend the path.")
     # Imported late: it takes a while, and it reads HF_HOME and HF_HUB_OFFLINE as it is imported.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -36,7 +39,7 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     except HFValidationError as error:
         raise BedstoneError(
             f"{named}: there is no such folder, and it is no hub id, which reads "
-            f"organisation/name{_sibling(folder)}."
+            f"organisation/name{_sibling(folder)}. Mend the name."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = _reason(error, named, revision)
@@ -71,17 +74,15 @@ def _looks_local(named: str) -> bool:
 
 
 def _sibling(folder: Path) -> str:
-    """`; did you mean ...?` if a folder beside it, or above it, has nearly that name."""
-    for missing in (folder, *folder.parents):
-        if missing.parent.is_dir():
-            choices = [p.name for p in missing.parent.iterdir() if p.is_dir()]
-            meant = nearest(missing.name, choices) if missing.name else ""
-            # `nearest` lists all choices where none is close: a whole folder is no help.
-            if "did you mean" not in meant:
-                return f" (looked in {missing.parent.absolute()})"
-            name = meant.split("'")[1] if "'" in meant else missing.name
-            return f"; did you mean {str(missing.parent / name)!r}?"
-    return ""
+    """` (did you mean ...?)` if something beside it, or beside its first missing parent, is alike."""
+    missing = folder
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
+    if close:
+        return f" (did you mean {str(missing.parent / close[0])!r}?)"
+    return f" (looked in {missing.parent.absolute()})"
 
 
 def _reason(error: Exception, named: str, revision: str | None) -> str:
