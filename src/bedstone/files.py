@@ -148,8 +148,8 @@ def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Pa
         elif not _exchange(temporary, path):
             with contextlib.suppress(FileNotFoundError):
                 _remove(previous)
-            _rename(path, previous)
             try:
+                _rename(path, previous)
                 _rename(temporary, path)
             except BaseException:
                 recover_folder(path)
@@ -262,7 +262,7 @@ def _settle(path: Path) -> None:
 def _replacing(path: Path, needed: int | None) -> Iterator[Path]:
     """A free hidden name beside `path`, gone again after an exception, which is explained."""
     temporary = _hidden_name(path)
-    inner = any(path.is_relative_to(other) for other in _active)
+    inner = any(path.is_relative_to(other) for other in tuple(_active))
     _active.add(temporary)
     try:
         missing = [folder for folder in path.parents if not folder.exists()]

@@ -74,7 +74,7 @@ def _looks_local(named: str) -> bool:
 
 
 def _sibling(folder: Path) -> str:
-    """` (did you mean ...?)` if something beside it, or beside its first missing parent, is alike."""
+    """` (did you mean ...?)` if something beside it, or its first missing parent, is alike."""
     missing = folder
     while not missing.parent.is_dir():
         missing = missing.parent
