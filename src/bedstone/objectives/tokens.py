@@ -1,0 +1,154 @@
+"""One masked cross-entropy for every family that predicts tokens.
+
+GPT, BERT, sequence to sequence, captions, DALL-E and fine-tuning differ in what they take as
+targets, and so in their data alone. The loss is a *sum* beside a count of real targets, so that
+whoever accumulates over micro-batches or ranks can average over tokens, not over batches.
+
+Logits are computed only where there is a target. A large vocabulary goes through the head some
+rows at a time, each chunk's gradient taken while its logits are at hand (Cut Your Losses,
+Wijmans et al., 2024; Liger Kernel, Hsu et al., 2024): the (tokens x vocabulary) matrix never
+stands whole, and no product is computed twice.
+
+Shapes: B batch, T tokens, N tokens with a target, D width, V vocabulary.
+"""
+
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bedstone.nn.masks import Causal, Documents, Mask
+
+IGNORE = -100  # the target of a token that isn't trained, as in F.cross_entropy
+
+# Logits that may stand at once, elements: up to here one chunk is the fastest (measured).
+LARGEST = 2**22
+
+
+class TokenBatch(Protocol):
+    """What `next_token_loss` reads of a batch; each field is (B, T)."""
+
+    @property
+    def ids(self) -> Tensor: ...
+    @property
+    def targets(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def documents(self) -> Tensor: ...
+
+
+def token_loss(
+    states: Tensor, head: nn.Module, targets: Tensor, *, largest: int = LARGEST
+) -> tuple[Tensor, int]:
+    """Cross-entropy of the head's prediction at every real target.
+
+    Args:
+        states: last hidden states, (B, T, D) or any (..., D).
+        head: maps them to logits, (..., V); where it is a plain `nn.Linear`, tied or not,
+            its large products are fused with the loss.
+        targets: token ids, (B, T); -100 where nothing is to be predicted.
+        largest: elements of the logits that may stand at once.
+
+    Returns:
+        The sum of losses in nats, () in fp32, and the number of real targets.
+    """
+    states, targets = states.flatten(0, -2), targets.flatten()
+    real = targets != IGNORE
+    count = int(real.sum())
+    if count < len(targets):
+        rows = real.nonzero().squeeze(1)
+        states, targets = states[rows], targets[rows]  # (N, D), (N,)
+    if count == 0:
+        return states.float().sum() * 0.0, 0  # no targets; still differentiable
+    vocabulary = getattr(head, "out_features", None)
+    if vocabulary is None or count * vocabulary <= largest:
+        return _direct(head, states, targets), count
+    chunk = max(largest // vocabulary, 64)  # fewer rows make poor products
+    # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
+    if type(head) is nn.Linear:
+        return _LinearLoss.apply(states, head.weight, head.bias, targets, chunk), count
+    parts = zip(states.split(chunk), targets.split(chunk), strict=True)
+    losses = [checkpoint(_direct, head, *part, use_reentrant=False) for part in parts]
+    return torch.stack(losses).sum(), count
+
+
+def next_token_loss(network: Any, batch: TokenBatch) -> tuple[Tensor, int]:
+    """The objective of a decoder: `token_loss` of its `states` through its `head`.
+
+    Packed documents don't see each other; rows of one document take the plain causal mask.
+    """
+    mask: Mask = Causal()
+    positions: Tensor | None = None
+    if bool(batch.documents.any()):
+        mask, positions = Documents(batch.documents), batch.positions
+    states = network.states(batch.ids, mask=mask, positions=positions)
+    return token_loss(states, network.head, batch.targets)
+
+
+def _direct(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    """The plain form: all logits at once. (N, D), (N,) to ()."""
+    return F.cross_entropy(head(states).float(), targets, reduction="sum")
+
+
+class _LinearLoss(torch.autograd.Function):
+    """Sum of cross-entropies of a linear head, some rows at a time.
+
+    With p = softmax(x W^T + b) and y the targets one-hot, the gradient of the sum is
+    (p - y) W for x, (p - y)^T x for W and the sum of p - y for b: all are known in the forward
+    pass, and the backward pass only scales them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
+    ) -> Tensor:
+        device = states.device.type
+        dtype = torch.promote_types(states.dtype, weight.dtype)
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        full = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast(device, enabled=False):
+            low = weight.to(dtype)  # (V, D), cast once for all chunks
+            low_bias = None if bias is None else bias.to(dtype)
+            total = torch.zeros((), dtype=full, device=states.device)
+            needs = ctx.needs_input_grad
+            for_states = torch.empty_like(states) if needs[0] else None
+            for_weight = torch.zeros_like(weight, dtype=full) if needs[1] else None
+            for_bias = torch.zeros_like(bias, dtype=full) if bias is not None and needs[2] else None
+            for start in range(0, len(states), chunk):
+                rows = slice(start, start + chunk)
+                some = states[rows].to(dtype)  # (n, D)
+                logits = F.linear(some, low, low_bias)  # (n, V)
+                logp = torch.log_softmax(logits, -1, dtype=full)
+                wanted = targets[rows, None]  # (n, 1)
+                total -= logp.gather(1, wanted).sum()
+                if not any(needs):
+                    continue
+                error = logp.exp_()
+                error.scatter_add_(1, wanted, error.new_full(wanted.shape, -1.0))  # p - y
+                if for_bias is not None:
+                    for_bias += error.sum(0)
+                error = error.to(dtype)
+                if for_states is not None:
+                    for_states[rows] = error @ low
+                if for_weight is not None:
+                    for_weight += error.T @ some
+        ctx.save_for_backward(for_states, for_weight, for_bias)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = outputs
+        for_states, for_weight, for_bias = ctx.saved_tensors
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if for_states is None else for_states * scale.to(for_states.dtype),
+            None if for_weight is None else (for_weight * scale).to(weight_dtype),
+            None if for_bias is None else (for_bias * scale).to(bias_dtype),
+            None,
+            None,
+        )
