@@ -25,7 +25,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 
 
 def config(name: str, **changes) -> GPTConfig:
-    shape = dict(vocab_size=97, width=32, layers=3, heads=4, hidden=48, context=64)
+    shape = {"vocab_size": 97, "width": 32, "layers": 3, "heads": 4, "hidden": 48, "context": 64}
     return GPTConfig(layout=name, **{**shape, **changes})
 
 

@@ -1,0 +1,160 @@
+"""Attention, masks and the cache, against a plain softmax written out."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bedstone.nn.attention import CrossAttention, SelfAttention, attend
+from bedstone.nn.cache import Cache
+from bedstone.nn.context import Context
+from bedstone.nn.masks import Both, Causal, Documents, Full, Padding, Prefix, with_window
+
+
+def plain(q, k, v, allowed, scale=None, bias=0.0):
+    """softmax(q k^T) v, with `allowed` (B, T, K) bool."""
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = q @ k.transpose(-1, -2) * (scale or 1 / math.sqrt(q.shape[-1])) + bias
+    return scores.masked_fill(~allowed[:, None], -math.inf).softmax(-1) @ v
+
+
+def inputs(batch=2, heads=4, groups=2, length=12, keys=None, width=8):
+    generator = torch.Generator().manual_seed(0)
+    make = lambda h, n: torch.randn(batch, h, n, width, generator=generator)  # noqa: E731
+    return make(heads, length), make(groups, keys or length), make(groups, keys or length)
+
+
+NUMBERS = torch.tensor([[0] * 5 + [1] * 7, [0] * 1 + [1] * 2 + [2] * 9])
+KEEP = torch.tensor([[True] * 12, [True] * 7 + [False] * 5])
+I = torch.arange(12)  # noqa: E741
+CAUSAL = (I[:, None] >= I)[None].expand(2, 12, 12)
+SAME = NUMBERS[:, :, None] == NUMBERS[:, None]
+CASES = {
+    "full": (Full(), torch.ones(2, 12, 12, dtype=torch.bool)),
+    "causal": (Causal(), CAUSAL),
+    "window": (Causal(4), CAUSAL & (I[:, None] - I < 4)),
+    "wide window": (Causal(50), CAUSAL),
+    "prefix": (Prefix(torch.tensor([3, 6])), CAUSAL | (torch.tensor([3, 6])[:, None, None] > I)),
+    "padding": (Padding(KEEP), KEEP[:, None].expand(2, 12, 12)),
+    "documents": (Documents(NUMBERS), SAME & CAUSAL),
+    "documents, full": (Documents(NUMBERS, causal=False), SAME),
+    "documents, window": (Documents(NUMBERS, window=3), SAME & CAUSAL & (I[:, None] - I < 3)),
+    "both": (Both(Causal(), Padding(KEEP)), CAUSAL & KEEP[:, None]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("threshold", [0, 10**9])  # documents one by one, and dense
+def test_attend_is_plain_attention(name, threshold, monkeypatch):
+    monkeypatch.setattr("bedstone.nn.attention.SEGMENT_TOKENS", threshold)
+    mask, allowed = CASES[name]
+    q, k, v = (x.requires_grad_() for x in inputs())
+    out = attend(q, k, v, mask)
+    expected = plain(q, k, v, allowed)
+    assert torch.allclose(out, expected, atol=1e-5)
+    gradients = torch.autograd.grad(out.square().sum(), (q, k, v))
+    wanted = torch.autograd.grad(expected.square().sum(), (q, k, v))
+    for got, want in zip(gradients, wanted, strict=True):
+        assert torch.allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_attend_with_bias(name):
+    mask, allowed = CASES[name]
+    q, k, v = inputs()
+    bias = torch.randn(1, 4, 12, 12)
+    out = attend(q, k, v, mask, bias=bias, scale=0.3)
+    assert torch.allclose(out, plain(q, k, v, allowed, 0.3, bias), atol=1e-5)
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=8),
+    st.integers(1, 3),
+    st.one_of(st.none(), st.integers(1, 9)),
+)
+@settings(max_examples=40, deadline=None)
+def test_documents_of_any_lengths(lengths, rows, window):
+    total = sum(lengths)
+    numbers = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    numbers = torch.stack([numbers.roll(0)] * rows)
+    mask = with_window(Documents(numbers), window)
+    assert mask.segments[0][0] == 0
+    assert mask.segments[-1][1] == rows * total
+    assert len(mask.segments) == rows * len(lengths)
+    q, k, v = inputs(batch=rows, length=total)
+    slots = torch.arange(total)
+    dense = mask.dense(slots[None].expand(rows, -1), slots)
+    assert torch.allclose(attend(q, k, v, mask), plain(q, k, v, dense), atol=1e-5)
+
+
+def test_window_of_one_sees_only_itself():
+    q, k, v = inputs(groups=4)
+    assert torch.allclose(attend(q, k, v, Causal(1)), v, atol=1e-6)
+
+
+def run_steps(layer, x, sizes, cache):
+    out = []
+    for part in x.split(sizes, 1):
+        out.append(layer(part, Context(cache=cache.layers[0])))
+        cache.advance(part.shape[1])
+    return torch.cat(out, 1)
+
+
+def test_cached_steps_equal_the_full_pass():
+    layer = SelfAttention(16, 4, kv_heads=2).eval()
+    x = torch.randn(3, 10, 16)
+    cache = Cache(1, 3, 2, 10, 4, dtype=torch.float32, device=torch.device("cpu"))
+    full = layer(x, Context())
+    assert torch.allclose(run_steps(layer, x, [4, 1, 3, 2], cache), full, atol=1e-6)
+
+
+def test_ragged_rows_equal_each_alone():
+    layer = SelfAttention(16, 4).eval()
+    lengths = torch.tensor([6, 2, 4])
+    prompt, tail = torch.randn(3, 6, 16), torch.randn(3, 3, 16)
+    cache = Cache(1, 3, 4, 9, 4, dtype=torch.float32, device=torch.device("cpu"))
+    run_steps(layer, prompt, [6], cache)
+    cache.set_lengths(lengths)
+    got = run_steps(layer, tail, [1, 1, 1], cache)
+    for row, length in enumerate(lengths):
+        alone = torch.cat((prompt[row, :length], tail[row]))[None]
+        want = layer(alone, Context())[0, length:]
+        assert torch.allclose(got[row], want, atol=1e-6)
+
+
+def test_rows_of_a_cache_can_be_kept_and_repeated():
+    layer = SelfAttention(16, 4).eval()
+    x, more = torch.randn(3, 5, 16), torch.randn(2, 2, 16)
+    cache = Cache(1, 3, 4, 8, 4, dtype=torch.float32, device=torch.device("cpu"))
+    run_steps(layer, x, [5], cache)
+    cache.keep(torch.tensor([2, 2]))
+    got = run_steps(layer, more, [2], cache)
+    want = layer(torch.cat((x[[2, 2]], more), 1), Context())[:, 5:]
+    assert torch.allclose(got, want, atol=1e-6)
+
+
+def test_cross_attention_projects_its_memory_once(monkeypatch):
+    layer = CrossAttention(16, 4, memory_width=10)
+    memory, x = torch.randn(2, 7, 10), torch.randn(2, 3, 16)
+    keep = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    context = Context(memory=memory, memory_mask=Padding(keep))
+    full = layer(x, context)
+    alone = layer(x[1:], Context(memory=memory[1:, :4]))
+    assert torch.allclose(full[1:], alone, atol=1e-6)
+
+    calls = []
+    forward = layer.k.forward
+    monkeypatch.setattr(layer.k, "forward", lambda y: calls.append(1) or forward(y))
+    cache = Cache(1, 2, 4, 4, 4, dtype=torch.float32, device=torch.device("cpu"))
+    for _ in range(3):
+        cached = layer(x, Context(memory=memory, memory_mask=Padding(keep), cache=cache.layers[0]))
+    assert torch.equal(cached, full)
+    assert len(calls) == 1
+
+
+def test_cross_attention_without_memory_says_so():
+    with pytest.raises(ValueError, match=r"context\.memory"):
+        CrossAttention(16, 4)(torch.randn(1, 2, 16), Context())
