@@ -1,7 +1,7 @@
 """What a folder is meant to hold: every file's size and hash, written once and checked later."""
 
 import hashlib
-import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +57,30 @@ def verify_manifest(folder: str | Path, expected: dict[str, dict[str, Any]]) -> 
             )
 
 
-def inside(folder: str | Path, name: str) -> Path:
+def inside(folder: str | Path, name: str, linked_to: Iterable[Path] = ()) -> Path:
     """`folder/name`, where `name` is a plain relative path that no link leads elsewhere.
 
+    Links into one of the folders `linked_to` are let pass.
+
     Raises:
-        BedstoneError: the name is absolute, climbs out, or passes a symlink.
+        BedstoneError: the name is absolute, climbs out, passes a symlink or is beyond any limit.
     """
-    parts = name.replace("\\", "/").split("/") if isinstance(name, str) else [""]
     path = Path(folder)
-    for part in parts:
+    text = name.replace("\\", "/") if isinstance(name, str) else ""
+    for part in text.split("/") if len(text) < 1024 else [""]:
+        size = len(part.encode("utf-8", "surrogatepass"))
+        odd = part in {"", ".", ".."} or {":", "\0"} & set(part) or size > 255
         path = path / part
-        odd = part in {"", ".", ".."} or {":", "\0"} & set(part) or len(os.fsencode(part)) > 255
-        if odd or path.is_symlink():
+        if odd or (path.is_symlink() and not _leads_into(path.resolve(), linked_to)):
             raise BedstoneError(
                 f"{folder}: the file name {name!r} leads out of this folder; expected a plain "
                 "relative name. Don't use this copy: fetch it again from where you trust."
             )
     return path
+
+
+def _leads_into(target: Path, folders: Iterable[Path]) -> bool:
+    return any(target.is_relative_to(folder) for folder in folders)
 
 
 def sha256(path: str | Path) -> str:

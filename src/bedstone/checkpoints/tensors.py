@@ -181,13 +181,9 @@ def _shards(index: Path) -> dict[str, list[str]]:
 
 def _contained(folder: Path, file: str) -> Path:
     """A shard inside the folder, or linked to the blobs of the same hub cache entry."""
-    path = folder / file
-    if path.is_symlink() and not {"/", "\\"} & set(file):
-        homes = [folder.resolve()]
-        homes += [p.parent / "blobs" for p in homes[0].parents if p.name == "snapshots"]
-        if any(path.resolve().is_relative_to(home) for home in homes):
-            return path
-    return inside(folder, file)
+    homes = [folder.resolve()]
+    homes += [p.parent / "blobs" for p in homes[0].parents if p.name == "snapshots"]
+    return inside(folder, file, linked_to=homes)
 
 
 def read_header(path: str | Path) -> dict[str, dict[str, Any]]:
