@@ -1,0 +1,216 @@
+"""A source tokenised once, kept on disk and mapped into memory from then on.
+
+A cache is a folder named by what it was made of: content, tokenizer and settings. So it is never
+stale, only absent, and two processes that make the same one write the same bytes; the later one
+takes the earlier one's place in a single step. In it: `train.tokens` and `validation.tokens`
+(ids, flat, little-endian), `*.starts` (int64), and `meta.json`, whose sizes are checked on opening.
+"""
+
+import array
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from bedstone.data.sources import Source
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokens import Encoded, TokenSplit, encode_source
+from bedstone.errors import BedstoneError
+from bedstone.files import atomic_folder, recover_folder, write_json
+
+FORMAT = 1  # part of a cache's name: raise it when the same input would give other files
+
+Progress = Callable[[int, int | None], None]
+"""Called with the UTF-8 bytes done and, if known, those to do."""
+
+
+class TokenCache:
+    """The two splits of a tokenised source; `validation` is empty where none was asked for."""
+
+    def __init__(self, folder: Path, train: TokenSplit, validation: TokenSplit):
+        self.folder, self.train, self.validation = folder, train, validation
+
+
+def default_folder() -> Path:
+    """`$BEDSTONE_CACHE/tokens`, else `bedstone/tokens` in the user's cache folder."""
+    root = os.environ.get("BEDSTONE_CACHE")
+    if root:
+        return Path(root).expanduser() / "tokens"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "bedstone" / "tokens"
+
+
+def token_cache(
+    source: Source,
+    tokenizer: Tokenizer,
+    folder: str | Path | None = None,
+    *,
+    validation_share: float = 0.05,
+    progress: Progress | None = None,
+) -> TokenCache:
+    """The tokens of `source`, from the cache in `folder` or made now, in flat memory.
+
+    A document is held out for validation by a hash of its content, so equal documents stay on one
+    side and adding data moves none. Where that gives less than a quarter or more than four times
+    the share asked (one document, few, or of very unequal length), the last `validation_share` of
+    all tokens is held out instead, in which case one document may lie on both sides.
+
+    Raises:
+        BedstoneError: the share is not in [0, 1), the source is faulty or without text, or the
+            folder can't be written.
+    """
+    if not 0 <= validation_share < 1:
+        raise BedstoneError(
+            f"validation_share: {validation_share} is out of range; expected 0 or more, below 1."
+        )
+    made_of = [FORMAT, source.fingerprint(), tokenizer.fingerprint(), validation_share]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+    home = Path(folder) if folder is not None else default_folder()
+    target = recover_folder(home.expanduser() / key)
+    found = _open(target, tokenizer.eos_id)
+    if found is None:
+        with atomic_folder(target) as temporary:
+            _build(temporary, source, tokenizer, validation_share, progress)
+        found = _open(target, tokenizer.eos_id)
+        if found is None:
+            raise BedstoneError(
+                f"{target}: what was just written can't be read back; the disk may be failing. "
+                "Choose another folder with BEDSTONE_CACHE."
+            )
+    return found
+
+
+def _open(target: Path, eos: int | None) -> TokenCache | None:
+    """The cache in `target`; None if there is none or its files are not whole."""
+    try:
+        meta = json.loads((target / "meta.json").read_text())
+        for name, size in meta["sizes"].items():
+            if (target / name).stat().st_size != size:
+                return None
+        splits = [
+            _open_split(target, name, meta["dtype"], meta[name]["bytes"], eos)
+            for name in ("train", "validation")
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return TokenCache(target, splits[0], splits[1])
+
+
+def _open_split(target: Path, name: str, dtype: str, size: int, eos: int | None) -> TokenSplit:
+    path = target / f"{name}.tokens"
+    # a file of no bytes can't be mapped
+    tokens = np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
+    starts = np.fromfile(target / f"{name}.starts", "<i8")
+    return TokenSplit(name, tokens, starts, size, eos)
+
+
+class _Writer:
+    """Appends tokens to one split's file, and remembers where documents and pieces begin."""
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype[Any]):
+        self.folder, self.name, self.dtype = folder, name, dtype
+        self.path = folder / f"{name}.tokens"
+        self.file: BinaryIO = self.path.open("wb")
+        self.count = 0
+        self.starts = array.array("q")
+        self.piece_starts = array.array("q")
+        self.piece_bytes = array.array("q")
+
+    def add(self, piece: Encoded) -> None:
+        if piece.begins:
+            self.starts.append(self.count)
+        self.piece_starts.append(self.count)
+        self.piece_bytes.append(piece.bytes)
+        self.file.write(piece.ids.astype(self.dtype).tobytes())
+        self.count += len(piece.ids)
+
+    def map(self) -> np.ndarray:
+        self.file.flush()
+        return np.memmap(self.path, self.dtype, "r") if self.count else np.zeros(0, self.dtype)
+
+    def close(self) -> dict[str, Any]:
+        self.file.close()
+        np.asarray(self.starts, "<i8").tofile(self.folder / f"{self.name}.starts")
+        return {
+            "tokens": self.count,
+            "documents": len(self.starts),
+            "bytes": int(sum(self.piece_bytes)),
+        }
+
+
+def _build(
+    folder: Path, source: Source, tokenizer: Tokenizer, share: float, progress: Progress | None
+) -> None:
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+    train, validation = (_Writer(folder, name, dtype) for name in ("train", "validation"))
+    total = source.describe()["bytes"] if progress else None
+    done = 0
+    for group in encode_source(source, tokenizer):
+        for piece in group:
+            (validation if piece.place < share else train).add(piece)
+            done += piece.bytes
+        if progress:
+            progress(done, total)
+    count = train.count + validation.count
+    if not count:
+        raise BedstoneError(
+            f"data {source.name!r}: holds no text, so there is nothing to tokenise."
+        )
+    if not share / 4 <= validation.count / count <= min(4 * share, 1):
+        _split_by_position(train, validation, tokenizer, round(count * (1 - share)))
+    splits = {writer.name: writer.close() for writer in (train, validation)}
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    meta = {"source": source.name, "dtype": dtype.str, **splits, "sizes": sizes}
+    write_json(folder / "meta.json", meta)
+
+
+def _split_by_position(train: _Writer, validation: _Writer, tokenizer: Tokenizer, cut: int) -> None:
+    """Joins the two and cuts them again after `cut` tokens, copying in pieces."""
+    moved = train.count
+    _copy(validation.map(), train)
+    train.starts.extend(moved + start for start in validation.starts)
+    train.piece_starts.extend(moved + start for start in validation.piece_starts)
+    train.piece_bytes.extend(validation.piece_bytes)
+
+    joined = train.map()
+    for name in ("starts", "piece_starts", "piece_bytes"):
+        setattr(validation, name, array.array("q"))
+    validation.file.seek(0)
+    validation.file.truncate()
+    validation.count = 0
+    _copy(joined[cut:], validation)
+    starts = np.asarray(train.starts)
+    validation.starts.extend(int(start) - cut for start in starts[starts > cut])
+    if validation.count:
+        validation.starts.insert(0, 0)  # mid-document unless one begins just there
+
+    pieces = np.asarray(train.piece_starts)
+    last = int(np.searchsorted(pieces, cut, side="right")) - 1  # the piece that the cut is in
+    stop = int(pieces[last + 1]) if last + 1 < len(pieces) else train.count
+    before = _bytes_before(tokenizer, joined[pieces[last] : stop], cut - int(pieces[last]))
+    within = round(train.piece_bytes[last] * before)
+    validation.piece_bytes.append(sum(train.piece_bytes[last:]) - within)
+    train.piece_bytes = array.array("q", [*train.piece_bytes[:last], within])
+    train.starts = array.array("q", [int(start) for start in starts[starts < cut]])
+    del joined
+    train.file.seek(cut * train.dtype.itemsize)
+    train.file.truncate()
+    train.count = cut
+
+
+def _bytes_before(tokenizer: Tokenizer, ids: np.ndarray, cut: int) -> float:
+    """The share of a piece's bytes that its first `cut` tokens stand for."""
+    if cut == 0 or not len(ids):
+        return 0.0
+    whole = len(tokenizer.decode(ids.tolist()).encode())
+    return len(tokenizer.decode(ids[:cut].tolist()).encode()) / max(whole, 1)
+
+
+def _copy(tokens: np.ndarray, writer: _Writer, block: int = 1 << 22) -> None:
+    for start in range(0, len(tokens), block):
+        writer.file.write(tokens[start : start + block].tobytes())
+    writer.count += len(tokens)
