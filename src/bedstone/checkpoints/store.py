@@ -130,12 +130,9 @@ class CheckpointStore:
 
     def list(self) -> Sequence[Checkpoint]:
         """The checkpoints with a sound manifest and files of the right size, by step."""
-        found = []
-        for path in self._folders():
-            try:
-                found.append(Checkpoint.open(path))
-            except BedstoneError as error:
-                warnings.warn(f"Ignored a damaged checkpoint: {error}", stacklevel=2)
+        found, faults = self._present()
+        for fault in faults:
+            warnings.warn(f"Ignored a damaged checkpoint: {fault}", stacklevel=2)
         return found
 
     def latest(self) -> Checkpoint | None:
@@ -188,10 +185,18 @@ class CheckpointStore:
         folders = [p for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()]
         return sorted(folders, key=lambda path: int(path.name[5:]))
 
+    def _present(self) -> tuple[Sequence[Checkpoint], Sequence[str]]:
+        """The sound checkpoints by step, and what is wrong with the others."""
+        found, faults = [], []
+        for path in self._folders():
+            try:
+                found.append(Checkpoint.open(path))
+            except BedstoneError as error:
+                faults.append(str(error))
+        return found, faults
+
     def _prune(self, saved: Checkpoint) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged ones are the reader's concern
-            present = self.list()
+        present, _ = self._present()  # damaged ones are the reader's concern
         keep = {saved.path, *(c.path for c in present[-self.keep_last :])}
         keep |= {c.path for c in _by_score(present)[:1]}
         sweep(self.folder, "step-*")
