@@ -1,1 +1,31 @@
-"""Bedstone: the whole life of foundation models on one Transformer core."""
+"""Bedstone: the whole life of foundation models on one Transformer core.
+
+    model = bedstone.load("runs/demo/gpt/model")      # or a hub id, or any published folder
+    model.network(ids)                                # token ids (B, T) to logits (B, T, V)
+    model.save("copy")                                # opens in transformers unchanged
+
+Names are loaded when they are first used, so importing the package is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bedstone.checkpoints.artefact import Model, load
+    from bedstone.commands.pretrain import pretrain, resume
+    from bedstone.errors import BedstoneError
+
+_HOMES = {
+    "BedstoneError": "bedstone.errors",
+    "Model": "bedstone.checkpoints.artefact",
+    "load": "bedstone.checkpoints.artefact",
+    "pretrain": "bedstone.commands.pretrain",
+    "resume": "bedstone.commands.pretrain",
+}
+__all__ = ["BedstoneError", "Model", "load", "pretrain", "resume"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bedstone' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,184 @@
+"""The artefact: a folder that Bedstone and the rest of the field open alike.
+
+`config.json`, `model.safetensors`, the tokenizer's files and `generation_config.json` stand in
+the published layout. Beside them `bedstone.json` says where the weights come from and what
+every file weighs and hashes to, and `README.md` is the model card.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bedstone.checkpoints.convert import Layout, layout, load_published, to_published
+from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError
+from bedstone.files import atomic_folder, read_json, write_json, write_text
+from bedstone.manifests import manifest, verify_manifest
+from bedstone.runtime import versions
+
+RECORD = "bedstone.json"
+
+
+@dataclass
+class Model:
+    """A network and all that is needed to use it.
+
+    Attributes:
+        network: the torch module; a GPT maps ids (B, T) to logits (B, T, V).
+        tokenizer: None where the folder has none.
+        generation: `generation_config.json`: end tokens and sampling defaults.
+        record: what `bedstone.json` says of its making: recipe, data, metrics, versions.
+        path: where it was read from.
+    """
+
+    network: Any
+    tokenizer: Tokenizer | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def config(self) -> Any:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def layout(self) -> Layout:
+        """The published layout it is written in."""
+        return layout(self.config.layout)
+
+    @property
+    def end_ids(self) -> set[int]:
+        """Tokens that end a generation."""
+        ids = self.generation.get("eos_token_id")
+        if ids is None:
+            ids = self.tokenizer.eos_id if self.tokenizer else None
+        return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the artefact whole or not at all, taking the place of one that is there.
+
+        Raises:
+            BedstoneError: the folder can't be written; what was there before is untouched.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise BedstoneError(f"{path}: is a file; an artefact is a folder. Choose another name.")
+        if path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists():
+            raise BedstoneError(
+                f"{path}: holds other files than a model; saving would replace the whole folder. "
+                "Choose a folder that is new or holds a model."
+            )
+        with atomic_folder(path) as folder:
+            self.write_files(folder)
+        return path
+
+    def write_files(self, folder: Path) -> None:
+        """Writes every file of the artefact into an existing folder, not atomically."""
+        config = self.layout.write_config(self.config)
+        tensors = to_published(self.layout, self.network)
+        dtype = next(iter(tensors.values())).dtype
+        config["dtype"] = str(dtype).removeprefix("torch.")
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+            for key in ("bos", "eos", "pad"):
+                config[f"{key}_token_id"] = getattr(self.tokenizer, f"{key}_id")
+        generation = {
+            key: config[key]
+            for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+            if config.get(key) is not None
+        }
+        write_json(folder / "config.json", config)
+        write_json(folder / "generation_config.json", {**generation, **self.generation})
+        save_tensors(folder, tensors)
+        write_text(folder / "README.md", self.card())
+        record = {
+            **self.record,
+            "versions": versions(),
+            "saved": time.strftime("%FT%TZ", time.gmtime()),
+        }
+        write_json(folder / RECORD, {**record, "files": manifest(folder)})
+
+    def card(self) -> str:
+        """The model card, in Markdown with the metadata block that hubs read."""
+        shape, record = self.config, self.record
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        rows = {
+            "layout": shape.layout,
+            "parameters": f"{count:,}",
+            "width, layers, heads": f"{shape.width}, {shape.layers}, {shape.heads}",
+            "context": f"{shape.context} tokens",
+            "vocabulary": f"{shape.vocab_size:,} tokens",
+            "trained on": (record.get("data") or {}).get("source", "not recorded"),
+            **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
+        }
+        table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        return (
+            "---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: text-generation\n---\n\n"
+            f"# {shape.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n\n"
+            '```\nbedstone generate . "def "\n```\n\nIt opens in `transformers` unchanged:\n'
+            '`AutoModelForCausalLM.from_pretrained(".")`.\n'
+        )
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    verify: bool = True,
+) -> Model:
+    """Opens an artefact, a published folder, or a hub id.
+
+    Args:
+        path: a folder, or an id such as `Qwen/Qwen3-0.6B`.
+        dtype: what to hold the weights in; None keeps what is stored.
+        device: where to.
+        revision: branch, tag or commit of a hub id.
+        verify: whether to check sizes and hashes, where the folder says what they are.
+
+    Raises:
+        BedstoneError: it isn't there, isn't whole, was tampered with, holds pickled weights,
+            or is of a layout that Bedstone doesn't open.
+    """
+    folder = resolve(path, revision=revision)
+    if not (folder / "config.json").is_file():
+        raise BedstoneError(
+            f"{folder}: has no config.json, so it is not a model. Give the folder that "
+            "`bedstone pretrain` reports, or a published one."
+        )
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    files = record.pop("files", None)
+    if files and verify:
+        verify_manifest(folder, files)
+    published = read_json(folder / "config.json")
+    if not isinstance(published, dict):
+        raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
+    kind = layout(str(published.get("model_type")))
+    with torch.device("meta"):
+        network = kind.build(kind.read_config(published))
+    tensors = load_tensors(folder)
+    load_published(kind, network, tensors, where=str(folder), dtype=dtype)
+    tokenizer = _tokenizer(folder)
+    model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        raise BedstoneError(
+            f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
+            f"{tokenizer.vocab_size} tokens, the weights {model.config.vocab_size}. Take both "
+            "from the same model."
+        )
+    generation_file = folder / "generation_config.json"
+    if generation_file.is_file():
+        model.generation = read_json(generation_file)
+    return model
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    known = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None

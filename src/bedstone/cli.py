@@ -1,0 +1,245 @@
+"""The command line: it parses and calls, and holds no logic.
+
+Each command is a function whose signature is its options and whose docstring is its help.
+Nothing heavy is imported before a command runs.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from inspect import Parameter, signature
+
+import docstring_parser
+from jsonargparse import ArgumentParser
+
+from bedstone.errors import BedstoneError
+
+
+def pretrain(recipe: str, overrides: list[str]) -> None:
+    """Train a model from scratch, as a recipe says.
+
+    Any field of the recipe can be set after it: `budget=5m optim.lr=1e-3 model.layers=6`.
+
+    Args:
+        recipe: a YAML file; recipes/ has one for each use.
+        overrides: fields of the recipe to set, as key=value.
+    """
+    from bedstone.commands.pretrain import pretrain
+    from bedstone.config import PretrainRecipe, read_recipe
+
+    _leave(pretrain(read_recipe(PretrainRecipe, recipe, overrides)).done.reason)
+
+
+def resume(run: str) -> None:
+    """Go on with a stopped run, exactly where its last checkpoint stands.
+
+    Args:
+        run: the run's folder.
+    """
+    from bedstone.commands.pretrain import resume
+
+    _leave(resume(run).done.reason)
+
+
+def generate(
+    model: str,
+    prompt: list[str],
+    max_tokens: int = 200,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
+    stop: list[str] = [],  # noqa: B006, a signature is the command line
+    seed: int = 0,
+    log_probabilities: bool = False,
+    json: bool = False,
+    precision: str = "auto",
+    device: str = "auto",
+) -> None:
+    """Continue a prompt, or several at once, with a model.
+
+    Sampling settings that aren't given are those of the model's generation_config.json.
+
+    Args:
+        model: a folder or a hub id.
+        prompt: one or more texts; `-` reads one from standard input.
+        max_tokens: tokens to add, at most.
+        temperature: 0 takes the likeliest token; higher is more varied.
+        top_k: choose among the k likeliest tokens.
+        top_p: choose among the likeliest tokens that sum to this probability.
+        min_p: choose among tokens at least this share as likely as the likeliest.
+        repetition_penalty: above 1 makes tokens that were there less likely.
+        stop: end at this text; may be given several times.
+        seed: of the sampling.
+        log_probabilities: print each token with its log-probability.
+        json: print one JSON object a prompt.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+    """
+    from bedstone.commands.generate import generate
+
+    generate(
+        model,
+        prompt,
+        {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "stop": stop,
+            "seed": seed,
+        },
+        log_probabilities=log_probabilities,
+        as_json=json,
+        precision=precision,
+        device=device,
+    )
+
+
+def evaluate(
+    model: str,
+    data: str,
+    column: str = "text",
+    split: str | None = None,
+    context: int | None = None,
+    batch_size: int = 8,
+    json: bool = False,
+    precision: str = "auto",
+    device: str = "auto",
+) -> None:
+    """Loss, perplexity and bits per byte of a model on text.
+
+    Args:
+        model: a folder or a hub id.
+        data: a built-in name, a path, a glob or a hub id.
+        column: the column that holds the text, in formats that have columns.
+        split: of a hub id or a folder with splits.
+        context: tokens a window; the model's own context where not given.
+        batch_size: windows at a time.
+        json: print one JSON object.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+    """
+    from bedstone.commands.evaluate import evaluate
+
+    evaluate(
+        model,
+        data,
+        column=column,
+        split=split,
+        context=context,
+        batch_size=batch_size,
+        as_json=json,
+        precision=precision,
+        device=device,
+    )
+
+
+def info(model: str, json: bool = False) -> None:
+    """What a model or a run's folder is: layout, shape, size, tokenizer, where it came from.
+
+    Args:
+        model: a folder or a hub id.
+        json: print one JSON object.
+    """
+    from bedstone.commands.info import info
+
+    info(model, as_json=json)
+
+
+def demo(out: str = "runs/demo", minutes: float = 4.0) -> None:
+    """Train on what every machine has, without a network, and write a report.
+
+    Args:
+        out: the folder for the run, the model and report.html.
+        minutes: of training, shared by all parts of the demo.
+    """
+    from bedstone.demo.run import run_demo
+
+    run_demo(out, minutes)
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (pretrain, resume, generate, evaluate, info, demo)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="bedstone",
+        description="The whole life of foundation models: pretrain, adapt, prompt, evaluate, use, "
+        "serve. Add --debug to any command for full tracebacks.",
+        version=version("bedstone"),
+    )
+    commands = parser.add_subcommands(required=False, dest="command")
+    for command in COMMANDS:
+        told = docstring_parser.parse(command.__doc__ or "")
+        sub = ArgumentParser(description=told.description)
+        _add_arguments(sub, command, {each.arg_name: each.description for each in told.params})
+        commands.add_subcommand(command.__name__, sub, help=told.short_description)
+    return parser
+
+
+def _add_arguments(
+    parser: ArgumentParser, command: Callable[..., None], told: dict[str, str | None]
+) -> None:
+    """The signature as arguments; switches and lists are written as shells have them."""
+    kinds = {name: each.annotation for name, each in signature(command).parameters.items()}
+    switches: set[str] = {name for name, kind in kinds.items() if kind is bool}
+    lists: set[str] = {name for name, kind in kinds.items() if kind == list[str]}
+    parser.add_function_arguments(
+        command, as_group=False, as_positional=True, skip={*switches, *lists}
+    )
+    for name in lists:
+        if signature(command).parameters[name].default is Parameter.empty:
+            parser.add_argument(name, nargs="*" if name == "overrides" else "+", help=told[name])
+        else:
+            parser.add_argument(f"--{name}", action="append", default=[], help=told[name])
+    for name in switches:
+        parser.add_argument(f"--{name}", action="store_true", help=told[name])
+
+
+def _leave(reason: str) -> None:
+    """The exit code that shells expect of a process that a signal stopped."""
+    if reason != "finished":
+        sys.exit({"SIGINT": 130, "SIGTERM": 143}.get(reason, 1))
+
+
+def _run(argv: Sequence[str]) -> None:
+    parser = _parser()
+    words = [
+        re.sub(r"^--[\w-]+", lambda found: found[0][:2] + found[0][2:].replace("-", "_"), word)
+        for word in argv
+    ]
+    arguments = parser.parse_args(words).as_dict()
+    name = arguments.get("command")
+    if name is None:
+        parser.print_help()
+        return
+    next(command for command in COMMANDS if command.__name__ == name)(**arguments[name])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, or 2 for what the user can mend."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        _run([word for word in argv if word != "--debug"])
+    except BedstoneError as error:
+        if debug:
+            raise
+        print(f"bedstone: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output left: `bedstone ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""The dataclasses a recipe is made of; YAML in and out; `key=value` on the command line."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from bedstone.errors import BedstoneError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass
+class DataConfig:
+    """What to learn from.
+
+    Attributes:
+        source: a built-in name (python-docs), a file, a folder, a glob or a hub id.
+        column: the column that holds the text, in formats that have columns.
+        split: of a hub id or a folder with splits.
+        validation: another source to validate on; empty holds out a share of `source`.
+        validation_share: the share of documents held out; of a single document, its end.
+        streaming: tokenise as it trains, for what doesn't fit on the disk twice.
+    """
+
+    source: str = "python-docs"
+    column: str = "text"
+    split: str | None = None
+    validation: str = ""
+    validation_share: float = 0.02
+    streaming: bool = False
+
+
+@dataclass
+class TokenizerConfig:
+    """How text becomes tokens.
+
+    Attributes:
+        path: a folder or file of a tokenizer to load; empty trains one on the data.
+        kind: what to train: bpe (byte-level) or characters.
+        vocab_size: tokens to train, for bpe.
+        sample_mb: megabytes of text it is trained on, at most.
+    """
+
+    path: str = ""
+    kind: str = "bpe"
+    vocab_size: int = 8192
+    sample_mb: float = 50.0
+
+
+@dataclass
+class OptimConfig:
+    """How weights move.
+
+    Attributes:
+        kind: muon (Muon for hidden matrices, AdamW for the rest) or adamw.
+        lr: peak learning rate of hidden matrices under Muon, in AdamW's scale.
+        adamw_lr: peak learning rate of the rest, or of all under adamw.
+        weight_decay: decoupled, on matrices only, times the learning rate.
+        momentum: of Muon.
+        betas: of AdamW.
+        eps: of AdamW.
+        clip: the largest global norm of the gradient; 0 doesn't clip.
+    """
+
+    kind: str = "muon"
+    lr: float = 3e-3
+    adamw_lr: float = 3e-3
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    clip: float = 1.0
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rate moves over the budget.
+
+    Attributes:
+        warmup: share of the budget over which it rises linearly from zero.
+        decay: share of the budget, at the end, over which it falls.
+        shape: of the fall: linear, cosine or sqrt.
+        floor: what it falls to, as a share of the peak.
+    """
+
+    warmup: float = 0.02
+    decay: float = 0.4
+    shape: str = "linear"
+    floor: float = 0.0
+
+
+@dataclass
+class PretrainRecipe:
+    """Pretraining a model from scratch, or going on from one.
+
+    Attributes:
+        out: the folder of the run.
+        budget: how long to train: `5m`, `2h`, `1000 steps`, `20M tokens`.
+        seed: of the weights, the order of the data and dropout.
+        init: a model to go on from, instead of fresh weights.
+        model: the shape, as the family's configuration has it (see `bedstone info --shapes`).
+        data: what to learn from.
+        tokenizer: how text becomes tokens.
+        optim: how weights move.
+        schedule: how the learning rate moves.
+        context: tokens a row.
+        batch_size: rows in a micro-batch.
+        accumulate: micro-batches a step.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+        compile: whether to compile the step; it pays on long runs.
+        evaluate_every: steps between evaluations; 0 spreads ten over the run.
+        evaluate_tokens: validation tokens an evaluation reads at most; 0 reads them all.
+        save_every: steps between checkpoints; 0 saves every `save_minutes`.
+        save_minutes: minutes between checkpoints.
+        keep: checkpoints to keep besides the best.
+        log_every: steps between lines of the log.
+    """
+
+    out: str = "runs/pretrain"
+    budget: str = "1000 steps"
+    seed: int = 0
+    init: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    context: int = 256
+    batch_size: int = 16
+    accumulate: int = 1
+    precision: str = "auto"
+    device: str = "auto"
+    compile: bool = False
+    evaluate_every: int = 0
+    evaluate_tokens: int = 50_000
+    save_every: int = 0
+    save_minutes: float = 5.0
+    keep: int = 2
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("context", "batch_size", "accumulate", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise BedstoneError(
+                    f"{name}: {getattr(self, name)} was given; at least 1 is needed."
+                )
+        if self.save_minutes <= 0:
+            raise BedstoneError(f"save_minutes: {self.save_minutes} was given; it must be above 0.")
+        if not 0 <= self.data.validation_share < 1:
+            raise BedstoneError(
+                f"data.validation_share: {self.data.validation_share} was given; "
+                "it is a share, from 0 to below 1."
+            )
+
+
+def read_recipe(
+    cls: type[T], path: str | Path | None, overrides: Sequence[str] = (), **defaults: Any
+) -> T:
+    """A recipe from a YAML file, with `key=value` overrides (`optim.lr=1e-3`).
+
+    Raises:
+        BedstoneError: the file can't be read, a key is unknown or a value has the wrong type.
+    """
+    values: dict[str, Any] = dict(defaults)
+    where = "recipe"
+    if path is not None:
+        where = str(path)
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            folder = Path(path).parent
+            near = [str(folder / p.name) for p in folder.glob("*.y*ml")] if folder.is_dir() else []
+            raise BedstoneError(
+                f"{path}: no such recipe{nearest(str(path), near) if near else ''}."
+            ) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            told = " ".join(str(error).split())
+            raise BedstoneError(f"{path}: is not a YAML recipe that can be read: {told}.") from None
+        if not isinstance(loaded, dict | None):
+            raise BedstoneError(f"{path}: a recipe is a mapping of keys to values.")
+        values.update(loaded or {})
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise BedstoneError(f"{override!r}: an override is written key=value, as budget=5m.")
+        _set(values, key.strip().split("."), _yaml_value(text), override)
+    return from_mapping(cls, values, where)
+
+
+def _yaml_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise BedstoneError(f"{override!r}: {key} holds a value, not a section.")
+    values[keys[-1]] = value
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
+    """A dataclass from plain values, each checked against the type of its field.
+
+    Raises:
+        BedstoneError: a key is unknown (the nearest is named) or a value doesn't fit.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {item.name for item in dataclasses.fields(typing.cast(Any, cls))}
+    chosen = {}
+    for key, value in values.items():
+        if key not in known:
+            raise BedstoneError(
+                f"{where}: unknown key {prefix + str(key)!r}{nearest(str(key), known)}."
+            )
+        chosen[key] = _fit(hints[key], value, where, prefix + key)
+    return cls(**chosen)
+
+
+def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
+    """`value` as the type `hint`, or BedstoneError."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_mapping(typing.cast(type, hint), value, where, key + ".")
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _fit(next(kind for kind in inner if kind is not type(None)), value, where, key)
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        return origin(_fit(inner[0], item, where, key) for item in value)
+    if (hint is Any or origin is dict or hint is dict) and (hint is Any or isinstance(value, dict)):
+        return value
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as a string
+        except ValueError:
+            pass
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    wanted_text = wanted.get(hint, "a list" if origin in (tuple, list) else "a section of keys")
+    raise BedstoneError(f"{where}: {key} = {value!r}; expected {wanted_text}.")
+
+
+def to_yaml(recipe: Any) -> str:
+    """The recipe, every field said, as YAML that `read_recipe` reads back."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)

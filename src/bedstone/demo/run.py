@@ -1,0 +1,48 @@
+"""`bedstone demo`: every family's demonstration, one after the other, in one report.
+
+A demonstration is a file in this folder with `SHARE`, its part of the time, and
+`demonstrate(folder, minutes) -> Section`. Adding one is adding one file.
+"""
+
+import importlib
+import pkgutil
+import time
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+
+from bedstone import demo
+from bedstone.inspect.report import Section, write_report
+from bedstone.train.progress import clock
+
+
+def demonstrations() -> list[ModuleType]:
+    """The modules of this folder that demonstrate something, by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(demo.__path__))
+    modules = [importlib.import_module(f"bedstone.demo.{name}") for name in names if name != "run"]
+    return [module for module in modules if hasattr(module, "demonstrate")]
+
+
+def run_demo(out: str | Path, minutes: float) -> Path:
+    """Runs all demonstrations within `minutes` of training; returns the report's path."""
+    console = Console()
+    began = time.monotonic()
+    modules = demonstrations()
+    total = sum(module.SHARE for module in modules)
+    sections: list[Section] = []
+    for module in modules:
+        folder = Path(out) / module.__name__.rpartition(".")[2]
+        sections.append(module.demonstrate(folder, minutes * module.SHARE / total))
+    report = write_report(
+        Path(out) / "report.html",
+        "Bedstone: the demo",
+        f"Trained from nothing on this machine, in {clock(time.monotonic() - began)}, "
+        "on data that every Python carries.",
+        sections,
+    )
+    console.print(f"\nReport: [bold]{report}[/bold]\n")
+    for section in sections:
+        for command, remark in section.commands.items():
+            console.print(f"  [dim]{remark}[/dim]\n  {command}", highlight=False)
+    return report

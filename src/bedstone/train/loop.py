@@ -1,0 +1,279 @@
+"""The training loop: one for every family.
+
+It knows no family and no loss: an objective maps (network, batch) to a sum of losses and a
+count of targets, and evaluation is a callable handed in. A step's gradient is the sum over all
+its micro-batches divided by all their real targets, so that neither padding nor accumulation
+changes what a token weighs. What is not finite stops the run before it touches the weights.
+
+Everything the next step depends on is in `state()`: a run that is killed and resumed from a
+checkpoint goes on with the same losses, bit for bit (for a budget in steps or tokens; with a
+wall-clock budget the clock itself takes part).
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bedstone.checkpoints.state import load_state, save_state
+from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.errors import BedstoneError
+from bedstone.runtime import Precision
+from bedstone.train.interrupts import Interrupts
+from bedstone.train.logs import RunLog
+from bedstone.train.optim import Optimizer, clip_gradients
+from bedstone.train.progress import ProgressBar
+from bedstone.train.schedule import Budget
+
+Objective = Callable[[nn.Module, Any], tuple[Tensor, int]]
+
+
+class Batches(Protocol):
+    """An endless stream of batches that can say where it is and go back there."""
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Pace:
+    """How often things happen. A figure of 0 says "spread over the run" or "by the clock"."""
+
+    evaluate_every: int = 0
+    save_every: int = 0
+    save_minutes: float = 5.0
+    log_every: int = 10
+
+
+@dataclass
+class Done:
+    """How a run ended: `finished`, or the signal's name that stopped it."""
+
+    reason: str
+    step: int
+    tokens: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class Trainer:
+    """A run, made of its parts.
+
+    Attributes:
+        network: what learns.
+        objective: (network, batch) to (sum of losses, number of targets).
+        batches: what it learns from; each has `ids`, `target_count` and `describe()`.
+        optimizer: moves the weights.
+        budget: when it ends, and how far along it is.
+        schedule: share of the budget spent to a factor on the learning rates.
+        precision: of the matrix products.
+        store: where checkpoints go.
+        write_model: writes the artefact's files into a folder.
+        evaluate: the network's figures on held-out data; `validation_loss` picks the best.
+    """
+
+    network: nn.Module
+    objective: Objective
+    batches: Batches
+    optimizer: Optimizer
+    budget: Budget
+    schedule: Callable[[float], float]
+    precision: Precision
+    store: CheckpointStore
+    write_model: Callable[[Path, dict[str, float]], None]
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    accumulate: int = 1
+    clip: float = 1.0
+    pace: Pace = field(default_factory=Pace)
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0  # of this and earlier sessions
+    metrics: dict[str, float] = field(default_factory=dict)
+    recent: list[float] = field(default_factory=list)  # losses since the log's last line
+    started: float = field(default=0.0, init=False)  # by the monotonic clock, less `seconds`
+    saved_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, clock
+    evaluated_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, share
+    overhead: dict[str, float] = field(default_factory=dict, init=False)  # seconds by name
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes back to a checkpoint; the network's weights are the caller's to load.
+
+        Raises:
+            BedstoneError: the checkpoint has no training state.
+        """
+        state = load_state(checkpoint.path / "state")
+        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+        self.metrics, self.recent = state["metrics"], state["recent"]
+        self.evaluated_at = tuple(state["evaluated_at"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state_dict(state["batches"])
+        random.setstate(state["random"]["python"])
+        np.random.set_state(state["random"]["numpy"])
+        torch.set_rng_state(state["random"]["torch"])
+        if torch.cuda.is_available() and state["random"]["cuda"]:
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, beside the weights."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.elapsed(),
+            "metrics": self.metrics,
+            "recent": self.recent,
+            "evaluated_at": self.evaluated_at,
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random": {
+                "python": random.getstate(),
+                "numpy": np.random.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            },
+        }
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, evaluation and saving counted."""
+        return time.monotonic() - self.started if self.started else self.seconds
+
+    def share(self) -> float:
+        """How much of the budget is spent, leaving room for what must follow the last step."""
+        reserve = sum(self.overhead.values())
+        return self.budget.share(
+            step=self.step, tokens=self.tokens, seconds=self.elapsed() + reserve
+        )
+
+    def run(self, log: RunLog, bar: ProgressBar) -> Done:
+        """Trains until the budget is spent or a signal asks to leave; saves either way.
+
+        Raises:
+            BedstoneError: a loss or gradient that isn't finite; the weights are as they were
+                before that step.
+        """
+        self.started = time.monotonic() - self.seconds
+        self.saved_at = (self.step, self.elapsed())
+        self.network.train()
+        told = (self.tokens, self.elapsed())  # at the last line of the log
+        with Interrupts() as interrupts:
+            while interrupts.asked is None and (share := self.share()) < 1.0:
+                loss, norm, rate = self.one_step(share)
+                self.recent.append(loss)
+                if self.step % self.pace.log_every == 0:
+                    figures = self.figures(*told)
+                    told = (self.tokens, self.elapsed())
+                    log.write(self.step, **figures, learning_rate=rate, gradient_norm=norm)
+                    bar.update(
+                        self.share(),
+                        step=str(self.step),
+                        loss=f"{figures['loss']:.3f}",
+                        tokens_s=f"{figures['tokens_per_second']:,.0f}",
+                    )
+                if self.evaluation_due():
+                    self.run_evaluation(log, bar)
+                if self.save_due():
+                    self.save()
+            reason = interrupts.asked.name if interrupts.asked else "finished"
+            if reason == "finished" and self.evaluated_at[0] != self.step:
+                self.run_evaluation(log, bar)
+            if self.saved_at[0] != self.step or reason == "finished":
+                self.save()
+        self.seconds = self.elapsed()
+        return Done(reason, self.step, self.tokens, self.seconds, dict(self.metrics))
+
+    def figures(self, tokens: int, seconds: float) -> dict[str, float]:
+        """The mean loss and the pace since the log's last line, at those tokens and seconds."""
+        now = self.elapsed()
+        loss = sum(self.recent) / len(self.recent)
+        self.recent = []
+        return {
+            "loss": loss,
+            "tokens": float(self.tokens),
+            "seconds": now,
+            "tokens_per_second": (self.tokens - tokens) / max(now - seconds, 1e-9),
+        }
+
+    def one_step(self, share: float) -> tuple[float, float, float]:
+        """One update; returns the loss a target, the gradient's norm, the rate's factor."""
+        micro = [next(self.batches) for _ in range(self.accumulate)]
+        count = sum(batch.target_count for batch in micro)
+        device = self.precision.device
+        total = 0.0
+        for batch in micro:
+            with self.precision.autocast():
+                loss, _ = self.objective(self.network, batch.to(device))
+            if not math.isfinite(value := loss.item()):
+                self._stop(f"the loss is {value}", [batch])
+            (loss / count).backward()
+            total += value
+        norm = clip_gradients(self.network, self.clip)
+        if not math.isfinite(norm):
+            self._stop(f"the gradient's norm is {norm}", micro)
+        factor = self.schedule(share)
+        self.optimizer.step(factor)
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.tokens += sum(batch.ids.numel() for batch in micro)
+        return total / count, norm, factor
+
+    def _stop(self, what: str, batches: list[Any]) -> None:
+        self.optimizer.zero_grad()
+        where = "; ".join(batch.describe() for batch in batches)
+        last = self.store.latest()
+        kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
+        raise BedstoneError(
+            f"step {self.step + 1}: {what}, in {where}. Nothing was updated. {kept} Look at that "
+            "batch, or lower optim.lr and optim.adamw_lr, or train in precision=fp32."
+        )
+
+    def evaluation_due(self) -> bool:
+        if self.evaluate is None:
+            return False
+        if self.pace.evaluate_every:
+            return self.step % self.pace.evaluate_every == 0
+        return self.share() - self.evaluated_at[1] >= 0.1
+
+    def run_evaluation(self, log: RunLog, bar: ProgressBar) -> None:
+        """Figures on held-out data, into the log, the bar and `metrics`."""
+        if self.evaluate is None:
+            return
+        began = time.monotonic()
+        self.metrics = self.evaluate(self.network)
+        self.network.train()
+        self.overhead["evaluation"] = time.monotonic() - began
+        self.evaluated_at = (self.step, self.share())
+        log.write(self.step, **self.metrics, seconds=self.elapsed(), tokens=float(self.tokens))
+        told = "  ".join(
+            f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.metrics.items()
+        )
+        bar.say(f"step {self.step}: {told}")
+
+    def save_due(self) -> bool:
+        if self.pace.save_every:
+            return self.step % self.pace.save_every == 0
+        return self.elapsed() - self.saved_at[1] >= 60 * self.pace.save_minutes
+
+    def save(self) -> None:
+        """A checkpoint: the artefact, deployable as it is, and the training state beside it."""
+        began = time.monotonic()
+        state = self.state()
+
+        def write(folder: Path) -> None:
+            self.write_model(folder, self.metrics)
+            (folder / "state").mkdir()
+            save_state(folder / "state", state)
+
+        # Metrics older than the weights would crown the wrong checkpoint.
+        fresh = self.metrics if self.evaluated_at[0] == self.step else None
+        self.store.save(self.step, write, fresh)
+        self.overhead["save"] = time.monotonic() - began
+        self.saved_at = (self.step, self.elapsed())
