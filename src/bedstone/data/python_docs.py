@@ -14,7 +14,9 @@ import ast
 import functools
 import importlib
 import inspect
+import re
 import sysconfig
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +38,7 @@ _SKIPPED_FOLDERS = {
     "__phello__",
 }
 # Written in C, so their documentation is in no source file; these exist on every platform.
-_IN_C = ("array", "builtins", "cmath", "gc", "itertools", "math", "sys", "time")
+_IN_C = ("array", "builtins", "cmath", "gc", "itertools", "math", "time")
 
 
 class Document(NamedTuple):
@@ -126,7 +128,9 @@ def _described_node(prefix: str, node: ast.stmt) -> Iterator[str]:
 def _described_object(thing: object, name: str) -> str:
     parts = [_entry(name, inspect.getdoc(thing))]
     for key, value in sorted(vars(thing).items()):
-        if key.startswith("_") or not callable(value) or not inspect.getdoc(value):
+        # what a running program has added there, such as `exit`, differs between programs
+        native = isinstance(value, type | types.BuiltinFunctionType)
+        if key.startswith("_") or not native or not inspect.getdoc(value):
             continue
         parts.append(_entry(f"{name}.{key}{_signature(value)}", inspect.getdoc(value)))
         if isinstance(value, type) and not issubclass(value, BaseException):
@@ -140,7 +144,7 @@ def _described_object(thing: object, name: str) -> str:
 def _signature(value: object) -> str:
     # `inspect.signature` can show addresses of default values, which change from run to run.
     text = getattr(value, "__text_signature__", None) or ""
-    return text.replace("$", "") if "0x" not in text else ""
+    return re.sub(r"\$\w+(, /)?(, )?", "", text) if "0x" not in text else ""
 
 
 def _entry(head: str, doc: str | None) -> str:
