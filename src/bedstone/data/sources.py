@@ -19,7 +19,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from bedstone.data import readers
+from bedstone.data import readers, rows
 from bedstone.data.python_docs import python_documents
 from bedstone.data.readers import BLOCK, Piece
 from bedstone.errors import BedstoneError, nearest
@@ -116,8 +116,8 @@ class Files(Source):
     def pieces(self) -> Iterator[Piece]:
         for path in self.paths:
             if not self.tree:
-                yield from readers.read_file(path, self.column)
-            elif readers.data_suffix(path) in _PROSE:
+                yield from rows.read_file(path, self.column)
+            elif rows.data_suffix(path) in _PROSE:
                 yield from readers.read_text(path)
             else:
                 yield from self._maybe_text(path)
@@ -154,12 +154,12 @@ class Hub(Source):
         self.name, self.split, self.column = name, split, column
 
     def pieces(self) -> Iterator[Piece]:
-        return readers.read_hub(self.name, self.split, self.column)
+        return rows.read_hub(self.name, self.split, self.column)
 
     def fingerprint(self) -> str:
         # Its content can't be hashed without fetching all of it: the builder's hash names the
         # revision that is read.
-        datasets = readers.import_datasets()
+        datasets = rows.import_datasets()
         try:
             revision = datasets.load_dataset_builder(self.name).hash
         except Exception as error:
@@ -219,7 +219,7 @@ def _python_docs() -> Iterator[Piece]:
 
 
 def _known_suffix(path: Path) -> bool:
-    return readers.data_suffix(path) in {*readers.READERS, *_PROSE}
+    return rows.data_suffix(path) in {*rows.READERS, *_PROSE}
 
 
 def _checked(path: Path) -> Path:
@@ -267,7 +267,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_document(path: Path) -> bool:
-    return readers.data_suffix(path) in _PROSE or readers.looks_like_text(path)
+    return rows.data_suffix(path) in _PROSE or readers.looks_like_text(path)
 
 
 def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:

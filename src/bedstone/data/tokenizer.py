@@ -17,6 +17,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
 from bedstone.data.cut import LONGEST, cuts
+from bedstone.data.streamer import Streamer
 from bedstone.data.tokenizer_files import ROLES, read_tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file, write_json
@@ -166,9 +167,9 @@ class Tokenizer:
             [int(number) for number in ids], skip_special_tokens=skip_special
         )
 
-    def streamer(self, skip_special: bool = True) -> "Streamer":
+    def streamer(self, skip_special: bool = True) -> Streamer:
         """Decodes ids one by one, as they are generated."""
-        return Streamer(self, skip_special)
+        return Streamer(lambda ids: self.decode(ids, skip_special))
 
     def _pieces(self, text: str, continued: bool = False) -> list[str]:
         pieces = list(cuts(text))
@@ -208,41 +209,6 @@ class Tokenizer:
             if outer[at : at + len(inner)] == inner:
                 return outer[:at], outer[at + len(inner) :]
         return [], []
-
-
-class Streamer:
-    """Text from ids, piece by piece, never half a character.
-
-    The pieces and the `flush` at the end, joined, are what `decode` gives for all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
-        self._tokenizer = tokenizer
-        self._skip = skip_special
-        self._ids: list[int] = []  # from the last piece that was given out on
-        self._given = 0  # how many of those that piece had
-
-    def push(self, number: int) -> str:
-        """The text that is certain now that this id follows; often empty."""
-        self._ids.append(int(number))
-        return self._step(final=False)
-
-    def flush(self) -> str:
-        """What is left at the end: an unfinished character shows as U+FFFD."""
-        return self._step(final=True)
-
-    def _step(self, final: bool) -> str:
-        # Decoders treat the start of a text differently (Llama drops a space there), so new ids are
-        # decoded after those of the last piece and what was given out is cut off.
-        text = self._tokenizer.decode(self._ids, self._skip)
-        if text.endswith("�") and not final:
-            return ""
-        before = self._tokenizer.decode(self._ids[: self._given], self._skip)
-        new = text[len(before) :]
-        if new:
-            self._ids = self._ids[self._given :]
-            self._given = len(self._ids)
-        return new
 
 
 def train_bpe(
