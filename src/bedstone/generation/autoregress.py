@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
-from bedstone.nn.inference import for_inference
+from bedstone.nn.inference import for_inference, inference_dtype
 from bedstone.runtime import Precision
 
 Finish = Literal["stop", "length"]
@@ -153,8 +153,9 @@ def stream(
         eos: ids that end a row.
         seeds: one a row, instead of those that follow from `sampling.seed`.
         top: of how many likeliest tokens to report log-probabilities.
-        precision: where the network isn't in it yet, a copy that is does the work. To
-            generate often, make the copy once: `nn.inference.for_inference`.
+        precision: a copy of the network that is ready for it does the work; None takes the
+            network as it is. To generate often, make that copy once:
+            `nn.inference.for_inference`.
         ended: called with each step of an unfinished row; True ends it with "stop".
 
     Yields:
@@ -242,11 +243,10 @@ def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor,
 
 
 def ready(network: Decoder, precision: Precision | None) -> Decoder:
-    """The network itself, or a copy of it that computes in `precision` where it doesn't yet."""
+    """The network itself, or a copy of it made ready to compute in `precision`."""
     if precision is None or not isinstance(network, nn.Module):
         return network
-    matrices = [w for w in network.parameters() if w.dim() > 1 and w.is_floating_point()]
-    if all(weight.dtype == precision.dtype for weight in matrices):
+    if inference_dtype(network) == precision.dtype:
         return network
     return for_inference(network, precision.dtype)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bedstone.nn.cache import LayerCache
 from bedstone.nn.context import Context
+from bedstone.nn.fused import attention, attention_pays
 from bedstone.nn.masks import Causal, Documents, Full, Mask, with_window
 from bedstone.nn.positions import rotate
 
@@ -49,14 +50,15 @@ def attend(
         F.scaled_dot_product_attention, dropout_p=dropout, scale=scale, enable_gqa=grouped
     )
     from_start = slots is None and length == keys
+    if length == 1 and bias is None and dropout == 0.0:
+        return _attend_one(q, k, v, mask, slots, scale)
     if bias is None:
-        if isinstance(mask, Full):
-            return fused(q, k, v)
+        full = isinstance(mask, Full)
         wide = isinstance(mask, Causal) and (mask.window is None or mask.window >= keys)
-        if wide and from_start:
-            return fused(q, k, v, is_causal=True)
-        if wide and length == 1 and slots is not None and len(slots) == 1:
-            return fused(q, k, v)  # the last token sees all
+        if full or (wide and from_start):
+            if dropout == 0.0 and attention_pays(q, k):
+                return attention(q, k, v, scale, causal=not full)
+            return fused(q, k, v, is_causal=not full)
         if isinstance(mask, Documents) and from_start and _worth_splitting(mask):
             return _attend_documents(q, k, v, mask, scale, dropout)
     if slots is None:
@@ -68,6 +70,25 @@ def attend(
         dense = bias if dense is None else bias.masked_fill(~dense, float("-inf"))
         dense = dense.to(q.dtype)
     return fused(q, k, v, attn_mask=dense)
+
+
+def _attend_one(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, slots: Tensor | None, scale: float | None
+) -> Tensor:
+    """One query a row: decoding. Heads that share keys stand as rows of one product."""
+    dense = None
+    if isinstance(mask, Causal) and slots is not None and len(slots) == 1:
+        if mask.window is not None:  # the last token sees the window before it, and all of it
+            k, v = k[:, :, -mask.window :], v[:, :, -mask.window :]
+    elif not isinstance(mask, Full):
+        if slots is None:
+            slots = torch.zeros(1, 1, dtype=torch.long, device=q.device)
+        dense = mask.dense(slots, torch.arange(k.shape[2], device=q.device))
+    if dense is not None:
+        dense = dense[:, None]  # (B or 1, 1, 1, K), one for all heads
+    folded = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, G, H / G, W)
+    mixed = F.scaled_dot_product_attention(folded, k, v, attn_mask=dense, scale=scale)
+    return mixed.reshape(q.shape)
 
 
 def _worth_splitting(mask: Documents) -> bool:
@@ -129,13 +150,18 @@ class SelfAttention(nn.Module):
         self.scale = scale
         self.dropout = dropout
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, W), keys and values (B, G, T, W), in their positions."""
         q = self.q_norm(_heads(self.q(x), self.head_width))  # (B, T, H, W)
         k = self.k_norm(_heads(self.k(x), self.head_width))  # (B, T, G, W)
         v = _heads(self.v(x), self.head_width).transpose(1, 2)  # (B, G, T, W)
         q, k = q.transpose(1, 2), k.transpose(1, 2)
         if context.rotation is not None:
             q, k = rotate(q, context.rotation), rotate(k, context.rotation)
+        return q, k, v
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.project(x, context)
         slots = None
         if isinstance(context.cache, LayerCache):
             if context.cache.owner.length > 0:

@@ -1,24 +1,33 @@
-"""A network made ready for inference: its matrices in one precision, held once.
+"""A network made ready for inference: cast once, packed, products of one input joined.
 
-Autocast would cast every weight again at each step; here that is done beforehand, on a copy.
-Norms keep fp32 weights: they compute in fp32 whatever comes in.
+Autocast would cast every weight again at each step; here that is done beforehand, on a copy
+that is edited from outside. As under autocast, the residual stream and the norms stay fp32
+and matrix products are in the precision asked for.
 """
 
 import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from bedstone.nn.layers import LayerNorm, RMSNorm
+from bedstone.nn.attention import SelfAttention
+from bedstone.nn.context import Context
+from bedstone.nn.layers import GatedMLP, LayerNorm, RMSNorm
+from bedstone.nn.packed import PackedLinear
+from bedstone.nn.positions import Rotary, rotate
 
 Network = TypeVar("Network", bound=nn.Module)
+_MARK = "_ready_for"
 
 
 def for_inference(network: Network, dtype: torch.dtype) -> Network:
-    """A copy of `network` whose weights are `dtype`, norms aside; the original stays as it is.
+    """A copy of `network` that computes its matrix products in `dtype` (fp32 or bf16).
 
-    Weights that need no cast are shared, not copied.
+    The original stays as it is; the copy can be neither trained nor saved. Norms share the
+    original's weights. The copy holds its matrices once, and a head that is tied to the
+    embedding a second time in packed form, where the processor packs.
     """
     norms = {
         id(weight)
@@ -28,8 +37,111 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
     }
     memo: dict[int, object] = {}  # what deepcopy takes instead of a parameter
     for weight in network.parameters():
-        cast = weight.data
+        cast = weight.detach()
         if id(weight) not in norms and weight.is_floating_point():
             cast = cast.to(dtype)
         memo[id(weight)] = nn.Parameter(cast, requires_grad=False)
-    return copy.deepcopy(network, memo).eval()
+    ready = copy.deepcopy(network, memo).eval()
+    _edit(ready, dtype)
+    setattr(ready, _MARK, dtype)
+    return ready
+
+
+def inference_dtype(network: object) -> torch.dtype | None:
+    """The precision that `for_inference` made a network ready for; None for any other."""
+    return getattr(network, _MARK, None)
+
+
+def _edit(module: nn.Module, dtype: torch.dtype) -> None:
+    """Puts a faster module in the place of each one that has one, children of children too."""
+    for name, child in module.named_children():
+        if isinstance(child, SelfAttention) and _all_linear(child.q, child.k, child.v):
+            child = JoinedAttention(child)
+        elif isinstance(child, GatedMLP) and _all_linear(child.gate, child.up):
+            child = JoinedGatedMLP(child)
+        elif type(child) is nn.Linear:
+            child = PackedLinear(child.weight, child.bias)
+        elif type(child) is nn.Embedding:
+            child = WideEmbedding(child)
+        elif type(child) is Rotary:
+            setattr(module, name, CastRotary(child, dtype))
+            continue
+        setattr(module, name, child)
+        _edit(child, dtype)
+
+
+def _all_linear(*modules: nn.Module) -> bool:
+    """Whether all are plain linear layers; what an adapter has replaced isn't."""
+    return all(type(module) is nn.Linear for module in modules)
+
+
+def _join(*linears: nn.Linear) -> PackedLinear:
+    """One layer that gives the outputs of all, side by side."""
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    return PackedLinear(weight, torch.cat([b.detach() for b in biases]) if biases else None)
+
+
+class JoinedAttention(SelfAttention):
+    """Self-attention whose queries, keys and values come from one product."""
+
+    def __init__(self, source: SelfAttention) -> None:
+        nn.Module.__init__(self)
+        self.head_width = source.head_width
+        self.qkv = _join(source.q, source.k, source.v)
+        self.kv_heads = source.k.out_features // source.head_width
+        self.out = source.out
+        self.q_norm, self.k_norm = source.q_norm, source.k_norm
+        self.window, self.scale, self.dropout = source.window, source.scale, source.dropout
+
+    def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        joined = self.qkv(x).unflatten(-1, (-1, self.head_width))  # (B, T, H + 2 G, W)
+        heads = joined.shape[2] - 2 * self.kv_heads
+        v = joined[:, :, heads + self.kv_heads :].transpose(1, 2)
+        if isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity):
+            qk = joined[:, :, : heads + self.kv_heads].transpose(1, 2)
+        else:
+            q = self.q_norm(joined[:, :, :heads])
+            k = self.k_norm(joined[:, :, heads : heads + self.kv_heads])
+            qk = torch.cat((q, k), 2).transpose(1, 2)
+        if context.rotation is not None:
+            qk = rotate(qk, context.rotation)
+        return qk[:, :heads], qk[:, heads:], v
+
+
+class JoinedGatedMLP(nn.Module):
+    """A gated MLP whose gate and hidden values come from one product."""
+
+    def __init__(self, source: GatedMLP) -> None:
+        super().__init__()
+        self.gate_up = _join(source.gate, source.up)
+        self.down = source.down
+        self.activation = source.activation
+
+    def forward(self, x: Tensor, context: object = None) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(self.activation(gate).mul_(up))
+
+
+class WideEmbedding(nn.Module):
+    """An embedding of any precision that begins an fp32 residual stream."""
+
+    def __init__(self, source: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = source.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).float()
+
+
+class CastRotary(nn.Module):
+    """Rotary positions cast once a pass, not once a layer."""
+
+    def __init__(self, source: Rotary, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.rotary = source
+        self.dtype = dtype
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rotary(positions)
+        return cos.to(self.dtype), sin.to(self.dtype)

@@ -1,0 +1,191 @@
+"""Text in, text out: generation between a tokenizer's two ends.
+
+Pieces of streamed text never hold half a UTF-8 character, nor the beginning of what may
+turn out to be a stop text.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.generation.autoregress import Decoder, Finish, Generated, Step, stream
+from bedstone.generation.sampling import Sampling
+from bedstone.runtime import Precision
+
+
+class StopText:
+    """Passes text on until one of `stops` comes, wherever pieces are cut."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.stops = tuple(stops)
+        self.found: str | None = None
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """The text that surely comes before a stop text; nothing once one was found."""
+        if self.found is not None:
+            return ""
+        text = self._held + text
+        self._held = ""
+        places = [(text.find(stop), stop) for stop in self.stops if stop in text]
+        if places:
+            first, self.found = min(places)
+            return text[:first]
+        held = max((_overlap(text, stop) for stop in self.stops), default=0)
+        cut = len(text) - held
+        self._held = text[cut:]
+        return text[:cut]
+
+    def flush(self) -> str:
+        """What was held back, at the end of a text that no stop text ended."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of `text` that `stop` begins with."""
+    for size in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of one row, with the token that brought it.
+
+    Attributes:
+        row: index of the prompt.
+        text: may be empty, where a character or a stop text is still open.
+        step: the token, its log-probability, and why the row ends, if it does.
+    """
+
+    row: int
+    text: str
+    step: Step
+
+    @property
+    def finish(self) -> Finish | None:
+        return self.step.finish
+
+
+@dataclass
+class Written(Generated):
+    """A prompt's continuation as text, cut before a stop text; its ids are whole.
+
+    Attributes:
+        text: without the prompt, special tokens or the stop text.
+        stop: the stop text that ended it, if one did.
+    """
+
+    text: str = ""
+    stop: str | None = None
+
+
+class _Row:
+    """One row's way from tokens to text."""
+
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.streamer = tokenizer.streamer()
+        self.stop = StopText(stops)
+        self.pending = ""
+
+    def take(self, step: Step) -> bool:
+        """Reads a token; True where its text completes a stop text."""
+        self.pending += self.stop.push(self.streamer.push(step.token))
+        return self.stop.found is not None
+
+    def text(self, *, last: bool) -> str:
+        """The text that is certain since the last call."""
+        if last and self.stop.found is None:
+            self.pending += self.stop.push(self.streamer.flush()) + self.stop.flush()
+        text, self.pending = self.pending, ""
+        return text
+
+
+def stream_text(
+    network: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling | None = None,
+    *,
+    eos: Iterable[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    top: int = 0,
+    precision: Precision | None = None,
+) -> Iterator[Piece]:
+    """Continues each prompt, a piece of text for every token.
+
+    Args:
+        prompts: texts; the tokenizer puts what it sets before a text, such as <s>, but
+            never what it sets after one.
+        eos: ids that end a row; the tokenizer's own where None.
+        sampling, seeds, top, precision: as for `autoregress.stream`.
+
+    Raises:
+        BedstoneError: as `autoregress.stream` does.
+    """
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    rows, steps = _start(network, tokenizer, ids, sampling, eos, seeds, top, precision)
+    return (Piece(s.row, rows[s.row].text(last=s.finish is not None), s) for s in steps)
+
+
+def write(
+    network: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling | None = None,
+    *,
+    eos: Iterable[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    top: int = 0,
+    precision: Precision | None = None,
+) -> list[Written]:
+    """Continues each prompt; arguments and errors as for `stream_text`."""
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    rows, steps = _start(network, tokenizer, ids, sampling, eos, seeds, top, precision)
+    done = [Written() for _ in prompts]
+    for step in steps:
+        done[step.row].add(step)
+        done[step.row].text += rows[step.row].text(last=step.finish is not None)
+        done[step.row].stop = rows[step.row].stop.found
+    return done
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text to continue: with what the tokenizer sets before it, not after it."""
+    if not text:  # any other text shows what stands before one
+        shown = encode_prompt(tokenizer, "a")
+        return shown[: len(shown) - len(tokenizer.encode("a"))]
+    plain, whole = tokenizer.encode(text), tokenizer.encode(text, special=True)
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[: start + len(plain)]
+    return whole
+
+
+def _start(
+    network: Decoder,
+    tokenizer: Tokenizer,
+    ids: Sequence[Sequence[int]],
+    sampling: Sampling | None,
+    eos: Iterable[int] | None,
+    seeds: Sequence[int] | None,
+    top: int,
+    precision: Precision | None,
+) -> tuple[list[_Row], Iterator[Step]]:
+    sampling = sampling or Sampling()
+    if eos is None:
+        eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    rows = [_Row(tokenizer, sampling.stop) for _ in ids]
+    steps = stream(
+        network,
+        ids,
+        sampling,
+        eos=eos,
+        seeds=seeds,
+        top=top,
+        precision=precision,
+        ended=lambda step: rows[step.row].take(step),
+    )
+    return rows, steps
