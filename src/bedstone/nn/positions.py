@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from bedstone.nn.fused import turn, usable
 from bedstone.nn.rope_scaling import Frequencies, plain_frequencies
 
 
@@ -71,6 +72,8 @@ class Rotary(nn.Module):
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Turns queries or keys, (B, H, T, W), by the angles of their positions."""
     cos, sin = (part.to(x.dtype) for part in rotation)
+    if usable(x):
+        return turn(x, cos, sin)
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 

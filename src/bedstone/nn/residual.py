@@ -23,7 +23,14 @@ class PreNorm(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + self.dropout(self.sublayer(self.norm(x), context))
+        normed = lowered(self.norm(x))
+        return x + self.dropout(self.sublayer(normed, context)).to(x.dtype)
+
+
+def lowered(x: Tensor) -> Tensor:
+    """`x` in autocast's dtype: once here, not once for each matrix product that reads it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class PostNorm(nn.Module):
