@@ -22,8 +22,8 @@ MODULES = {
 # From top to bottom. A name is a folder of the package, or a file beside them.
 LAYERS = [
     {"cli"},
-    {"commands"},
     {"demo"},
+    {"commands"},
     {"serve"},
     {"inspect", "tasks"},
     {"train"},

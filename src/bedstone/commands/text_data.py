@@ -9,6 +9,7 @@ from typing import Any
 from bedstone.config import PretrainRecipe, TokenizerConfig
 from bedstone.data.batches import PackedBatches
 from bedstone.data.sources import Source, open_source
+from bedstone.data.streamed import StreamedBatches
 from bedstone.data.token_cache import TokenCache, token_cache
 from bedstone.data.tokenizer import Tokenizer, train_bpe, train_characters
 from bedstone.data.tokens import TokenSplit
@@ -31,7 +32,7 @@ class TextData:
     """
 
     tokenizer: Tokenizer
-    batches: Any
+    batches: PackedBatches | StreamedBatches
     validation: TokenSplit | None
     record: dict[str, Any]
 
@@ -45,7 +46,9 @@ class TextData:
         """
         data = recipe.data
         source = open_source(data.source, text_column=data.column, split=data.split)
-        record: dict[str, Any] = {"source": source.name, "fingerprint": source.fingerprint()}
+        # What is too much to keep is too much to hash; its size has to do.
+        print_of = str(source.describe()["bytes"]) if data.streaming else source.fingerprint()
+        record: dict[str, Any] = {"source": source.name, "fingerprint": print_of}
         _check_unchanged(run, record)
         tokenizer = run_tokenizer(recipe, source, run, quiet=quiet)
         record["tokenizer"] = tokenizer.fingerprint()
@@ -55,8 +58,6 @@ class TextData:
             held = cached(other, tokenizer, 0.0, quiet).train
         share = 0.0 if held else data.validation_share
         if data.streaming:
-            from bedstone.data.streamed import StreamedBatches
-
             batches = StreamedBatches(
                 source,
                 tokenizer,
@@ -65,8 +66,9 @@ class TextData:
                 recipe.seed,
                 validation_share=share,
             )
-            validation = held or batches.validation(recipe.evaluate_tokens or MB)
-            return cls(tokenizer, batches, validation or None, record)
+            if held is None and share:
+                held = batches.held_out(recipe.evaluate_tokens or MB)
+            return cls(tokenizer, batches, held, record)
         cache = cached(source, tokenizer, share, quiet)
         packed = PackedBatches(cache.train, recipe.context, recipe.batch_size, recipe.seed)
         record["train_tokens"], record["train_bytes"] = len(cache.train), cache.train.bytes
