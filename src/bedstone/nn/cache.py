@@ -27,6 +27,7 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
+        # Zeros, not whatever memory holds: a masked NaN still spoils a sum, as 0 * NaN is NaN.
         shape = (batch, heads, capacity, head_width)
         self.capacity = capacity
         self.length: int = 0  # of the longest row
@@ -34,8 +35,8 @@ class Cache:
         self.layers = [
             LayerCache(
                 self,
-                torch.empty(shape, dtype=dtype, device=device),
-                torch.empty(shape, dtype=dtype, device=device),
+                torch.zeros(shape, dtype=dtype, device=device),
+                torch.zeros(shape, dtype=dtype, device=device),
             )
             for _ in range(layers)
         ]

@@ -1,0 +1,178 @@
+"""Sampling: the same kept tokens and probabilities as transformers; draws as probabilities say."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.generation.logits_process import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from bedstone.errors import BedstoneError
+from bedstone.generation import sampling
+from bedstone.generation.sampling import Sampling, draw
+
+
+def logits(rows: int, vocabulary: int, seed: int, spread: float = 3.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, vocabulary, generator=generator) * spread
+
+
+def theirs(scores: torch.Tensor, ids: torch.Tensor, how: Sampling) -> torch.Tensor:
+    """In the order of `GenerationMixin._get_logits_processor`."""
+    chain: list = []
+    if how.repetition_penalty != 1:
+        chain.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
+    if how.temperature != 1:
+        chain.append(TemperatureLogitsWarper(how.temperature))
+    if how.top_k:
+        chain.append(TopKLogitsWarper(how.top_k))
+    if how.top_p < 1:
+        chain.append(TopPLogitsWarper(how.top_p))
+    if how.min_p > 0:
+        chain.append(MinPLogitsWarper(how.min_p))
+    for each in chain:
+        scores = each(ids, scores)
+    return scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    vocabulary=st.sampled_from([5, 64, 1500]),
+    spread=st.sampled_from([0.1, 1.0, 5.0]),
+    temperature=st.sampled_from([0.3, 1.0, 1.7]),
+    top_k=st.sampled_from([0, 1, 7, 5000]),
+    top_p=st.sampled_from([0.05, 0.5, 0.93, 1.0]),
+    min_p=st.sampled_from([0.0, 0.1, 0.7]),
+    penalty=st.sampled_from([0.8, 1.0, 1.3]),
+)
+def test_distribution_is_that_of_transformers(
+    seed, vocabulary, spread, temperature, top_k, top_p, min_p, penalty
+):
+    scores = logits(3, vocabulary, seed, spread)
+    ids = torch.randint(0, vocabulary, (3, 9), generator=torch.Generator().manual_seed(seed))
+    how = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=penalty,
+    )
+    ours = how.warp(scores, ids.tolist())
+    expected = theirs(scores, ids, how)
+    differ = ours.isfinite() != expected.isfinite()
+    if differ.any():
+        # The two sum probabilities in opposite orders, so a token that stands within rounding
+        # of the limit may fall on either side: at most one a row.
+        assert differ.sum(-1).max() <= 1
+        assert top_p < 1
+    else:
+        torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1))
+
+
+def test_repetition_penalty_reads_each_rows_own_history():
+    scores = torch.tensor([[2.0, -2.0, 1.0], [2.0, -2.0, 1.0], [2.0, -2.0, 1.0]])
+    found = sampling.repetition_penalty(scores, [[0, 0, 1], [2], []], 2.0)
+    expected = torch.tensor([[1.0, -4.0, 1.0], [2.0, -2.0, 0.5], [2.0, -2.0, 1.0]])
+    assert torch.equal(found, expected)
+
+
+def test_repetition_penalty_passes_over_ids_past_the_vocabulary():
+    scores = torch.ones(1, 3)
+    assert torch.equal(sampling.repetition_penalty(scores, [[7, 1]], 2.0)[0, 1], torch.tensor(0.5))
+
+
+def test_top_p_sorts_all_where_the_distribution_is_flat():
+    scores = torch.zeros(1, 4 * sampling.LIKELY)
+    kept = sampling.top_p(scores, 0.75).isfinite().sum()
+    assert abs(int(kept) - 3 * sampling.LIKELY) <= 1
+
+
+def test_top_k_keeps_ties():
+    assert sampling.top_k(torch.tensor([[3.0, 1.0, 1.0, 0.0]]), 2).isfinite().sum() == 3
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        Sampling(temperature=1.0),
+        Sampling(temperature=0.7, top_k=8),
+        Sampling(temperature=1.3, top_p=0.8),
+        Sampling(temperature=1.0, min_p=0.1, repetition_penalty=1.4),
+    ],
+    ids=str,
+)
+def test_draws_follow_the_distribution(how):
+    """Pearson's chi-square at the 99.9 % point, by the Wilson-Hilferty approximation."""
+    draws = 20_000
+    row = logits(1, 20, seed=5, spread=1.5)
+    history = [[1, 2, 3]]
+    expected = how.warp(row, history).softmax(-1)[0].double() * draws
+    generators = [torch.Generator().manual_seed(seed) for seed in range(draws // 100)]
+    counts = torch.zeros(20, dtype=torch.double)
+    for _ in range(100):
+        chosen = how.choose(row.expand(len(generators), -1), history * len(generators), generators)
+        counts += chosen.bincount(minlength=20)
+    assert counts[expected == 0].sum() == 0
+    live = expected > 5
+    statistic = ((counts - expected)[live] ** 2 / expected[live]).sum().item()
+    freedom = int(live.sum()) - 1
+    limit = freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
+    assert statistic < limit
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**63 - 1))
+def test_never_draws_what_has_no_probability(seed):
+    row = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0, -math.inf]])
+    assert draw(row, [torch.Generator().manual_seed(seed)]).item() in (1, 3)
+
+
+def test_a_draw_doesnt_depend_on_its_neighbours():
+    scores = logits(4, 50, seed=1)
+    how = Sampling(temperature=1.0, top_p=0.9)
+    together = how.choose(scores, [[]] * 4, Sampling(seed=7).generators(4))
+    for row, generator in enumerate(Sampling(seed=7).generators(4)):
+        assert how.choose(scores[row : row + 1], [[]], [generator])[0] == together[row]
+
+
+def test_greedy_takes_the_likeliest_after_the_penalty():
+    scores = torch.tensor([[3.0, 2.0]])
+    assert Sampling().choose(scores, [[0]], []).item() == 0
+    assert Sampling(repetition_penalty=2.0).choose(scores, [[0]], []).item() == 1
+
+
+def test_no_seed_gives_fresh_generators():
+    first, second = Sampling().generators(1), Sampling().generators(1)
+    assert first[0].initial_seed() != second[0].initial_seed()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", 2.0),
+        ("repetition_penalty", 0.0),
+        ("stop", ("",)),
+        ("seed", -1),
+    ],
+)
+def test_refuses_what_is_out_of_range(name, value):
+    with pytest.raises(BedstoneError, match=f"sampling.{name}.*must be"):
+        Sampling(**{name: value})
+
+
+def test_one_stop_text_may_stand_alone():
+    assert Sampling(stop="end").stop == ("end",)  # type: ignore[arg-type]

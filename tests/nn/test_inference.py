@@ -1,0 +1,117 @@
+"""A network made ready for inference computes the same; packed products are right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bedstone.models.gpt import LAYOUTS, build
+from bedstone.models.gpt_config import GPTConfig
+from bedstone.nn import packed
+from bedstone.nn.attention import attend
+from bedstone.nn.inference import JoinedAttention, for_inference, inference_dtype
+from bedstone.nn.masks import Causal, Full
+from bedstone.nn.packed import PackedLinear
+from networks import randomise
+
+
+@pytest.fixture
+def plainly(monkeypatch):
+    """A processor that has no packed products."""
+    monkeypatch.setattr(packed, "_packs", lambda dtype: False)
+
+
+def small(layout: str, **changes):
+    shape = {"vocab_size": 61, "width": 32, "layers": 2, "heads": 4, "hidden": 48, "context": 32}
+    network = build(GPTConfig(layout=layout, **{**shape, **changes}))
+    randomise(network)
+    return network.eval()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_products_are_plain_products(dtype, rows, bias):
+    torch.manual_seed(0)
+    weight, x = torch.randn(24, 40).to(dtype), torch.randn(rows, 1, 40)
+    b = torch.randn(24) if bias else None
+    found = PackedLinear(weight, b)(x)
+    expected = F.linear(x.to(dtype), weight, None if b is None else b.to(dtype))
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype is torch.float32 else 0.05
+    torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_plain_fallback(plainly):
+    layer = PackedLinear(torch.eye(3), torch.ones(3))
+    assert layer.packed is None
+    assert torch.equal(layer(torch.zeros(2, 3)), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("packs", [True, False])
+def test_fp32_copy_computes_the_same(layout, packs, request):
+    if not packs:
+        request.getfixturevalue("plainly")
+    network = small(layout, kv_heads=2, tied=layout == "qwen3")
+    ready = for_inference(network, torch.float32)
+    ids = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(ready(ids), network(ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("packs", [True, False])
+def test_bf16_copy_is_as_close_as_autocast(layout, packs, request):
+    if not packs:
+        request.getfixturevalue("plainly")
+    network = small(layout)
+    ready = for_inference(network, torch.bfloat16)
+    ids = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        exact, found = network(ids), ready(ids).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = network(ids).float()
+    assert (found - exact).abs().mean() < 1.5 * (cast - exact).abs().mean()
+
+
+def test_the_original_stays_as_it_is():
+    network = small("llama")
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    ready = for_inference(network, torch.bfloat16)
+    assert inference_dtype(ready) is torch.bfloat16
+    assert inference_dtype(network) is None
+    assert isinstance(ready.stack[0]["attn"].sublayer, JoinedAttention)
+    for name, weight in network.state_dict().items():
+        assert weight.dtype is torch.float32
+        assert torch.equal(weight, before[name])
+    assert ready.norm.weight.dtype is torch.float32
+
+
+def test_what_an_adapter_replaced_is_not_joined():
+    class Adapter(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x.to(self.weight.dtype)) * 2
+
+    network = small("llama")
+    attention = network.stack[0]["attn"].sublayer
+    adapter = Adapter(32, 32, bias=False)
+    adapter.load_state_dict(attention.q.state_dict())
+    attention.q = adapter
+    ready = for_inference(network, torch.float32)
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ready(ids), network(ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 50])
+@pytest.mark.parametrize("ragged", [False, True])
+def test_one_query_equals_the_dense_product(window, ragged):
+    torch.manual_seed(1)
+    q, k, v = torch.randn(2, 6, 1, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    slots = torch.tensor([[8], [5]]) if ragged else torch.tensor([[8]])
+    mask = Causal(window)
+    dense = mask.dense(slots, torch.arange(9))[:, None]
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=dense, enable_gqa=True)
+    torch.testing.assert_close(attend(q, k, v, mask, slots=slots), expected)
+    full = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    torch.testing.assert_close(attend(q, k, v, Full()), full)
