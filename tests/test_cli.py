@@ -1,0 +1,282 @@
+"""The command line: what it prints, and one paragraph for every kind of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import bedstone
+from bedstone.cli import main
+from bedstone.commands.pretrain import pretrain
+from bedstone.config import PretrainRecipe, from_mapping
+from runs import make_text, recipe_values, write_recipe
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    patch.setenv("COLUMNS", "200")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    recipe = recipe_values(folder, budget="25 steps")
+    pretrain(from_mapping(PretrainRecipe, recipe, "test"), quiet=True)
+    return folder / "run"
+
+
+def told(capsys, *words, code=2) -> str:
+    """What the command writes to standard error, which is one paragraph and no traceback."""
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == code
+    error = capsys.readouterr().err
+    if code:
+        last = error[error.index("bedstone: ") :]
+        assert "Traceback" not in error
+        assert last.strip().count("\n") == 0
+        return last
+    return error
+
+
+def test_help_is_quick_and_loads_no_torch():
+    began = time.monotonic()
+    command = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); "
+        "from bedstone.cli import main; main(['--help'])"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert time.monotonic() - began < 1.0 or os.getloadavg()[0] > 2
+    assert done.stdout.endswith("False\n")
+    for name in ("pretrain", "resume", "generate", "evaluate", "info", "demo"):
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize("name", ["pretrain", "generate", "evaluate", "info", "demo", "resume"])
+def test_every_command_explains_its_arguments(name, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    assert len(capsys.readouterr().out) > 200
+
+
+def test_generate_prints_the_prompt_and_more(run, capsys):
+    assert main(["generate", str(run / "model"), "the cat", "--max-tokens", "5"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("the cat")
+    assert len(out) > len("the cat\n")
+
+
+def test_generate_several_as_json_with_log_probabilities(run, capsys):
+    words = ["generate", str(run), "the cat", "a", "--max-tokens", "4", "--json", "--stop", "zz"]
+    assert main([*words, "--precision", "fp32"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert second["prompt"] == "a"
+    assert len(first["tokens"]) == len(first["log_probabilities"]) == 4
+    model = bedstone.load(run / "model")
+    ids = torch.tensor([model.tokenizer.encode("the cat")])
+    best = model.network(ids)[0, -1].log_softmax(-1).max().item()
+    assert first["log_probabilities"][0] == pytest.approx(best, abs=1e-4)
+
+
+def test_generate_reads_standard_input(run):
+    done = subprocess.run(
+        [sys.executable, "-m", "bedstone.cli", "generate", run, "-", "--max-tokens", "3"],
+        input="the cat sees",
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("the cat sees")
+
+
+def test_evaluate_agrees_with_the_runs_own_figure(run, capsys, tmp_path):
+    assert main(["evaluate", str(run), str(make_text(tmp_path / "text", seed=5)), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    measured = bedstone.load(run / "model").record["metrics"]
+    assert figures["loss"] == pytest.approx(measured["validation_loss"], rel=0.15)
+    assert figures["perplexity"] == pytest.approx(2.718281828 ** figures["loss"], rel=1e-6)
+    nats = figures["loss"] * figures["tokens"] / figures["bytes"]
+    assert figures["bits_per_byte"] == pytest.approx(nats / 0.6931471805599453, rel=1e-6)
+
+
+def test_info_of_a_model_and_of_a_run(run, capsys):
+    assert main(["info", str(run), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["opens_in_transformers_as"] == "Qwen3ForCausalLM"
+    assert facts["parameters"] == sum(
+        p.numel() for p in bedstone.load(run / "model").network.parameters()
+    )
+    assert main(["info", str(run / "model")]) == 0
+    assert "qwen3" in capsys.readouterr().out
+
+
+# Bad input of every kind: the thing is named, exit code 2, no traceback.
+
+
+def test_an_empty_file(capsys, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    recipe = write_recipe(tmp_path)
+    assert "empty.txt" in told(capsys, "pretrain", recipe, f"data.source={tmp_path}/empty.txt")
+
+
+def test_a_binary_file(capsys, tmp_path):
+    (tmp_path / "data.txt").write_bytes(bytes(range(256)) * 50)
+    recipe = write_recipe(tmp_path)
+    error = told(capsys, "pretrain", recipe, f"data.source={tmp_path}/data.txt")
+    assert "data.txt" in error
+    assert "binary" in error
+
+
+def test_bad_utf8_names_the_byte(capsys, tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"plain words, then caf\xe9 and more\n" * 50)
+    recipe = write_recipe(tmp_path)
+    error = told(capsys, "pretrain", recipe, f"data.source={tmp_path}/latin.txt")
+    assert "latin.txt" in error
+    assert "21" in error
+
+
+def test_a_line_of_100_mb_is_refused_or_read(capsys, tmp_path):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"text": "a" * 100_000_000}) + "\n")
+    recipe = write_recipe(tmp_path)
+    began = time.monotonic()
+    error = told(capsys, "pretrain", recipe, f"data.source={path}")
+    assert "long.jsonl" in error
+    assert time.monotonic() - began < 60
+
+
+def test_a_missing_column_names_those_there_are(capsys, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"texts": "a b c", "label": 1}\n' * 20)
+    recipe = write_recipe(tmp_path)
+    error = told(capsys, "pretrain", recipe, f"data.source={path}")
+    assert "rows.jsonl" in error
+    assert "'texts'" in error
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.learning_rate=1", ["optim.learning_rate"]),
+        ("budgett=1", ["'budgett'", "'budget'"]),
+        ("model.widht=64", ["model.widht", "'width'"]),
+        ("budget=soon", ["budget", "'soon'"]),
+        ("context=many", ["context = 'many'", "whole number"]),
+        ("batch_size=0", ["batch_size: 0"]),
+        ("optim.kind=moun", ["optim.kind", "'muon'"]),
+        ("schedule.shape=liner", ["schedule.shape", "'linear'"]),
+        ("precision=fp16", ["precision", "fp16"]),
+        ("device=cuda:99", ["device", "cuda:99"]),
+        ("tokenizer.kind=word", ["tokenizer.kind"]),
+        ("data.source=no/such/file.txt", ["no/such/file.txt"]),
+        ("model.kv_heads=3", ["kv_heads", "3"]),
+        ("budget", ["key=value"]),
+        ("data.validation_share=2", ["validation_share"]),
+        ("context=100000", ["100,0"]),
+    ],
+)
+def test_bad_settings_are_named(capsys, tmp_path, override, words):
+    error = told(capsys, "pretrain", write_recipe(tmp_path), override)
+    for word in words:
+        assert word in error
+
+
+def test_a_recipe_that_is_not_there_or_not_yaml(capsys, tmp_path):
+    recipe = write_recipe(tmp_path)
+    assert f"did you mean '{recipe}'" in told(capsys, "pretrain", tmp_path / "recipes.yaml")
+    recipe.write_text("a: [1, 2\nb: }")
+    assert "recipe.yaml" in told(capsys, "pretrain", recipe)
+    recipe.write_text("- a list\n")
+    assert "mapping" in told(capsys, "pretrain", recipe)
+
+
+def damaged(run, folder, name, change):
+    import shutil
+
+    shutil.copytree(run / "model", folder)
+    data = bytearray((folder / name).read_bytes())
+    (folder / name).write_bytes(change(data))
+    return folder
+
+
+def test_truncated_and_tampered_models(capsys, run, tmp_path):
+    cut = damaged(run, tmp_path / "cut", "model.safetensors", lambda data: data[: len(data) // 2])
+    assert "model.safetensors" in told(capsys, "info", cut)
+
+    def flip(data):
+        data[len(data) // 2] ^= 1
+        return data
+
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        bad = damaged(run, tmp_path / f"bad-{name}", name, flip)
+        assert name in told(capsys, "generate", bad, "the")
+    # Without its record of hashes, the weights themselves still say what they lack.
+    (cut / "bedstone.json").unlink()
+    assert "model.safetensors" in told(capsys, "info", cut)
+
+
+def test_a_vocabulary_that_does_not_match(capsys, run, tmp_path):
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(run / "model", folder)
+    (folder / "bedstone.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    assert "vocabulary doesn't match" in told(capsys, "info", folder)
+    shutil.copytree(run / "model", tmp_path / "other")
+    (tmp_path / "other" / "bedstone.json").unlink()
+    from bedstone.data.tokenizer import train_bpe
+
+    train_bpe(["many words of another text, some longer than others " * 9] * 9, 400).save(
+        tmp_path / "big"
+    )
+    tokens = json.loads((tmp_path / "big" / "tokenizer.json").read_text())
+    tokens["added_tokens"] += [
+        {**tokens["added_tokens"][0], "id": 5000 + i, "content": f"<|{i}|>"} for i in range(500)
+    ]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(tokens))
+    assert "vocabulary doesn't match" in told(capsys, "generate", tmp_path / "other", "the")
+
+
+def test_a_model_that_is_not_there(capsys, run, tmp_path):
+    assert "modle" in told(capsys, "info", run / "modle")
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in told(capsys, "info", tmp_path / "empty")
+
+
+def test_sampling_out_of_range(capsys, run):
+    assert "top_p" in told(capsys, "generate", run, "the", "--top-p", "2")
+    assert "context" in told(capsys, "generate", run, "the " * 100)
+
+
+def test_debug_shows_where(run):
+    with pytest.raises(bedstone.BedstoneError):
+        main(["info", str(run / "nowhere"), "--debug"])
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(capsys, run, tmp_path, monkeypatch):
+    import errno
+
+    from bedstone import files
+
+    model = bedstone.load(run / "model")
+    model.save(tmp_path / "copy")
+    before = (tmp_path / "copy" / "model.safetensors").read_bytes()
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files, "_fsync", full)
+    with pytest.raises(bedstone.BedstoneError, match="full"):
+        model.save(tmp_path / "copy")
+    monkeypatch.undo()
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["copy"]
