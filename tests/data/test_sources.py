@@ -131,6 +131,7 @@ def test_faults_are_told_in_one_paragraph(tmp_path):
     assert "'text' in line 1 holds None" in faulty(tmp_path, "g.jsonl", b'{"text": null}')
     assert "holds 3 of type int" in faulty(tmp_path, "h.jsonl", b'{"text": 3}')
     assert "of type str" in faulty(tmp_path, "i.jsonl", b'"text"')
+    assert "half a character" in faulty(tmp_path, "half.jsonl", b'{"text": "a\\ud83d"}')
     assert "byte 18" in faulty(tmp_path, "j.jsonl", good + b'"\xff"')
     message = faulty(tmp_path, "k.jsonl", b'{"txt": "x", "id": 1}')
     assert "no column 'text'; did you mean 'txt'?" in message

@@ -191,6 +191,15 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
             f"{type(text).__name__}; expected a string. Remove that row or name another column "
             "with text_column=..."
         )
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair
+            raise BedstoneError(
+                f"{name}: column {column!r} in {place} holds half a character "
+                f"({ascii(text[error.start])}) at position {error.start:,}, which UTF-8 can't "
+                "write. Mend or remove that row."
+            ) from error
     return text
 
 
