@@ -197,7 +197,7 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
         except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair
             raise BedstoneError(
                 f"{name}: column {column!r} in {place} holds half a character "
-                f"({ascii(text[error.start])}) at position {error.start:,}, which UTF-8 can't "
+                f"({text[error.start]!a}) at position {error.start:,}, which UTF-8 can't "
                 "write. Mend or remove that row."
             ) from error
     return text
