@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 from bedstone.errors import BedstoneError
 
 
-def pretrain(recipe: str, overrides: list[str]) -> None:
+def pretrain_(recipe: str, overrides: list[str]) -> None:
     """Train a model from scratch, as a recipe says.
 
     Any field of the recipe can be set after it: `budget=5m optim.lr=1e-3 model.layers=6`.
@@ -32,7 +32,7 @@ def pretrain(recipe: str, overrides: list[str]) -> None:
     _leave(pretrain(read_recipe(PretrainRecipe, recipe, overrides)).done.reason)
 
 
-def resume(run: str) -> None:
+def resume_(run: str) -> None:
     """Go on with a stopped run, exactly where its last checkpoint stands.
 
     Args:
@@ -43,7 +43,7 @@ def resume(run: str) -> None:
     _leave(resume(run).done.reason)
 
 
-def generate(
+def generate_(
     model: str,
     prompt: list[str],
     max_tokens: int = 200,
@@ -101,7 +101,7 @@ def generate(
     )
 
 
-def evaluate(
+def evaluate_(
     model: str,
     data: str,
     column: str = "text",
@@ -140,7 +140,7 @@ def evaluate(
     )
 
 
-def info(model: str, json: bool = False) -> None:
+def info_(model: str, json: bool = False) -> None:
     """What a model or a run's folder is: layout, shape, size, tokenizer, where it came from.
 
     Args:
@@ -152,7 +152,7 @@ def info(model: str, json: bool = False) -> None:
     info(model, as_json=json)
 
 
-def demo(out: str = "runs/demo", minutes: float = 4.0) -> None:
+def demo_(out: str = "runs/demo", minutes: float = 4.0) -> None:
     """Train on what every machine has, without a network, and write a report.
 
     Args:
@@ -164,7 +164,12 @@ def demo(out: str = "runs/demo", minutes: float = 4.0) -> None:
     run_demo(out, minutes)
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (pretrain, resume, generate, evaluate, info, demo)
+# Named with an underscore: the parser looks for a function's own name in the package, and would
+# load the lazy public name that is there.
+COMMANDS: dict[str, Callable[..., None]] = {
+    command.__name__.rstrip("_"): command
+    for command in (pretrain_, resume_, generate_, evaluate_, info_, demo_)
+}
 
 
 def _parser() -> ArgumentParser:
@@ -175,11 +180,11 @@ def _parser() -> ArgumentParser:
         version=version("bedstone"),
     )
     commands = parser.add_subcommands(required=False, dest="command")
-    for command in COMMANDS:
+    for name, command in COMMANDS.items():
         told = docstring_parser.parse(command.__doc__ or "")
         sub = ArgumentParser(description=told.description)
         _add_arguments(sub, command, {each.arg_name: each.description for each in told.params})
-        commands.add_subcommand(command.__name__, sub, help=told.short_description)
+        commands.add_subcommand(name, sub, help=told.short_description)
     return parser
 
 
@@ -219,7 +224,7 @@ def _run(argv: Sequence[str]) -> None:
     if name is None:
         parser.print_help()
         return
-    next(command for command in COMMANDS if command.__name__ == name)(**arguments[name])
+    COMMANDS[name](**arguments[name])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
