@@ -52,6 +52,15 @@ class Model:
         """The published layout it is written in."""
         return layout(self.config.layout)
 
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "Model":
+        """`load`, by the name that users of `transformers` know."""
+        return load(path, **options)
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """`save`, by the name that users of `transformers` know."""
+        return self.save(path)
+
     @property
     def end_ids(self) -> set[int]:
         """Tokens that end a generation."""

@@ -8,15 +8,19 @@ from functools import partial
 from typing import Any
 
 from bedstone.checkpoints.convert import Layout, Name
+from bedstone.config import from_mapping
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt import LAYOUTS as NETWORKS
 from bedstone.models.gpt_config import GPTConfig
 
 
-def _need(config: dict[str, Any], key: str) -> Any:
-    if key not in config:
-        raise BedstoneError(f"config.json: {key!r} is missing; a published configuration has it.")
-    return config[key]
+def _need(config: dict[str, Any], key: str) -> int:
+    """A size that every published configuration of the layout has."""
+    size = config.get(key)
+    if not isinstance(size, int) or isinstance(size, bool):
+        found = f"is {size!r}" if key in config else "is missing"
+        raise BedstoneError(f"config.json: {key!r} {found}; expected a whole number.")
+    return size
 
 
 def _refuse(config: dict[str, Any], unsupported: dict[str, Any]) -> None:
@@ -37,19 +41,20 @@ def read_gpt2(config: dict[str, Any]) -> GPTConfig:
             "scale_attn_weights": True,
         },
     )
-    return GPTConfig(
-        layout="gpt2",
-        vocab_size=_need(config, "vocab_size"),
-        width=_need(config, "n_embd"),
-        layers=_need(config, "n_layer"),
-        heads=_need(config, "n_head"),
-        hidden=config.get("n_inner") or 0,
-        context=config.get("n_positions", 1024),
-        norm_eps=config.get("layer_norm_epsilon", 1e-5),
-        activation=config.get("activation_function", "gelu_new"),
-        tied=config.get("tie_word_embeddings", True),
-        dropout=config.get("resid_pdrop", 0.1),
-    )
+    shape = {
+        "layout": "gpt2",
+        "vocab_size": _need(config, "vocab_size"),
+        "width": _need(config, "n_embd"),
+        "layers": _need(config, "n_layer"),
+        "heads": _need(config, "n_head"),
+        "hidden": config.get("n_inner") or 0,
+        "context": config.get("n_positions", 1024),
+        "norm_eps": config.get("layer_norm_epsilon", 1e-5),
+        "activation": config.get("activation_function", "gelu_new"),
+        "tied": config.get("tie_word_embeddings", True),
+        "dropout": config.get("resid_pdrop", 0.1),
+    }
+    return from_mapping(GPTConfig, shape, "config.json")
 
 
 def write_gpt2(config: GPTConfig) -> dict[str, Any]:
@@ -108,28 +113,29 @@ def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
     attention_bias = bool(config.get("attention_bias", False))
     layers = _need(config, "num_hidden_layers")
     window, window_layers = _read_window(config, layout, layers)
-    return GPTConfig(
-        layout=layout,
-        vocab_size=_need(config, "vocab_size"),
-        width=_need(config, "hidden_size"),
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=config.get("head_dim") or 0,
-        hidden=_need(config, "intermediate_size"),
-        context=config.get("max_position_embeddings", 2048),
-        norm_eps=config.get("rms_norm_eps", 1e-6),
-        activation=config.get("hidden_act", "silu"),
-        tied=config.get("tie_word_embeddings", False),
-        qkv_bias=layout == "qwen2" or attention_bias,
-        out_bias=layout != "qwen2" and attention_bias,
-        mlp_bias=bool(config.get("mlp_bias", False)),
-        rope_base=base,
-        rope_scaling=rope,
-        window=window,
-        window_layers=window_layers,
-        dropout=config.get("attention_dropout", 0.0),
-    )
+    shape = {
+        "layout": layout,
+        "vocab_size": _need(config, "vocab_size"),
+        "width": _need(config, "hidden_size"),
+        "layers": layers,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_width": config.get("head_dim") or 0,
+        "hidden": _need(config, "intermediate_size"),
+        "context": config.get("max_position_embeddings", 2048),
+        "norm_eps": config.get("rms_norm_eps", 1e-6),
+        "activation": config.get("hidden_act", "silu"),
+        "tied": config.get("tie_word_embeddings", False),
+        "qkv_bias": layout == "qwen2" or attention_bias,
+        "out_bias": layout != "qwen2" and attention_bias,
+        "mlp_bias": bool(config.get("mlp_bias", False)),
+        "rope_base": base,
+        "rope_scaling": rope,
+        "window": window,
+        "window_layers": window_layers,
+        "dropout": config.get("attention_dropout", 0.0),
+    }
+    return from_mapping(GPTConfig, shape, "config.json")
 
 
 def _read_window(
