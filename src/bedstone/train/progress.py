@@ -56,7 +56,8 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        if self.bar.live.is_started:  # stopping prints a line, started or not
+            self.bar.stop()
 
     def update(self, share: float, **figures: str) -> None:
         """Shows the share done, 0 to 1, the time left at this pace, and named figures."""
