@@ -170,7 +170,6 @@ def stream(
     return _stream(network, prompts, sampling, frozenset(eos), seeds, top, precision, ended)
 
 
-@torch.inference_mode()
 def _stream(
     network: Decoder,
     prompts: Sequence[Sequence[int]],

@@ -32,6 +32,7 @@ class Cache:
         self.capacity = capacity
         self.length: int = 0  # of the longest row
         self.lengths: Tensor | None = None  # (B,), only where rows differ
+        self._slots: Tensor | None = None  # of the tokens being written
         self.layers = [
             LayerCache(
                 self,
@@ -47,13 +48,15 @@ class Cache:
 
     def slots(self, new: int) -> Tensor:
         """Slots that `new` tokens a row take: (1, T), or (B, T) where rows differ."""
-        steps = torch.arange(new, device=self.device)
-        if self.lengths is None:
-            return (steps + self.length)[None]
-        return self.lengths[:, None] + steps
+        if self._slots is None or self._slots.shape[1] != new:  # every layer asks for the same
+            steps = torch.arange(new, device=self.device)
+            lengths = self.lengths
+            self._slots = steps[None] + (self.length if lengths is None else lengths[:, None])
+        return self._slots
 
     def advance(self, new: int) -> None:
         """Counts `new` tokens a row as written. Called once a forward pass, by the network."""
+        self._slots = None
         self.length += new
         if self.lengths is not None:
             self.lengths = self.lengths + new
@@ -68,12 +71,14 @@ class Cache:
 
     def set_lengths(self, lengths: Tensor) -> None:
         """Says how many of the tokens written are real in each row, (B,); the rest is padding."""
+        self._slots = None
         self.length = int(lengths.max())
         ragged = bool((lengths != self.length).any())
         self.lengths = lengths.to(self.device) if ragged else None
 
     def keep(self, rows: Tensor) -> None:
         """Keeps the rows named, in that order: finished ones leave, beams branch."""
+        self._slots = None
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
             if layer.memory is not None:
@@ -95,10 +100,10 @@ class LayerCache:
         """Writes new keys and values, each (B, H, T, W); returns all so far, (B, H, K, W)."""
         start, new = self.owner.length, keys.shape[2]
         if self.owner.lengths is None:
-            self.keys[:, :, start : start + new] = keys
-            self.values[:, :, start : start + new] = values
+            self.keys.narrow(2, start, new).copy_(keys)
+            self.values.narrow(2, start, new).copy_(values)
         else:
             slots = self.owner.slots(new)[:, None, :, None].expand_as(keys)
             self.keys.scatter_(2, slots, keys.to(self.keys.dtype))
             self.values.scatter_(2, slots, values.to(self.values.dtype))
-        return self.keys[:, :, : start + new], self.values[:, :, : start + new]
+        return self.keys.narrow(2, 0, start + new), self.values.narrow(2, 0, start + new)

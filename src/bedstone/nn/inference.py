@@ -16,7 +16,8 @@ from bedstone.nn.attention import SelfAttention
 from bedstone.nn.context import Context
 from bedstone.nn.layers import GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.packed import PackedLinear
-from bedstone.nn.positions import Rotary, rotate
+from bedstone.nn.positions import Rotary
+from bedstone.nn.residual import PreNorm
 
 Network = TypeVar("Network", bound=nn.Module)
 _MARK = "_ready_for"
@@ -59,6 +60,10 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = JoinedAttention(child)
         elif isinstance(child, GatedMLP) and _all_linear(child.gate, child.up):
             child = JoinedGatedMLP(child)
+        elif type(child) is PreNorm:
+            child = LeanPreNorm(child)
+        elif type(child) is RMSNorm:
+            child = LeanRMSNorm(child)
         elif type(child) is nn.Linear:
             child = PackedLinear(child.weight, child.bias)
         elif type(child) is nn.Embedding:
@@ -95,18 +100,49 @@ class JoinedAttention(SelfAttention):
         self.window, self.scale, self.dropout = source.window, source.scale, source.dropout
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        joined = self.qkv(x).unflatten(-1, (-1, self.head_width))  # (B, T, H + 2 G, W)
+        batch, length, _ = x.shape
+        joined = self.qkv(x).view(batch, length, -1, self.head_width)  # (B, T, H + 2 G, W)
         heads = joined.shape[2] - 2 * self.kv_heads
-        v = joined[:, :, heads + self.kv_heads :].transpose(1, 2)
         if isinstance(self.q_norm, nn.Identity) and isinstance(self.k_norm, nn.Identity):
-            qk = joined[:, :, : heads + self.kv_heads].transpose(1, 2)
+            qk, v = joined.transpose(1, 2).split((heads + self.kv_heads, self.kv_heads), 1)
         else:
-            q = self.q_norm(joined[:, :, :heads])
-            k = self.k_norm(joined[:, :, heads : heads + self.kv_heads])
-            qk = torch.cat((q, k), 2).transpose(1, 2)
+            q, k, v = joined.split((heads, self.kv_heads, self.kv_heads), 2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), 2).transpose(1, 2)
+            v = v.transpose(1, 2)
         if context.rotation is not None:
-            qk = rotate(qk, context.rotation)
-        return qk[:, :heads], qk[:, heads:], v
+            qk = _turn(qk, *context.rotation)
+        q, k = qk.split((heads, self.kv_heads), 1)
+        return q, k, v
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`positions.rotate` in as few operations as there are without a gradient to keep."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat((second.neg(), first), -1), sin)
+
+
+class LeanPreNorm(nn.Module):
+    """x + sublayer(norm(x)), and no dropout to pass through."""
+
+    def __init__(self, source: PreNorm) -> None:
+        super().__init__()
+        self.norm, self.sublayer = source.norm, source.sublayer
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return x + self.sublayer(self.norm(x), context)
+
+
+class LeanRMSNorm(nn.Module):
+    """x / rms(x) * weight, in fp32, in as few operations as there are without a gradient."""
+
+    def __init__(self, source: RMSNorm) -> None:
+        super().__init__()
+        self.weight, self.eps = source.weight, source.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        rate = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        return (wide * rate).mul_(self.weight).to(x.dtype)
 
 
 class JoinedGatedMLP(nn.Module):
