@@ -1,5 +1,6 @@
 """The demo's GPT: learns Python from the Python that runs, and completes its prose and code."""
 
+import shutil
 from pathlib import Path
 
 from rich.console import Console
@@ -43,6 +44,8 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     recipe = from_mapping(
         PretrainRecipe, {**RECIPE, "out": str(folder), "budget": f"{minutes * 60:.0f}s"}, "demo"
     )
+    if (folder / "recipe.yaml").is_file():  # an earlier demo's run
+        shutil.rmtree(folder)
     finished = pretrain(recipe)
     assert finished.model is not None
     model = open_model(finished.model)

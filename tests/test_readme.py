@@ -1,0 +1,96 @@
+"""The README's commands run, in its order, and its Python too."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bedstone.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
+# What makes a run of minutes one of seconds; each is a field of the recipe.
+SMALL = [
+    "budget=3 steps",
+    "model.width=32",
+    "model.layers=1",
+    "model.heads=2",
+    "model.kv_heads=1",
+    "context=64",
+    "batch_size=2",
+    "tokenizer.sample_mb=0.5",
+    "tokenizer.vocab_size=512",
+    "evaluate_tokens=500",
+]
+
+
+def commands(text: str) -> list[str]:
+    """Every `bedstone ...` of a page: in its tables, and in its blocks of commands."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.S | re.M)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"^\|.*?`(bedstone [^`]*)`", text, re.M)
+    return [line.partition("  #")[0] for line in lines if line.startswith("bedstone ")]
+
+
+def test_there_is_something_to_run():
+    assert len(commands(README)) >= 5
+    assert "make demo" in README
+    assert "make test" in README
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder as a clone has it: the recipes, and a place for runs."""
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    (folder / "README.md").write_text(README)
+    (folder / "cache").mkdir()
+    return folder
+
+
+def test_the_commands_run(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("BEDSTONE_CACHE", str(place / "cache"))
+    for command in commands(README):
+        words = shlex.split(command)[1:]
+        if words[0] == "demo":
+            continue  # the demo has a test of its own
+        if words[0] == "pretrain":
+            words += SMALL
+        if words[0] == "generate":
+            words += ["--max-tokens", "4"]
+        assert main(words) == 0, (command, capsys.readouterr().err)
+
+
+def test_the_python_runs(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    if not (place / "runs").exists():
+        pytest.skip("the commands come first")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", README, re.S | re.M))
+    assert code
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_links_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_settings_said_in_the_pages_exist():
+    for key in re.findall(r"`((?:data|optim|model|tokenizer|schedule)\.\w+)=", README + TRAINING):
+        from bedstone.config import PretrainRecipe
+        from bedstone.models.gpt_config import GPTConfig
+
+        section, name = key.split(".")
+        owner = GPTConfig() if section == "model" else getattr(PretrainRecipe(), section)
+        assert hasattr(owner, name), key
+
+
+def test_no_path_of_a_machine_and_no_long_readme():
+    assert len(README.splitlines()) < 120
+    assert f"{Path.home()}/" not in README
