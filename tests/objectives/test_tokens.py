@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
+from bedstone.objectives import tokens
 from bedstone.objectives.tokens import IGNORE, next_token_loss, token_loss
 
 WIDTH, VOCABULARY = 12, 150
@@ -76,6 +77,16 @@ def test_under_autocast_products_are_bf16_and_the_loss_fp32() -> None:
         ):
             assert one.dtype is torch.float32
             torch.testing.assert_close(one, two, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_evaluation_takes_no_gradients(mode, monkeypatch) -> None:
+    states, head, targets = problem()
+    plain = reference(states, head, targets)
+    monkeypatch.setattr(tokens._LinearLoss, "apply", None)
+    with mode():
+        loss, _ = token_loss(states, head, targets, largest=1)
+    torch.testing.assert_close(loss, plain.detach())
 
 
 def test_a_head_that_is_not_plain_linear_is_called_and_chunked() -> None:

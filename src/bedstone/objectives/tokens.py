@@ -67,11 +67,15 @@ def token_loss(
     if vocabulary is None or count * vocabulary <= largest:
         return _direct(head, states, targets), count
     chunk = max(largest // vocabulary, 64)  # fewer rows make poor products
+    learns = torch.is_grad_enabled()
     # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
-    if type(head) is nn.Linear:
+    if learns and type(head) is nn.Linear:
         return _LinearLoss.apply(states, head.weight, head.bias, targets, chunk), count
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
-    losses = [checkpoint(_direct, head, *part, use_reentrant=False) for part in parts]
+    if learns:
+        losses = [checkpoint(_direct, head, *part, use_reentrant=False) for part in parts]
+    else:
+        losses = [_direct(head, *part) for part in parts]
     return torch.stack(losses).sum(), count
 
 
@@ -125,8 +129,6 @@ class _LinearLoss(torch.autograd.Function):
                 logp = torch.log_softmax(logits, -1, dtype=full)
                 wanted = targets[rows, None]  # (n, 1)
                 total -= logp.gather(1, wanted).sum()
-                if not any(needs):
-                    continue
                 error = logp.exp_()
                 error.scatter_add_(1, wanted, error.new_full(wanted.shape, -1.0))  # p - y
                 if for_bias is not None:

@@ -64,7 +64,9 @@ class AdamW:
         self.inner.state.clear()
         for name, weight in self.named.items():
             if name in state:
-                self.inner.state[weight] = {key: part.clone() for key, part in state[name].items()}
+                self.inner.state[weight] = {
+                    key: part.to(weight.device, copy=True) for key, part in state[name].items()
+                }
 
 
 class Optimizer:
