@@ -12,6 +12,7 @@ wall-clock budget the clock itself takes part).
 
 import math
 import random
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -227,7 +228,8 @@ class Trainer:
 
     def _stop(self, what: str, batches: list[Any]) -> None:
         self.optimizer.zero_grad()
-        where = "; ".join(batch.describe() for batch in batches)
+        told = "; ".join(batch.describe() for batch in batches)
+        where = textwrap.shorten(told.replace("\n", ";"), 800, placeholder=" ...")
         last = self.store.latest()
         kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
         raise BedstoneError(
