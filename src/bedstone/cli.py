@@ -14,6 +14,7 @@ from inspect import Parameter, signature
 import docstring_parser
 from jsonargparse import ArgumentParser
 
+from bedstone.config import PretrainRecipe, field_names
 from bedstone.errors import BedstoneError
 
 
@@ -27,7 +28,7 @@ def pretrain_(recipe: str, overrides: list[str]) -> None:
         overrides: fields of the recipe to set, as key=value.
     """
     from bedstone.commands.pretrain import pretrain
-    from bedstone.config import PretrainRecipe, read_recipe
+    from bedstone.config import read_recipe
 
     _leave(pretrain(read_recipe(PretrainRecipe, recipe, overrides)).done.reason)
 
@@ -183,13 +184,16 @@ def _parser() -> ArgumentParser:
     for name, command in COMMANDS.items():
         told = docstring_parser.parse(command.__doc__ or "")
         sub = ArgumentParser(description=told.description)
-        _add_arguments(sub, command, {each.arg_name: each.description for each in told.params})
+        helps = {each.arg_name: each.description or "" for each in told.params}
+        if "overrides" in helps:
+            helps["overrides"] += f" These are: {', '.join(field_names(PretrainRecipe))}."
+        _add_arguments(sub, command, helps)
         commands.add_subcommand(name, sub, help=told.short_description)
     return parser
 
 
 def _add_arguments(
-    parser: ArgumentParser, command: Callable[..., None], told: dict[str, str | None]
+    parser: ArgumentParser, command: Callable[..., None], told: dict[str, str]
 ) -> None:
     """The signature as arguments; switches and lists are written as shells have them."""
     kinds = {name: each.annotation for name, each in signature(command).parameters.items()}

@@ -104,7 +104,7 @@ class PretrainRecipe:
         budget: how long to train: `5m`, `2h`, `1000 steps`, `20M tokens`.
         seed: of the weights, the order of the data and dropout.
         init: a model to go on from, instead of fresh weights.
-        model: the shape, as the family's configuration has it (see `bedstone info --shapes`).
+        model: the shape, in the fields of `models.gpt_config.GPTConfig`.
         data: what to learn from.
         tokenizer: how text becomes tokens.
         optim: how weights move.
@@ -254,6 +254,19 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     wanted_text = wanted.get(hint, "a list" if origin in (tuple, list) else "a section of keys")
     raise BedstoneError(f"{where}: {key} = {value!r}; expected {wanted_text}.")
+
+
+def field_names(cls: Any, prefix: str = "") -> list[str]:
+    """Every field of a recipe as it is written in an override, sections opened."""
+    hints = typing.get_type_hints(cls)
+    names = []
+    for item in dataclasses.fields(cls):
+        inner = hints[item.name]
+        if dataclasses.is_dataclass(inner):
+            names += field_names(inner, f"{prefix}{item.name}.")
+        else:
+            names.append(prefix + item.name)
+    return names
 
 
 def to_yaml(recipe: Any) -> str:

@@ -83,7 +83,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         pictures={folder / "curve.png": "Loss against tokens read"},
         samples=samples,
         commands={
-            f'bedstone generate {finished.model} "def read(" --temperature 0.7': "complete a prompt",
+            f'bedstone generate {finished.model} "def read("': "complete a prompt",
             f"bedstone info {finished.model}": "what the model is",
             "bedstone pretrain recipes/python-docs.yaml budget=30m": "train longer",
             "bedstone pretrain recipes/python-docs.yaml data.source=YOUR_FOLDER out=runs/mine": (

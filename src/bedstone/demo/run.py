@@ -6,6 +6,8 @@ A demonstration is a file in this folder with `SHARE`, its part of the time, and
 
 import importlib
 import pkgutil
+import shutil
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +35,9 @@ def run_demo(out: str | Path, minutes: float) -> Path:
     sections: list[Section] = []
     for module in modules:
         folder = Path(out) / module.__name__.rpartition(".")[2]
-        sections.append(module.demonstrate(folder, minutes * module.SHARE / total))
+        section = module.demonstrate(folder, minutes * module.SHARE / total)
+        section.commands = {_typed(line): remark for line, remark in section.commands.items()}
+        sections.append(section)
     report = write_report(
         Path(out) / "report.html",
         "Bedstone: the demo",
@@ -44,5 +48,14 @@ def run_demo(out: str | Path, minutes: float) -> Path:
     console.print(f"\nReport: [bold]{report}[/bold]\n")
     for section in sections:
         for command, remark in section.commands.items():
-            console.print(f"  [dim]{remark}[/dim]\n  {command}", highlight=False)
+            console.print(f"  [dim]{remark}[/dim]\n  {command}", highlight=False, soft_wrap=True)
     return report
+
+
+def _typed(command: str) -> str:
+    """The command as it can be typed here, where the environment may not be activated."""
+    if shutil.which("bedstone"):
+        return command
+    program = Path(sys.executable).with_name("bedstone")
+    here = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    return command.replace("bedstone", str(here), 1)
