@@ -10,6 +10,9 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 demo: $(VENV)/.demo
 	$(BIN)/bedstone demo
 
+# Threads that wait by spinning make everything crawl where tests and their processes meet.
+test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
+
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow"
 

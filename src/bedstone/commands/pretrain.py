@@ -168,7 +168,7 @@ def _evaluation(
     recipe: PretrainRecipe, text: TextData, precision: Precision
 ) -> Callable[[nn.Module], dict[str, float]] | None:
     """The callable that measures the network on held-out text; None where there is none."""
-    if (split := text.validation) is None:
+    if (split := text.validation) is None or len(split) < 2:
         return None
     most = -(-recipe.evaluate_tokens // (recipe.batch_size * recipe.context)) or None
     tokens_a_byte = len(split) / max(split.bytes, 1)

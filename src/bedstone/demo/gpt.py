@@ -13,6 +13,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.inspect.report import Sample, Section
 from bedstone.models.gpt import build
+from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.logs import read_log
 from bedstone.train.progress import clock
 
@@ -22,6 +23,8 @@ RECIPE = {
     "data": {"source": "python-docs"},
     "tokenizer": {"vocab_size": 4096, "sample_mb": 8.0},
     "model": {"layout": "qwen3", "width": 256, "layers": 6, "heads": 4, "kv_heads": 2},
+    "optim": {"lr": 5e-3, "adamw_lr": 1e-2, "momentum": 0.9},
+    "schedule": {"decay": 0.5},
     "context": 256,
     "batch_size": 16,
     "evaluate_tokens": 30_000,
