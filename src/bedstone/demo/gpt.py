@@ -97,5 +97,13 @@ def demonstrate(folder: Path, minutes: float) -> Section:
 
 
 def _completions(model: Model) -> list[str]:
-    written = write(model.network.eval(), tokenizer_of(model), PROMPTS, SAMPLING, eos=model.end_ids)
+    precision = pick_precision("auto", pick_device("cpu"))
+    written = write(
+        model.network.eval(),
+        tokenizer_of(model),
+        PROMPTS,
+        SAMPLING,
+        eos=model.end_ids,
+        precision=precision,
+    )
     return [one.text for one in written]
