@@ -70,7 +70,8 @@ def resume(run: str | Path, *, quiet: bool = False) -> Finished:
     run = Path(run)
     if not (run / "recipe.yaml").is_file():
         raise BedstoneError(f"{run}: holds no recipe.yaml, so it is not a run's folder.")
-    recipe = read_recipe(PretrainRecipe, run / "recipe.yaml", [f"out={run}"])
+    # The folder may have been moved since.
+    recipe = dataclasses.replace(read_recipe(PretrainRecipe, run / "recipe.yaml"), out=str(run))
     return _train(recipe, run, CheckpointStore(run / "checkpoints").latest(), quiet)
 
 

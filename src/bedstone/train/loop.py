@@ -206,7 +206,7 @@ class Trainer:
     def one_step(self, share: float) -> tuple[float, float, float]:
         """One update; returns the loss a target, the gradient's norm, the rate's factor."""
         micro = [next(self.batches) for _ in range(self.accumulate)]
-        count = sum(batch.target_count for batch in micro)
+        count = max(sum(batch.target_count for batch in micro), 1)
         device = self.precision.device
         total = 0.0
         for batch in micro:
