@@ -89,47 +89,47 @@ def test_seeded_runs_are_equal_and_others_are_not(whole, tmp_path):
     assert weights_hash(pretrain(other, quiet=True).model) != weights_hash(same.model)
 
 
-def kill_and_resume(folder: Path, recipe: Path, kills: int, seed: int) -> None:
-    """Starts, kills -9 at random moments, resumes until the run is done."""
+def kill_and_resume(folder: Path, recipe: Path, kills: int, seed: int) -> int:
+    """Starts, kills -9 at random moments, resumes until the run is done; returns the kills."""
     draw = random.Random(seed)
-    process = start("pretrain", recipe)
-    for _ in range(kills):
-        log, before = folder / "run" / "log.jsonl", time.monotonic()
+    log, model = folder / "run" / "log.jsonl", folder / "run" / "model"
+    process, landed = start("pretrain", recipe), 0
+    while landed < kills:
         began = log.stat().st_size if log.exists() else 0
-        while process.poll() is None and time.monotonic() - before < 60:
-            if log.exists() and log.stat().st_size != began:
-                break
-            time.sleep(0.01)
-        time.sleep(draw.random() * 0.5)
+        while process.poll() is None and (log.stat().st_size if log.exists() else 0) == began:
+            time.sleep(0.002)  # until it has come to its first step
+        time.sleep(draw.random() * 0.4)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if (folder / "run" / "model").exists():
-            break
+        out, _ = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), out
+        if process.returncode == 0 or model.exists():
+            return landed  # it was over before
+        landed += 1
         checkpoints = CheckpointStore(folder / "run" / "checkpoints")
         again = ("resume", folder / "run") if checkpoints.latest() else ("pretrain", recipe)
         process = start(*again)
     out, _ = process.communicate(timeout=300)
-    if process.returncode:  # killed after its end, or it failed
-        process = start("resume", folder / "run")
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, out
+    assert process.returncode == 0, out
+    return landed
 
 
-def check_killed_run(folder: Path, whole: Path, kills: int) -> None:
-    data = {"source": str(whole / "text"), "validation_share": 0.1}
-    recipe = write_recipe(folder, data=data, save_every=3)
-    kill_and_resume(folder, recipe, kills, seed=kills)
-    assert losses(folder / "run") == losses(whole / "run")
-    assert weights_hash(folder / "run" / "model") == weights_hash(whole / "run" / "model")
+def check_killed_run(folder: Path, text: Path, kills: int, steps: int) -> None:
+    data = {"source": str(text), "validation_share": 0.1}
+    shape = {"data": data, "budget": f"{steps} steps", "save_every": 5}
+    straight = pretrain(make(folder / "straight", **shape), quiet=True)
+    recipe = write_recipe(folder / "killed", **shape)
+    assert kill_and_resume(folder / "killed", recipe, kills, seed=kills) == kills
+    assert losses(folder / "killed" / "run") == losses(straight.run)
+    assert weights_hash(folder / "killed" / "run" / "model") == weights_hash(straight.model)
 
 
 def test_killed_runs_end_as_if_never_stopped(whole, tmp_path):
-    check_killed_run(tmp_path, whole, kills=2)
+    check_killed_run(tmp_path, whole / "text", kills=2, steps=150)
 
 
 @pytest.mark.slow
 def test_twenty_kills(whole, tmp_path):
-    check_killed_run(tmp_path, whole, kills=20)
+    check_killed_run(tmp_path, whole / "text", kills=20, steps=1000)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

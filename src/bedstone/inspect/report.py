@@ -51,7 +51,8 @@ td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid #eee; vertical-al
 td + td { font-variant-numeric: tabular-nums }
 figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: #666; font-size: .9rem }
 pre { background: #f6f7f9; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
-      font-size: .82rem; line-height: 1.45; white-space: pre-wrap; margin: .3rem 0 }
+      font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
+      margin: .3rem 0 }
 .sample { display: grid; gap: 1rem; margin: 1.2rem 0;
           grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)) }
 .who { color: #666; font-size: .85rem } b { color: #1a5fb4; font-weight: 600 }
