@@ -98,7 +98,7 @@ class Trainer:
     pace: Pace = field(default_factory=Pace)
     step: int = 0
     tokens: int = 0
-    seconds: float = 0.0  # of this and earlier sessions
+    seconds: float = 0.0  # before and after each resume
     metrics: dict[str, float] = field(default_factory=dict)
     recent: list[float] = field(default_factory=list)  # losses since the log's last line
     started: float = field(default=0.0, init=False)  # by the monotonic clock, less `seconds`
