@@ -1,9 +1,7 @@
 """Where and how numbers are computed: device, precision, threads, seeds."""
 
 import contextlib
-import os
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,18 +77,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-@contextlib.contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """Computes with `count` threads inside the block, then as before."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def versions() -> dict[str, str]:
     """What an artefact records of the software that wrote it."""
     import platform
@@ -98,8 +84,3 @@ def versions() -> dict[str, str]:
 
     names = ("bedstone", "torch", "tokenizers", "safetensors", "numpy")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
-
-
-def cpu_count() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bedstone.data.batches import IGNORED
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives import tokens
-from bedstone.objectives.tokens import IGNORE, next_token_loss, token_loss
+from bedstone.objectives.tokens import next_token_loss, token_loss
 
 WIDTH, VOCABULARY = 12, 150
 
@@ -20,13 +21,13 @@ def problem(rows: int = 3, length: int = 70, *, bias: bool = False, ignored: flo
     head = nn.Linear(WIDTH, VOCABULARY, bias=bias)
     states = torch.randn(rows, length, WIDTH, requires_grad=True)
     targets = torch.randint(0, VOCABULARY, (rows, length))
-    targets[torch.rand(rows, length) < ignored] = IGNORE
+    targets[torch.rand(rows, length) < ignored] = IGNORED
     return states, head, targets
 
 
 def reference(states: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     logits = head(states).flatten(0, 1)
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
 def gradients(loss: Tensor, states: Tensor, head: nn.Module) -> list[Tensor]:
@@ -40,13 +41,13 @@ def test_loss_and_gradients_equal_the_plain_cross_entropy(largest: int, bias: bo
     states, head, targets = problem(bias=bias)
     loss, count = token_loss(states, head, targets, largest=largest)
     plain = reference(states, head, targets)
-    assert count == int((targets != IGNORE).sum()) < targets.numel()
+    assert count == int((targets != IGNORED).sum()) < targets.numel()
     assert loss.dtype is torch.float32
     torch.testing.assert_close(loss, plain)
     ours, theirs = gradients(loss, states, head), gradients(plain, states, head)
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
-    assert ours[0][targets == IGNORE].abs().max() == 0
+    assert ours[0][targets == IGNORED].abs().max() == 0
 
 
 def test_gradients_are_right_by_finite_differences() -> None:
@@ -106,7 +107,7 @@ def test_a_head_that_is_not_plain_linear_is_called_and_chunked() -> None:
 
 def test_no_targets_cost_nothing_and_give_zero_gradients() -> None:
     states, head, targets = problem()
-    loss, count = token_loss(states, head, torch.full_like(targets, IGNORE))
+    loss, count = token_loss(states, head, torch.full_like(targets, IGNORED))
     loss.backward()
     assert (loss.item(), count) == (0.0, 0)
     assert states.grad is not None and states.grad.abs().max() == 0
@@ -171,8 +172,8 @@ def test_tied_weights_get_both_gradients(tied: bool, largest: int) -> None:
 def test_micro_batches_averaged_over_real_targets_equal_one_large_batch() -> None:
     torch.manual_seed(0)
     network, data = small_gpt(), batch(4, 24)
-    data.targets[0, 2:] = IGNORE  # rows that weigh very differently
-    data.targets[1, 20:] = IGNORE
+    data.targets[0, 2:] = IGNORED  # rows that weigh very differently
+    data.targets[1, 20:] = IGNORED
     total, count = next_token_loss(network, data)
     (total / count).backward()
     whole = {name: w.grad.clone() for name, w in network.named_parameters()}

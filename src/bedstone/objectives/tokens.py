@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bedstone.data.batches import IGNORED
 from bedstone.nn.masks import Causal, Documents, Mask
-
-IGNORE = -100  # the target of a token that isn't trained, as in F.cross_entropy
 
 # Logits that may stand at once, elements: up to here one chunk is the fastest (measured).
 LARGEST = 2**22
@@ -56,7 +55,7 @@ def token_loss(
         The sum of losses in nats, () in fp32, and the number of real targets.
     """
     states, targets = states.flatten(0, -2), targets.flatten()
-    real = targets != IGNORE
+    real = targets != IGNORED
     count = int(real.sum())
     if count < len(targets):
         rows = real.nonzero().squeeze(1)

@@ -112,7 +112,7 @@ class Trainer:
         Raises:
             BedstoneError: the checkpoint has no training state.
         """
-        state = load_state(checkpoint.path / "state")
+        state = load_state(checkpoint.state)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.metrics, self.recent = state["metrics"], state["recent"]
         self.evaluated_at = tuple(state["evaluated_at"])
