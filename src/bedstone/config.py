@@ -230,6 +230,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
 def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     """`value` as the type `hint`, or BedstoneError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_mapping(typing.cast(type, hint), value, where, key + ".")
     if origin in (typing.Union, types.UnionType):

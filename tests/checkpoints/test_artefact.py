@@ -35,7 +35,7 @@ def test_saved_folders_open_in_transformers_and_come_back(model, tmp_path):
 
     model.save(tmp_path / "ours")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
-    assert type(theirs).__name__ == model.layout.architecture
+    assert type(theirs).__name__ == model.layout.architecture(model.config)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
     prompt = tokenizer("def read(", return_tensors="pt").input_ids
     assert prompt[0].tolist() == model.tokenizer.encode("def read(")

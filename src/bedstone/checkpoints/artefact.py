@@ -170,9 +170,10 @@ def load(
     if not isinstance(published, dict):
         raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
     kind = layout(str(published.get("model_type")))
-    with torch.device("meta"):
-        network = kind.build(kind.read_config(published))
     tensors = load_tensors(folder)
+    config = kind.fit(kind.read_config(published), set(tensors))
+    with torch.device("meta"):
+        network = kind.build(config)
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)
     tokenizer = _tokenizer(folder)
     model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)

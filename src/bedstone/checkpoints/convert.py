@@ -5,8 +5,8 @@ which of ours. The tables hold for both directions, so what is read is what is w
 """
 
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -48,23 +48,27 @@ class Layout:
 
     Attributes:
         model_type: as in the published `config.json`.
-        architecture: the published class that opens it.
+        architecture: our configuration to the published class that opens it.
         read_config: published configuration to ours.
         write_config: ours to the published one.
         build: an empty network of that configuration.
         names: its tensors.
         prefix: what published names start with; checkpoints of the bare body lack it.
         ignored: endings of published tensors that hold no weights (masks, caches).
+        renamed: endings that older files have, and what they are called now.
+        fit: what the names of the stored tensors change in the configuration.
     """
 
     model_type: str
-    architecture: str
+    architecture: Callable[[Any], str]
     read_config: Callable[[dict[str, Any]], Any]
     write_config: Callable[[Any], dict[str, Any]]
     build: Callable[[Any], nn.Module]
     names: Callable[[Any], Iterable[Name]]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    fit: Callable[[Any, set[str]], Any] = lambda config, tensors: config
 
 
 # Where each published model_type is described; a family adds a line.
@@ -74,6 +78,9 @@ FAMILIES = {
     "mistral": "bedstone.checkpoints.gpt_layouts",
     "qwen2": "bedstone.checkpoints.gpt_layouts",
     "qwen3": "bedstone.checkpoints.gpt_layouts",
+    "bert": "bedstone.checkpoints.bert_layouts",
+    "roberta": "bedstone.checkpoints.bert_layouts",
+    "distilbert": "bedstone.checkpoints.bert_layouts",
 }
 
 
@@ -109,7 +116,7 @@ def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
 
 def load_published(
     layout: Layout,
-    network: nn.Module,
+    network: Any,
     tensors: dict[str, Tensor],
     *,
     where: str,
@@ -129,7 +136,7 @@ def load_published(
     """
     copies = ties(network)
     tensors = {
-        name: tensor
+        _current(layout, name): tensor
         for name, tensor in tensors.items()
         if not name.endswith(layout.ignored or "\0")
     }
@@ -158,10 +165,16 @@ def load_published(
     network.load_state_dict(
         {**state, **{copy: state[own] for copy, own in copies.items()}}, assign=True
     )
-    for copy, own in copies.items():
-        module, _, leaf = copy.rpartition(".")
-        setattr(network.get_submodule(module), leaf, network.get_parameter(own))
+    if copies:
+        network.tie()
     return sorted(tensors)
+
+
+def _current(layout: Layout, name: str) -> str:
+    for old, new in layout.renamed.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -8,32 +8,15 @@ from functools import partial
 from typing import Any
 
 from bedstone.checkpoints.convert import Layout, Name
+from bedstone.checkpoints.published_heads import architecture, read_head, write_head
+from bedstone.checkpoints.published_values import need, refuse
 from bedstone.config import from_mapping
-from bedstone.errors import BedstoneError
 from bedstone.models.gpt import LAYOUTS as NETWORKS
 from bedstone.models.gpt_config import GPTConfig
 
 
-def _need(config: dict[str, Any], key: str) -> int:
-    """A size that every published configuration of the layout has."""
-    size = config.get(key)
-    if not isinstance(size, int) or isinstance(size, bool):
-        found = f"is {size!r}" if key in config else "is missing"
-        raise BedstoneError(f"config.json: {key!r} {found}; expected a whole number.")
-    return size
-
-
-def _refuse(config: dict[str, Any], unsupported: dict[str, Any]) -> None:
-    """Raises BedstoneError if a key has a value that changes the network in ways we don't build."""
-    for key, plain in unsupported.items():
-        if config.get(key, plain) not in (plain, None):
-            raise BedstoneError(
-                f"config.json: {key} = {config[key]!r} is not supported; only {plain!r} is."
-            )
-
-
 def read_gpt2(config: dict[str, Any]) -> GPTConfig:
-    _refuse(
+    refuse(
         config,
         {
             "add_cross_attention": False,
@@ -43,23 +26,24 @@ def read_gpt2(config: dict[str, Any]) -> GPTConfig:
     )
     shape = {
         "layout": "gpt2",
-        "vocab_size": _need(config, "vocab_size"),
-        "width": _need(config, "n_embd"),
-        "layers": _need(config, "n_layer"),
-        "heads": _need(config, "n_head"),
+        "vocab_size": need(config, "vocab_size"),
+        "width": need(config, "n_embd"),
+        "layers": need(config, "n_layer"),
+        "heads": need(config, "n_head"),
         "hidden": config.get("n_inner") or 0,
         "context": config.get("n_positions", 1024),
         "norm_eps": config.get("layer_norm_epsilon", 1e-5),
         "activation": config.get("activation_function", "gelu_new"),
         "tied": config.get("tie_word_embeddings", True),
         "dropout": config.get("resid_pdrop", 0.1),
+        "head": read_head(config, bare="states"),
     }
     return from_mapping(GPTConfig, shape, "config.json")
 
 
 def write_gpt2(config: GPTConfig) -> dict[str, Any]:
     return {
-        "architectures": ["GPT2LMHeadModel"],
+        "architectures": [architecture("GPT2", "LMHeadModel", config.head)],
         "model_type": "gpt2",
         "vocab_size": config.vocab_size,
         "n_embd": config.width,
@@ -74,14 +58,16 @@ def write_gpt2(config: GPTConfig) -> dict[str, Any]:
         "attn_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
+        **write_head(config.head),
     }
 
 
 def names_gpt2(config: GPTConfig) -> Iterator[Name]:
-    yield Name("transformer.wte.weight", ("embed.weight",))
-    yield Name("transformer.wpe.weight", ("positions.weight",))
+    body = "" if config.head.kind == "states" else "transformer."
+    yield Name(f"{body}wte.weight", ("embed.weight",))
+    yield Name(f"{body}wpe.weight", ("positions.weight",))
     for i in range(config.layers):
-        theirs, ours = f"transformer.h.{i}", f"stack.{i}"
+        theirs, ours = f"{body}h.{i}", f"stack.{i}"
         for leaf in ("weight", "bias"):
             transposed = leaf == "weight"  # Conv1D keeps (inputs, outputs)
             attn, mlp = f"{ours}.attn.sublayer", f"{ours}.mlp.sublayer"
@@ -92,36 +78,49 @@ def names_gpt2(config: GPTConfig) -> Iterator[Name]:
             yield Name(f"{theirs}.ln_2.{leaf}", (f"{ours}.mlp.norm.{leaf}",))
             yield Name(f"{theirs}.mlp.c_fc.{leaf}", (f"{mlp}.up.{leaf}",), transposed)
             yield Name(f"{theirs}.mlp.c_proj.{leaf}", (f"{mlp}.down.{leaf}",), transposed)
-    yield Name("transformer.ln_f.weight", ("norm.weight",))
-    yield Name("transformer.ln_f.bias", ("norm.bias",))
-    yield Name("lm_head.weight", ("head.weight",))
+    yield Name(f"{body}ln_f.weight", ("norm.weight",))
+    yield Name(f"{body}ln_f.bias", ("norm.bias",))
+    yield from _head(config, tokens="classifier")
+
+
+def _head(config: GPTConfig, *, tokens: str) -> Iterator[Name]:
+    """`tokens` is what the layout calls a label for each token."""
+    kind = config.head.kind
+    if kind == "language":
+        yield Name("lm_head.weight", ("head.weight",))
+    elif kind == "sequence":
+        yield Name("score.weight", ("head.out.weight",))
+    elif kind in ("tokens", "spans"):
+        theirs = tokens if kind == "tokens" else "qa_outputs"
+        for leaf in ("weight", "bias"):
+            yield Name(f"{theirs}.{leaf}", (f"head.out.{leaf}",))
 
 
 def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
     """Also mistral, qwen2 and qwen3: one set of keys, some of them not in every layout."""
-    _refuse(config, {"attention_multiplier": None})
+    refuse(config, {"attention_multiplier": None})
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     base = rope.pop("rope_theta", None) or config.get("rope_theta", 10_000.0)
-    _refuse(rope, {"partial_rotary_factor": 1.0})
+    refuse(rope, {"partial_rotary_factor": 1.0})
     if rope.get("rope_type", rope.get("type")) in (None, "default"):
         rope = {}
     elif original := config.get("original_max_position_embeddings"):
         rope.setdefault("original_max_position_embeddings", original)
-    heads = _need(config, "num_attention_heads")
+    heads = need(config, "num_attention_heads")
     # A missing key, not a null one, means that every head has its own keys and values.
     kv_heads = config.get("num_key_value_heads") or heads
     attention_bias = bool(config.get("attention_bias", False))
-    layers = _need(config, "num_hidden_layers")
+    layers = need(config, "num_hidden_layers")
     window, window_layers = _read_window(config, layout, layers)
     shape = {
         "layout": layout,
-        "vocab_size": _need(config, "vocab_size"),
-        "width": _need(config, "hidden_size"),
+        "vocab_size": need(config, "vocab_size"),
+        "width": need(config, "hidden_size"),
         "layers": layers,
         "heads": heads,
         "kv_heads": kv_heads,
         "head_width": config.get("head_dim") or 0,
-        "hidden": _need(config, "intermediate_size"),
+        "hidden": need(config, "intermediate_size"),
         "context": config.get("max_position_embeddings", 2048),
         "norm_eps": config.get("rms_norm_eps", 1e-6),
         "activation": config.get("hidden_act", "silu"),
@@ -134,6 +133,7 @@ def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
         "window": window,
         "window_layers": window_layers,
         "dropout": config.get("attention_dropout", 0.0),
+        "head": read_head(config, bare="states"),
     }
     return from_mapping(GPTConfig, shape, "config.json")
 
@@ -153,10 +153,10 @@ def _read_window(
     return window, tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
 
 
-def write_llama(config: GPTConfig, *, layout: str, architecture: str) -> dict[str, Any]:
+def write_llama(config: GPTConfig, *, layout: str) -> dict[str, Any]:
     rope = {"rope_type": "default", **config.rope_scaling, "rope_theta": config.rope_base}
     published: dict[str, Any] = {
-        "architectures": [architecture],
+        "architectures": [architecture(_STEMS[layout], "ForCausalLM", config.head)],
         "model_type": layout,
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
@@ -172,6 +172,7 @@ def write_llama(config: GPTConfig, *, layout: str, architecture: str) -> dict[st
         "attention_dropout": config.dropout,
         "rope_parameters": rope,
         "rope_theta": config.rope_base,  # where versions before 5 look for it
+        **write_head(config.head),
     }
     if config.rope_scaling:
         published["rope_scaling"] = rope
@@ -193,9 +194,11 @@ def write_llama(config: GPTConfig, *, layout: str, architecture: str) -> dict[st
 
 
 def names_llama(config: GPTConfig) -> Iterator[Name]:
-    yield Name("model.embed_tokens.weight", ("embed.weight",))
+    # Their body has another name under questions than under all else.
+    body = {"states": "", "spans": "transformer."}.get(config.head.kind, "model.")
+    yield Name(f"{body}embed_tokens.weight", ("embed.weight",))
     for i in range(config.layers):
-        theirs, ours = f"model.layers.{i}", f"stack.{i}"
+        theirs, ours = f"{body}layers.{i}", f"stack.{i}"
         attn, mlp = f"{ours}.attn.sublayer", f"{ours}.mlp.sublayer"
         yield Name(f"{theirs}.input_layernorm.weight", (f"{ours}.attn.norm.weight",))
         yield Name(f"{theirs}.post_attention_layernorm.weight", (f"{ours}.mlp.norm.weight",))
@@ -213,16 +216,19 @@ def names_llama(config: GPTConfig) -> Iterator[Name]:
             yield Name(f"{theirs}.mlp.{part}_proj.weight", (f"{mlp}.{part}.weight",))
             if config.mlp_bias:
                 yield Name(f"{theirs}.mlp.{part}_proj.bias", (f"{mlp}.{part}.bias",))
-    yield Name("model.norm.weight", ("norm.weight",))
-    yield Name("lm_head.weight", ("head.weight",))
+    yield Name(f"{body}norm.weight", ("norm.weight",))
+    yield from _head(config, tokens="score")
 
 
-def _llama_like(layout: str, architecture: str) -> Layout:
+_STEMS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+
+
+def _llama_like(layout: str) -> Layout:
     return Layout(
         model_type=layout,
-        architecture=architecture,
+        architecture=lambda config: architecture(_STEMS[layout], "ForCausalLM", config.head),
         read_config=partial(read_llama, layout=layout),
-        write_config=partial(write_llama, layout=layout, architecture=architecture),
+        write_config=partial(write_llama, layout=layout),
         build=NETWORKS[layout],
         names=names_llama,
         prefix="model.",
@@ -233,7 +239,7 @@ def _llama_like(layout: str, architecture: str) -> Layout:
 LAYOUTS = {
     "gpt2": Layout(
         model_type="gpt2",
-        architecture="GPT2LMHeadModel",
+        architecture=lambda config: architecture("GPT2", "LMHeadModel", config.head),
         read_config=read_gpt2,
         write_config=write_gpt2,
         build=NETWORKS["gpt2"],
@@ -241,8 +247,5 @@ LAYOUTS = {
         prefix="transformer.",
         ignored=(".attn.bias", ".attn.masked_bias"),
     ),
-    "llama": _llama_like("llama", "LlamaForCausalLM"),
-    "mistral": _llama_like("mistral", "MistralForCausalLM"),
-    "qwen2": _llama_like("qwen2", "Qwen2ForCausalLM"),
-    "qwen3": _llama_like("qwen3", "Qwen3ForCausalLM"),
+    **{layout: _llama_like(layout) for layout in _STEMS},
 }

@@ -37,7 +37,7 @@ def describe(model: Model) -> dict[str, Any]:
     tokenizer = model.tokenizer
     return {
         "layout": config.layout,
-        "opens_in_transformers_as": model.layout.architecture,
+        "opens_in_transformers_as": model.layout.architecture(model.config),
         "parameters": count,
         "of_which_embeddings": model.network.get_parameter("embed.weight").numel(),
         "dtype": str(weights[0].dtype).removeprefix("torch."),

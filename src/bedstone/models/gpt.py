@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.heads import Head, Headed
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.cache import Cache
 from bedstone.nn.context import Context
@@ -27,8 +28,13 @@ from bedstone.nn.rope_scaling import scaled_frequencies
 from bedstone.nn.stack import Block, Stack
 
 
-class GPT(nn.Module):
-    """Token ids (B, T) to logits (B, T, V). Made of parts; `build` makes it from a config."""
+class GPT(Headed):
+    """Token ids (B, T) to logits (B, T, V), or to what another head gives.
+
+    Made of parts; `build` makes it from a config.
+    """
+
+    causal = True
 
     def __init__(
         self,
@@ -47,14 +53,15 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout if positions is not None else 0.0)
         self.stack = Stack(blocks)
         self.norm = norm
-        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
-        if config.tied:
-            self.head.weight = self.embed.weight
+        self.head = make_head(config)
+        self.tie()
+
+    make_head = staticmethod(lambda config: make_head(config))
 
     @property
     def ties(self) -> dict[str, str]:
-        """Parameters that are another's: {copy: original}."""
-        return {"head.weight": "embed.weight"} if self.config.tied else {}
+        tied = self.config.tied and self.config.head.kind == "language"
+        return {"head.weight": "embed.weight"} if tied else {}
 
     def states(
         self,
@@ -90,13 +97,20 @@ class GPT(nn.Module):
     def forward(
         self,
         ids: Tensor,
+        keep: Tensor | None = None,
         *,
         mask: Mask | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Logits of the next token at every position, (B, T, V). Arguments as for `states`."""
-        return self.head(self.states(ids, mask=mask, positions=positions, cache=cache))
+        """Logits of the next token at every position, (B, T, V), or what another head gives.
+
+        Args:
+            keep: (B, T) bool, True where a token is real, for heads that read a row's last one;
+                padding stands on the right, where a causal mask lets nobody see it.
+            ids, mask, positions, cache: as for `states`.
+        """
+        return self.read(self.states(ids, mask=mask, positions=positions, cache=cache), keep)
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
@@ -110,6 +124,18 @@ class GPT(nn.Module):
             dtype=dtype or self.embed.weight.dtype,
             device=self.embed.weight.device,
         )
+
+
+def make_head(config: GPTConfig) -> nn.Module:
+    """The head that a configuration asks for; labels of a row are read at its last token."""
+    width, kind = config.width, config.head.kind
+    if kind == "language":
+        return nn.Linear(width, config.vocab_size, bias=False)
+    if kind == "sequence":
+        return Head(nn.Linear(width, config.head.outputs, bias=False), reads="last")
+    if kind in ("tokens", "spans"):
+        return Head(nn.Linear(width, config.head.outputs), dropout=config.dropout)
+    return nn.Identity()
 
 
 def _attention(
@@ -220,5 +246,5 @@ def initialise(network: GPT) -> None:
         elif isinstance(module, MLP | GatedMLP):
             nn.init.zeros_(module.down.weight)
     nn.init.normal_(network.embed.weight, std=0.02)
-    if not network.config.tied:
+    if isinstance(network.head, nn.Linear) and not network.config.tied:
         nn.init.zeros_(network.head.weight)

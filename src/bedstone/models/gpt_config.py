@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from bedstone.errors import BedstoneError, nearest
+from bedstone.models.heads import HeadConfig
 from bedstone.nn.layers import ACTIVATIONS
 
 # Which biases each published layout can have, its own first.
@@ -41,6 +42,7 @@ class GPTConfig:
         window: width of the sliding window in tokens, None for none.
         window_layers: blocks that have the window; None says all.
         dropout: on the residual stream and attention, in training.
+        head: what stands on it; by default the logits of the next token.
     """
 
     layout: str = "qwen3"
@@ -63,6 +65,7 @@ class GPTConfig:
     window: int | None = None
     window_layers: tuple[int, ...] | None = None
     dropout: float = 0.0
+    head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
         if self.layout not in BIASES:
@@ -117,6 +120,11 @@ class GPTConfig:
             raise BedstoneError(
                 f"model.out_bias: the {self.layout} layout has biases on all of attention or on "
                 "none; set qkv_bias and out_bias alike."
+            )
+        if self.head.kind in ("pretraining", "pooled"):
+            raise BedstoneError(
+                f"model.head.kind: {self.head.kind!r} is an encoder's; a GPT has language, "
+                "sequence, tokens, spans or states."
             )
         if self.activation not in ACTIVATIONS:
             raise BedstoneError(

@@ -1,0 +1,62 @@
+"""Rows of tokens laid end to end: a batch without padding.
+
+Whatever their lengths, all rows of a batch stand in one row of N tokens; `documents` numbers them,
+so that attention stays within each, and positions begin anew with each. A network's linear layers
+then do no work that nobody needs, and its loss can't depend on padding, for there is none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from bedstone.data.inputs import Input
+
+
+@dataclass(frozen=True)
+class Packed:
+    """n rows laid end to end, N tokens in all.
+
+    Attributes:
+        ids: (1, N) int64.
+        types: (1, N) int64, the segment of each token.
+        positions: (1, N) int64, from 0 in each row.
+        documents: (1, N) int32, which row a token is of: 0, 1, 2, ...
+        lengths: tokens of each row.
+    """
+
+    ids: Tensor
+    types: Tensor
+    positions: Tensor
+    documents: Tensor
+    lengths: tuple[int, ...]
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each row begins, and at last N: n + 1 places."""
+        places = [0]
+        for length in self.lengths:
+            places.append(places[-1] + length)
+        return places
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """(start, end) of each row."""
+        return list(pairwise(self.starts))
+
+
+def pack(rows: Sequence[Input]) -> Packed:
+    """The rows as one, in their order."""
+    lengths = tuple(len(row) for row in rows)
+    sizes = torch.tensor(lengths)
+    starts = torch.cumsum(sizes, 0) - sizes
+    return Packed(
+        ids=torch.tensor([[number for row in rows for number in row.ids]]),
+        types=torch.tensor([[kind for row in rows for kind in row.types]]),
+        positions=(torch.arange(sum(lengths)) - starts.repeat_interleave(sizes))[None],
+        documents=torch.arange(len(rows), dtype=torch.int32).repeat_interleave(sizes)[None],
+        lengths=lengths,
+    )
