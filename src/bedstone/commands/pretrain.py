@@ -1,9 +1,7 @@
 """`bedstone pretrain` and `bedstone resume`: from a recipe to an artefact."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,30 +10,16 @@ from torch import nn
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.commands.text_data import TextData
-from bedstone.config import PretrainRecipe, from_mapping, read_recipe, to_yaml
+from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.config import PretrainRecipe, from_mapping, read_recipe
 from bedstone.data.batches import evaluation_batches
 from bedstone.errors import BedstoneError
-from bedstone.files import write_json, write_text
-from bedstone.inspect.curve import draw_curve
 from bedstone.inspect.evaluate import text_figures, text_loss
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
-from bedstone.train.logs import RunLog, read_log
-from bedstone.train.loop import Done, Pace, Trainer
-from bedstone.train.optim import build_optimizer
-from bedstone.train.progress import ProgressBar, clock
 from bedstone.train.schedule import build_schedule, parse_budget
-
-
-@dataclass
-class Finished:
-    """What a run leaves: how it ended, its folder, and its artefact if it came to the end."""
-
-    done: Done
-    run: Path
-    model: Path | None
 
 
 def pretrain(recipe: PretrainRecipe, *, quiet: bool = False) -> Finished:
@@ -49,15 +33,7 @@ def pretrain(recipe: PretrainRecipe, *, quiet: bool = False) -> Finished:
             starts; or a loss that isn't finite.
     """
     run = Path(recipe.out)
-    if (latest := CheckpointStore(run / "checkpoints").latest()) is not None:
-        raise BedstoneError(
-            f"{run}: holds a run already, at step {latest.step}. Go on with it by `bedstone resume "
-            f"{run}`, or choose another folder with out=..."
-        )
-    # What a run that came to no checkpoint left behind is not this run's.
-    shutil.rmtree(run / "tokenizer", ignore_errors=True)
-    for name in ("log.jsonl", "data.json"):
-        (run / name).unlink(missing_ok=True)
+    begin(run)
     return _train(recipe, run, None, quiet)
 
 
@@ -78,70 +54,33 @@ def resume(run: str | Path, *, quiet: bool = False) -> Finished:
 def _train(
     recipe: PretrainRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
 ) -> Finished:
-    say = ProgressBar("", quiet=quiet).say
-    budget, schedule = parse_budget(recipe.budget), build_schedule(recipe.schedule)
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     text = TextData.open(recipe, run, quiet=quiet)
     seed_everything(recipe.seed)
     model = _model(recipe, text, checkpoint)
     model.network.to(precision.device)
-    optimizer = build_optimizer(model.network, recipe.optim)
-    _check_disk(run, model, recipe.keep)
-    write_text(run / "recipe.yaml", to_yaml(recipe))
-    write_json(run / "data.json", text.record)
-    say(_plan(recipe, model, text, precision))
-    if recipe.compile:
-        model.network.states = torch.compile(model.network.states)
-
-    def write_model(folder: Path, metrics: dict[str, float]) -> None:
-        model.record["metrics"] = metrics
-        model.write_files(folder)
-
-    trainer = Trainer(
-        network=model.network,
-        objective=next_token_loss,
+    course = Course(
+        model=model,
         batches=text.batches,
-        optimizer=optimizer,
-        budget=budget,
-        schedule=schedule,
-        precision=precision,
-        store=CheckpointStore(run / "checkpoints", recipe.keep),
-        write_model=write_model,
+        objective=next_token_loss,
         evaluate=_evaluation(recipe, text, precision),
-        accumulate=recipe.accumulate,
-        clip=recipe.optim.clip,
-        pace=Pace(recipe.evaluate_every, recipe.save_every, recipe.save_minutes, recipe.log_every),
+        data=text.record,
+        plan=_plan(recipe, model, text, precision),
+        budget=recipe.budget,
     )
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-        say(f"Going on from step {trainer.step}, {clock(trainer.seconds)} into the run.")
-    log = RunLog(run, step=trainer.step)
-    try:
-        with ProgressBar("training", quiet=quiet) as bar:
-            done = trainer.run(log, bar)
-    finally:
-        log.close()
-    curve = draw_curve(read_log(run / "log.jsonl"), run / "curve.png", run.name)
-    if done.reason != "finished":
-        say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {run}")
-        return Finished(done, run, None)
-    model.record["metrics"] = done.metrics
-    path = model.save(run / "model")
-    say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
-    say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
-    return Finished(done, run, path)
+    return train(recipe, run, course, precision, checkpoint, quiet=quiet)
 
 
 def _model(recipe: PretrainRecipe, text: TextData, checkpoint: Checkpoint | None) -> Model:
     """The checkpoint's, the initial one, or a new one; in fp32, with the run's record."""
-    record = {"recipe": dataclasses.asdict(recipe), "data": text.record}
     if checkpoint is not None or recipe.init:
         if checkpoint is None and recipe.model:
             raise BedstoneError(
                 f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
             )
         model = load(checkpoint.path if checkpoint else recipe.init, dtype=torch.float32)
-        model.tokenizer, model.record = text.tokenizer, record
+        model.tokenizer, model.record = text.tokenizer, {}
         if text.tokenizer.vocab_size > model.config.vocab_size:
             raise BedstoneError(
                 f"tokenizer: has {text.tokenizer.vocab_size} tokens, more than the "
@@ -162,7 +101,7 @@ def _model(recipe: PretrainRecipe, text: TextData, checkpoint: Checkpoint | None
         raise BedstoneError(
             f"context: {recipe.context} tokens a row is more than model.context = {config.context}."
         )
-    return Model(build(config, seed=recipe.seed), text.tokenizer, record=record)
+    return Model(build(config, seed=recipe.seed), text.tokenizer)
 
 
 def _evaluation(
@@ -181,21 +120,6 @@ def _evaluation(
         return {f"validation_{name}": value for name, value in figures.items()}
 
     return evaluate
-
-
-def _check_disk(run: Path, model: Model, keep: int) -> None:
-    """Raises BedstoneError if what the run will write can't fit on the disk."""
-    run.mkdir(parents=True, exist_ok=True)
-    weights = 4 * sum(parameter.numel() for parameter in model.network.parameters())
-    # A checkpoint holds the weights and up to two moments; the newest, the best, one in the making.
-    needed = 3 * weights * (keep + 2) + weights
-    free = shutil.disk_usage(run).free
-    if free < needed:
-        raise BedstoneError(
-            f"{run}: the run will need up to {needed / 1e9:.1f} GB for its checkpoints and "
-            f"{free / 1e9:.1f} GB are free. Make room, lower keep, or choose another folder "
-            "with out=..."
-        )
 
 
 def _plan(recipe: PretrainRecipe, model: Model, text: TextData, precision: Precision) -> str:

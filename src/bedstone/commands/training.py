@@ -1,0 +1,178 @@
+"""A run: from what a recipe has made ready to the artefact, for every kind of recipe.
+
+A recipe's own command says what is learnt: a `Course`. What all runs share stands here: optimizer,
+budget, checkpoints, logs, the curve, leaving and coming back.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.config import OptimConfig, ScheduleConfig, to_yaml
+from bedstone.errors import BedstoneError
+from bedstone.files import write_json, write_text
+from bedstone.inspect.curve import draw_curve
+from bedstone.runtime import Precision
+from bedstone.train.logs import RunLog, read_log
+from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
+from bedstone.train.optim import build_optimizer
+from bedstone.train.progress import ProgressBar, clock
+from bedstone.train.schedule import build_schedule, parse_budget
+
+
+class Recipe(Protocol):
+    """What every recipe says of its run."""
+
+    out: str
+    optim: OptimConfig
+    schedule: ScheduleConfig
+    accumulate: int
+    compile: bool
+    evaluate_every: int
+    save_every: int
+    save_minutes: float
+    keep: int
+    log_every: int
+
+
+@dataclass
+class Course:
+    """What is learnt, and from what.
+
+    Attributes:
+        model: the network, on its device, with what is needed to use it.
+        batches: the endless stream that it learns from.
+        objective: (network, batch) to (sum of losses, number of targets).
+        evaluate: the network's figures on held-out data; None where nothing is held out.
+        data: what `data.json` and the artefact say of the data.
+        plan: what is about to be spent, to be said before it is.
+        budget: how long: `5m`, `1000 steps`.
+        write_model: writes the deployable files into a folder; the whole model by default.
+    """
+
+    model: Model
+    batches: Batches
+    objective: Objective
+    evaluate: Callable[[nn.Module], dict[str, float]] | None
+    data: dict[str, Any]
+    plan: str
+    budget: str
+    write_model: Callable[[Path], None] | None = None
+    stop: Callable[[list[dict[str, float]]], bool] | None = field(default=None)
+
+
+@dataclass
+class Finished:
+    """What a run leaves: how it ended, its folder, and its artefact if it came to the end."""
+
+    done: Done
+    run: Path
+    model: Path | None
+
+
+def begin(run: Path) -> None:
+    """Makes a folder ready for a new run.
+
+    Raises:
+        BedstoneError: it holds a run already.
+    """
+    if (latest := CheckpointStore(run / "checkpoints").latest()) is not None:
+        raise BedstoneError(
+            f"{run}: holds a run already, at step {latest.step}. Go on with it by `bedstone resume "
+            f"{run}`, or choose another folder with out=..."
+        )
+    # What a run that came to no checkpoint left behind is not this run's.
+    shutil.rmtree(run / "tokenizer", ignore_errors=True)
+    for name in ("log.jsonl", "data.json"):
+        (run / name).unlink(missing_ok=True)
+
+
+def train(
+    recipe: Any,
+    run: Path,
+    course: Course,
+    precision: Precision,
+    checkpoint: Checkpoint | None,
+    *,
+    quiet: bool = False,
+) -> Finished:
+    """Trains until the budget is spent or a signal asks to leave, from a checkpoint if given.
+
+    The folder gets `recipe.yaml`, `data.json`, `log.jsonl`, `tensorboard/`, `checkpoints/`,
+    `curve.png` and, at the end, the artefact in `model/`.
+
+    Raises:
+        BedstoneError: the disk can't hold it, or a loss isn't finite.
+    """
+    say = ProgressBar("", quiet=quiet).say
+    model = course.model
+    budget, schedule = parse_budget(course.budget), build_schedule(recipe.schedule)
+    optimizer = build_optimizer(model.network, recipe.optim)
+    _check_disk(run, model, recipe.keep)
+    write_text(run / "recipe.yaml", to_yaml(recipe))
+    write_json(run / "data.json", course.data)
+    say(course.plan)
+    model.record.update(recipe=dataclasses.asdict(recipe), data=course.data)
+    if recipe.compile:
+        model.network.states = torch.compile(model.network.states)
+
+    def write_model(folder: Path, metrics: dict[str, float]) -> None:
+        model.record["metrics"] = metrics
+        (course.write_model or model.write_files)(folder)
+
+    trainer = Trainer(
+        network=model.network,
+        objective=course.objective,
+        batches=course.batches,
+        optimizer=optimizer,
+        budget=budget,
+        schedule=schedule,
+        precision=precision,
+        store=CheckpointStore(run / "checkpoints", recipe.keep),
+        write_model=write_model,
+        evaluate=course.evaluate,
+        accumulate=recipe.accumulate,
+        clip=recipe.optim.clip,
+        pace=Pace(recipe.evaluate_every, recipe.save_every, recipe.save_minutes, recipe.log_every),
+    )
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+        say(f"Going on from step {trainer.step}, {clock(trainer.seconds)} into the run.")
+    log = RunLog(run, step=trainer.step)
+    try:
+        with ProgressBar("training", quiet=quiet) as bar:
+            done = trainer.run(log, bar)
+    finally:
+        log.close()
+    curve = draw_curve(read_log(run / "log.jsonl"), run / "curve.png", run.name)
+    if done.reason != "finished":
+        say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {run}")
+        return Finished(done, run, None)
+    model.record["metrics"] = done.metrics
+    path = model.save(run / "model")
+    say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
+    say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
+    return Finished(done, run, path)
+
+
+def _check_disk(run: Path, model: Model, keep: int) -> None:
+    """Raises BedstoneError if what the run will write can't fit on the disk."""
+    run.mkdir(parents=True, exist_ok=True)
+    weights = 4 * sum(parameter.numel() for parameter in model.network.parameters())
+    # A checkpoint holds the weights and up to two moments; the newest, the best, one in the making.
+    needed = 3 * weights * (keep + 2) + weights
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise BedstoneError(
+            f"{run}: the run will need up to {needed / 1e9:.1f} GB for its checkpoints and "
+            f"{free / 1e9:.1f} GB are free. Make room, lower keep, or choose another folder "
+            "with out=..."
+        )
