@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.context import Context
 from bedstone.nn.layers import GatedMLP, LayerNorm, RMSNorm
+from bedstone.nn.lora_layers import LoRALinear
 from bedstone.nn.packed import PackedLinear
 from bedstone.nn.positions import Rotary
+from bedstone.nn.quantize import QuantizedLinear
 from bedstone.nn.residual import PreNorm
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -28,7 +30,8 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
 
     The original stays as it is; the copy can be neither trained nor saved. Norms share the
     original's weights. The copy holds its matrices once, and a head that is tied to the
-    embedding a second time in packed form, where the processor packs.
+    embedding a second time in packed form, where the processor packs. An adapter in use is
+    merged into the copy; over quantised layers it stays beside them.
     """
     norms = {
         id(weight)
@@ -36,7 +39,13 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
         if isinstance(module, LayerNorm | RMSNorm)
         for weight in module.parameters()
     }
-    memo: dict[int, object] = {}  # what deepcopy takes instead of a parameter
+    memo: dict[int, object] = {}  # what deepcopy takes instead of a parameter or a module
+    for module in network.modules():
+        if isinstance(module, LoRALinear):  # the adapter in use goes into the copy's weights
+            plain = module.plain()
+            for name, weight in list(plain.named_parameters()):
+                setattr(plain, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+            memo[id(module)] = plain
     for weight in network.parameters():
         cast = weight.detach()
         if id(weight) not in norms and weight.is_floating_point():
@@ -66,6 +75,8 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = LeanRMSNorm(child)
         elif type(child) is nn.Linear:
             child = PackedLinear(child.weight, child.bias)
+        elif isinstance(child, QuantizedLinear):
+            child.dtype = dtype
         elif type(child) is nn.Embedding:
             child = WideEmbedding(child)
         elif type(child) is Rotary:

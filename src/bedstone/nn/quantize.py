@@ -1,0 +1,246 @@
+"""Linear layers whose weights are whole numbers of 8 or 4 bits, put in a built network's place.
+
+Only weights are quantised; products are computed in fp32 or bf16. Eight bits: symmetric, one
+scale an output row (as in LLM.int8, Dettmers et al., 2022, without its outliers). Four bits: a
+scale and a lowest value for each group of inputs (as in GPTQ and gpt-fast). Gradients reach the
+input and never the weight, so that adapters can be trained over it (QLoRA, Dettmers et al., 2023).
+
+Few rows without a gradient, in bf16, go through torch's own kernels, which read the small
+weights directly. They are private to torch, and the eight-bit one reads past its tensors for
+shapes it wasn't made for: they stand behind `_few_rows` alone, for shapes they hold for, tried
+out once; everywhere else the weight is made whole for the time of one product.
+
+Shapes: N rows, D inputs, E outputs, G inputs a group.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.nn.frozen import adapted, working_dtype
+from bedstone.nn.stack import Stack
+
+TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
+GROUPS = (32, 64, 128)
+FEW = 8  # rows: beyond, making the weight whole costs less than the small kernels (measured)
+_ROWS = 128  # of a weight made whole at once: what they need stays in the cache
+
+
+class QuantizedLinear(nn.Module):
+    """x W^T + b, (..., D) to (..., E), the weight in 8 bits a row or 4 bits a group.
+
+    In a state dict it looks like the linear layer it replaced: `weight` is made whole again on
+    saving and quantised again on loading. So whatever is saved opens everywhere and computes
+    what was trained and tested, at the size of a plain model.
+
+    Args:
+        linear: what it takes the place of.
+        bits: 8 or 4.
+        group: inputs that share a scale, for 4 bits; divides D.
+    """
+
+    codes: Tensor  # (E, D) int8, or (E, D / 2) uint8: the first half of a row in the low bits
+    scales: Tensor  # (E, 1) or (E, D / G), bf16
+    lowest: Tensor | None  # (E, D / G), bf16
+
+    def __init__(self, linear: nn.Linear, bits: int, group: int = 64) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bits, self.group = bits, group
+        self.kept = linear.weight.dtype  # what the weight is made whole in
+        self.dtype: torch.dtype | None = None  # of its products, where one was chosen beforehand
+        self.bias = linear.bias
+        for name in ("codes", "scales", "lowest"):
+            self.register_buffer(name, None, persistent=False)
+        self._fill(linear.weight)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.codes.device
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bits={self.bits}"
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight made whole, (E, D): a new tensor each time."""
+        return self.whole(self.kept)
+
+    @torch.no_grad()
+    def _fill(self, weight: Tensor) -> None:
+        wide = weight.detach().float()
+        self._packed: tuple[Tensor, Tensor] | None = None  # the four-bit kernel's own layout
+        if self.bits == 8:
+            scales = _nonzero((wide.abs().amax(1, keepdim=True) / 127).bfloat16())
+            codes = (wide / scales.float()).round_().clamp_(-127, 127)
+            self.codes, self.scales, self.lowest = codes.to(torch.int8), scales, None
+            return
+        grouped = wide.unflatten(1, (-1, self.group))  # (E, D / G, G)
+        lowest = grouped.amin(-1).bfloat16()
+        # The step is taken from the lowest value as kept, so that rounding it costs nothing above.
+        scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).bfloat16())
+        codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
+        small = codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8)
+        first, second = small.chunk(2, 1)
+        self.codes, self.scales, self.lowest = first | (second << 4), scales, lowest
+
+    @torch.no_grad()
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`, (E, D)."""
+        made = self.codes.new_empty((self.out_features, self.in_features), dtype=dtype)
+        for start in range(0, self.out_features, _ROWS):
+            rows = slice(start, start + _ROWS)
+            codes, out = self.codes[rows], made[rows]
+            if self.lowest is None:
+                torch.mul(codes, self.scales[rows].to(dtype), out=out)
+                continue
+            half = self.in_features // 2
+            out[:, :half] = codes & 15
+            out[:, half:] = codes >> 4
+            steps = out.unflatten(1, (-1, self.group))  # (n, D / G, G)
+            lowest, scales = (s[rows, :, None].to(dtype) for s in (self.lowest, self.scales))
+            torch.addcmul(lowest, steps, scales, out=steps)
+        return made
+
+    def product(self, x: Tensor) -> Tensor:
+        """x W^T + b for rows (N, D) in a floating dtype; no gradient."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        if len(x) <= FEW and x.dtype is torch.bfloat16 and self._small_kernel_fits():
+            y = self._few_rows(x.contiguous())
+            return y if bias is None else y.add_(bias)
+        return F.linear(x, self.whole(x.dtype), bias)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        """g W, (N, E) to (N, D)."""
+        return gradient @ self.whole(gradient.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return adapted(x.to(self.dtype or working_dtype(x)), self)
+
+    def _small_kernel_fits(self) -> bool:
+        even = self.out_features % 16 == 0 and self.in_features % 64 == 0
+        return even and self.codes.device.type == "cpu" and _kernel_works(self.bits)
+
+    def _few_rows(self, x: Tensor) -> Tensor:
+        if self.lowest is None:
+            return torch._weight_int8pack_mm(x, self.codes, self.scales.flatten().to(x.dtype))
+        if self._packed is None:
+            codes = torch.cat((self.codes & 15, self.codes >> 4), 1).int()
+            packed = torch._convert_weight_to_int4pack_for_cpu(codes, 1)
+            # The kernel computes (code - 8) scale + zero.
+            zeros = (self.lowest.float() + 8 * self.scales.float()).bfloat16()
+            constants = torch.stack((self.scales.bfloat16(), zeros), -1)  # (E, D / G, 2)
+            self._packed = packed, constants.transpose(0, 1).contiguous()
+        packed, constants = self._packed
+        return torch._weight_int4pack_mm_for_cpu(x, packed, self.group, constants)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        key = f"{prefix}weight"
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)
+        weight = state_dict.get(key)
+        if weight is None:
+            missing_keys.append(key)
+        elif weight.shape != (self.out_features, self.in_features):
+            error_msgs.append(
+                f"size mismatch for {key}: {tuple(weight.shape)} was given, expected "
+                f"{(self.out_features, self.in_features)}."
+            )
+        else:
+            self._fill(weight.to(self.codes.device))
+
+
+def quantize(
+    network: nn.Module,
+    *,
+    bits: int = 8,
+    group: int = 64,
+    targets: Iterable[str] = TARGETS,
+) -> list[str]:
+    """Puts quantised layers in the place of the linear layers inside a network's stacks.
+
+    Embeddings, norms and heads stay as they are. Quantise first, then add adapters.
+
+    Args:
+        bits: 8 or 4.
+        group: inputs that share a scale, for 4 bits: 32, 64 or 128.
+        targets: which sublayers, by name.
+
+    Returns:
+        The names of the layers that were replaced.
+
+    Raises:
+        BedstoneError: sizes that can't be had, a target that is none; nothing was replaced.
+    """
+    if bits not in (8, 4):
+        raise BedstoneError(f"quantize.bits: {bits!r} was given; expected 8 or 4.")
+    if bits == 4 and group not in GROUPS:
+        raise BedstoneError(f"quantize.group: {group!r} was given; expected 32, 64 or 128.")
+    targets = tuple(targets)
+    found = {
+        f"{stack_name}.{name}".lstrip("."): module
+        for stack_name, stack in network.named_modules()
+        if isinstance(stack, Stack)
+        for name, module in stack.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+    }
+    for target in targets:
+        if not any(name.rpartition(".")[2] == target for name in found) and target not in TARGETS:
+            raise BedstoneError(f"quantize.targets: {target!r} is none{nearest(target, TARGETS)}.")
+    for name, linear in found.items():
+        if type(linear) is not nn.Linear:
+            raise BedstoneError(
+                f"quantize: {name} has adapters already. Quantise the base first, then add them."
+            )
+        if bits == 4 and linear.in_features % group:
+            raise BedstoneError(
+                f"quantize.group: {group} doesn't divide {linear.in_features}, the inputs of "
+                f"{name}. Choose 32, or 8 bits, which need no groups."
+            )
+    for name, linear in found.items():
+        parent, _, leaf = name.rpartition(".")
+        setattr(network.get_submodule(parent), leaf, QuantizedLinear(linear, bits, group))
+    return list(found)
+
+
+def _nonzero(scales: Tensor) -> Tensor:
+    """Steps of constant rows, which need none, made divisible by."""
+    return torch.where(scales == 0, torch.ones_like(scales), scales)
+
+
+@cache
+def _kernel_works(bits: int) -> bool:
+    """Whether torch's kernel for few rows is there, and right: tried out once."""
+    weight = (torch.arange(32 * 128).view(32, 128) % 15 - 7) / 8.0  # exact in either form
+    x = (torch.arange(3 * 128).view(3, 128) % 5 - 2).bfloat16()
+    linear = nn.Linear(128, 32, bias=False)
+    linear.weight = nn.Parameter(weight, False)
+    layer = QuantizedLinear(linear, bits, 32)
+    try:
+        found = layer._few_rows(x).float()
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    expected = F.linear(x.float(), layer.whole(torch.float32))
+    return bool((found - expected).abs().max() <= 0.02 * expected.abs().max())
