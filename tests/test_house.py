@@ -30,7 +30,7 @@ LAYERS = [
     {"objectives", "generation", "checkpoints"},
     {"models"},
     {"nn", "data"},
-    {"config", "runtime", "files", "manifests", "errors"},
+    {"config", "recipes", "runtime", "files", "manifests", "errors"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LIMIT = 320  # lines
@@ -39,6 +39,7 @@ LIMIT = 320  # lines
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
+EXTRAS |= {"sklearn", "nervaluate", "torchmetrics"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {
