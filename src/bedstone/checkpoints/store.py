@@ -26,6 +26,17 @@ MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d{8,})")
 
 
+def score(metrics: dict[str, float], best_by: str) -> float | None:
+    """The metric `best_by`, lower is better: of `-name`, the metric `name` with its sign turned.
+
+    None where it is missing or not finite.
+    """
+    value = metrics.get(best_by.removeprefix("-"), math.nan)
+    if not math.isfinite(value):
+        return None
+    return -value if best_by.startswith("-") else value
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One checkpoint: its folder, its step, and the metrics it was saved with."""
@@ -37,9 +48,8 @@ class Checkpoint:
 
     @property
     def score(self) -> float | None:
-        """The metric that chooses the best, lower is better; None if missing or not finite."""
-        value = self.metrics.get(self.best_by, math.nan)
-        return value if math.isfinite(value) else None
+        """What chooses the best, lower is better; None if missing or not finite."""
+        return score(self.metrics, self.best_by)
 
     @property
     def state(self) -> Path:

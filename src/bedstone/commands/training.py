@@ -7,7 +7,7 @@ budget, checkpoints, logs, the curve, leaving and coming back.
 import dataclasses
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,7 +55,9 @@ class Course:
         data: what `data.json` and the artefact say of the data.
         plan: what is about to be spent, to be said before it is.
         budget: how long: `5m`, `1000 steps`.
-        write_model: writes the deployable files into a folder; the whole model by default.
+        write_model: writes a checkpoint's deployable files; the whole model by default.
+        finish: the finished run to its artefact's folder; the model of the last step by default.
+        best_by, patience, save_best: as `train.loop.Trainer` and `Pace` have them.
     """
 
     model: Model
@@ -66,7 +68,10 @@ class Course:
     plan: str
     budget: str
     write_model: Callable[[Path], None] | None = None
-    stop: Callable[[list[dict[str, float]]], bool] | None = field(default=None)
+    finish: Callable[[Path, Done, CheckpointStore], Path] | None = None
+    best_by: str = "validation_loss"
+    patience: int = 0
+    save_best: bool = False
 
 
 @dataclass
@@ -141,7 +146,15 @@ def train(
         evaluate=course.evaluate,
         accumulate=recipe.accumulate,
         clip=recipe.optim.clip,
-        pace=Pace(recipe.evaluate_every, recipe.save_every, recipe.save_minutes, recipe.log_every),
+        best_by=course.best_by,
+        patience=course.patience,
+        pace=Pace(
+            recipe.evaluate_every,
+            recipe.save_every,
+            recipe.save_minutes,
+            recipe.log_every,
+            course.save_best,
+        ),
     )
     if checkpoint is not None:
         trainer.resume(checkpoint)
@@ -157,7 +170,7 @@ def train(
         say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {run}")
         return Finished(done, run, None)
     model.record["metrics"] = done.metrics
-    path = model.save(run / "model")
+    path = course.finish(run, done, trainer.store) if course.finish else model.save(run / "model")
     say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
     say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
     return Finished(done, run, path)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.checkpoints.state import load_state, save_state
-from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.checkpoints.store import Checkpoint, CheckpointStore, score
 from bedstone.errors import BedstoneError
 from bedstone.runtime import Precision
 from bedstone.train.interrupts import Interrupts
@@ -33,7 +33,7 @@ from bedstone.train.optim import Optimizer, clip_gradients
 from bedstone.train.progress import ProgressBar
 from bedstone.train.schedule import Budget
 
-Objective = Callable[[nn.Module, Any], tuple[Tensor, int]]
+Objective = Callable[[nn.Module, Any], tuple[Tensor, float]]
 
 
 class Batches(Protocol):
@@ -53,6 +53,7 @@ class Pace:
     save_every: int = 0
     save_minutes: float = 5.0
     log_every: int = 10
+    save_best: bool = False  # also save at every evaluation that is the best so far
 
 
 @dataclass
@@ -80,7 +81,9 @@ class Trainer:
         precision: of the matrix products.
         store: where checkpoints go.
         write_model: writes the artefact's files into a folder.
-        evaluate: the network's figures on held-out data; `validation_loss` picks the best.
+        evaluate: the network's figures on held-out data.
+        best_by: the figure that picks the best checkpoint, lower is better; `-name` turns it.
+        patience: evaluations in a row without a better one after which to stop; 0 never does.
     """
 
     network: nn.Module
@@ -93,6 +96,8 @@ class Trainer:
     store: CheckpointStore
     write_model: Callable[[Path, dict[str, float]], None]
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    best_by: str = "validation_loss"
+    patience: int = 0
     accumulate: int = 1
     clip: float = 1.0
     pace: Pace = field(default_factory=Pace)
@@ -101,6 +106,7 @@ class Trainer:
     seconds: float = 0.0  # before and after each resume
     metrics: dict[str, float] = field(default_factory=dict)
     recent: list[float] = field(default_factory=list)  # losses since the log's last line
+    history: list[float] = field(default_factory=list)  # what each evaluation gave, by `best_by`
     started: float = field(default=0.0, init=False)  # by the monotonic clock, less `seconds`
     saved_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, clock
     evaluated_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, share
@@ -115,6 +121,7 @@ class Trainer:
         state = load_state(checkpoint.state)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.metrics, self.recent = state["metrics"], state["recent"]
+        self.history = state["history"]
         self.evaluated_at = tuple(state["evaluated_at"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state_dict(state["batches"])
@@ -132,6 +139,7 @@ class Trainer:
             "seconds": self.elapsed(),
             "metrics": self.metrics,
             "recent": self.recent,
+            "history": self.history,
             "evaluated_at": self.evaluated_at,
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state_dict(),
@@ -154,6 +162,12 @@ class Trainer:
             step=self.step, tokens=self.tokens, seconds=self.elapsed() + reserve
         )
 
+    def enough(self) -> bool:
+        """Whether the last `patience` evaluations all failed to be the best so far."""
+        if not self.patience or len(self.history) <= self.patience:
+            return False
+        return min(self.history[: -self.patience]) <= min(self.history[-self.patience :])
+
     def run(self, log: RunLog, bar: ProgressBar) -> Done:
         """Trains until the budget is spent or a signal asks to leave; saves either way.
 
@@ -166,7 +180,7 @@ class Trainer:
         self.network.train()
         told = (self.tokens, self.elapsed())  # at the last line of the log
         with Interrupts() as interrupts:
-            while interrupts.asked is None and (share := self.share()) < 1.0:
+            while interrupts.asked is None and not self.enough() and (share := self.share()) < 1.0:
                 loss, norm, rate = self.one_step(share)
                 self.recent.append(loss)
                 if self.step % self.pace.log_every == 0:
@@ -251,6 +265,7 @@ class Trainer:
         began = time.monotonic()
         self.metrics = self.evaluate(self.network)
         self.network.train()
+        self.history.append(_or_infinity(score(self.metrics, self.best_by)))
         self.overhead["evaluation"] = time.monotonic() - began
         self.evaluated_at = (self.step, self.share())
         log.write(self.step, **self.metrics, seconds=self.elapsed(), tokens=float(self.tokens))
@@ -260,6 +275,9 @@ class Trainer:
         bar.say(f"step {self.step}: {told}")
 
     def save_due(self) -> bool:
+        best = self.pace.save_best and self.evaluated_at[0] == self.step
+        if best and self.history[-1] < min(self.history[:-1], default=math.inf):
+            return True
         if self.pace.save_every:
             return self.step % self.pace.save_every == 0
         return self.elapsed() - self.saved_at[1] >= 60 * self.pace.save_minutes
@@ -276,6 +294,10 @@ class Trainer:
 
         # Metrics older than the weights would crown the wrong checkpoint.
         fresh = self.metrics if self.evaluated_at[0] == self.step else None
-        self.store.save(self.step, write, fresh)
+        self.store.save(self.step, write, fresh, self.best_by)
         self.overhead["save"] = time.monotonic() - began
         self.saved_at = (self.step, self.elapsed())
+
+
+def _or_infinity(value: float | None) -> float:
+    return math.inf if value is None else value
