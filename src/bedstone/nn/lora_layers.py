@@ -96,9 +96,10 @@ class LoRALinear(Adapted, nn.Linear):
         return self.copies.backward(gradient, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (torch.compiler.is_compiling() or self.weight.requires_grad):
+        learns = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if not (learns or torch.compiler.is_compiling()):
             return super().forward(x)
-        # A compiler fuses the plain form; a weight that is trained all the same needs it.
+        # A compiler fuses the plain form; what is trained all the same needs it.
         low = x.to(self.dtype_for(x))
         bias = None if self.bias is None else self.bias.to(low.dtype)
         y = F.linear(low, self.weight.to(low.dtype), bias)

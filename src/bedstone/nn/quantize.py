@@ -55,6 +55,8 @@ class QuantizedLinear(nn.Module):
         self.kept = linear.weight.dtype  # what the weight is made whole in
         self.dtype: torch.dtype | None = None  # of its products, where one was chosen beforehand
         self.bias = linear.bias
+        if self.bias is not None:
+            self.bias.requires_grad_(False)  # the layer is frozen whole
         for name in ("codes", "scales", "lowest"):
             self.register_buffer(name, None, persistent=False)
         self._fill(linear.weight)
