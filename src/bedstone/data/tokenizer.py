@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
+from bedstone.data import encoder_tokenizers
 from bedstone.data.cut import LONGEST, cuts
 from bedstone.data.streamer import Streamer
 from bedstone.data.tokenizer_files import ROLES, read_tokenizer
@@ -75,6 +76,9 @@ class Tokenizer:
         }
         for key in ("auto_map", "add_prefix_space", "legacy", "sp_model_kwargs", "vocab_file"):
             settings.pop(key, None)
+        if 1 in self.backend.encode("a", "b").type_ids:  # transformers leaves them out otherwise
+            names = ["input_ids", "token_type_ids", "attention_mask"]
+            settings.setdefault("model_input_names", names)
         write_json(folder / "tokenizer_config.json", settings)
         # transformers would prefer a stale one to what was just written
         (folder / "chat_template.jinja").unlink(missing_ok=True)
@@ -107,6 +111,25 @@ class Tokenizer:
     @property
     def pad_id(self) -> int | None:
         return self._role("pad_token")
+
+    @property
+    def cls_id(self) -> int | None:
+        return self._role("cls_token")
+
+    @property
+    def sep_id(self) -> int | None:
+        return self._role("sep_token")
+
+    @property
+    def mask_id(self) -> int | None:
+        return self._role("mask_token")
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of tokens that stand for no text, ascending; the unknown token is one."""
+        added = self.backend.get_added_tokens_decoder()
+        ids = {number for number, token in added.items() if token.special}
+        return sorted(ids | {i for role in ROLES if (i := self._role(role)) is not None})
 
     @property
     def chat_template(self) -> str | None:
@@ -270,6 +293,17 @@ def train_characters(
     ordered = [UNKNOWN, *(token for token in special_tokens if token != UNKNOWN)]
     settings = _add_special(backend, ordered, end=ordered[1] if len(ordered) > 1 else None)
     return Tokenizer(backend, {**settings, "unk_token": UNKNOWN})
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> Tokenizer:
+    """A WordPiece tokenizer as BERT has it, of at most `vocab_size` ids."""
+    trained = encoder_tokenizers.train_wordpiece(_all_cuts(texts), vocab_size, lowercase=lowercase)
+    return Tokenizer(*trained)
+
+
+def train_roberta(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer with RoBERTa's special tokens, of at most `vocab_size` ids."""
+    return Tokenizer(*encoder_tokenizers.train_roberta(_all_cuts(texts), vocab_size))
 
 
 def _add_special(

@@ -1,9 +1,9 @@
 """The files of a tokenizer, as the ecosystem writes them -> a `tokenizers` object and settings.
 
 Read, in this order: `tokenizer.json`; `vocab.json` with `merges.txt` (the layout of GPT-2);
-`tokenizer.model` (SentencePiece). Beside them: `tokenizer_config.json`,
-`special_tokens_map.json`, `generation_config.json`, `chat_template.jinja`. No code in a folder is
-ever run, whatever its configuration names.
+`tokenizer.model` (SentencePiece); `vocab.txt` (WordPiece, as BERT has it). Beside them:
+`tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json`,
+`chat_template.jinja`. No code in a folder is ever run, whatever its configuration names.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from bedstone.data.encoder_tokenizers import BERT, ROBERTA, read_vocabulary, wordpiece
 from bedstone.data.sentencepiece import convert_sentencepiece
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json
@@ -44,6 +45,7 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
         if role in settings:
             settings[role] = _content(settings[role], folder / "tokenizer_config.json", role)
     _set_start_and_end(backend, settings)
+    _guess_encoder(backend, settings)
     if "eos_token" not in settings:
         settings |= _guess_end(backend, _object(folder / "generation_config.json"))
     return backend, settings
@@ -57,14 +59,21 @@ def _backend(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
             return _from_merges(path / "vocab.json", path / "merges.txt")
         if (path / "tokenizer.model").is_file():
             return convert_sentencepiece(path / "tokenizer.model")
+        if (path / "vocab.txt").is_file():
+            lower = _object(path / "tokenizer_config.json").get("do_lower_case", True)
+            return wordpiece(read_vocabulary(path / "vocab.txt"), lowercase=bool(lower))
         raise BedstoneError(
-            f"{path}: holds no tokenizer. Expected tokenizer.json, vocab.json with merges.txt, or "
-            "tokenizer.model in that folder."
+            f"{path}: holds no tokenizer. Expected tokenizer.json, vocab.json with merges.txt, "
+            "tokenizer.model or vocab.txt in that folder."
         )
     if not path.is_file():
         raise BedstoneError(f"tokenizer {str(path)!r}: no such file or folder.")
     if path.suffix == ".model":
         return convert_sentencepiece(path)
+    if path.suffix == ".txt":
+        words = read_vocabulary(path)
+        cased = any(token.isascii() and token.isalpha() and token.isupper() for token in words)
+        return wordpiece(words, lowercase=not cased)
     return _from_json(path), {}
 
 
@@ -138,6 +147,16 @@ def _set_start_and_end(backend: Tokenizer, settings: dict[str, Any]) -> None:
         pair=pair,
         special_tokens=[(token, backend.token_to_id(token)) for token in {bos, eos} if token],
     )
+
+
+def _guess_encoder(backend: Tokenizer, settings: dict[str, Any]) -> None:
+    """The roles of an encoder's tokens by their published names, where no file says them."""
+    for names in (BERT, ROBERTA):
+        if all(backend.token_to_id(token) is not None for token in names.values()):
+            ends = {"bos_token": "<s>", "eos_token": "</s>"} if names is ROBERTA else {}
+            for role, token in {**names, **ends}.items():
+                settings.setdefault(role, token)
+            return
 
 
 def _guess_end(backend: Tokenizer, generation: dict[str, Any]) -> dict[str, str]:
