@@ -14,11 +14,18 @@ import torch
 
 from bedstone.checkpoints.convert import Layout, layout, load_published, to_published
 from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.sentence_folder import (
+    lower_case,
+    network_folder,
+    read_pooling,
+    write_pooling,
+)
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, read_json, write_json, write_text
 from bedstone.manifests import manifest, verify_manifest
+from bedstone.nn.pooling import Pooling
 from bedstone.runtime import versions
 
 RECORD = "bedstone.json"
@@ -34,6 +41,7 @@ class Model:
         generation: `generation_config.json`: end tokens and sampling defaults.
         record: what `bedstone.json` says of its making: recipe, data, metrics, versions.
         path: where it was read from.
+        pooling: how it makes one vector of a text, where its folder says so.
     """
 
     network: Any
@@ -41,6 +49,7 @@ class Model:
     generation: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    pooling: Pooling | None = None
 
     @property
     def config(self) -> Any:
@@ -93,6 +102,10 @@ class Model:
         tensors = to_published(self.layout, self.network)
         dtype = next(iter(tensors.values())).dtype
         config["dtype"] = str(dtype).removeprefix("torch.")
+        if self.pooling is not None:
+            write_pooling(folder, self.pooling, self.config.width)
+            if self.tokenizer is not None and self.pooling.max_tokens:
+                self.tokenizer.settings["model_max_length"] = self.pooling.max_tokens
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
             for key in ("bos", "eos", "pad"):
@@ -156,7 +169,8 @@ def load(
         BedstoneError: it isn't there, isn't whole, was tampered with, holds pickled weights,
             or is of a layout that Bedstone doesn't open.
     """
-    folder = resolve(path, revision=revision)
+    outer = resolve(path, revision=revision)
+    folder = network_folder(outer)
     if not (folder / "config.json").is_file():
         raise BedstoneError(
             f"{folder}: has no config.json, so it is not a model. Give the folder that "
@@ -177,6 +191,7 @@ def load(
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)
     tokenizer = _tokenizer(folder)
     model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)
+    model.pooling = _pooling(outer, tokenizer)
     if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
         raise BedstoneError(
             f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
@@ -192,3 +207,11 @@ def load(
 def _tokenizer(folder: Path) -> Tokenizer | None:
     known = ("tokenizer.json", "vocab.json", "tokenizer.model")
     return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None
+
+
+def _pooling(folder: Path, tokenizer: Tokenizer | None) -> Pooling | None:
+    """How the folder's model pools; its tokenizer is made to lower case where that is asked for."""
+    pooling, lowers = read_pooling(folder) or (None, False)
+    if lowers and tokenizer is not None:
+        lower_case(tokenizer)
+    return pooling
