@@ -15,9 +15,11 @@ from bedstone.nn.context import Context
 from bedstone.nn.fused import attention, attention_pays
 from bedstone.nn.masks import Causal, Documents, Full, Mask, with_window
 from bedstone.nn.positions import rotate
+from bedstone.nn.ragged import LONGEST, ragged_attention
 
-# Packed documents are attended one by one when they are at least this long on average:
-# below, one dense call costs less than many small ones (measured on a CPU, context 256).
+# Packed documents that are too long for grids of similar lengths (nn/ragged.py) are attended
+# one by one when they are at least this long on average: below, one dense call costs less than
+# many small ones (measured on a CPU, context 256).
 SEGMENT_TOKENS = 48
 
 
@@ -59,8 +61,12 @@ def attend(
             if dropout == 0.0 and attention_pays(q, k):
                 return attention(q, k, v, scale, causal=not full)
             return fused(q, k, v, is_causal=not full)
-        if isinstance(mask, Documents) and from_start and _worth_splitting(mask):
-            return _attend_documents(q, k, v, mask, scale, dropout)
+        # A compiled graph can't depend on where documents end.
+        if isinstance(mask, Documents) and from_start and not torch.compiler.is_compiling():
+            if _in_grids(mask):
+                return _attend_grids(q, k, v, mask, scale, dropout)
+            if len(mask.segments) * SEGMENT_TOKENS <= mask.numbers.numel():
+                return _attend_documents(q, k, v, mask, scale, dropout)
     if slots is None:
         slots = torch.arange(length, device=q.device)[None]
     dense = mask.dense(slots, torch.arange(keys, device=q.device))
@@ -91,11 +97,21 @@ def _attend_one(
     return mixed.reshape(q.shape)
 
 
-def _worth_splitting(mask: Documents) -> bool:
-    """Whether documents are long enough; a compiled graph can't depend on where they end."""
-    if torch.compiler.is_compiling():
-        return False
-    return len(mask.segments) * SEGMENT_TOKENS <= mask.numbers.numel()
+def _in_grids(mask: Documents) -> bool:
+    """Whether documents may stand in grids: none is too long, or longer than the window."""
+    longest = mask.layout.longest
+    return longest <= LONGEST and (mask.window is None or mask.window >= longest)
+
+
+def _attend_grids(
+    q: Tensor, k: Tensor, v: Tensor, mask: Documents, scale: float | None, dropout: float
+) -> Tensor:
+    """Packed documents in grids of similar lengths."""
+    batch, _, length, width = q.shape
+    parts = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (B T, H or G, W)
+    causal = mask.causal or mask.window is not None
+    mixed = ragged_attention(*parts, mask.layout, causal=causal, scale=scale, dropout=dropout)
+    return mixed.view(batch, length, -1, width).transpose(1, 2)
 
 
 def _attend_documents(

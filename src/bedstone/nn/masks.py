@@ -1,8 +1,8 @@
 """Masks as small symbolic values.
 
 A mask says which keys each query may see. It stays a value, not a matrix, until `attend()`
-decides: plain causal attention takes the fused path, packed documents are attended one by
-one, and only what has no better path is made dense.
+decides: plain causal attention takes the fused path, packed documents are attended by
+themselves, and only what has no better path is made dense.
 
 Queries and keys are named by their *slot*: the index in the sequence, which with a key/value
 cache is the index in the cache. Shapes: B batch, Q queries, K keys.
@@ -15,6 +15,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from bedstone.nn.ragged import Layout
 
 
 class Mask(Protocol):
@@ -83,7 +85,8 @@ class Padding:
 class Documents:
     """Packed documents: a token sees its own document only. `numbers` is (B, T) int.
 
-    A document is a run of equal numbers; two runs of a row never share one.
+    A document is a run of equal numbers; two runs of a row never share one. A window makes it
+    causal.
     """
 
     numbers: Tensor
@@ -94,13 +97,23 @@ class Documents:
         rows = torch.arange(len(self.numbers), device=self.numbers.device)[:, None]
         own = self.numbers[rows, queries]  # (B, Q)
         same = own[:, :, None] == self.numbers[:, None, keys]  # (B, Q, K)
-        return same & Causal(self.window).dense(queries, keys) if self.causal else same
+        if not self.causal and self.window is None:
+            return same
+        return same & Causal(self.window).dense(queries, keys)
 
     def narrow(self, window: int | None) -> "Documents":
         """The same mask with a sliding window, if that is narrower."""
         if window is None or (self.window is not None and self.window <= window):
             return self
-        return Documents(self.numbers, self.causal, window)
+        narrower = Documents(self.numbers, self.causal, window)
+        if not torch.compiler.is_compiling():  # found out once, not once a layer
+            narrower.__dict__.update(segments=self.segments, layout=self.layout)
+        return narrower
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the documents stand in grids of similar lengths."""
+        return Layout(self.segments, self.numbers.device)
 
     @cached_property
     def segments(self) -> list[tuple[int, int]]:
