@@ -108,9 +108,9 @@ def _attend_grids(
 ) -> Tensor:
     """Packed documents in grids of similar lengths."""
     batch, _, length, width = q.shape
-    parts = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]  # (B T, H or G, W)
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, H or G, W)
     causal = mask.causal or mask.window is not None
-    mixed = ragged_attention(*parts, mask.layout, causal=causal, scale=scale, dropout=dropout)
+    mixed = ragged_attention(q, k, v, mask.layout, causal=causal, scale=scale, dropout=dropout)
     return mixed.view(batch, length, -1, width).transpose(1, 2)
 
 
