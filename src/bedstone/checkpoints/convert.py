@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
+from bedstone.nn.lora import adapters
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,16 @@ def ties(network: nn.Module) -> dict[str, str]:
 
 
 def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
-    """The network's weights under their published names; tied ones are written once."""
+    """The network's weights under their published names; tied ones are written once.
+
+    Raises:
+        BedstoneError: it has adapters, which have no names there.
+    """
+    if named := adapters(network):
+        raise BedstoneError(
+            f"the network has adapters ({', '.join(named)}), which a model's files have no place "
+            "for. Save them with save_adapter, or fold one into the weights first (nn.lora.fold)."
+        )
     state = dict(network.state_dict())
     copies = ties(network)
     names = [name for name in layout.names(network.config) if not set(name.ours) & set(copies)]
