@@ -42,15 +42,50 @@ class TokenizerConfig:
 
     Attributes:
         path: a folder or file of a tokenizer to load; empty trains one on the data.
-        kind: what to train: bpe (byte-level) or characters.
-        vocab_size: tokens to train, for bpe.
+        kind: what to train: bpe (byte-level), wordpiece (as BERT has it) or characters.
+        vocab_size: tokens to train, for bpe and wordpiece.
+        lowercase: whether wordpiece reads everything as lower case, without accents.
         sample_mb: megabytes of text it is trained on, at most.
     """
 
     path: str = ""
     kind: str = "bpe"
     vocab_size: int = 8192
+    lowercase: bool = True
     sample_mb: float = 50.0
+
+
+@dataclass
+class MaskingConfig:
+    """What an encoder is asked to restore: words that are hidden, and which text follows which.
+
+    Attributes:
+        share: of the tokens that are hidden.
+        mask: share of these that become the mask token.
+        other: share of these that become another token; the rest stays and is asked for too.
+        whole_words: hide all pieces of a word or none.
+        pairs: ask too whether the second of two texts follows the first; null does in bert alone.
+        short_rows: share of the rows of pairs that are made shorter than `context`, at random.
+    """
+
+    share: float = 0.15
+    mask: float = 0.8
+    other: float = 0.1
+    whole_words: bool = False
+    pairs: bool | None = None
+    short_rows: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("share", "mask", "other", "short_rows"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BedstoneError(
+                    f"masking.{name}: {getattr(self, name)} was given; it is a share, 0 to 1."
+                )
+        if not self.share or self.mask + self.other > 1:
+            raise BedstoneError(
+                f"masking: share {self.share} must be above 0, and mask {self.mask} and other "
+                f"{self.other} at most 1 together."
+            )
 
 
 @dataclass
@@ -104,13 +139,15 @@ class PretrainRecipe:
         budget: how long to train: `5m`, `2h`, `1000 steps`, `20M tokens`.
         seed: of the weights, the order of the data and dropout.
         init: a model to go on from, instead of fresh weights.
-        model: the shape, in the fields of `models.gpt_config.GPTConfig`.
+        model: the shape, in the fields of `models.gpt_config.GPTConfig` or, where its `layout` is
+            bert, roberta or distilbert, of `models.bert.BertConfig`.
         data: what to learn from.
         tokenizer: how text becomes tokens.
+        masking: what an encoder is asked to restore.
         optim: how weights move.
         schedule: how the learning rate moves.
         context: tokens a row.
-        batch_size: rows in a micro-batch.
+        batch_size: rows in a micro-batch; of an encoder, so many full rows' tokens.
         accumulate: micro-batches a step.
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
@@ -130,6 +167,7 @@ class PretrainRecipe:
     model: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     context: int = 256

@@ -3,7 +3,8 @@
 A cache is a folder named by what it was made of: content, tokenizer and settings. So it is never
 stale, only absent, and two processes that make the same one write the same bytes; the later one
 takes the earlier one's place in a single step. In it: `train.tokens` and `validation.tokens`
-(ids, flat, little-endian), `*.starts` (int64), and `meta.json`, whose sizes are checked on opening.
+(ids, flat, little-endian), `*.starts` and `*.pieces` (int64: where documents and their pieces
+begin), and `meta.json`, whose sizes are checked on opening.
 """
 
 import array
@@ -22,7 +23,8 @@ from bedstone.data.tokens import Encoded, TokenSplit, encode_source
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, recover_folder, write_json
 
-FORMAT = 1  # part of a cache's name: raise it when the same input would give other files
+FORMAT = 2  # part of a cache's name: raise it when the same input would give other files
+_PLACES = ("starts", "pieces")
 
 Progress = Callable[[int, int | None], None]
 """Called with the UTF-8 bytes done and, if known, those to do."""
@@ -104,8 +106,8 @@ def _open_split(target: Path, name: str, dtype: str, size: int, eos: int | None)
     path = target / f"{name}.tokens"
     # a file of no bytes can't be mapped
     tokens = np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
-    starts = np.fromfile(target / f"{name}.starts", "<i8")
-    return TokenSplit(name, tokens, starts, size, eos)
+    starts, pieces = (np.fromfile(target / f"{name}.{kind}", "<i8") for kind in _PLACES)
+    return TokenSplit(name, tokens, starts, size, eos, pieces)
 
 
 class _Writer:
@@ -134,7 +136,8 @@ class _Writer:
 
     def close(self) -> dict[str, Any]:
         self.file.close()
-        np.asarray(self.starts, "<i8").tofile(self.folder / f"{self.name}.starts")
+        for kind, places in zip(_PLACES, (self.starts, self.piece_starts), strict=True):
+            np.asarray(places, "<i8").tofile(self.folder / f"{self.name}.{kind}")
         return {
             "tokens": self.count,
             "documents": len(self.starts),
@@ -184,18 +187,21 @@ def _split_by_position(train: _Writer, validation: _Writer, tokenizer: Tokenizer
     validation.count = 0
     _copy(joined[cut:], validation)
     starts = np.asarray(train.starts)
-    validation.starts.extend(int(start) - cut for start in starts[starts > cut])
-    if validation.count:
-        validation.starts.insert(0, 0)  # mid-document unless one begins just there
-
     pieces = np.asarray(train.piece_starts)
+    for places, kept in ((starts, validation.starts), (pieces, validation.piece_starts)):
+        kept.extend(int(place) - cut for place in places[places > cut])
+        if validation.count:
+            kept.insert(0, 0)  # mid-document unless one begins just there
+
     last = int(np.searchsorted(pieces, cut, side="right")) - 1  # the piece that the cut is in
     stop = int(pieces[last + 1]) if last + 1 < len(pieces) else train.count
     before = _bytes_before(tokenizer, joined[pieces[last] : stop], cut - int(pieces[last]))
     within = round(train.piece_bytes[last] * before)
     validation.piece_bytes.append(sum(train.piece_bytes[last:]) - within)
     train.piece_bytes = array.array("q", [*train.piece_bytes[:last], within])
-    train.starts = array.array("q", [int(start) for start in starts[starts < cut]])
+    train.starts, train.piece_starts = (
+        array.array("q", places[places < cut].tolist()) for places in (starts, pieces)
+    )
     del joined
     train.file.seek(cut * train.dtype.itemsize)
     train.file.truncate()

@@ -26,6 +26,8 @@ class TokenSplit:
         starts: (D,) int64, ascending: the index of each document's first token; starts[0] is 0.
         bytes: the UTF-8 bytes of the text, for bits per byte; end tokens don't count.
         eos_id: the id that ends a document, or None.
+        pieces: (P,) int64, ascending: the index of the first token of each piece of the source,
+            such as a sentence; None where that isn't known.
     """
 
     name: str
@@ -33,6 +35,7 @@ class TokenSplit:
     starts: np.ndarray
     bytes: int
     eos_id: int | None = None
+    pieces: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
