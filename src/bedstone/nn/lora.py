@@ -263,9 +263,7 @@ def _need(network: nn.Module, name: str | None) -> _Record:
     """
     record = _record(network)
     if record is None or not adapted_layers(network):
-        raise BedstoneError(
-            "lora: this network has no adapters that can be changed; add one first."
-        )
+        raise BedstoneError("lora: this network has no adapters to change; add one first.")
     if name is not None and name not in record.configs:
         raise BedstoneError(f"lora: there is no adapter {name!r}{nearest(name, record.configs)}.")
     return record
