@@ -155,6 +155,7 @@ def test_gradients_reach_adapters_alone_and_are_autograds(layout, monkeypatch):
     twin = copy.deepcopy(network)
     weights = torch.randn(2, 12, 61)
     (network(IDS) * weights).sum().backward()
+    monkeypatch.setattr("bedstone.nn.layers.usable", lambda x: True)  # norms as they were
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # the plain form
     (twin(IDS) * weights).sum().backward()
     theirs = dict(twin.named_parameters())
@@ -193,10 +194,10 @@ def test_dropout_is_in_training_alone():
     network.train()
     assert not torch.equal(outputs(network), outputs(network))
     layer = network.stack[0]["attn"].sublayer.q
-    x = torch.randn(400, 32)
-    mean = torch.stack([layer(x) for _ in range(300)]).mean(0)
+    x = torch.randn(1, 32).expand(20_000, 32)
+    mean = layer(x).mean(0)
     network.eval()
-    torch.testing.assert_close(mean, layer(x), atol=0.3, rtol=0.1)  # the same on average
+    torch.testing.assert_close(mean, layer(x)[0], atol=0.02, rtol=0.02)  # the same on average
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -356,7 +357,7 @@ def test_scales():
     assert LoraConfig(rank=16, alpha=32, rslora=True).scale_of("x.q") == 8.0
     config = LoraConfig(rank=16, alpha=32, ranks={"q": 8, "x.q": 4}, alphas={"k": 16})
     assert [config.scale_of(path) for path in ("y.q", "x.q", "x.k")] == [4.0, 8.0, 1.0]
-    assert TARGETS == config.targets
+    assert config.targets == TARGETS
 
 
 @pytest.mark.parametrize(
