@@ -39,7 +39,7 @@ def resume_(run: str) -> None:
     Args:
         run: the run's folder.
     """
-    from bedstone.commands.pretrain import resume
+    from bedstone.commands.resume import resume
 
     _leave(resume(run).done.reason)
 

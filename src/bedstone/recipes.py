@@ -60,6 +60,7 @@ class FinetuneRecipe:
 
     Attributes:
         model: the model to start from: a folder or a hub id.
+        tokenizer: a folder or file of a tokenizer, where the model's folder has none.
         task: text-classification, token-classification, question-answering or text-generation.
         out: the folder of the run.
         data: what to learn from.
@@ -91,6 +92,7 @@ class FinetuneRecipe:
     """
 
     model: str = ""
+    tokenizer: str = ""
     task: str = "text-classification"
     out: str = "runs/finetune"
     data: LabelledConfig = field(default_factory=LabelledConfig)

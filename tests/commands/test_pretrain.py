@@ -11,7 +11,8 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.commands.pretrain import pretrain, resume
+from bedstone.commands.pretrain import pretrain
+from bedstone.commands.resume import resume
 from bedstone.config import PretrainRecipe, from_mapping
 from bedstone.errors import BedstoneError
 from bedstone.train.logs import read_log

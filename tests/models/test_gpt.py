@@ -10,6 +10,7 @@ from bedstone.checkpoints.convert import layout, to_published
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt import LAYOUTS, build
 from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.heads import HeadConfig
 from bedstone.nn.masks import Documents
 from networks import TOLERANCE, check_network, check_published, randomise
 
@@ -181,3 +182,54 @@ def test_bad_shapes_are_named(changes, message):
 
 def test_every_layout_is_tested():
     assert {case.layout for case in CASES.values()} == set(LAYOUTS)
+
+
+LABELLED = {
+    "sequence": HeadConfig("sequence", ("no", "maybe", "yes")),
+    "regression": HeadConfig("sequence", ("score",), "regression"),
+    "tokens": HeadConfig("tokens", ("O", "B-X", "I-X")),
+    "spans": HeadConfig("spans"),
+    "states": HeadConfig("states"),
+}
+
+
+@pytest.mark.parametrize("head", LABELLED)
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_heads_are_theirs(name, head, ids, tmp_path):
+    import transformers
+
+    case = config(name, head=LABELLED[head], **({} if name == "gpt2" else {"kv_heads": 2}))
+    network = build(case).eval()
+    randomise(network)
+    check = layout(name)
+    (tmp_path / "config.json").write_text(json.dumps(check.write_config(case)))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    theirs.pad_token_id = 0
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    keep[1, 29:] = False
+    real = ids.clamp(min=1).masked_fill(~keep, 0)
+
+    def outputs(network):
+        out = network(real, attention_mask=keep.long())
+        if head == "spans":
+            return torch.stack((out.start_logits, out.end_logits), -1)
+        return out.last_hidden_state if head == "states" else out.logits
+
+    def visible(run):
+        """What stands at padding is nobody's business."""
+
+        def cut(network):
+            out = run(network)
+            return out.masked_fill(~keep[..., None], 0.0) if out.dim() == 3 else out
+
+        return cut
+
+    kind = getattr(transformers, check.architecture(case))
+    check_published(
+        check,
+        network,
+        kind(theirs),
+        visible(lambda network: network(real, keep)),
+        visible(outputs),
+    )
+    assert check.read_config(check.write_config(case)).head == case.head

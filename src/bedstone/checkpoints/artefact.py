@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from bedstone.checkpoints.adapters import CONFIG as ADAPTER
+from bedstone.checkpoints.adapters import load_with_adapter
 from bedstone.checkpoints.convert import Layout, layout, load_published, to_published
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.sentence_folder import (
@@ -156,7 +158,7 @@ def load(
     revision: str | None = None,
     verify: bool = True,
 ) -> Model:
-    """Opens an artefact, a published folder, or a hub id.
+    """Opens an artefact, a published folder, a hub id, or an adapter's folder with its base.
 
     Args:
         path: a folder, or an id such as `Qwen/Qwen3-0.6B`.
@@ -170,6 +172,15 @@ def load(
             or is of a layout that Bedstone doesn't open.
     """
     outer = resolve(path, revision=revision)
+    if (outer / ADAPTER).is_file() and not (outer / "config.json").is_file():
+
+        def open_base(base: str) -> Model:
+            return load(base, dtype=dtype, device=device, verify=verify)
+
+        model = load_with_adapter(outer, open_base)
+        model.tokenizer = _tokenizer(outer) or model.tokenizer
+        model.network.to(device).eval()
+        return model
     folder = network_folder(outer)
     if not (folder / "config.json").is_file():
         raise BedstoneError(
@@ -205,7 +216,7 @@ def load(
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
-    known = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
     return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None
 
 

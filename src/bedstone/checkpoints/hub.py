@@ -1,6 +1,7 @@
 """From what a user names, a folder or a hub id, to a folder on this machine."""
 
 import difflib
+import importlib.util
 from pathlib import Path
 
 from bedstone.errors import BedstoneError
@@ -13,8 +14,9 @@ PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
 def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The folder itself if there is one of that name, else the hub's snapshot of that id.
 
-    Downloads go to the hub's own cache and are found there again: `HF_HOME` says where it is,
-    `HF_HUB_OFFLINE=1` keeps to it. `revision` is a branch, tag or commit of the hub.
+    `package:NAME/folder` is a folder inside an installed Python package. Downloads go to the hub's
+    own cache and are found there again: `HF_HOME` says where it is, `HF_HUB_OFFLINE=1` keeps to it.
+    `revision` is a branch, tag or commit of the hub.
 
     Raises:
         BedstoneError: neither exists, the id is malformed, access is refused, or the hub can't be
@@ -23,6 +25,8 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     named = str(path_or_hub_id)
     if not named:
         raise BedstoneError("model: no name was given; expected a folder or a hub id.")
+    if named.startswith("package:"):
+        return _in_package(named)
     folder = recover_folder(Path(named).expanduser())
     if folder.is_dir():
         return folder
@@ -61,6 +65,17 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
             "(save_pretrained(folder, safe_serialization=True)) and name that folder."
         )
     return found
+
+
+def _in_package(named: str) -> Path:
+    package, _, inner = named.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise BedstoneError(f"{named}: there is no package {package!r} here; pip install it first.")
+    folder = Path(spec.submodule_search_locations[0]) / inner
+    if ".." in Path(inner).parts or not folder.is_dir():
+        raise BedstoneError(f"{named}: the package {package} has no folder {inner!r}. Mend it.")
+    return folder
 
 
 def _looks_local(named: str) -> bool:

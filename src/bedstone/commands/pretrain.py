@@ -1,6 +1,5 @@
 """`bedstone pretrain` and `bedstone resume`: from a recipe to an artefact."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import torch
 from torch import nn
 
 from bedstone.checkpoints.artefact import Model, load
-from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.checkpoints.store import Checkpoint
 from bedstone.commands.text_data import TextData
 from bedstone.commands.training import Course, Finished, begin, train
-from bedstone.config import PretrainRecipe, from_mapping, read_recipe
+from bedstone.config import PretrainRecipe, from_mapping
 from bedstone.data.batches import evaluation_batches
 from bedstone.errors import BedstoneError
 from bedstone.inspect.evaluate import text_figures, text_loss
@@ -34,26 +33,13 @@ def pretrain(recipe: PretrainRecipe, *, quiet: bool = False) -> Finished:
     """
     run = Path(recipe.out)
     begin(run)
-    return _train(recipe, run, None, quiet)
+    return run_pretraining(recipe, run, None, quiet)
 
 
-def resume(run: str | Path, *, quiet: bool = False) -> Finished:
-    """Goes on with a run from its last whole checkpoint, exactly as if it had never stopped.
-
-    Raises:
-        BedstoneError: there is no run there, or its data has changed since it began.
-    """
-    run = Path(run)
-    if not (run / "recipe.yaml").is_file():
-        raise BedstoneError(f"{run}: holds no recipe.yaml, so it is not a run's folder.")
-    # The folder may have been moved since.
-    recipe = dataclasses.replace(read_recipe(PretrainRecipe, run / "recipe.yaml"), out=str(run))
-    return _train(recipe, run, CheckpointStore(run / "checkpoints").latest(), quiet)
-
-
-def _train(
+def run_pretraining(
     recipe: PretrainRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
 ) -> Finished:
+    """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     text = TextData.open(recipe, run, quiet=quiet)

@@ -57,6 +57,7 @@ class Course:
         budget: how long: `5m`, `1000 steps`.
         write_model: writes a checkpoint's deployable files; the whole model by default.
         finish: the finished run to its artefact's folder; the model of the last step by default.
+        evaluate_every: steps between evaluations; 0 is as the recipe has it.
         best_by, patience, save_best: as `train.loop.Trainer` and `Pace` have them.
     """
 
@@ -72,6 +73,7 @@ class Course:
     best_by: str = "validation_loss"
     patience: int = 0
     save_best: bool = False
+    evaluate_every: int = 0
 
 
 @dataclass
@@ -149,7 +151,7 @@ def train(
         best_by=course.best_by,
         patience=course.patience,
         pace=Pace(
-            recipe.evaluate_every,
+            course.evaluate_every or recipe.evaluate_every,
             recipe.save_every,
             recipe.save_minutes,
             recipe.log_every,

@@ -1,0 +1,33 @@
+"""`bedstone resume`: a run goes on, whatever recipe it began with."""
+
+import dataclasses
+from pathlib import Path
+
+import yaml
+
+from bedstone.checkpoints.store import CheckpointStore
+from bedstone.commands.finetune import run_finetuning
+from bedstone.commands.pretrain import run_pretraining
+from bedstone.commands.training import Finished
+from bedstone.config import PretrainRecipe, read_recipe
+from bedstone.errors import BedstoneError
+from bedstone.recipes import FinetuneRecipe
+
+
+def resume(run: str | Path, *, quiet: bool = False) -> Finished:
+    """Goes on with a run from its last whole checkpoint, exactly as if it had never stopped.
+
+    Raises:
+        BedstoneError: there is no run there, or its data has changed since it began.
+    """
+    run = Path(run)
+    path = run / "recipe.yaml"
+    if not path.is_file():
+        raise BedstoneError(f"{run}: holds no recipe.yaml, so it is not a run's folder.")
+    checkpoint = CheckpointStore(run / "checkpoints").latest()
+    # The folder may have been moved since: `out` is where it is now.
+    if "task" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}):
+        tuned = dataclasses.replace(read_recipe(FinetuneRecipe, path), out=str(run))
+        return run_finetuning(tuned, run, checkpoint, quiet)
+    recipe = dataclasses.replace(read_recipe(PretrainRecipe, path), out=str(run))
+    return run_pretraining(recipe, run, checkpoint, quiet)
