@@ -155,7 +155,7 @@ class Tokenizer:
         ids = [
             number
             for encoding in self.backend.encode_batch_fast(
-                self._pieces(text), add_special_tokens=False
+                self.pieces(text), add_special_tokens=False
             )
             for number in encoding.ids
         ]
@@ -173,10 +173,10 @@ class Tokenizer:
         pieces: list[str] = []
         counts = []
         for number, text in enumerate(texts):
-            new = self._pieces(text, continued is not None and continued[number])
+            new = self.pieces(text, continued is not None and continued[number])
             pieces += new
             counts.append(len(new))
-        encodings = self._plain.encode_batch_fast(pieces, add_special_tokens=False)
+        encodings = self.plain.encode_batch_fast(pieces, add_special_tokens=False)
         parts = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         result, at = [], 0
         for count in counts:
@@ -194,7 +194,7 @@ class Tokenizer:
         """Decodes ids one by one, as they are generated."""
         return Streamer(lambda ids: self.decode(ids, skip_special))
 
-    def _pieces(self, text: str, continued: bool = False) -> list[str]:
+    def pieces(self, text: str, continued: bool = False) -> list[str]:
         pieces = list(cuts(text))
         if self._drops_space and (len(pieces) > 1 or continued):
             first = 0 if continued else 1
@@ -202,7 +202,7 @@ class Tokenizer:
         return pieces
 
     @functools.cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
+    def plain(self) -> tokenizers.Tokenizer:
         """A twin that reads the names of special tokens as text; the switch is one per object."""
         twin = tokenizers.Tokenizer.from_str(self.backend.to_str())
         twin.encode_special_tokens = True
