@@ -211,10 +211,10 @@ def _fitting(word: str, place: int, options: Candidates) -> list[str]:
 
 
 def _recased(text: Words, slots: list[Slot]) -> list[Slot]:
-    """The capital stays at the head of the text: the word that comes there gets it, and the one
-    that left gives it up."""
+    """The capital stays at the head of the text: the word that comes there gets it, where it may
+    be touched, and the one that left gives it up."""
     first = text.words[0] if text.words else ""
-    if not first.istitle() or slots[0].source == 0:
+    if not first.istitle() or slots[0].source == 0 or not text.free[slots[0].source]:
         return slots
     head = slots[0]
     moved = [Slot(in_case_of(first, head.word), head.source, head.place), *slots[1:]]
