@@ -168,7 +168,7 @@ def load_adapter(model: Any, folder: str | Path, name: str = "default") -> None:
     """
     network = getattr(model, "network", model)
     folder = Path(folder)
-    published = _read_config(folder)
+    published = _json_object(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10])
         raise BedstoneError(
@@ -202,8 +202,8 @@ def load_with_adapter(folder: str | Path, open_base: Callable[[str], Any]) -> An
         BedstoneError: no base is named, or as `open_base` and `load_adapter`.
     """
     folder = Path(folder)
-    published = _read_config(folder)
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    published = _json_object(folder / CONFIG)
+    record = _json_object(folder / RECORD) if (folder / RECORD).is_file() else {}
     if files := record.pop("files", None):
         verify_manifest(folder, files)
     named = published.get("base_model_name_or_path")
@@ -221,15 +221,16 @@ def load_with_adapter(folder: str | Path, open_base: Callable[[str], Any]) -> An
         raise BedstoneError(f"{folder}: its base can't be opened. {error}") from error
     _give_head(model.network, published, record, folder)
     load_adapter(model, folder)
+    model.network.eval()
     model.record = record
     return model
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    published = read_json(folder / CONFIG)
-    if not isinstance(published, dict):
-        raise BedstoneError(f"{folder / CONFIG}: is not a JSON object; fetch it again.")
-    return published
+def _json_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BedstoneError(f"{path}: is not a JSON object; fetch it again.")
+    return value
 
 
 def _give_head(
@@ -238,7 +239,13 @@ def _give_head(
     """Puts the head on the base that the adapter was trained with, if it has another."""
     told = record.get("head")
     if told:
-        head = HeadConfig(told["kind"], tuple(told["labels"]), told["problem"])
+        try:
+            head = HeadConfig(told["kind"], tuple(told["labels"]), told["problem"])
+        except (KeyError, TypeError) as error:
+            raise BedstoneError(
+                f"{folder / RECORD}: head = {told!r}; expected kind, labels and problem. Fetch "
+                "the folder again, or remove this file."
+            ) from error
     else:
         kinds = {task: kind for kind, task in TASKS.items() if kind in TASK_HEADS}
         kind = kinds.get(published.get("task_type") or "")
