@@ -7,10 +7,14 @@ import torch.nn.functional as F
 from bedstone.models.gpt import LAYOUTS, build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.nn import packed
-from bedstone.nn.attention import attend
-from bedstone.nn.inference import JoinedAttention, for_inference, inference_dtype
-from bedstone.nn.masks import Causal, Full
+from bedstone.nn.attention import SelfAttention, attend
+from bedstone.nn.context import Context
+from bedstone.nn.inference import JoinedAttention, LeanPostNorm, for_inference, inference_dtype
+from bedstone.nn.layers import MLP, LayerNorm, gelu_tanh
+from bedstone.nn.masks import Causal, Documents, Full
 from bedstone.nn.packed import PackedLinear
+from bedstone.nn.residual import PostNorm
+from bedstone.nn.stack import Block, Stack
 from networks import randomise
 
 
@@ -115,3 +119,46 @@ def test_one_query_equals_the_dense_product(window, ragged):
     torch.testing.assert_close(attend(q, k, v, mask, slots=slots), expected)
     full = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
     torch.testing.assert_close(attend(q, k, v, Full()), full)
+
+
+class Encoder(torch.nn.Module):
+    """A post-norm encoder of parts, with every dropout on."""
+
+    def __init__(self, activation=F.gelu):
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, 32)
+        self.stack = Stack(
+            Block(
+                attn=PostNorm(
+                    LayerNorm(32), SelfAttention(32, 4, bias=True, out_bias=True, dropout=0.5), 0.5
+                ),
+                mlp=PostNorm(LayerNorm(32), MLP(32, 96, activation), 0.5),
+            )
+            for _ in range(3)
+        )
+
+    def forward(self, ids, mask):
+        return self.stack(self.embed(ids), Context(mask=mask))
+
+
+@pytest.mark.parametrize("activation", [F.gelu, gelu_tanh, F.relu, torch.tanh])
+@pytest.mark.parametrize("packs", [True, False])
+def test_an_encoder_made_ready_computes_the_same(activation, packs, request):
+    """Nothing drops out, though dropouts are on and the original is in training."""
+    if not packs:
+        request.getfixturevalue("plainly")
+    torch.manual_seed(0)
+    network = Encoder(activation).train()
+    ids = torch.randint(50, (1, 60))
+    numbers = torch.repeat_interleave(torch.arange(4), torch.tensor([5, 20, 3, 32]))[None]
+    mask = Documents(numbers, causal=False)
+    ready = for_inference(network, torch.float32)
+    assert not any(module.training for module in ready.modules())
+    assert isinstance(ready.stack[0]["attn"], LeanPostNorm)
+    rough = for_inference(network, torch.bfloat16)
+    with torch.no_grad():
+        found, low = ready(ids, mask), rough(ids, mask)
+        exact = network.eval()(ids, mask)
+    torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
+    assert low.dtype is torch.float32
+    assert F.cosine_similarity(low, exact, dim=-1).min() > 0.9995

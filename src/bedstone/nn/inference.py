@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.context import Context
-from bedstone.nn.layers import GatedMLP, LayerNorm, RMSNorm
+from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh
 from bedstone.nn.lora_layers import LoRALinear
 from bedstone.nn.packed import PackedLinear
 from bedstone.nn.positions import Rotary
 from bedstone.nn.quantize import QuantizedLinear
-from bedstone.nn.residual import PreNorm
+from bedstone.nn.residual import PostNorm, PreNorm
 
 Network = TypeVar("Network", bound=nn.Module)
 _MARK = "_ready_for"
+FUSED = {F.gelu: ("gelu", "none"), gelu_tanh: ("gelu", "tanh"), F.relu: ("relu", "")}
 
 
 def for_inference(network: Network, dtype: torch.dtype) -> Network:
@@ -51,8 +52,9 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
         if id(weight) not in norms and weight.is_floating_point():
             cast = cast.to(dtype)
         memo[id(weight)] = nn.Parameter(cast, requires_grad=False)
-    ready = copy.deepcopy(network, memo).eval()
+    ready = copy.deepcopy(network, memo)
     _edit(ready, dtype)
+    ready.eval()  # the new parts too: some drop out in training
     setattr(ready, _MARK, dtype)
     return ready
 
@@ -69,8 +71,12 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = JoinedAttention(child)
         elif isinstance(child, GatedMLP) and _all_linear(child.gate, child.up):
             child = JoinedGatedMLP(child)
+        elif type(child) is MLP and child.activation in FUSED and _all_linear(child.up):
+            child = LeanMLP(child)
         elif type(child) is PreNorm:
             child = LeanPreNorm(child)
+        elif type(child) is PostNorm:
+            child = LeanPostNorm(child, dtype)
         elif type(child) is RMSNorm:
             child = LeanRMSNorm(child)
         elif type(child) is nn.Linear:
@@ -143,6 +149,18 @@ class LeanPreNorm(nn.Module):
         return x + self.sublayer(self.norm(x), context)
 
 
+class LeanPostNorm(nn.Module):
+    """norm(x + sublayer(x)), and no dropout; what the sublayer reads is cast once."""
+
+    def __init__(self, source: PostNorm, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.norm, self.sublayer, self.dtype = source.norm, source.sublayer, dtype
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        # Tensors of two dtypes add many times slower than one cast and a sum.
+        return self.norm(self.sublayer(x.to(self.dtype), context).to(x.dtype).add_(x))
+
+
 class LeanRMSNorm(nn.Module):
     """x / rms(x) * weight, in fp32, in as few operations as there are without a gradient."""
 
@@ -154,6 +172,18 @@ class LeanRMSNorm(nn.Module):
         wide = x.float()
         rate = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
         return (wide * rate).mul_(self.weight).to(x.dtype)
+
+
+class LeanMLP(nn.Module):
+    """down(activation(up(x))), the activation inside the first product."""
+
+    def __init__(self, source: MLP) -> None:
+        super().__init__()
+        self.up = PackedLinear(source.up.weight, source.up.bias, FUSED[source.activation])
+        self.down = source.down
+
+    def forward(self, x: Tensor, context: object = None) -> Tensor:
+        return self.down(self.up(x))
 
 
 class JoinedGatedMLP(nn.Module):

@@ -20,10 +20,15 @@ class PackedLinear(nn.Module):
     Args:
         weight: (E, D), fp32 or bf16.
         bias: (E,) or None.
+        after: an activation that comes after, by its name here and its variant: ("gelu", "none"),
+            ("gelu", "tanh") or ("relu", "").
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, after: tuple[str, str] | None = None
+    ) -> None:
         super().__init__()
+        self.after = after
         self.dtype = weight.dtype
         self.packed = pack(weight)  # neither a parameter nor a buffer: it can't be saved
         self.weight = None if self.packed is not None else nn.Parameter(weight, False)
@@ -33,8 +38,13 @@ class PackedLinear(nn.Module):
         x = x.to(self.dtype)
         if self.packed is None:
             assert self.weight is not None
-            return F.linear(x, self.weight, self.bias)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+            out = F.linear(x, self.weight, self.bias)
+            if self.after is None:
+                return out
+            name, variant = self.after
+            return F.relu(out) if name == "relu" else F.gelu(out, approximate=variant)
+        name, variant = self.after or ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, name, [], variant)
 
 
 def pack(weight: Tensor) -> Tensor | None:
