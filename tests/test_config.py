@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from bedstone.config import OptimConfig, PretrainRecipe, from_mapping, read_recipe, to_yaml
 from bedstone.errors import BedstoneError
+from bedstone.models.bert import LAYOUTS, BertConfig
 from bedstone.models.gpt_config import GPTConfig
+from bedstone.recipes import FinetuneRecipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -42,9 +44,14 @@ def test_what_is_written_reads_back(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_reads_and_opens_with_its_command(path):
+    text = path.read_text()
+    if f"bedstone finetune recipes/{path.name}" in text:
+        assert read_recipe(FinetuneRecipe, path).model
+        return
     recipe = read_recipe(PretrainRecipe, path)
-    from_mapping(GPTConfig, {"context": recipe.context, **recipe.model}, str(path))
-    assert f"bedstone pretrain recipes/{path.name}" in path.read_text()
+    shape = BertConfig if recipe.model.get("layout") in LAYOUTS else GPTConfig
+    from_mapping(shape, {"context": recipe.context, **recipe.model}, str(path))
+    assert f"bedstone pretrain recipes/{path.name}" in text
 
 
 @pytest.mark.parametrize(
@@ -78,3 +85,31 @@ def test_any_value_is_taken_or_refused_in_words(value):
 def test_numbers_in_scientific_form_are_numbers():
     assert isinstance(yaml.safe_load("1e-3"), str)  # why recipes convert
     assert from_mapping(OptimConfig, {"lr": "1e-3"}, "r").lr == 1e-3
+
+
+MINIMAL = {"model": "m", "data": {"train": "rows.csv"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"model": ""}, "model: none was given"),
+        ({"data": {}}, "data.train: none"),
+        ({"task": "classification"}, "did you mean 'text-classification'"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"epochs": 0}, "epochs: 0"),
+        ({"quantize": 3}, "expected 0, 4 or 8"),
+        ({"quantize": 8}, "can't learn"),
+        ({"patience": -1}, "patience: -1"),
+        ({"optim": {"adam_lr": 1}}, "did you mean 'adamw_lr'"),
+    ],
+)
+def test_recipes_of_finetuning_that_cannot_be(change, told):
+    with pytest.raises(BedstoneError, match=told):
+        from_mapping(FinetuneRecipe, {**MINIMAL, **change}, "recipe")
+
+
+def test_finetuning_has_its_own_defaults_where_a_section_says_less():
+    recipe = from_mapping(FinetuneRecipe, {**MINIMAL, "optim": {"adamw_lr": 1e-4}}, "recipe")
+    assert recipe.optim.kind == "adamw"
+    assert recipe.optim.betas == (0.9, 0.999)
