@@ -33,7 +33,7 @@ from bedstone.nn.lora import (
     use_adapter,
 )
 from bedstone.nn.lora_layers import LoRALinear, make_adapted
-from bedstone.nn.quantize import TARGETS
+from bedstone.nn.quantize import TARGETS, quantize
 from networks import randomise
 
 IDS = torch.arange(24).view(2, 12)
@@ -406,3 +406,21 @@ def test_names_of_adapters():
         add_adapter(network, name="two")
     with pytest.raises(BedstoneError, match="can't have adapters"):
         make_adapted(nn.Bilinear(2, 2, 2))
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_a_compiler_traces_the_same(bits):
+    network = small(hidden=64)
+    if bits:
+        quantize(network, bits=bits, group=32)
+    add_adapter(network, LoraConfig(rank=4), seed=0)
+    shake(network)
+    layer = network.stack[0]["mlp"].sublayer.up
+    x = torch.randn(3, 32)
+    traced = torch.compile(layer, backend="eager")
+    torch.testing.assert_close(traced(x), layer(x))
+    traced(x).sum().backward()
+    found = layer.adapters["default"].a.grad.clone()
+    network.zero_grad()
+    layer(x).sum().backward()
+    torch.testing.assert_close(found, layer.adapters["default"].a.grad)

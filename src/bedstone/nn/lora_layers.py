@@ -44,6 +44,14 @@ class Adapted(nn.Module):
         """What the products with `x` are computed in."""
         raise NotImplementedError
 
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`, (E, D)."""
+        raise NotImplementedError
+
+    def trained_too(self) -> bool:
+        """Whether the layer's own weights ask for gradients all the same."""
+        return False
+
     def merged(self) -> Tensor:
         """The weight with the adapter in use added, in fp32 at least, in the weight's dtype."""
         raise NotImplementedError
@@ -63,10 +71,23 @@ class Adapted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype_for(x))
         adapter = self.adapter()
+        if self.trained_too() or torch.compiler.is_compiling():
+            return self.plainly(x, adapter)
         if adapter is None:
             return adapted(x, self)  # type: ignore[arg-type]
         dropped = F.dropout(x, adapter.dropout) if self.training and adapter.dropout else None
         return adapted(x, self, adapter.a, adapter.b, adapter.scale, dropped)  # type: ignore[arg-type]
+
+    def plainly(self, x: Tensor, adapter: Adapter | None) -> Tensor:
+        """The same in operations that a compiler can fuse, and that reach every weight."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = F.linear(x, self.whole(x.dtype), bias)  # type: ignore[arg-type]
+        if adapter is None:
+            return y
+        x = F.dropout(x, adapter.dropout, self.training)
+        return y + adapter.scale * F.linear(
+            F.linear(x, adapter.a.to(x.dtype)), adapter.b.to(x.dtype)
+        )
 
 
 class LoRALinear(Adapted, nn.Linear):
@@ -95,19 +116,11 @@ class LoRALinear(Adapted, nn.Linear):
     def back(self, gradient: Tensor) -> Tensor:
         return self.copies.backward(gradient, self.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        learns = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        if not (learns or torch.compiler.is_compiling()):
-            return super().forward(x)
-        # A compiler fuses the plain form; what is trained all the same needs it.
-        low = x.to(self.dtype_for(x))
-        bias = None if self.bias is None else self.bias.to(low.dtype)
-        y = F.linear(low, self.weight.to(low.dtype), bias)
-        if (adapter := self.adapter()) is None:
-            return y
-        low = F.dropout(low, adapter.dropout, self.training)
-        inner = F.linear(low, adapter.a.to(low.dtype))
-        return y + adapter.scale * F.linear(inner, adapter.b.to(low.dtype))
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        return self.weight.to(dtype)
+
+    def trained_too(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
     @torch.no_grad()
     def merged(self) -> Tensor:
@@ -120,6 +133,9 @@ class LoRALinear(Adapted, nn.Linear):
 
 class LoRAQuantizedLinear(Adapted, QuantizedLinear):
     """A quantised linear layer with adapters in full precision (QLoRA)."""
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        return QuantizedLinear.whole(self, dtype)
 
     def dtype_for(self, x: Tensor) -> torch.dtype:
         return self.dtype or working_dtype(x)

@@ -123,7 +123,11 @@ class QuantizedLinear(nn.Module):
         return gradient @ self.whole(gradient.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return adapted(x.to(self.dtype or working_dtype(x)), self)
+        x = x.to(self.dtype or working_dtype(x))
+        if torch.compiler.is_compiling():
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.linear(x, self.whole(x.dtype), bias)
+        return adapted(x, self)
 
     def _small_kernel_fits(self) -> bool:
         even = self.out_features % 16 == 0 and self.in_features % 64 == 0
