@@ -134,6 +134,31 @@ def test_logits_never_stand_whole_when_they_are_large() -> None:
     assert kept and max(kept) <= 4000 * 8
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_beside_the_vocabulary_give_the_same(bias: bool, monkeypatch) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(16, 400, bias=bias).double()
+    states = torch.randn(1, 30, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 400, (1, 30))
+    plain = reference(states, head, targets)
+    want = gradients(3 * plain, states, head)
+    calls = []
+    kept = tokens._KeptLoss.apply
+    monkeypatch.setattr(tokens._KeptLoss, "apply", lambda *a: calls.append(1) or kept(*a))
+    loss, _ = token_loss(states, head, targets)
+    assert calls
+    torch.testing.assert_close(loss, plain)
+    for one, two in zip(gradients(3 * loss, states, head), want, strict=True):
+        torch.testing.assert_close(one, two)
+    far = (states * 1e4).detach().requires_grad_()  # a target's probability underflows
+    torch.testing.assert_close(token_loss(far, head, targets)[0], reference(far, head, targets))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = token_loss(states, head, targets)
+    torch.testing.assert_close(loss, plain, rtol=5e-3, atol=0)
+    for one, two in zip(gradients(3 * loss, states, head), want, strict=True):
+        assert (one - two).norm() < 0.02 * two.norm()
+
+
 def small_gpt(layout: str = "qwen3", *, tied: bool = True) -> nn.Module:
     config = GPTConfig(
         layout=layout, vocab_size=50, width=16, layers=2, heads=2, context=32, tied=tied

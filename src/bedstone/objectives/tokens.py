@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from bedstone.data.batches import IGNORED
@@ -24,6 +25,9 @@ from bedstone.nn.masks import Causal, Documents, Mask
 
 # Logits that may stand at once, elements: up to here one chunk is the fastest (measured).
 LARGEST = 2**22
+# Rows that are few beside the vocabulary, as hidden words are, make few logits and a large gradient
+# of the head: adding it up by chunks costs more than to keep this many times the logits.
+KEPT, FEW = 8, 8
 
 
 class TokenBatch(Protocol):
@@ -63,12 +67,15 @@ def token_loss(
     if count == 0:
         return states.float().sum() * 0.0, 0  # no targets; still differentiable
     vocabulary = getattr(head, "out_features", None)
+    learns = torch.is_grad_enabled()
+    # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
+    plain = learns and type(head) is nn.Linear
+    if plain and count * FEW <= vocabulary and count * vocabulary <= largest * KEPT:
+        return _KeptLoss.apply(states, head.weight, head.bias, targets), count
     if vocabulary is None or count * vocabulary <= largest:
         return _direct(head, states, targets), count
     chunk = max(largest // vocabulary, 64)  # fewer rows make poor products
-    learns = torch.is_grad_enabled()
-    # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
-    if learns and type(head) is nn.Linear:
+    if plain:
         return _LinearLoss.apply(states, head.weight, head.bias, targets, chunk), count
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
     if learns:
@@ -96,6 +103,60 @@ def _direct(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(head(states).float(), targets, reduction="sum")
 
 
+def _product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
+    """Of the head's products: autocast's where it is on."""
+    device = states.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(states.dtype, weight.dtype)
+
+
+class _KeptLoss(torch.autograd.Function):
+    """Sum of cross-entropies of a linear head; softmax and error stay in the product's dtype.
+
+    With p = softmax(x W^T + b) and y the targets one-hot, the gradient of the sum is
+    (p - y) W for x, (p - y)^T x for W and the sum of p - y for b.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> Tensor:
+        dtype = _product_dtype(states, weight)
+        full = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast(states.device.type, enabled=False):
+            some, low = states.to(dtype), weight.to(dtype)  # (N, D), (V, D)
+            logits = F.linear(some, low, None if bias is None else bias.to(dtype))  # (N, V)
+            wanted = targets[:, None]
+            found = logits.gather(1, wanted).to(full)
+            largest = logits.amax(1, keepdim=True).to(full)
+            error = torch.softmax(logits, -1)  # p
+            del logits
+            # The largest p is 1 / sum(exp(logits - largest)), and can't underflow.
+            total = (largest - found - error.amax(1, keepdim=True).to(full).log()).sum()
+            error.scatter_add_(1, wanted, error.new_full(wanted.shape, -1.0))  # p - y
+        ctx.save_for_backward(error, some, low)
+        ctx.dtypes = states.dtype, weight.dtype, None if bias is None else bias.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        error, some, low = ctx.saved_tensors
+        states_dtype, weight_dtype, bias_dtype = ctx.dtypes
+        scale = outputs[0].to(error.dtype)
+        for_states = for_weight = for_bias = None
+        with torch.autocast(error.device.type, enabled=False):
+            if ctx.needs_input_grad[0]:
+                for_states = ((error @ low) * scale).to(states_dtype)
+            if ctx.needs_input_grad[1]:
+                for_weight = (error.T @ (some * scale)).to(weight_dtype)
+            if bias_dtype is not None and ctx.needs_input_grad[2]:
+                ones = scale.expand(1, len(error))
+                for_bias = (ones @ error)[0].to(bias_dtype)  # faster than a sum
+        return for_states, for_weight, for_bias, None
+
+
 class _LinearLoss(torch.autograd.Function):
     """Sum of cross-entropies of a linear head, some rows at a time.
 
@@ -108,12 +169,9 @@ class _LinearLoss(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
     ) -> Tensor:
-        device = states.device.type
-        dtype = torch.promote_types(states.dtype, weight.dtype)
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        dtype = _product_dtype(states, weight)
         full = torch.promote_types(weight.dtype, torch.float32)
-        with torch.autocast(device, enabled=False):
+        with torch.autocast(states.device.type, enabled=False):
             low = weight.to(dtype)  # (V, D), cast once for all chunks
             low_bias = None if bias is None else bias.to(dtype)
             total = torch.zeros((), dtype=full, device=states.device)
