@@ -1,0 +1,184 @@
+"""MLM throughput: Bedstone beside transformers' Trainer, on the same sentences.
+
+    python bench/mlm.py [--rounds 3] [--sentences 6400] [--threads 2] [--json FILE]
+
+BERT of 4 layers, width 256, 4 heads, hidden 1024, and the 30,522 words of bert-base-uncased, from
+random weights. Rows are the sentences of WikiText-2's validation part, one a row, as long as they
+come (3 to 128 tokens); held out, 500 of its test part. 15 % of tokens are targets (80/10/10), drawn
+anew for every batch. One pass, 32 sentences a step, AdamW, linear decay from 1e-3, gradients
+clipped at 1. Dropout is 0, which is faster for the peer than its default of 0.1 and learns more
+from a single pass.
+
+Peers: the Trainer as it comes (fp32, batches padded to their longest row), and at its best, in bf16
+with rows grouped by length.
+
+The figure is real tokens a second, padding not counted; the clock runs over the training steps. The
+loss is the mean over the targets of the held-out sentences, masked once for all, in fp32, by one
+function for all: Bedstone's network is saved and opened by transformers.
+"""
+
+import argparse
+import os
+import random
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+)
+
+from rounds import Run, keep, show, take_turns
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPE = {
+    "num_hidden_layers": 4,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+RATE, BATCH, SHARE, HELD = 1e-3, 32, 0.15, 500
+SHORTEST, LONGEST = 3, 128  # tokens of a sentence, its two ends included
+TOLERANCE = 0.03  # nats a target: what another order of the rows may change
+Row = dict[str, list[int]]  # input_ids, [CLS] and [SEP] included
+
+
+@dataclass
+class Task:
+    """What every side is handed."""
+
+    base: Path  # a folder of BERT's layout with the random weights and the tokenizer
+    train: list[Row]
+    held: list[dict[str, torch.Tensor]]  # masked batches
+    tokenizer: Any
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row["input_ids"]) for row in self.train)
+
+
+def sentences(path: Path, tokenizer: Any, wanted: int) -> list[Row]:
+    """The first `wanted` sentences of a file whose full stops stand alone, in random order."""
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.strip() or line.startswith(" ="):
+            continue  # blank, or a heading
+        parts = [part for part in re.split(r"(?<= [.!?]) ", line.strip()) if part]
+        ids = tokenizer(parts)["input_ids"]
+        rows.extend({"input_ids": row} for row in ids if SHORTEST <= len(row) <= LONGEST)
+    rows = rows[:wanted]
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def masked_once(rows: list[Row], tokenizer: Any) -> list[dict[str, torch.Tensor]]:
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=SHARE, seed=0)
+    ranked = sorted(rows, key=lambda row: len(row["input_ids"]))
+    return [collator(ranked[at : at + 50]) for at in range(0, len(ranked), 50)]
+
+
+@torch.no_grad()
+def held_loss(network: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) -> float:
+    """Nats a target."""
+    network.float().eval()
+    total, count = 0.0, 0
+    for batch in batches:
+        targets = int((batch["labels"] != -100).sum())
+        total += network(**batch).loss.item() * targets
+        count += targets
+    return total / count
+
+
+def ours(number: int, task: Task) -> Run:
+    """Bedstone's side. To fill in: pretrain `task.base` on `task.train` as the settings above say
+    (seed `number`), the clock over the steps; save the network in BERT's layout; then
+
+        network = BertForMaskedLM.from_pretrained(folder)
+        return Run("bedstone", number, seconds, task.tokens, steps, held_loss(network, task.held))
+    """
+    raise NotImplementedError
+
+
+def theirs(number: int, task: Task, side: str, **options: Any) -> Run:
+    """BertForMaskedLM and the Trainer."""
+    transformers.set_seed(number)
+    network = BertForMaskedLM.from_pretrained(task.base)
+    with tempfile.TemporaryDirectory() as nowhere:
+        trainer = Trainer(
+            network,
+            TrainingArguments(
+                output_dir=nowhere,
+                num_train_epochs=1,
+                learning_rate=RATE,
+                per_device_train_batch_size=BATCH,
+                seed=number,
+                use_cpu=True,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **options,
+            ),
+            train_dataset=task.train,
+            data_collator=DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=SHARE),
+        )
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    loss = held_loss(network, task.held)
+    return Run(side, number, seconds, task.tokens, trainer.state.global_step, loss)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    shared = Path(os.environ.get("BEDSTONE_SHARED", ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=shared)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sentences", type=int, default=6400)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peers-alone", action="store_true")
+    parser.add_argument("--json", type=Path, help="where to write every run")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    transformers.logging.set_verbosity_error()
+
+    tokenizer = BertTokenizer(str(chosen.data / "tokenizers" / "bert-base-uncased-vocab.txt"))
+    text = chosen.data / "text"
+    train = sentences(text / "wikitext2-valid.txt", tokenizer, chosen.sentences)
+    held = masked_once(sentences(text / "wikitext2-test.txt", tokenizer, HELD), tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        network = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **SHAPE))
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        task = Task(Path(folder), train, held, tokenizer)
+        mean = task.tokens / len(train)
+        longest = max(len(row["input_ids"]) for row in train)
+        print(f"{len(train)} sentences, {task.tokens:,} tokens, {mean:.1f} each, at most {longest}")
+        print(f"loss before training: {held_loss(network, held):.4f}", flush=True)
+        best = {"bf16": True, "train_sampling_strategy": "group_by_length"}
+        peers: dict[str, dict[str, Any]] = {"trainer": {}, "trainer bf16 grouped": best}
+        sides = {} if chosen.peers_alone else {"bedstone": partial(ours, task=task)}
+        for side, options in peers.items():
+            sides[side] = partial(theirs, task=task, side=side, **options)
+        runs = take_turns(sides, chosen.rounds)
+    show(runs, TOLERANCE)
+    if chosen.json:
+        versions = [torch.__version__, transformers.__version__]
+        keep(chosen.json, runs, vars(chosen) | {"versions": versions})
+
+
+if __name__ == "__main__":
+    main()
