@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bedstone.checkpoints.artefact import Model, load
-    from bedstone.commands.pretrain import pretrain, resume
+    from bedstone.commands.finetune import finetune
+    from bedstone.commands.pretrain import pretrain
+    from bedstone.commands.resume import resume
     from bedstone.errors import BedstoneError
 
 _HOMES = {
@@ -20,9 +22,10 @@ _HOMES = {
     "Model": "bedstone.checkpoints.artefact",
     "load": "bedstone.checkpoints.artefact",
     "pretrain": "bedstone.commands.pretrain",
-    "resume": "bedstone.commands.pretrain",
+    "finetune": "bedstone.commands.finetune",
+    "resume": "bedstone.commands.resume",
 }
-__all__ = ["BedstoneError", "Model", "load", "pretrain", "resume"]
+__all__ = ["BedstoneError", "Model", "finetune", "load", "pretrain", "resume"]
 
 
 def __getattr__(name: str) -> Any:

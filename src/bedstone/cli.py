@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 
 from bedstone.config import PretrainRecipe, field_names
 from bedstone.errors import BedstoneError
+from bedstone.recipes import FinetuneRecipe
 
 
 def pretrain_(recipe: str, overrides: list[str]) -> None:
@@ -31,6 +32,31 @@ def pretrain_(recipe: str, overrides: list[str]) -> None:
     from bedstone.config import read_recipe
 
     _leave(pretrain(read_recipe(PretrainRecipe, recipe, overrides)).done.reason)
+
+
+def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample: int = 0) -> None:
+    """Fine-tune a model on labelled rows, whole or by an adapter (LoRA), as a recipe says.
+
+    Any field of the recipe can be set after it: `epochs=2 lora.rank=16 data.train=rows.jsonl`.
+
+    Args:
+        recipe: a YAML file; recipes/ has one for each use.
+        overrides: fields of the recipe to set, as key=value.
+        find_rate: only try rates out, and propose one with its curve.
+        sample: only show so many augmented rows beside what they were made from.
+    """
+    from bedstone.commands.finetune import finetune, propose_rate
+    from bedstone.config import read_recipe
+
+    read = read_recipe(FinetuneRecipe, recipe, overrides)
+    if sample:
+        from bedstone.commands.task_rows import show_augmented
+
+        show_augmented(read, sample)
+    elif find_rate:
+        propose_rate(read)
+    else:
+        _leave(finetune(read).done.reason)
 
 
 def resume_(run: str) -> None:
@@ -169,8 +195,11 @@ def demo_(out: str = "runs/demo", minutes: float = 4.0) -> None:
 # load the lazy public name that is there.
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.rstrip("_"): command
-    for command in (pretrain_, resume_, generate_, evaluate_, info_, demo_)
+    for command in (pretrain_, finetune_, resume_, generate_, evaluate_, info_, demo_)
 }
+
+
+RECIPES = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
 
 
 def _parser() -> ArgumentParser:
@@ -186,7 +215,8 @@ def _parser() -> ArgumentParser:
         sub = ArgumentParser(description=told.description)
         helps = {each.arg_name: each.description or "" for each in told.params}
         if "overrides" in helps:
-            helps["overrides"] += f" These are: {', '.join(field_names(PretrainRecipe))}."
+            fields = field_names(RECIPES[name])
+            helps["overrides"] += f" These are: {', '.join(fields)}."
         _add_arguments(sub, command, helps)
         commands.add_subcommand(name, sub, help=told.short_description)
     return parser

@@ -77,7 +77,8 @@ class FinetuneRecipe:
         quantize: bits of the frozen weights under an adapter: 0 (as they are), 8 or 4.
         augment: new rows from old: the fields of `data.augment_text.AugmentConfig`.
         class_weights: `balanced`, or a weight for each label; empty weighs all alike.
-        best: the figure that picks the best checkpoint; empty takes the task's own.
+        best: the figure that picks the best checkpoint; empty takes the task's own, `last` keeps
+            the last weights.
         patience: stop after this many evaluations without a better one; 0 goes on to the end.
         optim: how weights move.
         schedule: how the learning rate moves.

@@ -8,13 +8,21 @@ from typing import Any
 
 from bedstone.config import PretrainRecipe, TokenizerConfig
 from bedstone.data.batches import PackedBatches
+from bedstone.data.sentences import Sentences
 from bedstone.data.sources import Source, open_source
 from bedstone.data.streamed import StreamedBatches
 from bedstone.data.token_cache import TokenCache, token_cache
-from bedstone.data.tokenizer import Tokenizer, train_bpe, train_characters
+from bedstone.data.tokenizer import (
+    Tokenizer,
+    train_bpe,
+    train_characters,
+    train_roberta,
+    train_wordpiece,
+)
 from bedstone.data.tokens import TokenSplit
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import read_json
+from bedstone.models.bert import LAYOUTS as ENCODERS
 from bedstone.train.progress import ProgressBar
 
 MB = 1_000_000
@@ -45,13 +53,7 @@ class TextData:
                 this folder began with.
         """
         data = recipe.data
-        source = open_source(data.source, text_column=data.column, split=data.split)
-        # What is too much to keep is too much to hash; its size has to do.
-        print_of = str(source.describe()["bytes"]) if data.streaming else source.fingerprint()
-        record: dict[str, Any] = {"source": source.name, "fingerprint": print_of}
-        _check_unchanged(run, record)
-        tokenizer = run_tokenizer(recipe, source, run, quiet=quiet)
-        record["tokenizer"] = tokenizer.fingerprint()
+        source, tokenizer, record = _open(recipe, run, quiet)
         held = None
         if data.validation:
             other = open_source(data.validation, text_column=data.column, split=data.split)
@@ -73,6 +75,54 @@ class TextData:
         packed = PackedBatches(cache.train, recipe.context, recipe.batch_size, recipe.seed)
         record["train_tokens"], record["train_bytes"] = len(cache.train), cache.train.bytes
         return cls(tokenizer, packed, held or cache.validation or None, record)
+
+
+@dataclass
+class SentenceData:
+    """What a run on sentences reads: as `TextData`, but both splits know where sentences begin."""
+
+    tokenizer: Tokenizer
+    train: TokenSplit
+    validation: TokenSplit | None
+    record: dict[str, Any]
+
+    @classmethod
+    def open(cls, recipe: PretrainRecipe, run: Path, *, quiet: bool = False) -> "SentenceData":
+        """As `TextData.open`.
+
+        Raises:
+            BedstoneError: as there; or the data is to be streamed.
+        """
+        data = recipe.data
+        if data.streaming:
+            raise BedstoneError(
+                "data.streaming: rows of an encoder are made of whole documents, which a stream "
+                "doesn't keep. Leave it out: tokens are kept on the disk, 2 bytes each."
+            )
+        source, tokenizer, record = _open(recipe, run, quiet)
+        held = None
+        if data.validation:
+            other = open_source(data.validation, text_column=data.column, split=data.split)
+            held = cached(Sentences(other), tokenizer, 0.0, quiet).train
+        share = 0.0 if held else data.validation_share
+        cache = cached(Sentences(source), tokenizer, share, quiet)
+        record["train_tokens"], record["train_bytes"] = len(cache.train), cache.train.bytes
+        return cls(tokenizer, cache.train, held or cache.validation or None, record)
+
+
+def _open(
+    recipe: PretrainRecipe, run: Path, quiet: bool
+) -> tuple[Source, Tokenizer, dict[str, Any]]:
+    """The source, the run's tokenizer, and what is recorded of them."""
+    data = recipe.data
+    source = open_source(data.source, text_column=data.column, split=data.split)
+    # What is too much to keep is too much to hash; its size has to do.
+    print_of = str(source.describe()["bytes"]) if data.streaming else source.fingerprint()
+    record: dict[str, Any] = {"source": source.name, "fingerprint": print_of}
+    _check_unchanged(run, record)
+    tokenizer = run_tokenizer(recipe, source, run, quiet=quiet)
+    record["tokenizer"] = tokenizer.fingerprint()
+    return source, tokenizer, record
 
 
 def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = False) -> TokenCache:
@@ -97,20 +147,28 @@ def run_tokenizer(
         tokenizer = Tokenizer.load(chosen)
     else:
         with ProgressBar("training the tokenizer", quiet=quiet) as bar:
-            tokenizer = train_tokenizer(source, recipe.tokenizer, bar)
+            encoder = recipe.model.get("layout") in ENCODERS
+            tokenizer = train_tokenizer(source, recipe.tokenizer, bar, encoder=encoder)
     own.mkdir(parents=True, exist_ok=True)
     tokenizer.save(own)
     return tokenizer
 
 
-def train_tokenizer(source: Source, config: TokenizerConfig, bar: ProgressBar) -> Tokenizer:
+def train_tokenizer(
+    source: Source, config: TokenizerConfig, bar: ProgressBar, *, encoder: bool = False
+) -> Tokenizer:
     """A tokenizer for the source, from a sample spread over all of it.
+
+    An `encoder` needs special tokens: its bpe is RoBERTa's.
 
     Raises:
         BedstoneError: the kind is unknown, or the vocabulary too small.
     """
     trainers = {
-        "bpe": lambda texts: train_bpe(texts, config.vocab_size),
+        "bpe": lambda texts: (train_roberta if encoder else train_bpe)(texts, config.vocab_size),
+        "wordpiece": lambda texts: train_wordpiece(
+            texts, config.vocab_size, lowercase=config.lowercase
+        ),
         "characters": train_characters,
     }
     if config.kind not in trainers:

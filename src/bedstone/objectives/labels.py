@@ -7,6 +7,7 @@ split, and whichever side padding would have been on: there is none.
 Shapes: N tokens of the batch, M read states, n rows, D width, L labels.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bedstone.models.heads import Head, PackedRows
+from bedstone.models.heads import Head, HeadConfig, PackedRows
 from bedstone.objectives.tokens import token_loss
 
 
@@ -52,35 +53,31 @@ def scores(network: Any, batch: LabelledBatch) -> Tensor:
     return network.head(states[batch.read]).float()
 
 
-def class_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
-    """Cross-entropy of one label of several, for rows or for tokens."""
-    losses = F.cross_entropy(scores(network, batch), batch.targets, reduction="none")  # (M,)
-    return _sum(losses, batch), batch.target_count
+def class_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
+    """Cross-entropy of one label of several, for rows or for tokens, (M,)."""
+    return F.cross_entropy(logits, batch.targets, reduction="none")
 
 
-def multi_label_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
-    """Binary cross-entropy of each label by itself, averaged over a row's labels."""
-    logits = scores(network, batch)
-    losses = F.binary_cross_entropy_with_logits(logits, batch.targets.float(), reduction="none")
-    return _sum(losses.mean(-1), batch), batch.target_count
+def multi_label_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
+    """Binary cross-entropy of each label by itself, averaged over a row's labels, (M,)."""
+    targets = batch.targets.float()
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(-1)
 
 
-def regression_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
-    """Squared error, averaged over a row's figures."""
-    losses = (scores(network, batch) - batch.targets.float()).square()  # (M, L)
-    return _sum(losses.mean(-1), batch), batch.target_count
+def regression_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
+    """Squared error, averaged over a row's figures, (M,)."""
+    return (logits - batch.targets.float()).square().mean(-1)
 
 
-def span_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
-    """Mean of two cross-entropies over a row's tokens: where the answer starts, where it ends.
+def span_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
+    """Mean of two cross-entropies over a row's tokens: where the answer starts and ends, (n,).
 
     `targets` are places within the row, (n, 2); the first token stands for "no answer" (BERT,
     Devlin et al., 2019, section 4.3).
     """
-    parts = scores(network, batch).split(batch.rows.lengths)  # (T, 2) each
-    padded = pad_sequence(list(parts), batch_first=True, padding_value=float("-inf"))  # (n, T, 2)
-    losses = F.cross_entropy(padded, batch.targets, reduction="none")  # (n, 2)
-    return _sum(losses.mean(-1), batch), batch.target_count
+    parts = list(logits.split(batch.rows.lengths))  # (T, 2) each
+    padded = pad_sequence(parts, batch_first=True, padding_value=float("-inf"))  # (n, T, 2)
+    return F.cross_entropy(padded, batch.targets, reduction="none").mean(-1)
 
 
 def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
@@ -93,15 +90,29 @@ def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
     return loss, count
 
 
-def _sum(losses: Tensor, batch: LabelledBatch) -> Tensor:
-    return losses.sum() if batch.weights is None else torch.dot(losses, batch.weights.to(losses))
+# By the problem of a sequence head, else by the kind of head: see `models.heads.HeadConfig`.
+LOSSES: dict[str, Callable[[Tensor, LabelledBatch], Tensor]] = {
+    "single": class_loss,
+    "multi": multi_label_loss,
+    "regression": regression_loss,
+    "tokens": class_loss,
+    "spans": span_loss,
+}
 
 
-# By the problem that a head has: see `models.heads.HeadConfig`.
-BY_PROBLEM = {"single": class_loss, "multi": multi_label_loss, "regression": regression_loss}
-BY_KIND = {"tokens": class_loss, "spans": span_loss, "language": completion_loss}
+def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
+    """The sum of a head's losses, each times its weight, and the sum of the weights."""
+    losses = LOSSES[head.problem if head.kind == "sequence" else head.kind](logits, batch)
+    if batch.weights is None:
+        return losses.sum(), batch.target_count
+    return torch.dot(losses, batch.weights.to(losses)), batch.target_count
 
 
-def objective_of(head: Any) -> Any:
-    """The objective of a head by its `HeadConfig`."""
-    return BY_PROBLEM[head.problem] if head.kind == "sequence" else BY_KIND[head.kind]
+def label_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
+    """The objective of rows with labels, tags, numbers or answers."""
+    return loss_of_scores(network.config.head, scores(network, batch), batch)
+
+
+def objective_of(head: HeadConfig) -> Callable[[Any, Any], tuple[Tensor, float]]:
+    """The objective that a head learns by."""
+    return completion_loss if head.kind == "language" else label_loss

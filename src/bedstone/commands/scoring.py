@@ -1,0 +1,176 @@
+"""How well a model does a labelled task: predictions on rows, and their figures.
+
+Shapes: M read states, L labels, N tokens, n rows of a batch.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bedstone.data.examples import ExampleBatch, Examples, evaluation_batches
+from bedstone.inspect.answers import answers
+from bedstone.inspect.entities import entities
+from bedstone.inspect.figures import Figures
+from bedstone.inspect.metrics import classification, multi_label
+from bedstone.inspect.regression import regression
+from bedstone.models.heads import HeadConfig
+from bedstone.objectives.labels import completion_loss, loss_of_scores, scores
+from bedstone.runtime import Precision
+from bedstone.tasks.spans import best_answer
+
+# The figure that picks the best checkpoint, by head and problem; `-` says that higher is better.
+MAIN = {
+    ("sequence", "single"): "-validation_accuracy",
+    ("sequence", "multi"): "-validation_f1_micro",
+    ("sequence", "regression"): "-validation_spearman",
+    ("tokens", "single"): "-validation_f1",
+    ("spans", "single"): "-validation_f1",
+    ("language", "single"): "validation_loss",
+}
+
+
+@dataclass
+class Scored:
+    """What an evaluation gives.
+
+    Attributes:
+        loss: mean over targets, in nats or squared units.
+        figures: of the task; None where it has a loss alone.
+        predicted: what was said of each source row.
+        actual: what is so.
+    """
+
+    loss: float
+    figures: Figures | None
+    predicted: list[Any]
+    actual: list[Any]
+
+
+class Reader:
+    """Collects a head's outputs and says what they predict of each source row."""
+
+    def __init__(self, examples: Examples, head: HeadConfig) -> None:
+        self.examples = examples
+        self.head = head
+        self.found: dict[int, list[Any]] = defaultdict(list)  # by source row
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        """Takes the outputs for a batch, (M, L)."""
+        raise NotImplementedError
+
+    def figures(self, resamples: int) -> Figures:
+        raise NotImplementedError
+
+    def predicted(self) -> list[Any]:
+        """What is said of each row, in the rows' order."""
+        return [self.say(self.found[row]) for row in range(len(self.examples.rows))]
+
+    def say(self, found: list[Any]) -> Any:
+        raise NotImplementedError
+
+
+class LabelReader(Reader):
+    """A label, several or numbers a row; of a row in several windows, the mean of their logits."""
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        for origin, logits in zip(batch.origins, outputs, strict=True):
+            self.found[origin].append(logits)
+
+    def say(self, found: list[Any]) -> Any:
+        logits, labels = torch.stack(found).mean(0), self.head.labels
+        if self.head.problem == "single":
+            return labels[int(logits.argmax())]
+        if self.head.problem == "multi":
+            return [label for label, logit in zip(labels, logits, strict=True) if logit > 0]
+        return logits.tolist()
+
+    def figures(self, resamples: int) -> Figures:
+        by_problem = {"single": classification, "multi": multi_label, "regression": regression}
+        measure = by_problem[self.head.problem]
+        actual = self.examples.actual
+        return measure(self.predicted(), actual, list(self.head.labels), resamples=resamples)
+
+
+class TagReader(Reader):
+    """A tag a word."""
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        for owner, tag in zip(batch.owners.tolist(), outputs.argmax(-1).tolist(), strict=True):
+            self.found[batch.origins[owner]].append(self.head.labels[tag])
+
+    def say(self, found: list[Any]) -> list[str]:
+        return found
+
+    def figures(self, resamples: int) -> Figures:
+        return entities(self.predicted(), self.examples.actual, resamples=resamples)
+
+
+class SpanReader(Reader):
+    """An answer a row, the best of its windows; "" says that there is none."""
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        parts = outputs.split(batch.rows.lengths)
+        for origin, window, logits in zip(batch.origins, batch.windows, parts, strict=True):
+            self.found[origin].append((window, logits))
+
+    def predicted(self) -> list[str]:
+        rows, gold = self.examples.rows, self.examples.actual
+        contexts = rows.texts(rows.need("context"))
+        impossible = any(not each["text"] for each in gold)
+        found = []
+        for row, context in enumerate(contexts):
+            inputs = self.examples.input(row)
+            windows = [(inputs[window], logits) for window, logits in self.found[row]]
+            found.append(best_answer(windows, context, impossible=impossible))
+        return found
+
+    def figures(self, resamples: int) -> Figures:
+        return answers(self.predicted(), self.examples.actual, resamples=resamples)
+
+
+READERS = {"sequence": LabelReader, "tokens": TagReader, "spans": SpanReader}
+
+
+def score(
+    model: Any,
+    examples: Examples,
+    precision: Precision,
+    *,
+    batch_size: int = 64,
+    resamples: int = 1000,
+    told: Callable[[float], None] = lambda share: None,
+) -> Scored:
+    """The network's predictions on all rows, its mean loss, and the figures of both.
+
+    Args:
+        model: a `Model`, whose network has the head of the examples.
+        resamples: of the bootstrap; 0 leaves intervals out.
+        told: called with the share that is done.
+    """
+    network, head = model.network, model.config.head
+    reader = READERS[head.kind](examples, head) if head.kind in READERS else None
+    total, count = 0.0, 0.0
+    was_training = network.training
+    network.eval()
+    reads = getattr(network.head, "reads", "all")
+    with torch.inference_mode(), precision.autocast():
+        for batch in evaluation_batches(examples, batch_size, reads=reads):
+            there = batch.to(precision.device)
+            if reader is None:
+                loss, targets = completion_loss(network, there)
+            else:
+                outputs = scores(network, there)
+                loss, targets = loss_of_scores(head, outputs, there)
+                reader.add(batch, outputs.cpu())
+            total, count = total + loss.item(), count + targets
+            told((max(batch.origins) + 1) / len(examples.rows))
+    network.train(was_training)
+    loss_mean = total / max(count, 1)
+    if reader is None:
+        return Scored(loss_mean, None, [], [])
+    figures = reader.figures(resamples)
+    return Scored(loss_mean, figures, reader.predicted(), examples.actual)
