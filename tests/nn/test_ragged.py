@@ -124,6 +124,8 @@ def test_grids_waste_little_and_are_few():
     assert cells < 1.35 * sum(lengths) and len(layout.grids) <= 10
     assert sorted(i for grid in layout.grids for i in grid.documents) == list(range(200))
     assert len(Layout(segments([32] * 50), torch.device("cpu")).grids) == 1
+    large = Layout(segments([300, 290, 310, 400]), torch.device("cpu")).grids  # cache comes first
+    assert [len(grid.documents) for grid in large] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -140,6 +142,23 @@ def test_attend_takes_the_grids_and_finds_the_layout_once(causal, monkeypatch):
         wanted = alone(*inputs, lengths, causal)
         torch.testing.assert_close(found[0].transpose(0, 1), wanted, atol=1e-5, rtol=1e-5)
     assert made == [1]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_long_documents_without_a_gradient_are_attended_one_by_one(learns, monkeypatch):
+    lengths = [140, 150]
+    taken = []
+    real = attention.ragged_attention
+    monkeypatch.setattr(
+        attention, "ragged_attention", lambda *a, **k: taken.append(1) or real(*a, **k)
+    )
+    inputs = tensors(sum(lengths), 2, 2, 8)
+    q, k, v = (x[None].transpose(1, 2) for x in inputs)
+    with torch.set_grad_enabled(learns):
+        found = attend(q, k, v, Documents(numbers(lengths), causal=False))
+    assert bool(taken) == learns
+    wanted = alone(*inputs, lengths, False)
+    torch.testing.assert_close(found[0].transpose(0, 1), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("longest", [0, 1024])

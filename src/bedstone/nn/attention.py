@@ -21,6 +21,7 @@ from bedstone.nn.ragged import LONGEST, ragged_attention
 # one by one when they are at least this long on average: below, one dense call costs less than
 # many small ones (measured on a CPU, context 256).
 SEGMENT_TOKENS = 48
+LONG_ALONE = 128  # the same without a gradient to keep, whether they fit grids or not
 
 
 def attend(
@@ -63,7 +64,8 @@ def attend(
             return fused(q, k, v, is_causal=not full)
         # A compiled graph can't depend on where documents end.
         if isinstance(mask, Documents) and from_start and not torch.compiler.is_compiling():
-            if _in_grids(mask):
+            learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+            if _in_grids(mask, learns):
                 return _attend_grids(q, k, v, mask, scale, dropout)
             if len(mask.segments) * SEGMENT_TOKENS <= mask.numbers.numel():
                 return _attend_documents(q, k, v, mask, scale, dropout)
@@ -97,10 +99,16 @@ def _attend_one(
     return mixed.reshape(q.shape)
 
 
-def _in_grids(mask: Documents) -> bool:
-    """Whether documents may stand in grids: none is too long, or longer than the window."""
+def _in_grids(mask: Documents, learns: bool) -> bool:
+    """Whether documents may stand in grids: none is too long, or longer than the window.
+
+    Without a gradient to keep, torch's fused kernel is the faster for long ones.
+    """
     longest = mask.layout.longest
-    return longest <= LONGEST and (mask.window is None or mask.window >= longest)
+    if mask.window is not None and mask.window < longest:
+        return False
+    short = len(mask.segments) * LONG_ALONE >= mask.numbers.numel()
+    return longest <= LONGEST and (learns or short)
 
 
 def _attend_grids(

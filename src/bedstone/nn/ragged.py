@@ -27,6 +27,7 @@ from bedstone.nn.dropout import apply_bits, keep_bits
 LONGEST = 1024  # tokens: a grid keeps its (T x T) weights for the backward pass
 _LEAST, _STEP = 16, 8  # lengths of grids: below or between these, vectors are half empty
 _OVERHEAD = 2500  # what a grid more costs, in cells of T x T a document
+_MOST = 1 << 16  # such cells of a grid: more fall out of the processor's cache
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ class Layout:
         order = sorted(range(len(sizes)), key=sizes.__getitem__)
         grids: list[Grid] = []
         start = 0
-        for first, last in pairwise(_cuts([_rounded(sizes[i]) for i in order])):
-            length = _rounded(sizes[order[last - 1]])
+        lengths = [_rounded(sizes[i]) for i in order]
+        for first, last in pairwise(_divided(_cuts(lengths), lengths)):
+            length = lengths[last - 1]
             grids.append(Grid(start, length, tuple(sorted(order[first:last]))))
             start += (last - first) * length
         return grids
@@ -156,6 +158,14 @@ def _cuts(lengths: list[int]) -> list[int]:
     while cuts[-1] > 0:
         cuts.append(came[cuts[-1]])
     return cuts[::-1]
+
+
+def _divided(cuts: list[int], lengths: list[int]) -> list[int]:
+    """The cuts, and more where a grid would be larger than `_MOST`."""
+    more: list[int] = []
+    for first, last in pairwise(cuts):
+        more += range(first, last, max(1, _MOST // lengths[last - 1] ** 2))
+    return [*more, cuts[-1]]
 
 
 def ragged_attention(
