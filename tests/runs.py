@@ -2,12 +2,16 @@
 
 import hashlib
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from bedstone.train.logs import read_log
+from bedstone.train.loop import Trainer
 
 WORDS = ["the", "a", "cat", "dog", "sees", "hears", "red", "small", "house", "tree", "runs"]
 
@@ -67,3 +71,21 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
 
 def weights_hash(model: Path) -> str:
     return hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+
+
+def losses(run: Path) -> dict[int, float]:
+    """The training loss of each step that the log tells of."""
+    return {r["step"]: r["loss"] for r in read_log(run / "log.jsonl") if r.get("loss")}
+
+
+def stop_after(monkeypatch: Any, step: int) -> None:
+    """As if SIGTERM came after that step."""
+    one_step = Trainer.one_step
+
+    def counted(self: Trainer, share: float) -> tuple[float, float, float]:
+        result = one_step(self, share)
+        if self.step == step:
+            signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(Trainer, "one_step", counted)

@@ -16,7 +16,15 @@ from bedstone.commands.resume import resume
 from bedstone.config import PretrainRecipe, from_mapping
 from bedstone.errors import BedstoneError
 from bedstone.train.logs import read_log
-from runs import make_text, recipe_values, start, weights_hash, write_recipe
+from runs import (
+    losses,
+    make_text,
+    recipe_values,
+    start,
+    stop_after,
+    weights_hash,
+    write_recipe,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,10 +37,6 @@ def cache(tmp_path_factory):
 
 def make(folder: Path, **changes) -> PretrainRecipe:
     return from_mapping(PretrainRecipe, recipe_values(folder, **changes), "test")
-
-
-def losses(run: Path) -> dict[int, float]:
-    return {r["step"]: r["loss"] for r in read_log(run / "log.jsonl") if r.get("loss")}
 
 
 @pytest.fixture(scope="module")
@@ -162,21 +166,6 @@ def test_streaming_learns_and_resumes_exactly(tmp_path, monkeypatch):
     monkeypatch.undo()
     again = resume(recipe.out, quiet=True)
     assert weights_hash(again.model) == weights_hash(straight.model)
-
-
-def stop_after(monkeypatch, step: int) -> None:
-    """As if SIGTERM came after that step."""
-    from bedstone.train.loop import Trainer
-
-    one_step = Trainer.one_step
-
-    def counted(self, share):
-        result = one_step(self, share)
-        if self.step == step:
-            signal.raise_signal(signal.SIGTERM)
-        return result
-
-    monkeypatch.setattr(Trainer, "one_step", counted)
 
 
 def test_accumulation_is_one_big_batch(tmp_path, whole):

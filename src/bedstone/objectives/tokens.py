@@ -66,7 +66,7 @@ def token_loss(
         states, targets = states[rows], targets[rows]  # (N, D), (N,)
     if count == 0:
         return states.float().sum() * 0.0, 0  # no targets; still differentiable
-    vocabulary = getattr(head, "out_features", None)
+    vocabulary: Any = getattr(head, "out_features", None)
     learns = torch.is_grad_enabled()
     # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
     plain = learns and type(head) is nn.Linear
