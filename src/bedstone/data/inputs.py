@@ -46,6 +46,17 @@ class Input:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def cut(self, start: int, end: int) -> "Input":
+        """Tokens `start` to `end`."""
+        kept = slice(start, end)
+        return Input(
+            self.ids[kept],
+            self.types[kept],
+            self.offsets[kept],
+            self.sources[kept],
+            self.words[kept],
+        )
+
 
 def text_input(
     tokenizer: Tokenizer, text: str, pair: str | None = None, *, special_names: bool = False

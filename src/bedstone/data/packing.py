@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,13 +51,22 @@ class Packed:
 
 def pack(rows: Sequence[Input]) -> Packed:
     """The rows as one, in their order."""
-    lengths = tuple(len(row) for row in rows)
-    sizes = torch.tensor(lengths)
-    starts = torch.cumsum(sizes, 0) - sizes
+    return lay(
+        np.array([number for row in rows for number in row.ids], dtype=np.int64),
+        np.array([kind for row in rows for kind in row.types], dtype=np.int64),
+        np.array([len(row) for row in rows], dtype=np.int64),
+    )
+
+
+def lay(ids: np.ndarray, types: np.ndarray, lengths: np.ndarray) -> Packed:
+    """Rows that lie end to end already: (N,) ids and types, (n,) tokens of each row."""
+    starts = np.cumsum(lengths) - lengths
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths)
+    documents = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     return Packed(
-        ids=torch.tensor([[number for row in rows for number in row.ids]]),
-        types=torch.tensor([[kind for row in rows for kind in row.types]]),
-        positions=(torch.arange(sum(lengths)) - starts.repeat_interleave(sizes))[None],
-        documents=torch.arange(len(rows), dtype=torch.int32).repeat_interleave(sizes)[None],
-        lengths=lengths,
+        ids=torch.from_numpy(ids.astype(np.int64))[None],
+        types=torch.from_numpy(types.astype(np.int64))[None],
+        positions=torch.from_numpy(positions)[None],
+        documents=torch.from_numpy(documents)[None],
+        lengths=tuple(lengths.tolist()),
     )

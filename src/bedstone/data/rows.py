@@ -26,15 +26,18 @@ from bedstone.errors import BedstoneError, nearest
 LARGEST_ROW = 64 << 20  # bytes; a row is held whole, so it needs a limit
 
 
-def read_jsonl(path: Path, column: str) -> Iterator[Piece]:
-    """One document a line: the string in `column` of that line's object.
+Row = tuple[str, dict[str, Any]]  # its place, such as "line 3", and its columns
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """A row a line, of any type.
 
     A `.json` file may also be one array of objects; it is then held whole in memory.
     """
     with open_bytes(path) as file:
         first = careful(path, lambda: file.read(64)).lstrip()
     if first.startswith(b"["):
-        yield from _read_array(path, column)
+        yield from _read_array(path)
         return
     for number, line in _lines(path):
         if not line.strip():
@@ -46,10 +49,10 @@ def read_jsonl(path: Path, column: str) -> Iterator[Piece]:
                 f"{path}: line {number:,} is not valid JSON ({_short(error)}); expected one "
                 "object a line. Mend or remove that line."
             ) from error
-        yield Piece(_cell(row, column, path, f"line {number:,}"))
+        yield f"line {number:,}", row
 
 
-def _read_array(path: Path, column: str) -> Iterator[Piece]:
+def _read_array(path: Path) -> Iterator[Row]:
     data = b"".join(blocks(path))
     try:
         rows = json.loads(data.decode())
@@ -62,7 +65,13 @@ def _read_array(path: Path, column: str) -> Iterator[Piece]:
         ) from error
     del data
     for number, row in enumerate(rows, 1):
-        yield Piece(_cell(row, column, path, f"row {number:,}"))
+        yield f"row {number:,}", row
+
+
+def read_jsonl(path: Path, column: str) -> Iterator[Piece]:
+    """One document a row: the string in `column` of that row's object."""
+    for place, row in json_rows(path):
+        yield Piece(_cell(row, column, path, place))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -94,6 +103,22 @@ def _too_large(path: Path, place: str) -> BedstoneError:
 
 def read_csv(path: Path, column: str) -> Iterator[Piece]:
     """One document a row; the first row names the columns."""
+    rows = _csv(path)
+    for header in rows:
+        _cell(header[1], column, path, "the header")
+        for place, row in rows:
+            yield Piece(_cell(row, column, path, place))
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    """The rows under the header; every value is a string."""
+    rows = _csv(path)
+    next(rows, None)
+    yield from rows
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    """The header, with its names as keys, then the rows."""
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_ROW))
     rows = csv.reader((text for _, text in _lines(path)), strict=True)
     names: list[str] | None = None
@@ -109,34 +134,45 @@ def read_csv(path: Path, column: str) -> Iterator[Piece]:
             ) from error
         if row is None:
             return
+        place = f"the row ending in line {rows.line_num:,}"
         if names is None:
             names = row
-            _cell(dict.fromkeys(names, ""), column, path, "the header")
+            yield place, dict.fromkeys(names, "")
         elif row:
             if len(row) != len(names):
                 raise BedstoneError(
-                    f"{path}: the row ending in line {rows.line_num:,} has {len(row)} fields; "
-                    f"expected {len(names)}, as in the header. Mend or remove that row."
+                    f"{path}: {place} has {len(row)} fields; expected {len(names)}, as in the "
+                    "header. Mend or remove that row."
                 )
-            yield Piece(row[names.index(column)])
+            yield place, dict(zip(names, row, strict=True))
 
 
 def read_rows(path: Path, column: str) -> Iterator[Piece]:
     """One document a row of a Parquet or Arrow file, read by the `datasets` library."""
+    yield from _dataset_pieces(table_rows(path), column, path)
+
+
+def table_rows(path: Path, names: dict[str, list[str]] | None = None) -> Iterator[Row]:
+    """The rows of a Parquet or Arrow file; see `_dataset_rows` for `names`."""
     kind = data_suffix(path)[1:]
     datasets = import_datasets()
-    yield from _dataset_pieces(
+    return _dataset_rows(
         lambda: datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True),
-        column,
         path,
+        names,
     )
 
 
 def read_hub(name: str, split: str, column: str) -> Iterator[Piece]:
     """One document a row of a data set on the hub, or of its copy in the offline cache."""
+    yield from _dataset_pieces(hub_rows(name, split), column, name)
+
+
+def hub_rows(name: str, split: str, names: dict[str, list[str]] | None = None) -> Iterator[Row]:
+    """The rows of a data set on the hub; see `_dataset_rows` for `names`."""
     datasets = import_datasets()
-    yield from _dataset_pieces(
-        lambda: datasets.load_dataset(name, split=split, streaming=True), column, name
+    return _dataset_rows(
+        lambda: datasets.load_dataset(name, split=split, streaming=True), name, names
     )
 
 
@@ -149,13 +185,26 @@ def import_datasets() -> Any:
     return datasets
 
 
-def _dataset_pieces(load: Callable[[], Any], column: str, name: str | Path) -> Iterator[Piece]:
+def _dataset_pieces(rows: Iterator[Row], column: str, name: str | Path) -> Iterator[Piece]:
+    for place, row in rows:
+        text = _cell(row, column, name, place)
+        if len(text) > LARGEST_ROW:
+            raise _too_large(Path(name), place)
+        yield Piece(text)
+
+
+def _dataset_rows(
+    load: Callable[[], Any], name: str | Path, names: dict[str, list[str]] | None
+) -> Iterator[Row]:
+    """The rows; `names` is given what the numbers of a column stand for, where the set says it."""
     try:
-        for number, row in enumerate(load(), 1):
-            text = _cell(row, column, name, f"row {number:,}")
-            if len(text) > LARGEST_ROW:
-                raise _too_large(Path(name), f"row {number:,}")
-            yield Piece(text)
+        found = load()
+        for column, feature in (found.features or {}).items() if names is not None else ():
+            inner = getattr(feature, "feature", feature)
+            if names is not None and getattr(inner, "names", None):
+                names[column] = list(inner.names)
+        for number, row in enumerate(found, 1):
+            yield f"row {number:,}", row
     except BedstoneError:
         raise
     except Exception as error:  # that library raises dozens of kinds, all about the data

@@ -183,7 +183,7 @@ def open_source(name: str | Path, *, text_column: str = "text", split: str | Non
         BedstoneError: there is no such data, or its first document can't be read: told now, not
             in the middle of a run. Later faults are told when they are met.
     """
-    source = _find(str(name), text_column, split)
+    source = find(str(name), text_column, split)
     if not any(piece.text.strip() for piece in source.pieces()):
         raise BedstoneError(
             f"data {source.name!r}: holds no text at all. Name data with at least one document."
@@ -191,7 +191,8 @@ def open_source(name: str | Path, *, text_column: str = "text", split: str | Non
     return source
 
 
-def _find(name: str, column: str, split: str | None) -> Source:
+def find(name: str, column: str, split: str | None) -> Source:
+    """As `open_source`, without a look inside."""
     if name in BUILT_IN:
         return Texts(_python_docs, name)
     path = Path(name).expanduser()
