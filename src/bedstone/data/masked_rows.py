@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bedstone.data.corruption import Corruption
-from bedstone.data.packing import Packed
+from bedstone.data.packing import Packed, lay
 from bedstone.data.segments import (
     ALONE,
     Documents,
@@ -133,17 +133,8 @@ class RowMaker:
         tokens, types, lengths = (np.concatenate([each[i] for each in laid]) for i in range(3))
         ids, read = self.corruption(tokens, lengths, np.concatenate([keys for *_, keys in parts]))
         pairs = np.concatenate([segments.pairs[rows] for segments, rows, _ in parts])
-        starts = np.cumsum(lengths) - lengths
-        owners = np.repeat(np.arange(len(lengths)), lengths)
-        rows = Packed(
-            ids=torch.from_numpy(ids)[None],
-            types=torch.from_numpy(types)[None],
-            positions=torch.from_numpy(np.arange(len(ids)) - starts[owners])[None],
-            documents=torch.from_numpy(owners.astype(np.int32))[None],
-            lengths=tuple(lengths.tolist()),
-        )
         return MaskedBatch(
-            rows=rows,
+            rows=lay(ids, types, lengths),
             read=torch.from_numpy(read),
             targets=torch.from_numpy(tokens[read]),
             pairs=torch.from_numpy(pairs) if (pairs != ALONE).any() else None,
