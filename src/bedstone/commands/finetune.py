@@ -104,6 +104,11 @@ def open_start(recipe: FinetuneRecipe, checkpoint: Checkpoint | None) -> Model:
     if checkpoint is not None:
         return load(checkpoint.path, dtype=torch.float32)
     model = open_model(recipe.model, dtype=torch.float32)
+    if recipe.task == "text-generation" and not model.network.causal:
+        raise BedstoneError(
+            f"task: text-generation needs a decoder, and {recipe.model} is a "
+            f"{model.config.layout}, which reads in both directions; name a GPT."
+        )
     if recipe.tokenizer:
         model.tokenizer = Tokenizer.load(recipe.tokenizer)
     return model
@@ -118,7 +123,9 @@ def prepare(model: Model, recipe: FinetuneRecipe, examples: Examples) -> None:
     if recipe.dropout is not None:
         set_dropout(model.network, recipe.dropout)
     if recipe.quantize:
-        quantize(model.network, bits=recipe.quantize)
+        sizes = (model.config.width, model.config.hidden)
+        group = next(size for size in (64, 32) if not any(n % size for n in sizes) or size == 32)
+        quantize(model.network, bits=recipe.quantize, group=group)
     model.pooling = None  # it makes labels now, not vectors
 
 
