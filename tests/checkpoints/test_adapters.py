@@ -223,6 +223,19 @@ def test_each_adapter_is_saved_with_its_own_head(tmp_path):
     assert torch.equal(network(IDS), expected["two"])  # in use as before
 
 
+def test_one_published_matrix_has_one_adapter(tmp_path):
+    network = small("gpt2")
+    adapt(network, LoraConfig(rank=5), seed=0)
+    attention = network.stack[0]["attn"].sublayer
+    first = attention.q.adapters["default"].a
+    assert all(part.adapters["default"].a is first for part in (attention.k, attention.v))
+    save_adapter(Model(network), tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "adapter_config.json").read_text())
+    assert (config["r"], config["rank_pattern"]) == (5, {})
+    assert config["target_modules"] == ["c_attn", "c_fc", "c_proj"]
+    assert config["fan_in_fan_out"] is True
+
+
 @pytest.mark.parametrize("targets", [("q", "k", "v"), ("q", "v"), ("k",)])
 @pytest.mark.parametrize("rslora", [False, True])
 def test_queries_keys_and_values_apart_are_one_matrix_on_disk(targets, rslora, tmp_path):

@@ -1,6 +1,7 @@
 """Quantised weights: how far off they are, what they compute, and adapters over them."""
 
 import copy
+import platform
 
 import pytest
 import torch
@@ -175,7 +176,9 @@ def test_a_copy_for_inference_computes_the_same(bits, group):
         torch.testing.assert_close(
             ready(IDS[:1, :1]).float(), network(IDS[:1, :1]), atol=0.3, rtol=0.1
         )
-    assert all(layer.dtype is None for layer in network.modules() if hasattr(layer, "codes"))
+    for made, dtype in ((ready, torch.bfloat16), (network, None)):
+        chosen = {one.dtype for one in made.modules() if isinstance(one, QuantizedLinear)}
+        assert chosen == {dtype}
 
 
 @pytest.mark.parametrize(("bits", "group"), KINDS)
@@ -230,6 +233,13 @@ def test_adapters_over_quantised_weights(bits, group, dtype):
     fold(network, "default")
     torch.testing.assert_close(outputs(network), beside, atol=1e-4, rtol=1e-4)
     assert not any(isinstance(one, QuantizedLinear) for one in network.modules())
+    assert all(p.requires_grad for p in network.stack.parameters())
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="torch has these kernels there alone")
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_kernels_are_right_here(bits):
+    assert module._kernel_works(bits)
 
 
 @pytest.mark.parametrize(
