@@ -34,7 +34,8 @@ class ExampleBatch:
             (M,) int64; the next token (M,) int64; an answer's first and last place (n, 2) int64.
         owners: (M,) int64 on the CPU, which window each read state is of.
         weights: (M,) float32, what each target counts for; None says 1 each.
-        target_count: the sum of weights, or how many targets there are.
+        target_count: how many targets there are. Not the sum of weights: a batch without the
+            rare label would then push as hard as one with it, and the weights would be undone.
         number: which batch of the stream this is, from 0.
         origins: the source row of each window.
         windows: which window of that row, from 0.
@@ -46,7 +47,7 @@ class ExampleBatch:
     targets: Tensor
     owners: Tensor
     weights: Tensor | None
-    target_count: float
+    target_count: int
     number: int
     origins: list[int]
     windows: list[int]
@@ -78,7 +79,7 @@ class ExampleBatch:
                 self.origins, self.windows, self.rows.lengths, strict=True
             )
         ]
-        return f"batch {self.number}: {self.target_count:g} targets\n  {', '.join(parts)}"
+        return f"batch {self.number}: {self.target_count} targets\n  {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -177,14 +178,13 @@ class Examples:
         starts = ends - lengths
         places = np.repeat(self.starts[windows] - starts, lengths) + np.arange(ends[-1])
         made = self._targets(windows, starts, ends - 1 if reads == "last" else starts, weights)
-        count = len(made.targets) if made.weights is None else float(made.weights.sum())
         return ExampleBatch(
             rows=lay(self.ids[places], self.types[places], lengths),
             read=torch.from_numpy(made.read),
             targets=torch.from_numpy(made.targets),
             owners=torch.from_numpy(made.owners),
             weights=None if made.weights is None else torch.from_numpy(made.weights),
-            target_count=count,
+            target_count=len(made.targets),
             number=number,
             origins=self.owner[windows].tolist(),
             windows=self.window[windows].tolist(),

@@ -32,7 +32,7 @@ class LabelledBatch(Protocol):
         read: (M,) places in them whose states the head reads.
         targets: (M,) or (M, L), as the problem has them; spans (n, 2).
         weights: (M,) what each target counts for; None says 1 each.
-        target_count: the sum of weights, or how many targets there are.
+        target_count: how many targets there are, whatever they weigh.
     """
 
     @property
@@ -44,7 +44,7 @@ class LabelledBatch(Protocol):
     @property
     def weights(self) -> Tensor | None: ...
     @property
-    def target_count(self) -> float: ...
+    def target_count(self) -> int: ...
 
 
 def scores(network: Any, batch: LabelledBatch) -> Tensor:
@@ -80,7 +80,7 @@ def span_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
     return F.cross_entropy(padded, batch.targets, reduction="none").mean(-1)
 
 
-def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
+def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, int]:
     """Cross-entropy of the words at the places that are read: completions, masked words."""
     states = network.packed_states(batch.rows)[batch.read]
     head = network.head
@@ -100,19 +100,19 @@ LOSSES: dict[str, Callable[[Tensor, LabelledBatch], Tensor]] = {
 }
 
 
-def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
-    """The sum of a head's losses, each times its weight, and the sum of the weights."""
+def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, int]:
+    """The sum of a head's losses, each times its weight, and how many there are."""
     losses = LOSSES[head.problem if head.kind == "sequence" else head.kind](logits, batch)
     if batch.weights is None:
         return losses.sum(), batch.target_count
     return torch.dot(losses, batch.weights.to(losses)), batch.target_count
 
 
-def label_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
+def label_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, int]:
     """The objective of rows with labels, tags, numbers or answers."""
     return loss_of_scores(network.config.head, scores(network, batch), batch)
 
 
-def objective_of(head: HeadConfig) -> Callable[[Any, Any], tuple[Tensor, float]]:
+def objective_of(head: HeadConfig) -> Callable[[Any, Any], tuple[Tensor, int]]:
     """The objective that a head learns by."""
     return completion_loss if head.kind == "language" else label_loss
