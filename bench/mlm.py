@@ -23,11 +23,13 @@ import random
 import re
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -39,6 +41,19 @@ from transformers import (
     TrainingArguments,
 )
 
+import bedstone
+from bedstone.checkpoints.store import CheckpointStore
+from bedstone.config import MaskingConfig, OptimConfig, ScheduleConfig
+from bedstone.data.corruption import Corruption, row_keys
+from bedstone.data.masked_rows import Chosen, MaskedBatch, RowMaker
+from bedstone.data.segments import ALONE, Documents, Segments
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokens import TokenSplit
+from bedstone.objectives.masked import MaskedLoss
+from bedstone.runtime import pick_precision, seed_everything
+from bedstone.train.loop import Trainer as Loop
+from bedstone.train.optim import build_optimizer
+from bedstone.train.schedule import build_schedule, parse_budget
 from rounds import Run, keep, show, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,14 +117,59 @@ def held_loss(network: torch.nn.Module, batches: list[dict[str, torch.Tensor]]) 
     return total / count
 
 
-def ours(number: int, task: Task) -> Run:
-    """Bedstone's side. To fill in: pretrain `task.base` on `task.train` as the settings above say
-    (seed `number`), the clock over the steps; save the network in BERT's layout; then
+class OneSentenceRows:
+    """The rows as Bedstone's stream has them: shuffled, 32 a step, other words hidden each time."""
 
-        network = BertForMaskedLM.from_pretrained(folder)
+    def __init__(self, rows: list[Row], tokenizer: Tokenizer, seed: int) -> None:
+        ids = [row["input_ids"][1:-1] for row in rows]
+        split = TokenSplit.from_documents(ids)
+        ends = tokenizer.cls_id, tokenizer.sep_id
+        corruption = Corruption.of(tokenizer, MaskingConfig(share=SHARE))
+        self.rows = RowMaker(Documents(split), corruption, *ends, LONGEST, pairs=False)
+        spans = np.stack((split.starts, split.starts + split.lengths()), 1)
+        count = len(spans)
+        self.segments = Segments(
+            spans, np.zeros(count, np.int64), np.arange(count + 1), np.full(count, ALONE)
+        )
+        self.order = np.random.default_rng(seed).permutation(count)
+        self.keys = row_keys((seed,), np.arange(count))
+        self.at = 0
+
+    def __iter__(self) -> Iterator[MaskedBatch]:
+        return self
+
+    def __next__(self) -> MaskedBatch:
+        chosen = self.order[self.at : self.at + BATCH]
+        self.at += BATCH
+        return self.rows.batch([Chosen(self.segments, chosen, self.keys[chosen])], self.at // BATCH)
+
+
+def ours(number: int, task: Task) -> Run:
+    """Bedstone's side, by the training loop's own steps."""
+    seed_everything(number)
+    model = bedstone.load(task.base)
+    model.network.train()
+    optim = OptimConfig(kind="adamw", adamw_lr=RATE, weight_decay=0.0, betas=(0.9, 0.999), clip=1.0)
+    steps = -(-len(task.train) // BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Loop(
+            network=model.network,
+            objective=MaskedLoss(),
+            batches=OneSentenceRows(task.train, model.tokenizer, number),
+            optimizer=build_optimizer(model.network, optim),
+            budget=parse_budget(f"{steps} steps"),
+            schedule=build_schedule(ScheduleConfig(warmup=0.0, decay=1.0)),
+            precision=pick_precision("auto", torch.device("cpu")),
+            store=CheckpointStore(Path(folder)),
+            write_model=lambda _, __: None,
+        )
+        began = time.perf_counter()
+        while (share := trainer.share()) < 1.0:
+            trainer.one_step(share)
+        seconds = time.perf_counter() - began
+        model.save(Path(folder) / "model")
+        network = BertForMaskedLM.from_pretrained(Path(folder) / "model")
         return Run("bedstone", number, seconds, task.tokens, steps, held_loss(network, task.held))
-    """
-    raise NotImplementedError
 
 
 def theirs(number: int, task: Task, side: str, **options: Any) -> Run:
