@@ -34,8 +34,9 @@ class ExampleBatch:
             (M,) int64; the next token (M,) int64; an answer's first and last place (n, 2) int64.
         owners: (M,) int64 on the CPU, which window each read state is of.
         weights: (M,) float32, what each target counts for; None says 1 each.
-        target_count: how many targets there are. Not the sum of weights: a batch without the
-            rare label would then push as hard as one with it, and the weights would be undone.
+        target_count: how many targets there are; a long row's windows are one together. It
+            isn't the sum of class weights: a batch without the rare label would then push as
+            hard as one with it, and the weights would be undone.
         number: which batch of the stream this is, from 0.
         origins: the source row of each window.
         windows: which window of that row, from 0.
@@ -47,7 +48,7 @@ class ExampleBatch:
     targets: Tensor
     owners: Tensor
     weights: Tensor | None
-    target_count: int
+    target_count: float
     number: int
     origins: list[int]
     windows: list[int]
@@ -79,18 +80,22 @@ class ExampleBatch:
                 self.origins, self.windows, self.rows.lengths, strict=True
             )
         ]
-        return f"batch {self.number}: {self.target_count} targets\n  {', '.join(parts)}"
+        return f"batch {self.number}: {self.target_count:g} targets\n  {', '.join(parts)}"
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch's windows are to give. Fields as in `ExampleBatch`, as arrays."""
+    """What a batch's windows are to give. Fields as in `ExampleBatch`, as arrays.
+
+    `count` is how many they are together; None says that each is one.
+    """
 
     read: np.ndarray
     owners: np.ndarray
     targets: np.ndarray
     weights: np.ndarray | None = None
     words: np.ndarray | None = None
+    count: float | None = None
 
 
 class Examples:
@@ -184,7 +189,7 @@ class Examples:
             targets=torch.from_numpy(made.targets),
             owners=torch.from_numpy(made.owners),
             weights=None if made.weights is None else torch.from_numpy(made.weights),
-            target_count=len(made.targets),
+            target_count=len(made.targets) if made.count is None else made.count,
             number=number,
             origins=self.owner[windows].tolist(),
             windows=self.window[windows].tolist(),

@@ -246,14 +246,17 @@ def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tupl
 
 def _set(frame: Frame, texts: Sequence[Text]) -> Input:
     """One row: the texts with what the tokenizer sets around them."""
-    ids, types = [list(each) for each in frame.before]
-    row = Input(ids, types, [(0, 0)] * len(ids), [None] * len(ids), [None] * len(ids))
+    ids, types = frame.before
+    offsets, bare = [(0, 0)] * len(ids), [None] * len(ids)
+    sources: list[int | None] = [*bare]
+    words: list[int | None] = [*bare]
     for source, text in enumerate(texts):
+        size = len(text.ids)
         after_ids, after_types = frame.after[source]
-        bare = len(after_ids)
-        row.ids.extend((*text.ids, *after_ids))
-        row.types.extend((*[frame.types[source]] * len(text), *after_types))
-        row.offsets.extend((*text.offsets, *[(0, 0)] * bare))
-        row.sources.extend((*[source] * len(text), *[None] * bare))
-        row.words.extend((*text.words, *[None] * bare))
-    return row
+        bare = [None] * len(after_ids)
+        ids = ids + text.ids + after_ids
+        types = types + [frame.types[source]] * size + after_types
+        offsets = offsets + text.offsets + [(0, 0)] * len(after_ids)
+        sources = [*sources, *[source] * size, *bare]
+        words = [*words, *text.words, *bare]
+    return Input(ids, types, offsets, sources, words)

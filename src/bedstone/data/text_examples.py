@@ -114,6 +114,7 @@ class TextExamples(Examples):
         owner = self.owner[windows]
         targets = self._all[owner]
         each = None if self._share is None else self._share[owner]
+        count = None if each is None else float(each.sum())
         if weights is not None:
             each = weights[targets] * (1 if each is None else each)
-        return Targets(reads, np.arange(len(windows)), targets, each)
+        return Targets(reads, np.arange(len(windows)), targets, each, count=count)
