@@ -43,12 +43,22 @@ from transformers import (
     TrainingArguments,
 )
 
+import bedstone
+from bedstone.checkpoints.adapters import adapt, save_adapter
+from bedstone.config import OptimConfig
+from bedstone.data.examples import ExampleBatches, make_examples
+from bedstone.data.labelled import LabelledRows
+from bedstone.nn.lora import LoraConfig
+from bedstone.objectives.labels import completion_loss
+from bedstone.runtime import pick_precision, seed_everything
+from bedstone.train.optim import build_optimizer, clip_gradients
 from rounds import Run, keep, show, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
 RANK, ALPHA, RATE, BATCH, LONGEST = 16, 32, 1e-3, 8, 512
 TOLERANCE = 0.02  # nats a token
-Row = dict[str, list[int]]  # input_ids, and labels of the same length: -100 over the prompt
+PUBLISHED = ("input_ids", "labels")
+Row = dict[str, Any]  # input_ids, and labels of the same length: -100 over the prompt
 
 
 @dataclass
@@ -82,9 +92,14 @@ def encoded(row: dict[str, str], tokenizer: Any) -> Row:
     asked = f"### Instruction:\n{row['instruction']}\n\n"
     if row["input"]:
         asked += f"### Input:\n{row['input']}\n\n"
-    prompt = tokenizer(asked + "### Response:\n")["input_ids"]
+    asked += "### Response:\n"
+    prompt = tokenizer(asked)["input_ids"]
     answer = [*tokenizer(row["output"])["input_ids"], tokenizer.eos_token_id]
-    return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+    return {
+        "input_ids": prompt + answer,
+        "labels": [-100] * len(prompt) + answer,
+        "source": {"prompt": asked, "completion": row["output"]},
+    }
 
 
 @torch.no_grad()
@@ -101,13 +116,36 @@ def held_loss(network: torch.nn.Module, rows: list[Row]) -> float:
 
 
 def ours(number: int, task: Task) -> Run:
-    """Bedstone's side. To fill in: fine-tune `task.base` on `task.train` as the settings above say
-    (seed `number`), the clock over the steps; write the adapter as peft's files; then
-
-        network = peft.PeftModel.from_pretrained(GPT2LMHeadModel.from_pretrained(task.base), folder)
+    """Bedstone: bf16, rows laid end to end, the adapter written as peft's files."""
+    seed_everything(number)
+    model = bedstone.load(task.base)
+    adapt(model.network, LoraConfig(RANK, ALPHA, targets=("q", "k", "v")), seed=number)
+    rows = LabelledRows([row["source"] for row in task.train])
+    examples = make_examples("text-generation", rows, model.tokenizer, limit=LONGEST + 1)
+    for place, row in enumerate(task.train):  # cut as the peer's are
+        assert examples.input(place)[0].ids == row["input_ids"]
+    batches = ExampleBatches(examples, BATCH, seed=number)
+    optim = OptimConfig("adamw", adamw_lr=RATE, weight_decay=0.0, betas=(0.9, 0.999), clip=1.0)
+    optimizer = build_optimizer(model.network, optim)
+    precision = pick_precision("auto", torch.device("cpu"))
+    steps = batches.steps_per_epoch
+    model.network.train()
+    began = time.perf_counter()
+    for step in range(steps):
+        batch = next(batches)
+        with precision.autocast():
+            loss, count = completion_loss(model.network, batch)
+        (loss / count).backward()
+        clip_gradients(model.network, optim.clip)
+        optimizer.step(1 - step / steps)
+        optimizer.zero_grad()
+    seconds = time.perf_counter() - began
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(model, Path(folder) / "adapter")
+        network = peft.PeftModel.from_pretrained(
+            GPT2LMHeadModel.from_pretrained(task.base), f"{folder}/adapter"
+        )
         return Run("bedstone", number, seconds, task.tokens, steps, held_loss(network, task.held))
-    """
-    raise NotImplementedError
 
 
 def theirs(
@@ -134,7 +172,7 @@ def theirs(
                 disable_tqdm=True,
                 **options,
             ),
-            train_dataset=task.train,
+            train_dataset=[{name: row[name] for name in PUBLISHED} for row in task.train],
             data_collator=(
                 DataCollatorWithFlattening() if packed else DataCollatorForSeq2Seq(task.padding)
             ),
@@ -153,7 +191,7 @@ def prove_apart(task: Task) -> None:
     network.config.use_cache = False  # as the Trainer sets it; with a cache they would
     rows = sorted(task.train, key=lambda row: len(row["labels"]))[:3]
     alone = [network(torch.tensor([row["input_ids"]])).logits[0] for row in rows]
-    batch = DataCollatorWithFlattening()(rows)
+    batch = DataCollatorWithFlattening()([{name: row[name] for name in PUBLISHED} for row in rows])
     packed = network(batch["input_ids"], position_ids=batch["position_ids"]).logits[0]
     torch.testing.assert_close(packed, torch.cat(alone), atol=1e-3, rtol=1e-3)
 
