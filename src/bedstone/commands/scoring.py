@@ -99,11 +99,18 @@ class TagReader(Reader):
     """A tag a word."""
 
     def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
-        for owner, tag in zip(batch.owners.tolist(), outputs.argmax(-1).tolist(), strict=True):
-            self.found[batch.origins[owner]].append(self.head.labels[tag])
+        assert batch.words is not None
+        places = (batch.owners, batch.words, outputs.argmax(-1))
+        for owner, word, tag in zip(*(each.tolist() for each in places), strict=True):
+            self.found[batch.origins[owner]].append((word, self.head.labels[tag]))
 
-    def say(self, found: list[Any]) -> list[str]:
-        return found
+    def predicted(self) -> list[list[str]]:
+        said = []
+        for row, actual in enumerate(self.examples.actual):
+            tags = dict(self.found[row])
+            # a word without any token, such as an empty one, is read nowhere
+            said.append([tags.get(word, "O") for word in range(len(actual))])
+        return said
 
     def figures(self, resamples: int) -> Figures:
         return entities(self.predicted(), self.examples.actual, resamples=resamples)
