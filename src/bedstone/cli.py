@@ -138,8 +138,12 @@ def evaluate_(
     json: bool = False,
     precision: str = "auto",
     device: str = "auto",
+    confusion: str | None = None,
 ) -> None:
-    """Loss, perplexity and bits per byte of a model on text.
+    """A model's figures on data: of its task on labelled rows, else how well it predicts text.
+
+    With 95 % intervals by the bootstrap, for a model with labels, tags or answers; loss,
+    perplexity and bits per byte for one that predicts text.
 
     Args:
         model: a folder or a hub id.
@@ -151,6 +155,7 @@ def evaluate_(
         json: print one JSON object.
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
+        confusion: a PNG to draw the confusion matrix into, for a model with labels.
     """
     from bedstone.commands.evaluate import evaluate
 
@@ -164,6 +169,7 @@ def evaluate_(
         as_json=json,
         precision=precision,
         device=device,
+        picture=confusion,
     )
 
 
@@ -179,7 +185,7 @@ def info_(model: str, json: bool = False) -> None:
     info(model, as_json=json)
 
 
-def demo_(out: str = "runs/demo", minutes: float = 4.0) -> None:
+def demo_(out: str = "runs/demo", minutes: float = 7.0) -> None:
     """Train on what every machine has, without a network, and write a report.
 
     Args:

@@ -1,11 +1,14 @@
-"""`bedstone evaluate`: how well a model predicts text."""
+"""`bedstone evaluate`: how well a model predicts text, hidden words, labels or answers."""
 
 import json
 import math
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bedstone.commands.evaluate_labels import TASKS, evaluate_labels
+from bedstone.commands.evaluate_masked import evaluate_masked
 from bedstone.commands.opening import open_model, tokenizer_of
 from bedstone.commands.text_data import cached
 from bedstone.data.batches import evaluation_batches
@@ -28,7 +31,8 @@ def evaluate(
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
-) -> dict[str, float]:
+    picture: str | None = None,
+) -> dict[str, Any]:
     """Prints and returns loss, perplexity and bits per byte over all of the data.
 
     Every token but a document's first is scored once, with at most `context` tokens before it.
@@ -38,6 +42,26 @@ def evaluate(
     """
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
+    kind = model.config.head.kind
+    if kind in TASKS:
+        columns = None if column == "text" else {"text": column}
+        return evaluate_labels(
+            model,
+            data,
+            how,
+            columns=columns,
+            split=split,
+            context=context,
+            batch_size=batch_size,
+            as_json=as_json,
+            picture=picture,
+        )
+    if picture is not None:
+        raise BedstoneError("confusion: only a model with labels has such a matrix.")
+    if kind != "language" or not model.network.causal:
+        return evaluate_masked(
+            model, data, how, column=column, split=split, context=context, as_json=as_json
+        )
     longest = min(context or model.config.context, model.config.context)
     if context and context > longest:
         raise BedstoneError(

@@ -44,7 +44,7 @@ class LabelledBatch(Protocol):
     @property
     def weights(self) -> Tensor | None: ...
     @property
-    def target_count(self) -> int: ...
+    def target_count(self) -> float: ...
 
 
 def scores(network: Any, batch: LabelledBatch) -> Tensor:
@@ -80,7 +80,7 @@ def span_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
     return F.cross_entropy(padded, batch.targets, reduction="none").mean(-1)
 
 
-def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, int]:
+def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
     """Cross-entropy of the words at the places that are read: completions, masked words."""
     states = network.packed_states(batch.rows)[batch.read]
     head = network.head
@@ -100,7 +100,7 @@ LOSSES: dict[str, Callable[[Tensor, LabelledBatch], Tensor]] = {
 }
 
 
-def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, int]:
+def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
     """The sum of a head's losses, each times its weight, and how many there are."""
     losses = LOSSES[head.problem if head.kind == "sequence" else head.kind](logits, batch)
     if batch.weights is None:
@@ -108,11 +108,11 @@ def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tu
     return torch.dot(losses, batch.weights.to(losses)), batch.target_count
 
 
-def label_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, int]:
+def label_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
     """The objective of rows with labels, tags, numbers or answers."""
     return loss_of_scores(network.config.head, scores(network, batch), batch)
 
 
-def objective_of(head: HeadConfig) -> Callable[[Any, Any], tuple[Tensor, int]]:
+def objective_of(head: HeadConfig) -> Callable[[Any, Any], tuple[Tensor, float]]:
     """The objective that a head learns by."""
     return completion_loss if head.kind == "language" else label_loss

@@ -33,7 +33,7 @@ from bedstone.train.optim import Optimizer, clip_gradients
 from bedstone.train.progress import ProgressBar
 from bedstone.train.schedule import Budget
 
-Objective = Callable[[nn.Module, Any], tuple[Tensor, int]]
+Objective = Callable[[nn.Module, Any], tuple[Tensor, float]]
 
 
 class Batches(Protocol):
