@@ -1,5 +1,7 @@
 """WordPiece and RoBERTa's BPE: trained, read and written with the ids that transformers gives."""
 
+import shutil
+
 import pytest
 import transformers
 
@@ -77,3 +79,35 @@ def test_published_vocabularies(shared_data):
     assert bert.encode("Hello, playground!", special=True) == [101, 7592, 1010, 14705, 999, 102]
     roberta = Tokenizer.load(shared_data / "tokenizers" / "roberta-base")
     assert (roberta.cls_id, roberta.pad_id, roberta.mask_id, roberta.eos_id) == (0, 1, 50264, 2)
+
+
+@pytest.mark.shared
+def test_published_files_without_tokenizer_json(shared_data, tmp_path):
+    """RoBERTa's vocab.json and merges.txt, BERT's vocab.txt: the published ids."""
+    published = shared_data / "tokenizers"
+    roberta, bert = tmp_path / "roberta", tmp_path / "bert"
+    for folder in (roberta, bert):
+        folder.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(published / "roberta-base" / name, roberta)
+    shutil.copy(published / "bert-base-uncased-vocab.txt", bert / "vocab.txt")
+    pairs = [
+        (
+            Tokenizer.load(roberta),
+            transformers.AutoTokenizer.from_pretrained(published / "roberta-base"),
+        ),
+        (Tokenizer.load(bert), transformers.BertTokenizer.from_pretrained(bert)),
+    ]
+    texts = ["Naïve café, ÀÉÎ! don't\t漢字 🙂 \x00\x07", "x" * 300, "a <mask> or [MASK] </s>"]
+    for number, (ours, theirs) in enumerate(pairs):
+        saved = tmp_path / f"saved{number}"
+        ours.save(saved)
+        again = transformers.AutoTokenizer.from_pretrained(saved)
+        for text in texts:
+            found = ours.backend.encode(text, "another é")
+            for other in (theirs, again):
+                assert other(text, "another é")["input_ids"] == found.ids
+            if number:
+                assert again(text, "another é")["token_type_ids"] == found.type_ids
+        for role in ("cls", "sep", "mask", "pad"):
+            assert getattr(ours, f"{role}_id") == getattr(theirs, f"{role}_token_id")

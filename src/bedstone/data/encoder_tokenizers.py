@@ -119,6 +119,16 @@ def train_roberta(
     return backend, {**ROBERTA, "bos_token": "<s>", "eos_token": "</s>"}
 
 
+def as_roberta(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    """Gives a byte-level BPE of RoBERTa's vocabulary its special tokens; returns the settings."""
+    mask = ROBERTA["mask_token"]
+    others = [token for token in ROBERTA.values() if token != mask]
+    # as published, a mask takes the space before it
+    backend.add_special_tokens([*others, tokenizers.AddedToken(mask, lstrip=True, special=True)])
+    _surround(backend, ROBERTA, between="</s> </s>", segments=False)
+    return {**ROBERTA, "bos_token": "<s>", "eos_token": "</s>"}
+
+
 def read_vocabulary(path: Path) -> dict[str, int]:
     """A published `vocab.txt`: a token a line, its id the line's number."""
     try:

@@ -11,7 +11,13 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from bedstone.data.encoder_tokenizers import BERT, ROBERTA, read_vocabulary, wordpiece
+from bedstone.data.encoder_tokenizers import (
+    BERT,
+    ROBERTA,
+    as_roberta,
+    read_vocabulary,
+    wordpiece,
+)
 from bedstone.data.sentencepiece import convert_sentencepiece
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json
@@ -111,6 +117,8 @@ def _from_merges(vocabulary: Path, merges: Path) -> tuple[Tokenizer, dict[str, A
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     settings: dict[str, Any] = {}
+    if set(ROBERTA.values()) <= set(ids):
+        return backend, as_roberta(backend)
     if "<|endoftext|>" in ids:
         backend.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
         settings = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
