@@ -13,6 +13,7 @@ from bedstone.errors import BedstoneError
 from bedstone.models.bert import BertConfig, build
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.masks import Documents
+from bedstone.nn.residual import PostNorm
 from networks import check_network, check_published, randomise
 
 LABELS = ("no", "maybe", "yes")
@@ -200,6 +201,24 @@ def test_packed_documents_are_each_document_alone(rows):
             alone = network.states(ids[:1, part], types=types[:1, part])
             assert (alone - packed[:, part]).abs().max() < 1e-5
             at += length
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_states_that_are_asked_for_alone_are_the_same(rows, edited):
+    network = build(config("bert", "states")).eval()
+    randomise(network)
+    if edited:  # another class than the one that knows how
+        network.stack[-1]["attn"].__class__ = type("Other", (PostNorm,), {})
+    ids, _, types = rows
+    read = torch.tensor([31, 2, 3, 39, 0])
+    whole = network.states(ids, types=types)[:, read]
+    some = network.states(ids, types=types, read=read)
+    torch.testing.assert_close(some, whole)
+    weights = torch.randn(whole.shape, generator=torch.Generator().manual_seed(0))
+    want = torch.autograd.grad((whole * weights).sum(), list(network.parameters()))
+    found = torch.autograd.grad((some * weights).sum(), list(network.parameters()))
+    for one, two in zip(found, want, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_older_names_of_norms_open(tmp_path):

@@ -9,6 +9,7 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from bedstone.nn.context import Context
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.masks import Full, Mask, Padding
 from bedstone.nn.positions import LearnedPositions
-from bedstone.nn.residual import PostNorm
+from bedstone.nn.residual import PostNorm, lowered
 from bedstone.nn.stack import Block, Stack
 
 LAYOUTS = ("bert", "roberta", "distilbert")
@@ -109,6 +110,7 @@ class Bert(Headed):
     """Token ids (B, T) to what its head gives: states (B, T, D) where it has none."""
 
     segmented = True
+    narrows = True
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -153,14 +155,17 @@ class Bert(Headed):
         mask: Mask | None = None,
         positions: Tensor | None = None,
         types: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """The last hidden states, (B, T, D).
+        """The last hidden states, (B, T, D); or (B, M, D), those of `read`.
 
         Args:
             ids: token ids, (B, T).
             mask: which tokens are seen; all where None.
             positions: (B or 1, T), from 0 at the start of each row; None counts 0, 1, 2, ...
             types: which segment a token is of, (B, T); None says 0, the first.
+            read: (M,) tokens of every row whose states are asked for; the last block does the
+                others' part alone. None asks for all.
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
@@ -168,7 +173,13 @@ class Bert(Headed):
         if self.segments is not None:
             x = x + (self.segments.weight[0] if types is None else self.segments(types))
         x = self.dropout(self.norm(x))
-        return self.stack(x, Context(mask=mask or Full()))
+        context = Context(mask=mask or Full())
+        if read is None:
+            return self.stack(x, context)
+        *blocks, last = self.stack
+        for index, block in enumerate(blocks):
+            x = block(x, context.for_layer(index))
+        return _narrowed(last, x, context.for_layer(len(blocks)), read)
 
     def forward(
         self,
@@ -193,6 +204,17 @@ class Bert(Headed):
         if mask is None and keep is not None:
             mask = Padding(keep)
         return self.read(self.states(ids, mask=mask, positions=positions, types=types), keep)
+
+
+def _narrowed(block: nn.Module, x: Tensor, context: Context, read: Tensor) -> Tensor:
+    """A block's states at `read`, (B, T, D) to (B, M, D): all are attended, the rest left out."""
+    parts: Any = block
+    attn = parts["attn"]
+    if type(attn) is not PostNorm or type(attn.sublayer) is not SelfAttention:
+        return block(x, context).index_select(1, read)  # edited: for inference, say
+    mixed = attn.sublayer.mix(lowered(x), context).index_select(1, read)
+    took = attn.dropout(attn.sublayer.out(mixed)).to(x.dtype)
+    return parts["mlp"](attn.norm(x.index_select(1, read) + took), context)
 
 
 def make_head(config: BertConfig) -> nn.Module:

@@ -136,6 +136,7 @@ class Headed(nn.Module):
 
     causal = False  # whether a token sees only what is before it
     segmented = False  # whether `states` takes the segments of tokens, `types`
+    narrows = False  # whether `states` takes which of a row's tokens are asked for, `read`
     config: Any
     head: nn.Module
     states: Callable[..., Tensor]
@@ -169,11 +170,23 @@ class Headed(nn.Module):
         """Parameters that are another's: {copy: original}."""
         return {}
 
-    def packed_states(self, rows: PackedRows) -> Tensor:
-        """The last hidden states, (N, D), of rows laid end to end, each seeing itself alone."""
-        types = {"types": rows.types} if self.segmented else {}
+    def packed_states(self, rows: PackedRows, read: Tensor | None = None) -> Tensor:
+        """The last hidden states of rows laid end to end, each seeing itself alone.
+
+        Args:
+            rows: N tokens in all.
+            read: (M,) places whose states are asked for; a network that `narrows` computes its
+                last block there alone. None asks for all.
+
+        Returns:
+            (M, D), or (N, D).
+        """
+        known: dict[str, Any] = {"types": rows.types} if self.segmented else {}
+        if self.narrows:
+            known["read"] = read
         mask = Documents(rows.documents, causal=self.causal)
-        return self.states(rows.ids, mask=mask, positions=rows.positions, **types)[0]
+        states = self.states(rows.ids, mask=mask, positions=rows.positions, **known)[0]
+        return states if read is None or self.narrows else states.index_select(0, read)
 
     def read(self, states: Tensor, keep: Tensor | None = None) -> Tensor:
         """The head's outputs from all states of a padded batch.

@@ -185,6 +185,10 @@ class SelfAttention(nn.Module):
         return q, k, v
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.out(self.mix(x, context))
+
+    def mix(self, x: Tensor, context: Context) -> Tensor:
+        """What each token takes from all, (B, T, H * W): all but the last product."""
         q, k, v = self.project(x, context)
         slots = None
         if isinstance(context.cache, LayerCache):
@@ -201,7 +205,7 @@ class SelfAttention(nn.Module):
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
         )
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        return mixed.transpose(1, 2).flatten(2)
 
 
 class CrossAttention(nn.Module):

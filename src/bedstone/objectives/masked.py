@@ -58,10 +58,8 @@ def heads(head: nn.Module) -> tuple[Head, nn.Module | None]:
 
 def handed(network: Any, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
     """The states of hidden tokens (M, D), and of each row's first token (n, D)."""
-    states = network.packed_states(batch.rows)  # (N, D)
-    first = torch.tensor(batch.rows.starts[:-1], device=states.device)
-    # One gather for both: its backward pass fills one (N, D) gradient.
-    both = states.index_select(0, torch.cat((batch.read, first)))
+    first = torch.tensor(batch.rows.starts[:-1], device=batch.read.device)
+    both = network.packed_states(batch.rows, torch.cat((batch.read, first)))
     return both[: len(batch.read)], both[len(batch.read) :]
 
 
