@@ -110,4 +110,4 @@ def test_published_files_without_tokenizer_json(shared_data, tmp_path):
             if number:
                 assert again(text, "another é")["token_type_ids"] == found.type_ids
         for role in ("cls", "sep", "mask", "pad"):
-            assert getattr(ours, f"{role}_id") == getattr(theirs, f"{role}_token_id")
+            assert getattr(ours, f"{role}_id") == getattr(again, f"{role}_token_id") is not None
