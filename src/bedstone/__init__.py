@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bedstone.commands.pretrain import pretrain
     from bedstone.commands.resume import resume
     from bedstone.errors import BedstoneError
+    from bedstone.tasks.pipeline import pipeline
 
 _HOMES = {
     "BedstoneError": "bedstone.errors",
@@ -24,8 +25,9 @@ _HOMES = {
     "pretrain": "bedstone.commands.pretrain",
     "finetune": "bedstone.commands.finetune",
     "resume": "bedstone.commands.resume",
+    "pipeline": "bedstone.tasks.pipeline",
 }
-__all__ = ["BedstoneError", "Model", "finetune", "load", "pretrain", "resume"]
+__all__ = ["BedstoneError", "Model", "finetune", "load", "pipeline", "pretrain", "resume"]
 
 
 def __getattr__(name: str) -> Any:

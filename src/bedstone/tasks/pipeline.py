@@ -1,0 +1,117 @@
+"""Tasks by their names: `pipeline("ner", model)`, as users of version 4 of transformers know them.
+
+A task's module is loaded when the task is first asked for.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bedstone.checkpoints.artefact import Model, load
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError, nearest
+from bedstone.runtime import pick_device
+from bedstone.tasks.task import Task
+
+TASKS = {
+    "text-classification": "classify:TextClassification",
+    "token-classification": "entities:TokenClassification",
+    "fill-mask": "fill:FillMask",
+    "zero-shot-classification": "zero_shot:ZeroShotClassification",
+    "question-answering": "answers:QuestionAnswering",
+    "information-extraction": "answers:InformationExtraction",
+    "feature-extraction": "embed:FeatureExtraction",
+    "sentence-similarity": "embed:SentenceSimilarity",
+    "semantic-search": "search:SemanticSearch",
+    "text-generation": "write:TextGeneration",
+}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+
+
+def pipeline(
+    task: str,
+    model: Model | str | Path | None = None,
+    *,
+    tokenizer: Tokenizer | str | Path | None = None,
+    precision: str = "fp32",
+    device: str | int | torch.device = "auto",
+    **options: Any,
+) -> Any:
+    """A task over a model, to be called with one input, a list, or a generator.
+
+    Args:
+        task: one of `TASKS`, or of `ALIASES`.
+        model: a `Model`, a folder or a hub id.
+        tokenizer: another than the model's own.
+        precision: of matrix products: fp32, bf16, or auto for bf16 where the hardware has it.
+        device: cpu, cuda, ... or a number as in transformers (-1 is the CPU). A `Model` is moved
+            there, and stays where it is with auto.
+        options: the task's own, defaults of its calls.
+
+    Raises:
+        BedstoneError: the task is unknown, no model was named, or it has no head for the task.
+    """
+    kind = task_class(task)
+    if model is None:
+        raise BedstoneError(
+            f"{task}: no model was named, and Bedstone takes none on its own. Give as model= the "
+            f"folder or hub id of one with {kind.asks}."
+        )
+    where = _device(device)
+    if not isinstance(model, Model):
+        model = load(model, device=pick_device("auto") if where is None else where)
+    elif where is not None:
+        model.network.to(where)
+    if tokenizer is not None:
+        model = _with_tokenizer(model, tokenizer)
+    check_head(kind, model)
+    return kind(model, precision=precision, **options)
+
+
+def task_class(task: str) -> type[Task]:
+    """The class of a task, by its name or its alias.
+
+    Raises:
+        BedstoneError: there is none of that name.
+    """
+    name = ALIASES.get(task, task) if isinstance(task, str) else task
+    if not isinstance(name, str) or name not in TASKS:
+        raise BedstoneError(f"task: {task!r} is unknown{nearest(str(task), [*TASKS, *ALIASES])}.")
+    module, _, found = TASKS[name].partition(":")
+    kind: type[Task] = getattr(importlib.import_module(f"bedstone.tasks.{module}"), found)
+    return kind
+
+
+def check_head(kind: type[Task], model: Model) -> None:
+    """Raises BedstoneError if the model lacks what the task needs."""
+    if kind.fits(model):
+        return
+    head = model.config.head
+    labels = f" with the labels {', '.join(head.labels[:8])}" if head.labels else ""
+    able = [name for name in TASKS if task_class(name).fits(model)]
+    raise BedstoneError(
+        f"{kind.name}: needs {kind.asks}; {model.path or 'this model'} has the head "
+        f"{head.kind!r}{labels}, which can do {', '.join(able) or 'no task'}. Choose one of "
+        "these, or fine-tune the model for the task."
+    )
+
+
+def _with_tokenizer(model: Model, tokenizer: Tokenizer | str | Path) -> Model:
+    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer)
+    if chosen.vocab_size > model.config.vocab_size:
+        raise BedstoneError(
+            f"tokenizer: has {chosen.vocab_size:,} tokens, the model's weights "
+            f"{model.config.vocab_size:,}. Take both from the same model."
+        )
+    return Model(model.network, chosen, model.generation, model.record, model.path, model.pooling)
+
+
+def _device(device: str | int | torch.device) -> torch.device | None:
+    """None for auto."""
+    if device == "auto":
+        return None
+    if isinstance(device, int):
+        return pick_device("cpu" if device < 0 else f"cuda:{device}")
+    return pick_device(str(device))

@@ -1,0 +1,233 @@
+"""What every task shares: which inputs it takes, options of the call, batches, errors with a row.
+
+A task is called as in version 4 of transformers: with one input, which gives one result; with a
+list, which gives a list; with a generator, which gives a generator that is read as its results are
+taken. Options given when the task was made are the defaults of its calls.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.data.inputs import Input, text_windows
+from bedstone.errors import BedstoneError, nearest
+from bedstone.tasks.engine import Engine, Places
+
+log = logging.getLogger("bedstone.tasks")
+BUFFER = 256  # rows of a list that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of every task.
+
+    Attributes:
+        batch_size: rows at a time, at most; None is as many as pay. A generator is then read one
+            row at a time, so give one for speed.
+        truncation: cut what is longer than a row instead of reading it in windows; each cut is
+            told. True, or a name of a way to cut as tokenizers have them.
+        max_length: tokens of a row, at most; None is the model's own limit.
+        stride: tokens that two windows share.
+        padding, num_workers: taken and of no effect: nothing is padded here.
+    """
+
+    batch_size: int | None = None
+    truncation: bool | str | None = None
+    max_length: int | None = None
+    stride: int | None = None
+    padding: Any = None
+    num_workers: Any = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "batch_size", "max_length")
+        at_least(self, 0, "stride")
+
+    @property
+    def cuts(self) -> bool:
+        return self.truncation not in (None, False, "do_not_truncate")
+
+
+def at_least(options: Any, least: int, *names: str) -> None:
+    """Checks whole numbers among options; None passes."""
+    for name in names:
+        value = getattr(options, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
+            raise BedstoneError(
+                f"{name}: {value!r} was given; it must be a number from {least} on."
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A row that was checked, and its windows."""
+
+    row: Any
+    windows: list[Input]
+
+
+class Task:
+    """One task over one model.
+
+    Attributes:
+        name: as users know it.
+        asks: what the model has to have, for the error message.
+        settings: the class of its options.
+    """
+
+    name: ClassVar[str]
+    asks: ClassVar[str]
+    settings: ClassVar[type[Options]] = Options
+
+    def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
+        self.model = model
+        self.options = self._options(self.settings(), options)
+        self.engine = Engine(model, precision)
+        self.tokenizer = self.engine.tokenizer
+        self.given = frozenset(options)
+        self._told: set[str] = set()
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        """Whether the model has what the task asks for."""
+        raise NotImplementedError
+
+    def prepare(self, value: Any, options: Any) -> Any:
+        """An input, checked and made into tokens."""
+        raise NotImplementedError
+
+    def results(self, rows: Sequence[Any], options: Any) -> Iterable[Any]:
+        """The result of each prepared row, in order."""
+        raise NotImplementedError
+
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        """The result of one input, the list of a list's, the generator of a generator's."""
+        chosen = self._options(self.options, options)
+        if self.is_one(inputs):
+            with self._naming(None):
+                prepared = self.prepare(inputs, chosen)
+            return next(iter(self.results([prepared], chosen)))
+        if isinstance(inputs, list | tuple):
+            return list(self.stream(inputs, chosen, chosen.batch_size or BUFFER))
+        if isinstance(inputs, Iterable):
+            return self.stream(inputs, chosen, chosen.batch_size or 1)
+        raise BedstoneError(f"{self.name}: {shown(inputs)} was given; expected text, or a list.")
+
+    def is_one(self, inputs: Any) -> bool:
+        """Whether it is one input, not several."""
+        return isinstance(inputs, str | dict)
+
+    def stream(self, values: Iterable[Any], options: Any, ahead: int) -> Iterator[Any]:
+        """Results one after another; `ahead` inputs are read before the first is there."""
+        numbered = enumerate(values)
+        while group := list(itertools.islice(numbered, ahead)):
+            rows = []
+            for number, value in group:
+                with self._naming(number):
+                    rows.append(self.prepare(value, options))
+            yield from self.results(rows, options)
+
+    def tell(self, message: str, once: str | None = None) -> None:
+        """Logs a warning; of those with the same `once`, the first alone."""
+        if once not in self._told:
+            log.warning("%s: %s", self.name, message)
+        if once is not None:
+            self._told.add(once)
+
+    def limit(self, options: Options) -> int:
+        """Tokens of a row, at most."""
+        return min(self.engine.limit, options.max_length or self.engine.limit)
+
+    def text_windows(
+        self, text: str, pair: str | None, options: Options, stride: int = 0
+    ) -> list[Input]:
+        """The rows that a text is read in; `stride` holds where the options name none."""
+        limit = self.limit(options)
+        chosen = stride if options.stride is None else options.stride
+        make = text_windows(self.tokenizer, text, pair, limit=limit, stride=chosen)
+        return self.fitted(make, options, limit)
+
+    def fitted(self, windows: list[Input], options: Options, limit: int) -> list[Input]:
+        """All windows, or with truncation the first alone, which is told."""
+        if len(windows) > 1 and options.cuts:
+            self.tell(
+                f"a text was cut after {limit:,} tokens, as truncation asks; the rest of it "
+                f"({len(windows) - 1} more windows) was not read."
+            )
+            return windows[:1]
+        return windows
+
+    @contextlib.contextmanager
+    def _naming(self, number: int | None) -> Iterator[None]:
+        try:
+            yield
+        except BedstoneError as error:
+            where = "" if number is None else f"inputs[{number}]: "
+            raise BedstoneError(f"{self.name}: {where}{error}") from error
+
+    def _options(self, base: Any, given: dict[str, Any]) -> Any:
+        names = {field.name for field in dataclasses.fields(base)}
+        for nested in ("tokenizer_kwargs", "tokenize_kwargs"):
+            if isinstance(given.get(nested), dict) and nested not in names:
+                given = {**given, **given[nested]}
+                del given[nested]
+        for name in given:
+            if name not in names:
+                raise BedstoneError(
+                    f"{self.name}: option {name!r} is unknown{nearest(name, names)}."
+                )
+        with self._naming(None):
+            return dataclasses.replace(base, **given)
+
+
+class Reader(Task):
+    """A task that reads its rows in windows with the model's head."""
+
+    read: Callable[..., Sequence[Any]]
+    places: Places | None = None  # which states `read` is handed; all of them where it is None
+
+    def finish(self, row: Any, windows: list[Input], outputs: list[Any], options: Any) -> Any:
+        """The result of a row from what `read` gave for its windows."""
+        raise NotImplementedError
+
+    def results(self, rows: Sequence[Prepared], options: Any) -> Iterator[Any]:
+        def read(*batch: Any) -> Sequence[Any]:
+            return self.read(*batch, options)
+
+        windows = [row.windows for row in rows]
+        outputs = self.engine.run(windows, read, options.batch_size, self.places)
+        for row, output in zip(rows, outputs, strict=True):
+            yield self.finish(row.row, row.windows, output, options)
+
+
+def text_of(value: Any, what: str = "the text") -> str:
+    """The text that `value` is.
+
+    Raises:
+        BedstoneError: it is none, is empty, or holds half a character.
+    """
+    if not isinstance(value, str):
+        raise BedstoneError(f"{what} is {shown(value)}; expected a string.")
+    if not value.strip():
+        raise BedstoneError(f"{what} is empty; give it some words, or leave it out.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BedstoneError(
+            f"{what} holds half a character (the lone surrogate {value[error.start]!r} at "
+            f"{error.start:,}), which no tokenizer can read. Decode the text again from its bytes."
+        ) from error
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for an error message, short."""
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
