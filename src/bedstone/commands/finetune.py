@@ -66,7 +66,7 @@ def run_finetuning(
     elif adapted:
         adapt(model.network, lora_config(recipe), seed=recipe.seed)
     model.network.to(precision.device)
-    course = _course(recipe, model, rows, precision)
+    course = course_of(recipe, model, rows, precision)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
         _report(run, model, rows, precision, quiet)
@@ -87,7 +87,7 @@ def propose_rate(recipe: FinetuneRecipe, *, quiet: bool = False) -> float:
     if recipe.lora:
         adapt(model.network, lora_config(recipe), seed=recipe.seed)
     model.network.to(precision.device)
-    course = _course(recipe, model, rows, precision)
+    course = course_of(recipe, model, rows, precision)
     folder = Path(recipe.out) / "find-rate"
     found = find_rate(course, recipe.optim, precision, folder, quiet=quiet)
     if not quiet:
@@ -156,7 +156,8 @@ def best_by(recipe: FinetuneRecipe, model: Model) -> str:
     return name if name.endswith(("loss", "rmse", "mae")) else f"-{name}"
 
 
-def _course(recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: Precision) -> Course:
+def course_of(recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: Precision) -> Course:
+    """What is learnt, and how: ready for `training.train`."""
     network = model.network
     reads = getattr(network.head, "reads", "all")
     batches = ExampleBatches(
