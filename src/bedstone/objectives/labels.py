@@ -49,8 +49,7 @@ class LabelledBatch(Protocol):
 
 def scores(network: Any, batch: LabelledBatch) -> Tensor:
     """What the head gives for each state it reads, (M, L), in fp32."""
-    states = network.packed_states(batch.rows)
-    return network.head(states[batch.read]).float()
+    return network.head(network.packed_states(batch.rows, batch.read)).float()
 
 
 def class_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
@@ -82,7 +81,7 @@ def span_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
 
 def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
     """Cross-entropy of the words at the places that are read: completions, masked words."""
-    states = network.packed_states(batch.rows)[batch.read]
+    states = network.packed_states(batch.rows, batch.read)
     head = network.head
     if isinstance(head, Head):
         states, head = head.prepare(states), head.out
