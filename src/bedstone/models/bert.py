@@ -18,6 +18,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import Head, HeadConfig, Headed, PretrainingHeads
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.context import Context
+from bedstone.nn.dropout import Dropout
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.masks import Full, Mask, Padding
 from bedstone.nn.positions import LearnedPositions
@@ -120,7 +121,7 @@ class Bert(Headed):
         self.positions = LearnedPositions(config.context + config.first_position, config.width)
         self.segments = LearnedPositions(config.segments, config.width) if config.segments else None
         self.norm = norm()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
         def block() -> Block:
             attention = SelfAttention(
