@@ -140,17 +140,46 @@ class Task:
             self._told.add(once)
 
     def limit(self, options: Options) -> int:
-        """Tokens of a row, at most."""
-        return min(self.engine.limit, options.max_length or self.engine.limit)
+        """Tokens of a row, at most: as many as rows had when the model learnt the task."""
+        most = self.engine.limit
+        if self._learnt is not None:
+            most = self.model.config.context
+            most = min(self._learnt.get("limit") or most, most)
+        return min(most, options.max_length or most)
+
+    def stride(self, options: Options, usual: int = 0) -> int:
+        """Tokens that two windows share: as asked for, as learnt, or as many as is usual."""
+        if options.stride is not None:
+            return options.stride
+        return usual if self._learnt is None else int(self._learnt.get("stride") or 0)
+
+    @property
+    def _learnt(self) -> dict[str, Any] | None:
+        """The recipe by which the model was fine-tuned for this task, where it is known."""
+        recipe = self.model.record.get("recipe")
+        known = isinstance(recipe, dict) and recipe.get("task") == self.name
+        return recipe if known else None
 
     def text_windows(
-        self, text: str, pair: str | None, options: Options, stride: int = 0
+        self,
+        text: str,
+        pair: str | None,
+        options: Options,
+        stride: int = 0,
+        *,
+        special_names: bool = False,
     ) -> list[Input]:
-        """The rows that a text is read in; `stride` holds where the options name none."""
+        """The rows that a text is read in; `stride` holds where nothing else is known."""
         limit = self.limit(options)
-        chosen = stride if options.stride is None else options.stride
-        make = text_windows(self.tokenizer, text, pair, limit=limit, stride=chosen)
-        return self.fitted(make, options, limit)
+        windows = text_windows(
+            self.tokenizer,
+            text,
+            pair,
+            limit=limit,
+            stride=self.stride(options, stride),
+            special_names=special_names,
+        )
+        return self.fitted(windows, options, limit)
 
     def fitted(self, windows: list[Input], options: Options, limit: int) -> list[Input]:
         """All windows, or with truncation the first alone, which is told."""
