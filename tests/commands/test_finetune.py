@@ -132,7 +132,7 @@ LEARNT = {
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize("task", LEARNT)
-def test_an_encoder_learns_each_task(task, adapted, bases, tmp_path):
+def test_an_encoder_learns_each_task(task, adapted, bases, tmp_path, capsys):
     lora = {"lora": {"rank": 8, "alpha": 16}, "epochs": 10} if adapted else {}
     if task == "question-answering":
         lora["epochs"] = 14
@@ -143,8 +143,13 @@ def test_an_encoder_learns_each_task(task, adapted, bases, tmp_path):
     assert model.config.head.kind in ("sequence", "tokens", "spans")
     assert (done.run / "evaluation.json").is_file()
     assert (done.run / "adapter" / "adapter_config.json").is_file() == adapted
+    card = (done.model / "README.md").read_text()
+    assert f"pipeline_tag: {task}" in card
+    assert f"{model.layout.architecture(model.config)}.from_pretrained" in card
+    assert main(["info", str(done.model)]) == 0
     if task == "text-classification":
         assert (done.run / "confusion-validation.png").stat().st_size > 5000
+        assert "blame, praise" in capsys.readouterr().out
 
 
 def test_a_decoder_learns_labels_and_completions(bases, tmp_path):

@@ -142,12 +142,30 @@ class Model:
             **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
         }
         table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+        task, command = USES[("decoder " if self.network.causal else "") + shape.head.kind]
+        theirs = self.layout.architecture(shape)
+        labels = f"\nLabels: {', '.join(shape.head.labels)}.\n" if shape.head.labels else ""
         return (
-            "---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: text-generation\n---\n\n"
-            f"# {shape.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n\n"
-            '```\nbedstone generate . "def "\n```\n\nIt opens in `transformers` unchanged:\n'
-            '`AutoModelForCausalLM.from_pretrained(".")`.\n'
+            f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
+            f"# {shape.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
+            f"{labels}\n```\n{command}\n```\n\nIt opens in `transformers` unchanged:\n"
+            f'`{theirs}.from_pretrained(".")`.\n'
         )
+
+
+# What the card says a model is for, by its head.
+USES = {
+    "decoder language": ("text-generation", 'bedstone generate . "def "'),
+    "language": ("fill-mask", 'bedstone run fill-mask . "a [MASK] of words"'),
+    "pretraining": ("fill-mask", 'bedstone run fill-mask . "a [MASK] of words"'),
+    "states": ("feature-extraction", 'bedstone run feature-extraction . "some words"'),
+    "pooled": ("feature-extraction", 'bedstone run feature-extraction . "some words"'),
+    "sequence": ("text-classification", 'bedstone run text-classification . "some words"'),
+    "tokens": ("token-classification", 'bedstone run token-classification . "some words"'),
+    "spans": ("question-answering", 'bedstone run question-answering . "who?" --context a.txt'),
+}
+for _kind in ("states", "sequence", "tokens", "spans"):
+    USES[f"decoder {_kind}"] = USES[_kind]
 
 
 def load(

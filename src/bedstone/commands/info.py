@@ -8,6 +8,7 @@ from rich.table import Table
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.commands.opening import open_model
+from bedstone.models.gpt_config import GPTConfig
 
 
 def info(path: str, *, as_json: bool = False) -> dict[str, Any]:
@@ -35,25 +36,32 @@ def describe(model: Model) -> dict[str, Any]:
     weights = list(model.network.parameters())
     count = sum(weight.numel() for weight in weights)
     tokenizer = model.tokenizer
-    return {
+    facts = {
         "layout": config.layout,
-        "opens_in_transformers_as": model.layout.architecture(model.config),
+        "opens_in_transformers_as": model.layout.architecture(config),
+        "head": config.head.kind,
+        **({"labels": ", ".join(config.head.labels)} if config.head.labels else {}),
         "parameters": count,
         "of_which_embeddings": model.network.get_parameter("embed.weight").numel(),
         "dtype": str(weights[0].dtype).removeprefix("torch."),
         "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
         "width": config.width,
         "layers": config.layers,
-        "heads": f"{config.heads} query, {config.kv_heads} key/value, width {config.head_width}",
+    }
+    if isinstance(config, GPTConfig):
+        kept = 2 * config.layers * config.kv_heads * config.head_width * weights[0].element_size()
+        facts["heads"] = (
+            f"{config.heads} query, {config.kv_heads} key/value, width {config.head_width}"
+        )
+        facts["cache_bytes_a_token"] = kept
+    else:
+        facts["heads"] = config.heads
+    return {
+        **facts,
         "hidden": config.hidden,
         "context": config.context,
         "vocabulary": config.vocab_size,
         "tied_head": config.tied,
-        "cache_bytes_a_token": 2
-        * config.layers
-        * config.kv_heads
-        * config.head_width
-        * weights[0].element_size(),
         "tokenizer": f"{tokenizer.vocab_size} tokens" if tokenizer else "none",
         "trained_on": record.get("data", {}).get("source", "not recorded"),
         **record.get("metrics", {}),
