@@ -13,7 +13,7 @@ Bedstone's recipes share:
     cola      glue/cola               3  5e-5     32  validation           Matthews correlation
     stsb      glue/stsb               3  5e-5     16  validation           Spearman (and Pearson)
     conll     conll2003               3  1e-4     16  validation and test  entity F1, exact
-    policyqa  policyqa                2  1e-4     16  test, all its rows   SQuAD exact match and F1
+    policyqa  policyqa                1  1e-4     16  test, all its rows   SQuAD exact match and F1
     sst2      glue/sst2               1  5e-5     32  validation           accuracy
 
 Entities: a word's label is read at its first sub-word; entities are matched by type and both ends
@@ -205,7 +205,7 @@ TASKS = {
     "cola": Sequence("glue", 3, 5e-5, 32, prefix="cola-"),
     "stsb": Sequence("glue", 3, 5e-5, 16, prefix="stsb-"),
     "conll": Entities("conll2003", 3, 1e-4, 16),
-    "policyqa": Questions("policyqa", 2, 1e-4, 16),
+    "policyqa": Questions("policyqa", 1, 1e-4, 16),
     "sst2": Sequence("glue", 1, 5e-5, 32, prefix="sst2-"),
 }
 
