@@ -8,12 +8,9 @@ from typing import Any
 from bedstone.checkpoints.artefact import Model
 from bedstone.commands.opening import open_model, tokenizer_of
 from bedstone.data.tokenizer import Tokenizer
-from bedstone.generation.sampling import Sampling
+from bedstone.generation.sampling import Sampling, published
 from bedstone.generation.text import Written, stream_text, write
 from bedstone.runtime import Precision, pick_device, pick_precision
-
-# Fields of a published generation_config.json that say how to sample.
-PUBLISHED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def generate(
@@ -58,13 +55,8 @@ def generate(
 
 def sampling_of(model: Model, settings: Mapping[str, Any]) -> Sampling:
     """`settings`, filled up with what the model's generation_config.json says."""
-    published = {key: model.generation[key] for key in PUBLISHED if model.generation.get(key)}
-    if not model.generation.get("do_sample"):
-        published = {k: v for k, v in published.items() if k == "repetition_penalty"}
-    elif "temperature" not in published:
-        published["temperature"] = 1.0
     chosen = {key: value for key, value in settings.items() if value is not None}
-    return Sampling(**{**published, **chosen})
+    return Sampling(**{**published(model.generation), **chosen})
 
 
 def _stream(model: Model, prompt: str, sampling: Sampling, precision: Precision) -> None:

@@ -6,8 +6,9 @@ chosen has -inf. Shapes: B rows, V vocabulary.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from bedstone.errors import BedstoneError
 
 # Top-p looks at this many tokens before it sorts a whole vocabulary.
 LIKELY = 512
+# Fields of a published generation_config.json that say how to sample.
+PUBLISHED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -174,3 +177,16 @@ class Sampling:
         """
         logits = self.warp(logits, history)
         return logits.argmax(-1) if self.temperature == 0 else draw(logits, generators)
+
+
+def published(settings: Mapping[str, Any], sample: bool | None = None) -> dict[str, Any]:
+    """Fields of `Sampling` as a generation_config.json says them.
+
+    Args:
+        settings: what the file holds.
+        sample: whether to sample; None is as it says.
+    """
+    found = {key: settings[key] for key in PUBLISHED if settings.get(key)}
+    if not (settings.get("do_sample") if sample is None else sample):
+        return {key: value for key, value in found.items() if key == "repetition_penalty"}
+    return {"temperature": 1.0, **found}

@@ -1,0 +1,147 @@
+"""Text that is continued: text-generation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.data.labelled import is_number
+from bedstone.data.reading import check_characters
+from bedstone.errors import BedstoneError
+from bedstone.generation.sampling import Sampling, published
+from bedstone.generation.text import encode_prompt, write
+from bedstone.tasks.task import Options, Task, at_least, shown
+
+NEW_TOKENS = 256  # as in version 4, where nothing says how many
+TOGETHER = 32  # continuations written at a time
+
+
+@dataclass(frozen=True)
+class WriteOptions(Options):
+    """How to continue. What isn't given is as the model's generation_config.json has it.
+
+    Attributes:
+        return_full_text: whether the prompt stands before its continuation.
+        max_new_tokens: tokens to add, at most; 256.
+        max_length: tokens of prompt and continuation, where `max_new_tokens` isn't given.
+        do_sample: whether to draw tokens by chance; where it isn't given, whether one of
+            `temperature`, `top_k`, `top_p` and `min_p` is, or as the model has it.
+        temperature, top_k, top_p, min_p, repetition_penalty: as in `Sampling`.
+        num_return_sequences: continuations of each prompt.
+        stop: a text, or several, at which a continuation ends; it is cut off.
+        seed: of chance: a prompt then has the same continuations each time, whatever stands beside
+            it; the second of them has `seed` + 1. None draws others each time.
+    """
+
+    return_full_text: bool = True
+    max_new_tokens: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    num_return_sequences: int = 1
+    stop: str | Sequence[str] = ()
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "max_new_tokens", "num_return_sequences")
+        at_least(self, 0, "top_k", "seed")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+            value = getattr(self, name)
+            if value is not None and not is_number(value):
+                raise BedstoneError(f"{name}: {value!r} was given; expected a number.")
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, list | tuple) or not all(isinstance(one, str) for one in stops):
+            raise BedstoneError(f"stop: {shown(self.stop)} was given; expected a text, or several.")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text to continue, and how many tokens may follow."""
+
+    text: str
+    room: int
+
+
+class TextGeneration(Task):
+    """A text -> [{"generated_text": ...}], one for each sequence asked for."""
+
+    name = "text-generation"
+    asks = "a decoder with its language head"
+    settings = WriteOptions
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return bool(model.network.causal and model.config.head.kind == "language")
+
+    def prepare(self, value: Any, options: WriteOptions) -> Prompt:
+        if not isinstance(value, str):
+            raise BedstoneError(f"the prompt is {shown(value)}; expected a string.")
+        check_characters(value, "the prompt")
+        self._sampling(options, 1)  # now, not when it is written
+        size, context = len(encode_prompt(self.tokenizer, value)), int(self.model.config.context)
+        if not size:
+            raise BedstoneError("the prompt is empty, and the tokenizer begins no text on its own.")
+        if size >= context:
+            raise BedstoneError(
+                f"the prompt has {size:,} tokens; the model's context is {context:,}, and at least "
+                "one must be left to generate. Shorten the prompt."
+            )
+        room = options.max_new_tokens
+        if room is None and options.max_length is not None:
+            room = options.max_length - size
+            if room < 1:
+                raise BedstoneError(
+                    f"max_length: is {options.max_length:,}, and the prompt alone has {size:,} "
+                    "tokens. Raise it, or give max_new_tokens instead."
+                )
+        return Prompt(value, room or NEW_TOKENS)
+
+    def results(self, rows: Sequence[Prompt], options: WriteOptions) -> Iterator[list[Any]]:
+        each = options.num_return_sequences
+        drawn = [self._sampling(options, 1).generators(each) for _ in rows]
+        seeds = [generator.initial_seed() for own in drawn for generator in own]
+        texts = [""] * len(seeds)
+        jobs = sorted(range(len(seeds)), key=lambda job: rows[job // each].room)
+        together = options.batch_size or TOGETHER
+        while jobs:
+            room = rows[jobs[0] // each].room
+            part = [job for job in jobs[:together] if rows[job // each].room == room]
+            jobs = jobs[len(part) :]
+            written = write(
+                self.engine.network,
+                self.tokenizer,
+                [rows[job // each].text for job in part],
+                self._sampling(options, room),
+                eos=self.model.end_ids,
+                seeds=[seeds[job] for job in part],
+            )
+            for job, one in zip(part, written, strict=True):
+                texts[job] = one.text
+        for number, row in enumerate(rows):
+            before = row.text if options.return_full_text else ""
+            own = texts[number * each : (number + 1) * each]
+            yield [{"generated_text": before + text} for text in own]
+
+    def _sampling(self, options: WriteOptions, room: int) -> Sampling:
+        names = ("temperature", "top_k", "top_p", "min_p")
+        given = {name: getattr(options, name) for name in names}
+        given = {name: value for name, value in given.items() if value is not None}
+        sample = options.do_sample
+        if sample is None and given:
+            sample = given.get("temperature") != 0
+        base = published(self.model.generation, sample)
+        drawn = {**base, **(given if sample is not False else {})}
+        if options.repetition_penalty is not None:
+            drawn["repetition_penalty"] = options.repetition_penalty
+        stop = (options.stop,) if isinstance(options.stop, str) else tuple(options.stop)
+        made = Sampling(max_tokens=room, stop=stop, seed=options.seed, **drawn)
+        if options.num_return_sequences > 1 and made.temperature == 0:
+            raise BedstoneError(
+                f"num_return_sequences: {options.num_return_sequences} continuations were asked "
+                "for, and without chance all are the same. Give do_sample=True."
+            )
+        return made
