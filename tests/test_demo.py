@@ -1,13 +1,16 @@
 """The demo, small: every part runs and the report holds what it promises."""
 
 import types
+from functools import partial
 
-from bedstone.demo import gpt, run
+from bedstone.data.python_passages import python_passages
+from bedstone.demo import bert, gpt, run
 from runs import make_text
 
 
 def test_every_file_of_the_folder_is_a_part():
-    assert [module.__name__ for module in run.demonstrations()] == ["bedstone.demo.gpt"]
+    names = [module.__name__ for module in run.demonstrations()]
+    assert names == ["bedstone.demo.bert", "bedstone.demo.gpt"]
     assert all(module.SHARE > 0 for module in run.demonstrations())
 
 
@@ -22,6 +25,12 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "evaluate_tokens": 1000,
     }
     monkeypatch.setattr(gpt, "RECIPE", recipe)
+    text = {"source": str(tmp_path / "text"), "validation_share": 0.1}
+    shape = {"layout": "bert", "width": 32, "layers": 1, "heads": 2}
+    small = {"context": 32, "batch_size": 4, "evaluate_tokens": 500, "data": text, "model": shape}
+    words = {"kind": "wordpiece", "vocab_size": 300}
+    monkeypatch.setattr(bert, "PRETRAIN", {**bert.PRETRAIN, **small, "tokenizer": words})
+    monkeypatch.setattr(bert, "python_passages", partial(python_passages, 200))
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
     report = run.run_demo(tmp_path / "demo", minutes=0.1)
     page = report.read_text()
@@ -32,10 +41,14 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "validation loss",
         "data:image/png",
         "bedstone generate",
+        "kinds told apart",
+        "without pretraining",
+        "bedstone run fill-mask",
     ):
         assert promised in page
     assert (tmp_path / "demo" / "gpt" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "demo" / "gpt" / "curve.png").is_file()
+    assert (tmp_path / "demo" / "bert" / "tuned" / "confusion-validation.png").is_file()
     shown = capsys.readouterr().out
     for prompt in gpt.PROMPTS:
         assert prompt.strip() in shown

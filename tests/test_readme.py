@@ -17,13 +17,18 @@ SMALL = [
     "model.width=32",
     "model.layers=1",
     "model.heads=2",
-    "model.kv_heads=1",
     "context=64",
     "batch_size=2",
     "tokenizer.sample_mb=0.5",
     "tokenizer.vocab_size=512",
     "evaluate_tokens=500",
 ]
+
+# Rows to learn from, by the names that the commands give them.
+ROWS = {
+    "rows.csv": "text,label\n" + "a fine film,praise\na dull film,blame\n" * 20,
+    "told.jsonl": '{"prompt": "say a", "completion": " a"}\n' * 30,
+}
 
 
 def commands(text: str) -> list[str]:
@@ -46,6 +51,8 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "README.md").write_text(README)
+    for name, text in ROWS.items():
+        (folder / name).write_text(text)
     (folder / "cache").mkdir()
     return folder
 
@@ -58,7 +65,9 @@ def test_the_commands_run(place, monkeypatch, capsys):
         if words[0] == "demo":
             continue  # the demo has a test of its own
         if words[0] == "pretrain":
-            words += SMALL
+            words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
+        if words[0] == "finetune":
+            words += ["budget=2 steps", "batch_size=4"]
         if words[0] == "generate":
             words += ["--max-tokens", "4"]
         assert main(words) == 0, (command, capsys.readouterr().err)

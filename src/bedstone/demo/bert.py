@@ -1,0 +1,159 @@
+"""The demo's BERT: hidden words of Python's documentation, then kinds of passages told apart."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.commands.finetune import finetune
+from bedstone.commands.opening import open_model
+from bedstone.commands.pretrain import pretrain
+from bedstone.commands.training import Finished
+from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.data.python_passages import KINDS, python_passages, split_passages
+from bedstone.files import write_text
+from bedstone.inspect.report import Sample, Section
+from bedstone.models.bert import build
+from bedstone.recipes import FinetuneRecipe
+from bedstone.tasks.pipeline import pipeline
+from bedstone.train.progress import clock
+
+SHARE = 0.75
+PRETRAINING = 0.7  # of the time; the rest goes to two fine-tunings, from it and from nothing
+
+PRETRAIN: dict[str, Any] = {
+    "data": {"source": "python-docs"},
+    "tokenizer": {"kind": "wordpiece", "vocab_size": 4096, "sample_mb": 4.0},
+    "model": {
+        "layout": "bert",
+        "width": 192,
+        "layers": 4,
+        "heads": 4,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "masking": {"whole_words": True},
+    "optim": {"lr": 3e-3, "adamw_lr": 5e-3, "momentum": 0.9},
+    "schedule": {"warmup": 0.1, "decay": 0.6},
+    "context": 128,
+    "batch_size": 16,
+    "evaluate_tokens": 20_000,
+    "save_minutes": 2.0,
+}
+FINETUNE: dict[str, Any] = {
+    "task": "text-classification",
+    "batch_size": 32,
+    "dropout": 0.1,
+    "optim": {"adamw_lr": 5e-4},
+    "save_minutes": 2.0,
+}
+SENTENCES = (
+    "Return a new [MASK] with the same items.",
+    "If the file does not exist, an exception is [MASK].",
+    "The [MASK] statement is used to define a function.",
+    "def __init__ ( self , [MASK] ) :",
+)
+
+
+def demonstrate(folder: Path, minutes: float) -> Section:
+    """Pretrains and fine-tunes for `minutes` into `folder`; shows what was learnt."""
+    console = Console()
+    console.print("\n[bold]BERT from scratch: hidden words, then kinds of passages[/bold]\n")
+    if folder.is_dir():  # an earlier demo's run
+        shutil.rmtree(folder)
+    seconds = 60 * minutes
+    values = {**PRETRAIN, "out": str(folder), "budget": f"{max(PRETRAINING * seconds, 1):.0f}s"}
+    pretrained = pretrain(from_mapping(PretrainRecipe, values, "demo"))
+    assert pretrained.model is not None
+    model = open_model(pretrained.model)
+    untrained = folder / "untrained"
+    Model(build(model.config, seed=1), model.tokenizer).save(untrained)
+    rows = _write_passages(folder)
+    budget = f"{max((1 - PRETRAINING) / 2 * seconds, 1):.0f}s"
+    tuned = _tune(pretrained.model, rows, folder / "tuned", budget)
+    from_nothing = _tune(untrained, rows, folder / "tuned-from-nothing", budget)
+    samples = _filled(model)
+    for sample in samples:
+        console.print(f"{sample.prompt}\n[dim]{sample.outputs['proposes']}[/dim]", highlight=False)
+    figures, metrics = _figures(tuned), pretrained.done.metrics
+    count = sum(weight.numel() for weight in model.network.parameters())
+    assert tuned.model is not None
+    return Section(
+        title="BERT: words in their context",
+        words=(
+            "An encoder trained from random weights to restore hidden words and to tell whether "
+            "one passage follows another; then fine-tuned to tell four kinds of passages apart: "
+            f"{', '.join(KINDS)}. Validation is on modules that it never saw."
+        ),
+        figures={
+            "parameters": f"{count / 1e6:.1f} million",
+            "pretrained for": _spent(pretrained),
+            "hidden words restored": f"{metrics['validation_word_accuracy']:.1%}",
+            "next passage told": _pairs(metrics),
+            "fine-tuned for": _spent(tuned),
+            "kinds told apart": _with_interval(figures),
+            "without pretraining": _with_interval(_figures(from_nothing)),
+        },
+        pictures={
+            folder / "curve.png": "Pretraining: loss against tokens read",
+            tuned.run / "confusion-validation.png": "What each kind was taken for",
+        },
+        samples=samples,
+        commands={
+            f'bedstone run fill-mask {pretrained.model} "Return a new [MASK]."': "restore a word",
+            f'bedstone run text-classification {tuned.model} "def read(self): return 1"': (
+                "tell a passage's kind"
+            ),
+            "bedstone pretrain recipes/bert-python-docs.yaml": "pretrain longer",
+            "bedstone finetune recipes/finetune-own.yaml model=MODEL data.train=ROWS": (
+                "fine-tune on your own labels"
+            ),
+        },
+    )
+
+
+def _write_passages(folder: Path) -> dict[str, str]:
+    learn, measure = split_passages(python_passages())
+    found = {}
+    for name, rows in (("train", learn), ("validation", measure)):
+        path = folder / f"passages-{name}.jsonl"
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        found[name] = str(path)
+    return found
+
+
+def _tune(model: Path, rows: dict[str, str], out: Path, budget: str) -> Finished:
+    values = {**FINETUNE, "model": str(model), "data": rows, "out": str(out), "budget": budget}
+    return finetune(from_mapping(FinetuneRecipe, values, "demo"))
+
+
+def _pairs(metrics: dict[str, float]) -> str:
+    share = metrics.get("validation_pair_accuracy")
+    return (
+        "the texts have no second sentences" if share is None else f"{share:.1%} (half by chance)"
+    )
+
+
+def _spent(run: Finished) -> str:
+    return f"{clock(run.done.seconds)}, {run.done.tokens:,} tokens"
+
+
+def _figures(run: Finished) -> dict[str, Any]:
+    return json.loads((run.run / "evaluation.json").read_text(encoding="utf-8"))["validation"]
+
+
+def _with_interval(figures: dict[str, Any]) -> str:
+    low, high = figures["accuracy_low"], figures["accuracy_high"]
+    return f"{figures['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _filled(model: Model) -> list[Sample]:
+    fill = pipeline("fill-mask", model)
+    samples = []
+    for sentence in SENTENCES:
+        found = [f"{each['token_str']} {each['score']:.0%}" for each in fill(sentence, top_k=4)]
+        samples.append(Sample(sentence, {"proposes": "\n" + ", ".join(found)}))
+    return samples
