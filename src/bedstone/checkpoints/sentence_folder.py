@@ -61,12 +61,18 @@ def read_pooling(folder: Path) -> tuple[Pooling, bool] | None:
     pooling: dict[str, Any] = {}
     if "pooling" in parts:
         pooling = _read_pooling(_inside(folder, parts["pooling"]) / "config.json")
-    prompts = {name: text for name, text in (settings.get("prompts") or {}).items() if text}
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(one, str) for one in prompts.values()):
+        raise BedstoneError(
+            f"{folder / _SETTINGS}: prompts = {prompts!r}; expected a mapping of names to texts."
+        )
+    if not isinstance(limit, int | float | None):
+        raise BedstoneError(f"{inner}: the longest text is {limit!r}; expected a number of tokens.")
     return Pooling(
         **pooling,
         normalise="normalise" in parts,
         max_tokens=int(limit) if limit is not None and limit < 1e9 else None,
-        prompts=prompts,
+        prompts={name: text for name, text in prompts.items() if text},
         default_prompt=settings.get("default_prompt_name"),
         similarity=settings.get("similarity_fn_name") or "cosine",
     ), bool(network.get("do_lower_case"))
@@ -180,8 +186,13 @@ def _read_pooling(path: Path) -> dict[str, Any]:
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for mode in MODES if config.get(_SWITCHES[mode])] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+        raise BedstoneError(
+            f"{path}: pooling_mode = {modes!r}; expected a mode, or a list of some."
+        )
     return {
-        "modes": (modes,) if isinstance(modes, str) else tuple(modes),
+        "modes": tuple(modes),
         "include_prompt": config.get("include_prompt", True),
     }
 
