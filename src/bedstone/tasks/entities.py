@@ -25,14 +25,14 @@ class EntityOptions(Options):
     Attributes:
         aggregation_strategy: none gives each token's label; simple joins neighbours of one type;
             first, average and max give each word one label before that.
-        ignore_labels: labels that are left out of the results.
+        ignore_labels: labels that are left out of the results; None is as if not given.
         is_split_into_words: whether an input is a list of words.
         delimiter: what is thought between such words; `start` and `end` count it.
         grouped_entities, ignore_subwords: older names: simple, and with both, first.
     """
 
     aggregation_strategy: str = "none"
-    ignore_labels: Sequence[str] = ("O",)
+    ignore_labels: Sequence[str] | None = ("O",)
     is_split_into_words: bool = False
     delimiter: str | None = None
     grouped_entities: bool | None = None
@@ -48,10 +48,14 @@ class EntityOptions(Options):
                 f"aggregation_strategy: {strategy!r} is unknown{nearest(strategy, STRATEGIES)}."
             )
         object.__setattr__(self, "aggregation_strategy", strategy.lower())
-        if isinstance(self.ignore_labels, str):
+        if self.ignore_labels is None:
+            object.__setattr__(self, "ignore_labels", ("O",))
+        if not isinstance(self.ignore_labels, list | tuple | set):
             raise BedstoneError(
-                f"ignore_labels: {self.ignore_labels!r} was given; expected a list of labels."
+                f"ignore_labels: {shown(self.ignore_labels)} was given; expected a list of labels."
             )
+        if not isinstance(self.delimiter, str | None):
+            raise BedstoneError(f"delimiter: {shown(self.delimiter)} was given; expected a string.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class TokenClassification(Reader):
     ) -> list[dict[str, Any]]:
         pieces = self._pieces(row, windows, outputs)
         labels = self.model.config.head.labels
-        strategy, ignored = options.aggregation_strategy, set(options.ignore_labels)
+        strategy, ignored = options.aggregation_strategy, set(options.ignore_labels or ())
         if strategy == "none":
             return [
                 {
