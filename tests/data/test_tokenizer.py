@@ -82,6 +82,11 @@ def test_transformers_reads_what_was_saved(trained, opened, text):
     assert opened.decode(ids) == trained.decode(ids, skip_special=False)
 
 
+def test_a_decoders_tokenizer_names_no_segments(opened):
+    """transformers would hand them to GPT-2, which adds the embedding of token 0 to every word."""
+    assert set(opened("the cat")) == {"input_ids", "attention_mask"}
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 399), max_size=30))
 def test_streamed_text_joins_to_the_decoded(trained, ids):

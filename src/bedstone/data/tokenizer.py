@@ -76,7 +76,8 @@ class Tokenizer:
         }
         for key in ("auto_map", "add_prefix_space", "legacy", "sp_model_kwargs", "vocab_file"):
             settings.pop(key, None)
-        if 1 in self.backend.encode("a", "b").type_ids:  # transformers leaves them out otherwise
+        # transformers leaves segments out otherwise; a GPT-2 would take them for words
+        if self.cls_id is not None and 1 in self.backend.encode("a", "b").type_ids:
             names = ["input_ids", "token_type_ids", "attention_mask"]
             settings.setdefault("model_input_names", names)
         write_json(folder / "tokenizer_config.json", settings)
