@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.data.tokenizer import Tokenizer, train_roberta, train_wordpiece
+from bedstone.data.tokenizer import Tokenizer, train_bpe, train_roberta, train_wordpiece
 from bedstone.models.bert import BertConfig, build
+from bedstone.models.gpt import build as build_gpt
+from bedstone.models.gpt_config import GPTConfig
 from bedstone.models.heads import HeadConfig
 from networks import randomise
 
@@ -38,6 +40,22 @@ def model(head: HeadConfig, layout: str = "bert", context: int = 64, **changes) 
         **changes,
     )
     network = build(config, seed=1)
+    randomise(network, seed=3)
+    return Model(network.eval(), known)
+
+
+def decoder(head: HeadConfig, layout: str) -> Model:
+    known = train_bpe(SENTENCES * 3, 300)
+    config = GPTConfig(
+        layout=layout,
+        vocab_size=known.vocab_size,
+        width=32,
+        layers=2,
+        heads=4,
+        context=64,
+        head=head,
+    )
+    network = build_gpt(config, seed=1)
     randomise(network, seed=3)
     return Model(network.eval(), known)
 

@@ -1,7 +1,7 @@
 """Results equal those of transformers' own pipelines on the same small random models."""
 
 import pytest
-from small_models import SENTENCES, TAGS, saved
+from small_models import SENTENCES, TAGS, decoder, saved
 
 import bedstone
 from bedstone.models.heads import HeadConfig
@@ -26,7 +26,7 @@ def both(tmp_path_factory):
     return make
 
 
-def same(ours, theirs, **close):
+def same(ours, theirs):
     """Equal in shape, names and text; numbers nearly so."""
     assert type(ours) is type(theirs) or hasattr(theirs, "dtype"), (ours, theirs)
     if isinstance(ours, list):
@@ -116,3 +116,14 @@ def test_zero_shot(both, layout, labels):
             options = {"candidate_labels": "sport, weather, film", **options}
             same(ours(inputs, **options), theirs(inputs, **options))
     same(ours("go", ["film", "sport"]), theirs("go", ["film", "sport"]))
+
+
+@pytest.mark.parametrize("layout", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize(
+    ("task", "head"), [("text-classification", HEADS["single"]), ("token-classification", TAGS)]
+)
+def test_decoders_too(tmp_path, layout, task, head):
+    folder = decoder(head, layout).save(tmp_path / "model")
+    ours = bedstone.pipeline(task, folder, device="cpu")
+    theirs = transformers.pipeline(task, model=str(folder), device="cpu")
+    same(ours(SENTENCES), theirs(SENTENCES))
