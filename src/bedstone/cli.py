@@ -8,13 +8,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from inspect import Parameter, signature
 
-import docstring_parser
-from jsonargparse import ArgumentParser
-
-from bedstone.config import PretrainRecipe, field_names
+from bedstone.commands.arguments import parser_of
+from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
 from bedstone.recipes import FinetuneRecipe
 
@@ -128,6 +124,45 @@ def generate_(
     )
 
 
+def run_(
+    task: str,
+    model: str,
+    text: list[str],
+    file: str | None = None,
+    column: str | None = None,
+    context: str | None = None,
+    field: list[str] = [],  # noqa: B006, a signature is the command line
+    option: list[str] = [],  # noqa: B006
+    json: bool = False,
+    precision: str = "auto",
+    device: str = "auto",
+) -> None:
+    """Do a task with a model: fill-mask, question-answering, semantic-search and others.
+
+    docs/tasks.md has one line for each task.
+
+    Args:
+        task: its name, as in version 4 of transformers.
+        model: a folder or a hub id.
+        text: what to read; of question-answering the questions, of semantic-search the queries, of
+            sentence-similarity the source and what is compared with it. `-` reads lines from
+            standard input.
+        file: read the lines of a text file, or rows (JSON, JSONL, CSV, Parquet, Arrow), instead;
+            for semantic-search, what is searched.
+        column: of rows, the column that holds the text.
+        context: for question-answering, the text that holds the answers, or its file.
+        field: for information-extraction, name=question; may be given several times.
+        option: an option of the task, key=value; may be given several times.
+        json: print one JSON object an input.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+    """
+    from bedstone.commands.run import Given, run
+
+    given = Given(text, file, column, context, field)
+    run(task, model, given, option, as_json=json, precision=precision, device=device)
+
+
 def evaluate_(
     model: str,
     data: str,
@@ -201,50 +236,11 @@ def demo_(out: str = "runs/demo", minutes: float = 7.0) -> None:
 # load the lazy public name that is there.
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.rstrip("_"): command
-    for command in (pretrain_, finetune_, resume_, generate_, evaluate_, info_, demo_)
+    for command in (pretrain_, finetune_, resume_, generate_, run_, evaluate_, info_, demo_)
 }
 
 
 RECIPES = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="bedstone",
-        description="The whole life of foundation models: pretrain, adapt, prompt, evaluate, use, "
-        "serve. Add --debug to any command for full tracebacks.",
-        version=version("bedstone"),
-    )
-    commands = parser.add_subcommands(required=False, dest="command")
-    for name, command in COMMANDS.items():
-        told = docstring_parser.parse(command.__doc__ or "")
-        sub = ArgumentParser(description=told.description)
-        helps = {each.arg_name: each.description or "" for each in told.params}
-        if "overrides" in helps:
-            fields = field_names(RECIPES[name])
-            helps["overrides"] += f" These are: {', '.join(fields)}."
-        _add_arguments(sub, command, helps)
-        commands.add_subcommand(name, sub, help=told.short_description)
-    return parser
-
-
-def _add_arguments(
-    parser: ArgumentParser, command: Callable[..., None], told: dict[str, str]
-) -> None:
-    """The signature as arguments; switches and lists are written as shells have them."""
-    kinds = {name: each.annotation for name, each in signature(command).parameters.items()}
-    switches: set[str] = {name for name, kind in kinds.items() if kind is bool}
-    lists: set[str] = {name for name, kind in kinds.items() if kind == list[str]}
-    parser.add_function_arguments(
-        command, as_group=False, as_positional=True, skip={*switches, *lists}
-    )
-    for name in lists:
-        if signature(command).parameters[name].default is Parameter.empty:
-            parser.add_argument(name, nargs="*" if name == "overrides" else "+", help=told[name])
-        else:
-            parser.add_argument(f"--{name}", action="append", default=[], help=told[name])
-    for name in switches:
-        parser.add_argument(f"--{name}", action="store_true", help=told[name])
 
 
 def _leave(reason: str) -> None:
@@ -254,7 +250,7 @@ def _leave(reason: str) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = _parser()
+    parser = parser_of(COMMANDS, RECIPES)
     words = [
         re.sub(r"^--[\w-]+", lambda found: found[0][:2] + found[0][2:].replace("-", "_"), word)
         for word in argv

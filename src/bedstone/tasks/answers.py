@@ -121,13 +121,16 @@ class QuestionAnswering(Answering):
         **options: Any,
     ) -> Any:
         """The answers to `inputs`: a dict, a list or a generator of dicts, or a question with its
-        `text`; or to `question` in `context`: two texts, two lists, or a list and one text."""
+        `text`; or to `question` in `context`: two texts, two lists, or a list and one text.
+        As in version 4, a list of one gives that one's answer itself."""
         if isinstance(inputs, str):
             inputs = {"question": inputs, "context": text}
         elif inputs is None:
             inputs = {"question": question, "context": context}
         if isinstance(inputs, dict):
             inputs = self._pairs(inputs)
+        if isinstance(inputs, list | tuple) and len(inputs) == 1:
+            inputs = inputs[0]
         return super().__call__(inputs, **options)
 
     def prepare(self, value: Any, options: AnswerOptions) -> Prepared:

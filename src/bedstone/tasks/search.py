@@ -129,12 +129,7 @@ class SemanticSearch(Embedder):
                 )
             texts = [text_of(text, f"texts[{i}]") for i, text in enumerate(options.texts)]
             return texts, [{} for _ in texts]
-        name = str(options.file)
-        if Path(name).is_file() and data_suffix(Path(name)) not in ROWS:
-            return read_lines(Path(name))
-        columns = {"text": options.column} if options.column else None
-        rows = open_rows(name, columns=columns)
-        return rows.texts(rows.need("text")), [{"row": row} for row in rows.rows]
+        return read_corpus(str(options.file), options.column)
 
     def _vectors(self, texts: Sequence[str], options: SearchOptions) -> np.ndarray:
         named = next((name for name in DOCUMENT_PROMPTS if name in self.pooling.prompts), None)
@@ -161,18 +156,28 @@ class SemanticSearch(Embedder):
         return found
 
 
-def read_lines(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The lines of a text file that have text, and their numbers, from 1.
+def read_corpus(name: str, column: str | None = None) -> tuple[list[str], list[dict[str, Any]]]:
+    """The texts of a file, and of each where it is from: {"line": number} or {"row": its columns}.
+
+    Args:
+        name: a text file, whose lines with text are taken; or rows, as `open_rows` reads them.
+        column: of rows, the column that holds the text.
 
     Raises:
-        BedstoneError: it can't be read, or has none.
+        BedstoneError: it can't be read, or has no text.
     """
-    whole = "".join(piece.text for piece in read_text(path))
-    lines = [(line.strip(), number) for number, line in enumerate(whole.split("\n"), 1)]
-    kept = [(line, number) for line, number in lines if line]
-    if not kept:
-        raise BedstoneError(f"{path}: holds no text, so there is nothing to search. Name another.")
-    return [line for line, _ in kept], [{"line": number} for _, number in kept]
+    path = Path(name)
+    if path.is_file() and data_suffix(path) not in ROWS:
+        whole = "".join(piece.text for piece in read_text(path))
+        lines = [(line.strip(), number) for number, line in enumerate(whole.split("\n"), 1)]
+        kept = [(line, number) for line, number in lines if line]
+        if not kept:
+            raise BedstoneError(f"{path}: holds no text. Name a file that does.")
+        if column is not None:
+            raise BedstoneError(f"{path}: is no file of rows, so it has no column {column!r}.")
+        return [line for line, _ in kept], [{"line": number} for _, number in kept]
+    rows = open_rows(name, columns={"text": column} if column else None)
+    return rows.texts(rows.need("text")), [{"row": row} for row in rows.rows]
 
 
 def nearest_vectors(
