@@ -1,6 +1,7 @@
 """Where and how numbers are computed: device, precision, threads, seeds."""
 
 import contextlib
+import ctypes
 import random
 from dataclasses import dataclass
 
@@ -68,6 +69,20 @@ def pick_precision(name: str, device: torch.device) -> Precision:
     if name not in dtypes:
         raise BedstoneError(f"precision: {name!r} is unknown; expected auto, bf16 or fp32.")
     return Precision(device, dtypes[name])
+
+
+def keep_memory() -> None:
+    """Lets a training keep the memory of its large tensors from step to step, where glibc serves it.
+
+    What is handed back to the system has to be cleared page by page when it is asked for again:
+    the gradient of a 47 MB embedding took 21 ms of a core, and takes 6 when its memory is kept.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: everything from the heap,
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which isn't given back
 
 
 def seed_everything(seed: int) -> None:

@@ -20,7 +20,7 @@ from bedstone.config import OptimConfig, ScheduleConfig, to_yaml
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json, write_text
 from bedstone.inspect.curve import draw_curve
-from bedstone.runtime import Precision
+from bedstone.runtime import Precision, keep_memory
 from bedstone.train.logs import RunLog, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import build_optimizer
@@ -119,6 +119,7 @@ def train(
     Raises:
         BedstoneError: the disk can't hold it, or a loss isn't finite.
     """
+    keep_memory()
     say = ProgressBar("", quiet=quiet).say
     model = course.model
     budget, schedule = parse_budget(course.budget), build_schedule(recipe.schedule)
