@@ -72,7 +72,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def keep_memory() -> None:
-    """Lets a training keep the memory of its large tensors from step to step, where glibc serves it.
+    """Lets a training keep the memory of its large tensors from step to step, under glibc.
 
     What is handed back to the system has to be cleared page by page when it is asked for again:
     the gradient of a 47 MB embedding took 21 ms of a core, and takes 6 when its memory is kept.

@@ -233,6 +233,20 @@ def load(
     return model
 
 
+def tokenizer_of(model: Model) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        BedstoneError: it has none.
+    """
+    if model.tokenizer is None:
+        raise BedstoneError(
+            f"{model.path}: has no tokenizer, so text means nothing to it. Put its tokenizer.json "
+            "beside the weights."
+        )
+    return model.tokenizer
+
+
 def _tokenizer(folder: Path) -> Tokenizer | None:
     known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
     return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None

@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.rule import Rule
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.commands.opening import tokenizer_of
+from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.commands.scoring import score
 from bedstone.data.examples import make_examples
 from bedstone.data.labelled import open_rows

@@ -5,8 +5,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.commands.opening import tokenizer_of
+from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.commands.pretrain_masked import figures, row_maker
 from bedstone.commands.text_data import cached
 from bedstone.config import PretrainRecipe

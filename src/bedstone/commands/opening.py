@@ -5,7 +5,6 @@ from typing import Any
 
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 
 
@@ -24,17 +23,3 @@ def open_model(path: str | Path, **options: Any) -> Model:
     if latest is None:
         raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
     return load(latest.path, **options)
-
-
-def tokenizer_of(model: Model) -> Tokenizer:
-    """The model's tokenizer.
-
-    Raises:
-        BedstoneError: it has none.
-    """
-    if model.tokenizer is None:
-        raise BedstoneError(
-            f"{model.path}: has no tokenizer, so text means nothing to it. Put its tokenizer.json "
-            "beside the weights."
-        )
-    return model.tokenizer

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.commands.opening import open_model, tokenizer_of
+from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.commands.opening import open_model
 from bedstone.config import from_mapping
 from bedstone.data.augment_text import AugmentConfig, augment, sample
 from bedstone.data.examples import Examples, make_examples

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.commands.opening import open_model, tokenizer_of
+from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.commands.opening import open_model
 from bedstone.commands.pretrain import pretrain
 from bedstone.config import PretrainRecipe, from_mapping
 from bedstone.generation.sampling import Sampling

@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.data.inputs import Input
 from bedstone.data.packing import Packed, pack
-from bedstone.data.tokenizer import Tokenizer
-from bedstone.errors import BedstoneError
 from bedstone.models.heads import PretrainingHeads
 from bedstone.nn.inference import for_inference
 from bedstone.runtime import pick_precision
@@ -111,20 +109,6 @@ class Engine:
     def head_of_tokens(self, states: Tensor, packed: Packed) -> Sequence[Tensor]:
         """The head's outputs for each token, (T, L) a row."""
         return self.head(states).split(list(packed.lengths))
-
-
-def tokenizer_of(model: Model) -> Tokenizer:
-    """The model's tokenizer.
-
-    Raises:
-        BedstoneError: it has none.
-    """
-    if model.tokenizer is None:
-        raise BedstoneError(
-            f"{model.path}: has no tokenizer, so text means nothing to it. Put its tokenizer.json "
-            "beside the weights."
-        )
-    return model.tokenizer
 
 
 def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
