@@ -1,5 +1,6 @@
 """The README's commands run, in its order, and its Python too."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -26,8 +27,11 @@ SMALL = [
 
 # Rows to learn from, by the names that the commands give them.
 ROWS = {
-    "rows.csv": "text,label\n" + "a fine film,praise\na dull film,blame\n" * 20,
-    "told.jsonl": '{"prompt": "say a", "completion": " a"}\n' * 30,
+    "rows.csv": "text,label\n"
+    + "".join(f"a fine film {n},praise\na dull film {n},blame\n" for n in range(40)),
+    "told.jsonl": "".join(
+        json.dumps({"prompt": f"say {n}", "completion": f" {n}"}) + "\n" for n in range(80)
+    ),
 }
 
 

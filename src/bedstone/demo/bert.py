@@ -35,7 +35,7 @@ PRETRAIN: dict[str, Any] = {
         "dropout": 0.0,
         "attention_dropout": 0.0,
     },
-    "masking": {"whole_words": True},
+    "masking": {"whole_words": True, "share": 0.25},
     "optim": {"lr": 3e-3, "adamw_lr": 5e-3, "momentum": 0.9},
     "schedule": {"warmup": 0.1, "decay": 0.6},
     "context": 128,
