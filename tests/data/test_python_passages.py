@@ -4,7 +4,14 @@ from collections import Counter
 
 import pytest
 
-from bedstone.data.python_passages import KINDS, LONGEST, SHORTEST, python_passages, split_passages
+from bedstone.data.python_passages import (
+    KINDS,
+    LONGEST,
+    OF_ONE,
+    SHORTEST,
+    python_passages,
+    split_passages,
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +24,7 @@ def test_kinds_are_even_and_passages_fair(rows):
     assert counts == dict.fromkeys(KINDS, 150)
     assert all(SHORTEST <= len(row["text"].split()) <= LONGEST for row in rows)
     assert len({row["text"] for row in rows}) == len(rows)
+    assert max(Counter((row["module"], row["label"]) for row in rows).values()) <= OF_ONE
 
 
 def test_equal_seeds_give_equal_rows(rows):

@@ -17,6 +17,7 @@ from bedstone.data.python_docs import python_documents
 
 KINDS = ("reference", "docstring", "comment", "code")
 SHORTEST, LONGEST = 8, 40  # words
+OF_ONE = 25  # passages of a kind from one module, at most: no module is to speak for its kind
 _OF = {"topic": ("reference",), "docstring": ("docstring",), "source": ("comment", "code")}
 
 
@@ -30,9 +31,11 @@ def python_passages(most: int = 1500, seed: int = 0) -> list[dict[str, Any]]:
         wanted = _OF[document.kind]
         if all(len(found[kind]) >= most for kind in wanted):
             continue
+        taken = dict.fromkeys(KINDS, 0)
         for kind, text in _passages(document.kind, document.text):
-            if len(found[kind]) < most:
-                found[kind].setdefault(text, document.name)
+            if len(found[kind]) < most and taken[kind] < OF_ONE and text not in found[kind]:
+                found[kind][text] = document.name
+                taken[kind] += 1
     rows = [
         {"text": text, "label": kind, "module": module}
         for kind, texts in found.items()

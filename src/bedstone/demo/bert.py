@@ -47,7 +47,7 @@ FINETUNE: dict[str, Any] = {
     "task": "text-classification",
     "batch_size": 32,
     "dropout": 0.1,
-    "optim": {"adamw_lr": 5e-4},
+    "optim": {"adamw_lr": 3e-4},
     "save_minutes": 2.0,
 }
 SENTENCES = (
