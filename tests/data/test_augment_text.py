@@ -82,6 +82,15 @@ def test_tagged_rows(pairs):
             assert word.lower() in (old, f"new{old}") and " " not in word
 
 
+def test_entities_stay_apart_when_the_words_between_them_go():
+    tags = ["O", "O", "B-PER", "O", "O", "I-PER", "O"]
+    row = {"tokens": ["Paris"] * len(tags), "ner_tags": tags}
+    for seed in range(40):
+        config = AugmentConfig(copies=4, deletion=0.9, swap=0.0, seed=seed)
+        for new in list(augment([row], config))[1:]:
+            assert len(entities_of(new)) == 2
+
+
 def entities_of(row):
     return [
         (kind, row["tokens"][start : end + 1]) for kind, start, end in entity_spans(row["ner_tags"])

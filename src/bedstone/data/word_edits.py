@@ -181,15 +181,14 @@ def text_words(pieces: Sequence[Piece], kept: frozenset[str]) -> Words:
 def tagged_words(words: Sequence[str], outside: Sequence[bool], kept: frozenset[str]) -> Words:
     """What may be edited of tagged words: those outside of entities.
 
-    No word between two entities is deleted, which might make them one, and none is added inside
-    of one.
+    The word before an entity is never deleted: with all words between them gone, two entities might
+    become one. None is added inside of one.
     """
     free = [
         out and any(map(str.isalnum, word)) and word.lower() not in kept
         for word, out in zip(words, outside, strict=True)
     ]
-    around = [True, *outside, True]
-    loose = [may and (around[n] or around[n + 2]) for n, may in enumerate(free)]
+    loose = [may and after for may, after in zip(free, [*outside[1:], True], strict=True)]
     gaps = [before or after for before, after in pairwise([True, *outside])]
     return Words(words, free, loose, gaps)
 
