@@ -111,7 +111,7 @@ def main() -> None:
     options.add_argument("--paragraphs", type=float, default=0.0, help="share of the texts")
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    options.add_argument("--precision", nargs="+", default=["fp32", "mixed", "bf16"])
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
 

@@ -14,6 +14,7 @@ import bedstone
 from bedstone.checkpoints.artefact import Model
 from bedstone.errors import BedstoneError
 from bedstone.nn.pooling import Pooling
+from bedstone.runtime import has_fast_bf16
 from bedstone.tasks.embed import FeatureExtraction, SentenceEmbedding, SentenceSimilarity
 from bedstone.tasks.search import SemanticSearch
 
@@ -60,6 +61,17 @@ def test_embeddings_are_those_of_transformers(model, theirs):
     streamed = list(embed(iter(TEXTS)))
     assert np.abs(np.stack(streamed) - got).max() < 1e-5
     assert embed([]).shape == (0, 384)
+
+
+def test_mixed_precision_embeds_the_same(model, theirs):
+    exact, mixed, rough = (
+        SentenceEmbedding(model, precision=name)(TEXTS) for name in ("fp32", "mixed", "bf16")
+    )
+    assert (exact * mixed).sum(1).min() > 0.99999
+    assert mixed.dtype == np.float32
+    if has_fast_bf16(torch.device("cpu")):
+        assert not np.array_equal(exact, mixed)
+        assert (exact * rough).sum(1).min() < (exact * mixed).sum(1).min()
 
 
 def test_a_long_text_is_cut_as_there_and_told_once_or_read_whole(model, theirs, caplog):

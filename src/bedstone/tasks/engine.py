@@ -40,7 +40,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer_of(model)
         self.device = next(model.network.parameters()).device
-        self.network = for_inference(model.network, pick_precision(precision, self.device).dtype)
+        self.network = _ready(model, precision, self.device)
 
     @property
     def limit(self) -> int:
@@ -109,6 +109,13 @@ class Engine:
     def head_of_tokens(self, states: Tensor, packed: Packed) -> Sequence[Tensor]:
         """The head's outputs for each token, (T, L) a row."""
         return self.head(states).split(list(packed.lengths))
+
+
+def _ready(model: Model, precision: str, device: torch.device) -> Any:
+    """The network in a precision by its name; `mixed` is fp32 but for the last MLPs."""
+    if precision != "mixed":
+        return for_inference(model.network, pick_precision(precision, device).dtype)
+    return for_inference(model.network, torch.float32, late=pick_precision("auto", device).dtype)
 
 
 def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
