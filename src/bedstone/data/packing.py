@@ -48,6 +48,17 @@ class Packed:
         """(start, end) of each row."""
         return list(pairwise(self.starts))
 
+    def part(self, first: int, last: int) -> "Packed":
+        """Rows `first` to `last` by themselves."""
+        start, end = self.starts[first], self.starts[min(last, len(self.lengths))]
+        return Packed(
+            ids=self.ids[:, start:end],
+            types=self.types[:, start:end],
+            positions=self.positions[:, start:end],
+            documents=self.documents[:, start:end] - first,
+            lengths=self.lengths[first:last],
+        )
+
 
 def pack(rows: Sequence[Input]) -> Packed:
     """The rows as one, in their order."""
