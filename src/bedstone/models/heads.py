@@ -19,7 +19,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.layers import Activation
 from bedstone.nn.masks import Documents
 
-KINDS = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states")
+KINDS = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states", "towers")
 PROBLEMS = ("single", "multi", "regression")
 
 
@@ -31,7 +31,8 @@ class HeadConfig:
         kind: language (the next word of a decoder, a masked word of an encoder), pretraining
             (masked words, and whether two sentences follow each other), sequence (a label for
             each row), tokens (a label for each token), spans (where an answer starts and ends),
-            pooled (the first state through a tanh layer), states (the states themselves).
+            pooled (the first state through a tanh layer), states (the states themselves), towers
+            (none: two networks whose outputs are compared).
         labels: names of the outputs, in their order; of a regression, the names of its figures.
         problem: of a sequence head: single (one label of several), multi (any number of
             labels), regression (numbers).

@@ -4,6 +4,7 @@ A sublayer is `(x, context) -> x`; so is what wraps it. Shapes: B batch, T token
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,12 @@ class PreNorm(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         normed = lowered(self.norm(x))
         return x + self.dropout(self.sublayer(normed, context)).to(x.dtype)
+
+    def at(self, x: Tensor, context: Context, read: Tensor) -> Tensor:
+        """The same for the tokens `read`, (M,), alone, (B, M, D): of attention, which sees all."""
+        sublayer: Any = self.sublayer
+        mixed = sublayer.mix(lowered(self.norm(x)), context).index_select(1, read)
+        return x.index_select(1, read) + self.dropout(sublayer.out(mixed)).to(x.dtype)
 
 
 def lowered(x: Tensor) -> Tensor:

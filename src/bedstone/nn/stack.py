@@ -1,6 +1,7 @@
 """A block is named sublayers in order; a stack is blocks in order."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,3 +34,27 @@ class Stack(nn.ModuleList):
         for index, block in enumerate(self):
             x = block(x, context.for_layer(index))
         return x
+
+
+def stack_at(stack: nn.Module, x: Tensor, context: Context, read: Tensor | None) -> Tensor:
+    """A stack's states at the tokens `read`, (M,), of every row: (B, M, D). All where None.
+
+    Its last block does the part of the others not at all, but for what attention reads of them.
+    """
+    if read is None:
+        return stack(x, context)
+    *blocks, last = list(stack.children())
+    for index, block in enumerate(blocks):
+        x = block(x, context.for_layer(index))
+    return _block_at(last, x, context.for_layer(len(blocks)), read)
+
+
+def _block_at(block: nn.Module, x: Tensor, context: Context, read: Tensor) -> Tensor:
+    """A block that is attention and what goes token by token after it; any other whole."""
+    parts: list[Any] = list(block.children())
+    if not isinstance(block, Block) or not hasattr(parts[0], "at"):
+        return block(x, context).index_select(1, read)
+    x = parts[0].at(x, context, read)
+    for part in parts[1:]:
+        x = part(x, context)
+    return x
