@@ -27,7 +27,7 @@ from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.finetune import course_of, lora_config, open_start, prepare
 from bedstone.commands.task_rows import TaskRows
-from bedstone.config import read_recipe
+from bedstone.mapping import read_recipe
 from bedstone.recipes import FinetuneRecipe
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.loop import Trainer as OurTrainer

@@ -35,10 +35,11 @@ from torch import Tensor
 
 import nanogpt_baseline as peer
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.config import PretrainRecipe, from_mapping, read_recipe
+from bedstone.config import PretrainRecipe
 from bedstone.data.batches import PackedBatches, evaluation_batches
 from bedstone.data.tokens import TokenSplit
 from bedstone.inspect.evaluate import text_loss
+from bedstone.mapping import from_mapping, read_recipe
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss

@@ -12,7 +12,8 @@ import torch
 import bedstone
 from bedstone.cli import main
 from bedstone.commands.pretrain import pretrain
-from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.config import PretrainRecipe
+from bedstone.mapping import from_mapping
 from runs import make_text, recipe_values, write_recipe
 
 

@@ -25,7 +25,7 @@ def pretrain_(recipe: str, overrides: list[str]) -> None:
         overrides: fields of the recipe to set, as key=value.
     """
     from bedstone.commands.pretrain import pretrain
-    from bedstone.config import read_recipe
+    from bedstone.mapping import read_recipe
 
     _leave(pretrain(read_recipe(PretrainRecipe, recipe, overrides)).done.reason)
 
@@ -42,7 +42,7 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
         sample: only show so many augmented rows beside what they were made from.
     """
     from bedstone.commands.finetune import finetune, propose_rate
-    from bedstone.config import read_recipe
+    from bedstone.mapping import read_recipe
 
     read = read_recipe(FinetuneRecipe, recipe, overrides)
     if sample:

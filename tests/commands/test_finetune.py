@@ -12,10 +12,10 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.cli import main
 from bedstone.commands.finetune import finetune
 from bedstone.commands.resume import resume
-from bedstone.config import from_mapping
 from bedstone.data.encoder_tokenizers import train_wordpiece
 from bedstone.data.tokenizer import Tokenizer, train_bpe
 from bedstone.errors import BedstoneError
+from bedstone.mapping import from_mapping
 from bedstone.models.bert import BertConfig
 from bedstone.models.bert import build as build_bert
 from bedstone.models.gpt import build as build_gpt
@@ -257,7 +257,7 @@ def test_class_weights_pull_the_rare_label_up(bases, tmp_path):
 def test_a_rate_is_proposed(bases, tmp_path, capsys):
     recipe = recipe_for(tmp_path, bases["bert"], "text-classification")
     path = tmp_path / "recipe.yaml"
-    from bedstone.config import to_yaml
+    from bedstone.mapping import to_yaml
 
     path.write_text(to_yaml(recipe))
     assert main(["finetune", str(path), "--find-rate"]) == 0
@@ -274,7 +274,7 @@ def test_augmented_rows_are_learnt_and_shown(bases, tmp_path, capsys):
     )
     done = finetune(recipe, quiet=True)
     assert json.loads((done.run / "data.json").read_text())["rows"] > 250
-    from bedstone.config import to_yaml
+    from bedstone.mapping import to_yaml
 
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
     assert main(["finetune", str(tmp_path / "r.yaml"), "--sample", "3"]) == 0

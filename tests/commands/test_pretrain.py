@@ -13,8 +13,9 @@ import bedstone
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.pretrain import pretrain
 from bedstone.commands.resume import resume
-from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
+from bedstone.mapping import from_mapping
 from bedstone.train.logs import read_log
 from runs import (
     losses,

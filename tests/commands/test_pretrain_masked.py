@@ -10,8 +10,9 @@ import bedstone
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.cli import main
 from bedstone.commands.pretrain import pretrain, run_pretraining
-from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
+from bedstone.mapping import from_mapping
 from bedstone.train.logs import read_log
 from runs import WORDS, losses, recipe_values, stop_after, weights_hash, write_recipe
 

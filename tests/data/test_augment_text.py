@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from bedstone.config import from_mapping
 from bedstone.data.augment_text import MARK, AugmentConfig, Augmenter, augment, sample
 from bedstone.data.synonyms import read_synonyms
 from bedstone.data.word_edits import Slot, cut, joined
 from bedstone.errors import BedstoneError
 from bedstone.inspect.entities import entity_spans
+from bedstone.mapping import from_mapping
 
 ALL = AugmentConfig(copies=4, synonyms=0.3, insertion=0.3, deletion=0.3, swap=0.3)
 KEPT = set(ALL.keep)

@@ -12,7 +12,7 @@ from typing import Any
 from bedstone.checkpoints.convert import Layout, Name
 from bedstone.checkpoints.published_heads import architecture, read_head, write_head
 from bedstone.checkpoints.published_values import need, refuse
-from bedstone.config import from_mapping
+from bedstone.mapping import from_mapping
 from bedstone.models.bert import Bert, BertConfig
 
 # The published word for each of ours, by layout.

@@ -10,7 +10,7 @@ from typing import Any
 from bedstone.checkpoints.convert import Layout, Name
 from bedstone.checkpoints.published_heads import architecture, read_head, write_head
 from bedstone.checkpoints.published_values import need, refuse
-from bedstone.config import from_mapping
+from bedstone.mapping import from_mapping
 from bedstone.models.gpt import LAYOUTS as NETWORKS
 from bedstone.models.gpt_config import GPTConfig
 

@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from bedstone.config import field_names
+from bedstone.mapping import field_names
 
 MAY_LACK = ("overrides", "text")  # lists at a command's end that may be empty
 

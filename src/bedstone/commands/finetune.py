@@ -18,12 +18,12 @@ from bedstone.commands.opening import open_model
 from bedstone.commands.scoring import MAIN, score
 from bedstone.commands.task_rows import TaskRows
 from bedstone.commands.training import Course, Finished, begin, train
-from bedstone.config import from_mapping
 from bedstone.data.examples import ExampleBatches, Examples
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
 from bedstone.inspect.confusion import draw_confusion
+from bedstone.mapping import from_mapping
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.lora import LoraConfig, fold, remove_adapter

@@ -9,10 +9,11 @@ import torch
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.config import PretrainRecipe
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json
+from bedstone.mapping import from_mapping
 from bedstone.runtime import Precision
 
 

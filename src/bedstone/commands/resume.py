@@ -9,8 +9,9 @@ from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.finetune import run_finetuning
 from bedstone.commands.pretrain import run_pretraining
 from bedstone.commands.training import Finished
-from bedstone.config import PretrainRecipe, read_recipe
+from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
+from bedstone.mapping import read_recipe
 from bedstone.recipes import FinetuneRecipe
 
 

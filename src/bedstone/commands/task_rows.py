@@ -6,13 +6,13 @@ from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.commands.opening import open_model
-from bedstone.config import from_mapping
 from bedstone.data.augment_text import AugmentConfig, augment, sample
 from bedstone.data.examples import Examples, make_examples
 from bedstone.data.labelled import LabelledRows, open_rows
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
+from bedstone.mapping import from_mapping
 from bedstone.recipes import FinetuneRecipe
 from bedstone.train.progress import ProgressBar
 

@@ -16,10 +16,11 @@ from torch import nn
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.config import OptimConfig, ScheduleConfig, to_yaml
+from bedstone.config import OptimConfig, ScheduleConfig
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json, write_text
 from bedstone.inspect.curve import draw_curve
+from bedstone.mapping import to_yaml
 from bedstone.runtime import Precision, keep_memory
 from bedstone.train.logs import RunLog, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer

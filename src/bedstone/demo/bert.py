@@ -12,10 +12,11 @@ from bedstone.commands.finetune import finetune
 from bedstone.commands.opening import open_model
 from bedstone.commands.pretrain import pretrain
 from bedstone.commands.training import Finished
-from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.config import PretrainRecipe
 from bedstone.data.python_passages import KINDS, python_passages, split_passages
 from bedstone.files import write_text
 from bedstone.inspect.report import Sample, Section
+from bedstone.mapping import from_mapping
 from bedstone.models.bert import build
 from bedstone.recipes import FinetuneRecipe
 from bedstone.tasks.pipeline import pipeline

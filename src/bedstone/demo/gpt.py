@@ -8,10 +8,11 @@ from rich.console import Console
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.commands.opening import open_model
 from bedstone.commands.pretrain import pretrain
-from bedstone.config import PretrainRecipe, from_mapping
+from bedstone.config import PretrainRecipe
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.inspect.report import Sample, Section
+from bedstone.mapping import from_mapping
 from bedstone.models.gpt import build
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.logs import read_log
