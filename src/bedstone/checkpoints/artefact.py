@@ -1,8 +1,8 @@
 """The artefact: a folder that Bedstone and the rest of the field open alike.
 
-`config.json`, `model.safetensors`, the tokenizer's files and `generation_config.json` stand in
-the published layout. Beside them `bedstone.json` says where the weights come from and what
-every file weighs and hashes to, and `README.md` is the model card.
+`config.json`, `model.safetensors`, the tokenizer's files, `preprocessor_config.json` and
+`generation_config.json` stand in the published layout. Beside them `bedstone.json` says where the
+weights come from and what every file weighs and hashes to, and `README.md` is the model card.
 """
 
 import time
@@ -14,6 +14,7 @@ import torch
 
 from bedstone.checkpoints.adapters import CONFIG as ADAPTER
 from bedstone.checkpoints.adapters import load_with_adapter
+from bedstone.checkpoints.card import card
 from bedstone.checkpoints.convert import Layout, layout, load_published, to_published
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.sentence_folder import (
@@ -23,6 +24,7 @@ from bedstone.checkpoints.sentence_folder import (
     write_pooling,
 )
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.image_processor import ImageProcessor
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, read_json, write_json, write_text
@@ -39,6 +41,7 @@ class Model:
 
     Attributes:
         network: the torch module; a GPT maps ids (B, T) to logits (B, T, V).
+        processor: how pictures become pixels; None where it reads none.
         tokenizer: None where the folder has none.
         generation: `generation_config.json`: end tokens and sampling defaults.
         record: what `bedstone.json` says of its making: recipe, data, metrics, versions.
@@ -52,6 +55,7 @@ class Model:
     record: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     pooling: Pooling | None = None
+    processor: ImageProcessor | None = None
 
     @property
     def config(self) -> Any:
@@ -110,15 +114,14 @@ class Model:
                 self.tokenizer.settings["model_max_length"] = self.pooling.max_tokens
         if self.tokenizer is not None:
             self.tokenizer.save(folder)
-            for key in ("bos", "eos", "pad"):
-                config[f"{key}_token_id"] = getattr(self.tokenizer, f"{key}_id")
-        generation = {
-            key: config[key]
-            for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-            if config.get(key) is not None
-        }
+            self.layout.write_ends(config, self.tokenizer)
+        if self.processor is not None:
+            self.processor.write(folder)
         write_json(folder / "config.json", config)
-        write_json(folder / "generation_config.json", {**generation, **self.generation})
+        if "vocab_size" in config or self.generation:  # what reads pictures alone writes no text
+            keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+            generation = {key: config[key] for key in keys if config.get(key) is not None}
+            write_json(folder / "generation_config.json", {**generation, **self.generation})
         save_tensors(folder, tensors)
         write_text(folder / "README.md", self.card())
         record = {
@@ -130,42 +133,7 @@ class Model:
 
     def card(self) -> str:
         """The model card, in Markdown with the metadata block that hubs read."""
-        shape, record = self.config, self.record
-        count = sum(parameter.numel() for parameter in self.network.parameters())
-        rows = {
-            "layout": shape.layout,
-            "parameters": f"{count:,}",
-            "width, layers, heads": f"{shape.width}, {shape.layers}, {shape.heads}",
-            "context": f"{shape.context} tokens",
-            "vocabulary": f"{shape.vocab_size:,} tokens",
-            "trained on": (record.get("data") or {}).get("source", "not recorded"),
-            **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
-        }
-        table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-        task, command = USES[("decoder " if self.network.causal else "") + shape.head.kind]
-        theirs = self.layout.architecture(shape)
-        labels = f"\nLabels: {', '.join(shape.head.labels)}.\n" if shape.head.labels else ""
-        return (
-            f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
-            f"# {shape.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
-            f"{labels}\n```\n{command}\n```\n\nIt opens in `transformers` unchanged:\n"
-            f'`{theirs}.from_pretrained(".")`.\n'
-        )
-
-
-# What the card says a model is for, by its head.
-USES = {
-    "decoder language": ("text-generation", 'bedstone generate . "def "'),
-    "language": ("fill-mask", 'bedstone run fill-mask . "a [MASK] of words"'),
-    "pretraining": ("fill-mask", 'bedstone run fill-mask . "a [MASK] of words"'),
-    "states": ("feature-extraction", 'bedstone run feature-extraction . "some words"'),
-    "pooled": ("feature-extraction", 'bedstone run feature-extraction . "some words"'),
-    "sequence": ("text-classification", 'bedstone run text-classification . "some words"'),
-    "tokens": ("token-classification", 'bedstone run token-classification . "some words"'),
-    "spans": ("question-answering", 'bedstone run question-answering . "who?" --context a.txt'),
-}
-for _kind in ("states", "sequence", "tokens", "spans"):
-    USES[f"decoder {_kind}"] = USES[_kind]
+        return card(self.network, self.record, self.layout.architecture(self.config))
 
 
 def load(
@@ -221,7 +189,8 @@ def load(
     tokenizer = _tokenizer(folder)
     model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)
     model.pooling = _pooling(outer, tokenizer)
-    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+    model.processor = ImageProcessor.read(folder)
+    if tokenizer is not None and tokenizer.vocab_size > getattr(model.config, "vocab_size", 0):
         raise BedstoneError(
             f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
             f"{tokenizer.vocab_size} tokens, the weights {model.config.vocab_size}. Take both "

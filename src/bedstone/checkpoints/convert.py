@@ -24,23 +24,37 @@ class Name:
         theirs: its published name.
         ours: our parameters; several are stacked along the output dimension.
         transposed: whether it is stored as (inputs, outputs).
+        leading: dimensions of size 1 that it has before ours.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
+    leading: int = 0
 
     def write(self, state: dict[str, Tensor]) -> Tensor:
         """The published tensor."""
         parts = [state[name] for name in self.ours]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        whole = whole.view((1,) * self.leading + whole.shape)
         return whole.t().contiguous() if self.transposed else whole
 
     def read(self, whole: Tensor) -> dict[str, Tensor]:
         """Our parameters, from the published tensor."""
         whole = whole.t() if self.transposed and whole.dim() == 2 else whole
+        if self.leading:
+            bare = whole.shape[: self.leading] == (1,) * self.leading
+            whole = whole.reshape(whole.shape[self.leading :]) if bare else whole
+        if len(self.ours) == 1:
+            return {self.ours[0]: whole.contiguous()}
         parts = whole.chunk(len(self.ours))
         return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
+
+
+def write_ends(config: dict[str, Any], tokenizer: Any) -> None:
+    """Sets the tokens that begin, end and pad a text in a published configuration."""
+    for key in ("bos", "eos", "pad"):
+        config[f"{key}_token_id"] = getattr(tokenizer, f"{key}_id")
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,8 @@ class Layout:
 
     Attributes:
         model_type: as in the published `config.json`.
-        architecture: our configuration to the published class that opens it.
+        architecture: our configuration to the published class that opens it; None where there
+            is none.
         read_config: published configuration to ours.
         write_config: ours to the published one.
         build: an empty network of that configuration.
@@ -58,10 +73,11 @@ class Layout:
         ignored: endings of published tensors that hold no weights (masks, caches).
         renamed: endings that older files have, and what they are called now.
         fit: what the names of the stored tensors change in the configuration.
+        write_ends: sets the tokenizer's special ids in the published configuration.
     """
 
     model_type: str
-    architecture: Callable[[Any], str]
+    architecture: Callable[[Any], str | None]
     read_config: Callable[[dict[str, Any]], Any]
     write_config: Callable[[Any], dict[str, Any]]
     build: Callable[[Any], nn.Module]
@@ -70,6 +86,7 @@ class Layout:
     ignored: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     fit: Callable[[Any, set[str]], Any] = lambda config, tensors: config
+    write_ends: Callable[[dict[str, Any], Any], None] = write_ends
 
 
 # Where each published model_type is described; a family adds a line.
@@ -82,6 +99,10 @@ FAMILIES = {
     "bert": "bedstone.checkpoints.bert_layouts",
     "roberta": "bedstone.checkpoints.bert_layouts",
     "distilbert": "bedstone.checkpoints.bert_layouts",
+    "vit": "bedstone.checkpoints.vit_layouts",
+    "clip": "bedstone.checkpoints.tower_layouts",
+    "siglip": "bedstone.checkpoints.tower_layouts",
+    "clip_resnet": "bedstone.checkpoints.tower_layouts",
 }
 
 
@@ -171,7 +192,9 @@ def load_published(
         )
     _check_shapes(network, state, where)
     if dtype is not None:
-        state = {name: tensor.to(dtype) for name, tensor in state.items()}
+        state = {
+            n: each.to(dtype) if each.is_floating_point() else each for n, each in state.items()
+        }
     network.load_state_dict(
         {**state, **{copy: state[own] for copy, own in copies.items()}}, assign=True
     )

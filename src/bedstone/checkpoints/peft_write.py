@@ -132,6 +132,6 @@ def _suffixes(targeted: set[str], known: set[str]) -> list[str]:
 
 
 def _task(layout: Layout, network: Any) -> str | None:
-    if layout.architecture(network.config).endswith(("ForCausalLM", "LMHeadModel")):
+    if (layout.architecture(network.config) or "").endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
     return TASKS.get(network.config.head.kind)

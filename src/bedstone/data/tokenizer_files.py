@@ -1,6 +1,6 @@
 """The files of a tokenizer, as the ecosystem writes them -> a `tokenizers` object and settings.
 
-Read, in this order: `tokenizer.json`; `vocab.json` with `merges.txt` (the layout of GPT-2);
+Read, in this order: `tokenizer.json`; `vocab.json` with `merges.txt` (GPT-2, RoBERTa, CLIP);
 `tokenizer.model` (SentencePiece); `vocab.txt` (WordPiece, as BERT has it). Beside them:
 `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json`,
 `chat_template.jinja`. No code in a folder is ever run, whatever its configuration names.
@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from bedstone.data.clip_tokenizers import as_clip, clip_backend, is_clip, read_openai
 from bedstone.data.encoder_tokenizers import (
     BERT,
     ROBERTA,
@@ -51,6 +52,8 @@ def read_tokenizer(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
         if role in settings:
             settings[role] = _content(settings[role], folder / "tokenizer_config.json", role)
     _set_start_and_end(backend, settings)
+    if is_clip(backend.get_vocab()):
+        as_clip(backend, settings)
     _guess_encoder(backend, settings)
     if "eos_token" not in settings:
         settings |= _guess_end(backend, _object(folder / "generation_config.json"))
@@ -76,6 +79,8 @@ def _backend(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
         raise BedstoneError(f"tokenizer {str(path)!r}: no such file or folder.")
     if path.suffix == ".model":
         return convert_sentencepiece(path)
+    if path.suffix == ".gz":
+        return read_openai(path)
     if path.suffix == ".txt":
         words = read_vocabulary(path)
         cased = any(token.isascii() and token.isalpha() and token.isupper() for token in words)
@@ -107,6 +112,8 @@ def _from_merges(vocabulary: Path, merges: Path) -> tuple[Tokenizer, dict[str, A
                 f"{merges}: line {number:,} is {line!r}; expected two tokens with a space between."
             )
         pairs.append((pair[0], pair[1]))
+    if is_clip(ids):
+        return clip_backend(ids, pairs)
     try:
         backend = Tokenizer(models.BPE(vocab=ids, merges=pairs))
     except Exception as error:

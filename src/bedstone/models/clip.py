@@ -125,7 +125,7 @@ def clip_config(
             given = chosen.pop(name, {})
             chosen[name] = from_mapping(part, given, where, f"{prefix}{name}.")
     towers = {name: chosen.pop(name) for name in ("image", "text")}
-    plain = replace(from_mapping(_Plain, chosen, where, prefix))
+    plain = from_mapping(_Plain, chosen, where, prefix)
     return CLIPConfig(plain.layout, embed=plain.embed, **towers)
 
 

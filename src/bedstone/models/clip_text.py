@@ -23,7 +23,8 @@ from bedstone.nn.positions import LearnedPositions
 from bedstone.nn.stack import Stack, stack_at
 
 LAYOUTS = ("clip_text_model", "siglip_text_model")
-OLD_END = 2  # what old files of CLIP call the end token, whatever its id: then it is the highest
+# Old files of CLIP say this of the end token whatever its id: then a row's highest id is the end.
+OLD_END = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class TextConfig:
         activation: by its published name; empty is as the layout has it.
         norm_eps: added to the variance inside norms; 0 is as the layout has it.
         attention_dropout: on attention weights, in training.
-        bos_id, eos_id, pad_id: of the tokens that begin, end and pad a row.
+        bos_id, eos_id, pad_id: of the tokens that begin, end and pad a row. Where CLIP's `eos_id`
+            is None, the highest id of a row ends it.
         features: what SigLIP's head gives, F; 0 takes `width`. CLIP's tower has no head.
     """
 
@@ -141,6 +143,6 @@ class TextTower(nn.Module):
         """Which token of each row is read, (n,)."""
         if not self.causal:
             return ids.new_full((len(ids),), ids.shape[1] - 1)
-        if self.config.eos_id in (None, OLD_END):
+        if self.config.eos_id is None:
             return ids.argmax(1)
         return (ids == self.config.eos_id).int().argmax(1)

@@ -23,7 +23,7 @@ from bedstone.nn.convolution import Basic, Bottleneck, ConvNorm, Shrink
 from bedstone.nn.masks import Full
 from bedstone.nn.positions import LearnedPositions
 
-BLOCKS = {"bottleneck": Bottleneck, "basic": Basic}
+BLOCKS: dict[str, type[Bottleneck] | type[Basic]] = {"bottleneck": Bottleneck, "basic": Basic}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the Transformers of ViT and CLIP share: their blocks, their shape and their first weights."""
+"""What the Transformers of ViT and CLIP share: blocks, shape and first weights."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -205,7 +205,7 @@ class ViT(Headed):
 
 
 class AttentionPool(nn.Module):
-    """A learnt query attends to all states, (B, T, D) to (B, D) (Zhai et al., 2022, section 2.3)."""
+    """A learnt query attends to all states, (B, T, D) to (B, D) (Zhai et al., 2022)."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()

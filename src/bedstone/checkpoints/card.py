@@ -1,0 +1,83 @@
+"""The model card: what an artefact is, in Markdown with the metadata block that hubs read."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# What a model is for, by its head; one of pictures by `image` and its head.
+USES = {
+    "decoder language": ("text-generation", 'bedstone generate . "def "'),
+    "language": ("fill-mask", 'bedstone run fill-mask . "a [MASK] of words"'),
+    "pretraining": ("fill-mask", 'bedstone run fill-mask . "a [MASK] of words"'),
+    "states": ("feature-extraction", 'bedstone run feature-extraction . "some words"'),
+    "pooled": ("feature-extraction", 'bedstone run feature-extraction . "some words"'),
+    "sequence": ("text-classification", 'bedstone run text-classification . "some words"'),
+    "tokens": ("token-classification", 'bedstone run token-classification . "some words"'),
+    "spans": ("question-answering", 'bedstone run question-answering . "who?" --context a.txt'),
+    "image states": ("image-feature-extraction", "bedstone run image-feature-extraction . a.jpg"),
+    "image sequence": ("image-classification", "bedstone run image-classification . a.jpg"),
+    "towers": (
+        "zero-shot-image-classification",
+        "bedstone run zero-shot-image-classification . a.jpg --candidate-labels 'a cat,a dog'",
+    ),
+}
+for _kind in ("states", "sequence", "tokens", "spans"):
+    USES[f"decoder {_kind}"] = USES[_kind]
+USES["image pooled"] = USES["image states"]
+
+
+def card(network: Any, record: Mapping[str, Any], architecture: str | None) -> str:
+    """The card of a network.
+
+    Args:
+        record: what `bedstone.json` says of its making.
+        architecture: the published class that opens it; None where Bedstone alone does.
+    """
+    config = network.config
+    count = sum(parameter.numel() for parameter in network.parameters())
+    rows = {
+        "layout": config.layout,
+        "parameters": f"{count:,}",
+        **_shape(config),
+        "trained on": (record.get("data") or {}).get("source", "not recorded"),
+        **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    task, command = USES[_use(network)]
+    labels = f"\nLabels: {', '.join(config.head.labels)}.\n" if config.head.labels else ""
+    opened = (
+        f'It opens in `transformers` unchanged:\n`{architecture}.from_pretrained(".")`.\n'
+        if architecture
+        else "Bedstone alone opens it: no published class has its image tower.\n"
+    )
+    return (
+        f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
+        f"# {config.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
+        f"{labels}\n```\n{command}\n```\n\n{opened}"
+    )
+
+
+def _use(network: Any) -> str:
+    config = network.config
+    kind: str = config.head.kind
+    if hasattr(config, "text"):
+        return kind
+    if hasattr(config, "size"):
+        return f"image {kind}"
+    return f"decoder {kind}" if network.causal else kind
+
+
+def _shape(config: Any) -> dict[str, str]:
+    """The rows of the table that say how large a network is."""
+    if hasattr(config, "text"):
+        towers = {"pictures": config.image, "text": config.text}
+        rows: dict[str, str] = {}
+        for name, tower in towers.items():
+            rows |= {f"{name}: {key}": value for key, value in _shape(tower).items()}
+        return rows | {"joint width": str(config.embed)}
+    rows = {"width, layers, heads": f"{config.width}, {config.layers}, {config.heads}"}
+    if hasattr(config, "size"):
+        return rows | {"size": "{} by {} pixels".format(*config.size)}
+    return rows | {
+        "context": f"{config.context} tokens",
+        "vocabulary": f"{config.vocab_size:,} tokens",
+    }
