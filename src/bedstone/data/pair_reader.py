@@ -158,10 +158,11 @@ def open_pairs(
 def _texts(raw: Raw, column: str) -> tuple[str, ...]:
     """The texts of a column, one or several; empty ones of several are passed over."""
     value = raw.values.get(column)
-    several = isinstance(value, list | tuple)
-    found = [text for text in value if text] if isinstance(value, list | tuple) else [value]
+    found: list[Any] = [value]
+    if isinstance(value, list | tuple):
+        found = [text for text in value if text]
     if not found or found == [None]:
         raise BedstoneError(f"{raw.place}: column {column!r} holds no text.")
     for text in found:
         check_text(text, f"{raw.place}: column {column!r}")
-    return tuple(text.strip() for text in found) if several else (found[0].strip(),)
+    return tuple(text.strip() for text in found)

@@ -215,6 +215,7 @@ class Trainer:
             "tokens": float(self.tokens),
             "seconds": now,
             "tokens_per_second": (self.tokens - tokens) / max(now - seconds, 1e-9),
+            **getattr(self.batches, "figures", dict)(),  # such as how long they let us wait
         }
 
     def one_step(self, share: float) -> tuple[float, float, float]:
