@@ -46,7 +46,7 @@ def _gradient(x: Field, y: Field, edge: float, tint: int, variant: int) -> Field
     share = (y + 0 * x, x + 0 * y, (x + y) / 2, (1 - x + y) / 2)[variant]
     low, high = _TINTS[tint][0], _TINTS[(tint + 2) % len(_TINTS)][1]
     return _mix((250, 249, 246), low, share * 0) * (1 - share[..., None]) + (
-        _mix(high, high, share) * 0.86 * share[..., None]
+        _mix(high, high, share) * 0.94 * share[..., None]
     )
 
 

@@ -1,6 +1,6 @@
 """A scene drawn at random by a seed.
 
-Things may overlap, but each keeps `VISIBLE` of itself in sight, two of one colour don't meet, and
+Things may overlap, but each keeps `VISIBLE` of itself in sight, two of one colour don't touch, and
 two others either don't meet or one clearly hides a part of the other; nothing hides a sign. So what
 is said about a scene is never a matter of opinion.
 
@@ -26,7 +26,6 @@ from bedstone.data.scene_world import (
     Thing,
     allowed_pairs,
     hidden_share,
-    meet,
     near,
     visible_share,
 )
@@ -143,7 +142,7 @@ def _fits(thing: Thing, things: list[Thing], sign: Sign | None) -> bool:
             return False
     if not any(near(thing, other) for other in things):
         return True
-    if any(other.colour == thing.colour and meet(other, thing) for other in things):
+    if any(other.colour == thing.colour and near(other, thing) for other in things):
         return False  # two reds would melt together at 64 by 64
     together = [*things, thing]
     if any(0 < hidden_share(other, thing) < COVERED for other in things):

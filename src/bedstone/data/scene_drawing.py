@@ -20,7 +20,7 @@ Field = NDArray[Any]
 _OUTLINE = 0.013  # widths and shifts as shares of the picture's side
 _SHADOW = 0.018
 _BLUR = 0.02
-_LIGHT = {"yellow", "cyan", "pink", "orange", "gray"}  # white stripes would hardly show on these
+_LIGHT = {"yellow", "cyan", "pink", "orange", "grey"}  # white stripes would hardly show on these
 _INK = np.array((38, 40, 48), np.float32)
 _BOARD = np.array((253, 252, 248), np.float32)
 

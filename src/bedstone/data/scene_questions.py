@@ -214,14 +214,16 @@ def _which(scene: Scene, dice: Dice) -> Answered:
 
 
 def _same(scene: Scene, dice: Dice) -> Answered:
-    """Of two shapes, of each of which there is one."""
+    """Of two shapes that occur once, where both answers could be had: else no would prevail."""
     alone = [thing for thing in scene.objects if len(matching(scene, thing.shape)) == 1]
+    alike: dict[bool, list[tuple[Thing, Thing]]] = {True: [], False: []}
+    for one, other in permutations(alone, 2):
+        alike[one.colour == other.colour].append((one, other))
+    if not all(alike.values()):
+        return None
     yes = dice.chance(0.5)
-    for one, other in permutations(dice.shuffled(alone), 2):
-        if (one.colour == other.colour) == yes:
-            text = f"Are the {one.shape} and the {other.shape} of the same colour?"
-            return text, _yes(yes)
-    return None
+    one, other = dice.pick(alike[yes])
+    return f"Are the {one.shape} and the {other.shape} of the same colour?", _yes(yes)
 
 
 def _sign(scene: Scene, dice: Dice) -> Answered:

@@ -55,8 +55,8 @@ def star(u: Field, v: Field) -> Field:
 
 
 def heart(u: Field, v: Field) -> Field:
-    scale = 1.75
-    x, y = np.abs(u) / scale, (0.98 - v) / scale
+    scale = 1.72
+    x, y = np.abs(u) / scale, (0.97 - v) / scale
     lobe = _length(x - 0.25, y - 0.75) - 0.35355
     half = np.maximum(x + y, 0) / 2
     point = np.minimum(x * x + (y - 1) * (y - 1), (x - half) ** 2 + (y - half) ** 2)

@@ -95,7 +95,7 @@ def _verdicts(scene: Scene, pieces: list[Piece]) -> Iterator[bool]:
     ahead = ""  # a place that waits for what is there
     for piece in pieces:
         if piece.kind in ("thing", "sign"):
-            last, right = _found(scene, piece, said)
+            last, right = _found(scene, piece, Counter() if pending else said)
             yield right
             if pending and subject and last:
                 yield _related(pending, subject, last)
@@ -124,7 +124,10 @@ def _verdicts(scene: Scene, pieces: list[Piece]) -> Iterator[bool]:
 
 
 def _found(scene: Scene, piece: Piece, said: Counter[str]) -> tuple[list[Item], bool]:
-    """What a piece may speak of, and whether as many are there as it says."""
+    """What a piece may speak of, and whether as many are there as it says.
+
+    `said` counts what was listed before, so that "a red circle and a red circle" needs two.
+    """
     if piece.kind == "sign":
         text = piece.word("text")
         there = [scene.sign] if scene.sign and text in ("", scene.sign.text.lower()) else []
@@ -136,7 +139,7 @@ def _found(scene: Scene, piece: Piece, said: Counter[str]) -> tuple[list[Item], 
         return [*things], len(things) == NUMBERS.index(count)
     if count == "the":
         return [*things], bool(things)
-    said[f"{asked} {piece.word('texture')}"] += 1  # "a red circle and a red circle" needs two
+    said[f"{asked} {piece.word('texture')}"] += 1
     return [*things], len(things) >= said[f"{asked} {piece.word('texture')}"]
 
 

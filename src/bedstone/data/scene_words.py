@@ -231,7 +231,7 @@ def _counts(scene: Scene, dice: Dice) -> Values:
         "is_n": "is" if several[0] == 1 else "are",
         "n_shape": alike[0][1],
         "m_shape": alike[1][1] if len(alike) > 1 else None,
-        "n_of_them": f"{NUMBERS[share]} of them {colours[0]}" if len(scene.objects) > 1 else None,
+        "n_of_them": f"{NUMBERS[share]} of them {colours[0]}" if len(colours) > 1 else None,
         "none": f"no {noun(2, dice.pick(absent))}",
     }
 

@@ -21,11 +21,11 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "yellow": (250, 222, 48),
     "green": (46, 158, 68),
     "cyan": (58, 204, 214),
-    "blue": (46, 92, 214),
-    "purple": (132, 66, 186),
+    "blue": (38, 98, 220),
+    "purple": (150, 58, 186),
     "pink": (250, 150, 196),
     "brown": (122, 76, 44),
-    "gray": (126, 130, 136),
+    "grey": (126, 130, 136),
 }
 SIZES = {
     "small": 0.095,
@@ -182,10 +182,6 @@ def mask(thing: Thing) -> NDArray[np.bool_]:
     inside = DISTANCES[thing.shape](*turned(thing, middle[None, :], middle[:, None])) < 0
     inside.setflags(write=False)
     return inside
-
-
-def meet(one: Thing, other: Thing) -> bool:
-    return near(one, other) and bool((mask(one) & mask(other)).any())
 
 
 def hidden_share(behind: Thing, front: Thing) -> float:

@@ -69,8 +69,8 @@ def scene_rows(
     """`count` scenes as rows, the same for the same arguments; a longer list begins like a shorter.
 
     A row holds `image` ((size, size, 3) uint8, read only), `captions` (true ones, the first of
-    which names all things), `questions` and `scene`. Another seed gives other scenes. The latest two
-    lists are kept in memory.
+    which names all things), `questions` and `scene`. Another seed gives other scenes. The latest
+    two lists are kept in memory.
 
     Raises:
         BedstoneError: a count below 0 or over a thousand million, or what `make_scene` and `draw`
