@@ -15,19 +15,23 @@ from bedstone.errors import BedstoneError
 from bedstone.recipes import FinetuneRecipe
 
 
-def pretrain_(recipe: str, overrides: list[str]) -> None:
-    """Train a model from scratch, as a recipe says.
+def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> None:
+    """Train a model from scratch, as a recipe says: on text, or on pictures with their texts.
 
     Any field of the recipe can be set after it: `budget=5m optim.lr=1e-3 model.layers=6`.
 
     Args:
         recipe: a YAML file; recipes/ has one for each use.
         overrides: fields of the recipe to set, as key=value.
+        sample: only draw pictures as the network would see them, augmented, into this PNG.
     """
-    from bedstone.commands.pretrain import pretrain
-    from bedstone.mapping import read_recipe
+    from bedstone.commands.pretrain import pretrain, read_pretraining, show_sample
 
-    _leave(pretrain(read_recipe(PretrainRecipe, recipe, overrides)).done.reason)
+    read = read_pretraining(recipe, overrides)
+    if sample is not None:
+        show_sample(read, sample)
+    else:
+        _leave(pretrain(read).done.reason)
 
 
 def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample: int = 0) -> None:

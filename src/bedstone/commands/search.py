@@ -1,0 +1,129 @@
+"""`bedstone search`: the pictures of an index that are nearest to words or to a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bedstone.commands.index import open_embedder
+from bedstone.errors import BedstoneError
+from bedstone.inspect.picture_page import Tile, write_pictures
+from bedstone.tasks.index import Found, Index
+from bedstone.tasks.index_sources import open_source
+from bedstone.tasks.index_values import shown
+
+WIDE = 60  # characters of a cell
+
+
+def search(
+    path: str,
+    words: str | None = None,
+    image: str | None = None,
+    *,
+    where: str = "",
+    count: int = 10,
+    page: str | None = None,
+    approximate: bool = False,
+    as_json: bool = False,
+    model: str | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+) -> list[Found]:
+    """Prints what is found, nearest first; `page` is a file to show the pictures in.
+
+    Raises:
+        BedstoneError: there is no such index or column, the query can't be read, or the model is
+            another than the index was made by.
+    """
+    if (words is None) == (image is None):
+        raise BedstoneError(
+            "search: expected either words, or --image with a picture to find the like of."
+        )
+    if words is not None and not words.strip():
+        raise BedstoneError("search: the words are empty. Say what to look for.")
+    held = Index.open(path)
+    if where:
+        held.count(where)  # a wrong condition is told before a model is opened
+    if count < 1:
+        raise BedstoneError(f"--count {count}: expected 1 or more.")
+    embedder = open_embedder(model or held.settings.model, precision, device)
+    return answer(
+        Index.open(path, name=embedder.name),
+        embedder.texts([words])[0] if words is not None else embedder.images([image])[0],
+        words if words is not None else Path(str(image)),
+        where=where,
+        count=count,
+        page=page,
+        approximate=approximate,
+        as_json=as_json,
+    )
+
+
+def answer(
+    held: Index,
+    vector: np.ndarray,
+    query: str | Path,
+    *,
+    where: str = "",
+    count: int = 10,
+    page: str | None = None,
+    approximate: bool = False,
+    as_json: bool = False,
+) -> list[Found]:
+    """Searches by a query's vector, prints what is found and writes the page."""
+    found = held.search(vector, count, where=where, exact=not approximate)
+    how = _how(held, approximate, where)
+    if as_json:
+        for one in found:
+            told = {"key": one.key, "score": one.score, **one.columns}
+            print(json.dumps(told, ensure_ascii=False))
+    else:
+        console = Console(highlight=False)
+        console.print(_table(found) if found else Text("nothing was found", style="dim"))
+        console.print(Text(how, style="dim"))
+    if page is not None:
+        tiles = _tiles(held, found)
+        title = query if isinstance(query, str) else f"Like {query.name}"
+        example = query if isinstance(query, Path) else None
+        lead = f"{len(found)} of {len(held):,} pictures" + (f" where {where}" if where else "")
+        write_pictures(page, title, f"{lead}; {how}.", tiles, example=example)
+        if not as_json:
+            print(f"page: {page}")
+    return found
+
+
+def _how(held: Index, approximate: bool, where: str) -> str:
+    how = held.settings.approximate
+    if not approximate:
+        return "exact search"
+    if how is None:
+        return f"exact search: {len(held):,} rows are too few for an approximate index"
+    return how.told() + ("; measured without the condition" if where else "")
+
+
+def _table(found: list[Found]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("score", justify="right")
+    table.add_column("picture", overflow="fold")
+    names = list(found[0].columns)
+    for name in names:
+        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=WIDE)
+    for one in found:
+        cells = [Text(shown(one.columns[name])) for name in names]
+        table.add_row(f"{one.score:.3f}", Text(one.key), *cells)
+    return table
+
+
+def _tiles(held: Index, found: list[Found]) -> list[Tile]:
+    source: Any = None
+    if held.settings.source and Path(held.settings.source).exists():
+        source = open_source(held.settings.source)
+    tiles = []
+    for one in found:
+        facts = {name: shown(value) for name, value in one.columns.items() if value is not None}
+        tiles.append(Tile(source and source.picture(one.key), one.key, f"{one.score:.3f}", facts))
+    return tiles

@@ -1,0 +1,234 @@
+"""What an index is made of: the picture files of a folder with their metadata, or rows of a table.
+
+A source lists its items cheaply; an item's bytes are read only where its mark (size and time of
+change) differs from what the index has.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from bedstone.data.images import IMAGE_SUFFIXES, find_images
+from bedstone.data.labelled import LabelledRows, open_rows
+from bedstone.data.rows import data_suffix
+from bedstone.errors import BedstoneError, nearest
+
+ROWS = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
+PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "path")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to index.
+
+    Attributes:
+        key: its name in the index.
+        mark: changes whenever its content may have.
+        read: its bytes or path, as `data.images.decode` takes them; raises OSError.
+        columns: its metadata.
+    """
+
+    key: str
+    mark: str
+    read: Callable[[], Any]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A hash of the content. Raises OSError."""
+        picture = self.read()
+        if isinstance(picture, Path):
+            with picture.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return hashlib.sha256(picture).hexdigest()[:32]
+
+
+class Source(Protocol):
+    """Where items come from.
+
+    Attributes:
+        place: its absolute path.
+        strays: rows of metadata that name no picture.
+        broken: items that can't even be listed, and why.
+    """
+
+    place: str
+    strays: list[str]
+    broken: dict[str, str]
+
+    def items(self) -> list[Item]:
+        """All of them, in a fixed order."""
+
+    def picture(self, key: str) -> Any:
+        """The path or bytes of an item by its key; None where it is gone."""
+
+
+def open_source(place: str | Path, metadata: str | Path | None = None) -> Source:
+    """A folder of pictures, or a file of rows that hold them.
+
+    Args:
+        metadata: a file of rows with a column `file_name`, instead of the folder's metadata.jsonl
+            or metadata.csv.
+
+    Raises:
+        BedstoneError: there is no such thing, it has no picture, or the metadata can't be read.
+    """
+    path = Path(place)
+    if path.is_file() and data_suffix(path) in ROWS:
+        if metadata is not None:
+            raise BedstoneError(f"{path}: its rows have their own columns; leave --metadata out.")
+        return RowSource(path)
+    if path.is_file():
+        raise BedstoneError(
+            f"{path}: is a file; expected a folder of pictures, or rows ({', '.join(ROWS)})."
+        )
+    return FolderSource(path, None if metadata is None else Path(metadata))
+
+
+class FolderSource:
+    """The pictures below a folder; their keys are their paths in it."""
+
+    def __init__(self, folder: Path, metadata: Path | None = None) -> None:
+        self.folder, self.place = folder, str(folder.resolve())
+        self.strays: list[str] = []
+        self.broken: dict[str, str] = {}
+        if not folder.is_dir():
+            raise BedstoneError(f"{folder}: no such folder. Name a folder of pictures.")
+        if metadata is not None and not metadata.is_file():
+            raise BedstoneError(f"{metadata}: no such file of metadata.")
+        self._metadata = [(metadata, folder)] if metadata else list(_found(folder))
+
+    def items(self) -> list[Item]:
+        columns: dict[str, dict[str, Any]] = {}
+        for file, home in self._metadata:
+            columns |= _read(file, home.relative_to(self.folder))
+        items = []
+        for path in find_images(self.folder):
+            key = path.relative_to(self.folder).as_posix()
+            try:
+                key.encode()
+                state = path.stat()
+            except (OSError, UnicodeEncodeError) as error:
+                self.broken[ascii(key)] = f"{key!a}: can't be read ({error})"
+                continue
+            mark = f"{state.st_size}:{state.st_mtime_ns}"
+            items.append(Item(key, mark, lambda path=path: path, columns.pop(key, {})))  # type: ignore[misc]
+        self.strays = sorted(columns)
+        if not items and not self.broken:
+            raise BedstoneError(
+                f"{self.folder}: holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}). Name a "
+                "folder that does."
+            )
+        return items
+
+    def picture(self, key: str) -> Any:
+        path = self.folder / key
+        return path if path.is_file() else None
+
+
+class RowSource:
+    """The rows of a file with a column of pictures; their keys are the file's name and the row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.place = path, str(path.resolve())
+        self.strays: list[str] = []
+        self.broken: dict[str, str] = {}
+        self._read: LabelledRows | None = None
+
+    @property
+    def rows(self) -> LabelledRows:
+        if self._read is None:
+            self._read = open_rows(self.path)
+        return self._read
+
+    def items(self) -> list[Item]:
+        state = self.path.stat()
+        column = self._column()
+        items = []
+        for number, row in enumerate(_typed(self.rows.rows, self.path)):
+            key = f"{self.path.name}#{number}"
+            mark = f"{state.st_size}:{state.st_mtime_ns}"
+            rest = {name: value for name, value in row.items() if name != column}
+            if self.picture(key) is None:
+                self.broken[key] = f"{self.rows.where(number)}: has no picture"
+            else:
+                items.append(Item(key, mark, lambda key=key: self.picture(key), rest))  # type: ignore[misc]
+        return items
+
+    def picture(self, key: str) -> Any:
+        number = key.rpartition("#")[2]
+        if not number.isdigit() or int(number) >= len(self.rows):
+            return None
+        value = self.rows.rows[int(number)].get(self._column())
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        return self.path.parent / value if isinstance(value, str) and value else value or None
+
+    def _column(self) -> str:
+        known = {name for row in self.rows.rows for name in row}
+        found = next((name for name in PICTURE_COLUMNS if name in known), None)
+        if found is None:
+            raise BedstoneError(
+                f"{self.path}: has no column of pictures ({', '.join(PICTURE_COLUMNS)}); it has "
+                f"{', '.join(sorted(map(str, known)))}. Rename the one that holds them."
+            )
+        return found
+
+
+def _found(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Files of metadata below a folder, and the folder that each tells of."""
+    homes = sorted({folder, *(path.parent for path in find_images(folder))})
+    for home in homes:
+        for name in METADATA:
+            if (home / name).is_file():
+                yield home / name, home
+                break
+
+
+def _read(file: Path, home: Path) -> dict[str, dict[str, Any]]:
+    """Metadata by the key of its picture."""
+    rows = open_rows(file)
+    known = {name for row in rows.rows for name in row}
+    column = next((name for name in FILE_COLUMNS if name in known), None)
+    if column is None:
+        raise BedstoneError(
+            f"{file}: has no column file_name, which says whose picture a row tells of"
+            f"{nearest('file_name', known)}."
+        )
+    found = {}
+    for number, row in enumerate(_typed(rows.rows, file)):
+        name = row.get(column)
+        if not isinstance(name, str) or not name:
+            raise BedstoneError(
+                f"{rows.where(number)}: column {column!r} is {name!r}; expected a file's name."
+            )
+        found[(home / name).as_posix()] = {k: v for k, v in row.items() if k != column}
+    return found
+
+
+def _typed(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Rows whose columns may be an index's; a CSV's columns of only numbers hold numbers."""
+    named = [{_column_name(key): value for key, value in row.items()} for row in rows]
+    if data_suffix(file) != ".csv":
+        return named
+    numbers = set()
+    for column in {name for row in named for name in row}:
+        cells = [row[column] for row in named if row.get(column) is not None]
+        if cells and all(_number(cell) is not None for cell in cells):
+            numbers.add(column)
+    return [{k: _number(v) if k in numbers else v for k, v in row.items()} for row in named]
+
+
+def _column_name(name: Any) -> str:
+    """A point would mean a part of the column."""
+    return str(name).replace(".", "_")
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        return None if cell is None else float(cell)
+    except (TypeError, ValueError):
+        return None
