@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError
 
 
@@ -122,66 +123,76 @@ class ScheduleConfig:
 
 
 @dataclass
-class PretrainRecipe:
-    """Pretraining a model from scratch, or going on from one.
+class RunRecipe:
+    """What every recipe says of its run.
 
     Attributes:
         out: the folder of the run.
-        budget: how long to train: `5m`, `2h`, `1000 steps`, `20M tokens`.
-        seed: of the weights, the order of the data and dropout.
-        init: a model to go on from, instead of fresh weights.
-        model: the shape, in the fields of `models.gpt_config.GPTConfig` or, where its `layout` is
-            bert, roberta or distilbert, of `models.bert.BertConfig`.
-        data: what to learn from.
-        tokenizer: how text becomes tokens.
-        masking: what an encoder is asked to restore.
+        seed: of all that is drawn: fresh weights, the order of the data, dropout.
         optim: how weights move.
         schedule: how the learning rate moves.
-        context: tokens a row.
-        batch_size: rows in a micro-batch; of an encoder, so many full rows' tokens.
         accumulate: micro-batches a step.
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
         compile: whether to compile the step; it pays on long runs.
         evaluate_every: steps between evaluations; 0 spreads ten over the run.
-        evaluate_tokens: validation tokens an evaluation reads at most; 0 reads them all.
         save_every: steps between checkpoints; 0 saves every `save_minutes`.
         save_minutes: minutes between checkpoints.
         keep: checkpoints to keep besides the best.
         log_every: steps between lines of the log.
     """
 
-    out: str = "runs/pretrain"
-    budget: str = "1000 steps"
+    out: str = "runs/run"
     seed: int = 0
-    init: str = ""
-    model: dict[str, Any] = field(default_factory=dict)
-    data: DataConfig = field(default_factory=DataConfig)
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    masking: MaskingConfig = field(default_factory=MaskingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    context: int = 256
-    batch_size: int = 16
     accumulate: int = 1
     precision: str = "auto"
     device: str = "auto"
     compile: bool = False
     evaluate_every: int = 0
-    evaluate_tokens: int = 50_000
     save_every: int = 0
     save_minutes: float = 5.0
     keep: int = 2
     log_every: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("context", "batch_size", "accumulate", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise BedstoneError(
-                    f"{name}: {getattr(self, name)} was given; at least 1 is needed."
-                )
+        at_least(self, 1, "accumulate", "keep", "log_every")
         if self.save_minutes <= 0:
             raise BedstoneError(f"save_minutes: {self.save_minutes} was given; it must be above 0.")
+
+
+@dataclass
+class PretrainRecipe(RunRecipe):
+    """Pretraining a model from scratch, or going on from one.
+
+    Attributes, besides those of every run:
+        budget: how long to train: `5m`, `2h`, `1000 steps`, `20M tokens`.
+        init: a model to go on from, instead of fresh weights.
+        model: the shape, in the fields of `models.gpt_config.GPTConfig` or, where its `layout` is
+            bert, roberta or distilbert, of `models.bert.BertConfig`.
+        data: what to learn from.
+        tokenizer: how text becomes tokens.
+        masking: what an encoder is asked to restore.
+        context: tokens a row.
+        batch_size: rows in a micro-batch; of an encoder, so many full rows' tokens.
+        evaluate_tokens: validation tokens an evaluation reads at most; 0 reads them all.
+    """
+
+    out: str = "runs/pretrain"
+    budget: str = "1000 steps"
+    init: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    context: int = 256
+    batch_size: int = 16
+    evaluate_tokens: int = 50_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "context", "batch_size")
         if not 0 <= self.data.validation_share < 1:
             raise BedstoneError(
                 f"data.validation_share: {self.data.validation_share} was given; "

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedstone.config import OptimConfig, ScheduleConfig
+from bedstone.checks import at_least
+from bedstone.config import OptimConfig, RunRecipe, ScheduleConfig
 from bedstone.errors import BedstoneError, nearest
 
 TASKS = ("text-classification", "token-classification", "question-answering", "text-generation")
@@ -55,23 +56,20 @@ class TuneSchedule(ScheduleConfig):
 
 
 @dataclass
-class FinetuneRecipe:
+class FinetuneRecipe(RunRecipe):
     """Fine-tuning a model on labelled rows, or on prompts and their completions.
 
-    Attributes:
+    Attributes, besides those of every run:
         model: the model to start from: a folder or a hub id.
         tokenizer: a folder or file of a tokenizer, where the model's folder has none.
         task: text-classification, token-classification, question-answering or text-generation.
-        out: the folder of the run.
         data: what to learn from.
         epochs: passes over the training rows.
         budget: `5m`, `1000 steps`: takes the place of `epochs` where it is given.
-        seed: of the head's weights, the order of rows and dropout.
         problem: of text-classification: single, multi, regression; auto takes it from the labels.
         limit: tokens a row at most; longer rows become windows. 0 takes the model's context.
         stride: tokens that a window shares with the one before.
         batch_size: rows in a micro-batch.
-        accumulate: micro-batches a step.
         dropout: in training; null is as the model has it.
         lora: train an adapter alone: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
         quantize: bits of the frozen weights under an adapter: 0 (as they are), 8 or 4.
@@ -80,16 +78,7 @@ class FinetuneRecipe:
         best: the figure that picks the best checkpoint; empty takes the task's own, `last` keeps
             the last weights.
         patience: stop after this many evaluations without a better one; 0 goes on to the end.
-        optim: how weights move.
-        schedule: how the learning rate moves.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
-        compile: whether to compile the step; it pays on long runs.
         evaluate_every: steps between evaluations; 0 evaluates once an epoch.
-        save_every: steps between checkpoints; 0 saves every `save_minutes`.
-        save_minutes: minutes between checkpoints.
-        keep: checkpoints to keep besides the best.
-        log_every: steps between lines of the log.
     """
 
     model: str = ""
@@ -99,12 +88,10 @@ class FinetuneRecipe:
     data: LabelledConfig = field(default_factory=LabelledConfig)
     epochs: float = 3.0
     budget: str = ""
-    seed: int = 0
     problem: str = "auto"
     limit: int = 0
     stride: int = 0
     batch_size: int = 32
-    accumulate: int = 1
     dropout: float | None = None
     lora: dict[str, Any] = field(default_factory=dict)
     quantize: int = 0
@@ -114,27 +101,18 @@ class FinetuneRecipe:
     patience: int = 0
     optim: TuneOptim = field(default_factory=TuneOptim)
     schedule: TuneSchedule = field(default_factory=TuneSchedule)
-    precision: str = "auto"
-    device: str = "auto"
-    compile: bool = False
-    evaluate_every: int = 0
-    save_every: int = 0
-    save_minutes: float = 5.0
     keep: int = 1
-    log_every: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.task not in TASKS:
             raise BedstoneError(f"task: {self.task!r} is unknown{nearest(self.task, TASKS)}.")
         if not self.model:
             raise BedstoneError("model: none was given; name a folder or a hub id.")
         if not self.data.train:
             raise BedstoneError("data.train: none was given; name a file or folder of rows.")
-        for name in ("batch_size", "accumulate", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise BedstoneError(
-                    f"{name}: {getattr(self, name)} was given; at least 1 is needed."
-                )
+        at_least(self, 1, "batch_size")
+        at_least(self, 0, "patience", "limit", "stride")
         if self.epochs <= 0 and not self.budget:
             raise BedstoneError(f"epochs: {self.epochs} was given; it must be above 0.")
         if self.quantize not in (0, 4, 8):
@@ -148,6 +126,3 @@ class FinetuneRecipe:
                 f"data.validation_share: {self.data.validation_share} was given; "
                 "it is a share, above 0 and below 1."
             )
-        for name in ("patience", "limit", "stride"):
-            if getattr(self, name) < 0:
-                raise BedstoneError(f"{name}: {getattr(self, name)} was given; at least 0.")

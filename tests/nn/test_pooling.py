@@ -62,7 +62,7 @@ def test_normalised_vectors_have_length_one():
     [
         ({"modes": ("average",)}, "'average' is unknown"),
         ({"modes": ()}, "no mode was given"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"max_tokens": 0}, "pooling.max_tokens: 0 was given"),
     ],
 )
 def test_what_is_no_pooling_is_refused(wrong, told):

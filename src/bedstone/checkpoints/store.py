@@ -16,6 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bedstone.checks import check_whole
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, recover_folder, remove_folder, sweep, write_text
 from bedstone.manifests import inside, manifest, verify_manifest
@@ -98,8 +99,7 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: str | Path, keep_last: int = 2) -> None:
-        if keep_last < 1:
-            raise BedstoneError(f"keep_last: {keep_last!r}; expected 1 or more checkpoints.")
+        check_whole("keep_last", keep_last, 1)
         self.folder = Path(folder)
         self.keep_last = keep_last
 

@@ -9,14 +9,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.config import OptimConfig, ScheduleConfig
+from bedstone.config import RunRecipe
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json, write_text
 from bedstone.inspect.curve import draw_curve
@@ -27,21 +27,6 @@ from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import build_optimizer
 from bedstone.train.progress import ProgressBar, clock
 from bedstone.train.schedule import build_schedule, parse_budget
-
-
-class Recipe(Protocol):
-    """What every recipe says of its run."""
-
-    out: str
-    optim: OptimConfig
-    schedule: ScheduleConfig
-    accumulate: int
-    compile: bool
-    evaluate_every: int
-    save_every: int
-    save_minutes: float
-    keep: int
-    log_every: int
 
 
 @dataclass
@@ -104,7 +89,7 @@ def begin(run: Path) -> None:
 
 
 def train(
-    recipe: Any,
+    recipe: RunRecipe,
     run: Path,
     course: Course,
     precision: Precision,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bedstone.checks import at_least
 from bedstone.data import word_edits
 from bedstone.data.synonyms import Synonyms, read_synonyms
 from bedstone.data.word_edits import Slot, Words
@@ -56,8 +57,7 @@ class AugmentConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.copies < 0:
-            raise BedstoneError(f"augment.copies: {self.copies} was given; expected 0 or more.")
+        at_least(self, 0, "copies", prefix="augment.")
         for name in SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise BedstoneError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bedstone.checks import check_whole
 from bedstone.data.tokens import TokenSplit
 from bedstone.errors import BedstoneError
 
@@ -307,6 +308,5 @@ def _filling(rows: Rows, count: int) -> Rows:
 
 
 def _check_sizes(context: int, batch_size: int) -> None:
-    for name, value in (("context", context), ("batch_size", batch_size)):
-        if value < 1:
-            raise BedstoneError(f"{name}: {value} is out of range; expected 1 or more.")
+    check_whole("context", context, 1)
+    check_whole("batch_size", batch_size, 1)

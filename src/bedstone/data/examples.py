@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bedstone.checks import check_whole
 from bedstone.data.batches import check_identity
 from bedstone.data.completion_examples import CompletionExamples
 from bedstone.data.example_rows import ExampleBatch, Examples
@@ -88,7 +89,7 @@ class ExampleBatches:
         weights: str | Mapping[str, float] | None = None,
         shuffle: bool = True,
     ) -> None:
-        _check_size(batch_size)
+        check_whole("batch_size", batch_size, 1)
         self.examples, self.batch_size, self.reads = examples, batch_size, reads
         self.seed, self.shuffle = seed, shuffle
         self.weights = examples.label_weights(weights)
@@ -155,12 +156,7 @@ def evaluation_batches(
     examples: Examples, batch_size: int, *, reads: str = "first"
 ) -> Iterator[ExampleBatch]:
     """All windows in their order; those of a row follow each other, if need be in two batches."""
-    _check_size(batch_size)
+    check_whole("batch_size", batch_size, 1)
     for number, first in enumerate(range(0, len(examples), batch_size)):
         windows = np.arange(first, min(first + batch_size, len(examples)))
         yield examples.batch(windows, number, reads=reads)
-
-
-def _check_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise BedstoneError(f"batch_size: {batch_size} is out of range; expected 1 or more.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bedstone.checks import check_whole
 from bedstone.data.batches import Batch, Windows, check_enough, check_identity, make_batch
 from bedstone.data.sources import Source
 from bedstone.data.tokenizer import Tokenizer
@@ -48,9 +49,8 @@ class StreamedBatches:
                 f"validation_share: {validation_share} is out of range; expected 0 or more, "
                 "below 1."
             )
-        for name, value in (("context", context), ("batch_size", batch_size)):
-            if value < 1:
-                raise BedstoneError(f"{name}: {value} is out of range; expected 1 or more.")
+        check_whole("context", context, 1)
+        check_whole("batch_size", batch_size, 1)
         self.source, self.tokenizer = source, tokenizer
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.validation_share, self.block_tokens = validation_share, block_tokens

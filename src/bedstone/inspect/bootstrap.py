@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bedstone.checks import check_whole
 from bedstone.errors import BedstoneError
 
 AT_ONCE = 4_000_000  # draws held in memory at one time
@@ -39,8 +40,7 @@ def bootstrap(
     """
     if not np.sum(rows):
         raise BedstoneError("bootstrap: there are no rows to draw from.")
-    if resamples < 1:
-        raise BedstoneError(f"resamples: {resamples} was given; expected 1 or more.")
+    check_whole("resamples", resamples, 1)
     if not 0 < confidence < 1:
         raise BedstoneError(f"confidence: {confidence} was given; expected a share such as 0.95.")
     drawn = _draws(rows, resamples, np.random.default_rng(seed))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import Head, HeadConfig, Headed, PretrainingHeads
 from bedstone.nn.attention import SelfAttention
@@ -78,11 +79,8 @@ class BertConfig:
             fill("pad_id", 1 if self.layout == "roberta" else 0)
         if self.segments is None:
             fill("segments", {"bert": 2, "roberta": 1, "distilbert": 0}[self.layout])
-        for name in ("vocab_size", "width", "layers", "heads", "hidden", "context"):
-            if getattr(self, name) < 1:
-                raise BedstoneError(
-                    f"model.{name}: {getattr(self, name)} was given; it must be at least 1."
-                )
+        sizes = ("vocab_size", "width", "layers", "heads", "hidden", "context")
+        at_least(self, 1, *sizes, prefix="model.")
         if self.width % self.heads:
             raise BedstoneError(
                 f"model.heads: {self.heads} doesn't divide the width {self.width}; choose a "

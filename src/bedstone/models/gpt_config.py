@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.layers import ACTIVATIONS
@@ -91,11 +92,7 @@ class GPTConfig:
     def _check(self) -> None:
         """Raises BedstoneError for a shape that can't be built."""
         sizes = ("vocab_size", "width", "layers", "heads", "head_width", "hidden", "context")
-        for name in (*sizes, "kv_heads"):
-            if getattr(self, name) < 1:
-                raise BedstoneError(
-                    f"model.{name}: {getattr(self, name)} was given; it must be at least 1."
-                )
+        at_least(self, 1, *sizes, "kv_heads", prefix="model.")
         if self.heads % self.kv_heads:
             raise BedstoneError(
                 f"model.kv_heads: {self.kv_heads} doesn't divide the {self.heads} heads; "

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from bedstone.checks import check_whole
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.quantize import TARGETS, QuantizedLinear
 from bedstone.nn.stack import Stack
@@ -39,8 +40,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         for name, rank in {"rank": self.rank, **self.ranks}.items():
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise BedstoneError(f"lora.{name}: {rank!r} was given; expected at least 1.")
+            check_whole(f"lora.{name}", rank, 1)
         if not 0.0 <= self.dropout < 1.0:
             raise BedstoneError(
                 f"lora.dropout: {self.dropout!r} was given; expected 0 or more, below 1."

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 
 # In the order in which older files, which name each by a switch of its own, join them.
@@ -47,8 +48,7 @@ class Pooling:
                 raise BedstoneError(f"pooling: mode {mode!r} is unknown{nearest(mode, MODES)}.")
         if not self.modes:
             raise BedstoneError(f"pooling: no mode was given; expected some of {', '.join(MODES)}.")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise BedstoneError(f"pooling: max_tokens is {self.max_tokens}; it must be at least 1.")
+        at_least(self, 1, "max_tokens", prefix="pooling.", optional=True)
 
 
 def pool(
