@@ -11,6 +11,7 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.data.inputs import Input
 from bedstone.data.packing import Packed
 from bedstone.errors import BedstoneError, nearest
+from bedstone.models.heads import HeadConfig
 from bedstone.tasks.task import Options, Prepared, Reader, at_least, shown, text_of
 
 FUNCTIONS = ("default", "sigmoid", "softmax", "none")
@@ -78,28 +79,28 @@ class TextClassification(Reader):
     def finish(
         self, row: Any, windows: list[Input], outputs: list[Any], options: ClassifyOptions
     ) -> Any:
-        scores = self._scores(torch.stack(outputs).mean(0), options)
-        labels = self.model.config.head.labels
+        head = self.model.config.head
+        scores = scores_of(head, torch.stack(outputs).mean(0), options.function_to_apply)
         named = [
             {"label": label, "score": score}
-            for label, score in zip(labels, scores.tolist(), strict=True)
+            for label, score in zip(head.labels, scores.tolist(), strict=True)
         ]
         if options.top_k == "" and options.return_all_scores:
             return named
         best = sorted(named, key=lambda each: each["score"], reverse=True)
         return best[0] if options.top_k == "" else best[: options.top_k]
 
-    def _scores(self, logits: Tensor, options: ClassifyOptions) -> Tensor:
-        """(L,) outputs to scores."""
-        head = self.model.config.head
-        function = (options.function_to_apply or "default").lower()
-        if function == "default":
-            function = PROBLEM_FUNCTIONS[head.problem]
-            if function == "softmax" and len(head.labels) == 1:
-                function = "sigmoid"
-        if function == "none":
-            return logits
-        return logits.sigmoid() if function == "sigmoid" else logits.softmax(-1)
+
+def scores_of(head: HeadConfig, logits: Tensor, function: str | None) -> Tensor:
+    """A head's (L,) outputs as scores, by one of `FUNCTIONS`; None is default."""
+    function = (function or "default").lower()
+    if function == "default":
+        function = PROBLEM_FUNCTIONS[head.problem]
+        if function == "softmax" and len(head.labels) == 1:
+            function = "sigmoid"
+    if function == "none":
+        return logits
+    return logits.sigmoid() if function == "sigmoid" else logits.softmax(-1)
 
 
 def text_and_pair(value: Any) -> tuple[str, str | None]:

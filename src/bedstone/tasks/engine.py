@@ -82,7 +82,7 @@ class Engine:
             packed = pack(rows)
             asked = None if places is None else torch.tensor(places(packed, rows))
             asked = None if asked is None else asked.to(self.device)
-            states = self.network.packed_states(_moved(packed, self.device), asked)
+            states = self.network.packed_states(moved(packed, self.device), asked)
             for number, output in zip(part, read(states, packed, rows), strict=True):
                 done[number] = output
 
@@ -150,7 +150,8 @@ def _on_all_cores(work: Callable[[list[int]], None], parts: Sequence[list[int]])
         torch.set_num_threads(threads)
 
 
-def _moved(packed: Packed, device: torch.device) -> Packed:
+def moved(packed: Packed, device: torch.device) -> Packed:
+    """The rows with their tensors there."""
     if device.type == "cpu":
         return packed
     names = ("ids", "types", "positions", "documents")

@@ -78,19 +78,25 @@ class Task:
         name: as users know it.
         asks: what the model has to have, for the error message.
         settings: the class of its options.
+        reads: what its inputs are.
     """
 
     name: ClassVar[str]
     asks: ClassVar[str]
-    settings: ClassVar[type[Options]] = Options
+    settings: ClassVar[type[Any]] = Options
+    reads: ClassVar[str] = "text"  # or "pictures", or "both"
 
     def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
         self.model = model
         self.options = self._options(self.settings(), options)
-        self.engine = Engine(model, precision)
-        self.tokenizer = self.engine.tokenizer
+        self.open(precision)
         self.given = frozenset(options)
         self._told: set[str] = set()
+
+    def open(self, precision: str) -> None:
+        """Makes the model ready to read."""
+        self.engine = Engine(self.model, precision)
+        self.tokenizer = self.engine.tokenizer
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -116,7 +122,8 @@ class Task:
             return list(self.stream(inputs, chosen, chosen.batch_size or BUFFER))
         if isinstance(inputs, Iterable):
             return self.stream(inputs, chosen, chosen.batch_size or 1)
-        raise BedstoneError(f"{self.name}: {shown(inputs)} was given; expected text, or a list.")
+        kind = "a picture" if self.reads == "pictures" else "text"
+        raise BedstoneError(f"{self.name}: {shown(inputs)} was given; expected {kind}, or a list.")
 
     def is_one(self, inputs: Any) -> bool:
         """Whether it is one input, not several."""

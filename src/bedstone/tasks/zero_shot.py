@@ -43,13 +43,7 @@ class ZeroShotOptions(EmbedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.candidate_labels
-        parts = given.split(",") if isinstance(given, str) else given
-        if not isinstance(parts, list | tuple):
-            raise BedstoneError(f"candidate_labels: {shown(given)} was given; expected a list.")
-        for label in parts:
-            if not isinstance(label, str) or (not label.strip() and not isinstance(given, str)):
-                raise BedstoneError(f"candidate_labels: holds {shown(label)}; expected names.")
+        label_names(self.candidate_labels)
         if self.multi_class is not None:
             object.__setattr__(self, "multi_label", self.multi_class)
         template = self.hypothesis_template
@@ -62,9 +56,23 @@ class ZeroShotOptions(EmbedOptions):
     @property
     def labels(self) -> tuple[str, ...]:
         """The candidates, one by one."""
-        given = self.candidate_labels
-        parts = given.split(",") if isinstance(given, str) else given
-        return tuple(label.strip() for label in parts if label.strip())
+        return label_names(self.candidate_labels)
+
+
+def label_names(given: Any) -> tuple[str, ...]:
+    """Candidate labels, one by one: of a list, or of one string with commas between.
+
+    Raises:
+        BedstoneError: they are no names.
+    """
+    if isinstance(given, str):
+        return tuple(label.strip() for label in given.split(",") if label.strip())
+    if not isinstance(given, list | tuple):
+        raise BedstoneError(f"candidate_labels: {shown(given)} was given; expected a list.")
+    for label in given:
+        if not isinstance(label, str) or not label.strip():
+            raise BedstoneError(f"candidate_labels: holds {shown(label)}; expected names.")
+    return tuple(given)
 
 
 def _filled(template: Any, label: str) -> str:
