@@ -1,0 +1,256 @@
+"""`bedstone calibrate`: a policy's scores become probabilities, and its thresholds are proposed.
+
+One share of a labelled sample is learnt from, the other is held out and measured on.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bedstone.commands.fit_policy import Parts, fit_policy
+from bedstone.commands.opening import open_model
+from bedstone.data.illustrated import illustrated
+from bedstone.data.labelled import LabelledRows
+from bedstone.data.reading import check_text
+from bedstone.errors import BedstoneError, nearest
+from bedstone.inspect.calibration import FIGURES, detection
+from bedstone.inspect.calibration_plots import draw_calibration
+from bedstone.inspect.figures import Figures
+from bedstone.runtime import pick_device
+from bedstone.tasks.moderate import Moderation, Post, probabilities
+from bedstone.tasks.pipeline import check_head
+from bedstone.tasks.policy import Policy, read_policy
+from bedstone.train.progress import ProgressBar
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How to calibrate.
+
+    Attributes:
+        method: platt, isotonic or direction; see `tasks.probabilities`.
+        precision, recall: the least that thresholds are to give, one of them; else the best F1.
+        clean: labels of posts that are of no category.
+        held_out: the share of the sample that is measured on.
+        most: rows taken of the sample, at most; 0 takes all.
+        seed: which they are.
+    """
+
+    method: str = "platt"
+    precision: float | None = None
+    recall: float | None = None
+    clean: Sequence[str] = ()
+    held_out: float = 0.5
+    most: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a calibration gave.
+
+    Attributes:
+        policy: as written into the file `out`.
+        before, after: figures of the rows held out, by the policy as given and as calibrated.
+        thresholds: of the categories, before and after.
+        notes: what the user should know of categories.
+    """
+
+    policy: Policy
+    before: Figures
+    after: Figures
+    thresholds: tuple[list[float], list[float]]
+    notes: list[str]
+    out: Path
+
+
+def calibrate(
+    policy_file: str,
+    model_path: str,
+    sample: str,
+    wishes: Wishes | None = None,
+    *,
+    columns: dict[str, str] | None = None,
+    out: str | None = None,
+    picture: str | None = None,
+    as_json: bool = False,
+    precision: str = "auto",
+    device: str = "auto",
+) -> Calibrated:
+    """Writes the calibrated policy and prints its figures beside those of the policy as given.
+
+    Args:
+        sample: rows with `text`, `image` (or `file_name`) or both, and `label`: a category, a list
+            of them, or one of `wishes.clean`.
+        columns: which column holds the text or the label, where the usual names aren't used.
+        out: the file to write; NAME.calibrated.yaml beside the policy where None.
+        picture: a PNG for precision and recall by threshold.
+        precision: of matrix products.
+
+    Raises:
+        BedstoneError: the policy, the model or a row can't be used, or there are too few of one
+            category.
+    """
+    wishes = wishes or Wishes()
+    bare = _uncalibrated(read_policy(policy_file))
+    rows = illustrated(sample, columns=columns)
+    if wishes.most:
+        rows = rows.take(wishes.most, wishes.seed)
+    sides = [read_posts(side, bare, wishes.clean) for side in rows.hold_out(wishes.held_out)]
+    (learnt, known), (held, truth) = sides
+    if not truth.any(0).all():
+        lacking = list(bare.categories)[int(truth.any(0).argmin())]
+        raise BedstoneError(
+            f"sample: none of the {len(held):,} rows held out is labelled {lacking!r}, so it can't "
+            "be measured. Give more labelled rows of it."
+        )
+    model = open_model(model_path, device=pick_device(device))
+    check_head(Moderation, model)
+    task = Moderation(model, precision=precision)
+    with ProgressBar("reading posts", quiet=as_json) as bar:
+        found = [task.scored(posts, bare) for posts in _told(bar, learnt, held)]
+    fitted = fit_policy(
+        bare,
+        found[0],
+        known,
+        method=wishes.method,
+        precision=wishes.precision,
+        recall=wishes.recall,
+        seed=wishes.seed,
+    )
+    scores = [_probabilities(policy, found[1], len(held)) for policy in (bare, fitted.policy)]
+    before, after = (
+        detection(each, truth, _thresholds(policy), list(bare.categories), seed=wishes.seed)
+        for each, policy in zip(scores, (bare, fitted.policy), strict=True)
+    )
+    fingerprint, weights = task.made_for(bare)
+    kept = {
+        "policy": fingerprint,
+        "model": weights,
+        "method": wishes.method,
+        "learnt_from": len(learnt),
+        "held_out": {name: float(f"{value:.4g}") for name, value in after.flat().items()},
+    }
+    policy = dataclasses.replace(fitted.policy, calibrated=kept)
+    source = Path(policy_file)
+    path = Path(out) if out else source.with_name(f"{source.stem}.calibrated.yaml")
+    command = f"bedstone calibrate {source.name} {model_path} {Path(sample).name}"
+    policy.write(path, f"Written by {command}: mend {source.name} and run it again.")
+    if picture is not None and not draw_calibration(
+        scores[1], truth, _thresholds(policy), list(policy.categories), picture, source.name
+    ):
+        raise BedstoneError(
+            f"{picture}: was not drawn, as matplotlib is not installed. Run: pip install "
+            f"'bedstone[train]'. {path} is written."
+        )
+    thresholds = (_thresholds(bare), _thresholds(policy))
+    done = Calibrated(policy, before, after, thresholds, fitted.notes, path)
+    _show(done, len(learnt), as_json)
+    return done
+
+
+def read_posts(
+    rows: LabelledRows, policy: Policy, clean: Sequence[str] = ()
+) -> tuple[list[Post], np.ndarray]:
+    """The posts of labelled rows, and (n, C) whether a category holds.
+
+    Raises:
+        BedstoneError: a row has neither text nor picture, no label, or one that is unknown.
+    """
+    text, column = rows.column("text"), rows.need("label")
+    names = list(policy.categories)
+    posts, truth = [], np.zeros((len(rows), len(names)), dtype=bool)
+    told = rows.names.get(column)
+    for number, row in enumerate(rows.rows):
+        words = row.get(text) if text else None
+        if words is not None:
+            check_text(words, f"{rows.where(number)}: column {text!r}")
+        if words is None and row["image"] is None:
+            raise BedstoneError(
+                f"{rows.where(number)}: has neither a text nor a picture. Fill one in, or leave "
+                "the row out."
+            )
+        posts.append(Post(words, row["image"]))
+        value = rows.value(number, column)
+        for label in value if isinstance(value, list | tuple) else [value]:
+            if told and isinstance(label, int):
+                label = told[label]
+            if label in names:
+                truth[number, names.index(label)] = True
+            elif label not in clean:
+                guess = nearest(str(label), [*names, *clean])
+                raise rows.fault(
+                    number,
+                    column,
+                    f"is {str(label)[:60]!r}, which is no category of the policy{guess}".rstrip(
+                        "."
+                    ),
+                    f"If such posts are of no category, say --clean {label}.",
+                )
+    return posts, truth
+
+
+def _uncalibrated(policy: Policy) -> Policy:
+    bare = {
+        name: dataclasses.replace(each, calibration={}) for name, each in policy.categories.items()
+    }
+    return dataclasses.replace(policy, categories=bare, calibrated={})
+
+
+def _told(bar: ProgressBar, *sides: Sequence[Post]) -> Iterator[Sequence[Post]]:
+    total, done = sum(map(len, sides)), 0
+    for posts in sides:
+        yield posts
+        done += len(posts)
+        bar.update(done / total)
+
+
+def _probabilities(policy: Policy, parts: Parts, count: int) -> np.ndarray:
+    """(n, C) scores of posts: of their parts the higher."""
+    scores = np.zeros((count, len(policy.categories)))
+    for part, (numbers, scored) in parts.items():
+        own = np.array(list(numbers))
+        scores[own] = np.maximum(scores[own], probabilities(policy, part, scored))
+    return scores
+
+
+def _thresholds(policy: Policy) -> list[float]:
+    return [each.threshold for each in policy.categories.values()]
+
+
+def _show(done: Calibrated, learnt: int, as_json: bool) -> None:
+    """Prints the figures, before and after."""
+    sides = {"as given": done.before, "calibrated": done.after}
+    if as_json:
+        records = {name: figures.record() for name, figures in sides.items()}
+        thresholds = dict(zip(done.policy.categories, done.thresholds[1], strict=True))
+        line = {**records, "thresholds": thresholds, "notes": done.notes, "policy": str(done.out)}
+        print(json.dumps(line, ensure_ascii=False))
+        return
+    console = Console(highlight=False)
+    for number, name in enumerate(done.policy.categories):
+        title = f"{name}: {done.after.support[name]:,} of {done.after.rows:,} rows held out"
+        table = Table(title=Text(title), title_justify="left")
+        table.add_column()
+        for side in sides:
+            table.add_column(side, justify="right")
+        table.add_row("threshold", *(f"{each[number]:.3f}" for each in done.thresholds))
+        for figure in FIGURES:
+            table.add_row(figure, *(_cell(each, f"{figure}/{name}") for each in sides.values()))
+        console.print(table)
+    for note in done.notes:
+        console.print(Text(note, style="yellow"))
+    told = f"learnt from {learnt:,} rows; in brackets 95 % of resamples; written: {done.out}"
+    console.print(Text(told))
+
+
+def _cell(figures: Figures, name: str) -> str:
+    low, high = figures.intervals.get(name, (figures[name], figures[name]))
+    return f"{figures[name]:.3f} ({low:.3f}-{high:.3f})"
