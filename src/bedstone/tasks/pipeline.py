@@ -13,6 +13,7 @@ from bedstone.checkpoints.artefact import Model, load
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
+from bedstone.tasks.picture_engine import sees
 from bedstone.tasks.task import Task
 
 TASKS = {
@@ -26,6 +27,10 @@ TASKS = {
     "sentence-similarity": "embed:SentenceSimilarity",
     "semantic-search": "search:SemanticSearch",
     "text-generation": "write:TextGeneration",
+    "image-classification": "see:ImageClassification",
+    "zero-shot-image-classification": "see:ZeroShotImageClassification",
+    "image-feature-extraction": "see:ImageFeatureExtraction",
+    "moderation": "moderate:Moderation",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
@@ -88,16 +93,21 @@ def task_class(task: str) -> type[Task]:
 
 def check_head(kind: type[Task], model: Model) -> None:
     """Raises BedstoneError if the model lacks what the task needs."""
-    if kind.fits(model):
+    if _fits(kind, model):
         return
-    head = model.config.head
-    labels = f" with the labels {', '.join(head.labels[:8])}" if head.labels else ""
-    able = [name for name in TASKS if task_class(name).fits(model)]
+    head = getattr(model.config, "head", None)  # none where two towers are compared
+    labels = f" with the labels {', '.join(head.labels[:8])}" if head and head.labels else ""
+    has = f"has the head {head.kind!r}{labels}" if head else f"is a {model.config.layout}"
+    able = [name for name in TASKS if _fits(task_class(name), model)]
     raise BedstoneError(
-        f"{kind.name}: needs {kind.asks}; {model.path or 'this model'} has the head "
-        f"{head.kind!r}{labels}, which can do {', '.join(able) or 'no task'}. Choose one of "
-        "these, or fine-tune the model for the task."
+        f"{kind.name}: needs {kind.asks}; {model.path or 'this model'} {has}, which can do "
+        f"{', '.join(able) or 'no task'}. Choose one of these, or fine-tune the model for the task."
     )
+
+
+def _fits(kind: type[Task], model: Model) -> bool:
+    able = kind.reads == "both" or (kind.reads == "pictures") == sees(model)
+    return able and kind.fits(model)
 
 
 def _with_tokenizer(model: Model, tokenizer: Tokenizer | str | Path) -> Model:
