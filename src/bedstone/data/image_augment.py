@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from bedstone.checks import check_whole
 from bedstone.errors import BedstoneError
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -60,6 +61,7 @@ class ImageAugment:
         _check("hue", self.hue, 0, 0.5)
         _check("rotation", self.rotation, 0, 180)
         _check("size", self.size, 0, 16384)
+        check_whole("augment.size", self.size, 0)
         for name, least, most in (
             ("crop", 0.01, 1),
             ("erase_area", 0.001, 1),

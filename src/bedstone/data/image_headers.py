@@ -4,6 +4,7 @@ Pillow checks sizes too, but some of its decoders fill memory while they open a 
 through any number of passes; what they would do is told here from a few bytes.
 """
 
+import codecs
 import re
 
 # In JPEG's coded data FF 00 is a plain FF and FF D0..D7 mark restarts; any other is a segment.
@@ -85,9 +86,11 @@ def looks_like(data: bytes) -> str:
         return "SVG" if b"<svg" in data[:4096].lower() else "XML"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page"
-    if text and all(byte >= 32 or byte in b"\t\r\n" for byte in text):
-        return "text"
-    return ""
+    try:
+        words = codecs.getincrementaldecoder("utf-8")().decode(text)  # its end may be cut
+    except UnicodeDecodeError:
+        return ""
+    return "text" if words and all(c.isprintable() or c.isspace() for c in words) else ""
 
 
 def _small(data: bytes, at: int) -> int:

@@ -31,7 +31,7 @@ from bedstone.files import read_json, write_json
 FILE = "preprocessor_config.json"
 WHOLE = "processor_config.json"  # version 5 writes it for tokenizer and pictures together
 
-_LARGE = 16  # times the crop's pixels: beyond, only what the crop keeps is resized
+_LARGE = 4 * 1024**2  # pixels of a resized picture: beyond, only what the crop keeps is made
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ImageProcessor:
             )
         height, width = picture.shape[:2]
         target = self._resized(height, width)
-        if self.crop is not None and target[0] * target[1] > _LARGE * self.crop[0] * self.crop[1]:
+        if self.crop is not None and target[0] * target[1] > _LARGE:
             return self._kept_part(picture, target)
         if target != (height, width):
             image = Image.fromarray(np.ascontiguousarray(picture))

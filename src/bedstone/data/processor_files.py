@@ -85,7 +85,7 @@ def from_published(values: Any, where: str) -> dict[str, Any]:
             "mean": _three(said.get("image_mean", mean)),
             "std": _three(said.get("image_std", std)),
             "rescale": float(said.get("rescale_factor", 1 / 255)),
-            "convert_rgb": bool(said.get("do_convert_rgb", kind != "vit")),
+            "convert_rgb": bool(said.get("do_convert_rgb", True)),
         }
     except (TypeError, ValueError) as error:
         raise BedstoneError(f"{where}: a value doesn't fit ({error}).") from error
