@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bedstone.commands.arguments import parser_of
+from bedstone.commands.moderation_lines import calibrate_
 from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
 from bedstone.recipes import FinetuneRecipe
@@ -137,6 +138,7 @@ def run_(
     context: str | None = None,
     field: list[str] = [],  # noqa: B006, a signature is the command line
     option: list[str] = [],  # noqa: B006
+    policy: str | None = None,
     json: bool = False,
     precision: str = "auto",
     device: str = "auto",
@@ -157,13 +159,14 @@ def run_(
         context: for question-answering, the text that holds the answers, or its file.
         field: for information-extraction, name=question; may be given several times.
         option: an option of the task, key=value; may be given several times.
+        policy: for moderation, the policy's file.
         json: print one JSON object an input.
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
     """
     from bedstone.commands.run import Given, run
 
-    given = Given(text, file, column, context, field)
+    given = Given(text, file, column, context, field, policy)
     run(task, model, given, option, as_json=json, precision=precision, device=device)
 
 
@@ -240,7 +243,17 @@ def demo_(out: str = "runs/demo", minutes: float = 7.0) -> None:
 # load the lazy public name that is there.
 COMMANDS: dict[str, Callable[..., None]] = {
     command.__name__.rstrip("_"): command
-    for command in (pretrain_, finetune_, resume_, generate_, run_, evaluate_, info_, demo_)
+    for command in (
+        pretrain_,
+        finetune_,
+        resume_,
+        generate_,
+        run_,
+        evaluate_,
+        calibrate_,
+        info_,
+        demo_,
+    )
 }
 
 

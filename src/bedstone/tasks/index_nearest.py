@@ -49,7 +49,7 @@ class Approximate:
         """One line for people."""
         return (
             f"approximate search finds {self.recall:.1%} of the true {TOP} nearest "
-            f"({self.queries} queries, {self.rows:,} rows); a query takes {self.milliseconds:.1f} ms"
+            f"({self.queries} queries, {self.rows:,} rows), in {self.milliseconds:.1f} ms a query"
         )
 
 
