@@ -19,7 +19,7 @@ _TINTS = (  # a light colour and its neighbour, for each tint
     ((240, 232, 244), (224, 212, 232)),  # lilac
     ((243, 243, 241), (222, 222, 220)),  # chalk
 )
-_CACHED = 128  # pictures of at most this side are kept: 49 kB each at 64
+_CACHED = 256  # pictures of at most this side are kept: 12 kB each at 64
 
 
 def soft(distance: Field, width: float) -> Field:
@@ -120,12 +120,13 @@ _PAINTERS: dict[str, Callable[[Field, Field, float, int, int], Field]] = {
 
 def paint(name: str, tint: int, variant: int, size: int) -> Field:
     """A background (size, size, 3), 0 to 255, that the caller may draw on."""
-    return (_kept if size <= _CACHED else _painted)(name, tint, variant, size).copy()
+    return (_kept if size <= _CACHED else _painted)(name, tint, variant, size).astype(np.float32)
 
 
-def _painted(name: str, tint: int, variant: int, size: int) -> Field:
+def _painted(name: str, tint: int, variant: int, size: int) -> NDArray[np.uint8]:
     middle = (np.arange(size, dtype=np.float32) + 0.5) / size
-    return _PAINTERS[name](middle[None, :], middle[:, None], 1 / size, tint, variant)
+    painted = _PAINTERS[name](middle[None, :], middle[:, None], 1 / size, tint, variant)
+    return (painted + 0.5).astype(np.uint8)
 
 
 _kept = functools.lru_cache(maxsize=256)(_painted)

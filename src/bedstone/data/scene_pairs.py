@@ -52,9 +52,10 @@ def scene_pairs(
 
 
 def measured_scenes(
-    split: str = "test", *, size: int = 64, ones: int = ONES, several: int = SEVERAL
+    split: str = "test", *, size: int = 64, ones: int | None = None, several: int | None = None
 ) -> PairRows:
-    """Scenes of a split with held-out combinations: `ones` of one thing, `several` of more.
+    """Scenes of a split with held-out combinations: `ones` of one thing (320), `several` of
+    more (100).
 
     Raises:
         BedstoneError: no such split.
@@ -62,13 +63,13 @@ def measured_scenes(
     if split not in scenes.HELD_OUT:
         raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, scenes.HELD_OUT)}.")
     pairs = []
-    for number in range(ones):
+    for number in range(ONES if ones is None else ones):
         scene = scenes.make_scene(number, split=split, objects=(1, 1))
         label = _class(*scene.objects[0].pair)
         texts = tuple(form.replace("{label}", label) for form in TEMPLATES)
         picture = partial(scenes.draw, scene, size)
         pairs.append(Pair(picture, texts, label=label, made=True, place=f"{split} one {number}"))
-    for number in range(several):
+    for number in range(SEVERAL if several is None else several):
         scene = scenes.make_scene(number, split=split, objects=(2, 5))
         text = scenes.captions(scene)[0]
         picture = partial(scenes.draw, scene, size)

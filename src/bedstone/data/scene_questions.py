@@ -105,7 +105,8 @@ def _unique(scene: Scene, dice: Dice) -> list[tuple[Thing, str]]:
     """Things with a phrase that means no other, in random order."""
     found = []
     for thing in dice.shuffled(scene.objects):
-        told = [f"the {name(scene, thing)}"] if name(scene, thing) else []
+        phrase = name(scene, thing)
+        told = [f"the {phrase}"] if phrase else []
         told += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
         told += [f"the {thing.colour} object"] * (len(matching(scene, colour=thing.colour)) == 1)
         if told:

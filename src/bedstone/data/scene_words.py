@@ -93,19 +93,14 @@ def listed(parts: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
-def names(scene: Scene, thing: Thing) -> list[str]:
-    """The phrases that mean this thing and no other of its scene, the plainest first."""
-    pair = {"colour": thing.colour, "shape": thing.shape}
-    found = []
-    if matching(scene, **pair) == [thing]:
-        found.append(f"{thing.colour} {thing.shape}")
-    if matching(scene, **pair, size=thing.size) == [thing]:
-        found.append(f"{thing.size} {thing.colour} {thing.shape}")
-    return found
-
-
 def name(scene: Scene, thing: Thing) -> str | None:
-    return next(iter(names(scene, thing)), None)
+    """The plainest phrase that means this thing and no other; None if there is none."""
+    alike = [other for other in scene.objects if other.pair == thing.pair]
+    if len(alike) == 1:
+        return f"{thing.colour} {thing.shape}"
+    if [other.size for other in alike].count(thing.size) == 1:
+        return f"{thing.size} {thing.colour} {thing.shape}"
+    return None
 
 
 def captions(scene: Scene) -> tuple[str, ...]:
@@ -161,9 +156,10 @@ Values = dict[str, str | None]
 def _named(scene: Scene, letter: str, thing: Thing) -> Values:
     where = place(thing)
     texture = "" if thing.texture == "plain" else f"{thing.texture} "
+    phrase = name(scene, thing)
     return {
-        letter: f"a {name(scene, thing)}",
-        f"the_{letter}": f"the {name(scene, thing)}",
+        letter: f"a {phrase}",
+        f"the_{letter}": f"the {phrase}",
         f"place_{letter}": PLACES[where] if where else None,
         f"full_{letter}": f"a {thing.size} {texture}{thing.colour} {thing.shape}",
     }
