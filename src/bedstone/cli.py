@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from bedstone.commands.arguments import parser_of
 from bedstone.commands.moderation_lines import calibrate_
+from bedstone.commands.picture_lines import index_, search_
 from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
 from bedstone.recipes import FinetuneRecipe
@@ -249,6 +250,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
         resume_,
         generate_,
         run_,
+        index_,
+        search_,
         evaluate_,
         calibrate_,
         info_,

@@ -82,7 +82,7 @@ def among(keys: Sequence[str]) -> str:
 
 def refusal(where: str, told: str, columns: Mapping[str, Kind]) -> str:
     """What is wrong with a condition, of which LanceDB told in its words."""
-    if unknown := re.search(r"No field named [`\"]?(.+?)[`\"]?\. Valid", told):
+    if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", told):
         name = unknown[1]
         return f"where {where!r}: there is no column {name!r}{nearest(name, ['key', *columns])}"
     have = ", ".join(f"{name} ({kind})" for name, kind in {"key": "text", **columns}.items())
