@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bedstone.commands import run_posts
 from bedstone.commands.opening import open_model
 from bedstone.commands.run_tables import shown
 from bedstone.data.labelled import open_rows
@@ -33,6 +34,7 @@ class Given:
     column: str | None = None
     context: str | None = None
     fields: Sequence[str] = field(default_factory=list)
+    policy: str | None = None
 
 
 def run(
@@ -72,10 +74,10 @@ def run(
     console = Console(soft_wrap=False, highlight=False)
     for value, result in _results(ready, inputs, chosen):
         if as_json:
-            line = {"input": value, "result": result}
+            line = {"input": run_posts.told(value), "result": result}
             print(json.dumps(line, ensure_ascii=False, default=float), flush=True)
         else:
-            console.print(*shown(value, result), sep="\n")
+            console.print(*shown(run_posts.told(value), result), sep="\n")
 
 
 def _results(
@@ -124,14 +126,18 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
         raise BedstoneError(f"--context: {task} takes none; question-answering does.")
     if given.fields and task != "information-extraction":
         raise BedstoneError(f"--field: {task} takes none; information-extraction does.")
+    if given.policy is not None and task != "moderation":
+        raise BedstoneError(f"--policy: {task} takes none; moderation does.")
     texts = [line for text in given.texts for line in (_stdin() if text == "-" else [text])]
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {} if given.policy is None else {"policy": given.policy}
     inputs: list[Any]
     if task == "semantic-search":
         inputs, more = texts, {"file": given.file, "column": given.column}
         more = {key: value for key, value in more.items() if value is not None}
     elif task == "question-answering":
         inputs = _questions(texts, given)
+    elif task in run_posts.TASKS:
+        inputs = run_posts.posts(texts, given.file, given.column)
     else:
         inputs = [*texts, *(_of_file(given) if given.file else [])]
     if task == "sentence-similarity":

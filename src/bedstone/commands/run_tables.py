@@ -24,6 +24,9 @@ def shown(value: Any, result: Any) -> list[RenderableType]:
 
 
 def _tables(result: Any) -> list[RenderableType]:
+    if isinstance(result, Mapping) and "reason" in result:  # of moderation
+        told = Text(f"{result['action']}: {result['reason']}")
+        return [told, _table(result["categories"])]
     if isinstance(result, Mapping):
         return [_table(_rows_of(result))]
     if isinstance(result, list) and result and all(isinstance(one, Mapping) for one in result):
