@@ -246,9 +246,9 @@ def _show(done: Calibrated, learnt: int, as_json: bool) -> None:
             table.add_row(figure, *(_cell(each, f"{figure}/{name}") for each in sides.values()))
         console.print(table)
     for note in done.notes:
-        console.print(Text(note, style="yellow"))
+        console.print(Text(note, style="yellow"), soft_wrap=True)
     told = f"learnt from {learnt:,} rows; in brackets 95 % of resamples; written: {done.out}"
-    console.print(Text(told))
+    console.print(Text(told), soft_wrap=True)
 
 
 def _cell(figures: Figures, name: str) -> str:
