@@ -7,7 +7,7 @@ and matrix products are in the precision asked for.
 
 import copy
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.context import Context
-from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh
+from bedstone.nn.convolution import ConvNorm
+from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora_layers import LoRALinear
 from bedstone.nn.packed import PackedLinear
+from bedstone.nn.patches import PatchEmbed, chosen, patchify
 from bedstone.nn.positions import Rotary
 from bedstone.nn.quantize import QuantizedLinear
 from bedstone.nn.residual import PostNorm, PreNorm
@@ -25,7 +27,13 @@ from bedstone.nn.stack import Stack
 
 Network = TypeVar("Network", bound=nn.Module)
 _MARK = "_ready_for"
-FUSED = {F.gelu: ("gelu", "none"), gelu_tanh: ("gelu", "tanh"), F.relu: ("relu", "")}
+FUSED = {
+    F.gelu: ("gelu", "none"),
+    gelu_tanh: ("gelu", "tanh"),
+    F.relu: ("relu", ""),
+    F.silu: ("swish", ""),
+}
+QUICK = 1.702  # of quick_gelu
 
 
 def for_inference(
@@ -55,12 +63,18 @@ def for_inference(
             for name, weight in list(plain.named_parameters()):
                 setattr(plain, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
             memo[id(module)] = plain
+        elif isinstance(module, ConvNorm):
+            memo[id(module)] = module.folded(dtype)
     dtypes = {} if late is None else {id(weight): late for weight in _late_weights(network)}
     for weight in network.parameters():
         cast = weight.detach()
         if id(weight) not in norms and weight.is_floating_point():
             cast = cast.to(dtypes.get(id(weight), dtype))
         memo[id(weight)] = nn.Parameter(cast, requires_grad=False)
+    for module in network.modules():
+        if type(module) is MLP and module.activation is quick_gelu:
+            if _all_linear(module.up, module.down):
+                memo[id(module)] = _as_swish(module, dtypes.get(id(module.up.weight), dtype))
     ready = copy.deepcopy(network, memo)
     _edit(ready, dtype)
     ready.eval()  # the new parts too: some drop out in training
@@ -75,6 +89,20 @@ def _late_weights(network: nn.Module) -> Iterator[nn.Parameter]:
             for part in block.modules():
                 if isinstance(part, MLP | GatedMLP):
                     yield from part.parameters()
+
+
+def _as_swish(mlp: MLP, dtype: torch.dtype) -> MLP:
+    """The same MLP with an activation that fuses: x sigmoid(s x) is swish(s x) / s.
+
+    The factors go into the weights before those are rounded.
+    """
+    twin = MLP(1, 1, F.silu, bias=False)
+    for own, source, factor in ((twin.up, mlp.up, QUICK), (twin.down, mlp.down, 1 / QUICK)):
+        own.weight = nn.Parameter((source.weight.detach() * factor).to(dtype), False)
+        if source.bias is not None:
+            bias = source.bias.detach() * (QUICK if source is mlp.up else 1.0)
+            own.bias = nn.Parameter(bias.to(dtype), False)
+    return twin
 
 
 def inference_dtype(network: object) -> torch.dtype | None:
@@ -101,6 +129,8 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = PackedLinear(child.weight, child.bias)
         elif isinstance(child, QuantizedLinear):
             child.dtype = dtype
+        elif type(child) is PatchEmbed:
+            child = LeanPatchEmbed(child)
         elif type(child) is nn.Embedding:
             child = WideEmbedding(child)
         elif type(child) is Rotary:
@@ -166,6 +196,12 @@ class LeanPreNorm(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         return x + self.sublayer(self.norm(x), context).to(x.dtype)
 
+    def at(self, x: Tensor, context: Context, read: Tensor) -> Tensor:
+        """The same for the tokens `read` alone."""
+        sublayer: Any = self.sublayer
+        mixed = sublayer.mix(self.norm(x), context).index_select(1, read)
+        return x.index_select(1, read) + sublayer.out(mixed).to(x.dtype)
+
 
 class LeanPostNorm(nn.Module):
     """norm(x + sublayer(x)), and no dropout; what the sublayer reads is cast once."""
@@ -216,6 +252,19 @@ class JoinedGatedMLP(nn.Module):
     def forward(self, x: Tensor, context: object = None) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(self.activation(gate).mul_(up))
+
+
+class LeanPatchEmbed(nn.Module):
+    """Patches through one packed product, to begin an fp32 residual stream."""
+
+    def __init__(self, source: PatchEmbed) -> None:
+        super().__init__()
+        self.patch = source.patch
+        self.map = PackedLinear(source.weight.flatten(1), source.bias)
+
+    def forward(self, signal: Tensor, kept: Tensor | None = None) -> Tensor:
+        tokens = patchify(signal.to(self.map.dtype), self.patch)
+        return self.map(chosen(tokens, kept)).float()
 
 
 class WideEmbedding(nn.Module):

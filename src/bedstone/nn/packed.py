@@ -25,7 +25,7 @@ class PackedLinear(nn.Module):
         weight: (E, D), fp32 or bf16.
         bias: (E,) or None.
         after: an activation that comes after, by its name here and its variant: ("gelu", "none"),
-            ("gelu", "tanh") or ("relu", "").
+            ("gelu", "tanh"), ("relu", "") or ("swish", "").
     """
 
     def __init__(
@@ -46,7 +46,8 @@ class PackedLinear(nn.Module):
             if self.after is None:
                 return out
             name, variant = self.after
-            return F.relu(out) if name == "relu" else F.gelu(out, approximate=variant)
+            plain = {"relu": F.relu, "swish": F.silu}.get(name)
+            return plain(out) if plain else F.gelu(out, approximate=variant)
         name, variant = self.after or ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, name, [], variant)
 
