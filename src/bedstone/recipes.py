@@ -7,7 +7,15 @@ from bedstone.checks import at_least
 from bedstone.config import OptimConfig, RunRecipe, ScheduleConfig
 from bedstone.errors import BedstoneError, nearest
 
-TASKS = ("text-classification", "token-classification", "question-answering", "text-generation")
+PICTURES = "image-classification"
+TASKS = (
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "text-generation",
+    PICTURES,
+)
+TRAINED = ("whole", "head")
 
 
 @dataclass
@@ -60,9 +68,11 @@ class FinetuneRecipe(RunRecipe):
     """Fine-tuning a model on labelled rows, or on prompts and their completions.
 
     Attributes, besides those of every run:
-        model: the model to start from: a folder or a hub id.
+        model: the model to start from: a folder or a hub id; of image-classification also
+            sizes of one with fresh weights, as `{layout: vit, width: 192}`.
         tokenizer: a folder or file of a tokenizer, where the model's folder has none.
-        task: text-classification, token-classification, question-answering or text-generation.
+        task: text-classification, token-classification, question-answering, text-generation or
+            image-classification.
         data: what to learn from.
         epochs: passes over the training rows.
         budget: `5m`, `1000 steps`: takes the place of `epochs` where it is given.
@@ -71,9 +81,12 @@ class FinetuneRecipe(RunRecipe):
         stride: tokens that a window shares with the one before.
         batch_size: rows in a micro-batch.
         dropout: in training; null is as the model has it.
+        train: whole, or of image-classification head: what the frozen network sees of each
+            picture is computed once, and a head learns on it (a linear probe).
         lora: train an adapter alone: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
         quantize: bits of the frozen weights under an adapter: 0 (as they are), 8 or 4.
-        augment: new rows from old: the fields of `data.augment_text.AugmentConfig`.
+        augment: new rows from old: the fields of `data.augment_text.AugmentConfig`; of pictures,
+            how each is changed when it is seen: those of `data.image_augment.ImageAugment`.
         class_weights: `balanced`, or a weight for each label; empty weighs all alike.
         best: the figure that picks the best checkpoint; empty takes the task's own, `last` keeps
             the last weights.
@@ -81,7 +94,7 @@ class FinetuneRecipe(RunRecipe):
         evaluate_every: steps between evaluations; 0 evaluates once an epoch.
     """
 
-    model: str = ""
+    model: Any = ""
     tokenizer: str = ""
     task: str = "text-classification"
     out: str = "runs/finetune"
@@ -93,6 +106,7 @@ class FinetuneRecipe(RunRecipe):
     stride: int = 0
     batch_size: int = 32
     dropout: float | None = None
+    train: str = "whole"
     lora: dict[str, Any] = field(default_factory=dict)
     quantize: int = 0
     augment: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +123,18 @@ class FinetuneRecipe(RunRecipe):
             raise BedstoneError(f"task: {self.task!r} is unknown{nearest(self.task, TASKS)}.")
         if not self.model:
             raise BedstoneError("model: none was given; name a folder or a hub id.")
+        if not isinstance(self.model, str | dict):
+            raise BedstoneError(f"model: {self.model!r} was given; name a folder or a hub id.")
+        if self.train not in TRAINED:
+            raise BedstoneError(f"train: {self.train!r} is unknown{nearest(self.train, TRAINED)}.")
+        if self.train == "head" and (self.lora or self.augment):
+            raise BedstoneError(
+                f"train: a head alone learns from what a frozen network saw once; "
+                f"{'lora' if self.lora else 'augment'} needs train: whole. Leave one out."
+            )
+        if self.task != PICTURES and (self.train == "head" or isinstance(self.model, dict)):
+            name = "train: head" if self.train == "head" else "model: a mapping of sizes"
+            raise BedstoneError(f"{name} is for image-classification; {self.task} takes none.")
         if not self.data.train:
             raise BedstoneError("data.train: none was given; name a file or folder of rows.")
         at_least(self, 1, "batch_size")

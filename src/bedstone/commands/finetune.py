@@ -15,10 +15,11 @@ from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.commands.find_rate import find_rate
 from bedstone.commands.opening import open_model
+from bedstone.commands.picture_rows import freeze_body, open_picture_model
 from bedstone.commands.scoring import MAIN, score
 from bedstone.commands.task_rows import TaskRows
 from bedstone.commands.training import Course, Finished, begin, train
-from bedstone.data.examples import ExampleBatches, Examples
+from bedstone.data.examples import Examples
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
@@ -29,7 +30,7 @@ from bedstone.nn.attention import SelfAttention
 from bedstone.nn.lora import LoraConfig, fold, remove_adapter
 from bedstone.nn.quantize import quantize
 from bedstone.objectives.labels import objective_of
-from bedstone.recipes import FinetuneRecipe
+from bedstone.recipes import PICTURES, FinetuneRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.loop import Done
 from bedstone.train.schedule import build_schedule, parse_budget
@@ -57,15 +58,7 @@ def run_finetuning(
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     build_schedule(recipe.schedule)
     seed_everything(recipe.seed)
-    adapted = bool(recipe.lora)
-    model = open_start(recipe, None if adapted else checkpoint)
-    rows = TaskRows.open(recipe, model, quiet=quiet)
-    prepare(model, recipe, rows.train)
-    if adapted and checkpoint is not None:
-        load_adapter(model, checkpoint.path)
-    elif adapted:
-        adapt(model.network, lora_config(recipe), seed=recipe.seed)
-    model.network.to(precision.device)
+    model, rows = open_all(recipe, checkpoint, precision, quiet)
     course = course_of(recipe, model, rows, precision)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
@@ -81,12 +74,7 @@ def propose_rate(recipe: FinetuneRecipe, *, quiet: bool = False) -> float:
     """
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     seed_everything(recipe.seed)
-    model = open_start(recipe, None)
-    rows = TaskRows.open(recipe, model, quiet=quiet)
-    prepare(model, recipe, rows.train)
-    if recipe.lora:
-        adapt(model.network, lora_config(recipe), seed=recipe.seed)
-    model.network.to(precision.device)
+    model, rows = open_all(recipe, None, precision, quiet)
     course = course_of(recipe, model, rows, precision)
     folder = Path(recipe.out) / "find-rate"
     found = find_rate(course, recipe.optim, precision, folder, quiet=quiet)
@@ -99,10 +87,31 @@ def propose_rate(recipe: FinetuneRecipe, *, quiet: bool = False) -> float:
     return found
 
 
+def open_all(
+    recipe: FinetuneRecipe, checkpoint: Checkpoint | None, precision: Precision, quiet: bool
+) -> tuple[Model, TaskRows]:
+    """The model on its device, with the head and the adapter that will learn, and its rows."""
+    adapted = bool(recipe.lora)
+    model = open_start(recipe, None if adapted else checkpoint)
+    rows = TaskRows.open(recipe, model, quiet=quiet)
+    prepare(model, recipe, rows.train)
+    if adapted and checkpoint is not None:
+        load_adapter(model, checkpoint.path)
+    elif adapted:
+        adapt(model.network, lora_config(recipe), seed=recipe.seed)
+    model.network.to(precision.device)
+    if recipe.train == "head":
+        rows = rows.seen(model, precision, quiet=quiet)
+        freeze_body(model.network)
+    return model, rows
+
+
 def open_start(recipe: FinetuneRecipe, checkpoint: Checkpoint | None) -> Model:
     """The model to start from, in fp32: a run's checkpoint, or the recipe's model."""
     if checkpoint is not None:
         return load(checkpoint.path, dtype=torch.float32)
+    if recipe.task == PICTURES:
+        return open_picture_model(recipe)
     model = open_model(recipe.model, dtype=torch.float32)
     if recipe.task == "text-generation" and not model.network.causal:
         raise BedstoneError(
@@ -159,14 +168,7 @@ def best_by(recipe: FinetuneRecipe, model: Model) -> str:
 def course_of(recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: Precision) -> Course:
     """What is learnt, and how: ready for `training.train`."""
     network = model.network
-    reads = getattr(network.head, "reads", "all")
-    batches = ExampleBatches(
-        rows.train,
-        recipe.batch_size,
-        reads=reads,
-        seed=recipe.seed,
-        weights=recipe.class_weights or None,
-    )
+    batches = rows.batches(recipe, getattr(network.head, "reads", "all"))
     steps = math.ceil(len(rows.train) / (recipe.batch_size * recipe.accumulate))
     if recipe.budget:
         parse_budget(recipe.budget)
@@ -252,11 +254,12 @@ def _report(run: Path, model: Model, rows: TaskRows, precision: Precision, quiet
 def _plan(recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: Precision) -> str:
     """What is about to be spent, said before it is."""
     weights = list(model.network.parameters())
+    start = "fresh weights" if isinstance(recipe.model, dict) else recipe.model
     whole, moved = (sum(w.numel() for w in ws) for ws in (weights, _moved(weights)))
     return (
         f"{recipe.data.train}: {rows.train.describe()}\n"
         f"validation: {rows.validation.describe()}\n"
-        f"{model.config.layout} from {recipe.model}: {whole / 1e6:.2f}M parameters, "
+        f"{model.config.layout} from {start}: {whole / 1e6:.2f}M parameters, "
         f"{moved / 1e6:.2f}M of them trained, {precision.name} on {precision.device}\n"
         f"{recipe.batch_size * recipe.accumulate} rows a step, "
         f"{recipe.budget or f'{recipe.epochs:g} epochs'}, into {recipe.out}"

@@ -6,14 +6,18 @@ from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.commands.opening import open_model
+from bedstone.commands.picture_rows import draw_augmented, open_examples, picture_batches, see
 from bedstone.data.augment_text import AugmentConfig, augment, sample
-from bedstone.data.examples import Examples, make_examples
+from bedstone.data.examples import ExampleBatches, Examples, make_examples
 from bedstone.data.labelled import LabelledRows, open_rows
+from bedstone.data.picture_examples import PictureExamples
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.mapping import from_mapping
-from bedstone.recipes import FinetuneRecipe
+from bedstone.recipes import PICTURES, FinetuneRecipe
+from bedstone.runtime import Precision
+from bedstone.train.loop import Batches
 from bedstone.train.progress import ProgressBar
 
 PARAPHRASE = "Say the sentence in other words.\nSentence: {text}\nIn other words:"
@@ -21,13 +25,17 @@ PROPOSALS = 8  # words that a masked model proposes for a place
 
 
 def show_augmented(recipe: FinetuneRecipe, count: int) -> None:
-    """Prints some rows beside what augmentation makes of them.
+    """Prints some rows beside what augmentation makes of them; of pictures, draws a sheet.
 
     Raises:
         BedstoneError: the recipe asks for none, or the rows can't be read.
     """
     if not recipe.augment:
-        raise BedstoneError("augment: the recipe asks for none; give it, as {copies: 1}.")
+        example = "flip: 0.5" if recipe.task == PICTURES else "copies: 1"
+        raise BedstoneError(f"augment: the recipe asks for none; give it, as {{{example}}}.")
+    if recipe.task == PICTURES:
+        print(f"Augmented pictures: {draw_augmented(recipe, count)}")
+        return
     rows = open_rows(recipe.data.train, columns=recipe.data.columns, split=recipe.data.split)
     config = augment_config(recipe)
     print(sample(rows.rows, config, count, **augment_parts(config, rows)))
@@ -37,9 +45,9 @@ def show_augmented(recipe: FinetuneRecipe, count: int) -> None:
 class TaskRows:
     """The examples of a recipe: to learn from, to choose by, to measure on."""
 
-    train: Examples
-    validation: Examples
-    test: Examples | None
+    train: Any  # `Examples`, `PictureExamples` or `FeatureExamples`, as for the others
+    validation: Any
+    test: Any = None
 
     @classmethod
     def open(cls, recipe: FinetuneRecipe, model: Model, *, quiet: bool = False) -> "TaskRows":
@@ -48,6 +56,8 @@ class TaskRows:
         Raises:
             BedstoneError: naming the file, row and column that can't be used.
         """
+        if recipe.task == PICTURES:
+            return cls(*open_examples(recipe, model, quiet))
         data = recipe.data
 
         def opened(name: str) -> LabelledRows:
@@ -82,6 +92,24 @@ class TaskRows:
             validation = examples(held, train_rows)
             test = examples(opened(data.test), train_rows) if data.test else None
         return cls(train_rows, validation, test)
+
+    def batches(self, recipe: FinetuneRecipe, reads: str) -> Batches:
+        """The endless stream that the recipe learns from; `reads` is which token the head does."""
+        if isinstance(self.train, PictureExamples):
+            return picture_batches(self.train, recipe)
+        return ExampleBatches(
+            self.train,
+            recipe.batch_size,
+            reads=reads,
+            seed=recipe.seed,
+            weights=recipe.class_weights or None,
+        )
+
+    def seen(self, model: Model, precision: Precision, *, quiet: bool = False) -> "TaskRows":
+        """Of pictures what the frozen network sees, computed once."""
+        with ProgressBar("looking at the pictures", quiet=quiet) as bar:
+            parts = (self.train, self.validation, self.test)
+            return TaskRows(*(part and see(model, part, precision, bar.update) for part in parts))
 
 
 def augment_config(recipe: FinetuneRecipe) -> AugmentConfig:

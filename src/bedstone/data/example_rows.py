@@ -59,6 +59,10 @@ class ExampleBatch:
         """(1, N) token ids."""
         return self.rows.ids
 
+    def states(self, network: Any) -> Tensor:
+        """What the head reads, (M, D)."""
+        return network.packed_states(self.rows, self.read)
+
     def to(self, device: torch.device | str) -> "ExampleBatch":
         """The same batch with its tensors there."""
         names = ("ids", "types", "positions", "documents")

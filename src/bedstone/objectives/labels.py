@@ -29,7 +29,6 @@ class LabelledBatch(Protocol):
 
     Attributes:
         rows: n rows laid end to end.
-        read: (M,) places in them whose states the head reads.
         targets: (M,) or (M, L), as the problem has them; spans (n, 2).
         weights: (M,) what each target counts for; None says 1 each.
         target_count: how many targets there are, whatever they weigh.
@@ -38,18 +37,19 @@ class LabelledBatch(Protocol):
     @property
     def rows(self) -> Rows: ...
     @property
-    def read(self) -> Tensor: ...
-    @property
     def targets(self) -> Tensor: ...
     @property
     def weights(self) -> Tensor | None: ...
     @property
     def target_count(self) -> float: ...
+    def states(self, network: Any) -> Tensor:
+        """(M, D): what the network's head is handed."""
+        ...
 
 
 def scores(network: Any, batch: LabelledBatch) -> Tensor:
     """What the head gives for each state it reads, (M, L), in fp32."""
-    return network.head(network.packed_states(batch.rows, batch.read)).float()
+    return network.head(batch.states(network)).float()
 
 
 def class_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
@@ -81,7 +81,7 @@ def span_loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
 
 def completion_loss(network: Any, batch: LabelledBatch) -> tuple[Tensor, float]:
     """Cross-entropy of the words at the places that are read: completions, masked words."""
-    states = network.packed_states(batch.rows, batch.read)
+    states = batch.states(network)
     head = network.head
     if isinstance(head, Head):
         states, head = head.prepare(states), head.out

@@ -5,7 +5,6 @@ neither the results nor, much, the time a token takes. On a CPU each core reads 
 products this small lose much of their time where cores share each and wait for one another.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +81,7 @@ class Engine:
             packed = pack(rows)
             asked = None if places is None else torch.tensor(places(packed, rows))
             asked = None if asked is None else asked.to(self.device)
-            states = self.network.packed_states(moved(packed, self.device), asked)
+            states = self.network.packed_states(packed.to(self.device), asked)
             for number, output in zip(part, read(states, packed, rows), strict=True):
                 done[number] = output
 
@@ -148,11 +147,3 @@ def _on_all_cores(work: Callable[[list[int]], None], parts: Sequence[list[int]])
                 pass
     finally:
         torch.set_num_threads(threads)
-
-
-def moved(packed: Packed, device: torch.device) -> Packed:
-    """The rows with their tensors there."""
-    if device.type == "cpu":
-        return packed
-    names = ("ids", "types", "positions", "documents")
-    return dataclasses.replace(packed, **{name: getattr(packed, name).to(device) for name in names})

@@ -27,7 +27,7 @@ from bedstone.errors import BedstoneError
 from bedstone.nn.inference import for_inference
 from bedstone.nn.pooling import normalise
 from bedstone.runtime import pick_precision
-from bedstone.tasks.engine import batches, moved
+from bedstone.tasks.engine import batches
 from bedstone.tasks.search import weights_hash
 
 log = logging.getLogger("bedstone.tasks")
@@ -118,7 +118,7 @@ class PictureEngine:
                 self.model.config.context,
             )
         for part in batches([len(row) for row in rows], None):
-            packed = moved(pack([rows[number] for number in part]), self.device)
+            packed = pack([rows[number] for number in part]).to(self.device)
             vectors[part] = _unit(self.network.text_features(packed))
         return vectors
 
