@@ -152,8 +152,8 @@ def run_(
         task: its name, as in version 4 of transformers.
         model: a folder or a hub id.
         text: what to read; of question-answering the questions, of semantic-search the queries, of
-            sentence-similarity the source and what is compared with it. `-` reads lines from
-            standard input.
+            sentence-similarity the source and what is compared with it; of pictures, their files
+            or folders. `-` reads lines from standard input.
         file: read the lines of a text file, or rows (JSON, JSONL, CSV, Parquet, Arrow), instead;
             for semantic-search, what is searched.
         column: of rows, the column that holds the text.
@@ -191,7 +191,8 @@ def evaluate_(
     Args:
         model: a folder or a hub id.
         data: a built-in name, a path, a glob or a hub id.
-        column: the column that holds the text, in formats that have columns.
+        column: the column that holds the text, in formats that have columns; of pictures with
+            labels, that of the labels.
         split: of a hub id or a folder with splits.
         context: tokens a window; the model's own context where not given.
         batch_size: windows at a time.

@@ -22,10 +22,18 @@ def read_recipe(
     Raises:
         BedstoneError: the file can't be read, a key is unknown or a value has the wrong type.
     """
-    values: dict[str, Any] = dict(defaults)
-    where = "recipe"
+    values = {**defaults, **read_values(path, overrides)}
+    return from_mapping(cls, values, "recipe" if path is None else str(path))
+
+
+def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file and the overrides say, whatever recipe it is of.
+
+    Raises:
+        BedstoneError: the file can't be read, or an override isn't one.
+    """
+    values: dict[str, Any] = {}
     if path is not None:
-        where = str(path)
         try:
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -45,7 +53,7 @@ def read_recipe(
         if not equals or not key:
             raise BedstoneError(f"{override!r}: an override is written key=value, as budget=5m.")
         _set(values, key.strip().split("."), _yaml_value(text), override)
-    return from_mapping(cls, values, where)
+    return values
 
 
 def _yaml_value(text: str) -> Any:

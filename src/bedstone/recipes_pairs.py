@@ -30,6 +30,8 @@ class PairsConfig:
             are drawn; 0 is 20,000.
         most_broken: share of rows that may be broken; such rows are left out and named.
         objects: things in a picture of scenes, the fewest and the most.
+        enlarge: how many times larger than the network's pictures they are kept, for crops to
+            choose from; 1.25 suits photos that are cropped.
         memory_mb: megabytes of decoded pictures to keep; larger sets are decoded as they are read.
         workers: threads that make batches ready.
     """
@@ -44,6 +46,7 @@ class PairsConfig:
     most_rows: int = 0
     most_broken: float = 0.05
     objects: tuple[int, ...] = (1, 5)
+    enlarge: float = 1.0
     memory_mb: float = 2048.0
     workers: int = 1
 
@@ -135,6 +138,8 @@ class ContrastiveRecipe(RunRecipe):
         for name, value in shares.items():
             if not 0 <= value < 1:
                 raise BedstoneError(f"{name}: {value} was given; it is a share, 0 to below 1.")
+        if not 1 <= self.data.enlarge <= 4:
+            raise BedstoneError(f"data.enlarge: {self.data.enlarge} was given; expected 1 to 4.")
         if not isinstance(self.data.classes, list | dict):
             raise BedstoneError(
                 f"data.classes: {self.data.classes!r} was given; expected a list of names, or a "

@@ -32,7 +32,7 @@ class Towers(nn.Module):
     def __init__(self, *, biased: bool = False, dropout: float = 0.2) -> None:
         super().__init__()
         patch = 2
-        shape = SimpleNamespace(patch=patch, image_size=8)
+        shape = SimpleNamespace(patch=patch, patches=16)
         self.config = SimpleNamespace(image=shape)
         self.image = nn.Sequential(nn.Linear(3 * patch * patch, 8), nn.Tanh(), nn.Dropout(dropout))
         self.text = nn.Embedding(50, 8)

@@ -1,4 +1,4 @@
-"""`bedstone evaluate`: how well a model predicts text, hidden words, labels or answers."""
+"""`bedstone evaluate`: how well a model predicts text, hidden words, labels, answers or pairs."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from rich.table import Table
 from bedstone.checkpoints.artefact import tokenizer_of
 from bedstone.commands.evaluate_labels import TASKS, evaluate_labels
 from bedstone.commands.evaluate_masked import evaluate_masked
+from bedstone.commands.evaluate_pairs import evaluate_pairs
 from bedstone.commands.opening import open_model
 from bedstone.commands.text_data import cached
 from bedstone.data.batches import evaluation_batches
@@ -56,6 +57,10 @@ def evaluate(
             batch_size=batch_size,
             as_json=as_json,
             picture=picture,
+        )
+    if kind == "towers":
+        return evaluate_pairs(
+            model, data, how, column=column, split=split, as_json=as_json, picture=picture
         )
     if picture is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")

@@ -1,6 +1,6 @@
 """`bedstone pretrain` and `bedstone resume`: from a recipe to an artefact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -8,20 +8,43 @@ from torch import nn
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.commands.pretrain_masked import masked_course
 from bedstone.commands.pretrain_model import Fresh, layout_of, plan, pretrain_model
+from bedstone.commands.pretrain_pairs import draw_sample, pretrain_pairs, run_pairs
 from bedstone.commands.text_data import TextData
 from bedstone.commands.training import Course, Finished, begin, train
 from bedstone.config import PretrainRecipe
 from bedstone.data.batches import evaluation_batches
+from bedstone.errors import BedstoneError
 from bedstone.inspect.evaluate import text_figures, text_loss
+from bedstone.mapping import read_recipe, read_values
 from bedstone.models.bert import LAYOUTS as ENCODERS
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss
+from bedstone.recipes_pairs import LAYOUTS as PAIRED
+from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
 
 
-def pretrain(recipe: PretrainRecipe, *, quiet: bool = False) -> Finished:
+def read_pretraining(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> PretrainRecipe | ContrastiveRecipe:
+    """The recipe in a file: of pairs of pictures and texts where its model reads these, else text.
+
+    Raises:
+        BedstoneError: as `mapping.read_recipe`.
+    """
+    values = read_values(path, overrides)
+    shape, init = values.get("model"), values.get("init")
+    layout = shape.get("layout") if isinstance(shape, dict) else None
+    if layout is None and isinstance(init, str) and init:
+        layout = layout_of(PretrainRecipe(init=init), None)
+    if layout in PAIRED:
+        return read_recipe(ContrastiveRecipe, path, overrides)
+    return read_recipe(PretrainRecipe, path, overrides)
+
+
+def pretrain(recipe: PretrainRecipe | ContrastiveRecipe, *, quiet: bool = False) -> Finished:
     """Trains as the recipe says, into the folder `recipe.out`.
 
     The folder holds `recipe.yaml`, `data.json`, `tokenizer/`, `log.jsonl`, `tensorboard/`,
@@ -32,14 +55,32 @@ def pretrain(recipe: PretrainRecipe, *, quiet: bool = False) -> Finished:
             starts; or a loss that isn't finite.
     """
     run = Path(recipe.out)
+    if isinstance(recipe, ContrastiveRecipe):
+        return pretrain_pairs(recipe, quiet=quiet)
     begin(run)
     return run_pretraining(recipe, run, None, quiet)
 
 
+def show_sample(recipe: PretrainRecipe | ContrastiveRecipe, path: str) -> None:
+    """Draws what a network would see of a recipe's pictures, and trains nothing.
+
+    Raises:
+        BedstoneError: the recipe has no pictures, or they can't be read.
+    """
+    if not isinstance(recipe, ContrastiveRecipe):
+        raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
+    print(f"Pictures as they are, then augmented: {draw_sample(recipe, path)}")
+
+
 def run_pretraining(
-    recipe: PretrainRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
+    recipe: PretrainRecipe | ContrastiveRecipe,
+    run: Path,
+    checkpoint: Checkpoint | None,
+    quiet: bool,
 ) -> Finished:
     """A new run, or one that goes on from a checkpoint."""
+    if isinstance(recipe, ContrastiveRecipe):
+        return run_pairs(recipe, run, checkpoint, quiet)
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     make = masked_course if layout_of(recipe, checkpoint) in ENCODERS else _course

@@ -7,9 +7,8 @@ import yaml
 
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.finetune import run_finetuning
-from bedstone.commands.pretrain import run_pretraining
+from bedstone.commands.pretrain import read_pretraining, run_pretraining
 from bedstone.commands.training import Finished
-from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
 from bedstone.mapping import read_recipe
 from bedstone.recipes import FinetuneRecipe
@@ -30,5 +29,5 @@ def resume(run: str | Path, *, quiet: bool = False) -> Finished:
     if "task" in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}):
         tuned = dataclasses.replace(read_recipe(FinetuneRecipe, path), out=str(run))
         return run_finetuning(tuned, run, checkpoint, quiet)
-    recipe = dataclasses.replace(read_recipe(PretrainRecipe, path), out=str(run))
+    recipe = dataclasses.replace(read_pretraining(path), out=str(run))
     return run_pretraining(recipe, run, checkpoint, quiet)

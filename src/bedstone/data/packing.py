@@ -6,7 +6,7 @@ then do no work that nobody needs, and its loss can't depend on padding, for the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -58,6 +58,12 @@ class Packed:
             documents=self.documents[:, start:end] - first,
             lengths=self.lengths[first:last],
         )
+
+    def to(self, device: torch.device | str) -> "Packed":
+        """The same rows with their tensors there."""
+        names = ("ids", "types", "positions", "documents")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, **moved)
 
 
 def pack(rows: Sequence[Input]) -> Packed:

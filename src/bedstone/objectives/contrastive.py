@@ -163,8 +163,7 @@ def patches_of(network: Any) -> int:
             "patch_dropout: the picture tower has no patches to leave out; set it to 0, or take a "
             "ViT (model.image.patch)."
         )
-    side = shape.image_size // shape.patch
-    return side * side
+    return shape.patches
 
 
 def refuse_batch_norm(tower: nn.Module) -> None:

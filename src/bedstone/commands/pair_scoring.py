@@ -1,0 +1,157 @@
+"""How well a model of pairs does on held-out ones: loss, recall both ways, zero-shot accuracy.
+
+Shapes: P pictures, T texts, E joint width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.data.packing import Packed, pack
+from bedstone.data.pair_batches import PairTexts
+from bedstone.data.pairs import PairRows
+from bedstone.data.pictures import Pictures
+from bedstone.data.tower_text import text_rows
+from bedstone.inspect.figures import Figures
+from bedstone.inspect.retrieval import retrieval
+from bedstone.inspect.zero_shot import class_vectors, prompts, zero_shot
+from bedstone.objectives.contrastive import LARGEST_SCALE, sigmoid_loss, softmax_loss
+from bedstone.runtime import Precision
+
+TOGETHER = 64  # pictures or texts that go through a tower at a time
+
+
+@dataclass
+class PairScorer:
+    """Figures of a model on pairs.
+
+    Attributes:
+        model: of pairs.
+        pictures: of the rows, as the model reads them.
+        texts: of the rows, tokenised.
+        precision: of the matrix products.
+        kind: softmax or sigmoid: which loss is told.
+        batch_size: pairs that the loss tells from each other.
+    """
+
+    model: Model
+    pictures: Pictures
+    texts: PairTexts
+    precision: Precision
+    kind: str = "softmax"
+    batch_size: int = 256
+
+    @property
+    def rows(self) -> PairRows:
+        return self.pictures.rows
+
+    def figures(
+        self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
+    ) -> dict[str, Figures]:
+        """By kind: `retrieval` where rows have texts of their own, `zero-shot` where labels."""
+        return self._measure(resamples, told)[0]
+
+    def flat(self, network: Any) -> dict[str, float]:
+        """The figures that a log holds, quickly, by `validation_...`."""
+        network.eval()
+        found, loss = self._measure(0, None)
+        values = {"loss": loss}
+        for figures in found.values():
+            told = {"accuracy": "zero_shot_accuracy"} if figures.kind == "zero-shot" else None
+            for name, value in figures.values.items():
+                if told is None or name in told:
+                    values[told[name] if told else name] = value
+        return {f"validation_{name}": value for name, value in values.items()}
+
+    @torch.no_grad()
+    def _measure(
+        self, resamples: int, told: Callable[[float], None] | None
+    ) -> tuple[dict[str, Figures], float]:
+        numbers, images = self._images(told)
+        pairs = [self.rows[int(i)] for i in numbers]
+        found: dict[str, Figures] = {}
+        own = [i for i, pair in enumerate(pairs) if not pair.made]
+        if len(own) > 1:
+            chosen = [self.texts.captions[numbers[i]] for i in own]
+            owners = np.repeat(np.arange(len(own)), [len(each) for each in chosen])
+            flat = np.array([text for each in chosen for text in each])
+            vectors = self._texts(flat)
+            found["retrieval"] = retrieval(images[own], vectors, owners, flat, resamples=resamples)
+        labelled = [i for i, pair in enumerate(pairs) if pair.label is not None]
+        classes = self.rows.classes
+        if labelled and len(classes) > 1:
+            known = {name: number for number, name in enumerate(classes)}
+            actual = np.array([known[str(pairs[i].label)] for i in labelled])
+            vectors = self.class_vectors(classes, self.rows.templates)
+            found["zero-shot"] = zero_shot(
+                images[labelled], vectors, actual, classes, resamples=resamples
+            )
+        return found, self._loss(numbers, images)
+
+    def class_vectors(self, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """(C, E), each the mean of its prompts."""
+        tokenizer, config = tokenizer_of(self.model), self.model.config
+        texts, parts = prompts(classes, templates), []
+        for at in range(0, len(texts), TOGETHER):
+            rows = pack(text_rows(tokenizer, texts[at : at + TOGETHER], config))
+            parts.append(self._text_vectors(rows))
+        return class_vectors(np.concatenate(parts), len(classes))
+
+    def _images(self, told: Callable[[float], None] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of rows (P,) and their vectors (P, E), of unit length."""
+        processor, device = self.model.processor, self.precision.device
+        assert processor is not None
+        numbers, vectors = [], []
+        readable = self.pictures.readable
+        for at in range(0, len(readable), TOGETHER):
+            read, pixels = self.pictures.read(readable[at : at + TOGETHER])
+            shown = processor.normalise(torch.from_numpy(pixels)).to(device)
+            with torch.no_grad(), self.precision.autocast():
+                found = self.model.network.image_features(shown)
+            numbers.append(read)
+            vectors.append(_unit(found))
+            if told is not None:
+                told(at / len(readable))
+        return np.concatenate(numbers), np.concatenate(vectors)
+
+    def _texts(self, chosen: np.ndarray) -> np.ndarray:
+        """(T, E), each distinct text read once."""
+        distinct, places = np.unique(chosen, return_inverse=True)
+        parts = [
+            self._text_vectors(self.texts.pack(distinct[at : at + TOGETHER]))
+            for at in range(0, len(distinct), TOGETHER)
+        ]
+        return np.concatenate(parts)[places]
+
+    def _text_vectors(self, rows: Packed) -> np.ndarray:
+        with torch.no_grad(), self.precision.autocast():
+            return _unit(self.model.network.text_features(rows.to(self.precision.device)))
+
+    def _loss(self, numbers: np.ndarray, images: np.ndarray) -> float:
+        """A pair's loss among `batch_size` of them, each picture with its first text."""
+        network = self.model.network
+        first = np.array([self.texts.captions[i][0] for i in numbers])
+        vectors, groups = self._texts(first), self.texts.group[first]
+        scale = network.scale.detach().float().clamp(max=LARGEST_SCALE).cpu()
+        bias = 0.0 if network.bias is None else network.bias.detach().float().cpu()
+        order = np.random.default_rng(0).permutation(len(numbers))  # classes may stand in order
+        total = 0.0
+        for at in range(0, len(order), self.batch_size):
+            part = order[at : at + self.batch_size]
+            image, text = torch.from_numpy(images[part]), torch.from_numpy(vectors[part])
+            group = torch.from_numpy(groups[part])
+            if self.kind == "sigmoid":
+                total += float(sigmoid_loss(image, text, scale, group, bias))
+            else:
+                total += float(softmax_loss(image, text, scale, group))
+        return total / len(order)
+
+
+def _unit(vectors: Tensor) -> np.ndarray:
+    return F.normalize(vectors.float(), dim=-1).cpu().numpy()
