@@ -24,9 +24,10 @@ from bedstone.inspect.calibration import FIGURES, detection
 from bedstone.inspect.calibration_plots import draw_calibration
 from bedstone.inspect.figures import Figures
 from bedstone.runtime import pick_device
-from bedstone.tasks.moderate import Moderation, Post, probabilities
+from bedstone.tasks.moderate import Moderation, probabilities
 from bedstone.tasks.pipeline import check_head
 from bedstone.tasks.policy import Policy, read_policy
+from bedstone.tasks.posts import Post
 from bedstone.train.progress import ProgressBar
 
 

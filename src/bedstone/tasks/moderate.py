@@ -8,7 +8,6 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,11 +16,10 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.errors import BedstoneError
 from bedstone.tasks.embedders import Embeds, can_embed, embedder_of
 from bedstone.tasks.policy import ACTIONS, PARTS, Policy, read_policy
+from bedstone.tasks.posts import Post, is_image, post_of
 from bedstone.tasks.scorers import Scored, Scorer, classifies, scorer_of
 from bedstone.tasks.search import weights_hash
-from bedstone.tasks.task import Options, Task, shown, text_of
-
-KEYS = set(PARTS)
+from bedstone.tasks.task import Options, Task
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,6 @@ class ModerationOptions(Options):
     """
 
     policy: Any = None
-
-
-@dataclass(frozen=True)
-class Post:
-    """What is judged: a text, a picture, or both; `number` is its place among several."""
-
-    text: str | None = None
-    image: Any = None
-    number: int | None = None
 
 
 class Moderation(Task):
@@ -73,26 +62,7 @@ class Moderation(Task):
         return isinstance(inputs, str | dict) or is_image(inputs)
 
     def prepare(self, value: Any, options: ModerationOptions) -> Post:
-        if isinstance(value, dict):
-            if not value or not value.keys() <= KEYS:
-                raise BedstoneError(
-                    f"the keys are {', '.join(map(str, value)) or 'none'}; expected text, image or "
-                    "both."
-                )
-            text, image = value.get("text"), value.get("image")
-            if text is None and image is None:
-                raise BedstoneError("text and image are both None; give at least one.")
-            if isinstance(image, str):
-                image = Path(image)
-        elif is_image(value):
-            text, image = None, value
-        else:
-            text, image = text_of(value), None
-        if image is not None and not is_image(image):
-            raise BedstoneError(
-                f"image is {shown(image)}; expected a path, bytes, an array (H, W, 3) or Pillow's."
-            )
-        return Post(None if text is None else text_of(text), image)
+        return post_of(value)
 
     def stream(
         self, values: Iterable[Any], options: ModerationOptions, ahead: int
@@ -242,15 +212,6 @@ def reason(found: dict[str, Any]) -> str:
         f"{found['category']} {found['score']:.2f}, {side} its threshold of "
         f"{found['threshold']:.2f}; the {found['part']} is nearest to {found['nearest']!r}"
     )
-
-
-def is_image(value: Any) -> bool:
-    """Whether a value is a picture or names one: a `Path`, bytes, an array or Pillow's image."""
-    if isinstance(value, Path | bytes | bytearray):
-        return True
-    if isinstance(value, np.ndarray):
-        return value.ndim in (2, 3)
-    return hasattr(value, "convert") and hasattr(value, "getbands")
 
 
 def _of(categories: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ TASKS = {
     "zero-shot-image-classification": "see:ZeroShotImageClassification",
     "image-feature-extraction": "see:ImageFeatureExtraction",
     "moderation": "moderate:Moderation",
+    "similar-items": "catalogue:SimilarItems",
+    "complementary-items": "complementary:ComplementaryItems",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 

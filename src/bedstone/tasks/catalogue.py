@@ -1,0 +1,221 @@
+"""similar-items: what of a catalogue is like an item.
+
+An item's vector is its picture's and its text's, weighed: the cosine of two items is the weighted
+mean of the cosines of their pictures and of their texts. Search is exact.
+
+Shapes: n items, E numbers of an embedding, J of an item's vector (2E, or E of a text model).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.data.illustrated import illustrated
+from bedstone.data.labelled import LabelledRows
+from bedstone.errors import BedstoneError, nearest
+from bedstone.tasks.embed import unit
+from bedstone.tasks.embedders import Embeds, can_embed, embedder_of, sees
+from bedstone.tasks.posts import Post, is_image, post_of
+from bedstone.tasks.task import Options, Task, at_least, shown
+
+AT_A_TIME = 512  # items embedded between two blocks
+
+
+@dataclass(frozen=True)
+class CatalogueOptions(Options):
+    """Options of both tasks.
+
+    Attributes:
+        catalogue: a file or folder of rows (see `data.pair_rows`), or a list of dictionaries, with
+            a text, an image or both, and any other columns.
+        text, image, id: the columns of these, where they haven't usual names; an item without an
+            id is called by its number.
+        text_weight: the share of the text in how alike two items are; of an item that has only one
+            of the two, that one counts alone.
+        top_k: how many are found.
+    """
+
+    catalogue: Any = None
+    text: str | None = None
+    image: str | None = None
+    id: str = "id"
+    text_weight: float = 0.5
+    top_k: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "top_k")
+        weight = self.text_weight
+        if not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            raise BedstoneError(f"text_weight: {weight!r} was given; expected a share, 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items that were embedded.
+
+    Attributes:
+        rows: n of them, as read.
+        ids: of each, its name.
+        vectors: (n, J) of length 1.
+    """
+
+    rows: Sequence[dict[str, Any]]
+    ids: dict[str, int]
+    vectors: np.ndarray
+
+    def place(self, item: Any) -> int | None:
+        """The number of the item of this id; None where there is none."""
+        return self.ids.get(str(item))
+
+
+class SimilarItems(Task):
+    """An item -> those most like it, each {"id", "score", "row"}, best first, never itself.
+
+    An item is the id of one in the catalogue, or a new one: `{"text": ..., "image": ...}` with
+    either or both, or a picture alone.
+    """
+
+    name = "similar-items"
+    asks = "a model that embeds texts (and pictures: a CLIP)"
+    settings: ClassVar[type[Any]] = CatalogueOptions
+    reads: ClassVar[str] = "both"
+
+    def open(self, precision: str) -> None:
+        self.embedder: Embeds = embedder_of(self.model, precision)
+        self._kept: tuple[Any, tuple[Any, ...], Catalogue] | None = None
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return can_embed(model)
+
+    def is_one(self, inputs: Any) -> bool:
+        return isinstance(inputs, str | int | dict) or is_image(inputs)
+
+    def prepare(self, value: Any, options: CatalogueOptions) -> int | Post:
+        """The number of an item of the catalogue, or a new one."""
+        if isinstance(value, str | int):
+            catalogue = self.catalogue(options)
+            place = catalogue.place(value)
+            if place is None:
+                raise BedstoneError(
+                    f"no item of the catalogue has the id {str(value)[:60]!r}"
+                    f"{nearest(str(value), list(catalogue.ids)[:2000])}. A new item is given as "
+                    '{"text": ...}.'
+                )
+            return place
+        return post_of(value)
+
+    def results(
+        self, rows: Sequence[int | Post], options: CatalogueOptions
+    ) -> Iterator[list[dict[str, Any]]]:
+        catalogue = self.catalogue(options)
+        for row, query in zip(rows, self.queries(rows, catalogue, options), strict=True):
+            scores = catalogue.vectors @ query
+            yield list(self.best(scores, row, catalogue, options.top_k))
+
+    def queries(
+        self, rows: Sequence[int | Post], catalogue: Catalogue, options: CatalogueOptions
+    ) -> np.ndarray:
+        """(len(rows), J): vectors of known items and of new ones."""
+        new = [row for row in rows if isinstance(row, Post)]
+        made = iter(self.vectors(new, options.text_weight))
+        return np.stack(
+            [next(made) if isinstance(row, Post) else catalogue.vectors[row] for row in rows]
+        )
+
+    def best(
+        self, scores: np.ndarray, row: Any, catalogue: Catalogue, count: int
+    ) -> Iterator[dict[str, Any]]:
+        """The items of the highest scores, without the one that was asked about."""
+        names = list(catalogue.ids)
+        for place in np.argsort(-scores, kind="stable"):
+            if count and not (isinstance(row, int) and place == row):
+                count -= 1
+                one = {key: each for key, each in catalogue.rows[place].items() if key != "image"}
+                yield {"id": names[place], "score": float(scores[place]), "row": one}
+
+    def vectors(self, items: Sequence[Post], text_weight: float) -> np.ndarray:
+        """(n, J) of length 1. Raises BedstoneError where a picture or a text can't be read."""
+        texts = [n for n, item in enumerate(items) if item.text is not None]
+        pictures = [n for n, item in enumerate(items) if item.image is not None]
+        parts = []
+        if sees(self.model):
+            parts.append((pictures, self.embedder.images([items[n].image for n in pictures])))
+        elif len(texts) < len(items):
+            self.embedder.images([])  # raises: a text model sees none
+        words = self.embedder.texts([str(items[n].text) for n in texts])
+        parts.append((texts, words))
+        weights = [1 - text_weight, text_weight] if len(parts) > 1 else [1.0]
+        width = words.shape[1]
+        found = np.zeros((len(items), width * len(parts)), dtype=np.float32)
+        for number, ((own, rows), weight) in enumerate(zip(parts, weights, strict=True)):
+            found[own, number * width : (number + 1) * width] = rows * max(weight, 1e-6) ** 0.5
+        return unit(found)  # of an item with one part alone, that part whole
+
+    def catalogue(self, options: CatalogueOptions) -> Catalogue:
+        """The catalogue, read and embedded once.
+
+        Raises:
+            BedstoneError: there is none, it has no text and no image, or an id twice.
+        """
+        how = (options.text, options.image, options.id, options.text_weight)
+        kept = self._kept
+        if kept is None or not same(kept[0], options.catalogue) or kept[1] != how:
+            self._kept = kept = options.catalogue, how, self._read(options)
+        return kept[2]
+
+    def _read(self, options: CatalogueOptions) -> Catalogue:
+        rows = rows_of(options.catalogue, "catalogue", options.text, options.image)
+        text = rows.column("text")
+        ids: dict[str, int] = {}
+        posts = []
+        for number, row in enumerate(rows.rows):
+            name = str(row.get(options.id, number))
+            if name in ids:
+                raise rows.fault(
+                    number, options.id, f"is {name!r}, as of an earlier item", "Give each its own."
+                )
+            ids[name] = number
+            words = row.get(text) if text else None
+            words = words if isinstance(words, str) and words.strip() else None
+            picture = row["image"] if sees(self.model) or words is None else None
+            if words is None and picture is None:
+                raise BedstoneError(
+                    f"{rows.where(number)}: has neither a text nor an image. Fill one in, or leave "
+                    "the row out."
+                )
+            posts.append(Post(words, picture))
+        parts = [
+            self.vectors(posts[start : start + AT_A_TIME], options.text_weight)
+            for start in range(0, len(posts), AT_A_TIME)
+        ]
+        return Catalogue(rows.rows, ids, np.concatenate(parts))
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two sources are one: the same name, or the very same list."""
+    return one is other or (isinstance(one, str | Path) and one == other)
+
+
+def rows_of(
+    given: Any, what: str, text: str | None = None, image: str | None = None
+) -> LabelledRows:
+    """Rows with a picture or None as `image`, from a source's name or from a list.
+
+    Raises:
+        BedstoneError: there are none, or they are no rows.
+    """
+    if given is None:
+        raise BedstoneError(f"{what}: none was given; name its file or folder, or give its rows.")
+    columns = {"text": text} if text else None
+    if isinstance(given, list | tuple):
+        if not all(isinstance(row, Mapping) for row in given):
+            raise BedstoneError(f"{what}: holds {shown(given)}; expected a list of dictionaries.")
+        rows = [{**row, "image": row.get(image or "image")} for row in given]
+        return LabelledRows(rows, what, columns)
+    return illustrated(given, columns=columns, image=image)
