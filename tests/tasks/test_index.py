@@ -208,17 +208,17 @@ def test_settling_knows_a_file_that_changed(tmp_path, monkeypatch):
     assert synced.count(file) == 2
 
 
-def clustered(count, width=16, seed=0):
+def clustered(count, width=32, seed=0):
+    centres = np.random.default_rng(9).standard_normal((20, width)) * 2
     draw = np.random.default_rng(seed)
-    centres = draw.standard_normal((20, width)) * 2
     return centres[draw.integers(20, size=count)] + draw.standard_normal((count, width)) * 0.3
 
 
 def test_the_approximate_search_does_what_it_says(tmp_path):
     vectors = clustered(3000)
-    with Index.create(tmp_path / "i", 16, "m") as held:
+    with Index.create(tmp_path / "i", 32, "m") as held:
         held.add(Row(f"k{n}", vector, {"n": n}) for n, vector in enumerate(vectors))
-        how = held.approximate(partitions=16, sample=40)
+        how = held.approximate(partitions=20, sample=40)
         assert held.settings.approximate == how == Index.open(held.path).settings.approximate
         assert how.recall >= 0.97 and how.rows == 3000 and how.probes < how.partitions
         assert f"{how.recall:.1%}" in how.told()

@@ -218,10 +218,10 @@ class Index:
             else:
                 query = approximate_query(self._table, vector, count, names, where, how)
             table = query.to_arrow()
-        scores = (1 - table.column("_distance").to_numpy()).tolist()
+        scores = (1 - table.column("_distance").to_numpy() / 2).tolist()
         rows = table.select(names).to_pylist()
         found = [Found(row.pop("key"), score, row) for score, row in zip(scores, rows, strict=True)]
-        return sorted(found, key=lambda one: (-one.score, one.key))
+        return sorted(found, key=lambda one: (-one.score, one.key))[:count]
 
     def count(self, where: str = "") -> int:
         """How many rows meet a condition. Raises BedstoneError as `search` does."""
