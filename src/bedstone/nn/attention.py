@@ -59,7 +59,7 @@ def attend(
         full = isinstance(mask, Full)
         wide = isinstance(mask, Causal) and (mask.window is None or mask.window >= keys)
         if full or (wide and from_start):
-            if dropout == 0.0 and attention_pays(q, k):
+            if dropout == 0.0 and attention_pays(q, k, causal=not full):
                 return attention(q, k, v, scale, causal=not full)
             return fused(q, k, v, is_causal=not full)
         # A compiled graph can't depend on where documents end.

@@ -72,9 +72,8 @@ def for_inference(
             cast = cast.to(dtypes.get(id(weight), dtype))
         memo[id(weight)] = nn.Parameter(cast, requires_grad=False)
     for module in network.modules():
-        if type(module) is MLP and module.activation is quick_gelu:
-            if _all_linear(module.up, module.down):
-                memo[id(module)] = _as_swish(module, dtypes.get(id(module.up.weight), dtype))
+        if isinstance(module, MLP) and _is_quick(module):
+            memo[id(module)] = _as_swish(module, dtypes.get(id(module.up.weight), dtype))
     ready = copy.deepcopy(network, memo)
     _edit(ready, dtype)
     ready.eval()  # the new parts too: some drop out in training
@@ -89,6 +88,12 @@ def _late_weights(network: nn.Module) -> Iterator[nn.Parameter]:
             for part in block.modules():
                 if isinstance(part, MLP | GatedMLP):
                     yield from part.parameters()
+
+
+def _is_quick(mlp: MLP) -> bool:
+    """Whether it is a plain MLP of CLIP's activation."""
+    plain = type(mlp) is MLP and _all_linear(mlp.up, mlp.down)
+    return plain and mlp.activation is quick_gelu
 
 
 def _as_swish(mlp: MLP, dtype: torch.dtype) -> MLP:
@@ -194,7 +199,8 @@ class LeanPreNorm(nn.Module):
         self.norm, self.sublayer = source.norm, source.sublayer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + self.sublayer(self.norm(x), context).to(x.dtype)
+        # what the sublayer gives is its own, so the sum may take its place
+        return self.sublayer(self.norm(x), context).to(x.dtype).add_(x)
 
     def at(self, x: Tensor, context: Context, read: Tensor) -> Tensor:
         """The same for the tokens `read` alone."""
