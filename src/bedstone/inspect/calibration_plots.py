@@ -94,7 +94,7 @@ def _reliability_panel(axes: Any, scores: np.ndarray, truth: np.ndarray) -> None
     axes.plot(found.said, found.found, color=BLUE, marker="o", markersize=4, lw=1.5, label="found")
     axes.set(xlabel="score", ylabel="share that holds", xlim=(0, 1), ylim=(0, 1.03))
     _plain(axes)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=8, loc="best")
 
 
 def _plain(axes: Any) -> None:

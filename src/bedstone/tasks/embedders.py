@@ -8,11 +8,12 @@ import numpy as np
 from bedstone.checkpoints.artefact import Model
 from bedstone.errors import BedstoneError
 from bedstone.tasks.embed import SentenceEmbedding, unit
+from bedstone.tasks.picture_engine import PictureEngine
 from bedstone.tasks.zero_shot import SCALE
 
 
 class Embeds(Protocol):
-    """Embeddings of length 1, (n, E) fp32. `engine.PictureEngine` is one, and `TextEmbedder`."""
+    """Embeddings of length 1, (n, E) fp32: `TextEmbedder`, `picture_engine.PictureEngine`."""
 
     def images(self, pictures: Iterable[Any]) -> np.ndarray:
         """Those of pictures."""
@@ -45,10 +46,15 @@ def sees(model: Model) -> bool:
     return hasattr(model.network, "image_features")
 
 
+def reads_pictures(model: Model) -> bool:
+    """Whether a model reads pictures, with texts or alone."""
+    return sees(model) or hasattr(model.network, "features")
+
+
 def can_embed(model: Model) -> bool:
     """Whether a model gives embeddings."""
-    if sees(model):
-        return True
+    if reads_pictures(model):
+        return sees(model)  # one of pictures alone has no words to compare them with
     kind = model.config.head.kind
     return model.pooling is not None or kind in ("states", "pooled")
 
@@ -56,8 +62,6 @@ def can_embed(model: Model) -> bool:
 def embedder_of(model: Model, precision: str = "fp32") -> Embeds:
     """What embeds by a model. Raises BedstoneError where it can't."""
     if sees(model):
-        from bedstone.tasks.picture_engine import PictureEngine
-
         return PictureEngine(model, precision)
     return TextEmbedder(model, precision)
 
@@ -65,4 +69,4 @@ def embedder_of(model: Model, precision: str = "fp32") -> Embeds:
 def scale_of(model: Model) -> float:
     """What cosines are multiplied by before they are weighed: as trained, else the usual."""
     scale = getattr(model.network, "scale", None)
-    return SCALE if scale is None else float(scale)
+    return SCALE if scale is None else float(scale.detach())

@@ -17,7 +17,7 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.data.sentences import sentences
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.classify import TextClassification
-from bedstone.tasks.embedders import Embeds, scale_of
+from bedstone.tasks.embedders import Embeds, reads_pictures, scale_of
 from bedstone.tasks.policy import Policy
 from bedstone.tasks.probabilities import sigmoid
 
@@ -116,7 +116,7 @@ class ByLabels:
                         f"{policy.where}: categories.{name}.labels: the model has no label "
                         f"{label!r}{nearest(label, head.labels)}."
                     )
-        self.reads_text = hasattr(model.network, "packed_states")
+        self.reads_text = not reads_pictures(model)
         if self.reads_text:
             self.classify: Any = TextClassification(model, precision=precision)
         else:
