@@ -331,3 +331,32 @@ def test_commands_from_recipe_to_labels(bases, data, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 10
     assert sum(line["result"][0]["label"] == "green" for line in lines) >= 8
+
+
+def test_run_leaves_out_what_is_broken_and_says_so(bases, data, tmp_path, capsys):
+    base = {"out": tmp_path / "run", "model": bases["vit"], "data.train": data["train"]}
+    words = [f"{key}={value}" for key, value in {**base, "budget": "1 steps"}.items()]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task: image-classification\n")
+    assert main(["finetune", str(recipe), *words]) == 0
+    folder = folder_of(tmp_path / "mixed", 6, 0)
+    (folder / "red" / "0.png").write_bytes(b"not a picture")
+    given = ["run", "--json", "image-classification", str(tmp_path / "run")]
+    capsys.readouterr()
+    assert main([*given, str(folder)]) == 0
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
+    assert len(lines) == 5
+    assert not any(line["input"].endswith("0.png") for line in lines)
+    assert "1 of 6 pictures" in told.err
+    assert "0.png" in told.err
+    (tmp_path / "empty").mkdir()
+    for words, expected in (
+        ([str(tmp_path / "empty")], "holds no picture"),
+        ([str(folder / "red" / "0.png")], "0.png"),
+        ([str(folder / "red" / "0.png")] * 2, "2 of 2"),
+        (["https://example.org/a.jpg"], "address"),
+        ([], "pictures or folders"),
+    ):
+        assert main([*given, *words]) == 2
+        assert expected in capsys.readouterr().err

@@ -9,11 +9,15 @@ from rich.rule import Rule
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.commands.scoring import score
-from bedstone.data.examples import make_examples
+from bedstone.data.examples import Examples, make_examples
 from bedstone.data.labelled import open_rows
+from bedstone.data.pair_reader import Reader, open_pairs
+from bedstone.data.picture_examples import PictureExamples
 from bedstone.errors import BedstoneError
 from bedstone.inspect.confusion import draw_confusion
 from bedstone.runtime import Precision
+from bedstone.tasks.picture_engine import processor_of
+from bedstone.tasks.task import sees
 from bedstone.train.progress import ProgressBar
 
 TASKS = {
@@ -41,7 +45,8 @@ def evaluate_labels(
     Args:
         model: with a head for labels, tags or answers.
         data: rows with what is so, in the columns of the task.
-        columns: which column holds what, where the usual names aren't used.
+        columns: which column holds what, where the usual names aren't used; of pictures, `text`
+            is the column of their labels.
         context: tokens a row at most; longer rows become windows.
         stride: tokens that a window shares with the one before.
         picture: a PNG to draw the confusion matrix into.
@@ -49,21 +54,12 @@ def evaluate_labels(
     Raises:
         BedstoneError: the rows can't be read, or have labels that the model hasn't.
     """
-    kind, labels, problem = model.config.head.kind, model.config.head.labels, "auto"
-    if kind == "sequence":
-        problem = model.config.head.problem
-    limit = min(context or model.config.context, model.config.context)
-    rows = open_rows(data, columns=columns, split=split)
-    examples = make_examples(
-        TASKS[kind],
-        rows,
-        tokenizer_of(model),
-        labels=list(labels) or None,
-        problem=problem,
-        limit=limit,
-        stride=stride or (limit // 4 if kind == "spans" else 0),
-        known=True,
-    )
+    kind = model.config.head.kind
+    examples: Any
+    if sees(model):
+        examples = _pictures(model, data, columns, split)
+    else:
+        examples = _texts(model, data, columns, split, context, stride)
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = score(model, examples, precision, batch_size=batch_size, told=bar.update)
     assert found.figures is not None
@@ -78,3 +74,33 @@ def evaluate_labels(
         return record
     Console().print(Rule(f"{model.path} on {data}", align="left"), found.figures)
     return record
+
+
+def _texts(
+    model: Model,
+    data: str,
+    columns: dict[str, str] | None,
+    split: str | None,
+    context: int | None,
+    stride: int,
+) -> Examples:
+    head = model.config.head
+    limit = min(context or model.config.context, model.config.context)
+    return make_examples(
+        TASKS[head.kind],
+        open_rows(data, columns=columns, split=split),
+        tokenizer_of(model),
+        labels=list(head.labels) or None,
+        problem=head.problem if head.kind == "sequence" else "auto",
+        limit=limit,
+        stride=stride or (limit // 4 if head.kind == "spans" else 0),
+        known=True,
+    )
+
+
+def _pictures(
+    model: Model, data: str, columns: dict[str, str] | None, split: str | None
+) -> PictureExamples:
+    named = {} if columns is None else {"label": columns["text"]}
+    rows = open_pairs(data, Reader(named), split=split)
+    return PictureExamples(rows, processor_of(model), labels=model.config.head.labels, known=True)

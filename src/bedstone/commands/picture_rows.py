@@ -138,7 +138,7 @@ def draw_augmented(recipe: FinetuneRecipe, count: int) -> Path:
     assert augment is not None
     processor = processor_of(open_picture_model(recipe))
     rows = _opened(recipe, recipe.data.train).take(count, recipe.seed)
-    shown = [processor.fit(decoded(pair)) for pair in rows]
+    shown = [processor.fit(decoded(pair)).copy() for pair in rows]
     sheet = Path(recipe.out) / "augmented.png"
     return augmentation_sheet(augment, shown, sheet, seed=recipe.seed)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bedstone.commands import run_posts
 from bedstone.commands.opening import open_model
+from bedstone.commands.run_pictures import picture_files, picture_results, reads_pictures
 from bedstone.commands.run_tables import shown
 from bedstone.data.labelled import open_rows
 from bedstone.data.readers import read_text
@@ -72,7 +73,8 @@ def run(
     check_head(kind, model)
     ready = kind(model, precision=precision)
     console = Console(soft_wrap=False, highlight=False)
-    for value, result in _results(ready, inputs, chosen):
+    results = picture_results if reads_pictures(name) else _results
+    for value, result in results(ready, inputs, chosen):
         if as_json:
             line = {"input": run_posts.told(value), "result": result}
             print(json.dumps(line, ensure_ascii=False, default=float), flush=True)
@@ -136,6 +138,8 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
         more = {key: value for key, value in more.items() if value is not None}
     elif task == "question-answering":
         inputs = _questions(texts, given)
+    elif reads_pictures(task):
+        inputs = picture_files([*texts, *(_of_file(given) if given.file else [])])
     elif task in run_posts.TASKS:
         inputs = run_posts.posts(texts, given.file, given.column)
     else:
@@ -150,8 +154,9 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
     if task == "information-extraction" and given.fields:
         more["fields"] = _fields(given.fields)
     if not inputs:
+        what = "pictures or folders" if reads_pictures(task) else "texts"
         raise BedstoneError(
-            f"{task}: there is nothing to read. Give texts after the model, or - for the lines of "
+            f"{task}: there is nothing to read. Give {what} after the model, or - for the lines of "
             "standard input" + ("." if task == "semantic-search" else ", or --file.")
         )
     return inputs, more

@@ -208,11 +208,6 @@ def image_vectors(network: Any, pixels: Tensor) -> np.ndarray:
     return _unit(seen(pixels))
 
 
-def sees(model: Model) -> bool:
-    """Whether the model reads pictures."""
-    return any(hasattr(model.network, name) for name in ("image_features", "features"))
-
-
 def reads_text(model: Model) -> bool:
     """Whether it reads words into the space of its pictures."""
     return hasattr(model.network, "image_features") and hasattr(model.network, "text_features")

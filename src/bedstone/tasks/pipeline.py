@@ -13,8 +13,7 @@ from bedstone.checkpoints.artefact import Model, load
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
-from bedstone.tasks.picture_engine import sees
-from bedstone.tasks.task import Task
+from bedstone.tasks.task import Task, sees
 
 TASKS = {
     "text-classification": "classify:TextClassification",

@@ -241,6 +241,11 @@ class Reader(Task):
             yield self.finish(row.row, row.windows, output, options)
 
 
+def sees(model: Model) -> bool:
+    """Whether the model reads pictures."""
+    return any(hasattr(model.network, name) for name in ("image_features", "features"))
+
+
 def text_of(value: Any, what: str = "the text") -> str:
     """The text that `value` is.
 

@@ -1,0 +1,62 @@
+"""`bedstone run` on pictures: files, and folders of them; broken ones are left out and named."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bedstone.data.images import find_images
+from bedstone.errors import BedstoneError
+from bedstone.tasks.pipeline import task_class
+
+TOLD = 5  # broken pictures that are named
+
+
+def reads_pictures(task: str) -> bool:
+    """Whether a task's inputs are pictures."""
+    return task_class(task).reads == "pictures"
+
+
+def picture_files(given: Sequence[str]) -> list[str]:
+    """The pictures of each name: itself, or all below a folder.
+
+    Raises:
+        BedstoneError: a folder holds none.
+    """
+    found: list[str] = []
+    for name in given:
+        if not Path(name).is_dir():
+            found.append(name)
+            continue
+        inside = find_images(name)
+        if not inside:
+            raise BedstoneError(
+                f"{name}: holds no picture; expected files that end in .jpg, .png, .webp and such."
+            )
+        found += map(str, inside)
+    return found
+
+
+def picture_results(
+    task: Any, inputs: Sequence[Any], options: dict[str, Any]
+) -> Iterator[tuple[Any, Any]]:
+    """Each picture and its result; how many were broken is told at the end.
+
+    Raises:
+        BedstoneError: none can be read.
+    """
+    if len(inputs) == 1:
+        yield inputs[0], task(inputs[0], **options)
+        return
+    broken: list[BedstoneError] = []
+    seen = task.each(inputs, lambda number, error: broken.append(error), **options)
+    for number, result in seen:
+        yield inputs[number], result
+    if not broken:
+        return
+    named = "\n".join(f"  {error}" for error in broken[:TOLD])
+    more = f"\n  and {len(broken) - TOLD:,} more" if len(broken) > TOLD else ""
+    told = f"{len(broken):,} of {len(inputs):,} pictures were left out:\n{named}{more}"
+    if len(broken) == len(inputs):
+        raise BedstoneError(told)
+    print(told, file=sys.stderr)
