@@ -42,11 +42,10 @@ def describe(model: Model) -> dict[str, Any]:
         "head": config.head.kind,
         **({"labels": ", ".join(config.head.labels)} if config.head.labels else {}),
         "parameters": count,
-        "of_which_embeddings": model.network.get_parameter("embed.weight").numel(),
+        **_embeddings(model.network),
         "dtype": str(weights[0].dtype).removeprefix("torch."),
         "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
-        "width": config.width,
-        "layers": config.layers,
+        **_sizes(config),
     }
     if isinstance(config, GPTConfig):
         kept = 2 * config.layers * config.kv_heads * config.head_width * weights[0].element_size()
@@ -54,15 +53,45 @@ def describe(model: Model) -> dict[str, Any]:
             f"{config.heads} query, {config.kv_heads} key/value, width {config.head_width}"
         )
         facts["cache_bytes_a_token"] = kept
-    else:
-        facts["heads"] = config.heads
     return {
         **facts,
-        "hidden": config.hidden,
-        "context": config.context,
-        "vocabulary": config.vocab_size,
-        "tied_head": config.tied,
         "tokenizer": f"{tokenizer.vocab_size} tokens" if tokenizer else "none",
         "trained_on": record.get("data", {}).get("source", "not recorded"),
         **record.get("metrics", {}),
     }
+
+
+# What a configuration may say of its size, by the word for it here.
+_SIZES = {
+    "width": "width",
+    "layers": "layers",
+    "heads": "heads",
+    "hidden": "hidden",
+    "patch": "patch",
+    "size": "pixels",
+    "context": "context",
+    "vocab_size": "vocabulary",
+    "tied": "tied_head",
+    "embed": "joint_width",
+}
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    """Of one network; of two towers, each by its name."""
+    facts: dict[str, Any] = {}
+    for tower in ("image", "text"):
+        if hasattr(config, tower):
+            inner = _sizes(getattr(config, tower))
+            facts |= {f"{tower}_{name}": value for name, value in inner.items()}
+    named = {"embed": _SIZES["embed"]} if facts else _SIZES
+    for field, name in named.items():
+        if hasattr(config, field):
+            value = getattr(config, field)
+            facts[name] = " by ".join(map(str, value)) if isinstance(value, tuple) else value
+    return facts
+
+
+def _embeddings(network: Any) -> dict[str, int]:
+    """Parameters that stand for tokens, where there are any."""
+    tables = [w for name, w in network.named_parameters() if f".{name}".endswith(".embed.weight")]
+    return {"of_which_embeddings": sum(table.numel() for table in tables)} if tables else {}
