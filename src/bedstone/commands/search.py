@@ -16,7 +16,8 @@ from bedstone.tasks.index import Found, Index
 from bedstone.tasks.index_sources import open_source
 from bedstone.tasks.index_values import shown
 
-WIDE = 60  # characters of a cell
+WIDE = 48  # characters of a cell
+MOST = 6  # columns of metadata; --json has all
 
 
 def search(
@@ -106,10 +107,11 @@ def _how(held: Index, approximate: bool, where: str) -> str:
 
 
 def _table(found: list[Found]) -> Table:
+    keys = [one.key for one in found]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("score", justify="right")
-    table.add_column("picture", overflow="fold")
-    names = list(found[0].columns)
+    table.add_column("picture", overflow="fold", min_width=min(max(map(len, keys)), WIDE))
+    names = list(found[0].columns)[:MOST]
     for name in names:
         table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=WIDE)
     for one in found:

@@ -55,8 +55,8 @@ li img { width: 100%; height: 100%; object-fit: contain; min-height: 0 }
         var(--line); overflow-wrap: anywhere }
 .score { float: right; color: var(--mark); font-weight: 600; font-variant-numeric: tabular-nums;
          margin-left: .5rem }
-dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .6rem; margin: .3rem 0 0 }
-dt { color: var(--dim) } dd { margin: 0 }
+dl { margin: .3rem 0 0 } dt { color: var(--dim); float: left; margin-right: .5rem }
+dd { margin: 0 }
 </style>
 <h1>{{ title }}</h1>
 <p>{{ lead }}</p>

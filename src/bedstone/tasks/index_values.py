@@ -1,5 +1,6 @@
 """Metadata as an index keeps it: text, numbers, true or false; anything else as JSON text."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -35,9 +36,13 @@ def plain(value: Any, kind: Kind) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value for people: whole numbers without a point."""
+    """A value for people: whole numbers without a point, of a list of texts the first."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, str) and value.startswith('["'):
+        with contextlib.suppress(ValueError):
+            first, *more = json.loads(value)
+            return f"{first} (+{len(more)})" if more else str(first)
     return "" if value is None else str(value)
 
 
