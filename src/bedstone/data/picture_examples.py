@@ -69,13 +69,14 @@ class PictureBatch:
 class PictureExamples:
     """Pictures with the label of each.
 
-    Pictures that can't be read are left out, counted and named; see `data.pairs.Faults`.
+    Pictures that can't be read, and rows without a label that is known, are left out, counted and
+    named; see `data.pairs.Faults`.
 
     Args:
         rows: with a label each.
         processor: of the network that reads them.
         labels: names of the outputs; None takes those of the rows.
-        known: whether `labels` are those of a model: none else may come, and none is missed.
+        known: whether `labels` are those of a model, so that none is missed.
         told: is handed the share done while pictures are decoded.
 
     Attributes:
@@ -83,8 +84,7 @@ class PictureExamples:
         actual: the label of each.
 
     Raises:
-        BedstoneError: naming the row that has no label, or one that isn't known; or too many
-            pictures are broken.
+        BedstoneError: too many rows are left out, naming the first.
     """
 
     kind = "sequence"
@@ -102,7 +102,7 @@ class PictureExamples:
     ) -> None:
         self.processor = processor
         self.labels = tuple(labels) if labels else _in_order(rows.classes)
-        _check(rows, self.labels, 1 if known else 2)
+        rows = _labelled(rows, self.labels, 1 if known else 2)
         self.pictures = Pictures(
             rows, processor.fit, processor.size, memory_mb=memory_mb, told=told
         )
@@ -226,23 +226,34 @@ def _in_order(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(classes, key=int)) if whole else tuple(classes)
 
 
-def _check(rows: PairRows, labels: tuple[str, ...], least: int) -> None:
-    """Raises BedstoneError where a row has no label, or one that isn't known, or all have one."""
-    for pair in rows:
+def _labelled(rows: PairRows, labels: tuple[str, ...], least: int) -> PairRows:
+    """The rows that have one of the labels; others count as broken.
+
+    Raises:
+        BedstoneError: too many are, or there are fewer than `least` labels.
+    """
+    good = []
+    for number, pair in enumerate(rows):
         if pair.label is None:
-            raise BedstoneError(
-                f"{pair.place}: has no label. Name the column that holds it: data.columns: "
-                "{label: ...}; or sort the pictures into a folder for each."
+            rows.faults.add(
+                f"{pair.place}: has no label (columns of labels are named by data.columns: "
+                "{label: ...})"
             )
-        if pair.label not in labels:
-            raise BedstoneError(
-                f"{pair.place}: has the label {pair.label!r}, which is none of the {len(labels)} "
-                f"known{nearest(pair.label, labels)}. Mend it, or leave the row out."
+        elif pair.label not in labels:
+            close = nearest(pair.label, labels)
+            rows.faults.add(
+                f"{pair.place}: has the label {pair.label!r}, which is none of the "
+                f"{len(labels)} known{close}"
             )
-    held = {pair.label for pair in rows}
+        else:
+            good.append(number)
+    if len(good) < len(rows):
+        rows.faults.check()
+        rows = rows.pick(good)
+    held = sorted({str(pair.label) for pair in rows})
     if len(held) < least:
         raise BedstoneError(
             f"data {rows.name!r}: holds {len(held)} label in {len(rows):,} rows "
-            f"({', '.join(map(str, held))}); expected 2 or more to tell apart. Name data with more "
-            "rows."
+            f"({', '.join(held)}); expected 2 or more to tell apart. Name data with more rows."
         )
+    return rows
