@@ -17,7 +17,8 @@ USES = {
     "image sequence": ("image-classification", "bedstone run image-classification . a.jpg"),
     "towers": (
         "zero-shot-image-classification",
-        "bedstone run zero-shot-image-classification . a.jpg --candidate-labels 'a cat,a dog'",
+        "bedstone run zero-shot-image-classification . a.jpg "
+        '--option candidate_labels="a cat,a dog"',
     ),
 }
 for _kind in ("states", "sequence", "tokens", "spans"):
