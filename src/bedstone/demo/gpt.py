@@ -82,7 +82,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             f"{metrics['validation_loss']:.3f} nats a token at the end",
             "perplexity": f"{metrics['validation_perplexity']:.1f}",
             "bits per byte": f"{metrics['validation_bits_per_byte']:.3f}",
-            "opens in transformers as": model.layout.architecture(model.config),
+            "opens in transformers as": str(model.layout.architecture(model.config)),
         },
         pictures={folder / "curve.png": "Loss against tokens read"},
         samples=samples,
