@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import bedstone
+from bedstone.checkpoints.adapters import save_adapter
 from bedstone.checkpoints.artefact import Model
 from bedstone.commands.info import describe
 from bedstone.data.clip_tokenizers import clip_backend, train_clip
@@ -17,6 +18,7 @@ from bedstone.data.tower_text import text_rows, was_cut
 from bedstone.errors import BedstoneError
 from bedstone.models import clip, vit
 from bedstone.models.heads import HeadConfig
+from bedstone.nn.lora import LoraConfig, add_adapter
 
 TEXTS = ["a red square", "two blue circles,  and a SIGN: 42!", "naïve café 漢字"]
 HARD = [*TEXTS, "don't I'll", "  two\nlines\t", "!!!...", "a <|endoftext|> b", "x" * 300]
@@ -195,3 +197,39 @@ def test_a_broken_archive_of_merges_is_named(tmp_path):
     (tmp_path / "bpe.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(BedstoneError, match=r"bpe\.txt\.gz"):
         Tokenizer.load(tmp_path / "bpe.txt.gz")
+
+
+@pytest.mark.parametrize("name", ["vit", "clip"])
+def test_adapters_go_to_peft_and_back(name, tmp_path):
+    import peft
+    import transformers
+
+    shape = {"image_size": 24, "patch": 6, "width": 32, "layers": 2, "heads": 4}
+    if name == "vit":
+        ours = Model(vit.build(vit.ViTConfig(**shape, head=HeadConfig("sequence", ("a", "b")))))
+    else:
+        ours = model("clip")
+    ours.save(tmp_path / "base")
+    ours.path = tmp_path / "base"
+    add_adapter(ours.network, LoraConfig(rank=2, targets=("q", "v", "up")))
+    with torch.no_grad():
+        for weight in ours.network.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.1)
+    save_adapter(ours, tmp_path / "ours")
+    kind = getattr(transformers, ours.layout.architecture(ours.config))
+    theirs = peft.PeftModel.from_pretrained(
+        kind.from_pretrained(tmp_path / "base"), tmp_path / "ours"
+    )
+    theirs.eval().save_pretrained(tmp_path / "theirs")
+    again = bedstone.load(tmp_path / "theirs").network
+    x = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if name == "vit":
+            found, back = ours.network.eval()(x), again(x)
+            expected = theirs(pixel_values=x).logits
+        else:
+            found, back = ours.network.eval().image_features(x), again.image_features(x)
+            expected = theirs.base_model.get_image_features(pixel_values=x).pooler_output
+    assert (found - expected).abs().max() < 1e-4
+    assert (back - expected).abs().max() < 1e-4

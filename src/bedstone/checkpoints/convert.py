@@ -73,6 +73,8 @@ class Layout:
         ignored: endings of published tensors that hold no weights (masks, caches).
         renamed: endings that older files have, and what they are called now.
         fit: what the names of the stored tensors change in the configuration.
+        modules: its tensors by the names that the published network has for them in memory, which
+            adapters use, where its files have others.
         write_ends: sets the tokenizer's special ids in the published configuration.
     """
 
@@ -86,7 +88,12 @@ class Layout:
     ignored: tuple[str, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     fit: Callable[[Any, set[str]], Any] = lambda config, tensors: config
+    modules: Callable[[Any], Iterable[Name]] | None = None
     write_ends: Callable[[dict[str, Any], Any], None] = write_ends
+
+    def module_names(self, config: Any) -> list[Name]:
+        """Its tensors as the modules of the published network are named."""
+        return list((self.modules or self.names)(config))
 
 
 # Where each published model_type is described; a family adds a line.

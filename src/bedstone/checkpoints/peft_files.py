@@ -7,9 +7,10 @@ that peft 0.21 writes. Where the published layout keeps several of our layers as
 (q, k and v of gpt2), they read with one A there, and their B are stacked.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from bedstone.checkpoints.convert import Layout, Name
+from bedstone.checkpoints.convert import Name
 from bedstone.errors import BedstoneError
 from bedstone.nn.lora_config import leaf_of, linears, parent_of
 
@@ -65,12 +66,12 @@ READ |= {"use_rslora", "modules_to_save", "fan_in_fan_out", "task_type"}
 READ |= {"base_model_name_or_path", "runtime_config"}
 
 
-def published_linears(layout: Layout, network: Any) -> dict[str, Name]:
+def published_linears(names: Iterable[Name], network: Any) -> dict[str, Name]:
     """Published modules that are linear layers of ours, by their names; several may be one."""
     ours = linears(network)
     return {
         parent_of(name.theirs): name
-        for name in layout.names(network.config)
+        for name in names
         if leaf_of(name.theirs) == "weight" and all(parent_of(o) in ours for o in name.ours)
     }
 

@@ -35,8 +35,9 @@ def read_peft(
         BedstoneError: it is no plain LoRA, is of another base, or is not whole.
     """
     check_plain(published, where)
-    modules = published_linears(layout, network)
-    names = {name.theirs: name for name in layout.names(network.config)}
+    config = network.config  # adapters of other versions name modules as files do
+    names = {n.theirs: n for n in (*layout.names(config), *layout.module_names(config))}
+    modules = published_linears(names.values(), network)
     rank, rslora = _count(published, "r", where), bool(published.get("use_rslora"))
     alpha = _number(published, "lora_alpha", where)
     values: dict[str, dict[str, Tensor]] = {}

@@ -20,7 +20,7 @@ def write_peft(layout: Layout, network: Any, name: str) -> tuple[dict[str, Any],
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     transposed = False
-    modules = published_linears(layout, network)
+    modules = published_linears(layout.module_names(network.config), network)
     for theirs, whole in modules.items():
         parts = [_part(network.get_submodule(parent_of(ours)), name) for ours in whole.ours]
         if not any(adapter for adapter, _ in parts):
@@ -38,7 +38,7 @@ def write_peft(layout: Layout, network: Any, name: str) -> tuple[dict[str, Any],
         if alpha != config.alpha:
             alphas[theirs] = alpha
     targeted = {key.removeprefix(PREFIX).removesuffix(A) for key in tensors if key.endswith(A)}
-    names = list(layout.names(network.config))
+    names = layout.module_names(network.config)
     if lost := sorted(set(adapted_layers(network, name)) - _covered(modules, targeted)):
         raise ValueError(f"layout {layout.model_type} has no name for {', '.join(lost)}")
     whole_names = _trained_whole(names, network, name)

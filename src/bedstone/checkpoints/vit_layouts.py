@@ -44,6 +44,16 @@ _BLOCK = {
     "mlp.sublayer.up": "intermediate.dense",
     "mlp.sublayer.down": "output.dense",
 }
+# In memory, as transformers 5 has it: its files keep the older names.
+_MODULES = {
+    **_BLOCK,
+    "attn.sublayer.q": "attention.q_proj",
+    "attn.sublayer.k": "attention.k_proj",
+    "attn.sublayer.v": "attention.v_proj",
+    "attn.sublayer.out": "attention.o_proj",
+    "mlp.sublayer.up": "mlp.fc1",
+    "mlp.sublayer.down": "mlp.fc2",
+}
 _CLASSES = {"sequence": "ViTForImageClassification", "pooled": "ViTModel", "states": "ViTModel"}
 
 
@@ -101,16 +111,18 @@ def both(theirs: str, ours: str, *, bias: bool = True) -> Iterator[Name]:
         yield Name(f"{theirs}.{leaf}", (f"{ours}.{leaf}",))
 
 
-def names_vit(config: ViTConfig) -> Iterator[Name]:
+def names_vit(
+    config: ViTConfig, blocks: str = "encoder.layer", block: dict[str, str] = _BLOCK
+) -> Iterator[Name]:
     body = "vit." if config.head.kind == "sequence" else ""
     table = f"{body}embeddings"
     yield Name(f"{table}.cls_token", ("first",), leading=2)
     yield Name(f"{table}.position_embeddings", ("positions.weight",), leading=1)
     yield from both(f"{table}.patch_embeddings.projection", "patches")
     for i in range(config.layers):
-        for ours, theirs in _BLOCK.items():
+        for ours, theirs in block.items():
             biased = config.qkv_bias or ours[-2:] not in (".q", ".k", ".v")
-            yield from both(f"{body}encoder.layer.{i}.{theirs}", f"stack.{i}.{ours}", bias=biased)
+            yield from both(f"{body}{blocks}.{i}.{theirs}", f"stack.{i}.{ours}", bias=biased)
     yield from both(f"{body}layernorm", "norm")
     if config.head.kind == "sequence":
         yield from both("classifier", "head.out")
@@ -131,8 +143,9 @@ LAYOUTS = {
         architecture=lambda config: architecture(config.head),
         read_config=read_vit,
         write_config=write_vit,
-        build=partial(make),
+        build=make,
         names=names_vit,
+        modules=partial(names_vit, blocks="layers", block=_MODULES),
         prefix="vit.",
         ignored=("embeddings.mask_token",),
         fit=_without_pooler,
