@@ -86,9 +86,12 @@ def truth(kind: Uniform | Clustered, rows: int, queries: np.ndarray) -> tuple[np
         scores = np.concatenate([scores, queries @ vectors.T], axis=1)
         more = np.broadcast_to(np.arange(start, start + len(vectors)), (len(queries), len(vectors)))
         places = np.concatenate([places, more], axis=1)
-        best = np.argsort(-scores, axis=1)[:, :20]
+        best = np.argpartition(-scores, 19, axis=1)[:, :20]
         scores = np.take_along_axis(scores, best, axis=1)
         places = np.take_along_axis(places, best, axis=1)
+    order = np.argsort(-scores, axis=1)
+    scores = np.take_along_axis(scores, order, axis=1)
+    places = np.take_along_axis(places, order, axis=1)
     distances = np.sqrt(np.maximum(2 - 2 * scores, 1e-9))
     ratios = np.log(distances[:, -1:] / distances[:, :-1]).mean(axis=1)
     return places, float(np.median(1 / ratios))

@@ -17,7 +17,7 @@ from bedstone.tasks.index_sources import open_source
 from bedstone.tasks.index_values import shown
 
 WIDE = 48  # characters of a cell
-MOST = 6  # columns of metadata; --json has all
+LEAST = 12  # that the first column of metadata is worth; --json has all
 
 
 def search(
@@ -84,7 +84,9 @@ def answer(
             print(json.dumps(told, ensure_ascii=False))
     else:
         console = Console(highlight=False)
-        console.print(_table(found) if found else Text("nothing was found", style="dim"))
+        console.print(
+            _table(found, console.width) if found else Text("nothing was found", style="dim")
+        )
         console.print(Text(how, style="dim"))
     if page is not None:
         tiles = _tiles(held, found)
@@ -106,17 +108,24 @@ def _how(held: Index, approximate: bool, where: str) -> str:
     return how.told() + ("; measured without the condition" if where else "")
 
 
-def _table(found: list[Found]) -> Table:
-    keys = [one.key for one in found]
+def _table(found: list[Found], width: int) -> Table:
+    """Scores and names, and as many columns as there is room for."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("score", justify="right")
-    table.add_column("picture", overflow="fold", min_width=min(max(map(len, keys)), WIDE))
-    names = list(found[0].columns)[:MOST]
-    for name in names:
-        table.add_column(name, overflow="ellipsis", no_wrap=True, max_width=WIDE)
+    table.add_column("score", justify="right", no_wrap=True)
+    longest = min(max(len(one.key) for one in found), max(width // 2, 8))
+    table.add_column("picture", overflow="fold", min_width=longest)
+    room = width - len("-0.000") - longest - 4
+    names: list[str] = []
+    for name in found[0].columns:
+        cells = max(len(text) for text in [name, *(shown(one.columns[name]) for one in found)])
+        cells = min(cells, WIDE)
+        if cells and (cells <= room or (not names and room >= LEAST)):
+            names.append(name)
+            table.add_column(name, overflow="ellipsis", no_wrap=True, width=min(cells, room))
+            room -= cells + 2
     for one in found:
-        cells = [Text(shown(one.columns[name])) for name in names]
-        table.add_row(f"{one.score:.3f}", Text(one.key), *cells)
+        facts = [Text(shown(one.columns[name])) for name in names]
+        table.add_row(f"{one.score:.3f}", Text(one.key), *facts)
     return table
 
 

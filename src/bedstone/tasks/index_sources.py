@@ -7,11 +7,13 @@ change) differs from what the index has.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from bedstone.data.images import IMAGE_SUFFIXES, find_images
-from bedstone.data.labelled import LabelledRows, open_rows
+from bedstone.data.labelled import open_rows
+from bedstone.data.pair_rows import raw_rows
 from bedstone.data.rows import data_suffix
 from bedstone.errors import BedstoneError, nearest
 
@@ -110,11 +112,10 @@ class FolderSource:
             key = path.relative_to(self.folder).as_posix()
             try:
                 key.encode()
-                state = path.stat()
+                mark = _mark(path)
             except (OSError, UnicodeEncodeError) as error:
                 self.broken[ascii(key)] = f"{key!a}: can't be read ({error})"
                 continue
-            mark = f"{state.st_size}:{state.st_mtime_ns}"
             items.append(Item(key, mark, lambda path=path: path, columns.pop(key, {})))  # type: ignore[misc]
         self.strays = sorted(columns)
         if not items and not self.broken:
@@ -136,46 +137,69 @@ class RowSource:
         self.path, self.place = path, str(path.resolve())
         self.strays: list[str] = []
         self.broken: dict[str, str] = {}
-        self._read: LabelledRows | None = None
 
-    @property
-    def rows(self) -> LabelledRows:
-        if self._read is None:
-            self._read = open_rows(self.path)
-        return self._read
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, pictures as the bytes or paths that are stored, classes by their names."""
+        names: dict[str, list[str]] = {}
+        rows = [raw.values for raw in raw_rows(str(self.path), None, names)]
+        for row in rows:
+            for column in names.keys() & row.keys():
+                if isinstance(row[column], int) and 0 <= row[column] < len(names[column]):
+                    row[column] = names[column][row[column]]
+        return rows
+
+    @cached_property
+    def column(self) -> str:
+        """The column that holds the pictures.
+
+        Raises:
+            BedstoneError: there is none.
+        """
+        known = {name for row in self.rows for name in row}
+        found = next((name for name in PICTURE_COLUMNS if name in known), None)
+        if found is None:
+            raise BedstoneError(
+                f"{self.path}: has no column of pictures ({', '.join(PICTURE_COLUMNS)}); it has "
+                f"{', '.join(sorted(map(str, known))) or 'no row'}. Rename the one that holds them."
+            )
+        return found
 
     def items(self) -> list[Item]:
-        state = self.path.stat()
-        column = self._column()
+        mark = _mark(self.path)
         items = []
-        for number, row in enumerate(_typed(self.rows.rows, self.path)):
+        for number, row in enumerate(_typed(self.rows, self.path)):
             key = f"{self.path.name}#{number}"
-            mark = f"{state.st_size}:{state.st_mtime_ns}"
-            rest = {name: value for name, value in row.items() if name != column}
-            if self.picture(key) is None:
-                self.broken[key] = f"{self.rows.where(number)}: has no picture"
-            else:
-                items.append(Item(key, mark, lambda key=key: self.picture(key), rest))  # type: ignore[misc]
+            rest = {name: value for name, value in row.items() if name != self.column}
+            picture = self.picture(key)
+            if picture is None:
+                self.broken[key] = f"{self.path}: row {number + 1:,} has no picture"
+                continue
+            own = _mark(picture) if isinstance(picture, Path) else mark
+            items.append(Item(key, own, lambda key=key: self.picture(key), rest))  # type: ignore[misc]
+        if not items and not self.broken:
+            raise BedstoneError(f"{self.path}: holds no row. Name a file that does.")
         return items
 
     def picture(self, key: str) -> Any:
         number = key.rpartition("#")[2]
         if not number.isdigit() or int(number) >= len(self.rows):
             return None
-        value = self.rows.rows[int(number)].get(self._column())
+        value = self.rows[int(number)].get(self.column)
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
-        return self.path.parent / value if isinstance(value, str) and value else value or None
+        if isinstance(value, str) and value:
+            return self.path.parent / value
+        return value if isinstance(value, bytes) and value else None
 
-    def _column(self) -> str:
-        known = {name for row in self.rows.rows for name in row}
-        found = next((name for name in PICTURE_COLUMNS if name in known), None)
-        if found is None:
-            raise BedstoneError(
-                f"{self.path}: has no column of pictures ({', '.join(PICTURE_COLUMNS)}); it has "
-                f"{', '.join(sorted(map(str, known)))}. Rename the one that holds them."
-            )
-        return found
+
+def _mark(path: Path) -> str:
+    """Size and time of change; of a file that is gone, none that was ever noted."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return "gone"
+    return f"{state.st_size}:{state.st_mtime_ns}"
 
 
 def _found(folder: Path) -> Iterator[tuple[Path, Path]]:
