@@ -134,4 +134,6 @@ def _suffixes(targeted: set[str], known: set[str]) -> list[str]:
 def _task(layout: Layout, network: Any) -> str | None:
     if (layout.architecture(network.config) or "").endswith(("ForCausalLM", "LMHeadModel")):
         return "CAUSAL_LM"
+    if hasattr(network.config, "size"):
+        return None  # peft's tasks are of text; its SEQ_CLS would ask for a head of its own
     return TASKS.get(network.config.head.kind)
