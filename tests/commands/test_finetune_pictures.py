@@ -198,9 +198,10 @@ def test_an_adapter_learns(base, bases, data, tmp_path):
     assert right(finished.model, data) == finished.done.metrics["validation_accuracy"]
 
 
-def test_a_run_that_stops_early_and_one_that_goes_on(bases, data, tmp_path):
-    augment = {"flip": 0.5, "crop": [0.7, 1.0]}
-    how = {"augment": augment, "budget": "12 steps", "best": "last"}
+@pytest.mark.parametrize("trained", ["whole", "head"])
+def test_a_run_that_stops_early_and_one_that_goes_on(trained, bases, data, tmp_path):
+    augment = {"flip": 0.5, "crop": [0.7, 1.0]} if trained == "whole" else {}
+    how = {"augment": augment, "train": trained, "budget": "12 steps", "best": "last"}
     whole = finetune(recipe_for(tmp_path / "whole", data, bases["vit"], **how), quiet=True)
     half = recipe_for(tmp_path / "half", data, bases["vit"], **how, save_every=5)
     run = Path(half.out)
@@ -321,6 +322,8 @@ def test_commands_from_recipe_to_labels(bases, data, tmp_path, capsys):
     )
     assert main(["finetune", str(recipe), "--sample", "3"]) == 0
     assert (tmp_path / "run" / "augmented.png").is_file()
+    assert main(["finetune", str(recipe), "--find-rate"]) == 0
+    assert "is proposed" in capsys.readouterr().out
     assert main(["finetune", str(recipe), "epochs=12"]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "run"), data["validation"], "--json"]) == 0

@@ -114,7 +114,7 @@ def test_what_is_left_before_its_end_leaves_no_thread(model):
     next(results)
     results.close()
     deadline = time.monotonic() + 5
-    while any(each.name.startswith("pictures") for each in threading.enumerate()):
+    while any(each.name.startswith("picture-engine") for each in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

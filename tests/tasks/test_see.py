@@ -177,6 +177,16 @@ def test_a_generator_is_read_as_results_are_taken():
     assert task([]) == []
 
 
+def test_another_tokenizer_leaves_the_processor():
+    model = clip_model()
+    given = {"candidate_labels": NAMES}
+    expected = bedstone.pipeline(SHOTS, model)(pictures(1)[0], **given)
+    same(
+        bedstone.pipeline(SHOTS, model, tokenizer=model.tokenizer)(pictures(1)[0], **given),
+        expected,
+    )
+
+
 def test_labels_of_a_picture_alone():
     task = bedstone.pipeline(SHOTS, clip_model(), candidate_labels="blue, red")
     first, second = pictures(2)

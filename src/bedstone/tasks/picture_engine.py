@@ -160,7 +160,7 @@ class PictureEngine:
         numbered = enumerate(pictures)
         room = size * (1 + AHEAD) if ahead else size
         waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="pictures")
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="picture-engine")
 
         def fill() -> None:
             for number, picture in itertools.islice(numbered, room - len(waiting)):

@@ -4,6 +4,7 @@ A task's module is loaded when the task is first asked for.
 """
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _with_tokenizer(model: Model, tokenizer: Tokenizer | str | Path) -> Model:
             f"tokenizer: has {chosen.vocab_size:,} tokens, the model's weights "
             f"{model.config.vocab_size:,}. Take both from the same model."
         )
-    return Model(model.network, chosen, model.generation, model.record, model.path, model.pooling)
+    return replace(model, tokenizer=chosen)
 
 
 def _device(device: str | int | torch.device) -> torch.device | None:
