@@ -106,8 +106,7 @@ def fill(
     _embed(index, embedder, waiting, known, done, stored)
     _renew(index, renewed, done, stored)
     done.removed += index.remove(known.keys() & done.broken.keys())  # what it was is no more
-    if done.added or done.changed or done.renewed or done.removed:
-        index.tidy()
+    index.tidy()  # where nothing was new too: it takes away what an earlier rewrite replaced
     return done
 
 
