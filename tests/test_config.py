@@ -6,10 +6,13 @@ import pytest
 
 from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
-from bedstone.mapping import from_mapping, read_recipe
+from bedstone.mapping import from_mapping, read_recipe, read_values
 from bedstone.models.bert import LAYOUTS, BertConfig
+from bedstone.models.clip import clip_config
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.recipes import FinetuneRecipe
+from bedstone.recipes_pairs import LAYOUTS as PAIRED
+from bedstone.recipes_pairs import ContrastiveRecipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -19,6 +22,10 @@ def test_every_recipe_reads_and_opens_with_its_command(path):
     text = path.read_text()
     if f"bedstone finetune recipes/{path.name}" in text:
         assert read_recipe(FinetuneRecipe, path).model
+        return
+    if read_values(path).get("model", {}).get("layout") in PAIRED:
+        assert clip_config(read_recipe(ContrastiveRecipe, path).model).embed
+        assert f"bedstone pretrain recipes/{path.name}" in text
         return
     recipe = read_recipe(PretrainRecipe, path)
     shape = BertConfig if recipe.model.get("layout") in LAYOUTS else GPTConfig
