@@ -42,6 +42,7 @@ class Index:
         self.path, self.settings = path, settings
         self._database = _lancedb().connect(path)
         self._table: Any = None
+        self._columns: dict[str, Kind] | None = None
         self._disk = Durable(path)
         self._held = contextlib.ExitStack()
         self._writes = False
@@ -113,8 +114,10 @@ class Index:
     @property
     def columns(self) -> dict[str, Kind]:
         """The columns of metadata, and what each holds."""
-        schema = () if self._table is None else self._table.schema
-        return {each.name: kind_of(each.type) for each in schema if each.name not in OWN}
+        if self._columns is None:  # asking the table takes a good part of a quick search
+            schema = () if self._table is None else self._table.schema
+            self._columns = {e.name: kind_of(e.type) for e in schema if e.name not in OWN}
+        return self._columns
 
     def stamps(self) -> dict[str, str]:
         """The stamp of every row, by its key."""
@@ -191,6 +194,7 @@ class Index:
                 self._table = self._database.create_table(TABLE, schema=schema)
             elif fields:
                 self._table.add_columns(fields)
+            self._columns = None
 
     def search(
         self, vector: np.ndarray, count: int = 10, *, where: str = "", exact: bool = True
@@ -275,7 +279,7 @@ class Index:
     def _open_table(self) -> None:
         """The table as it is now; it is not there until the first row is."""
         if any(self.path.glob(f"{TABLE}.lance/_versions/*.manifest")):
-            self._table = self._database.open_table(TABLE)
+            self._table, self._columns = self._database.open_table(TABLE), None
 
     def _settle(self, commits: int = 1) -> None:
         self._disk.settle()
