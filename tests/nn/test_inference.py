@@ -91,26 +91,6 @@ def test_the_original_stays_as_it_is():
     assert ready.norm.weight.dtype is torch.float32
 
 
-@pytest.mark.parametrize("layout", ["gpt2", "llama"])
-@pytest.mark.parametrize("packs", [True, False])
-def test_late_mlps_alone_are_rounded(layout, packs, request):
-    if not packs:
-        request.getfixturevalue("plainly")
-    network = small(layout, layers=6)
-    ids = torch.arange(20).view(2, 10)
-    early, late = [], []
-    for found, options in ((early, {}), (late, {"late": torch.bfloat16})):
-        ready = for_inference(network, torch.float32, **options)
-        ready.stack[3].register_forward_hook(lambda *seen, found=found: found.append(seen[2]))
-        with torch.no_grad():
-            found.append(ready(ids))
-    assert torch.equal(early[0], late[0])  # what leaves the fourth of six blocks
-    assert late[1].dtype is torch.float32 and not torch.equal(early[1], late[1])
-    with torch.no_grad():
-        rough = for_inference(network, torch.bfloat16)(ids).float()
-    assert (late[1] - early[1]).abs().mean() < 0.7 * (rough - early[1]).abs().mean()
-
-
 def test_what_an_adapter_replaced_is_not_joined():
     class Adapter(torch.nn.Linear):
         def forward(self, x):

@@ -65,7 +65,7 @@ def test_embeddings_are_those_of_transformers(model, theirs):
 
 def test_mixed_precision_embeds_the_same(model, theirs):
     exact, mixed, rough = (
-        SentenceEmbedding(model, precision=name)(TEXTS) for name in ("fp32", "mixed", "bf16")
+        SentenceEmbedding(model, precision=name)(TEXTS[2:3]) for name in ("fp32", "mixed", "bf16")
     )
     assert (exact * mixed).sum(1).min() > 0.99999
     assert mixed.dtype == np.float32

@@ -18,6 +18,7 @@ from bedstone.data.inputs import Input
 from bedstone.data.packing import Packed, pack
 from bedstone.models.heads import PretrainingHeads
 from bedstone.nn.inference import for_inference
+from bedstone.nn.mixed import for_mixed_inference
 from bedstone.runtime import pick_precision
 
 TOKENS = 2048  # of a batch: enough for large products, few enough to stay in the cache
@@ -111,10 +112,10 @@ class Engine:
 
 
 def _ready(model: Model, precision: str, device: torch.device) -> Any:
-    """The network in a precision by its name; `mixed` is fp32 but for the last MLPs."""
+    """The network in a precision by its name; `mixed` is fp32 but for late MLPs."""
     if precision != "mixed":
         return for_inference(model.network, pick_precision(precision, device).dtype)
-    return for_inference(model.network, torch.float32, late=pick_precision("auto", device).dtype)
+    return for_mixed_inference(model.network, pick_precision("auto", device).dtype)
 
 
 def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
