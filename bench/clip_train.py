@@ -246,7 +246,7 @@ def from_files(options: argparse.Namespace) -> None:
     alone = []
     for _ in range(3):
         began = time.process_time()
-        batches._make(np.arange(options.batch), 0, 0, 0)
+        batches.make(np.arange(options.batch), np.random.default_rng(0), 0)
         alone.append(time.process_time() - began)
     print(f"{options.files}: {len(rows):,} pictures, ViT-B/32 at 224, batch {options.batch}")
     print(f"{options.steps * options.batch / seconds:.2f} pictures/s end to end, augmented")
