@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.attention import CrossAttention
 from bedstone.nn.context import Context
@@ -57,11 +58,7 @@ class ResNetConfig:
             )
         if self.shrink not in (1, 2, 4):
             raise BedstoneError(f"model.image.shrink: {self.shrink} was given; expected 4, 2 or 1.")
-        for name in ("image_size", "channels", "width", "features"):
-            if getattr(self, name) < 1:
-                raise BedstoneError(
-                    f"model.image.{name}: {getattr(self, name)} was given; it must be at least 1."
-                )
+        at_least(self, 1, "image_size", "channels", "width", "features", prefix="model.image.")
         if not self.blocks or min(self.blocks) < 1:
             raise BedstoneError(
                 f"model.image.blocks: {self.blocks} was given; expected at least one block for "

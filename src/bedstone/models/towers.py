@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
@@ -33,11 +34,7 @@ def fill_shape(config: Any) -> None:
 
 def check_shape(config: Any, where: str, sizes: Sequence[str] = ()) -> None:
     """Raises BedstoneError for a shape that can't be built."""
-    for name in ("width", "layers", "heads", "hidden", *sizes):
-        if getattr(config, name) < 1:
-            raise BedstoneError(
-                f"{where}.{name}: {getattr(config, name)} was given; it must be at least 1."
-            )
+    at_least(config, 1, "width", "layers", "heads", "hidden", *sizes, prefix=f"{where}.")
     if config.width % config.heads and not getattr(config, "head_width", 0):
         raise BedstoneError(
             f"{where}.heads: {config.heads} doesn't divide the width {config.width}; choose a "

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.inputs import Input, question_windows
 from bedstone.data.packing import Packed
 from bedstone.errors import BedstoneError
-from bedstone.tasks.task import Options, Prepared, Reader, at_least, shown, text_of
+from bedstone.tasks.task import Options, Prepared, Reader, shown, text_of
 
 WINDOW, STRIDE = 384, 128  # tokens, as in version 4
 
@@ -57,8 +58,9 @@ class SpanOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "max_seq_len", "max_answer_len")
-        at_least(self, 0, "doc_stride")
+        at_least(self, 1, "max_answer_len")
+        at_least(self, 1, "max_seq_len", optional=True)
+        at_least(self, 0, "doc_stride", optional=True)
 
 
 class Answering(Reader):

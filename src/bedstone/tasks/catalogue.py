@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.illustrated import illustrated
 from bedstone.data.labelled import LabelledRows
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.embed import unit
 from bedstone.tasks.embedders import Embeds, can_embed, embedder_of, sees
 from bedstone.tasks.posts import Post, is_image, post_of
-from bedstone.tasks.task import Options, Task, at_least, shown
+from bedstone.tasks.task import Options, Task, shown
 
 AT_A_TIME = 512  # items embedded between two blocks
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.inputs import Input
 from bedstone.data.packing import Packed
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
-from bedstone.tasks.task import Options, Prepared, Reader, at_least, shown, text_of
+from bedstone.tasks.task import Options, Prepared, Reader, shown, text_of
 
 FUNCTIONS = ("default", "sigmoid", "softmax", "none")
 PROBLEM_FUNCTIONS = {"single": "softmax", "multi": "sigmoid", "regression": "none"}
@@ -36,7 +37,7 @@ class ClassifyOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.top_k != "":
-            at_least(self, 1, "top_k")
+            at_least(self, 1, "top_k", optional=True)
         name = self.function_to_apply
         if name is not None and str(name).lower() not in FUNCTIONS:
             raise BedstoneError(

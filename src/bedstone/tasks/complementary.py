@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.catalogue import Catalogue, CatalogueOptions, SimilarItems, rows_of, same
 from bedstone.tasks.companions import learn_map, styles
 from bedstone.tasks.embed import unit
 from bedstone.tasks.posts import Post
-from bedstone.tasks.task import at_least
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CompanionOptions(CatalogueOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "per_category")
+        at_least(self, 1, "per_category", optional=True)
 
 
 class ComplementaryItems(SimilarItems):

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.inputs import Input, text_input
 from bedstone.data.packing import Packed
 from bedstone.errors import BedstoneError
-from bedstone.tasks.task import Options, Prepared, Reader, at_least, shown, text_of
+from bedstone.tasks.task import Options, Prepared, Reader, shown, text_of
 from bedstone.tasks.windows import best_places
 
 
@@ -29,7 +30,7 @@ class FillOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "top_k")
+        at_least(self, 1, "top_k", optional=True)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError
 from bedstone.tasks.picture_engine import Faults, PictureEngine, is_picture
-from bedstone.tasks.task import Task, at_least, shown
+from bedstone.tasks.task import Task, shown
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PictureOptions:
     num_workers: Any = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size")
+        at_least(self, 1, "batch_size", optional=True)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.labelled import open_rows
 from bedstone.data.readers import read_text
 from bedstone.data.rows import data_suffix
@@ -24,7 +25,7 @@ from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
 from bedstone.nn.inference import inference_dtype
 from bedstone.tasks.embed import Embedder, EmbedOptions, unit
-from bedstone.tasks.task import at_least, shown, text_of
+from bedstone.tasks.task import shown, text_of
 
 FORMAT = 1  # part of a cache's name: raise it when the same input would give other numbers
 ROWS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")

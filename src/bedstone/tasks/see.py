@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.labelled_tower import states_of
 from bedstone.tasks.classify import FUNCTIONS, scores_of
 from bedstone.tasks.picture_engine import image_vectors, reads_text
 from bedstone.tasks.picture_task import Asked, PictureOptions, PictureTask
-from bedstone.tasks.task import at_least, sees, shown
+from bedstone.tasks.task import sees, shown
 from bedstone.tasks.zero_shot import label_names
 
 TEMPLATE = "This is a photo of {}."  # version 4's
@@ -38,7 +39,7 @@ class LabelOptions(PictureOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "top_k")
+        at_least(self, 1, "top_k", optional=True)
         name = self.function_to_apply
         if name is not None and str(name).lower() not in FUNCTIONS:
             raise BedstoneError(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.inputs import Input, text_windows
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.engine import Engine, Places
@@ -44,23 +45,12 @@ class Options:
     num_workers: Any = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "max_length")
-        at_least(self, 0, "stride")
+        at_least(self, 1, "batch_size", "max_length", optional=True)
+        at_least(self, 0, "stride", optional=True)
 
     @property
     def cuts(self) -> bool:
         return self.truncation not in (None, False, "do_not_truncate")
-
-
-def at_least(options: Any, least: int, *names: str) -> None:
-    """Checks whole numbers among options; None passes."""
-    for name in names:
-        value = getattr(options, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= least):
-            raise BedstoneError(
-                f"{name}: {value!r} was given; it must be a number from {least} on."
-            )
 
 
 @dataclass(frozen=True)

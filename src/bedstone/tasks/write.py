@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
 from bedstone.data.labelled import is_number
 from bedstone.data.reading import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling, published
 from bedstone.generation.text import encode_prompt, write
-from bedstone.tasks.task import Options, Task, at_least, shown
+from bedstone.tasks.task import Options, Task, shown
 
 NEW_TOKENS = 256  # as in version 4, where nothing says how many
 TOGETHER = 32  # continuations written at a time
@@ -47,8 +48,9 @@ class WriteOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "max_new_tokens", "num_return_sequences")
-        at_least(self, 0, "top_k", "seed")
+        at_least(self, 1, "num_return_sequences")
+        at_least(self, 1, "max_new_tokens", optional=True)
+        at_least(self, 0, "top_k", "seed", optional=True)
         for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
             value = getattr(self, name)
             if value is not None and not is_number(value):
