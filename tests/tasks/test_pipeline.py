@@ -34,6 +34,17 @@ def test_a_model_a_folder_or_a_tokenizer_of_its_own(tmp_path):
     assert set(one[0]) == {"label", "score"}
 
 
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("task: text-classification\n")
+    with pytest.raises(BedstoneError, match="no checkpoint yet"):
+        bedstone.pipeline("text-classification", run)
+    folder = saved(run, LABELS)
+    expected = bedstone.pipeline("text-classification", folder)("go")
+    assert bedstone.pipeline("text-classification", run)("go") == expected
+
+
 def test_the_model_itself_stays_as_it_is():
     made = model(LABELS)
     before = {name: value.clone() for name, value in made.network.state_dict().items()}

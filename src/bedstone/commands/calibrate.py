@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands.fit_policy import Parts, fit_policy
-from bedstone.commands.opening import open_model
 from bedstone.data.illustrated import illustrated
 from bedstone.data.labelled import LabelledRows
 from bedstone.data.reading import check_text

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bedstone.checkpoints.artefact import tokenizer_of
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands.evaluate_labels import TASKS, evaluate_labels
 from bedstone.commands.evaluate_masked import evaluate_masked
 from bedstone.commands.evaluate_pairs import evaluate_pairs
-from bedstone.commands.opening import open_model
 from bedstone.commands.text_data import cached
 from bedstone.data.batches import evaluation_batches
 from bedstone.data.sources import open_source

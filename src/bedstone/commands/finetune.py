@@ -12,9 +12,9 @@ from torch import nn
 
 from bedstone.checkpoints.adapters import adapt, load_adapter, save_adapter, write_adapter_files
 from bedstone.checkpoints.artefact import Model, load
+from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.commands.find_rate import find_rate
-from bedstone.commands.opening import open_model
 from bedstone.commands.picture_rows import freeze_body, open_picture_model
 from bedstone.commands.scoring import MAIN, score
 from bedstone.commands.task_rows import TaskRows

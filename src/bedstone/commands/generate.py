@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.commands.opening import open_model
+from bedstone.checkpoints.opening import open_model
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.generation.sampling import Sampling, published
 from bedstone.generation.text import Written, stream_text, write

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bedstone.commands.opening import open_model
+from bedstone.checkpoints.opening import open_model
 from bedstone.errors import BedstoneError
 from bedstone.tasks.index import Index
 from bedstone.tasks.index_fill import Embeds, Filled, fill

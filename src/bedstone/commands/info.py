@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.commands.opening import open_model
+from bedstone.checkpoints.opening import open_model
 from bedstone.models.gpt_config import GPTConfig
 
 

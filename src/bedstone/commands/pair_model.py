@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from bedstone.checkpoints.artefact import Model, load
+from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.commands.opening import open_model
 from bedstone.data.image_processor import ImageProcessor, clip_processor, siglip_processor
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError

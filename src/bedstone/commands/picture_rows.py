@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.commands.opening import open_model
+from bedstone.checkpoints.opening import open_model
 from bedstone.data.image_augment import ImageAugment
 from bedstone.data.image_processor import plain_processor
 from bedstone.data.pair_reader import Reader, open_pairs

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands import run_posts
-from bedstone.commands.opening import open_model
 from bedstone.commands.run_pictures import picture_files, picture_results, reads_pictures
 from bedstone.commands.run_tables import shown
 from bedstone.data.labelled import open_rows

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.commands.opening import open_model
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands.picture_rows import draw_augmented, open_examples, picture_batches, see
 from bedstone.data.augment_text import AugmentConfig, augment, sample
 from bedstone.data.examples import ExampleBatches, Examples, make_examples

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands.finetune import finetune
-from bedstone.commands.opening import open_model
 from bedstone.commands.pretrain import pretrain
 from bedstone.commands.training import Finished
 from bedstone.config import PretrainRecipe

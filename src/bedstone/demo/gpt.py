@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.commands.opening import open_model
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands.pretrain import pretrain
 from bedstone.config import PretrainRecipe
 from bedstone.generation.sampling import Sampling

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from bedstone.checkpoints.artefact import Model, load
+from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.opening import open_model
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
@@ -50,7 +51,7 @@ def pipeline(
 
     Args:
         task: one of `TASKS`, or of `ALIASES`.
-        model: a `Model`, a folder or a hub id.
+        model: a `Model`, a folder (a model's or a run's) or a hub id.
         tokenizer: another than the model's own.
         precision: of matrix products: fp32, bf16, auto for bf16 where the hardware has it, or
             mixed for fp32 with such bf16 in late MLPs alone (`nn/mixed.py`): embeddings stay the
@@ -70,7 +71,7 @@ def pipeline(
         )
     where = _device(device)
     if not isinstance(model, Model):
-        model = load(model, device=pick_device("auto") if where is None else where)
+        model = open_model(model, device=pick_device("auto") if where is None else where)
     elif where is not None:
         model.network.to(where)
     if tokenizer is not None:

@@ -1,4 +1,4 @@
-"""Opening what a command is given: a model, or a run's folder that stands for its model."""
+"""Opening what a user names: a model, or a run's folder that stands for its model."""
 
 from pathlib import Path
 from typing import Any
