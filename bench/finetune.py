@@ -22,14 +22,11 @@ import torch
 import transformers
 from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
 
-from bedstone.checkpoints.adapters import adapt
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.commands.finetune import course_of, lora_config, open_start, prepare
-from bedstone.commands.task_rows import TaskRows
+from bedstone.commands.finetune import set_up
 from bedstone.mapping import read_recipe
 from bedstone.recipes import FinetuneRecipe
-from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.loop import Trainer as OurTrainer
 from bedstone.train.optim import build_optimizer
 from bedstone.train.schedule import build_schedule, parse_budget
@@ -98,23 +95,18 @@ class Ours:
     def __init__(self, name: str, data: Path, lora: bool) -> None:
         task = TASKS[name]
         train = data / task.folder / f"{task.prefix}train.jsonl"
-        changes = [f"data.train={train}", 'data.validation=""', 'data.test=""']
+        changes = [f"data.train={train}", 'data.validation=""', 'data.test=""', "device=cpu"]
         if lora:
             changes += ["lora={rank: 16, alpha: 32}"]
         recipe = read_recipe(FinetuneRecipe, ROOT / "recipes" / f"finetune-{name}.yaml", changes)
         assert (recipe.epochs, recipe.batch_size) == (task.epochs, task.batch)
-        model = open_start(recipe, None)
-        rows = TaskRows.open(recipe, model, quiet=True)
-        prepare(model, recipe, rows.train)
-        if lora:
-            adapt(model.network, lora_config(recipe), seed=0)
-        precision = pick_precision("auto", pick_device("cpu"))
-        course = course_of(recipe, model, rows, precision)
+        course, _, precision = set_up(recipe, None, quiet=True)
+        network = course.model.network
         self.trainer = OurTrainer(
-            network=model.network,
+            network=network,
             objective=course.objective,
             batches=course.batches,
-            optimizer=build_optimizer(model.network, recipe.optim),
+            optimizer=build_optimizer(network, recipe.optim),
             budget=parse_budget(course.budget),
             schedule=build_schedule(recipe.schedule),
             precision=precision,
@@ -122,7 +114,7 @@ class Ours:
             write_model=lambda folder, metrics: None,
             clip=recipe.optim.clip,
         )
-        model.network.train()
+        network.train()
 
     def seconds(self, steps: int, number: int) -> list[float]:
         """Of each step but the first."""

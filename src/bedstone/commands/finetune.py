@@ -55,14 +55,10 @@ def run_finetuning(
     recipe: FinetuneRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
 ) -> Finished:
     """A new run, or one that goes on from a checkpoint."""
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    build_schedule(recipe.schedule)
-    seed_everything(recipe.seed)
-    model, rows = open_all(recipe, checkpoint, precision, quiet)
-    course = course_of(recipe, model, rows, precision)
+    course, rows, precision = set_up(recipe, checkpoint, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
-        _report(run, model, rows, precision, quiet)
+        _report(run, course.model, rows, precision, quiet)
     return finished
 
 
@@ -72,10 +68,7 @@ def propose_rate(recipe: FinetuneRecipe, *, quiet: bool = False) -> float:
     Raises:
         BedstoneError: as `finetune`, or no rate makes the loss fall.
     """
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    seed_everything(recipe.seed)
-    model, rows = open_all(recipe, None, precision, quiet)
-    course = course_of(recipe, model, rows, precision)
+    course, _, precision = set_up(recipe, None, quiet)
     folder = Path(recipe.out) / "find-rate"
     found = find_rate(course, recipe.optim, precision, folder, quiet=quiet)
     if not quiet:
@@ -85,6 +78,17 @@ def propose_rate(recipe: FinetuneRecipe, *, quiet: bool = False) -> float:
             highlight=False,
         )
     return found
+
+
+def set_up(
+    recipe: FinetuneRecipe, checkpoint: Checkpoint | None, quiet: bool
+) -> tuple[Course, TaskRows, Precision]:
+    """What is learnt and how, from the recipe's seed on, and the rows it is measured on."""
+    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    build_schedule(recipe.schedule)
+    seed_everything(recipe.seed)
+    model, rows = open_all(recipe, checkpoint, precision, quiet)
+    return course_of(recipe, model, rows, precision), rows, precision
 
 
 def open_all(
