@@ -56,7 +56,7 @@ def model():
 @pytest.fixture
 def seeing(model, monkeypatch):
     """Tasks whose model is taken for a CLIP."""
-    monkeypatch.setattr(home, "sees", lambda model: True)
+    monkeypatch.setattr(home, "compares", lambda model: True)
 
     def make(kind, **options):
         task = kind(model, **{"catalogue": SEEN, **options})

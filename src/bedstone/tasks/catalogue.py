@@ -19,9 +19,9 @@ from bedstone.data.illustrated import illustrated
 from bedstone.data.labelled import LabelledRows
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.embed import unit
-from bedstone.tasks.embedders import Embeds, can_embed, embedder_of, sees
+from bedstone.tasks.embedders import Embeds, can_embed, embedder_of
 from bedstone.tasks.posts import Post, is_image, post_of
-from bedstone.tasks.task import Options, Task, shown
+from bedstone.tasks.task import Options, Task, compares, shown
 
 AT_A_TIME = 512  # items embedded between two blocks
 
@@ -145,7 +145,7 @@ class SimilarItems(Task):
         texts = [n for n, item in enumerate(items) if item.text is not None]
         pictures = [n for n, item in enumerate(items) if item.image is not None]
         parts = []
-        if sees(self.model):
+        if compares(self.model):
             parts.append((pictures, self.embedder.images([items[n].image for n in pictures])))
         elif len(texts) < len(items):
             self.embedder.images([])  # raises: a text model sees none
@@ -184,7 +184,7 @@ class SimilarItems(Task):
             ids[name] = number
             words = row.get(text) if text else None
             words = words if isinstance(words, str) and words.strip() else None
-            picture = row["image"] if sees(self.model) or words is None else None
+            picture = row["image"] if compares(self.model) or words is None else None
             if words is None and picture is None:
                 raise BedstoneError(
                     f"{rows.where(number)}: has neither a text nor an image. Fill one in, or leave "

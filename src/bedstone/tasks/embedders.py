@@ -9,6 +9,7 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.errors import BedstoneError
 from bedstone.tasks.embed import SentenceEmbedding, unit
 from bedstone.tasks.picture_engine import PictureEngine
+from bedstone.tasks.task import compares, sees
 from bedstone.tasks.zero_shot import SCALE
 
 
@@ -41,27 +42,17 @@ class TextEmbedder:
         )
 
 
-def sees(model: Model) -> bool:
-    """Whether a model embeds pictures beside texts."""
-    return hasattr(model.network, "image_features")
-
-
-def reads_pictures(model: Model) -> bool:
-    """Whether a model reads pictures, with texts or alone."""
-    return sees(model) or hasattr(model.network, "features")
-
-
 def can_embed(model: Model) -> bool:
     """Whether a model gives embeddings."""
-    if reads_pictures(model):
-        return sees(model)  # one of pictures alone has no words to compare them with
+    if sees(model):
+        return compares(model)  # one of pictures alone has no words to compare them with
     kind = model.config.head.kind
     return model.pooling is not None or kind in ("states", "pooled")
 
 
 def embedder_of(model: Model, precision: str = "fp32") -> Embeds:
     """What embeds by a model. Raises BedstoneError where it can't."""
-    if sees(model):
+    if compares(model):
         return PictureEngine(model, precision)
     return TextEmbedder(model, precision)
 

@@ -29,6 +29,7 @@ from bedstone.nn.pooling import normalise
 from bedstone.runtime import pick_precision
 from bedstone.tasks.engine import batches
 from bedstone.tasks.search import weights_hash
+from bedstone.tasks.task import compares
 
 log = logging.getLogger("bedstone.tasks")
 BATCH = 32  # pictures the network reads at a time
@@ -101,7 +102,7 @@ class PictureEngine:
         Raises:
             BedstoneError: the model reads no text, or a text can't be read.
         """
-        if not reads_text(self.model):
+        if not compares(self.model):
             raise BedstoneError(
                 f"{self.model.path or 'this model'}: reads pictures alone, no words. Take a model "
                 "of both, such as a CLIP."
@@ -206,11 +207,6 @@ def image_vectors(network: Any, pixels: Tensor) -> np.ndarray:
     head is handed."""
     seen = getattr(network, "image_features", None) or network.features
     return _unit(seen(pixels))
-
-
-def reads_text(model: Model) -> bool:
-    """Whether it reads words into the space of its pictures."""
-    return hasattr(model.network, "image_features") and hasattr(model.network, "text_features")
 
 
 def processor_of(model: Model) -> ImageProcessor:

@@ -17,9 +17,10 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.data.sentences import sentences
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.classify import TextClassification
-from bedstone.tasks.embedders import Embeds, reads_pictures, scale_of
+from bedstone.tasks.embedders import Embeds, scale_of
 from bedstone.tasks.policy import Policy
 from bedstone.tasks.probabilities import sigmoid
+from bedstone.tasks.task import sees
 
 WHOLE = 300  # characters of a text that is read as one: about a CLIP's context, or a tweet
 PASSAGE = 120  # of a stretch of a longer one, in which a bad line must not drown
@@ -116,7 +117,7 @@ class ByLabels:
                         f"{policy.where}: categories.{name}.labels: the model has no label "
                         f"{label!r}{nearest(label, head.labels)}."
                     )
-        self.reads_text = not reads_pictures(model)
+        self.reads_text = not sees(model)
         if self.reads_text:
             self.classify: Any = TextClassification(model, precision=precision)
         else:

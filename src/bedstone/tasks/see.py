@@ -16,9 +16,9 @@ from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.labelled_tower import states_of
 from bedstone.tasks.classify import FUNCTIONS, scores_of
-from bedstone.tasks.picture_engine import image_vectors, reads_text
+from bedstone.tasks.picture_engine import image_vectors
 from bedstone.tasks.picture_task import Asked, PictureOptions, PictureTask
-from bedstone.tasks.task import sees, shown
+from bedstone.tasks.task import compares, sees, shown
 from bedstone.tasks.zero_shot import label_names
 
 TEMPLATE = "This is a photo of {}."  # version 4's
@@ -130,7 +130,7 @@ class ZeroShotImageClassification(PictureTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return reads_text(model)
+        return compares(model)
 
     def __call__(self, inputs: Any = None, candidate_labels: Any = None, **options: Any) -> Any:
         if candidate_labels is not None:

@@ -232,8 +232,13 @@ class Reader(Task):
 
 
 def sees(model: Model) -> bool:
-    """Whether the model reads pictures."""
+    """Whether the model reads pictures, with texts or alone."""
     return any(hasattr(model.network, name) for name in ("image_features", "features"))
+
+
+def compares(model: Model) -> bool:
+    """Whether the model reads pictures and texts into one space."""
+    return all(hasattr(model.network, name) for name in ("image_features", "text_features"))
 
 
 def text_of(value: Any, what: str = "the text") -> str:
