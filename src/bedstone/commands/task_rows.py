@@ -17,6 +17,7 @@ from bedstone.generation.text import write
 from bedstone.mapping import from_mapping
 from bedstone.recipes import PICTURES, FinetuneRecipe
 from bedstone.runtime import Precision
+from bedstone.tasks.pipeline import pipeline
 from bedstone.train.loop import Batches
 from bedstone.train.progress import ProgressBar
 
@@ -139,8 +140,6 @@ def augment_parts(config: AugmentConfig, rows: LabelledRows) -> dict[str, Any]:
 
 def proposer(model: Model) -> Callable[[list[str], int], list[str]]:
     """Words that fit a place, by a masked language model."""
-    from bedstone.tasks.pipeline import pipeline
-
     fill = pipeline("fill-mask", model)
     mask = tokenizer_of(model).settings["mask_token"]
 
