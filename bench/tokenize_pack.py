@@ -61,7 +61,7 @@ def main() -> None:
 
 def train_tokenizer(folder: Path) -> None:
     from bedstone.data.sources import open_source
-    from bedstone.data.tokenizer import train_bpe
+    from bedstone.data.tokenizer_training import train_bpe
 
     train_bpe(open_source("python-docs").documents(), VOCABULARY).save(folder)
 

@@ -234,7 +234,7 @@ def test_a_vocabulary_that_does_not_match(capsys, run, tmp_path):
     assert "vocabulary doesn't match" in told(capsys, "info", folder)
     shutil.copytree(run / "model", tmp_path / "other")
     (tmp_path / "other" / "bedstone.json").unlink()
-    from bedstone.data.tokenizer import train_bpe
+    from bedstone.data.tokenizer_training import train_bpe
 
     train_bpe(["many words of another text, some longer than others " * 9] * 9, 400).save(
         tmp_path / "big"

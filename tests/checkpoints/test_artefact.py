@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import bedstone
 from bedstone.checkpoints.artefact import Model
-from bedstone.data.tokenizer import train_bpe
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt import LAYOUTS, build
 from bedstone.models.gpt_config import GPTConfig

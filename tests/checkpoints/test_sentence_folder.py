@@ -10,7 +10,7 @@ import bedstone
 from bedstone.checkpoints.artefact import Model
 from bedstone.data.inputs import text_batch
 from bedstone.data.packing import pack
-from bedstone.data.tokenizer import train_wordpiece
+from bedstone.data.tokenizer_training import train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.models.bert import BertConfig, build
 from bedstone.models.heads import HeadConfig

@@ -13,7 +13,8 @@ from bedstone.cli import main
 from bedstone.commands.finetune import finetune
 from bedstone.commands.resume import resume
 from bedstone.data.encoder_tokenizers import train_wordpiece
-from bedstone.data.tokenizer import Tokenizer, train_bpe
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
 from bedstone.models.bert import BertConfig

@@ -9,7 +9,7 @@ import pytest
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.cli import main
-from bedstone.data.tokenizer import train_bpe, train_wordpiece
+from bedstone.data.tokenizer_training import train_bpe, train_wordpiece
 from bedstone.models.bert import BertConfig, build
 from bedstone.models.gpt import build as build_gpt
 from bedstone.models.gpt_config import GPTConfig

@@ -5,7 +5,8 @@ import shutil
 import pytest
 import transformers
 
-from bedstone.data.tokenizer import Tokenizer, train_roberta, train_wordpiece
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import train_roberta, train_wordpiece
 from bedstone.errors import BedstoneError
 
 TEXTS = ["The cats sat; the dogs, unfriendly, barked at Zoë's unfriendliest cat! " * 20] * 3

@@ -9,7 +9,7 @@ import torch
 from bedstone.data.examples import ExampleBatches, evaluation_batches, make_examples
 from bedstone.data.inputs import question_windows, text_input, text_windows, word_windows
 from bedstone.data.labelled import LabelledRows
-from bedstone.data.tokenizer import train_bpe, train_wordpiece
+from bedstone.data.tokenizer_training import train_bpe, train_wordpiece
 from bedstone.errors import BedstoneError
 
 WORDS = [

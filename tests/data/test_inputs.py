@@ -18,7 +18,8 @@ from bedstone.data.inputs import (
     word_windows,
 )
 from bedstone.data.packing import pack
-from bedstone.data.tokenizer import Tokenizer, train_bpe, train_characters
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import train_bpe, train_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.text import encode_prompt
 

@@ -12,7 +12,7 @@ from bedstone.data.segments import ALONE, NEXT, OTHER, Documents
 from bedstone.data.sentences import Sentences, sentences
 from bedstone.data.sources import Texts
 from bedstone.data.token_cache import token_cache
-from bedstone.data.tokenizer import train_roberta, train_wordpiece
+from bedstone.data.tokenizer_training import train_roberta, train_wordpiece
 from bedstone.data.tokens import TokenSplit
 from bedstone.errors import BedstoneError
 

@@ -12,7 +12,7 @@ from bedstone.data.readers import Piece
 from bedstone.data.sources import Texts
 from bedstone.data.streamed import StreamedBatches
 from bedstone.data.token_cache import token_cache
-from bedstone.data.tokenizer import train_bpe
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.errors import BedstoneError
 
 TOKENIZER = train_bpe(["abc"], 257)  # a token a byte

@@ -9,7 +9,7 @@ from bedstone.data import tokens as tokens_module
 from bedstone.data.readers import Piece
 from bedstone.data.sources import Texts, open_source
 from bedstone.data.token_cache import default_folder, token_cache
-from bedstone.data.tokenizer import train_bpe, train_characters
+from bedstone.data.tokenizer_training import train_bpe, train_characters
 from bedstone.data.tokens import TokenSplit
 from bedstone.errors import BedstoneError
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedstone.data.cut import LONGEST, PIECE, cuts
-from bedstone.data.tokenizer import END, UNKNOWN, Tokenizer, train_bpe, train_characters
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import END, UNKNOWN, train_bpe, train_characters
 from bedstone.errors import BedstoneError
 
 CODE = "def f(x, *, y=10):\n\t# größer, 東京, 🙂👩‍👩‍👧\n        return x ** 2 <= y  # don't\r\n\n\n"

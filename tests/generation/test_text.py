@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bedstone.data.tokenizer import train_bpe
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import StopText, encode_prompt, stream_text, write
 from bedstone.models.gpt_config import GPTConfig

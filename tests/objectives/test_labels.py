@@ -9,7 +9,8 @@ from bedstone.checkpoints.convert import layout, to_published
 from bedstone.data.encoder_tokenizers import train_wordpiece
 from bedstone.data.examples import ExampleBatches, make_examples
 from bedstone.data.labelled import LabelledRows
-from bedstone.data.tokenizer import Tokenizer, train_bpe
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.models.bert import BertConfig
 from bedstone.models.bert import build as build_bert
 from bedstone.models.gpt import build as build_gpt

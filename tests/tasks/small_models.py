@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.data.tokenizer import Tokenizer, train_bpe, train_roberta, train_wordpiece
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import train_bpe, train_roberta, train_wordpiece
 from bedstone.models.bert import BertConfig, build
 from bedstone.models.gpt import build as build_gpt
 from bedstone.models.gpt_config import GPTConfig

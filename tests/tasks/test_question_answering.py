@@ -6,7 +6,7 @@ import torch
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.data.inputs import question_windows
-from bedstone.data.tokenizer import train_wordpiece
+from bedstone.data.tokenizer_training import train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.models.bert import BertConfig, build
 from bedstone.models.heads import HeadConfig

@@ -3,7 +3,7 @@
 import pytest
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.data.tokenizer import train_bpe
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write

@@ -12,8 +12,8 @@ from bedstone.data.sentences import Sentences
 from bedstone.data.sources import Source, open_source
 from bedstone.data.streamed import StreamedBatches
 from bedstone.data.token_cache import TokenCache, token_cache
-from bedstone.data.tokenizer import (
-    Tokenizer,
+from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import (
     train_bpe,
     train_characters,
     train_roberta,

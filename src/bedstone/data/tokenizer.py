@@ -1,38 +1,25 @@
-"""Text <-> token ids: train, load and save a tokenizer, encode fast, decode as a stream.
+"""Text <-> token ids: load and save a tokenizer, encode fast, decode as a stream.
 
 A thin wrapper of the `tokenizers` library. What is written, `transformers.AutoTokenizer` opens,
-with the same ids. Byte-level BPE is Sennrich et al. 2016 (https://arxiv.org/abs/1508.07909) over
-bytes as in GPT-2 (Radford et al. 2019).
+with the same ids.
 """
 
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors, trainers
 
-from bedstone.data import encoder_tokenizers
 from bedstone.data.cut import LONGEST, cuts
 from bedstone.data.streamer import Streamer
 from bedstone.data.tokenizer_files import ROLES, read_tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file, write_json
 
-END = "<|endoftext|>"
-UNKNOWN = "<|unknown|>"
-
-# Words with their leading space, single digits, runs of signs, line ends: the pattern of Qwen 2 and
-# 3, so that a folder of that layout is opened by its own class with the same ids. Single digits
-# also let a small vocabulary count.
-_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _PROBE = "The cat (no dog) sat on 12 mats; x = y - 3 and so, é 漢字 was read twice . The end"
 
 
@@ -40,7 +27,7 @@ class Tokenizer:
     """Text to ids and back.
 
     `settings` is what `tokenizer_config.json` holds; its roles (`eos_token`, ...) name tokens of
-    the vocabulary. Make one with `Tokenizer.load`, `train_bpe` or `train_characters`.
+    the vocabulary. Make one with `Tokenizer.load`, or by `data/tokenizer_training.py`.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any] | None = None):
@@ -233,88 +220,3 @@ class Tokenizer:
             if outer[at : at + len(inner)] == inner:
                 return outer[:at], outer[at + len(inner) :]
         return [], []
-
-
-def train_bpe(
-    texts: Iterable[str], vocab_size: int, *, special_tokens: Sequence[str] = (END,)
-) -> Tokenizer:
-    """A byte-level BPE tokenizer of at most `vocab_size` ids; no text is unknown to it.
-
-    The first of `special_tokens` ends a document and pads. Special tokens have the last ids that
-    training gives.
-
-    Raises:
-        BedstoneError: `vocab_size` leaves no room for the 256 bytes and the special tokens.
-    """
-    least = 256 + len(special_tokens)
-    if vocab_size < least:
-        raise BedstoneError(
-            f"vocab_size: {vocab_size:,} is too small; expected {least:,} or more (256 bytes and "
-            f"{len(special_tokens)} special tokens)."
-        )
-    backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(special_tokens),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        max_token_length=32,  # no token for a ruler of 80 dashes
-        show_progress=False,
-    )
-    backend.train_from_iterator(_all_cuts(texts), trainer)
-    return Tokenizer(backend, _add_special(backend, special_tokens))
-
-
-def train_characters(
-    texts: Iterable[str], *, special_tokens: Sequence[str] = (END, UNKNOWN)
-) -> Tokenizer:
-    """A tokenizer with an id for every character of `texts`, in the order of their code points.
-
-    Characters that `texts` lack become `<|unknown|>`, which must be among `special_tokens`.
-
-    Raises:
-        BedstoneError: `texts` hold no character.
-    """
-    characters = sorted({character for text in texts for character in text})
-    if not characters:
-        raise BedstoneError("train_characters: the texts are empty; name data that holds text.")
-    names = [*characters, UNKNOWN]
-    backend = tokenizers.Tokenizer(
-        models.BPE(
-            vocab={name: number for number, name in enumerate(names)}, merges=[], unk_token=UNKNOWN
-        )
-    )
-    backend.decoder = decoders.Fuse()
-    ordered = [UNKNOWN, *(token for token in special_tokens if token != UNKNOWN)]
-    settings = _add_special(backend, ordered, end=ordered[1] if len(ordered) > 1 else None)
-    return Tokenizer(backend, {**settings, "unk_token": UNKNOWN})
-
-
-def train_wordpiece(texts: Iterable[str], vocab_size: int, *, lowercase: bool = True) -> Tokenizer:
-    """A WordPiece tokenizer as BERT has it, of at most `vocab_size` ids."""
-    trained = encoder_tokenizers.train_wordpiece(_all_cuts(texts), vocab_size, lowercase=lowercase)
-    return Tokenizer(*trained)
-
-
-def train_roberta(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer with RoBERTa's special tokens, of at most `vocab_size` ids."""
-    return Tokenizer(*encoder_tokenizers.train_roberta(_all_cuts(texts), vocab_size))
-
-
-def _add_special(
-    backend: tokenizers.Tokenizer, names: Sequence[str], end: str | None = None
-) -> dict[str, Any]:
-    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in names])
-    end = end or (names[0] if names and names[0] != UNKNOWN else None)
-    return {"eos_token": end, "pad_token": end} if end else {}
-
-
-def _all_cuts(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        yield from cuts(text)
