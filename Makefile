@@ -36,7 +36,7 @@ $(BIN)/pip:
 
 $(VENV)/.demo: $(BIN)/pip pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about a minute, then it is kept."
-	$(PIP) -e ".[train,evaluate]"
+	$(PIP) -e ".[train,evaluate,search]"
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/pip pyproject.toml constraints.txt

@@ -1,16 +1,35 @@
 """The demo, small: every part runs and the report holds what it promises."""
 
+import importlib.util
 import types
 from functools import partial
 
+import numpy as np
+
 from bedstone.data.python_passages import python_passages
-from bedstone.demo import bert, gpt, run
+from bedstone.data.scenes import check_caption, make_scene
+from bedstone.demo import bert, clip, gpt, run
 from runs import make_text
+
+# A CLIP of one step or two.
+SMALL_CLIP = {
+    **clip.RECIPE,
+    "model": {
+        "layout": "clip",
+        "embed": 16,
+        "image": {"image_size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2},
+        "text": {"width": 16, "layers": 1, "heads": 2, "context": 24},
+    },
+    "data": {"source": "scenes", "most_rows": 16},
+    "tokenizer": {"vocab_size": 300},
+    "batch_size": 8,
+    "evaluate_pairs": 20,
+}
 
 
 def test_every_file_of_the_folder_is_a_part():
     names = [module.__name__ for module in run.demonstrations()]
-    assert names == ["bedstone.demo.bert", "bedstone.demo.gpt"]
+    assert names == ["bedstone.demo.bert", "bedstone.demo.clip", "bedstone.demo.gpt"]
     assert all(module.SHARE > 0 for module in run.demonstrations())
 
 
@@ -31,6 +50,8 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     words = {"kind": "wordpiece", "vocab_size": 300}
     monkeypatch.setattr(bert, "PRETRAIN", {**bert.PRETRAIN, **small, "tokenizer": words})
     monkeypatch.setattr(bert, "python_passages", partial(python_passages, 200))
+    monkeypatch.setattr(clip, "RECIPE", SMALL_CLIP)
+    monkeypatch.setattr(clip, "SEARCHED", 8)
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
     report = run.run_demo(tmp_path / "demo", minutes=0.1)
     page = report.read_text()
@@ -44,16 +65,48 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "kinds told apart",
         "without pretraining",
         "bedstone run fill-mask",
+        "shape and colour told, of 80",
+        "found by its sentence first, of 100",
+        "bedstone search",
     ):
         assert promised in page
     assert (tmp_path / "demo" / "gpt" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "demo" / "gpt" / "curve.png").is_file()
+    assert (tmp_path / "demo" / "clip" / "found.png").is_file()
     assert (tmp_path / "demo" / "bert" / "tuned" / "confusion-validation.png").is_file()
     shown = capsys.readouterr().out
     for prompt in gpt.PROMPTS:
         assert prompt.strip() in shown
     again = run.run_demo(tmp_path / "demo", minutes=0.05)  # a second demo replaces the first
     assert again.is_file()
+
+
+def test_what_is_found_is_judged_by_what_the_scenes_show(tmp_path):
+    """An engine that knows finds only right pictures; one that knows nothing is not flattered."""
+    scenes = [make_scene(n, split="test", objects=(1, 2)) for n in range(24)]
+    folder = clip._write_pictures(scenes, tmp_path / "pictures")
+
+    def engine(sign):
+        true = np.array(
+            [[sign * (len(set(check_caption(s, q))) == 1) for q in clip.QUERIES] for s in scenes]
+        )
+        return types.SimpleNamespace(
+            texts=lambda texts: np.eye(len(texts)), images=lambda files: true[: len(files)]
+        )
+
+    for query, right in zip(clip._found(engine(1), scenes, folder), clip.QUERIES, strict=True):
+        there = sum(len(set(check_caption(scene, right))) == 1 for scene in scenes)
+        assert sum(query.right) == min(there, clip.BEST)
+        assert query.note == f"{min(there, 4)} of 4 right ({there} there are)"
+    assert not any(any(query.right) for query in clip._found(engine(-1), scenes, folder))
+    assert len((folder / "metadata.jsonl").read_text().splitlines()) == 24
+
+
+def test_without_an_index_the_demo_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    told = clip._next(tmp_path / "model", tmp_path / "pictures")
+    assert next(iter(told)) == "pip install 'bedstone[search]'"
+    assert not (tmp_path / "found.html").exists()
 
 
 def test_parts_share_the_time_by_their_weights(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ def run_demo(out: str | Path, minutes: float) -> Path:
         Path(out) / "report.html",
         "Bedstone: the demo",
         f"Trained from nothing on this machine, in {clock(time.monotonic() - began)}, "
-        "on data that every Python carries.",
+        "on data that every Python carries and on drawn scenes.",
         sections,
     )
     console.print(f"\nReport: [bold]{report}[/bold]\n")

@@ -1,0 +1,179 @@
+"""The demo's CLIP: drawn scenes and their captions, then pictures found by sentences."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from bedstone.checkpoints.opening import open_model
+from bedstone.commands.evaluate_pairs import evaluate_pairs
+from bedstone.commands.pretrain_pairs import pretrain_pairs
+from bedstone.data.scenes import Scene, captions, check_caption, draw, make_scene
+from bedstone.files import atomic_file, write_text
+from bedstone.inspect.found_sheet import Query, found_sheet
+from bedstone.inspect.report import Section
+from bedstone.mapping import from_mapping
+from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.runtime import pick_device, pick_precision
+from bedstone.tasks.picture_engine import PictureEngine
+from bedstone.train.progress import clock
+
+SHARE = 0.75
+
+RECIPE: dict[str, Any] = {
+    "model": {
+        "layout": "clip_resnet",
+        "embed": 192,
+        "image": {
+            "image_size": 64,
+            "width": 32,
+            "blocks": [1, 1, 1],
+            "block": "basic",
+            "shrink": 4,
+        },
+        "text": {"width": 192, "layers": 2, "heads": 3, "context": 48},
+    },
+    "data": {"source": "scenes", "most_rows": 4000, "objects": [1, 3]},
+    "tokenizer": {"vocab_size": 1024},
+    "optim": {"kind": "muon", "lr": 3e-3, "adamw_lr": 3e-3},
+    "batch_size": 128,
+    "save_minutes": 2.0,
+}
+# Which of these a network has never seen together: a red circle, a yellow moon, a cyan heart, ...
+QUERIES = (
+    "a red circle",
+    "a yellow moon",
+    "a small cyan heart",
+    "two purple squares",
+    "a red circle on a meadow",
+    "a red circle and a red cross",
+    "a ring in the top left",
+    "a circle above a square",
+)
+SEARCHED = 400  # held-out scenes that are searched
+BEST = 4  # pictures shown of what is found
+SIDE = 176  # pixels of a picture on the sheet
+_FIRST = 10**6  # their seeds are none of those that the figures are measured on
+
+
+def demonstrate(folder: Path, minutes: float) -> Section:
+    """Trains for `minutes` into `folder`; shows what is found by words."""
+    console = Console()
+    console.print("\n[bold]CLIP from scratch: drawn scenes and what is said of them[/bold]\n")
+    if folder.is_dir():  # an earlier demo's run
+        shutil.rmtree(folder)
+    values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
+    finished = pretrain_pairs(from_mapping(ContrastiveRecipe, values, "demo"))
+    assert finished.model is not None
+    model = open_model(finished.model)
+    how = pick_precision("auto", pick_device("cpu"))
+    measured = evaluate_pairs(model, "scenes", how)
+    scenes = [
+        make_scene(_FIRST + number, split="test", objects=(1, 3)) for number in range(SEARCHED)
+    ]
+    pictures = _write_pictures(scenes, folder / "pictures")
+    found = _found(PictureEngine(model, how.name), scenes, pictures)
+    for query in found:
+        console.print(f"{query.words}: [dim]{query.note}[/dim]", highlight=False)
+    sheet = found_sheet(found, folder / "found.png")
+    count = sum(weight.numel() for weight in model.network.parameters())
+    right = sum(map(sum, (query.right for query in found)))  # type: ignore[arg-type]
+    share = np.mean([sum(_right(scene, words) for scene in scenes) for words in QUERIES])
+    return Section(
+        title="CLIP: pictures found by words",
+        words=(
+            "Two networks, one for pictures and one for sentences, trained from random weights "
+            "until what is said of a picture is nearer to it than what is said of others. All is "
+            "measured on pictures with combinations of shape and colour that training never "
+            "showed and no training caption named."
+        ),
+        figures={
+            "parameters": f"{count / 1e6:.1f} million",
+            "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
+            f"{RECIPE['batch_size']} pairs",
+            "shape and colour told, of 80": _with_interval(measured["zero-shot"], "accuracy")
+            + "; 1.2% by chance",
+            "found by its sentence first, of 100": _with_interval(
+                measured["retrieval"], "text_to_image_recall@1"
+            )
+            + "; 1% by chance",
+            f"right among the best {BEST}, below": f"{right} of {BEST * len(QUERIES)}; "
+            f"{BEST * len(QUERIES) * share / SEARCHED:.1f} by chance",
+        },
+        pictures={
+            sheet: f"What was found for each sentence among {SEARCHED} unseen pictures, best first",
+            folder / "curve.png": "Loss against tokens of captions read",
+        },
+        commands=_next(finished.model, pictures),
+    )
+
+
+def _write_pictures(scenes: list[Scene], folder: Path) -> Path:
+    """Scenes as PNG files with a metadata.jsonl, as anybody's pictures are."""
+    folder.mkdir(parents=True)
+    rows = []
+    for number, scene in enumerate(scenes):
+        name = f"scene-{number:03}.png"
+        with atomic_file(folder / name) as temporary:
+            Image.fromarray(draw(scene, SIDE)).save(temporary, format="PNG")
+        facts = {"things": len(scene.objects), "background": scene.background}
+        rows.append({"file_name": name, "caption": captions(scene)[0], **facts})
+    write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def _found(engine: PictureEngine, scenes: list[Scene], folder: Path) -> list[Query]:
+    """The best pictures of each query, and whether its words are true of them."""
+    files = sorted(folder.glob("*.png"))
+    near = engine.texts(QUERIES) @ engine.images(files).T  # (queries, pictures)
+    queries = []
+    for words, row in zip(QUERIES, near, strict=True):
+        best = np.argsort(-row, kind="stable")[:BEST].tolist()
+        right = [_right(scenes[number], words) for number in best]
+        there = sum(_right(scene, words) for scene in scenes)
+        note = f"{sum(right)} of {len(best)} right ({there} there are)"
+        queries.append(Query(words, [draw(scenes[n], SIDE) for n in best], right, note))
+    return queries
+
+
+def _right(scene: Scene, words: str) -> bool:
+    stated, true = check_caption(scene, words)
+    return stated == true
+
+
+def _with_interval(figures: dict[str, Any], name: str) -> str:
+    low, high = figures[f"{name}_low"], figures[f"{name}_high"]
+    return f"{figures[name]:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _next(model: Path, pictures: Path) -> dict[str, str]:
+    """What to try; with the extra `search` the index and its page are there already."""
+    place = f"{pictures}.index"
+    page = pictures.with_name("found.html")
+    commands = {}
+    if importlib.util.find_spec("lancedb") is None:
+        commands["pip install 'bedstone[search]'"] = "what an index of pictures needs"
+        commands[f"bedstone index {pictures} --model {model}"] = "index pictures"
+    else:
+        from bedstone.commands.index import index
+        from bedstone.commands.search import search
+
+        index(str(pictures), str(model), place)
+        search(place, QUERIES[0], count=12, page=str(page))
+    commands[f'bedstone search {place} "{QUERIES[1]}" --page {page}'] = (
+        "find pictures by words, on a page"
+    )
+    commands[
+        f"bedstone run zero-shot-image-classification {model} {pictures / 'scene-000.png'} "
+        '--option candidate_labels="a red circle,a yellow moon,a cyan heart"'
+    ] = "name what a picture shows"
+    commands["bedstone pretrain recipes/clip-scenes.yaml"] = "train longer"
+    commands["bedstone pretrain recipes/clip-scenes.yaml data.source=YOUR_FOLDER out=runs/mine"] = (
+        "train on your own pictures and their texts"
+    )
+    return commands
