@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bedstone.cli import main
+from bedstone.data.scenes import scene_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,12 +27,30 @@ SMALL = [
     "evaluate_tokens=500",
 ]
 
+# The same for pictures with texts.
+SMALL_PAIRS = [
+    "budget=2 steps",
+    "data.most_rows=32",
+    "batch_size=8",
+    "evaluate_pairs=40",
+    "model.image.image_size=32",
+    "model.image.width=16",
+    "model.text.width=32",
+    "model.text.heads=2",
+    "tokenizer.vocab_size=300",
+]
+PICTURES = 4
+
 # Rows to learn from, by the names that the commands give them.
 ROWS = {
     "rows.csv": "text,label\n"
     + "".join(f"a fine film {n},praise\na dull film {n},blame\n" for n in range(40)),
     "told.jsonl": "".join(
         json.dumps({"prompt": f"say {n}", "completion": f" {n}"}) + "\n" for n in range(80)
+    ),
+    "items.jsonl": "".join(
+        json.dumps({"id": str(n), "text": f"shirt {n}", "image": f"photos/{n}.png"}) + "\n"
+        for n in range(PICTURES)
     ),
 }
 
@@ -57,6 +77,9 @@ def place(tmp_path_factory) -> Path:
     (folder / "README.md").write_text(README)
     for name, text in ROWS.items():
         (folder / name).write_text(text)
+    (folder / "photos").mkdir()
+    for n, row in enumerate(scene_rows(PICTURES)):
+        Image.fromarray(row["image"]).save(folder / "photos" / f"{n}.png")
     (folder / "cache").mkdir()
     return folder
 
@@ -68,7 +91,9 @@ def test_the_commands_run(place, monkeypatch, capsys):
         words = shlex.split(command)[1:]
         if words[0] == "demo":
             continue  # the demo has a test of its own
-        if words[0] == "pretrain":
+        if words[0] == "pretrain" and "clip" in command:
+            words += SMALL_PAIRS
+        elif words[0] == "pretrain":
             words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
         if words[0] == "finetune":
             words += ["budget=2 steps", "batch_size=4"]
