@@ -13,6 +13,7 @@ from bedstone.models.gpt_config import GPTConfig
 from bedstone.recipes import FinetuneRecipe
 from bedstone.recipes_pairs import LAYOUTS as PAIRED
 from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.tasks.policy import read_policy
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -20,6 +21,9 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_reads_and_opens_with_its_command(path):
     text = path.read_text()
+    if f"--policy recipes/{path.name}" in text:
+        assert read_policy(path).categories
+        return
     if f"bedstone finetune recipes/{path.name}" in text:
         assert read_recipe(FinetuneRecipe, path).model
         return
