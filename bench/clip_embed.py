@@ -30,7 +30,7 @@ import bedstone
 from bedstone.data.image_processor import clip_processor
 from bedstone.data.images import decode, find_images
 from bedstone.nn.inference import for_inference
-from rounds import spread
+from rounds import orders, spread
 
 SAME = 0.999  # the cosine above which two embeddings count as the same
 
@@ -141,9 +141,8 @@ def main() -> None:
         sides = contestants(Path(folder))
         for each in sides:
             each.embed(batches[0])  # warms up
-        for number in range(chosen.rounds):
-            start = number % len(sides)
-            for each in sides[start:] + sides[:start]:
+        for number, order in enumerate(orders(sides, chosen.rounds)):
+            for each in order:
                 each.turn(batches)
             told = (f"{each.name} {len(pixels) / each.seconds[-1]:,.1f}" for each in sides)
             print(f"round {number + 1}: {', '.join(told)} pictures/s", flush=True)

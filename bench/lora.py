@@ -39,8 +39,6 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
-    Trainer,
-    TrainingArguments,
 )
 
 import bedstone
@@ -52,6 +50,7 @@ from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.labels import completion_loss
 from bedstone.runtime import pick_precision, seed_everything
 from bedstone.train.optim import build_optimizer, clip_gradients
+from peer_pass import one_pass
 from rounds import Run, keep, show, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -157,31 +156,16 @@ def theirs(
         GPT2LMHeadModel.from_pretrained(task.base, dtype=base),
         peft.LoraConfig(r=RANK, lora_alpha=ALPHA, task_type="CAUSAL_LM", fan_in_fan_out=True),
     )
-    with tempfile.TemporaryDirectory() as nowhere:
-        trainer = Trainer(
-            network,
-            TrainingArguments(
-                output_dir=nowhere,
-                num_train_epochs=1,
-                learning_rate=RATE,
-                per_device_train_batch_size=BATCH,
-                seed=number,
-                use_cpu=True,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                **options,
-            ),
-            train_dataset=[{name: row[name] for name in PUBLISHED} for row in task.train],
-            data_collator=(
-                DataCollatorWithFlattening() if packed else DataCollatorForSeq2Seq(task.padding)
-            ),
-        )
-        began = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - began
-    loss = held_loss(network, task.held)
-    return Run(side, number, seconds, task.tokens, trainer.state.global_step, loss)
+    seconds, steps = one_pass(
+        network,
+        [{name: row[name] for name in PUBLISHED} for row in task.train],
+        DataCollatorWithFlattening() if packed else DataCollatorForSeq2Seq(task.padding),
+        rate=RATE,
+        batch=BATCH,
+        seed=number,
+        **options,
+    )
+    return Run(side, number, seconds, task.tokens, steps, held_loss(network, task.held))
 
 
 @torch.no_grad()

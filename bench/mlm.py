@@ -37,8 +37,6 @@ from transformers import (
     BertForMaskedLM,
     BertTokenizer,
     DataCollatorForLanguageModeling,
-    Trainer,
-    TrainingArguments,
 )
 
 import bedstone
@@ -54,6 +52,7 @@ from bedstone.runtime import pick_precision, seed_everything
 from bedstone.train.loop import Trainer as Loop
 from bedstone.train.optim import build_optimizer
 from bedstone.train.schedule import build_schedule, parse_budget
+from peer_pass import one_pass
 from rounds import Run, keep, show, take_turns
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,29 +175,11 @@ def theirs(number: int, task: Task, side: str, **options: Any) -> Run:
     """BertForMaskedLM and the Trainer."""
     transformers.set_seed(number)
     network = BertForMaskedLM.from_pretrained(task.base)
-    with tempfile.TemporaryDirectory() as nowhere:
-        trainer = Trainer(
-            network,
-            TrainingArguments(
-                output_dir=nowhere,
-                num_train_epochs=1,
-                learning_rate=RATE,
-                per_device_train_batch_size=BATCH,
-                seed=number,
-                use_cpu=True,
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                **options,
-            ),
-            train_dataset=task.train,
-            data_collator=DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=SHARE),
-        )
-        began = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - began
-    loss = held_loss(network, task.held)
-    return Run(side, number, seconds, task.tokens, trainer.state.global_step, loss)
+    collator = DataCollatorForLanguageModeling(task.tokenizer, mlm_probability=SHARE)
+    seconds, steps = one_pass(
+        network, task.train, collator, rate=RATE, batch=BATCH, seed=number, **options
+    )
+    return Run(side, number, seconds, task.tokens, steps, held_loss(network, task.held))
 
 
 def main() -> None:

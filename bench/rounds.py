@@ -7,10 +7,12 @@ higher than its peer's by more than the tolerance has not done the same work, an
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -32,13 +34,18 @@ class Run:
 def take_turns(sides: dict[str, Callable[[int], Run]], rounds: int) -> list[Run]:
     """Every side once a round; each side's function is handed the round's number."""
     runs = []
-    order = list(sides)
-    for number in range(rounds):
-        start = number % len(order)
-        for side in order[start:] + order[:start]:
+    for number, order in enumerate(orders(list(sides), rounds)):
+        for side in order:
             runs.append(sides[side](number))
             print(json.dumps(asdict(runs[-1]) | {"rate": round(runs[-1].rate)}), flush=True)
     return runs
+
+
+def orders(sides: list[T], rounds: int) -> Iterator[list[T]]:
+    """All sides for each round, which begins with another."""
+    for number in range(rounds):
+        start = number % len(sides)
+        yield sides[start:] + sides[:start]
 
 
 def show(runs: list[Run], tolerance: float, ours: str = "bedstone") -> None:
