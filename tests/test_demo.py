@@ -97,7 +97,7 @@ def test_what_is_found_is_judged_by_what_the_scenes_show(tmp_path):
     for query, right in zip(clip._found(engine(1), scenes, folder), clip.QUERIES, strict=True):
         there = sum(len(set(check_caption(scene, right))) == 1 for scene in scenes)
         assert sum(query.right) == min(there, clip.BEST)
-        assert query.note == f"{min(there, 4)} of 4 right ({there} there are)"
+        assert query.note == f"{min(there, 4)} of 4 right, {there} in all"
     assert not any(any(query.right) for query in clip._found(engine(-1), scenes, folder))
     assert len((folder / "metadata.jsonl").read_text().splitlines()) == 24
 

@@ -88,16 +88,16 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         title="CLIP: pictures found by words",
         words=(
             "Two networks, one for pictures and one for sentences, trained from random weights "
-            "until what is said of a picture is nearer to it than what is said of others. All is "
-            "measured on pictures with combinations of shape and colour that training never "
-            "showed and no training caption named."
+            "until what is said of a picture is nearer to it than what is said of others. Each "
+            "picture that it is measured on shows a combination of shape and colour that no "
+            "training picture showed and no training caption named."
         ),
         figures={
             "parameters": f"{count / 1e6:.1f} million",
             "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
             f"{RECIPE['batch_size']} pairs",
             "shape and colour told, of 80": _with_interval(measured["zero-shot"], "accuracy")
-            + "; 1.2% by chance",
+            + "; 1.25% by chance",
             "found by its sentence first, of 100": _with_interval(
                 measured["retrieval"], "text_to_image_recall@1"
             )
@@ -136,7 +136,7 @@ def _found(engine: PictureEngine, scenes: list[Scene], folder: Path) -> list[Que
         best = np.argsort(-row, kind="stable")[:BEST].tolist()
         right = [_right(scenes[number], words) for number in best]
         there = sum(_right(scene, words) for scene in scenes)
-        note = f"{sum(right)} of {len(best)} right ({there} there are)"
+        note = f"{sum(right)} of {len(best)} right, {there} in all"
         queries.append(Query(words, [draw(scenes[n], SIDE) for n in best], right, note))
     return queries
 
