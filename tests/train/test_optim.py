@@ -47,6 +47,24 @@ def test_orthogonalised_matrices_are_near_orthogonal(shape: tuple[int, ...]) -> 
     assert off.abs().max() < 0.08
 
 
+def test_kernels_are_matrices_with_a_row_for_each_output() -> None:
+    torch.manual_seed(0)
+    kernel = torch.randn(8, 6, 3, 3)
+    flat = kernel.flatten(1).clone().requires_grad_()
+    kernel.requires_grad_()
+    for weight in (kernel, flat):
+        weight.grad = torch.ones_like(weight) * torch.arange(8.0).view(-1, *[1] * (weight.ndim - 1))
+        weight.grad += weight.detach()
+        Muon({"w": weight}, lr=0.02).step()
+    assert torch.equal(kernel.flatten(1), flat)
+
+
+def test_muon_moves_convolutions_of_states_and_not_those_of_pixels() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8))
+    state = build_optimizer(net, OptimConfig(kind="muon")).state_dict()
+    assert set(state["muon"]) == {"1.weight"}
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_muon_equals_torchs(decay: float) -> None:
     torch.manual_seed(0)

@@ -1,7 +1,8 @@
 """Muon: momentum, made orthogonal (Jordan et al., 2024; scaled as in Liu et al., 2025).
 
 The same update as `torch.optim.Muon(adjust_lr_fn="match_rms_adamw")`, faster where matrices are
-small: those of one shape are stacked, and one batched product serves them all.
+small: those of one shape are stacked, and one batched product serves them all. A convolution's
+kernels are a matrix too: a row for each output channel.
 
 Shapes: N matrices, R rows, C columns.
 """
@@ -35,9 +36,10 @@ def orthogonalise(matrices: Tensor, steps: int = 5, dtype: torch.dtype | None = 
 
 
 class Muon:
-    """Moves matrices, (R, C) each; `step` reads their `.grad`.
+    """Moves matrices, (R, C) or (R, channels, height, width) each; `step` reads their `.grad`.
 
-    A momentum buffer stands for each shape, (N, R, C); in `state_dict` each matrix has its own.
+    A momentum buffer stands for each shape, (N, R, C) or (N, R, ...); in
+    `state_dict` each matrix has its own.
 
     Args:
         named: matrices by name.
@@ -79,10 +81,11 @@ class Muon:
             buffer = self.buffers[shape]
             buffer.lerp_(gradients, 1.0 - self.momentum)
             update = gradients.lerp_(buffer, self.momentum)  # Nesterov
-            update = orthogonalise(update, self.iterations).to(buffer.dtype)
+            update = orthogonalise(update.flatten(2), self.iterations).to(buffer.dtype)
             # A matrix of orthogonal rows has entries of size 1 / sqrt(max(R, C)); 0.2 is the
             # usual size of AdamW's update.
-            size = 0.2 * max(shape) ** 0.5
+            size = 0.2 * max(update.shape[1:]) ** 0.5
+            update = update.view_as(buffer)
             if self.weight_decay:
                 torch._foreach_mul_(matrices, 1.0 - lr * self.weight_decay)
             torch._foreach_add_(matrices, list(update.unbind()), alpha=-lr * size)

@@ -1,8 +1,8 @@
 """What moves the weights: Muon for hidden matrices, AdamW for the rest; or AdamW alone.
 
-Muon is for matrices inside a stack: embeddings, the head, positions, norms and biases learn
-better with AdamW (Jordan et al., 2024). Weight decay is on matrices only, and decoupled
-(Loshchilov and Hutter, 2019).
+Muon is for matrices inside a stack and the kernels of convolutions: embeddings, the head,
+positions, norms and biases learn better with AdamW (Jordan et al., 2024). Weight decay is on
+matrices only, and decoupled (Loshchilov and Hutter, 2019).
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from bedstone.nn.stack import Stack
 from bedstone.train.muon import Muon
 
 KINDS = ("muon", "adamw")
+PIXEL_CHANNELS = 4  # a convolution with so few inputs reads a picture: it is an embedding
 
 
 class AdamW:
@@ -145,14 +146,20 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
 
 
 def _hidden_matrices(network: nn.Module) -> set[int]:
-    """Identities of the weights of linear maps inside stacks."""
-    return {
+    """Identities of the weights of linear maps inside stacks, and of convolutions of states."""
+    linears = {
         id(linear.weight)
         for stack in network.modules()
         if isinstance(stack, Stack)
         for linear in stack.modules()
         if isinstance(linear, nn.Linear)
     }
+    convolutions = {
+        id(part.weight)
+        for part in network.modules()
+        if isinstance(part, nn.Conv2d) and part.in_channels > PIXEL_CHANNELS
+    }
+    return linears | convolutions
 
 
 @torch.no_grad()
