@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no shared data in {folder}; set BEDSTONE_SHARED")
     return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    """A cache of the module's own; the patch that sets it, for what else a module sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield patch

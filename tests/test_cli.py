@@ -18,12 +18,8 @@ from runs import make_text, recipe_values, write_recipe
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.setenv("COLUMNS", "200")
-    yield
-    patch.undo()
+def columns(cache):
+    cache.setenv("COLUMNS", "200")
 
 
 @pytest.fixture(scope="module")

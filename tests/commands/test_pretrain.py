@@ -27,13 +27,7 @@ from runs import (
     write_recipe,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def make(folder: Path, **changes) -> PretrainRecipe:

@@ -16,6 +16,8 @@ from bedstone.mapping import from_mapping
 from bedstone.train.logs import read_log
 from runs import WORDS, losses, recipe_values, stop_after, weights_hash, write_recipe
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SHAPES = {
     "bert": {"kind": "wordpiece", "vocab_size": 150},
     "roberta": {"kind": "bpe", "vocab_size": 300},
@@ -26,14 +28,6 @@ CLASSES = {
     "roberta": "RobertaForMaskedLM",
     "distilbert": "DistilBertForMaskedLM",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
 
 
 def make_sentences(path: Path) -> Path:

@@ -20,12 +20,8 @@ TEXT = "the boat of Ada is red and Bob has white horses in a town."
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    patch = pytest.MonkeyPatch()
-    patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    patch.setenv("COLUMNS", "120")
-    yield
-    patch.undo()
+def columns(cache):
+    cache.setenv("COLUMNS", "120")
 
 
 @pytest.fixture(scope="module")

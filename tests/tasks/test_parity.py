@@ -4,6 +4,7 @@ import pytest
 from small_models import SENTENCES, TAGS, decoder, saved
 
 import bedstone
+from alike import same
 from bedstone.models.heads import HeadConfig
 
 transformers = pytest.importorskip("transformers")
@@ -24,23 +25,6 @@ def both(tmp_path_factory):
         return made[key]
 
     return make
-
-
-def same(ours, theirs):
-    """Equal in shape, names and text; numbers nearly so."""
-    assert type(ours) is type(theirs) or hasattr(theirs, "dtype"), (ours, theirs)
-    if isinstance(ours, list):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            same(one, other)
-    elif isinstance(ours, dict):
-        assert list(ours) == list(theirs)
-        for key in ours:
-            same(ours[key], theirs[key])
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(float(theirs), abs=1e-5)
-    else:
-        assert ours == theirs
 
 
 HEADS = {

@@ -2,6 +2,7 @@
 
 import io
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from picture_models import LABELS, clip_model, labelled_model, pictures, saved
 from PIL import Image
 
+import alike
 import bedstone
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
@@ -17,21 +19,7 @@ from bedstone.tasks.picture_engine import PictureEngine
 NAMES = ["a red circle", "blue", "green square"]
 SHOTS = "zero-shot-image-classification"
 
-
-def same(ours, theirs):
-    assert type(ours) is type(theirs), (ours, theirs)
-    if isinstance(ours, list):
-        assert len(ours) == len(theirs)
-        for one, other in zip(ours, theirs, strict=True):
-            same(one, other)
-    elif isinstance(ours, dict):
-        assert list(ours) == list(theirs)
-        for key in ours:
-            same(ours[key], theirs[key])
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(theirs, abs=1e-4)
-    else:
-        assert ours == theirs
+same = partial(alike.same, near=1e-4)
 
 
 @pytest.fixture(scope="module")
