@@ -40,7 +40,7 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
             f"{y[-1]:.3f}", (x[-1], y[-1]), xytext=(0, 8), textcoords="offset points", ha="right"
         )
     axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.set(xlabel="tokens", ylabel="loss, nats a token", title=title)
+    axes.set(xlabel="tokens", ylabel="mean loss of a target", title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
