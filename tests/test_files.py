@@ -118,6 +118,20 @@ def test_a_refused_exchange_falls_back(tmp_path, monkeypatch, number):
     assert names(tmp_path) == ["model"]
 
 
+def test_a_folder_that_another_process_makes_meanwhile(tmp_path, monkeypatch):
+    rename = files._rename
+
+    def late(source, target):
+        monkeypatch.setattr(files, "_rename", rename)
+        put(tmp_path / "model", OLD)  # between the look and the rename
+        rename(source, target)
+
+    monkeypatch.setattr(files, "_rename", late)
+    put(tmp_path / "model", NEW)
+    assert content(tmp_path / "model") == NEW
+    assert names(tmp_path) == ["model"]
+
+
 def test_an_exception_in_the_block_changes_nothing(tmp_path):
     put(tmp_path / "model", OLD)
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "model") as folder:

@@ -75,8 +75,7 @@ def _exchange(one: Path, other: Path) -> bool:
         libc = ctypes.CDLL(None, use_errno=True)
         first, second = os.fsencode(one), os.fsencode(other)
         if sys.platform.startswith("linux"):
-            here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-            failed = libc.renameat2(here, first, here, second, swap)
+            failed = libc.renameat2(-100, first, -100, second, 2)  # AT_FDCWD, RENAME_EXCHANGE
         elif sys.platform == "darwin":
             failed = libc.renamex_np(first, second, 2)  # RENAME_SWAP
         else:
@@ -143,9 +142,15 @@ def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Pa
                 if not Path(root, name).is_symlink():
                     _fsync(Path(root, name))
             _fsync(Path(root))
-        if not path.exists():
-            _rename(temporary, path)
-        elif not _exchange(temporary, path):
+        taken = path.exists()
+        if not taken:
+            try:
+                _rename(temporary, path)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                taken = True  # another process has just made it
+        if taken and not _exchange(temporary, path):
             with contextlib.suppress(FileNotFoundError):
                 _remove(previous)
             try:
