@@ -8,7 +8,7 @@ from bedstone.models.gpt_config import GPTConfig
 from bedstone.nn import packed
 from bedstone.nn.inference import for_inference
 from bedstone.nn.masks import Documents
-from bedstone.nn.mixed import SHORT, for_mixed_inference
+from bedstone.nn.mixed import LONG, SHORT, for_mixed_inference
 from networks import randomise
 
 
@@ -34,10 +34,12 @@ def test_only_late_mlps_of_long_rows_are_rounded(layout, packs, monkeypatch):
         with torch.no_grad():
             return ready.states(ids, mask=Documents(numbers), positions=places).float()
 
-    long = [SHORT, SHORT + 5]
-    plain, found = states(exact, long), states(mixed, long)
+    lengths = [SHORT, SHORT + 5]
+    plain, found = states(exact, lengths), states(mixed, lengths)
     assert torch.equal(early["exact"], early["mixed"])  # what leaves the fourth of six blocks
-    off, far = (found - plain).abs().mean(), (states(rough, long) - plain).abs().mean()
+    off, far = (found - plain).abs().mean(), (states(rough, lengths) - plain).abs().mean()
     assert 0 < off < 0.8 * far
+    states(exact, [LONG]), states(mixed, [LONG])
+    assert not torch.equal(early["exact"], early["mixed"])  # the fourth is rounded too
     short = [SHORT - 1, SHORT + 5]
     assert torch.equal(states(mixed, short), states(exact, short))
