@@ -219,3 +219,10 @@ def test_opens_elsewhere(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = theirs(input_ids=ids, pixel_values=pixels).logits_per_image
         torch.testing.assert_close(ours.network(pixels, ids), logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_layout_nobody_knows_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {layout: clipp}\ndata: {source: scenes, most_rows: 10}\n")
+    with pytest.raises(BedstoneError, match=r"recipe\.yaml: model\.layout: 'clipp'.*'clip'"):
+        read_pretraining(recipe)

@@ -13,10 +13,11 @@ from bedstone.commands.text_data import TextData
 from bedstone.commands.training import Course, Finished, begin, train
 from bedstone.config import PretrainRecipe
 from bedstone.data.batches import evaluation_batches
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.inspect.evaluate import text_figures, text_loss
 from bedstone.mapping import read_recipe, read_values
 from bedstone.models.bert import LAYOUTS as ENCODERS
+from bedstone.models.gpt import LAYOUTS as DECODERS
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss
@@ -32,13 +33,18 @@ def read_pretraining(
     """The recipe in a file: of pairs of pictures and texts where its model reads these, else text.
 
     Raises:
-        BedstoneError: as `mapping.read_recipe`.
+        BedstoneError: as `mapping.read_recipe`, or the model's layout is unknown.
     """
     values = read_values(path, overrides)
     shape, init = values.get("model"), values.get("init")
     layout = shape.get("layout") if isinstance(shape, dict) else None
     if layout is None and isinstance(init, str) and init:
         layout = layout_of(PretrainRecipe(init=init), None)
+    known = (*DECODERS, *ENCODERS, *PAIRED)
+    if layout is not None and layout not in known:
+        raise BedstoneError(
+            f"{path}: model.layout: {layout!r} is unknown{nearest(str(layout), known)}."
+        )
     if layout in PAIRED:
         return read_recipe(ContrastiveRecipe, path, overrides)
     return read_recipe(PretrainRecipe, path, overrides)
