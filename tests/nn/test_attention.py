@@ -158,3 +158,27 @@ def test_cross_attention_projects_its_memory_once(monkeypatch):
 def test_cross_attention_without_memory_says_so():
     with pytest.raises(ValueError, match=r"context\.memory"):
         CrossAttention(16, 4)(torch.randn(1, 2, 16), Context())
+
+
+def test_rows_that_share_a_memory_read_it_as_if_each_had_its_own() -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(16, 4, memory_width=10, bias=True)
+    memory, x = torch.randn(3, 5, 10), torch.randn(6, 7, 16)
+    own = layer(x, Context(memory=memory.repeat_interleave(2, 0)))
+    torch.testing.assert_close(layer(x, Context(memory=memory)), own)
+
+
+def test_rows_that_leave_keep_the_memory_they_shared() -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(16, 4)
+    memory, x = torch.randn(2, 5, 16), torch.randn(4, 1, 16)
+    cache = Cache(1, 4, 4, 3, 4, dtype=torch.float32, device=torch.device("cpu"))
+    context = Context(memory=memory, cache=cache).for_layer(0)
+    whole = layer(x, context)
+    cache.branch(torch.tensor([1, 0, 2, 3]))  # within what shares a memory: it stays as it is
+    torch.testing.assert_close(layer(x, context), whole)
+    staying = torch.tensor([1, 2, 3])
+    cache.keep(staying)
+    torch.testing.assert_close(layer(x[staying], context), whole[staying])
+    cache.keep(torch.tensor([2, 0]))
+    torch.testing.assert_close(layer(x[[3, 1]], context), whole[[3, 1]])

@@ -211,7 +211,10 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention of tokens (B, T, D) over the context's memory (B, S, memory width).
 
-    With a cache the memory is projected to keys and values once a request, not once a step.
+    With a cache the memory is projected to keys and values once a request, not once a step. Rows
+    may share a memory: of B = m P rows over P memories (P, S, memory width), row i reads memory
+    i // m. Their queries then stand side by side, and the memory is neither projected nor read
+    more than once: several questions on a picture, the beams of a caption.
     """
 
     def __init__(
@@ -239,8 +242,9 @@ class CrossAttention(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q = _heads(self.q(x), self.head_width).transpose(1, 2)  # (B, H, T, W)
         k, v = self._memory(context)
+        q = _heads(self.q(x), self.head_width)  # (B, T, H, W)
+        q = q.reshape(len(k), -1, *q.shape[2:]).transpose(1, 2)  # (P, H, m * T, W)
         mixed = attend(
             q,
             k,
@@ -249,10 +253,11 @@ class CrossAttention(nn.Module):
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
         )
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        mixed = mixed.transpose(1, 2).flatten(2)  # (P, m * T, H * W)
+        return self.out(mixed.view(*x.shape[:2], -1))
 
     def _memory(self, context: Context) -> tuple[Tensor, Tensor]:
-        """Keys and values of the memory, each (B, G, S, W)."""
+        """Keys and values of the memory, each (P, G, S, W)."""
         cache = context.cache if isinstance(context.cache, LayerCache) else None
         if cache is not None and cache.memory is not None:
             return cache.memory

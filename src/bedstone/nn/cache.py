@@ -77,19 +77,29 @@ class Cache:
         self.lengths = lengths.to(self.device) if ragged else None
 
     def keep(self, rows: Tensor) -> None:
-        """Keeps the rows named, in that order: finished ones leave, beams branch."""
+        """Keeps the rows named, in that order: finished ones leave."""
+        for layer in self.layers:
+            if layer.memory is not None:
+                shared = len(layer.keys) // len(layer.memory[0])
+                keys, values = layer.memory
+                layer.memory = (keys[rows // shared], values[rows // shared])
+        self.branch(rows)
+
+    def branch(self, rows: Tensor) -> None:
+        """`keep` of as many rows, each of the same memory as the row whose place it takes: beams."""
         self._slots = None
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
-            if layer.memory is not None:
-                layer.memory = (layer.memory[0][rows], layer.memory[1][rows])
         if self.lengths is not None:
             self.set_lengths(self.lengths[rows])
 
 
 @dataclass(eq=False)
 class LayerCache:
-    """One layer's part of a `Cache`; `memory` holds cross-attention's keys and values."""
+    """One layer's part of a `Cache`; `memory` holds cross-attention's keys and values.
+
+    Of those there may be fewer than rows: then each serves as many rows, side by side.
+    """
 
     owner: Cache
     keys: Tensor  # (B, H, C, W)
