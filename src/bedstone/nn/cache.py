@@ -86,7 +86,7 @@ class Cache:
         self.branch(rows)
 
     def branch(self, rows: Tensor) -> None:
-        """`keep` of as many rows, each of the same memory as the row whose place it takes: beams."""
+        """`keep` of as many rows, each of the memory of the row whose place it takes: beams."""
         self._slots = None
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
