@@ -40,7 +40,7 @@ LIMIT = 320  # lines
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
-EXTRAS |= {"sklearn", "nervaluate", "torchmetrics"}
+EXTRAS |= {"sklearn", "nervaluate", "torchmetrics", "rouge_score"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {
