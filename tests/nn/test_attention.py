@@ -182,3 +182,19 @@ def test_rows_that_leave_keep_the_memory_they_shared() -> None:
     torch.testing.assert_close(layer(x[staying], context), whole[staying])
     cache.keep(torch.tensor([2, 0]))
     torch.testing.assert_close(layer(x[[3, 1]], context), whole[[3, 1]])
+
+
+def test_beams_that_leave_together_go_on_sharing_a_memory() -> None:
+    torch.manual_seed(0)
+    layer = CrossAttention(16, 4)
+    memory, x = torch.randn(3, 5, 16), torch.randn(6, 1, 16)
+    cache = Cache(1, 3, 4, 3, 4, dtype=torch.float32, device=torch.device("cpu"))
+    context = Context(memory=memory, cache=cache).for_layer(0)
+    layer(x[::2], context)
+    fork = cache.fork(torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert len(cache.layers[0].keys) == 3
+    whole = layer(x, Context(cache=fork).for_layer(0))
+    fork.keep(torch.tensor([5, 4, 1, 1]))  # beams of the third and the first prompt
+    assert len(fork.layers[0].memory[0]) == 2
+    found = layer(x[[5, 4, 1, 1]], Context(cache=fork).for_layer(0))
+    torch.testing.assert_close(found, whole[[5, 4, 1, 1]])

@@ -7,7 +7,9 @@ its next token before a causal mask lets anyone see it.
 Shapes: B batch, H key/value heads, C capacity in tokens, T new tokens, W head width.
 """
 
-from dataclasses import dataclass
+import copy
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +34,7 @@ class Cache:
         self.capacity = capacity
         self.length: int = 0  # of the longest row
         self.lengths: Tensor | None = None  # (B,), only where rows differ
+        self.memory_keep: Tensor | None = None  # which states of the memories are real, (P, S)
         self._slots: Tensor | None = None  # of the tokens being written
         self.layers = [
             LayerCache(
@@ -45,6 +48,10 @@ class Cache:
     @property
     def device(self) -> torch.device:
         return self.layers[0].keys.device
+
+    @property
+    def rows(self) -> int:
+        return len(self.layers[0].keys)
 
     def slots(self, new: int) -> Tensor:
         """Slots that `new` tokens a row take: (1, T), or (B, T) where rows differ."""
@@ -77,16 +84,35 @@ class Cache:
         self.lengths = lengths.to(self.device) if ragged else None
 
     def keep(self, rows: Tensor) -> None:
-        """Keeps the rows named, in that order: finished ones leave."""
-        for layer in self.layers:
-            if layer.memory is not None:
-                shared = len(layer.keys) // len(layer.memory[0])
-                keys, values = layer.memory
-                layer.memory = (keys[rows // shared], values[rows // shared])
+        """Keeps the rows named, in that order: finished ones leave.
+
+        Neighbours that share a memory, and stay side by side, go on sharing it.
+        """
+        memories = next((each.memory for each in self.layers if each.memory is not None), None)
+        if memories is not None:
+            owners = rows // (self.rows // len(memories[0]))
+            _, runs = owners.unique_consecutive(return_counts=True)
+            owners = owners[:: math.gcd(*runs.tolist()) or 1]
+            if self.memory_keep is not None:
+                self.memory_keep = self.memory_keep[owners]
+            for layer in self.layers:
+                if layer.memory is not None:
+                    layer.memory = (layer.memory[0][owners], layer.memory[1][owners])
         self.branch(rows)
 
+    def fork(self, rows: Tensor) -> "Cache":
+        """`branch` into another cache: this one stays as it is, to be read on from again."""
+        made = copy.copy(self)
+        made.layers = [replace(layer, owner=made) for layer in self.layers]
+        made.branch(rows)
+        return made
+
     def branch(self, rows: Tensor) -> None:
-        """`keep` of as many rows, each of the memory of the row whose place it takes: beams."""
+        """Rows become copies of those named, and the memories stay as they are: beams.
+
+        A row must be of the memory of the one whose place it takes. There may be more rows than
+        before, as many of each: a prompt becomes its beams.
+        """
         self._slots = None
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
