@@ -56,6 +56,7 @@ class PairSplits:
                     seed=recipe.seed,
                     size=size,
                     objects=_objects(data),
+                    wrong=recipe.hard_negatives > 0,
                     told=bar.update,
                 )
             held = measured_scenes("validation", size=size)

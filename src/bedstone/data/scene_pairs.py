@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import partial
 
 from bedstone.data import scenes
-from bedstone.data.pairs import Faults, Pair, PairRows
+from bedstone.data.pairs import Pair, PairRows
+from bedstone.data.pictured import Faults
 from bedstone.errors import BedstoneError, nearest
 
 NAME = "scenes"
@@ -32,9 +33,11 @@ def scene_pairs(
     seed: int = 0,
     size: int = 64,
     objects: tuple[int, int] = (1, 5),
+    wrong: bool = False,
     told: Callable[[float], None] | None = None,
 ) -> PairRows:
-    """`count` scenes to learn from, with true captions of several kinds and nearly true ones.
+    """`count` scenes to learn from, with true captions of several kinds; with nearly true ones
+    where `wrong` says so, which takes longer than all else.
 
     Raises:
         BedstoneError: a number of things outside 1 to 5.
@@ -44,8 +47,8 @@ def scene_pairs(
         scene = scenes.make_scene(seed * APART + number, objects=objects)
         picture = partial(scenes.draw, scene, size)
         place = f"scene {number}"
-        wrong = scenes.negatives(scene)
-        pairs.append(Pair(picture, scenes.captions(scene), wrong, place=place))
+        nearly = scenes.negatives(scene) if wrong else ()
+        pairs.append(Pair(picture, scenes.captions(scene), nearly, place=place))
         if told is not None and number % 64 == 0:
             told(number / count)
     return _rows(pairs)

@@ -6,6 +6,7 @@ relation by a margin.
 """
 
 import re
+from collections import Counter
 from itertools import permutations
 
 from bedstone.data.scene_facts import (
@@ -67,6 +68,17 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "{objects}, {n_of_them}",
         "we see {n_alike} but {none}",
         "{a} and {none}",
+    ),
+    "shapes": (
+        "{shapes}",
+        "a picture of {shapes}",
+        "here we see {shapes}",
+        "{shapes} {ground}",
+    ),
+    "colours": (
+        "{coloured}",
+        "a drawing with {coloured}",
+        "{coloured} {ground}",
     ),
     "sign": (
         "{the_sign}",
@@ -139,7 +151,7 @@ def tell(scene: Scene, template: str, dice: Dice) -> str | None:
     else:
         for letter, thing in zip("ab", things, strict=False):
             values |= _named(scene, letter, thing)
-    if slots & {"all", "is_all", "objects"}:
+    if slots & {"all", "is_all", "objects", "shapes", "coloured"}:
         values |= _whole(scene, dice)
     if slots & {"n_alike", "n_shape", "n_of_them", "none"}:
         values |= _counts(scene, dice)
@@ -166,18 +178,25 @@ def _named(scene: Scene, letter: str, thing: Thing) -> Values:
 
 
 def _whole(scene: Scene, dice: Dice) -> Values:
-    groups = dice.shuffled(sorted({thing.pair for thing in scene.objects}))
-    counts = [len(matching(scene, *pair)) for pair in groups]
-    parts = [
-        f"a {colour} {shape}" if count == 1 else f"{NUMBERS[count]} {colour} {noun(count, shape)}"
-        for count, (shape, colour) in zip(counts, groups, strict=True)
-    ]
-    total = len(scene.objects)
+    things = scene.objects
+    told, one = _counted([f"{thing.colour} {thing.shape}" for thing in things], dice)
     return {
-        "all": listed(parts),
-        "is_all": "is" if counts[0] == 1 else "are",
-        "objects": f"{NUMBERS[total]} {noun(total, 'object')}",
+        "all": told,
+        "is_all": "is" if one else "are",
+        "shapes": _counted([thing.shape for thing in things], dice)[0],
+        "coloured": _counted([f"{thing.colour} object" for thing in things], dice)[0],
+        "objects": f"{NUMBERS[len(things)]} {noun(len(things), 'object')}",
     }
+
+
+def _counted(names: list[str], dice: Dice) -> tuple[str, bool]:
+    """`a red heart and two green stars`, and whether the first is one alone."""
+    groups = dice.shuffled(sorted(Counter(names).items()))
+    parts = [
+        f"a {word}" if count == 1 else f"{NUMBERS[count]} {noun(count, word)}"
+        for word, count in groups
+    ]
+    return listed(parts), groups[0][1] == 1
 
 
 def _relation(scene: Scene, things: list[Thing], dice: Dice) -> Values:
