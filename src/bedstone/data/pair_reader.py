@@ -7,8 +7,9 @@ from typing import Any
 
 from bedstone.data import scene_pairs
 from bedstone.data.pair_rows import Raw, raw_rows
-from bedstone.data.pairs import TEMPLATES, Faults, Pair, PairRows, Picture
-from bedstone.data.reading import check_text
+from bedstone.data.pairs import TEMPLATES, Pair, PairRows
+from bedstone.data.picture_columns import picture_in, texts_in
+from bedstone.data.pictured import Faults, Picture
 from bedstone.errors import BedstoneError, nearest
 
 # A part of a row, and the columns that may hold it.
@@ -69,7 +70,7 @@ class Reader:
         label = self._label(raw, names)
         column = self.column("text", raw.values)
         if column is not None and (column in self.columns.values() or column in raw.values):
-            captions, made = _texts(raw, column), False
+            captions, made = texts_in(raw, column), False
         elif label is not None:
             forms = self.templates or TEMPLATES
             captions, made = tuple(form.replace("{label}", label) for form in forms), True
@@ -80,7 +81,7 @@ class Reader:
                 f"{have}. Name the column: data.columns: {{text: ...}} or {{label: ...}}"
             )
         negative = self.column("negatives", raw.values)
-        wrong = _texts(raw, negative) if negative and raw.values.get(negative) else ()
+        wrong = texts_in(raw, negative) if negative and raw.values.get(negative) else ()
         return Pair(self._picture(raw), captions, wrong, label, made, raw.place)
 
     def _label(self, raw: Raw, names: Mapping[str, str]) -> str | None:
@@ -97,29 +98,7 @@ class Reader:
         return names.get(told, told)
 
     def _picture(self, raw: Raw) -> Picture:
-        column = self.column("image", raw.values)
-        value = raw.values.get(column) if column is not None else None
-        if column is None or column not in raw.values:
-            have = ", ".join(sorted(repr(str(key)) for key in raw.values)[:20])
-            raise BedstoneError(
-                f"{raw.place}: has no column for the picture ({', '.join(PARTS['image'])}); it "
-                f"has {have}. Name it: data.columns: {{image: ...}}"
-            )
-        if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes | bytearray) and value:
-            return bytes(value)
-        if isinstance(value, str) and value:
-            path = raw.folder / value
-            if raw.inside and not path.resolve().is_relative_to(raw.folder.resolve()):
-                raise BedstoneError(f"{raw.place}: {value!r} leads out of {raw.folder}.")
-            if not path.is_file():
-                raise BedstoneError(f"{raw.place}: there is no file {path}.")
-            return path
-        raise BedstoneError(
-            f"{raw.place}: column {column!r} holds no picture (it is {str(value)[:40]!r}); "
-            "expected encoded bytes or a path."
-        )
+        return picture_in(raw, self.column("image", raw.values), PARTS["image"])
 
 
 def open_pairs(
@@ -153,16 +132,3 @@ def open_pairs(
     classes = tuple(dict.fromkeys(named.values()))
     templates = reader.templates or TEMPLATES
     return PairRows(pairs, str(name), classes=classes, templates=templates, faults=faults)
-
-
-def _texts(raw: Raw, column: str) -> tuple[str, ...]:
-    """The texts of a column, one or several; empty ones of several are passed over."""
-    value = raw.values.get(column)
-    found: list[Any] = [value]
-    if isinstance(value, list | tuple):
-        found = [text for text in value if text]
-    if not found or found == [None]:
-        raise BedstoneError(f"{raw.place}: column {column!r} holds no text.")
-    for text in found:
-        check_text(text, f"{raw.place}: column {column!r}")
-    return tuple(text.strip() for text in found)

@@ -1,4 +1,4 @@
-"""The pictures of pairs as pixels of one size: kept in memory where they fit, else read each time.
+"""The pictures of rows as pixels of one size: kept in memory where they fit, else read each time.
 
 Decoding is by `data.images` alone. Pictures that can't be decoded are left out, counted and named.
 
@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bedstone.data.images import decode
-from bedstone.data.pairs import Pair, PairRows
+from bedstone.data.pictured import Pictured, PicturedRows
 from bedstone.errors import BedstoneError
 
 MB = 1 << 20
@@ -24,7 +25,7 @@ class Pictures:
     """Pixels by the rows' numbers.
 
     Args:
-        rows: the pairs.
+        rows: the rows with pictures.
         fit: pixels (h, w, 3) of any size to (H, W, 3) uint8.
         size: (H, W).
         memory_mb: megabytes that pictures may take, all of them; where they take more, they are
@@ -41,7 +42,7 @@ class Pictures:
 
     def __init__(
         self,
-        rows: PairRows,
+        rows: PicturedRows[Any],
         fit: Callable[[np.ndarray], np.ndarray],
         size: tuple[int, int],
         *,
@@ -111,16 +112,16 @@ class Pictures:
             return None
 
 
-def decoded(pair: Pair, size: int = 0) -> np.ndarray:
-    """A pair's picture as pixels, (h, w, 3) uint8; `size` is a hint of the short side needed.
+def decoded(row: Pictured, size: int = 0) -> np.ndarray:
+    """A row's picture as pixels, (h, w, 3) uint8; `size` is a hint of the short side needed.
 
     Raises:
         BedstoneError: it can't be decoded; it is named by its place.
     """
-    picture = pair.picture
+    picture = row.picture
     if callable(picture):
         return picture()
-    where = pair.place
+    where = row.place
     if isinstance(picture, Path):
-        where = f"{pair.place}: {picture}" if pair.place != str(picture) else pair.place
+        where = f"{row.place}: {picture}" if row.place != str(picture) else row.place
     return decode(picture, where=where, size=size)
