@@ -20,6 +20,7 @@ from bedstone.nn.layers import Activation
 from bedstone.nn.masks import Documents
 
 KINDS = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states", "towers")
+KINDS += ("captions", "answers", "matching", "joint")
 PROBLEMS = ("single", "multi", "regression")
 
 
@@ -32,7 +33,9 @@ class HeadConfig:
             (masked words, and whether two sentences follow each other), sequence (a label for
             each row), tokens (a label for each token), spans (where an answer starts and ends),
             pooled (the first state through a tanh layer), states (the states themselves), towers
-            (none: two networks whose outputs are compared).
+            (none: two networks whose outputs are compared). Of a picture with a text: captions
+            (its words), answers (those of the answer to a question), matching (whether both
+            belong together), joint (all three).
         labels: names of the outputs, in their order; of a regression, the names of its figures.
         problem: of a sequence head: single (one label of several), multi (any number of
             labels), regression (numbers).

@@ -178,9 +178,9 @@ def make(config: ResNetConfig) -> ResNet:
 
 
 @torch.no_grad()
-def initialise(network: Any) -> None:
+def initialise_maps(network: nn.Module) -> None:
     """He et al.'s weights; a block's last norm starts at zero, so that it starts as its shortcut
-    (Goyal et al., 2017, section 5.1); the pool's as CLIP has them."""
+    (Goyal et al., 2017, section 5.1)."""
     for part in network.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -192,6 +192,12 @@ def initialise(network: Any) -> None:
             nn.init.zeros_(part.conv3.norm.weight)
         elif isinstance(part, Basic):
             nn.init.zeros_(part.conv2.norm.weight)
+
+
+@torch.no_grad()
+def initialise(network: Any) -> None:
+    """As `initialise_maps` does; the pool's weights as CLIP has them."""
+    initialise_maps(network)
     std = math.sqrt(1 / network.config.states)
     for linear in (network.pool.attn.q, network.pool.attn.k, network.pool.attn.v):
         nn.init.normal_(linear.weight, std=std)

@@ -20,6 +20,7 @@ _USUAL = {
     "vit": ("gelu", 1e-12),
     "clip": ("quick_gelu", 1e-5),
     "siglip": ("gelu_pytorch_tanh", 1e-6),
+    "blip": ("gelu", 1e-5),
 }
 
 

@@ -1,9 +1,10 @@
-"""ViT: an encoder that maps pixels to states, and its heads; the image towers of CLIP and SigLIP.
+"""ViT: an encoder that maps pixels to states, and its heads; the towers of CLIP, SigLIP and BLIP.
 
-One network, three published layouts: `vit` (Dosovitskiy et al., 2021) begins with a class token,
-whose last state stands for the picture; `clip_vision_model` (Radford et al., 2021) has a norm
-before the blocks too; `siglip_vision_model` (Zhai et al., 2023) has no class token: a learnt
-query attends to all states in its place.
+One network, four published layouts: `vit` (Dosovitskiy et al., 2021) begins with a class token,
+whose last state stands for the picture, and so does `blip_vision_model` (Li et al., 2022), by
+other names; `clip_vision_model` (Radford et al., 2021) has a norm before the blocks too;
+`siglip_vision_model` (Zhai et al., 2023) has no class token: a learnt query attends to all states
+in its place.
 
 Shapes: B batch, C channels, H and W of a picture in pixels, T tokens, K patches that are read, D
 width.
@@ -29,7 +30,7 @@ from bedstone.nn.patches import PatchEmbed, chosen, grid_of
 from bedstone.nn.positions import LearnedPositions
 from bedstone.nn.stack import Stack, stack_at
 
-LAYOUTS = ("vit", "clip_vision_model", "siglip_vision_model")
+LAYOUTS = ("vit", "clip_vision_model", "siglip_vision_model", "blip_vision_model")
 HEADS = ("states", "pooled", "sequence")
 
 
@@ -38,8 +39,8 @@ class ViTConfig:
     """The shape of a ViT.
 
     Attributes:
-        layout: vit, clip_vision_model or siglip_vision_model; empty is that of the CLIP it is
-            part of, and vit where it stands alone.
+        layout: vit, clip_vision_model, siglip_vision_model or blip_vision_model; empty is that of
+            what it is part of, and vit where it stands alone.
         image_size: of the pictures, in pixels: (height, width), or one number for both.
         patch: of a patch, likewise.
         channels: of the pictures, C.
@@ -248,7 +249,7 @@ def siglip_tower(config: ViTConfig) -> ViT:
     return ViT(config, first=False, pool=AttentionPool(config))
 
 
-_MADE = dict(zip(LAYOUTS, (vit, clip_tower, siglip_tower), strict=True))
+_MADE = dict(zip(LAYOUTS, (vit, clip_tower, siglip_tower, vit), strict=True))
 
 
 def make(config: ViTConfig) -> ViT:

@@ -1,0 +1,162 @@
+"""The shape of a BLIP: which tower it has for pictures, its text, and what it is for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.mapping import from_mapping
+from bedstone.models import map_tower
+from bedstone.models.fused_text import FusedTextConfig
+from bedstone.models.heads import HeadConfig
+from bedstone.models.resnet import ResNetConfig
+from bedstone.models.vit import ViTConfig
+
+TOWERS: dict[str, type[ViTConfig] | type[ResNetConfig]] = {
+    "blip": ViTConfig,
+    "blip_resnet": ResNetConfig,
+}
+# Which heads have an encoder, which a decoder.
+READS = ("answers", "matching", "joint")
+WRITES = ("captions", "answers", "joint")
+HEADS = ("captions", "answers", "matching", "joint")
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    """The shape of a BLIP.
+
+    Attributes:
+        layout: blip (a ViT for pictures) or blip_resnet (a CNN).
+        image: the tower for pictures.
+        text: of the encoder and of the decoder, which are alike.
+        embed: width of the vectors that contrast compares, E.
+        head: what it is for: captions, answers, matching (and contrast), joint (all).
+    """
+
+    layout: str = "blip"
+    image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
+    text: FusedTextConfig = field(default_factory=FusedTextConfig)
+    embed: int = 256
+    head: HeadConfig = field(default_factory=partial(HeadConfig, "captions"))
+
+    def __post_init__(self) -> None:
+        if self.layout not in TOWERS:
+            raise BedstoneError(
+                f"model.layout: {self.layout!r} is unknown{nearest(self.layout, TOWERS)}."
+            )
+        if not isinstance(self.image, TOWERS[self.layout]):
+            raise BedstoneError(
+                f"model.image: the {self.layout} layout has a {TOWERS[self.layout].__name__} for "
+                f"pictures, not a {type(self.image).__name__}."
+            )
+        if self.head.kind not in HEADS:
+            raise BedstoneError(
+                f"model.head.kind: {self.head.kind!r} isn't a {self.layout}'s; it has "
+                f"{', '.join(HEADS)}."
+            )
+        if not isinstance(self.embed, int) or self.embed < 1:
+            raise BedstoneError(f"model.embed: {self.embed!r}; expected a whole number, 1 or more.")
+        if isinstance(self.image, ViTConfig):
+            object.__setattr__(self, "image", _published_tower(self.image))
+        self._fill_memory()
+
+    def _fill_memory(self) -> None:
+        """Says how wide the states are that cross-attention reads."""
+        wide, text = map_tower.states_width(self.image), self.text
+        if isinstance(self.image, ResNetConfig):  # a linear map brings them to any width
+            wide = text.memory_width or text.width
+        if text.memory_width not in (0, wide):
+            raise BedstoneError(
+                f"model.text.memory_width: {text.memory_width} was given; the image tower's states "
+                f"are {wide} wide. Leave it out."
+            )
+        if self.head.kind in ("answers", "joint") and wide != text.width:
+            raise BedstoneError(
+                f"model.image.width: {wide} was given and model.text.width {text.width}; where "
+                "questions are answered both must be equal: the decoder reads the encoder's "
+                "states as it reads pictures."
+            )
+        object.__setattr__(self, "text", replace(text, memory_width=wide))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def context(self) -> int:
+        """The longest text, in tokens."""
+        return self.text.context
+
+    @property
+    def reads(self) -> bool:
+        """Whether it has an encoder."""
+        return self.head.kind in READS
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has a decoder."""
+        return self.head.kind in WRITES
+
+    @property
+    def matches(self) -> bool:
+        """Whether it compares pictures with texts."""
+        return self.head.kind in ("matching", "joint")
+
+
+def _published_tower(image: ViTConfig) -> ViTConfig:
+    """BLIP's image tower, with its layout said; refuses what that layout can't hold."""
+    layout = "blip_vision_model"
+    if image.layout not in ("", layout):
+        raise BedstoneError(
+            f"model.image.layout: {image.layout!r} was given, where {layout!r} is needed. Leave it "
+            "out."
+        )
+    image = image if image.layout else replace(image, layout=layout)
+    for name in ("size", "patch"):
+        pair: Any = getattr(image, name)
+        if pair[0] != pair[1]:
+            raise BedstoneError(
+                f"model.image: {name} is {pair[0]} by {pair[1]}; BLIP's pictures and patches are "
+                "square. Give one number."
+            )
+    if image.head_width * image.heads != image.width or not image.qkv_bias:
+        raise BedstoneError(
+            "model.image: BLIP's attention has biases, and heads that share the width evenly; "
+            "leave head_width and qkv_bias out."
+        )
+    if image.head.kind != "states" or image.channels != 3:
+        raise BedstoneError(
+            "model.image: BLIP's image tower has no head of its own, and reads 3 channels; leave "
+            "head and channels out."
+        )
+    return image
+
+
+def vlm_config(
+    values: Mapping[str, Any], where: str = "recipe", prefix: str = "model."
+) -> VLMConfig:
+    """A VLM's configuration from plain values; `image`, `text` and `head` are mappings.
+
+    Raises:
+        BedstoneError: a key is unknown, or a value doesn't fit.
+    """
+    chosen = dict(values)
+    tower: Any = TOWERS.get(str(chosen.get("layout", "blip")), ViTConfig)
+    parts: dict[str, Any] = {}
+    for name, kind in (("image", tower), ("text", FusedTextConfig), ("head", HeadConfig)):
+        given = chosen.pop(name, {"kind": "captions"} if name == "head" else {})
+        if isinstance(given, Mapping):
+            given = from_mapping(kind, given, where, f"{prefix}{name}.")
+        elif not isinstance(given, ViTConfig | ResNetConfig | FusedTextConfig | HeadConfig):
+            raise BedstoneError(f"{where}: {prefix}{name} = {given!r}; expected a section of keys.")
+        parts[name] = given
+    plain = from_mapping(_Plain, chosen, where, prefix)
+    return VLMConfig(plain.layout, embed=plain.embed, **parts)
+
+
+@dataclass
+class _Plain:
+    layout: str = "blip"
+    embed: int = 256
