@@ -21,7 +21,7 @@ from bedstone.nn.attention import SelfAttention
 from bedstone.nn.cache import Cache
 from bedstone.nn.context import Context
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
-from bedstone.nn.masks import Causal, Mask
+from bedstone.nn.masks import Causal, Full, Mask
 from bedstone.nn.positions import LearnedPositions, Rotary
 from bedstone.nn.residual import PreNorm
 from bedstone.nn.rope_scaling import scaled_frequencies
@@ -70,6 +70,8 @@ class GPT(Headed):
         mask: Mask | None = None,
         positions: Tensor | None = None,
         cache: Cache | None = None,
+        memory: Tensor | None = None,
+        memory_mask: Mask | None = None,
     ) -> Tensor:
         """The last hidden states, (B, T, D), before the head.
 
@@ -78,6 +80,8 @@ class GPT(Headed):
             mask: which tokens are seen; causal where None.
             positions: (B or 1, T); None counts on from what the cache holds.
             cache: keys and values of earlier tokens; new ones are added to it.
+            memory, memory_mask: what cross-attention reads, where blocks have any
+                (models.sighted_gpt).
         """
         length = ids.shape[1]
         if cache is not None:
@@ -89,7 +93,14 @@ class GPT(Headed):
         if self.positions is not None:
             x = self.dropout(x + self.positions(positions))
         rotation = None if self.rotary is None else self.rotary(positions)
-        x = self.stack(x, Context(mask=mask or Causal(), rotation=rotation, cache=cache))
+        context = Context(
+            mask=mask or Causal(),
+            rotation=rotation,
+            memory=memory,
+            memory_mask=memory_mask or Full(),
+            cache=cache,
+        )
+        x = self.stack(x, context)
         if cache is not None:
             cache.advance(length)
         return self.norm(x)

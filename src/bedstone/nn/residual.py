@@ -68,7 +68,9 @@ class Gated(nn.Module):
         self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + torch.tanh(self.gate) * self.sublayer(self.norm(x), context)
+        # in x's dtype before the sum: what a shut gate leaves is x itself, under autocast too
+        told = self.sublayer(lowered(self.norm(x)), context).to(x.dtype)
+        return x + torch.tanh(self.gate).to(x.dtype) * told
 
 
 class AdaZero(nn.Module):
