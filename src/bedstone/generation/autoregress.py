@@ -166,7 +166,11 @@ def stream(
             doesn't know; the number of seeds isn't that of prompts.
     """
     sampling = sampling or Sampling()
-    _check(network, prompts, seeds)  # now, not at the first step
+    check_prompts(network, prompts)  # now, not at the first step
+    if seeds is not None and len(seeds) != len(prompts):
+        raise BedstoneError(
+            f"seeds: {len(seeds)} were given for {len(prompts)} prompts; give one each."
+        )
     return _stream(network, prompts, sampling, frozenset(eos), seeds, top, precision, ended)
 
 
@@ -250,7 +254,7 @@ def ready(network: Decoder, precision: Precision | None) -> Decoder:
     return for_inference(network, precision.dtype)
 
 
-def _check(network: Decoder, prompts: Sequence[Sequence[int]], seeds: Sequence[int] | None) -> None:
+def check_prompts(network: Decoder, prompts: Sequence[Sequence[int]]) -> None:
     """Raises BedstoneError for prompts that can't be continued."""
     context, vocabulary = network.config.context, network.config.vocab_size
     for index, prompt in enumerate(prompts):
@@ -269,7 +273,3 @@ def _check(network: Decoder, prompts: Sequence[Sequence[int]], seeds: Sequence[i
                 f"prompts[{index}]: has id {min(prompt) if min(prompt) < 0 else max(prompt)}; "
                 f"ids must be from 0 to {vocabulary - 1}. Is it another model's tokenizer?"
             )
-    if seeds is not None and len(seeds) != len(prompts):
-        raise BedstoneError(
-            f"seeds: {len(seeds)} were given for {len(prompts)} prompts; give one each."
-        )

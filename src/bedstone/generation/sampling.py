@@ -1,8 +1,8 @@
 """How the next token is chosen from logits.
 
 Pure functions from logits (B, V) to logits (B, V), applied in the order that `transformers`
-applies them: repetition penalty, temperature, top-k, top-p, min-p. A token that may not be
-chosen has -inf. Shapes: B rows, V vocabulary.
+applies them: repetition penalty, no repeated n-grams, temperature, top-k, top-p, min-p. A token
+that may not be chosen has -inf. Shapes: B rows, V vocabulary.
 """
 
 import math
@@ -19,6 +19,7 @@ from bedstone.errors import BedstoneError
 LIKELY = 512
 # Fields of a published generation_config.json that say how to sample.
 PUBLISHED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+GREEDY = ("repetition_penalty", "no_repeat_ngram")  # what counts without chance too
 
 
 def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -38,6 +39,26 @@ def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty
         seen[row, known[known < vocabulary]] = True
     seen = seen.to(logits.device)
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def no_repeat_ngram(logits: Tensor, history: Sequence[Sequence[int]], size: int) -> Tensor:
+    """Logits without the tokens that would bring an n-gram of a row again.
+
+    Paulus et al., 2018, section 2.5, for any n; 1 lets no token come twice.
+
+    Args:
+        history: each row's own prompt and generated ids, without padding.
+        size: n, at least 1.
+    """
+    banned = torch.zeros(logits.shape, dtype=torch.bool)
+    for row, ids in enumerate(history):
+        if len(ids) >= size:
+            known = torch.tensor(ids, dtype=torch.long)
+            runs = known.unfold(0, size, 1)  # (n-grams, size)
+            same = (runs[:, :-1] == known[len(ids) - size + 1 :]).all(-1)  # begin as the row ends
+            last = runs[same, -1]
+            banned[row, last[last < logits.shape[-1]]] = True
+    return logits.masked_fill(banned.to(logits.device), -math.inf)
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
@@ -97,6 +118,7 @@ class Sampling:
         top_p: sample from the fewest likeliest tokens that reach this probability.
         min_p: leave out tokens less likely than this share of the likeliest.
         repetition_penalty: above 1 makes what a row already holds less likely.
+        no_repeat_ngram: so many tokens never come twice in the same order; 0 lets them.
         stop: texts at which generation ends; they are cut off.
         seed: of the first row, the next row's is one more; None draws a fresh one.
 
@@ -110,6 +132,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    no_repeat_ngram: int = 0
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
@@ -128,6 +151,7 @@ class Sampling:
                 finite(self.repetition_penalty) and self.repetition_penalty > 0,
                 "above 0 (1 is no penalty)",
             ),
+            "no_repeat_ngram": (self.no_repeat_ngram >= 0, "0 (repeats may come) or more"),
             "stop": (
                 all(isinstance(text, str) and text for text in self.stop),
                 "texts of at least one character",
@@ -150,6 +174,13 @@ class Sampling:
         logits = logits.float()
         if self.repetition_penalty != 1:
             logits = repetition_penalty(logits, history, self.repetition_penalty)
+        if self.no_repeat_ngram:
+            logits = no_repeat_ngram(logits, history, self.no_repeat_ngram)
+            if (logits.amax(-1) == -math.inf).any():
+                raise BedstoneError(
+                    f"sampling.no_repeat_ngram: with {self.no_repeat_ngram}, a row has come to "
+                    "where every token would be a repeat. Raise it, or lower max_tokens."
+                )
         if self.temperature == 0:
             return logits
         if self.temperature != 1:
@@ -187,6 +218,8 @@ def published(settings: Mapping[str, Any], sample: bool | None = None) -> dict[s
         sample: whether to sample; None is as it says.
     """
     found = {key: settings[key] for key in PUBLISHED if settings.get(key)}
+    if settings.get("no_repeat_ngram_size"):
+        found["no_repeat_ngram"] = settings["no_repeat_ngram_size"]
     if not (settings.get("do_sample") if sample is None else sample):
-        return {key: value for key, value in found.items() if key == "repetition_penalty"}
+        return {key: value for key, value in found.items() if key in GREEDY}
     return {"temperature": 1.0, **found}
