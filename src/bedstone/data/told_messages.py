@@ -1,0 +1,102 @@
+"""A conversation about a picture, as chat data has it, to questions with answers and captions.
+
+Two ways of writing are read: OpenAI's, `{"role": "user", "content": [{"type": "image"}, {"type":
+"text", "text": ...}]}` or plain text with `<image>` for a picture; and ShareGPT's, `{"from":
+"human", "value": ...}`, as LLaVA's data has it. What a user says and what is answered to it are a
+question and its answer; an answer to a picture alone is a caption. Each question stands for
+itself: what was said before isn't told to the network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bedstone.data.reading import check_text
+from bedstone.errors import BedstoneError, nearest
+
+PLACEHOLDER = "<image>"
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
+_KNOWN = ("system", "developer", "user", "assistant")
+_SOURCES = ("image", "path", "bytes", "url", "image_url")  # of a part's picture
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What is asked and said of a picture.
+
+    Attributes:
+        asked: questions, each with its answer.
+        captions: what is said of the picture where nothing is asked.
+        places: how many pictures the texts stand about.
+        sources: the pictures that the messages themselves hold or name.
+    """
+
+    asked: tuple[tuple[str, str], ...]
+    captions: tuple[str, ...]
+    places: int
+    sources: tuple[Any, ...]
+
+
+def conversation(messages: Any, what: str) -> Conversation:
+    """Reads messages.
+
+    Args:
+        what: the row and the column, for messages.
+
+    Raises:
+        BedstoneError: they are no such list, a user's turn has no answer, or there is none.
+    """
+    if not isinstance(messages, list | tuple) or not messages:
+        raise BedstoneError(f"{what}: holds {str(messages)[:40]!r}; expected a list of messages.")
+    asked: list[tuple[str, str]] = []
+    captions: list[str] = []
+    sources: list[Any] = []
+    places, question = 0, None
+    for number, message in enumerate(messages, 1):
+        where = f"{what}: message {number:,}"
+        role, text, shown, own = _turn(message, where)
+        places, sources = places + shown, sources + own
+        if role == "user":
+            question = text if question is None else f"{question} {text}".strip()
+        elif role == "assistant":
+            if question is None:
+                raise BedstoneError(f"{where}: answers, and nothing was asked before it.")
+            check_text(text, where)
+            if question:
+                asked.append((question, text))
+            else:
+                captions.append(text)
+            question = None
+    if question is not None:
+        raise BedstoneError(f"{what}: ends with a question ({question[:40]!r}) and no answer.")
+    if not asked and not captions:
+        raise BedstoneError(f"{what}: has no answer of an assistant, so there is nothing to learn.")
+    return Conversation(tuple(asked), tuple(captions), places, tuple(sources))
+
+
+def _turn(message: Any, where: str) -> tuple[str, str, int, list[Any]]:
+    """A message's role, text, places for pictures, and the pictures that it holds itself."""
+    if not isinstance(message, Mapping):
+        raise BedstoneError(f"{where}: is {str(message)[:40]!r}; expected a role and content.")
+    role = message.get("role") or message.get("from")
+    role = _ROLES.get(str(role), role)
+    if role not in _KNOWN:
+        raise BedstoneError(f"{where}: role {role!r} is unknown{nearest(str(role), _KNOWN)}.")
+    content = message["content"] if "content" in message else message.get("value")
+    if isinstance(content, str):
+        text = " ".join(content.replace(PLACEHOLDER, " ").split())
+        return role, text, content.count(PLACEHOLDER), []
+    if not isinstance(content, list | tuple):
+        raise BedstoneError(f"{where}: has no content; expected a text or a list of parts.")
+    texts, places, own = [], 0, []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "text":
+            texts.append(str(part.get("text") or ""))
+        elif kind in ("image", "image_url"):
+            places += 1
+            own += [part[key] for key in _SOURCES if part.get(key) is not None][:1]
+        else:
+            raise BedstoneError(f"{where}: has a part of type {kind!r}; expected text or image.")
+    own = [one.get("url") if isinstance(one, Mapping) and "url" in one else one for one in own]
+    return role, " ".join(" ".join(texts).split()), places, own
