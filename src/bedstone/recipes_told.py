@@ -36,6 +36,7 @@ class ToldConfig:
             many are drawn; 0 is 20,000.
         most_broken: share of rows that may be broken; such rows are left out and named.
         objects: things in a picture of scenes, the fewest and the most.
+        captions: of scenes: all kinds, or whole: the one that names all things.
         blank: hide all pictures, in training and in measuring: what can be said without looking.
         enlarge: how many times larger than the network's pictures they are kept, for crops to
             choose from.
@@ -52,6 +53,7 @@ class ToldConfig:
     most_rows: int = 0
     most_broken: float = 0.05
     objects: tuple[int, ...] = (1, 5)
+    captions: str = "all"
     blank: bool = False
     enlarge: float = 1.0
     memory_mb: float = 2048.0

@@ -22,6 +22,10 @@ class Part:
     targets: torch.Tensor
     each: int
 
+    @property
+    def groups(self) -> torch.Tensor:
+        return torch.unique(self.ids, dim=0, return_inverse=True)[1]
+
 
 @dataclass
 class Batch:

@@ -29,6 +29,7 @@ class Part(Protocol):
     Attributes:
         ids, keep: (n, T) captions or questions as they are read.
         ids_in, targets: (n, U) captions or answers as they are written, -100 where nothing is.
+        groups: (n,) which text each is: equal numbers are equal texts; -1 where there is none.
         each: texts of a picture, m.
     """
 
@@ -40,6 +41,8 @@ class Part(Protocol):
     def ids_in(self) -> Tensor: ...
     @property
     def targets(self) -> Tensor: ...
+    @property
+    def groups(self) -> Tensor: ...
     @property
     def each(self) -> int: ...
 
@@ -89,7 +92,8 @@ class Telling:
             states = network.answer_states(answers.ids_in, None, read, answers.keep)
             loss = loss + self.answer * self.written(network.head, states, answers)
         if captions is not None and (self.contrast or self.match):
-            loss = loss + count * self.joined(network, first_texts(captions), memory)
+            texts = first_texts(captions)
+            loss = loss + count * self.joined(network, texts, memory[texts.pictures])
         return loss, count
 
     def written(self, head: Any, states: Tensor, part: Part) -> Tensor:
@@ -113,17 +117,19 @@ class Telling:
 
 @dataclass(frozen=True)
 class Texts:
-    """A text of each picture: (P, T) ids and keep, and (P,) which it is; equal numbers, equal."""
+    """A text of each picture that has one: (P, T) ids and keep, (P,) which text and picture."""
 
     ids: Tensor
     keep: Tensor
     groups: Tensor
+    pictures: Tensor
 
 
 def first_texts(part: Part) -> Texts:
     """The first text of each picture; which one that is was drawn with the batch."""
-    ids, keep = part.ids[:: part.each], part.keep[:: part.each]
-    return Texts(ids, keep, torch.unique(ids * keep, dim=0, return_inverse=True)[1])
+    ids, keep, groups = (x[:: part.each] for x in (part.ids, part.keep, part.groups))
+    there = (groups >= 0).nonzero()[:, 0]
+    return Texts(ids[there], keep[there], groups[there], there)
 
 
 def match_logits(
