@@ -84,7 +84,8 @@ def test_baselines_stand_beside():
     assert found["blind"] == pytest.approx(2 / 3)
     assert found["blind/is"] == 0.5 and found["blind/what"] == 1
     assert found["majority"] == pytest.approx(sum(t == blind.majority for t in truth) / 3)
-    assert found.main == "accuracy" and found.classes() is not None
+    columns = [column.header for column in found.classes().columns]
+    assert columns == ["", "majority", "blind", "accuracy", "95 % of resamples", "support"]
     with pytest.raises(BedstoneError, match="questions: there are 0 for 3 questions"):
         asked(truth, truth, blind=blind)
     with pytest.raises(BedstoneError, match="no answers to learn from"):

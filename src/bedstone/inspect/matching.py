@@ -31,8 +31,8 @@ def matching(
     Raises:
         BedstoneError: lengths differ, there are no pairs, or a probability is none.
     """
-    rows = check_lengths(probabilities, actual, "pairs")
     chance, truth = np.asarray(probabilities, dtype=float), np.asarray(actual, dtype=bool)
+    rows = check_lengths(chance.tolist(), truth.tolist(), "pairs")
     if wrong := np.flatnonzero(~((chance >= 0) & (chance <= 1))).tolist():  # nan too
         raise BedstoneError(
             f"probabilities, row {wrong[0]}: {chance[wrong[0]]} was given; expected 0 to 1."
