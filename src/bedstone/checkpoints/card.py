@@ -20,7 +20,17 @@ USES = {
         "bedstone run zero-shot-image-classification . a.jpg "
         '--option candidate_labels="a cat,a dog"',
     ),
+    "captions": ("image-to-text", "bedstone run image-to-text . a.jpg"),
+    "answers": (
+        "visual-question-answering",
+        'bedstone run visual-question-answering . a.jpg --option question="what is this?"',
+    ),
+    "matching": (
+        "image-text-matching",
+        'bedstone run image-text-matching . a.jpg --option text="a cat"',
+    ),
 }
+USES["joint"] = USES["captions"]
 for _kind in ("states", "sequence", "tokens", "spans"):
     USES[f"decoder {_kind}"] = USES[_kind]
 USES["image pooled"] = USES["image states"]

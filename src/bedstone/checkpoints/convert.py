@@ -76,6 +76,7 @@ class Layout:
         modules: its tensors by the names that the published network has for them in memory, which
             adapters use, where its files have others.
         write_ends: sets the tokenizer's special ids in the published configuration.
+        usual: tensors of ours that published files may lack, and what they are then.
     """
 
     model_type: str
@@ -90,6 +91,7 @@ class Layout:
     fit: Callable[[Any, set[str]], Any] = lambda config, tensors: config
     modules: Callable[[Any], Iterable[Name]] | None = None
     write_ends: Callable[[dict[str, Any], Any], None] = write_ends
+    usual: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}
 
     def module_names(self, config: Any) -> list[Name]:
         """Its tensors as the modules of the published network are named."""
@@ -110,6 +112,9 @@ FAMILIES = {
     "clip": "bedstone.checkpoints.tower_layouts",
     "siglip": "bedstone.checkpoints.tower_layouts",
     "clip_resnet": "bedstone.checkpoints.tower_layouts",
+    "blip": "bedstone.checkpoints.blip_layouts",
+    "blip_resnet": "bedstone.checkpoints.blip_layouts",
+    "sighted_gpt": "bedstone.checkpoints.sighted_layouts",
 }
 
 
@@ -179,7 +184,7 @@ def load_published(
         if not name.endswith(layout.ignored or "\0")
     }
     state: dict[str, Tensor] = {}
-    missing = []
+    missing, usual = [], layout.usual(network.config)
     for name in layout.names(network.config):
         if set(name.ours) & set(copies):
             tensors.pop(name.theirs, None)  # a tied copy, stored all the same by some
@@ -187,6 +192,7 @@ def load_published(
         bare = name.theirs.removeprefix(layout.prefix)
         whole = tensors.pop(name.theirs, None)
         whole = tensors.pop(bare, None) if whole is None else whole
+        whole = usual.get(name.theirs) if whole is None else whole
         if whole is None:
             missing.append(name.theirs)
         else:

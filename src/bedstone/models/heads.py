@@ -19,8 +19,8 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.layers import Activation
 from bedstone.nn.masks import Documents
 
-KINDS = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states", "towers")
-KINDS += ("captions", "answers", "matching", "joint")
+_OF_TEXT = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states", "towers")
+KINDS = (*_OF_TEXT, "captions", "answers", "matching", "joint")
 PROBLEMS = ("single", "multi", "regression")
 
 
