@@ -5,6 +5,7 @@ template doesn't say at all: a thing is named by what no other thing in the pict
 relation by a margin.
 """
 
+import functools
 import re
 from collections import Counter
 from itertools import permutations
@@ -90,9 +91,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
+_ARTICLE = re.compile(r"\ban? (?=(\w))")
+
+
 def articles(text: str) -> str:
     """`a` before consonants, `an` before vowels."""
-    return re.sub(r"\ban? (?=(\w))", lambda m: "an " if m[1] in "aeio" else "a ", text)
+    return _ARTICLE.sub(lambda m: "an " if m[1] in "aeio" else "a ", text)
 
 
 def noun(count: int, shape: str) -> str:
@@ -107,7 +111,8 @@ def listed(parts: list[str]) -> str:
 
 def name(scene: Scene, thing: Thing) -> str | None:
     """The plainest phrase that means this thing and no other; None if there is none."""
-    alike = [other for other in scene.objects if other.pair == thing.pair]
+    shape, colour = thing.shape, thing.colour
+    alike = [one for one in scene.objects if one.colour == colour and one.shape == shape]
     if len(alike) == 1:
         return f"{thing.colour} {thing.shape}"
     if [other.size for other in alike].count(thing.size) == 1:
@@ -139,7 +144,7 @@ def prompts(shape: str, colour: str) -> tuple[str, ...]:
 
 def tell(scene: Scene, template: str, dice: Dice) -> str | None:
     """A template filled with what is true of the scene; None if it can't be."""
-    slots = set(re.findall(r"\{(\w+)\}", template))
+    slots = _slots(template)
     things = dice.shuffled([thing for thing in scene.objects if name(scene, thing)])
     values: dict[str, str | None] = {"ground": GROUNDS[scene.background]}
     if "rel2" in slots:
@@ -150,7 +155,8 @@ def tell(scene: Scene, template: str, dice: Dice) -> str | None:
         values |= _relation(scene, things, dice)
     else:
         for letter, thing in zip("ab", things, strict=False):
-            values |= _named(scene, letter, thing)
+            if slots & {letter, f"the_{letter}", f"place_{letter}", f"full_{letter}"}:
+                values |= _named(scene, letter, thing)
     if slots & {"all", "is_all", "objects", "shapes", "coloured"}:
         values |= _whole(scene, dice)
     if slots & {"n_alike", "n_shape", "n_of_them", "none"}:
@@ -160,6 +166,11 @@ def tell(scene: Scene, template: str, dice: Dice) -> str | None:
     if any(not values.get(slot) for slot in slots):
         return None
     return articles(template.format(**values))
+
+
+@functools.cache
+def _slots(template: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\{(\w+)\}", template))
 
 
 Values = dict[str, str | None]

@@ -89,10 +89,8 @@ class Dice:
         return round((low + (high - low) * self._roll()) * 4096) / 4096
 
     def shuffled(self, items: Sequence[Item]) -> list[Item]:
-        left, found = list(items), []
-        while left:
-            found.append(left.pop(self.below(len(left))))
-        return found
+        left, roll = list(items), self._roll
+        return [left.pop(int(roll() * count)) for count in range(len(left), 0, -1)]
 
 
 @dataclass(frozen=True)
