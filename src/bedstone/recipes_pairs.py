@@ -22,7 +22,8 @@ class PairsConfig:
         split: of a hub id or a folder with splits.
         validation_share: share of the rows held out.
         columns: which column holds what (image, text, label, negatives), where the usual names
-            aren't used, as `{text: title, label: kind}`.
+            aren't used, as `{text: title, label: kind}`. A text may be a sentence made of columns,
+            `"{title}, a {colour} {kind}"`, and there may be a list of them.
         templates: texts made of a label, as `a photo of a {label}`: captions where rows have none,
             and what zero-shot accuracy is asked with.
         classes: names of the labels' classes by what stands in the rows: a list or a mapping.
@@ -84,7 +85,9 @@ class ContrastiveRecipe(RunRecipe):
         text_init: a model of pairs whose text tower and tokenizer to begin with.
         freeze: image or text: a tower that keeps its weights (LiT); its projection learns.
         data: what to learn from.
-        augment: how pictures are changed: the fields of `data.image_augment.ImageAugment`.
+        augment: how pictures are changed: the fields of `data.image_augment.ImageAugment`. What a
+            caption says stays true: where it names left or right nothing is flipped, where it
+            names a colour none changes (`data.fact_augment`).
         tokenizer: how text becomes tokens; trained on the captions where none is named.
         objective: softmax (CLIP) or sigmoid (SigLIP); empty is the layout's own.
         batch_size: pairs that are told from each other.

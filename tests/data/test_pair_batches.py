@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bedstone.data.fact_augment import fact_augment
 from bedstone.data.pair_batches import PairBatch, PairBatches, PairTexts
 from bedstone.data.pairs import Pair, PairRows
 from bedstone.data.pictures import Pictures
@@ -106,7 +107,7 @@ def test_hard_negatives_follow() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_resumes_exactly(workers: int) -> None:
-    def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(pixels: Tensor, generator: torch.Generator, facts: object) -> Tensor:
         return pixels + torch.randint(0, 9, (1,), generator=generator).to(torch.uint8)
 
     options = {"augment": augment, "negatives": 1, "seed": 5}
@@ -127,7 +128,7 @@ def test_resumes_exactly(workers: int) -> None:
 def test_made_ahead_on_other_threads() -> None:
     threads = set()
 
-    def slow(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def slow(pixels: Tensor, generator: torch.Generator, facts: object) -> Tensor:
         threads.add(threading.current_thread().name)
         time.sleep(0.05)
         return pixels
@@ -148,7 +149,7 @@ def test_made_ahead_on_other_threads() -> None:
 
 
 def test_a_fault_in_a_thread_is_told() -> None:
-    def broken(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    def broken(pixels: Tensor, generator: torch.Generator, facts: object) -> Tensor:
         raise BedstoneError("augment: can't")
 
     with pytest.raises(BedstoneError, match="can't"):
@@ -173,3 +174,25 @@ def test_small_sets_and_devices() -> None:
     assert len(batch.pixels) == 2 and batch.to("cpu").describe().startswith("batch 0: 2 pictures")
     with pytest.raises(BedstoneError, match="batch_size"):
         batches(size=0)
+
+
+def test_what_a_caption_says_stays_true_of_its_picture() -> None:
+    picture = np.zeros((4, 4, 3), dtype=np.uint8)
+    picture[:, :2] = (200, 30, 30)
+    said = ("a red thing", "a thing on the left", "a thing")
+    pairs = PairRows([Pair(picture, (text,), place=text) for text in said])
+    pictures = Pictures(pairs, lambda x: x, (4, 4))
+    augment = fact_augment({"flip": 1.0, "hue": 0.5})
+    stream = PairBatches(pictures, PairTexts(pairs, encode), 3, normalise, augment=augment, seed=3)
+    batch = next(stream)
+    shown = dict(zip(batch.places, batch.pixels, strict=True))
+    old = normalise(torch.from_numpy(picture)[None])[0]
+    red, left, free = (shown[text] for text in said)
+    assert torch.equal(red, old.flip(2))
+    assert (left[:, :, 2:] < 3).all() and not torch.equal(left, old)
+    assert (free[:, :, :2] < 3).all() and not torch.equal(free, old.flip(2))
+
+
+def test_facts_of_a_class_are_its_own() -> None:
+    texts = PairTexts(rows(4, made=True), encode)
+    assert not texts.facts[[each for own in texts.captions for each in own]].any()

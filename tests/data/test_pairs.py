@@ -201,3 +201,20 @@ def test_scenes() -> None:
     learnt = " ".join(" ".join(pair.captions) for pair in scene_pairs(60))
     assert not any(pair.label and pair.label in learnt for pair in held)
     assert len(open_pairs("scenes", split="validation")) == 420
+
+
+def test_sentences_made_of_columns(tmp_path: Path) -> None:
+    rows = [
+        {"image": png(i), "title": f" no {i}", "kind": "shirt", "size": i or None} for i in range(3)
+    ]
+    path = parquet(tmp_path / "a.parquet", rows)
+    several = ["title", "{title}, a {kind}"]
+    found = open_pairs(path, Reader({"text": several, "label": "kind"}))
+    assert found[1].captions == ("no 1", "no 1, a shirt") and not found[1].made
+    sized = Reader({"text": "size {size}"})
+    with pytest.raises(BedstoneError, match=r"row 1: column 'size'.*'size {size}'.*'kind'"):
+        open_pairs(path, sized, most_broken=0.1)
+    assert [pair.captions for pair in open_pairs(path, sized, most_broken=0.5)] == [
+        ("size 1",),
+        ("size 2",),
+    ]

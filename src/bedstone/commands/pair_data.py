@@ -1,17 +1,13 @@
 """What a run on pairs reads: rows, tokenizer, pictures and batches."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from bedstone.checkpoints.hub import resolve
 from bedstone.data.clip_tokenizer import train_clip
-from bedstone.data.image_augment import ImageAugment
+from bedstone.data.fact_augment import FactAugment, fact_augment
 from bedstone.data.image_processor import ImageProcessor
 from bedstone.data.pair_batches import Encode, PairBatches, PairTexts
 from bedstone.data.pair_reader import Reader, open_pairs
@@ -23,7 +19,6 @@ from bedstone.data.tokenizer import Tokenizer
 from bedstone.data.tower_text import text_rows
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json
-from bedstone.mapping import from_mapping
 from bedstone.recipes_pairs import ContrastiveRecipe, PairsConfig
 from bedstone.train.progress import ProgressBar
 
@@ -149,9 +144,7 @@ def larger(processor: ImageProcessor, by: float) -> ImageProcessor:
     )
 
 
-def augment_of(
-    recipe: ContrastiveRecipe, size: tuple[int, int]
-) -> Callable[[Tensor, torch.Generator], Tensor] | None:
+def augment_of(recipe: ContrastiveRecipe, size: tuple[int, int]) -> FactAugment | None:
     """How a recipe asks for pictures to be changed; None where they stay."""
     if not recipe.augment and recipe.data.enlarge == 1:
         return None
@@ -160,8 +153,7 @@ def augment_of(
             "augment.size: what comes out is as large as the network's pictures, which must be "
             "square; leave it out."
         )
-    values = {**recipe.augment, "size": size[0]}
-    return from_mapping(ImageAugment, values, "recipe", "augment.")
+    return fact_augment(recipe.augment, size[0])
 
 
 def pair_batches(

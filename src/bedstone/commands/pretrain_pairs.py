@@ -19,6 +19,7 @@ from bedstone.commands.pair_data import (
 from bedstone.commands.pair_model import pair_model, weight_counts
 from bedstone.commands.pair_scoring import PairScorer
 from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.data.fact_augment import facts_of
 from bedstone.data.image_processor import clip_processor
 from bedstone.data.pair_batches import PairTexts
 from bedstone.data.pictures import decoded
@@ -151,7 +152,8 @@ def draw_sample(recipe: ContrastiveRecipe, path: str, *, quiet: bool = False) ->
     forms = [torch.from_numpy(pixels)] * FORMS
     if augment is not None:
         draws = [torch.Generator().manual_seed(recipe.seed + n) for n in range(FORMS)]
-        forms = [augment(form, draw) for form, draw in zip(forms, draws, strict=True)]
+        facts = [facts_of(rows[number].captions[0]) for number in pictures.readable.tolist()]
+        forms = [augment(form, draw, facts) for form, draw in zip(forms, draws, strict=True)]
     shown: list[np.ndarray] = []
     titles: list[str] = []
     for place, number in enumerate(pictures.readable.tolist()):

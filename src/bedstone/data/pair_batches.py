@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bedstone.data.fact_augment import FactAugment, facts_of
 from bedstone.data.packing import Packed, lay
 from bedstone.data.pairs import PairRows
-from bedstone.data.picture_stream import Augment, PictureStream
+from bedstone.data.picture_stream import PictureStream
 from bedstone.data.pictures import Pictures
 
 TOGETHER = 1024  # texts tokenised at a time
@@ -90,9 +91,11 @@ class PairTexts:
         self.captions = [[known[text] for text in pair.captions] for pair in rows]
         self.negatives = [[known[text] for text in pair.negatives] for pair in rows]
         self.group = np.arange(len(texts))
+        self.facts = np.fromiter(map(facts_of, texts), np.int64, len(texts))
         for pair, own in zip(rows, self.captions, strict=True):
             if pair.made:  # "a photo of a cat" is no wrong answer to "a picture of a cat"
                 self.group[own] = self.group[own[0]]
+                self.facts[own] = 0  # what keeps a class as it is, the recipe knows
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -105,11 +108,11 @@ class PairTexts:
 
     def draw(
         self, rows: np.ndarray, random: np.random.Generator, negatives: int
-    ) -> tuple[Packed, Tensor, int]:
+    ) -> tuple[Packed, Tensor, np.ndarray]:
         """A caption of each row, and up to `negatives` hard ones of each after them.
 
         Returns:
-            The texts, their groups (n,), and how many hard negatives there are.
+            The texts, their groups (n,), and what facts the rows' own captions state (B,).
         """
         own = [self.captions[i][random.integers(len(self.captions[i]))] for i in rows]
         hard: list[int] = []
@@ -118,7 +121,7 @@ class PairTexts:
                 wrong = self.negatives[i]
                 hard += random.permutation(wrong)[:negatives].tolist() if wrong else []
         chosen = np.array([*own, *hard])
-        return self.pack(chosen), torch.from_numpy(self.group[chosen]), len(hard)
+        return self.pack(chosen), torch.from_numpy(self.group[chosen]), self.facts[own]
 
 
 class PairBatches(PictureStream[PairBatch]):
@@ -130,6 +133,7 @@ class PairBatches(PictureStream[PairBatch]):
         pictures: of the rows.
         texts: of the same rows.
         normalise: (B, H, W, 3) uint8 to (B, 3, H, W) fp32.
+        augment: how pictures are changed, where the caption drawn allows it.
         negatives: hard negatives drawn a picture, at most.
     """
 
@@ -140,7 +144,7 @@ class PairBatches(PictureStream[PairBatch]):
         batch_size: int,
         normalise: Callable[[Tensor], Tensor],
         *,
-        augment: Augment | None = None,
+        augment: FactAugment | None = None,
         negatives: int = 0,
         seed: int = 0,
         workers: int = 1,
@@ -157,7 +161,8 @@ class PairBatches(PictureStream[PairBatch]):
 
     def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:
         rows, pixels = self.pictures.read(rows)
-        packed, groups, extra = self.texts.draw(rows, random, self.negatives)
-        shown = self.augmented(pixels, random)
+        packed, groups, facts = self.texts.draw(rows, random, self.negatives)
+        shown = self.augmented(pixels, random, facts)
+        extra = len(groups) - len(rows)
         places = [self.pictures.rows[int(i)].place for i in rows]
         return PairBatch(self.normalise(shown), packed, groups, extra, places, number)

@@ -1,5 +1,6 @@
 """What a row's column holds: its picture, or its texts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,12 +50,19 @@ def read_picture(raw: Raw, value: Any, what: str) -> Picture:
     )
 
 
-def texts_in(raw: Raw, column: str) -> tuple[str, ...]:
+def texts_in(raw: Raw, column: str | Sequence[str]) -> tuple[str, ...]:
     """The texts of a column, one or several; empty ones of several are passed over.
+
+    A column with braces is a sentence made of columns, as `a {colour} {kind}: {title}`; of several
+    columns or sentences each gives its texts.
 
     Raises:
         BedstoneError: there is none, or one is broken.
     """
+    if not isinstance(column, str):
+        return tuple(text for one in column for text in texts_in(raw, one))
+    if "{" in column:
+        return (_filled(raw, column),)
     value = raw.values.get(column)
     found: list[Any] = [value]
     if isinstance(value, list | tuple):
@@ -64,6 +72,23 @@ def texts_in(raw: Raw, column: str) -> tuple[str, ...]:
     for text in found:
         check_text(text, f"{raw.place}: column {column!r}")
     return tuple(text.strip() for text in found)
+
+
+def _filled(raw: Raw, sentence: str) -> str:
+    """A sentence with what the row's columns hold in the place of their names."""
+
+    def value(name: re.Match[str]) -> str:
+        held = raw.values.get(name[1])
+        if held is None or isinstance(held, list | dict | bytes) or not str(held).strip():
+            raise BedstoneError(
+                f"{raw.place}: column {name[1]!r}, which the text {sentence!r} is made of, holds "
+                f"no word (it is {str(held)[:40]!r}); the row has {columns_of(raw)}."
+            )
+        return str(held).strip()
+
+    text = re.sub(r"\{(\w+)\}", value, sentence)
+    check_text(text, f"{raw.place}: text {sentence!r}")
+    return text
 
 
 def columns_of(raw: Raw) -> str:

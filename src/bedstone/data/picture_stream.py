@@ -20,7 +20,7 @@ from bedstone.data.pictures import Pictures
 from bedstone.errors import BedstoneError
 
 Batch = TypeVar("Batch")
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+Augment = Callable[..., Tensor]  # pictures, chance, and what else a stream tells of them
 
 
 class PictureStream(Generic[Batch]):
@@ -65,12 +65,13 @@ class PictureStream(Generic[Batch]):
         """What a state must have been taken with, to be gone back to."""
         raise NotImplementedError
 
-    def augmented(self, pixels: np.ndarray, random: np.random.Generator) -> Tensor:
-        """Pictures (B, H, W, 3) uint8, changed as is asked for."""
+    def augmented(self, pixels: np.ndarray, random: np.random.Generator, *told: Any) -> Tensor:
+        """Pictures (B, H, W, 3) uint8, changed as is asked for; `told` is what else it reads."""
         shown = torch.from_numpy(pixels)
         if self.augment is None:
             return shown
-        return self.augment(shown, torch.Generator().manual_seed(int(random.integers(2**62))))
+        chance = torch.Generator().manual_seed(int(random.integers(2**62)))
+        return self.augment(shown, chance, *told)
 
     @property
     def epoch(self) -> float:
