@@ -32,6 +32,7 @@ class ToldConfig:
         validation_share: share of the pictures held out.
         columns: which column holds what (image, text, question, answer, ...), where the usual
             names aren't used, as `{text: title}`.
+        apart: what stands between several right answers in one text, such as a comma.
         most_rows: take this many pictures at most, drawn by the seed; 0 takes all. Of scenes, how
             many are drawn; 0 is 20,000.
         most_broken: share of rows that may be broken; such rows are left out and named.
@@ -50,6 +51,7 @@ class ToldConfig:
     split: str | None = None
     validation_share: float = 0.05
     columns: dict[str, Any] = field(default_factory=dict)
+    apart: str = ""
     most_rows: int = 0
     most_broken: float = 0.05
     objects: tuple[int, ...] = (1, 5)
@@ -58,6 +60,14 @@ class ToldConfig:
     enlarge: float = 1.0
     memory_mb: float = 2048.0
     workers: int = 1
+
+
+@dataclass
+class ToldTokenizer(TokenizerConfig):
+    """`TokenizerConfig` of BERT's kind, as BLIP has it."""
+
+    kind: str = "wordpiece"
+    vocab_size: int = 2048
 
 
 @dataclass
@@ -77,7 +87,11 @@ class TellingWeights:
     match: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "caption", "answer", "contrast", "match", prefix="weights.")
+        for name in ("caption", "answer", "contrast", "match"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise BedstoneError(
+                    f"weights.{name}: {getattr(self, name)} was given; expected 0 or more."
+                )
 
 
 @dataclass
@@ -121,9 +135,7 @@ class ToldRecipe(RunRecipe):
     data: ToldConfig = field(default_factory=ToldConfig)
     texts: int = 4
     augment: dict[str, Any] = field(default_factory=dict)
-    tokenizer: TokenizerConfig = field(
-        default_factory=lambda: TokenizerConfig(kind="wordpiece", vocab_size=2048)
-    )
+    tokenizer: ToldTokenizer = field(default_factory=ToldTokenizer)
     batch_size: int = 64
     weights: TellingWeights = field(default_factory=TellingWeights)
     smoothing: float = 0.0

@@ -12,12 +12,14 @@ from bedstone.checkpoints.opening import open_model
 from bedstone.commands.evaluate_labels import TASKS, evaluate_labels
 from bedstone.commands.evaluate_masked import evaluate_masked
 from bedstone.commands.evaluate_pairs import evaluate_pairs
+from bedstone.commands.evaluate_told import evaluate_told
 from bedstone.commands.text_data import cached
 from bedstone.data.batches import evaluation_batches
 from bedstone.data.sources import open_source
 from bedstone.errors import BedstoneError
 from bedstone.inspect.evaluate import text_figures, text_loss
 from bedstone.objectives.tokens import next_token_loss
+from bedstone.recipes_told import TASKS as TELLING
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.progress import ProgressBar
 
@@ -64,6 +66,8 @@ def evaluate(
         )
     if picture is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
+    if kind in TELLING.values():
+        return evaluate_told(model, data, how, column=column, split=split, as_json=as_json)
     if kind != "language" or not model.network.causal:
         return evaluate_masked(
             model, data, how, column=column, split=split, context=context, as_json=as_json

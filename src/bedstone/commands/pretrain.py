@@ -9,6 +9,7 @@ from bedstone.checkpoints.store import Checkpoint
 from bedstone.commands.pretrain_masked import masked_course
 from bedstone.commands.pretrain_model import Fresh, layout_of, plan, pretrain_model
 from bedstone.commands.pretrain_pairs import draw_sample, pretrain_pairs, run_pairs
+from bedstone.commands.pretrain_told import pretrain_told, run_told
 from bedstone.commands.text_data import TextData
 from bedstone.commands.training import Course, Finished, begin, train
 from bedstone.config import PretrainRecipe
@@ -23,34 +24,41 @@ from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.recipes_pairs import LAYOUTS as PAIRED
 from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.recipes_told import LAYOUTS as TELLING
+from bedstone.recipes_told import TASKS, ToldRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
 
 
-def read_pretraining(
-    path: str | Path, overrides: Sequence[str] = ()
-) -> PretrainRecipe | ContrastiveRecipe:
-    """The recipe in a file: of pairs of pictures and texts where its model reads these, else text.
+Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe
+
+
+def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file: its task, or the layout of its model, says of what kind it is.
 
     Raises:
         BedstoneError: as `mapping.read_recipe`, or the model's layout is unknown.
     """
     values = read_values(path, overrides)
+    if values.get("task") in TASKS:
+        return read_recipe(ToldRecipe, path, overrides)
     shape, init = values.get("model"), values.get("init")
     layout = shape.get("layout") if isinstance(shape, dict) else None
     if layout is None and isinstance(init, str) and init:
         layout = layout_of(PretrainRecipe(init=init), None)
-    known = (*DECODERS, *ENCODERS, *PAIRED)
+    known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING)
     if layout is not None and layout not in known:
         raise BedstoneError(
             f"{path}: model.layout: {layout!r} is unknown{nearest(str(layout), known)}."
         )
     if layout in PAIRED:
         return read_recipe(ContrastiveRecipe, path, overrides)
+    if layout in TELLING:
+        return read_recipe(ToldRecipe, path, overrides)
     return read_recipe(PretrainRecipe, path, overrides)
 
 
-def pretrain(recipe: PretrainRecipe | ContrastiveRecipe, *, quiet: bool = False) -> Finished:
+def pretrain(recipe: Recipe, *, quiet: bool = False) -> Finished:
     """Trains as the recipe says, into the folder `recipe.out`.
 
     The folder holds `recipe.yaml`, `data.json`, `tokenizer/`, `log.jsonl`, `tensorboard/`,
@@ -63,11 +71,13 @@ def pretrain(recipe: PretrainRecipe | ContrastiveRecipe, *, quiet: bool = False)
     run = Path(recipe.out)
     if isinstance(recipe, ContrastiveRecipe):
         return pretrain_pairs(recipe, quiet=quiet)
+    if isinstance(recipe, ToldRecipe):
+        return pretrain_told(recipe, quiet=quiet)
     begin(run)
     return run_pretraining(recipe, run, None, quiet)
 
 
-def show_sample(recipe: PretrainRecipe | ContrastiveRecipe, path: str) -> None:
+def show_sample(recipe: Recipe, path: str) -> None:
     """Draws what a network would see of a recipe's pictures, and trains nothing.
 
     Raises:
@@ -79,14 +89,13 @@ def show_sample(recipe: PretrainRecipe | ContrastiveRecipe, path: str) -> None:
 
 
 def run_pretraining(
-    recipe: PretrainRecipe | ContrastiveRecipe,
-    run: Path,
-    checkpoint: Checkpoint | None,
-    quiet: bool,
+    recipe: Recipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
 ) -> Finished:
     """A new run, or one that goes on from a checkpoint."""
     if isinstance(recipe, ContrastiveRecipe):
         return run_pairs(recipe, run, checkpoint, quiet)
+    if isinstance(recipe, ToldRecipe):
+        return run_told(recipe, run, checkpoint, quiet)
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     make = masked_course if layout_of(recipe, checkpoint) in ENCODERS else _course

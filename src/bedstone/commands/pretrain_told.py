@@ -1,0 +1,133 @@
+"""Learning to put pictures into words: captions, answers, matching, or all of them."""
+
+from pathlib import Path
+from typing import Any
+
+from bedstone.checkpoints.adapters import save_adapter, write_adapter_files
+from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.commands.pair_model import weight_counts
+from bedstone.commands.told_data import (
+    ToldSplits,
+    augment_of,
+    blind_of,
+    candidates_of,
+    pictures_of,
+    told_batches,
+    told_tokenizer,
+)
+from bedstone.commands.told_model import told_model
+from bedstone.commands.told_scoring import ToldScorer
+from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.files import write_json
+from bedstone.nn.lora import fold
+from bedstone.objectives.told import Telling
+from bedstone.recipes_told import ToldRecipe
+from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
+from bedstone.train.loop import Done
+from bedstone.train.schedule import build_schedule, parse_budget
+
+
+def pretrain_told(recipe: ToldRecipe, *, quiet: bool = False) -> Finished:
+    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does.
+
+    Raises:
+        BedstoneError: the recipe, the data or the disk can't do it, said before training
+            starts; or a loss that isn't finite.
+    """
+    run = Path(recipe.out)
+    begin(run)
+    return run_told(recipe, run, None, quiet)
+
+
+def run_told(recipe: ToldRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool) -> Finished:
+    """A new run, or one that goes on from a checkpoint."""
+    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
+    augment_of(recipe, (1, 1))
+    course, scorers = told_course(recipe, run, precision, checkpoint, quiet)
+    finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
+    if finished.model is not None:
+        write_json(run / "evaluation.json", evaluated(scorers))
+    return finished
+
+
+def told_course(
+    recipe: ToldRecipe, run: Path, precision: Precision, checkpoint: Checkpoint | None, quiet: bool
+) -> tuple[Course, dict[str, ToldScorer]]:
+    """What is learnt, and what it is measured by: `validation`, and `test` where there is one.
+
+    Raises:
+        BedstoneError: the recipe, the data or a model it begins with can't do it.
+    """
+    splits = ToldSplits.open(recipe, run, quiet=quiet)
+    tokenizer = told_tokenizer(recipe, splits.train, run)
+    seed_everything(recipe.seed)
+    model = told_model(recipe, tokenizer, checkpoint)
+    model.network.to(precision.device)
+    processor = model.processor
+    assert processor is not None
+    batches = told_batches(recipe, splits.train, model, quiet)
+    blind = blind_of(splits.train)
+    scorers = {
+        name: ToldScorer(
+            model,
+            pictures_of(rows, processor, recipe.data, f"reading {name} pictures", quiet),
+            precision,
+            blind,
+            candidates_of(splits.train) if recipe.rank else (),
+            recipe.data.blank,
+        )
+        for name, rows in splits.measured.items()
+    }
+    count, learning = weight_counts(model)
+    kept = "in memory" if batches.pictures.kept else "decoded as they are read"
+
+    def write_model(folder: Path) -> None:
+        write_adapter_files(model, folder) if recipe.lora else model.write_files(folder)
+
+    def finish(run: Path, done: Done, store: CheckpointStore) -> Path:
+        if recipe.lora:
+            save_adapter(model, run / "adapter")
+            fold(model.network)
+        return model.save(run / "model")
+
+    course = Course(
+        model=model,
+        batches=batches,
+        objective=objective_of(recipe),
+        evaluate=scorers["validation"].flat,
+        data={**splits.record, "tokenizer": tokenizer.fingerprint()},
+        plan=(
+            f"{recipe.data.source}: {splits.train.describe()}, {kept}\n"
+            f"held out: {splits.measured['validation'].describe()}\n"
+            f"{model.config.layout} for {recipe.task}: {count / 1e6:.2f}M parameters, "
+            f"{learning / 1e6:.2f}M of them trained, vocabulary {tokenizer.vocab_size:,}, "
+            f"{precision.name} on {precision.device}\n{batches.batch_size * recipe.accumulate:,} "
+            f"pictures a step, {recipe.texts} texts each, budget {recipe.budget}, into {recipe.out}"
+        ),
+        budget=recipe.budget,
+        write_model=write_model,
+        finish=finish,
+    )
+    return course, scorers
+
+
+def objective_of(recipe: ToldRecipe) -> Telling:
+    """What a recipe learns by: one objective, matching with contrast, or all by their weights."""
+    weights, kind = recipe.weights, recipe.head
+    joint, matching = kind == "joint", kind in ("matching", "joint")
+    return Telling(
+        caption=weights.caption if joint else float(kind == "captions"),
+        answer=weights.answer if joint else float(kind == "answers"),
+        contrast=weights.contrast if matching else 0.0,
+        match=weights.match if matching else 0.0,
+        smoothing=recipe.smoothing,
+    )
+
+
+def evaluated(scorers: dict[str, ToldScorer]) -> dict[str, Any]:
+    """All figures with their intervals, by the rows' name and by kind."""
+    return {
+        name: {kind: found.record() for kind, found in scorer.figures().items()}
+        for name, scorer in scorers.items()
+    }

@@ -1,0 +1,278 @@
+"""How well a model puts held-out pictures into words: captions, answers by kind, matching.
+
+Shapes: P pictures, n = m P texts, row i of picture i // m; T tokens, S places of the memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.data import scenes
+from bedstone.data.pictures import Pictures
+from bedstone.data.told import Asked, Told
+from bedstone.data.told_text import Words, padded, taught
+from bedstone.generation.autoregress import generate
+from bedstone.generation.ranking import rank
+from bedstone.generation.sampling import Sampling
+from bedstone.inspect.asked import Blind
+from bedstone.inspect.asked import asked as asked_figures
+from bedstone.inspect.captions import captions as caption_figures
+from bedstone.inspect.captions import true_facts
+from bedstone.inspect.figures import Figures
+from bedstone.inspect.matching import matching
+from bedstone.objectives.told import word_loss
+from bedstone.runtime import Precision
+
+TOGETHER = 32  # pictures at a time, with all their texts
+LONGEST = 64  # tokens of a caption that is written, at most
+SHORTEST = 16  # tokens of an answer, at most, where it is written freely
+
+
+@dataclass
+class Found:
+    """What a model said of rows, and what it should have said.
+
+    Attributes:
+        captions, captioned: captions, and the rows they are of.
+        answers, asked: answers, what they are to, and the numbers of their pictures.
+        chances: (P, 3) that a picture's own caption belongs to it, another's, and one that is
+            nearly right; NaN where there is none such.
+        losses: sums in nats and what they are of: tokens, or pairs.
+    """
+
+    captions: list[str] = field(default_factory=list)
+    captioned: list[Told] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    asked: list[tuple[int, Asked]] = field(default_factory=list)
+    chances: list[list[float]] = field(default_factory=list)
+    losses: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        """Nats a token; of matching alone, nats a pair."""
+        total, count = (sum(column) for column in zip(*self.losses, strict=True))
+        return total / max(count, 1)
+
+
+@dataclass
+class ToldScorer:
+    """Figures of a model on pictures with captions, questions, or both.
+
+    Attributes:
+        model: whose head says what is measured: captions, answers, matching, or all.
+        pictures: of the rows, as the model reads them.
+        precision: of the matrix products.
+        blind: answers of the training rows, for who doesn't look; None tells none.
+        candidates: answers to choose among; empty lets the model write freely.
+        blank: whether it is shown no picture.
+    """
+
+    model: Model
+    pictures: Pictures
+    precision: Precision
+    blind: Blind | None = None
+    candidates: Sequence[str] = ()
+    blank: bool = False
+
+    def figures(
+        self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
+    ) -> dict[str, Figures]:
+        """By kind: `captions`, `true facts` (of scenes), `answers`, `matching`, `nearly right`."""
+        return self._figures(self.said(told=told), resamples)
+
+    def flat(self, network: Any) -> dict[str, float]:
+        """The figures that a log holds, by `validation_...`: answers' accuracy kind by kind."""
+        network.eval()
+        found = self.said()
+        values = {"loss": found.loss}
+        for name, figures in self._figures(found, 0).items():
+            if name in ("matching", "nearly right"):
+                values[f"{name}_accuracy"] = figures["accuracy"]
+            else:
+                values |= {key: value for key, value in figures.values.items() if _logged(key)}
+        plain = {name.replace("/", "_").replace(" ", "_"): v for name, v in values.items()}
+        return {f"validation_{name}": value for name, value in plain.items()}
+
+    @torch.no_grad()
+    def said(self, *, told: Callable[[float], None] | None = None) -> Found:
+        """What the model says of all pictures."""
+        found, kind = Found(), self.model.config.head.kind
+        for done, numbers in self._chunks():
+            numbers, memory = self._seen(numbers)
+            with self.precision.autocast():
+                if kind in ("captions", "joint"):
+                    self._captions(numbers, memory, found)
+                if kind in ("answers", "joint"):
+                    self._answers(numbers, memory, found)
+                if kind in ("matching", "joint"):
+                    self._match(numbers, memory, found)
+            if told is not None:
+                told(done)
+        return found
+
+    def _figures(self, found: Found, resamples: int) -> dict[str, Figures]:
+        figures: dict[str, Figures] = {}
+        drawn = [row.scene for row in found.captioned if row.scene is not None]
+        if found.captions and len(drawn) == len(found.captions):
+            figures["true facts"] = true_facts(found.captions, drawn, resamples=resamples)
+        elif found.captions:
+            references = [row.captions for row in found.captioned]
+            figures["captions"] = caption_figures(found.captions, references, resamples=resamples)
+        if found.answers:
+            asked = [one for _, one in found.asked]
+            figures["answers"] = asked_figures(
+                found.answers,
+                [one.answers for one in asked],
+                [one.kind for one in asked],
+                questions=[one.question for one in asked],
+                blind=self.blind,
+                pictures=[number for number, _ in found.asked],
+                resamples=resamples,
+            )
+        if found.chances:
+            own, *wrong = np.array(found.chances).T
+            for name, other in zip(("matching", "nearly right"), wrong, strict=True):
+                there = ~np.isnan(other)
+                if there.any():
+                    chances = np.concatenate((own[there], other[there]))
+                    truth = np.arange(len(chances)) < there.sum()
+                    figures[name] = matching(chances, truth, resamples=resamples)
+        return figures
+
+    def _chunks(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Numbers of some rows, those with as many questions together; and the share done."""
+        rows, readable = self.pictures.rows, self.pictures.readable
+        order = sorted(readable.tolist(), key=lambda number: len(rows[number].asked))
+        for at in range(0, len(order), TOGETHER):
+            yield at / len(order), np.array(order[at : at + TOGETHER])
+
+    def _seen(self, numbers: np.ndarray) -> tuple[list[int], Tensor]:
+        """Numbers of the rows whose pictures can be read, and their memory (P, S, D)."""
+        processor = self.model.processor
+        assert processor is not None
+        numbers, pixels = self.pictures.read(numbers)
+        shown = processor.normalise(torch.from_numpy(pixels)).to(self.precision.device)
+        shown = torch.zeros_like(shown) if self.blank else shown
+        with self.precision.autocast():
+            return numbers.tolist(), self.model.network.memory(shown)
+
+    def _captions(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+        rows = [self.pictures.rows[number] for number in numbers]
+        kept = [place for place, row in enumerate(rows) if row.captions]
+        if not kept:
+            return
+        rows, memory = [rows[place] for place in kept], memory[kept]
+        network = self.model.network
+        # Another caption of each row, as in training, where all are drawn.
+        ids, targets = self._written(
+            [row.captions[n % len(row.captions)] for n, row in enumerate(rows)]
+        )
+        self._count(found, network.caption_states(ids, None, memory), targets)
+        found.captions += self._write(network.writer(memory), len(rows), LONGEST)
+        found.captioned += rows
+
+    def _answers(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+        asked = [self.pictures.rows[number].asked for number in numbers]
+        kept = [place for place, each in enumerate(asked) if each]
+        if not kept:
+            return
+        each = max(map(len, asked))
+        # Every picture has as many questions; those that only fill up aren't scored.
+        some = [n * each + m for n, place in enumerate(kept) for m in range(len(asked[place]))]
+        filled = [(*asked[p], *[asked[p][-1]] * each)[:each] for p in kept]
+        ids, keep = self._read([one.question for of_one in filled for one in of_one])
+        states = self.model.network.read(ids, keep, memory[kept])[some]  # (n, T, D)
+        keep = keep[some]
+        said = [(numbers[place], one) for place in kept for one in asked[place]]
+        ids, targets = self._written([one.answers[0] for _, one in said])
+        self._count(found, self.model.network.answer_states(ids, None, states, keep), targets)
+        writer = self.model.network.writer(states, keep)
+        found.answers += self._write(writer, len(said), SHORTEST, self.candidates)
+        found.asked += said
+
+    def _match(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+        rows = [self.pictures.rows[number] for number in numbers]
+        kept = [place for place, row in enumerate(rows) if row.captions]
+        if not kept:
+            return
+        texts: list[str] = []
+        for n, place in enumerate(kept):
+            row = rows[place]
+            own = row.captions[n % len(row.captions)]
+            others = [rows[kept[(n + more) % len(kept)]] for more in range(1, 4)]
+            hard = scenes.negatives(row.scene)[:1] if row.scene is not None else ()
+            texts += [own, wrong_of(row, others), hard[0] if hard else ""]
+        ids, keep = self._read([text or "nothing" for text in texts])
+        logits = self.model.network.match_logits(ids, keep, memory[kept]).float()  # (3 P, 2)
+        real = torch.tensor([bool(text) for text in texts], device=logits.device)
+        chances = logits.softmax(-1)[:, 1].masked_fill(~real, torch.nan)
+        found.chances += chances.view(-1, 3).tolist()
+        if self.model.config.head.kind == "matching":
+            wanted = (torch.arange(len(texts), device=logits.device) % 3 == 0).long()
+            loss = F.cross_entropy(logits[real], wanted[real], reduction="sum")
+            found.losses.append((float(loss), int(real.sum())))
+
+    def _count(self, found: Found, states: Tensor, targets: Tensor) -> None:
+        loss, count = word_loss(self.model.network.head, states, targets)
+        found.losses.append((float(loss), count))
+
+    @property
+    def words(self) -> Words:
+        """How the model reads and writes texts."""
+        return Words.of(tokenizer_of(self.model), self.model.config.context)
+
+    def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(n, T) ids and keep, as the encoder reads texts; what doesn't fit is cut."""
+        words = self.words
+        rows = [[*words.before, *row, *words.after] for row in self._cut(texts)]
+        ids, keep = padded(rows, words.pad)
+        return ids.to(self.precision.device), keep.to(self.precision.device)
+
+    def _written(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(n, U) ids and targets, as the decoder writes texts; what doesn't fit is cut."""
+        words = self.words
+        rows = [[*row, words.end] for row in self._cut(texts)]
+        ids, targets = taught([words.begin] * len(rows), rows, words.pad)
+        return ids.to(self.precision.device), targets.to(self.precision.device)
+
+    def _cut(self, texts: Sequence[str]) -> list[list[int]]:
+        words = self.words
+        return [ids[: words.room].tolist() for ids in words.plain(texts)]
+
+    def _write(
+        self, writer: Any, rows: int, most: int, candidates: Sequence[str] = ()
+    ) -> list[str]:
+        """The likeliest text of each row, token by token; or the likeliest of the candidates."""
+        words = self.words
+        prompts = [words.begin] * rows
+        if candidates:
+            given = [[*row, words.end] for row in self._cut(candidates)]
+            return [candidates[number] for number in rank(writer, prompts, given).argmax(1)]
+        sampling = Sampling(max_tokens=most, temperature=0.0)
+        done = generate(writer, prompts, sampling, eos=[words.end])
+        return [words.tokenizer.decode(each.ids) for each in done]
+
+
+def wrong_of(row: Told, others: Sequence[Told]) -> str:
+    """A caption of another row that isn't true of this one, as far as can be known; "" of none."""
+    for other in others:
+        for text in other.captions[:1]:
+            if text in row.captions:
+                continue
+            if row.scene is not None:
+                stated, true = scenes.check_caption(row.scene, text)
+                if stated == true:
+                    continue
+            return text
+    return ""
+
+
+def _logged(name: str) -> bool:
+    """Whether a figure belongs in a log: baselines are the same each time."""
+    return not name.startswith(("majority", "blind"))
