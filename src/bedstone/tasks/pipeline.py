@@ -15,7 +15,7 @@ from bedstone.checkpoints.opening import open_model
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
-from bedstone.tasks.task import Task, sees
+from bedstone.tasks.task import Task, sees, tells
 
 TASKS = {
     "text-classification": "classify:TextClassification",
@@ -31,11 +31,15 @@ TASKS = {
     "image-classification": "see:ImageClassification",
     "zero-shot-image-classification": "see:ZeroShotImageClassification",
     "image-feature-extraction": "see:ImageFeatureExtraction",
+    "image-to-text": "caption:ImageToText",
+    "visual-question-answering": "ask_picture:VisualQuestionAnswering",
+    "image-text-matching": "match:ImageTextMatching",
     "moderation": "moderate:Moderation",
     "similar-items": "catalogue:SimilarItems",
     "complementary-items": "complementary:ComplementaryItems",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
+ALIASES |= {"vqa": "visual-question-answering"}
 
 
 def pipeline(
@@ -109,7 +113,11 @@ def check_head(kind: type[Task], model: Model) -> None:
 
 
 def _fits(kind: type[Task], model: Model) -> bool:
-    able = kind.reads == "both" or (kind.reads == "pictures") == sees(model)
+    if kind.reads == "pictures":
+        able = sees(model) or tells(model)
+    else:  # a GPT that sees reads texts alone too
+        able = kind.reads == "both" or not (sees(model) or tells(model))
+        able = able or (tells(model) and model.network.causal)
     return able and kind.fits(model)
 
 

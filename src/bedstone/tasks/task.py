@@ -236,6 +236,11 @@ def sees(model: Model) -> bool:
     return any(hasattr(model.network, name) for name in ("image_features", "features"))
 
 
+def tells(model: Model) -> bool:
+    """Whether the model puts pictures into words, or judges words beside pictures."""
+    return hasattr(model.network, "memory")
+
+
 def compares(model: Model) -> bool:
     """Whether the model reads pictures and texts into one space."""
     return all(hasattr(model.network, name) for name in ("image_features", "text_features"))

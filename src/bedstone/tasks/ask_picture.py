@@ -1,0 +1,212 @@
+"""visual-question-answering: short answers to questions about pictures.
+
+Shapes: P pictures, n = m P questions (row i of picture i // m), T tokens, C candidates.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
+from bedstone.data.told_text import padded
+from bedstone.errors import BedstoneError
+from bedstone.generation.ranking import rank
+from bedstone.tasks.picture_engine import is_picture
+from bedstone.tasks.picture_task import Asked
+from bedstone.tasks.task import shown
+from bedstone.tasks.told_engine import (
+    ToldTask,
+    by_count,
+    by_value,
+    picture_of,
+    ranked,
+    some_at_a_time,
+    texts_of,
+)
+from bedstone.tasks.told_writing import WriteOptions, writing
+
+MOST = 16  # tokens of an answer, where nothing says how many
+
+
+@dataclass(frozen=True)
+class AskOptions(WriteOptions):
+    """Options of visual-question-answering.
+
+    Attributes:
+        question: what is asked of pictures that come without a question of their own.
+        top_k: how many answers to give, best first.
+        candidates: the answers to choose among; None takes those that the model learnt from,
+            where it says which these are.
+        free: write answers freely, whatever the model learnt from.
+        truncation: cut a question that is too long, and say so.
+    """
+
+    question: str | None = None
+    top_k: int = 5
+    candidates: Sequence[str] | None = None
+    free: bool = False
+    truncation: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "top_k")
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", texts_of(self.candidates, "candidates"))
+            if self.free:
+                raise BedstoneError("free: was asked for beside candidates. Leave one out.")
+
+
+@dataclass(frozen=True)
+class Question(Asked):
+    """A picture, what is asked of it, and answers to choose among; without any it is free."""
+
+    ids: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
+
+
+class VisualQuestionAnswering(ToldTask):
+    """A picture and a question -> [{"score", "answer"}], best first.
+
+    Of candidates a score is the probability that the model would give this answer, if it had to
+    give one of them; of answers that are written freely, that it would write it.
+    """
+
+    name = "visual-question-answering"
+    asks = "a network that answers questions about pictures (BlipForQuestionAnswering)"
+    settings = AskOptions
+    keys = ("image", "question", "candidates")
+
+    def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
+        super().__init__(model, precision=precision, **options)
+        self.known_answers = learnt_answers(model)
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return model.config.layout.startswith("blip") and model.config.head.kind in (
+            "answers",
+            "joint",
+        )
+
+    def __call__(self, inputs: Any = None, question: Any = None, **options: Any) -> Any:
+        """The answers to a question about a picture.
+
+        Args:
+            inputs: or `image`: a picture, a list or a generator of them; or one or several
+                dictionaries with `image` and `question`.
+            question: a text; or a list: each question of each picture, all of the first question
+                first, as version 4 has it.
+        """
+        inputs = picture_of(inputs, options)
+        if question is None or isinstance(question, str):
+            given = {} if question is None else {"question": question}
+            return super().__call__(inputs, **given, **options)
+        if not isinstance(question, list | tuple):
+            raise BedstoneError(
+                f"{self.name}: question: {shown(question)} was given; expected a text, or a list."
+            )
+        pictures = [inputs] if is_picture(inputs) else inputs
+        if not isinstance(pictures, list | tuple):
+            raise BedstoneError(
+                f"{self.name}: {shown(inputs)} was given with a list of questions; expected a "
+                "picture, or a list."
+            )
+        # in this order each picture is seen once
+        rows = [{"image": one, "question": text} for one in pictures for text in question]
+        told, each = super().__call__(rows, **options), len(question)
+        return [told[at] for first in range(each) for at in range(first, len(told), each)]
+
+    def prepare(self, value: Any, options: AskOptions) -> Question:
+        asked = super().prepare(value, options)
+        own = value if isinstance(value, dict) else {}
+        question = own.get("question", options.question)
+        if question is None:
+            raise BedstoneError(
+                "question: none was given; say what is asked of the picture, such as "
+                'question="What colour is the car?".'
+            )
+        candidates = options.candidates
+        if candidates is None:
+            candidates = () if options.free else self.known_answers
+        if own.get("candidates") is not None:
+            candidates = texts_of(own["candidates"], "candidates")
+        if candidates:
+            self.candidate_ids(tuple(candidates), options)
+        else:
+            self._writing(options)
+        words = self.pictures.words
+        ids = [*words.before, *self.word_ids(question, "question", options), *words.after]
+        return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
+
+    def say(
+        self, memory: Tensor, rows: Sequence[Sequence[Question]], options: AskOptions
+    ) -> list[list[Any]]:
+        network, pad = self.pictures.network, self.pictures.words.pad
+        told: list[list[Any]] = [[] for _ in rows]
+        for places, states, asked in by_count(memory, rows):
+            ids, keep = padded([row.ids for row in asked], pad)
+            ids, keep = ids.to(memory.device), keep.to(memory.device)
+            read = network.read(ids, keep, states)  # (n, T, D)
+            found: list[Any] = []
+            for part in some_at_a_time(len(asked)):
+                found += self.answers(read[part], keep[part], asked[part], options)
+            each = len(asked) // len(places)
+            for number, place in enumerate(places):
+                told[place] = found[number * each : (number + 1) * each]
+        return told
+
+    def answers(
+        self, read: Tensor, keep: Tensor, asked: Sequence[Question], options: AskOptions
+    ) -> list[list[dict[str, Any]]]:
+        """The answers to questions, from their states (n, T, D) once they have read."""
+        told: list[Any] = [None] * len(asked)
+        for candidates, places in by_value(asked, lambda row: row.candidates):
+            writer = self.pictures.network.writer(read[places], keep[places])
+            if candidates:
+                best = self._ranked(writer, len(places), candidates, options)
+            else:
+                best = self._written(writer, len(places), options)
+            for place, own in zip(places, best, strict=True):
+                told[place] = [{"score": p, "answer": text} for text, p in own[: options.top_k]]
+        return told
+
+    def _ranked(
+        self, writer: Any, count: int, candidates: tuple[str, ...], options: AskOptions
+    ) -> Iterable[list[tuple[str, float]]]:
+        prompts = [list(self.pictures.words.begin)] * count
+        scores = rank(writer, prompts, self.candidate_ids(candidates, options)).softmax(-1)
+        return [ranked(candidates, own) for own in scores]  # of (n, C)
+
+    def _written(
+        self, writer: Any, count: int, options: AskOptions
+    ) -> Iterable[list[tuple[str, float]]]:
+        engine = self.pictures
+        for own in engine.write(writer, engine.words.begin, count, self._writing(options)):
+            found: dict[str, float] = {}
+            for one in own:  # the same words may be other tokens
+                text = engine.text(one.ids)
+                found[text] = found.get(text, 0.0) + one.probability
+            yield sorted(found.items(), key=lambda pair: -pair[1])
+
+    def _writing(self, options: AskOptions) -> Any:
+        each = options.settings.get("num_beams", options.top_k)
+        return writing(
+            options,
+            self.model.generation,
+            1,
+            most=MOST,
+            beams=max(options.top_k, 3),
+            each=min(each, options.top_k),
+        )
+
+
+def learnt_answers(model: Model) -> tuple[str, ...]:
+    """The answers that a model learnt from, where its record holds them, commonest first."""
+    record = model.record
+    data = record.get("data")
+    known = record.get("answers") or (data.get("answers") if isinstance(data, dict) else None)
+    if not isinstance(known, list):
+        return ()
+    return tuple(dict.fromkeys(text for text in known if isinstance(text, str) and text.strip()))

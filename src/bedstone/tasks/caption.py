@@ -1,0 +1,149 @@
+"""image-to-text: captions of pictures, written or chosen from a list.
+
+Shapes: P pictures, S states of a picture, D width, C candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.checks import at_least
+from bedstone.errors import BedstoneError
+from bedstone.generation.ranking import rank
+from bedstone.tasks.picture_task import Asked
+from bedstone.tasks.task import shown
+from bedstone.tasks.told_engine import ToldTask, by_value, ranked, texts_of
+from bedstone.tasks.told_writing import WriteOptions, writing
+
+MOST = 64  # tokens of a caption, where nothing says how many
+
+
+@dataclass(frozen=True)
+class CaptionOptions(WriteOptions):
+    """Options of image-to-text.
+
+    Attributes:
+        prompt: words that each caption begins with.
+        candidates: captions to rank, instead of writing one.
+        top_k: without candidates, of chance: the tokens to draw from; with them, how many to give.
+        return_scores: give each text's probability too, as `score`; ranked ones always have it.
+        truncation: cut a prompt or candidate that is too long, and say so.
+    """
+
+    prompt: str | None = None
+    candidates: Sequence[str] | None = None
+    top_k: int | None = None
+    return_scores: bool = False
+    truncation: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "top_k", optional=True)
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", texts_of(self.candidates, "candidates"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        given = super().settings
+        if self.top_k is not None and self.candidates is None:
+            given["top_k"] = self.top_k
+        return given
+
+
+@dataclass(frozen=True)
+class Captioned(Asked):
+    """A picture, what its caption begins with, and captions to choose among."""
+
+    prompt: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
+
+
+class ImageToText(ToldTask):
+    """A picture -> [{"generated_text": ...}], as many as were asked for.
+
+    Given `candidates`, all of them with their probabilities, best first: of each, that the model
+    would write it, if it had to write one of them.
+    """
+
+    name = "image-to-text"
+    asks = "a network that writes captions (BlipForConditionalGeneration)"
+    settings = CaptionOptions
+    keys = ("image", "prompt", "candidates")
+
+    def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
+        super().__init__(model, precision=precision, **options)
+        writing(self.options, model.generation, 1, most=MOST)  # options are told of now
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return model.config.layout.startswith("blip") and model.config.head.kind in (
+            "captions",
+            "joint",
+        )
+
+    def prepare(self, value: Any, options: CaptionOptions) -> Captioned:
+        asked = super().prepare(value, options)
+        own = value if isinstance(value, dict) else {}
+        prompt = own.get("prompt", options.prompt)
+        candidates = options.candidates
+        if own.get("candidates") is not None:
+            candidates = texts_of(own["candidates"], "candidates")
+        if prompt is not None and not isinstance(prompt, str):
+            raise BedstoneError(f"prompt: {shown(prompt)} was given; expected a string.")
+        ids = self.word_ids(prompt, "prompt", options) if prompt and prompt.strip() else []
+        words = self.pictures.words
+        if len(ids) + 2 > words.context:
+            raise BedstoneError(
+                f"prompt: has {len(ids):,} tokens, and leaves no room for more in the network's "
+                f"{words.context:,}. Shorten it."
+            )
+        writing(options, self.model.generation, 1 + len(ids), most=MOST)
+        if candidates:
+            self.candidate_ids(tuple(candidates), options, len(ids))
+        return Captioned(asked.picture, prompt=tuple(ids), candidates=tuple(candidates or ()))
+
+    def say(
+        self, memory: Tensor, rows: Sequence[Sequence[Captioned]], options: CaptionOptions
+    ) -> list[list[Any]]:
+        flat = [row for own in rows for row in own]
+        owners = [place for place, own in enumerate(rows) for _ in own]
+        told: list[Any] = [None] * len(flat)
+        for (prompt, candidates), places in by_value(
+            flat, lambda row: (row.prompt, row.candidates)
+        ):
+            found = self.captions(
+                memory[[owners[place] for place in places]], prompt, candidates, options
+            )
+            for place, one in zip(places, found, strict=True):
+                told[place] = one
+        rest = iter(told)
+        return [[next(rest) for _ in own] for own in rows]
+
+    def captions(
+        self,
+        memory: Tensor,
+        prompt: tuple[int, ...],
+        candidates: tuple[str, ...],
+        options: CaptionOptions,
+    ) -> list[list[dict[str, Any]]]:
+        """The captions of each of (P, S, D)."""
+        engine = self.pictures
+        begin = [*engine.words.begin, *prompt]
+        writer = engine.network.writer(memory)
+        if candidates:
+            given = self.candidate_ids(candidates, options, len(prompt))
+            scores = rank(writer, [begin] * len(memory), given).softmax(-1)  # (P, C)
+            best = [ranked(candidates, own)[: options.top_k] for own in scores]
+            return [[{"generated_text": text, "score": p} for text, p in own] for own in best]
+        how = writing(options, self.model.generation, len(begin), most=MOST)
+        return [
+            [
+                {"generated_text": engine.text([*prompt, *one.ids])}
+                | ({"score": one.probability} if options.return_scores else {})
+                for one in own
+            ]
+            for own in engine.write(writer, begin, len(memory), how)
+        ]

@@ -1,0 +1,268 @@
+"""Pictures seen once for all that is asked of them: what tasks of pictures and words share.
+
+Inputs that follow each other and have the same picture share its states: it is decoded once, goes
+through the tower once, and its keys and values are made once for all its texts.
+
+Shapes: P pictures, n = m P texts (row i of picture i // m), S states of a picture, D width.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.data.reading import check_text
+from bedstone.data.told_text import Words
+from bedstone.errors import BedstoneError
+from bedstone.generation.autoregress import generate
+from bedstone.generation.beam import beam_search
+from bedstone.tasks.picture_engine import Faults, PictureEngine
+from bedstone.tasks.picture_task import Asked, PictureTask
+from bedstone.tasks.told_writing import Writing
+
+SHARE = 32  # inputs that share a picture's states at a time
+TOGETHER = 64  # texts written at a time
+KEPT = 16  # sets of candidates whose ids are kept
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text that was written: its new tokens and their probability, given the picture."""
+
+    ids: list[int]
+    probability: float
+
+
+class ToldEngine(PictureEngine):
+    """A network that reads pictures and texts, ready for inference, and how its texts are made.
+
+    Raises:
+        BedstoneError: the model has no processor, or no tokenizer of its kind.
+    """
+
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        super().__init__(model, precision)
+        self.tokenizer = tokenizer_of(model)
+        text = model.config.text
+        known = Words.of(self.tokenizer, text.context)
+        # the network knows its ends: published tokenizers lack the name of the first
+        self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """States of pictures (P, H, W, 3) uint8, as they were resized, (P, S, D)."""
+        found: Tensor = self.network.memory(self.processor.normalise(pixels.to(self.device)))
+        return found
+
+    def write(
+        self, writer: Any, begin: Sequence[int], count: int, how: Writing
+    ) -> list[list[Said]]:
+        """`how.each` texts for each of `count` rows over a writer's memories, best first.
+
+        Args:
+            begin: the ids that each text begins with.
+        """
+        ends = [self.words.end]
+        prompts = [list(begin)] * count
+        if how.search is not None:
+            found = beam_search(writer, prompts, how.search, eos=ends)
+            return [
+                [Said(list(one.ids), math.exp(one.log_probability)) for one in row] for row in found
+            ]
+        assert how.sampling is not None
+        prompts = [prompt for prompt in prompts for _ in range(how.each)]
+        own = [drawn.initial_seed() for drawn in how.sampling.generators(how.each)]
+        if how.sampling.seed is None:  # chance that no row shares
+            own = [drawn.initial_seed() for drawn in how.sampling.generators(len(prompts))]
+        seeds = own * (len(prompts) // len(own))
+        done = generate(writer, prompts, how.sampling, eos=ends, seeds=seeds)
+        said = [Said(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
+        return [said[at : at + how.each] for at in range(0, len(said), how.each)]
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The words of ids, without what stands around them."""
+        return self.tokenizer.decode(ids).strip()
+
+
+class ToldTask(PictureTask):
+    """A task whose rows ask something of a picture; several may share one."""
+
+    pictures: ToldEngine
+
+    def open(self, precision: str) -> None:
+        self.pictures = ToldEngine(self.model, precision)
+        self._known: dict[Any, list[list[int]]] = {}  # candidates that were asked for lately
+
+    def say(self, memory: Tensor, rows: Sequence[Sequence[Any]], options: Any) -> list[list[Any]]:
+        """What is said of pictures, (P, S, D), to each of the rows that ask about each."""
+        raise NotImplementedError
+
+    def finish(self, row: Any, output: Any, options: Any) -> Any:
+        return output
+
+    def word_ids(self, text: Any, what: str, options: Any) -> list[int]:
+        """A text's ids without what stands around them; `truncation` cuts what is too long.
+
+        Raises:
+            BedstoneError: it is none, is empty, or is longer than the network reads.
+        """
+        check_text(text, what)
+        words = self.pictures.words
+        ids: list[int] = words.plain([text])[0].tolist()
+        if len(ids) <= words.room:
+            return ids
+        told = (
+            f"{what}: has {len(text.split()):,} words, {len(ids):,} tokens; the network reads "
+            f"{words.room:,} at most"
+        )
+        if getattr(options, "truncation", None) in (None, False, "do_not_truncate"):
+            raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
+        self.tell(f"{told}; it was cut there, as truncation asks.")
+        return ids[: words.room]
+
+    def candidate_ids(
+        self, candidates: tuple[str, ...], options: Any, begun: int = 0
+    ) -> list[list[int]]:
+        """Candidates as they are written, their end included, after `begun` tokens of a prompt.
+
+        Raises:
+            BedstoneError: one is longer than fits, and may not be cut.
+        """
+        cuts = getattr(options, "truncation", None)
+        key = candidates, begun, cuts
+        if key not in self._known:
+            words = self.pictures.words
+            room, rows = words.room - begun, words.plain(candidates)
+            longest = max(range(len(rows)), key=lambda number: len(rows[number]))
+            if len(rows[longest]) > room:
+                told = (
+                    f"candidates[{longest}]: has {len(rows[longest]):,} tokens, where the network "
+                    f"has room for {room:,}"
+                )
+                if cuts in (None, False, "do_not_truncate"):
+                    raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
+                self.tell(f"{told}; candidates that are too long were cut, as truncation asks.")
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            self._known[key] = [[*ids[:room].tolist(), words.end] for ids in rows]
+        return self._known[key]
+
+    def _run(
+        self,
+        rows: Iterable[Asked],
+        options: Any,
+        ahead: int | None,
+        faults: Faults | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        held: dict[int, list[tuple[int, Asked]]] = {}  # of pictures on their way, who asks
+
+        def pictures() -> Iterator[Any]:
+            groups = shared(enumerate(rows), 1 if ahead == 1 else SHARE)
+            for number, group in enumerate(groups):
+                held[number] = group
+                yield group[0][1].picture
+
+        def left_out(number: int, error: BedstoneError) -> None:
+            assert faults is not None
+            for row, _ in held.pop(number):
+                faults(row, error)
+
+        def where(number: int) -> str:
+            return self.name if ahead is None else f"{self.name}: inputs[{held[number][0][0]}]"
+
+        for numbers, pixels in self.pictures.batches(
+            pictures(),
+            options.batch_size or min(ahead or 1, self.pictures.batch_size),
+            ahead=ahead != 1,
+            faults=left_out if faults else None,
+            where=where,
+        ):
+            groups = [held.pop(number) for number in numbers]
+            with torch.inference_mode():
+                memory = self.pictures.see(pixels)
+                asked = [[row for _, row in group] for group in groups]
+                outputs = self.say(memory, asked, options)
+            for group, told in zip(groups, outputs, strict=True):
+                for (row, _), output in zip(group, told, strict=True):
+                    yield row, output
+
+
+def shared(rows: Iterable[tuple[int, Asked]], most: int) -> Iterator[list[tuple[int, Asked]]]:
+    """Neighbours with the same picture, `most` at a time; with 1, no row is waited for."""
+    group: list[tuple[int, Asked]] = []
+    for number, row in rows:
+        if group and _name(group[0][1].picture) != _name(row.picture):
+            yield group
+            group = []
+        group.append((number, row))
+        if len(group) == most:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _name(picture: Any) -> Any:
+    """What is equal for the same picture: its file, or the object that holds it."""
+    return str(picture) if isinstance(picture, str | Path) else id(picture)
+
+
+def picture_of(inputs: Any, options: dict[str, Any]) -> Any:
+    """What a call is on, taken out of its options where it has another of its names."""
+    for name in ("image", "images", "inputs"):
+        if inputs is None and name in options:
+            inputs = options.pop(name)
+    return inputs
+
+
+def by_count(
+    memory: Tensor, rows: Sequence[Sequence[Any]]
+) -> Iterator[tuple[list[int], Tensor, list[Any]]]:
+    """Pictures that as many rows ask about: their places, their states, and all these rows.
+
+    So that each picture's rows share its states, none is filled up.
+    """
+    for count in sorted({len(own) for own in rows}):
+        places = [place for place, own in enumerate(rows) if len(own) == count]
+        asked = [row for place in places for row in rows[place]]
+        yield places, memory if len(places) == len(rows) else memory[places], asked
+
+
+def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[Any, list[int]]]:
+    """Each value that rows have, and the places of those rows."""
+    found: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        found.setdefault(key(row), []).append(place)
+    yield from found.items()
+
+
+def some_at_a_time(count: int) -> Iterator[slice]:
+    """Parts of `count` texts that are written together."""
+    for start in range(0, count, TOGETHER):
+        yield slice(start, min(start + TOGETHER, count))
+
+
+def texts_of(given: Any, what: str) -> tuple[str, ...]:
+    """Candidates, each once, in their order.
+
+    Raises:
+        BedstoneError: there is none, or one is no text.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise BedstoneError(f"{what}: {given!r:.60} was given; expected a list of texts.")
+    if not given:
+        raise BedstoneError(f"{what}: the list is empty; give at least one text, or leave it out.")
+    for number, text in enumerate(given):
+        check_text(text, f"{what}[{number}]")
+    return tuple(dict.fromkeys(given))
+
+
+def ranked(texts: Sequence[str], scores: Tensor) -> list[tuple[str, float]]:
+    """Texts with their scores, (C,), best first; of equals the earlier."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    values = scores.tolist()
+    return [(texts[place], values[place]) for place in order]
