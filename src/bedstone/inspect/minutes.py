@@ -9,8 +9,8 @@ from bedstone.files import atomic_file
 from bedstone.inspect.curve import curve_points
 
 MAIN = "validation_accuracy"
-_COLOURS = ("#1f77b4", "#e07b00", "#2f8f3a", "#8a5cc7", "#8c564b", "#d0559a", "#6f7780", "#a59a12")
-_COLOURS += ("#12a2b4", "#3c4a8a")
+_COLOURS = ["#1f77b4", "#e07b00", "#2f8f3a", "#8a5cc7", "#8c564b", "#d0559a", "#6f7780", "#a59a12"]
+_COLOURS += ["#12a2b4", "#3c4a8a"]
 _DASHES = ("-", "--", ":")
 
 
