@@ -54,7 +54,7 @@ def conversation(messages: Any, what: str) -> Conversation:
     places, question = 0, None
     for number, message in enumerate(messages, 1):
         where = f"{what}: message {number:,}"
-        role, text, shown, own = _turn(message, where)
+        role, text, shown, own = turn(message, where)
         places, sources = places + shown, sources + own
         if role == "user":
             question = text if question is None else f"{question} {text}".strip()
@@ -74,8 +74,12 @@ def conversation(messages: Any, what: str) -> Conversation:
     return Conversation(tuple(asked), tuple(captions), places, tuple(sources))
 
 
-def _turn(message: Any, where: str) -> tuple[str, str, int, list[Any]]:
-    """A message's role, text, places for pictures, and the pictures that it holds itself."""
+def turn(message: Any, where: str) -> tuple[str, str, int, list[Any]]:
+    """A message's role, text, places for pictures, and the pictures that it holds itself.
+
+    Raises:
+        BedstoneError: it is none, or holds what is neither a text nor a picture.
+    """
     if not isinstance(message, Mapping):
         raise BedstoneError(f"{where}: is {str(message)[:40]!r}; expected a role and content.")
     role = message.get("role") or message.get("from")
