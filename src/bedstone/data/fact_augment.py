@@ -20,28 +20,29 @@ from bedstone.mapping import from_mapping
 SIDES, PLACES, COLOURS, COUNTS, SIZES = 1, 2, 4, 8, 16
 ALL = SIDES | PLACES | COLOURS | COUNTS | SIZES
 
-# Words that state a fact of each sort. Written signs mirror too, so they count as sides.
+# Words that state a fact of each sort, rather one too many than one too few. Written signs mirror
+# too, so they count as sides; what is said to be there could be cut off, so it counts as a number.
 WORDS = {
-    SIDES: "left right leftmost rightmost lefthand righthand east west eastern western clockwise "
-    "anticlockwise counterclockwise mirrored sign says say said written writing write read reads "
-    "word words letter letters text number label logo",
-    PLACES: "left right leftmost rightmost top bottom upper lower above below over under beneath "
-    "underneath middle centre center corner corners edge side sides where up down upright tilted "
-    "horizontal vertical horizontally vertically near beside between behind front next first last "
-    "north south east west background foreground beyond across",
-    COLOURS: "colour color colours colors coloured colored colourful colorful red orange yellow "
-    "green cyan blue purple pink brown grey gray black white teal turquoise magenta violet indigo "
-    "maroon crimson scarlet navy olive lime gold golden silver bronze copper beige cream tan khaki "
-    "mustard lavender lilac mauve peach salmon coral burgundy rust charcoal fuchsia aqua azure "
-    "ivory mint rose nude skin metallic multi multicolour multicolor dark light bright pale "
-    "dim blonde blond brunette ginger reddish bluish greenish yellowish brownish night day sunset",
-    COUNTS: "no not none zero one two three four five six seven eight nine ten eleven twelve "
-    "dozen several both many few some count number total pair pairs couple triple single only more "
-    "most fewer fewest less least equal same all every each is are there any anything contain "
-    "contains containing present shows show exist exists absent without",
+    SIDES: "left right leftmost rightmost lefthand righthand east west eastern western "
+    "clockwise anticlockwise counterclockwise mirrored mirror sign signs says say said saying "
+    "written writing write writes read reads reading word words letter letters text logo label "
+    "spell spells spelled spelt",
+    PLACES: "left right leftmost rightmost lefthand righthand top bottom topmost bottommost upper "
+    "lower above below middle centre center central corner corners edge edges side sides where "
+    "upright upside tilted rotated horizontal vertical diagonal horizontally vertically diagonally "
+    "north south east west clockwise anticlockwise counterclockwise background foreground",
+    COLOURS: "colour color colours colors coloured colored colourful colorful multicolour "
+    "multicolor multicoloured red orange yellow green cyan blue purple pink brown grey "
+    "gray black white teal turquoise magenta violet indigo maroon crimson scarlet navy olive lime "
+    "gold golden silver bronze copper beige cream tan khaki mustard lavender lilac mauve peach "
+    "salmon coral burgundy rust charcoal fuchsia aqua azure ivory mint rose nude metallic dark "
+    "darker light lighter bright brighter pale dim blonde blond brunette ginger night",
+    COUNTS: "no not none zero one two three four five six seven eight nine ten eleven twelve dozen "
+    "several both many few number count amount total pair pairs couple triple single only more "
+    "most fewer fewest less least all every each there any anything contain contains present exist "
+    "exists absent without first second third last how",
     SIZES: "small medium large big little tiny huge giant smaller larger bigger smallest largest "
-    "biggest size sizes tall taller tallest short shorter shortest long longer longest wide wider "
-    "narrow narrower high higher low lower close closer closest far farther farthest nearest",
+    "biggest size sizes sized",
 }
 _TABLE: dict[str, int] = {}
 for _fact, _words in WORDS.items():

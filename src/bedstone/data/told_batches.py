@@ -229,19 +229,21 @@ class ToldBatches(PictureStream[ToldBatch]):
         workers: int = 1,
         ahead: int = 4,
     ) -> None:
-        super().__init__(pictures, batch_size, seed=seed, workers=workers, ahead=ahead)
+        super().__init__(
+            pictures, batch_size, augment=augment, seed=seed, workers=workers, ahead=ahead
+        )
         if captions < 0 or answers < 0 or captions + answers == 0:
             raise BedstoneError(
                 f"texts: {captions} captions and {answers} questions of a picture were asked for; "
                 "expected 1 or more of one of them."
             )
         self.texts, self.normalise = texts, normalise
-        self.captions, self.answers = captions, answers
-        self.keeping, self.blank = augment, blank
+        self.captions, self.answers, self.blank = captions, answers, blank
 
     def identity(self) -> dict[str, Any]:
         rows, tokens = len(self.pictures.readable), len(self.texts.known.ids)
-        return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens}
+        each = {"captions": self.captions, "answers": self.answers}
+        return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens} | each
 
     def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ToldBatch:
         rows, pixels = self.pictures.read(rows)
@@ -253,11 +255,7 @@ class ToldBatches(PictureStream[ToldBatch]):
         if self.answers:
             answers, told = self.texts.draw_answers(rows, random, self.answers)
             facts |= told
-        shown = torch.from_numpy(pixels)
-        if self.keeping is not None:
-            chance = torch.Generator().manual_seed(int(random.integers(2**62)))
-            shown = self.keeping(shown, chance, facts)
-        seen = self.normalise(shown)
+        seen = self.normalise(self.augmented(pixels, random, facts))
         places = [self.pictures.rows[int(i)].place for i in rows]
         return ToldBatch(
             torch.zeros_like(seen) if self.blank else seen, captions, answers, places, number

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import tokenizers
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
@@ -20,6 +21,7 @@ from bedstone.data.tokenizer_training import train_wordpiece
 from bedstone.errors import BedstoneError
 
 BEGIN, ENCODE = "[DEC]", "[ENC]"  # what a decoder's text begins with; a name BLIP has beside it
+LEAST = 102  # ids of a vocabulary: room for letters, and for the two
 SHOWN = 40  # characters of a text that a message shows
 
 
@@ -29,6 +31,10 @@ def train_told(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Raises:
         BedstoneError: there is no room for letters.
     """
+    if vocab_size < LEAST:
+        raise BedstoneError(
+            f"tokenizer.vocab_size: {vocab_size:,} is too small; expected {LEAST} or more."
+        )
     return as_told(train_wordpiece(texts, vocab_size - 2))
 
 
@@ -46,11 +52,12 @@ def as_told(tokenizer: Tokenizer) -> Tokenizer:
         )
     if tokenizer.bos_id is not None:
         return tokenizer
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())  # others may read by it
     for name in (BEGIN, ENCODE):
-        if tokenizer.id_of(name) is None:
-            tokenizer.backend.add_special_tokens([AddedToken(name, normalized=False, special=True)])
+        if backend.token_to_id(name) is None:
+            backend.add_special_tokens([AddedToken(name, normalized=False, special=True)])
     settings = {**tokenizer.settings, "bos_token": BEGIN, "additional_special_tokens": [ENCODE]}
-    return Tokenizer(tokenizer.backend, settings)
+    return Tokenizer(backend, settings)
 
 
 @dataclass(frozen=True)
@@ -83,12 +90,8 @@ class Words:
             BedstoneError: the tokenizer isn't of BERT's kind, or the prompt is too long.
         """
         tokenizer = as_told(tokenizer)
-        bos, cls_id, sep, pad = (
-            tokenizer.bos_id,
-            tokenizer.cls_id,
-            tokenizer.sep_id,
-            tokenizer.pad_id,
-        )
+        bos, cls_id = tokenizer.bos_id, tokenizer.cls_id
+        sep, pad = tokenizer.sep_id, tokenizer.pad_id
         assert bos is not None and cls_id is not None and sep is not None and pad is not None
         begin = (bos, *tokenizer.encode_batch([prompt])[0].tolist()) if prompt.strip() else (bos,)
         if len(begin) + 1 > context:
