@@ -8,7 +8,7 @@ from torch import Tensor
 from bedstone.nn import fused
 from bedstone.nn.attention import attend
 from bedstone.nn.layers import RMSNorm
-from bedstone.nn.masks import Causal, Full
+from bedstone.nn.masks import Causal, Full, Padding
 from bedstone.nn.positions import Rotary, rotate
 
 
@@ -97,8 +97,23 @@ def test_attention_equals_torchs(groups: int, causal: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("mask", [Causal(), Full()])
-def test_bf16_takes_the_fused_form_but_for_causal_inference(mask, monkeypatch) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_equals_torchs_where_keys_are_padding(causal: bool) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(3, 4, 6, 8, requires_grad=True)
+    k, v = (torch.randn(3, 2, 6, 8, requires_grad=True) for _ in range(2))
+    keep = torch.arange(6) < torch.tensor([[6], [2], [4]])
+    seen = keep[:, None, None].expand(3, 1, 6, 6)
+    seen = seen.tril() if causal else seen
+    both(
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True, scale=0.3),
+        lambda q, k, v: fused.attention(q, k, v, 0.3, causal, keep),
+        [q, k, v],
+    )
+
+
+@pytest.mark.parametrize("mask", [Causal(), Full(), Padding(torch.ones(2, 6, dtype=torch.bool))])
+def test_bf16_that_learns_takes_the_fused_form(mask, monkeypatch) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, 6, 8).bfloat16().requires_grad_() for _ in range(3))
     calls = []
@@ -111,6 +126,25 @@ def test_bf16_takes_the_fused_form_but_for_causal_inference(mask, monkeypatch) -
         exact = F.scaled_dot_product_attention(
             *(x.float() for x in (q, k, v)), is_causal=isinstance(mask, Causal)
         )
-    assert calls == ([1] if isinstance(mask, Causal) else [1, 1])
+    assert calls == [1]  # nothing was kept
     for found in (trained, inferred):
         torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.03)
+
+
+@pytest.mark.parametrize("cached", [1, 150, 2**20])
+@pytest.mark.parametrize(("queries", "groups"), [(1, 4), (7, 4), (7, 2)])
+def test_attention_that_keeps_nothing_is_the_same_in_parts(cached, queries, groups, monkeypatch):
+    monkeypatch.setattr(fused, "CACHED", cached)
+    torch.manual_seed(0)
+    q = torch.randn(2, queries, 4, 8).transpose(1, 2)
+    k, v = (torch.randn(2, 9, groups, 8).transpose(1, 2) for _ in range(2))
+    expected = F.scaled_dot_product_attention(q, k, v, enable_gqa=True, scale=0.3)
+    torch.testing.assert_close(fused.attention(q, k, v, 0.3, False), expected)
+
+
+def test_a_gradient_for_values_alone_is_kept() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 2, 6, 8).bfloat16() for _ in range(3))
+    v.requires_grad_()
+    attend(q, k, v, Full()).float().sum().backward()
+    assert v.grad is not None and v.grad.abs().sum() > 0

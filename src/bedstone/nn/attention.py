@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bedstone.nn.cache import LayerCache
 from bedstone.nn.context import Context
 from bedstone.nn.fused import attention, attention_pays
-from bedstone.nn.masks import Causal, Documents, Full, Mask, with_window
+from bedstone.nn.masks import Causal, Documents, Full, Mask, Padding, with_window
 from bedstone.nn.positions import rotate
 from bedstone.nn.ragged import LONGEST, ragged_attention
 
@@ -53,15 +53,19 @@ def attend(
         F.scaled_dot_product_attention, dropout_p=dropout, scale=scale, enable_gqa=grouped
     )
     from_start = slots is None and length == keys
-    if length == 1 and bias is None and dropout == 0.0:
+    full, plain = isinstance(mask, Full), bias is None and dropout == 0.0
+    if full and plain and attention_pays(q, k, v, causal=False):
+        return attention(q, k, v, scale, causal=False)
+    if length == 1 and plain:
         return _attend_one(q, k, v, mask, slots, scale)
     if bias is None:
-        full = isinstance(mask, Full)
         wide = isinstance(mask, Causal) and (mask.window is None or mask.window >= keys)
         if full or (wide and from_start):
-            if dropout == 0.0 and attention_pays(q, k, causal=not full):
-                return attention(q, k, v, scale, causal=not full)
+            if plain and not full and attention_pays(q, k, v):
+                return attention(q, k, v, scale, causal=True)
             return fused(q, k, v, is_causal=not full)
+        if isinstance(mask, Padding) and dropout == 0.0 and attention_pays(q, k, v):
+            return attention(q, k, v, scale, causal=False, keep=mask.keep)
         # A compiled graph can't depend on where documents end.
         if isinstance(mask, Documents) and from_start and not torch.compiler.is_compiling():
             learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
@@ -256,6 +260,10 @@ class CrossAttention(nn.Module):
         mixed = mixed.transpose(1, 2).flatten(2)  # (P, m * T, H * W)
         return self.out(mixed.view(*x.shape[:2], -1))
 
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory (P, S, memory width), each (P, S, G, W)."""
+        return _heads(self.k(memory), self.head_width), _heads(self.v(memory), self.head_width)
+
     def _memory(self, context: Context) -> tuple[Tensor, Tensor]:
         """Keys and values of the memory, each (P, G, S, W)."""
         cache = context.cache if isinstance(context.cache, LayerCache) else None
@@ -263,9 +271,9 @@ class CrossAttention(nn.Module):
             return cache.memory
         if context.memory is None:
             raise ValueError("cross-attention needs context.memory, (B, S, D): states to read")
-        k = _heads(self.k(context.memory), self.head_width).transpose(1, 2)
-        v = _heads(self.v(context.memory), self.head_width).transpose(1, 2)
-        if cache is not None:
+        k, v = (x.transpose(1, 2) for x in self.project(context.memory))
+        if cache is not None:  # read at every step from here on
+            k, v = k.contiguous(), v.contiguous()
             cache.memory = (k, v)
         return k, v
 
