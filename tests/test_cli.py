@@ -83,6 +83,20 @@ def test_generate_several_as_json_with_log_probabilities(run, capsys):
     assert first["log_probabilities"][0] == pytest.approx(best, abs=1e-4)
 
 
+def test_generate_searches_with_beams(run, capsys):
+    words = ["generate", str(run), "the cat", "a", "--max-tokens", "4", "--precision", "fp32"]
+    beams = ["--num-beams", "3", "--num-return-sequences", "2", "--early-stopping", "never"]
+    assert main([*words, *beams, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["prompt"] for one in found] == ["the cat", "the cat", "a", "a"]
+    assert found[0]["score"] == pytest.approx(found[0]["log_probability"] / 4, rel=1e-4)
+    assert found[0]["score"] >= found[1]["score"]
+    assert main([*words, *beams, "--length-penalty", "2", "--no-repeat-ngram-size", "2"]) == 0
+    assert capsys.readouterr().out.count("the cat") == 2
+    assert "num_beams: 3" in told(capsys, *words, *beams, "--temperature", "0.7")
+    assert "num_beams" in told(capsys, *words, "--num-return-sequences", "2")
+
+
 def test_generate_reads_standard_input(run):
     done = subprocess.run(
         [sys.executable, "-m", "bedstone.cli", "generate", run, "-", "--max-tokens", "3"],

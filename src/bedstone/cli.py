@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bedstone.commands.arguments import parser_of
+from bedstone.commands.generate_lines import generate_
 from bedstone.commands.moderation_lines import calibrate_
 from bedstone.commands.picture_lines import index_, search_
 from bedstone.config import PretrainRecipe
@@ -47,10 +48,9 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
         find_rate: only try rates out, and propose one with its curve.
         sample: only show so many augmented rows beside what they were made from.
     """
-    from bedstone.commands.finetune import finetune, propose_rate
-    from bedstone.mapping import read_recipe
+    from bedstone.commands.finetune import finetune, propose_rate, read_finetuning
 
-    read = read_recipe(FinetuneRecipe, recipe, overrides)
+    read = read_finetuning(recipe, overrides)
     if sample:
         from bedstone.commands.task_rows import show_augmented
 
@@ -72,64 +72,6 @@ def resume_(run: str) -> None:
     _leave(resume(run).done.reason)
 
 
-def generate_(
-    model: str,
-    prompt: list[str],
-    max_tokens: int = 200,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float | None = None,
-    stop: list[str] = [],  # noqa: B006, a signature is the command line
-    seed: int = 0,
-    log_probabilities: bool = False,
-    json: bool = False,
-    precision: str = "auto",
-    device: str = "auto",
-) -> None:
-    """Continue a prompt, or several at once, with a model.
-
-    Sampling settings that aren't given are those of the model's generation_config.json.
-
-    Args:
-        model: a folder or a hub id.
-        prompt: one or more texts; `-` reads one from standard input.
-        max_tokens: tokens to add, at most.
-        temperature: 0 takes the likeliest token; higher is more varied.
-        top_k: choose among the k likeliest tokens.
-        top_p: choose among the likeliest tokens that sum to this probability.
-        min_p: choose among tokens at least this share as likely as the likeliest.
-        repetition_penalty: above 1 makes tokens that were there less likely.
-        stop: end at this text; may be given several times.
-        seed: of the sampling.
-        log_probabilities: print each token with its log-probability.
-        json: print one JSON object a prompt.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
-    """
-    from bedstone.commands.generate import generate
-
-    generate(
-        model,
-        prompt,
-        {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
-            "stop": stop,
-            "seed": seed,
-        },
-        log_probabilities=log_probabilities,
-        as_json=json,
-        precision=precision,
-        device=device,
-    )
-
-
 def run_(
     task: str,
     model: str,
@@ -140,6 +82,8 @@ def run_(
     field: list[str] = [],  # noqa: B006, a signature is the command line
     option: list[str] = [],  # noqa: B006
     policy: str | None = None,
+    question: list[str] = [],  # noqa: B006
+    page: str | None = None,
     json: bool = False,
     precision: str = "auto",
     device: str = "auto",
@@ -161,14 +105,16 @@ def run_(
         field: for information-extraction, name=question; may be given several times.
         option: an option of the task, key=value; may be given several times.
         policy: for moderation, the policy's file.
+        question: about each picture; may be given several times.
+        page: an HTML file of the pictures with what was said of them.
         json: print one JSON object an input.
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
     """
     from bedstone.commands.run import Given, run
 
-    given = Given(text, file, column, context, field, policy)
-    run(task, model, given, option, as_json=json, precision=precision, device=device)
+    given = Given(text, file, column, context, field, policy, question)
+    run(task, model, given, option, as_json=json, page=page, precision=precision, device=device)
 
 
 def evaluate_(

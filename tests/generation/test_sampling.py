@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import (
     MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -87,6 +88,28 @@ def test_repetition_penalty_reads_each_rows_own_history():
 def test_repetition_penalty_passes_over_ids_past_the_vocabulary():
     scores = torch.ones(1, 3)
     assert torch.equal(sampling.repetition_penalty(scores, [[7, 1]], 2.0)[0, 1], torch.tensor(0.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), size=st.integers(1, 5), length=st.integers(1, 30))
+def test_banned_ngrams_are_those_of_transformers(seed, size, length):
+    ids = torch.randint(0, 4, (3, length), generator=torch.Generator().manual_seed(seed))
+    scores = logits(3, 6, seed)
+    found = sampling.no_repeat_ngram(scores, ids.tolist(), size)
+    assert torch.equal(found, NoRepeatNGramLogitsProcessor(size)(ids, scores))
+
+
+def test_banned_ngrams_are_each_rows_own():
+    scores = torch.zeros(3, 5)
+    found = sampling.no_repeat_ngram(scores, [[1, 2, 3, 1], [1, 9, 1], [1]], 2).isfinite()
+    assert found.tolist() == [[True, True, False, True, True], [True] * 5, [True] * 5]
+
+
+def test_says_when_every_token_would_be_a_repeat():
+    how = Sampling(no_repeat_ngram=1)
+    assert how.choose(torch.zeros(1, 3), [[0, 1]], []).tolist() == [2]
+    with pytest.raises(BedstoneError, match=r"sampling\.no_repeat_ngram: with 1"):
+        how.choose(torch.zeros(2, 3), [[0], [0, 1, 2]], [])
 
 
 def test_top_p_sorts_all_where_the_distribution_is_flat():

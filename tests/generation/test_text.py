@@ -6,9 +6,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bedstone.data.tokenizer_training import train_bpe
+from bedstone.generation.beam import BeamSearch, beam_search
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.text import StopText, encode_prompt, stream_text, write
+from bedstone.generation.text import StopText, encode_prompt, stream_text, write, write_beams
+from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
+from networks import randomise
 
 TEXT = "The cat sat on the mat. Über den Wölken 漢字 🙂🙃 and so on, and so on.\n" * 3
 
@@ -161,3 +164,18 @@ def test_prompts_take_what_stands_before_a_text_alone():
     )
     assert encode_prompt(tokenizer, "The cat") == [first, *tokenizer.encode("The cat")]
     assert encode_prompt(tokenizer, "") == [first]
+
+
+def test_beams_give_text_best_first(tokenizer):
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, width=32, layers=1, heads=2, context=64)
+    network = build(config).eval()
+    randomise(network)
+    search = BeamSearch(beams=4, returned=3, max_tokens=9)
+    prompts = ["The cat", "Über den"]
+    found = write_beams(network, tokenizer, prompts, search)
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    plain = beam_search(network, ids, search, eos=[tokenizer.eos_id])
+    for own, want in zip(found, plain, strict=True):
+        assert [(one.ids, one.score) for one in own] == [(one.ids, one.score) for one in want]
+        assert [one.text for one in own] == [tokenizer.decode(list(one.ids)) for one in want]
+        assert own[0].score >= own[1].score >= own[2].score

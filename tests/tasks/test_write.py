@@ -5,8 +5,9 @@ import pytest
 from bedstone.checkpoints.artefact import Model
 from bedstone.data.tokenizer_training import train_bpe
 from bedstone.errors import BedstoneError
+from bedstone.generation.beam import BeamSearch
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.text import write
+from bedstone.generation.text import write, write_beams
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.tasks.write import TextGeneration
@@ -89,9 +90,57 @@ def test_a_stop_text_ends_it(model):
         ("a", {"temperature": -1.0, "do_sample": True}, "temperature"),
         ("a", {"max_new_tokens": 0}, "max_new_tokens"),
         ("a", {"stop": 5}, "stop"),
+        ("a", {"num_beams": 2, "do_sample": True}, "num_beams: 2 .* chance"),
+        ("a", {"num_beams": 2, "temperature": 0.5}, "num_beams: 2 .* chance"),
+        ("a", {"num_beams": 0}, "num_beams"),
+        ("a", {"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences: 3"),
+        ("a", {"num_beams": 2, "early_stopping": "often"}, "early_stopping: 'often'"),
+        ("a", {"num_beams": 2, "stop": "x"}, "stop: 'x'"),
+        ("a", {"length_penalty": 2.0}, "num_beams"),
         ("a", {"max_tokens": 5}, "did you mean 'max_new_tokens'"),
     ],
 )
 def test_bad_input_is_named(model, given, options, told):
     with pytest.raises(BedstoneError, match=told):
         TextGeneration(model)(given, **options)
+
+
+def test_beams_search_instead_of_drawing(model):
+    search = BeamSearch(4, 0.5, "never", 2, max_tokens=8, returned=3)
+    own = write_beams(model.network, model.tokenizer, PROMPTS, search, eos=model.end_ids)
+    expected = [[{"generated_text": one.text} for one in each] for each in own]
+    task = TextGeneration(
+        model,
+        num_beams=4,
+        length_penalty=0.5,
+        early_stopping="never",
+        no_repeat_ngram_size=2,
+        num_return_sequences=3,
+        max_new_tokens=8,
+        return_full_text=False,
+    )
+    assert task(PROMPTS) == expected
+    assert task(PROMPTS, batch_size=1) == expected
+    assert len({one["generated_text"] for one in expected[0]}) == 3
+
+
+def test_the_models_own_beams_count_until_chance_is_asked_for(model):
+    generation = {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True}
+    searching = Model(model.network, model.tokenizer, generation=generation)
+    task = TextGeneration(searching, max_new_tokens=8)
+    given = TextGeneration(model, max_new_tokens=8)(
+        PROMPTS,
+        num_beams=3,
+        **{name: generation[name] for name in ("length_penalty", "early_stopping")},
+    )
+    assert task(PROMPTS) == given
+    plain = TextGeneration(model, max_new_tokens=8)
+    assert task(PROMPTS, num_beams=1) == plain(PROMPTS)
+    assert task("a", temperature=1.0, seed=3) == plain("a", temperature=1.0, seed=3)
+
+
+def test_no_ngram_comes_twice_without_beams(model):
+    task = TextGeneration(model, return_full_text=False, max_new_tokens=30)
+    free = task("the")[0]["generated_text"]
+    bound = task("the", no_repeat_ngram_size=2)[0]["generated_text"]
+    assert bound == continued(model, "the", max_tokens=30, no_repeat_ngram=2) != free

@@ -3,14 +3,20 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.checkpoints.opening import open_model
 from bedstone.data.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError
+from bedstone.generation.beam import BeamSearch
+from bedstone.generation.beam_settings import asked
 from bedstone.generation.sampling import Sampling, published
-from bedstone.generation.text import Written, stream_text, write
+from bedstone.generation.text import Searched, Written, stream_text, write, write_beams
 from bedstone.runtime import Precision, pick_device, pick_precision
+
+PLAIN = {"no_repeat_ngram_size": "no_repeat_ngram"}  # fields of `Sampling` by published names
 
 
 def generate(
@@ -28,7 +34,8 @@ def generate(
     Args:
         path: a folder or a hub id.
         prompts: texts; `-` is standard input.
-        settings: fields of `Sampling`; None is as the model has it.
+        settings: fields of `Sampling`, and what `WriteOptions` has of beam search by its published
+            names; None is as the model has it.
 
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
@@ -36,8 +43,17 @@ def generate(
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
     tokenizer = tokenizer_of(model)
-    sampling = sampling_of(model, settings)
+    search = search_of(model, settings)
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    if search is not None:
+        if log_probabilities:
+            raise BedstoneError(
+                "log_probabilities: of each token aren't told of beam search. Leave it out; json "
+                "has those of whole continuations."
+            )
+        _search(model, texts, search, how, as_json)
+        return
+    sampling = sampling_of(model, settings)
     if len(texts) == 1 and not (as_json or log_probabilities):
         _stream(model, texts[0], sampling, how)
         return
@@ -55,8 +71,41 @@ def generate(
 
 def sampling_of(model: Model, settings: Mapping[str, Any]) -> Sampling:
     """`settings`, filled up with what the model's generation_config.json says."""
-    chosen = {key: value for key, value in settings.items() if value is not None}
-    return Sampling(**{**published(model.generation), **chosen})
+    chosen = {PLAIN.get(key, key): settings[key] for key in settings}
+    if (chosen.pop("num_return_sequences", None) or 1) > 1:
+        raise BedstoneError(
+            "num_return_sequences: more than one continuation needs beam search here. Give "
+            "num_beams, at least as many."
+        )
+    known = {each.name for each in fields(Sampling)}
+    given = {key: value for key, value in chosen.items() if key in known and value is not None}
+    return Sampling(**{**published(model.generation), **given})
+
+
+def search_of(model: Model, settings: Mapping[str, Any]) -> BeamSearch | None:
+    """The beam search that `settings` ask for, or the model's generation_config.json."""
+    search = asked(settings, model.generation, max_tokens=settings["max_tokens"])
+    if search is not None and settings.get("stop"):
+        raise BedstoneError(
+            f"stop: {settings['stop']} was given, which beam search can't end at. Leave it out, or "
+            "give num_beams 1."
+        )
+    return search
+
+
+def _search(
+    model: Model, texts: list[str], search: BeamSearch, how: Precision, as_json: bool
+) -> None:
+    tokenizer = tokenizer_of(model)
+    found = write_beams(model.network, tokenizer, texts, search, eos=model.end_ids, precision=how)
+    for prompt, own in zip(texts, found, strict=True):
+        for one in own:
+            if as_json:
+                print(json.dumps(_searched_json(tokenizer, prompt, one), ensure_ascii=False))
+            else:
+                print(f"{prompt}{one.text}")
+                if len(texts) > 1 or len(own) > 1:
+                    print("-" * 40)
 
 
 def _stream(model: Model, prompt: str, sampling: Sampling, precision: Precision) -> None:
@@ -80,4 +129,15 @@ def _as_json(tokenizer: Tokenizer, prompt: str, written: Written) -> dict[str, A
         "finish_reason": written.finish,
         "tokens": [tokenizer.decode([number], skip_special=False) for number in written.ids],
         "log_probabilities": written.log_probabilities,
+    }
+
+
+def _searched_json(tokenizer: Tokenizer, prompt: str, found: Searched) -> dict[str, Any]:
+    return {
+        "prompt": prompt,
+        "generated_text": found.text,
+        "finish_reason": found.finish,
+        "tokens": [tokenizer.decode([number], skip_special=False) for number in found.ids],
+        "score": found.score,
+        "log_probability": found.log_probability,
     }

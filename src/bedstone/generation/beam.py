@@ -120,7 +120,7 @@ def beam_search(
     vocabulary = decoder.config.vocab_size
     if vocabulary < wide:
         raise BedstoneError(
-            f"beam_search.beams: {search.beams} need a vocabulary of at least {wide} tokens; the "
+            f"num_beams: {search.beams} beams need a vocabulary of at least {wide} tokens; the "
             f"model's has {vocabulary}. Ask for fewer beams."
         )
     if not prompts:
@@ -150,9 +150,9 @@ def beam_search(
     for number, one in enumerate(everyone):
         if not one.ended:
             raise BedstoneError(
-                f"prompts[{number}]: every token that could follow would repeat "
-                f"{search.no_repeat_ngram} tokens. Raise beam_search.no_repeat_ngram, or lower "
-                "max_tokens."
+                f"prompts[{number}]: no token may follow any more: with no_repeat_ngram_size "
+                f"{search.no_repeat_ngram}, each would be a repeat. Raise it, or lower "
+                "max_new_tokens."
             )
     return [one.ended[: search.returned] for one in everyone]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bedstone.checks import at_least
+from bedstone.checks import check_whole
 from bedstone.data.labelled import is_number
 from bedstone.errors import BedstoneError
 
@@ -19,6 +19,10 @@ PUBLISHED = {
     "max_new_tokens": "max_tokens",
     "repetition_penalty": "repetition_penalty",
 }
+LEAST = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min_tokens": 0}
+NUMBERS = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
+SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
+OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
 
 
 @dataclass(frozen=True)
@@ -53,31 +57,29 @@ class BeamSearch:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "beams", "returned", "max_tokens", prefix="beam_search.")
-        at_least(self, 0, "no_repeat_ngram", "min_tokens", prefix="beam_search.")
-        numbers = {
-            "length_penalty": (lambda value: -10 <= value <= 10, "from -10 to 10"),
-            "repetition_penalty": (lambda value: 0 < value <= 1e6, "above 0 (1 is no penalty)"),
-        }
-        for name, (good, expected) in numbers.items():
-            value = getattr(self, name)
-            if not is_number(value) or not good(value):
+        for name, field in PUBLISHED.items():
+            value = getattr(self, field)
+            if field in LEAST:
+                check_whole(name, value, LEAST[field])
+            elif field in NUMBERS:
+                least, most = NUMBERS[field]
+                if not is_number(value) or not least <= value <= most:
+                    raise BedstoneError(
+                        f"{name}: {value!r} was given; expected a number from {least} to {most}."
+                    )
+            elif not (isinstance(value, bool) or value == "never"):
                 raise BedstoneError(
-                    f"beam_search.{name}: {value!r} was given; expected a number {expected}."
+                    f'{name}: {value!r} was given; expected true, false or "never".'
                 )
-        if not (isinstance(self.early_stopping, bool) or self.early_stopping == "never"):
-            raise BedstoneError(
-                f"beam_search.early_stopping: {self.early_stopping!r} was given; expected true, "
-                'false or "never".'
-            )
         if self.returned > self.beams:
             raise BedstoneError(
-                f"beam_search.returned: {self.returned} continuations were asked for, and "
-                f"{self.beams} beams can give {self.beams}. Raise beams, or ask for fewer."
+                f"num_return_sequences: {self.returned} continuations were asked for, and "
+                f"num_beams, {self.beams}, gives no more than {self.beams}. Raise the one, or "
+                "lower the other."
             )
         if self.min_tokens > self.max_tokens:
             raise BedstoneError(
-                f"beam_search.min_tokens: is {self.min_tokens}, more than max_tokens, "
+                f"min_new_tokens: is {self.min_tokens}, more than max_new_tokens, "
                 f"{self.max_tokens}. Lower the one, or raise the other."
             )
 
@@ -95,3 +97,46 @@ def published(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `BeamSearch` among settings that have their published names; None says nothing."""
     known = {name: settings.get(name) for name in PUBLISHED}
     return {PUBLISHED[name]: value for name, value in known.items() if value is not None}
+
+
+def asked(
+    given: Mapping[str, Any], model: Mapping[str, Any], *, max_tokens: int
+) -> BeamSearch | None:
+    """The beam search that settings ask for; None where they ask for something else.
+
+    Args:
+        given: published names and what the caller says; None says nothing.
+        model: the model's generation_config.json, which counts where the caller says nothing. Its
+            beams give way to a caller who wants chance, its chance to one who wants beams.
+        max_tokens: the most tokens to generate.
+
+    Raises:
+        BedstoneError: beams and chance are both asked for, or what only beams have without them;
+            a value is out of range.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    chance = given.get("do_sample")
+    if chance is None and any(name in given for name in SAMPLED):
+        chance = given.get("temperature") != 0
+    if "num_beams" in given:
+        beams = given["num_beams"]
+        check_whole("num_beams", beams, 1)
+        if beams > 1 and chance:
+            raise BedstoneError(
+                f"num_beams: {beams} beams were asked for together with chance (do_sample, "
+                f"{', '.join(SAMPLED)}). Beam search draws nothing: leave one of the two out."
+            )
+    else:
+        chance = model.get("do_sample") if chance is None else chance
+        beams = 1 if chance else model.get("num_beams") or 1
+    if beams == 1:
+        for name in OF_BEAMS:
+            if name in given:
+                raise BedstoneError(
+                    f"{name}: {given[name]!r} was given, which counts for beam search alone. Give "
+                    "num_beams of 2 or more, or leave it out."
+                )
+        return None
+    said = {**published(model), "returned": 1}
+    said["min_tokens"] = min(said.get("min_tokens", 0), max_tokens)  # the caller's limit wins
+    return BeamSearch(**{**said, **published(given), "beams": beams, "max_tokens": max_tokens})

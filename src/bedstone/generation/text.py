@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.generation.autoregress import Decoder, Finish, Generated, Step, stream
+from bedstone.generation.beam import BeamSearch, Hypothesis, beam_search
 from bedstone.generation.sampling import Sampling
 from bedstone.runtime import Precision
 
@@ -82,6 +83,17 @@ class Written(Generated):
     stop: str | None = None
 
 
+@dataclass(frozen=True)
+class Searched(Hypothesis):
+    """One continuation of a prompt by beam search.
+
+    Attributes:
+        text: without the prompt or special tokens.
+    """
+
+    text: str = ""
+
+
 class _Row:
     """One row's way from tokens to text."""
 
@@ -152,6 +164,40 @@ def write(
     return done
 
 
+def write_beams(
+    network: Decoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    search: BeamSearch | None = None,
+    *,
+    eos: Iterable[int] | None = None,
+    precision: Precision | None = None,
+) -> list[list[Searched]]:
+    """Continues each prompt by beam search; of each the best, best first.
+
+    Arguments and errors as for `write` and `beam.beam_search`.
+    """
+    ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    ends = _ends(tokenizer, eos)
+    found = beam_search(network, ids, search, eos=ends, precision=precision)
+    return [
+        [Searched(**vars(each), text=_text(tokenizer, each.ids)) for each in own] for own in found
+    ]
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of tokens that continue one."""
+    streamer = tokenizer.streamer()
+    return "".join([streamer.push(token) for token in ids]) + streamer.flush()
+
+
+def _ends(tokenizer: Tokenizer, eos: Iterable[int] | None) -> list[int]:
+    """The ids that end a row: the tokenizer's own where none are given."""
+    if eos is not None:
+        return list(eos)
+    return [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+
+
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text to continue: with what the tokenizer sets before it, not after it."""
     if not text:  # any other text shows what stands before one
@@ -175,14 +221,12 @@ def _start(
     precision: Precision | None,
 ) -> tuple[list[_Row], Iterator[Step]]:
     sampling = sampling or Sampling()
-    if eos is None:
-        eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     rows = [_Row(tokenizer, sampling.stop) for _ in ids]
     steps = stream(
         network,
         ids,
         sampling,
-        eos=eos,
+        eos=_ends(tokenizer, eos),
         seeds=seeds,
         top=top,
         precision=precision,
