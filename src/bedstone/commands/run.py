@@ -14,6 +14,7 @@ from bedstone.checkpoints.opening import open_model
 from bedstone.commands import run_posts
 from bedstone.commands.run_pictures import picture_files, picture_results, reads_pictures
 from bedstone.commands.run_tables import shown
+from bedstone.commands.run_told import ASK, Page, asked
 from bedstone.data.labelled import open_rows
 from bedstone.data.readers import read_text
 from bedstone.errors import BedstoneError, nearest
@@ -36,6 +37,7 @@ class Given:
     context: str | None = None
     fields: Sequence[str] = field(default_factory=list)
     policy: str | None = None
+    questions: Sequence[str] = ()
 
 
 def run(
@@ -45,6 +47,7 @@ def run(
     options: Sequence[str] = (),
     *,
     as_json: bool = False,
+    page: str | None = None,
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
@@ -54,6 +57,7 @@ def run(
         task: one of `tasks.pipeline.TASKS`, or of its aliases.
         path: a model's folder or hub id.
         options: the task's own, each `key=value`.
+        page: a file for a page of the pictures with what is said of them, too.
 
     Raises:
         BedstoneError: there is no such task or option, nothing to read, or the model is none for
@@ -67,19 +71,30 @@ def run(
         if key in chosen:
             raise BedstoneError(f"option {key!r}: is given twice. Leave one out.")
     chosen |= more
+    shown_on = Page(name, page) if page is not None else None
     where = pick_device(device)
     pick_precision(precision, where)
     model = open_model(path, device=where)
     check_head(kind, model)
     ready = kind(model, precision=precision)
     console = Console(soft_wrap=False, highlight=False)
-    results = picture_results if reads_pictures(name) else _results
-    for value, result in results(ready, inputs, chosen):
+    broken: list[BedstoneError] = []
+    if reads_pictures(name):
+        results = picture_results(ready, inputs, chosen, broken)
+    else:
+        results = _results(ready, inputs, chosen)
+    for value, result in results:
+        if shown_on is not None:
+            shown_on.add(value, result)
+        value = run_posts.told(value)
+        result = run_posts.told(result) if name in ASK else result
         if as_json:
-            line = {"input": run_posts.told(value), "result": result}
+            line = {"input": value, "result": result}
             print(json.dumps(line, ensure_ascii=False, default=float), flush=True)
         else:
-            console.print(*shown(run_posts.told(value), result), sep="\n")
+            console.print(*shown(value, result), sep="\n")
+    if shown_on is not None:
+        print(f"page: {shown_on.write(path, broken)}", file=sys.stderr if as_json else sys.stdout)
 
 
 def _results(
@@ -130,6 +145,8 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
         raise BedstoneError(f"--field: {task} takes none; information-extraction does.")
     if given.policy is not None and task != "moderation":
         raise BedstoneError(f"--policy: {task} takes none; moderation does.")
+    if given.questions and task not in ASK:
+        raise BedstoneError(f"--question: {task} takes none; {' and '.join(ASK)} do.")
     texts = [line for text in given.texts for line in (_stdin() if text == "-" else [text])]
     more: dict[str, Any] = {} if given.policy is None else {"policy": given.policy}
     inputs: list[Any]
@@ -138,6 +155,8 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
         more = {key: value for key, value in more.items() if value is not None}
     elif task == "question-answering":
         inputs = _questions(texts, given)
+    elif task in ASK:
+        inputs = asked(task, texts, given.questions, given.file)
     elif reads_pictures(task):
         inputs = picture_files([*texts, *(_of_file(given) if given.file else [])])
     elif task in run_posts.TASKS:

@@ -38,9 +38,15 @@ def picture_files(given: Sequence[str]) -> list[str]:
 
 
 def picture_results(
-    task: Any, inputs: Sequence[Any], options: dict[str, Any]
+    task: Any,
+    inputs: Sequence[Any],
+    options: dict[str, Any],
+    broken: list[BedstoneError] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Each picture and its result; how many were broken is told at the end.
+
+    Args:
+        broken: what is wrong with each picture that can't be read is added to it.
 
     Raises:
         BedstoneError: none can be read.
@@ -48,15 +54,27 @@ def picture_results(
     if len(inputs) == 1:
         yield inputs[0], task(inputs[0], **options)
         return
-    broken: list[BedstoneError] = []
-    seen = task.each(inputs, lambda number, error: broken.append(error), **options)
-    for number, result in seen:
+    broken = [] if broken is None else broken
+    faulty: dict[str, BedstoneError] = {}  # once, however often something is asked of it
+
+    def left_out(number: int, error: BedstoneError) -> None:
+        faulty.setdefault(_name(inputs[number], number), error)
+
+    for number, result in task.each(inputs, left_out, **options):
         yield inputs[number], result
+    broken += faulty.values()
     if not broken:
         return
     named = "\n".join(f"  {error}" for error in broken[:TOLD])
     more = f"\n  and {len(broken) - TOLD:,} more" if len(broken) > TOLD else ""
-    told = f"{len(broken):,} of {len(inputs):,} pictures were left out:\n{named}{more}"
-    if len(broken) == len(inputs):
+    every = len({_name(value, number) for number, value in enumerate(inputs)})
+    told = f"{len(broken):,} of {every:,} pictures were left out:\n{named}{more}"
+    if len(broken) == every:
         raise BedstoneError(told)
     print(told, file=sys.stderr)
+
+
+def _name(value: Any, number: int) -> str:
+    """What tells an input's picture from others."""
+    picture = value.get("image") if isinstance(value, dict) else value
+    return str(picture) if isinstance(picture, str | Path) else str(number)

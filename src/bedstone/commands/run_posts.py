@@ -35,6 +35,8 @@ def told(value: Any) -> Any:
     """An input as it is printed: pictures by their names."""
     if isinstance(value, dict):
         return {key: told(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [told(each) for each in value]
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     return str(value) if isinstance(value, Path) else value

@@ -18,6 +18,8 @@ def shown(value: Any, result: Any) -> list[RenderableType]:
         pairs = zip(value["sentences"], result, strict=True)
         result = [{"sentence": sentence, "score": score} for sentence, score in pairs]
         value = value["source_sentence"]
+    elif isinstance(value, Mapping) and "image" in value and value.keys() & {"question", "text"}:
+        value = f"{value['image']}: {value.get('question') or value.get('text') or ''}"
     elif isinstance(value, Mapping):
         value = value.get("question", value)
     return [Text(_cell(value), style="bold"), *_tables(result), ""]

@@ -79,8 +79,8 @@ class VisualQuestionAnswering(ToldTask):
     settings = AskOptions
     keys = ("image", "question", "candidates")
 
-    def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
-        super().__init__(model, precision=precision, **options)
+    def __init__(self, model: Model, **options: Any) -> None:
+        super().__init__(model, **options)
         self.known_answers = learnt_answers(model)
 
     @classmethod

@@ -73,8 +73,8 @@ class ImageToText(ToldTask):
     settings = CaptionOptions
     keys = ("image", "prompt", "candidates")
 
-    def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
-        super().__init__(model, precision=precision, **options)
+    def __init__(self, model: Model, **options: Any) -> None:
+        super().__init__(model, **options)
         writing(self.options, model.generation, 1, most=MOST)  # options are told of now
 
     @classmethod

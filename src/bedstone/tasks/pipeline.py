@@ -34,6 +34,7 @@ TASKS = {
     "image-to-text": "caption:ImageToText",
     "visual-question-answering": "ask_picture:VisualQuestionAnswering",
     "image-text-matching": "match:ImageTextMatching",
+    "image-text-to-text": "picture_chat:PictureChat",
     "moderation": "moderate:Moderation",
     "similar-items": "catalogue:SimilarItems",
     "complementary-items": "complementary:ComplementaryItems",

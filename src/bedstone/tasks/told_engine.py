@@ -93,8 +93,20 @@ class ToldTask(PictureTask):
 
     pictures: ToldEngine
 
+    def __init__(
+        self,
+        model: Model,
+        *,
+        precision: str = "fp32",
+        engine: ToldEngine | None = None,
+        **options: Any,
+    ) -> None:
+        """`engine`: another task's, to be shared with it."""
+        self._engine = engine
+        super().__init__(model, precision=precision, **options)
+
     def open(self, precision: str) -> None:
-        self.pictures = ToldEngine(self.model, precision)
+        self.pictures = self._engine or ToldEngine(self.model, precision)
         self._known: dict[Any, list[list[int]]] = {}  # candidates that were asked for lately
 
     def say(self, memory: Tensor, rows: Sequence[Sequence[Any]], options: Any) -> list[list[Any]]:

@@ -11,13 +11,14 @@ from typing import Any
 from bedstone.checks import check_whole
 from bedstone.data.labelled import is_number
 from bedstone.errors import BedstoneError, nearest
-from bedstone.generation import beam_settings, sampling
-from bedstone.generation.beam_settings import BeamSearch
+from bedstone.generation import sampling
+from bedstone.generation.beam_settings import SAMPLED as CHANCE
+from bedstone.generation.beam_settings import BeamSearch, asked
+from bedstone.generation.beam_settings import published as beams_of
 from bedstone.generation.sampling import Sampling
 from bedstone.tasks.picture_task import PictureOptions
 from bedstone.tasks.task import shown
 
-CHANCE = ("temperature", "top_k", "top_p", "min_p")  # given, they ask for chance
 WHOLE = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1}
 WHOLE |= {"no_repeat_ngram_size": 0, "min_new_tokens": 0, "top_k": 0, "seed": 0}
 NUMBERS = ("length_penalty", "temperature", "top_p", "min_p", "repetition_penalty")
@@ -123,46 +124,32 @@ def writing(
     held = {name: published[name] for name in SETTINGS if published.get(name) is not None}
     if "max_new_tokens" in given or "max_length" in given:
         held = {name: value for name, value in held.items() if not name.startswith("max_")}
+    chance = given.get("do_sample")
+    if chance is None and any(name in given for name in CHANCE):
+        chance = given.get("temperature") != 0
+    if beams > 1 and not chance and not ({"num_beams", "do_sample"} & (given.keys() | held.keys())):
+        given = {"num_beams": beams, "num_return_sequences": each} | given
     known = held | given
     room = known.get("max_new_tokens") or max(known.get("max_length", most + begun) - begun, 1)
-    beams = known.get("num_beams", beams)
-    sample = known.get("do_sample") if "do_sample" in given else None
-    if sample is None:
-        asked = any(name in given for name in CHANCE) and given.get("temperature") != 0
-        sample = asked or (bool(held.get("do_sample")) and "num_beams" not in given)
-    if sample:
-        return _by_chance(options, known, room, "num_beams" in given)
-    each = known.get("num_return_sequences", each)
-    if beams == 1 and not known.get("min_new_tokens"):
-        if each > 1:
-            raise BedstoneError(
-                f"num_return_sequences: {each} texts of each picture were asked for, and without "
-                "chance or beams all are the same. Give num_beams, or do_sample=True."
-            )
-        drawn = sampling.published(known, False)
-        return Writing(None, Sampling(max_tokens=room, temperature=0.0, **drawn))
-    asked_for = beam_settings.published(known)
-    asked_for |= {"beams": beams, "returned": each, "max_tokens": room}
-    return Writing(BeamSearch(**asked_for), None, each)
-
-
-def _by_chance(options: WriteOptions, known: Mapping[str, Any], room: int, beams: bool) -> Writing:
-    if beams and known["num_beams"] > 1:
+    search = asked(given, held, max_tokens=room)
+    if search is not None:
+        return Writing(search, None, search.returned)
+    if chance is None:
+        chance = bool(held.get("do_sample")) and "num_beams" not in given
+    each = given.get("num_return_sequences", 1)
+    if not chance and given.get("min_new_tokens"):
+        return Writing(BeamSearch(**beams_of(known) | {"beams": 1, "max_tokens": room}), None)
+    drawn = Sampling(
+        max_tokens=room,
+        seed=known.get("seed"),
+        **{"temperature": 0.0, **sampling.published(known, chance)},
+    )
+    if each > 1 and drawn.temperature == 0:
         raise BedstoneError(
-            f"num_beams: {known['num_beams']} beams and chance (do_sample, temperature, ...) were "
-            "both asked for. Choose one."
+            f"num_return_sequences: {each} texts of each picture were asked for, and without "
+            "chance or beams all are the same. Give num_beams, or do_sample=True."
         )
-    if known.get("min_new_tokens"):
-        raise BedstoneError("min_new_tokens: is for beam search; leave it out, or do_sample.")
-    drawn = sampling.published(known, True)
-    how = Sampling(max_tokens=room, seed=known.get("seed"), **drawn)
-    each = known.get("num_return_sequences", 1)
-    if each > 1 and how.temperature == 0:
-        raise BedstoneError(
-            f"num_return_sequences: {each} texts were asked for, and at temperature 0 all are the "
-            "same. Raise it."
-        )
-    return Writing(None, how, each)
+    return Writing(None, drawn, each)
 
 
 def _check(given: dict[str, Any]) -> None:
