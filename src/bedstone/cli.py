@@ -48,10 +48,9 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
         find_rate: only try rates out, and propose one with its curve.
         sample: only show so many augmented rows beside what they were made from.
     """
-    from bedstone.commands.finetune import finetune, propose_rate
-    from bedstone.mapping import read_recipe
+    from bedstone.commands.finetune import finetune, propose_rate, read_finetuning
 
-    read = read_recipe(FinetuneRecipe, recipe, overrides)
+    read = read_finetuning(recipe, overrides)
     if sample:
         from bedstone.commands.task_rows import show_augmented
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.commands.find_rate import find_rate
 from bedstone.commands.picture_rows import freeze_body, open_picture_model
+from bedstone.commands.pretrain_told import pretrain_told
 from bedstone.commands.scoring import MAIN, score
 from bedstone.commands.task_rows import TaskRows
 from bedstone.commands.training import Course, Finished, begin, train
@@ -24,19 +26,32 @@ from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
 from bedstone.inspect.confusion import draw_confusion
-from bedstone.mapping import from_mapping
+from bedstone.mapping import from_mapping, read_recipe, read_values
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.lora import LoraConfig, fold, remove_adapter
 from bedstone.nn.quantize import quantize
 from bedstone.objectives.labels import objective_of
 from bedstone.recipes import PICTURES, FinetuneRecipe
+from bedstone.recipes_told import TASKS as TELLING
+from bedstone.recipes_told import ToldRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.loop import Done
 from bedstone.train.schedule import build_schedule, parse_budget
 
 
-def finetune(recipe: FinetuneRecipe, *, quiet: bool = False) -> Finished:
+def read_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneRecipe | ToldRecipe:
+    """The recipe in a file: of pictures that are put into words where its task is that.
+
+    Raises:
+        BedstoneError: as `mapping.read_recipe`.
+    """
+    if read_values(path, overrides).get("task") in TELLING:
+        return read_recipe(ToldRecipe, path, overrides)
+    return read_recipe(FinetuneRecipe, path, overrides)
+
+
+def finetune(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) -> Finished:
     """Fine-tunes as the recipe says, into the folder `recipe.out`.
 
     The folder holds what every run's does; `model/` is the best checkpoint, and of an adapter
@@ -46,6 +61,8 @@ def finetune(recipe: FinetuneRecipe, *, quiet: bool = False) -> Finished:
         BedstoneError: the recipe, the model or the data can't do it, said before training
             starts; or a loss that isn't finite.
     """
+    if isinstance(recipe, ToldRecipe):
+        return pretrain_told(recipe, quiet=quiet)
     run = Path(recipe.out)
     begin(run)
     return run_finetuning(recipe, run, None, quiet)
@@ -62,12 +79,14 @@ def run_finetuning(
     return finished
 
 
-def propose_rate(recipe: FinetuneRecipe, *, quiet: bool = False) -> float:
+def propose_rate(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) -> float:
     """Tries learning rates out and tells which one to take; trains nothing.
 
     Raises:
         BedstoneError: as `finetune`, or no rate makes the loss fall.
     """
+    if isinstance(recipe, ToldRecipe):
+        raise BedstoneError(f"find_rate: isn't there for {recipe.task}; leave it out.")
     course, _, precision = set_up(recipe, None, quiet)
     folder = Path(recipe.out) / "find-rate"
     found = find_rate(course, recipe.optim, precision, folder, quiet=quiet)

@@ -9,6 +9,7 @@ from bedstone.checkpoints.store import Checkpoint
 from bedstone.commands.pretrain_masked import masked_course
 from bedstone.commands.pretrain_model import Fresh, layout_of, plan, pretrain_model
 from bedstone.commands.pretrain_pairs import draw_sample, pretrain_pairs, run_pairs
+from bedstone.commands.pretrain_sighted import pretrain_sighted, run_sighted
 from bedstone.commands.pretrain_told import pretrain_told, run_told
 from bedstone.commands.text_data import TextData
 from bedstone.commands.training import Course, Finished, begin, train
@@ -24,11 +25,12 @@ from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.recipes_pairs import LAYOUTS as PAIRED
 from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.recipes_sighted import LAYOUT as SIGHTED
+from bedstone.recipes_sighted import SightedRecipe
 from bedstone.recipes_told import LAYOUTS as TELLING
 from bedstone.recipes_told import TASKS, ToldRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
-
 
 Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe
 
@@ -40,13 +42,15 @@ def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         BedstoneError: as `mapping.read_recipe`, or the model's layout is unknown.
     """
     values = read_values(path, overrides)
+    if (values.get("model") or {}).get("layout") == SIGHTED:
+        return read_recipe(SightedRecipe, path, overrides)
     if values.get("task") in TASKS:
         return read_recipe(ToldRecipe, path, overrides)
     shape, init = values.get("model"), values.get("init")
     layout = shape.get("layout") if isinstance(shape, dict) else None
     if layout is None and isinstance(init, str) and init:
         layout = layout_of(PretrainRecipe(init=init), None)
-    known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING)
+    known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING, SIGHTED)
     if layout is not None and layout not in known:
         raise BedstoneError(
             f"{path}: model.layout: {layout!r} is unknown{nearest(str(layout), known)}."
@@ -71,6 +75,8 @@ def pretrain(recipe: Recipe, *, quiet: bool = False) -> Finished:
     run = Path(recipe.out)
     if isinstance(recipe, ContrastiveRecipe):
         return pretrain_pairs(recipe, quiet=quiet)
+    if isinstance(recipe, SightedRecipe):
+        return pretrain_sighted(recipe, quiet=quiet)
     if isinstance(recipe, ToldRecipe):
         return pretrain_told(recipe, quiet=quiet)
     begin(run)
@@ -94,6 +100,8 @@ def run_pretraining(
     """A new run, or one that goes on from a checkpoint."""
     if isinstance(recipe, ContrastiveRecipe):
         return run_pairs(recipe, run, checkpoint, quiet)
+    if isinstance(recipe, SightedRecipe):
+        return run_sighted(recipe, run, checkpoint, quiet)
     if isinstance(recipe, ToldRecipe):
         return run_told(recipe, run, checkpoint, quiet)
     precision = pick_precision(recipe.precision, pick_device(recipe.device))

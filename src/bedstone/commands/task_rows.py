@@ -16,6 +16,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.mapping import from_mapping
 from bedstone.recipes import PICTURES, FinetuneRecipe
+from bedstone.recipes_told import ToldRecipe
 from bedstone.runtime import Precision
 from bedstone.tasks.pipeline import pipeline
 from bedstone.train.loop import Batches
@@ -25,12 +26,14 @@ PARAPHRASE = "Say the sentence in other words.\nSentence: {text}\nIn other words
 PROPOSALS = 8  # words that a masked model proposes for a place
 
 
-def show_augmented(recipe: FinetuneRecipe, count: int) -> None:
+def show_augmented(recipe: FinetuneRecipe | ToldRecipe, count: int) -> None:
     """Prints some rows beside what augmentation makes of them; of pictures, draws a sheet.
 
     Raises:
         BedstoneError: the recipe asks for none, or the rows can't be read.
     """
+    if isinstance(recipe, ToldRecipe):
+        raise BedstoneError("sample: pictures are drawn by bedstone pretrain RECIPE --sample PNG.")
     if not recipe.augment:
         example = "flip: 0.5" if recipe.task == PICTURES else "copies: 1"
         raise BedstoneError(f"augment: the recipe asks for none; give it, as {{{example}}}.")

@@ -1,6 +1,7 @@
 """The network that a run on pictures and words begins with: fresh, taken over, or adapted."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,10 +16,15 @@ from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
 from bedstone.models.heads import HeadConfig
+from bedstone.models.vit import ViTConfig
 from bedstone.models.vlm import VLM, build
+from bedstone.models.vlm_begin import take_image, take_text
 from bedstone.models.vlm_config import VLMConfig, vlm_config
 from bedstone.nn.lora import LoraConfig
 from bedstone.recipes_told import LAYOUTS, ToldRecipe
+
+# What a text's shape takes from a BERT whose weights it begins with.
+SIZES = ("width", "layers", "heads", "hidden", "context", "norm_eps", "activation")
 
 
 def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint | None) -> Model:
@@ -106,64 +112,45 @@ def fitted(network: VLM, kind: str, *, seed: int) -> VLM:
 
 
 def _fresh(recipe: ToldRecipe, tokenizer: Tokenizer) -> Model:
-    """New weights, those of parts that the recipe names taken over."""
+    """New weights, those of parts that the recipe names taken over, their shapes too."""
     shape = {**recipe.model, "head": {"kind": recipe.head}}
-    begun: dict[str, Model] = {
+    begun = {
         name: open_model(path, dtype=torch.float32)
         for name in ("image", "text")
         if (path := getattr(recipe, f"{name}_init"))
     }
-    for name, (shape_of, _) in _PARTS.items():
-        if name not in begun:
-            continue
-        if shape.get(name):
-            raise BedstoneError(
-                f"model.{name}: the shape of {name}_init = {getattr(recipe, f'{name}_init')} is "
-                f"what it is; leave model.{name} out, or {name}_init."
-            )
-        with _Named(recipe, name):
-            shape[name] = shape_of(begun[name].network)
-    shape["text"] = _text_shape(shape.get("text") or {}, tokenizer)
+    if "image" in begun and not shape.get("image"):
+        shape["image"] = _tower_shape(begun["image"].network)
+    text = shape.get("text") or (_text_shape(begun["text"]) if "text" in begun else {})
+    shape["text"] = {**_ends(tokenizer, text), **text}
     network = build(vlm_config(shape), seed=recipe.seed)
-    for name, model in begun.items():
-        with _Named(recipe, name):
-            _PARTS[name][1](network, model.network)
+    if "image" in begun:
+        take_image(network, begun["image"].network)
+    if "text" in begun:
+        take_text(network, begun["text"].network)
     processor = begun["image"].processor if "image" in begun else None
     return Model(network, tokenizer, processor=processor)
 
 
-_PARTS: dict[str, Any] = {}
+def _tower_shape(network: Any) -> Any:
+    """The shape of a network's image tower, as one that gives states."""
+    while hasattr(network, "image"):
+        network = network.image
+    config = network.config
+    if not isinstance(config, ViTConfig):
+        return config
+    return dataclasses.replace(config, layout="", head=HeadConfig("states"))
 
 
-def _text_shape(given: Any, tokenizer: Tokenizer) -> Any:
-    """The text's shape with what the tokenizer decides."""
-    ends = {
-        "bos_id": tokenizer.bos_id,
-        "eos_id": tokenizer.sep_id,
-        "pad_id": tokenizer.pad_id,
-    }
-    if None in ends.values():
-        missing = next(name for name, number in ends.items() if number is None)
-        raise BedstoneError(
-            f"tokenizer: has no token for {missing}, which texts begin, end or are padded with; "
-            "take a BERT's tokenizer, or leave tokenizer.path out."
-        )
-    if dataclasses.is_dataclass(given):
-        return dataclasses.replace(given, **ends)
+def _text_shape(model: Model) -> dict[str, Any]:
+    """The sizes of a BERT's or another VLM's text."""
+    config = getattr(model.config, "text", model.config)
+    return {name: getattr(config, name) for name in SIZES if hasattr(config, name)}
+
+
+def _ends(tokenizer: Tokenizer, text: Mapping[str, Any]) -> dict[str, Any]:
+    """What the tokenizer decides of the text's shape."""
     # Products of matrices are fastest at multiples of 64.
-    vocabulary = -(-tokenizer.vocab_size // 64) * 64
-    return {"vocab_size": vocabulary, **ends, **given}
-
-
-class _Named:
-    """Errors inside are said to be of a model that the recipe names."""
-
-    def __init__(self, recipe: ToldRecipe, name: str) -> None:
-        self.told = f"{name}_init: {getattr(recipe, f'{name}_init')}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, BedstoneError):
-            raise BedstoneError(f"{self.told}: {error}") from error
+    vocabulary = max(-(-tokenizer.vocab_size // 64) * 64, text.get("vocab_size", 0))
+    ends = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.sep_id, "pad_id": tokenizer.pad_id}
+    return {"vocab_size": vocabulary, **ends}

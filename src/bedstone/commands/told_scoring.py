@@ -103,8 +103,8 @@ class ToldScorer:
     def said(self, *, told: Callable[[float], None] | None = None) -> Found:
         """What the model says of all pictures."""
         found, kind = Found(), self.model.config.head.kind
-        for done, numbers in self._chunks():
-            numbers, memory = self._seen(numbers)
+        for done, chosen in self._chunks():
+            numbers, memory = self._seen(chosen)
             with self.precision.autocast():
                 if kind in ("captions", "joint"):
                     self._captions(numbers, memory, found)
