@@ -3,13 +3,20 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from bedstone.models.gpt import LAYOUTS, build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.nn import packed
-from bedstone.nn.attention import SelfAttention, attend
+from bedstone.nn.attention import CrossAttention, SelfAttention, attend
 from bedstone.nn.context import Context
-from bedstone.nn.inference import JoinedAttention, LeanPostNorm, for_inference, inference_dtype
+from bedstone.nn.inference import (
+    JoinedAttention,
+    JoinedCross,
+    LeanPostNorm,
+    for_inference,
+    inference_dtype,
+)
 from bedstone.nn.layers import MLP, LayerNorm, gelu_tanh
 from bedstone.nn.masks import Causal, Documents, Full
 from bedstone.nn.packed import PackedLinear
@@ -162,3 +169,18 @@ def test_an_encoder_made_ready_computes_the_same(activation, packs, request):
     torch.testing.assert_close(found, exact, atol=1e-5, rtol=1e-5)
     assert low.dtype is torch.float32
     assert F.cosine_similarity(low, exact, dim=-1).min() > 0.9995
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cross_attention_of_a_copy_projects_keys_and_values_at_once(dtype):
+    torch.manual_seed(0)
+    cross = CrossAttention(16, 4, kv_heads=2, memory_width=10, bias=True)
+    ready = for_inference(nn.ModuleList([cross]), dtype)[0]
+    assert isinstance(ready, JoinedCross)
+    x, memory = torch.randn(6, 1, 16), torch.randn(3, 5, 10)
+    tolerance = 1e-5 if dtype is torch.float32 else 0.03
+    with torch.no_grad():
+        found = ready(x, Context(memory=memory)).float()
+        torch.testing.assert_close(
+            found, cross(x, Context(memory=memory)), atol=tolerance, rtol=tolerance
+        )

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bedstone.nn.attention import SelfAttention
+from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.context import Context
 from bedstone.nn.convolution import ConvNorm
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
@@ -102,6 +102,8 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
     for name, child in module.named_children():
         if isinstance(child, SelfAttention) and _all_linear(child.q, child.k, child.v):
             child = JoinedAttention(child)
+        elif type(child) is CrossAttention and _all_linear(child.k, child.v):
+            child = JoinedCross(child)
         elif isinstance(child, GatedMLP) and _all_linear(child.gate, child.up):
             child = JoinedGatedMLP(child)
         elif type(child) is MLP and child.activation in FUSED and _all_linear(child.up):
@@ -165,6 +167,22 @@ class JoinedAttention(SelfAttention):
             qk = _turn(qk, *context.rotation)
         q, k = qk.split((heads, self.kv_heads), 1)
         return q, k, v
+
+
+class JoinedCross(CrossAttention):
+    """Cross-attention whose keys and values come from one product."""
+
+    def __init__(self, source: CrossAttention) -> None:
+        nn.Module.__init__(self)
+        self.head_width = source.head_width
+        self.q, self.out = source.q, source.out
+        self.kv = _join(source.k, source.v)
+        self.scale, self.dropout = source.scale, source.dropout
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        joined = self.kv(memory).unflatten(-1, (-1, self.head_width))  # (P, S, 2 G, W)
+        k, v = joined.chunk(2, 2)
+        return k, v
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
