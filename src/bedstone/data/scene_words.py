@@ -8,7 +8,8 @@ relation by a margin.
 import functools
 import re
 from collections import Counter
-from itertools import permutations
+from collections.abc import Iterator
+from itertools import islice, permutations
 
 from bedstone.data.scene_facts import (
     GROUNDS,
@@ -25,6 +26,10 @@ from bedstone.data.scene_world import (
     Scene,
     Thing,
 )
+
+# Of most kinds a scene has one caption: of these it has two, since what learns from captions sees
+# a shape apart from its colours by them alone.
+TWICE = "shapes"
 
 # {all}: every thing; {a}, {b}, {c}: things named so that no other is meant; {full}: with its size.
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -75,11 +80,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a picture of {shapes}",
         "here we see {shapes}",
         "{shapes} {ground}",
-    ),
-    "colours": (
-        "{coloured}",
-        "a drawing with {coloured}",
-        "{coloured} {ground}",
+        "this picture shows {shapes}",
+        "a picture {ground} with {shapes}",
     ),
     "sign": (
         "{the_sign}",
@@ -121,18 +123,23 @@ def name(scene: Scene, thing: Thing) -> str | None:
 
 
 def captions(scene: Scene) -> tuple[str, ...]:
-    """True captions of a scene, one of each kind that has something to say of it.
+    """True captions of a scene, one of each kind that has something to say of it, two of shapes.
 
     The first names all things (not the sign) and is the one to tell pictures apart by.
     """
+    return tuple(dict.fromkeys(_captions(scene)))
+
+
+def caption(scene: Scene) -> str:
+    """The first of a scene's captions, without the work for the others."""
+    return next(_captions(scene))
+
+
+def _captions(scene: Scene) -> Iterator[str]:
     dice = Dice(f"words {scene}")
-    found = []
     for kind in ("whole", *dice.shuffled(tuple(TEMPLATES)[1:])):
-        for template in dice.shuffled(TEMPLATES[kind]):
-            if told := tell(scene, template, dice):
-                found.append(told)
-                break
-    return tuple(dict.fromkeys(found))
+        told = filter(None, (tell(scene, form, dice) for form in dice.shuffled(TEMPLATES[kind])))
+        yield from islice(told, 2 if kind == TWICE else 1)
 
 
 def prompts(shape: str, colour: str) -> tuple[str, ...]:
@@ -157,7 +164,7 @@ def tell(scene: Scene, template: str, dice: Dice) -> str | None:
         for letter, thing in zip("ab", things, strict=False):
             if slots & {letter, f"the_{letter}", f"place_{letter}", f"full_{letter}"}:
                 values |= _named(scene, letter, thing)
-    if slots & {"all", "is_all", "objects", "shapes", "coloured"}:
+    if slots & {"all", "is_all", "objects", "shapes"}:
         values |= _whole(scene, dice)
     if slots & {"n_alike", "n_shape", "n_of_them", "none"}:
         values |= _counts(scene, dice)
@@ -195,7 +202,6 @@ def _whole(scene: Scene, dice: Dice) -> Values:
         "all": told,
         "is_all": "is" if one else "are",
         "shapes": _counted([thing.shape for thing in things], dice)[0],
-        "coloured": _counted([f"{thing.colour} object" for thing in things], dice)[0],
         "objects": f"{NUMBERS[len(things)]} {noun(len(things), 'object')}",
     }
 
