@@ -31,6 +31,7 @@ from bedstone.nn.lora import (
     add_adapter,
     use_adapter,
 )
+from bedstone.nn.lora_config import parent_of, shared_names
 from bedstone.runtime import versions
 
 CONFIG = "adapter_config.json"
@@ -57,13 +58,13 @@ def adapt(
     config = config or LoraConfig()
     kind = layout(network.config.layout)
     joined = [name.ours for name in kind.names(network.config) if len(name.ours) > 1]
-    shared = dict.fromkeys(ours.split(".")[-2] for whole in joined for ours in whole)
+    shared = shared_names(network, (parent_of(ours) for whole in joined for ours in whole))
     train = config.train
     if not train and network.config.head.kind in TASK_HEADS:
         train = ("head",)
     add_adapter(
         network,
-        replace(config, shared=config.shared or tuple(shared), train=train),
+        replace(config, shared=config.shared or shared, train=train),
         name,
         seed=seed,
     )

@@ -11,7 +11,7 @@ from bedstone.checkpoints.convert import Layout, Name
 from bedstone.checkpoints.peft_files import PREFIX, A, B, check_plain, published_linears
 from bedstone.errors import BedstoneError
 from bedstone.nn.lora import LoraConfig
-from bedstone.nn.lora_config import leaf_of, parent_of
+from bedstone.nn.lora_config import parent_of, shared_names
 
 
 @dataclass
@@ -87,7 +87,7 @@ def read_peft(
             if factor != alpha:
                 alphas[path] = factor
         if len(ours) > 1:
-            shared += [leaf_of(path) for path in ours]
+            shared += ours
     _check_whole(layout, published, modules, found, where)
     config = LoraConfig(
         rank=rank,
@@ -97,7 +97,7 @@ def read_peft(
         rslora=rslora,
         ranks=ranks,
         alphas=alphas,
-        shared=tuple(dict.fromkeys(shared)),
+        shared=shared_names(network, shared),
         train=tuple(dict.fromkeys(parent_of(name) for name in whole)),
     )
     return ReadAdapter(config, values, whole)

@@ -80,7 +80,7 @@ def add_adapter(
     for path in targets:
         layer = network.get_submodule(path)
         assert isinstance(layer, Adapted)
-        group = parent_of(path) if leaf_of(path) in config.shared else path
+        group = parent_of(path) if config.shares(path) else path
         if group not in shared:
             shared[group] = layer.draw(config.rank_of(path), generator)
         a = shared[group]

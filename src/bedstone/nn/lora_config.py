@@ -1,6 +1,7 @@
 """What an adapter is made of, and which layers of a network get one."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -23,8 +24,8 @@ class LoraConfig:
             layer of the network by its full name. A name that no block has is passed over.
         rslora: whether the scale is alpha / sqrt(rank) in place of alpha / rank.
         ranks, alphas: others than `rank` and `alpha`, by name or full name of the layer.
-        shared: layers of one sublayer that read with one A, such as q, k and v where the
-            published layout keeps them as one matrix.
+        shared: layers of one sublayer that read with one A, by name or full name, such as q, k
+            and v where the published layout keeps them as one matrix.
         train: modules trained whole and kept with the adapter, by full name: new heads.
     """
 
@@ -47,6 +48,10 @@ class LoraConfig:
             )
         if not self.targets:
             raise BedstoneError(f"lora.targets: is empty; name some of {', '.join(TARGETS)}.")
+
+    def shares(self, path: str) -> bool:
+        """Whether the layer with that full name reads with its neighbours' A."""
+        return path in self.shared or leaf_of(path) in self.shared
 
     def rank_of(self, path: str) -> int:
         """The rank of the layer with that full name."""
@@ -121,12 +126,21 @@ def find_targets(network: nn.Module, config: LoraConfig) -> dict[str, nn.Module]
     ranks: dict[str, int] = {}
     for path in found:
         rank = config.rank_of(path)
-        if leaf_of(path) in config.shared and ranks.setdefault(parent_of(path), rank) != rank:
+        if config.shares(path) and ranks.setdefault(parent_of(path), rank) != rank:
             raise BedstoneError(
                 f"lora.ranks: {path} has rank {rank}, but it reads with the same A as "
                 f"others of {parent_of(path)}; give them one rank."
             )
     return found
+
+
+def shared_names(network: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
+    """Layers that share, as `LoraConfig.shared` names them: by name where all of that name do."""
+    given = dict.fromkeys(paths)
+    known = linears(network).items()
+    apart = {leaf_of(path) for path, (_, inside) in known if inside and path not in given}
+    named = (path if leaf_of(path) in apart else leaf_of(path) for path in given)
+    return tuple(dict.fromkeys(named))
 
 
 def leaf_of(path: str) -> str:
