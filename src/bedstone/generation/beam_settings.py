@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bedstone.checks import check_whole
-from bedstone.data.labelled import is_number
 from bedstone.errors import BedstoneError
 
 # Fields of `BeamSearch` by the names that `generate` and generation_config.json have.
@@ -63,7 +62,7 @@ class BeamSearch:
                 check_whole(name, value, LEAST[field])
             elif field in NUMBERS:
                 least, most = NUMBERS[field]
-                if not is_number(value) or not least <= value <= most:
+                if type(value) not in (int, float) or not least <= value <= most:
                     raise BedstoneError(
                         f"{name}: {value!r} was given; expected a number from {least} to {most}."
                     )
