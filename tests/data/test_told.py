@@ -158,6 +158,26 @@ def test_scenes_tell_the_truth_and_keep_combinations_apart() -> None:
         measured_told_scenes("tset")
 
 
+def test_scenes_are_drawn_when_they_are_asked_for() -> None:
+    rows = told_scenes(5)
+    drawn: list[int] = []
+
+    def fit(pixels: np.ndarray) -> np.ndarray:
+        drawn.append(len(pixels))
+        return pixels
+
+    pictures = Pictures(rows, fit, (64, 64))
+    assert pictures.kept and not drawn
+    for _ in range(2):
+        numbers, pixels = pictures.read([3, 1])
+        assert numbers.tolist() == [3, 1] and len(drawn) == 2  # once each
+        for number, picture in zip(numbers, pixels, strict=True):
+            scene = rows[int(number)].scene
+            assert scene is not None and np.array_equal(picture, scenes.draw(scene, 64))
+    pictures.read([0, 1])
+    assert len(drawn) == 3
+
+
 def test_of_scenes_only_what_is_learnt_is_made() -> None:
     whole = told_scenes(5, captions="whole", questions=False)
     full = told_scenes(5)

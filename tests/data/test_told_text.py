@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bedstone.data import told_text
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.data.tokenizer_training import train_bpe
 from bedstone.data.told_text import Words, as_told, padded, taught, train_told
@@ -28,6 +29,17 @@ def test_a_vocabulary_has_room_for_letters() -> None:
     with pytest.raises(BedstoneError, match="vocab_size: 101 is too small; expected 102"):
         train_told(TEXTS, 101)
     assert train_told(TEXTS, 102).vocab_size <= 102
+
+
+def test_of_many_texts_some_are_enough_and_no_letter_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(told_text, "ENOUGH", 60)
+    texts = ["is there a lighthouse?", "certainly"] * 100
+    trained = train_told([*texts, "ß"], 300)
+    assert [len(row) for row in Words.of(trained, 9).plain(["lighthouse", "certainly"])] == [1, 1]
+    assert trained.id_of("[UNK]") not in Words.of(trained, 9).read(["ß"])[0]
+    assert train_told([*texts, "ß"], 300).fingerprint() == trained.fingerprint()
 
 
 def test_what_is_read_and_what_is_written(tokenizer: Tokenizer) -> None:

@@ -53,8 +53,14 @@ class Pictures:
         self.rows, self.fit, self.size = rows, fit, size
         self.bad: set[int] = set()
         self.pixels: np.ndarray | None = None  # (rows, H, W, 3)
+        self._drawn: np.ndarray | None = None  # (rows,) bool: which are in memory, of drawn ones
         if 3 * size[0] * size[1] * len(rows) <= memory_mb * MB:
-            self._decode_all(workers, told)
+            self.pixels = np.zeros((len(rows), *size, 3), dtype=np.uint8)
+            if all(callable(row.picture) for row in rows):
+                # Nothing can be wrong with what is drawn, so it is when it is first asked for.
+                self._drawn = np.zeros(len(rows), dtype=bool)
+            else:
+                self._decode_all(workers, told)
         self.readable = np.array([i for i in range(len(rows)) if i not in self.bad], dtype=np.int64)
         if not len(self.readable):
             raise BedstoneError(f"data {rows.name!r}: no picture can be read: {rows.faults.told()}")
@@ -72,6 +78,7 @@ class Pictures:
         """
         numbers = np.asarray(numbers, dtype=np.int64)
         if self.pixels is not None:
+            self._draw(numbers)
             return numbers, self.pixels[numbers]
         found = [(number, self._try(int(number))) for number in numbers]
         good = [(number, pixels) for number, pixels in found if pixels is not None]
@@ -83,13 +90,21 @@ class Pictures:
         return np.array([number for number, _ in good]), np.stack([pixels for _, pixels in good])
 
     def _decode_all(self, workers: int, told: Callable[[float], None] | None) -> None:
-        self.pixels = np.zeros((len(self.rows), *self.size, 3), dtype=np.uint8)
+        assert self.pixels is not None
         blocks = range(0, len(self.rows), TOGETHER)
         with ThreadPoolExecutor(workers) as pool:
             for done in pool.map(partial(self._block, self.pixels), blocks):
                 if told is not None:
                     told(done / len(self.rows))
         self.rows.faults.check()
+
+    def _draw(self, numbers: np.ndarray) -> None:
+        """Draws what is to be kept and wasn't asked for yet; two threads may draw the same."""
+        if self.pixels is None or self._drawn is None:
+            return
+        for number in numbers[~self._drawn[numbers]]:
+            self.pixels[number] = self.fit(decoded(self.rows[int(number)], min(self.size)))
+            self._drawn[number] = True
 
     def _block(self, into: np.ndarray, first: int) -> int:
         last = min(first + TOGETHER, len(self.rows))

@@ -14,7 +14,7 @@ from bedstone.data.scene_negatives import negatives
 from bedstone.data.scene_questions import Question, questions
 from bedstone.data.scene_shapes import SHAPES
 from bedstone.data.scene_truth import check_caption
-from bedstone.data.scene_words import captions, prompts
+from bedstone.data.scene_words import caption, captions, prompts
 from bedstone.data.scene_world import (
     BACKGROUNDS,
     COLOURS,
@@ -45,6 +45,7 @@ __all__ = [
     "Scene",
     "Sign",
     "Thing",
+    "caption",
     "captions",
     "check_caption",
     "draw",

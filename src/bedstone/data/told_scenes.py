@@ -63,8 +63,9 @@ def measured_told_scenes(
 def _row(
     scene: scenes.Scene, size: int, place: str, captions: str = "all", questions: bool = True
 ) -> Told:
-    said = () if captions == "none" else scenes.captions(scene)
-    said = said[:1] if captions == "whole" else said
+    said: tuple[str, ...] = ()
+    if captions != "none":
+        said = (scenes.caption(scene),) if captions == "whole" else scenes.captions(scene)
     asked = scenes.questions(scene) if questions else ()
     return Told(
         partial(scenes.draw, scene, size),

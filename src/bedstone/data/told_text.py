@@ -22,6 +22,7 @@ from bedstone.errors import BedstoneError
 
 BEGIN, ENCODE = "[DEC]", "[ENC]"  # what a decoder's text begins with; a name BLIP has beside it
 LEAST = 102  # ids of a vocabulary: room for letters, and for the two
+ENOUGH = 50_000  # texts to train a vocabulary on; of more, so many are drawn
 SHOWN = 40  # characters of a text that a message shows
 
 
@@ -35,7 +36,13 @@ def train_told(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         raise BedstoneError(
             f"tokenizer.vocab_size: {vocab_size:,} is too small; expected {LEAST} or more."
         )
-    return as_told(train_wordpiece(texts, vocab_size - 2))
+    kept = list(texts)
+    letters = set().union(*kept)  # all of them, whatever texts are left out
+    if len(kept) > ENOUGH:
+        drawn = np.random.default_rng(0).permutation(len(kept))[:ENOUGH]
+        kept = [kept[i] for i in sorted(drawn.tolist())]
+    kept += sorted(letters)
+    return as_told(train_wordpiece(kept, vocab_size - 2))
 
 
 def as_told(tokenizer: Tokenizer) -> Tokenizer:
