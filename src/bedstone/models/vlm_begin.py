@@ -75,8 +75,11 @@ def take_text(network: VLM, source: nn.Module) -> list[str]:
     config, given, words = body
     shape = ("heads", "activation")
     _same(network.config.text, config, "text_init", "model.text", shape)
-    places = [("encoder", network.encoder, given), ("decoder", network.decoder, given)]
-    places.append(("head", network.head, words))
+    places: list[tuple[str, nn.Module | None, dict[str, Tensor]]] = [
+        ("encoder", network.encoder, given),
+        ("decoder", network.decoder, given),
+        ("head", network.head, words),
+    ]
     parts = [(name, own, found) for name, own, found in places if own is not None]
     for _, own, found in parts:  # all are checked before one is filled
         _fitting(own, _grown(own, found), "text_init", "model.text")
