@@ -6,9 +6,11 @@ from functools import partial
 
 import numpy as np
 
+from bedstone.commands import told_data
 from bedstone.data.python_passages import python_passages
-from bedstone.data.scenes import check_caption, make_scene
-from bedstone.demo import bert, clip, gpt, run
+from bedstone.data.scenes import check_caption, make_scene, questions
+from bedstone.data.told_scenes import measured_told_scenes
+from bedstone.demo import bert, clip, gpt, run, vlm
 from runs import make_text
 
 # A CLIP of one step or two.
@@ -25,11 +27,23 @@ SMALL_CLIP = {
     "batch_size": 8,
     "evaluate_pairs": 20,
 }
+# A VLM of one step or two.
+SMALL_VLM = {
+    **vlm.RECIPE,
+    "model": {
+        "layout": "blip",
+        "image": {"image_size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2},
+        "text": {"width": 16, "layers": 1, "heads": 2, "context": 40},
+    },
+    "data": {"source": "scenes", "most_rows": 16},
+    "batch_size": 8,
+    "evaluate_rows": 4,
+}
 
 
 def test_every_file_of_the_folder_is_a_part():
-    names = [module.__name__ for module in run.demonstrations()]
-    assert names == ["bedstone.demo.bert", "bedstone.demo.clip", "bedstone.demo.gpt"]
+    names = [module.__name__.rpartition(".")[2] for module in run.demonstrations()]
+    assert names == ["bert", "clip", "gpt", "vlm"]
     assert all(module.SHARE > 0 for module in run.demonstrations())
 
 
@@ -52,6 +66,9 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bert, "python_passages", partial(python_passages, 200))
     monkeypatch.setattr(clip, "RECIPE", SMALL_CLIP)
     monkeypatch.setattr(clip, "SEARCHED", 8)
+    monkeypatch.setattr(vlm, "RECIPE", SMALL_VLM)
+    few = partial(measured_told_scenes, count=6)
+    monkeypatch.setattr(told_data, "measured_told_scenes", few)
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
     report = run.run_demo(tmp_path / "demo", minutes=0.1)
     page = report.read_text()
@@ -68,11 +85,15 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "shape and colour told, of 80",
         "found by its sentence first, of 100",
         "bedstone search",
+        "questions answered rightly",
+        "bedstone run visual-question-answering",
     ):
         assert promised in page
     assert (tmp_path / "demo" / "gpt" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "demo" / "gpt" / "curve.png").is_file()
     assert (tmp_path / "demo" / "clip" / "found.png").is_file()
+    for name in ("answers.png", "answers.html", "attention.png", "minutes.png"):
+        assert (tmp_path / "demo" / "vlm" / name).is_file()
     assert (tmp_path / "demo" / "bert" / "tuned" / "confusion-validation.png").is_file()
     shown = capsys.readouterr().out
     for prompt in gpt.PROMPTS:
@@ -100,6 +121,22 @@ def test_what_is_found_is_judged_by_what_the_scenes_show(tmp_path):
         assert query.note == f"{min(there, 4)} of 4 right, {there} in all"
     assert not any(any(query.right) for query in clip._found(engine(-1), scenes, folder))
     assert len((folder / "metadata.jsonl").read_text().splitlines()) == 24
+
+
+def test_answers_are_marked_by_what_the_scene_holds(tmp_path, monkeypatch):
+    scene = make_scene(0, split="test")
+    paths = vlm._write_pictures([scene], tmp_path / "pictures")
+    truth = {one.text: one.answer for one in questions(scene)}
+
+    def marks(answer):
+        def ask(rows, top_k):
+            return [[{"answer": answer(row["question"])}] for row in rows]
+
+        monkeypatch.setattr(vlm, "pipeline", lambda task, model: ask)
+        return [line.right for line in vlm._answered(None, [scene], paths)[0].lines]
+
+    assert marks(truth.get) == [True] * vlm.EACH
+    assert marks(lambda question: f"not {truth[question]}") == [False] * vlm.EACH
 
 
 def test_without_an_index_the_demo_says_what_it_needs(tmp_path, monkeypatch):

@@ -1,0 +1,168 @@
+"""The demo's VLM: drawn scenes, questions about them, and where it looks for a word."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.opening import open_model
+from bedstone.commands.evaluate_told import evaluate_told
+from bedstone.commands.pretrain_told import pretrain_told
+from bedstone.data.scenes import COLOURS, SHAPES, Scene, draw, make_scene, questions
+from bedstone.files import atomic_file
+from bedstone.inspect.answer_sheet import answer_sheet
+from bedstone.inspect.asked import right_answer
+from bedstone.inspect.caption_page import Captioned, Line, write_captions
+from bedstone.inspect.minutes import draw_minutes
+from bedstone.inspect.report import Section
+from bedstone.inspect.seen_attention import Looked, attention_sheet, looked
+from bedstone.mapping import from_mapping
+from bedstone.recipes_told import ToldRecipe
+from bedstone.runtime import pick_device, pick_precision
+from bedstone.tasks.pipeline import pipeline
+from bedstone.train.logs import read_log
+from bedstone.train.progress import clock
+
+SHARE = 0.75
+
+RECIPE: dict[str, Any] = {
+    "task": "visual-question-answering",
+    "model": {
+        "layout": "blip_resnet",
+        "image": {
+            "image_size": 64,
+            "width": 32,
+            "blocks": [1, 1, 1],
+            "block": "basic",
+            "shrink": 4,
+        },
+        "text": {"width": 128, "layers": 2, "heads": 4, "context": 40},
+    },
+    "data": {"source": "scenes", "most_rows": 4000, "captions": "none"},
+    "tokenizer": {"vocab_size": 256},
+    "texts": 6,
+    "batch_size": 32,
+    "evaluate_rows": 100,
+    "optim": {"kind": "muon", "lr": 5e-3, "adamw_lr": 2e-3, "momentum": 0.9},
+    "save_minutes": 2.0,
+}
+ASKED = 6  # held-out scenes whose questions are shown
+EACH = 4  # questions of each
+LOOKED = 3  # of them, with what the network looks at
+_FIRST = 10**6  # their seeds are none of those that the figures are measured on
+
+
+def demonstrate(folder: Path, minutes: float) -> Section:
+    """Trains for `minutes` into `folder`; shows what is answered, and what is looked at."""
+    console = Console()
+    console.print("\n[bold]VLM from scratch: questions about drawn scenes[/bold]\n")
+    if folder.is_dir():  # an earlier demo's run
+        shutil.rmtree(folder)
+    values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
+    finished = pretrain_told(from_mapping(ToldRecipe, values, "demo"))
+    assert finished.model is not None
+    model = open_model(finished.model)
+    how = pick_precision("auto", pick_device("cpu"))
+    measured = evaluate_told(model, "scenes", how)["answers"]
+    scenes = [make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(ASKED)]
+    answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
+    for each in answered:
+        for line in each.lines:
+            said = f"{line.said} ({'right' if line.right else f'wrong: {line.expected}'})"
+            console.print(f"{line.asked} [dim]{said}[/dim]", highlight=False)
+    page = write_captions(
+        folder / "answers.html",
+        "Questions about scenes",
+        "What a network answered that was trained for minutes.",
+        answered,
+    )
+    pictures = {
+        answer_sheet(answered, folder / "answers.png"): (
+            f"What it answers about scenes that it never saw; the page is {page}"
+        ),
+        attention_sheet(_looked(model, scenes), folder / "attention.png"): (
+            "Where it looks while it reads a word: the lighter, the more attention"
+        ),
+    }
+    beside = {name: measured[name] for name in ("majority", "blind") if name in measured}
+    log = read_log(folder / "log.jsonl")
+    if drawn := draw_minutes(log, folder / "minutes.png", "Answers, by kind", beside=beside):
+        pictures[drawn] = "Accuracy against minutes of training, on pictures held out"
+    count = sum(weight.numel() for weight in model.network.parameters())
+    shown = next(iter(sorted((folder / "pictures").glob("*.png"))))
+    return Section(
+        title="VLM: questions about pictures",
+        words=(
+            "A network that sees and one that reads, joined by cross-attention in every block, "
+            "trained from random weights to answer questions about drawn scenes: what there is, "
+            "how many, which colour, where. Each picture that it is measured on shows a "
+            "combination of shape and colour that no training picture showed."
+        ),
+        figures={
+            "parameters": f"{count / 1e6:.1f} million",
+            "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
+            f"{RECIPE['batch_size'] * RECIPE['texts']} questions",
+            "questions answered rightly": f"{measured['accuracy']:.1%} "
+            f"({measured['accuracy_low']:.1%} to {measured['accuracy_high']:.1%})",
+            "without looking": ", ".join(
+                f"{beside[name]:.1%} {words}"
+                for name, words in (("blind", "by the question"), ("majority", "by one answer"))
+                if name in beside
+            ),
+            **{
+                f"of {name.partition('/')[2]}": f"{value:.1%}"
+                for name, value in sorted(measured.items())
+                if name.startswith("accuracy/") and not name.endswith(("_low", "_high"))
+            },
+        },
+        pictures=pictures,
+        commands={
+            f"bedstone run visual-question-answering {finished.model} {shown} "
+            '--option question="How many objects are there?"': "ask about a picture",
+            f"bedstone evaluate {finished.model} scenes": "measure it, by kind of question",
+            "bedstone pretrain recipes/vlm-scenes-answers.yaml": "train longer",
+            "bedstone pretrain recipes/vlm-scenes-answers.yaml data.source=YOUR_FOLDER "
+            "out=runs/mine": "train on your own pictures, questions and answers",
+        },
+    )
+
+
+def _write_pictures(scenes: list[Scene], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True)
+    paths = [folder / f"scene-{number}.png" for number in range(len(scenes))]
+    for scene, path in zip(scenes, paths, strict=True):
+        with atomic_file(path) as temporary:
+            Image.fromarray(draw(scene, 224)).save(temporary, format="PNG")
+    return paths
+
+
+def _answered(model: Model, scenes: list[Scene], paths: list[Path]) -> list[Captioned]:
+    """What the model answers to some questions about each scene, and whether it is right."""
+    ask = pipeline("visual-question-answering", model)
+    found = []
+    for scene, path in zip(scenes, paths, strict=True):
+        chosen = questions(scene)[:EACH]
+        rows = [{"image": draw(scene), "question": one.text} for one in chosen]
+        said = [best[0]["answer"] for best in ask(rows, top_k=1)]
+        lines = [
+            Line(answer, one.text, right_answer(answer, one.answer), one.answer)
+            for answer, one in zip(said, chosen, strict=True)
+        ]
+        found.append(Captioned(path, path.name, lines))
+    return found
+
+
+def _looked(model: Model, scenes: list[Scene]) -> list[tuple[Looked, list[str]]]:
+    """For each of a few scenes, what is looked at for two words that name what is to be seen."""
+    found = []
+    for scene in scenes:
+        for one in questions(scene):
+            words = one.text.rstrip("?").split()
+            named = [word for word in dict.fromkeys(words) if word in SHAPES or word in COLOURS]
+            if len(named) > 1:
+                found.append((looked(model, draw(scene), one.text), named[:2]))
+                break
+    return found[:LOOKED]
