@@ -37,6 +37,7 @@ def search_(
     count: int = 10,
     page: str | None = None,
     approximate: bool = False,
+    rerank: str | None = None,
     model: str | None = None,
     json: bool = False,
     precision: str = "auto",
@@ -52,6 +53,7 @@ def search_(
         count: how many to find, at most.
         page: an HTML file to show them in.
         approximate: read a part of a large index, and say what share of the nearest that finds.
+        rerank: a model for image-text-matching that puts the nearest in order.
         model: where the index's model is, if it was moved.
         json: print one JSON object a picture.
         precision: auto, bf16 or fp32.
@@ -67,6 +69,7 @@ def search_(
         count=count,
         page=page,
         approximate=approximate,
+        rerank=rerank,
         as_json=json,
         model=model,
         precision=precision,

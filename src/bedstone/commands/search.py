@@ -1,6 +1,7 @@
 """`bedstone search`: the pictures of an index that are nearest to words or to a picture."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from bedstone.inspect.picture_page import Tile, write_pictures
 from bedstone.tasks.index import Found, Index
 from bedstone.tasks.index_sources import open_source
 from bedstone.tasks.index_values import shown
+from bedstone.tasks.match import rerank as read_together
+from bedstone.tasks.pipeline import pipeline
 
 WIDE = 48  # characters of a cell
+JUDGED, JUDGED_LEAST = 4, 32  # times as many as are shown are put in order, and no fewer
 LEAST = 12  # that the first column of metadata is worth; --json has all
 
 
@@ -29,12 +33,17 @@ def search(
     count: int = 10,
     page: str | None = None,
     approximate: bool = False,
+    rerank: str | None = None,
     as_json: bool = False,
     model: str | None = None,
     precision: str = "auto",
     device: str = "auto",
 ) -> list[Found]:
     """Prints what is found, nearest first; `page` is a file to show the pictures in.
+
+    Args:
+        rerank: a model that matches texts with pictures: it reads the nearest pictures with the
+            words, and the likeliest stand first.
 
     Raises:
         BedstoneError: there is no such index or column, the query can't be read, or the model is
@@ -51,6 +60,9 @@ def search(
         held.count(where)  # a wrong condition is told before a model is opened
     if count < 1:
         raise BedstoneError(f"--count {count}: expected 1 or more.")
+    if rerank is not None and words is None:
+        raise BedstoneError("--rerank: reads pictures with words; with --image there are none.")
+    judge = None if rerank is None else open_judge(rerank, precision, device)
     embedder = open_embedder(model or held.settings.model, precision, device)
     return answer(
         Index.open(path, name=embedder.name),
@@ -60,8 +72,18 @@ def search(
         count=count,
         page=page,
         approximate=approximate,
+        judge=judge,
         as_json=as_json,
     )
+
+
+def open_judge(place: str, precision: str = "auto", device: str = "auto") -> Any:
+    """What says how well pictures fit words, by a model for image-text-matching.
+
+    Raises:
+        BedstoneError: the model can't be opened, or doesn't match texts with pictures.
+    """
+    return pipeline("image-text-matching", place, precision=precision, device=device)
 
 
 def answer(
@@ -73,11 +95,16 @@ def answer(
     count: int = 10,
     page: str | None = None,
     approximate: bool = False,
+    judge: Any = None,
     as_json: bool = False,
 ) -> list[Found]:
     """Searches by a query's vector, prints what is found and writes the page."""
-    found = held.search(vector, count, where=where, exact=not approximate)
+    most = count if judge is None else max(JUDGED * count, JUDGED_LEAST)
+    found = held.search(vector, most, where=where, exact=not approximate)
     how = _how(held, approximate, where)
+    if judge is not None:
+        how += f"; the {len(found)} nearest put in order by {Path(judge.model.path or '').name}"
+        found = judged(judge, str(query), found, held)[:count]
     if as_json:
         for one in found:
             told = {"key": one.key, "score": one.score, **one.columns}
@@ -97,6 +124,21 @@ def answer(
         if not as_json:
             print(f"page: {page}")
     return found
+
+
+def judged(judge: Any, words: str, found: list[Found], held: Index) -> list[Found]:
+    """The likeliest pictures for words first, their scores probabilities; those that can't be read
+    stand last, with 0."""
+    source = _source(held)
+    if source is None:
+        raise BedstoneError(
+            f"--rerank: the pictures of the index are gone ({held.settings.source}); they are read "
+            "again to be put in order. Leave it out."
+        )
+    told = read_together(judge, words, [source.picture(one.key) for one in found])
+    chances = [-1.0 if each is None else each["score"] for each in told]
+    order = sorted(range(len(found)), key=lambda place: -chances[place])
+    return [replace(found[place], score=chances[place] if told[place] else 0.0) for place in order]
 
 
 def _how(held: Index, approximate: bool, where: str) -> str:
@@ -130,11 +172,15 @@ def _table(found: list[Found], width: int) -> Table:
 
 
 def _tiles(held: Index, found: list[Found]) -> list[Tile]:
-    source: Any = None
-    if held.settings.source and Path(held.settings.source).exists():
-        source = open_source(held.settings.source)
+    source = _source(held)
     tiles = []
     for one in found:
         facts = {name: shown(value) for name, value in one.columns.items() if value is not None}
         tiles.append(Tile(source and source.picture(one.key), one.key, f"{one.score:.3f}", facts))
     return tiles
+
+
+def _source(held: Index) -> Any:
+    """What the index is of; None where it is gone."""
+    place = held.settings.source
+    return open_source(place) if place and Path(place).exists() else None

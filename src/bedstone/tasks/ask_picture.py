@@ -3,7 +3,7 @@
 Shapes: P pictures, n = m P questions (row i of picture i // m), T tokens, C candidates.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.checks import at_least
-from bedstone.data.told_text import padded
 from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
 from bedstone.tasks.picture_engine import is_picture
@@ -26,6 +25,7 @@ from bedstone.tasks.told_engine import (
     some_at_a_time,
     texts_of,
 )
+from bedstone.tasks.told_forms import answers
 from bedstone.tasks.told_writing import WriteOptions, writing
 
 MOST = 16  # tokens of an answer, where nothing says how many
@@ -85,10 +85,7 @@ class VisualQuestionAnswering(ToldTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return model.config.layout.startswith("blip") and model.config.head.kind in (
-            "answers",
-            "joint",
-        )
+        return answers(model)
 
     def __call__(self, inputs: Any = None, question: Any = None, **options: Any) -> Any:
         """The answers to a question about a picture.
@@ -136,59 +133,49 @@ class VisualQuestionAnswering(ToldTask):
             self.candidate_ids(tuple(candidates), options)
         else:
             self._writing(options)
-        words = self.pictures.words
-        ids = [*words.before, *self.word_ids(question, "question", options), *words.after]
+        form = self.pictures.form
+        ids = form.asked(self.cut(question, form.question, form.room, "question", options))
         return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
 
     def say(
         self, memory: Tensor, rows: Sequence[Sequence[Question]], options: AskOptions
     ) -> list[list[Any]]:
-        network, pad = self.pictures.network, self.pictures.words.pad
+        engine = self.pictures
         told: list[list[Any]] = [[] for _ in rows]
         for places, states, asked in by_count(memory, rows):
-            ids, keep = padded([row.ids for row in asked], pad)
-            ids, keep = ids.to(memory.device), keep.to(memory.device)
-            read = network.read(ids, keep, states)  # (n, T, D)
-            found: list[Any] = []
-            for part in some_at_a_time(len(asked)):
-                found += self.answers(read[part], keep[part], asked[part], options)
+            reading = engine.form.read(engine.network, [row.ids for row in asked], states)
+            found: list[Any] = [None] * len(asked)
+            for candidates, same in by_value(asked, lambda row: row.candidates):
+                for part in some_at_a_time(same):
+                    best = self._best(*reading.part(part), candidates, options)
+                    for at, own in zip(part, best, strict=True):
+                        found[at] = [{"score": score, "answer": text} for text, score in own]
             each = len(asked) // len(places)
             for number, place in enumerate(places):
                 told[place] = found[number * each : (number + 1) * each]
         return told
 
-    def answers(
-        self, read: Tensor, keep: Tensor, asked: Sequence[Question], options: AskOptions
-    ) -> list[list[dict[str, Any]]]:
-        """The answers to questions, from their states (n, T, D) once they have read."""
-        told: list[Any] = [None] * len(asked)
-        for candidates, places in by_value(asked, lambda row: row.candidates):
-            writer = self.pictures.network.writer(read[places], keep[places])
-            if candidates:
-                best = self._ranked(writer, len(places), candidates, options)
-            else:
-                best = self._written(writer, len(places), options)
-            for place, own in zip(places, best, strict=True):
-                told[place] = [{"score": p, "answer": text} for text, p in own[: options.top_k]]
-        return told
-
-    def _ranked(
-        self, writer: Any, count: int, candidates: tuple[str, ...], options: AskOptions
-    ) -> Iterable[list[tuple[str, float]]]:
-        prompts = [list(self.pictures.words.begin)] * count
-        scores = rank(writer, prompts, self.candidate_ids(candidates, options)).softmax(-1)
-        return [ranked(candidates, own) for own in scores]  # of (n, C)
-
-    def _written(
-        self, writer: Any, count: int, options: AskOptions
-    ) -> Iterable[list[tuple[str, float]]]:
+    def _best(
+        self,
+        writer: Any,
+        prompts: Sequence[Sequence[int]],
+        candidates: tuple[str, ...],
+        options: AskOptions,
+    ) -> Iterator[list[tuple[str, float]]]:
+        """The likeliest answers to each question; of candidates, where there are any."""
+        if candidates:
+            begun = max(len(prompt) for prompt in prompts) - len(self.pictures.words.begin)
+            given = self.candidate_ids(candidates, options, max(begun, 0))
+            for scores in rank(writer, prompts, given).softmax(-1):  # of (n, C)
+                yield ranked(candidates, scores)[: options.top_k]
+            return
         engine = self.pictures
-        for own in engine.write(writer, engine.words.begin, count, self._writing(options)):
+        for own in engine.write(writer, prompts, self._writing(options)):
             found: dict[str, float] = {}
             for one in own:  # the same words may be other tokens
                 text = engine.text(one.ids)
                 found[text] = found.get(text, 0.0) + one.probability
-            yield sorted(found.items(), key=lambda pair: -pair[1])
+            yield sorted(found.items(), key=lambda pair: -pair[1])[: options.top_k]
 
     def _writing(self, options: AskOptions) -> Any:
         each = options.settings.get("num_beams", options.top_k)

@@ -16,6 +16,7 @@ from bedstone.generation.ranking import rank
 from bedstone.tasks.picture_task import Asked
 from bedstone.tasks.task import shown
 from bedstone.tasks.told_engine import ToldTask, by_value, ranked, texts_of
+from bedstone.tasks.told_forms import writes
 from bedstone.tasks.told_writing import WriteOptions, writing
 
 MOST = 64  # tokens of a caption, where nothing says how many
@@ -79,10 +80,7 @@ class ImageToText(ToldTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return model.config.layout.startswith("blip") and model.config.head.kind in (
-            "captions",
-            "joint",
-        )
+        return writes(model)
 
     def prepare(self, value: Any, options: CaptionOptions) -> Captioned:
         asked = super().prepare(value, options)
@@ -93,14 +91,15 @@ class ImageToText(ToldTask):
             candidates = texts_of(own["candidates"], "candidates")
         if prompt is not None and not isinstance(prompt, str):
             raise BedstoneError(f"prompt: {shown(prompt)} was given; expected a string.")
-        ids = self.word_ids(prompt, "prompt", options) if prompt and prompt.strip() else []
+        ids: list[int] = []
         words = self.pictures.words
-        if len(ids) + 2 > words.context:
-            raise BedstoneError(
-                f"prompt: has {len(ids):,} tokens, and leaves no room for more in the network's "
-                f"{words.context:,}. Shorten it."
-            )
-        writing(options, self.model.generation, 1 + len(ids), most=MOST)
+        if prompt and prompt.strip():
+            room = words.context - len(words.begin) - 1
+            form = self.pictures.form
+            ids = self.cut(prompt, lambda text: form.said([text])[0], room, "prompt", options)
+            ids = [int(token) for token in ids]
+        begun = len(words.begin) + len(ids)
+        writing(options, self.model.generation, begun, most=MOST)
         if candidates:
             self.candidate_ids(tuple(candidates), options, len(ids))
         return Captioned(asked.picture, prompt=tuple(ids), candidates=tuple(candidates or ()))
@@ -145,5 +144,5 @@ class ImageToText(ToldTask):
                 | ({"score": one.probability} if options.return_scores else {})
                 for one in own
             ]
-            for own in engine.write(writer, begin, len(memory), how)
+            for own in engine.write(writer, [begin] * len(memory), how)
         ]

@@ -16,6 +16,7 @@ from bedstone.errors import BedstoneError
 from bedstone.nn.pooling import normalise
 from bedstone.tasks.picture_task import Asked, PictureOptions
 from bedstone.tasks.told_engine import ToldTask, by_count, picture_of, some_at_a_time, texts_of
+from bedstone.tasks.told_forms import matches
 
 TOGETHER = 256  # pairs of a picture and a text that are read at a time
 
@@ -66,10 +67,7 @@ class ImageTextMatching(ToldTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return model.config.layout.startswith("blip") and model.config.head.kind in (
-            "matching",
-            "joint",
-        )
+        return matches(model)
 
     def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
         if text is not None:
@@ -86,14 +84,11 @@ class ImageTextMatching(ToldTask):
             )
         several = not isinstance(text, str)
         texts = texts_of(text, "text") if several else (str(text),)
-        words = self.pictures.words
+        names = [f"text[{number}]" for number in range(len(texts))] if several else ["text"]
+        form = self.pictures.form
         ids = tuple(
-            (
-                *words.before,
-                *self.word_ids(one, f"text[{number}]" if several else "text", options),
-                *words.after,
-            )
-            for number, one in enumerate(texts)
+            tuple(form.asked(self.cut(one, form.question, form.room, what, options)))
+            for one, what in zip(texts, names, strict=True)
         )
         return Compared(asked.picture, texts=texts, ids=ids, several=several)
 
@@ -125,8 +120,8 @@ class ImageTextMatching(ToldTask):
         """Vectors of texts read without a picture, (n, E); of equal texts one is read."""
         distinct = list(dict.fromkeys(read))
         parts = []
-        for part in some_at_a_time(len(distinct)):
-            ids, keep = self._padded(distinct[part])
+        for part in some_at_a_time(distinct):
+            ids, keep = self._padded(part)
             parts.append(normalise(self.pictures.network.text_vectors(ids, keep).float()))
         places = {ids: place for place, ids in enumerate(distinct)}
         found: Tensor = torch.cat(parts)[[places[ids] for ids in read]]

@@ -20,9 +20,8 @@ from bedstone.tasks.picture_engine import is_picture
 from bedstone.tasks.picture_task import Asked
 from bedstone.tasks.task import shown
 from bedstone.tasks.told_engine import ToldTask
+from bedstone.tasks.told_forms import answers, writes
 from bedstone.tasks.told_writing import WriteOptions
-
-READS = ("captions", "answers", "joint")
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,13 @@ class PictureChat(ToldTask):
 
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
-        kind, engine = model.config.head.kind, self.pictures
-        writes, answers = kind in ("captions", "joint"), kind in ("answers", "joint")
-        self.caption = ImageToText(model, engine=engine) if writes else None
-        self.answer = VisualQuestionAnswering(model, engine=engine) if answers else None
+        engine = self.pictures
+        self.caption = ImageToText(model, engine=engine) if writes(model) else None
+        self.answer = VisualQuestionAnswering(model, engine=engine) if answers(model) else None
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return model.config.layout.startswith("blip") and model.config.head.kind in READS
+        return writes(model) or answers(model)
 
     def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
         """The answer to messages, or to a text with a picture.

@@ -8,7 +8,7 @@ Shapes: P pictures, n = m P texts (row i of picture i // m), S states of a pictu
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.data.reading import check_text
-from bedstone.data.told_text import Words
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.tasks.picture_engine import Faults, PictureEngine
 from bedstone.tasks.picture_task import Asked, PictureTask
+from bedstone.tasks.told_forms import form_of
 from bedstone.tasks.told_writing import Writing
 
 SHARE = 32  # inputs that share a picture's states at a time
@@ -48,10 +48,8 @@ class ToldEngine(PictureEngine):
     def __init__(self, model: Model, precision: str = "fp32") -> None:
         super().__init__(model, precision)
         self.tokenizer = tokenizer_of(model)
-        text = model.config.text
-        known = Words.of(self.tokenizer, text.context)
-        # the network knows its ends: published tokenizers lack the name of the first
-        self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
+        self.form = form_of(model)
+        self.words = self.form.words
 
     def see(self, pixels: Tensor) -> Tensor:
         """States of pictures (P, H, W, 3) uint8, as they were resized, (P, S, D)."""
@@ -59,15 +57,10 @@ class ToldEngine(PictureEngine):
         return found
 
     def write(
-        self, writer: Any, begin: Sequence[int], count: int, how: Writing
+        self, writer: Any, prompts: Sequence[Sequence[int]], how: Writing
     ) -> list[list[Said]]:
-        """`how.each` texts for each of `count` rows over a writer's memories, best first.
-
-        Args:
-            begin: the ids that each text begins with.
-        """
+        """`how.each` texts after each prompt over a writer's memories, best first."""
         ends = [self.words.end]
-        prompts = [list(begin)] * count
         if how.search is not None:
             found = beam_search(writer, prompts, how.search, eos=ends)
             return [
@@ -116,25 +109,24 @@ class ToldTask(PictureTask):
     def finish(self, row: Any, output: Any, options: Any) -> Any:
         return output
 
-    def word_ids(self, text: Any, what: str, options: Any) -> list[int]:
-        """A text's ids without what stands around them; `truncation` cuts what is too long.
+    def cut(self, text: Any, ids: Callable[[str], Any], room: int, what: str, options: Any) -> Any:
+        """A text's ids, at most `room`: `truncation` cuts what is longer.
 
         Raises:
-            BedstoneError: it is none, is empty, or is longer than the network reads.
+            BedstoneError: it is none, is empty, or is longer and may not be cut.
         """
         check_text(text, what)
-        words = self.pictures.words
-        ids: list[int] = words.plain([text])[0].tolist()
-        if len(ids) <= words.room:
-            return ids
+        found = ids(text)
+        if len(found) <= room:
+            return found
         told = (
-            f"{what}: has {len(text.split()):,} words, {len(ids):,} tokens; the network reads "
-            f"{words.room:,} at most"
+            f"{what}: has {len(text.split()):,} words, {len(found):,} tokens; the network reads "
+            f"{room:,} at most"
         )
-        if getattr(options, "truncation", None) in (None, False, "do_not_truncate"):
+        if not may_cut(options):
             raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
         self.tell(f"{told}; it was cut there, as truncation asks.")
-        return ids[: words.room]
+        return found[:room]
 
     def candidate_ids(
         self, candidates: tuple[str, ...], options: Any, begun: int = 0
@@ -144,18 +136,18 @@ class ToldTask(PictureTask):
         Raises:
             BedstoneError: one is longer than fits, and may not be cut.
         """
-        cuts = getattr(options, "truncation", None)
-        key = candidates, begun, cuts
+        key = candidates, begun, may_cut(options)
         if key not in self._known:
             words = self.pictures.words
-            room, rows = words.room - begun, words.plain(candidates)
+            room = words.context - len(words.begin) - 1 - begun
+            rows = self.pictures.form.said(candidates)
             longest = max(range(len(rows)), key=lambda number: len(rows[number]))
             if len(rows[longest]) > room:
                 told = (
                     f"candidates[{longest}]: has {len(rows[longest]):,} tokens, where the network "
                     f"has room for {room:,}"
                 )
-                if cuts in (None, False, "do_not_truncate"):
+                if not may_cut(options):
                     raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
                 self.tell(f"{told}; candidates that are too long were cut, as truncation asks.")
             while len(self._known) >= KEPT:
@@ -223,6 +215,11 @@ def _name(picture: Any) -> Any:
     return str(picture) if isinstance(picture, str | Path) else id(picture)
 
 
+def may_cut(options: Any) -> bool:
+    """Whether what is too long is to be cut."""
+    return options.truncation not in (None, False, "do_not_truncate")
+
+
 def picture_of(inputs: Any, options: dict[str, Any]) -> Any:
     """What a call is on, taken out of its options where it has another of its names."""
     for name in ("image", "images", "inputs"):
@@ -252,10 +249,10 @@ def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[A
     yield from found.items()
 
 
-def some_at_a_time(count: int) -> Iterator[slice]:
-    """Parts of `count` texts that are written together."""
-    for start in range(0, count, TOGETHER):
-        yield slice(start, min(start + TOGETHER, count))
+def some_at_a_time(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Those that are read or written together."""
+    for start in range(0, len(rows), TOGETHER):
+        yield rows[start : start + TOGETHER]
 
 
 def texts_of(given: Any, what: str) -> tuple[str, ...]:
