@@ -67,8 +67,11 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(clip, "RECIPE", SMALL_CLIP)
     monkeypatch.setattr(clip, "SEARCHED", 8)
     monkeypatch.setattr(vlm, "RECIPE", SMALL_VLM)
-    few = partial(measured_told_scenes, count=6)
-    monkeypatch.setattr(told_data, "measured_told_scenes", few)
+    monkeypatch.setattr(
+        told_data,
+        "measured_told_scenes",
+        lambda split, count=0, **how: measured_told_scenes(split, 6, **how),
+    )
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
     report = run.run_demo(tmp_path / "demo", minutes=0.1)
     page = report.read_text()
