@@ -198,3 +198,24 @@ def test_beams_that_leave_together_go_on_sharing_a_memory() -> None:
     assert len(fork.layers[0].memory[0]) == 2
     found = layer(x[[5, 4, 1, 1]], Context(cache=fork).for_layer(0))
     torch.testing.assert_close(found, whole[[5, 4, 1, 1]])
+
+
+def test_beams_change_places_and_a_fork_leaves_the_cache_alone() -> None:
+    layer = SelfAttention(16, 4).eval()
+    prompt, more = torch.randn(3, 4, 16), torch.randn(3, 2, 16)
+    rows = torch.tensor([1, 0, 1])
+    lengths = torch.tensor([4, 2, 3])
+    cache = Cache(1, 3, 4, 8, 4, dtype=torch.float32, device=torch.device("cpu"))
+    run_steps(layer, prompt, [4], cache)
+    cache.set_lengths(lengths)
+    fork = cache.fork(rows)
+    found = [run_steps(layer, more, [1, 1], fork)]
+    before = cache.layers[0].keys
+    cache.branch(rows)
+    assert cache.layers[0].keys is before  # as many rows: no new memory
+    found.append(run_steps(layer, more, [1, 1], cache))
+    for row, source in enumerate(rows.tolist()):
+        alone = torch.cat((prompt[source, : lengths[source]], more[row]))[None]
+        want = layer(alone, Context())[0, lengths[source] :]
+        for each in found:
+            assert torch.allclose(each[row], want, atol=1e-6)

@@ -98,13 +98,13 @@ class Cache:
             for layer in self.layers:
                 if layer.memory is not None:
                     layer.memory = (layer.memory[0][owners], layer.memory[1][owners])
-        self.branch(rows)
+        self._take(rows)
 
     def fork(self, rows: Tensor) -> "Cache":
         """`branch` into another cache: this one stays as it is, to be read on from again."""
         made = copy.copy(self)
         made.layers = [replace(layer, owner=made) for layer in self.layers]
-        made.branch(rows)
+        made._take(rows)
         return made
 
     def branch(self, rows: Tensor) -> None:
@@ -113,6 +113,21 @@ class Cache:
         A row must be of the memory of the one whose place it takes. There may be more rows than
         before, as many of each: a prompt becomes its beams.
         """
+        if len(rows) != self.rows:
+            self._take(rows)
+            return
+        self._slots = None
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        sources = rows[moved]
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                used = held.narrow(2, 0, self.length)
+                used[moved] = used[sources]
+        if self.lengths is not None:
+            self.set_lengths(self.lengths[rows])
+
+    def _take(self, rows: Tensor) -> None:
+        """Copies of the rows named, in new memory."""
         self._slots = None
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
