@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from bedstone.data.sources import open_source
 from bedstone.errors import BedstoneError
 from bedstone.inspect.evaluate import text_figures, text_loss
 from bedstone.objectives.tokens import next_token_loss
+from bedstone.recipes_sighted import LAYOUT as SIGHTED
 from bedstone.recipes_told import TASKS as TELLING
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.progress import ProgressBar
@@ -66,7 +68,8 @@ def evaluate(
         )
     if picture is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
-    if kind in TELLING.values():
+    sees = model.config.layout == SIGHTED and not is_text(data)
+    if kind in TELLING.values() or sees:
         return evaluate_told(model, data, how, column=column, split=split, as_json=as_json)
     if kind != "language" or not model.network.causal:
         return evaluate_masked(
@@ -102,3 +105,8 @@ def evaluate(
     table.add_row("scored", f"{count:,} tokens, {tokens.bytes:,} bytes, context {longest}")
     Console().print(table)
     return figures
+
+
+def is_text(data: str) -> bool:
+    """Whether a GPT that sees is measured on text alone there; all else has pictures."""
+    return data == "python-docs" or Path(data).suffix in (".txt", ".md", ".gz")

@@ -1,12 +1,14 @@
 """`bedstone evaluate` for a model that puts pictures into words: captions, answers, matching."""
 
 import json
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.rule import Rule
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.commands.sighted_scoring import SightedScorer
 from bedstone.commands.told_data import (
     blind_of,
     candidates_of,
@@ -21,7 +23,8 @@ from bedstone.data.told_scenes import NAME as SCENES
 from bedstone.data.told_scenes import told_scenes
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
-from bedstone.recipes_told import ToldConfig
+from bedstone.recipes_sighted import LAYOUT as SIGHTED
+from bedstone.recipes_told import TASKS, ToldConfig
 from bedstone.runtime import Precision
 from bedstone.train.progress import ProgressBar
 
@@ -56,11 +59,16 @@ def evaluate_told(
     if column != "text":
         settings.columns = {**settings.columns, "text": column}
     rows = opened(settings, data, split=split, size=max(model.config.image.size))
-    check_parts(model.config.head.kind, rows, f"data {data!r}")
+    kind = model.config.head.kind
+    kind = TASKS[recipe.get("task", "visual-question-answering")] if kind == "language" else kind
+    check_parts(kind, rows, f"data {data!r}")
     if model.processor is None:
         model.processor = usual_processor(model.config)
     learnt = learnt_rows(settings, recipe) if any(row.asked for row in rows) else None
-    scorer = ToldScorer(
+    made = ToldScorer
+    if model.config.layout == SIGHTED:
+        made = partial(SightedScorer, kind=kind)  # type: ignore[assignment]
+    scorer = made(
         model,
         pictures_of(rows, model.processor, settings, "reading pictures", as_json),
         precision,

@@ -12,6 +12,7 @@ from bedstone.commands.pretrain_pairs import draw_sample, pretrain_pairs, run_pa
 from bedstone.commands.pretrain_sighted import pretrain_sighted, run_sighted
 from bedstone.commands.pretrain_told import pretrain_told, run_told
 from bedstone.commands.text_data import TextData
+from bedstone.commands.told_sample import draw_told_sample
 from bedstone.commands.training import Course, Finished, begin, train
 from bedstone.config import PretrainRecipe
 from bedstone.data.batches import evaluation_batches
@@ -42,12 +43,12 @@ def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         BedstoneError: as `mapping.read_recipe`, or the model's layout is unknown.
     """
     values = read_values(path, overrides)
-    if (values.get("model") or {}).get("layout") == SIGHTED:
+    shape, init = values.get("model"), values.get("init")
+    layout = shape.get("layout") if isinstance(shape, dict) else None
+    if layout == SIGHTED:
         return read_recipe(SightedRecipe, path, overrides)
     if values.get("task") in TASKS:
         return read_recipe(ToldRecipe, path, overrides)
-    shape, init = values.get("model"), values.get("init")
-    layout = shape.get("layout") if isinstance(shape, dict) else None
     if layout is None and isinstance(init, str) and init:
         layout = layout_of(PretrainRecipe(init=init), None)
     known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING, SIGHTED)
@@ -89,6 +90,9 @@ def show_sample(recipe: Recipe, path: str) -> None:
     Raises:
         BedstoneError: the recipe has no pictures, or they can't be read.
     """
+    if isinstance(recipe, ToldRecipe):
+        print(f"Pictures as they are, then augmented: {draw_told_sample(recipe, path)}")
+        return
     if not isinstance(recipe, ContrastiveRecipe):
         raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
     print(f"Pictures as they are, then augmented: {draw_sample(recipe, path)}")

@@ -3,6 +3,7 @@
 What a name may be, tried in this order:
 
 - `python-docs`: the documentation and source of the Python that runs (see `python_docs`)
+- `scenes`: what is said and asked of drawn scenes, without pictures (see `scene_texts`)
 - a file: `.jsonl`, `.json`, `.csv`, `.parquet`, `.arrow` hold a document a row; any other file is
   text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`
 - a folder: of data files (only the formats above, `.txt` and `.md`, beside a README or licence)
@@ -22,9 +23,10 @@ from typing import Any
 from bedstone.data import readers, rows
 from bedstone.data.python_docs import python_documents
 from bedstone.data.readers import BLOCK, Piece
+from bedstone.data.scene_texts import scene_texts
 from bedstone.errors import BedstoneError, nearest
 
-BUILT_IN = ("python-docs",)
+BUILT_IN = ("python-docs", "scenes")
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -194,7 +196,7 @@ def open_source(name: str | Path, *, text_column: str = "text", split: str | Non
 def find(name: str, column: str, split: str | None) -> Source:
     """As `open_source`, without a look inside."""
     if name in BUILT_IN:
-        return Texts(_python_docs, name)
+        return Texts(scene_texts if name == "scenes" else _python_docs, name)
     path = Path(name).expanduser()
     if path.is_file():
         return Files(name, [_checked(path)], column)

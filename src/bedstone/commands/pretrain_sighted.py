@@ -1,0 +1,117 @@
+"""Learning to see: a frozen GPT's gated cross-attention over a frozen tower's states."""
+
+from pathlib import Path
+
+from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.checkpoints.store import Checkpoint
+from bedstone.commands.pair_data import larger
+from bedstone.commands.pair_model import weight_counts
+from bedstone.commands.sighted_model import sighted_model
+from bedstone.commands.sighted_scoring import SightedScorer
+from bedstone.commands.told_data import (
+    ToldSplits,
+    augment_of,
+    blind_of,
+    candidates_of,
+    pictures_of,
+)
+from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.data.gpt_told import GPTTexts, gpt_words
+from bedstone.data.told_batches import ToldBatches
+from bedstone.files import write_json
+from bedstone.objectives.sighted import sighted_loss
+from bedstone.recipes_sighted import SightedRecipe
+from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
+from bedstone.train.schedule import build_schedule, parse_budget
+
+
+def pretrain_sighted(recipe: SightedRecipe, *, quiet: bool = False) -> Finished:
+    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does.
+
+    Raises:
+        BedstoneError: the recipe, the data or the disk can't do it, said before training
+            starts; or a loss that isn't finite.
+    """
+    run = Path(recipe.out)
+    begin(run)
+    return run_sighted(recipe, run, None, quiet)
+
+
+def run_sighted(
+    recipe: SightedRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
+) -> Finished:
+    """A new run, or one that goes on from a checkpoint."""
+    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
+    augment_of(recipe, (1, 1))
+    seed_everything(recipe.seed)
+    model = sighted_model(recipe, checkpoint)
+    course, scorers = sighted_course(recipe, run, model, precision, quiet)
+    finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
+    if finished.model is not None:
+        figures = {name: scorer.figures() for name, scorer in scorers.items()}
+        record = {
+            name: {kind: found.record() for kind, found in each.items()}
+            for name, each in figures.items()
+        }
+        write_json(run / "evaluation.json", record)
+    return finished
+
+
+def sighted_course(
+    recipe: SightedRecipe, run: Path, model: Model, precision: Precision, quiet: bool
+) -> tuple[Course, dict[str, SightedScorer]]:
+    """What is learnt, and what it is measured by: `validation`, and `test` where there is one.
+
+    Raises:
+        BedstoneError: the recipe, the data or a model it begins with can't do it.
+    """
+    splits = ToldSplits.open(recipe, run, quiet=quiet)
+    tokenizer, network, processor = tokenizer_of(model), model.network, model.processor
+    assert processor is not None
+    network.to(precision.device)
+    wide = larger(processor, recipe.data.enlarge)
+    batches = ToldBatches(
+        pictures_of(splits.train, wide, recipe.data, "reading pictures", quiet),
+        GPTTexts(splits.train, gpt_words(tokenizer, model.config.context)),
+        recipe.batch_size,
+        processor.normalise,
+        captions=0 if recipe.head == "answers" else recipe.texts,
+        answers=0 if recipe.head == "captions" else recipe.texts,
+        augment=augment_of(recipe, processor.size),
+        blank=recipe.data.blank,
+        seed=recipe.seed,
+        workers=recipe.data.workers,
+    )
+    blind = blind_of(splits.train)
+    scorers = {
+        name: SightedScorer(
+            model,
+            pictures_of(rows, processor, recipe.data, f"reading {name} pictures", quiet),
+            precision,
+            blind,
+            candidates_of(splits.train) if recipe.rank else (),
+            recipe.data.blank,
+            recipe.head,
+        )
+        for name, rows in splits.measured.items()
+    }
+    count, learning = weight_counts(model)
+    course = Course(
+        model=model,
+        batches=batches,
+        objective=sighted_loss,
+        evaluate=scorers["validation"].flat,
+        data={**splits.record, "tokenizer": tokenizer.fingerprint()},
+        plan=(
+            f"{recipe.data.source}: {splits.train.describe()}\n"
+            f"held out: {splits.measured['validation'].describe()}\n"
+            f"{recipe.init} sees by the tower of {recipe.image_init}: {count / 1e6:.2f}M "
+            f"parameters, {learning / 1e6:.2f}M of them ({learning / count:.0%}) trained, "
+            f"{precision.name} on {precision.device}\n"
+            f"{batches.batch_size * recipe.accumulate:,} pictures a step, {recipe.texts} texts "
+            f"each, budget {recipe.budget}, into {recipe.out}"
+        ),
+        budget=recipe.budget,
+    )
+    return course, scorers
