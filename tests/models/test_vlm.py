@@ -57,6 +57,7 @@ OURS = {
     "joint": config("joint"),
     "joint-untied": config("joint", tied=False),
     "cnn-captions": config("captions", CNN, name="blip_resnet"),
+    "cnn-few": replace(config("answers", CNN, name="blip_resnet"), decoder_layers=1),
     "cnn-joint": config("joint", CNN, name="blip_resnet"),
     "cnn-bare": config("captions", CNN, name="blip_resnet", memory_width=16),  # no linear map
 }
@@ -352,6 +353,7 @@ def test_it_begins_as_the_papers_have_it():
     ("change", "told"),
     [
         ({"layout": "blib"}, "did you mean 'blip'"),
+        ({"decoder_layers": 1}, "model.decoder_layers"),
         ({"layout": "blip_resnet"}, "model.image.patch"),
         ({"embed": 0}, "model.embed"),
         ({"head": {"kind": "language"}}, "captions, answers, matching, joint"),

@@ -120,7 +120,8 @@ def read_blip(config: dict[str, Any], *, layout: str) -> VLMConfig:
     tied = any(section.get("tie_word_embeddings", True) for section in (config, words))
     text = from_mapping(FusedTextConfig, {**shape, "tied": tied}, where, "text_config.")
     embed = config.get("image_text_hidden_size") or 256
-    return VLMConfig(layout, tower, text, embed, HeadConfig(_kind(config)))
+    blocks = config.get("decoder_layers", 0)
+    return VLMConfig(layout, tower, text, blocks, embed, HeadConfig(_kind(config)))
 
 
 def _read(section: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
@@ -150,10 +151,12 @@ def write_blip(config: VLMConfig, *, layout: str) -> dict[str, Any]:
     text, image, name = config.text, config.image, _CLASSES[config.head.kind]
     words = {theirs: getattr(text, ours) for ours, theirs in _TEXT.items()}
     vision: dict[str, Any]
+    more: dict[str, Any] = {}
     if isinstance(image, ResNetConfig):
         vision = {theirs: getattr(image, ours) for ours, theirs in _RESNET.items()}
         vision = {"model_type": "resnet", **vision, "layers": list(vision["layers"])}
         name = name.replace("Blip", "BlipResNet")
+        more = {"decoder_layers": config.decoder_layers}
     else:
         vision = square({theirs: getattr(image, ours) for ours, theirs in _IMAGE.items()})
         vision = {"model_type": image.layout, **vision}
@@ -173,6 +176,7 @@ def write_blip(config: VLMConfig, *, layout: str) -> dict[str, Any]:
             **words,
         },
         "vision_config": vision,
+        **more,
     }
 
 
@@ -230,7 +234,7 @@ def names_blip(config: VLMConfig) -> Iterator[Name]:
     if config.reads:
         yield from _names_text(config.text, "text_encoder", "encoder")
     if config.writes:
-        yield from _names_text(config.text, "text_decoder.bert", "decoder")
+        yield from _names_text(config.decoder, "text_decoder.bert", "decoder")
         yield from _names_words(config.text)
     if config.matches:
         yield from both("vision_proj", "image_projection")

@@ -49,7 +49,8 @@ class PairScorer:
 
     @property
     def rows(self) -> PairRows:
-        return self.pictures.rows
+        rows: Any = self.pictures.rows
+        return rows
 
     def figures(
         self, *, resamples: int = 1000, told: Callable[[float], None] | None = None

@@ -42,7 +42,7 @@ class VLM(nn.Module):
         # `states(pixels)` is all that is asked of it: (P, S, memory width)
         self.image = map_tower.make(config.image, wide)
         self.encoder = FusedText(text) if config.reads else None
-        self.decoder = FusedText(text) if config.writes else None
+        self.decoder = FusedText(config.decoder) if config.writes else None
         self.head = word_head(text) if config.writes else None
         matches = config.matches
         self.image_projection = nn.Linear(wide, config.embed) if matches else None

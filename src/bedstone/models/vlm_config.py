@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from bedstone.checks import at_least
 from bedstone.errors import BedstoneError, nearest
 from bedstone.mapping import from_mapping
 from bedstone.models import map_tower
@@ -30,7 +31,8 @@ class VLMConfig:
     Attributes:
         layout: blip (a ViT for pictures) or blip_resnet (a CNN).
         image: the tower for pictures.
-        text: of the encoder and of the decoder, which are alike.
+        text: of the encoder and of the decoder, which are alike in the published layout.
+        decoder_layers: blocks of the decoder; 0 takes as many as `text` has. Answers need few.
         embed: width of the vectors that contrast compares, E.
         head: what it is for: captions, answers, matching (and contrast), joint (all).
     """
@@ -38,6 +40,7 @@ class VLMConfig:
     layout: str = "blip"
     image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
     text: FusedTextConfig = field(default_factory=FusedTextConfig)
+    decoder_layers: int = 0
     embed: int = 256
     head: HeadConfig = field(default_factory=partial(HeadConfig, "captions"))
 
@@ -60,7 +63,19 @@ class VLMConfig:
             raise BedstoneError(f"model.embed: {self.embed!r}; expected a whole number, 1 or more.")
         if isinstance(self.image, ViTConfig):
             object.__setattr__(self, "image", _published_tower(self.image))
+        self._fill_decoder()
         self._fill_memory()
+
+    def _fill_decoder(self) -> None:
+        """Says how many blocks the decoder has."""
+        at_least(self, 0, "decoder_layers", prefix="model.")
+        if self.layout == "blip" and self.decoder_layers not in (0, self.text.layers):
+            raise BedstoneError(
+                f"model.decoder_layers: {self.decoder_layers} was given; in the blip layout the "
+                f"decoder has as many blocks as model.text.layers, {self.text.layers}. Leave it "
+                "out, or take blip_resnet."
+            )
+        object.__setattr__(self, "decoder_layers", self.decoder_layers or self.text.layers)
 
     def _fill_memory(self) -> None:
         """Says how wide the states are that cross-attention reads."""
@@ -79,6 +94,11 @@ class VLMConfig:
                 "states as it reads pictures."
             )
         object.__setattr__(self, "text", replace(text, memory_width=wide))
+
+    @property
+    def decoder(self) -> FusedTextConfig:
+        """The shape of the decoder."""
+        return replace(self.text, layers=self.decoder_layers)
 
     @property
     def vocab_size(self) -> int:
@@ -153,10 +173,11 @@ def vlm_config(
             raise BedstoneError(f"{where}: {prefix}{name} = {given!r}; expected a section of keys.")
         parts[name] = given
     plain = from_mapping(_Plain, chosen, where, prefix)
-    return VLMConfig(plain.layout, embed=plain.embed, **parts)
+    return VLMConfig(**vars(plain), **parts)
 
 
 @dataclass
 class _Plain:
     layout: str = "blip"
+    decoder_layers: int = 0
     embed: int = 256
