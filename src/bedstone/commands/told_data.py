@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.opening import open_model
 from bedstone.commands.pair_data import larger
 from bedstone.data.fact_augment import FactAugment, fact_augment
 from bedstone.data.image_processor import ImageProcessor
@@ -24,6 +24,7 @@ from bedstone.recipes_told import ToldConfig, ToldRecipe
 from bedstone.train.progress import ProgressBar
 
 MOST_SCENES = 20_000  # drawn where a recipe doesn't say how many
+MOST_MEASURED = 400  # scenes that are measured on, of combinations that training never shows
 MOST_CANDIDATES = 1000  # answers that are ranked: the commonest of the training rows
 
 
@@ -72,7 +73,7 @@ class ToldSplits:
 def opened(data: ToldConfig, name: str, *, split: str | None = None, size: int = 64) -> ToldRows:
     """The rows of a source, as a recipe says of its columns; of scenes, those to measure on."""
     if name == SCENES:
-        return measured_told_scenes(split or "test", size=size)
+        return measured_told_scenes(split or "test", MOST_MEASURED, size=size)
     reader = ToldReader(data.columns, data.apart)
     return open_told(name, reader, split=split, most_broken=data.most_broken)
 
@@ -103,10 +104,10 @@ def told_tokenizer(recipe: ToldRecipe, rows: ToldRows, run: Path) -> Tokenizer:
     own = run / "tokenizer"
     if (own / "tokenizer.json").is_file():
         return Tokenizer.load(own)
-    begun = recipe.tokenizer.path or recipe.init or recipe.text_init
-    if begun:
-        found = Tokenizer.load(begun if recipe.tokenizer.path else resolve(begun))
-        tokenizer = as_told(found)
+    if recipe.tokenizer.path:
+        tokenizer = as_told(Tokenizer.load(recipe.tokenizer.path))
+    elif begun := recipe.init or recipe.text_init:
+        tokenizer = as_told(tokenizer_of(open_model(begun)))
     elif recipe.tokenizer.kind == "wordpiece":
         tokenizer = train_told(rows.texts(), recipe.tokenizer.vocab_size)
     else:
@@ -196,7 +197,7 @@ def _scenes(recipe: ToldRecipe, quiet: bool) -> tuple[ToldRows, ToldRows]:
             questions=recipe.head in ("answers", "joint"),
             told=bar.update,
         )
-    return train, measured_told_scenes("validation", size=size)
+    return train, measured_told_scenes("validation", MOST_MEASURED, size=size)
 
 
 def _check_unchanged(run: Path, record: dict[str, Any]) -> None:
