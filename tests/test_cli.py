@@ -201,7 +201,7 @@ def test_bad_settings_are_named(capsys, tmp_path, override, words):
 
 def test_a_recipe_that_is_not_there_or_not_yaml(capsys, tmp_path):
     recipe = write_recipe(tmp_path)
-    assert f"did you mean '{recipe}'" in told(capsys, "pretrain", tmp_path / "recipes.yaml")
+    assert f"perhaps '{recipe}'" in told(capsys, "pretrain", tmp_path / "recipes.yaml")
     recipe.write_text("a: [1, 2\nb: }")
     assert "recipe.yaml" in told(capsys, "pretrain", recipe)
     recipe.write_text("- a list\n")

@@ -45,13 +45,13 @@ MINIMAL = {"model": "m", "data": {"train": "rows.csv"}}
     [
         ({"model": ""}, "model: none was given"),
         ({"data": {}}, "data.train: none"),
-        ({"task": "classification"}, "did you mean 'text-classification'"),
+        ({"task": "classification"}, "perhaps 'text-classification'"),
         ({"batch_size": 0}, "batch_size: 0"),
         ({"epochs": 0}, "epochs: 0"),
         ({"quantize": 3}, "expected 0, 4 or 8"),
         ({"quantize": 8}, "can't learn"),
         ({"patience": -1}, "patience: -1"),
-        ({"optim": {"adam_lr": 1}}, "did you mean 'adamw_lr'"),
+        ({"optim": {"adam_lr": 1}}, "perhaps 'adamw_lr'"),
     ],
 )
 def test_recipes_of_finetuning_that_cannot_be(change, told):

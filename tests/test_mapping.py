@@ -39,8 +39,8 @@ def test_what_is_written_reads_back(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optm": {}}, "unknown key 'optm'; did you mean 'optim'"),
-        ({"optim": {"lrr": 1}}, r"unknown key 'optim.lrr'; did you mean 'lr'"),
+        ({"optm": {}}, "unknown key 'optm'; perhaps 'optim'"),
+        ({"optim": {"lrr": 1}}, r"unknown key 'optim.lrr'; perhaps 'lr'"),
         ({"optim": 3}, "optim = 3; expected a section"),
         ({"context": 1.5}, "context = 1.5; expected a whole number"),
         ({"context": True}, "context = True; expected a whole number"),

@@ -13,9 +13,9 @@ class BedstoneError(Exception):
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest of `choices`, or their list if none is close."""
+    """`; perhaps 'x' is meant` for the closest of `choices`, or their list if none is close."""
     choices = sorted(choices)
     close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean {close[0]!r}?"
+        return f"; perhaps {close[0]!r} is meant"
     return f"; expected one of {', '.join(choices)}"

@@ -122,7 +122,7 @@ def test_older_rope_keys_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "lama"}, "did you mean 'llama'"),
+        ({"model_type": "lama"}, "perhaps 'llama'"),
         ({"vocab_size": 7}, "vocabulary doesn't match"),
         ({"num_hidden_layers": 3}, "are missing, 'model.layers.2"),
         ({"hidden_size": 64, "head_dim": 8}, "has shape"),

@@ -111,7 +111,7 @@ def test_what_it_is_is_said(tmp_path):
     [
         ({"text_config": None}, "text_config"),
         ({"vision_config": 3}, "vision_config = 3"),
-        ({"vision_layout": "clop"}, "did you mean 'clip'"),
+        ({"vision_layout": "clop"}, "perhaps 'clip'"),
         ({"cross_attention_every": 7}, "none would see"),
     ],
 )

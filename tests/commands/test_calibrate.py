@@ -155,7 +155,7 @@ def test_a_learnt_direction_needs_embeddings():
     ("changed", "words", "expected"),
     [
         ([], (), "'fine', which is no category of the policy"),
-        ([], ("--clean", "fine", "--method", "plat"), "'plat' is unknown; did you mean 'platt'"),
+        ([], ("--clean", "fine", "--method", "plat"), "'plat' is unknown; perhaps 'platt'"),
         ([], ("--clean", "fine", "--wished_recall", "2"), "wished recall: 2.0"),
         (
             [],
@@ -164,12 +164,12 @@ def test_a_learnt_direction_needs_embeddings():
         ),
         ([], ("--clean", "fine", "--held_out", "2"), "2.0"),
         ([], ("--clean", "fine", "--held_out", "0.98"), "expected at least 5"),
-        ([], ("--clean", "fine", "--label", "lable"), "did you mean 'label'"),
+        ([], ("--clean", "fine", "--label", "lable"), "perhaps 'label'"),
         ([{"text": "a", "label": None}], ("--clean", "fine"), "column 'label' is null"),
         ([{"text": "a"}], ("--clean", "fine"), "column 'label' is missing"),
         ([{"text": " ", "label": "food"}], ("--clean", "fine"), "column 'text': is empty"),
         ([{"label": "food"}], ("--clean", "fine"), "neither a text nor a picture"),
-        ([{"text": "a", "label": "foot"}], ("--clean", "fine"), "did you mean 'food'"),
+        ([{"text": "a", "label": "foot"}], ("--clean", "fine"), "perhaps 'food'"),
         ([{"text": "a", "label": ["food", 3]}], ("--clean", "fine"), "is '3'"),
     ],
 )

@@ -92,4 +92,4 @@ def test_what_cannot_be_measured_is_told(pieces, tmp_path, capsys):
     labelled, _ = prepared("labels", pieces, tmp_path / "labels")
     (tmp_path / "unseen.jsonl").write_text('{"text": "a boat", "label": "yess"}\n')
     assert main(["evaluate", labelled, str(tmp_path / "unseen.jsonl")]) == 2
-    assert "did you mean 'yes'" in capsys.readouterr().err
+    assert "perhaps 'yes'" in capsys.readouterr().err

@@ -328,7 +328,7 @@ def test_bad_rows_are_told_before_training(name, bases, tmp_path):
 def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):
     recipe = recipe_for(tmp_path / "a", bases["bert"], "text-classification")
     write_rows(tmp_path / "a" / "validation.jsonl", [{"text": "a film", "label": "prase"}])
-    with pytest.raises(BedstoneError, match="did you mean 'praise'"):
+    with pytest.raises(BedstoneError, match="perhaps 'praise'"):
         finetune(recipe, quiet=True)
     recipe = recipe_for(tmp_path / "b", bases["bert"], "text-classification")
     rows = [*sentences(160), {"text": "a" * 10_000_000, "label": "praise"}]

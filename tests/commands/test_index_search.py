@@ -120,7 +120,7 @@ def test_what_is_wrong_is_told(made, folder, tmp_path, capsys):
     assert "either words, or --image" in refused(capsys, "search", made)
     assert "either words, or --image" in refused(capsys, "search", made, "a", "--image", "b")
     assert "words are empty" in refused(capsys, "search", made, " ")
-    assert "did you mean 'price'" in refused(capsys, "search", made, "red", "--where", "prise < 2")
+    assert "perhaps 'price'" in refused(capsys, "search", made, "red", "--where", "prise < 2")
     assert "can't be understood" in refused(capsys, "search", made, "red", "--where", "price <")
     assert "made by the model" in refused(capsys, "search", made, "red", "--model", "m2")
     assert "--count 0" in refused(capsys, "search", made, "red", "--count", "0")

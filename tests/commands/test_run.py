@@ -150,12 +150,12 @@ def test_text_goes_on(run, models):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("fil-mask", "words", "a"), "did you mean 'fill-mask'"),
+        (("fil-mask", "words", "a"), "perhaps 'fill-mask'"),
         (("fill-mask", "words"), "nothing to read"),
         (("fill-mask", "words", ""), "empty"),
         (("fill-mask", "words", "a"), "no mask"),
         (("fill-mask", "spans", "a [MASK]"), "question-answering"),
-        (("fill-mask", "words", "a", "--option", "topk=1"), "did you mean 'top_k'"),
+        (("fill-mask", "words", "a", "--option", "topk=1"), "perhaps 'top_k'"),
         (("fill-mask", "words", "a", "--option", "top_k"), "key=value"),
         (("fill-mask", "words", "a", "--option", "top_k=x"), "top_k"),
         (("fill-mask", "words", "a", "--context", "b"), "question-answering does"),

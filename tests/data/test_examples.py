@@ -197,7 +197,7 @@ def test_problems_are_told_from_their_labels(bert):
         ([1.5, float("nan")], {}, "row 2: column 'label' is 'nan'; expected a finite number"),
         ([1.5, "x"], {"problem": "regression"}, "row 2: column 'label' is 'x'"),
         ([[1.0], [1.0, 2.0]], {"problem": "regression"}, "row 2: .*has 2 numbers; expected 1"),
-        (["a", "b"], {"problem": "singel"}, "'singel' is unknown; did you mean 'single'"),
+        (["a", "b"], {"problem": "singel"}, "'singel' is unknown; perhaps 'single'"),
     ],
 )
 def test_labels_that_are_none(bert, values, options, said):
@@ -472,7 +472,7 @@ def test_completions_that_are_none(gpt, rows, said):
 
 
 def test_what_can_not_be(bert, gpt):
-    with pytest.raises(BedstoneError, match="did you mean 'text-classification'"):
+    with pytest.raises(BedstoneError, match="perhaps 'text-classification'"):
         make_examples("text-clasification", LabelledRows(texts()), bert, limit=9)
     with pytest.raises(BedstoneError, match="stride"):
         completed([{"text": "the cat"}], gpt, limit=9, stride=9)

@@ -67,9 +67,9 @@ def test_columns_named_by_hand():
     assert rows.need("text") == "review"
     with pytest.raises(BedstoneError, match=r"no column for the label .*'n', 'review', 'text'"):
         rows.need("label")
-    with pytest.raises(BedstoneError, match=r"columns.text: .*'reviw'; did you mean 'review'"):
+    with pytest.raises(BedstoneError, match=r"columns.text: .*'reviw'; perhaps 'review'"):
         LabelledRows(rows.rows, columns={"text": "reviw"})
-    with pytest.raises(BedstoneError, match="'txt' is no part of a row; did you mean 'text'"):
+    with pytest.raises(BedstoneError, match="'txt' is no part of a row; perhaps 'text'"):
         LabelledRows(rows.rows, columns={"txt": "review"})
 
 

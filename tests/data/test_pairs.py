@@ -171,7 +171,7 @@ def test_told_what_is_missing(tmp_path: Path) -> None:
     unseen = parquet(tmp_path / "b.parquet", [{"photo": png(), "text": "a"}] * 2)
     with pytest.raises(BedstoneError, match=r"no column for the picture.*data\.columns"):
         open_pairs(unseen)
-    with pytest.raises(BedstoneError, match="did you mean 'image'"):
+    with pytest.raises(BedstoneError, match="perhaps 'image'"):
         Reader(columns={"imagee": "photo"})
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:100])
     with pytest.raises(BedstoneError, match="cut"):

@@ -135,7 +135,7 @@ def test_rows():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: make_scene(0, split="tests"), "did you mean 'test'"),
+        (lambda: make_scene(0, split="tests"), "perhaps 'test'"),
         (lambda: make_scene(0, objects=(0, 3)), "from 1 to 5"),
         (lambda: make_scene(0, objects=(4, 3)), "from 1 to 5"),
         (lambda: scene_rows(-1), "-1 pictures"),

@@ -73,7 +73,7 @@ def test_folders_globs_and_splits(tmp_path):
     assert texts(str(data / "train-*.jsonl")) == ["a", "b", "c"]
     with pytest.raises(BedstoneError, match="named after the split 'test'"):
         open_source(data, split="test")
-    with pytest.raises(BedstoneError, match="did you mean 'train'"):
+    with pytest.raises(BedstoneError, match="perhaps 'train'"):
         open_source(data, split="trian")
     with pytest.raises(BedstoneError, match="no file matches"):
         open_source(str(data / "*.csv"))
@@ -134,7 +134,7 @@ def test_faults_are_told_in_one_paragraph(tmp_path):
     assert "half a character" in faulty(tmp_path, "half.jsonl", b'{"text": "a\\ud83d"}')
     assert "byte 18" in faulty(tmp_path, "j.jsonl", good + b'"\xff"')
     message = faulty(tmp_path, "k.jsonl", b'{"txt": "x", "id": 1}')
-    assert "no column 'text'; did you mean 'txt'?" in message
+    assert "no column 'text'; perhaps 'txt'" in message
     assert "'txt', 'id'" in message
     assert "no column 'text'" in faulty(tmp_path, "l.csv", b"a,b\n1,2\n")
     assert "has 3 fields" in faulty(tmp_path, "m.csv", b"text,b\n1,2\n1,2,3\n")
@@ -159,9 +159,9 @@ def test_a_parquet_column_that_is_missing_or_no_string(tmp_path):
 
 def test_missing_data_names_the_nearest(tmp_path):
     (tmp_path / "shakespeare.txt").write_text("x")
-    with pytest.raises(BedstoneError, match=r"did you mean 'shakespeare\.txt'"):
+    with pytest.raises(BedstoneError, match=r"perhaps 'shakespeare\.txt'"):
         open_source(tmp_path / "shakespere.txt")
-    with pytest.raises(BedstoneError, match="did you mean 'python-docs'"):
+    with pytest.raises(BedstoneError, match="perhaps 'python-docs'"):
         open_source("python-doc")
     with pytest.raises(BedstoneError, match="does not exist"):
         open_source(tmp_path / "no" / "such.txt")

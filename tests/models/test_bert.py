@@ -257,8 +257,8 @@ def test_a_new_head_keeps_body_and_pooler():
     ("changes", "told"),
     [
         ({"heads": 5}, "doesn't divide the width"),
-        ({"activation": "gelo"}, "did you mean 'gelu'"),
-        ({"layout": "brt"}, "did you mean 'bert'"),
+        ({"activation": "gelo"}, "perhaps 'gelu'"),
+        ({"layout": "brt"}, "perhaps 'bert'"),
         ({"layers": 0}, "model.layers"),
         ({"layout": "roberta"}, "no pretraining heads"),
     ],
@@ -273,5 +273,5 @@ def test_heads_that_cannot_be():
         HeadConfig("sequence")
     with pytest.raises(BedstoneError, match="there twice"):
         HeadConfig("tokens", ("a", "b", "a"))
-    with pytest.raises(BedstoneError, match="did you mean 'tokens'"):
+    with pytest.raises(BedstoneError, match="perhaps 'tokens'"):
         HeadConfig("token", ("a",))

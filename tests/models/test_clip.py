@@ -215,7 +215,7 @@ def test_older_files_open(tmp_path):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"layout": "clap"}, "did you mean 'clip'"),
+        ({"layout": "clap"}, "perhaps 'clip'"),
         ({"image": {"size": 3}}, "model.image.size"),
         ({"text": {"layout": "siglip_text_model"}}, "clip_text_model"),
         ({"text": {"heads": 5}}, "text.heads"),

@@ -164,14 +164,14 @@ def test_packed_documents_equal_one_by_one(case):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layout": "gpt3"}, "did you mean 'gpt2'"),
+        ({"layout": "gpt3"}, "perhaps 'gpt2'"),
         ({"kv_heads": 3}, "doesn't divide the 4 heads"),
         ({"layers": 0}, "model.layers: 0"),
-        ({"activation": "sillu"}, "did you mean 'silu'"),
+        ({"activation": "sillu"}, "perhaps 'silu'"),
         ({"layout": "mistral", "mlp_bias": True}, "mistral layout has it False only"),
         ({"layout": "gpt2", "head_width": 6}, "model.width: 32 isn't"),
         ({"head_width": 7}, "odd"),
-        ({"rope_scaling": {"rope_type": "lama3"}}, "did you mean 'llama3'"),
+        ({"rope_scaling": {"rope_type": "lama3"}}, "perhaps 'llama3'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "original_max_position"),
     ],
 )

@@ -151,7 +151,7 @@ def test_a_block_begins_as_its_shortcut():
 
 
 def test_what_cannot_be():
-    with pytest.raises(BedstoneError, match="did you mean 'basic'"):
+    with pytest.raises(BedstoneError, match="perhaps 'basic'"):
         ResNetConfig(block="basik")
     with pytest.raises(BedstoneError, match="too few"):
         ResNetConfig(image_size=16)

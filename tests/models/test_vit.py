@@ -163,11 +163,11 @@ def test_signals_of_any_dimension_are_tokens_and_back(sizes):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"layout": "vti"}, "did you mean 'vit'"),
+        ({"layout": "vti"}, "perhaps 'vit'"),
         ({"heads": 5, "head_width": 0}, "doesn't divide the width"),
         ({"patch": 30}, "larger than the pictures"),
         ({"patch": (4, 4, 4)}, "height and width"),
-        ({"activation": "gelo"}, "did you mean 'gelu'"),
+        ({"activation": "gelo"}, "perhaps 'gelu'"),
         ({"head": HeadConfig("spans")}, "isn't a ViT's"),
         ({"layers": 0}, "layers"),
     ],

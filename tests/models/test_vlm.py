@@ -352,7 +352,7 @@ def test_it_begins_as_the_papers_have_it():
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"layout": "blib"}, "did you mean 'blip'"),
+        ({"layout": "blib"}, "perhaps 'blip'"),
         ({"decoder_layers": 1}, "model.decoder_layers"),
         ({"layout": "blip_resnet"}, "model.image.patch"),
         ({"embed": 0}, "model.embed"),
@@ -364,7 +364,7 @@ def test_it_begins_as_the_papers_have_it():
         ({"text": {**TEXT, "memory_width": 7}}, "model.text.memory_width: 7"),
         ({"text": {**TEXT, "heads": 5}}, "model.text.heads: 5"),
         ({"text": {**TEXT, "bos_id": V}}, "model.text.bos_id: 43"),
-        ({"text": {**TEXT, "activation": "gelo"}}, "did you mean 'gelu'"),
+        ({"text": {**TEXT, "activation": "gelo"}}, "perhaps 'gelu'"),
         ({"text": 3}, "model.text = 3"),
         ({"texts": {}}, "model.texts"),
     ],

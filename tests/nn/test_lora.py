@@ -368,7 +368,7 @@ def test_scales():
         ({"ranks": {"q": -1}}, "lora.q: -1"),
         ({"dropout": 1.0}, "lora.dropout: 1.0"),
         ({"targets": ()}, "lora.targets: is empty"),
-        ({"targets": ("qq",)}, "did you mean 'q'"),
+        ({"targets": ("qq",)}, "perhaps 'q'"),
         ({"targets": ("gate",)}, "no block has any of gate"),
         ({"targets": ("head",)}, "shares its weight with embed"),
         ({"train": ("heads",)}, "no module 'heads'"),
@@ -396,7 +396,7 @@ def test_names_of_adapters():
             add_adapter(network, name=name)
     with pytest.raises(BedstoneError, match="already"):
         add_adapter(network, name="one")
-    with pytest.raises(BedstoneError, match="did you mean 'one'"):
+    with pytest.raises(BedstoneError, match="perhaps 'one'"):
         use_adapter(network, "ones")
     use_adapter(network, None)
     with pytest.raises(BedstoneError, match="no adapter is in use"):

@@ -158,5 +158,5 @@ def test_adazero_without_condition_says_so():
 
 
 def test_unknown_scaling_names_the_nearest():
-    with pytest.raises(BedstoneError, match="did you mean 'yarn'"):
+    with pytest.raises(BedstoneError, match="perhaps 'yarn'"):
         scaled_frequencies(16, 1e4, {"rope_type": "yarm"}, 64)

@@ -248,7 +248,7 @@ def test_the_kernels_are_right_here(bits):
         ({"bits": 5}, "quantize.bits: 5"),
         ({"bits": 4, "group": 48}, "quantize.group: 48"),
         ({"bits": 4, "group": 128}, "128 doesn't divide 64, the inputs of stack.0"),
-        ({"targets": ("ups",)}, "did you mean 'up'"),
+        ({"targets": ("ups",)}, "perhaps 'up'"),
     ],
 )
 def test_what_cannot_be_is_refused_and_nothing_is_changed(options, message):

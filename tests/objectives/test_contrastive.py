@@ -218,7 +218,7 @@ def test_scale_is_at_most_100() -> None:
 
 
 def test_told_what_cannot_be() -> None:
-    with pytest.raises(BedstoneError, match="did you mean 'softmax'"):
+    with pytest.raises(BedstoneError, match="perhaps 'softmax'"):
         Contrastive("softmx")
     with pytest.raises(BedstoneError, match="patch_dropout"):
         Contrastive(patch_dropout=1.0)

@@ -119,7 +119,7 @@ def test_companions_by_style_are_of_other_categories(seeing):
     assert len(found) == 6 and {each["row"]["kind"] for each in found} == {"shoes", "hat"}
     with pytest.raises(BedstoneError, match="new item the category isn't known"):
         task({"text": "a hat"})
-    with pytest.raises(BedstoneError, match=r"no column 'kin'; did you mean 'kind'"):
+    with pytest.raises(BedstoneError, match=r"no column 'kin'; perhaps 'kind'"):
         task("red-shirt", category="kin")
     with pytest.raises(BedstoneError, match="neither pairs nor category"):
         seeing(ComplementaryItems)("red-shirt")
@@ -187,11 +187,11 @@ def test_from_the_command_line(tmp_path, capsys):
         ({"catalogue": [{"id": "a", "text": "x"}] * 2}, "a", "'a', as of an earlier item"),
         ({"catalogue": [{"id": "a", "price": 3}]}, "a", "neither a text nor an image"),
         ({"catalogue": [{"text": "a", "image": 3}]}, "a", "no item of the catalogue has the id"),
-        ({}, "red-shrit", "'red-shrit'; did you mean 'red-shirt'"),
+        ({}, "red-shrit", "'red-shrit'; perhaps 'red-shirt'"),
         ({}, {"text": " "}, "the text is empty"),
         ({"text_weight": 2}, "red-shirt", "text_weight: 2"),
         ({"top_k": 0}, "red-shirt", "top_k: 0"),
-        ({"text": "tekst"}, "red-shirt", "no column 'tekst'; did you mean 'text'"),
+        ({"text": "tekst"}, "red-shirt", "no column 'tekst'; perhaps 'text'"),
         ({}, np.zeros((2, 2, 3), np.uint8), "reads text alone"),
         ({"catalogue": [{"image": b"123"}]}, "0", "reads text alone"),
     ],

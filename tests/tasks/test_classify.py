@@ -90,7 +90,7 @@ def test_bad_pairs(classify, value, said):
     [
         ({"top_k": 0}, "top_k: 0"),
         ({"top_k": "all"}, "top_k: 'all'"),
-        ({"function_to_apply": "sofmax"}, "did you mean 'softmax'"),
+        ({"function_to_apply": "sofmax"}, "perhaps 'softmax'"),
     ],
 )
 def test_bad_options(classify, options, said):

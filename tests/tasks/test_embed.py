@@ -110,7 +110,7 @@ def test_a_prompt_goes_before_and_may_be_left_out_of_the_pool(model, theirs):
     left_out = SentenceEmbedding(Model(model.network, model.tokenizer, pooling=without))
     states = theirs("query: cats")[0]  # [CLS] query : cats [SEP]
     assert np.allclose(left_out("cats", prompt_name="query"), states[3:].mean(0).numpy(), atol=1e-4)
-    with pytest.raises(BedstoneError, match="no prompt 'querie'; did you mean 'query'"):
+    with pytest.raises(BedstoneError, match="no prompt 'querie'; perhaps 'query'"):
         SentenceEmbedding(with_it)("cats", prompt_name="querie")
 
 
@@ -172,7 +172,7 @@ def test_search_over_rows(model, tmp_path):
     search = SemanticSearch(model, cache=tmp_path)
     (hit,) = search("a pet", file=rows, column="note", top_k=1)
     assert hit["row"] == {"id": 1, "note": "The cat sleeps."}
-    with pytest.raises(BedstoneError, match="no column 'nite'; did you mean 'note'"):
+    with pytest.raises(BedstoneError, match="no column 'nite'; perhaps 'note'"):
         search("a pet", file=rows, column="nite")
     with pytest.raises(BedstoneError, match=r"text.*it has"):
         search("a pet", file=rows)

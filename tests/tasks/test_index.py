@@ -118,7 +118,7 @@ def test_columns_come_later_and_what_they_hold_is_kept(held):
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("prize < 3", "no column 'prize'; did you mean 'price'"),
+        ("prize < 3", "no column 'prize'; perhaps 'price'"),
         ("price <", "can't be understood"),
         ("name < 3", "can't be understood.*price.*numbers"),
         ("frobnicate(price) > 2", "can't be understood"),

@@ -88,13 +88,13 @@ def test_the_tasks_of_a_head_are_named():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: bedstone.pipeline("fil-mask", model(LABELS)), "did you mean 'fill-mask'"),
+        (lambda: bedstone.pipeline("fil-mask", model(LABELS)), "perhaps 'fill-mask'"),
         (lambda: bedstone.pipeline(None, model(LABELS)), "None is unknown"),
         (lambda: bedstone.pipeline("ner"), "no model was named.*ForTokenClassification"),
         (lambda: bedstone.pipeline("ner", "no/such/folder"), "no/such/folder"),
         (lambda: bedstone.pipeline("ner", model(TAGS), precision="fp8"), "'fp8' is unknown"),
         (lambda: bedstone.pipeline("ner", model(TAGS), device="cuda:77"), "can't be used"),
-        (lambda: bedstone.pipeline("ner", model(TAGS), agregation_strategy="max"), "did you mean"),
+        (lambda: bedstone.pipeline("ner", model(TAGS), agregation_strategy="max"), "perhaps"),
         (lambda: bedstone.pipeline("ner", model(TAGS), tokenizer="/none"), "/none"),
     ],
 )

@@ -181,7 +181,7 @@ def test_bad_input_is_named(model, given, told):
 
 def test_bad_options_are_named(model):
     task = QuestionAnswering(model)
-    for options, told in (({"top_k": 0}, "top_k"), ({"topk": 1}, "did you mean 'top_k'")):
+    for options, told in (({"top_k": 0}, "top_k"), ({"topk": 1}, "perhaps 'top_k'")):
         with pytest.raises(BedstoneError, match=told):
             task("Who?", WORDS, **options)
 

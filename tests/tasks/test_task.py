@@ -162,7 +162,7 @@ def test_what_is_no_input_at_all(task, value):
         ({"stride": -1}, "stride: -1"),
         ({"max_length": 0}, "max_length: 0"),
         ({"max_length": 2}, "leave no room"),
-        ({"trunction": True}, "'trunction' is unknown; did you mean 'truncation'"),
+        ({"trunction": True}, "'trunction' is unknown; perhaps 'truncation'"),
     ],
 )
 def test_bad_options(task, options, said):

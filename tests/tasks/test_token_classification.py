@@ -116,7 +116,7 @@ def test_words_in_lists(ner):
         ([[]], {"is_split_into_words": True}, "words: are empty"),
         ([["a\ud800"]], {"is_split_into_words": True}, "half a character"),
         (["go", ["a", "b"]], {}, r"inputs\[1\]: .*expected a string"),
-        ("go", {"aggregation_strategy": "frist"}, "did you mean 'first'"),
+        ("go", {"aggregation_strategy": "frist"}, "perhaps 'first'"),
         ("go", {"ignore_labels": "O"}, "ignore_labels: 'O'"),
         ("go", {"ignore_labels": 3}, "ignore_labels: 3"),
         ([["a"]], {"is_split_into_words": True, "delimiter": 3}, "delimiter: 3"),

@@ -97,7 +97,7 @@ def test_a_stop_text_ends_it(model):
         ("a", {"num_beams": 2, "early_stopping": "often"}, "early_stopping: 'often'"),
         ("a", {"num_beams": 2, "stop": "x"}, "stop: 'x'"),
         ("a", {"length_penalty": 2.0}, "num_beams"),
-        ("a", {"max_tokens": 5}, "did you mean 'max_new_tokens'"),
+        ("a", {"max_tokens": 5}, "perhaps 'max_new_tokens'"),
     ],
 )
 def test_bad_input_is_named(model, given, options, told):

@@ -193,7 +193,7 @@ def test_frozen_weights_are_left_out() -> None:
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
-    with pytest.raises(BedstoneError, match=r"optim.kind.*did you mean 'muon'"):
+    with pytest.raises(BedstoneError, match=r"optim.kind.*perhaps 'muon'"):
         build_optimizer(network(), OptimConfig(kind="moun"))
 
 

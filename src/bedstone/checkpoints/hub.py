@@ -89,14 +89,14 @@ def _looks_local(named: str) -> bool:
 
 
 def _sibling(folder: Path) -> str:
-    """` (did you mean ...?)` if something beside it, or its first missing parent, is alike."""
+    """` (perhaps ... is meant)` if something beside it, or its first missing parent, is alike."""
     missing = folder
     while not missing.parent.is_dir():
         missing = missing.parent
     names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
     if close:
-        return f" (did you mean {str(missing.parent / close[0])!r}?)"
+        return f" (perhaps {str(missing.parent / close[0])!r} is meant)"
     return f" (looked in {missing.parent.absolute()})"
 
 

@@ -47,7 +47,7 @@ def make_scene(seed: int, *, split: str = "train", objects: tuple[int, int] = (1
     """
     few, many = objects
     if split not in SPLITS:
-        raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, SPLITS)}")
+        raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, SPLITS)}.")
     if not 1 <= few <= many <= 5:
         raise BedstoneError(
             f"scenes: objects {tuple(objects)!r} can't be drawn. Give the fewest and the most "

@@ -276,7 +276,7 @@ def _is_document(path: Path) -> bool:
 def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:
     """The files whose name has the split's as a word, such as `train-00001.parquet`."""
     if split is not None and split not in SPLITS:
-        raise BedstoneError(f"split {split!r} of data {name!r} is unknown{nearest(split, SPLITS)}")
+        raise BedstoneError(f"split {split!r} of data {name!r} is unknown{nearest(split, SPLITS)}.")
     words = SPLITS[split or "train"]
     named = [file for file in files if set(re.split(r"[\W_]+", file.name.lower())) & set(words)]
     if named or split is None:
