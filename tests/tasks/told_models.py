@@ -4,7 +4,13 @@ from picture_models import pictures as pictures
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.data.image_processor import blip_processor
+from bedstone.data.tokenizer_training import train_bpe
 from bedstone.data.told_text import train_told
+from bedstone.models import sighted_gpt
+from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.heads import HeadConfig
+from bedstone.models.sighted_config import SightedConfig
+from bedstone.models.vit import ViTConfig
 from bedstone.models.vlm import build, vlm_config
 from networks import randomise
 
@@ -17,7 +23,9 @@ TEXTS = [
 ]
 
 
-def told_model(kind: str = "joint", layout: str = "blip", context: int = 24, seed: int = 3) -> Model:
+def told_model(
+    kind: str = "joint", layout: str = "blip", context: int = 24, seed: int = 3
+) -> Model:
     known = train_told(TEXTS * 3, 160)
     image = {"image_size": SIZE, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 2}
     if layout == "blip":
@@ -26,5 +34,19 @@ def told_model(kind: str = "joint", layout: str = "blip", context: int = 24, see
     text |= {"heads": 4, "bos_id": known.bos_id, "eos_id": known.sep_id, "pad_id": known.pad_id}
     shape = {"layout": layout, "image": image, "text": text, "embed": 12, "head": {"kind": kind}}
     network = build(vlm_config(shape), seed=1)
-    randomise(network, seed=seed)
+    if seed is not None:
+        randomise(network, seed=seed)
+    return Model(network.eval(), known, processor=blip_processor(SIZE))
+
+
+def sighted_model() -> Model:
+    known = train_bpe([*TEXTS * 3, "Question: what? Answer: Caption:"], 320)
+    gpt = GPTConfig(
+        vocab_size=known.vocab_size, width=24, layers=2, heads=4, context=64, kv_heads=2
+    )
+    image = ViTConfig(
+        image_size=SIZE, patch=8, width=24, layers=2, heads=4, head=HeadConfig("states")
+    )
+    network = sighted_gpt.build(SightedConfig(gpt=gpt, image=image), seed=1)
+    randomise(network, seed=3)
     return Model(network.eval(), known, processor=blip_processor(SIZE))

@@ -178,15 +178,8 @@ class VisualQuestionAnswering(ToldTask):
             yield sorted(found.items(), key=lambda pair: -pair[1])[: options.top_k]
 
     def _writing(self, options: AskOptions) -> Any:
-        each = options.settings.get("num_beams", options.top_k)
-        return writing(
-            options,
-            self.model.generation,
-            1,
-            most=MOST,
-            beams=max(options.top_k, 3),
-            each=min(each, options.top_k),
-        )
+        best = options.top_k
+        return writing(options, self.model.generation, 1, most=MOST, beams=max(best, 3), each=best)
 
 
 def learnt_answers(model: Model) -> tuple[str, ...]:

@@ -127,15 +127,16 @@ def writing(
     chance = given.get("do_sample")
     if chance is None and any(name in given for name in CHANCE):
         chance = given.get("temperature") != 0
-    if beams > 1 and not chance and not ({"num_beams", "do_sample"} & (given.keys() | held.keys())):
-        given = {"num_beams": beams, "num_return_sequences": each} | given
+    drawn_anyway = chance is None and held.get("do_sample") and "num_beams" not in given
+    if each > 1 and not chance and not drawn_anyway:
+        wide = given.get("num_beams", held.get("num_beams", beams))
+        given = {"num_beams": wide, "num_return_sequences": min(each, wide)} | given
     known = held | given
     room = known.get("max_new_tokens") or max(known.get("max_length", most + begun) - begun, 1)
     search = asked(given, held, max_tokens=room)
     if search is not None:
         return Writing(search, None, search.returned)
-    if chance is None:
-        chance = bool(held.get("do_sample")) and "num_beams" not in given
+    chance = bool(drawn_anyway if chance is None else chance)
     each = given.get("num_return_sequences", 1)
     if not chance and given.get("min_new_tokens"):
         return Writing(BeamSearch(**beams_of(known) | {"beams": 1, "max_tokens": room}), None)
