@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from bedstone.commands.finetune import read_finetuning
+from bedstone.commands.pretrain import read_pretraining
 from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
-from bedstone.mapping import from_mapping, read_recipe, read_values
+from bedstone.mapping import from_mapping
 from bedstone.models.bert import LAYOUTS, BertConfig
 from bedstone.models.clip import clip_config
 from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.vlm_config import vlm_config
 from bedstone.recipes import FinetuneRecipe
-from bedstone.recipes_pairs import LAYOUTS as PAIRED
 from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.recipes_told import ToldRecipe
 from bedstone.tasks.policy import read_policy
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
@@ -25,16 +28,17 @@ def test_every_recipe_reads_and_opens_with_its_command(path):
         assert read_policy(path).categories
         return
     if f"bedstone finetune recipes/{path.name}" in text:
-        assert read_recipe(FinetuneRecipe, path).model
+        assert read_finetuning(path).model
         return
-    if read_values(path).get("model", {}).get("layout") in PAIRED:
-        assert clip_config(read_recipe(ContrastiveRecipe, path).model).embed
-        assert f"bedstone pretrain recipes/{path.name}" in text
-        return
-    recipe = read_recipe(PretrainRecipe, path)
-    shape = BertConfig if recipe.model.get("layout") in LAYOUTS else GPTConfig
-    from_mapping(shape, {"context": recipe.context, **recipe.model}, str(path))
     assert f"bedstone pretrain recipes/{path.name}" in text
+    recipe = read_pretraining(path)
+    if isinstance(recipe, ContrastiveRecipe):
+        assert clip_config(recipe.model).embed
+    elif type(recipe) is ToldRecipe:
+        assert vlm_config(recipe.model).decoder_layers
+    elif isinstance(recipe, PretrainRecipe):
+        shape = BertConfig if recipe.model.get("layout") in LAYOUTS else GPTConfig
+        from_mapping(shape, {"context": recipe.context, **recipe.model}, str(path))
 
 
 MINIMAL = {"model": "m", "data": {"train": "rows.csv"}}
