@@ -68,9 +68,9 @@ def published(folder: Path, pixels: Tensor, tokens: int) -> Captions:
     config = BlipConfig(vision_config=IMAGE, text_config={**TEXT, "tie_word_embeddings": False})
     config.tie_word_embeddings = False
     peer = BlipForConditionalGeneration(config).eval()
-    for part in peer.modules():  # states that tell pictures and words apart
+    for part in peer.modules():  # larger than at first, so that states tell pictures apart
         if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight, std=part.in_features**-0.5)
+            nn.init.normal_(part.weight, std=0.55 * part.in_features**-0.5)
     words = peer.text_decoder.cls.predictions
     nn.init.normal_(words.decoder.weight, std=0.02)
     wanted = torch.randint(1000, 30000, (len(pixels), tokens))
