@@ -166,7 +166,7 @@ class Sampling:
 
     def generators(self, rows: int) -> list[torch.Generator]:
         """A generator a row, seeded `seed`, `seed` + 1, ..."""
-        first = torch.seed() % 2**62 if self.seed is None else self.seed
+        first = torch.Generator().seed() % 2**62 if self.seed is None else self.seed
         return [torch.Generator().manual_seed((first + row) % 2**63) for row in range(rows)]
 
     def warp(self, logits: Tensor, history: Sequence[Sequence[int]]) -> Tensor:
