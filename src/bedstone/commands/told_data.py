@@ -65,6 +65,8 @@ class ToldSplits:
             "rows": len(train),
             "left_out": len(train.faults.broken),
         }
+        if recipe.head in ("answers", "joint") and train.answers:
+            record["answers"] = list(candidates_of(train))  # what its task chooses among
         if run is not None:
             _check_unchanged(run, record)
         return cls(train, measured, record)
