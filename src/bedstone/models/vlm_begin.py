@@ -22,8 +22,8 @@ from bedstone.models.vlm import VLM
 def take_image(network: VLM, source: nn.Module) -> list[str]:
     """Fills the image tower from another network's: a ViT, a ResNet, or what has one as `image`.
 
-    A CLIP's tower has a norm before its blocks that BLIP's lacks: what both have is taken. Of a
-    ResNet's pool the positions are taken.
+    A CLIP's tower has a norm before its blocks that BLIP's lacks: what both have is taken. A
+    ResNet's pool stays behind.
 
     Args:
         source: a ViT, a ResNet, a CLIP, a labelled tower or a VLM.
@@ -41,15 +41,14 @@ def take_image(network: VLM, source: nn.Module) -> list[str]:
     given = dict(tower.state_dict())
     if isinstance(own, MapTower) and isinstance(tower, ResNet):
         given = {f"resnet.{name}": weight for name, weight in given.items()}
-        if "resnet.pool.positions.weight" in given:
-            given["positions.weight"] = given["resnet.pool.positions.weight"]
     elif type(own) is not type(tower):
         raise BedstoneError(
             f"image_init: its image tower is a {type(tower).__name__}, where a "
             f"{'ResNet' if isinstance(own, MapTower) else 'ViT'} is needed. Choose the layout that "
             "has such a tower: blip for a ViT, blip_resnet for a ResNet."
         )
-    _same(own.config, tower.config, "image_init", "model.image", ("heads", "activation"))
+    alike = () if isinstance(own, MapTower) else ("heads", "activation")  # heads are the pool's
+    _same(own.config, tower.config, "image_init", "model.image", alike)
     return _take(own, given, "image_init", "model.image")
 
 
