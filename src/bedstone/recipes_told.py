@@ -120,6 +120,8 @@ class ToldRecipe(RunRecipe):
         weights: of the objectives, in a joint training.
         smoothing: share of each target's probability that is spread over all tokens.
         evaluate_rows: held-out pictures that an evaluation in training reads at most.
+        beams: how many texts are followed at a time when the model writes, in measuring and in use
+            (`num_beams` of its generation_config.json).
         rank: whether answers are measured by ranking the training answers, not by writing freely.
     """
 
@@ -140,6 +142,7 @@ class ToldRecipe(RunRecipe):
     weights: TellingWeights = field(default_factory=TellingWeights)
     smoothing: float = 0.0
     evaluate_rows: int = 200
+    beams: int = 1
     rank: bool = False
     optim: PairsOptim = field(default_factory=PairsOptim)
     schedule: PairsSchedule = field(default_factory=PairsSchedule)
@@ -151,7 +154,7 @@ class ToldRecipe(RunRecipe):
         layout = self.model.get("layout", "blip")
         if layout not in LAYOUTS:
             raise BedstoneError(f"model.layout: {layout!r} is unknown{nearest(layout, LAYOUTS)}.")
-        at_least(self, 1, "batch_size", "texts", "evaluate_rows")
+        at_least(self, 1, "batch_size", "texts", "evaluate_rows", "beams")
         at_least(self.data, 0, "most_rows", "workers", prefix="data.")
         if self.head in ("matching", "joint"):
             at_least(self, 2, "batch_size")

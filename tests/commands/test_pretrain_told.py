@@ -16,6 +16,7 @@ from PIL import Image
 
 from bedstone.checkpoints.artefact import load
 from bedstone.cli import main
+from bedstone.commands import told_scoring
 from bedstone.commands.finetune import read_finetuning
 from bedstone.commands.pretrain import pretrain, read_pretraining
 from bedstone.commands.resume import resume
@@ -190,6 +191,23 @@ def test_captions_of_real_rows_are_measured_by_words(tmp_path: Path) -> None:
     more |= {"log_every": 10, "optim": {"adamw_lr": 1e-2}}
     done = pretrain(recipe_of(tmp_path / "run", CAPTIONS, data=data, **more), quiet=True)
     assert done.done.metrics["validation_rouge_l"] == 1.0
+
+
+def test_beams_are_measured_with_and_stay_with_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = []
+    real = told_scoring.beam_search
+
+    def counted(*given: Any, **more: Any) -> Any:
+        widths.append(given[2].beams)
+        return real(*given, **more)
+
+    monkeypatch.setattr(told_scoring, "beam_search", counted)
+    done = pretrain(recipe_of(tmp_path / "run", CAPTIONS, beams=3), quiet=True)
+    assert set(widths) == {3}
+    assert done.model is not None
+    assert load(done.model).generation["num_beams"] == 3
 
 
 @pytest.mark.parametrize("shape", [CNN, VIT], ids=["cnn", "vit"])

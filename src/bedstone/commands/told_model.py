@@ -40,6 +40,8 @@ def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint 
     else:
         model = _fresh(recipe, tokenizer)
     model.tokenizer, model.record = tokenizer, {}
+    if recipe.beams > 1:
+        model.generation = {**model.generation, "num_beams": recipe.beams}
     if model.processor is None:
         model.processor = usual_processor(model.config)
     network = model.network

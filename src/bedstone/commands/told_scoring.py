@@ -18,6 +18,8 @@ from bedstone.data.pictures import Pictures
 from bedstone.data.told import Asked, Told
 from bedstone.data.told_text import Words, padded, taught
 from bedstone.generation.autoregress import generate
+from bedstone.generation.beam import beam_search
+from bedstone.generation.beam_settings import asked as beams_asked
 from bedstone.generation.ranking import rank
 from bedstone.generation.sampling import Sampling
 from bedstone.inspect.asked import Blind
@@ -248,12 +250,17 @@ class ToldScorer:
     def _write(
         self, writer: Any, rows: int, most: int, candidates: Sequence[str] = ()
     ) -> list[str]:
-        """The likeliest text of each row, token by token; or the likeliest of the candidates."""
+        """The likeliest text of each row, by beams where the model is to have them, else token by
+        token; or the likeliest of the candidates."""
         words = self.words
         prompts = [words.begin] * rows
         if candidates:
             given = [[*row, words.end] for row in self._cut(candidates)]
             return [candidates[number] for number in rank(writer, prompts, given).argmax(1)]
+        search = beams_asked({"do_sample": False}, self.model.generation, max_tokens=most)
+        if search is not None:
+            best = [found[0].ids for found in beam_search(writer, prompts, search, eos=[words.end])]
+            return [words.tokenizer.decode(ids) for ids in best]
         # A seed, though nothing is drawn: none would take a run's chance away from it.
         sampling = Sampling(max_tokens=most, temperature=0.0, seed=0)
         done = generate(writer, prompts, sampling, eos=[words.end])
