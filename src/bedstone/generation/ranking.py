@@ -1,9 +1,10 @@
 """Given continuations ranked by their likelihood, such as answers from a list.
 
 The score of a candidate is log p(candidate | prompt), the sum of its tokens' log-probabilities:
-the loss of a language model, turned around (Li et al., 2022, section 4.4, rank answers by it). It
-is exact: every candidate is read, in groups of similar lengths that share the prompt's keys and
-values.
+the loss of a language model, turned around (Li et al., 2022, section 4.4, rank answers by it).
+Candidates that hold their end token are whole texts, and the probabilities of all whole texts sum
+to one: scores of different lengths compare as they are. It is exact: every candidate is read, in
+groups of similar lengths that share the prompt's keys and values.
 
 Shapes: n prompts, C candidates, G of a group, T tokens, V vocabulary.
 """
@@ -27,8 +28,6 @@ def rank(
     decoder: Decoder,
     prompts: Sequence[Sequence[int]],
     candidates: Sequence[Sequence[int]],
-    *,
-    normalise: bool = False,
 ) -> Tensor:
     """Log-probabilities of each candidate after each prompt, fp32, (n, C), in nats.
 
@@ -39,7 +38,6 @@ def rank(
             `generate`.
         prompts: token ids, one sequence a prompt, of any lengths.
         candidates: token ids of each continuation, its end token among them where it counts.
-        normalise: whether to give the mean a token, which doesn't favour short candidates.
 
     Raises:
         BedstoneError: there is no candidate, one is empty or has an id that the network doesn't
@@ -57,8 +55,6 @@ def rank(
     scores = first.float().log_softmax(-1)[:, begins]  # (n, C)
     for group in _groups(candidates, len(prompts) * cache.capacity):
         scores[:, group] += _rest(decoder, cache, [candidates[index] for index in group])
-    if normalise:
-        scores /= torch.tensor([len(ids) for ids in candidates], device=scores.device)
     return scores
 
 
