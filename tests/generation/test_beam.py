@@ -296,6 +296,7 @@ def test_what_is_given_counts_before_what_the_model_says():
     assert asked({"num_beams": 1}, model, max_tokens=9) is None
     assert asked({"temperature": 0.7}, model, max_tokens=9) is None
     assert asked({"temperature": 0}, model, max_tokens=9).beams == 5
+    assert asked({"temperature": 0, "do_sample": True}, model, max_tokens=9).beams == 5
     assert asked({}, {**model, "do_sample": True}, max_tokens=9) is None
     drawn = asked({"num_beams": 3}, {"do_sample": True, "top_p": 0.8}, max_tokens=9)
     assert drawn == BeamSearch(3, max_tokens=9)

@@ -170,6 +170,15 @@ def test_the_model_says_how_unless_the_call_does():
     assert task(picture, num_beams=1) == greedy(picture)
 
 
+def test_what_counts_without_chance_alone(task):
+    (picture,) = pictures(1)
+    assert task(picture, do_sample=True, temperature=0.0) == task(picture)
+    model = told_model()
+    model.generation = {"num_return_sequences": 3}
+    many = bedstone.pipeline("image-to-text", model, max_new_tokens=6)
+    assert many(picture, min_new_tokens=3) == task(picture, min_new_tokens=3)
+
+
 def test_a_broken_picture_is_left_out_and_told(task, tmp_path):
     good, bad = tmp_path / "a.png", tmp_path / "b.png"
     Image.fromarray(pictures(1)[0]).save(good)
@@ -219,6 +228,7 @@ def test_bad_inputs_are_named(task, model, tmp_path):
         (lambda: task(good, num_beams=2, do_sample=True), "num_beams: 2 beams"),
         (lambda: task(good, num_return_sequences=2), "num_return_sequences: 2"),
         (lambda: task(good, temperature=-1.0), "temperature"),
+        (lambda: task(good, min_new_tokens=3, do_sample=True), "min_new_tokens: 3 .* chance"),
         (lambda: task(good, generate_kwargs={"beams": 2}), "generate_kwargs: 'beams'"),
         (lambda: task(good, generate_kwargs=3), "generate_kwargs: 3"),
         (lambda: task(good, num_beams=2, generate_kwargs={"num_beams": 2}), "given twice"),

@@ -98,6 +98,18 @@ def published(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {PUBLISHED[name]: value for name, value in known.items() if value is not None}
 
 
+def chance_of(given: Mapping[str, Any]) -> bool | None:
+    """Whether settings, by their published names, ask for chance; None where they say nothing.
+
+    A temperature of 0 leaves none, whatever stands beside it.
+    """
+    if given.get("temperature") == 0:
+        return False
+    if given.get("do_sample") is not None:
+        return bool(given["do_sample"])
+    return True if any(given.get(name) is not None for name in SAMPLED) else None
+
+
 def asked(
     given: Mapping[str, Any], model: Mapping[str, Any], *, max_tokens: int
 ) -> BeamSearch | None:
@@ -114,9 +126,7 @@ def asked(
             a value is out of range.
     """
     given = {name: value for name, value in given.items() if value is not None}
-    chance = given.get("do_sample")
-    if chance is None and any(name in given for name in SAMPLED):
-        chance = given.get("temperature") != 0
+    chance = chance_of(given)
     if "num_beams" in given:
         beams = given["num_beams"]
         check_whole("num_beams", beams, 1)

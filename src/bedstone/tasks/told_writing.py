@@ -12,8 +12,7 @@ from bedstone.checks import check_whole
 from bedstone.data.labelled import is_number
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation import sampling
-from bedstone.generation.beam_settings import SAMPLED as CHANCE
-from bedstone.generation.beam_settings import BeamSearch, asked
+from bedstone.generation.beam_settings import BeamSearch, asked, chance_of
 from bedstone.generation.beam_settings import published as beams_of
 from bedstone.generation.sampling import Sampling
 from bedstone.tasks.picture_task import PictureOptions
@@ -124,9 +123,7 @@ def writing(
     held = {name: published[name] for name in SETTINGS if published.get(name) is not None}
     if "max_new_tokens" in given or "max_length" in given:
         held = {name: value for name, value in held.items() if not name.startswith("max_")}
-    chance = given.get("do_sample")
-    if chance is None and any(name in given for name in CHANCE):
-        chance = given.get("temperature") != 0
+    chance = chance_of(given)
     drawn_anyway = chance is None and held.get("do_sample") and "num_beams" not in given
     if each > 1 and not chance and not drawn_anyway:
         wide = given.get("num_beams", held.get("num_beams", beams))
@@ -138,8 +135,14 @@ def writing(
         return Writing(search, None, search.returned)
     chance = bool(drawn_anyway if chance is None else chance)
     each = given.get("num_return_sequences", 1)
-    if not chance and given.get("min_new_tokens"):
-        return Writing(BeamSearch(**beams_of(known) | {"beams": 1, "max_tokens": room}), None)
+    if given.get("min_new_tokens"):
+        if chance:
+            raise BedstoneError(
+                f"min_new_tokens: {given['min_new_tokens']} was given, which counts without chance "
+                "alone. Leave it out, or give do_sample=False."
+            )
+        said = {**beams_of(held), "returned": 1, **beams_of(given)}
+        return Writing(BeamSearch(**{**said, "beams": 1, "max_tokens": room}), None)
     drawn = Sampling(
         max_tokens=room,
         seed=known.get("seed"),

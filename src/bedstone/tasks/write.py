@@ -10,7 +10,7 @@ from bedstone.data.labelled import is_number
 from bedstone.data.reading import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.beam import BeamSearch
-from bedstone.generation.beam_settings import asked
+from bedstone.generation.beam_settings import asked, chance_of
 from bedstone.generation.sampling import Sampling, published
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.tasks.task import Options, Task, shown
@@ -171,9 +171,7 @@ class TextGeneration(Task):
         names = ("temperature", "top_k", "top_p", "min_p")
         given = {name: getattr(options, name) for name in names}
         given = {name: value for name, value in given.items() if value is not None}
-        sample = options.do_sample
-        if sample is None and given:
-            sample = given.get("temperature") != 0
+        sample = chance_of(vars(options))
         base = published(self.model.generation, sample)
         drawn = {**base, **(given if sample is not False else {})}
         if options.repetition_penalty is not None:
