@@ -126,6 +126,23 @@ def test_answers_that_were_learnt_are_ranked_unless_it_is_free():
     assert {one["answer"] for one in other} == {"one", "three"}
 
 
+def test_learnt_answers_that_are_written_alike_count_once():
+    model = told_model()
+    model.record["answers"] = ["yes", "no", "Yes", "NO", "two red"]
+    found = bedstone.pipeline(VQA, model)(pictures(1)[0], ASKED[0])
+    assert sorted(one["answer"] for one in found) == ["no", "two red", "yes"]
+    assert sum(one["score"] for one in found) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_answer_that_chance_brings_twice_counts_once(task):
+    drawn = {"do_sample": True, "temperature": 0.1, "seed": 1, "num_return_sequences": 20}
+    found = task(pictures(1)[0], ASKED[0], **{**drawn, "max_new_tokens": 1})
+    alone = task(pictures(1)[0], ASKED[0], num_beams=3, max_new_tokens=1)
+    assert len(found) < 20
+    expected = {one["answer"]: one["score"] for one in alone}
+    assert found[0]["score"] == pytest.approx(expected[found[0]["answer"]], abs=1e-4)
+
+
 def test_a_network_that_learnt_colours_answers_them():
     """One that was trained in a second tells colours, with candidates or freely."""
     model = told_model("answers", seed=None)
@@ -179,6 +196,20 @@ def test_a_gpt_that_sees_answers_too():
     (caption,) = bedstone.pipeline("image-to-text", model)(one, max_new_tokens=3)
     assert isinstance(caption["generated_text"], str)
     assert bedstone.pipeline("text-generation", model)("Question:", max_new_tokens=2)
+
+
+def test_a_gpt_reads_the_end_of_a_long_question_and_leaves_room_for_the_answer():
+    task = bedstone.pipeline(VQA, sighted_model(), candidates=["red", "blue"], truncation=True)
+    (picture,) = pictures(1)
+    asked = task.prepare({"image": picture, "question": "two red " * 50}, task.options)
+    assert len(asked.ids) == task.pictures.form.room
+    assert task.pictures.text(asked.ids).endswith("red two red Answer:")  # as in training
+    rows = [{"image": picture, "question": question} for question in ("a?", "red " * 12)]
+    long = ["red " * 40, "blue"]
+    task = bedstone.pipeline(VQA, task.model, candidates=long)
+    assert task(rows[0])
+    with pytest.raises(BedstoneError, match=r"inputs\[1\]: candidates\[0\]: has 40 tokens"):
+        task(rows)
 
 
 def test_bad_inputs_are_named(task, tmp_path):

@@ -81,7 +81,7 @@ class VisualQuestionAnswering(ToldTask):
 
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
-        self.known_answers = learnt_answers(model)
+        self.known_answers = self._distinct(learnt_answers(model))
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -129,12 +129,13 @@ class VisualQuestionAnswering(ToldTask):
             candidates = () if options.free else self.known_answers
         if own.get("candidates") is not None:
             candidates = texts_of(own["candidates"], "candidates")
+        form = self.pictures.form
+        read = self.cut(question, form.question, form.room, "question", options, form.kept)
+        ids = form.asked(read)
         if candidates:
-            self.candidate_ids(tuple(candidates), options)
+            self.candidate_ids(tuple(candidates), options, self._begun([form.prompt(ids)]))
         else:
             self._writing(options)
-        form = self.pictures.form
-        ids = form.asked(self.cut(question, form.question, form.room, "question", options))
         return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
 
     def say(
@@ -164,18 +165,29 @@ class VisualQuestionAnswering(ToldTask):
     ) -> Iterator[list[tuple[str, float]]]:
         """The likeliest answers to each question; of candidates, where there are any."""
         if candidates:
-            begun = max(len(prompt) for prompt in prompts) - len(self.pictures.words.begin)
-            given = self.candidate_ids(candidates, options, max(begun, 0))
+            given = self.candidate_ids(candidates, options, self._begun(prompts))
             for scores in rank(writer, prompts, given).softmax(-1):  # of (n, C)
                 yield ranked(candidates, scores)[: options.top_k]
             return
         engine = self.pictures
         for own in engine.write(writer, prompts, self._writing(options)):
             found: dict[str, float] = {}
-            for one in own:  # the same words may be other tokens
-                text = engine.text(one.ids)
-                found[text] = found.get(text, 0.0) + one.probability
+            distinct = {tuple(one.ids): one.probability for one in own}  # chance repeats itself
+            for ids, probability in distinct.items():  # the same words may be other tokens
+                text = engine.text(ids)
+                found[text] = found.get(text, 0.0) + probability
             yield sorted(found.items(), key=lambda pair: -pair[1])[: options.top_k]
+
+    def _begun(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Tokens that the longest prompt has more than what every text begins with."""
+        return max(max(map(len, prompts)) - len(self.pictures.words.begin), 0)
+
+    def _distinct(self, answers: Sequence[str]) -> tuple[str, ...]:
+        """Of answers that are written with the same tokens, such as Yes and yes, the first."""
+        found: dict[bytes, str] = {}
+        for text, ids in zip(answers, self.pictures.form.said(answers), strict=True):
+            found.setdefault(ids.tobytes(), text)
+        return tuple(found.values())
 
     def _writing(self, options: AskOptions) -> Any:
         best = options.top_k

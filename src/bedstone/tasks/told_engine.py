@@ -100,7 +100,8 @@ class ToldTask(PictureTask):
 
     def open(self, precision: str) -> None:
         self.pictures = self._engine or ToldEngine(self.model, precision)
-        self._known: dict[Any, list[list[int]]] = {}  # candidates that were asked for lately
+        # candidates that were asked for lately: their ids, and which is the longest
+        self._known: dict[tuple[str, ...], tuple[list[list[int]], int]] = {}
 
     def say(self, memory: Tensor, rows: Sequence[Sequence[Any]], options: Any) -> list[list[Any]]:
         """What is said of pictures, (P, S, D), to each of the rows that ask about each."""
@@ -109,8 +110,19 @@ class ToldTask(PictureTask):
     def finish(self, row: Any, output: Any, options: Any) -> Any:
         return output
 
-    def cut(self, text: Any, ids: Callable[[str], Any], room: int, what: str, options: Any) -> Any:
+    def cut(
+        self,
+        text: Any,
+        ids: Callable[[str], Any],
+        room: int,
+        what: str,
+        options: Any,
+        kept: slice | None = None,
+    ) -> Any:
         """A text's ids, at most `room`: `truncation` cuts what is longer.
+
+        Args:
+            kept: of those that are too many, the ones that stay; None keeps the first.
 
         Raises:
             BedstoneError: it is none, is empty, or is longer and may not be cut.
@@ -125,8 +137,8 @@ class ToldTask(PictureTask):
         )
         if not may_cut(options):
             raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
-        self.tell(f"{told}; it was cut there, as truncation asks.")
-        return found[:room]
+        self.tell(f"{told}; it was cut to that, as truncation asks.")
+        return found[slice(room) if kept is None else kept]
 
     def candidate_ids(
         self, candidates: tuple[str, ...], options: Any, begun: int = 0
@@ -136,24 +148,25 @@ class ToldTask(PictureTask):
         Raises:
             BedstoneError: one is longer than fits, and may not be cut.
         """
-        key = candidates, begun, may_cut(options)
-        if key not in self._known:
-            words = self.pictures.words
-            room = words.context - len(words.begin) - 1 - begun
-            rows = self.pictures.form.said(candidates)
-            longest = max(range(len(rows)), key=lambda number: len(rows[number]))
-            if len(rows[longest]) > room:
-                told = (
-                    f"candidates[{longest}]: has {len(rows[longest]):,} tokens, where the network "
-                    f"has room for {room:,}"
-                )
-                if not may_cut(options):
-                    raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
-                self.tell(f"{told}; candidates that are too long were cut, as truncation asks.")
+        words = self.pictures.words
+        if candidates not in self._known:
             while len(self._known) >= KEPT:
                 del self._known[next(iter(self._known))]
-            self._known[key] = [[*ids[:room].tolist(), words.end] for ids in rows]
-        return self._known[key]
+            said = self.pictures.form.said(candidates)
+            longest = max(range(len(said)), key=lambda number: len(said[number]))
+            self._known[candidates] = [[*ids.tolist(), words.end] for ids in said], longest
+        rows, longest = self._known[candidates]
+        size, room = len(rows[longest]) - 1, words.context - len(words.begin) - 1 - begun
+        if size <= room:
+            return rows
+        told = (
+            f"candidates[{longest}]: has {size:,} tokens, where the network has room for {room:,}"
+        )
+        if not may_cut(options):
+            raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
+        told += "; candidates that are too long were cut, as truncation asks."
+        self.tell(told, once=told)
+        return [[*ids[:-1][:room], words.end] for ids in rows]
 
     def _run(
         self,

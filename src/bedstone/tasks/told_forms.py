@@ -71,10 +71,12 @@ class Form(Protocol):
     Attributes:
         words: ids of texts, and what captions begin and end with.
         room: tokens of a question, at most.
+        kept: those that stay where a question is longer and may be cut.
     """
 
     words: Words
     room: int
+    kept: slice
 
     def said(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of texts as they are written, without their end."""
@@ -84,6 +86,9 @@ class Form(Protocol):
 
     def question(self, text: str) -> list[int]:
         """The ids of a question, which may be cut."""
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        """What the answer to a question, as `asked` has it, begins with."""
 
     def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
         """Questions (n of them) about pictures, (P, S, D)."""
@@ -98,6 +103,7 @@ class BlipForm:
         # the network knows its ends: published tokenizers lack the name of the first
         self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
         self.room = self.words.room
+        self.kept = slice(self.room)
 
     def said(self, texts: Sequence[str]) -> list[np.ndarray]:
         return self.words.plain(texts)
@@ -109,10 +115,13 @@ class BlipForm:
     def asked(self, ids: Sequence[int]) -> list[int]:
         return [*self.words.before, *ids, *self.words.after]
 
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        return self.words.begin
+
     def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
         ids, keep = (each.to(memory.device) for each in padded(questions, self.words.pad))
         states = network.read(ids, keep, memory)
-        return Reading(network, states, keep, [self.words.begin] * len(questions))
+        return Reading(network, states, keep, [self.prompt(ids) for ids in questions])
 
 
 class GPTForm:
@@ -121,6 +130,7 @@ class GPTForm:
     def __init__(self, model: Model) -> None:
         self.words = gpt_words(tokenizer_of(model), model.config.context)
         self.room = self.words.context // 2
+        self.kept = slice(-self.room, None)  # as in training: it ends with `Answer:`
 
     def said(self, texts: Sequence[str]) -> list[np.ndarray]:
         return self.words.plain([said_text(text) for text in texts])
@@ -131,6 +141,9 @@ class GPTForm:
 
     def asked(self, ids: Sequence[int]) -> list[int]:
         return list(ids)
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        return ids
 
     def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
         each = len(questions) // len(memory)
