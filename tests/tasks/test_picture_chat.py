@@ -58,6 +58,11 @@ def test_what_was_said_before_is_not_told_to_the_network(task, caplog):
     before = [user(picture, "what colour?"), {"role": "assistant", "content": "red"}]
     (found,) = task([*before, user(ASKED)], return_full_text=False)
     assert "by itself" in caplog.text
+    caplog.clear()
+    asked = {"from": "human", "value": f"<image> {ASKED}"}
+    fresh = bedstone.pipeline(CHAT, task.model, **HOW)
+    fresh({"image": picture, "messages": [asked]})
+    assert "by itself" not in caplog.text  # nothing was said before
     assert (
         found["generated_text"]
         == task(picture, text=ASKED, return_full_text=False)[0]["generated_text"]

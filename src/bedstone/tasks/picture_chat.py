@@ -105,7 +105,7 @@ class PictureChat(ToldTask):
                 f"{len(pictures):,} pictures were given; the network reads one. "
                 + ("Leave the others out." if pictures else "Give one, as images or in a message.")
             )
-        if isinstance(given, list) and sum(_role(one) != "user" for one in given):
+        if isinstance(given, list) and any(turn(one, "message")[0] != "user" for one in given):
             self.tell(
                 "the network reads each question by itself: what a system, an assistant or the "
                 "user said before isn't told to it.",
@@ -199,10 +199,6 @@ def _writing(options: ChatOptions) -> dict[str, Any]:
 def _is_conversation(value: Any) -> bool:
     some = isinstance(value, list | tuple) and bool(value)
     return some and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in value)
-
-
-def _role(message: Any) -> str:
-    return str(message.get("role") or message.get("from"))
 
 
 def _read(value: Any) -> tuple[Any, str, list[Any], int]:
