@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.models import bert, map_tower
 from bedstone.models.fused_text import FusedText, word_head
-from bedstone.models.vlm_config import HEADS as HEADS
 from bedstone.models.vlm_config import VLMConfig
 from bedstone.models.vlm_config import vlm_config as vlm_config
 from bedstone.nn.cache import Cache

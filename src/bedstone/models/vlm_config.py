@@ -59,8 +59,7 @@ class VLMConfig:
                 f"model.head.kind: {self.head.kind!r} isn't a {self.layout}'s; it has "
                 f"{', '.join(HEADS)}."
             )
-        if not isinstance(self.embed, int) or self.embed < 1:
-            raise BedstoneError(f"model.embed: {self.embed!r}; expected a whole number, 1 or more.")
+        at_least(self, 1, "embed", prefix="model.")
         if isinstance(self.image, ViTConfig):
             object.__setattr__(self, "image", _published_tower(self.image))
         self._fill_decoder()
