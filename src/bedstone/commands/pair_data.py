@@ -9,7 +9,8 @@ from bedstone.checkpoints.hub import resolve
 from bedstone.data.clip_tokenizer import train_clip
 from bedstone.data.fact_augment import FactAugment, fact_augment
 from bedstone.data.image_processor import ImageProcessor
-from bedstone.data.pair_batches import Encode, PairBatches, PairTexts
+from bedstone.data.known_texts import Encode
+from bedstone.data.pair_batches import PairBatches, PairTexts
 from bedstone.data.pair_reader import Reader, open_pairs
 from bedstone.data.pairs import PairRows
 from bedstone.data.pictures import Pictures

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from bedstone.data.tokenizer import Tokenizer
-from bedstone.data.told import ToldRows
-from bedstone.data.told_batches import NOTHING, Known, Part, ToldTexts
+from bedstone.data.told_batches import NOTHING, Part, ToldTexts
 from bedstone.data.told_prompts import CAPTION, question_text, said_text
 from bedstone.data.told_text import Words, padded, taught
 from bedstone.errors import BedstoneError
@@ -41,18 +40,11 @@ def prompt_ids(words: Words, questions: Sequence[str]) -> list[list[int]]:
 class GPTTexts(ToldTexts):
     """The texts of rows as a GPT has them, tokenised once, each distinct one once."""
 
-    def __init__(self, rows: ToldRows, words: Words) -> None:
-        self.words, known = words, Known()
-        self.captions = [known.add(map(said_text, row.captions)) for row in rows]
-        self.asked = [
-            [
-                (number, known.add(map(said_text, one.answers)))
-                for one in row.asked
-                for number in known.add([question_text(one.question)])
-            ]
-            for row in rows
-        ]
-        self.known, self.cut = known, known.finish(words)
+    def _question(self, text: str) -> int:
+        return super()._question(question_text(text))
+
+    def _said(self, texts: Sequence[str]) -> list[int]:
+        return super()._said([said_text(text) for text in texts])
 
     def _part(
         self, read: Sequence[int], said: Sequence[int], each: int, begin: Sequence[int]
@@ -67,6 +59,5 @@ class GPTTexts(ToldTexts):
             rest.append(told)
         ids, keep = padded(begun, words.pad)
         ids_in, targets = taught(begun, rest, words.pad)
-        facts = [(int(self.known.facts[i]) if i != NOTHING else 0) for i in (*read, *said)]
-        both = np.bitwise_or.reduce(np.array(facts).reshape(2, -1, each), axis=(0, 2))
-        return Part(ids, keep, ids_in, targets, torch.tensor(read), each), both
+        part = Part(ids, keep, ids_in, targets, torch.tensor(read), each)
+        return part, self._facts(read, said, each)

@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.fact_augment import FactAugment, facts_of
+from bedstone.data.fact_augment import FactAugment
+from bedstone.data.known_texts import Encode, KnownTexts
 from bedstone.data.packing import Packed, lay
 from bedstone.data.pairs import PairRows
 from bedstone.data.picture_stream import PictureStream
 from bedstone.data.pictures import Pictures
-
-TOGETHER = 1024  # texts tokenised at a time
-Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
 
 
 @dataclass(frozen=True)
@@ -80,31 +78,24 @@ class PairTexts:
     """
 
     def __init__(self, rows: PairRows, encode: Encode) -> None:
-        known: dict[str, int] = {}
-        for text in rows.texts():
-            known.setdefault(text, len(known))
-        texts, parts = list(known), []
-        for at in range(0, len(texts), TOGETHER):
-            parts += [np.asarray(ids, np.int32) for ids in encode(texts[at : at + TOGETHER])]
-        self.ids = np.concatenate(parts)
-        self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-        self.captions = [[known[text] for text in pair.captions] for pair in rows]
-        self.negatives = [[known[text] for text in pair.negatives] for pair in rows]
-        self.group = np.arange(len(texts))
-        self.facts = np.fromiter(map(facts_of, texts), np.int64, len(texts))
+        self.known = KnownTexts()
+        self.captions = [self.known.add(pair.captions) for pair in rows]
+        self.negatives = [self.known.add(pair.negatives) for pair in rows]
+        self.known.finish(encode)
+        self.group, self.facts = np.arange(len(self.known)), self.known.facts
         for pair, own in zip(rows, self.captions, strict=True):
             if pair.made:  # "a photo of a cat" is no wrong answer to "a picture of a cat"
                 self.group[own] = self.group[own[0]]
                 self.facts[own] = 0  # what keeps a class as it is, the recipe knows
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.known)
 
     def pack(self, chosen: Sequence[int] | np.ndarray) -> Packed:
         """Texts by their numbers, laid end to end."""
-        spans = [(self.starts[i], self.starts[i + 1]) for i in chosen]
-        ids = np.concatenate([self.ids[start:end] for start, end in spans]).astype(np.int64)
-        return lay(ids, np.zeros_like(ids), np.array([end - start for start, end in spans]))
+        texts = [self.known[i] for i in chosen]
+        ids = np.concatenate(texts).astype(np.int64)
+        return lay(ids, np.zeros_like(ids), np.array([len(text) for text in texts]))
 
     def draw(
         self, rows: np.ndarray, random: np.random.Generator, negatives: int
@@ -156,7 +147,7 @@ class PairBatches(PictureStream[PairBatch]):
         self.texts, self.normalise, self.negatives = texts, normalise, negatives
 
     def identity(self) -> dict[str, Any]:
-        rows, tokens = len(self.pictures.readable), len(self.texts.ids)
+        rows, tokens = len(self.pictures.readable), len(self.texts.known.ids)
         return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens}
 
     def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:

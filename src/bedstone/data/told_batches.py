@@ -6,7 +6,7 @@ seed and the batch's place in the stream alone. A picture is there once for all 
 Shapes: P pictures, n = m P texts (row i belongs to picture i // m), T and U tokens, H x W pixels.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from bedstone.data.batches import IGNORED
-from bedstone.data.fact_augment import FactAugment, facts_of
+from bedstone.data.fact_augment import FactAugment
+from bedstone.data.known_texts import KnownTexts
 from bedstone.data.picture_stream import PictureStream
 from bedstone.data.pictures import Pictures
 from bedstone.data.told import ToldRows
 from bedstone.data.told_text import Words, padded, taught
 from bedstone.errors import BedstoneError
 
-TOGETHER = 4096  # texts tokenised at a time
 NOTHING = -1  # the text of a picture that has none
 
 
@@ -102,57 +102,21 @@ class ToldBatch:
         return f"batch {self.number}: {len(self.pixels)} pictures, {texts} texts: {places}"
 
 
-class Known:
-    """Distinct texts by their numbers, and their words' ids laid end to end."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-        self.ids = np.zeros(0, np.int32)
-        self.starts = np.zeros(1, np.int64)
-        self.facts = np.zeros(0, np.int64)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, number: int) -> np.ndarray:
-        return self.ids[self.starts[number] : self.starts[number + 1]]
-
-    def add(self, texts: Iterable[str]) -> list[int]:
-        """The numbers of texts, new ones included."""
-        return [self.numbers.setdefault(text, len(self.numbers)) for text in texts]
-
-    def finish(self, words: Words) -> int:
-        """Tokenises all; how many were longer than fits, and are cut."""
-        texts, parts, cut = list(self.numbers), [], 0
-        for at in range(0, len(texts), TOGETHER):
-            for ids in words.plain(texts[at : at + TOGETHER]):
-                cut += len(ids) > words.room
-                parts.append(ids[: words.room].astype(np.int32))
-        self.ids = np.concatenate(parts) if parts else self.ids
-        self.starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(int)
-        self.facts = np.fromiter(map(facts_of, texts), np.int64, len(texts))
-        return cut
-
-
 class ToldTexts:
     """The texts of rows, tokenised once, each distinct one once.
 
     Attributes:
-        cut: texts that are longer than the network reads.
+        cut: texts that are longer than the network reads; they end there.
     """
 
     def __init__(self, rows: ToldRows, words: Words) -> None:
-        self.words, known = words, Known()
-        self.captions = [known.add(row.captions) for row in rows]
+        self.words, self.known = words, KnownTexts()
+        self.captions = [self._said(row.captions) for row in rows]
         self.asked = [
-            [
-                (number, known.add(one.answers))
-                for one in row.asked
-                for number in known.add([one.question])
-            ]
+            [(self._question(one.question), self._said(one.answers)) for one in row.asked]
             for row in rows
         ]
-        self.known, self.cut = known, known.finish(words)
+        self.cut = self.known.finish(words.plain, words.room)
 
     def __len__(self) -> int:
         return len(self.known)
@@ -193,9 +157,21 @@ class ToldTexts:
         )
         rest = [[*self.known[i], words.end] if i != NOTHING else [] for i in said]
         ids_in, targets = taught([begin] * len(rest), rest, words.pad)
+        part = Part(ids, keep, ids_in, targets, torch.tensor(read), each)
+        return part, self._facts(read, said, each)
+
+    def _question(self, text: str) -> int:
+        """The number of a question, in the form in which it is read."""
+        return self.known.add([text])[0]
+
+    def _said(self, texts: Sequence[str]) -> list[int]:
+        """The numbers of captions or answers, in the form in which they are written."""
+        return self.known.add(texts)
+
+    def _facts(self, read: Sequence[int], said: Sequence[int], each: int) -> np.ndarray:
+        """(P,) the facts that are told of each picture."""
         told = [(self.known.facts[i] if i != NOTHING else 0) for i in (*read, *said)]
-        facts = np.bitwise_or.reduce(np.array(told).reshape(2, -1, each), axis=(0, 2))
-        return Part(ids, keep, ids_in, targets, torch.tensor(read), each), facts
+        return np.bitwise_or.reduce(np.array(told).reshape(2, -1, each), axis=(0, 2))
 
 
 class ToldBatches(PictureStream[ToldBatch]):
