@@ -1,59 +1,47 @@
 """What a row's columns mean: rows as files have them to pairs of a picture and its texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bedstone.data import scene_pairs
 from bedstone.data.pair_rows import Raw, raw_rows
 from bedstone.data.pairs import TEMPLATES, Pair, PairRows
-from bedstone.data.picture_columns import picture_in, texts_in
-from bedstone.data.pictured import Faults, Picture
+from bedstone.data.picture_columns import IMAGE, TEXT, ColumnReader, columns_of, texts_in
+from bedstone.data.pictured import Faults
 from bedstone.errors import BedstoneError, nearest
 
-# A part of a row, and the columns that may hold it.
 PARTS = {
-    "image": ("image", "img", "picture", "file_name", "image_path", "path", "jpg", "png"),
-    "text": ("text", "caption", "captions", "texts", "sentences"),
+    "image": IMAGE,
+    "text": TEXT,
     "label": ("label", "labels", "class"),
     "negatives": ("negatives", "negative", "hard_negatives"),
 }
 
 
 @dataclass(frozen=True)
-class Reader:
+class Reader(ColumnReader):
     """What a row's columns mean.
 
-    Attributes:
-        columns: {part: column}, where the usual names aren't used.
+    Attributes, besides the columns:
         templates: what makes a text of a class's name.
         classes: names of classes by what stands in the column of labels; empty takes the set's
             own names, or what stands there.
     """
 
-    columns: Mapping[str, str] = field(default_factory=dict)
     templates: Sequence[str] = ()
     classes: Mapping[Any, str] | Sequence[str] = ()
+    parts = PARTS
 
     def __post_init__(self) -> None:
-        for part in self.columns:
-            if part not in PARTS:
-                raise BedstoneError(
-                    f"data.columns: {part!r} is no part of a row{nearest(part, PARTS)}."
-                )
+        super().__post_init__()
         for template in self.templates:
             if "{label}" not in template:
                 raise BedstoneError(
                     f"data.templates: {template!r} has no place for a label; expected such as "
                     f"{TEMPLATES[0]!r}."
                 )
-
-    def column(self, part: str, values: Mapping[str, Any]) -> str | None:
-        """The column of a row that holds a part; None where it has none."""
-        if part in self.columns:
-            return self.columns[part]
-        return next((name for name in PARTS[part] if name in values), None)
 
     def names(self, own: Sequence[str]) -> dict[str, str]:
         """Names of the classes by what stands in a row, as text."""
@@ -75,14 +63,13 @@ class Reader:
             forms = self.templates or TEMPLATES
             captions, made = tuple(form.replace("{label}", label) for form in forms), True
         else:
-            have = ", ".join(sorted(repr(str(key)) for key in raw.values)[:20])
             raise BedstoneError(
-                f"{raw.place}: has no text ({', '.join(PARTS['text'])}) and no label; it has "
-                f"{have}. Name the column: data.columns: {{text: ...}} or {{label: ...}}"
+                f"{raw.place}: has no text ({', '.join(TEXT)}) and no label; it has "
+                f"{columns_of(raw)}. Name the column: data.columns: {{text: ...}} or {{label: ...}}"
             )
         negative = self.column("negatives", raw.values)
         wrong = texts_in(raw, negative) if negative and raw.values.get(negative) else ()
-        return Pair(self._picture(raw), captions, wrong, label, made, raw.place)
+        return Pair(self.picture(raw), captions, wrong, label, made, raw.place)
 
     def _label(self, raw: Raw, names: Mapping[str, str]) -> str | None:
         column = self.column("label", raw.values)
@@ -96,9 +83,6 @@ class Reader:
                 f"{len(names)} classes{nearest(told, names)}."
             )
         return names.get(told, told)
-
-    def _picture(self, raw: Raw) -> Picture:
-        return picture_in(raw, self.column("image", raw.values), PARTS["image"])
 
 
 def open_pairs(

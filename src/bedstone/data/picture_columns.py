@@ -1,30 +1,58 @@
-"""What a row's column holds: its picture, or its texts."""
+"""What a row's columns hold: its picture, its texts."""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from bedstone.data.pair_rows import Raw
 from bedstone.data.pictured import Picture
 from bedstone.data.reading import check_text
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
+
+# Columns that may hold a row's picture, and its texts.
+IMAGE = ("image", "img", "picture", "file_name", "image_path", "path", "jpg", "png")
+TEXT = ("text", "caption", "captions", "texts", "sentences")
 
 
-def picture_in(raw: Raw, column: str | None, usual: Sequence[str]) -> Picture:
-    """The picture in a column, not decoded.
+@dataclass(frozen=True)
+class ColumnReader:
+    """Which columns hold the parts of a row.
 
-    Args:
-        usual: names that such a column has, for the message.
-
-    Raises:
-        BedstoneError: there is no such column, or no picture in it.
+    Attributes:
+        columns: {part: column}, where the usual names aren't used.
+        parts: the parts of a row, and the names that their columns usually have.
     """
-    if column is None or column not in raw.values:
-        raise BedstoneError(
-            f"{raw.place}: has no column for the picture ({', '.join(usual)}); it has "
-            f"{columns_of(raw)}. Name it: data.columns: {{image: ...}}"
-        )
-    return read_picture(raw, raw.values[column], f"column {column!r}")
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    parts: ClassVar[Mapping[str, Sequence[str]]] = {}
+
+    def __post_init__(self) -> None:
+        for part in self.columns:
+            if part not in self.parts:
+                raise BedstoneError(
+                    f"data.columns: {part!r} is no part of a row{nearest(part, self.parts)}."
+                )
+
+    def column(self, part: str, values: Mapping[str, Any]) -> str | None:
+        """The column of a row that holds a part; None where it has none."""
+        if part in self.columns:
+            return self.columns[part]
+        return next((name for name in self.parts[part] if name in values), None)
+
+    def picture(self, raw: Raw) -> Picture:
+        """A row's picture, not decoded.
+
+        Raises:
+            BedstoneError: there is no such column, or no picture in it.
+        """
+        column = self.column("image", raw.values)
+        if column is None or column not in raw.values:
+            raise BedstoneError(
+                f"{raw.place}: has no column for the picture ({', '.join(IMAGE)}); it has "
+                f"{columns_of(raw)}. Name it: data.columns: {{image: ...}}"
+            )
+        return read_picture(raw, raw.values[column], f"column {column!r}")
 
 
 def read_picture(raw: Raw, value: Any, what: str) -> Picture:

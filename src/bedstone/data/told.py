@@ -74,22 +74,6 @@ class ToldRows(PicturedRows[Told]):
         """Some of the rows, by their numbers."""
         return ToldRows([self.rows[i] for i in chosen], self.name, faults=self.faults)
 
-    def captioned(self) -> "ToldRows":
-        """The rows that have a caption.
-
-        Raises:
-            BedstoneError: none has.
-        """
-        return self.pick([i for i, row in enumerate(self.rows) if row.captions])
-
-    def questioned(self) -> "ToldRows":
-        """The rows of which something is asked.
-
-        Raises:
-            BedstoneError: there are none.
-        """
-        return self.pick([i for i, row in enumerate(self.rows) if row.asked])
-
     def describe(self) -> str:
         """How many of what, in a line."""
         captions = sum(len(row.captions) for row in self.rows)

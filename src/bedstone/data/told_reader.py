@@ -5,24 +5,30 @@ questions with as many answers; or a conversation (`messages`) with its picture.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bedstone.data import told_scenes
 from bedstone.data.pair_rows import Raw, raw_rows
-from bedstone.data.picture_columns import columns_of, picture_in, read_picture, texts_in
+from bedstone.data.picture_columns import (
+    IMAGE,
+    TEXT,
+    ColumnReader,
+    columns_of,
+    read_picture,
+    texts_in,
+)
 from bedstone.data.pictured import Faults, Picture
 from bedstone.data.reading import check_text
 from bedstone.data.told import Asked, Told, ToldRows
 from bedstone.data.told_messages import conversation
 from bedstone.errors import BedstoneError, nearest
 
-# A part of a row, and the columns that may hold it.
 PARTS = {
-    "image": ("image", "img", "picture", "file_name", "image_path", "path", "jpg", "png"),
+    "image": IMAGE,
     "images": ("images", "pictures"),
-    "text": ("text", "caption", "captions", "texts", "sentences"),
+    "text": TEXT,
     "question": ("question", "questions"),
     "answer": ("answer", "answers"),
     "kind": ("kind", "kinds", "question_type", "answer_type"),
@@ -32,24 +38,16 @@ MOST_WORDS = 500  # of a question, an answer or a caption
 
 
 @dataclass(frozen=True)
-class ToldReader:
+class ToldReader(ColumnReader):
     """What a row's columns mean.
 
-    Attributes:
-        columns: {part: column}, where the usual names aren't used.
+    Attributes, besides the columns:
         apart: what stands between several answers in one text, each of them right alone, such as
             a comma; empty takes a text as one answer.
     """
 
-    columns: Mapping[str, str] = field(default_factory=dict)
     apart: str = ""
-
-    def __post_init__(self) -> None:
-        for part in self.columns:
-            if part not in PARTS:
-                raise BedstoneError(
-                    f"data.columns: {part!r} is no part of a row{nearest(part, PARTS)}."
-                )
+    parts = PARTS
 
     def told(self, raw: Raw) -> Told:
         """A row as what is told of its picture.
@@ -60,7 +58,7 @@ class ToldReader:
         """
         if (column := self._held(raw, "messages")) is not None:
             return self._conversation(raw, column)
-        picture = picture_in(raw, self._column("image", raw), PARTS["image"])
+        picture = self.picture(raw)
         captions: tuple[str, ...] = ()
         if (column := self._held(raw, "text")) is not None:
             captions = texts_in(raw, column)
@@ -68,21 +66,16 @@ class ToldReader:
         if not captions and not asked:
             raise BedstoneError(
                 f"{raw.place}: says nothing of its picture: it has no caption "
-                f"({', '.join(PARTS['text'])}) and no question with an answer; it has "
+                f"({', '.join(TEXT)}) and no question with an answer; it has "
                 f"{columns_of(raw)}. Name the columns: data.columns: {{text: ...}} or {{question: "
                 "..., answer: ...}"
             )
         _check_lengths(raw, captions, asked)
         return Told(picture, captions, asked, raw.place)
 
-    def _column(self, part: str, raw: Raw) -> str | None:
-        if part in self.columns:
-            return self.columns[part]
-        return next((name for name in PARTS[part] if name in raw.values), None)
-
     def _held(self, raw: Raw, part: str) -> str | None:
         """The column of a part, where the row has something in it."""
-        column = self._column(part, raw)
+        column = self.column(part, raw.values)
         if column is not None and part in self.columns and column not in raw.values:
             raise BedstoneError(
                 f"{raw.place}: has no column {column!r}, which data.columns names for "
@@ -101,7 +94,7 @@ class ToldReader:
                 "leave it out."
             )
         asked, answers = raw.values[question], raw.values[answer]
-        kinds = raw.values.get(self._column("kind", raw) or "")
+        kinds = raw.values.get(self.column("kind", raw.values) or "")
         if not isinstance(asked, list | tuple):
             asked, answers, kinds = [asked], [answers], [kinds]
         elif not isinstance(answers, list | tuple) or len(answers) != len(asked):
