@@ -39,6 +39,15 @@ SMALL_PAIRS = [
     "model.text.heads=2",
     "tokenizer.vocab_size=300",
 ]
+SMALL_TOLD = [
+    "budget=2 steps",
+    "data.most_rows=16",
+    "batch_size=4",
+    "evaluate_rows=8",
+    "model.text.width=32",
+    "model.text.layers=1",
+    "model.text.heads=2",
+]
 PICTURES = 4
 
 # Rows to learn from, by the names that the commands give them.
@@ -93,6 +102,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             continue  # the demo has a test of its own
         if words[0] == "pretrain" and "clip" in command:
             words += SMALL_PAIRS
+        elif words[0] == "pretrain" and "vlm" in command:
+            words += SMALL_TOLD
         elif words[0] == "pretrain":
             words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
         if words[0] == "finetune":
