@@ -321,13 +321,16 @@ def test_rows_of_a_table_are_items(folder, tmp_path):
 
     pictures = [{"bytes": path.read_bytes(), "path": None} for path in (folder / "some").iterdir()]
     pictures.append({"bytes": b"no picture", "path": None})
-    table = pa.table({"image": [*pictures, None], "price": [1, 2, 3, 4, 5]})
+    columns = {"image": [*pictures, None], "price": [1, 2, 3, 4, 5], "thumb": [b"small"] * 5}
+    table = pa.table(columns)
     pq.write_table(table, tmp_path / "rows.parquet")
     index, source = index_of(tmp_path / "rows.parquet", tmp_path)
     with index:
         done = fill(index, Colours(), source)
         assert done.added == 3 and set(done.broken) == {"rows.parquet#3", "rows.parquet#4"}
         assert index.columns == {"price": "numbers"}
+        held = [value for row in source.rows for value in row.values()]
+        assert not any(isinstance(value, bytes | dict) for value in held)  # read when asked for
         assert source.picture("rows.parquet#1") == pictures[1]["bytes"]
         embedder = Colours()
         again = fill(index, embedder, open_source(tmp_path / "rows.parquet"))

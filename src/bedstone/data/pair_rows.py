@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from bedstone.data.images import find_images
 from bedstone.data.rows import csv_rows, data_suffix, import_datasets, json_rows
 from bedstone.data.sources import SPLITS, Files, Hub, find
+from bedstone.data.stored_cells import PAGES
 from bedstone.errors import BedstoneError
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -134,7 +135,7 @@ def _table(path: Path, names: dict[str, list[str]]) -> Iterator[tuple[str, dict[
     number = itertools.count(1)
     try:
         if data_suffix(path) == ".parquet":
-            table = pq.ParquetFile(path)
+            table = pq.ParquetFile(path, **PAGES)
             _names(table.schema_arrow, names)
             batches = table.iter_batches(TOGETHER)
         else:

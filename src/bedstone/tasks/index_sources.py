@@ -15,12 +15,14 @@ from bedstone.data.images import IMAGE_SUFFIXES, find_images
 from bedstone.data.labelled import open_rows
 from bedstone.data.pair_rows import raw_rows
 from bedstone.data.rows import data_suffix
+from bedstone.data.stored_cells import ArrowCells, ParquetCells, stored_cells
 from bedstone.errors import BedstoneError, nearest
 
 ROWS = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "path")
+STORED = object()  # stands for bytes in a row, which are read when they are asked for
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,10 @@ class FolderSource:
 
 
 class RowSource:
-    """The rows of a file with a column of pictures; their keys are the file's name and the row."""
+    """The rows of a file with a column of pictures; their keys are the file's name and the row.
+
+    Pictures that the file holds aren't kept in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path, self.place = path, str(path.resolve())
@@ -140,9 +145,12 @@ class RowSource:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, pictures as the bytes or paths that are stored, classes by their names."""
+        """All rows, `STORED` in the place of bytes, classes by their names."""
         names: dict[str, list[str]] = {}
-        rows = [raw.values for raw in raw_rows(str(self.path), None, names)]
+        rows = [
+            {name: STORED if _bytes(value) else value for name, value in raw.values.items()}
+            for raw in raw_rows(str(self.path), None, names)
+        ]
         for row in rows:
             for column in names.keys() & row.keys():
                 if isinstance(row[column], int) and 0 <= row[column] < len(names[column]):
@@ -165,13 +173,21 @@ class RowSource:
             )
         return found
 
+    @cached_property
+    def _cells(self) -> ParquetCells | ArrowCells:
+        return stored_cells(self.path, self.column)
+
     def items(self) -> list[Item]:
         mark = _mark(self.path)
         items = []
         for number, row in enumerate(_typed(self.rows, self.path)):
             key = f"{self.path.name}#{number}"
-            rest = {name: value for name, value in row.items() if name != self.column}
-            picture = self.picture(key)
+            rest = {
+                name: value
+                for name, value in row.items()
+                if name != self.column and value is not STORED
+            }
+            picture = self._named(number)
             if picture is None:
                 self.broken[key] = f"{self.path}: row {number + 1:,} has no picture"
                 continue
@@ -185,12 +201,23 @@ class RowSource:
         number = key.rpartition("#")[2]
         if not number.isdigit() or int(number) >= len(self.rows):
             return None
-        value = self.rows[int(number)].get(self.column)
+        named = self._named(int(number))
+        return _bytes(self._cells[int(number)]) if named is STORED else named
+
+    def _named(self, number: int) -> Any:
+        """The path of a row's picture, or `STORED`; None where it has none."""
+        value = self.rows[number].get(self.column)
         if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
+            value = value.get("path")
         if isinstance(value, str) and value:
             return self.path.parent / value
-        return value if isinstance(value, bytes) and value else None
+        return STORED if value is STORED else None
+
+
+def _bytes(value: Any) -> bytes | None:
+    """The bytes that a cell holds, by themselves or as `datasets` stores pictures."""
+    held = value.get("bytes") if isinstance(value, Mapping) else value
+    return held if isinstance(held, bytes) and held else None
 
 
 def _mark(path: Path) -> str:
