@@ -105,6 +105,11 @@ def test_bad_inputs_are_named(task):
         (lambda: task([one, two], text=[ASKED]), "2 pictures and 1 texts"),
         (lambda: task(one, text=good), "messages hold their pictures themselves"),
         (lambda: task(3), "3"),
+        (
+            lambda: task([good, {"image": one, "msgs": good}]),
+            r"inputs\[1\]: the keys are image, ms",
+        ),
+        (lambda: task({"role": "user", "content": ASKED}), "the keys are role, content"),
         (lambda: task([user(one, "why " * 10_000)]), "question: has 10,000 words"),
         (lambda: bedstone.pipeline(CHAT, told_model("answers"))([user(one)]), "nothing is asked"),
     ]

@@ -94,6 +94,10 @@ class PictureChat(ToldTask):
         return super().is_one(inputs) or _is_conversation(inputs)
 
     def prepare(self, value: Any, options: ChatOptions) -> Said:
+        if isinstance(value, dict) and not value.keys() <= set(self.keys):
+            raise BedstoneError(
+                f"the keys are {', '.join(map(str, value))}; expected images, and messages or text."
+            )
         given, question, pictures, places = _read(value)
         if places and places != len(pictures):
             raise BedstoneError(
