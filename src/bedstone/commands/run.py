@@ -90,11 +90,19 @@ def run(
         result = run_posts.told(result) if name in ASK else result
         if as_json:
             line = {"input": value, "result": result}
-            print(json.dumps(line, ensure_ascii=False, default=float), flush=True)
+            print(json.dumps(line, ensure_ascii=False, default=_plain), flush=True)
         else:
             console.print(*shown(value, result), sep="\n")
     if shown_on is not None:
         print(f"page: {shown_on.write(path, broken)}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _plain(value: Any) -> float | str:
+    """A number of another library's as Python's; a date, say, in words."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def _results(
