@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from bedstone.cli import main
+from bedstone.commands.calibrate import read_posts
 from bedstone.commands.fit_policy import fit_policy
+from bedstone.data.labelled import LabelledRows
 from bedstone.errors import BedstoneError
 from bedstone.inspect.calibration import calibration_error
 from bedstone.tasks.moderate import probabilities
@@ -177,6 +179,17 @@ def test_bad_samples_are_one_paragraph(given, tmp_path, capsys, changed, words, 
     sample = written(tmp_path / "bad.jsonl", rows() + changed)
     assert expected in told(capsys, "calibrate", given[0], MINILM, sample, *words)
     assert not (tmp_path / "policy.calibrated.yaml").exists()
+
+
+def test_a_row_without_a_class_is_not_of_the_last_one():
+    policy = read_policy({"categories": {"a": {"sentences": ["a"]}, "b": {"sentences": ["b"]}}})
+    known = [{"text": "x", "image": None, "label": label} for label in (0, 1)]
+    names = {"label": ["a", "b"]}
+    assert read_posts(LabelledRows(known, names=names), policy)[1].tolist() == np.eye(2).tolist()
+    for label in (-1, 2):  # published test sets say -1 of rows whose class is kept secret
+        other = LabelledRows([*known, {**known[0], "label": label}], names=names)
+        with pytest.raises(BedstoneError, match=f"row 3: column 'label' is '{label}'"):
+            read_posts(other, policy)
 
 
 def test_moderation_from_the_command_line(given, tmp_path, capsys, monkeypatch):

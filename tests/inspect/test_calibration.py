@@ -142,6 +142,22 @@ def test_bad_scores_are_named(scores, truth, told):
             measure(scores, truth)
 
 
+@pytest.mark.parametrize(
+    ("scores", "threshold"),
+    [
+        ((0.2, 0.61234567), 0.4062),
+        ((0.99991, 0.99999), 0.99995),  # with four digits nothing would reach it
+        ((0.99999, 1.0), 0.999995),
+        ((0.1234567, 0.1234568), 0.12345675),
+        ((0.12346, 0.12346), 0.12346),  # there is no lower one, and 0.1235 would take none
+    ],
+)
+def test_a_threshold_is_short_and_takes_the_rows_it_was_chosen_for(scores, threshold):
+    found = best_threshold(sweep(scores, [scores[0] == scores[1], True]))
+    assert found == (threshold, True)
+    assert (np.array(scores) >= found[0]).tolist() == [scores[0] == scores[1], True]
+
+
 def test_a_category_that_never_holds_has_no_thresholds():
     with pytest.raises(BedstoneError, match="holds in no row"):
         sweep([0.1, 0.2], [False, False])

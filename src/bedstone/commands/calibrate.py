@@ -181,7 +181,7 @@ def read_posts(
         posts.append(Post(words, row["image"]))
         value = rows.value(number, column)
         for label in value if isinstance(value, list | tuple) else [value]:
-            if told and isinstance(label, int):
+            if told and isinstance(label, int) and 0 <= label < len(told):
                 label = told[label]
             if label in names:
                 truth[number, names.index(label)] = True

@@ -86,9 +86,7 @@ def fit_policy(
                 f"{name}: no threshold surely reaches what was wished; the one with the best F1 "
                 "was taken. Reword its sentences, give more rows, or wish for less."
             )
-        categories[name] = dataclasses.replace(
-            category, threshold=float(f"{threshold:.4g}"), calibration=maps
-        )
+        categories[name] = dataclasses.replace(category, threshold=threshold, calibration=maps)
     return Fitted(dataclasses.replace(policy, categories=categories), notes)
 
 

@@ -118,7 +118,8 @@ def best_threshold(
 
     Of those with at least the wished precision, the one with most recall; of those with at least
     the wished recall, the one with most precision; with no wish, or one that none fulfils, the one
-    with the best F1. It stands half-way to the next lower score, so that rounding moves no row.
+    with the best F1. It stands about half-way to the next lower score, with as few digits from
+    four on as move no row.
 
     Args:
         sure: how many standard errors a wished figure has to stand above the wish (Wilson's score
@@ -145,7 +146,13 @@ def best_threshold(
     place = len(worth) - 1 - int(np.argmax(worth[::-1]))
     here = found.thresholds[place]
     below = found.thresholds[place - 1] if place else here
-    return float((here + below) / 2), reached
+    return _between(float(below), float(here)), reached
+
+
+def _between(below: float, here: float) -> float:
+    """A number with few digits that takes `here` and not `below`."""
+    shorter = (float(f"{(here + below) / 2:.{digits}g}") for digits in range(4, 17))
+    return next((each for each in shorter if below < each < here), here)
 
 
 def _lower(share: np.ndarray, rows: np.ndarray | int, sure: float) -> np.ndarray:
