@@ -155,10 +155,11 @@ def looked(model: Model, picture: Any, text: str) -> Looked:
     words = Words.of(tokenizer, known.context)
     rows = words.read([text])
     device = next(network.parameters()).device
-    memory = network.memory(processor.normalise(torch.from_numpy(shown.copy())[None]).to(device))
+    pixels = processor.normalise(torch.from_numpy(shown.copy())[None]).to(device)
     training = network.training
     network.eval()
     try:
+        memory = network.memory(pixels)
         if network.encoder is not None:
             ids, first = torch.tensor(rows, device=device), len(words.before)
             weights = seen(network.encoder, lambda: network.read(ids, None, memory))
