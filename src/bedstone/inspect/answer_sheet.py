@@ -10,6 +10,7 @@ from bedstone.data.images import decode
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
 from bedstone.inspect.caption_page import Captioned, Line
+from bedstone.inspect.contact_sheet import cut_to, fitted
 
 _CELL = 224  # pixels of a picture
 _WIDE = 420  # of the words beside it
@@ -38,7 +39,7 @@ def answer_sheet(pictures: Sequence[Captioned], path: str | Path, *, columns: in
     for number, each in enumerate(pictures):
         left = _GAP + number % columns * (wide + _GAP)
         top = _GAP + number // columns * (high + _GAP)
-        sheet.paste(_fitted(each), (left, top))
+        sheet.paste(fitted(decode(each.picture, where=each.name), _CELL), (left, top))
         for place, line in enumerate(each.lines):
             _answer(draw, line, left + _CELL + _GAP, top + place * _LINE)
     with atomic_file(path) as temporary:
@@ -46,30 +47,21 @@ def answer_sheet(pictures: Sequence[Captioned], path: str | Path, *, columns: in
     return Path(path)
 
 
-def _fitted(each: Captioned) -> Image.Image:
-    """As large as the square takes; small pictures in whole steps, so that pixels stay square."""
-    image = Image.fromarray(decode(each.picture, where=each.name))
-    scale = _CELL / max(image.size)
-    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), how)
-
-
 def _answer(draw: ImageDraw.ImageDraw, line: Line, left: int, top: int) -> None:
     """The question, cut to the room there is, and its answer below it with its mark."""
     small, font = ImageFont.load_default(17), ImageFont.load_default(20)
-    draw.text((left, top), _cut(draw, line.asked, small, _WIDE), _DIM, small)
+    draw.text((left, top), cut_to(draw, line.asked, small, _WIDE), _DIM, small)
     start, middle = left, top + 34
     if line.right is not None:
         _mark(draw, line.right, left, middle)
         start += 26
     told = line.right is False and line.expected
     room = left + (_WIDE // 2 if told else _WIDE) - start
-    said = _cut(draw, line.said or "nothing", font, room)
+    said = cut_to(draw, line.said or "nothing", font, room)
     draw.text((start, middle), said, _INK, font, anchor="lm")
     if told:
         start += round(draw.textlength(said, font)) + 14
-        expected = _cut(draw, f"expected {line.expected}", small, left + _WIDE - start)
+        expected = cut_to(draw, f"expected {line.expected}", small, left + _WIDE - start)
         draw.text((start, middle), expected, _DIM, small, anchor="lm")
 
 
@@ -79,14 +71,3 @@ def _mark(draw: ImageDraw.ImageDraw, right: bool, x: int, y: int) -> None:
     else:
         draw.line((x + 3, y - 6, x + 15, y + 6), _WRONG, 4)
         draw.line((x + 15, y - 6, x + 3, y + 6), _WRONG, 4)
-
-
-def _cut(
-    draw: ImageDraw.ImageDraw,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    width: float,
-) -> str:
-    while len(text) > 1 and draw.textlength(text, font) > width:
-        text = text.rstrip("…")[:-1] + "…"
-    return text

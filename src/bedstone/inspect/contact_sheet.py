@@ -58,7 +58,7 @@ def contact_sheet(
     for number, picture in enumerate(pictures):
         left = _GAP + number % columns * step
         top = _GAP + number // columns * high
-        image = _fitted(picture, cell)
+        image = fitted(picture, cell)
         sheet.paste(image, (left + (cell - image.width) // 2, top + (cell - image.height) // 2))
         if titles:
             for row, text in enumerate(_lines(draw, titles[number], font, cell)):
@@ -92,7 +92,19 @@ def augmentation_sheet(
     return contact_sheet(cells, path, columns=copies + 1, cell=cell)
 
 
-def _fitted(picture: np.ndarray, cell: int) -> Image.Image:
+def cut_to(
+    draw: ImageDraw.ImageDraw,
+    text: str,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    width: float,
+) -> str:
+    """A text cut to so many pixels, with dots where it is."""
+    while len(text) > 1 and draw.textlength(text, font) > width:
+        text = text.rstrip("…")[:-1] + "…"
+    return text
+
+
+def fitted(picture: np.ndarray, cell: int) -> Image.Image:
     """As large as the square takes; small pictures in whole steps, so that pixels stay square."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     scale = cell / max(image.size)
@@ -121,8 +133,4 @@ def _lines(
         else:
             lines[-1] = " ".join([lines[-1], *words[number:]]).strip()
             break
-    for number, line in enumerate(lines):
-        while len(line) > 1 and draw.textlength(line, font) > width:
-            line = line.rstrip("…")[:-1] + "…"
-        lines[number] = line
-    return lines
+    return [cut_to(draw, line, font, width) for line in lines]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
+from bedstone.inspect.contact_sheet import cut_to
 
 _CELL = 176  # pixels of a picture
 _GAP = 8
@@ -68,9 +69,7 @@ def _heading(draw: ImageDraw.ImageDraw, query: Query, left: int, top: int, wide:
     """The words, cut to the line, and the note at its end."""
     font, small = ImageFont.load_default(24), ImageFont.load_default(19)
     room = wide - (draw.textlength(query.note, small) + 2 * _GAP if query.note else 0)
-    words = query.words
-    while len(words) > 1 and draw.textlength(words, font) > room:
-        words = words.rstrip("…")[:-1] + "…"
+    words = cut_to(draw, query.words, font, room)
     middle = top + _HEAD // 2 - 2
     draw.text((left, middle), words, _INK, font, anchor="lm")
     draw.text((left + wide, middle), query.note, _DIM, small, anchor="rm")
