@@ -93,7 +93,8 @@ class Telling:
             loss = loss + self.answer * self.written(network.head, states, answers)
         if captions is not None and (self.contrast or self.match):
             texts = first_texts(captions)
-            loss = loss + count * self.joined(network, texts, memory[texts.pictures])
+            if len(texts.ids):
+                loss = loss + count * self.joined(network, texts, memory[texts.pictures])
         return loss, count
 
     def written(self, head: Any, states: Tensor, part: Part) -> Tensor:
