@@ -30,8 +30,8 @@ LAYERS = [
     {"objectives", "generation", "checkpoints"},
     {"models"},
     {"nn", "data"},
-    {"config", "recipes", "recipes_pairs", "recipes_told", "recipes_sighted", "mapping", "checks"}
-    | {"runtime", "files", "manifests", "errors"},
+    {"config", "recipes", "recipes_pictures", "recipes_pairs", "recipes_told", "recipes_sighted"}
+    | {"mapping", "checks", "runtime", "files", "manifests", "errors"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LIMIT = 320  # lines

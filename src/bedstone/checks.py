@@ -1,5 +1,6 @@
 """Checks that settings share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from bedstone.errors import BedstoneError
@@ -19,6 +20,17 @@ def at_least(owner: Any, least: int, *names: str, prefix: str = "", optional: bo
         value = getattr(owner, name)
         if not (optional and value is None):
             check_whole(f"{prefix}{name}", value, least)
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Checks shares that are less than the whole, by the names that the user writes.
+
+    Raises:
+        BedstoneError: one is less than 0, or not less than 1.
+    """
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise BedstoneError(f"{name}: {value} was given; it is a share, from 0 to below 1.")
 
 
 def check_whole(name: str, value: Any, least: int) -> None:

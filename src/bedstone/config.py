@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedstone.checks import at_least
+from bedstone.checks import at_least, check_shares
 from bedstone.errors import BedstoneError
 
 
@@ -193,8 +193,4 @@ class PretrainRecipe(RunRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "context", "batch_size")
-        if not 0 <= self.data.validation_share < 1:
-            raise BedstoneError(
-                f"data.validation_share: {self.data.validation_share} was given; "
-                "it is a share, from 0 to below 1."
-            )
+        check_shares({"data.validation_share": self.data.validation_share})

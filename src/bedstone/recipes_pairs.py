@@ -3,73 +3,35 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedstone.checks import at_least
-from bedstone.config import OptimConfig, RunRecipe, ScheduleConfig, TokenizerConfig
+from bedstone.checks import at_least, check_shares
+from bedstone.config import RunRecipe, TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
+from bedstone.recipes_pictures import PicturesConfig, PicturesOptim, PicturesSchedule
 
 LAYOUTS = ("clip", "siglip", "clip_resnet")
 TOWERS = ("image", "text")
 
 
 @dataclass
-class PairsConfig:
+class PairsConfig(PicturesConfig):
     """Pictures with texts.
 
-    Attributes:
-        source: scenes (built in), a Parquet, Arrow, JSONL or CSV file, a folder of pictures with a
-            metadata.jsonl, a glob or a hub id.
-        validation: another source to validate on; empty holds out a share of `source`.
-        split: of a hub id or a folder with splits.
-        validation_share: share of the rows held out.
-        columns: which column holds what (image, text, label, negatives), where the usual names
-            aren't used, as `{text: title, label: kind}`. A text may be a sentence made of columns,
-            `"{title}, a {colour} {kind}"`, and there may be a list of them.
+    Attributes, besides those of all rows with pictures (columns: image, text, label, negatives):
         templates: texts made of a label, as `a photo of a {label}`: captions where rows have none,
             and what zero-shot accuracy is asked with.
         classes: names of the labels' classes by what stands in the rows: a list or a mapping.
-        most_rows: take this many rows at most, drawn by the seed; 0 takes all. Of scenes, how many
-            are drawn; 0 is 20,000.
-        most_broken: share of rows that may be broken; such rows are left out and named.
-        objects: things in a picture of scenes, the fewest and the most.
-        enlarge: how many times larger than the network's pictures they are kept, for crops to
-            choose from; 1.25 suits photos that are cropped.
-        memory_mb: megabytes of decoded pictures to keep; larger sets are decoded as they are read.
-        workers: threads that make batches ready.
     """
 
-    source: str = "scenes"
-    validation: str = ""
-    split: str | None = None
-    validation_share: float = 0.05
-    columns: dict[str, Any] = field(default_factory=dict)
     templates: list[str] = field(default_factory=list)
     classes: Any = field(default_factory=list)
-    most_rows: int = 0
-    most_broken: float = 0.05
-    objects: tuple[int, ...] = (1, 5)
-    enlarge: float = 1.0
-    memory_mb: float = 2048.0
-    workers: int = 1
 
-
-@dataclass
-class PairsOptim(OptimConfig):
-    """`OptimConfig` with CLIP's second beta and decay for small networks."""
-
-    kind: str = "adamw"
-    lr: float = 1e-3
-    adamw_lr: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-6
-
-
-@dataclass
-class PairsSchedule(ScheduleConfig):
-    """`ScheduleConfig` that falls by a cosine from the warm-up on."""
-
-    warmup: float = 0.03
-    decay: float = 0.97
-    shape: str = "cosine"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.classes, list | dict):
+            raise BedstoneError(
+                f"data.classes: {self.classes!r} was given; expected a list of names, or a "
+                "mapping from what stands in the rows to names."
+            )
 
 
 @dataclass
@@ -114,14 +76,13 @@ class ContrastiveRecipe(RunRecipe):
     patch_dropout: float = 0.0
     hard_negatives: int = 0
     evaluate_pairs: int = 2000
-    optim: PairsOptim = field(default_factory=PairsOptim)
-    schedule: PairsSchedule = field(default_factory=PairsSchedule)
+    optim: PicturesOptim = field(default_factory=PicturesOptim)
+    schedule: PicturesSchedule = field(default_factory=PicturesSchedule)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 2, "batch_size")
         at_least(self, 0, "chunk", "hard_negatives", "evaluate_pairs")
-        at_least(self.data, 0, "most_rows", "workers", prefix="data.")
         layout = self.model.get("layout", "clip")
         if layout not in LAYOUTS:
             raise BedstoneError(f"model.layout: {layout!r} is unknown{nearest(layout, LAYOUTS)}.")
@@ -136,15 +97,4 @@ class ContrastiveRecipe(RunRecipe):
             )
         if self.init and (self.image_init or self.text_init):
             raise BedstoneError("init: is a whole model; leave image_init and text_init out.")
-        shares = {"patch_dropout": self.patch_dropout, "data.most_broken": self.data.most_broken}
-        shares["data.validation_share"] = self.data.validation_share
-        for name, value in shares.items():
-            if not 0 <= value < 1:
-                raise BedstoneError(f"{name}: {value} was given; it is a share, 0 to below 1.")
-        if not 1 <= self.data.enlarge <= 4:
-            raise BedstoneError(f"data.enlarge: {self.data.enlarge} was given; expected 1 to 4.")
-        if not isinstance(self.data.classes, list | dict):
-            raise BedstoneError(
-                f"data.classes: {self.data.classes!r} was given; expected a list of names, or a "
-                "mapping from what stands in the rows to names."
-            )
+        check_shares({"patch_dropout": self.patch_dropout})

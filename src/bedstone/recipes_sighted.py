@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bedstone.checks import at_least
 from bedstone.config import RunRecipe
 from bedstone.errors import BedstoneError, nearest
-from bedstone.recipes_told import TASKS, ToldRecipe
+from bedstone.recipes_told import TASKS, TellingWeights, ToldRecipe, ToldTokenizer
 
 LAYOUT = "sighted_gpt"
 SHAPE = ("layout", "every", "cross_heads")
@@ -47,6 +47,11 @@ class SightedRecipe(ToldRecipe):
                 raise BedstoneError(
                     f"{name}: a GPT that sees learns its cross-attention alone; leave it out."
                 )
-        at_least(self, 1, "batch_size", "texts", "evaluate_rows")
-        at_least(self.data, 0, "most_rows", "workers", prefix="data.")
-        self._check_shares()
+        at_least(self, 1, "batch_size", "texts", "evaluate_rows", "beams")
+        plain = {"smoothing": 0.0, "weights": TellingWeights(), "tokenizer": ToldTokenizer()}
+        for name, usual in plain.items():
+            if getattr(self, name) != usual:
+                raise BedstoneError(
+                    f"{name}: a GPT that sees learns by its own tokens, each counting alike; "
+                    "leave it out."
+                )

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedstone.checks import at_least
+from bedstone.checks import at_least, check_shares
 from bedstone.config import RunRecipe, TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
-from bedstone.recipes_pairs import PairsOptim, PairsSchedule
+from bedstone.recipes_pictures import PicturesConfig, PicturesOptim, PicturesSchedule
 
 LAYOUTS = ("blip", "blip_resnet")
 # What a model learns, by what it is asked for; the head that its network then has.
@@ -20,46 +20,21 @@ FROZEN = ("image", "text")
 
 
 @dataclass
-class ToldConfig:
+class ToldConfig(PicturesConfig):
     """Pictures with what is said of them.
 
-    Attributes:
-        source: scenes (built in), a Parquet, Arrow, JSONL or CSV file, a folder of pictures with a
-            metadata.jsonl, a glob or a hub id.
-        validation: another source to validate on; empty holds out a share of `source`.
+    Attributes, besides those of all rows with pictures (columns: image, text, question, answer,
+    kind, messages):
         test: a source to measure the finished model on.
-        split: of a hub id or a folder with splits.
-        validation_share: share of the pictures held out.
-        columns: which column holds what (image, text, question, answer, ...), where the usual
-            names aren't used, as `{text: title}`.
         apart: what stands between several right answers in one text, such as a comma.
-        most_rows: take this many pictures at most, drawn by the seed; 0 takes all. Of scenes, how
-            many are drawn; 0 is 20,000.
-        most_broken: share of rows that may be broken; such rows are left out and named.
-        objects: things in a picture of scenes, the fewest and the most.
         captions: of scenes: all kinds, or whole: the one that names all things.
         blank: hide all pictures, in training and in measuring: what can be said without looking.
-        enlarge: how many times larger than the network's pictures they are kept, for crops to
-            choose from.
-        memory_mb: megabytes of decoded pictures to keep; larger sets are decoded as they are read.
-        workers: threads that make batches ready.
     """
 
-    source: str = "scenes"
-    validation: str = ""
     test: str = ""
-    split: str | None = None
-    validation_share: float = 0.05
-    columns: dict[str, Any] = field(default_factory=dict)
     apart: str = ""
-    most_rows: int = 0
-    most_broken: float = 0.05
-    objects: tuple[int, ...] = (1, 5)
     captions: str = "all"
     blank: bool = False
-    enlarge: float = 1.0
-    memory_mb: float = 2048.0
-    workers: int = 1
 
 
 @dataclass
@@ -144,8 +119,8 @@ class ToldRecipe(RunRecipe):
     evaluate_rows: int = 200
     beams: int = 1
     rank: bool = False
-    optim: PairsOptim = field(default_factory=PairsOptim)
-    schedule: PairsSchedule = field(default_factory=PairsSchedule)
+    optim: PicturesOptim = field(default_factory=PicturesOptim)
+    schedule: PicturesSchedule = field(default_factory=PicturesSchedule)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -155,7 +130,6 @@ class ToldRecipe(RunRecipe):
         if layout not in LAYOUTS:
             raise BedstoneError(f"model.layout: {layout!r} is unknown{nearest(layout, LAYOUTS)}.")
         at_least(self, 1, "batch_size", "texts", "evaluate_rows", "beams")
-        at_least(self.data, 0, "most_rows", "workers", prefix="data.")
         if self.head in ("matching", "joint"):
             at_least(self, 2, "batch_size")
         if self.freeze and self.freeze not in FROZEN:
@@ -177,18 +151,9 @@ class ToldRecipe(RunRecipe):
             raise BedstoneError("lora: freezes all but the adapter; leave freeze out.")
         if self.rank and self.head not in ("answers", "joint"):
             raise BedstoneError(f"rank: is for answers; {self.task} gives none. Leave it out.")
-        self._check_shares()
+        check_shares({"smoothing": self.smoothing})
 
     @property
     def head(self) -> str:
         """The head that the task needs: captions, answers, matching or joint."""
         return TASKS[self.task]
-
-    def _check_shares(self) -> None:
-        shares = {"smoothing": self.smoothing, "data.most_broken": self.data.most_broken}
-        shares["data.validation_share"] = self.data.validation_share
-        for name, value in shares.items():
-            if not 0 <= value < 1:
-                raise BedstoneError(f"{name}: {value} was given; it is a share, 0 to below 1.")
-        if not 1 <= self.data.enlarge <= 4:
-            raise BedstoneError(f"data.enlarge: {self.data.enlarge} was given; expected 1 to 4.")

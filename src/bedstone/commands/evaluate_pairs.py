@@ -8,16 +8,16 @@ from rich.console import Console
 from rich.rule import Rule
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.commands.pair_data import encoder_of, pictures_of, reader_of
+from bedstone.commands.pair_data import encoder_of, reader_of
 from bedstone.commands.pair_model import usual_processor
 from bedstone.commands.pair_scoring import PairScorer
+from bedstone.commands.picture_data import pictures_of, recorded_data
 from bedstone.data.pair_batches import PairTexts
 from bedstone.data.pair_reader import open_pairs
 from bedstone.data.scene_pairs import NAME as SCENES
 from bedstone.data.scene_pairs import measured_scenes
 from bedstone.errors import BedstoneError
 from bedstone.inspect.confusion import draw_confusion
-from bedstone.mapping import from_mapping
 from bedstone.recipes_pairs import PairsConfig
 from bedstone.runtime import Precision
 from bedstone.train.progress import ProgressBar
@@ -46,7 +46,7 @@ def evaluate_pairs(
     Raises:
         BedstoneError: the pairs can't be read, or there is nothing to measure.
     """
-    settings = recorded_data(model)
+    settings = recorded_data(PairsConfig, model.record.get("recipe") or {})
     if column != "text":
         settings.columns = {**settings.columns, "text": column}
     if data == SCENES:
@@ -80,11 +80,3 @@ def evaluate_pairs(
     if rows.faults.broken:
         Console().print(f"Left out: {rows.faults.told()}", highlight=False)
     return record
-
-
-def recorded_data(model: Model) -> PairsConfig:
-    """What the recipe that made a model says of its data; as usual where there is none."""
-    recorded = (model.record.get("recipe") or {}).get("data") or {}
-    names = ("columns", "templates", "classes", "most_broken", "memory_mb")
-    values = {name: recorded[name] for name in names if name in recorded}
-    return from_mapping(PairsConfig, values, "bedstone.json", "recipe.data.")

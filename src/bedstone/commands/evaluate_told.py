@@ -8,21 +8,15 @@ from rich.console import Console
 from rich.rule import Rule
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.commands.picture_data import pictures_of, recorded_data
 from bedstone.commands.sighted_scoring import SightedScorer
-from bedstone.commands.told_data import (
-    blind_of,
-    candidates_of,
-    check_parts,
-    opened,
-    pictures_of,
-)
+from bedstone.commands.told_data import blind_of, candidates_of, opened, with_parts
 from bedstone.commands.told_model import usual_processor
 from bedstone.commands.told_scoring import ToldScorer
 from bedstone.data.told import ToldRows
 from bedstone.data.told_scenes import NAME as SCENES
 from bedstone.data.told_scenes import told_scenes
 from bedstone.errors import BedstoneError
-from bedstone.mapping import from_mapping
 from bedstone.recipes_sighted import LAYOUT as SIGHTED
 from bedstone.recipes_told import TASKS, ToldConfig
 from bedstone.runtime import Precision
@@ -55,13 +49,13 @@ def evaluate_told(
         BedstoneError: the rows can't be read, or lack what the model is for.
     """
     recipe = model.record.get("recipe") or {}
-    settings = recorded_data(recipe)
+    settings = recorded_data(ToldConfig, recipe)
     if column != "text":
         settings.columns = {**settings.columns, "text": column}
     rows = opened(settings, data, split=split, size=max(model.config.image.size))
     kind = model.config.head.kind
     kind = TASKS[recipe.get("task", "visual-question-answering")] if kind == "language" else kind
-    check_parts(kind, rows, f"data {data!r}")
+    rows = with_parts(kind, rows, f"data {data!r}")
     if model.processor is None:
         model.processor = usual_processor(model.config)
     learnt = learnt_rows(settings, recipe) if any(row.asked for row in rows) else None
@@ -91,30 +85,14 @@ def evaluate_told(
     return record
 
 
-def recorded_data(recipe: dict[str, Any]) -> ToldConfig:
-    """What the recipe that made a model says of its data; as usual where there is none."""
-    recorded = recipe.get("data") or {}
-    names = (
-        "source",
-        "split",
-        "columns",
-        "apart",
-        "most_broken",
-        "most_rows",
-        "memory_mb",
-        "blank",
-    )
-    values = {name: recorded[name] for name in names if name in recorded}
-    return from_mapping(ToldConfig, values, "bedstone.json", "recipe.data.")
-
-
 def learnt_rows(settings: ToldConfig, recipe: dict[str, Any]) -> ToldRows | None:
     """What a model learnt from; None where that isn't known, or isn't there any more."""
     if not recipe:
         return None
     if settings.source == SCENES:
         count = min(settings.most_rows or LEARNT, LEARNT)
-        return told_scenes(count, seed=int(recipe.get("seed", 0)), captions="none")
+        seed = int(recipe.get("seed", 0))
+        return told_scenes(count, seed=seed, objects=settings.things, captions="none")
     try:
         return opened(settings, settings.source, split=settings.split)
     except BedstoneError:

@@ -15,6 +15,7 @@ from bedstone.checkpoints.adapters import adapt, load_adapter, save_adapter, wri
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.checks import check_shares
 from bedstone.commands.find_rate import find_rate
 from bedstone.commands.picture_rows import freeze_body, open_picture_model
 from bedstone.commands.pretrain_told import pretrain_told
@@ -163,8 +164,7 @@ def prepare(model: Model, recipe: FinetuneRecipe, examples: Examples) -> None:
 
 def set_dropout(network: Any, share: float) -> None:
     """Dropout everywhere at that share, and in the configuration."""
-    if not 0 <= share < 1:
-        raise BedstoneError(f"dropout: {share} was given; it is a share, from 0 to below 1.")
+    check_shares({"dropout": share})
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.p = share

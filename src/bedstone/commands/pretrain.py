@@ -6,13 +6,13 @@ from pathlib import Path
 from torch import nn
 
 from bedstone.checkpoints.store import Checkpoint
+from bedstone.commands.picture_sample import draw_sample
 from bedstone.commands.pretrain_masked import masked_course
 from bedstone.commands.pretrain_model import Fresh, layout_of, plan, pretrain_model
-from bedstone.commands.pretrain_pairs import draw_sample, pretrain_pairs, run_pairs
+from bedstone.commands.pretrain_pairs import pretrain_pairs, run_pairs
 from bedstone.commands.pretrain_sighted import pretrain_sighted, run_sighted
 from bedstone.commands.pretrain_told import pretrain_told, run_told
 from bedstone.commands.text_data import TextData
-from bedstone.commands.told_sample import draw_told_sample
 from bedstone.commands.training import Course, Finished, begin, train
 from bedstone.config import PretrainRecipe
 from bedstone.data.batches import evaluation_batches
@@ -90,10 +90,7 @@ def show_sample(recipe: Recipe, path: str) -> None:
     Raises:
         BedstoneError: the recipe has no pictures, or they can't be read.
     """
-    if isinstance(recipe, ToldRecipe):
-        print(f"Pictures as they are, then augmented: {draw_told_sample(recipe, path)}")
-        return
-    if not isinstance(recipe, ContrastiveRecipe):
+    if isinstance(recipe, PretrainRecipe):
         raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
     print(f"Pictures as they are, then augmented: {draw_sample(recipe, path)}")
 

@@ -2,38 +2,20 @@
 
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.commands.pair_data import (
-    PairSplits,
-    augment_of,
-    encoder_of,
-    image_side,
-    larger,
-    pair_batches,
-    pair_tokenizer,
-    pictures_of,
-)
+from bedstone.commands.pair_data import PairSplits, encoder_of, pair_batches, pair_tokenizer
 from bedstone.commands.pair_model import pair_model, weight_counts
 from bedstone.commands.pair_scoring import PairScorer
+from bedstone.commands.picture_data import augment_of, pictures_of
 from bedstone.commands.training import Course, Finished, begin, train
-from bedstone.data.fact_augment import facts_of
-from bedstone.data.image_processor import clip_processor
 from bedstone.data.pair_batches import PairTexts
-from bedstone.data.pictures import decoded
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
-from bedstone.inspect.contact_sheet import contact_sheet
 from bedstone.models.clip import CLIPConfig
 from bedstone.objectives.contrastive import Contrastive, patches_of, refuse_batch_norm
 from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
-
-SAMPLES = 16  # pictures of a sheet, each in several forms
-FORMS = 4
 
 
 def pretrain_pairs(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Finished:
@@ -131,32 +113,3 @@ def objective_of(recipe: ContrastiveRecipe, config: CLIPConfig) -> Contrastive:
             "model.layout: siglip, or softmax."
         )
     return Contrastive(kind, recipe.chunk, recipe.patch_dropout)
-
-
-def draw_sample(recipe: ContrastiveRecipe, path: str, *, quiet: bool = False) -> Path:
-    """Draws a sheet of pictures: as they are, and as the network would see them, augmented.
-
-    Raises:
-        BedstoneError: the data can't be read, or the sheet can't be written.
-    """
-    few = recipe.data.most_rows or 4 * SAMPLES
-    recipe.data.most_rows = min(few, 4 * SAMPLES)
-    splits = PairSplits.open(recipe, None, quiet=quiet)
-    rows = splits.train.take(SAMPLES, recipe.seed)
-    processor = clip_processor(image_side(recipe))
-    augment = augment_of(recipe, processor.size)
-    pictures = pictures_of(
-        rows, larger(processor, recipe.data.enlarge), recipe.data, "reading pictures", quiet
-    )
-    _, pixels = pictures.read(pictures.readable)
-    forms = [torch.from_numpy(pixels)] * FORMS
-    if augment is not None:
-        draws = [torch.Generator().manual_seed(recipe.seed + n) for n in range(FORMS)]
-        facts = [facts_of(rows[number].captions[0]) for number in pictures.readable.tolist()]
-        forms = [augment(form, draw, facts) for form, draw in zip(forms, draws, strict=True)]
-    shown: list[np.ndarray] = []
-    titles: list[str] = []
-    for place, number in enumerate(pictures.readable.tolist()):
-        shown += [decoded(rows[number]), *(form[place].numpy() for form in forms)]
-        titles += [rows[number].captions[0], *[""] * FORMS]
-    return contact_sheet(shown, path, titles=titles, columns=1 + FORMS)

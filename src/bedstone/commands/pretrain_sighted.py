@@ -1,23 +1,18 @@
 """Learning to see: a frozen GPT's gated cross-attention over a frozen tower's states."""
 
+from functools import partial
 from pathlib import Path
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.commands.pair_data import larger
 from bedstone.commands.pair_model import weight_counts
+from bedstone.commands.picture_data import augment_of
+from bedstone.commands.pretrain_told import evaluated, scorers_of, told_plan
 from bedstone.commands.sighted_model import sighted_model
 from bedstone.commands.sighted_scoring import SightedScorer
-from bedstone.commands.told_data import (
-    ToldSplits,
-    augment_of,
-    blind_of,
-    candidates_of,
-    pictures_of,
-)
+from bedstone.commands.told_data import ToldSplits, told_batches
 from bedstone.commands.training import Course, Finished, begin, train
 from bedstone.data.gpt_told import GPTTexts, gpt_words
-from bedstone.data.told_batches import ToldBatches
 from bedstone.files import write_json
 from bedstone.objectives.sighted import sighted_loss
 from bedstone.recipes_sighted import SightedRecipe
@@ -49,12 +44,7 @@ def run_sighted(
     course, scorers = sighted_course(recipe, run, model, precision, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
-        figures = {name: scorer.figures() for name, scorer in scorers.items()}
-        record = {
-            name: {kind: found.record() for kind, found in each.items()}
-            for name, each in figures.items()
-        }
-        write_json(run / "evaluation.json", record)
+        write_json(run / "evaluation.json", evaluated(scorers))
     return finished
 
 
@@ -70,32 +60,10 @@ def sighted_course(
     tokenizer, network, processor = tokenizer_of(model), model.network, model.processor
     assert processor is not None
     network.to(precision.device)
-    wide = larger(processor, recipe.data.enlarge)
-    batches = ToldBatches(
-        pictures_of(splits.train, wide, recipe.data, "reading pictures", quiet),
-        GPTTexts(splits.train, gpt_words(tokenizer, model.config.context)),
-        recipe.batch_size,
-        processor.normalise,
-        captions=0 if recipe.head == "answers" else recipe.texts,
-        answers=0 if recipe.head == "captions" else recipe.texts,
-        augment=augment_of(recipe, processor.size),
-        blank=recipe.data.blank,
-        seed=recipe.seed,
-        workers=recipe.data.workers,
-    )
-    blind = blind_of(splits.train)
-    scorers = {
-        name: SightedScorer(
-            model,
-            pictures_of(rows, processor, recipe.data, f"reading {name} pictures", quiet),
-            precision,
-            blind,
-            candidates_of(splits.train) if recipe.rank else (),
-            recipe.data.blank,
-            recipe.head,
-        )
-        for name, rows in splits.measured.items()
-    }
+    texts = GPTTexts(splits.train, gpt_words(tokenizer, model.config.context))
+    batches = told_batches(recipe, splits.train, texts, processor, quiet)
+    kind = partial(SightedScorer, kind=recipe.head)
+    scorers = scorers_of(kind, recipe, splits, model, precision, quiet)
     count, learning = weight_counts(model)
     course = Course(
         model=model,
@@ -103,14 +71,13 @@ def sighted_course(
         objective=sighted_loss,
         evaluate=scorers["validation"].flat,
         data={**splits.record, "tokenizer": tokenizer.fingerprint()},
-        plan=(
-            f"{recipe.data.source}: {splits.train.describe()}\n"
-            f"held out: {splits.measured['validation'].describe()}\n"
+        plan=told_plan(
+            recipe,
+            splits,
+            batches,
             f"{recipe.init} sees by the tower of {recipe.image_init}: {count / 1e6:.2f}M "
             f"parameters, {learning / 1e6:.2f}M of them ({learning / count:.0%}) trained, "
-            f"{precision.name} on {precision.device}\n"
-            f"{batches.batch_size * recipe.accumulate:,} pictures a step, {recipe.texts} texts "
-            f"each, budget {recipe.budget}, into {recipe.out}"
+            f"{precision.name} on {precision.device}",
         ),
         budget=recipe.budget,
     )

@@ -1,23 +1,26 @@
 """Learning to put pictures into words: captions, answers, matching, or all of them."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bedstone.checkpoints.adapters import save_adapter, write_adapter_files
+from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.commands.pair_model import weight_counts
+from bedstone.commands.picture_data import augment_of, pictures_of
 from bedstone.commands.told_data import (
     ToldSplits,
-    augment_of,
     blind_of,
     candidates_of,
-    pictures_of,
     told_batches,
     told_tokenizer,
 )
 from bedstone.commands.told_model import told_model
 from bedstone.commands.told_scoring import ToldScorer
 from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.data.told_batches import ToldBatches, ToldTexts
+from bedstone.data.told_text import Words
 from bedstone.files import write_json
 from bedstone.nn.lora import fold
 from bedstone.objectives.told import Telling
@@ -25,6 +28,8 @@ from bedstone.recipes_told import ToldRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.loop import Done
 from bedstone.train.schedule import build_schedule, parse_budget
+
+Scorer = TypeVar("Scorer", bound=ToldScorer)
 
 
 def pretrain_told(recipe: ToldRecipe, *, quiet: bool = False) -> Finished:
@@ -66,21 +71,10 @@ def told_course(
     model.network.to(precision.device)
     processor = model.processor
     assert processor is not None
-    batches = told_batches(recipe, splits.train, model, quiet)
-    blind = blind_of(splits.train)
-    scorers = {
-        name: ToldScorer(
-            model,
-            pictures_of(rows, processor, recipe.data, f"reading {name} pictures", quiet),
-            precision,
-            blind,
-            candidates_of(splits.train) if recipe.rank else (),
-            recipe.data.blank,
-        )
-        for name, rows in splits.measured.items()
-    }
+    texts = ToldTexts(splits.train, Words.of(tokenizer, model.config.context))
+    batches = told_batches(recipe, splits.train, texts, processor, quiet)
+    scorers = scorers_of(ToldScorer, recipe, splits, model, precision, quiet)
     count, learning = weight_counts(model)
-    kept = "in memory" if batches.pictures.kept else "decoded as they are read"
 
     def write_model(folder: Path) -> None:
         write_adapter_files(model, folder) if recipe.lora else model.write_files(folder)
@@ -97,19 +91,57 @@ def told_course(
         objective=objective_of(recipe),
         evaluate=scorers["validation"].flat,
         data={**splits.record, "tokenizer": tokenizer.fingerprint()},
-        plan=(
-            f"{recipe.data.source}: {splits.train.describe()}, {kept}\n"
-            f"held out: {splits.measured['validation'].describe()}\n"
+        plan=told_plan(
+            recipe,
+            splits,
+            batches,
             f"{model.config.layout} for {recipe.task}: {count / 1e6:.2f}M parameters, "
             f"{learning / 1e6:.2f}M of them trained, vocabulary {tokenizer.vocab_size:,}, "
-            f"{precision.name} on {precision.device}\n{batches.batch_size * recipe.accumulate:,} "
-            f"pictures a step, {recipe.texts} texts each, budget {recipe.budget}, into {recipe.out}"
+            f"{precision.name} on {precision.device}",
         ),
         budget=recipe.budget,
         write_model=write_model,
         finish=finish,
     )
     return course, scorers
+
+
+def scorers_of(
+    kind: Callable[..., Scorer],
+    recipe: ToldRecipe,
+    splits: ToldSplits,
+    model: Model,
+    precision: Precision,
+    quiet: bool,
+) -> dict[str, Scorer]:
+    """What measures a model, by the rows' name."""
+    processor, blind = model.processor, blind_of(splits.train)
+    assert processor is not None
+    candidates = candidates_of(splits.train) if recipe.rank else ()
+    return {
+        name: kind(
+            model,
+            pictures_of(rows, processor, recipe.data, f"reading {name} pictures", quiet),
+            precision,
+            blind,
+            candidates,
+            recipe.data.blank,
+        )
+        for name, rows in splits.measured.items()
+    }
+
+
+def told_plan(recipe: ToldRecipe, splits: ToldSplits, batches: ToldBatches, network: str) -> str:
+    """What a run is about to do; `network` is a line about it."""
+    kept = "in memory" if batches.pictures.kept else "decoded as they are read"
+    cut = batches.texts.cut
+    return (
+        f"{recipe.data.source}: {splits.train.describe()}, {kept}\n"
+        + (f"{cut:,} texts are longer than the network reads, and are cut\n" if cut else "")
+        + f"held out: {splits.measured['validation'].describe()}\n{network}\n"
+        f"{batches.batch_size * recipe.accumulate:,} pictures a step, {recipe.texts} texts each, "
+        f"budget {recipe.budget}, into {recipe.out}"
+    )
 
 
 def objective_of(recipe: ToldRecipe) -> Telling:
@@ -125,7 +157,7 @@ def objective_of(recipe: ToldRecipe) -> Telling:
     )
 
 
-def evaluated(scorers: dict[str, ToldScorer]) -> dict[str, Any]:
+def evaluated(scorers: Mapping[str, ToldScorer]) -> dict[str, Any]:
     """All figures with their intervals, by the rows' name and by kind."""
     return {
         name: {kind: found.record() for kind, found in scorer.figures().items()}

@@ -31,6 +31,8 @@ def sighted_model(recipe: SightedRecipe, checkpoint: Checkpoint | None) -> Model
         model.record = {}
     else:
         model = _begun(recipe)
+    if recipe.beams > 1:
+        model.generation = {**model.generation, "num_beams": recipe.beams}
     model.network.learning()
     check_share(model.network)
     return model

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bedstone.commands.training import check_unchanged
 from bedstone.config import PretrainRecipe, TokenizerConfig
 from bedstone.data.batches import PackedBatches
 from bedstone.data.sentences import Sentences
@@ -21,7 +22,6 @@ from bedstone.data.tokenizer_training import (
 )
 from bedstone.data.tokens import TokenSplit
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import read_json
 from bedstone.models.bert import LAYOUTS as ENCODERS
 from bedstone.train.progress import ProgressBar
 
@@ -119,7 +119,7 @@ def _open(
     # What is too much to keep is too much to hash; its size has to do.
     print_of = str(source.describe()["bytes"]) if data.streaming else source.fingerprint()
     record: dict[str, Any] = {"source": source.name, "fingerprint": print_of}
-    _check_unchanged(run, record)
+    check_unchanged(run, record)
     tokenizer = run_tokenizer(recipe, source, run, quiet=quiet)
     record["tokenizer"] = tokenizer.fingerprint()
     return source, tokenizer, record
@@ -189,17 +189,3 @@ def train_tokenizer(
                 yield piece.text
 
     return trainers[config.kind](sample())
-
-
-def _check_unchanged(run: Path, record: dict[str, Any]) -> None:
-    """Raises BedstoneError if the run in this folder began with other data."""
-    path = run / "data.json"
-    if not path.is_file():
-        return
-    began = read_json(path)
-    if began.get("fingerprint") != record["fingerprint"]:
-        raise BedstoneError(
-            f"data.source: {record['source']!r} has changed since the run in {run} began, so it "
-            "can't go on exactly. Bring the data back as it was, or begin another run with "
-            "init= the last checkpoint."
-        )

@@ -36,6 +36,9 @@ LONGEST = 64  # tokens of a caption that is written, at most
 SHORTEST = 16  # tokens of an answer, at most, where it is written freely
 
 
+Measure = Callable[[list[int], Tensor, "Found"], None]
+
+
 @dataclass
 class Found:
     """What a model said of rows, and what it should have said.
@@ -104,19 +107,21 @@ class ToldScorer:
     @torch.no_grad()
     def said(self, *, told: Callable[[float], None] | None = None) -> Found:
         """What the model says of all pictures."""
-        found, kind = Found(), self.model.config.head.kind
+        found, measured = Found(), self._measured()
         for done, chosen in self._chunks():
             numbers, memory = self._seen(chosen)
             with self.precision.autocast():
-                if kind in ("captions", "joint"):
-                    self._captions(numbers, memory, found)
-                if kind in ("answers", "joint"):
-                    self._answers(numbers, memory, found)
-                if kind in ("matching", "joint"):
-                    self._match(numbers, memory, found)
+                for measure in measured:
+                    measure(numbers, memory, found)
             if told is not None:
                 told(done)
         return found
+
+    def _measured(self) -> list[Measure]:
+        """What is done with some rows' memories; each adds to what is found."""
+        kind = self.model.config.head.kind
+        known = {"captions": self._captions, "answers": self._answers, "matching": self._match}
+        return [measure for name, measure in known.items() if kind in (name, "joint")]
 
     def _figures(self, found: Found, resamples: int) -> dict[str, Figures]:
         figures: dict[str, Figures] = {}
@@ -176,7 +181,8 @@ class ToldScorer:
             [row.captions[n % len(row.captions)] for n, row in enumerate(rows)]
         )
         self._count(found, network.caption_states(ids, None, memory), targets)
-        found.captions += self._write(network.writer(memory), len(rows), LONGEST)
+        prompts = [list(self.words.begin)] * len(rows)
+        found.captions += self._write(network.writer(memory), prompts, LONGEST)
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Found) -> None:
@@ -195,7 +201,8 @@ class ToldScorer:
         ids, targets = self._written([one.answers[0] for _, one in said])
         self._count(found, self.model.network.answer_states(ids, None, states, keep), targets)
         writer = self.model.network.writer(states, keep)
-        found.answers += self._write(writer, len(said), SHORTEST, self.candidates)
+        prompts = [list(self.words.begin)] * len(said)
+        found.answers += self._write(writer, prompts, SHORTEST, self.candidates)
         found.asked += said
 
     def _match(self, numbers: list[int], memory: Tensor, found: Found) -> None:
@@ -239,32 +246,35 @@ class ToldScorer:
     def _written(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(n, U) ids and targets, as the decoder writes texts; what doesn't fit is cut."""
         words = self.words
-        rows = [[*row, words.end] for row in self._cut(texts)]
-        ids, targets = taught([words.begin] * len(rows), rows, words.pad)
+        ids, targets = taught([words.begin] * len(texts), self._ended(texts), words.pad)
         return ids.to(self.precision.device), targets.to(self.precision.device)
 
     def _cut(self, texts: Sequence[str]) -> list[list[int]]:
         words = self.words
         return [ids[: words.room].tolist() for ids in words.plain(texts)]
 
+    def _ended(self, texts: Sequence[str]) -> list[list[int]]:
+        """Texts as they are written, their end included; what doesn't fit is cut."""
+        return [[*row, self.words.end] for row in self._cut(texts)]
+
     def _write(
-        self, writer: Any, rows: int, most: int, candidates: Sequence[str] = ()
+        self, writer: Any, prompts: list[list[int]], most: int, candidates: Sequence[str] = ()
     ) -> list[str]:
-        """The likeliest text of each row, by beams where the model is to have them, else token by
-        token; or the likeliest of the candidates."""
+        """The likeliest text after each prompt, or the likeliest of the candidates.
+
+        It is looked for by beams where the model is to have them, else token by token.
+        """
         words = self.words
-        prompts = [words.begin] * rows
         if candidates:
-            given = [[*row, words.end] for row in self._cut(candidates)]
-            return [candidates[number] for number in rank(writer, prompts, given).argmax(1)]
+            best = rank(writer, prompts, self._ended(candidates)).argmax(1).tolist()
+            return [candidates[number] for number in best]
         search = beams_asked({"do_sample": False}, self.model.generation, max_tokens=most)
         if search is not None:
-            best = [found[0].ids for found in beam_search(writer, prompts, search, eos=[words.end])]
-            return [words.tokenizer.decode(ids) for ids in best]
-        # A seed, though nothing is drawn: none would take a run's chance away from it.
-        sampling = Sampling(max_tokens=most, temperature=0.0, seed=0)
+            found = beam_search(writer, prompts, search, eos=[words.end])
+            return [words.tokenizer.decode(each[0].ids).strip() for each in found]
+        sampling = Sampling(max_tokens=most, temperature=0.0)
         done = generate(writer, prompts, sampling, eos=[words.end])
-        return [words.tokenizer.decode(each.ids) for each in done]
+        return [words.tokenizer.decode(each.ids).strip() for each in done]
 
 
 def wrong_of(row: Told, others: Sequence[Told]) -> str:

@@ -6,7 +6,7 @@ budget, checkpoints, logs, the curve, leaving and coming back.
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.config import RunRecipe
 from bedstone.errors import BedstoneError
-from bedstone.files import write_json, write_text
+from bedstone.files import read_json, write_json, write_text
 from bedstone.inspect.curve import draw_curve
 from bedstone.mapping import to_yaml
 from bedstone.runtime import Precision, keep_memory
@@ -164,6 +164,17 @@ def train(
     say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
     say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
     return Finished(done, run, path)
+
+
+def check_unchanged(run: Path, record: Mapping[str, Any]) -> None:
+    """Raises BedstoneError where the run in this folder began with other data."""
+    path = run / "data.json"
+    if path.is_file() and read_json(path).get("fingerprint") != record["fingerprint"]:
+        raise BedstoneError(
+            f"data.source: {record['source']!r} has changed since the run in {run} began, so it "
+            "can't go on exactly. Bring the data back as it was, or begin another run with "
+            "init= the last checkpoint."
+        )
 
 
 def _align(network: nn.Module) -> None:

@@ -19,11 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bedstone.checks import check_shares
 from bedstone.data.packing import Packed
 from bedstone.errors import BedstoneError, nearest
 
 KINDS = ("softmax", "sigmoid")
-LARGEST_SCALE = 100.0  # CLIP, section 2.5: a larger one makes training unstable
+# CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit: those published have
+# learnt scales above it.
+LARGEST_SCALE = 100.0
 
 
 class Pairs(Protocol):
@@ -94,10 +97,7 @@ class Contrastive:
             raise BedstoneError(f"objective: {self.kind!r} is unknown{nearest(self.kind, KINDS)}.")
         if self.chunk < 0:
             raise BedstoneError(f"chunk: {self.chunk} was given; at least 0.")
-        if not 0 <= self.patch_dropout < 1:
-            raise BedstoneError(
-                f"patch_dropout: {self.patch_dropout} was given; it is a share, from 0 to below 1."
-            )
+        check_shares({"patch_dropout": self.patch_dropout})
 
     def __call__(self, network: Any, batch: Pairs) -> tuple[Tensor, float]:
         image = self.pictures(network, batch.pixels)
@@ -106,11 +106,12 @@ class Contrastive:
         # Cosines times 100 need more than bf16's three digits.
         with torch.autocast(device, enabled=False):
             image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-            scale = network.scale.float().clamp(max=LARGEST_SCALE)
+            scale = network.scale.float()
             if self.kind == "sigmoid":
                 bias = 0.0 if network.bias is None else network.bias.float()
                 loss = sigmoid_loss(image, text, scale, batch.groups, bias)
             else:
+                scale = scale.clamp(max=LARGEST_SCALE)
                 loss = softmax_loss(image, text, scale, batch.groups)
         return loss, len(image)
 

@@ -1,0 +1,109 @@
+"""What all runs on pictures with texts read alike: rows held out, pictures, augmentation."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bedstone.commands.training import check_unchanged
+from bedstone.data.fact_augment import FactAugment, fact_augment
+from bedstone.data.image_processor import ImageProcessor
+from bedstone.data.pictured import PicturedRows
+from bedstone.data.pictures import Pictures
+from bedstone.errors import BedstoneError
+from bedstone.mapping import from_mapping
+from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.recipes_pictures import PicturesConfig
+from bedstone.recipes_told import ToldRecipe
+from bedstone.train.progress import ProgressBar
+
+MOST_SCENES = 20_000  # drawn where a recipe doesn't say how many
+
+Recipe = ContrastiveRecipe | ToldRecipe
+Rows = TypeVar("Rows", bound=PicturedRows[Any])
+Config = TypeVar("Config", bound=PicturesConfig)
+
+
+def held_out(recipe: Recipe, opened: Callable[[str], Rows]) -> tuple[Rows, Rows]:
+    """Rows to learn from and rows to validate on, of sources that `opened` reads."""
+    data = recipe.data
+    train = opened(data.source)
+    if data.validation:
+        held = opened(data.validation)
+    else:
+        train, held = train.hold_out(data.validation_share or 0.05)
+    return train.take(data.most_rows, recipe.seed), held
+
+
+def record_of(recipe: Recipe, train: PicturedRows[Any], run: Path | None) -> dict[str, Any]:
+    """What `data.json` and an artefact say of the rows.
+
+    Raises:
+        BedstoneError: the run in this folder began with others.
+    """
+    record = {
+        "source": recipe.data.source,
+        "fingerprint": train.fingerprint(),
+        "rows": len(train),
+        "left_out": len(train.faults.broken),
+    }
+    if run is not None:
+        check_unchanged(run, record)
+    return record
+
+
+def recorded_data(kind: type[Config], recipe: Mapping[str, Any]) -> Config:
+    """What the recipe that made a model says of its data; as usual where there is none."""
+    recorded = recipe.get("data") or {}
+    names = {each.name for each in dataclasses.fields(kind)} & recorded.keys()
+    values = {name: recorded[name] for name in names}
+    return from_mapping(kind, values, "bedstone.json", "recipe.data.")
+
+
+def pictures_of(
+    rows: PicturedRows[Any],
+    processor: ImageProcessor,
+    data: PicturesConfig,
+    label: str,
+    quiet: bool,
+) -> Pictures:
+    """The rows' pictures, as the processor fits them."""
+    with ProgressBar(label, quiet=quiet) as bar:
+        return Pictures(
+            rows, processor.fit, processor.size, memory_mb=data.memory_mb, told=bar.update
+        )
+
+
+def learnt_pictures(
+    recipe: Recipe, rows: PicturedRows[Any], processor: ImageProcessor, quiet: bool
+) -> Pictures:
+    """Pictures to learn from: as much larger than the network's as the recipe says, for crops."""
+    by = recipe.data.enlarge
+
+    def grown(size: Any) -> Any:
+        if size is None or by == 1:
+            return size
+        return round(size * by) if isinstance(size, int) else tuple(round(s * by) for s in size)
+
+    wide = dataclasses.replace(
+        processor, resize=grown(processor.resize), crop=grown(processor.crop)
+    )
+    return pictures_of(rows, wide, recipe.data, "reading pictures", quiet)
+
+
+def augment_of(recipe: Recipe, size: tuple[int, int]) -> FactAugment | None:
+    """How a recipe asks for pictures to be changed; None where they stay."""
+    if not recipe.augment and recipe.data.enlarge == 1:
+        return None
+    if "size" in recipe.augment or size[0] != size[1]:
+        raise BedstoneError(
+            "augment.size: what comes out is as large as the network's pictures, which must be "
+            "square; leave it out."
+        )
+    return fact_augment(recipe.augment, size[0])
+
+
+def image_side(recipe: Recipe) -> int:
+    """Pixels of a picture's side, as the recipe says; 64 where a model's folder says it."""
+    size = (recipe.model.get("image") or {}).get("image_size", 64)
+    return max(size) if isinstance(size, list | tuple) else int(size)
