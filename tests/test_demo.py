@@ -17,9 +17,9 @@ from runs import make_text
 SMALL_CLIP = {
     **clip.RECIPE,
     "model": {
-        "layout": "clip",
+        "layout": "clip_resnet",
         "embed": 16,
-        "image": {"image_size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2},
+        "image": {"image_size": 16, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 1},
         "text": {"width": 16, "layers": 1, "heads": 2, "context": 24},
     },
     "data": {"source": "scenes", "most_rows": 16},
@@ -31,8 +31,7 @@ SMALL_CLIP = {
 SMALL_VLM = {
     **vlm.RECIPE,
     "model": {
-        "layout": "blip",
-        "image": {"image_size": 16, "patch": 8, "width": 16, "layers": 1, "heads": 2},
+        "layout": "blip_resnet",
         "text": {"width": 16, "layers": 1, "heads": 2, "context": 40},
     },
     "data": {"source": "scenes", "most_rows": 16},

@@ -39,6 +39,7 @@ RECIPE: dict[str, Any] = {
         "text": {"width": 192, "layers": 2, "heads": 3, "context": 48},
     },
     "data": {"source": "scenes", "most_rows": 4000, "objects": [1, 3]},
+    "augment": {"hue": 0.5, "saturation": 0.5, "brightness": 0.2},
     "tokenizer": {"vocab_size": 1024},
     "optim": {"kind": "muon", "lr": 3e-3, "adamw_lr": 3e-3},
     "batch_size": 128,
@@ -90,7 +91,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             "Two networks, one for pictures and one for sentences, trained from random weights "
             "until what is said of a picture is nearer to it than what is said of others. Each "
             "picture that it is measured on shows a combination of shape and colour that no "
-            "training picture showed and no training caption named."
+            "training caption named."
         ),
         figures={
             "parameters": f"{count / 1e6:.1f} million",

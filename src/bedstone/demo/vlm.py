@@ -27,19 +27,14 @@ from bedstone.train.logs import read_log
 from bedstone.train.progress import clock
 
 SHARE = 0.75
+CLIP = "clip"  # the part of the demo, run before, whose tower for pictures this one begins with
 
 RECIPE: dict[str, Any] = {
     "task": "visual-question-answering",
     "model": {
         "layout": "blip_resnet",
-        "image": {
-            "image_size": 64,
-            "width": 32,
-            "blocks": [1, 1, 1],
-            "block": "basic",
-            "shrink": 4,
-        },
         "text": {"width": 128, "layers": 2, "heads": 4, "context": 40},
+        "decoder_layers": 1,
     },
     "data": {"source": "scenes", "most_rows": 4000, "captions": "none"},
     "tokenizer": {"vocab_size": 256},
@@ -62,6 +57,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     if folder.is_dir():  # an earlier demo's run
         shutil.rmtree(folder)
     values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
+    values["image_init"] = str(folder.parent / CLIP)
     finished = pretrain_told(from_mapping(ToldRecipe, values, "demo"))
     assert finished.model is not None
     model = open_model(finished.model)
@@ -97,9 +93,9 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         title="VLM: questions about pictures",
         words=(
             "A network that sees and one that reads, joined by cross-attention in every block, "
-            "trained from random weights to answer questions about drawn scenes: what there is, "
-            "how many, which colour, where. Each picture that it is measured on shows a "
-            "combination of shape and colour that no training picture showed."
+            "trained to answer questions about drawn scenes: what there is, how many, which "
+            "colour, where. It begins with the CLIP's eyes. Each picture that it is measured on "
+            "shows a combination of shape and colour that training never named."
         ),
         figures={
             "parameters": f"{count / 1e6:.1f} million",
