@@ -1,6 +1,7 @@
 """Learning from pairs: the published losses, equal texts, hard negatives, gradient caching."""
 
 import dataclasses
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -210,11 +211,16 @@ def test_patches_are_drawn_anew() -> None:
     assert draw_patches(2, 4, 0.99).shape == (2, 1)
 
 
-def test_scale_is_at_most_100() -> None:
-    network = Towers().eval()
-    network.log_scale.data.fill_(20.0)
-    loss, _ = Contrastive()(network, batch())
-    assert loss.item() < 7 * 250
+def test_scale_is_at_most_100_in_the_softmax_form_alone() -> None:
+    losses = {}
+    for kind in ("softmax", "sigmoid"):
+        network = Towers(dropout=0.0, biased=kind == "sigmoid")
+        objective = Contrastive(kind)
+        for scale in (100, 117):  # a published SigLIP has 117
+            network.log_scale.data.fill_(math.log(scale))
+            losses[kind, scale] = objective(network, batch())[0].item()
+    assert losses["softmax", 117] == pytest.approx(losses["softmax", 100])
+    assert losses["sigmoid", 117] > losses["sigmoid", 100] * 1.1
 
 
 def test_told_what_cannot_be() -> None:

@@ -139,7 +139,7 @@ class PairScorer:
         network = self.model.network
         first = np.array([self.texts.captions[i][0] for i in numbers])
         vectors, groups = self._texts(first), self.texts.group[first]
-        scale = network.scale.detach().float().clamp(max=LARGEST_SCALE).cpu()
+        scale = network.scale.detach().float().cpu()
         bias = 0.0 if network.bias is None else network.bias.detach().float().cpu()
         order = np.random.default_rng(0).permutation(len(numbers))  # classes may stand in order
         total = 0.0
@@ -150,7 +150,8 @@ class PairScorer:
             if self.kind == "sigmoid":
                 total += float(sigmoid_loss(image, text, scale, group, bias))
             else:
-                total += float(softmax_loss(image, text, scale, group))
+                most = scale.clamp(max=LARGEST_SCALE)
+                total += float(softmax_loss(image, text, most, group))
         return total / len(order)
 
 

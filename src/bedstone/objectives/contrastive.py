@@ -24,7 +24,7 @@ from bedstone.data.packing import Packed
 from bedstone.errors import BedstoneError, nearest
 
 KINDS = ("softmax", "sigmoid")
-# CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit: those published have
+# CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit, and those published
 # learnt scales above it.
 LARGEST_SCALE = 100.0
 
