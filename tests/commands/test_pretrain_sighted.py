@@ -9,6 +9,7 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.artefact import Model
+from bedstone.commands import told_scoring
 from bedstone.commands.pretrain import pretrain, read_pretraining
 from bedstone.commands.resume import resume
 from bedstone.data.gpt_told import GPTTexts, gpt_words
@@ -17,6 +18,8 @@ from bedstone.data.scene_texts import scene_texts
 from bedstone.data.tokenizer_training import train_bpe
 from bedstone.data.told import Asked, Told, ToldRows
 from bedstone.errors import BedstoneError
+from bedstone.generation.beam import beam_search
+from bedstone.generation.ranking import rank
 from bedstone.models import clip, gpt
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.recipes_sighted import SightedRecipe
@@ -88,6 +91,26 @@ def test_a_run_is_resumed_to_the_same_weights(begun, tmp_path):
         assert torch.equal(weight, second[name]), name
 
 
+def test_answers_are_ranked_and_captions_written_by_beams(begun, tmp_path, monkeypatch):
+    ranked, searched = [], []
+
+    def best(writer, prompts, given):
+        ranked.extend(prompts)
+        return rank(writer, prompts, given)
+
+    def beams(writer, prompts, search, **more):
+        searched.append(search.beams)
+        return beam_search(writer, prompts, search, **more)
+
+    monkeypatch.setattr(told_scoring, "rank", best)
+    monkeypatch.setattr(told_scoring, "beam_search", beams)
+    done = pretrain(recipe(begun, tmp_path / "run", task="joint", rank=True, beams=2), quiet=True)
+    model = bedstone.load(done.model)
+    asked = {model.tokenizer.decode(prompt).split()[0] for prompt in ranked}
+    assert asked == {"Question:"} and set(searched) == {2}
+    assert model.generation["num_beams"] == 2
+
+
 def test_loss_is_on_the_answer_alone():
     words = train_bpe([piece.text for piece in scene_texts(20)], 400)
     asked = Asked("What colour is it?", ("red",), "colour")
@@ -113,6 +136,8 @@ def test_loss_is_on_the_answer_alone():
         ({"task": "image-text-matching"}, "isn't one for a GPT that sees"),
         ({"model": {"layout": "sighted_gpt", "width": 3}}, "model.width"),
         ({"lora": {"rank": 2}}, "leave it out"),
+        ({"smoothing": 0.1}, "smoothing: .* leave it out"),
+        ({"weights": {"answer": 2.0}}, "weights: .* leave it out"),
     ],
 )
 def test_wrong_recipes_are_named(begun, tmp_path, changes, message):

@@ -20,6 +20,7 @@ from bedstone.commands import told_scoring
 from bedstone.commands.finetune import read_finetuning
 from bedstone.commands.pretrain import pretrain, read_pretraining
 from bedstone.commands.resume import resume
+from bedstone.commands.told_data import ToldSplits
 from bedstone.errors import BedstoneError
 from bedstone.recipes_told import ToldRecipe
 from bedstone.train.logs import read_log
@@ -325,6 +326,18 @@ def test_rows_that_lack_what_the_task_needs_are_named(
     data = {"source": str(rows), "validation": str(rows), "columns": columns}
     with pytest.raises(BedstoneError, match=f"no row has a {lacks}"):
         pretrain(recipe_of(tmp_path / "run", task, data=data), quiet=True)
+
+
+def test_pictures_without_what_the_task_needs_are_left(tmp_path: Path) -> None:
+    rows = shaded(tmp_path / "rows.parquet", 8)
+    table = pq.read_table(rows).to_pylist()
+    for row in table[:3]:
+        row["title"] = None
+    pq.write_table(pa.Table.from_pylist(table), rows)
+    data = {"source": str(rows), "validation": str(rows), "columns": COLUMNS}
+    for task, count in ((CAPTIONS, 5), (ANSWERS, 8), (JOINT, 8)):
+        splits = ToldSplits.open(recipe_of(tmp_path / "run", task, data=data), None, quiet=True)
+        assert [len(splits.train), len(splits.measured["validation"])] == [count] * 2
 
 
 def test_sample_sheet(tmp_path: Path) -> None:

@@ -70,6 +70,12 @@ def test_the_network_stays_as_it_was():
         after = model.network.read(ids, None, memory)
     assert torch.equal(before, watched[0]) and torch.equal(before, after)
     assert not any(part._forward_hooks for part in model.network.modules())
+    cnn = made("answers", "blip_resnet", CNN)
+    cnn.network.train()
+    held = {name: value.clone() for name, value in cnn.network.state_dict().items()}
+    looked(cnn, picture(), QUESTION)
+    assert cnn.network.training  # and its norms' statistics are of what it learns from alone
+    assert all(torch.equal(held[name], value) for name, value in cnn.network.state_dict().items())
     with pytest.raises(ZeroDivisionError):
         seen(model.network, lambda: 1 / 0)
     assert not any(part._forward_hooks for part in model.network.modules())

@@ -181,3 +181,20 @@ def test_a_batch_of_one_has_no_wrong_pairs() -> None:
         network("matching"), replace(told, pixels=told.pixels[:1], captions=few)
     )
     assert torch.isfinite(loss)
+
+
+class Nothing(Part):
+    """Pictures of which nothing is said."""
+
+    @property
+    def groups(self) -> torch.Tensor:
+        return torch.full((len(self.ids),), -1)
+
+
+def test_pictures_without_captions_are_not_told_apart() -> None:
+    told = batch()
+    assert told.captions is not None
+    ids, keep, ids_in = told.captions.ids, told.captions.keep, told.captions.ids_in
+    none = Nothing(ids, keep, ids_in, torch.full_like(ids_in, -100), told.captions.each)
+    learnt = Telling(contrast=1.0, match=1.0)
+    assert learnt(network(), replace(told, captions=none))[0] == 0

@@ -1,20 +1,16 @@
 """The network that a run gives eyes to: a GPT, a picture tower, fresh cross-attention."""
 
-from typing import Any
-
 import torch
 
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.commands.told_model import usual_processor
+from bedstone.commands.told_model import tower_of, usual_processor
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt import GPT
 from bedstone.models.map_tower import MapTower
-from bedstone.models.resnet import ResNet
 from bedstone.models.sighted_config import SightedConfig
 from bedstone.models.sighted_gpt import SightedGPT, build
-from bedstone.models.vit import ViT
 from bedstone.models.vlm_begin import take_image
 from bedstone.recipes_sighted import LARGEST, SightedRecipe
 
@@ -55,21 +51,6 @@ def _begun(recipe: SightedRecipe) -> Model:
     take_image(network, seen.network)  # type: ignore[arg-type]  # it has such a tower
     processor = seen.processor or usual_processor(config)  # type: ignore[arg-type]
     return Model(network, words.tokenizer, dict(words.generation), processor=processor)
-
-
-def tower_of(network: Any, where: str) -> Any:
-    """The picture tower of a network, or the network itself.
-
-    Raises:
-        BedstoneError: it has none.
-    """
-    while not isinstance(network, ViT | ResNet | MapTower):
-        network = getattr(network, "image", None)
-        if network is None:
-            raise BedstoneError(
-                f"image_init: {where} reads no pictures; name a VLM, a CLIP or a ViT."
-            )
-    return network
 
 
 def check_share(network: SightedGPT) -> float:

@@ -16,7 +16,9 @@ from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
 from bedstone.models.heads import HeadConfig
-from bedstone.models.vit import ViTConfig
+from bedstone.models.map_tower import MapTower
+from bedstone.models.resnet import ResNet
+from bedstone.models.vit import ViT, ViTConfig
 from bedstone.models.vlm import VLM, build
 from bedstone.models.vlm_begin import take_image, take_text
 from bedstone.models.vlm_config import VLMConfig, vlm_config
@@ -122,7 +124,7 @@ def _fresh(recipe: ToldRecipe, tokenizer: Tokenizer) -> Model:
         if (path := getattr(recipe, f"{name}_init"))
     }
     if "image" in begun and not shape.get("image"):
-        shape["image"] = _tower_shape(begun["image"].network)
+        shape["image"] = _tower_shape(tower_of(begun["image"].network, recipe.image_init))
     text = shape.get("text") or (_text_shape(begun["text"]) if "text" in begun else {})
     shape["text"] = {**_ends(tokenizer, text), **text}
     network = build(vlm_config(shape), seed=recipe.seed)
@@ -134,11 +136,24 @@ def _fresh(recipe: ToldRecipe, tokenizer: Tokenizer) -> Model:
     return Model(network, tokenizer, processor=processor)
 
 
-def _tower_shape(network: Any) -> Any:
-    """The shape of a network's image tower, as one that gives states."""
-    while hasattr(network, "image"):
-        network = network.image
-    config = network.config
+def tower_of(network: Any, where: str) -> Any:
+    """The picture tower of a network, or the network itself.
+
+    Raises:
+        BedstoneError: it has none.
+    """
+    while not isinstance(network, ViT | ResNet | MapTower):
+        network = getattr(network, "image", None)
+        if network is None:
+            raise BedstoneError(
+                f"image_init: {where} reads no pictures; name a VLM, a CLIP or a ViT."
+            )
+    return network
+
+
+def _tower_shape(tower: Any) -> Any:
+    """The shape of a picture tower, as one that gives states."""
+    config = tower.config
     if not isinstance(config, ViTConfig):
         return config
     return dataclasses.replace(config, layout="", head=HeadConfig("states"))
