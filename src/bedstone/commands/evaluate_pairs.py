@@ -14,8 +14,8 @@ from bedstone.commands.pair_scoring import PairScorer
 from bedstone.commands.picture_data import pictures_of, recorded_data
 from bedstone.data.pair_batches import PairTexts
 from bedstone.data.pair_reader import open_pairs
-from bedstone.data.scene_pairs import NAME as SCENES
 from bedstone.data.scene_pairs import measured_scenes
+from bedstone.data.scenes import NAME as SCENES
 from bedstone.errors import BedstoneError
 from bedstone.inspect.confusion import draw_confusion
 from bedstone.recipes_pairs import PairsConfig

@@ -13,8 +13,8 @@ from bedstone.commands.sighted_scoring import SightedScorer
 from bedstone.commands.told_data import blind_of, candidates_of, opened, with_parts
 from bedstone.commands.told_model import usual_processor
 from bedstone.commands.told_scoring import ToldScorer
+from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.told import ToldRows
-from bedstone.data.told_scenes import NAME as SCENES
 from bedstone.data.told_scenes import told_scenes
 from bedstone.errors import BedstoneError
 from bedstone.recipes_sighted import LAYOUT as SIGHTED

@@ -20,8 +20,8 @@ from bedstone.data.known_texts import Encode
 from bedstone.data.pair_batches import PairBatches, PairTexts
 from bedstone.data.pair_reader import Reader, open_pairs
 from bedstone.data.pairs import PairRows
-from bedstone.data.scene_pairs import NAME as SCENES
 from bedstone.data.scene_pairs import measured_scenes, scene_pairs
+from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.data.tower_text import text_rows
 from bedstone.errors import BedstoneError

@@ -16,11 +16,11 @@ from bedstone.commands.picture_data import (
     record_of,
 )
 from bedstone.data.image_processor import ImageProcessor
+from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.data.told import ToldRows
 from bedstone.data.told_batches import ToldBatches, ToldTexts
 from bedstone.data.told_reader import ToldReader, open_told
-from bedstone.data.told_scenes import NAME as SCENES
 from bedstone.data.told_scenes import measured_told_scenes, told_scenes
 from bedstone.data.told_text import as_told, train_told
 from bedstone.errors import BedstoneError

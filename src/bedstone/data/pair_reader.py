@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bedstone.data import scene_pairs
+from bedstone.data import scene_pairs, scenes
 from bedstone.data.pair_rows import Raw, raw_rows
 from bedstone.data.pairs import TEMPLATES, Pair, PairRows
 from bedstone.data.picture_columns import IMAGE, TEXT, ColumnReader, columns_of, texts_in
@@ -97,7 +97,7 @@ def open_pairs(
     Raises:
         BedstoneError: there is no such data, it can't be read, or too much of it is broken.
     """
-    if str(name) == scene_pairs.NAME:
+    if str(name) == scenes.NAME:
         return scene_pairs.measured_scenes(split or "test")
     reader = reader or Reader()
     own: dict[str, list[str]] = {}

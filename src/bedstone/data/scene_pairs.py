@@ -13,8 +13,6 @@ from bedstone.data.pairs import Pair, PairRows
 from bedstone.data.pictured import Faults
 from bedstone.errors import BedstoneError, nearest
 
-NAME = "scenes"
-APART = 10**9  # scenes a seed may have
 ONES, SEVERAL = 320, 100  # pictures of one thing, and of several, to measure on
 
 
@@ -44,7 +42,7 @@ def scene_pairs(
     """
     pairs = []
     for number in range(count):
-        scene = scenes.make_scene(seed * APART + number, objects=objects)
+        scene = scenes.make_scene(seed * scenes.APART + number, objects=objects)
         picture = partial(scenes.draw, scene, size)
         place = f"scene {number}"
         nearly = scenes.negatives(scene) if wrong else ()
@@ -81,5 +79,5 @@ def measured_scenes(
 
 
 def _rows(pairs: list[Pair]) -> PairRows:
-    faults = Faults(NAME, 0.0, len(pairs))
-    return PairRows(pairs, NAME, classes=CLASSES, templates=TEMPLATES, faults=faults)
+    faults = Faults(scenes.NAME, 0.0, len(pairs))
+    return PairRows(pairs, scenes.NAME, classes=CLASSES, templates=TEMPLATES, faults=faults)

@@ -57,7 +57,8 @@ __all__ = [
     "scene_rows",
 ]
 
-_APART = 10**9  # scenes a seed of rows may have
+NAME = "scenes"  # of the built-in data
+APART = 10**9  # scenes a seed of rows may have
 
 
 def scene_rows(
@@ -77,7 +78,7 @@ def scene_rows(
         BedstoneError: a count below 0 or over a thousand million, or what `make_scene` and `draw`
             can't take.
     """
-    if not 0 <= count <= _APART:
+    if not 0 <= count <= APART:
         raise BedstoneError(f"scenes: {count} pictures can't be drawn. Give a number from 0.")
     return [dict(row) for row in _rows(count, split, seed, size, tuple(objects))]
 
@@ -88,7 +89,7 @@ def _rows(
 ) -> tuple[dict[str, Any], ...]:
     rows = []
     for number in range(count):
-        scene = make_scene(seed * _APART + number, split=split, objects=objects)
+        scene = make_scene(seed * APART + number, split=split, objects=objects)
         image = draw(scene, size)
         image.setflags(write=False)
         told = {"captions": captions(scene), "questions": questions(scene)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bedstone.data import told_scenes
+from bedstone.data import scenes, told_scenes
 from bedstone.data.pair_rows import Raw, raw_rows
 from bedstone.data.picture_columns import (
     IMAGE,
@@ -168,7 +168,7 @@ def open_told(
     Raises:
         BedstoneError: there is no such data, it can't be read, or too much of it is broken.
     """
-    if str(name) == told_scenes.NAME:
+    if str(name) == scenes.NAME:
         return told_scenes.measured_told_scenes(split or "test")
     reader = reader or ToldReader()
     faults = Faults(str(name), most_broken)

@@ -8,10 +8,8 @@ from bedstone.data.pictured import Faults
 from bedstone.data.told import Asked, Told, ToldRows
 from bedstone.errors import BedstoneError, nearest
 
-NAME = "scenes"
 MEASURED = 400  # pictures of a split with held-out combinations
 CAPTIONS = ("all", "whole", "none")
-_APART = 10**9  # scenes a seed may have
 
 
 def told_scenes(
@@ -38,11 +36,11 @@ def told_scenes(
         raise BedstoneError(f"data.captions: {captions!r} is unknown{nearest(captions, CAPTIONS)}.")
     rows = []
     for number in range(count):
-        scene = scenes.make_scene(seed * _APART + number, objects=objects)
+        scene = scenes.make_scene(seed * scenes.APART + number, objects=objects)
         rows.append(_row(scene, size, f"scene {number}", captions, questions))
         if told is not None and number % 64 == 0:
             told(number / count)
-    return ToldRows(rows, NAME, faults=Faults(NAME, 0.0, count))
+    return ToldRows(rows, scenes.NAME, faults=Faults(scenes.NAME, 0.0, count))
 
 
 def measured_told_scenes(
@@ -57,7 +55,7 @@ def measured_told_scenes(
         raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, scenes.HELD_OUT)}.")
     drawn = [scenes.make_scene(number, split=split, objects=objects) for number in range(count)]
     rows = [_row(scene, size, f"{split} {number}") for number, scene in enumerate(drawn)]
-    return ToldRows(rows, NAME, faults=Faults(NAME, 0.0, count))
+    return ToldRows(rows, scenes.NAME, faults=Faults(scenes.NAME, 0.0, count))
 
 
 def _row(
