@@ -45,13 +45,11 @@ class Captioned:
         picture: as `data.images.decode` takes it; None where it is gone.
         name: of the picture: its file, its row.
         lines: captions, the best first; or answers.
-        fault: why nothing could be said.
     """
 
     picture: Any
     name: str
     lines: Sequence[Line] = ()
-    fault: str = ""
 
     @property
     def alternative(self) -> str:
@@ -97,9 +95,7 @@ figcaption { padding: .6rem .8rem .8rem; border-top: 1px solid var(--line);
 {% for each, source in pictures %}<li><figure>
 {% if source %}<img src="{{ source }}" alt="{{ each.alternative | truncate(longest, True, "…") }}"
  loading="lazy">{% else %}<div class="gone">can't be shown</div>{% endif %}
-
 <figcaption><div class="name">{{ each.name }}</div>
-{% if each.fault %}<p>{{ each.fault }}</p>{% endif %}
 <ul class="said">{% for line in each.lines %}<li>
 {%- if line.score %}<span class="score">{{ line.score }}</span>{% endif %}
 {%- if line.asked %}<span class="asked">{{ line.asked | truncate(longest, True, "…") }}</span>
