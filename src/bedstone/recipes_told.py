@@ -97,6 +97,8 @@ class ToldRecipe(RunRecipe):
         evaluate_rows: held-out pictures that an evaluation in training reads at most.
         beams: how many texts are followed at a time when the model writes, in measuring and in use
             (`num_beams` of its generation_config.json).
+        length_penalty: of beams: 1 takes the text whose tokens are likeliest on average, 0 the one
+            that is likeliest as a whole, which says less and errs less.
         rank: whether answers are measured by ranking the training answers, not by writing freely.
     """
 
@@ -118,6 +120,7 @@ class ToldRecipe(RunRecipe):
     smoothing: float = 0.0
     evaluate_rows: int = 200
     beams: int = 1
+    length_penalty: float = 1.0
     rank: bool = False
     optim: PicturesOptim = field(default_factory=PicturesOptim)
     schedule: PicturesSchedule = field(default_factory=PicturesSchedule)

@@ -201,14 +201,16 @@ def test_beams_are_measured_with_and_stay_with_the_model(
     real = told_scoring.beam_search
 
     def counted(*given: Any, **more: Any) -> Any:
-        widths.append(given[2].beams)
+        widths.append((given[2].beams, given[2].length_penalty))
         return real(*given, **more)
 
     monkeypatch.setattr(told_scoring, "beam_search", counted)
-    done = pretrain(recipe_of(tmp_path / "run", CAPTIONS, beams=3), quiet=True)
-    assert set(widths) == {3}
+    how = {"beams": 3, "length_penalty": 0.5}
+    done = pretrain(recipe_of(tmp_path / "run", CAPTIONS, **how), quiet=True)
+    assert set(widths) == {(3, 0.5)}
     assert done.model is not None
-    assert load(done.model).generation["num_beams"] == 3
+    found = load(done.model).generation
+    assert (found["num_beams"], found["length_penalty"]) == (3, 0.5)
 
 
 @pytest.mark.parametrize("shape", [CNN, VIT], ids=["cnn", "vit"])

@@ -14,6 +14,7 @@ from bedstone.commands.pair_model import freeze
 from bedstone.data.image_processor import ImageProcessor, blip_processor
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
+from bedstone.generation.beam_settings import BeamSearch, published
 from bedstone.mapping import from_mapping
 from bedstone.models.heads import HeadConfig
 from bedstone.models.map_tower import MapTower
@@ -43,7 +44,9 @@ def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint 
         model = _fresh(recipe, tokenizer)
     model.tokenizer, model.record = tokenizer, {}
     if recipe.beams > 1:
-        model.generation = {**model.generation, "num_beams": recipe.beams}
+        beams = {"num_beams": recipe.beams, "length_penalty": recipe.length_penalty}
+        BeamSearch(**published(beams))  # refused now, not at the first evaluation
+        model.generation = {**model.generation, **beams}
     if model.processor is None:
         model.processor = usual_processor(model.config)
     network = model.network
