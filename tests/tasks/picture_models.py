@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.data.clip_tokenizers import train_clip
 from bedstone.data.encoder_tokenizers import train_roberta
 from bedstone.data.image_processor import clip_processor, plain_processor, siglip_processor
 from bedstone.data.tokenizer import Tokenizer
@@ -16,6 +15,7 @@ from bedstone.models.heads import HeadConfig
 from bedstone.models.labelled_tower import LabelledTowerConfig
 from bedstone.models.resnet import ResNetConfig
 from bedstone.models.vit import ViTConfig
+from clip_words import clip_words
 from networks import randomise
 
 SIZE = 32
@@ -37,7 +37,7 @@ def image_config(layout: str = "") -> ViTConfig | ResNetConfig:
 
 
 def clip_model(layout: str = "clip") -> Model:
-    trained = Tokenizer(*train_clip(WORDS * 3, 600))
+    trained = clip_words(WORDS)
     known = Tokenizer(*train_roberta(WORDS * 3, 300)) if layout == "siglip" else trained
     if layout == "siglip":  # as its own: the tower sees the padding
         known.settings["model_input_names"] = ["input_ids"]

@@ -1,11 +1,10 @@
-"""CLIP's tokenizer: byte-level BPE of lower-case words, each ended by `</w>`.
+"""CLIP's published tokenizer: byte-level BPE of lower-case words, each ended by `</w>`.
 
 Radford et al., 2021, section 2.4; the ids are those of the published vocabulary. Spaces are only
 what parts words, so text comes back with one space between them.
 """
 
 import gzip
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from tokenizers import (
     normalizers,
     pre_tokenizers,
     processors,
-    trainers,
 )
 
 from bedstone.errors import BedstoneError
@@ -105,6 +103,11 @@ def read_openai(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
             f"{path}: can't be read as OpenAI's vocabulary ({error}): lines of two tokens, "
             "compressed by gzip. Fetch it again."
         ) from error
+    return from_merges(pairs)
+
+
+def from_merges(pairs: list[tuple[str, str]]) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer of merges in their order, which says the ids: bytes, merges, special tokens."""
     letters = _letters()
     names = [*letters, *(letter + ENDING for letter in letters)]
     names += [one + two for one, two in pairs] + [BEGIN, END]
@@ -127,39 +130,3 @@ def _surround(backend: tokenizers.Tokenizer) -> None:
     backend.post_processor = processors.RobertaProcessing(
         last, first, trim_offsets=False, add_prefix_space=False
     )
-
-
-def train_clip(
-    texts: Iterable[str], vocab_size: int, *, context: int = CONTEXT
-) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    """CLIP's tokenizer of at most `vocab_size` ids, trained on `texts`; no text is unknown to it.
-
-    The end token has the highest id, as published.
-
-    Raises:
-        BedstoneError: there is no room for the 512 forms of bytes and the special tokens.
-    """
-    least = 512 + 2
-    if vocab_size < least:
-        raise BedstoneError(
-            f"vocab_size: {vocab_size:,} is too small; expected {least:,} or more (256 bytes, "
-            "within a word and at its end, and 2 special tokens)."
-        )
-    trained, settings = clip_backend()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 2,
-        initial_alphabet=alphabet,
-        # named before, every byte can end a word
-        special_tokens=[*alphabet, *(letter + ENDING for letter in alphabet)],
-        end_of_word_suffix=ENDING,
-        max_token_length=32,
-        show_progress=False,
-    )
-    trained.train_from_iterator(texts, trainer)
-    model = json.loads(trained.to_str())["model"]
-    vocabulary: dict[str, int] = dict(model["vocab"])
-    for name in (BEGIN, END):
-        vocabulary[name] = len(vocabulary)
-    backend, _ = clip_backend(vocabulary, [tuple(pair) for pair in model["merges"]])
-    return backend, {**settings, "model_max_length": context}
