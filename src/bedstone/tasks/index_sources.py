@@ -22,7 +22,7 @@ ROWS = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "path")
-STORED = object()  # stands for bytes in a row, which are read when they are asked for
+STORED: Any = object()  # stands for bytes in a row, which are read when they are asked for
 
 
 @dataclass(frozen=True)
