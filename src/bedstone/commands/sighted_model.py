@@ -5,7 +5,7 @@ import torch
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.commands.told_model import tower_of, usual_processor
+from bedstone.commands.told_model import keep_beams, tower_of, usual_processor
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt import GPT
 from bedstone.models.map_tower import MapTower
@@ -27,8 +27,7 @@ def sighted_model(recipe: SightedRecipe, checkpoint: Checkpoint | None) -> Model
         model.record = {}
     else:
         model = _begun(recipe)
-    if recipe.beams > 1:
-        model.generation = {**model.generation, "num_beams": recipe.beams}
+    keep_beams(model, recipe)
     model.network.learning()
     check_share(model.network)
     return model

@@ -43,10 +43,7 @@ def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint 
     else:
         model = _fresh(recipe, tokenizer)
     model.tokenizer, model.record = tokenizer, {}
-    if recipe.beams > 1:
-        beams = {"num_beams": recipe.beams, "length_penalty": recipe.length_penalty}
-        BeamSearch(**published(beams))  # refused now, not at the first evaluation
-        model.generation = {**model.generation, **beams}
+    keep_beams(model, recipe)
     if model.processor is None:
         model.processor = usual_processor(model.config)
     network = model.network
@@ -62,6 +59,18 @@ def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint 
     elif recipe.freeze == "text":
         freeze_text(network)
     return model
+
+
+def keep_beams(model: Model, recipe: ToldRecipe) -> None:
+    """Writes into a model how its texts are looked for.
+
+    Raises:
+        BedstoneError: there is no such search.
+    """
+    if recipe.beams > 1:
+        beams = {"num_beams": recipe.beams, "length_penalty": recipe.length_penalty}
+        BeamSearch(**published(beams))  # refused now, not at the first evaluation
+        model.generation = {**model.generation, **beams}
 
 
 def usual_processor(config: VLMConfig) -> ImageProcessor:
