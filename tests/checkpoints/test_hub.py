@@ -83,7 +83,7 @@ def test_no_pickle_and_no_code_is_asked_for(hub, monkeypatch):
         ("acme/other", r"hasn't got it.*HF_HUB_OFFLINE.*Unset it"),
         ("acme/tiny@", "no hub id"),
         ("two words", "no hub id"),
-        ("./modle", r"no such folder \(perhaps 'model'\)"),
+        ("./modle", r"no such folder \(perhaps 'model' is meant\)"),
         ("runs/a/modle", r"perhaps 'runs/a/model'"),
         ("modle", r"perhaps 'model'.*hasn't got it"),
         ("rnus/a/model", r"perhaps 'runs'"),

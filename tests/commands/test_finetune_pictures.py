@@ -357,7 +357,7 @@ def test_run_leaves_out_what_is_broken_and_says_so(bases, data, tmp_path, capsys
     for words, expected in (
         ([str(tmp_path / "empty")], "holds no picture"),
         ([str(folder / "red" / "0.png")], "0.png"),
-        ([str(folder / "red" / "0.png")] * 2, "2 of 2"),
+        ([str(folder / "red" / "0.png")] * 2, "1 of 1"),
         (["https://example.org/a.jpg"], "address"),
         ([], "pictures or folders"),
     ):
