@@ -15,7 +15,10 @@ class BedstoneError(Exception):
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; perhaps 'x' is meant` for the closest of `choices`, or their list if none is close."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    if close:
-        return f"; perhaps {close[0]!r} is meant"
-    return f"; expected one of {', '.join(choices)}"
+    return closest(word, choices) or f"; expected one of {', '.join(choices)}"
+
+
+def closest(word: str, choices: Iterable[str]) -> str:
+    """`; perhaps 'x' is meant` for the closest of `choices`; "" if none is close."""
+    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.5)
+    return f"; perhaps {close[0]!r} is meant" if close else ""

@@ -21,7 +21,7 @@ from bedstone.data.readers import (
     read_text,
     without_bom,
 )
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError, closest
 
 LARGEST_ROW = 64 << 20  # bytes; a row is held whole, so it needs a limit
 
@@ -253,8 +253,7 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
 
 
 def _guess(column: str, row: dict[str, Any]) -> str:
-    guess = nearest(column, [str(key) for key in row])
-    return guess if guess.startswith("; did") else "."
+    return closest(column, [str(key) for key in row]) + "."
 
 
 def _short(value: object) -> str:

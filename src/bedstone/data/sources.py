@@ -24,7 +24,7 @@ from bedstone.data import readers, rows
 from bedstone.data.python_docs import python_documents
 from bedstone.data.readers import BLOCK, Piece
 from bedstone.data.scene_texts import scene_texts
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError, closest, nearest
 
 BUILT_IN = ("python-docs", "scenes")
 SPLITS = {
@@ -290,10 +290,9 @@ def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:
 def _missing(name: str, path: Path) -> BedstoneError:
     folder = path.parent
     if folder.is_dir():
-        near = nearest(path.name, [*(entry.name for entry in folder.iterdir()), *BUILT_IN])
-        guess = near if near.startswith("; did") else "."
+        near = closest(path.name, [*(entry.name for entry in folder.iterdir()), *BUILT_IN])
         return BedstoneError(
-            f"data {name!r}: no such file or folder in {folder}{guess} Expected a file, a folder, "
+            f"data {name!r}: no such file or folder in {folder}{near}. Expected a file, a folder, "
             f"a glob, a hub id (owner/name) or built-in data ({', '.join(BUILT_IN)})."
         )
     return BedstoneError(
