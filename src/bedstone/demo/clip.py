@@ -39,7 +39,6 @@ RECIPE: dict[str, Any] = {
         "text": {"width": 192, "layers": 2, "heads": 3, "context": 48},
     },
     "data": {"source": "scenes", "most_rows": 4000, "objects": [1, 3]},
-    "augment": {"hue": 0.5, "saturation": 0.5, "brightness": 0.2},
     "tokenizer": {"vocab_size": 1024},
     "optim": {"kind": "muon", "lr": 3e-3, "adamw_lr": 3e-3},
     "batch_size": 128,
