@@ -135,6 +135,10 @@ class ToldRecipe(RunRecipe):
         at_least(self, 1, "batch_size", "texts", "evaluate_rows", "beams")
         if self.head in ("matching", "joint"):
             at_least(self, 2, "batch_size")
+        if not -10 <= self.length_penalty <= 10:
+            raise BedstoneError(
+                f"length_penalty: {self.length_penalty} was given; expected -10 to 10."
+            )
         if self.freeze and self.freeze not in FROZEN:
             raise BedstoneError(
                 f"freeze: {self.freeze!r} can't be frozen{nearest(self.freeze, FROZEN)}."
