@@ -168,9 +168,11 @@ def test_questions_are_asked_of_each_picture(run, folder, tmp_path):
     assert "1 of 4 pictures were left out" in told.err
     assert page.read_text().count("<figure>") == 3 and page.read_text().count(ASKED) == 3
     rows = run(vqa, "--file", folder / "asked.jsonl", "--json").out.splitlines()
-    assert [json.loads(line)["result"] for line in rows] == [
-        lines[number]["result"] for number in (0, 2, 3)
-    ]
+    # in other company the last bits of a score differ
+    for line, number in zip(rows, (0, 2, 3), strict=True):
+        for found, before in zip(json.loads(line)["result"], lines[number]["result"], strict=True):
+            assert found["answer"] == before["answer"]
+            assert found["score"] == pytest.approx(before["score"], rel=1e-4)
     table = run(vqa, folder / "photos" / "0.png", *asked).out
     assert f"0.png: {ASKED}" in "".join(table.split("\n"))
 
