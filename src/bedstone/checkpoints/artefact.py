@@ -15,7 +15,7 @@ import torch
 from bedstone.checkpoints.adapters import CONFIG as ADAPTER
 from bedstone.checkpoints.adapters import load_with_adapter
 from bedstone.checkpoints.card import card
-from bedstone.checkpoints.convert import Layout, layout, load_published, to_published
+from bedstone.checkpoints.convert import Layout, layout, load_published, model_type, to_published
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.sentence_folder import (
     lower_case,
@@ -106,8 +106,9 @@ class Model:
         """Writes every file of the artefact into an existing folder, not atomically."""
         config = self.layout.write_config(self.config)
         tensors = to_published(self.layout, self.network)
-        dtype = next(iter(tensors.values())).dtype
-        config["dtype"] = str(dtype).removeprefix("torch.")
+        if self.layout.library == "transformers":
+            dtype = next(iter(tensors.values())).dtype
+            config["dtype"] = str(dtype).removeprefix("torch.")
         if self.pooling is not None:
             write_pooling(folder, self.pooling, self.config.width)
             if self.tokenizer is not None and self.pooling.max_tokens:
@@ -122,7 +123,7 @@ class Model:
             keys = ("bos_token_id", "eos_token_id", "pad_token_id")
             generation = {key: config[key] for key in keys if config.get(key) is not None}
             write_json(folder / "generation_config.json", {**generation, **self.generation})
-        save_tensors(folder, tensors)
+        save_tensors(folder, tensors, name=self.layout.weights)
         write_text(folder / "README.md", self.card())
         record = {
             **self.record,
@@ -133,7 +134,8 @@ class Model:
 
     def card(self) -> str:
         """The model card, in Markdown with the metadata block that hubs read."""
-        return card(self.network, self.record, self.layout.architecture(self.config))
+        kind = self.layout
+        return card(self.network, self.record, kind.architecture(self.config), kind.library)
 
 
 def load(
@@ -180,8 +182,8 @@ def load(
     published = read_json(folder / "config.json")
     if not isinstance(published, dict):
         raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
-    kind = layout(str(published.get("model_type")))
-    tensors = load_tensors(folder)
+    kind = layout(model_type(published))
+    tensors = load_tensors(folder, name=kind.weights)
     config = kind.fit(kind.read_config(published), set(tensors))
     with torch.device("meta"):
         network = kind.build(config)

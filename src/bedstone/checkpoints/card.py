@@ -31,17 +31,25 @@ USES = {
     ),
 }
 USES["joint"] = USES["captions"]
+USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").network.latents(pixels)')
+USES["fsq_autoencoder"] = ("image-feature-extraction", 'bedstone.load(".").network.codes(pixels)')
 for _kind in ("states", "sequence", "tokens", "spans"):
     USES[f"decoder {_kind}"] = USES[_kind]
 USES["image pooled"] = USES["image states"]
 
 
-def card(network: Any, record: Mapping[str, Any], architecture: str | None) -> str:
+def card(
+    network: Any,
+    record: Mapping[str, Any],
+    architecture: str | None,
+    library: str = "transformers",
+) -> str:
     """The card of a network.
 
     Args:
         record: what `bedstone.json` says of its making.
         architecture: the published class that opens it; None where Bedstone alone does.
+        library: whose class that is.
     """
     config = network.config
     count = sum(parameter.numel() for parameter in network.parameters())
@@ -54,11 +62,12 @@ def card(network: Any, record: Mapping[str, Any], architecture: str | None) -> s
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     task, command = USES[_use(network)]
-    labels = f"\nLabels: {', '.join(config.head.labels)}.\n" if config.head.labels else ""
+    named = getattr(getattr(config, "head", None), "labels", ())
+    labels = f"\nLabels: {', '.join(named)}.\n" if named else ""
     opened = (
-        f'It opens in `transformers` unchanged:\n`{architecture}.from_pretrained(".")`.\n'
+        f'It opens in `{library}` unchanged:\n`{architecture}.from_pretrained(".")`.\n'
         if architecture
-        else "Bedstone alone opens it: no published class has its image tower.\n"
+        else "Bedstone alone opens it: no published class has its form.\n"
     )
     return (
         f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
@@ -69,6 +78,8 @@ def card(network: Any, record: Mapping[str, Any], architecture: str | None) -> s
 
 def _use(network: Any) -> str:
     config = network.config
+    if not hasattr(config, "head"):
+        return str(config.layout)
     kind: str = config.head.kind
     if hasattr(config, "text"):
         return kind
@@ -85,9 +96,11 @@ def _shape(config: Any) -> dict[str, str]:
         for name, tower in towers.items():
             rows |= {f"{name}: {key}": value for key, value in _shape(tower).items()}
         return rows | {"joint width": str(config.embed)}
+    if hasattr(config, "widths"):
+        return {"channels of each stage": ", ".join(map(str, config.widths))}
     rows = {"width, layers, heads": f"{config.width}, {config.layers}, {config.heads}"}
     if hasattr(config, "size"):
-        return rows | {"size": "{} by {} pixels".format(*config.size)}
+        return rows | {"size": f"{' by '.join(map(str, config.size))} pixels"}
     return rows | {
         "context": f"{config.context} tokens",
         "vocabulary": f"{config.vocab_size:,} tokens",

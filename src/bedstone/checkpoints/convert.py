@@ -77,6 +77,7 @@ class Layout:
             adapters use, where its files have others.
         write_ends: sets the tokenizer's special ids in the published configuration.
         usual: tensors of ours that published files may lack, and what they are then.
+        library: whose published folders it is of: transformers, or diffusers.
     """
 
     model_type: str
@@ -92,6 +93,12 @@ class Layout:
     modules: Callable[[Any], Iterable[Name]] | None = None
     write_ends: Callable[[dict[str, Any], Any], None] = write_ends
     usual: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}
+    library: str = "transformers"
+
+    @property
+    def weights(self) -> str:
+        """The file of its weights."""
+        return WEIGHTS[self.library]
 
     def module_names(self, config: Any) -> list[Name]:
         """Its tensors as the modules of the published network are named."""
@@ -115,7 +122,23 @@ FAMILIES = {
     "blip": "bedstone.checkpoints.blip_layouts",
     "blip_resnet": "bedstone.checkpoints.blip_layouts",
     "sighted_gpt": "bedstone.checkpoints.sighted_layouts",
+    "autoencoder_kl": "bedstone.checkpoints.autoencoder_layouts",
+    "fsq_autoencoder": "bedstone.checkpoints.autoencoder_layouts",
 }
+# Layouts by the class that a folder of diffusers names (`_class_name`) in the place of a model_type.
+CLASSES = {"AutoencoderKL": "autoencoder_kl"}
+WEIGHTS = {
+    "transformers": "model.safetensors",
+    "diffusers": "diffusion_pytorch_model.safetensors",
+}
+
+
+def model_type(published: Mapping[str, Any]) -> str:
+    """The layout's name in a published configuration."""
+    named = published.get("model_type")
+    if named is None and (class_name := published.get("_class_name")) is not None:
+        return CLASSES.get(str(class_name), str(class_name))
+    return str(named)
 
 
 def layout(model_type: str) -> Layout:
