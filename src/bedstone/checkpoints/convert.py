@@ -125,7 +125,7 @@ FAMILIES = {
     "autoencoder_kl": "bedstone.checkpoints.autoencoder_layouts",
     "fsq_autoencoder": "bedstone.checkpoints.autoencoder_layouts",
 }
-# Layouts by the class that a folder of diffusers names (`_class_name`) in the place of a model_type.
+# Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
 CLASSES = {"AutoencoderKL": "autoencoder_kl"}
 WEIGHTS = {
     "transformers": "model.safetensors",
