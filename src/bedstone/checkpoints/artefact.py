@@ -93,7 +93,7 @@ class Model:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise BedstoneError(f"{path}: is a file; an artefact is a folder. Choose another name.")
-        if path.is_dir() and any(path.iterdir()) and not (path / "config.json").exists():
+        if path.is_dir() and any(path.iterdir()) and not self.stands_in(path):
             raise BedstoneError(
                 f"{path}: holds other files than a model; saving would replace the whole folder. "
                 "Choose a folder that is new or holds a model."
@@ -102,8 +102,23 @@ class Model:
             self.write_files(folder)
         return path
 
+    def stands_in(self, folder: Path) -> bool:
+        """Whether a folder holds such an artefact, which saving may replace."""
+        return (folder / "config.json").exists()
+
     def write_files(self, folder: Path) -> None:
         """Writes every file of the artefact into an existing folder, not atomically."""
+        self.write_network(folder)
+        write_text(folder / "README.md", self.card())
+        record = {
+            **self.record,
+            "versions": versions(),
+            "saved": time.strftime("%FT%TZ", time.gmtime()),
+        }
+        write_json(folder / RECORD, {**record, "files": manifest(folder)})
+
+    def write_network(self, folder: Path) -> None:
+        """Writes the published files alone: configuration, weights, and how inputs are read."""
         config = self.layout.write_config(self.config)
         tensors = to_published(self.layout, self.network)
         if self.layout.library == "transformers":
@@ -124,13 +139,6 @@ class Model:
             generation = {key: config[key] for key in keys if config.get(key) is not None}
             write_json(folder / "generation_config.json", {**generation, **self.generation})
         save_tensors(folder, tensors, name=self.layout.weights)
-        write_text(folder / "README.md", self.card())
-        record = {
-            **self.record,
-            "versions": versions(),
-            "saved": time.strftime("%FT%TZ", time.gmtime()),
-        }
-        write_json(folder / RECORD, {**record, "files": manifest(folder)})
 
     def card(self) -> str:
         """The model card, in Markdown with the metadata block that hubs read."""
