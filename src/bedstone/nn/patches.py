@@ -33,14 +33,22 @@ def patchify(signal: Tensor, patch: Sequence[int]) -> Tensor:
     return signal.permute(0, *counts, 1, *within).flatten(1 + len(grid)).flatten(1, -2)
 
 
-def unpatchify(tokens: Tensor, patch: Sequence[int], grid: Sequence[int]) -> Tensor:
-    """(B, T, P) to (B, C, *S), S = G times the patch."""
+def unpatchify(
+    tokens: Tensor, patch: Sequence[int], grid: Sequence[int], *, channels_last: bool = False
+) -> Tensor:
+    """(B, T, P) to (B, C, *S), S = G times the patch.
+
+    Args:
+        channels_last: whether a patch's samples stand with their channels last, not first.
+    """
     count = len(grid)
     channels = tokens.shape[-1] // math.prod(patch)
-    parted = tokens.reshape(len(tokens), *grid, channels, *patch)
-    order = [1 + count]
+    within = (*patch, channels) if channels_last else (channels, *patch)
+    parted = tokens.reshape(len(tokens), *grid, *within)
+    first = 1 + count if channels_last else 2 + count
+    order = [1 + 2 * count if channels_last else 1 + count]
     for dim in range(count):
-        order += [1 + dim, 2 + count + dim]
+        order += [1 + dim, first + dim]
     sizes = [each * one for each, one in zip(grid, patch, strict=True)]
     return parted.permute(0, *order).reshape(len(tokens), channels, *sizes)
 
@@ -71,6 +79,27 @@ class PatchEmbed(nn.Module):
         """`kept`: (B, K) numbers of the patches that are read; all where None. (B, T or K, D)."""
         tokens = chosen(patchify(signal, self.patch), kept)
         return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
+class OverlapEmbed(PatchEmbed):
+    """Patches that read `overlap` samples beyond each of their edges, zeros beyond the signal's.
+
+    A convolution whose stride is smaller than its width, as a product all the same.
+    """
+
+    def __init__(self, patch: Sequence[int], channels: int, width: int, overlap: int) -> None:
+        super().__init__([one + 2 * overlap for one in patch], channels, width)
+        self.stride, self.overlap = tuple(patch), overlap
+
+    def forward(self, signal: Tensor, kept: Tensor | None = None) -> Tensor:
+        count = len(self.stride)
+        parted = F.pad(signal, [self.overlap] * (2 * count))
+        for dim, (wide, step) in enumerate(zip(self.patch, self.stride, strict=True), 2):
+            parted = parted.unfold(dim, wide, step)  # (B, C, G1, ..., k1, ...)
+        counts = range(2, 2 + count)
+        tokens = parted.permute(0, *counts, 1, *range(2 + count, 2 + 2 * count))
+        tokens = tokens.flatten(1 + count).flatten(1, count).to(self.weight.dtype)
+        return F.linear(chosen(tokens, kept), self.weight.flatten(1), self.bias)
 
 
 def chosen(tokens: Tensor, kept: Tensor | None) -> Tensor:

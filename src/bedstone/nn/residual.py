@@ -76,21 +76,41 @@ class Gated(nn.Module):
 class AdaZero(nn.Module):
     """x + gate * sublayer(norm(x) * (1 + scale) + shift), all three read from the condition.
 
-    The projection starts at zero, so the block starts as the identity (DiT, Peebles and Xie,
-    2023, section 3.2). `norm` should have no weights of its own.
+    The gate starts at zero, so the block starts as the identity (DiT, Peebles and Xie, 2023,
+    section 3.2). `norm` should have no weights of its own.
+
+    Args:
+        modulation: the condition, after its activation, to shift, scale and gate side by side,
+            (B, 3 D); a matrix of its own where None.
     """
 
-    def __init__(self, width: int, norm: nn.Module, sublayer: nn.Module) -> None:
+    def __init__(
+        self,
+        width: int,
+        norm: nn.Module,
+        sublayer: nn.Module,
+        modulation: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.norm = norm
         self.sublayer = sublayer
-        self.modulation = nn.Linear(width, 3 * width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.modulation = modulation or zeroed(nn.Linear(width, 3 * width))
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if context.condition is None:
             raise ValueError("AdaZero needs context.condition, (B, D): a timestep or class vector")
-        condition = nn.functional.silu(context.condition)
-        shift, scale, gate = self.modulation(condition)[:, None].chunk(3, dim=-1)  # (B, 1, D)
-        return x + gate * self.sublayer(self.norm(x) * (1 + scale) + shift, context)
+        told = self.modulation(context.condition).to(x.dtype)
+        shift, scale, gate = told[:, None].chunk(3, dim=-1)  # (B, 1, D)
+        modulated = lowered(torch.addcmul(shift, self.norm(x), 1 + scale))
+        given = self.dropout(self.sublayer(modulated, context)).to(x.dtype)
+        return torch.addcmul(x, gate, given)
+
+
+def zeroed(linear: nn.Linear) -> nn.Linear:
+    """The same layer, giving zeros."""
+    nn.init.zeros_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,111 @@
+"""What a denoiser is told beside the signal, as vectors: its time, its class, its text.
+
+Shapes: B batch, T tokens, M tokens of a text, D width.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.nn.layers import MLP, gelu_tanh
+
+FEATURES = 256  # of a number, before its MLP (DiT)
+LONGEST = 10_000.0  # period
+
+
+def features(numbers: Tensor, shift: int = 0) -> Tensor:
+    """cos and sin of numbers (B,) at geometric frequencies, (B, 256) (Ho et al., 2020).
+
+    Args:
+        shift: 1 has the last frequency at exactly 1 / 10,000, as diffusers' DiT does.
+    """
+    half = FEATURES // 2
+    steps = torch.arange(half, dtype=torch.float32, device=numbers.device) / (half - shift)
+    angles = numbers.float()[:, None] * torch.exp(-math.log(LONGEST) * steps)
+    return torch.cat((angles.cos(), angles.sin()), 1)
+
+
+class NumberEmbedding(nn.Module):
+    """A number, such as a time, as a vector: (B,) to (B, D)."""
+
+    def __init__(self, width: int, *, shift: int = 0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.shift, self.scale = shift, scale
+        self.mlp = MLP(FEATURES, width, nn.functional.silu)
+        self.mlp.down = nn.Linear(width, width)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return self.mlp(features(numbers * self.scale, self.shift))
+
+
+class SizeEmbedding(nn.Module):
+    """Height, width and their ratio, (B, 3), a third of D each (PixArt-alpha)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.resolution = NumberEmbedding(width // 3)
+        self.aspect = NumberEmbedding(width // 3)
+
+    def forward(self, told: Tensor) -> Tensor:
+        sides = self.resolution(told[:, :2].flatten()).view(len(told), -1)
+        return torch.cat((sides, self.aspect(told[:, 2])), 1)
+
+
+class MemoryProjection(MLP):
+    """A text's states to the width of what reads them (PixArt's caption projection)."""
+
+    def __init__(self, memory_width: int, width: int) -> None:
+        super().__init__(memory_width, width, gelu_tanh)
+        self.down = nn.Linear(width, width)
+
+
+class PooledMemory(nn.Module):
+    """The mean of a text's states as a vector, (B, M, memory width) to (B, D).
+
+    A text of which nothing is kept has the bias alone.
+    """
+
+    def __init__(self, memory_width: int, width: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(memory_width, width)
+
+    def forward(self, memory: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is None:
+            return self.map(memory.mean(1))
+        kept = keep[:, :, None].to(memory.dtype)
+        return self.map((memory * kept).sum(1) / kept.sum(1).clamp(min=1))
+
+
+class SharedModulation(nn.Module):
+    """A sublayer's part of a modulation that all blocks share, and a table of its own.
+
+    (B, n * D) to (B, count * D): adaLN-single (PixArt-alpha, Chen et al., 2024, section 2.3).
+
+    Args:
+        part: which part of the shared vectors it reads, from 0; None reads the one vector there
+            is for each of the `count`.
+    """
+
+    def __init__(self, width: int, count: int, part: int | None) -> None:
+        super().__init__()
+        self.part = part
+        self.table = nn.Parameter(torch.zeros(count, width))
+
+    def forward(self, shared: Tensor) -> Tensor:
+        count, width = self.table.shape
+        if self.part is None:
+            return (self.table + shared[:, None]).flatten(1)
+        mine = shared.narrow(1, self.part * count * width, count * width)
+        return mine + self.table.flatten()
+
+
+class PlainNorm(nn.Module):
+    """Mean and variance normalised, with no weights: a condition brings its own."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.width, self.eps = width, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.layer_norm(x.float(), (self.width,), eps=self.eps).to(x.dtype)
