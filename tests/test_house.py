@@ -31,6 +31,7 @@ LAYERS = [
     {"models"},
     {"nn", "data"},
     {"config", "recipes", "recipes_pictures", "recipes_pairs", "recipes_told", "recipes_sighted"}
+    | {"recipes_diffusion"}
     | {"mapping", "checks", "runtime", "files", "manifests", "errors"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other

@@ -1,0 +1,53 @@
+"""From a recipe to the signals it learns from and those it is measured by."""
+
+from collections.abc import Callable
+from typing import Any
+
+from bedstone.data import scenes
+from bedstone.data.signal_pictures import picture_signals, scene_signals
+from bedstone.data.signals import Signals
+from bedstone.errors import BedstoneError
+from bedstone.recipes_diffusion import DiffusionRecipe
+
+Told = Callable[[float], None]
+# What is built in, by its name: the kind of signal, and what draws it.
+BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
+    scenes.NAME: ("image", scene_signals),
+}
+# What reads the rows of a source, by the kind of signal.
+READERS: dict[str, Callable[..., Signals]] = {"image": picture_signals}
+
+
+def open_signals(recipe: DiffusionRecipe, told: Told | None = None) -> tuple[Signals, Signals]:
+    """Signals to learn from and signals held out, as a recipe says.
+
+    Args:
+        told: is handed the share done.
+
+    Raises:
+        BedstoneError: there is no such data, it is of another kind than the task's, or it can't
+            be read.
+    """
+    data, kind = recipe.data, recipe.kind
+    options: dict[str, Any] = {"seed": recipe.seed, "told": told}
+    if data.source in BUILT_IN:
+        drawn, draw = BUILT_IN[data.source]
+        if drawn != kind:
+            raise BedstoneError(
+                f"data.source: {data.source!r} is {drawn}, and {recipe.task} makes {kind}. Choose "
+                "another of both."
+            )
+        learnt = draw(data, recipe.condition, **options)
+        return learnt, draw(data, recipe.condition, split="validation", count=recipe.evaluate_rows)
+    if kind not in READERS:
+        names = " or ".join(name for name, (drawn, _) in BUILT_IN.items() if drawn == kind)
+        raise BedstoneError(
+            f"data.source: {data.source!r} can't be read as {kind}; expected what is built in "
+            f"({names})."
+        )
+    read = READERS[kind]
+    learnt = read(data.source, data, recipe.condition, **options)
+    if not data.validation:
+        return learnt.hold_out(data.validation_share or 0.05)
+    options["names"] = learnt.names
+    return learnt, read(data.validation, data, recipe.condition, **options)
