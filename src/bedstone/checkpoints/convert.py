@@ -122,11 +122,21 @@ FAMILIES = {
     "blip": "bedstone.checkpoints.blip_layouts",
     "blip_resnet": "bedstone.checkpoints.blip_layouts",
     "sighted_gpt": "bedstone.checkpoints.sighted_layouts",
+    "dit": "bedstone.checkpoints.dit_layouts",
+    "pixart": "bedstone.checkpoints.dit_layouts",
+    "bedstone_dit": "bedstone.checkpoints.dit_layouts",
     "autoencoder_kl": "bedstone.checkpoints.autoencoder_layouts",
     "fsq_autoencoder": "bedstone.checkpoints.autoencoder_layouts",
 }
 # Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
-CLASSES = {"AutoencoderKL": "autoencoder_kl"}
+CLASSES = {
+    "AutoencoderKL": "autoencoder_kl",
+    "DiTTransformer2DModel": "dit",
+    "PixArtTransformer2DModel": "pixart",
+    "BedstoneDiT": "bedstone_dit",
+}
+# Older folders have one class for several; their norms tell which it is.
+NORMS = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}
 WEIGHTS = {
     "transformers": "model.safetensors",
     "diffusers": "diffusion_pytorch_model.safetensors",
@@ -137,6 +147,8 @@ def model_type(published: Mapping[str, Any]) -> str:
     """The layout's name in a published configuration."""
     named = published.get("model_type")
     if named is None and (class_name := published.get("_class_name")) is not None:
+        if class_name == "Transformer2DModel":
+            return NORMS.get(str(published.get("norm_type")), class_name)
         return CLASSES.get(str(class_name), str(class_name))
     return str(named)
 

@@ -54,7 +54,8 @@ class DiT(nn.Module):
             if config.rotary
             else None
         )
-        count = config.layers if config.own_embedders else 1
+        # diffusers' DiT embeds time and class anew in each block
+        count = config.layers if config.layout == "dit" else 1
         self.conditions = nn.ModuleList([Conditions(config) for _ in range(count)])
         shared = config.modulation == "shared"
         self.modulation = nn.Linear(width, 6 * width) if shared else None

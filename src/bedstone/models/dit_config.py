@@ -17,7 +17,7 @@ MODULATIONS = ("own", "shared")
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """The shape of a DiT. Empty and zero fields are as the layout has them.
+    """The shape of a DiT. Fields that are empty, zero or None are as the layout has them.
 
     Attributes:
         layout: dit, pixart (both as diffusers has them) or bedstone_dit.
@@ -43,7 +43,6 @@ class DiTConfig:
         qkv_bias: whether queries, keys and values have biases.
         modulation: own: each block reads the condition by a matrix of its own (adaLN-zero);
             shared: one matrix for all, and a small table each (adaLN-single, PixArt).
-        own_embedders: whether each block embeds timestep and class anew, as diffusers' DiT can.
         told_size: whether the size in pixels is added to the timestep's vector (PixArt-alpha).
         interpolation: places of the sincos positions are divided by it.
         conv_in: samples that a patch reads beyond each of its edges.
@@ -68,14 +67,13 @@ class DiTConfig:
     classes: int = 0
     memory_width: int = 0
     projected: bool = False
-    pooled: bool = True
+    pooled: bool | None = None
     positions: str = "sincos"
-    rotary: bool = True
+    rotary: bool | None = None
     rotary_base: float = 100.0
-    qk_norm: bool = True
+    qk_norm: bool | None = None
     qkv_bias: bool = True
     modulation: str = ""
-    own_embedders: bool = False
     told_size: bool = False
     interpolation: float = 1.0
     conv_in: int = 0
@@ -106,6 +104,9 @@ class DiTConfig:
         self._fill("activation", "gelu_pytorch_tanh" if published else "swiglu")
         self._fill("modulation", "shared" if self.layout == "pixart" else "own")
         self._fill("norm_eps", 1e-5 if self.layout == "dit" else 1e-6)
+        for name in ("pooled", "rotary", "qk_norm"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, not published)
         _one_of("activation", self.activation, PLAIN + GATED)
         _one_of("positions", self.positions, POSITIONS)
         _one_of("modulation", self.modulation, MODULATIONS)
@@ -154,7 +155,7 @@ class DiTConfig:
             wanted |= {"memory_width": 0, "projected": False, "told_size": False}
             wanted |= {"interpolation": 1.0}
         else:
-            wanted |= {"classes": 0, "own_embedders": False}
+            wanted |= {"classes": 0}
         for name, value in wanted.items():
             if getattr(self, name) != value:
                 raise BedstoneError(
