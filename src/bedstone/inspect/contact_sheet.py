@@ -1,16 +1,17 @@
 """Many pictures on one sheet, with a line of text below each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from bedstone.data.image_augment import ImageAugment
+from bedstone.data.png_notes import save_png
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file
 
 _GAP = 6
 _MOST = 16384  # pixels of a side
@@ -23,6 +24,7 @@ def contact_sheet(
     titles: Sequence[str] = (),
     columns: int = 0,
     cell: int = 128,
+    recipe: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a PNG of pictures in rows, each fitted into a square and never cut.
 
@@ -32,6 +34,7 @@ def contact_sheet(
         titles: a text for each, cut to two lines; none leaves the room out.
         columns: pictures a row; 0 makes the sheet about square.
         cell: pixels of the square.
+        recipe: how the pictures were made, kept in the file's notes.
 
     Raises:
         BedstoneError: there is no picture, too many, other titles than pictures, or it can't be
@@ -63,9 +66,7 @@ def contact_sheet(
         if titles:
             for row, text in enumerate(_lines(draw, titles[number], font, cell)):
                 draw.text((left, top + cell + row * line), text, "black", font)
-    with atomic_file(path) as temporary:
-        sheet.save(temporary, format="PNG")
-    return Path(path)
+    return save_png(sheet, path, recipe)
 
 
 def augmentation_sheet(

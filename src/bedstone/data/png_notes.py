@@ -1,0 +1,81 @@
+"""PNG files that say how they were made: a recipe inside, as a note that viewers show."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from bedstone.errors import BedstoneError
+from bedstone.files import atomic_file
+
+KEY = "bedstone"  # of the note, an iTXt chunk: JSON in UTF-8
+MOST = 1 << 20  # bytes of a note that is read
+
+
+def save_png(
+    picture: Image.Image, path: str | Path, recipe: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes a PNG, whole or not at all, with `recipe` in its notes if one is given.
+
+    Raises:
+        BedstoneError: the recipe is not JSON, or the file can't be written.
+    """
+    notes = PngInfo()
+    if recipe is not None:
+        try:
+            told = json.dumps(dict(recipe), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BedstoneError(f"{path}: its recipe can't be kept as JSON ({error}).") from error
+        notes.add_itxt(KEY, told)
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=notes)
+    return Path(path)
+
+
+def save_picture(
+    pixels: np.ndarray, path: str | Path, recipe: Mapping[str, Any] | None = None
+) -> Path:
+    """`save_png` of (H, W, 3) uint8, or of grey (H, W)."""
+    return save_png(Image.fromarray(np.ascontiguousarray(pixels)), path, recipe)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any] | None:
+    """The recipe in a PNG; None where it has none.
+
+    Raises:
+        BedstoneError: it is no PNG, or its note is broken.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise BedstoneError(f"{path}: is no PNG; a recipe is kept in PNG files alone.")
+    place = 8
+    while place + 12 <= len(data):  # chunks by hand: nothing of the picture is decoded
+        size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+        body = data[place + 8 : place + 8 + size]
+        if kind == b"iTXt" and body.startswith(f"{KEY}\0".encode()):
+            return _told(path, body[len(KEY) + 1 :])
+        place += 12 + size
+    return None
+
+
+def _told(path: Path, body: bytes) -> dict[str, Any]:
+    """What follows the key of an iTXt chunk: flag, method, language, translated key, text."""
+    try:
+        text = body[2:].split(b"\0", 2)[2]
+        if body[0]:
+            text = zlib.decompressobj().decompress(text, MOST)
+        told = json.loads(text[:MOST].decode())
+    except (IndexError, ValueError, zlib.error, RecursionError) as error:
+        raise BedstoneError(f"{path}: its recipe is broken ({error}).") from error
+    if not isinstance(told, dict):
+        raise BedstoneError(f"{path}: its recipe is no table of names and values.")
+    return told
