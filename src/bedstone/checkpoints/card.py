@@ -33,6 +33,8 @@ USES = {
 USES["joint"] = USES["captions"]
 USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").network.latents(pixels)')
 USES["fsq_autoencoder"] = ("image-feature-extraction", 'bedstone.load(".").network.codes(pixels)')
+for _kind in ("dit", "pixart", "bedstone_dit"):  # alone; what draws holds one (checkpoints.drawing)
+    USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):
     USES[f"decoder {_kind}"] = USES[_kind]
 USES["image pooled"] = USES["image states"]

@@ -110,6 +110,11 @@ class DiTConfig:
         _one_of("activation", self.activation, PLAIN + GATED)
         _one_of("positions", self.positions, POSITIONS)
         _one_of("modulation", self.modulation, MODULATIONS)
+        if self.rotary and self.head_width % 2:
+            raise BedstoneError(
+                f"model.head_width: {self.head_width} was given; rotary places turn pairs, so it "
+                "is even. Choose another, or rotary: false."
+            )
         if self.conv_out and self.conv_out % 2 == 0:
             raise BedstoneError(
                 f"model.conv_out: {self.conv_out} was given; expected an odd number, so that the "
