@@ -195,7 +195,7 @@ class DiffusionRecipe(RunRecipe):
         model: the network's shape, in the fields of `models.dit_config.DiTConfig`; what the data
             decides (size, channels, classes) is left out.
         process: how noise is added: `kind` (discrete, flow, edm) and the fields of that kind in
-            `objectives.noising`.
+            `nn.noising`.
         target: what the network says: epsilon, v_prediction, sample, flow_prediction; empty is the
             process's own.
         weight: what a time counts for: uniform, snr, min_snr, truncated.

@@ -5,6 +5,7 @@ from typing import Any
 
 from bedstone.data import scenes
 from bedstone.data.signal_pictures import picture_signals, scene_signals
+from bedstone.data.signal_sounds import sound_signals
 from bedstone.data.signals import Signals
 from bedstone.errors import BedstoneError
 from bedstone.recipes_diffusion import DiffusionRecipe
@@ -15,7 +16,7 @@ BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
     scenes.NAME: ("image", scene_signals),
 }
 # What reads the rows of a source, by the kind of signal.
-READERS: dict[str, Callable[..., Signals]] = {"image": picture_signals}
+READERS: dict[str, Callable[..., Signals]] = {"image": picture_signals, "audio": sound_signals}
 
 
 def open_signals(recipe: DiffusionRecipe, told: Told | None = None) -> tuple[Signals, Signals]:
