@@ -146,7 +146,7 @@ def test_its_accuracy():
 
 
 def test_bad_folders(tmp_path):
-    with pytest.raises(BedstoneError, match="bench/scene_judge.py"):
+    with pytest.raises(BedstoneError, match="python bench"):
         open_scene_judge(tmp_path)
     judge = SceneJudge(build(SceneGridConfig(width=4), seed=0))
     folder = judge.save(tmp_path / "judge")

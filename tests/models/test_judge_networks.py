@@ -1,4 +1,4 @@
-"""LeNet, CIFAR ResNets and the scene grid: their published names and shapes, and what they count."""
+"""LeNet, CIFAR ResNets and the scene grid: published names and shapes, and what is counted."""
 
 import pytest
 import torch

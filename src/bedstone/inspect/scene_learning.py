@@ -42,9 +42,9 @@ class SceneLearning:
     """
 
     network: SceneGridConfig = field(default_factory=SceneGridConfig)
-    steps: int = 4000
+    steps: int = 2000
     batch: int = 64
-    rate: float = 3e-3
+    rate: float = 4e-3
     objects: tuple[int, int] = (1, 3)
     seed: int = 0
 
