@@ -31,6 +31,7 @@ LAYERS = [
     {"models"},
     {"nn", "data"},
     {"config", "recipes", "recipes_pictures", "recipes_pairs", "recipes_told", "recipes_sighted"}
+    | {"recipes_autoencoder"}
     | {"recipes_diffusion"}
     | {"mapping", "checks", "runtime", "files", "manifests", "errors"},
 ]

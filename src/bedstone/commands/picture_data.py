@@ -12,6 +12,7 @@ from bedstone.data.pictured import PicturedRows
 from bedstone.data.pictures import Pictures
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
+from bedstone.recipes_autoencoder import AutoencoderRecipe
 from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.recipes_pictures import PicturesConfig
 from bedstone.recipes_told import ToldRecipe
@@ -19,7 +20,7 @@ from bedstone.train.progress import ProgressBar
 
 MOST_SCENES = 20_000  # drawn where a recipe doesn't say how many
 
-Recipe = ContrastiveRecipe | ToldRecipe
+Recipe = ContrastiveRecipe | ToldRecipe | AutoencoderRecipe
 Rows = TypeVar("Rows", bound=PicturedRows[Any])
 Config = TypeVar("Config", bound=PicturesConfig)
 
@@ -78,17 +79,21 @@ def learnt_pictures(
     recipe: Recipe, rows: PicturedRows[Any], processor: ImageProcessor, quiet: bool
 ) -> Pictures:
     """Pictures to learn from: as much larger than the network's as the recipe says, for crops."""
-    by = recipe.data.enlarge
+    wide = wider(processor, recipe.data.enlarge)
+    return pictures_of(rows, wide, recipe.data, "reading pictures", quiet)
+
+
+def wider(processor: ImageProcessor, by: float) -> ImageProcessor:
+    """A processor whose pictures are larger by a factor."""
 
     def grown(size: Any) -> Any:
         if size is None or by == 1:
             return size
         return round(size * by) if isinstance(size, int) else tuple(round(s * by) for s in size)
 
-    wide = dataclasses.replace(
+    return dataclasses.replace(
         processor, resize=grown(processor.resize), crop=grown(processor.crop)
     )
-    return pictures_of(rows, wide, recipe.data, "reading pictures", quiet)
 
 
 def augment_of(recipe: Recipe, size: tuple[int, int]) -> FactAugment | None:

@@ -7,6 +7,7 @@ from torch import nn
 
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.commands.picture_sample import draw_sample
+from bedstone.commands.pretrain_autoencoder import pretrain_autoencoder, run_autoencoder
 from bedstone.commands.pretrain_masked import masked_course
 from bedstone.commands.pretrain_model import Fresh, layout_of, plan, pretrain_model
 from bedstone.commands.pretrain_pairs import pretrain_pairs, run_pairs
@@ -24,6 +25,9 @@ from bedstone.models.gpt import LAYOUTS as DECODERS
 from bedstone.models.gpt import build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.objectives.tokens import next_token_loss
+from bedstone.recipes_autoencoder import LAYOUTS as AUTOENCODERS
+from bedstone.recipes_autoencoder import TASK as AUTOENCODING
+from bedstone.recipes_autoencoder import AutoencoderRecipe
 from bedstone.recipes_pairs import LAYOUTS as PAIRED
 from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.recipes_sighted import LAYOUT as SIGHTED
@@ -33,7 +37,7 @@ from bedstone.recipes_told import TASKS, ToldRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
 
-Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe
+Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe | AutoencoderRecipe
 
 
 def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -47,11 +51,13 @@ def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     layout = shape.get("layout") if isinstance(shape, dict) else None
     if layout == SIGHTED:
         return read_recipe(SightedRecipe, path, overrides)
+    if values.get("task") == AUTOENCODING or layout in AUTOENCODERS:
+        return read_recipe(AutoencoderRecipe, path, overrides)
     if values.get("task") in TASKS:
         return read_recipe(ToldRecipe, path, overrides)
     if layout is None and isinstance(init, str) and init:
         layout = layout_of(PretrainRecipe(init=init), None)
-    known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING, SIGHTED)
+    known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING, *AUTOENCODERS, SIGHTED)
     if layout is not None and layout not in known:
         raise BedstoneError(
             f"{path}: model.layout: {layout!r} is unknown{nearest(str(layout), known)}."
@@ -80,6 +86,8 @@ def pretrain(recipe: Recipe, *, quiet: bool = False) -> Finished:
         return pretrain_sighted(recipe, quiet=quiet)
     if isinstance(recipe, ToldRecipe):
         return pretrain_told(recipe, quiet=quiet)
+    if isinstance(recipe, AutoencoderRecipe):
+        return pretrain_autoencoder(recipe, quiet=quiet)
     begin(run)
     return run_pretraining(recipe, run, None, quiet)
 
@@ -92,6 +100,8 @@ def show_sample(recipe: Recipe, path: str) -> None:
     """
     if isinstance(recipe, PretrainRecipe):
         raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
+    if isinstance(recipe, AutoencoderRecipe):
+        raise BedstoneError("sample: isn't drawn for autoencoding; its run draws pictures.png.")
     print(f"Pictures as they are, then augmented: {draw_sample(recipe, path)}")
 
 
@@ -105,6 +115,8 @@ def run_pretraining(
         return run_sighted(recipe, run, checkpoint, quiet)
     if isinstance(recipe, ToldRecipe):
         return run_told(recipe, run, checkpoint, quiet)
+    if isinstance(recipe, AutoencoderRecipe):
+        return run_autoencoder(recipe, run, checkpoint, quiet)
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     make = masked_course if layout_of(recipe, checkpoint) in ENCODERS else _course

@@ -12,6 +12,7 @@ from bedstone.commands.training import Finished
 from bedstone.errors import BedstoneError
 from bedstone.mapping import read_recipe
 from bedstone.recipes import FinetuneRecipe
+from bedstone.recipes_autoencoder import TASK as AUTOENCODING
 from bedstone.recipes_told import TASKS as TELLING
 
 
@@ -28,7 +29,7 @@ def resume(run: str | Path, *, quiet: bool = False) -> Finished:
     checkpoint = CheckpointStore(run / "checkpoints").latest()
     # The folder may have been moved since: `out` is where it is now.
     task = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("task")
-    if task is not None and task not in TELLING:
+    if task is not None and task not in (*TELLING, AUTOENCODING):
         tuned = dataclasses.replace(read_recipe(FinetuneRecipe, path), out=str(run))
         return run_finetuning(tuned, run, checkpoint, quiet)
     recipe = dataclasses.replace(read_pretraining(path), out=str(run))

@@ -133,7 +133,7 @@ class AutoencoderKL(nn.Module):
         )
 
     @property
-    def last_weight(self) -> nn.Parameter:
+    def last_weight(self) -> Tensor:
         """Of the convolution that gives pixels."""
         return self.decoder.out.weight
 

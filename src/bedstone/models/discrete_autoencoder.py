@@ -86,7 +86,7 @@ class DiscreteAutoencoder(nn.Module):
         return self.quantizer.count
 
     @property
-    def last_weight(self) -> nn.Parameter:
+    def last_weight(self) -> Tensor:
         """Of the convolution that gives pixels."""
         return self.decoder.out.weight
 

@@ -1,0 +1,170 @@
+"""How autoencoders learn: a picture is to come back as it went in.
+
+The sum of up to four terms, each optional but the first (Rombach et al., 2022, appendix G; Esser et
+al., 2021, equations 4 to 7): the distance of pixels; the nats of the latents; the distance of what
+a frozen network of ours sees; and a judge of patches that is trained beside.
+
+Shapes: B pictures, C channels, H x W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bedstone.data.plain_pictures import PixelBatch
+from bedstone.errors import BedstoneError, nearest
+from bedstone.models.labelled_tower import states_of
+
+MOST = 1e4  # of the adversarial term's own weight, as in taming-transformers
+
+
+def absolute(made: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute difference of each picture, (B,)."""
+    return (made - real).abs().flatten(1).mean(1)
+
+
+def squared(made: Tensor, real: Tensor) -> Tensor:
+    """Mean squared difference of each picture, (B,)."""
+    return (made - real).square().flatten(1).mean(1)
+
+
+DISTANCES = {"l1": absolute, "l2": squared}
+
+
+class Perceptual:
+    """The distance of pictures as a frozen network sees them, (B,).
+
+    Features of unit length at every place, their squared differences averaged over places and
+    summed over maps: LPIPS (Zhang et al., 2018) without its learnt weights. Of a ResNet the maps
+    after each stage are read, of a ViT its last states.
+
+    Args:
+        network: a picture model of ours: a ResNet, a ViT, either under labels, or of pairs.
+        mean, std: of its pictures' channels, from 0 to 1.
+
+    Raises:
+        BedstoneError: the network reads no pictures.
+    """
+
+    def __init__(self, network: Any, mean: Any, std: Any) -> None:
+        tower = getattr(network, "image", network)
+        if not hasattr(tower, "stages") and not hasattr(tower, "patches"):
+            raise BedstoneError(
+                f"perceptual.model: a {type(network).__name__} doesn't see pictures; name a ViT, a "
+                "ResNet, or a model of pairs."
+            )
+        self.tower = tower.eval().requires_grad_(False)
+        self.size: tuple[int, int] = tower.config.size
+        # values are from -1 to 1 here
+        self.mean = 2 * torch.tensor(mean)[:, None, None] - 1
+        self.std = 2 * torch.tensor(std)[:, None, None]
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """What it sees: (B, D, ...) each."""
+        x = (pixels - self.mean.to(pixels.device)) / self.std.to(pixels.device)
+        if tuple(x.shape[2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", align_corners=False, antialias=True)
+        if not hasattr(self.tower, "stages"):
+            return [states_of(self.tower)(x).transpose(1, 2)]
+        found = []
+        x = self.tower.stem(x)
+        for stage in self.tower.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def __call__(self, made: Tensor, real: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = self.maps(real)
+        total = made.new_zeros(len(made))
+        for ours, theirs in zip(self.maps(made), wanted, strict=True):
+            apart = F.normalize(ours.float(), dim=1) - F.normalize(theirs.float(), dim=1)
+            total = total + apart.square().sum(1).flatten(1).mean(1)
+        return total
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The adversarial term, by `network.discriminator`.
+
+    The judge learns by the hinge loss, in the same step: what is asked of the autoencoder moves
+    none of its weights, and the other way round. The term's weight is such that at the last layer
+    it pulls `weight` times as much as all that went before (Esser et al., 2021, equation 7).
+
+    Attributes:
+        weight: of the autoencoder's part.
+        after: batches before it begins.
+    """
+
+    weight: float = 0.1
+    after: int = 0
+
+    def __call__(self, network: Any, fit: Tensor, made: Tensor, real: Tensor) -> Tensor:
+        """What is added to the sum of losses.
+
+        Args:
+            fit: the sum of the other terms that depend on `made`, with a graph.
+        """
+        judge = network.discriminator
+        frozen = {name: each.detach() for name, each in judge.named_parameters()}
+        fooled = -_verdicts(functional_call(judge, frozen, (made,))).sum()
+        asked = self.weight * adaptive_weight(fit, fooled, network.last_weight) * fooled
+        told_real, told_made = judge(real), judge(made.detach())
+        hinge = F.relu(1.0 - told_real.float()), F.relu(1.0 + told_made.float())
+        return asked + 0.5 * sum(_verdicts(each).sum() for each in hinge)
+
+
+def _verdicts(patches: Tensor) -> Tensor:
+    """The mean over a picture's patches, (B,)."""
+    return patches.float().flatten(1).mean(1)
+
+
+def adaptive_weight(fit: Tensor, fooled: Tensor, weight: Tensor) -> Tensor:
+    """|d fit / d weight| / |d fooled / d weight|, without a graph."""
+    ours = torch.autograd.grad(fit, weight, retain_graph=True)[0].norm()
+    theirs = torch.autograd.grad(fooled, weight, retain_graph=True)[0].norm()
+    return (ours / (theirs + 1e-4)).clamp(0.0, MOST).detach()
+
+
+class Reconstruction:
+    """(network, batch) to the sum of losses in fp32 and the number of pictures.
+
+    Args:
+        pixel: l1 or l2.
+        kl: weight of the latents' nats, each picture's divided by its values: as in Rombach et
+            al., where sums of both are taken.
+        perceptual: what sees.
+        perceptual_weight: of its term.
+        adversary: the adversarial term; the network then holds a `discriminator`.
+    """
+
+    def __init__(
+        self,
+        pixel: str = "l1",
+        kl: float = 1e-6,
+        *,
+        perceptual: Perceptual | None = None,
+        perceptual_weight: float = 1.0,
+        adversary: Adversary | None = None,
+    ) -> None:
+        if pixel not in DISTANCES:
+            raise BedstoneError(f"pixel: {pixel!r} is unknown{nearest(pixel, DISTANCES)}.")
+        self.distance, self.kl = DISTANCES[pixel], kl
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.adversary = adversary
+
+    def __call__(self, network: nn.Module, batch: PixelBatch) -> tuple[Tensor, float]:
+        real = batch.pixels
+        made, nats = network.learn(real)  # type: ignore[operator]  # as autoencoders have it
+        made = made.float()
+        fit = self.distance(made, real).sum()
+        if self.perceptual is not None:
+            fit = fit + self.perceptual_weight * self.perceptual(made, real).sum()
+        loss = fit + self.kl * nats.sum() / real[0].numel()
+        if self.adversary is not None and batch.number >= self.adversary.after:
+            loss = loss + self.adversary(network, fit, made, real)
+        return loss, len(real)
