@@ -1,0 +1,91 @@
+"""Learning to draw: pictures, sounds, videos and volumes out of noise."""
+
+from pathlib import Path
+
+from bedstone.checkpoints.store import Checkpoint
+from bedstone.commands.diffusion_data import (
+    batches_of,
+    drawing_tokenizer,
+    latents_of,
+    opened,
+    texts_of,
+)
+from bedstone.commands.diffusion_model import (
+    drawing_model,
+    named_autoencoder,
+    named_reader,
+    process_of,
+)
+from bedstone.commands.diffusion_scoring import DrawingScorer
+from bedstone.commands.training import Course, Finished, begin, check_unchanged, train
+from bedstone.objectives.diffusion import Denoising
+from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.runtime import pick_device, pick_precision
+from bedstone.train.averaging import steady
+from bedstone.train.schedule import build_schedule, parse_budget
+
+
+def pretrain_diffusion(recipe: DiffusionRecipe, *, quiet: bool = False) -> Finished:
+    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does,
+    and `samples.png`: what the network draws at each evaluation.
+
+    Raises:
+        BedstoneError: the recipe, the data or the disk can't do it, said before training starts;
+            or a loss that isn't finite.
+    """
+    run = Path(recipe.out)
+    begin(run)
+    return run_diffusion(recipe, run, None, quiet)
+
+
+def run_diffusion(
+    recipe: DiffusionRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
+) -> Finished:
+    """A new run, or one that goes on from a checkpoint."""
+    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    parse_budget(recipe.budget), build_schedule(recipe.schedule), process_of(recipe)
+    reader, autoencoder = named_reader(recipe), named_autoencoder(recipe)
+    learnt, held = opened(recipe, quiet)
+    record = {"source": recipe.data.source, **learnt.record()}
+    if checkpoint is not None:
+        check_unchanged(run, record)
+    tokenizer = drawing_tokenizer(recipe, learnt, reader, run)
+    model = drawing_model(recipe, learnt, tokenizer, reader, autoencoder, checkpoint)
+    model.network.to(precision.device)
+    if model.autoencoder is not None:
+        learnt = latents_of(learnt, model.autoencoder, precision, quiet)
+        held = latents_of(held, model.autoencoder, precision, quiet)
+    prompts = model.prompts if recipe.condition == "text" else None
+    texts = texts_of(learnt, prompts)
+    objective = Denoising(model.process, model.target, weight=recipe.weight, times=recipe.times)
+    scorer = DrawingScorer(
+        model,
+        objective,
+        held,
+        texts_of(held, prompts),
+        precision,
+        rows=recipe.evaluate_rows,
+        samples=recipe.samples,
+        sheet=run / "samples.png",
+    )
+    count = sum(weight.numel() for weight in model.network.parameters())
+    config = model.config
+    cut = texts.cut if texts is not None else 0
+    told = f"{cut:,} texts are longer than the network reads, and are cut\n" if cut else ""
+    course = Course(
+        model=model,
+        batches=batches_of(recipe, learnt, texts),
+        objective=objective,
+        evaluate=scorer.figures,
+        data=record,
+        plan=(
+            f"{recipe.data.source}: {learnt.describe()}\n{told}held out: {held.describe()}\n"
+            f"{config.layout} for {recipe.task}: {count / 1e6:.2f}M parameters, {config.tokens} "
+            f"patches of {' x '.join(map(str, config.patches))}, {precision.name} on "
+            f"{precision.device}\n{recipe.batch_size * recipe.accumulate:,} signals a step, budget "
+            f"{recipe.budget}, into {recipe.out}"
+        ),
+        budget=recipe.budget,
+        average=steady(recipe.average) if recipe.average else None,
+    )
+    return train(recipe, run, course, precision, checkpoint, quiet=quiet)
