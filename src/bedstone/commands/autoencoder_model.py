@@ -46,6 +46,12 @@ def autoencoder_model(recipe: AutoencoderRecipe, checkpoint: Checkpoint | None) 
     model.processor = plain_processor(model.config.image_size)
     if recipe.adversarial.weight:
         shown, judged = recipe.adversarial, model.config.channels
+        least = patchgan.least_side(shown.layers)
+        if min(model.processor.size) < least:
+            raise BedstoneError(
+                f"adversarial.layers: a judge that halves its map {shown.layers} times needs "
+                f"pictures of {least} pixels or more; lower it, or raise model.image_size."
+            )
         judge = patchgan.build(judged, shown.width, shown.layers, seed=recipe.seed)
         if checkpoint is not None:
             judge.load_state_dict(load_tensors(checkpoint.path, name=JUDGE))

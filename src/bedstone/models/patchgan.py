@@ -40,6 +40,11 @@ class PatchGAN(nn.Module):
         return self.parts(pixels)
 
 
+def least_side(layers: int) -> int:
+    """Pixels of a side that one patch takes at least."""
+    return 3 * 2**layers
+
+
 def build(channels: int, width: int, layers: int, *, seed: int) -> PatchGAN:
     """One with fresh weights; what else is drawn by torch's generator stays as it was."""
     with torch.random.fork_rng(devices=[]):

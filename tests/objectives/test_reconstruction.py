@@ -1,0 +1,156 @@
+"""How autoencoders learn: each term against its plain form, and who is moved by which."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bedstone.data.plain_pictures import PixelBatch
+from bedstone.errors import BedstoneError
+from bedstone.models import patchgan, resnet, vit
+from bedstone.models.autoencoder import build
+from bedstone.models.autoencoder_config import AutoencoderConfig, DiscreteConfig
+from bedstone.models.bert import BertConfig
+from bedstone.models.bert import build as build_bert
+from bedstone.models.discrete_autoencoder import build as build_discrete
+from bedstone.models.resnet import ResNetConfig
+from bedstone.models.vit import ViTConfig
+from bedstone.objectives.reconstruction import (
+    Adversary,
+    Perceptual,
+    Reconstruction,
+    adaptive_weight,
+)
+
+HALF = (0.5, 0.5, 0.5)
+
+
+def batch(count: int = 4, number: int = 0) -> PixelBatch:
+    drawn = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(number))
+    return PixelBatch(drawn * 2 - 1, number, [""] * count)
+
+
+def kl_network(judge: bool = False) -> Any:
+    network = build(AutoencoderConfig(widths=(8, 8), groups=4), seed=0)
+    if judge:
+        network.discriminator = patchgan.build(3, 8, 2, seed=1)
+    return network
+
+
+@pytest.mark.parametrize("pixel", ["l1", "l2"])
+def test_pixels_and_nats(pixel: str) -> None:
+    network, shown = kl_network(), batch()
+    torch.manual_seed(7)
+    loss, count = Reconstruction(pixel, kl=0.5)(network, shown)
+    torch.manual_seed(7)
+    found = network.encode(shown.pixels)
+    apart = network.decode(found.sample()) - shown.pixels
+    far = apart.abs() if pixel == "l1" else apart**2
+    wanted = sum(far[i].mean() + 0.5 * found.kl()[i] / 768 for i in range(4))
+    assert count == 4 and torch.allclose(loss, wanted, rtol=1e-5)
+
+
+def test_a_picture_counts_the_same_in_any_batch() -> None:
+    network = build_discrete(DiscreteConfig(widths=(8,), groups=4), seed=0)
+    objective = Reconstruction()
+    shown = batch(4)
+    whole, _ = objective(network, shown)
+    halves = [PixelBatch(part, 0, []) for part in shown.pixels.split(2)]
+    parts = sum(objective(network, half)[0] for half in halves)
+    assert torch.allclose(whole, parts, rtol=1e-5)
+
+
+def feature_network(kind: str) -> nn.Module:
+    if kind == "resnet":
+        shape = ResNetConfig(image_size=16, width=8, blocks=(1, 1), block="basic", shrink=1)
+        return resnet.build(shape, seed=0)
+    return vit.build(
+        ViTConfig(layout="vit", image_size=16, patch=4, width=16, layers=1, heads=2), seed=0
+    )
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_what_a_network_sees(kind: str) -> None:
+    seen = Perceptual(feature_network(kind), HALF, HALF)
+    real = batch().pixels
+    assert seen(real, real).abs().max() < 1e-5
+    slightly, much = (real + noise * torch.randn_like(real) for noise in (0.05, 0.8))
+    assert (seen(slightly, real) < seen(much, real)).all()
+    assert seen(real, real).shape == (4,)
+    # pictures of another size are resized, and the mean of the network's own is taken away
+    assert seen(batch().pixels[:, :, :8, :8], real[:, :, :8, :8]).shape == (4,)
+    other = Perceptual(feature_network(kind), (0.2, 0.2, 0.2), HALF)
+    assert not torch.allclose(other(much, real), seen(much, real))
+
+
+def test_what_a_network_sees_moves_the_autoencoder_alone() -> None:
+    network, eye = kl_network(), feature_network("resnet")
+    Reconstruction(perceptual=Perceptual(eye, HALF, HALF))(network, batch())[0].backward()
+    assert all(weight.grad is None for weight in eye.parameters())
+    assert network.last_weight.grad.abs().sum() > 0
+
+
+def test_a_network_that_sees_nothing() -> None:
+    tiny = BertConfig(layout="bert", vocab_size=20, width=8, layers=1, heads=2, context=8)
+    with pytest.raises(BedstoneError, match="doesn't see pictures"):
+        Perceptual(build_bert(tiny, seed=0), HALF, HALF)
+
+
+def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    loss.backward()
+    return {n: w.grad.clone() for n, w in network.named_parameters() if w.grad is not None}
+
+
+def test_the_judge_learns_the_hinge_loss_alone() -> None:
+    network, shown = kl_network(judge=True), batch()
+    torch.manual_seed(3)
+    found = gradients(network, Reconstruction(adversary=Adversary(0.5))(network, shown)[0])
+    torch.manual_seed(3)
+    judge = network.discriminator
+    made = network.learn(shown.pixels)[0].detach()
+    real = torch.relu(1 - judge(shown.pixels)).flatten(1).mean(1)
+    fake = torch.relu(1 + judge(made)).flatten(1).mean(1)
+    wanted = gradients(judge, 0.5 * (real + fake).sum())
+    for name, gradient in wanted.items():
+        assert torch.allclose(found[f"discriminator.{name}"], gradient, rtol=1e-3, atol=1e-6), name
+
+
+def test_the_judge_pulls_as_much_as_it_may() -> None:
+    """At the last layer: `weight` times the gradient of the other terms (VQGAN, equation 7)."""
+    network, shown = kl_network(judge=True), batch()
+    name = "decoder.out.weight"
+
+    def last(objective: Reconstruction) -> Tensor:
+        torch.manual_seed(3)
+        return gradients(network, objective(network, shown)[0])[name]
+
+    alone = last(Reconstruction())
+    pulled = last(Reconstruction(adversary=Adversary(0.5))) - alone
+    assert pulled.norm() == pytest.approx(0.5 * alone.norm().item(), rel=0.01)
+    late = last(Reconstruction(adversary=Adversary(0.5, after=1)))
+    assert torch.equal(late, alone)
+
+
+def test_the_weight_is_bounded() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    found = adaptive_weight(1e9 * weight.sum(), 1e-9 * weight.sum(), weight)
+    assert found.item() == 1e4 and not found.requires_grad
+
+
+def test_a_judge_of_patches() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    judge = patchgan.build(3, 8, 2, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    shown = batch().pixels
+    assert judge(shown).shape == (4, 1, 2, 2)
+    assert judge(shown[..., : patchgan.least_side(2)]).shape == (4, 1, 2, 1)
+    # a verdict depends on its own picture alone
+    assert torch.allclose(judge(shown)[:1], judge(shown[:1]), atol=1e-5)
+
+
+def test_an_unknown_distance() -> None:
+    with pytest.raises(BedstoneError, match="perhaps 'l2'"):
+        Reconstruction("l3")
