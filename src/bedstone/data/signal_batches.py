@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bedstone.data.conditions import Condition, class_condition, text_condition
-from bedstone.data.fact_augment import SIDES
+from bedstone.data.fact_augment import SIDES, facts_of
 from bedstone.data.known_texts import Encode, KnownTexts
 from bedstone.data.row_stream import RowStream
 from bedstone.data.signals import Signals
@@ -125,7 +125,8 @@ class SignalBatches(RowStream[SignalBatch]):
         texts: the signals' captions, where they are made from words; else from their classes, if
             they have any.
         drop: share of rows that are learnt without their condition.
-        flip: share of signals mirrored along their last side; none whose text names a side is.
+        flip: share of signals mirrored along their last side; none whose text or class
+            names a side is.
     """
 
     def __init__(
@@ -181,11 +182,11 @@ def _condition(
     if texts is not None:
         condition, facts = texts.draw(rows, random)
         return condition, texts.null, facts
-    facts = np.zeros(len(rows), np.int64)
     if signals.classes is None:
-        return None, None, facts
-    count = len(signals.names)
-    own = Condition(classes=torch.from_numpy(signals.classes[rows]))
+        return None, None, np.zeros(len(rows), np.int64)
+    count, classes = len(signals.names), signals.classes[rows]
+    facts = np.array([facts_of(name) for name in signals.names], np.int64)[classes]
+    own = Condition(classes=torch.from_numpy(classes))
     return own, class_condition([count], count), facts
 
 

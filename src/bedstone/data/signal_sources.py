@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from bedstone.data import scenes
+from bedstone.data import moving_scenes, scenes, solids
 from bedstone.data.signal_pictures import picture_signals, scene_signals
 from bedstone.data.signal_sounds import sound_signals
 from bedstone.data.signals import Signals
@@ -14,6 +14,8 @@ Told = Callable[[float], None]
 # What is built in, by its name: the kind of signal, and what draws it.
 BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
     scenes.NAME: ("image", scene_signals),
+    moving_scenes.NAME: ("video", moving_scenes.moving_signals),
+    solids.NAME: ("volume", solids.solid_signals),
 }
 # What reads the rows of a source, by the kind of signal.
 READERS: dict[str, Callable[..., Signals]] = {"image": picture_signals, "audio": sound_signals}
