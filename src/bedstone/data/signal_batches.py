@@ -105,7 +105,7 @@ class SignalTexts:
         self.numbers = [self.known.add(texts) for texts in signals.captions or ()]
         self.cut = self.known.finish(encode, context)
         nothing = list(nothing)[:context]
-        self.longest = max(len(nothing), *(len(self.known[i]) for i in range(len(self.known))))
+        self.longest = max([len(nothing), *(len(self.known[i]) for i in range(len(self.known)))])
         self.null = text_condition([nothing], self.longest, pad)
 
     def draw(
