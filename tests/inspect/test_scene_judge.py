@@ -68,16 +68,16 @@ def test_targets_hold_each_thing_once():
     for seed in range(60):
         scene = make_scene(seed, split="all", objects=(1, 3))
         target = torch.from_numpy(grid_target(scene, config.side))
-        assert float(target[1:9].sum()) == pytest.approx(len(scene.objects), abs=1e-5)
-        assert float(target[9:].sum()) == pytest.approx(len(scene.objects), abs=1e-5)
+        assert float(target[:, 1:9].sum()) == pytest.approx(len(scene.objects), abs=1e-5)
+        assert float(target[:, 9:].sum()) == pytest.approx(len(scene.objects), abs=1e-5)
         # A network that says just this counts what is there.
-        cells = torch.cat([target[:1].logit(1e-6), target[1:].clamp(min=1e-9).log()])
+        cells = torch.cat([target[:, :1].logit(1e-6), target[:, 1:].clamp(min=1e-9).log()], 1)
         seen = counts(cells[None], config)[0]
         kinds = {(s, c): int(n) for (s, c), n in in_scene(scene).items()}
         assert float(seen.sum()) == pytest.approx(len(scene.objects), abs=0.2)
         assert int(seen.round().sum()) == sum(kinds.values())
     one = make_scene(3, objects=(1, 1))
-    place = torch.from_numpy(grid_target(one, 8)[0])
+    place = torch.from_numpy(grid_target(one, 8)[:, 0].sum(0))
     middle = (torch.arange(8) + 0.5) / 8
     assert float((place.sum(0) * middle).sum()) == pytest.approx(one.objects[0].x, abs=1e-3)
     assert float((place.sum(1) * middle).sum()) == pytest.approx(one.objects[0].y, abs=1e-3)
@@ -87,7 +87,8 @@ def test_the_loss_is_least_at_the_target():
     config = SceneGridConfig()
     scene = make_scene(5, split="all", objects=(2, 2))
     target = torch.from_numpy(grid_target(scene, 8))[None]
-    best = torch.cat([target[:, :1].logit(1e-6), target[:, 1:].clamp(min=1e-9).log()], 1)
+    best = [target[:, :, :1].logit(1e-6), target[:, :, 1:].clamp(min=1e-9).log()]
+    best = torch.cat(best, 2)
     least = grid_loss(best, target, config)
     for seed in range(3):
         noise = torch.randn(best.shape, generator=torch.Generator().manual_seed(seed))

@@ -60,14 +60,14 @@ def test_shortcuts_take_every_second_pixel():
 
 
 def test_a_grid_counts():
-    config = SceneGridConfig(size=16, width=4, shapes=2, colours=3)
+    config = SceneGridConfig(size=16, width=4, sizes=2, shapes=2, colours=3)
     network = scene_grid.build(config, seed=0)
-    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 6, 4, 4)
-    cells = torch.zeros(1, 6, 4, 4)
-    cells[:, 0] = -50  # nothing anywhere, but:
-    for row, column, shape, colour in ((0, 0, 0, 2), (3, 1, 0, 2), (2, 2, 1, 0)):
-        cells[0, [0, 1 + shape, 3 + colour], row, column] = 50.0
-    cells[0, 0, 1, 3] = 0.0  # a half of something unknown, shared by all
+    assert network(torch.zeros(2, 3, 16, 16)).shape == (2, 2, 6, 4, 4)
+    cells = torch.zeros(1, 2, 6, 4, 4)
+    cells[:, :, 0] = -50  # nothing anywhere, but:
+    for z, row, column, shape, colour in ((0, 0, 0, 0, 2), (1, 0, 0, 0, 2), (1, 2, 2, 1, 0)):
+        cells[0, z, [0, 1 + shape, 3 + colour], row, column] = 50.0
+    cells[0, 0, 0, 1, 3] = 0.0  # a half of something unknown, shared by all
     found = counts(cells, config)
     expected = torch.full((1, 2, 3), 0.5 / 6)
     expected[0, 0, 2] += 2

@@ -3,7 +3,7 @@
 It learns from endless fresh scenes of all 80 combinations of shape and colour, those too that are
 held out from others' training: a judge must know what it judges.
 
-Shapes: B pictures, S pixels of a side, G cells of a side, P shapes, K colours.
+Shapes: B pictures, S pixels of a side, G cells of a side, Z sizes, P shapes, K colours.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bedstone.checks import check_whole
-from bedstone.data.scenes import COLOURS, PAIRS, SHAPES, Scene, draw, make_scene
+from bedstone.data.scenes import COLOURS, PAIRS, SHAPES, SIZES, Scene, draw, make_scene
 from bedstone.inspect.scene_judge import SceneJudge, Things, judge_scenes
 from bedstone.models.scene_grid import SceneGridConfig, build
 from bedstone.runtime import Precision, pick_device, pick_precision
@@ -25,7 +25,7 @@ FIRST = 2 * 10**9  # seeds of scenes that it learns from
 HELD = 3 * 10**9  # and of those that its accuracy is of
 NOISE = 0.06  # deviation, at most, of what is added to drawings, so that grain is no thing
 
-_NAMES = tuple(COLOURS)
+_NAMES, _SIZES = tuple(COLOURS), tuple(SIZES)
 
 
 @dataclass(frozen=True)
@@ -102,29 +102,29 @@ def grid_loss(cells: Tensor, target: Tensor, config: SceneGridConfig) -> Tensor:
     """The loss of a picture: of shares by the logistic, of shape and colour where a thing is.
 
     Args:
-        cells: logits, (B, 1 + P + K, G, G).
+        cells: logits, (B, Z, 1 + P + K, G, G).
         target: `grid_target`'s, of the same shape.
     """
     parts = [1, config.shapes, config.colours]
     (share, shape, colour), (there, is_shape, is_colour) = (
-        grid.float().split(parts, 1) for grid in (cells, target)
+        grid.float().split(parts, 2) for grid in (cells, target)
     )
     loss = F.binary_cross_entropy_with_logits(share, there, reduction="sum")
-    loss = loss - (is_shape * shape.log_softmax(1)).sum()
-    return (loss - (is_colour * colour.log_softmax(1)).sum()) / len(cells)
+    loss = loss - (is_shape * shape.log_softmax(2)).sum()
+    return (loss - (is_colour * colour.log_softmax(2)).sum()) / len(cells)
 
 
 def grid_target(scene: Scene, side: int) -> np.ndarray:
-    """(1 + P + K, G, G): each thing shared among the four cells whose middles are round its own."""
-    grid = np.zeros((1 + len(SHAPES) + len(_NAMES), side, side), np.float32)
+    """(Z, 1 + P + K, G, G): each thing shared among the four cells round its middle."""
+    grid = np.zeros((len(_SIZES), 1 + len(SHAPES) + len(_NAMES), side, side), np.float32)
     for thing in scene.objects:
         x, y = (min(max(at * side - 0.5, 0), side - 1) for at in (thing.x, thing.y))
         left, top = min(int(x), side - 2), min(int(y), side - 2)
         kinds = [1 + SHAPES.index(thing.shape), 1 + len(SHAPES) + _NAMES.index(thing.colour)]
         for row, high in ((top, 1 - (y - top)), (top + 1, y - top)):
             for column, wide in ((left, 1 - (x - left)), (left + 1, x - left)):
-                grid[[0, *kinds], row, column] += high * wide
-    grid[0] = grid[0].clip(0, 1)  # where two things share a cell
+                grid[_SIZES.index(thing.size), [0, *kinds], row, column] += high * wide
+    grid[:, 0] = grid[:, 0].clip(0, 1)  # where two things share a cell
     return grid
 
 

@@ -1,11 +1,12 @@
 """A small CNN that says which things of `scenes` are where in a picture: the judge of drawn scenes.
 
-Each cell of a grid holds a share of a thing, and says of what shape and colour it would be. A
-thing's shares over all cells sum to 1, so that the sum over the cells is how many there are: no
-threshold, no peaks (counting by density, Lempitsky and Zisserman, 2010). Shape and colour are told
-apart from each other, and trained on all combinations equally.
+Each cell of a grid holds, for each size, a share of a thing, and says of what shape and colour it
+would be: where things lie over each other, one is larger. A thing's shares over all cells sum to 1,
+so that the sum over the cells is how many there are: no threshold, no peaks (counting by density,
+Lempitsky and Zisserman, 2010). Shape and colour are told apart from each other, and trained on all
+combinations equally.
 
-Shapes: B pictures, S pixels of a side, G cells of a side, P shapes, K colours, D channels.
+Shapes: B pictures, S pixels of a side, G cells of a side, Z sizes, P shapes, K colours, D channels.
 """
 
 from dataclasses import dataclass
@@ -29,17 +30,18 @@ class SceneGridConfig:
         size: of the pictures, which are square, in pixels, S.
         width: channels at half the picture's resolution; the grid has twice as many, D.
         blocks: residual blocks of the grid.
-        shapes, colours: how many of each there are, P and K.
+        sizes, shapes, colours: how many of each there are, Z, P and K.
     """
 
     size: int = 32
     width: int = 48
     blocks: int = 1
+    sizes: int = 3
     shapes: int = 8
     colours: int = 10
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "size", "width", "blocks", "shapes", "colours")
+        at_least(self, 1, "size", "width", "blocks", "sizes", "shapes", "colours")
         if self.size % SHRINK:
             raise BedstoneError(
                 f"size: pictures of {self.size} pixels aren't divided by cells of {SHRINK}; choose "
@@ -53,7 +55,7 @@ class SceneGridConfig:
 
 
 class SceneGrid(nn.Module):
-    """Pictures (B, 3, S, S) in [-1, 1] to logits of cells (B, 1 + P + K, G, G): a thing's share,
+    """Pictures (B, 3, S, S) in [-1, 1] to logits of cells (B, Z, 1 + P + K, G, G): a thing's share,
     shapes, colours."""
 
     def __init__(self, config: SceneGridConfig) -> None:
@@ -64,7 +66,8 @@ class SceneGrid(nn.Module):
         self.stem = nn.Sequential(ConvNorm(3, width, 3, stride=2), ConvNorm(width, width, 3))
         blocks = [Basic(2 * width, 2 * width) for _ in range(config.blocks)]
         self.blocks = nn.Sequential(Basic(width, 2 * width, 2), *blocks)
-        self.out = nn.Conv2d(2 * width, 1 + config.shapes + config.colours, 1)
+        self.parts = 1 + config.shapes + config.colours
+        self.out = nn.Conv2d(2 * width, config.sizes * self.parts, 1)
 
     def maps(self, pictures: Tensor) -> Tensor:
         """The last map, (B, D, G, G)."""
@@ -72,14 +75,14 @@ class SceneGrid(nn.Module):
         return self.blocks(self.stem(x))
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.out(self.maps(pictures))
+        return self.out(self.maps(pictures)).unflatten(1, (-1, self.parts))
 
 
 def counts(cells: Tensor, config: SceneGridConfig) -> Tensor:
     """How many things of each shape and colour there are by logits of cells, (B, P, K), fp32."""
-    share, shape, colour = cells.float().split([1, config.shapes, config.colours], 1)
-    seen = shape.softmax(1) * share.sigmoid()  # (B, P, G, G)
-    return torch.einsum("bpij,bkij->bpk", seen, colour.softmax(1))
+    share, shape, colour = cells.float().split([1, config.shapes, config.colours], 2)
+    seen = shape.softmax(2) * share.sigmoid()  # (B, Z, P, G, G)
+    return torch.einsum("bzpij,bzkij->bpk", seen, colour.softmax(2))
 
 
 def build(config: SceneGridConfig, *, seed: int | None = None) -> SceneGrid:
@@ -94,5 +97,5 @@ def build(config: SceneGridConfig, *, seed: int | None = None) -> SceneGrid:
     assert bias is not None
     with torch.no_grad():
         bias.zero_()
-        bias[0] = -3.0
+        bias[:: network.parts] = -4.0
     return network
