@@ -22,6 +22,7 @@ from bedstone.files import read_json, write_json, write_text
 from bedstone.inspect.curve import draw_curve
 from bedstone.mapping import to_yaml
 from bedstone.runtime import Precision, keep_memory
+from bedstone.train.averaging import Average, Decay, Unaveraged
 from bedstone.train.logs import RunLog, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import build_optimizer
@@ -44,6 +45,8 @@ class Course:
         write_model: writes a checkpoint's deployable files; the whole model by default.
         finish: the finished run to its artefact's folder; the model of the last step by default.
         evaluate_every: steps between evaluations; 0 is as the recipe has it.
+        average: the decay of the weights' moving average, which is then what is evaluated and
+            written; None has none.
         best_by, patience, save_best: as `train.loop.Trainer` and `Pace` have them.
     """
 
@@ -56,6 +59,7 @@ class Course:
     budget: str
     write_model: Callable[[Path], None] | None = None
     finish: Callable[[Path, Done, CheckpointStore], Path] | None = None
+    average: Decay | None = None
     best_by: str = "validation_loss"
     patience: int = 0
     save_best: bool = False
@@ -111,7 +115,8 @@ def train(
     budget, schedule = parse_budget(course.budget), build_schedule(recipe.schedule)
     _align(model.network)
     optimizer = build_optimizer(model.network, recipe.optim)
-    _check_disk(run, model, recipe.keep)
+    average = Average(model.network, course.average) if course.average else Unaveraged()
+    _check_disk(run, model, recipe.keep, copies=5 if course.average else 3)
     write_text(run / "recipe.yaml", to_yaml(recipe))
     write_json(run / "data.json", course.data)
     say(course.plan)
@@ -138,6 +143,7 @@ def train(
         clip=recipe.optim.clip,
         best_by=course.best_by,
         patience=course.patience,
+        average=average,
         pace=Pace(
             course.evaluate_every or recipe.evaluate_every,
             recipe.save_every,
@@ -159,6 +165,7 @@ def train(
     if done.reason != "finished":
         say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {run}")
         return Finished(done, run, None)
+    average.settle()
     model.record["metrics"] = done.metrics
     path = course.finish(run, done, trainer.store) if course.finish else model.save(run / "model")
     say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
@@ -194,12 +201,16 @@ def _compile(network: Any) -> None:
     setattr(body, name, torch.compile(getattr(body, name)))
 
 
-def _check_disk(run: Path, model: Model, keep: int) -> None:
-    """Raises BedstoneError if what the run will write can't fit on the disk."""
+def _check_disk(run: Path, model: Model, keep: int, copies: int) -> None:
+    """Raises BedstoneError if what the run will write can't fit on the disk.
+
+    Args:
+        copies: a checkpoint's size in weights: they and up to two moments; an average has two more.
+    """
     run.mkdir(parents=True, exist_ok=True)
     weights = 4 * sum(parameter.numel() for parameter in model.network.parameters())
-    # A checkpoint holds the weights and up to two moments; the newest, the best, one in the making.
-    needed = 3 * weights * (keep + 2) + weights
+    # Those kept; the newest, the best, one in the making.
+    needed = copies * weights * (keep + 2) + weights
     free = shutil.disk_usage(run).free
     if free < needed:
         raise BedstoneError(

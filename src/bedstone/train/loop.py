@@ -27,6 +27,7 @@ from bedstone.checkpoints.state import load_state, save_state
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore, score
 from bedstone.errors import BedstoneError
 from bedstone.runtime import Precision
+from bedstone.train.averaging import Unaveraged
 from bedstone.train.interrupts import Interrupts
 from bedstone.train.logs import RunLog
 from bedstone.train.optim import Optimizer, clip_gradients
@@ -84,6 +85,7 @@ class Trainer:
         evaluate: the network's figures on held-out data.
         best_by: the figure that picks the best checkpoint, lower is better; `-name` turns it.
         patience: evaluations in a row without a better one after which to stop; 0 never does.
+        average: of the weights, which is what is evaluated and written.
     """
 
     network: nn.Module
@@ -98,6 +100,7 @@ class Trainer:
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     best_by: str = "validation_loss"
     patience: int = 0
+    average: Unaveraged = field(default_factory=Unaveraged)
     accumulate: int = 1
     clip: float = 1.0
     pace: Pace = field(default_factory=Pace)
@@ -113,7 +116,7 @@ class Trainer:
     overhead: dict[str, float] = field(default_factory=dict, init=False)  # seconds by name
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Goes back to a checkpoint; the network's weights are the caller's to load.
+        """Goes back to a checkpoint; its model's weights are the caller's to load.
 
         Raises:
             BedstoneError: the checkpoint has no training state.
@@ -125,6 +128,7 @@ class Trainer:
         self.evaluated_at = tuple(state["evaluated_at"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.batches.load_state_dict(state["batches"])
+        self.average.load_state_dict(state.get("average", {}))
         random.setstate(state["random"]["python"])
         np.random.set_state(state["random"]["numpy"])
         torch.set_rng_state(state["random"]["torch"])
@@ -143,6 +147,7 @@ class Trainer:
             "evaluated_at": self.evaluated_at,
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state_dict(),
+            "average": self.average.state_dict(),
             "random": {
                 "python": random.getstate(),
                 "numpy": np.random.get_state(),
@@ -236,6 +241,7 @@ class Trainer:
             self._stop(f"the gradient's norm is {norm}", micro)
         factor = self.schedule(share)
         self.optimizer.step(factor)
+        self.average.update()
         self.optimizer.zero_grad()
         self.step += 1
         self.tokens += sum(batch.ids.numel() for batch in micro)
@@ -264,7 +270,8 @@ class Trainer:
         if self.evaluate is None:
             return
         began = time.monotonic()
-        self.metrics = self.evaluate(self.network)
+        with self.average.applied():
+            self.metrics = self.evaluate(self.network)
         self.network.train()
         self.history.append(_or_infinity(score(self.metrics, self.best_by)))
         self.overhead["evaluation"] = time.monotonic() - began
@@ -289,7 +296,8 @@ class Trainer:
         state = self.state()
 
         def write(folder: Path) -> None:
-            self.write_model(folder, self.metrics)
+            with self.average.applied():
+                self.write_model(folder, self.metrics)
             (folder / "state").mkdir()
             save_state(folder / "state", state)
 
