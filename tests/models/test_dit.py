@@ -306,6 +306,15 @@ def test_half_precision_stays_near(name):
     assert (for_inference(network, torch.bfloat16)(**given) - exact).abs().max() < 0.1 * scale
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("one", ["plain"])
+def test_it_is_one_graph_to_a_compiler(one):
+    network = random_network(one)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    given = told(network.config)
+    torch.testing.assert_close(compiled(**given), network(**given), atol=1e-5, rtol=1e-5)
+
+
 BAD_SHAPES = {
     "isn't divided by the patches, \\[3, 3\\]": {"patch": 3},
     "model.heads: 5": {"heads": 5},

@@ -125,7 +125,8 @@ class DiT(nn.Module):
     ) -> Context:
         rotation = None if self.rotary is None else self.rotary(grid)
         if self.text is None:
-            return Context(mask=Full(), rotation=rotation)
+            # both said: a compiler can't follow the default's factory
+            return Context(mask=Full(), rotation=rotation, memory_mask=Full())
         memory, keep = self.text(memory, keep, rows)
         seen: Mask = Full() if keep is None else Padding(keep)
         return Context(mask=Full(), rotation=rotation, memory=memory, memory_mask=seen)

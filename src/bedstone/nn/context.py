@@ -18,7 +18,8 @@ class Context:
         bias: added to the scores of self-attention, (1, heads, T, keys).
         memory: states that cross-attention reads, (B, S, width of the memory).
         memory_mask: which of them it sees.
-        condition: what AdaZero modulates by, (B, width): timestep, class.
+        condition: what AdaZero modulates by: timestep and class, (B, width), after its
+            activation; (B, 6 width) where blocks share what they read of these.
         cache: keys and values of earlier tokens; a stack hands each block its own layer.
     """
 

@@ -1,0 +1,47 @@
+"""What a denoiser is told, as vectors."""
+
+import torch
+
+from bedstone.nn.conditioning import PooledMemory, SharedModulation, features
+from bedstone.nn.context import Context
+from bedstone.nn.layers import MLP, LayerNorm
+from bedstone.nn.residual import AdaZero
+
+
+def test_features_are_those_of_diffusers():
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    numbers = torch.tensor([0.0, 3.5, 999.0, -1.25])
+    for shift in (0, 1):
+        theirs = get_timestep_embedding(numbers, 256, True, downscale_freq_shift=shift)
+        torch.testing.assert_close(features(numbers, shift), theirs, atol=1e-4, rtol=0)
+
+
+def test_the_mean_of_a_text_is_of_its_words_alone():
+    pooled = PooledMemory(4, 6)
+    memory = torch.randn(3, 5, 4)
+    keep = torch.tensor([[1, 1, 0, 0, 0], [1] * 5, [0] * 5]).bool()
+    out = pooled(memory, keep)
+    torch.testing.assert_close(out[0], pooled(memory[:1, :2], None)[0])
+    torch.testing.assert_close(out[1], pooled(memory, None)[1])
+    torch.testing.assert_close(out[2], pooled.map.bias)
+
+
+def test_a_sublayer_reads_its_own_part_of_what_is_shared():
+    shared = torch.randn(2, 6 * 4)
+    for part in (0, 1):
+        modulation = SharedModulation(4, 3, part)
+        torch.nn.init.normal_(modulation.table)
+        expected = shared.view(2, 6, 4)[:, 3 * part : 3 * part + 3] + modulation.table
+        torch.testing.assert_close(modulation(shared), expected.flatten(1))
+
+
+def test_modulation_is_the_formula():
+    mlp, norm = MLP(4, 8), LayerNorm(4)
+    block = AdaZero(4, norm, mlp)
+    torch.nn.init.normal_(block.modulation.weight)
+    torch.nn.init.normal_(block.modulation.bias)
+    x, condition = torch.randn(2, 3, 4), torch.randn(2, 4)
+    shift, scale, gate = block.modulation(condition)[:, None].split(4, -1)
+    expected = x + gate * mlp(norm(x) * (1 + scale) + shift)
+    torch.testing.assert_close(block(x, Context(condition=condition)), expected)
