@@ -112,8 +112,10 @@ def ddim_invert(
     """The noise from which `ddim` draws x: its steps, backwards.
 
     One round is the usual inversion (Dhariwal and Nichol, 2021, appendix F): a step's noise is
-    predicted from where it starts instead of where it ends. More rounds repeat the prediction where
-    the last round ended (Pan et al., 2023, equation 9), until DDIM's own step leads back exactly.
+    predicted from where it starts instead of where it ends. More rounds predict again where the
+    last round ended (Pan et al., 2023, equation 9), so that DDIM's own step leads back ever more
+    exactly. There the noise is kept from the prediction near the clean end, as in the paper, and
+    the clean signal where there is more noise than signal, as each converges in its part only.
 
     Args:
         x: (B, *S), clean, or at the last of `times`.
@@ -125,9 +127,12 @@ def ddim_invert(
     steps = levels(process, times)[::-1]
     for i, (here, there) in enumerate(pairwise(steps), 1):
         start = x
-        for _ in range(rounds):
-            _, eps = denoiser(x, at(there.t, x))
-            x0 = (start - here.sigma * eps) / here.alpha
+        for again in range(rounds):
+            x0, eps = denoiser(x, at(there.t, x))
+            if again and here.sigma > here.alpha:
+                eps = (start - here.alpha * x0) / here.sigma
+            else:
+                x0 = (start - here.sigma * eps) / here.alpha
             x = there.alpha * x0 + there.sigma * eps
         if callback is not None:
             callback(i, len(steps) - 1, x, x0)
