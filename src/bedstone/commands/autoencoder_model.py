@@ -108,8 +108,8 @@ def write_with_judge(model: Model, folder: Path) -> None:
         save_tensors(folder, judge.state_dict(), name=JUDGE)
 
 
-def objective_of(recipe: AutoencoderRecipe) -> tuple[Reconstruction, Reconstruction]:
-    """What a recipe learns by, and the same without the judge, for held-out pictures.
+def objective_of(recipe: AutoencoderRecipe) -> Reconstruction:
+    """What a recipe learns by.
 
     Raises:
         BedstoneError: the model of the perceptual term can't be opened, or sees no pictures.
@@ -120,15 +120,10 @@ def objective_of(recipe: AutoencoderRecipe) -> tuple[Reconstruction, Reconstruct
         used = seen.processor or plain_processor(32)
         perceptual = Perceptual(seen.network, used.mean, used.std)
     judge = recipe.adversarial
-    adversary = Adversary(judge.weight, judge.after) if judge.weight else None
-    learnt, plain = (
-        Reconstruction(
-            recipe.pixel,
-            recipe.kl,
-            perceptual=perceptual,
-            perceptual_weight=recipe.perceptual.weight,
-            adversary=each,
-        )
-        for each in (adversary, None)
+    return Reconstruction(
+        recipe.pixel,
+        recipe.kl,
+        perceptual=perceptual,
+        perceptual_weight=recipe.perceptual.weight,
+        adversary=Adversary(judge.weight, judge.after) if judge.weight else None,
     )
-    return learnt, plain

@@ -18,14 +18,13 @@ from bedstone.objectives.reconstruction import Reconstruction
 from bedstone.runtime import Precision
 
 SHOWN = 16  # pictures on the sheet
-SEED = 0  # of the latents drawn for the loss
 
 
 class AutoencoderScorer:
     """Measures the model on pictures.
 
     Args:
-        objective: without a judge.
+        objective: whose terms on pictures are the loss.
     """
 
     def __init__(
@@ -41,22 +40,23 @@ class AutoencoderScorer:
 
     @torch.no_grad()
     def flat(self, network: nn.Module) -> dict[str, float]:
-        """Figures by name, `validation_...`; sets the latents' scale of a KL autoencoder."""
+        """Figures by name, `validation_...`; sets the latents' scale of a KL autoencoder.
+
+        Pictures go by way of their most probable latents.
+        """
         network.eval()
         figures: dict[str, float] = {"loss": 0.0, "psnr": 0.0, "ssim": 0.0}
         latents = _latents_of(self.model)
         count = 0
-        with torch.random.fork_rng(devices=[]):  # the training's draws stay as they were
-            torch.manual_seed(SEED)
-            for batch in self._batches():
-                pixels = batch.pixels
-                with self.precision.autocast():
-                    loss, rows = self.objective(network, batch)
-                    made = latents.read(network, pixels).float()
-                figures["loss"] += loss.item()
-                figures["psnr"] += psnr(made, pixels).sum().item()
-                figures["ssim"] += ssim(made, pixels).sum().item()
-                count += int(rows)
+        for batch in self._batches():
+            pixels = batch.pixels
+            with self.precision.autocast():
+                made = latents.read(network, pixels).float()
+                loss = self.objective.fit(made, pixels)
+            figures["loss"] += loss.item()
+            figures["psnr"] += psnr(made, pixels).sum().item()
+            figures["ssim"] += ssim(made, pixels).sum().item()
+            count += len(pixels)
         figures = {name: value / count for name, value in figures.items()}
         figures |= latents.figures()
         latents.settle(network)
@@ -100,9 +100,8 @@ class _Gaussians:
         """What comes back of pictures by way of their most probable latents."""
         found = network.encode(pixels)
         self.nats += found.kl().sum().item()
-        drawn = found.sample()
-        self.squares += drawn.square().sum().item()
-        self.values += drawn.numel()
+        self.squares += (found.mean.square() + found.log_variance.exp()).sum().item()
+        self.values += found.mean.numel()
         self.pixels += pixels[:, 0].numel()
         return network.decode(found.mode())
 

@@ -38,9 +38,8 @@ def describe(model: Model) -> dict[str, Any]:
     tokenizer = model.tokenizer
     facts = {
         "layout": config.layout,
-        "opens_in_transformers_as": model.layout.architecture(config),
-        "head": config.head.kind,
-        **({"labels": ", ".join(config.head.labels)} if config.head.labels else {}),
+        f"opens_in_{model.layout.library}_as": model.layout.architecture(config),
+        **_head(config),
         "parameters": count,
         **_embeddings(model.network),
         "dtype": str(weights[0].dtype).removeprefix("torch."),
@@ -61,9 +60,21 @@ def describe(model: Model) -> dict[str, Any]:
     }
 
 
+def _head(config: Any) -> dict[str, str]:
+    """What stands on a network, where something may."""
+    head = getattr(config, "head", None)
+    if head is None:
+        return {}
+    return {"head": head.kind, **({"labels": ", ".join(head.labels)} if head.labels else {})}
+
+
 # What a configuration may say of its size, by the word for it here.
 _SIZES = {
     "width": "width",
+    "widths": "channels_of_each_stage",
+    "latent_channels": "latent_channels",
+    "codes": "codes",
+    "shrink": "pixels_to_a_place",
     "layers": "layers",
     "heads": "heads",
     "hidden": "hidden",
@@ -87,8 +98,12 @@ def _sizes(config: Any) -> dict[str, Any]:
     for field, name in named.items():
         if hasattr(config, field):
             value = getattr(config, field)
-            facts[name] = " by ".join(map(str, value)) if isinstance(value, tuple) else value
+            facts[name] = _joined(value, field) if isinstance(value, tuple) else value
     return facts
+
+
+def _joined(values: tuple[Any, ...], field: str) -> str:
+    return (", " if field == "widths" else " by ").join(map(str, values))
 
 
 def _embeddings(network: Any) -> dict[str, int]:

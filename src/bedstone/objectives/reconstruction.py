@@ -157,13 +157,18 @@ class Reconstruction:
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.adversary = adversary
 
+    def fit(self, made: Tensor, real: Tensor) -> Tensor:
+        """The sum of the terms that compare pictures, without the judge."""
+        fit = self.distance(made, real).sum()
+        if self.perceptual is not None:
+            fit = fit + self.perceptual_weight * self.perceptual(made, real).sum()
+        return fit
+
     def __call__(self, network: nn.Module, batch: PixelBatch) -> tuple[Tensor, float]:
         real = batch.pixels
         made, nats = network.learn(real)  # type: ignore[operator]  # as autoencoders have it
         made = made.float()
-        fit = self.distance(made, real).sum()
-        if self.perceptual is not None:
-            fit = fit + self.perceptual_weight * self.perceptual(made, real).sum()
+        fit = self.fit(made, real)
         loss = fit + self.kl * nats.sum() / real[0].numel()
         if self.adversary is not None and batch.number >= self.adversary.after:
             loss = loss + self.adversary(network, fit, made, real)
