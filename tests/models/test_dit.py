@@ -227,8 +227,8 @@ def test_no_class_and_no_text_have_several_forms():
     nobody = torch.full((3,), network.config.classes)
     torch.testing.assert_close(network(x, t, classes=nobody), none)
     assert not torch.allclose(network(x, t, classes=torch.zeros(3, dtype=torch.long)), none)
-    # a row whose words are all dropped has what it has without any, but for the pooled bias
-    bare = random_network("text", pooled=False)
+    # a row whose words are all dropped has what it has without any
+    bare = random_network("text")
     memory = given["memory"]
     dropped = torch.tensor([[1] * 5, [0] * 5, [0] * 5]).bool()
     x = noise(3, 3, 8, 8)

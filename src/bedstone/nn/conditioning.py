@@ -63,12 +63,12 @@ class MemoryProjection(MLP):
 class PooledMemory(nn.Module):
     """The mean of a text's states as a vector, (B, M, memory width) to (B, D).
 
-    A text of which nothing is kept has the bias alone.
+    A text of which nothing is kept gives zeros, as no text does.
     """
 
     def __init__(self, memory_width: int, width: int) -> None:
         super().__init__()
-        self.map = nn.Linear(memory_width, width)
+        self.map = nn.Linear(memory_width, width, bias=False)
 
     def forward(self, memory: Tensor, keep: Tensor | None) -> Tensor:
         if keep is None:
