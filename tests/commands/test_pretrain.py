@@ -192,7 +192,7 @@ def test_going_on_from_a_model(whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch):
-    from bedstone.commands import pretrain as command
+    from bedstone.commands import pretrain_text as command
 
     loss, calls = command.next_token_loss, []
 

@@ -18,7 +18,7 @@ from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.checks import check_shares
 from bedstone.commands.find_rate import find_rate
 from bedstone.commands.picture_rows import freeze_body, open_picture_model
-from bedstone.commands.pretrain_told import pretrain_told
+from bedstone.commands.pretrain_told import run_told
 from bedstone.commands.scoring import MAIN, score
 from bedstone.commands.task_rows import TaskRows
 from bedstone.commands.training import Course, Finished, begin, train
@@ -62,10 +62,10 @@ def finetune(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) -> Fin
         BedstoneError: the recipe, the model or the data can't do it, said before training
             starts; or a loss that isn't finite.
     """
-    if isinstance(recipe, ToldRecipe):
-        return pretrain_told(recipe, quiet=quiet)
     run = Path(recipe.out)
     begin(run)
+    if isinstance(recipe, ToldRecipe):
+        return run_told(recipe, run, None, quiet)
     return run_finetuning(recipe, run, None, quiet)
 
 

@@ -1,72 +1,92 @@
 """`bedstone pretrain` and `bedstone resume`: from a recipe to an artefact."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.commands.picture_sample import draw_sample
-from bedstone.commands.pretrain_autoencoder import pretrain_autoencoder, run_autoencoder
-from bedstone.commands.pretrain_masked import masked_course
-from bedstone.commands.pretrain_model import Fresh, layout_of, plan, pretrain_model
-from bedstone.commands.pretrain_pairs import pretrain_pairs, run_pairs
-from bedstone.commands.pretrain_sighted import pretrain_sighted, run_sighted
-from bedstone.commands.pretrain_told import pretrain_told, run_told
-from bedstone.commands.text_data import TextData
-from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.commands.pretrain_autoencoder import run_autoencoder
+from bedstone.commands.pretrain_diffusion import run_diffusion
+from bedstone.commands.pretrain_model import layout_of
+from bedstone.commands.pretrain_pairs import run_pairs
+from bedstone.commands.pretrain_sighted import run_sighted
+from bedstone.commands.pretrain_text import run_text
+from bedstone.commands.pretrain_told import run_told
+from bedstone.commands.training import Finished, begin
 from bedstone.config import PretrainRecipe
-from bedstone.data.batches import evaluation_batches
 from bedstone.errors import BedstoneError, nearest
-from bedstone.inspect.evaluate import text_figures, text_loss
 from bedstone.mapping import read_recipe, read_values
 from bedstone.models.bert import LAYOUTS as ENCODERS
+from bedstone.models.dit_config import LAYOUTS as DENOISERS
 from bedstone.models.gpt import LAYOUTS as DECODERS
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
-from bedstone.objectives.tokens import next_token_loss
 from bedstone.recipes_autoencoder import LAYOUTS as AUTOENCODERS
 from bedstone.recipes_autoencoder import TASK as AUTOENCODING
 from bedstone.recipes_autoencoder import AutoencoderRecipe
+from bedstone.recipes_diffusion import TASKS as DRAWING
+from bedstone.recipes_diffusion import DiffusionRecipe
 from bedstone.recipes_pairs import LAYOUTS as PAIRED
 from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.recipes_sighted import LAYOUT as SIGHTED
 from bedstone.recipes_sighted import SightedRecipe
 from bedstone.recipes_told import LAYOUTS as TELLING
-from bedstone.recipes_told import TASKS, ToldRecipe
-from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
-from bedstone.train.schedule import build_schedule, parse_budget
+from bedstone.recipes_told import TASKS as TOLD
+from bedstone.recipes_told import ToldRecipe
 
-Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe | AutoencoderRecipe
+Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe | AutoencoderRecipe | DiffusionRecipe
+Run = Callable[[Any, Path, Checkpoint | None, bool], Finished]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of training.
+
+    Attributes:
+        recipe: of it.
+        run: (recipe, folder, checkpoint, quiet): a new run, or one that goes on.
+        layouts: of the networks it trains.
+        tasks: that its recipes name; none where the layout says all.
+    """
+
+    recipe: type[Any]
+    run: Run
+    layouts: tuple[str, ...]
+    tasks: tuple[str, ...] = ()
+
+
+KINDS = (
+    Kind(PretrainRecipe, run_text, (*DECODERS, *ENCODERS)),
+    Kind(ContrastiveRecipe, run_pairs, PAIRED),
+    Kind(ToldRecipe, run_told, TELLING, tuple(TOLD)),
+    Kind(SightedRecipe, run_sighted, (SIGHTED,), tuple(TOLD)),
+    Kind(AutoencoderRecipe, run_autoencoder, AUTOENCODERS, (AUTOENCODING,)),
+    Kind(DiffusionRecipe, run_diffusion, DENOISERS, tuple(DRAWING)),
+)
+TASKS = tuple(dict.fromkeys(task for kind in KINDS for task in kind.tasks))
 
 
 def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file: its task, or the layout of its model, says of what kind it is.
 
     Raises:
-        BedstoneError: as `mapping.read_recipe`, or the model's layout is unknown.
+        BedstoneError: as `mapping.read_recipe`, or the task or the model's layout is unknown.
     """
     values = read_values(path, overrides)
-    shape, init = values.get("model"), values.get("init")
+    shape, init, task = (values.get(name) for name in ("model", "init", "task"))
     layout = shape.get("layout") if isinstance(shape, dict) else None
-    if layout == SIGHTED:
-        return read_recipe(SightedRecipe, path, overrides)
-    if values.get("task") == AUTOENCODING or layout in AUTOENCODERS:
-        return read_recipe(AutoencoderRecipe, path, overrides)
-    if values.get("task") in TASKS:
-        return read_recipe(ToldRecipe, path, overrides)
-    if layout is None and isinstance(init, str) and init:
+    if task is not None and task not in TASKS:
+        raise BedstoneError(f"{path}: task: {task!r} is unknown{nearest(str(task), TASKS)}.")
+    if task is None and layout is None and isinstance(init, str) and init:
         layout = layout_of(PretrainRecipe(init=init), None)
-    known = (*DECODERS, *ENCODERS, *PAIRED, *TELLING, *AUTOENCODERS, SIGHTED)
-    if layout is not None and layout not in known:
+    able = [kind for kind in KINDS if task is None or task in kind.tasks]
+    fit = [kind for kind in able if layout in kind.layouts]
+    if task is None and layout is not None and not fit:
+        known = [name for kind in KINDS for name in kind.layouts]
         raise BedstoneError(
             f"{path}: model.layout: {layout!r} is unknown{nearest(str(layout), known)}."
         )
-    if layout in PAIRED:
-        return read_recipe(ContrastiveRecipe, path, overrides)
-    if layout in TELLING:
-        return read_recipe(ToldRecipe, path, overrides)
-    return read_recipe(PretrainRecipe, path, overrides)
+    return read_recipe((fit or able)[0].recipe, path, overrides)
 
 
 def pretrain(recipe: Recipe, *, quiet: bool = False) -> Finished:
@@ -80,14 +100,6 @@ def pretrain(recipe: Recipe, *, quiet: bool = False) -> Finished:
             starts; or a loss that isn't finite.
     """
     run = Path(recipe.out)
-    if isinstance(recipe, ContrastiveRecipe):
-        return pretrain_pairs(recipe, quiet=quiet)
-    if isinstance(recipe, SightedRecipe):
-        return pretrain_sighted(recipe, quiet=quiet)
-    if isinstance(recipe, ToldRecipe):
-        return pretrain_told(recipe, quiet=quiet)
-    if isinstance(recipe, AutoencoderRecipe):
-        return pretrain_autoencoder(recipe, quiet=quiet)
     begin(run)
     return run_pretraining(recipe, run, None, quiet)
 
@@ -100,8 +112,8 @@ def show_sample(recipe: Recipe, path: str) -> None:
     """
     if isinstance(recipe, PretrainRecipe):
         raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
-    if isinstance(recipe, AutoencoderRecipe):
-        raise BedstoneError("sample: isn't drawn for autoencoding; its run draws pictures.png.")
+    if isinstance(recipe, AutoencoderRecipe | DiffusionRecipe):
+        raise BedstoneError(f"sample: isn't drawn for {recipe.task}; its run draws pictures.")
     print(f"Pictures as they are, then augmented: {draw_sample(recipe, path)}")
 
 
@@ -109,57 +121,6 @@ def run_pretraining(
     recipe: Recipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
 ) -> Finished:
     """A new run, or one that goes on from a checkpoint."""
-    if isinstance(recipe, ContrastiveRecipe):
-        return run_pairs(recipe, run, checkpoint, quiet)
-    if isinstance(recipe, SightedRecipe):
-        return run_sighted(recipe, run, checkpoint, quiet)
-    if isinstance(recipe, ToldRecipe):
-        return run_told(recipe, run, checkpoint, quiet)
-    if isinstance(recipe, AutoencoderRecipe):
-        return run_autoencoder(recipe, run, checkpoint, quiet)
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
-    make = masked_course if layout_of(recipe, checkpoint) in ENCODERS else _course
-    course = make(recipe, run, precision, checkpoint, quiet)
-    return train(recipe, run, course, precision, checkpoint, quiet=quiet)
-
-
-def _course(
-    recipe: PretrainRecipe,
-    run: Path,
-    precision: Precision,
-    checkpoint: Checkpoint | None,
-    quiet: bool,
-) -> Course:
-    """Predicting the next token of text."""
-    text = TextData.open(recipe, run, quiet=quiet)
-    seed_everything(recipe.seed)
-    model = pretrain_model(recipe, text.tokenizer, checkpoint, Fresh(GPTConfig, build))
-    model.network.to(precision.device)
-    return Course(
-        model=model,
-        batches=text.batches,
-        objective=next_token_loss,
-        evaluate=_evaluation(recipe, text, precision),
-        data=text.record,
-        plan=plan(recipe, model, text.record, precision),
-        budget=recipe.budget,
-    )
-
-
-def _evaluation(
-    recipe: PretrainRecipe, text: TextData, precision: Precision
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """The callable that measures the network on held-out text; None where there is none."""
-    if (split := text.validation) is None or len(split) < 2:
-        return None
-    most = -(-recipe.evaluate_tokens // (recipe.batch_size * recipe.context)) or None
-    tokens_a_byte = len(split) / max(split.bytes, 1)
-
-    def evaluate(network: nn.Module) -> dict[str, float]:
-        batches = evaluation_batches(split, recipe.context, recipe.batch_size)
-        loss, _ = text_loss(network, next_token_loss, batches, precision, most_batches=most)
-        figures = text_figures(loss, tokens_a_byte)
-        return {f"validation_{name}": value for name, value in figures.items()}
-
-    return evaluate
+    # a recipe's class may stand under another's
+    kind = next(kind for kind in KINDS if kind.recipe is type(recipe))
+    return kind.run(recipe, run, checkpoint, quiet)

@@ -19,7 +19,7 @@ from bedstone.commands.picture_data import (
     pictures_of,
     record_of,
 )
-from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.commands.training import Course, Finished, train
 from bedstone.data.image_processor import ImageProcessor
 from bedstone.data.plain_pictures import (
     PixelBatches,
@@ -36,19 +36,6 @@ from bedstone.train.loop import Done
 from bedstone.train.schedule import build_schedule, parse_budget
 
 HELD = 1000  # scenes with held-out combinations
-
-
-def pretrain_autoencoder(recipe: AutoencoderRecipe, *, quiet: bool = False) -> Finished:
-    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does,
-    and `pictures.png`: held-out pictures before and after.
-
-    Raises:
-        BedstoneError: the recipe, the data or the disk can't do it, said before training
-            starts; or a loss that isn't finite.
-    """
-    run = Path(recipe.out)
-    begin(run)
-    return run_autoencoder(recipe, run, None, quiet)
 
 
 def run_autoencoder(
@@ -80,7 +67,7 @@ def autoencoder_course(
     """
     seed_everything(recipe.seed)
     model = autoencoder_model(recipe, checkpoint)
-    learnt, plain = objective_of(recipe)
+    objective = objective_of(recipe)
     processor = model.processor
     assert processor is not None
     rows, held = _rows(recipe, processor)
@@ -98,7 +85,7 @@ def autoencoder_course(
         workers=recipe.data.workers,
     )
     shown = pictures_of(held, processor, recipe.data, "reading held-out pictures", quiet)
-    scorer = AutoencoderScorer(model, shown, precision, plain, recipe.batch_size)
+    scorer = AutoencoderScorer(model, shown, precision, objective, recipe.batch_size)
     count, _ = weight_counts(model)
     high, wide = processor.size
     shrink = model.config.shrink
@@ -110,7 +97,7 @@ def autoencoder_course(
     course = Course(
         model=model,
         batches=batches,
-        objective=learnt,
+        objective=objective,
         evaluate=scorer.flat,
         data=record,
         plan=(

@@ -17,25 +17,12 @@ from bedstone.commands.diffusion_model import (
     process_of,
 )
 from bedstone.commands.diffusion_scoring import DrawingScorer
-from bedstone.commands.training import Course, Finished, begin, check_unchanged, train
+from bedstone.commands.training import Course, Finished, check_unchanged, train
 from bedstone.objectives.diffusion import Denoising
 from bedstone.recipes_diffusion import DiffusionRecipe
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.averaging import steady
 from bedstone.train.schedule import build_schedule, parse_budget
-
-
-def pretrain_diffusion(recipe: DiffusionRecipe, *, quiet: bool = False) -> Finished:
-    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does,
-    and `samples.png`: what the network draws at each evaluation.
-
-    Raises:
-        BedstoneError: the recipe, the data or the disk can't do it, said before training starts;
-            or a loss that isn't finite.
-    """
-    run = Path(recipe.out)
-    begin(run)
-    return run_diffusion(recipe, run, None, quiet)
 
 
 def run_diffusion(

@@ -7,7 +7,7 @@ from bedstone.commands.pair_data import PairSplits, encoder_of, pair_batches, pa
 from bedstone.commands.pair_model import pair_model, weight_counts
 from bedstone.commands.pair_scoring import PairScorer
 from bedstone.commands.picture_data import augment_of, pictures_of
-from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.commands.training import Course, Finished, train
 from bedstone.data.pair_batches import PairTexts
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
@@ -16,18 +16,6 @@ from bedstone.objectives.contrastive import Contrastive, patches_of, refuse_batc
 from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
-
-
-def pretrain_pairs(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Finished:
-    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does.
-
-    Raises:
-        BedstoneError: the recipe, the data or the disk can't do it, said before training
-            starts; or a loss that isn't finite.
-    """
-    run = Path(recipe.out)
-    begin(run)
-    return run_pairs(recipe, run, None, quiet)
 
 
 def run_pairs(

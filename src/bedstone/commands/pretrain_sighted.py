@@ -11,25 +11,13 @@ from bedstone.commands.pretrain_told import evaluated, scorers_of, told_plan
 from bedstone.commands.sighted_model import sighted_model
 from bedstone.commands.sighted_scoring import SightedScorer
 from bedstone.commands.told_data import ToldSplits, told_batches
-from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.commands.training import Course, Finished, train
 from bedstone.data.gpt_told import GPTTexts, gpt_words
 from bedstone.files import write_json
 from bedstone.objectives.sighted import sighted_loss
 from bedstone.recipes_sighted import SightedRecipe
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.train.schedule import build_schedule, parse_budget
-
-
-def pretrain_sighted(recipe: SightedRecipe, *, quiet: bool = False) -> Finished:
-    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does.
-
-    Raises:
-        BedstoneError: the recipe, the data or the disk can't do it, said before training
-            starts; or a loss that isn't finite.
-    """
-    run = Path(recipe.out)
-    begin(run)
-    return run_sighted(recipe, run, None, quiet)
 
 
 def run_sighted(

@@ -18,7 +18,7 @@ from bedstone.commands.told_data import (
 )
 from bedstone.commands.told_model import told_model
 from bedstone.commands.told_scoring import ToldScorer
-from bedstone.commands.training import Course, Finished, begin, train
+from bedstone.commands.training import Course, Finished, train
 from bedstone.data.told_batches import ToldBatches, ToldTexts
 from bedstone.data.told_text import Words
 from bedstone.files import write_json
@@ -30,18 +30,6 @@ from bedstone.train.loop import Done
 from bedstone.train.schedule import build_schedule, parse_budget
 
 Scorer = TypeVar("Scorer", bound=ToldScorer)
-
-
-def pretrain_told(recipe: ToldRecipe, *, quiet: bool = False) -> Finished:
-    """Trains as the recipe says, into the folder `recipe.out`, which holds what every run's does.
-
-    Raises:
-        BedstoneError: the recipe, the data or the disk can't do it, said before training
-            starts; or a loss that isn't finite.
-    """
-    run = Path(recipe.out)
-    begin(run)
-    return run_told(recipe, run, None, quiet)
 
 
 def run_told(recipe: ToldRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool) -> Finished:

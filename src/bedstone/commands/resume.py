@@ -7,13 +7,11 @@ import yaml
 
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.finetune import run_finetuning
-from bedstone.commands.pretrain import read_pretraining, run_pretraining
+from bedstone.commands.pretrain import TASKS, read_pretraining, run_pretraining
 from bedstone.commands.training import Finished
 from bedstone.errors import BedstoneError
 from bedstone.mapping import read_recipe
 from bedstone.recipes import FinetuneRecipe
-from bedstone.recipes_autoencoder import TASK as AUTOENCODING
-from bedstone.recipes_told import TASKS as TELLING
 
 
 def resume(run: str | Path, *, quiet: bool = False) -> Finished:
@@ -29,7 +27,7 @@ def resume(run: str | Path, *, quiet: bool = False) -> Finished:
     checkpoint = CheckpointStore(run / "checkpoints").latest()
     # The folder may have been moved since: `out` is where it is now.
     task = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("task")
-    if task is not None and task not in (*TELLING, AUTOENCODING):
+    if task is not None and task not in TASKS:
         tuned = dataclasses.replace(read_recipe(FinetuneRecipe, path), out=str(run))
         return run_finetuning(tuned, run, checkpoint, quiet)
     recipe = dataclasses.replace(read_pretraining(path), out=str(run))

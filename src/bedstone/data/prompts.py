@@ -32,7 +32,7 @@ class Prompts:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text, not cut."""
-        return [list(ids) for ids in self.tokenizer.encode_batch(list(texts), special=True)]
+        return [self.tokenizer.encode(text, special=True) for text in texts]
 
     @property
     def nothing(self) -> list[int]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bedstone.checkpoints.opening import open_model
 from bedstone.commands.evaluate_pairs import evaluate_pairs
-from bedstone.commands.pretrain_pairs import pretrain_pairs
+from bedstone.commands.pretrain import pretrain
 from bedstone.data.scenes import Scene, captions, check_caption, draw, make_scene
 from bedstone.files import atomic_file, write_text
 from bedstone.inspect.found_sheet import Query, found_sheet
@@ -68,7 +68,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     if folder.is_dir():  # an earlier demo's run
         shutil.rmtree(folder)
     values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
-    finished = pretrain_pairs(from_mapping(ContrastiveRecipe, values, "demo"))
+    finished = pretrain(from_mapping(ContrastiveRecipe, values, "demo"))
     assert finished.model is not None
     model = open_model(finished.model)
     how = pick_precision("auto", pick_device("cpu"))

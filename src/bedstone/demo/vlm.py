@@ -10,7 +10,7 @@ from rich.console import Console
 from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.opening import open_model
 from bedstone.commands.evaluate_told import evaluate_told
-from bedstone.commands.pretrain_told import pretrain_told
+from bedstone.commands.pretrain import pretrain
 from bedstone.data.scenes import COLOURS, SHAPES, Scene, draw, make_scene, questions
 from bedstone.files import atomic_file
 from bedstone.inspect.answer_sheet import answer_sheet
@@ -58,7 +58,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         shutil.rmtree(folder)
     values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
     values["image_init"] = str(folder.parent / CLIP)
-    finished = pretrain_told(from_mapping(ToldRecipe, values, "demo"))
+    finished = pretrain(from_mapping(ToldRecipe, values, "demo"))
     assert finished.model is not None
     model = open_model(finished.model)
     how = pick_precision("auto", pick_device("cpu"))
