@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.denoise_multistep import METHODS
 from bedstone.generation.denoise_times import even, karras, leading, linspace, log_snr, trailing
 from bedstone.generation.denoiser import Limit, clip, dynamic_threshold
+from bedstone.nn.noise_config import GROWING, OURS, SOLVERS, method_from
 from bedstone.nn.noising import Flow, Process
 
-NAMES = {
-    "DDPMScheduler": "ddpm",
-    "DDIMScheduler": "ddim",
-    "EulerDiscreteScheduler": "euler",
-    "EulerAncestralDiscreteScheduler": "euler_ancestral",
-    "HeunDiscreteScheduler": "heun",
-    "DPMSolverMultistepScheduler": "dpm_solver_2m",
-    "UniPCMultistepScheduler": "unipc",
-    "FlowMatchEulerDiscreteScheduler": "euler",
-}
-SOLVERS = ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+NAMES = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    *SOLVERS,
+    GROWING,
+    OURS,
+)
 # Spacings of noise that none of ours is.
 UNKNOWN = ("use_beta_sigmas", "use_dynamic_shifting", "stochastic_sampling", "shift_terminal")
 
@@ -66,7 +67,9 @@ def published(config: Mapping[str, Any]) -> Published:
     for setting in UNKNOWN:
         if config.get(setting):
             raise _refused(setting, config[setting], "nothing")
-    method = NAMES[name]
+    method = method_from(config)
+    if method not in METHODS:
+        raise BedstoneError(f"method: {method!r} is unknown{nearest(method, METHODS)}.")
     options: dict[str, Any] = {}
     if name == "DDPMScheduler":
         large = str(config.get("variance_type", "fixed_small")).startswith("fixed_large")
@@ -114,6 +117,12 @@ def _times(name: str, config: Mapping[str, Any]) -> Callable[[Process, int], Ten
 
 def _inner(name: str, config: Mapping[str, Any], process: Process, steps: int) -> Tensor:
     """The times at which the network is asked."""
+    if name == OURS:
+        return trailing(process, steps)
+    if name == GROWING:
+        if config.get("sigma_schedule", "karras") != "karras":
+            raise _refused("sigma_schedule", config["sigma_schedule"], "karras")
+        return karras(process, steps, rho=config.get("rho", 7.0))
     if isinstance(process, Flow):
         return _flow_times(name, config, process, steps)
     of_logs = config.get("use_exponential_sigmas") or config.get("use_lu_lambdas")

@@ -11,13 +11,18 @@ from torch import Tensor
 
 from bedstone.checks import check_whole
 from bedstone.errors import BedstoneError, nearest
-from bedstone.nn.noising import Discrete, Process
+from bedstone.nn.noising import EDM, Discrete, Process
 
 DOUBLE = torch.float64
 
 
 def trailing(process: Process, steps: int) -> Tensor:
-    """Evenly from the noisiest, a whole step before the clean end: N steps of equal length."""
+    """Evenly from the noisiest, N steps of equal length to the clean end.
+
+    Of growing noise it is `linspace`: a whole step before the end would be below its least noise.
+    """
+    if isinstance(process, EDM):
+        return linspace(process, steps)
     if not isinstance(process, Discrete):
         return torch.linspace(1, 0, steps + 1, dtype=DOUBLE)[:-1]
     ends = process.steps - process.steps / steps * torch.arange(steps, dtype=DOUBLE)
@@ -97,16 +102,21 @@ def times(
     Raises:
         BedstoneError: an unknown spacing, or too many or too few steps.
     """
-    check_whole("steps", steps, 1)
-    if isinstance(process, Discrete) and steps + last_is_clean > process.steps:
-        raise BedstoneError(
-            f"steps: {steps} were given, but the network was trained on {process.steps}; expected "
-            "at most as many."
-        )
+    check_steps(process, steps, last_is_clean)
     if spacing not in SPACINGS:
         raise BedstoneError(f"spacing: {spacing!r} is unknown{nearest(spacing, SPACINGS)}.")
     inner = SPACINGS[spacing](process, steps + last_is_clean, **options)[:steps]
     return torch.cat([inner, torch.zeros(1, dtype=DOUBLE)])
+
+
+def check_steps(process: Process, steps: int, more: bool = False) -> None:
+    """Raises BedstoneError where a process hasn't so many steps, and one more if asked for."""
+    check_whole("steps", steps, 1)
+    if isinstance(process, Discrete) and steps + more > process.steps:
+        raise BedstoneError(
+            f"steps: {steps} were given, but the network was trained on {process.steps}; expected "
+            "at most as many."
+        )
 
 
 def shortened(times: Tensor, strength: float) -> Tensor:
