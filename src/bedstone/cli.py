@@ -128,6 +128,9 @@ def evaluate_(
     precision: str = "auto",
     device: str = "auto",
     confusion: str | None = None,
+    judge: str = "",
+    samples: int = 1000,
+    out: str = "",
 ) -> None:
     """A model's figures on data: of its task on labelled rows, else how well it predicts text.
 
@@ -146,6 +149,9 @@ def evaluate_(
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
         confusion: a PNG to draw the confusion matrix into, for a model with labels.
+        judge: of a model that draws: the network that judges, a folder or a file of weights.
+        samples: of a model that draws: how many drawings are judged.
+        out: of a model that draws: a folder for sheets of what was drawn.
     """
     from bedstone.commands.evaluate import evaluate
 
@@ -160,6 +166,9 @@ def evaluate_(
         precision=precision,
         device=device,
         picture=confusion,
+        judge=judge,
+        samples=samples,
+        out=out,
     )
 
 

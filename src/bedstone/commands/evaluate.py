@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bedstone.checkpoints.artefact import tokenizer_of
+from bedstone.checkpoints.drawing import DrawingModel
 from bedstone.checkpoints.opening import open_model
+from bedstone.commands.evaluate_drawing import evaluate_drawing
 from bedstone.commands.evaluate_labels import TASKS, evaluate_labels
 from bedstone.commands.evaluate_masked import evaluate_masked
 from bedstone.commands.evaluate_pairs import evaluate_pairs
@@ -38,6 +40,9 @@ def evaluate(
     precision: str = "auto",
     device: str = "auto",
     picture: str | None = None,
+    judge: str = "",
+    samples: int = 1000,
+    out: str = "",
 ) -> dict[str, Any]:
     """Prints and returns loss, perplexity and bits per byte over all of the data.
 
@@ -48,6 +53,15 @@ def evaluate(
     """
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
+    if isinstance(model, DrawingModel):
+        return evaluate_drawing(
+            model, data, how, judge=judge, samples=samples, out=out, as_json=as_json
+        )
+    if not hasattr(model.config, "head"):
+        raise BedstoneError(
+            f"{path}: is a {model.config.layout}, which says nothing of texts or pictures to "
+            "measure; its run's evaluation.json has its figures."
+        )
     kind = model.config.head.kind
     if kind in TASKS:
         columns = None if column == "text" else {"text": column}

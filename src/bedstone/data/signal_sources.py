@@ -54,3 +54,18 @@ def open_signals(recipe: DiffusionRecipe, told: Told | None = None) -> tuple[Sig
         return learnt.hold_out(data.validation_share or 0.05)
     options["names"] = learnt.names
     return learnt, read(data.validation, data, recipe.condition, **options)
+
+
+def signals_to_measure(recipe: DiffusionRecipe, source: str, count: int) -> Signals:
+    """Signals of a source that a recipe's network wasn't trained on, read as the recipe reads its
+    own: of what is built in, `count` of its test part.
+
+    Raises:
+        BedstoneError: as `open_signals`.
+    """
+    data, kind = recipe.data, recipe.kind
+    if source in BUILT_IN:
+        return BUILT_IN[source][1](data, recipe.condition, split="test", count=count)
+    if kind not in READERS:
+        raise BedstoneError(f"data: {source!r} can't be read as {kind}; expected what is built in.")
+    return READERS[kind](source, data, recipe.condition, seed=recipe.seed).take(count)

@@ -1,0 +1,200 @@
+"""`bedstone evaluate` for a model that draws: a judge sees what it draws beside real ones."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.rule import Rule
+from torch import Tensor
+
+from bedstone.checkpoints.drawing import DrawingModel
+from bedstone.data.conditions import Condition, class_condition
+from bedstone.data.scenes import NAME as SCENES
+from bedstone.data.signal_pictures import held_out_prompts
+from bedstone.data.signal_sources import open_signals, signals_to_measure
+from bedstone.data.signals import Signals
+from bedstone.errors import BedstoneError
+from bedstone.generation.denoiser import clip
+from bedstone.generation.drawing import Asked, draw, generators_of
+from bedstone.inspect.drawn import beside_real, beside_training
+from bedstone.inspect.figures import Figures
+from bedstone.inspect.judges import open_judge
+from bedstone.inspect.samples import neighbours_sheet, samples_sheet
+from bedstone.inspect.scene_judge import judge_scenes, open_scene_judge, stated
+from bedstone.inspect.shown import as_pictures
+from bedstone.mapping import from_mapping
+from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.runtime import Precision
+from bedstone.train.progress import ProgressBar
+
+TOGETHER = 250  # drawn at a time
+SHOWN = 100  # of them, on the sheet
+
+
+def evaluate_drawing(
+    model: DrawingModel,
+    data: str,
+    precision: Precision,
+    *,
+    judge: str = "",
+    samples: int = 1000,
+    out: str = "",
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Prints and returns the figures of `samples` drawings.
+
+    Classes are asked for in turn; of scenes, prompts whose combinations of shape and colour no
+    training picture had. Seeds are 0, 1, 2, ...
+
+    Args:
+        data: real signals to compare with, read as the model's own recipe reads them; or
+            `scenes`, whose prompts are then asked.
+        judge: the network that judges, as `inspect.judges.open_judge` reads it; of scenes, the
+            folder of a judge of scenes.
+        out: a folder for sheets of what was drawn and of its nearest training pictures.
+
+    Raises:
+        BedstoneError: there is no judge, or the data can't be read.
+    """
+    if not judge:
+        raise BedstoneError(
+            "judge: nothing can be said of drawings without one; name the weights of a network "
+            "that tells such pictures apart, as --judge mnist-lenet.safetensors, or the folder of "
+            "one trained here."
+        )
+    recipe = from_mapping(DiffusionRecipe, model.record.get("recipe") or {}, "the model's recipe")
+    say = Console().print
+    with ProgressBar("drawing", quiet=as_json) as bar:
+        if data == SCENES and model.signal.condition == "text":
+            figures, drawn, titles = _scenes(model, precision, recipe, judge, samples, bar.update)
+            neighbours = None
+        else:
+            real = signals_to_measure(recipe, data, samples)
+            drawn, classes, titles = _classes(model, precision, samples, bar.update)
+            pictures = as_pictures(real.read(np.arange(len(real))), recipe.kind)
+            figures = beside_real(drawn, pictures, open_judge(judge), classes=classes)
+            neighbours = _training(recipe, drawn, pictures)
+    record = {**figures.record(), "judge": str(judge), "sampling": asdict(model.sampling)}
+    if neighbours is not None:
+        record |= neighbours[0]
+        figures.values.update(neighbours[0])
+    if out:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe_of = {"model": str(model.path), "seeds": "0, 1, 2, ...", **asdict(model.sampling)}
+        samples_sheet(
+            drawn[:SHOWN], folder / "drawn.png", titles=titles[:SHOWN], recipe=recipe_of, columns=10
+        )
+        if neighbours is not None:
+            few, found = drawn[:12], neighbours[1]
+            first = type(found)(found.places[:12], found.distances[:12])
+            neighbours_sheet(few, neighbours[2], first, folder / "neighbours.png")
+    if as_json:
+        print(json.dumps(record))
+        return record
+    say(Rule(f"{model.path} beside {data}, judged by {judge}", align="left"), figures)
+    return record
+
+
+def drawings(
+    model: DrawingModel,
+    precision: Precision,
+    condition: Condition | None,
+    null: Condition | None,
+    count: int,
+    *,
+    first: int = 0,
+) -> Tensor:
+    """`count` drawings as pictures (B, C, H, W), of the seeds from `first` on."""
+    shape = latent_shape(model)
+    drawn = draw(
+        model.network,
+        model.process,
+        model.target,
+        shape,
+        model.sampling,
+        generators_of(range(first, first + count)),
+        condition=condition,
+        null=null,
+        asked=Asked(limit=clip() if model.autoencoder is None else None),
+        autocast=precision.autocast,
+    )
+    if model.autoencoder is not None:
+        with torch.no_grad():
+            drawn = model.autoencoder.network.pictures(drawn)
+    return as_pictures(drawn, model.signal.kind)
+
+
+def latent_shape(model: DrawingModel) -> tuple[int, ...]:
+    """(C, *S) of what the network draws."""
+    return (model.config.channels, *model.config.size)
+
+
+def _classes(
+    model: DrawingModel, precision: Precision, samples: int, told: Any
+) -> tuple[Tensor, Tensor | None, list[str]]:
+    """Drawings of each class in turn, or of none; the classes; and their names."""
+    names, parts = model.signal.names, []
+    every = torch.arange(samples) % max(len(names), 1)
+    null = class_condition([len(names)], len(names)) if names else None
+    for first in range(0, samples, TOGETHER):
+        part = every[first : first + TOGETHER]
+        condition = class_condition(part, len(names)) if names else None
+        parts.append(drawings(model, precision, condition, null, len(part), first=first))
+        told((first + len(part)) / samples)
+    titles = [names[number] for number in every.tolist()] if names else []
+    return torch.cat(parts), every if names else None, titles
+
+
+def _scenes(
+    model: DrawingModel,
+    precision: Precision,
+    recipe: DiffusionRecipe,
+    judge: str,
+    samples: int,
+    told: Any,
+) -> tuple[Figures, Tensor, list[str]]:
+    """Drawings of prompts with held-out combinations, and whether all that they state is seen."""
+    asked = held_out_prompts(samples, objects=recipe.data.things)
+    texts = [prompt.text for prompt in asked]
+    sees, parts = open_scene_judge(judge), []
+    null = model.prompts.condition([""])
+    for first in range(0, samples, TOGETHER):
+        part = texts[first : first + TOGETHER]
+        condition = model.prompts.condition(part)
+        parts.append(drawings(model, precision, condition, null, len(part), first=first))
+        told((first + len(part)) / samples)
+    drawn = torch.cat(parts)
+    seen = sees.things(_at_size(drawn, sees.size))
+    wanted = [stated(text) for text in texts]
+    found = judge_scenes(seen, wanted)
+    values = {name: value for name, value in asdict(found).items() if name != "count"}
+    for count in sorted({things.total() for things in wanted}):
+        rows = [row for row, things in enumerate(wanted) if things.total() == count]
+        own = judge_scenes([seen[row] for row in rows], [wanted[row] for row in rows])
+        values[f"right/{count} thing{'s' * (count > 1)}"] = own.right
+    return Figures("drawings", "right", values, {}, rows=samples), drawn, texts
+
+
+def _at_size(pictures: Tensor, size: int) -> Tensor:
+    if pictures.shape[-1] == size:
+        return pictures
+    return torch.nn.functional.interpolate(pictures, size=(size, size), mode="area")
+
+
+def _training(
+    recipe: DiffusionRecipe, drawn: Tensor, held: Tensor
+) -> tuple[dict[str, float], Any, Tensor] | None:
+    """How near drawings are to the training signals; None where these can't be read any more."""
+    try:
+        learnt: Signals = open_signals(recipe)[0]
+    except BedstoneError:
+        return None
+    training = as_pictures(learnt.read(np.arange(len(learnt))), recipe.kind)
+    most = 1000
+    figures, found = beside_training(drawn[:most], held[:most], training)
+    return figures, found, training
