@@ -189,5 +189,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["pretrain", str(tmp_path / "run.yaml")]) == 0
     assert "fsq_autoencoder" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "run" / "model")]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "scenes"]) == 2
+    assert "evaluation.json" in capsys.readouterr().err
+    assert main(["run", "image-classification", str(tmp_path / "run"), "a.png"]) == 2
+    assert "is a fsq_autoencoder" in capsys.readouterr().err
     with pytest.raises(BedstoneError, match="its run draws"):
         show_sample(recipe, str(tmp_path / "sample.png"))

@@ -103,7 +103,7 @@ def check_head(kind: type[Task], model: Model) -> None:
     """Raises BedstoneError if the model lacks what the task needs."""
     if _fits(kind, model):
         return
-    head = getattr(model.config, "head", None)  # none where two towers are compared
+    head = getattr(model.config, "head", None)
     labels = f" with the labels {', '.join(head.labels[:8])}" if head and head.labels else ""
     has = f"has the head {head.kind!r}{labels}" if head else f"is a {model.config.layout}"
     able = [name for name in TASKS if _fits(task_class(name), model)]
@@ -114,6 +114,8 @@ def check_head(kind: type[Task], model: Model) -> None:
 
 
 def _fits(kind: type[Task], model: Model) -> bool:
+    if not hasattr(model.config, "head"):  # an autoencoder, or what else answers nobody
+        return False
     if kind.reads == "pictures":
         able = sees(model) or tells(model)
     else:  # a GPT that sees reads texts alone too
