@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.data.encoder_tokenizers import train_wordpiece
 from bedstone.data.prompts import Prompts
 from bedstone.data.signal_batches import SignalBatches, SignalTexts
 from bedstone.data.signal_sources import open_signals
 from bedstone.data.signals import Signals
 from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.tokenizer_training import train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.recipes_diffusion import DiffusionRecipe
 from bedstone.runtime import Precision

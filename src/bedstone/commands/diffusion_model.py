@@ -82,7 +82,7 @@ def drawing_model(
         assert tokenizer is not None
         reader = _fresh_reader(recipe, tokenizer)
     if reader is not None:
-        signal.context = min(signal.context, text_part(reader.network).config.context)
+        signal.context = min(signal.context, text_config(reader).context)
     config = _config(recipe, signal, reader, autoencoder)
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(build(config), text, frozen=signal.frozen)
@@ -139,6 +139,11 @@ def named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
     return model
 
 
+def text_config(reader: Model) -> Any:
+    """The configuration of what reads words in a model."""
+    return text_part(reader.network).config
+
+
 def _fresh_reader(recipe: DiffusionRecipe, tokenizer: Tokenizer) -> Model:
     """A small encoder that learns with the network."""
     shape = recipe.text
@@ -175,7 +180,7 @@ def _config(
     if recipe.condition == "class":
         values["classes"] = len(signal.names)
     if reader is not None:
-        values["memory_width"] = text_part(reader.network).config.width
+        values["memory_width"] = text_config(reader).width
     return from_mapping(DiTConfig, values, "recipe", "model.")
 
 

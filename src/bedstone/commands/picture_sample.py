@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from bedstone.commands.pair_data import PairSplits
-from bedstone.commands.picture_data import Recipe, augment_of, image_side, learnt_pictures
+from bedstone.commands.picture_data import augment_of, image_side, learnt_pictures
 from bedstone.commands.told_data import ToldSplits
 from bedstone.data.fact_augment import facts_of
 from bedstone.data.image_processor import blip_processor, clip_processor
@@ -23,7 +23,7 @@ SAMPLES = 16  # pictures, each in several forms
 FORMS = 4
 
 
-def draw_sample(recipe: Recipe, path: str, *, quiet: bool = False) -> Path:
+def draw_sample(recipe: ContrastiveRecipe | ToldRecipe, path: str, *, quiet: bool = False) -> Path:
     """Draws the sheet: each picture is changed only as its own text allows.
 
     Raises:

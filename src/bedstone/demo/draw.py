@@ -1,0 +1,115 @@
+"""The demo's diffusion: scenes drawn from words, and how they come out of noise."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from bedstone.checkpoints.drawing import DrawingModel
+from bedstone.checkpoints.opening import open_model
+from bedstone.commands.evaluate_drawing import drawings, latent_shape
+from bedstone.commands.pretrain import pretrain
+from bedstone.data.signal_pictures import held_out_prompts
+from bedstone.generation.denoiser import clip
+from bedstone.generation.drawing import Asked, draw, generators_of
+from bedstone.inspect.report import Section
+from bedstone.inspect.samples import chosen_frames, samples_sheet, strip_sheet
+from bedstone.mapping import from_mapping
+from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.runtime import Precision, pick_device, pick_precision
+from bedstone.train.progress import clock
+
+SHARE = 0.75
+
+RECIPE: dict[str, Any] = {
+    "task": "text-to-image",
+    "model": {"patch": 4, "width": 128, "layers": 6, "heads": 2, "conv_in": 2},
+    "data": {"source": "scenes", "size": [32, 32], "most_rows": 10000, "objects": [1, 1]},
+    "tokenizer": {"vocab_size": 256},
+    "text": {"width": 128, "layers": 2, "heads": 4},
+    "times": "logit_normal",
+    "batch_size": 64,
+    "average": 0.99,
+    "samples": 0,
+    "evaluate_rows": 256,
+    "save_minutes": 5.0,
+    "sampling": {"method": "dpm_solver_2m", "steps": 20, "guidance": 3.0},
+}
+PROMPTS = 24
+STRIP = 4  # of them, shown as they come out of noise
+PROMPT = "a red circle"
+
+
+def demonstrate(folder: Path, minutes: float) -> Section:
+    """Trains for `minutes` into `folder`; draws prompts that training never named."""
+    console = Console()
+    console.print("\n[bold]Diffusion from scratch: scenes from words[/bold]\n")
+    if folder.is_dir():  # an earlier demo's run
+        shutil.rmtree(folder)
+    values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
+    finished = pretrain(from_mapping(DiffusionRecipe, values, "demo"))
+    assert finished.model is not None
+    model = open_model(finished.model)
+    assert isinstance(model, DrawingModel)
+    how = pick_precision("auto", pick_device("cpu"))
+    asked = [prompt.text for prompt in held_out_prompts(PROMPTS, objects=(1, 1))]
+    condition, null = model.prompts.condition(asked), model.prompts.condition([""])
+    drawn = drawings(model, how, condition, null, len(asked))
+    sheet = samples_sheet(drawn, folder / "drawn.png", titles=asked, columns=6, cell=128)
+    frames = denoised(model, how, asked[:STRIP])
+    strip = strip_sheet(frames, folder / "strip.png", cell=96)
+    count = sum(weight.numel() for weight in model.network.parameters())
+    metrics = finished.done.metrics
+    return Section(
+        title="Diffusion: pictures from words",
+        words=(
+            "A transformer over patches learnt what noise was added to drawn scenes, told a "
+            "sentence each; taking noise away step by step then draws what a sentence says. The "
+            "combinations of shape and colour asked for here were never shown or named in training."
+        ),
+        figures={
+            "parameters": f"{count / 1e6:.1f} million",
+            "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
+            f"{RECIPE['batch_size']} pictures",
+            "loss on scenes held out": f"{metrics.get('validation_loss', float('nan')):.3f}",
+            "drawn in": f"{model.sampling.steps} steps, guidance {model.sampling.guidance:g}",
+        },
+        pictures={
+            sheet: "Prompts with combinations that training never had",
+            strip: "From noise to picture: what is in x after each few steps",
+        },
+        commands={
+            f'bedstone imagine {finished.model} "{PROMPT}" --out circle.png': "draw something",
+            "bedstone pretrain recipes/diffusion-scenes.yaml": "train longer, on two things too",
+            "bedstone pretrain recipes/diffusion-scenes.yaml data.source=YOUR_FOLDER "
+            "out=runs/mine": "train on your own pictures and captions",
+        },
+    )
+
+
+def denoised(model: DrawingModel, precision: Precision, prompts: list[str]) -> list[Tensor]:
+    """What is in x from the first step to the last: some moments, (B, C, H, W) each."""
+    moments: list[Tensor] = []
+
+    def keep(step: int, steps: int, x: Tensor, clean: Tensor) -> None:
+        moments.append(x)
+
+    shape, generators = latent_shape(model), generators_of(range(len(prompts)))
+    start = torch.stack([torch.randn(shape, generator=each) for each in generators])
+    draw(
+        model.network,
+        model.process,
+        model.target,
+        shape,
+        model.sampling,
+        generators,
+        condition=model.prompts.condition(prompts),
+        null=model.prompts.condition([""]),
+        asked=Asked(noise=start, limit=clip(), callback=keep),
+        autocast=precision.autocast,
+    )
+    frames = [start, *moments]
+    return [frames[place].clamp(-1, 1) for place in chosen_frames(len(frames), 8)]
