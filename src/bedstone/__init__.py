@@ -11,7 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bedstone.checkpoints.artefact import Model, load
+    from bedstone.checkpoints.artefact import Model
+    from bedstone.checkpoints.opening import load
     from bedstone.commands.finetune import finetune
     from bedstone.commands.pretrain import pretrain
     from bedstone.commands.resume import resume
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BedstoneError": "bedstone.errors",
     "Model": "bedstone.checkpoints.artefact",
-    "load": "bedstone.checkpoints.artefact",
+    "load": "bedstone.checkpoints.opening",
     "pretrain": "bedstone.commands.pretrain",
     "finetune": "bedstone.commands.finetune",
     "resume": "bedstone.commands.resume",

@@ -19,6 +19,7 @@ from bedstone.checkpoints.artefact import RECORD, Model
 from bedstone.checkpoints.artefact import load as load_part
 from bedstone.checkpoints.drawing_card import drawing_card
 from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.scheduler_files import NAME as SCHEDULER
 from bedstone.checkpoints.scheduler_files import read_scheduler, write_scheduler
 from bedstone.data.prompts import Prompts
 from bedstone.data.tokenizer import Tokenizer
@@ -71,6 +72,8 @@ class DrawingModel(Model):
         sampling: how it draws unless told otherwise.
         reader: the model whose network, or text tower, is `network.text`.
         autoencoder: what turns its latents into pictures.
+        scheduler: `scheduler_config.json` of a published pipeline, which says how it is drawn by;
+            empty where `sampling` does.
     """
 
     process: Process = field(default_factory=Discrete)
@@ -79,6 +82,12 @@ class DrawingModel(Model):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     reader: Model | None = None
     autoencoder: Model | None = None
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "DrawingModel":
+        """`load_drawing`, by the name that users of `diffusers` know."""
+        return load_drawing(path, **options)
 
     @property
     def parts(self) -> dict[str, Model]:
@@ -122,7 +131,11 @@ class DrawingModel(Model):
             index[name] = [library, known or type(part.network).__name__]
         (folder / "scheduler").mkdir()
         method = self.sampling.method
-        named = write_scheduler(folder / "scheduler", self.process, self.target, method)
+        if self.scheduler:
+            write_json(folder / "scheduler" / SCHEDULER, self.scheduler)
+            named = self.scheduler["_class_name"]
+        else:
+            named = write_scheduler(folder / "scheduler", self.process, self.target, method)
         index["scheduler"] = ["diffusers", named]
         if self.tokenizer is not None:
             (folder / "tokenizer").mkdir()
@@ -130,12 +143,12 @@ class DrawingModel(Model):
             index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
         published = self.autoencoder is not None and self.config.layout == "dit"
         kind = "DiTPipeline" if published else "BedstonePipeline"
-        head = {"_class_name": kind, "_diffusers_version": VERSION}
+        head: dict[str, Any] = {"_class_name": kind, "_diffusers_version": VERSION}
         if published:
             head["id2label"] = {str(number): name for number, name in enumerate(self.signal.names)}
         write_json(folder / INDEX, {**head, **index})
         form = {"signal": asdict(self.signal), "sampling": asdict(self.sampling)}
-        write_json(folder / FORM, form)
+        write_json(folder / FORM, {**form, "published": bool(self.scheduler)})
 
     def card(self) -> str:
         """The model card."""
@@ -182,12 +195,12 @@ def load_drawing(
             "networks of the DiT and PixArt kind open. Choose such a one."
         )
     process, target, method = read_scheduler(folder / "scheduler")
-    signal, sampling = _form(folder, index, parts, method)
+    signal, sampling, own = _form(folder, index, parts, method)
     reader, autoencoder = parts.get("text_encoder"), parts.get("vae")
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(parts["transformer"].network, text, frozen=signal.frozen).eval()
     tokens = folder / "tokenizer"
-    return DrawingModel(
+    model = DrawingModel(
         network,
         Tokenizer.load(tokens) if tokens.is_dir() else None,
         record=record,
@@ -198,7 +211,38 @@ def load_drawing(
         sampling=sampling,
         reader=reader,
         autoencoder=autoencoder,
+        scheduler={} if own else read_json(folder / "scheduler" / SCHEDULER),
     )
+    check_parts(model)
+    return model
+
+
+def check_parts(model: DrawingModel) -> None:
+    """Raises BedstoneError where the parts of a model don't fit one another."""
+    config, where = model.config, model.path or "this model"
+    drawn = model.signal.shape[0]
+    if model.autoencoder is not None:
+        coder = model.autoencoder.config
+        channels, shown = coder.latent_channels, coder.channels
+        if (channels, shown) != (config.channels, drawn):
+            raise BedstoneError(
+                f"{where}: vae/ turns latents of {channels} channels into pictures of {shown}; the "
+                f"denoiser draws latents of {config.channels} for pictures of {drawn}. Take the "
+                "autoencoder that it was trained with."
+            )
+    elif config.channels != drawn:
+        raise BedstoneError(
+            f"{where}: the denoiser draws {config.channels} channels, and a signal has {drawn}; "
+            "expected an autoencoder in vae/ that makes the one of the other. Put it there."
+        )
+    if model.reader is not None:
+        reads: Any = text_part(model.reader.network).config
+        width = reads.width
+        if width != config.memory_width:
+            raise BedstoneError(
+                f"{where}: text_encoder/ gives states of width {width}; the denoiser reads "
+                f"{config.memory_width}. Take the text encoder that it was trained with."
+            )
 
 
 def text_part(network: Any) -> nn.Module:
@@ -217,13 +261,15 @@ def text_part(network: Any) -> nn.Module:
 
 def _form(
     folder: Path, index: Mapping[str, Any], parts: Mapping[str, Model], method: str
-) -> tuple[SignalForm, SamplingConfig]:
-    """What is drawn and how: said by our own file, or as published pipelines are used."""
+) -> tuple[SignalForm, SamplingConfig, bool]:
+    """What is drawn and how: said by our own file, or as published pipelines are used; and whether
+    that, and not the scheduler, says how it is drawn."""
     if (folder / FORM).is_file():
         form = read_json(folder / FORM)
         return (
             from_mapping(SignalForm, form["signal"], FORM, "signal."),
             from_mapping(SamplingConfig, form["sampling"], FORM, "sampling."),
+            not form.get("published"),
         )
     config = parts["transformer"].config
     size, channels = tuple(config.size), config.channels
@@ -233,4 +279,5 @@ def _form(
     labels = index.get("id2label") or {str(n): str(n) for n in range(config.classes)}
     names = tuple(labels[key] for key in sorted(labels, key=int))
     form = SignalForm("image", (channels, *size), "class" if config.classes else "none", names)
-    return form, SamplingConfig(method=method, steps=50, guidance=4.0)
+    guidance = 4.0 if config.classes else 1.0
+    return form, SamplingConfig(method=method, steps=50, guidance=guidance), False

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,18 @@ MOST = 1 << 20  # bytes of a note that is read
 
 
 def save_png(
-    picture: Image.Image, path: str | Path, recipe: Mapping[str, Any] | None = None
+    picture: Image.Image,
+    path: str | Path,
+    recipe: Mapping[str, Any] | None = None,
+    *,
+    frames: Sequence[Image.Image] = (),
+    milliseconds: int = 100,
 ) -> Path:
     """Writes a PNG, whole or not at all, with `recipe` in its notes if one is given.
+
+    Args:
+        frames: that follow the picture in an animation, which never ends.
+        milliseconds: that each of these is shown.
 
     Raises:
         BedstoneError: the recipe is not JSON, or the file can't be written.
@@ -32,8 +41,12 @@ def save_png(
         except (TypeError, ValueError) as error:
             raise BedstoneError(f"{path}: its recipe can't be kept as JSON ({error}).") from error
         notes.add_itxt(KEY, told)
+    moving: dict[str, Any] = {}
+    if frames:
+        moving = {"save_all": True, "append_images": list(frames), "duration": milliseconds}
+        moving |= {"loop": 0}
     with atomic_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=notes)
+        picture.save(temporary, format="PNG", pnginfo=notes, **moving)
     return Path(path)
 
 

@@ -8,7 +8,7 @@ Shapes: B rows, C channels; *S the sizes of a signal.
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from bedstone.data.conditions import Condition, joined
 from bedstone.errors import BedstoneError, nearest
+from bedstone.generation.denoise import ddim_invert
 from bedstone.generation.denoise_multistep import METHODS
-from bedstone.generation.denoise_steps import Callback, noise_like
-from bedstone.generation.denoise_times import shortened, times
+from bedstone.generation.denoise_published import Published
+from bedstone.generation.denoise_steps import Callback, Denoiser, noise_like
+from bedstone.generation.denoise_times import check_steps, shortened, times
 from bedstone.generation.denoiser import Limit, denoiser, inpainted
 from bedstone.generation.guidance import conditioned, guided
 from bedstone.nn.noise_targets import Target
@@ -46,6 +48,7 @@ class Asked:
         limit: of the clean signal that is predicted, such as `denoiser.clip()`.
         most_rows: in one pass of the network, guidance counted; 0 is all at once.
         callback: sees each step and the clean signal predicted in it.
+        way: a published folder's own way to sample, instead of the method and spacing.
     """
 
     start: Tensor | None = None
@@ -55,8 +58,12 @@ class Asked:
     limit: Limit | None = None
     most_rows: int = 0
     callback: Callback | None = None
+    way: Published | None = None
 
 
+# A condition, or what a network has read of one: keywords of its denoiser, (B, ...) each.
+Given = Condition | Mapping[str, Tensor] | None
+Autocast = Callable[[], contextlib.AbstractContextManager[object]]
 NOTHING_MORE = Asked()
 
 
@@ -69,10 +76,10 @@ def draw(
     sampling: SamplingConfig,
     generators: Sequence[torch.Generator],
     *,
-    condition: Condition | None = None,
-    null: Condition | None = None,
+    condition: Given = None,
+    null: Given = None,
     asked: Asked = NOTHING_MORE,
-    autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    autocast: Autocast = contextlib.nullcontext,
 ) -> Tensor:
     """Clean signals, (B, C, *S), one for each generator.
 
@@ -87,14 +94,68 @@ def draw(
         BedstoneError: an unknown method or spacing; a start or mask of another shape; a process
             that a method can't do.
     """
-    method = METHODS.get(sampling.method)
+    name = sampling.method if asked.way is None else asked.way.method
+    method, options = METHODS.get(name), {} if asked.way is None else asked.way.options
     if method is None:
-        raise BedstoneError(
-            f"method: {sampling.method!r} is unknown{nearest(sampling.method, METHODS)}."
-        )
-    device = next(iter(network.denoiser.parameters())).device
+        raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
+    says = _says(network, process, target, sampling, condition, null, asked, autocast)
+    whole = _times(process, sampling, asked.way)
+    x = torch.empty(len(generators), *shape, device=_device(network))
+    x = noise_like(x, list(generators)) if asked.noise is None else asked.noise.to(x)
+    if asked.start is not None:
+        _check_start(asked.start, x)
+        if asked.mask is not None:
+            says = inpainted(says, process, asked.start.to(x), asked.mask.to(x))
+        whole = shortened(whole, asked.strength)
+        x = noised(process, asked.start.to(x).expand_as(x), x, float(whole[0]))
+    else:
+        x = x * process.prior
+    more: dict[str, Any] = {"generator": list(generators), "callback": asked.callback}
+    return method(says, x, whole, process, **more, **options)
+
+
+@torch.no_grad()
+def inverted(
+    network: Reads,
+    process: Process,
+    target: Target,
+    signals: Tensor,
+    sampling: SamplingConfig,
+    *,
+    condition: Given = None,
+    asked: Asked = NOTHING_MORE,
+    rounds: int = 3,
+    autocast: Autocast = contextlib.nullcontext,
+) -> Tensor:
+    """The noise (B, C, *S) from which `draw` makes `signals`, without guidance: DDIM backwards.
+
+    Args:
+        signals: clean, (B, C, *S).
+        condition: what they show, of B rows.
+        asked: limits, most rows, a callback.
+        rounds: predictions a step, as in `ddim_invert`.
+    """
+    plain = replace(sampling, guidance=1.0)
+    says = _says(network, process, target, plain, condition, None, asked, autocast)
+    whole = _times(process, sampling, None)
+    clean = signals.to(_device(network))
+    more: dict[str, Any] = {"rounds": rounds, "callback": asked.callback}
+    return ddim_invert(says, clean, whole, process, **more) / process.prior
+
+
+def _says(
+    network: Reads,
+    process: Process,
+    target: Target,
+    sampling: SamplingConfig,
+    condition: Given,
+    null: Given,
+    asked: Asked,
+    autocast: Autocast,
+) -> Denoiser:
+    """What a sampler asks: the network with its condition and guidance."""
     with autocast():
-        told, none = _told(network, condition, null, sampling, device)
+        told, none = _told(network, condition, null, sampling, _device(network))
 
     def ask(x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
         with autocast():
@@ -107,19 +168,22 @@ def draw(
         options: dict[str, Any] = {"interval": interval, "rescale": sampling.rescale}
         scale = sampling.guidance
         solved = guided(ask, process, told, none, scale, **options, most_rows=asked.most_rows)
-    says = denoiser(solved, process, target, limit=asked.limit)
-    whole = times(process, sampling.steps, sampling.spacing)
-    x = torch.empty(len(generators), *shape, device=device)
-    x = noise_like(x, list(generators)) if asked.noise is None else asked.noise.to(x)
-    if asked.start is not None:
-        _check_start(asked.start, x)
-        if asked.mask is not None:
-            says = inpainted(says, process, asked.start.to(x), asked.mask.to(x))
-        whole = shortened(whole, asked.strength)
-        x = noised(process, asked.start.to(x).expand_as(x), x, float(whole[0]))
-    else:
-        x = x * process.prior
-    return method(says, x, whole, process, generator=list(generators), callback=asked.callback)
+    way = asked.way
+    limit = way.limit if asked.limit is None and way is not None else asked.limit
+    says_time = None if way is None else way.told(process)
+    return denoiser(solved, process, target, limit=limit, told=says_time)
+
+
+def _times(process: Process, sampling: SamplingConfig, way: Published | None) -> Tensor:
+    if way is None:
+        return times(process, sampling.steps, sampling.spacing)
+    check_steps(process, sampling.steps)
+    return way.times(process, sampling.steps)
+
+
+def _device(network: Reads) -> torch.device:
+    found: torch.device = next(iter(network.denoiser.parameters())).device
+    return found
 
 
 def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -129,15 +193,18 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
 
 def _told(
     network: Reads,
-    condition: Condition | None,
-    null: Condition | None,
+    condition: Given,
+    null: Given,
     sampling: SamplingConfig,
     device: torch.device,
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
     """The condition as the network takes it, and that of nothing where there is guidance."""
     if condition is None:
         return {}, None
-    if null is None or sampling.guidance == 1.0:
+    if not isinstance(condition, Condition):  # read already
+        assert not isinstance(null, Condition)
+        return condition, null if sampling.guidance != 1.0 else None
+    if not isinstance(null, Condition) or sampling.guidance == 1.0:
         return network.read(**condition.to(device).arguments()), None
     both = network.read(**joined((condition, null)).to(device).arguments())
     rows = len(condition)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.drawing import DrawingModel
 from bedstone.checkpoints.opening import open_model
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
@@ -38,6 +39,19 @@ TASKS = {
     "moderation": "moderate:Moderation",
     "similar-items": "catalogue:SimilarItems",
     "complementary-items": "complementary:ComplementaryItems",
+    "text-to-image": "draw_tasks:TextToImage",
+    "class-to-image": "draw_tasks:ClassToImage",
+    "unconditional-image-generation": "draw_tasks:UnconditionalImageGeneration",
+    "image-to-image": "draw_tasks:ImageToImage",
+    "text-to-audio": "draw_tasks:TextToAudio",
+    "class-to-audio": "draw_tasks:ClassToAudio",
+    "unconditional-audio-generation": "draw_tasks:UnconditionalAudioGeneration",
+    "text-to-video": "draw_tasks:TextToVideo",
+    "class-to-video": "draw_tasks:ClassToVideo",
+    "unconditional-video-generation": "draw_tasks:UnconditionalVideoGeneration",
+    "text-to-volume": "draw_tasks:TextToVolume",
+    "class-to-volume": "draw_tasks:ClassToVolume",
+    "unconditional-volume-generation": "draw_tasks:UnconditionalVolumeGeneration",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 ALIASES |= {"vqa": "visual-question-answering"}
@@ -106,6 +120,8 @@ def check_head(kind: type[Task], model: Model) -> None:
     head = getattr(model.config, "head", None)
     labels = f" with the labels {', '.join(head.labels[:8])}" if head and head.labels else ""
     has = f"has the head {head.kind!r}{labels}" if head else f"is a {model.config.layout}"
+    if isinstance(model, DrawingModel):
+        has = f"draws {model.signal.kind}: {model.told()}"
     able = [name for name in TASKS if _fits(task_class(name), model)]
     raise BedstoneError(
         f"{kind.name}: needs {kind.asks}; {model.path or 'this model'} {has}, which can do "
@@ -114,6 +130,8 @@ def check_head(kind: type[Task], model: Model) -> None:
 
 
 def _fits(kind: type[Task], model: Model) -> bool:
+    if isinstance(model, DrawingModel) or kind.reads == "prompts":
+        return kind.reads == "prompts" and kind.fits(model)
     if not hasattr(model.config, "head"):  # an autoencoder, or what else answers nobody
         return False
     if kind.reads == "pictures":
