@@ -57,7 +57,7 @@ def draw_sample(recipe: ContrastiveRecipe | ToldRecipe, path: str, *, quiet: boo
     return contact_sheet(shown, path, titles=titles, columns=1 + FORMS)
 
 
-def _text(row: Pair | Told, recipe: Recipe) -> str:
+def _text(row: Pair | Told, recipe: ContrastiveRecipe | ToldRecipe) -> str:
     """What is learnt with a picture: a question with its answer, or a caption."""
     if isinstance(row, Told) and row.asked:
         answers = isinstance(recipe, ToldRecipe) and recipe.head == "answers"
