@@ -43,12 +43,14 @@ class Published:
         times: (process, steps) -> (steps+1,).
         told: (process) -> what the network is told for a time, for `denoiser`.
         limit: of the clean signal, for `denoiser`; None for none.
+        noise_stays: for `denoiser` too.
     """
 
     method: str
     times: Callable[[Process, int], Tensor]
     told: Callable[[Process], Callable[[Tensor], Tensor]]
     limit: Limit | None = None
+    noise_stays: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -84,7 +86,12 @@ def published(config: Mapping[str, Any]) -> Published:
         options["order"] = config.get("solver_order", 2)
         options["calm_end"] = config.get("lower_order_final", True)
     return Published(
-        method, _times(name, config), _told(name, config), _limit(name, config), options
+        method,
+        _times(name, config),
+        _told(name, config),
+        _limit(name, config),
+        noise_stays=name == "DDIMScheduler",  # its step's use_clipped_model_output is False
+        options=options,
     )
 
 

@@ -28,6 +28,7 @@ def denoiser(
     *,
     limit: Limit | None = None,
     told: Callable[[Tensor], Tensor] | None = None,
+    noise_stays: bool = False,
 ) -> Denoiser:
     """A network as samplers ask it.
 
@@ -36,6 +37,7 @@ def denoiser(
             nothing is used.
         limit: of the clean signal, such as `clip`; the noise follows from what it leaves.
         told: the number that the network is told for a time, if not the process's own.
+        noise_stays: the noise is the network's, whatever a limit leaves of the clean signal.
     """
     says = told or process.told
 
@@ -46,7 +48,8 @@ def denoiser(
         if limit is None:
             return x0, target.noise(process, x, out, t)
         x0 = limit(x0)
-        return x0, _noise_left(process, x, x0, t)
+        left = target.noise(process, x, out, t) if noise_stays else _noise_left(process, x, x0, t)
+        return x0, left
 
     return ask
 

@@ -170,8 +170,10 @@ def _says(
         solved = guided(ask, process, told, none, scale, **options, most_rows=asked.most_rows)
     way = asked.way
     limit = way.limit if asked.limit is None and way is not None else asked.limit
-    says_time = None if way is None else way.told(process)
-    return denoiser(solved, process, target, limit=limit, told=says_time)
+    if way is None:
+        return denoiser(solved, process, target, limit=limit)
+    more: dict[str, Any] = {"told": way.told(process), "noise_stays": way.noise_stays}
+    return denoiser(solved, process, target, limit=limit, **more)
 
 
 def _times(process: Process, sampling: SamplingConfig, way: Published | None) -> Tensor:
