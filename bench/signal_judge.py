@@ -1,0 +1,48 @@
+"""The judge of a recipe's signals: trains on real ones, and prints how often it is right of others.
+
+    python bench/signal_judge.py recipes/diffusion-digits.yaml runs/judge-digits \\
+        data.source=spoken-digits/train.parquet --held spoken-digits/test.parquet
+
+`bedstone evaluate MODEL DATA --judge FOLDER` reads the folder that it writes.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from bedstone.commands.pretrain import read_pretraining
+from bedstone.data.signal_sources import open_signals, signals_to_measure
+from bedstone.inspect.signal_judge import train_signal_judge
+from bedstone.recipes_diffusion import DiffusionRecipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("overrides", nargs="*", help="of the recipe, as data.source=FILE")
+    parser.add_argument("--held", default="", help="signals that its accuracy is of")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--width", type=int, default=32)
+    given = parser.parse_args()
+    recipe = read_pretraining(given.recipe, given.overrides)
+    assert isinstance(recipe, DiffusionRecipe)
+    learnt, held = open_signals(recipe)
+    held = (
+        signals_to_measure(recipe, given.held or recipe.data.source, 1000) if given.held else held
+    )
+    began = time.perf_counter()
+
+    def told(step: int, loss: float) -> None:
+        if step % 50 == 0:
+            print(f"step {step}: loss {loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
+
+    judge = train_signal_judge(learnt, held, steps=given.steps, width=given.width, told=told)
+    judge.record["seconds"] = round(time.perf_counter() - began)
+    judge.save(given.folder)
+    print(json.dumps(judge.record, indent=1))
+
+
+if __name__ == "__main__":
+    main()
