@@ -15,9 +15,9 @@ TASKS = {
     for told in ("none", "class", "text")
 }
 PROCESSES = ("discrete", "flow", "edm")
-TARGETS = ("epsilon", "v_prediction", "sample", "flow_prediction")
+TARGETS = ("epsilon", "v_prediction", "sample", "flow_prediction", "edm")
 WEIGHTS = ("uniform", "snr", "min_snr", "truncated")
-TIMES = ("uniform", "logit_normal")
+TIMES = ("uniform", "logit_normal", "log_normal")
 CAPTIONS = ("whole", "all")
 
 
@@ -138,13 +138,21 @@ class TextConfig:
 
 
 @dataclass
+class CaptionTokenizer(TokenizerConfig):
+    """`TokenizerConfig` of the small vocabulary of captions: wordpiece alone is trained."""
+
+    kind: str = "wordpiece"
+    vocab_size: int = 2048
+
+
+@dataclass
 class SamplingConfig:
     """How signals are drawn, when the network is evaluated and when it is used.
 
     Attributes:
         method: a sampler, of those in `generation.denoise.METHODS`.
         steps: of it.
-        spacing: of its times: trailing, leading, linspace, karras.
+        spacing: of its times, of those in `generation.denoise_times.SPACINGS`.
         guidance: how much farther than without a condition to go towards it; 1 goes no farther.
         interval: the times, from 0 (clean) to 1 (noise), in which there is guidance.
         rescale: share by which a guided signal's spread is brought back to that of the condition's.
@@ -196,10 +204,10 @@ class DiffusionRecipe(RunRecipe):
             decides (size, channels, classes) is left out.
         process: how noise is added: `kind` (discrete, flow, edm) and the fields of that kind in
             `nn.noising`.
-        target: what the network says: epsilon, v_prediction, sample, flow_prediction; empty is the
-            process's own.
+        target: what the network says: epsilon, v_prediction, sample, flow_prediction, edm; empty is
+            the process's own.
         weight: what a time counts for: uniform, snr, min_snr, truncated.
-        times: how they are drawn: uniform, logit_normal.
+        times: how they are drawn: uniform, logit_normal, log_normal.
         drop: share of rows that are learnt without their condition, for guidance.
         average: decay of the weights' moving average, which is what is evaluated and kept; 0 has
             none.
@@ -226,7 +234,7 @@ class DiffusionRecipe(RunRecipe):
     drop: float = 0.1
     average: float = 0.999
     text: TextConfig = field(default_factory=TextConfig)
-    tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(vocab_size=2048))
+    tokenizer: CaptionTokenizer = field(default_factory=CaptionTokenizer)
     autoencoder: str = ""
     data: SignalsConfig = field(default_factory=SignalsConfig)
     augment: SignalAugment = field(default_factory=SignalAugment)

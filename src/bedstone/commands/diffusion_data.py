@@ -36,6 +36,9 @@ def drawing_tokenizer(
 ) -> Tokenizer | None:
     """The run's own if it has one; else the reader's, the one named, or a new one.
 
+    Args:
+        reader: what reads the words, or the model that the run goes on from.
+
     Raises:
         BedstoneError: it can't be read, its kind can't be trained here, or there are no words.
     """
@@ -46,11 +49,19 @@ def drawing_tokenizer(
         return Tokenizer.load(own)
     if reader is not None:
         if reader.tokenizer is None:
-            raise BedstoneError(f"text.encoder: {recipe.text.encoder} has no tokenizer.")
+            raise BedstoneError(
+                f"text.encoder: {reader.path} has no tokenizer, so that its words can't be read. "
+                "Put the one that it was trained with into its folder."
+            )
         tokenizer = reader.tokenizer
     elif recipe.tokenizer.path:
         tokenizer = Tokenizer.load(recipe.tokenizer.path)
     else:
+        if recipe.tokenizer.kind != "wordpiece":
+            raise BedstoneError(
+                f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a small reader of captions "
+                "learns wordpiece. Leave it out, or name a tokenizer (tokenizer.path)."
+            )
         lower = recipe.tokenizer.lowercase
         tokenizer = train_wordpiece(learnt.texts(), recipe.tokenizer.vocab_size, lowercase=lower)
     own.mkdir(parents=True, exist_ok=True)

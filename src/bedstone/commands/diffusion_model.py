@@ -9,9 +9,12 @@ from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.drawing import DrawingModel, SignalForm, load_drawing, text_part
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
+from bedstone.data.signal_sounds import spectrogram_of
 from bedstone.data.signals import Signals
 from bedstone.data.tokenizer import Tokenizer
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
+from bedstone.generation.denoise_multistep import METHODS
+from bedstone.generation.denoise_times import times
 from bedstone.mapping import from_mapping
 from bedstone.models import bert
 from bedstone.models.bert import BertConfig
@@ -21,14 +24,11 @@ from bedstone.models.dit_config import DiTConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.noise_targets import Target, target
 from bedstone.nn.noising import EDM, Discrete, Flow, Process
-from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.recipes_diffusion import DiffusionRecipe, SamplingConfig
 
 PROCESSES: dict[str, type[Any]] = {"discrete": Discrete, "flow": Flow, "edm": EDM}
-TARGETS = {
-    "discrete": "v_prediction",
-    "flow": "flow_prediction",
-    "edm": "edm",
-}  # where none is said
+# Targets where none is said.
+TARGETS = {"discrete": "v_prediction", "flow": "flow_prediction", "edm": "edm"}
 DECIDED = ("size", "channels", "out_channels", "classes", "memory_width")
 
 
@@ -44,37 +44,64 @@ def process_of(recipe: DiffusionRecipe) -> tuple[Process, Target]:
     return made, target(recipe.target or TARGETS[kind])
 
 
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """The models that a run begins with.
+
+    Attributes:
+        model: that it goes on from; None where it begins afresh.
+        reader: another's network that reads words.
+        autoencoder: whose latents are drawn.
+    """
+
+    model: DrawingModel | None = None
+    reader: Model | None = None
+    autoencoder: Model | None = None
+
+
+def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
+    """Opens what a run begins with: its checkpoint, `init`, or the parts that the recipe names.
+
+    Raises:
+        BedstoneError: it can't be opened, or isn't what the recipe says.
+    """
+    if checkpoint is None and not recipe.init:
+        return Begun(None, _named_reader(recipe), _named_autoencoder(recipe))
+    path = checkpoint.path if checkpoint is not None else recipe.init
+    model = load_drawing(path, dtype=torch.float32)
+    said = process_of(recipe)
+    if checkpoint is None:
+        _check_init(recipe, model, *said)
+    # As the recipe says them, to the last bit; a file rounds, or says the steps of a schedule.
+    model.process, model.target = said
+    model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
+    return Begun(model, model.reader, model.autoencoder)
+
+
 def drawing_model(
-    recipe: DiffusionRecipe,
-    learnt: Signals,
-    tokenizer: Tokenizer | None,
-    reader: Model | None,
-    autoencoder: Model | None,
-    checkpoint: Checkpoint | None,
+    recipe: DiffusionRecipe, learnt: Signals, tokenizer: Tokenizer | None, begun: Begun
 ) -> DrawingModel:
-    """The checkpoint's, the initial one or a new one, in fp32.
+    """The model that a run begins with, or a new one; in fp32.
 
     Args:
         learnt: the signals as they are, before an autoencoder.
-        reader: another's network that reads words.
 
     Raises:
         BedstoneError: a shape that can't be, or a model that draws something else.
     """
-    if checkpoint is not None or recipe.init:
-        path = checkpoint.path if checkpoint is not None else recipe.init
-        model = load_drawing(path, dtype=torch.float32)
-        _check_fits(recipe, model, learnt)
-        model.record = {}
-        model.sampling = recipe.sampling
-        return model
+    sound = _sound(recipe)
+    if begun.model is not None:
+        _check_fits(recipe, begun.model, learnt, sound)
+        return begun.model
     process, wanted = process_of(recipe)
+    reader = begun.reader
     signal = SignalForm(
         kind=recipe.kind,
         shape=learnt.shape,
         condition=recipe.condition,
         names=learnt.names if recipe.condition == "class" else (),
         context=recipe.text.context if recipe.condition == "text" else 0,
+        sound=sound,
         frozen=reader is not None and recipe.text.frozen,
     )
     torch.manual_seed(recipe.seed)
@@ -83,7 +110,7 @@ def drawing_model(
         reader = _fresh_reader(recipe, tokenizer)
     if reader is not None:
         signal.context = min(signal.context, text_config(reader).context)
-    config = _config(recipe, signal, reader, autoencoder)
+    config = _config(recipe, signal, reader, begun.autoencoder)
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(build(config), text, frozen=signal.frozen)
     return DrawingModel(
@@ -94,16 +121,25 @@ def drawing_model(
         signal=signal,
         sampling=recipe.sampling,
         reader=reader,
-        autoencoder=autoencoder,
+        autoencoder=begun.autoencoder,
     )
 
 
-def named_reader(recipe: DiffusionRecipe) -> Model | None:
-    """The model that a recipe names to read words.
+def check_sampling(process: Process, sampling: SamplingConfig) -> None:
+    """Raises BedstoneError where signals can't be drawn so, by drawing nothing once."""
+    try:
+        if (method := METHODS.get(sampling.method)) is None:
+            name = sampling.method
+            raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
+        when = times(process, sampling.steps, sampling.spacing)
+        generator = [torch.Generator().manual_seed(0)]
+        method(lambda x, t: (x, x), torch.zeros(1, 1, 1), when, process, generator=generator)
+    except BedstoneError as error:
+        raise BedstoneError(f"sampling.{error}") from None
 
-    Raises:
-        BedstoneError: it can't be opened, or reads none.
-    """
+
+def _named_reader(recipe: DiffusionRecipe) -> Model | None:
+    """The model that a recipe names to read words."""
     if recipe.condition != "text" or not recipe.text.encoder:
         return None
     model = open_model(recipe.text.encoder, dtype=torch.float32)
@@ -111,12 +147,8 @@ def named_reader(recipe: DiffusionRecipe) -> Model | None:
     return model
 
 
-def named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
-    """The autoencoder that a recipe names.
-
-    Raises:
-        BedstoneError: it can't be opened, is none, or reads other channels than the data's.
-    """
+def _named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
+    """The autoencoder that a recipe names."""
     if not recipe.autoencoder:
         return None
     model = open_model(recipe.autoencoder, dtype=torch.float32)
@@ -131,12 +163,52 @@ def named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
             f"channels; {recipe.task} has data.channels = {recipe.data.channels}. Use another "
             "autoencoder, or none."
         )
+    _check_flip(recipe)
+    return model
+
+
+def _check_flip(recipe: DiffusionRecipe) -> None:
     if recipe.augment.flip:
         raise BedstoneError(
             "augment.flip: latents are made once, before training, and can't be mirrored. Leave "
             "it out, or the autoencoder."
         )
-    return model
+
+
+def _check_init(
+    recipe: DiffusionRecipe, model: DrawingModel, process: Process, aim: Target
+) -> None:
+    """Raises BedstoneError where a recipe says something else than the model it begins with."""
+    given = {
+        "model": recipe.model,
+        "text.encoder": recipe.text.encoder,
+        "autoencoder": recipe.autoencoder,
+        "tokenizer.path": recipe.tokenizer.path,
+    }
+    for name in (name for name, value in given.items() if value):
+        raise BedstoneError(f"{name}: init = {recipe.init} has its own; leave {name} out, or init.")
+    if model.autoencoder is not None:
+        _check_flip(recipe)
+    if not _alike(process, model.process) or aim.name != model.target.name:
+        raise BedstoneError(
+            f"process: init = {recipe.init} learnt {model.target.name} of {model.process}; the "
+            f"recipe says {aim.name} of {process}. Say process and target as the model has them."
+        )
+
+
+def _alike(one: Process, other: Process) -> bool:
+    """Whether noise is added alike, and a network told of it alike."""
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    pairs = ((one.log_snr(t), other.log_snr(t)), (one.told(t), other.told(t)))
+    return type(one) is type(other) and all(torch.allclose(*pair, atol=1e-3) for pair in pairs)
+
+
+def _sound(recipe: DiffusionRecipe) -> dict[str, Any]:
+    """How sounds became signals, so that signals become sounds; nothing of other kinds."""
+    if recipe.kind != "audio":
+        return {}
+    form = dataclasses.asdict(spectrogram_of(recipe.data))
+    return {name: value for name, value in form.items() if name != "frames"}
 
 
 def text_config(reader: Model) -> Any:
@@ -175,6 +247,11 @@ def _config(
     if autoencoder is not None:
         coder = autoencoder.config
         channels = coder.latent_channels
+        if any(side % coder.shrink for side in size):
+            raise BedstoneError(
+                f"data.size: {size} was given; the autoencoder makes a place of each "
+                f"{coder.shrink} pixels, so expected multiples of that."
+            )
         size = [side // coder.shrink for side in size]
     values: dict[str, Any] = {"size": tuple(size), "channels": channels, **recipe.model}
     if recipe.condition == "class":
@@ -184,13 +261,16 @@ def _config(
     return from_mapping(DiTConfig, values, "recipe", "model.")
 
 
-def _check_fits(recipe: DiffusionRecipe, model: DrawingModel, learnt: Signals) -> None:
+def _check_fits(
+    recipe: DiffusionRecipe, model: DrawingModel, learnt: Signals, sound: dict[str, Any]
+) -> None:
     signal = model.signal
     names = learnt.names if recipe.condition == "class" else ()
     pairs = {
         "task": ((signal.kind, signal.condition), (recipe.kind, recipe.condition)),
         "data.size": (tuple(signal.shape), learnt.shape),
         "data.classes": (tuple(signal.names), tuple(names)),
+        "data.sound": (signal.sound, sound),
     }
     for name, (has, wanted) in pairs.items():
         if has != wanted:
@@ -198,5 +278,3 @@ def _check_fits(recipe: DiffusionRecipe, model: DrawingModel, learnt: Signals) -
                 f"{name}: the model {model.path} has {has}, the recipe {wanted}. Choose data and "
                 "task as the model has them, or begin without init."
             )
-    fields = dataclasses.asdict(signal)
-    model.signal = SignalForm(**fields)

@@ -6,6 +6,7 @@ Shapes: B rows, C channels; *S the sizes of a signal.
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -89,8 +90,9 @@ class DrawingScorer:
     def _asked(self) -> tuple[Condition | None, Condition | None, list[str]]:
         names = self.model.signal.names
         if self.texts is not None and self.held.captions is not None:
-            told = [self.held.captions[row % len(self.held)][0] for row in range(self.samples)]
-            return self.model.prompts.condition(told), self.texts.null, told
+            rows = np.arange(self.samples) % len(self.held)
+            told = [self.held.captions[row][0] for row in rows]
+            return self.texts.draw(rows, None)[0], self.texts.null, told  # cut, as in training
         if self.model.signal.condition != "class":
             return None, None, [""] * self.samples
         classes = [number % len(names) for number in range(self.samples)]

@@ -12,6 +12,7 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.drawing import DrawingModel
+from bedstone.commands.diffusion_data import texts_of
 from bedstone.data.conditions import Condition, class_condition
 from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.signal_pictures import held_out_prompts
@@ -27,7 +28,7 @@ from bedstone.inspect.samples import neighbours_sheet, samples_sheet
 from bedstone.inspect.scene_judge import judge_scenes, open_scene_judge, stated
 from bedstone.inspect.shown import as_pictures
 from bedstone.mapping import from_mapping
-from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.recipes_diffusion import TASKS, DiffusionRecipe, SignalsConfig
 from bedstone.runtime import Precision
 from bedstone.train.progress import ProgressBar
 
@@ -66,7 +67,7 @@ def evaluate_drawing(
             "that tells such pictures apart, as --judge mnist-lenet.safetensors, or the folder of "
             "one trained here."
         )
-    recipe = from_mapping(DiffusionRecipe, model.record.get("recipe") or {}, "the model's recipe")
+    recipe = _recipe_of(model)
     say = Console().print
     with ProgressBar("drawing", quiet=as_json) as bar:
         if data == SCENES and model.signal.condition == "text":
@@ -74,10 +75,11 @@ def evaluate_drawing(
             neighbours = None
         else:
             real = signals_to_measure(recipe, data, samples)
-            drawn, classes, titles = _classes(model, precision, samples, bar.update)
+            drawn, classes, titles = _like(model, precision, real, samples, bar.update)
             pictures = as_pictures(real.read(np.arange(len(real))), recipe.kind)
             figures = beside_real(drawn, pictures, open_judge(judge), classes=classes)
-            neighbours = _training(recipe, drawn, pictures)
+            known = "recipe" in model.record
+            neighbours = _training(recipe, drawn, pictures) if known else None
     record = {**figures.record(), "judge": str(judge), "sampling": asdict(model.sampling)}
     if neighbours is not None:
         record |= neighbours[0]
@@ -134,20 +136,42 @@ def latent_shape(model: DrawingModel) -> tuple[int, ...]:
     return (model.config.channels, *model.config.size)
 
 
-def _classes(
-    model: DrawingModel, precision: Precision, samples: int, told: Any
+def _recipe_of(model: DrawingModel) -> DiffusionRecipe:
+    """How the model's signals were read; of one published elsewhere, as it draws them."""
+    if said := model.record.get("recipe"):
+        return from_mapping(DiffusionRecipe, said, "the model's recipe")
+    form = model.signal
+    task = next(name for name, what in TASKS.items() if what == (form.condition, form.kind))
+    data = SignalsConfig(size=tuple(form.shape[1:]), channels=form.shape[0])
+    return DiffusionRecipe(task=task, data=data)
+
+
+def _like(
+    model: DrawingModel, precision: Precision, real: Signals, samples: int, told: Any
 ) -> tuple[Tensor, Tensor | None, list[str]]:
-    """Drawings of each class in turn, or of none; the classes; and their names."""
+    """Drawings of each class in turn, of the real ones' words, or of nothing; the classes; and
+    what was asked."""
     names, parts = model.signal.names, []
-    every = torch.arange(samples) % max(len(names), 1)
-    null = class_condition([len(names)], len(names)) if names else None
+    every = np.arange(samples)
+    condition, null, titles = None, None, [""] * samples
+    if model.signal.condition == "text":
+        texts = texts_of(real, model.prompts)
+        assert texts is not None and real.captions is not None
+        every %= len(real)
+        condition, null = texts.draw(every, None)[0], texts.null
+        titles = [real.captions[row][0] for row in every]
+    elif names:
+        every %= len(names)
+        condition = class_condition(torch.from_numpy(every), len(names))
+        null = class_condition([len(names)], len(names))
+        titles = [names[number] for number in every]
     for first in range(0, samples, TOGETHER):
-        part = every[first : first + TOGETHER]
-        condition = class_condition(part, len(names)) if names else None
-        parts.append(drawings(model, precision, condition, null, len(part), first=first))
-        told((first + len(part)) / samples)
-    titles = [names[number] for number in every.tolist()] if names else []
-    return torch.cat(parts), every if names else None, titles
+        rows = slice(first, min(first + TOGETHER, samples))
+        part = condition and condition.pick(rows)
+        parts.append(drawings(model, precision, part, null, rows.stop - first, first=first))
+        told(rows.stop / samples)
+    classes = None if condition is None else condition.classes
+    return torch.cat(parts), classes, titles
 
 
 def _scenes(

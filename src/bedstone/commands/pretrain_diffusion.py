@@ -11,9 +11,9 @@ from bedstone.commands.diffusion_data import (
     texts_of,
 )
 from bedstone.commands.diffusion_model import (
+    begun_with,
+    check_sampling,
     drawing_model,
-    named_autoencoder,
-    named_reader,
     process_of,
 )
 from bedstone.commands.diffusion_scoring import DrawingScorer
@@ -30,21 +30,23 @@ def run_diffusion(
 ) -> Finished:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    parse_budget(recipe.budget), build_schedule(recipe.schedule), process_of(recipe)
-    reader, autoencoder = named_reader(recipe), named_autoencoder(recipe)
+    parse_budget(recipe.budget), build_schedule(recipe.schedule)
+    process, aim = process_of(recipe)
+    objective = Denoising(process, aim, weight=recipe.weight, times=recipe.times)
+    check_sampling(process, recipe.sampling)
+    begun = begun_with(recipe, checkpoint)
     learnt, held = opened(recipe, quiet)
     record = {"source": recipe.data.source, **learnt.record()}
     if checkpoint is not None:
         check_unchanged(run, record)
-    tokenizer = drawing_tokenizer(recipe, learnt, reader, run)
-    model = drawing_model(recipe, learnt, tokenizer, reader, autoencoder, checkpoint)
+    tokenizer = drawing_tokenizer(recipe, learnt, begun.model or begun.reader, run)
+    model = drawing_model(recipe, learnt, tokenizer, begun)
     model.network.to(precision.device)
     if model.autoencoder is not None:
         learnt = latents_of(learnt, model.autoencoder, precision, quiet)
         held = latents_of(held, model.autoencoder, precision, quiet)
     prompts = model.prompts if recipe.condition == "text" else None
     texts = texts_of(learnt, prompts)
-    objective = Denoising(model.process, model.target, weight=recipe.weight, times=recipe.times)
     scorer = DrawingScorer(
         model,
         objective,

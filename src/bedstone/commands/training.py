@@ -195,7 +195,11 @@ def _align(network: nn.Module) -> None:
 
 
 def _compile(network: Any) -> None:
-    """Compiles what most of the work is in: a network's states, or the tower that sees."""
+    """Compiles what most of the work is in: a network's states, the tower that sees, or what
+    takes noise away."""
+    if hasattr(network, "denoiser"):
+        network.denoiser.compile()
+        return
     body, name = (network.image, "features") if hasattr(network, "image") else (network, "states")
     name = "states" if hasattr(network, "memory") else name  # whose text reads all that it sees
     setattr(body, name, torch.compile(getattr(body, name)))
