@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from bedstone.commands.arguments import parser_of
 from bedstone.commands.generate_lines import generate_
+from bedstone.commands.imagine_lines import imagine_
 from bedstone.commands.moderation_lines import calibrate_
 from bedstone.commands.picture_lines import index_, search_
 from bedstone.config import PretrainRecipe
@@ -205,6 +206,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
         finetune_,
         resume_,
         generate_,
+        imagine_,
         run_,
         index_,
         search_,

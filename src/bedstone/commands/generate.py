@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from bedstone.checkpoints.artefact import Model, tokenizer_of
+from bedstone.checkpoints.drawing import DrawingModel
 from bedstone.checkpoints.opening import open_model
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -42,6 +43,10 @@ def generate(
     """
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
+    if isinstance(model, DrawingModel):
+        raise BedstoneError(
+            f"{path}: draws {model.signal.kind} and writes no text; draw with `bedstone imagine`."
+        )
     tokenizer = tokenizer_of(model)
     search = search_of(model, settings)
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]

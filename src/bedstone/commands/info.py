@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.drawing import DrawingModel
 from bedstone.checkpoints.opening import open_model
 from bedstone.models.gpt_config import GPTConfig
 
@@ -45,6 +46,7 @@ def describe(model: Model) -> dict[str, Any]:
         "dtype": str(weights[0].dtype).removeprefix("torch."),
         "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
         **_sizes(config),
+        **_drawing(model),
     }
     if isinstance(config, GPTConfig):
         kept = 2 * config.layers * config.kv_heads * config.head_width * weights[0].element_size()
@@ -57,6 +59,23 @@ def describe(model: Model) -> dict[str, Any]:
         "tokenizer": f"{tokenizer.vocab_size} tokens" if tokenizer else "none",
         "trained_on": record.get("data", {}).get("source", "not recorded"),
         **record.get("metrics", {}),
+    }
+
+
+def _drawing(model: Model) -> dict[str, Any]:
+    """What a model draws, from what, by which sampler, and what its parts weigh."""
+    if not isinstance(model, DrawingModel):
+        return {}
+    how = model.sampling
+    counts = {
+        f"parameters_of_{name}": sum(weight.numel() for weight in part.network.parameters())
+        for name, part in model.parts.items()
+    }
+    return {
+        "draws": f"{model.signal.kind} of {' by '.join(map(str, model.signal.shape))}",
+        "from": model.told(),
+        "drawn_by": f"{how.method}, {how.steps} steps, guidance {how.guidance:g}",
+        **counts,
     }
 
 

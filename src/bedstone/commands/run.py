@@ -71,6 +71,8 @@ def run(
         if key in chosen:
             raise BedstoneError(f"option {key!r}: is given twice. Leave one out.")
     chosen |= more
+    if kind.reads == "prompts":  # pictures can't be printed
+        chosen.setdefault("out", "drawn")
     shown_on = Page(name, page) if page is not None else None
     where = pick_device(device)
     pick_precision(precision, where)
@@ -171,6 +173,8 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
         inputs = run_posts.posts(texts, given.file, given.column)
     else:
         inputs = [*texts, *(_of_file(given) if given.file else [])]
+    if task.startswith("unconditional-"):
+        inputs = inputs or [""]
     if task == "sentence-similarity":
         if len(inputs) < 2:
             raise BedstoneError(

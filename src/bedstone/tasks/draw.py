@@ -226,6 +226,7 @@ class Drawer:
         if asked.way is not None:
             said |= {"method": asked.way.method, "spacing": "as scheduler_config.json has it"}
         same = {"model": str(self.model.path or ""), "sampling": said}
+        same["precision"] = self.engine.precision.name
         same |= {name: value for name, value in more.items() if value not in (None, "", [])}
         recipes = [
             {"prompt": prompt, "seed": seed, **same}

@@ -59,6 +59,14 @@ def write_drawn(
     return path
 
 
+def check_enlarged(by: int, side: int = 1) -> None:
+    """Raises BedstoneError where pixels can't be made so many times as large."""
+    if by < 1 or side > MOST:
+        raise BedstoneError(
+            f"enlarge: {by} was given; expected 1 or more, and sides of {MOST:,} pixels at most."
+        )
+
+
 def file_name(number: int, recipe: Mapping[str, Any], kind: str) -> str:
     """`003-a-red-circle.png`: its number, and some of its prompt."""
     words = re.sub(r"[^a-z0-9]+", "-", str(recipe.get("prompt") or "").lower())[:40].strip("-")
@@ -70,8 +78,5 @@ def _enlarged(image: Image.Image, by: int) -> Image.Image:
     if by == 1:
         return image
     size = image.width * by, image.height * by
-    if by < 1 or max(size) > MOST:
-        raise BedstoneError(
-            f"enlarge: {by} was given; expected 1 or more, and sides of {MOST:,} pixels at most."
-        )
+    check_enlarged(by, max(size))
     return image.resize(size, Image.Resampling.NEAREST)
