@@ -1,6 +1,7 @@
 """`bedstone evaluate` for a model that draws: a judge sees what it draws beside real ones."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,19 @@ from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.signal_pictures import held_out_prompts
 from bedstone.data.signal_sources import open_signals, signals_to_measure
 from bedstone.data.signals import Signals
+from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
+from bedstone.files import read_json
 from bedstone.generation.denoiser import clip
 from bedstone.generation.drawing import Asked, draw, generators_of
 from bedstone.inspect.drawn import beside_real, beside_training
 from bedstone.inspect.figures import Figures
-from bedstone.inspect.judges import open_judge
+from bedstone.inspect.judges import Judge, open_judge
+from bedstone.inspect.neighbours import Neighbours
 from bedstone.inspect.samples import neighbours_sheet, samples_sheet
 from bedstone.inspect.scene_judge import judge_scenes, open_scene_judge, stated
 from bedstone.inspect.shown import as_pictures
+from bedstone.inspect.signal_judge import KIND, SignalJudge, open_signal_judge
 from bedstone.mapping import from_mapping
 from bedstone.recipes_diffusion import TASKS, DiffusionRecipe, SignalsConfig
 from bedstone.runtime import Precision
@@ -34,6 +39,7 @@ from bedstone.train.progress import ProgressBar
 
 TOGETHER = 250  # drawn at a time
 SHOWN = 100  # of them, on the sheet
+BESIDE = 12  # of them, beside their nearest training signals
 
 
 def evaluate_drawing(
@@ -74,10 +80,13 @@ def evaluate_drawing(
             figures, drawn, titles = _scenes(model, precision, recipe, judge, samples, bar.update)
             neighbours = None
         else:
+            sees = open_judge(judge)
             real = signals_to_measure(recipe, data, samples)
             drawn, classes, titles = _like(model, precision, real, samples, bar.update)
             pictures = as_pictures(real.read(np.arange(len(real))), recipe.kind)
-            figures = beside_real(drawn, pictures, open_judge(judge), classes=classes)
+            if classes is not None:
+                classes = _labels(classes, model.signal.names, sees)
+            figures = beside_real(drawn, pictures, sees, classes=classes)
             known = "recipe" in model.record
             neighbours = _training(recipe, drawn, pictures) if known else None
     record = {**figures.record(), "judge": str(judge), "sampling": asdict(model.sampling)}
@@ -85,21 +94,48 @@ def evaluate_drawing(
         record |= neighbours[0]
         figures.values.update(neighbours[0])
     if out:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        recipe_of = {"model": str(model.path), "seeds": "0, 1, 2, ...", **asdict(model.sampling)}
-        samples_sheet(
-            drawn[:SHOWN], folder / "drawn.png", titles=titles[:SHOWN], recipe=recipe_of, columns=10
-        )
-        if neighbours is not None:
-            few, found = drawn[:12], neighbours[1]
-            first = type(found)(found.places[:12], found.distances[:12])
-            neighbours_sheet(few, neighbours[2], first, folder / "neighbours.png")
+        _show(model, drawn, titles, neighbours, Path(out))
     if as_json:
         print(json.dumps(record))
         return record
     say(Rule(f"{model.path} beside {data}, judged by {judge}", align="left"), figures)
     return record
+
+
+def _judge(path: str, model: DrawingModel) -> Judge | SignalJudge:
+    """A judge of pictures; or one of signals, who hears sounds as they are made of signals."""
+    config = Path(path) / "config.json"
+    if not config.is_file() or read_json(config).get("model_type") != KIND:
+        return open_judge(path)
+    judge = open_signal_judge(path)
+    if model.signal.kind == "audio":
+        form = from_mapping(Spectrogram, model.signal.sound, "drawing.json", "sound.")
+        judge.made = lambda signals: torch.stack(
+            [form.of(sound.numpy()) for sound in form.sound(signals)]
+        )
+    return judge
+
+
+def _show(
+    model: DrawingModel,
+    drawn: Tensor,
+    titles: list[str],
+    neighbours: tuple[dict[str, float], Neighbours, Tensor] | None,
+    folder: Path,
+) -> None:
+    """Sheets of what was drawn, and of the nearest training signals, in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind, recipe = model.signal.kind, {"model": str(model.path), **asdict(model.sampling)}
+    pictures = as_pictures(drawn[:SHOWN], kind)
+    told = titles[:SHOWN]
+    samples_sheet(pictures, folder / "drawn.png", titles=told, recipe=recipe, columns=10)
+    if neighbours is not None:
+        _, found, training = neighbours
+        first = Neighbours(found.places[:BESIDE], found.distances[:BESIDE])
+        shown, places = torch.unique(first.places, return_inverse=True)
+        near = as_pictures(training[shown], kind)
+        beside = Neighbours(places, first.distances)
+        neighbours_sheet(pictures[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
 
 
 def drawings(
@@ -111,7 +147,7 @@ def drawings(
     *,
     first: int = 0,
 ) -> Tensor:
-    """`count` drawings as pictures (B, C, H, W), of the seeds from `first` on."""
+    """`count` drawings, (B, C, *S), of the seeds from `first` on."""
     shape = latent_shape(model)
     drawn = draw(
         model.network,
@@ -128,7 +164,7 @@ def drawings(
     if model.autoencoder is not None:
         with torch.no_grad():
             drawn = model.autoencoder.network.pictures(drawn)
-    return as_pictures(drawn, model.signal.kind)
+    return as_pictures(drawn, model.signal.kind).cpu()
 
 
 def latent_shape(model: DrawingModel) -> tuple[int, ...]:
@@ -172,6 +208,22 @@ def _like(
         told(rows.stop / samples)
     classes = None if condition is None else condition.classes
     return torch.cat(parts), classes, titles
+
+
+def _labels(classes: Tensor, names: Sequence[str], judge: Judge) -> Tensor | None:
+    """The judge's numbers of the model's classes: by their names, else as they are counted; None
+    of a judge that tells no classes."""
+    labels = judge.labels
+    if not labels:
+        return None
+    if set(names) <= set(labels):
+        return torch.tensor([labels.index(name) for name in names])[classes]
+    if len(names) != len(labels):
+        raise BedstoneError(
+            f"judge: {judge.name} knows {len(labels)} classes ({', '.join(labels[:6])}, ...); the "
+            f"model draws {len(names)} ({', '.join(names[:6])}, ...). Take a judge of the same."
+        )
+    return classes
 
 
 def _scenes(
@@ -218,7 +270,7 @@ def _training(
         learnt: Signals = open_signals(recipe)[0]
     except BedstoneError:
         return None
-    training = as_pictures(learnt.read(np.arange(len(learnt))), recipe.kind)
+    training = learnt.read(np.arange(len(learnt)))
     most = 1000
     figures, found = beside_training(drawn[:most], held[:most], training)
     return figures, found, training

@@ -7,15 +7,23 @@ be. Nearest neighbours tell whether training pictures were copied.
 Shapes: N drawn and M real signals as pictures, (N, C, H, W) of about -1 to 1.
 """
 
+from typing import Protocol
+
 from torch import Tensor
 
 from bedstone.inspect.bootstrap import bootstrap
 from bedstone.inspect.figures import Figures, with_ends
 from bedstone.inspect.frechet import Moments, frechet_distance
-from bedstone.inspect.judges import Judge
 from bedstone.inspect.kernel_distance import kernel_distance
 from bedstone.inspect.manifold import precision_recall
 from bedstone.inspect.neighbours import Neighbours, copying, nearest
+
+
+class Reads(Protocol):
+    """A judge: of pictures, or of signals."""
+
+    def read(self, pictures: Tensor, /) -> tuple[Tensor, Tensor | None]: ...
+
 
 MOST = 5000  # rows of each whose distances are taken one by one
 
@@ -23,7 +31,7 @@ MOST = 5000  # rows of each whose distances are taken one by one
 def beside_real(
     drawn: Tensor,
     real: Tensor,
-    judge: Judge,
+    judge: Reads,
     *,
     classes: Tensor | None = None,
     resamples: int = 1000,

@@ -7,6 +7,7 @@ Shapes: B signals, C channels, S sides, F features, L labels.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class SignalClassifier(nn.Module):
         for stage in range(config.stages):
             width = config.width * min(2**stage, MOST)
             if stage:
-                halves = [2 if side > 1 else 1 for side in sides]
+                halves: Any = tuple(2 if side > 1 else 1 for side in sides)
                 parts.append(pool(halves))
                 sides = [side // half for side, half in zip(sides, halves, strict=True)]
             for _ in range(2):
