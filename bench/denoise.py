@@ -1,0 +1,225 @@
+"""Pictures drawn of noise: Bedstone beside diffusers with an equal network, in one process.
+
+    python bench/denoise.py --model RUN [--real TEST.parquet --judge LENET] [--threads 2]
+    python bench/denoise.py --source TRAIN.parquet [--minutes 10] ...
+
+The network is a DiT of diffusers' own layout, which both read from one folder: that of RUN, a run
+of recipes/diffusion-mnist.yaml with model.layout=dit and process.kind=discrete; without RUN, one is
+trained here first. diffusers draws by DDIM as its DiTPipeline does, fp32 and bf16: all settings are
+its own, both halves of the guidance in one batch. Bedstone draws by the same DDIM (the same
+pictures, in fp32), and by a solver of higher order in few evaluations, guided where it pays. An
+evaluation is one call of the network, of both halves or of one.
+
+Contestants take turns on the same noise and classes; medians and ranges are over rounds, ratios
+within each. Seconds of the processor, which other programs on the machine hardly change, are told
+beside those of the clock. Gates: fp32 DDIM draws diffusers' pictures, and FID within 5 %.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DiTTransformer2DModel
+from torch import Tensor
+
+from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.drawing import DrawingModel, load_drawing
+from bedstone.data.conditions import class_condition
+from bedstone.generation.denoise_published import published
+from bedstone.generation.denoiser import clip
+from bedstone.generation.drawing import Asked, draw, generators_of
+from bedstone.inspect.drawn import beside_real
+from bedstone.inspect.judges import open_judge
+from bedstone.nn.inference import for_inference
+from bedstone.nn.noise_config import config_of
+from bedstone.recipes_diffusion import SamplingConfig
+from diffusion_peer import read
+from rounds import orders, spread
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "diffusion-mnist.yaml"
+WITHIN = 0.05  # of FID
+
+# (noise (B, C, H, W), classes (B,)) -> pictures in [-1, 1].
+Draws = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class Contestant:
+    """One way to draw, and what it took in each round."""
+
+    name: str
+    draws: Draws
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
+
+    def turn(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        clock, processor = time.perf_counter(), time.process_time()
+        found = [self.draws(noise, classes) for noise, classes in batches]
+        self.seconds.append(time.perf_counter() - clock)
+        self.processor.append(time.process_time() - processor)
+        self.pictures += found
+
+
+def trained(source: Path, minutes: float, folder: Path) -> Path:
+    """A run of a small network in diffusers' layout."""
+    told = {"data.source": source, "out": folder, "budget": f"{minutes}m", "samples": 0}
+    told |= {"model.layout": "dit", "process.kind": "discrete", "times": "uniform"}
+    command = [sys.executable, "-c", "from bedstone.cli import main; main()", "pretrain", RECIPE]
+    subprocess.run([*command, *(f"{name}={value}" for name, value in told.items())], check=True)
+    return folder
+
+
+def theirs(
+    name: str, model: DrawingModel, folder: Path, dtype: torch.dtype, steps: int, scale: float
+) -> Contestant:
+    """The loop of diffusers' DiTPipeline; the class that is none is the network's, not 1000."""
+    network = DiTTransformer2DModel.from_pretrained(folder, torch_dtype=dtype).eval()
+    scheduler = DDIMScheduler.from_config(config_of(model.process, model.target, "ddim"))
+    none = network.config.num_embeds_ada_norm
+
+    def draws(noise: Tensor, classes: Tensor) -> Tensor:
+        x = torch.cat([noise.to(dtype)] * 2)
+        labels = torch.cat([classes, torch.full_like(classes, none)])
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps:
+            half = x[: len(x) // 2]
+            x = scheduler.scale_model_input(torch.cat([half, half]), t)
+            out = network(x, timestep=t[None].expand(len(x)), class_labels=labels).sample
+            given, without = out.chunk(2)
+            guided = without + scale * (given - without)
+            x = scheduler.step(torch.cat([guided, guided]), t, x).prev_sample
+        return x.chunk(2)[0].float().clamp(-1, 1)
+
+    return Contestant(name, draws)
+
+
+def ours(
+    name: str, model: DrawingModel, dtype: torch.dtype, sampling: SamplingConfig, asked: Asked
+) -> Contestant:
+    network = for_inference(model.network, dtype)
+    count = model.config.classes
+    shape = (model.config.channels, *model.config.size)
+
+    def draws(noise: Tensor, classes: Tensor) -> Tensor:
+        given = {"condition": class_condition(classes.tolist(), count)}
+        given["null"] = class_condition([count], count)
+        how = Asked(noise=noise, limit=asked.limit, way=asked.way)
+        seeds = generators_of(range(len(noise)))
+        parts = (network, model.process, model.target, shape, sampling, seeds)
+        return draw(*parts, **given, asked=how).clamp(-1, 1)
+
+    return Contestant(name, draws)
+
+
+def contestants(options: argparse.Namespace, model: DrawingModel, folder: Path) -> list[Contestant]:
+    Model(model.network.denoiser).write_network(folder)
+    steps, scale = options.steps, options.guidance
+    same = SamplingConfig(method="ddim", steps=steps, guidance=scale)
+    way = Asked(way=published(config_of(model.process, model.target, "ddim")))
+    few = SamplingConfig(
+        method=options.method,
+        steps=options.evaluations,
+        spacing=options.spacing,
+        guidance=scale,
+        interval=tuple(options.interval),
+    )
+    limited = Asked(limit=clip())
+    return [
+        theirs(f"diffusers DDIM-{steps}", model, folder, torch.float32, steps, scale),
+        theirs(f"diffusers DDIM-{steps} bf16", model, folder, torch.bfloat16, steps, scale),
+        ours(f"bedstone DDIM-{steps}", model, torch.float32, same, way),
+        ours(f"bedstone DDIM-{steps} bf16", model, torch.bfloat16, same, way),
+        ours(f"bedstone {options.evaluations} bf16", model, torch.bfloat16, few, limited),
+    ]
+
+
+def report(
+    sides: list[Contestant], count: int, options: argparse.Namespace, classes: Tensor
+) -> None:
+    """`count` pictures a round; `classes` of all."""
+    first = sides[0]
+    fids: dict[str, float] = {}
+    if options.judge and options.real:
+        judge, real = open_judge(options.judge), read(options.real)[0]
+        for each in sides:
+            values = beside_real(
+                torch.cat(each.pictures), real, judge, classes=classes, resamples=0
+            ).values
+            fids[each.name] = values["fid"]
+            print(f"{each.name:24} FID {values['fid']:.3f}, accuracy {values['accuracy']:.4f}")
+    print(f"\n{'':24}{'pictures/s':>24}{'processor s / 1000':>30}{'from the first':>16}")
+    for each in sides:
+        rates = [count / seconds for seconds in each.seconds]
+        work = [1000 * seconds / count for seconds in each.processor]
+        far = (torch.cat(each.pictures) - torch.cat(first.pictures)).abs().max().item()
+        print(f"{each.name:24}{spread(rates, 2):>24}{spread(work, 1):>30}{far:16.6f}")
+    print()
+    for peer in sides[:2]:
+        for mine in sides[2:]:
+            ratios = [b / a for a, b in zip(mine.seconds, peer.seconds, strict=True)]
+            work = [b / a for a, b in zip(mine.processor, peer.processor, strict=True)]
+            told = ""
+            if fids:
+                higher = fids[mine.name] / fids[peer.name] - 1
+                verdict = "within" if higher <= WITHIN else "NOT within"
+                told = f"; FID {higher:+.1%}, {verdict} {WITHIN:.0%}"
+            print(
+                f"{mine.name} / {peer.name}: {spread(ratios, 2)} times the pictures a second, "
+                f"{statistics.median(work):.2f} by the processor's time{told}"
+            )
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--model", type=Path, help="a run whose layout is dit")
+    options.add_argument("--source", type=Path, help="what to train one on, without --model")
+    options.add_argument("--minutes", type=float, default=10, help="of that training")
+    options.add_argument("--real", type=Path, help="pictures for FID: a Parquet file")
+    options.add_argument("--judge", type=Path, help="weights of the network that judges")
+    options.add_argument("--steps", type=int, default=50, help="of DDIM")
+    options.add_argument("--evaluations", type=int, default=10)
+    options.add_argument("--method", default="dpm_solver_2m")
+    options.add_argument("--spacing", default="trailing")
+    options.add_argument("--guidance", type=float, default=1.5)
+    options.add_argument("--interval", type=float, nargs=2, default=(0.0, 1.0))
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--batches", type=int, default=3, help="a round")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--threads", type=int, default=2)
+    chosen = options.parse_args()
+    if not chosen.model and not chosen.source:
+        options.error("--model or --source is needed")
+    torch.set_num_threads(chosen.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        run = chosen.model or trained(chosen.source, chosen.minutes, Path(folder) / "run")
+        model = load_drawing(run / "model" if (run / "model").is_dir() else run)
+        with torch.inference_mode():
+            compete(chosen, model, Path(folder) / "network")
+
+
+def compete(options: argparse.Namespace, model: DrawingModel, folder: Path) -> None:
+    folder.mkdir()
+    sides = contestants(options, model, folder)
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch, model.config.channels, *model.config.size)
+    classes = torch.arange(options.batch) % model.config.classes
+    count = options.batch * options.batches
+    for number, order in enumerate(orders(sides, options.rounds)):
+        noise = [torch.randn(shape, generator=generator) for _ in range(options.batches)]
+        for each in order:
+            each.turn([(one, classes) for one in noise])
+        told = (f"{each.name} {count / each.seconds[-1]:,.2f}" for each in sides)
+        print(f"round {number + 1}: {', '.join(told)} pictures/s", flush=True)
+    report(sides, count, options, classes.repeat(options.batches * options.rounds))
+
+
+if __name__ == "__main__":
+    main()
