@@ -192,6 +192,8 @@ def test_captions_of_real_rows_are_measured_by_words(tmp_path: Path) -> None:
     more |= {"log_every": 10, "optim": {"adamw_lr": 1e-2}}
     done = pretrain(recipe_of(tmp_path / "run", CAPTIONS, data=data, **more), quiet=True)
     assert done.done.metrics["validation_rouge_l"] == 1.0
+    told = json.loads((done.run / "evaluation.json").read_text())["validation"]["captions"]
+    assert 0 < told["rouge_l/majority"] < told["rouge_l"]  # who says the same of every picture
 
 
 def test_beams_are_measured_with_and_stay_with_the_model(

@@ -10,7 +10,7 @@ from rich.rule import Rule
 from bedstone.checkpoints.artefact import Model
 from bedstone.commands.picture_data import pictures_of, recorded_data
 from bedstone.commands.sighted_scoring import SightedScorer
-from bedstone.commands.told_data import blind_of, candidates_of, opened, with_parts
+from bedstone.commands.told_data import blind_of, candidates_of, opened, usual_of, with_parts
 from bedstone.commands.told_model import usual_processor
 from bedstone.commands.told_scoring import ToldScorer
 from bedstone.data.scenes import NAME as SCENES
@@ -58,7 +58,7 @@ def evaluate_told(
     rows = with_parts(kind, rows, f"data {data!r}")
     if model.processor is None:
         model.processor = usual_processor(model.config)
-    learnt = learnt_rows(settings, recipe) if any(row.asked for row in rows) else None
+    learnt = learnt_rows(settings, recipe)
     made = ToldScorer
     if model.config.layout == SIGHTED:
         made = partial(SightedScorer, kind=kind)  # type: ignore[assignment]
@@ -69,6 +69,7 @@ def evaluate_told(
         None if learnt is None else blind_of(learnt),
         candidates_of(learnt) if learnt is not None and recipe.get("rank") else (),
         blank=settings.blank,
+        usual="" if learnt is None else usual_of(learnt),
     )
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = scorer.figures(told=bar.update)

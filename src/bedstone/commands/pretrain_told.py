@@ -15,6 +15,7 @@ from bedstone.commands.told_data import (
     candidates_of,
     told_batches,
     told_tokenizer,
+    usual_of,
 )
 from bedstone.commands.told_model import told_model
 from bedstone.commands.told_scoring import ToldScorer
@@ -106,6 +107,7 @@ def scorers_of(
     processor, blind = model.processor, blind_of(splits.train)
     assert processor is not None
     candidates = candidates_of(splits.train) if recipe.rank else ()
+    usual = usual_of(splits.train)
     return {
         name: kind(
             model,
@@ -114,6 +116,7 @@ def scorers_of(
             blind,
             candidates,
             recipe.data.blank,
+            usual,
         )
         for name, rows in splits.measured.items()
     }

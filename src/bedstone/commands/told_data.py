@@ -1,5 +1,6 @@
 """What a run on pictures and what is said of them reads: rows, tokenizer and batches."""
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,12 @@ def blind_of(rows: ToldRows) -> Blind | None:
     """What rows teach who doesn't look; None where nothing is asked of them."""
     asked = [(one.question, one.answers) for row in rows for one in row.asked]
     return Blind(asked) if asked else None
+
+
+def usual_of(rows: ToldRows) -> str:
+    """The commonest caption: what is said who says the same of every picture. Empty for none."""
+    said = Counter(caption for row in rows for caption in row.captions)
+    return said.most_common(1)[0][0] if said else ""
 
 
 def candidates_of(rows: ToldRows) -> tuple[str, ...]:

@@ -76,6 +76,8 @@ class ToldScorer:
         blind: answers of the training rows, for who doesn't look; None tells none.
         candidates: answers to choose among; empty lets the model write freely.
         blank: whether it is shown no picture.
+        usual: the commonest caption of the training rows, beside which captions are told; empty
+            tells none.
     """
 
     model: Model
@@ -84,6 +86,7 @@ class ToldScorer:
     blind: Blind | None = None
     candidates: Sequence[str] = ()
     blank: bool = False
+    usual: str = ""
 
     def figures(
         self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
@@ -131,6 +134,10 @@ class ToldScorer:
         elif found.captions:
             references = [row.captions for row in found.captioned]
             figures["captions"] = caption_figures(found.captions, references, resamples=resamples)
+            if self.usual:
+                same = caption_figures([self.usual] * len(references), references, resamples=0)
+                beside = {f"{name}/majority": value for name, value in same.values.items()}
+                figures["captions"].values.update(beside)
         if found.answers:
             asked = [one for _, one in found.asked]
             figures["answers"] = asked_figures(
