@@ -26,6 +26,7 @@ def info(path: str, *, as_json: bool = False) -> dict[str, Any]:
     table = Table(title=str(path), show_header=False, title_justify="left")
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+        shown = "nothing: Bedstone alone has its form" if value is None else shown
         table.add_row(name.replace("_", " "), str(shown))
     Console().print(table)
     return facts
