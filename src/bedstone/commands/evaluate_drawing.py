@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.drawing import DrawingModel
+from bedstone.checks import check_whole
 from bedstone.commands.diffusion_data import texts_of
 from bedstone.data.conditions import Condition, class_condition
 from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.signal_pictures import held_out_prompts
 from bedstone.data.signal_sources import open_signals, signals_to_measure
 from bedstone.data.signals import Signals
-from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json
 from bedstone.generation.denoiser import clip
@@ -35,6 +35,7 @@ from bedstone.inspect.signal_judge import KIND, SignalJudge, open_signal_judge
 from bedstone.mapping import from_mapping
 from bedstone.recipes_diffusion import TASKS, DiffusionRecipe, SignalsConfig
 from bedstone.runtime import Precision
+from bedstone.tasks.draw_results import sound_form
 from bedstone.train.progress import ProgressBar
 
 TOGETHER = 250  # drawn at a time
@@ -73,6 +74,7 @@ def evaluate_drawing(
             "that tells such pictures apart, as --judge mnist-lenet.safetensors, or the folder of "
             "one trained here."
         )
+    check_whole("samples", samples, 2)
     recipe = _recipe_of(model)
     say = Console().print
     with ProgressBar("drawing", quiet=as_json) as bar:
@@ -80,15 +82,15 @@ def evaluate_drawing(
             figures, drawn, titles = _scenes(model, precision, recipe, judge, samples, bar.update)
             neighbours = None
         else:
-            sees = open_judge(judge)
+            sees = _judge(judge, model)
             real = signals_to_measure(recipe, data, samples)
             drawn, classes, titles = _like(model, precision, real, samples, bar.update)
-            pictures = as_pictures(real.read(np.arange(len(real))), recipe.kind)
+            held = real.read(np.arange(len(real)))
             if classes is not None:
                 classes = _labels(classes, model.signal.names, sees)
-            figures = beside_real(drawn, pictures, sees, classes=classes)
+            figures = beside_real(drawn, held, sees, classes=classes)
             known = "recipe" in model.record
-            neighbours = _training(recipe, drawn, pictures) if known else None
+            neighbours = _training(recipe, drawn, held) if known else None
     record = {**figures.record(), "judge": str(judge), "sampling": asdict(model.sampling)}
     if neighbours is not None:
         record |= neighbours[0]
@@ -102,16 +104,41 @@ def evaluate_drawing(
     return record
 
 
-def _judge(path: str, model: DrawingModel) -> Judge | SignalJudge:
+@dataclass(frozen=True)
+class Shown:
+    """A judge of pictures that sees other signals as pictures of them.
+
+    Attributes:
+        judge: of pictures.
+        kind: of the signals.
+    """
+
+    judge: Judge
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return self.judge.name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.judge.labels
+
+    def read(self, signals: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, F) and logits (B, L) of signals (B, C, *S)."""
+        return self.judge.read(as_pictures(signals, self.kind))
+
+
+def _judge(path: str, model: DrawingModel) -> Shown | SignalJudge:
     """A judge of pictures; or one of signals, who hears sounds as they are made of signals."""
-    config = Path(path) / "config.json"
+    config, form = Path(path) / "config.json", model.signal
     if not config.is_file() or read_json(config).get("model_type") != KIND:
-        return open_judge(path)
+        return Shown(open_judge(path), form.kind)
     judge = open_signal_judge(path)
-    if model.signal.kind == "audio":
-        form = from_mapping(Spectrogram, model.signal.sound, "drawing.json", "sound.")
+    if form.kind == "audio":
+        how = sound_form(form)
         judge.made = lambda signals: torch.stack(
-            [form.of(sound.numpy()) for sound in form.sound(signals)]
+            [how.of(sound.numpy()) for sound in how.sound(signals)]
         )
     return judge
 
@@ -164,7 +191,7 @@ def drawings(
     if model.autoencoder is not None:
         with torch.no_grad():
             drawn = model.autoencoder.network.pictures(drawn)
-    return as_pictures(drawn, model.signal.kind).cpu()
+    return drawn.cpu()
 
 
 def latent_shape(model: DrawingModel) -> tuple[int, ...]:
@@ -210,7 +237,9 @@ def _like(
     return torch.cat(parts), classes, titles
 
 
-def _labels(classes: Tensor, names: Sequence[str], judge: Judge) -> Tensor | None:
+def _labels(
+    classes: Tensor, names: Sequence[str], judge: Judge | Shown | SignalJudge
+) -> Tensor | None:
     """The judge's numbers of the model's classes: by their names, else as they are counted; None
     of a judge that tells no classes."""
     labels = judge.labels

@@ -80,7 +80,7 @@ def copying(made: Neighbours, held: Neighbours) -> Copying:
     Raises:
         BedstoneError: there are none of either.
     """
-    one, other = made.distances[:, 0], held.distances[:, 0]
+    one, other = made.distances[:, 0].contiguous(), held.distances[:, 0]
     if not len(one) or not len(other):
         raise BedstoneError("neighbours: there are no pictures to compare; give some of both.")
     ordered = other.sort().values
