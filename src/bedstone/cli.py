@@ -185,7 +185,7 @@ def info_(model: str, json: bool = False) -> None:
     info(model, as_json=json)
 
 
-def demo_(out: str = "runs/demo", minutes: float = 8.0) -> None:
+def demo_(out: str = "runs/demo", minutes: float = 10.0) -> None:
     """Train on what every machine has, without a network, and write a report.
 
     Args:
