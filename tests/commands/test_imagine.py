@@ -142,6 +142,9 @@ def test_between_and_stories(models, tmp_path):
     assert main(["imagine", model, "ink", "--between", "two stars", "--out", "way"]) == 0
     assert len(list((tmp_path / "way").glob("0*.png"))) == 7
     assert read_recipe("way/003-ink.png")["share"] == 0.5
+    alone = ["imagine", str(models["audio"]), "--between", "9", "--count", "3", "--out", "alone"]
+    assert main(alone) == 0
+    assert read_recipe("alone/sheet.png")["drawn"][2]["seeds"] == [0, 9]
     (tmp_path / "story.txt").write_text("a red circle\n\ntwo stars\n")
     assert main(["imagine", model, "--story", "story.txt", "--out", "s.png"]) == 0
     drawn = read_recipe("s.png")["drawn"]
@@ -186,6 +189,7 @@ def test_bad_classes_and_models_are_named(models, capsys, tmp_path):
     assert "draws nothing" in told(capsys, models["image"] / "text_encoder", "ink")
     assert "no such folder" in told(capsys, tmp_path / "none", "ink")
     assert "prompt: 'a'" in told(capsys, models["audio"], "a")
+    assert "a seed to end with" in told(capsys, models["audio"], "--between", "ink")
 
 
 def test_info_of_what_draws(models, capsys):

@@ -151,6 +151,9 @@ def _drawn(
     if way == "between":
         if len(prompts) != 1:
             raise BedstoneError("--between: expected one prompt to begin with, before it.")
+        if drawer.model.signal.condition == "none":
+            ends = wanted.seed, _seed(str(wanted.between))
+            return drawer.between(prompts[0], None, count, ends, **more)
         ends = wanted.seed, wanted.seed + 1
         return drawer.between(prompts[0], wanted.between, count, ends, **more)
     more |= {"image": wanted.image, "strength": wanted.strength, "mask": wanted.mask}
@@ -186,6 +189,15 @@ def _size(said: str | None) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in parts):
         raise BedstoneError(f"--size: {said!r} was given; expected numbers, as 64x48.")
     return tuple(int(part) for part in parts)
+
+
+def _seed(said: str) -> int:
+    if not said.isdecimal():
+        raise BedstoneError(
+            f"--between: {said!r} was given; the model is told nothing, so expected a seed to end "
+            "with."
+        )
+    return int(said)
 
 
 def _interval(said: str) -> list[float]:

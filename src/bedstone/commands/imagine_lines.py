@@ -52,7 +52,7 @@ def imagine_(
         strength: how much of the picture is drawn anew, 0 to 1; how far variations go.
         mask: a picture as large as the image: white is drawn anew, black stays.
         variations: a picture to draw the like of.
-        between: words to end with, on the way from the first.
+        between: words to end with, on the way from the first; or a seed, where no words are read.
         story: a file of prompts, one a line, drawn alike: from one seed.
         style: words added to each prompt; several prompts are then drawn alike, from one seed.
         out: a file, or a folder where it has no suffix; imagined.png or imagined/ where not given.
