@@ -356,25 +356,3 @@ def test_autoencoders_and_readers_that_do_not_fit(tmp_path: Path) -> None:
     ):
         with pytest.raises(BedstoneError, match=said):
             run(tmp_path / str(number), **{"data": data, **more})
-
-
-def test_a_folder_of_other_parts_is_refused(tmp_path: Path) -> None:
-    from drawings import drawing
-
-    model = drawing(latent=True).save(tmp_path / "model")
-    (model / "bedstone.json").unlink()
-    with pytest.raises(BedstoneError, match="without a transformer"):
-        (tmp_path / "model").joinpath("transformer").rename(tmp_path / "kept")
-        load_drawing(model)
-    (tmp_path / "kept").rename(model / "transformer")
-    coder(latents=8).save(tmp_path / "eight")
-    (model / "vae").rename(tmp_path / "four")
-    (tmp_path / "eight").rename(model / "vae")
-    with pytest.raises(BedstoneError, match="latents of 8 channels"):
-        load_drawing(model)
-    words = drawing("text").save(tmp_path / "words")
-    (words / "bedstone.json").unlink()
-    (words / "text_encoder").rename(tmp_path / "narrow")
-    reader(width=32).save(words / "text_encoder")
-    with pytest.raises(BedstoneError, match="states of width 32"):
-        load_drawing(words)
