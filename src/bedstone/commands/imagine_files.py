@@ -89,15 +89,7 @@ def write_all(
         path = place.file or place.folder / file_name(number, recipe, form.kind)
         files.append(write_drawn(signal, form, path, recipe, enlarge=enlarge))
     if len(files) > 1 or form.kind != "image":
-        shown = as_pictures(drawn.signals, form.kind)
-        samples_sheet(
-            shown,
-            place.sheet,
-            titles=_titles(drawn.recipes),
-            recipe={"drawn": drawn.recipes},
-            columns=columns or (1 if form.kind in ("video", "volume") else 0),
-            cell=min(max(*shown.shape[2:], CELL), WIDEST),
-        )
+        _sheet(drawn, form.kind, place.sheet, columns)
         files.append(place.sheet)
     return files
 
@@ -135,6 +127,19 @@ class Frames:
         recipe = {"drawn": [dict(each) for each in recipes[:SHOWN]]}
         cell = min(max(*frames[0].shape[2:], 96), 256)
         return strip_sheet(frames, self.path, titles=titles, recipe=recipe, cell=cell)
+
+
+def _sheet(drawn: Drawn, kind: str, path: Path, columns: int) -> Path:
+    """All that was drawn, a cell each; of a video or a volume a row, with a cell for each frame."""
+    signals, titles, recipe = drawn.signals, _titles(drawn.recipes), {"drawn": drawn.recipes}
+    if kind in ("video", "volume"):
+        chosen = chosen_frames(signals.shape[2])
+        columns = len(chosen)
+        titles = [title if n == 0 else "" for title in titles for n in range(columns)]
+        signals = signals[:, :, chosen].transpose(1, 2).flatten(0, 1)
+    shown = signals if kind != "audio" else as_pictures(signals, kind)
+    cell = min(max(*shown.shape[2:], CELL), WIDEST)
+    return samples_sheet(shown, path, titles=titles, recipe=recipe, columns=columns, cell=cell)
 
 
 def _titles(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
