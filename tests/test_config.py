@@ -4,21 +4,27 @@ from pathlib import Path
 
 import pytest
 
+from bedstone.commands.diffusion_model import check_sampling, process_of
 from bedstone.commands.finetune import read_finetuning
 from bedstone.commands.pretrain import read_pretraining
 from bedstone.config import PretrainRecipe
+from bedstone.data import moving_scenes, solids
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
 from bedstone.models.bert import LAYOUTS, BertConfig
 from bedstone.models.clip import clip_config
+from bedstone.models.dit_config import DiTConfig
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.models.vlm_config import vlm_config
 from bedstone.recipes import FinetuneRecipe
+from bedstone.recipes_diffusion import DiffusionRecipe
 from bedstone.recipes_pairs import ContrastiveRecipe
 from bedstone.recipes_told import ToldRecipe
 from bedstone.tasks.policy import read_policy
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+BUILT_IN_SIZES = {moving_scenes.NAME: moving_scenes.SIZE, solids.NAME: solids.SIZE}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -34,6 +40,13 @@ def test_every_recipe_reads_and_opens_with_its_command(path):
     recipe = read_pretraining(path)
     if isinstance(recipe, ContrastiveRecipe):
         assert clip_config(recipe.model).embed
+    elif isinstance(recipe, DiffusionRecipe):
+        size = recipe.data.size or BUILT_IN_SIZES[recipe.data.source]
+        decided = {"size": size, "memory_width": recipe.text.width * (recipe.condition == "text")}
+        shape = from_mapping(DiTConfig, {**decided, **recipe.model}, str(path), "model.")
+        assert shape.tokens <= 512
+        process, _ = process_of(recipe)
+        check_sampling(process, recipe.sampling)
     elif type(recipe) is ToldRecipe:
         assert vlm_config(recipe.model).decoder_layers
     elif isinstance(recipe, PretrainRecipe):

@@ -10,7 +10,7 @@ from bedstone.commands import told_data
 from bedstone.data.python_passages import python_passages
 from bedstone.data.scenes import check_caption, make_scene, questions
 from bedstone.data.told_scenes import measured_told_scenes
-from bedstone.demo import bert, clip, gpt, run, vlm
+from bedstone.demo import bert, clip, draw, gpt, run, vlm
 from runs import make_text
 
 # A CLIP of one step or two.
@@ -38,11 +38,21 @@ SMALL_VLM = {
     "batch_size": 8,
     "evaluate_rows": 4,
 }
+# A network that draws, of one step or two.
+SMALL_DRAW = {
+    **draw.RECIPE,
+    "model": {"patch": 4, "width": 16, "layers": 1, "heads": 2, "conv_in": 2},
+    "data": {"source": "scenes", "size": [16, 16], "most_rows": 16, "objects": [1, 1]},
+    "text": {"width": 16, "layers": 1, "heads": 2},
+    "batch_size": 4,
+    "evaluate_rows": 4,
+    "sampling": {"method": "dpm_solver_2m", "steps": 3, "guidance": 3.0},
+}
 
 
 def test_every_file_of_the_folder_is_a_part():
     names = [module.__name__.rpartition(".")[2] for module in run.demonstrations()]
-    assert names == ["bert", "clip", "gpt", "vlm"]
+    assert names == ["bert", "clip", "draw", "gpt", "vlm"]
     assert all(module.SHARE > 0 for module in run.demonstrations())
 
 
@@ -66,6 +76,8 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(clip, "RECIPE", SMALL_CLIP)
     monkeypatch.setattr(clip, "SEARCHED", 8)
     monkeypatch.setattr(vlm, "RECIPE", SMALL_VLM)
+    monkeypatch.setattr(draw, "RECIPE", SMALL_DRAW)
+    monkeypatch.setattr(draw, "PROMPTS", 4)
     monkeypatch.setattr(
         told_data,
         "measured_told_scenes",
@@ -88,12 +100,16 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "found by its sentence first, of 100",
         "bedstone search",
         "questions answered rightly",
+        "From noise to picture",
+        "bedstone imagine",
         "bedstone run visual-question-answering",
     ):
         assert promised in page
     assert (tmp_path / "demo" / "gpt" / "model" / "model.safetensors").is_file()
     assert (tmp_path / "demo" / "gpt" / "curve.png").is_file()
     assert (tmp_path / "demo" / "clip" / "found.png").is_file()
+    for name in ("drawn.png", "strip.png"):
+        assert (tmp_path / "demo" / "draw" / name).is_file()
     for name in ("answers.png", "answers.html", "attention.png", "minutes.png"):
         assert (tmp_path / "demo" / "vlm" / name).is_file()
     assert (tmp_path / "demo" / "bert" / "tuned" / "confusion-validation.png").is_file()
