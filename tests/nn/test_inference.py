@@ -9,7 +9,9 @@ from bedstone.models.gpt import LAYOUTS, build
 from bedstone.models.gpt_config import GPTConfig
 from bedstone.nn import packed
 from bedstone.nn.attention import CrossAttention, SelfAttention, attend
+from bedstone.nn.conditioning import PlainNorm
 from bedstone.nn.context import Context
+from bedstone.nn.grids import GridRotary
 from bedstone.nn.inference import (
     JoinedAttention,
     JoinedCross,
@@ -17,10 +19,11 @@ from bedstone.nn.inference import (
     for_inference,
     inference_dtype,
 )
+from bedstone.nn.inference_modulated import LeanAdaZero
 from bedstone.nn.layers import MLP, LayerNorm, gelu_tanh
 from bedstone.nn.masks import Causal, Documents, Full
 from bedstone.nn.packed import PackedLinear
-from bedstone.nn.residual import PostNorm
+from bedstone.nn.residual import AdaZero, PostNorm, PreNorm
 from bedstone.nn.stack import Block, Stack
 from networks import randomise
 
@@ -184,3 +187,31 @@ def test_cross_attention_of_a_copy_projects_keys_and_values_at_once(dtype):
         torch.testing.assert_close(
             found, cross(x, Context(memory=memory)), atol=tolerance, rtol=tolerance
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_places_in_a_grid_are_cast_once_and_others_found(dtype):
+    rotary = GridRotary((3, 4), 12, 100.0)
+    ready = for_inference(nn.ModuleList([rotary]), dtype)[0]
+    for grid in ((3, 4), (2, 5)):
+        for found, expected in zip(ready(grid), rotary(grid), strict=True):
+            assert found.dtype == dtype
+            torch.testing.assert_close(found, expected.to(dtype))
+
+
+def test_modulated_block_leaves_what_it_is_given():
+    torch.manual_seed(0)
+    block = AdaZero(8, PlainNorm(8, 1e-6), Block(mlp=PreNorm(LayerNorm(8), MLP(8, 16, gelu_tanh))))
+    nn.init.normal_(block.modulation.weight)
+    x, context = torch.randn(2, 5, 8), Context(mask=Full(), condition=torch.randn(2, 8))
+    kept = x.clone()
+    ready = for_inference(nn.ModuleList([block]), torch.float32)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(ready(x, context), block(x, context), atol=1e-5, rtol=1e-5)
+    assert isinstance(ready, LeanAdaZero)
+    assert torch.equal(x, kept)  # long skips read it again
+
+
+def test_a_norm_that_gives_its_input_is_not_written_over():
+    block = AdaZero(8, nn.Identity(), MLP(8, 16, gelu_tanh))
+    assert type(for_inference(nn.ModuleList([block]), torch.float32)[0]) is AdaZero

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.context import Context
 from bedstone.nn.convolution import ConvNorm
+from bedstone.nn.grids import GridRotary
+from bedstone.nn.inference_modulated import CastGridRotary, LeanAdaZero, can_be_lean
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora_layers import LoRALinear
 from bedstone.nn.packed import PackedLinear
@@ -112,6 +114,8 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = LeanPreNorm(child)
         elif type(child) is PostNorm:
             child = LeanPostNorm(child, dtype)
+        elif can_be_lean(child):
+            child = LeanAdaZero(child, dtype)  # type: ignore[arg-type]
         elif type(child) is RMSNorm:
             child = LeanRMSNorm(child)
         elif type(child) is nn.Linear:
@@ -124,6 +128,9 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = WideEmbedding(child)
         elif type(child) is Rotary:
             setattr(module, name, CastRotary(child, dtype))
+            continue
+        elif type(child) is GridRotary:
+            setattr(module, name, CastGridRotary(child, dtype))
             continue
         setattr(module, name, child)
         _edit(child, dtype)
