@@ -33,6 +33,7 @@ from bedstone.inspect.scene_judge import judge_scenes, open_scene_judge, stated
 from bedstone.inspect.shown import as_pictures
 from bedstone.inspect.signal_judge import KIND, SignalJudge, open_signal_judge
 from bedstone.mapping import from_mapping
+from bedstone.nn.inference import for_inference
 from bedstone.recipes_diffusion import TASKS, DiffusionRecipe, SignalsConfig
 from bedstone.runtime import Precision
 from bedstone.tasks.draw_results import sound_form
@@ -177,7 +178,7 @@ def drawings(
     """`count` drawings, (B, C, *S), of the seeds from `first` on."""
     shape = latent_shape(model)
     drawn = draw(
-        model.network,
+        for_inference(model.network, precision.dtype),
         model.process,
         model.target,
         shape,

@@ -16,6 +16,7 @@ from bedstone.data.conditions import Condition
 from bedstone.errors import BedstoneError
 from bedstone.generation.denoise_steps import noise_like
 from bedstone.generation.drawing import Asked, Given, draw, generators_of
+from bedstone.nn.inference import for_inference
 from bedstone.recipes_diffusion import SamplingConfig
 from bedstone.runtime import pick_precision
 from bedstone.tasks.draw_pictures import mask_signal, picture_signal
@@ -65,6 +66,7 @@ class DrawingEngine:
         self.model = model
         self.device = next(model.network.denoiser.parameters()).device
         self.precision = pick_precision(precision, self.device)
+        self.network: Any = for_inference(model.network, self.precision.dtype)
         if model.autoencoder is not None:
             model.autoencoder.network.to(self.device)
 
@@ -88,7 +90,7 @@ class DrawingEngine:
                 own = replace(own, callback=_told_to(watch, first, len(seeds)))
             parts.append(
                 draw(
-                    network or model.network,
+                    network or self.network,
                     model.process,
                     model.target,
                     shape,
