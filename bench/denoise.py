@@ -35,7 +35,7 @@ from bedstone.data.conditions import class_condition
 from bedstone.generation.denoise_published import published
 from bedstone.generation.denoiser import clip
 from bedstone.generation.drawing import Asked, draw, generators_of
-from bedstone.inspect.drawn import beside_real
+from bedstone.inspect.frechet import Moments, frechet_distance
 from bedstone.inspect.judges import open_judge
 from bedstone.nn.inference import for_inference
 from bedstone.nn.noise_config import config_of
@@ -148,13 +148,13 @@ def report(
     first = sides[0]
     fids: dict[str, float] = {}
     if options.judge and options.real:
-        judge, real = open_judge(options.judge), read(options.real)[0]
+        judge = open_judge(options.judge)
+        real = Moments.of(judge.read(read(options.real)[0])[0])
         for each in sides:
-            values = beside_real(
-                torch.cat(each.pictures), real, judge, classes=classes, resamples=0
-            ).values
-            fids[each.name] = values["fid"]
-            print(f"{each.name:24} FID {values['fid']:.3f}, accuracy {values['accuracy']:.4f}")
+            seen, said = judge.read(torch.cat(each.pictures))
+            fids[each.name] = frechet_distance(Moments.of(seen), real)
+            right = (said.argmax(1) == classes).float().mean().item()
+            print(f"{each.name:24} FID {fids[each.name]:.3f}, accuracy {right:.4f}")
     print(f"\n{'':24}{'pictures/s':>24}{'processor s / 1000':>30}{'from the first':>16}")
     for each in sides:
         rates = [count / seconds for seconds in each.seconds]
@@ -213,6 +213,9 @@ def compete(options: argparse.Namespace, model: DrawingModel, folder: Path) -> N
     classes = torch.arange(options.batch) % model.config.classes
     count = options.batch * options.batches
     for number, order in enumerate(orders(sides, options.rounds)):
+        if number == 0:
+            for each in sides:
+                each.draws(torch.zeros(1, *shape[1:]), classes[:1])  # warms up
         noise = [torch.randn(shape, generator=generator) for _ in range(options.batches)]
         for each in order:
             each.turn([(one, classes) for one in noise])
