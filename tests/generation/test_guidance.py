@@ -94,6 +94,19 @@ def test_bad_settings_are_refused(null, options, said):
 
 def test_conditions_of_different_length_are_refused():
     condition, null = {"memory": torch.zeros(4, 5, 2)}, {"memory": torch.zeros(1, 3, 2)}
-    ask = guided(lambda x, told, memory: x, Discrete(), condition, null, 3.0)
-    with pytest.raises(BedstoneError, match="padded"):
-        ask(X, torch.zeros(4))
+    with pytest.raises(BedstoneError, match="padded"):  # before anything is drawn
+        guided(lambda x, told, memory: x, Discrete(), condition, null, 3.0)
+
+
+def test_both_conditions_are_joined_once():
+    seen = []
+
+    def network(x, told, *, classes):
+        seen.append(classes)
+        return x
+
+    ask = guided(network, Discrete(), CONDITION, NULL, 3.0)
+    for step in (900.0, 500.0):
+        ask(X, torch.full((4,), step))
+    assert seen[0] is seen[1]
+    assert seen[0].tolist() == [1, 2, 3, 4, 9, 9, 9, 9]

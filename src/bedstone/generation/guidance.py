@@ -65,6 +65,9 @@ def guided(
         raise BedstoneError(f"rescale: {rescale} was given; it is a share, from 0 to 1.")
     check_whole("most_rows", most_rows, 0)
     alone = not isinstance(scale, Tensor) and scale == 1
+    both: dict[str, Tensor] = {}  # joined once: it is the same at every step
+    if not alone:
+        both = {name: _both(name, condition[name], null[name]) for name in condition}
     always = interval == (0.0, 1.0)
     first, last = process.told(torch.tensor(interval, dtype=torch.float64)).tolist()
     slack = 1e-6 * max(1.0, abs(last))  # told numbers are of float32
@@ -76,7 +79,6 @@ def guided(
     def ask(x: Tensor, told: Tensor) -> Tensor:
         if alone or (not always and outside(told)):
             return _in_parts(network, x, told, condition, most_rows)[:, : x.shape[1]]
-        both = {name: _both(name, condition[name], null[name]) for name in condition}
         twice = _in_parts(network, torch.cat([x, x]), torch.cat([told, told]), both, most_rows)
         given, without = twice[:, : x.shape[1]].chunk(2)
         by = along(torch.as_tensor(scale, dtype=given.dtype, device=given.device), given)
