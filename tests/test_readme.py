@@ -48,6 +48,18 @@ SMALL_TOLD = [
     "model.text.layers=1",
     "model.text.heads=2",
 ]
+SMALL_DRAWN = [
+    "budget=2 steps",
+    "data.size=[16,16]",
+    "data.most_rows=16",
+    "batch_size=4",
+    "evaluate_rows=4",
+    "samples=4",
+    "model.width=32",
+    "model.layers=1",
+    "model.heads=2",
+    "text.layers=1",
+]
 PICTURES = 4
 
 # Rows to learn from, by the names that the commands give them.
@@ -104,6 +116,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += SMALL_PAIRS
         elif words[0] == "pretrain" and "vlm" in command:
             words += SMALL_TOLD
+        elif words[0] == "pretrain" and "diffusion" in command:
+            words += SMALL_DRAWN
         elif words[0] == "pretrain":
             words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
         if words[0] == "finetune":
