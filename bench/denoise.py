@@ -5,10 +5,11 @@
 
 The network is a DiT of diffusers' own layout, which both read from one folder: that of RUN, a run
 of recipes/diffusion-mnist.yaml with model.layout=dit and process.kind=discrete; without RUN, one is
-trained here first. diffusers draws by DDIM as its DiTPipeline does, fp32 and bf16: all settings are
-its own, both halves of the guidance in one batch. Bedstone draws by the same DDIM (the same
-pictures, in fp32), and by a solver of higher order in few evaluations, guided where it pays. An
-evaluation is one call of the network, of both halves or of one.
+trained here first. diffusers draws by DDIM as its DiTPipeline does, fp32 and bf16, both halves of
+the guidance in one batch; all that training didn't settle is as its DDIMScheduler has it. Bedstone
+draws by the same DDIM (the same pictures, in fp32), and by a solver of higher order in few
+evaluations, guided in an interval if one is given. An evaluation is one call of the network, of
+both halves or of one.
 
 Contestants take turns on the same noise and classes; medians and ranges are over rounds, ratios
 within each. Seconds of the processor, which other programs on the machine hardly change, are told
@@ -44,6 +45,7 @@ from diffusion_peer import read
 from rounds import orders, spread
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "diffusion-mnist.yaml"
+LEARNT = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 WITHIN = 0.05  # of FID
 
 # (noise (B, C, H, W), classes (B,)) -> pictures in [-1, 1].
@@ -77,12 +79,18 @@ def trained(source: Path, minutes: float, folder: Path) -> Path:
     return folder
 
 
+def scheduler_of(model: DrawingModel) -> DDIMScheduler:
+    """DDIM as it comes, but for what the network was trained with."""
+    config = config_of(model.process, model.target, "ddim")
+    return DDIMScheduler(**{name: value for name, value in config.items() if name in LEARNT})
+
+
 def theirs(
     name: str, model: DrawingModel, folder: Path, dtype: torch.dtype, steps: int, scale: float
 ) -> Contestant:
     """The loop of diffusers' DiTPipeline; the class that is none is the network's, not 1000."""
     network = DiTTransformer2DModel.from_pretrained(folder, torch_dtype=dtype).eval()
-    scheduler = DDIMScheduler.from_config(config_of(model.process, model.target, "ddim"))
+    scheduler = scheduler_of(model)
     none = network.config.num_embeds_ada_norm
 
     def draws(noise: Tensor, classes: Tensor) -> Tensor:
@@ -123,7 +131,8 @@ def contestants(options: argparse.Namespace, model: DrawingModel, folder: Path) 
     Model(model.network.denoiser).write_network(folder)
     steps, scale = options.steps, options.guidance
     same = SamplingConfig(method="ddim", steps=steps, guidance=scale)
-    way = Asked(way=published(config_of(model.process, model.target, "ddim")))
+    known = {"_class_name": "DDIMScheduler", **scheduler_of(model).config}
+    way = Asked(way=published(known))
     few = SamplingConfig(
         method=options.method,
         steps=options.evaluations,
