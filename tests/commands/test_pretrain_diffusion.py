@@ -215,11 +215,11 @@ def test_going_on_from_another_run(tmp_path: Path) -> None:
     more: dict[str, Any] = {"data": {**data, "validation_share": 0.3}, "model": {}}
     first = run(tmp_path / "first", **{**more, "model": SHAPE})
     assert first.model is not None
-    more["init"] = str(first.model)
+    words = reader().save(tmp_path / "words")
+    more["init"] = str(tmp_path / "first")  # a run stands for its model
     second = run(tmp_path / "second", budget="1 steps", optim={"lr": 0.0, "adamw_lr": 0.0}, **more)
     assert second.model is not None
     assert weights(first.model) == weights(second.model)
-    # The very first loss of a third run is that of what was learnt.
     for name, wrong, said in (
         ("a", {"model": SHAPE}, "leave model out"),
         ("b", {"process": {"kind": "discrete"}}, "process: init = "),
@@ -228,7 +228,7 @@ def test_going_on_from_another_run(tmp_path: Path) -> None:
         ("e", {"data": {**more["data"], "size": [16, 16]}}, "data.size: the model"),
         ("f", {"data": {**more["data"], "classes": {0: "r", 1: "g", 2: "b"}}}, "data.classes"),
         ("g", {"autoencoder": "x"}, "leave autoencoder out"),
-        ("h", {"init": str(tmp_path)}, "has no model_index.json"),
+        ("h", {"init": str(words)}, "is a distilbert, which draws nothing"),
     ):
         with pytest.raises(BedstoneError, match=said):
             run(tmp_path / name, **{**more, **wrong})

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel, SignalForm, load_drawing, text_part
+from bedstone.checkpoints.drawing import DrawingModel, SignalForm, text_part
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.data.signal_sounds import spectrogram_of
@@ -68,7 +68,12 @@ def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
     if checkpoint is None and not recipe.init:
         return Begun(None, _named_reader(recipe), _named_autoencoder(recipe))
     path = checkpoint.path if checkpoint is not None else recipe.init
-    model = load_drawing(path, dtype=torch.float32)
+    model = open_model(path, dtype=torch.float32)
+    if not isinstance(model, DrawingModel):
+        raise BedstoneError(
+            f"init: {path} is a {model.config.layout}, which draws nothing. Name a run that draws, "
+            "or a published DiT pipeline."
+        )
     said = process_of(recipe)
     if checkpoint is None:
         _check_init(recipe, model, *said)
