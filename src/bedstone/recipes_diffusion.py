@@ -27,7 +27,8 @@ class SignalsConfig:
 
     Attributes:
         source: built in: scenes, moving-scenes (video) or solids (volumes); else a Parquet, Arrow,
-            JSONL or CSV file, a folder, a glob or a hub id of rows with pictures or sounds.
+            JSONL or CSV file, a folder, a glob or a hub id of rows with pictures or sounds; of
+            videos and volumes, a .npz file (`data.signal_arrays`).
         validation: another source to validate on; empty holds out a share of `source`.
         split: of a hub id or a folder with splits.
         validation_share: share of the rows held out.

@@ -324,7 +324,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"data": {"source": "no/such.parquet"}}, "no/such.parquet"),
     ({"data": {**SCENES, "memory_mb": 0.001}}, "data.memory_mb"),
     ({"task": "class-to-audio", "data": {"size": [8]}, "augment": {"flip": 0.5}}, "augment.flip"),
-    ({"task": "class-to-video", "data": {"source": "my-videos"}}, "moving-scenes"),
+    ({"task": "class-to-video", "data": {"source": "my-videos"}}, "is no .npz file"),
     ({**TEXT, "tokenizer": {"kind": "characters"}}, "tokenizer.kind: 'characters'"),
     ({**TEXT, "text": {"context": 2}}, "text.context"),
     ({**TEXT, "text": {"encoder": "no/such"}}, "no/such"),

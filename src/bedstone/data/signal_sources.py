@@ -1,9 +1,11 @@
 """From a recipe to the signals it learns from and those it is measured by."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bedstone.data import moving_scenes, scenes, solids
+from bedstone.data.signal_arrays import array_signals
 from bedstone.data.signal_pictures import picture_signals, scene_signals
 from bedstone.data.signal_sounds import sound_signals
 from bedstone.data.signals import Signals
@@ -18,7 +20,12 @@ BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
     solids.NAME: ("volume", solids.solid_signals),
 }
 # What reads the rows of a source, by the kind of signal.
-READERS: dict[str, Callable[..., Signals]] = {"image": picture_signals, "audio": sound_signals}
+READERS: dict[str, Callable[..., Signals]] = {
+    "image": picture_signals,
+    "audio": sound_signals,
+    "video": partial(array_signals, kind="video"),
+    "volume": partial(array_signals, kind="volume"),
+}
 
 
 def open_signals(recipe: DiffusionRecipe, told: Told | None = None) -> tuple[Signals, Signals]:
@@ -42,12 +49,6 @@ def open_signals(recipe: DiffusionRecipe, told: Told | None = None) -> tuple[Sig
             )
         learnt = draw(data, recipe.condition, **options)
         return learnt, draw(data, recipe.condition, split="validation", count=recipe.evaluate_rows)
-    if kind not in READERS:
-        names = " or ".join(name for name, (drawn, _) in BUILT_IN.items() if drawn == kind)
-        raise BedstoneError(
-            f"data.source: {data.source!r} can't be read as {kind}; expected what is built in "
-            f"({names})."
-        )
     read = READERS[kind]
     learnt = read(data.source, data, recipe.condition, **options)
     if not data.validation:
@@ -66,6 +67,4 @@ def signals_to_measure(recipe: DiffusionRecipe, source: str, count: int) -> Sign
     data, kind = recipe.data, recipe.kind
     if source in BUILT_IN:
         return BUILT_IN[source][1](data, recipe.condition, split="test", count=count)
-    if kind not in READERS:
-        raise BedstoneError(f"data: {source!r} can't be read as {kind}; expected what is built in.")
     return READERS[kind](source, data, recipe.condition, seed=recipe.seed).take(count)
