@@ -79,18 +79,27 @@ def trained(source: Path, minutes: float, folder: Path) -> Path:
     return folder
 
 
-def scheduler_of(model: DrawingModel) -> DDIMScheduler:
-    """DDIM as it comes, but for what the network was trained with."""
+def scheduler_of(model: DrawingModel, tuned: bool) -> DDIMScheduler:
+    """DDIM as it comes, but for what the network was trained with; tuned: trailing, unclipped."""
     config = config_of(model.process, model.target, "ddim")
-    return DDIMScheduler(**{name: value for name, value in config.items() if name in LEARNT})
+    del config["_class_name"]
+    return DDIMScheduler(
+        **{name: value for name, value in config.items() if tuned or name in LEARNT}
+    )
 
 
 def theirs(
-    name: str, model: DrawingModel, folder: Path, dtype: torch.dtype, steps: int, scale: float
+    name: str,
+    model: DrawingModel,
+    folder: Path,
+    dtype: torch.dtype,
+    steps: int,
+    scale: float,
+    tuned: bool,
 ) -> Contestant:
     """The loop of diffusers' DiTPipeline; the class that is none is the network's, not 1000."""
     network = DiTTransformer2DModel.from_pretrained(folder, torch_dtype=dtype).eval()
-    scheduler = scheduler_of(model)
+    scheduler = scheduler_of(model, tuned)
     none = network.config.num_embeds_ada_norm
 
     def draws(noise: Tensor, classes: Tensor) -> Tensor:
@@ -131,7 +140,7 @@ def contestants(options: argparse.Namespace, model: DrawingModel, folder: Path) 
     Model(model.network.denoiser).write_network(folder)
     steps, scale = options.steps, options.guidance
     same = SamplingConfig(method="ddim", steps=steps, guidance=scale)
-    known = {"_class_name": "DDIMScheduler", **scheduler_of(model).config}
+    known = {"_class_name": "DDIMScheduler", **scheduler_of(model, options.tuned).config}
     way = Asked(way=published(known))
     few = SamplingConfig(
         method=options.method,
@@ -142,8 +151,18 @@ def contestants(options: argparse.Namespace, model: DrawingModel, folder: Path) 
     )
     limited = Asked(limit=clip())
     return [
-        theirs(f"diffusers DDIM-{steps}", model, folder, torch.float32, steps, scale),
-        theirs(f"diffusers DDIM-{steps} bf16", model, folder, torch.bfloat16, steps, scale),
+        theirs(
+            f"diffusers DDIM-{steps}", model, folder, torch.float32, steps, scale, options.tuned
+        ),
+        theirs(
+            f"diffusers DDIM-{steps} bf16",
+            model,
+            folder,
+            torch.bfloat16,
+            steps,
+            scale,
+            options.tuned,
+        ),
         ours(f"bedstone DDIM-{steps}", model, torch.float32, same, way),
         ours(f"bedstone DDIM-{steps} bf16", model, torch.bfloat16, same, way),
         ours(f"bedstone {options.evaluations} bf16", model, torch.bfloat16, few, limited),
@@ -194,6 +213,7 @@ def main() -> None:
     options.add_argument("--real", type=Path, help="pictures for FID: a Parquet file")
     options.add_argument("--judge", type=Path, help="weights of the network that judges")
     options.add_argument("--steps", type=int, default=50, help="of DDIM")
+    options.add_argument("--tuned", action="store_true", help="the peer's DDIM trailing, unclipped")
     options.add_argument("--evaluations", type=int, default=10)
     options.add_argument("--method", default="dpm_solver_2m")
     options.add_argument("--spacing", default="trailing")
