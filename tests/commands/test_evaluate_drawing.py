@@ -10,8 +10,9 @@ from PIL import Image
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.cli import main
-from bedstone.commands.evaluate_drawing import _labels
+from bedstone.commands.evaluate_drawing import _heard, _labels
 from bedstone.data.image_processor import plain_processor
+from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
 from bedstone.inspect.judges import Judge
 from bedstone.inspect.scene_judge import SceneJudge
@@ -193,3 +194,12 @@ def test_what_cannot_be_judged(
     ):
         assert main(["evaluate", *map(str, words)]) == 2, words
         assert said in capsys.readouterr().err
+
+
+def test_a_silent_sound_is_judged_as_silence():
+    form = Spectrogram(window=16, hop=8, frames=12, rounds=1)
+    signals = torch.full((2, form.bins, form.frames), -1.0)
+    signals[0, 3] = 1.0
+    heard = _heard(form, signals)
+    assert heard.shape == signals.shape
+    assert heard[0].max() > 0.5 and torch.equal(heard[1], signals[1])

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.signal_pictures import held_out_prompts
 from bedstone.data.signal_sources import open_signals, signals_to_measure
 from bedstone.data.signals import Signals
+from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json
 from bedstone.generation.denoiser import clip
@@ -137,11 +139,15 @@ def _judge(path: str, model: DrawingModel) -> Shown | SignalJudge:
         return Shown(open_judge(path), form.kind)
     judge = open_signal_judge(path)
     if form.kind == "audio":
-        how = sound_form(form)
-        judge.made = lambda signals: torch.stack(
-            [how.of(sound.numpy()) for sound in how.sound(signals)]
-        )
+        judge.made = partial(_heard, sound_form(form))
     return judge
+
+
+def _heard(form: Spectrogram, signals: Tensor) -> Tensor:
+    """Signals (B, C, S) of the sounds that are made of signals; a quite silent one says nothing."""
+    silent = torch.full(signals.shape[1:], -1.0)
+    sounds = form.sound(signals).numpy()
+    return torch.stack([form.of(one) if abs(one).max() > 1e-5 else silent for one in sounds])
 
 
 def _show(
