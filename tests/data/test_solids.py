@@ -66,5 +66,5 @@ def test_volumes_as_signals():
         solid_signals(SignalsConfig(size=(16, 16, 8)))
     with pytest.raises(BedstoneError, match="split 'tests' is unknown; perhaps 'test'"):
         solid_signals(SignalsConfig(), split="tests")
-    with pytest.raises(BedstoneError, match="can't be read as volume; expected what is built in"):
+    with pytest.raises(BedstoneError, match=r"'x.npy' is no \.npz file"):
         open_signals(DiffusionRecipe(task="class-to-volume", data=SignalsConfig(source="x.npy")))
