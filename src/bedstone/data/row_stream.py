@@ -14,6 +14,7 @@ import numpy as np
 
 from bedstone.data.batches import check_identity
 from bedstone.errors import BedstoneError
+from bedstone.runtime import lone_threads
 
 Batch = TypeVar("Batch")
 
@@ -114,7 +115,7 @@ class RowStream(Generic[Batch]):
 
     def _fill(self) -> None:
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+            self._pool = lone_threads(self.workers)
         while len(self._made) < self.ahead:
             self._made.append(self._pool.submit(self.make, *self._place(self._next)))
             self._next = self._after(self._next)
