@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bedstone.data.png_notes import KEY, read_recipe, save_picture
+from bedstone.data.png_notes import KEY, read_recipe, save_png
 from bedstone.errors import BedstoneError
 
 RECIPE = {"prompt": "ein grüner Stern 星", "seed": 3, "steps": [1, 2], "scale": 4.5, "none": None}
@@ -15,13 +15,13 @@ def noise(side=20):
 
 
 def test_there_and_back(tmp_path):
-    path = save_picture(noise(), tmp_path / "in" / "a.png", RECIPE)
+    path = save_png(Image.fromarray(noise()), tmp_path / "in" / "a.png", RECIPE)
     assert read_recipe(path) == RECIPE
     assert (np.array(Image.open(path)) == noise()).all()
     with Image.open(path) as image:
         image.load()
         assert "grüner" in image.text[KEY] and "星" in image.text[KEY]
-    grey = save_picture(noise()[..., 0], tmp_path / "b.png")
+    grey = save_png(Image.fromarray(noise()[..., 0]), tmp_path / "b.png")
     assert read_recipe(grey) is None and np.array(Image.open(grey)).shape == (20, 20)
 
 
@@ -37,16 +37,16 @@ def test_others_notes_are_not_ours(tmp_path):
 
 def test_bad_notes(tmp_path):
     with pytest.raises(BedstoneError, match="JSON"):
-        save_picture(noise(), tmp_path / "a.png", {"seed": object()})
+        save_png(Image.fromarray(noise()), tmp_path / "a.png", {"seed": object()})
     with pytest.raises(BedstoneError, match="JSON"):
-        save_picture(noise(), tmp_path / "a.png", {"loss": float("nan")})
+        save_png(Image.fromarray(noise()), tmp_path / "a.png", {"loss": float("nan")})
     assert not (tmp_path / "a.png").exists()
     (tmp_path / "b.png").write_bytes(b"GIF89a")
     with pytest.raises(BedstoneError, match="no PNG"):
         read_recipe(tmp_path / "b.png")
     with pytest.raises(BedstoneError, match="can't be read"):
         read_recipe(tmp_path / "none.png")
-    good = save_picture(noise(), tmp_path / "c.png", {"seed": 1}).read_bytes()
+    good = save_png(Image.fromarray(noise()), tmp_path / "c.png", {"seed": 1}).read_bytes()
     for wrong, told in ((b'["seed": 1]', "broken"), (b'["seed", 1]', "no table")):
         assert len(wrong) == len(b'{"seed": 1}')
         (tmp_path / "d.png").write_bytes(good.replace(b'{"seed": 1}', wrong))

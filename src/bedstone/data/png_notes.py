@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -48,13 +47,6 @@ def save_png(
     with atomic_file(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=notes, **moving)
     return Path(path)
-
-
-def save_picture(
-    pixels: np.ndarray, path: str | Path, recipe: Mapping[str, Any] | None = None
-) -> Path:
-    """`save_png` of (H, W, 3) uint8, or of grey (H, W)."""
-    return save_png(Image.fromarray(np.ascontiguousarray(pixels)), path, recipe)
 
 
 def read_recipe(path: str | Path) -> dict[str, Any] | None:

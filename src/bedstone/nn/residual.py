@@ -3,7 +3,6 @@
 A sublayer is `(x, context) -> x`; so is what wraps it. Shapes: B batch, T tokens, D width.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor, nn
 
 from bedstone.nn.context import Context
 from bedstone.nn.dropout import Dropout
-
-Sublayer = Callable[[Tensor, Context], Tensor]
 
 
 class PreNorm(nn.Module):
