@@ -10,7 +10,7 @@ from PIL import Image
 
 from bedstone.checkpoints.artefact import Model
 from bedstone.cli import main
-from bedstone.commands.evaluate_drawing import _heard, _labels
+from bedstone.commands.drawing_judge import heard, judge_labels
 from bedstone.data.image_processor import plain_processor
 from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
@@ -168,15 +168,15 @@ def test_classes_are_those_of_the_judge_by_their_names() -> None:
         return Judge("j", labels, lambda x: x, lambda x: (x, None))
 
     classes, names = torch.tensor([0, 1, 2, 0]), ("cat", "dog", "fox")
-    found = _labels(classes, names, knows("fox", "cow", "cat", "dog"))
+    found = judge_labels(classes, names, knows("fox", "cow", "cat", "dog"))
     assert found is not None
     assert found.tolist() == [2, 3, 0, 2]
-    counted = _labels(classes, names, knows("0", "1", "2"))
+    counted = judge_labels(classes, names, knows("0", "1", "2"))
     assert counted is not None
     assert counted.tolist() == [0, 1, 2, 0]
-    assert _labels(classes, names, knows()) is None
+    assert judge_labels(classes, names, knows()) is None
     with pytest.raises(BedstoneError, match="knows 2 classes"):
-        _labels(classes, names, knows("0", "1"))
+        judge_labels(classes, names, knows("0", "1"))
 
 
 def test_what_cannot_be_judged(
@@ -200,6 +200,6 @@ def test_a_silent_sound_is_judged_as_silence():
     form = Spectrogram(window=16, hop=8, frames=12, rounds=1)
     signals = torch.full((2, form.bins, form.frames), -1.0)
     signals[0, 3] = 1.0
-    heard = _heard(form, signals)
-    assert heard.shape == signals.shape
-    assert heard[0].max() > 0.5 and torch.equal(heard[1], signals[1])
+    found = heard(form, signals)
+    assert found.shape == signals.shape
+    assert found[0].max() > 0.5 and torch.equal(found[1], signals[1])

@@ -1,9 +1,7 @@
 """`bedstone evaluate` for a model that draws: a judge sees what it draws beside real ones."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,26 @@ from torch import Tensor
 from bedstone.checkpoints.drawing import DrawingModel
 from bedstone.checks import check_whole
 from bedstone.commands.diffusion_data import texts_of
-from bedstone.data.conditions import Condition, class_condition
+from bedstone.commands.drawing_judge import judge_labels, judge_of
+from bedstone.commands.drawings import TOGETHER, drawings
+from bedstone.commands.evaluate_prompts import draw_prompts, prompt_figures
+from bedstone.data.conditions import class_condition
 from bedstone.data.scenes import NAME as SCENES
 from bedstone.data.signal_pictures import held_out_prompts
 from bedstone.data.signal_sources import open_signals, signals_to_measure
 from bedstone.data.signals import Signals
-from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
-from bedstone.files import read_json
-from bedstone.generation.denoiser import clip
-from bedstone.generation.drawing import Asked, draw, generators_of
 from bedstone.inspect.drawn import beside_real, beside_training
-from bedstone.inspect.figures import Figures
-from bedstone.inspect.judges import Judge, open_judge
 from bedstone.inspect.neighbours import Neighbours
 from bedstone.inspect.samples import neighbours_sheet, samples_sheet
-from bedstone.inspect.scene_judge import judge_scenes, open_scene_judge, stated
+from bedstone.inspect.scene_judge import open_scene_judge
 from bedstone.inspect.shown import as_pictures
-from bedstone.inspect.signal_judge import KIND, SignalJudge, open_signal_judge
 from bedstone.mapping import from_mapping
-from bedstone.nn.inference import for_inference
 from bedstone.recipes_diffusion import TASKS, DiffusionRecipe, SignalsConfig
 from bedstone.runtime import Precision
-from bedstone.tasks.draw_results import sound_form
 from bedstone.train.progress import ProgressBar
 
-TOGETHER = 250  # drawn at a time
-SHOWN = 100  # of them, on the sheet
+SHOWN = 100  # drawings on the sheet
 BESIDE = 12  # of them, beside their nearest training signals
 
 
@@ -80,20 +71,23 @@ def evaluate_drawing(
     check_whole("samples", samples, 2)
     recipe = _recipe_of(model)
     say = Console().print
+    neighbours = None
     with ProgressBar("drawing", quiet=as_json) as bar:
         if data == SCENES and model.signal.condition == "text":
-            figures, drawn, titles = _scenes(model, precision, recipe, judge, samples, bar.update)
-            neighbours = None
+            titles = [one.text for one in held_out_prompts(samples, objects=recipe.data.things)]
+            scenes = open_scene_judge(judge)
+            drawn = draw_prompts(model, precision, titles, bar.update)
+            figures = prompt_figures(scenes, drawn, titles)
         else:
-            sees = _judge(judge, model)
+            sees = judge_of(judge, model)
             real = signals_to_measure(recipe, data, samples)
             drawn, classes, titles = _like(model, precision, real, samples, bar.update)
             held = real.read(np.arange(len(real)))
             if classes is not None:
-                classes = _labels(classes, model.signal.names, sees)
+                classes = judge_labels(classes, model.signal.names, sees)
             figures = beside_real(drawn, held, sees, classes=classes)
-            known = "recipe" in model.record
-            neighbours = _training(recipe, drawn, held) if known else None
+            if "recipe" in model.record:
+                neighbours = _training(recipe, drawn, held)
     record = {**figures.record(), "judge": str(judge), "sampling": asdict(model.sampling)}
     if neighbours is not None:
         record |= neighbours[0]
@@ -105,49 +99,6 @@ def evaluate_drawing(
         return record
     say(Rule(f"{model.path} beside {data}, judged by {judge}", align="left"), figures)
     return record
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A judge of pictures that sees other signals as pictures of them.
-
-    Attributes:
-        judge: of pictures.
-        kind: of the signals.
-    """
-
-    judge: Judge
-    kind: str
-
-    @property
-    def name(self) -> str:
-        return self.judge.name
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.judge.labels
-
-    def read(self, signals: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features (B, F) and logits (B, L) of signals (B, C, *S)."""
-        return self.judge.read(as_pictures(signals, self.kind))
-
-
-def _judge(path: str, model: DrawingModel) -> Shown | SignalJudge:
-    """A judge of pictures; or one of signals, who hears sounds as they are made of signals."""
-    config, form = Path(path) / "config.json", model.signal
-    if not config.is_file() or read_json(config).get("model_type") != KIND:
-        return Shown(open_judge(path), form.kind)
-    judge = open_signal_judge(path)
-    if form.kind == "audio":
-        judge.made = partial(_heard, sound_form(form))
-    return judge
-
-
-def _heard(form: Spectrogram, signals: Tensor) -> Tensor:
-    """Signals (B, C, S) of the sounds that are made of signals; a quite silent one says nothing."""
-    silent = torch.full(signals.shape[1:], -1.0)
-    sounds = form.sound(signals).numpy()
-    return torch.stack([form.of(one) if abs(one).max() > 1e-5 else silent for one in sounds])
 
 
 def _show(
@@ -170,40 +121,6 @@ def _show(
         near = as_pictures(training[shown], kind)
         beside = Neighbours(places, first.distances)
         neighbours_sheet(pictures[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
-
-
-def drawings(
-    model: DrawingModel,
-    precision: Precision,
-    condition: Condition | None,
-    null: Condition | None,
-    count: int,
-    *,
-    first: int = 0,
-) -> Tensor:
-    """`count` drawings, (B, C, *S), of the seeds from `first` on."""
-    shape = latent_shape(model)
-    drawn = draw(
-        for_inference(model.network, precision.dtype),
-        model.process,
-        model.target,
-        shape,
-        model.sampling,
-        generators_of(range(first, first + count)),
-        condition=condition,
-        null=null,
-        asked=Asked(limit=clip() if model.autoencoder is None else None),
-        autocast=precision.autocast,
-    )
-    if model.autoencoder is not None:
-        with torch.no_grad():
-            drawn = model.autoencoder.network.pictures(drawn)
-    return drawn.cpu()
-
-
-def latent_shape(model: DrawingModel) -> tuple[int, ...]:
-    """(C, *S) of what the network draws."""
-    return (model.config.channels, *model.config.size)
 
 
 def _recipe_of(model: DrawingModel) -> DiffusionRecipe:
@@ -242,60 +159,6 @@ def _like(
         told(rows.stop / samples)
     classes = None if condition is None else condition.classes
     return torch.cat(parts), classes, titles
-
-
-def _labels(
-    classes: Tensor, names: Sequence[str], judge: Judge | Shown | SignalJudge
-) -> Tensor | None:
-    """The judge's numbers of the model's classes: by their names, else as they are counted; None
-    of a judge that tells no classes."""
-    labels = judge.labels
-    if not labels:
-        return None
-    if set(names) <= set(labels):
-        return torch.tensor([labels.index(name) for name in names])[classes]
-    if len(names) != len(labels):
-        raise BedstoneError(
-            f"judge: {judge.name} knows {len(labels)} classes ({', '.join(labels[:6])}, ...); the "
-            f"model draws {len(names)} ({', '.join(names[:6])}, ...). Take a judge of the same."
-        )
-    return classes
-
-
-def _scenes(
-    model: DrawingModel,
-    precision: Precision,
-    recipe: DiffusionRecipe,
-    judge: str,
-    samples: int,
-    told: Any,
-) -> tuple[Figures, Tensor, list[str]]:
-    """Drawings of prompts with held-out combinations, and whether all that they state is seen."""
-    asked = held_out_prompts(samples, objects=recipe.data.things)
-    texts = [prompt.text for prompt in asked]
-    sees, parts = open_scene_judge(judge), []
-    null = model.prompts.condition([""])
-    for first in range(0, samples, TOGETHER):
-        part = texts[first : first + TOGETHER]
-        condition = model.prompts.condition(part)
-        parts.append(drawings(model, precision, condition, null, len(part), first=first))
-        told((first + len(part)) / samples)
-    drawn = torch.cat(parts)
-    seen = sees.things(_at_size(drawn, sees.size))
-    wanted = [stated(text) for text in texts]
-    found = judge_scenes(seen, wanted)
-    values = {name: value for name, value in asdict(found).items() if name != "count"}
-    for count in sorted({things.total() for things in wanted}):
-        rows = [row for row, things in enumerate(wanted) if things.total() == count]
-        own = judge_scenes([seen[row] for row in rows], [wanted[row] for row in rows])
-        values[f"right/{count} thing{'s' * (count > 1)}"] = own.right
-    return Figures("drawings", "right", values, {}, rows=samples), drawn, texts
-
-
-def _at_size(pictures: Tensor, size: int) -> Tensor:
-    if pictures.shape[-1] == size:
-        return pictures
-    return torch.nn.functional.interpolate(pictures, size=(size, size), mode="area")
 
 
 def _training(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bedstone.checkpoints.drawing import DrawingModel
 from bedstone.checkpoints.opening import open_model
-from bedstone.commands.evaluate_drawing import drawings, latent_shape
+from bedstone.commands.drawings import drawings, latent_shape
 from bedstone.commands.pretrain import pretrain
 from bedstone.data.signal_pictures import held_out_prompts
 from bedstone.generation.denoiser import clip
