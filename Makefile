@@ -13,8 +13,10 @@ demo: $(VENV)/.demo
 # Threads that wait by spinning make everything crawl where tests and their processes meet.
 test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
 
+# A process for each core, each with one thread: most tests are too small to share their work out.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
