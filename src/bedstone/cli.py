@@ -130,13 +130,15 @@ def evaluate_(
     device: str = "auto",
     confusion: str | None = None,
     judge: str = "",
+    clip: str = "",
     samples: int = 1000,
     out: str = "",
 ) -> None:
     """A model's figures on data: of its task on labelled rows, else how well it predicts text.
 
     With 95 % intervals by the bootstrap, for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for one that predicts text.
+    perplexity and bits per byte for one that predicts text; what judges and a CLIP see in drawings,
+    for a model that draws.
 
     Args:
         model: a folder or a hub id.
@@ -151,6 +153,8 @@ def evaluate_(
         device: auto, cpu, cuda, mps.
         confusion: a PNG to draw the confusion matrix into, for a model with labels.
         judge: of a model that draws: the network that judges, a folder or a file of weights.
+        clip: of a model that draws from words: a CLIP (a run, a folder or a hub id) that scores how
+            well each drawing shows its text; with a judge or without.
         samples: of a model that draws: how many drawings are judged.
         out: of a model that draws: a folder for sheets of what was drawn.
     """
@@ -168,6 +172,7 @@ def evaluate_(
         device=device,
         picture=confusion,
         judge=judge,
+        clip=clip,
         samples=samples,
         out=out,
     )

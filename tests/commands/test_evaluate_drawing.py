@@ -93,9 +93,12 @@ def test_what_was_made_elsewhere_is_judged_too(
     """Of a model without a recipe the signals say how real ones are read."""
     model = drawing().save(tmp_path / "model")
     rows = pictures(tmp_path / "rows.parquet")
-    found = figures(capsys, model, rows, "--judge", judge(tmp_path / "judge"), "--samples", "6")
+    sees = judge(tmp_path / "judge")
+    found = figures(capsys, model, rows, "--judge", sees, "--samples", "6")
     assert "accuracy" in found
     assert "nearest" not in found
+    model, rows = drawing("class", "audio").save(tmp_path / "sings"), sounds(tmp_path / "sounds")
+    assert "accuracy" in figures(capsys, model, rows, "--judge", sees, "--samples", "6")
 
 
 def test_words_of_real_rows_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,5 @@
-"""`bedstone evaluate`: how well a model predicts text, hidden words, labels, answers or pairs."""
+"""`bedstone evaluate`: how well a model predicts text, hidden words, labels, answers or pairs, and
+how well one draws."""
 
 import json
 import math
@@ -41,6 +42,7 @@ def evaluate(
     device: str = "auto",
     picture: str | None = None,
     judge: str = "",
+    clip: str = "",
     samples: int = 1000,
     out: str = "",
 ) -> dict[str, Any]:
@@ -49,13 +51,19 @@ def evaluate(
     Every token but a document's first is scored once, with at most `context` tokens before it.
 
     Raises:
-        BedstoneError: the model or the data can't be opened, or the context is too long.
+        BedstoneError: the model or the data can't be opened, the context is too long, or an option
+            is of another kind of model.
     """
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
     if isinstance(model, DrawingModel):
         return evaluate_drawing(
-            model, data, how, judge=judge, samples=samples, out=out, as_json=as_json
+            model, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
+        )
+    if judge or clip:
+        raise BedstoneError(
+            f"{'judge' if judge else 'clip'}: {judge or clip} was given, and {path} draws nothing "
+            "that it could see. Leave it out, or give a model that draws."
         )
     if not hasattr(model.config, "head"):
         raise BedstoneError(

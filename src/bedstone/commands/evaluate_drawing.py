@@ -1,4 +1,7 @@
-"""`bedstone evaluate` for a model that draws: a judge sees what it draws beside real ones."""
+"""`bedstone evaluate` for a model that draws: what judges see in it, and a CLIP beside its texts.
+
+Shapes: N drawings and M real signals, (N, C, *S).
+"""
 
 import json
 from dataclasses import asdict
@@ -16,6 +19,7 @@ from bedstone.checks import check_whole
 from bedstone.commands.diffusion_data import texts_of
 from bedstone.commands.drawing_judge import judge_labels, judge_of
 from bedstone.commands.drawings import TOGETHER, drawings
+from bedstone.commands.evaluate_clip import clip_figures, clip_report, open_clip
 from bedstone.commands.evaluate_prompts import draw_prompts, prompt_figures
 from bedstone.data.conditions import class_condition
 from bedstone.data.scenes import NAME as SCENES
@@ -24,6 +28,7 @@ from bedstone.data.signal_sources import open_signals, signals_to_measure
 from bedstone.data.signals import Signals
 from bedstone.errors import BedstoneError
 from bedstone.inspect.drawn import beside_real, beside_training
+from bedstone.inspect.figures import Figures
 from bedstone.inspect.neighbours import Neighbours
 from bedstone.inspect.samples import neighbours_sheet, samples_sheet
 from bedstone.inspect.scene_judge import open_scene_judge
@@ -43,6 +48,7 @@ def evaluate_drawing(
     precision: Precision,
     *,
     judge: str = "",
+    clip: str = "",
     samples: int = 1000,
     out: str = "",
     as_json: bool = False,
@@ -57,47 +63,60 @@ def evaluate_drawing(
             `scenes`, whose prompts are then asked.
         judge: the network that judges, as `inspect.judges.open_judge` reads it; of scenes, the
             folder of a judge of scenes.
+        clip: a CLIP that compares drawings with the texts they were drawn from, as
+            `evaluate_clip.open_clip` reads it.
         out: a folder for sheets of what was drawn and of its nearest training pictures.
 
     Raises:
-        BedstoneError: there is no judge, or the data can't be read.
+        BedstoneError: there is neither a judge nor a CLIP, one of them doesn't fit the model, or
+            the data can't be read.
     """
-    if not judge:
+    if not judge and not clip:
         raise BedstoneError(
             "judge: nothing can be said of drawings without one; name the weights of a network "
             "that tells such pictures apart, as --judge mnist-lenet.safetensors, or the folder of "
-            "one trained here."
+            "one trained here; or, of pictures from words, a CLIP, as --clip runs/clip-scenes."
         )
     check_whole("samples", samples, 2)
     recipe = _recipe_of(model)
-    say = Console().print
+    compares = open_clip(clip, model, precision) if clip else None
+    figures = Figures("drawings", "clip_score", {}, {}, rows=samples)  # where nobody judges
     neighbours = None
     with ProgressBar("drawing", quiet=as_json) as bar:
         if data == SCENES and model.signal.condition == "text":
             titles = [one.text for one in held_out_prompts(samples, objects=recipe.data.things)]
-            scenes = open_scene_judge(judge)
+            scenes = open_scene_judge(judge) if judge else None
             drawn = draw_prompts(model, precision, titles, bar.update)
-            figures = prompt_figures(scenes, drawn, titles)
+            if scenes is not None:
+                figures = prompt_figures(scenes, drawn, titles)
         else:
-            sees = judge_of(judge, model)
+            sees = judge_of(judge, model) if judge else None
             real = signals_to_measure(recipe, data, samples)
             drawn, classes, titles = _like(model, precision, real, samples, bar.update)
             held = real.read(np.arange(len(real)))
-            if classes is not None:
-                classes = judge_labels(classes, model.signal.names, sees)
-            figures = beside_real(drawn, held, sees, classes=classes)
+            if sees is not None:
+                if classes is not None:
+                    classes = judge_labels(classes, model.signal.names, sees)
+                figures = beside_real(drawn, held, sees, classes=classes)
             if "recipe" in model.record:
                 neighbours = _training(recipe, drawn, held)
-    record = {**figures.record(), "judge": str(judge), "sampling": asdict(model.sampling)}
     if neighbours is not None:
-        record |= neighbours[0]
         figures.values.update(neighbours[0])
+    compared = clip_figures(clip, compares, drawn, titles) if compares is not None else {}
+    judged = {"judge": str(judge)} if judge else {}
+    record = {**figures.record(), **judged, **compared, "sampling": asdict(model.sampling)}
     if out:
         _show(model, drawn, titles, neighbours, Path(out))
     if as_json:
         print(json.dumps(record))
         return record
-    say(Rule(f"{model.path} beside {data}, judged by {judge}", align="left"), figures)
+    by = f", judged by {judge}" if judge else ""
+    say = Console().print
+    say(Rule(f"{model.path} beside {data}{by}", align="left"))
+    if figures.values:
+        say(figures)
+    if compared:
+        say(clip_report(compared))
     return record
 
 
@@ -129,7 +148,8 @@ def _recipe_of(model: DrawingModel) -> DiffusionRecipe:
         return from_mapping(DiffusionRecipe, said, "the model's recipe")
     form = model.signal
     task = next(name for name, what in TASKS.items() if what == (form.condition, form.kind))
-    data = SignalsConfig(size=tuple(form.shape[1:]), channels=form.shape[0])
+    channels = form.shape[0] if form.kind == "image" else 3  # a field of pictures alone
+    data = SignalsConfig(size=tuple(form.shape[1:]), channels=channels, sound=dict(form.sound))
     return DiffusionRecipe(task=task, data=data)
 
 
