@@ -118,6 +118,15 @@ def test_sounds_videos_and_volumes(models):
     assert read_recipe("solids/sheet.png")["drawn"][1]["prompt"] == "1"
 
 
+def test_several_drawn_of_nothing_are_several_files(tmp_path):
+    model = str(drawing("none").save(tmp_path / "model"))
+    assert main(["imagine", model, "--count", "3", "--out", "s.png"]) == 0
+    assert [read_recipe(f"s/00{number}.png")["seed"] for number in range(3)] == [0, 1, 2]
+    assert len(read_recipe("s.png")["drawn"]) == 3
+    assert main(["imagine", model]) == 0
+    assert len(list((tmp_path / "imagined").glob("0*.png"))) == 4
+
+
 def test_pictures_to_begin_from(models):
     model = str(models["image"])
     Image.fromarray(np.full((20, 24, 3), 90, np.uint8)).save("photo.png")
@@ -164,6 +173,10 @@ def test_between_and_stories(models, tmp_path):
         (["ink", "--steps", "0"], "steps: 0"),
         (["ink", "--method", "dimm"], "perhaps 'ddim'"),
         (["ink", "--count", "0"], "count: 0"),
+        (["ink", "--seed", "-1"], "seed: -1"),
+        (["ink", "--seed", str(2**64 - 1)], "expected less than 2^64"),
+        (["ink", "--spacing", "karras"], "Choose trailing, linspace or even"),
+        (["ink", "--guidance", "1e38"], "guidance 1e+38 isn't finite"),
         (["ink", "--size", "8by8"], "--size: '8by8'"),
         (["ink", "--size", "9x8"], "isn't divided by the patches"),
         (["ink", "--interval", "soon"], "--interval"),

@@ -57,7 +57,7 @@ def test_a_share_of_the_steps_from_a_signal():
         (lambda: times(Discrete(steps=100), 101), "trained on 100"),
         (lambda: times(Flow(), 5, "trailling"), "trailing"),
         (lambda: times(Flow(), 5, "leading"), "leading"),
-        (lambda: times(Flow(), 5, "karras"), "between"),
+        (lambda: times(Flow(), 5, "karras"), "Choose trailing, linspace or even"),
         (lambda: shortened(times(Flow(), 5), 0.0), "strength"),
         (lambda: shortened(times(Flow(), 5), 1.1), "strength"),
     ],

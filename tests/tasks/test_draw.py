@@ -250,6 +250,28 @@ def test_another_size_is_drawn():
         latent.draw(["cat"], [0], size=(18, 16))
 
 
+def test_what_is_not_finite_is_named():
+    drawer = Drawer(drawing())
+    lost = torch.full((3, 8, 8), torch.nan)
+    with pytest.raises(BedstoneError, match="image: holds values that aren't finite"):
+        drawer.draw(["cat"], [0], image=lost)
+    noise = torch.stack([torch.zeros_like(lost), lost])
+    with pytest.raises(BedstoneError, match=r"seed 5: what was drawn .* isn't finite"):
+        drawer.draw(["cat", "cat"], [4, 5], noise=noise)
+
+
+def test_noise_of_another_shape_is_named():
+    for shape in ((1, 3, 8, 8), (2, 3, 4, 4)):
+        with pytest.raises(BedstoneError, match=r"noise: its shape .* expected \(2, 3, 8, 8\)"):
+            Drawer(drawing()).draw(["cat", "dog"], [0, 1], noise=torch.zeros(shape))
+
+
+def test_what_is_not_given_of_a_variation_is_as_said():
+    drawer, image = Drawer(drawing(guidance=3.0)), torch.zeros(3, 8, 8)
+    told = drawer.variations(image, [0], prompt="cat", guidance=None, method=None).recipes[0]
+    assert (told["sampling"]["guidance"], told["sampling"]["method"]) == (1.0, "ddim")
+
+
 def test_what_is_told_to_a_model_that_is_told_nothing():
     alone = Drawer(drawing("none"))
     for given in ({"guidance": 3.0}, {"negative": "ink"}):

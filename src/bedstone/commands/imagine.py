@@ -93,7 +93,8 @@ def imagine(
     pick_precision(precision, where)
     drawer = Drawer(open_model(path, device=where), precision)
     kind = drawer.model.signal.kind
-    several = way != "draw" or len(prompts) * (wanted.count or COUNTS[way]) > 1
+    asked = max(len(prompts), 1)  # where nothing is told, nothing is drawn from once
+    several = way != "draw" or asked * (wanted.count or COUNTS[way]) > 1
     place = planned(out, kind, several=several)
     frames = None
     if strip is not None or show_steps:

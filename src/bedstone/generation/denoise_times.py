@@ -141,7 +141,8 @@ def _ends(process: Process, between: tuple[float, float] | None) -> tuple[Tensor
     noisy, calm = process.log_snr(torch.tensor([start, end], dtype=DOUBLE)) / 2
     if not bool(torch.isfinite(noisy)):
         raise BedstoneError(
-            "spacing: this process starts from nothing but noise, whose level has no logarithm; "
-            "expected 'trailing', or `between` from a time below 1, such as (0.99, 0.001)."
+            "spacing: karras and log_snr divide the way from one level of noise to another, and "
+            "this process starts from nothing but noise, which has none. Choose trailing, "
+            "linspace or even."
         )
     return noisy, calm

@@ -101,7 +101,15 @@ def draw(
     says = _says(network, process, target, sampling, condition, null, asked, autocast)
     whole = _times(process, sampling, asked.way)
     x = torch.empty(len(generators), *shape, device=_device(network))
-    x = noise_like(x, list(generators)) if asked.noise is None else asked.noise.to(x)
+    if asked.noise is None:
+        x = noise_like(x, list(generators))
+    elif asked.noise.shape == x.shape:
+        x = asked.noise.to(x)
+    else:
+        raise BedstoneError(
+            f"noise: its shape is {tuple(asked.noise.shape)}; expected {tuple(x.shape)}, a row "
+            "for each that is drawn."
+        )
     if asked.start is not None:
         _check_start(asked.start, x)
         if asked.mask is not None:
@@ -216,8 +224,13 @@ def _told(
 
 
 def _check_start(start: Tensor, x: Tensor) -> None:
-    if start.shape[1:] != x.shape[1:] or len(start) not in (1, len(x)):
+    if start.shape[1:] != x.shape[1:]:
         raise BedstoneError(
             f"start: a signal of {tuple(start.shape[1:])} was given; the network draws "
             f"{tuple(x.shape[1:])} (channels first). Resize it."
+        )
+    if len(start) not in (1, len(x)):
+        raise BedstoneError(
+            f"start: {len(start)} signals were given to draw {len(x)} from; expected one, or as "
+            "many."
         )

@@ -24,6 +24,7 @@ from bedstone.tasks.draw_between import between
 from bedstone.tasks.draw_engine import DrawingEngine, Watch
 
 STRENGTH = 0.6  # of drawing from a picture, where nothing is said
+SEEDS = 2**64  # how many torch knows
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class Drawer:
                 f"strength: {change} was given; expected 0 (itself) to 1 (another)."
             )
         self._check_seeds(seeds, len(seeds))
-        sampling, _ = settings(self.model, {"method": "ddim", "guidance": 1.0, **given})
+        said = {name: value for name, value in given.items() if value is not None}
+        sampling, _ = settings(self.model, {"method": "ddim", "guidance": 1.0, **said})
         condition, null = conditions(self.model, [prompt] * len(seeds))
         signal, drawn = shapes(self.model)
         clean = self.engine.encoded(self.engine.signal(image, signal))
@@ -221,7 +223,17 @@ class Drawer:
         asked: Asked,
         more: dict[str, Any],
     ) -> Drawn:
-        """The signals with their recipes."""
+        """The signals with their recipes.
+
+        Raises:
+            BedstoneError: one is not finite, which a picture of it would hide.
+        """
+        for row in (~signals.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
+            raise BedstoneError(
+                f"seed {seeds[row]}: what was drawn by {sampling.method} in {sampling.steps} steps "
+                f"with guidance {sampling.guidance:g} isn't finite. Lower the guidance, take more "
+                "steps, or draw in precision fp32."
+            )
         said: dict[str, Any] = {**asdict(sampling), "interval": list(sampling.interval)}
         if asked.way is not None:
             said |= {"method": asked.way.method, "spacing": "as scheduler_config.json has it"}
@@ -239,6 +251,8 @@ class Drawer:
             raise BedstoneError(f"seed: {len(seeds)} were given for {count} prompts; give as many.")
         for seed in seeds:
             check_whole("seed", seed, 0)
+            if seed >= SEEDS:
+                raise BedstoneError(f"seed: {seed} was given; expected less than 2^64 ({SEEDS}).")
 
 
 def rows_of(prompts: Sequence[Prompt], count: int, seed: int) -> tuple[list[Prompt], list[int]]:

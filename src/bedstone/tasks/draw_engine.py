@@ -112,6 +112,8 @@ class DrawingEngine:
                     f"image: a signal of {tuple(image.shape)} was given; expected {shape}, "
                     "channels first."
                 )
+            if not image.isfinite().all():
+                raise BedstoneError("image: holds values that aren't finite. Mend it.")
             return image.detach().float().cpu()[None]
         if self.model.signal.kind != "image":
             raise BedstoneError(
