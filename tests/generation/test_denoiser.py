@@ -98,6 +98,23 @@ def test_a_mask_of_another_size_is_refused():
         inpainted(ask, Flow(), known, torch.ones(1, 1, 8, 8))(torch.ones(1, 3, 4, 4), torch.ones(1))
 
 
+def test_masks_of_many_rows_and_of_channels():
+    ask, known = (lambda x, t: (x * 0, x)), torch.ones(1, 3, 4, 4)
+    mask = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    x, t = torch.ones(2, 3, 4, 4), torch.full((2,), 0.5)
+    x0, _ = inpainted(ask, Flow(), known, mask)(x, t)
+    assert (x0[0] == 1).all() and (x0[1] == 0).all()
+    of_one = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(1, 3, 4, 4)
+    x0, _ = inpainted(ask, Flow(), known, of_one)(x, t)
+    assert x0[1, :, 0, 0].tolist() == [0, 1, 1]
+    with pytest.raises(BedstoneError, match="mask: has 3 rows"):
+        inpainted(ask, Flow(), known, torch.ones(3, 1, 4, 4))(x, t)
+    with pytest.raises(BedstoneError, match="mask: has 2 channels"):
+        inpainted(ask, Flow(), known, torch.ones(1, 2, 4, 4))
+    with pytest.raises(BedstoneError, match="mask: its numbers"):
+        inpainted(ask, Flow(), known, torch.full((1, 1, 4, 4), torch.nan))
+
+
 def test_a_drawing_from_a_signal_stays_near_it_as_far_as_it_is_weak():
     process, x0, noise = Flow(), signals(0, 4, 1, 8, 8) / 2, signals(1, 4, 1, 8, 8)
     still = torch.zeros_like(x0)

@@ -77,7 +77,11 @@ def inpainted(ask: Denoiser, process: Process, known: Tensor, mask: Tensor) -> D
             f"expected a mask (1 or {known.shape[0]} rows, 1 or {known.shape[1]} channels) of the "
             f"same size {sizes}. Resize it to the signal."
         )
-    if float(mask.min()) < 0 or float(mask.max()) > 1:
+    if mask.shape[1] not in (1, known.shape[1]):
+        raise BedstoneError(
+            f"mask: has {mask.shape[1]} channels; expected 1, or {known.shape[1]} as the signal."
+        )
+    if not (float(mask.min()) >= 0 and float(mask.max()) <= 1):  # nan is neither
         raise BedstoneError(
             f"mask: its numbers go from {float(mask.min()):g} to {float(mask.max()):g}; expected "
             "1 where to draw and 0 where to keep, or something between."
@@ -89,8 +93,11 @@ def inpainted(ask: Denoiser, process: Process, known: Tensor, mask: Tensor) -> D
                 f"known: its shape is {tuple(known.shape)}; expected that of what is drawn, "
                 f"{tuple(x.shape)}."
             )
-        keep = mask.to(x)
-        x0 = torch.lerp(known.to(x), ask(x, t)[0], keep.expand(known.shape[0], *x.shape[1:]))
+        if mask.shape[0] not in (1, x.shape[0]):
+            raise BedstoneError(
+                f"mask: has {mask.shape[0]} rows; expected 1, or {x.shape[0]} as are drawn."
+            )
+        x0 = torch.lerp(known.to(x).expand_as(x), ask(x, t)[0], mask.to(x).expand_as(x))
         return x0, _noise_left(process, x, x0, t)
 
     return ask_for_the_rest
