@@ -316,6 +316,11 @@ def test_it_is_one_graph_to_a_compiler(one):
 
 
 BAD_SHAPES = {
+    "model.interpolation: 0": {"interpolation": 0.0},
+    "model.rotary_base: 0": {"rotary_base": 0.0},
+    "model.time_scale: nan": {"time_scale": float("nan")},
+    "model.norm_eps: -1": {"norm_eps": -1.0},
+    "model.told_size": {"told_size": True, "width": 20, "heads": 2},
     "isn't divided by the patches, \\[3, 3\\]": {"patch": 3},
     "model.heads: 5": {"heads": 5},
     "model.patch": {"patch": (2, 2, 2)},

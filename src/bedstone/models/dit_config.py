@@ -115,6 +115,17 @@ class DiTConfig:
                 f"model.head_width: {self.head_width} was given; rotary places turn pairs, so it "
                 "is even. Choose another, or rotary: false."
             )
+        for name in ("rotary_base", "interpolation", "time_scale", "norm_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BedstoneError(
+                    f"model.{name}: {getattr(self, name)} was given; expected a number above 0."
+                )
+        if self.told_size and (len(self.size) != 2 or self.width % 3):
+            raise BedstoneError(
+                f"model.told_size: height, width and their ratio are told of pictures, a third of "
+                f"the width each; the size is {list(self.size)} and the width {self.width}. Choose "
+                "a width that 3 divides, or told_size: false."
+            )
         if self.conv_out and self.conv_out % 2 == 0:
             raise BedstoneError(
                 f"model.conv_out: {self.conv_out} was given; expected an odd number, so that the "
@@ -172,10 +183,10 @@ class DiTConfig:
                 f"model.size: {list(self.size)} in patches of {list(self.patches)}; the layout "
                 f"{self.layout!r} has squares alone. Take layout bedstone_dit for other signals."
             )
-        if self.width % 4 or (self.told_size and self.width % 3):
+        if self.width % 4:
             raise BedstoneError(
                 f"model.width: {self.width} was given; the layout {self.layout!r} needs one that 4 "
-                "divides, and 3 too if the size is told."
+                "divides."
             )
 
     @property

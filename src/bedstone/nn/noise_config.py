@@ -28,7 +28,7 @@ SAMPLERS = {
 }
 FLOW, GROWING = "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"
 SOLVERS = (SAMPLERS["dpm_solver_2m"], SAMPLERS["unipc"])
-NAMES = (OURS, FLOW, GROWING, *SAMPLERS.values())
+NAMES = (OURS, FLOW, GROWING, *dict.fromkeys(SAMPLERS.values()))
 STEPPED = ("epsilon", "sample", "v_prediction")  # targets that every class of steps knows
 STRAIGHT = ("epsilon", "sample")  # beside its own, targets of a flow that the solvers know
 

@@ -271,12 +271,12 @@ class EDM:
     data_std: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise BedstoneError(
                 f"sigma_min, sigma_max: {self.sigma_min} and {self.sigma_max} were given; expected "
                 "0 < sigma_min < sigma_max."
             )
-        if self.rho <= 0 or self.data_std <= 0:
+        if not (0 < self.rho < math.inf and 0 < self.data_std < math.inf):
             raise BedstoneError(
                 f"rho, data_std: {self.rho} and {self.data_std} were given; both must be above 0."
             )
