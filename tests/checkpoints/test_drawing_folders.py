@@ -8,8 +8,11 @@ import pytest
 import torch
 
 import bedstone
+from bedstone.checkpoints.artefact import Model
 from bedstone.checkpoints.drawing import DrawingModel, load_drawing
 from bedstone.errors import BedstoneError
+from bedstone.models import discrete_autoencoder
+from bedstone.models.autoencoder_config import DiscreteConfig
 from bedstone.nn.noising import EDM, Discrete, Flow
 from drawings import NAMES, SHAPES, coder, drawing, reader
 
@@ -105,6 +108,45 @@ def test_another_autoencoder_is_refused(tmp_path):
     (model / "vae").rename(tmp_path / "last")
     with pytest.raises(BedstoneError, match="draws 4 channels, and a signal has 3"):
         load_drawing(model)
+
+
+def test_codes_are_no_latents(tmp_path):
+    model = loose(drawing(latent=True).save(tmp_path / "model"))
+    (model / "vae").rename(tmp_path / "was")
+    shape = DiscreteConfig(image_size=16, widths=(8, 8), groups=4, patch=1)
+    Model(discrete_autoencoder.build(shape)).save(model / "vae")
+    with pytest.raises(BedstoneError, match="vae/ is a fsq_autoencoder"):
+        load_drawing(model)
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ([], "expected an object with signal and sampling"),
+        ({"signal": {}}, "expected an object with signal and sampling"),
+        ({"signal": {"kind": "film"}, "sampling": {}}, "draws 'film' from 'none'"),
+        ({"signal": {"condition": "song"}, "sampling": {}}, "draws 'image' from 'song'"),
+        ({"signal": {"shape": [3, 8]}, "sampling": {}}, r"signal\.shape: \[3, 8\]"),
+    ],
+)
+def test_a_damaged_form_is_named(tmp_path, form, said):
+    model = loose(drawing().save(tmp_path / "model"))
+    (model / "drawing.json").write_text(json.dumps(form))
+    with pytest.raises(BedstoneError, match=said):
+        load_drawing(model)
+
+
+def test_names_of_a_published_folder_stand_at_their_numbers(tmp_path):
+    model = loose(drawing().save(tmp_path / "model"))
+    (model / "drawing.json").unlink()
+    index = json.loads((model / "model_index.json").read_text())
+    for labels, names in (
+        ({"2": "cat", "0": "dog"}, ("dog", "1", "cat")),
+        ({"first": "dog"}, ("0", "1", "2")),
+        (["dog"], ("0", "1", "2")),
+    ):
+        (model / "model_index.json").write_text(json.dumps({**index, "id2label": labels}))
+        assert load_drawing(model).signal.names == names
 
 
 def test_another_reader_of_words_is_refused(tmp_path):

@@ -30,7 +30,7 @@ from bedstone.mapping import from_mapping
 from bedstone.models.conditioned import Conditioned
 from bedstone.nn.noise_targets import Noise, Target
 from bedstone.nn.noising import Discrete, Process
-from bedstone.recipes_diffusion import SamplingConfig
+from bedstone.recipes_diffusion import KINDS, TASKS, SamplingConfig
 
 INDEX = "model_index.json"
 FORM = "drawing.json"
@@ -58,6 +58,18 @@ class SignalForm:
     context: int = 0
     sound: dict[str, Any] = field(default_factory=dict)
     frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.condition, self.kind) not in TASKS.values():
+            raise BedstoneError(
+                f"signal: draws {self.kind!r} from {self.condition!r}; expected image, audio, "
+                "video or volume, from none, class or text."
+            )
+        if len(self.shape) != KINDS[self.kind] + 1:
+            raise BedstoneError(
+                f"signal.shape: {list(self.shape)} was given; expected the channels and "
+                f"{KINDS[self.kind]} more of {self.kind}."
+            )
 
 
 @dataclass
@@ -223,6 +235,11 @@ def check_parts(model: DrawingModel) -> None:
     drawn = model.signal.shape[0]
     if model.autoencoder is not None:
         coder = model.autoencoder.config
+        if coder.layout != "autoencoder_kl":
+            raise BedstoneError(
+                f"{where}: vae/ is a {coder.layout}, which has codes and no latents to be drawn; "
+                "expected an autoencoder_kl. Take the one that the denoiser was trained with."
+            )
         channels, shown = coder.latent_channels, coder.channels
         if (channels, shown) != (config.channels, drawn):
             raise BedstoneError(
@@ -266,6 +283,12 @@ def _form(
     that, and not the scheduler, says how it is drawn."""
     if (folder / FORM).is_file():
         form = read_json(folder / FORM)
+        whole = isinstance(form, dict) and {"signal", "sampling"} <= form.keys()
+        if not whole or not all(isinstance(form[name], dict) for name in ("signal", "sampling")):
+            raise BedstoneError(
+                f"{folder / FORM}: expected an object with signal and sampling; it is damaged. "
+                "Fetch or save the model again."
+            )
         return (
             from_mapping(SignalForm, form["signal"], FORM, "signal."),
             from_mapping(SamplingConfig, form["sampling"], FORM, "sampling."),
@@ -276,8 +299,9 @@ def _form(
     if "vae" in parts:
         coder = parts["vae"].config
         size, channels = tuple(side * coder.shrink for side in size), coder.channels
-    labels = index.get("id2label") or {str(n): str(n) for n in range(config.classes)}
-    names = tuple(labels[key] for key in sorted(labels, key=int))
+    said = index.get("id2label")
+    labels = said if isinstance(said, dict) else {}
+    names = tuple(str(labels.get(str(n), n)) for n in range(config.classes))  # by their numbers
     form = SignalForm("image", (channels, *size), "class" if config.classes else "none", names)
     guidance = 4.0 if config.classes else 1.0
     return form, SamplingConfig(method=method, steps=50, guidance=guidance), False
