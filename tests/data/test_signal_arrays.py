@@ -59,6 +59,16 @@ def test_what_cannot_be_read(tmp_path):
     np.savez(flat, signals=VALUES[:, 0, 0])
     np.savez(pickled, signals=np.array([{"a": 1}], dtype=object))
     (tmp_path / "b.npz").write_bytes(b"PK nothing")
+    single, odd = str(tmp_path / "s.npz"), str(tmp_path / "o.npz")
+    np.savez(single, signals=VALUES, classes=np.int64(3), captions=np.array("a thing"))
+    np.savez(odd, signals=VALUES.repeat(2, 1))
+    for each, condition, told in (
+        (single, "class", r"classes of shape \(\); expected one for each of 20"),
+        (single, "text", r"captions of shape \(\)"),
+        (odd, "none", "signals of 2 channels"),
+    ):
+        with pytest.raises(BedstoneError, match=told):
+            read(each, whole, condition)
     for each, told in ((flat, "has 3 sides"), (pickled, "can't be read"), (broken, "read")):
         with pytest.raises(BedstoneError, match=told):
             read(each, whole, "none")

@@ -49,6 +49,11 @@ def array_signals(
             f"data {name!r}: signals of shape {values.shape}; a {kind} has {sides} sides, so "
             "expected (rows, channels, *sides)."
         )
+    if values.shape[1] not in (1, 3):
+        raise BedstoneError(
+            f"data {name!r}: signals of {values.shape[1]} channels; expected 1 or 3, grey or "
+            "colours, which can be shown. They stand before the sides: (rows, channels, *sides)."
+        )
     if data.size and tuple(data.size) != values.shape[2:]:
         raise BedstoneError(
             f"data.size: {list(data.size)} was given; {name} has signals of "
@@ -56,6 +61,12 @@ def array_signals(
         )
     check_memory(values.shape, values.itemsize, data.memory_mb, name)
     labels: dict[str, Any] = {}
+    for part in filter(None, [PARTS[condition]]):
+        if arrays[part].ndim != 1:
+            raise BedstoneError(
+                f"data {name!r}: {part} of shape {arrays[part].shape}; expected one for each of "
+                f"{len(values)} signals."
+            )
     if condition == "text":
         labels["captions"] = [[str(text)] for text in arrays["captions"]]
     if condition == "class":
