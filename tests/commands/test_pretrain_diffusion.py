@@ -308,6 +308,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"weight": "minsnr"}, "perhaps 'min_snr'"),
     ({"times": "normal"}, "times: 'normal'"),
     ({"drop": 1.5}, "drop"),
+    ({"drop": 0.0, "sampling": {"guidance": 2.0}}, "drop: 0 was given"),
     ({"average": -0.1}, "average"),
     ({"sampling": {"method": "dimm"}}, "sampling.method: 'dimm' is unknown; perhaps 'ddim'"),
     ({"sampling": {"spacing": "trail"}}, "sampling.spacing: 'trail' is unknown"),
@@ -349,6 +350,10 @@ def test_autoencoders_and_readers_that_do_not_fit(tmp_path: Path) -> None:
         [
             ({"autoencoder": str(grey)}, "reads pictures of 1 channels"),
             ({"autoencoder": str(words)}, "expected an autoencoder_kl"),
+            (
+                {"autoencoder": str(fine), "task": "class-to-volume", "data": {"source": "solids"}},
+                "class-to-volume makes none",
+            ),
             ({"autoencoder": str(fine), "data": {**SCENES, "size": [17, 17]}}, "multiples of that"),
             ({"autoencoder": str(fine), "augment": {"flip": 0.5}}, "can't be mirrored"),
             ({**TEXT, "text": {"encoder": str(fine)}}, "reads no words"),

@@ -66,6 +66,7 @@ def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
         BedstoneError: it can't be opened, or isn't what the recipe says.
     """
     if checkpoint is None and not recipe.init:
+        _check_guided(recipe)
         return Begun(None, _named_reader(recipe), _named_autoencoder(recipe))
     path = checkpoint.path if checkpoint is not None else recipe.init
     model = open_model(path, dtype=torch.float32)
@@ -143,6 +144,16 @@ def check_sampling(process: Process, sampling: SamplingConfig) -> None:
         raise BedstoneError(f"sampling.{error}") from None
 
 
+def _check_guided(recipe: DiffusionRecipe) -> None:
+    """Raises BedstoneError where guidance would lead away from what is never learnt."""
+    guidance = recipe.sampling.guidance
+    if recipe.condition != "none" and not recipe.drop and guidance != 1:
+        raise BedstoneError(
+            f"drop: 0 was given, so that nothing is learnt without a condition, which guidance "
+            f"({guidance:g}) leads away from. Take 0.1, or sampling.guidance: 1."
+        )
+
+
 def _named_reader(recipe: DiffusionRecipe) -> Model | None:
     """The model that a recipe names to read words."""
     if recipe.condition != "text" or not recipe.text.encoder:
@@ -162,7 +173,12 @@ def _named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
             f"autoencoder: {recipe.autoencoder} is a {model.config.layout}; expected an "
             "autoencoder_kl, such as recipes/autoencoder-scenes.yaml makes."
         )
-    if recipe.kind != "image" or model.config.channels != recipe.data.channels:
+    if recipe.kind != "image":
+        raise BedstoneError(
+            f"autoencoder: {recipe.autoencoder} reads pictures; {recipe.task} makes none. Leave it "
+            "out."
+        )
+    if model.config.channels != recipe.data.channels:
         raise BedstoneError(
             f"autoencoder: {recipe.autoencoder} reads pictures of {model.config.channels} "
             f"channels; {recipe.task} has data.channels = {recipe.data.channels}. Use another "
