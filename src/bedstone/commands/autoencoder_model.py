@@ -108,15 +108,18 @@ def write_with_judge(model: Model, folder: Path) -> None:
         save_tensors(folder, judge.state_dict(), name=JUDGE)
 
 
-def objective_of(recipe: AutoencoderRecipe) -> Reconstruction:
+def objective_of(recipe: AutoencoderRecipe, device: torch.device) -> Reconstruction:
     """What a recipe learns by.
+
+    Args:
+        device: where pictures are, and what sees them.
 
     Raises:
         BedstoneError: the model of the perceptual term can't be opened, or sees no pictures.
     """
     perceptual = None
     if recipe.perceptual.model and recipe.perceptual.weight:
-        seen = open_model(recipe.perceptual.model, dtype=torch.float32)
+        seen = open_model(recipe.perceptual.model, dtype=torch.float32, device=device)
         used = seen.processor or plain_processor(32)
         perceptual = Perceptual(seen.network, used.mean, used.std)
     judge = recipe.adversarial

@@ -67,7 +67,7 @@ def autoencoder_course(
     """
     seed_everything(recipe.seed)
     model = autoencoder_model(recipe, checkpoint)
-    objective = objective_of(recipe)
+    objective = objective_of(recipe, precision.device)
     processor = model.processor
     assert processor is not None
     rows, held = _rows(recipe, processor)
