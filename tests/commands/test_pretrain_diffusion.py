@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from bedstone.checkpoints.artefact import Model
@@ -194,6 +195,20 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     first, second = weights(whole.model), weights(again.model)
     assert first.keys() == second.keys()
     assert all(first[name] == second[name] for name in first)
+
+
+def test_a_run_whose_noise_was_changed_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(monkeypatch, 1)
+    run(tmp_path / "run", data=dict(SCENES))
+    monkeypatch.undo()
+    path = tmp_path / "run" / "recipe.yaml"
+    whole = yaml.safe_load(path.read_text())
+    for more in ({"target": "sample"}, {"process": {"kind": "flow", "shift": 3.0}}):
+        path.write_text(yaml.safe_dump({**whole, **more}))
+        with pytest.raises(BedstoneError, match="process: the run learnt flow_prediction"):
+            resume(tmp_path / "run", quiet=True)
 
 
 def test_it_learns(tmp_path: Path) -> None:

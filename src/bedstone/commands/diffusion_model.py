@@ -77,7 +77,8 @@ def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
         )
     said = process_of(recipe)
     if checkpoint is None:
-        _check_init(recipe, model, *said)
+        _check_init(recipe, model)
+    _check_process(model, *said, "the run" if checkpoint is not None else f"init = {path}")
     # As the recipe says them, to the last bit; a file rounds, or says the steps of a schedule.
     model.process, model.target = said
     model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
@@ -196,9 +197,7 @@ def _check_flip(recipe: DiffusionRecipe) -> None:
         )
 
 
-def _check_init(
-    recipe: DiffusionRecipe, model: DrawingModel, process: Process, aim: Target
-) -> None:
+def _check_init(recipe: DiffusionRecipe, model: DrawingModel) -> None:
     """Raises BedstoneError where a recipe says something else than the model it begins with."""
     given = {
         "model": recipe.model,
@@ -210,10 +209,14 @@ def _check_init(
         raise BedstoneError(f"{name}: init = {recipe.init} has its own; leave {name} out, or init.")
     if model.autoencoder is not None:
         _check_flip(recipe)
+
+
+def _check_process(model: DrawingModel, process: Process, aim: Target, name: str) -> None:
+    """Raises BedstoneError where a recipe says other noise than the model has learnt of."""
     if not _alike(process, model.process) or aim.name != model.target.name:
         raise BedstoneError(
-            f"process: init = {recipe.init} learnt {model.target.name} of {model.process}; the "
-            f"recipe says {aim.name} of {process}. Say process and target as the model has them."
+            f"process: {name} learnt {model.target.name} of {model.process}; the recipe says "
+            f"{aim.name} of {process}. Say process and target as the model has them."
         )
 
 
