@@ -14,6 +14,7 @@ from PIL import Image
 
 from bedstone.checkpoints.artefact import load
 from bedstone.cli import main
+from bedstone.commands.autoencoder_model import objective_of
 from bedstone.commands.pretrain import pretrain, read_pretraining, show_sample
 from bedstone.commands.resume import resume
 from bedstone.data.scenes import draw, make_scene
@@ -150,6 +151,9 @@ def test_going_on_and_what_another_network_sees(tmp_path: Path) -> None:
     Model(build(shape, seed=0)).save(tmp_path / "vit")
     more = {"model": {}, "init": str(first.model), "budget": "2 steps"}
     seen = {"model": str(tmp_path / "vit"), "weight": 0.5}
+    sees = objective_of(recipe_of(tmp_path / "meta", perceptual=seen), torch.device("meta"))
+    assert sees.perceptual is not None  # it is where the pictures are
+    assert {weight.device.type for weight in sees.perceptual.tower.parameters()} == {"meta"}
     second = pretrain(recipe_of(tmp_path / "second", perceptual=seen, **more), quiet=True)
     assert second.model is not None and load(second.model).config.widths == (8, 8)
     with pytest.raises(BedstoneError, match="leave model out"):

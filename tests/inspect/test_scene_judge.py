@@ -119,6 +119,16 @@ def test_it_learns_and_is_kept(tmp_path):
     assert opened.record["metrics"] == judge.record["metrics"]
 
 
+def test_pictures_that_cannot_be_judged_are_named():
+    judge = SceneJudge(build(SceneGridConfig(width=8), seed=0))
+    with pytest.raises(BedstoneError, match="pictures of shape"):
+        judge.counts(torch.zeros(1, 3, 16, 16))
+    lost = torch.zeros(2, 3, judge.size, judge.size)
+    lost[1, 0, 3] = torch.nan
+    with pytest.raises(BedstoneError, match="picture 1 holds values that are not finite"):
+        judge.counts(lost)
+
+
 class Knowing(SceneJudge):
     """One that knows the drawings it is shown."""
 

@@ -54,13 +54,18 @@ class SceneJudge:
             pictures: (B, 3, S, S), about [-1, 1], at the size that it reads.
 
         Raises:
-            BedstoneError: they have another shape.
+            BedstoneError: they have another shape, or values that are not finite.
         """
         size = (3, self.size, self.size)
         if pictures.ndim != 4 or tuple(pictures.shape[1:]) != size:
             raise BedstoneError(
                 f"scene judge: pictures of shape {tuple(pictures.shape)} were given; it reads "
                 f"(B, {size[0]}, {size[1]}, {size[2]}). Train one for their size."
+            )
+        for row in (~pictures.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
+            raise BedstoneError(
+                f"scene judge: picture {row} holds values that are not finite. Look at how it was "
+                "drawn."
             )
         config, parts = self.network.config, []
         for part in pictures.split(batch):
