@@ -29,9 +29,8 @@ def main() -> None:
     recipe = read_pretraining(given.recipe, given.overrides)
     assert isinstance(recipe, DiffusionRecipe)
     learnt, held = open_signals(recipe)
-    held = (
-        signals_to_measure(recipe, given.held or recipe.data.source, 1000) if given.held else held
-    )
+    if given.held:
+        held = signals_to_measure(recipe, given.held, 1000, learnt.names)
     began = time.perf_counter()
 
     def told(step: int, loss: float) -> None:

@@ -40,6 +40,9 @@ def test_a_recipe_opens_them(tmp_path):
     assert len(learnt) + len(held) == 20
     assert learnt.kind == "volume"
     assert len(signals_to_measure(recipe, path, 6)) == 6
+    fewer = str(tmp_path / "f.npz")
+    np.savez(fewer, signals=VALUES[:3], classes=["box"] * 3)
+    assert signals_to_measure(recipe, fewer, 0, learnt.names).classes.tolist() == [1, 1, 1]
 
 
 def test_what_cannot_be_read(tmp_path):

@@ -74,3 +74,8 @@ def test_what_it_refuses(tmp_path):
     silent = Signals(np.zeros((4, 1, 8), np.float32), kind="audio", name="s", captions=[("x",)] * 4)
     with pytest.raises(BedstoneError, match="no classes"):
         train_signal_judge(silent, silent)
+    rows, named = np.zeros((4, 1, 8), np.float32), {"kind": "audio", "name": "s"}
+    two = Signals(rows, classes=[0, 1, 0, 1], names=("a", "b"), **named)
+    fewer = Signals(rows, classes=[0, 0, 0, 0], names=("b",), **named)
+    with pytest.raises(BedstoneError, match="it learns a, b; those held out are of b"):
+        train_signal_judge(two, fewer)

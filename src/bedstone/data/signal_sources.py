@@ -1,6 +1,6 @@
 """From a recipe to the signals it learns from and those it is measured by."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -57,9 +57,15 @@ def open_signals(recipe: DiffusionRecipe, told: Told | None = None) -> tuple[Sig
     return learnt, read(data.validation, data, recipe.condition, **options)
 
 
-def signals_to_measure(recipe: DiffusionRecipe, source: str, count: int) -> Signals:
+def signals_to_measure(
+    recipe: DiffusionRecipe, source: str, count: int, names: Sequence[str] = ()
+) -> Signals:
     """Signals of a source that a recipe's network wasn't trained on, read as the recipe reads its
     own: of what is built in, `count` of its test part.
+
+    Args:
+        names: of the classes that were learnt, by whose places they are numbered; else those of
+            the source, which may have fewer.
 
     Raises:
         BedstoneError: as `open_signals`.
@@ -67,4 +73,5 @@ def signals_to_measure(recipe: DiffusionRecipe, source: str, count: int) -> Sign
     data, kind = recipe.data, recipe.kind
     if source in BUILT_IN:
         return BUILT_IN[source][1](data, recipe.condition, split="test", count=count)
-    return READERS[kind](source, data, recipe.condition, seed=recipe.seed).take(count)
+    options: dict[str, Any] = {"names": names, "seed": recipe.seed}
+    return READERS[kind](source, data, recipe.condition, **options).take(count)

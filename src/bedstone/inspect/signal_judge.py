@@ -113,10 +113,15 @@ def train_signal_judge(
         told: is handed the step and the loss, every 25 steps.
 
     Raises:
-        BedstoneError: the signals have no classes.
+        BedstoneError: the signals have no classes, or those held out have others.
     """
     if learnt.classes is None or held.classes is None:
         raise BedstoneError("judge: the signals have no classes to tell apart.")
+    if learnt.names != held.names:
+        raise BedstoneError(
+            f"judge: it learns {', '.join(learnt.names)}; those held out are of "
+            f"{', '.join(held.names)}. Number both alike, by the names that are learnt."
+        )
     torch.manual_seed(seed)
     random = np.random.default_rng(seed)
     network = SignalClassifier(SignalClassifierConfig(learnt.shape, learnt.names, width)).train()
