@@ -12,6 +12,7 @@ from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.commands.initial import initial_model
 from bedstone.data.image_processor import plain_processor
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
@@ -36,7 +37,7 @@ def autoencoder_model(recipe: AutoencoderRecipe, checkpoint: Checkpoint | None) 
     if checkpoint is not None:
         model = load(checkpoint.path, dtype=torch.float32)
     elif recipe.init:
-        model = _initial(recipe)
+        model = initial_model(recipe, LAYOUTS, "is no autoencoder")
     else:
         shape = {"layout": LAYOUTS[0], **recipe.model}
         kind, build = KINDS[shape["layout"]]
@@ -56,20 +57,6 @@ def autoencoder_model(recipe: AutoencoderRecipe, checkpoint: Checkpoint | None) 
         if checkpoint is not None:
             judge.load_state_dict(load_tensors(checkpoint.path, name=JUDGE))
         model.network.discriminator = judge
-    return model
-
-
-def _initial(recipe: AutoencoderRecipe) -> Model:
-    if recipe.model.keys() - {"layout"}:
-        raise BedstoneError(
-            f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
-        )
-    model = open_model(recipe.init, dtype=torch.float32)
-    if model.config.layout not in LAYOUTS:
-        raise BedstoneError(
-            f"init: {recipe.init} is a {model.config.layout}, which is no autoencoder; expected "
-            f"one of {', '.join(LAYOUTS)}."
-        )
     return model
 
 

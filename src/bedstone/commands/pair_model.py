@@ -8,6 +8,7 @@ from torch import nn
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
+from bedstone.commands.initial import initial_model
 from bedstone.data.image_processor import ImageProcessor, clip_processor, siglip_processor
 from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -26,7 +27,8 @@ def pair_model(
     if checkpoint is not None:
         model = load(checkpoint.path, dtype=torch.float32)
     elif recipe.init:
-        model = _initial(recipe)
+        hint = "A picture tower alone is named by image_init."
+        model = initial_model(recipe, LAYOUTS, "learns no pairs", hint)
     else:
         model = _fresh(recipe, tokenizer)
     model.tokenizer, model.record = tokenizer, {}
@@ -48,20 +50,6 @@ def freeze(tower: nn.Module) -> None:
     tower.requires_grad_(False)
     tower.eval()
     tower.train = lambda mode=True: tower  # type: ignore[method-assign]
-
-
-def _initial(recipe: ContrastiveRecipe) -> Model:
-    if recipe.model.keys() - {"layout"}:
-        raise BedstoneError(
-            f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
-        )
-    model = open_model(recipe.init, dtype=torch.float32)
-    if model.config.layout not in LAYOUTS:
-        raise BedstoneError(
-            f"init: {recipe.init} is a {model.config.layout}, which learns no pairs; expected one "
-            f"of {', '.join(LAYOUTS)}. A picture tower alone is named by image_init."
-        )
-    return model
 
 
 def _fresh(recipe: ContrastiveRecipe, tokenizer: Tokenizer) -> Model:

@@ -10,6 +10,7 @@ from bedstone.checkpoints.adapters import adapt, load_adapter
 from bedstone.checkpoints.artefact import Model, load
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
+from bedstone.commands.initial import initial_model
 from bedstone.commands.pair_model import freeze
 from bedstone.data.image_processor import ImageProcessor, blip_processor
 from bedstone.data.tokenizer import Tokenizer
@@ -89,17 +90,8 @@ def freeze_text(network: VLM) -> None:
 
 
 def _initial(recipe: ToldRecipe) -> Model:
-    if recipe.model.keys() - {"layout"}:
-        raise BedstoneError(
-            f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
-        )
-    model = open_model(recipe.init, dtype=torch.float32)
-    if model.config.layout not in LAYOUTS:
-        raise BedstoneError(
-            f"init: {recipe.init} is a {model.config.layout}, which puts no pictures into words; "
-            f"expected one of {', '.join(LAYOUTS)}. A picture tower alone is named by image_init, "
-            "a BERT by text_init."
-        )
+    hint = "A picture tower alone is named by image_init, a BERT by text_init."
+    model = initial_model(recipe, LAYOUTS, "puts no pictures into words", hint)
     if model.config.head.kind != recipe.head:
         if recipe.lora:
             raise BedstoneError(
