@@ -206,6 +206,21 @@ def test_bad_classes_and_models_are_named(models, capsys, tmp_path):
     assert "a seed to end with" in told(capsys, models["audio"], "--between", "ink")
 
 
+def test_places_that_cannot_be_written_are_named_before_drawing(
+    models, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("bedstone.commands.imagine._drawn", None)
+    (tmp_path / "taken").write_text("x")
+    for words in (
+        ["--out", "taken.png", "--count", "2"],
+        ["--out", "taken/in.png"],
+        ["--out", "taken/in/it"],
+        ["--out", "a.png", "--strip", "taken/strip.png"],
+    ):
+        found = told(capsys, models["class"], "cat", "--count", "1", *words)
+        assert "taken is a file, where a folder was to be" in found
+
+
 def test_info_of_what_draws(models, capsys):
     assert main(["info", str(models["class"]), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -226,6 +241,11 @@ def test_run_writes_files(models, capsys, tmp_path):
         "drawn/001-a-red-circle.png",
     ]
     assert read_recipe(rows[1]["result"]["file"])["task"] == "text-to-image"
+    taken = ["run", "text-to-image", str(models["image"]), "ink", "--option"]
+    assert main([*taken, "out=drawn/000-ink.png"]) == 2
+    assert "can't be written" in capsys.readouterr().err
+    assert main([*taken, "size=8"]) == 2
+    assert "size: 8 was given; expected 2 whole numbers" in capsys.readouterr().err
     alone = ["run", "unconditional-audio-generation", str(models["audio"])]
     assert main([*alone, "--option", f"out={tmp_path}/sounds"]) == 0
     assert (tmp_path / "sounds" / "000.wav").is_file()

@@ -3,6 +3,7 @@
 Shapes: B rows, C channels; *S the sizes of a signal.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,25 @@ def planned(out: str | None, kind: str, *, several: bool) -> Place:
     """Where files go, before anything is drawn.
 
     Raises:
-        BedstoneError: the name ends as no file of this kind does, or is taken by another thing.
+        BedstoneError: the name ends as no file of this kind does, or is taken by another thing;
+            nothing can be written there.
     """
+    place = _place(out, kind, several)
+    check_folder(place.folder, "--out")
+    check_folder(place.sheet.parent, "--out")
+    return place
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Raises BedstoneError where a folder is none or is closed, before anything is drawn for it."""
+    folder = folder.resolve()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        fault = "can't be written to" if there.is_dir() else "is a file, where a folder was to be"
+        raise BedstoneError(f"{name}: {there} {fault}. Choose another name.")
+
+
+def _place(out: str | None, kind: str, several: bool) -> Place:
     path, suffix = Path(NAME if out is None else out), SUFFIXES[kind]
     ends = path.suffix.lower()
     if out is None and not several:
@@ -82,8 +100,6 @@ def write_all(
     Raises:
         BedstoneError: the disk refuses.
     """
-    place.folder.mkdir(parents=True, exist_ok=True)
-    place.sheet.parent.mkdir(parents=True, exist_ok=True)
     files = []
     for number, (signal, recipe) in enumerate(zip(drawn.signals, drawn.recipes, strict=True)):
         path = place.file or place.folder / file_name(number, recipe, form.kind)
@@ -105,6 +121,7 @@ class Frames:
     def __init__(self, drawer: Drawer, path: Path) -> None:
         if path.suffix.lower() != ".png":
             raise BedstoneError(f"--strip: {path} was given; expected a name that ends in .png.")
+        check_folder(path.parent, "--strip")
         self.drawer, self.path = drawer, path
         self.kept: list[tuple[int, Tensor]] = []  # (2B, C, *S) of each step
 
@@ -123,7 +140,6 @@ class Frames:
         kind = self.drawer.model.signal.kind
         frames = [as_pictures(self.drawer.engine.shown(x), kind) for _, x in chosen]
         titles = [f"step {step}" for step, _ in chosen]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         recipe = {"drawn": [dict(each) for each in recipes[:SHOWN]]}
         cell = min(max(*frames[0].shape[2:], 96), 256)
         return strip_sheet(frames, self.path, titles=titles, recipe=recipe, cell=cell)

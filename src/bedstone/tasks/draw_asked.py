@@ -124,10 +124,11 @@ def shapes(model: DrawingModel, size: Sequence[int] = ()) -> tuple[tuple[int, ..
     channels, *usual = model.signal.shape
     if not size:
         return (channels, *usual), (model.config.channels, *model.config.size)
-    if len(size) != len(usual) or min(size) < 1:
+    sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else []
+    if len(sides) != len(usual) or not all(type(side) is int and side > 0 for side in sides):
         raise BedstoneError(
-            f"size: {list(size)} was given; expected {len(usual)} numbers above 0, as the model "
-            f"has {usual}."
+            f"size: {sides or repr(size)} was given; expected {len(usual)} whole numbers above 0, "
+            f"as the model has {usual}."
         )
     if model.autoencoder is None:
         divided(tuple(size), model.config.patches, "size")

@@ -134,7 +134,6 @@ class DrawingTask(Task):
         recipe = {"task": self.name, **recipe}
         name = file_name(self._written, recipe, form.kind)
         self._written += 1
-        Path(options.out).mkdir(parents=True, exist_ok=True)
         return {**told, "file": str(write_drawn(signal, form, Path(options.out) / name, recipe))}
 
 
