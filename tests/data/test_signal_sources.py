@@ -10,7 +10,7 @@ from PIL import Image
 
 from bedstone.data import scenes
 from bedstone.data.scene_truth import check_caption
-from bedstone.data.signal_pictures import held_out_prompts, scene_captions
+from bedstone.data.signal_pictures import covering, held_out_prompts, scene_captions
 from bedstone.data.signal_sources import open_signals
 from bedstone.errors import BedstoneError
 from bedstone.recipes_diffusion import DiffusionRecipe, SignalsConfig
@@ -45,6 +45,23 @@ def test_a_folder_of_classes(folder):
         recipe("text-to-image", **options, templates=["a {label}", "one {label}"])
     )
     assert told.captions[0] == ("a cat", "one cat")
+
+
+@pytest.mark.parametrize("sides", [(20, 40), (33, 40), (20, 61), (70, 50), (60, 20), (151, 100)])
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (24, 9)])
+def test_a_picture_just_covers_the_size_and_its_middle_is_kept(sides, size):
+    high, wide = sides
+    ramp = np.zeros((high, wide, 3), np.uint8)
+    ramp[..., 0] = np.linspace(50, 250, high)[:, None]
+    ramp[..., 1] = np.linspace(50, 250, wide)
+    found = covering(ramp, size)
+    assert found.shape == (*size, 3)
+    assert found[..., :2].min() >= 45  # nothing is filled up
+    scale = max(size[0] / high, size[1] / wide)
+    for channel, (side, kept) in enumerate(zip(sides, size, strict=True)):
+        line = found.astype(int)[..., channel]
+        seen = np.ptp(line[:, 0] if channel == 0 else line[0])
+        assert seen == pytest.approx(200 * (kept - 1) / (scale * side), abs=25)
 
 
 def test_what_is_wrong_with_rows_is_told(folder):

@@ -3,6 +3,7 @@
 Shapes: N pictures, C channels, H x W pixels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -62,9 +63,10 @@ def picture_signals(
     rows = open_rows(SignalReader, name, data, condition, seed)
     size = data.size or SIZE
     check_memory((len(rows), data.channels, *size), 1, data.memory_mb, name)
-    processor = ImageProcessor(resize=max(size), crop=(size[0], size[1]))
     whole = float("inf")  # the grey of them may fit where the colours, for a moment, don't
-    pictures = Pictures(rows, processor.fit, (size[0], size[1]), memory_mb=whole, told=told)
+    sides = size[0], size[1]
+    fit = partial(covering, size=sides)
+    pictures = Pictures(rows, fit, sides, memory_mb=whole, told=told)
     assert pictures.pixels is not None
     kept = rows.pick(pictures.readable.tolist())
     return Signals(
@@ -75,6 +77,14 @@ def picture_signals(
         faults=rows.faults,
         **labels_of(kept, condition, names),
     )
+
+
+def covering(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8, no larger than needed to cover (h, w), and of that the middle."""
+    sides = picture.shape[:2]
+    scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
+    shorter = math.ceil(min(sides) * scale - 1e-6)  # what a product lost is no pixel
+    return ImageProcessor(resize=shorter, crop=size).fit(picture)
 
 
 def scene_signals(
