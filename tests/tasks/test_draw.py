@@ -260,6 +260,19 @@ def test_what_is_not_finite_is_named():
         drawer.draw(["cat", "cat"], [4, 5], noise=noise)
 
 
+def test_latents_that_were_kept_aside_are_decoded_where_the_autoencoder_is(monkeypatch):
+    engine, seen = Drawer(drawing(latent=True)).engine, []
+    engine.device = torch.device("meta")
+
+    def pictures(latents):
+        seen.append(latents.device.type)
+        return torch.zeros(1, 3, 16, 16)
+
+    monkeypatch.setattr(engine.model.autoencoder.network, "pictures", pictures)
+    assert engine.shown(torch.randn(2, 4, 8, 8)).shape == (2, 3, 16, 16)
+    assert seen == ["meta", "meta"]
+
+
 def test_noise_of_another_shape_is_named():
     for shape in ((1, 3, 8, 8), (2, 3, 4, 4)):
         with pytest.raises(BedstoneError, match=r"noise: its shape .* expected \(2, 3, 8, 8\)"):

@@ -153,7 +153,8 @@ class DrawingEngine:
         coder = self.model.autoencoder
         if coder is not None:
             # One by one: an autoencoder's maps are large, and small batches cost it nothing.
-            drawn = torch.cat([coder.network.pictures(row[None]) for row in drawn.float()])
+            rows = drawn.float().to(self.device)
+            drawn = torch.cat([coder.network.pictures(row[None]) for row in rows])
         return drawn.float().cpu()
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
