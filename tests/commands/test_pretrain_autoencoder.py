@@ -71,6 +71,17 @@ def folder(path: Path, count: int = 30) -> Path:
     return path
 
 
+def test_latents_of_a_network_gone_on_from_have_a_mean_square_of_one(tmp_path: Path) -> None:
+    """Whatever was done to its latents before: their scale is measured anew."""
+    more = {"latents_mean": [0.5] * 4, "latents_std": [3.0] * 4, "shift_factor": 0.4}
+    done = pretrain(recipe_of(tmp_path / "run", model={**KL, **more}), quiet=True)
+    assert done.model is not None
+    config = load(done.model).config
+    assert (config.shift_factor, config.latents_mean, config.latents_std) == (None, None, None)
+    deviation = done.done.metrics["validation_latent_deviation"]
+    assert config.scaling_factor == pytest.approx(1 / deviation)
+
+
 def test_latents_of_scenes(tmp_path: Path) -> None:
     done = pretrain(recipe_of(tmp_path / "run"), quiet=True)
     assert done.model is not None and done.done.step == 6

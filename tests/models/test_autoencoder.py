@@ -194,6 +194,7 @@ def test_latents_of_another_autoencoder() -> None:
         ({"groups": 8, "activation": "sillu"}, "'silu'"),
         ({"groups": 8, "scaling_factor": 0.0}, "scaling_factor"),
         ({"groups": 8, "latents_mean": (1.0,)}, "latents_mean"),
+        ({"groups": 8, "latents_std": (1.0, 0.0, 1.0, 1.0)}, "latents_std"),
         ({"groups": 8, "layout": "autoencoder"}, "autoencoder_kl"),
         ({"groups": 8, "latent_channels": 0}, "latent_channels"),
     ],

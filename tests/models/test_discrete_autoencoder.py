@@ -124,6 +124,7 @@ def test_pictures_that_do_not_fit() -> None:
     [
         ({"levels": ()}, "model.levels"),
         ({"levels": (5, 1)}, "model.levels"),
+        ({"levels": (2,) * 25}, "33,554,432 codes"),
         ({"patch": 0}, "patch"),
     ],
 )

@@ -112,10 +112,15 @@ class _Gaussians:
         }
 
     def settle(self, network: Any) -> None:
-        """Scaled latents have a mean square of 1: Rombach et al., 2022, section D.1."""
+        """Scaled latents have a mean square of 1: Rombach et al., 2022, section D.1.
+
+        What else a network gone on from did to its latents was for those that it had.
+        """
         deviation = self.figures()["latent_deviation"]
         if deviation > 0:
-            network.config = dataclasses.replace(network.config, scaling_factor=1 / deviation)
+            none = {"shift_factor": None, "latents_mean": None, "latents_std": None}
+            scale = 1 / deviation
+            network.config = dataclasses.replace(network.config, scaling_factor=scale, **none)
 
 
 class _Codes:

@@ -9,6 +9,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.layers import ACTIVATIONS
 
 LAYOUTS = ("autoencoder_kl", "fsq_autoencoder")
+MOST_CODES = 2**24
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class AutoencoderConfig:
                     f"model.{name}: has {len(values)} numbers; expected one for each of the "
                     f"{self.latent_channels} latent channels."
                 )
+        if not all(0 < each < math.inf for each in self.latents_std or ()):
+            raise BedstoneError(
+                f"model.latents_std: {list(self.latents_std or ())} was given; expected numbers "
+                "above 0."
+            )
 
     @property
     def shrink(self) -> int:
@@ -109,6 +115,11 @@ class DiscreteConfig:
             raise BedstoneError(
                 f"model.levels: {list(self.levels)} was given; expected whole numbers, each at "
                 "least 2, as [8, 5, 5, 5]."
+            )
+        if self.codes > MOST_CODES:
+            raise BedstoneError(
+                f"model.levels: {list(self.levels)} make {self.codes:,} codes; expected at most "
+                f"{MOST_CODES:,}, which can be counted."
             )
 
     @property
