@@ -158,6 +158,9 @@ class RunRecipe:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "accumulate", "keep", "log_every")
+        at_least(self, 0, "seed")
+        if self.seed >= 2**63:
+            raise BedstoneError(f"seed: {self.seed} was given; expected less than 2^63.")
         if self.save_minutes <= 0:
             raise BedstoneError(f"save_minutes: {self.save_minutes} was given; it must be above 0.")
 

@@ -135,6 +135,10 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "layers", "width", "heads", prefix="text.")
+        if self.width % self.heads:
+            raise BedstoneError(
+                f"text.heads: {self.heads} don't divide text.width, {self.width}; choose a divisor."
+            )
         at_least(self, 4, "context", prefix="text.")
 
 
