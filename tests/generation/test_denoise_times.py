@@ -30,8 +30,6 @@ def test_known_times():
     offset = times(Discrete(), 4, "leading", offset=1)[:-1]
     assert Discrete().told(offset).tolist() == [751, 501, 251, 1]
     assert Discrete().told(times(Discrete(), 4, "linspace")[:-1]).tolist() == [999, 666, 333, 0]
-    inner = times(Discrete(), 3, "linspace", last_is_clean=True)[:-1]
-    assert Discrete().told(inner).tolist() == [999, 666, 333]
     assert times(Flow(), 4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 

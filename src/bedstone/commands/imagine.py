@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,7 @@ def imagine(
     if frames is not None:
         files.append(frames.write(drawn.recipes))
     if as_json:
-        rows = [{"file": str(file)} for file in files]
-        for row, recipe in zip(rows, drawn.recipes, strict=False):
-            row |= recipe
-        print(*(json.dumps(row, ensure_ascii=False) for row in rows), sep="\n")
+        _print_rows(files, drawn)
         return files
     number = len(drawn.recipes)
     shown = [place.sheet] if number > 1 else files[: len(files) - (frames is not None)]
@@ -127,6 +124,14 @@ def imagine(
     if frames is not None:
         print(f"step by step: {files[-1]}")
     return files
+
+
+def _print_rows(files: Sequence[Path], drawn: Drawn) -> None:
+    """An object for each file, with the recipe of what is drawn in it alone."""
+    rows = [{"file": str(file)} for file in files]
+    for row, recipe in zip(rows, drawn.recipes, strict=False):
+        row |= recipe
+    print(*(json.dumps(row, ensure_ascii=False) for row in rows), sep="\n")
 
 
 def _drawn(

@@ -82,37 +82,29 @@ SPACINGS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def times(
-    process: Process,
-    steps: int,
-    spacing: str = "trailing",
-    *,
-    last_is_clean: bool = False,
-    **options: object,
-) -> Tensor:
+def times(process: Process, steps: int, spacing: str = "trailing", **options: object) -> Tensor:
     """The times of a drawing in `steps` steps, (steps+1,), from noise to the clean end.
 
     Args:
         process: the network's.
         steps: how many; of a process in steps, at most its own.
         spacing: one of `SPACINGS`.
-        last_is_clean: space one more, and take the clean end instead of the last.
         options: of the spacing.
 
     Raises:
         BedstoneError: an unknown spacing, or too many or too few steps.
     """
-    check_steps(process, steps, last_is_clean)
+    check_steps(process, steps)
     if spacing not in SPACINGS:
         raise BedstoneError(f"spacing: {spacing!r} is unknown{nearest(spacing, SPACINGS)}.")
-    inner = SPACINGS[spacing](process, steps + last_is_clean, **options)[:steps]
+    inner = SPACINGS[spacing](process, steps, **options)
     return torch.cat([inner, torch.zeros(1, dtype=DOUBLE)])
 
 
-def check_steps(process: Process, steps: int, more: bool = False) -> None:
-    """Raises BedstoneError where a process hasn't so many steps, and one more if asked for."""
+def check_steps(process: Process, steps: int) -> None:
+    """Raises BedstoneError where a process hasn't so many steps."""
     check_whole("steps", steps, 1)
-    if isinstance(process, Discrete) and steps + more > process.steps:
+    if isinstance(process, Discrete) and steps > process.steps:
         raise BedstoneError(
             f"steps: {steps} were given, but the network was trained on {process.steps}; expected "
             "at most as many."
