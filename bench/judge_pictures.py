@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bedstone.data.signals import Signals
 from bedstone.inspect.drawn import beside_real
 from bedstone.inspect.judges import open_judge
 from diffusion_peer import read
@@ -25,7 +26,9 @@ def main() -> None:
     options = parser.parse_args()
     held = np.load(options.samples, allow_pickle=False)
     drawn = torch.from_numpy(held["pictures"]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    real = read(options.real)[0][: len(drawn)]
+    # The same rows as evaluate takes.
+    held_out = Signals(read(options.real)[0].numpy(), kind="image", name=str(options.real))
+    real = held_out.take(len(drawn)).read(np.arange(min(len(drawn), len(held_out))))
     classes = torch.from_numpy(held["classes"])
     figures = beside_real(drawn, real, open_judge(options.judge), classes=classes)
     print(json.dumps(figures.record(), indent=1))
