@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from bedstone.errors import BedstoneError
+from bedstone.generation.drawing import Asked, draw, generators_of
 from bedstone.tasks.draw import Drawer, rows_of
 from drawings import SHAPES, STEPS, drawing
 
@@ -277,6 +278,17 @@ def test_noise_of_another_shape_is_named():
     for shape in ((1, 3, 8, 8), (2, 3, 4, 4)):
         with pytest.raises(BedstoneError, match=r"noise: its shape .* expected \(2, 3, 8, 8\)"):
             Drawer(drawing()).draw(["cat", "dog"], [0, 1], noise=torch.zeros(shape))
+
+
+def test_starts_and_masks_that_do_not_go_together_are_named():
+    model = drawing("none")
+    parts = model.network, model.process, model.target, (3, 8, 8), model.sampling
+    for asked, said in (
+        (Asked(mask=torch.ones(1, 1, 8, 8)), "mask: was given without a start"),
+        (Asked(start=torch.zeros(3, 3, 8, 8)), "start: 3 signals were given to draw 2 from"),
+    ):
+        with pytest.raises(BedstoneError, match=said):
+            draw(*parts, generators_of([0, 1]), asked=asked)
 
 
 def test_what_is_not_given_of_a_variation_is_as_said():

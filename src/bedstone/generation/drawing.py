@@ -98,6 +98,8 @@ def draw(
     method, options = METHODS.get(name), {} if asked.way is None else asked.way.options
     if method is None:
         raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
+    if asked.mask is not None and asked.start is None:
+        raise BedstoneError("mask: was given without a start, of which it keeps a part.")
     says = _says(network, process, target, sampling, condition, null, asked, autocast)
     whole = _times(process, sampling, asked.way)
     x = torch.empty(len(generators), *shape, device=_device(network))
