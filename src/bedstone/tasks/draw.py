@@ -144,7 +144,7 @@ class Drawer:
         condition, null = conditions(self.model, [prompt] * len(seeds))
         signal, drawn = shapes(self.model)
         clean = self.engine.encoded(self.engine.signal(image, signal))
-        network = self.model.network, self.model.process, self.model.target
+        network = self.engine.network, self.model.process, self.model.target
         one = None if condition is None else condition.pick([0])
         how: dict[str, Any] = {"condition": one, "autocast": self.engine.precision.autocast}
         found = inverted(*network, clean, sampling, **how)
@@ -188,7 +188,7 @@ class Drawer:
         else:
             assert null is not None
             pair = ends.pick([0]), ends.pick([1])
-            network, given_told, none = between(self.model.network, *pair, null, shares)
+            network, given_told, none = between(self.engine.network, *pair, null, shares)
             rows = self.engine.draw(
                 drawn, sampling, fresh, given_told, none, asked, watch, network=network
             )
