@@ -106,6 +106,13 @@ def test_a_seed_is_the_same_scene_everywhere():
     assert [Dice("a").below(1000), Dice("b").below(1000)] == [272, 722]
 
 
+def test_things_are_of_the_sizes_asked_for():
+    for sizes in (("large",), ("medium", "small")):
+        made = [make_scene(seed, objects=(1, 3), sizes=sizes) for seed in range(60)]
+        assert {thing.size for scene in made for thing in scene.objects} == set(sizes)
+    assert make_scene(5, sizes=("large", "medium", "small")) == make_scene(5)
+
+
 def test_hidden_share_knows_who_is_in_front():
     back = Thing("square", "red", "large", 0.5, 0.5, 0)
     front = Thing("circle", "blue", "small", 0.5, 0.5, 1)
@@ -138,6 +145,8 @@ def test_rows():
         (lambda: make_scene(0, split="tests"), "perhaps 'test'"),
         (lambda: make_scene(0, objects=(0, 3)), "from 1 to 5"),
         (lambda: make_scene(0, objects=(4, 3)), "from 1 to 5"),
+        (lambda: make_scene(0, sizes=["larg"]), "perhaps 'large'"),
+        (lambda: [make_scene(n, objects=(5, 5), sizes=["large"]) for n in range(50)], "no room"),
         (lambda: scene_rows(-1), "-1 pictures"),
         (lambda: draw(make_scene(0), 8), "8 pixels"),
         (lambda: draw(make_scene(0), 5000), "5000 pixels"),

@@ -109,6 +109,20 @@ def test_scenes_to_learn_from_never_show_or_name_what_is_held_out():
     assert all(any(f"{c} {s}" in text for s, c in scenes.HELD_OUT["validation"]) for text in first)
 
 
+def test_scenes_can_be_of_large_plain_things():
+    wished = recipe(
+        "text-to-image", most_rows=40, size=(32, 32), sizes=["large"], textures=False, signs=True
+    )
+    learnt, _ = open_signals(wished)
+    for number in range(40):
+        scene = scenes.make_scene(number, objects=(1, 2), sizes=["large"])
+        things = tuple(dataclasses.replace(thing, texture="plain") for thing in scene.objects)
+        picture = scenes.draw(dataclasses.replace(scene, objects=things), 32).transpose(2, 0, 1)
+        assert torch.equal(learnt.read([number])[0], torch.from_numpy(picture).float() / 127.5 - 1)
+    ways = [f"{texture} {colour}" for texture in ("striped", "dotted") for colour in scenes.COLOURS]
+    assert not any(way in text for text in learnt.texts() for way in ways)
+
+
 def test_captions_of_scenes_are_short_true_and_name_everything():
     for number in range(200):
         scene = dataclasses.replace(scenes.make_scene(number, objects=(1, 2)), sign=None)

@@ -26,12 +26,12 @@ OWN = {
         "modulation": "shared",
         "skips": True,
         "conv_in": 1,
-        "conv_out": 3,
+        "fine": 4,
         "positions": "learnt",
         "activation": "gelu",
     },
     "sound": {"size": (12,), "patch": 3, "channels": 5, "width": 22, "head_width": 6},
-    "video": {"size": (4, 6, 8), "patch": (1, 3, 2), "conv_in": 2, "conv_out": 3, "skips": True},
+    "video": {"size": (4, 6, 8), "patch": (1, 3, 2), "conv_in": 2, "fine": 4, "skips": True},
     "bare": {"positions": "none", "rotary": False, "qk_norm": False, "patch": 4, "heads": 3},
     "wide": {"size": (4, 12), "channels": 1, "out_channels": 2, "pooled": False},
 }
@@ -293,6 +293,19 @@ def test_overlap_is_a_convolution():
 
 
 @torch.no_grad()
+def test_fine_convolutions_know_no_places():
+    network = random_network("plain", fine=4)
+    whole, fine = noise(1, 3, 16, 16), network.fine_in
+    moved = whole.roll((1, 1), dims=(2, 3))  # by half a patch; no edge reaches the middle
+    torch.testing.assert_close(fine(moved)[..., 8:10, 8:10], fine(whole)[..., 7:9, 7:9])
+    network.stack = torch.nn.ModuleList()  # and without blocks, what lies past a patch counts
+    other, given = whole.clone(), told(network.config)
+    other[..., 2] += 1  # the first column of the second patch
+    first, second = (network(x, given["t"][:1]) for x in (whole, other))
+    assert not torch.equal(first[..., :2], second[..., :2])
+
+
+@torch.no_grad()
 def test_half_precision_stays_near(name):
     network = random_network(name)
     given = told(network.config)
@@ -328,7 +341,7 @@ BAD_SHAPES = {
     "perhaps 'swiglu' is meant": {"activation": "swigl"},
     "model.head_width: 7": {"head_width": 7},
     "model.positions": {"positions": "rope"},
-    "model.conv_out": {"conv_out": 2},
+    "model.fine": {"fine": -1},
     "model.qk_norm: True": {"layout": "dit", "qk_norm": True},
     "has squares alone": {"layout": "dit", "size": (8, 4)},
     "perhaps 'pixart' is meant": {"layout": "pixartt"},

@@ -4,9 +4,11 @@ Things may overlap, but each keeps `VISIBLE` of itself in sight, two of one colo
 two others either don't meet or one clearly hides a part of the other; nothing hides a sign. So what
 is said about a scene is never a matter of opinion.
 
-A scene depends on its split, seed and number of things alone: not on the resolution, the machine or
-Python's version.
+A scene depends on its split, seed, number and sizes of things alone: not on the resolution, the
+machine or Python's version.
 """
+
+from collections.abc import Sequence
 
 from bedstone.data.scene_shapes import REACH
 from bedstone.data.scene_world import (
@@ -31,19 +33,30 @@ from bedstone.data.scene_world import (
 )
 from bedstone.errors import BedstoneError, nearest
 
+MOST_ATTEMPTS = 500  # to find room for all things
+
 # Unit vectors of sixteen directions, written out: libraries differ in their last digit.
 _QUARTER = ((1.0, 0.0), (0.92388, 0.38268), (0.70711, 0.70711), (0.38268, 0.92388))
 _DIRECTIONS = tuple(turned for x, y in _QUARTER for turned in ((x, y), (-y, x), (-x, -y), (y, -x)))
 
 
-def make_scene(seed: int, *, split: str = "train", objects: tuple[int, int] = (1, 5)) -> Scene:
+def make_scene(
+    seed: int,
+    *,
+    split: str = "train",
+    objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+) -> Scene:
     """The scene of a seed, with `objects` (fewest, most) things in it.
+
+    They are of those `sizes`; of all, where none is named.
 
     A `train` scene has no held-out combination. A `validation` or `test` scene has at least one of
     its own split, and none of the other's. `all` draws from all 80, for those who judge pictures.
 
     Raises:
-        BedstoneError: no such split, or a number of things outside 1 to 5.
+        BedstoneError: no such split or size, a number of things outside 1 to 5, or more large
+            ones than there is room for.
     """
     few, many = objects
     if split not in SPLITS:
@@ -53,11 +66,20 @@ def make_scene(seed: int, *, split: str = "train", objects: tuple[int, int] = (1
             f"scenes: objects {tuple(objects)!r} can't be drawn. Give the fewest and the most "
             "things in a picture, both from 1 to 5, such as (1, 5)."
         )
+    if unknown := [size for size in sizes if size not in SIZES]:
+        name = unknown[0]
+        raise BedstoneError(f"scenes: size {name!r} is unknown{nearest(name, SIZES)}.")
+    sizes = [size for size in SIZES if size in sizes or not sizes]  # the largest last
     dice = Dice(f"scene {split} {seed} {few} {many}")
     pairs = _pairs(dice, split, few + dice.below(many - few + 1))
     attempt = 0
-    while (found := _layout(dice, pairs, attempt)) is None:
+    while (found := _layout(dice, pairs, attempt, sizes)) is None:
         attempt += 1
+        if attempt == MOST_ATTEMPTS:
+            raise BedstoneError(
+                f"scenes: {len(pairs)} things of sizes {list(sizes)} found no room. Allow fewer "
+                "things, or small ones."
+            )
     things, sign = found
     background = dice.pick(BACKGROUNDS)
     return Scene(
@@ -85,7 +107,7 @@ def _pairs(dice: Dice, split: str, count: int) -> list[tuple[str, str]]:
 
 
 def _layout(
-    dice: Dice, pairs: list[tuple[str, str]], attempt: int
+    dice: Dice, pairs: list[tuple[str, str]], attempt: int, sizes: Sequence[str]
 ) -> tuple[tuple[Thing, ...], Sign | None] | None:
     """Things and perhaps a sign in their places; None if one found no room."""
     sign = None
@@ -93,7 +115,8 @@ def _layout(
         sign = Sign(dice.pick(SIGNS), 0, 0)
         margins = sign.width / 2 + 0.01, sign.height / 2 + 0.01
         sign = Sign(sign.text, _coordinate(dice, margins[0]), _coordinate(dice, margins[1]))
-    sizes = tuple(SIZES)[: 2 if attempt >= 10 else 3]  # in a crowd, no large ones
+    if attempt >= 10 and len(sizes) > 1:
+        sizes = sizes[:-1]  # in a crowd, no large ones
     things: list[Thing] = []
     for number, (shape, colour) in enumerate(pairs):
         size = dice.pick(sizes)

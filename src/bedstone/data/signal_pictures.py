@@ -118,8 +118,10 @@ def scene_signals(
     objects = (1, 1) if condition == "class" else data.things
     drawn, texts = [], []
     for number in range(count):
-        scene = scenes.make_scene(seed * scenes.APART + number, split=split, objects=objects)
-        drawn.append(scene if data.signs else replace(scene, sign=None))
+        scene = scenes.make_scene(
+            seed * scenes.APART + number, split=split, objects=objects, sizes=data.sizes
+        )
+        drawn.append(_plain(scene, data))
         if condition == "text":
             texts.append(scene_captions(drawn[-1], data.captions))
         if told is not None and number % 256 == 0:
@@ -128,12 +130,13 @@ def scene_signals(
     if condition == "class":
         classes = [scenes.SHAPES.index(scene.objects[0].shape) for scene in drawn]
         labels = {"classes": classes, "names": scenes.SHAPES}
-    signs = " with signs" if data.signs else ""
+    marks = (["signs"] if data.signs else []) + ([] if data.textures else ["plain"])
+    kept = "".join(f", {mark}" for mark in (*marks, *data.sizes))
     return Signals(
         partial(_drawn, drawn, size[0]),
         kind="image",
         name=scenes.NAME,
-        places=[f"{split} scene {scene.seed} of {objects}{signs}" for scene in drawn],
+        places=[f"{split} scene {scene.seed} of {objects}{kept}" for scene in drawn],
         shape=(count, 3, *size),
         **labels,
     )
@@ -163,6 +166,16 @@ def held_out_prompts(
         things = tuple(thing.pair for thing in scene.objects)
         prompts.append(Prompt(scene_captions(replace(scene, sign=None))[0], things))
     return prompts
+
+
+def _plain(scene: scenes.Scene, data: SignalsConfig) -> scenes.Scene:
+    """Without what isn't to be learnt."""
+    if not data.signs:
+        scene = replace(scene, sign=None)
+    if not data.textures:
+        things = tuple(replace(thing, texture="plain") for thing in scene.objects)
+        scene = replace(scene, objects=things)
+    return scene
 
 
 def _drawn(drawn: Sequence[scenes.Scene], side: int, row: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 One network, three layouts: `dit` (Peebles and Xie, 2023), told a class; `pixart` (Chen et al.,
 2024), told a text that it reads by cross-attention; `bedstone_dit`, for training from scratch on
 small machines: signals of 1 to 3 dimensions, class and text, rotary places, QK-norm, long skips
-(U-ViT, Bao et al., 2023), patches that overlap.
+(U-ViT, Bao et al., 2023), patches that overlap, convolutions around them (UViT, Hoogeboom et al.,
+2023).
 
 Shapes: B batch, C channels, S the sizes of a signal, T patches, M tokens of a text, D width.
 """
@@ -20,6 +21,7 @@ from bedstone.models.dit_config import DiTConfig
 from bedstone.models.dit_inputs import check_inputs
 from bedstone.models.dit_parts import Conditions, Final, Text, block
 from bedstone.nn.context import Context
+from bedstone.nn.fine import FineIn, FineOut
 from bedstone.nn.grids import GridRotary, GridSinusoids, LearntGrid
 from bedstone.nn.masks import Full, Mask, Padding
 from bedstone.nn.patches import OverlapEmbed, PatchEmbed, grid_of, unpatchify
@@ -29,7 +31,6 @@ from bedstone.nn.stack import Stack
 # Pixels of a picture for each of a latent, where the size is told and nobody says it: those of
 # every published PixArt's autoencoder.
 LATENT = 8
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class DiT(nn.Module):
@@ -39,10 +40,12 @@ class DiT(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patches
+        sides, seen = len(config.size), config.fine or config.channels
+        self.fine_in = FineIn(sides, config.channels, config.fine) if config.fine else None
         self.patches = (
-            OverlapEmbed(patch, config.channels, width, config.conv_in)
+            OverlapEmbed(patch, seen, width, config.conv_in)
             if config.conv_in
-            else PatchEmbed(patch, config.channels, width)
+            else PatchEmbed(patch, seen, width)
         )
         self.positions: nn.Module | None = None
         if config.positions == "sincos":
@@ -64,11 +67,8 @@ class DiT(nn.Module):
         skips = config.layers // 2 if config.skips else 0
         self.skips = nn.ModuleList([nn.Linear(width, width) for _ in range(skips)])
         outputs = config.out_channels
-        self.final = Final(config, outputs * math.prod(patch))
-        self.smooth: nn.Module | None = None
-        if config.conv_out:
-            kind = _CONVOLUTIONS[len(config.size) - 1]
-            self.smooth = kind(outputs, outputs, config.conv_out, padding=config.conv_out // 2)
+        self.final = Final(config, (config.fine or outputs) * math.prod(patch))
+        self.fine_out = FineOut(sides, config.fine, outputs) if config.fine else None
 
     def forward(
         self,
@@ -105,14 +105,15 @@ class DiT(nn.Module):
         told = (t, classes, memory, memory_keep, told_size)
         vectors = [conditions(*told) for conditions in self.conditions]
         context = self._context(grid, rows, memory, memory_keep)
-        tokens = self.patches(x).to(x.dtype)
+        seen = x if self.fine_in is None else self.fine_in(x)
+        tokens = self.patches(seen).to(x.dtype)
         if self.positions is not None:
             tokens = tokens + self.positions(grid).to(x.dtype)
         tokens = self._blocks(tokens, context, [self._condition(vector) for vector in vectors])
         out = self.final(tokens, vectors[0])
         out = unpatchify(out, self.config.patches, grid, channels_last=True)
-        if self.smooth is not None:
-            out = self.smooth(out.to(next(self.smooth.parameters()).dtype))
+        if self.fine_out is not None:
+            out = self.fine_out(out, seen)
         return out.to(x.dtype)
 
     def _condition(self, vector: Tensor) -> Tensor:
@@ -176,6 +177,8 @@ def build(config: DiTConfig, *, seed: int | None = None) -> DiT:
 def _shut(network: Any) -> None:
     """Zeros wherever something joins the residual stream, and in what comes out."""
     linears = [network.final.out, network.final.modulation, network.modulation, *network.skips]
+    if network.fine_out is not None:
+        zeroed(network.fine_out.out)
     for each in network.stack:
         parts = dict(each.named_children())
         linears += [parts[name].modulation for name in ("attn", "mlp")]
@@ -184,6 +187,3 @@ def _shut(network: Any) -> None:
     for linear in linears:
         if isinstance(linear, nn.Linear):
             zeroed(linear)
-    if network.smooth is not None:
-        nn.init.dirac_(network.smooth.weight)
-        nn.init.zeros_(network.smooth.bias)

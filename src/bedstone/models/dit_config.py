@@ -46,7 +46,8 @@ class DiTConfig:
         told_size: whether the size in pixels is added to the timestep's vector (PixArt-alpha).
         interpolation: places of the sincos positions are divided by it.
         conv_in: samples that a patch reads beyond each of its edges.
-        conv_out: width of a convolution over what is predicted; 0 has none. Odd.
+        fine: width of convolutions at the signal's full size, before the patches and after
+            (UViT); 0 has none.
         skips: whether the first half of the blocks reach the last half (U-ViT).
         time_scale: what the told times are multiplied by before they are embedded.
         norm_eps: added to the variance inside norms.
@@ -77,7 +78,7 @@ class DiTConfig:
     told_size: bool = False
     interpolation: float = 1.0
     conv_in: int = 0
-    conv_out: int = 0
+    fine: int = 0
     skips: bool = False
     time_scale: float = 1.0
     norm_eps: float = 0.0
@@ -88,7 +89,7 @@ class DiTConfig:
         self._fill_sizes()
         at_least(self, 1, "channels", "width", "layers", "heads", prefix="model.")
         at_least(self, 0, "out_channels", "head_width", "hidden", "classes", prefix="model.")
-        at_least(self, 0, "memory_width", "conv_in", "conv_out", prefix="model.")
+        at_least(self, 0, "memory_width", "conv_in", "fine", prefix="model.")
         check_shares({"model.dropout": self.dropout})
         if not self.head_width and self.width % self.heads:
             raise BedstoneError(
@@ -126,11 +127,6 @@ class DiTConfig:
                 f"the width each; the size is {list(self.size)} and the width {self.width}. Choose "
                 "a width that 3 divides, or told_size: false."
             )
-        if self.conv_out and self.conv_out % 2 == 0:
-            raise BedstoneError(
-                f"model.conv_out: {self.conv_out} was given; expected an odd number, so that the "
-                "convolution has a middle."
-            )
         if published:
             self._check_published()
 
@@ -160,7 +156,7 @@ class DiTConfig:
             "rotary": False,
             "qk_norm": False,
             "conv_in": 0,
-            "conv_out": 0,
+            "fine": 0,
             "skips": False,
             "time_scale": 1.0,
             "head_width": self.width // self.heads,

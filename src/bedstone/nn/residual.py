@@ -3,13 +3,15 @@
 A sublayer is `(x, context) -> x`; so is what wraps it. Shapes: B batch, T tokens, D width.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bedstone.nn.context import Context
 from bedstone.nn.dropout import Dropout
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class PreNorm(nn.Module):
@@ -105,9 +107,8 @@ class AdaZero(nn.Module):
         return torch.addcmul(x, gate, given)
 
 
-def zeroed(linear: nn.Linear) -> nn.Linear:
-    """The same layer, giving zeros."""
-    nn.init.zeros_(linear.weight)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
-    return linear
+def zeroed(layer: Layer) -> Layer:
+    """The same linear layer or convolution, giving zeros."""
+    for weight in layer.parameters():
+        nn.init.zeros_(weight)
+    return layer
