@@ -18,13 +18,25 @@ def test_features_are_those_of_diffusers():
 
 
 def test_the_mean_of_a_text_is_of_its_words_alone():
-    pooled = PooledMemory(4, 6)
+    pooled = PooledMemory(4, 6).eval()
     memory = torch.randn(3, 5, 4)
     keep = torch.tensor([[1, 1, 0, 0, 0], [1] * 5, [0] * 5]).bool()
     out = pooled(memory, keep)
     torch.testing.assert_close(out[0], pooled(memory[:1, :2], None)[0])
     torch.testing.assert_close(out[1], pooled(memory, None)[1])
     assert not out[2].any()
+
+
+def test_what_all_texts_have_in_common_is_taken_away():
+    pooled, common = PooledMemory(4, 4), 9 * torch.randn(4)
+    torch.nn.init.eye_(pooled.map.weight)
+    for _ in range(200):
+        pooled(common + 0.1 * torch.randn(64, 1, 4), torch.ones(64, 1).bool())
+    before = pooled.centre.clone()
+    out = pooled.eval()(common + 0.1 * torch.randn(4000, 1, 4), None)
+    assert torch.equal(pooled.centre, before)  # nothing is followed but in training
+    torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=0.1, rtol=0)
+    torch.testing.assert_close(out.std(0), torch.ones(4), atol=0.1, rtol=0)
 
 
 def test_a_sublayer_reads_its_own_part_of_what_is_shared():

@@ -63,18 +63,37 @@ class MemoryProjection(MLP):
 class PooledMemory(nn.Module):
     """The mean of a text's states as a vector, (B, M, memory width) to (B, D).
 
+    What all texts have in common is taken away first, and each feature is brought to a spread of 1,
+    by statistics that follow the training: else that part grows, and the few words in which texts
+    differ are lost beside it (as the centring of DINO, Caron et al., 2021, section 3.1).
+
     A text of which nothing is kept gives zeros, as no text does.
     """
+
+    FOLLOWED = 0.05  # of a batch's statistics, at each step
+    centre: Tensor  # (memory width,)
+    variance: Tensor
 
     def __init__(self, memory_width: int, width: int) -> None:
         super().__init__()
         self.map = nn.Linear(memory_width, width, bias=False)
+        self.register_buffer("centre", torch.zeros(memory_width))
+        self.register_buffer("variance", torch.ones(memory_width))
 
     def forward(self, memory: Tensor, keep: Tensor | None) -> Tensor:
-        if keep is None:
-            return self.map(memory.mean(1))
-        kept = keep[:, :, None].to(memory.dtype)
-        return self.map((memory * kept).sum(1) / kept.sum(1).clamp(min=1))
+        kept = memory.new_ones(memory.shape[:2]) if keep is None else keep.to(memory.dtype)
+        counts = kept.sum(1, keepdim=True)
+        mean = ((memory * kept[:, :, None]).sum(1) / counts.clamp(min=1)).float()
+        if self.training:
+            self._follow(mean[counts[:, 0] > 0].detach())
+        centred = (mean - self.centre) * (self.variance + 1e-6).rsqrt()
+        return self.map((centred * (counts > 0)).to(memory.dtype))
+
+    @torch.no_grad()
+    def _follow(self, means: Tensor) -> None:
+        if len(means):
+            self.centre.lerp_(means.mean(0), self.FOLLOWED)
+            self.variance.lerp_((means - self.centre).square().mean(0), self.FOLLOWED)
 
 
 class SharedModulation(nn.Module):
