@@ -27,16 +27,24 @@ SHARE = 0.75
 RECIPE: dict[str, Any] = {
     "task": "text-to-image",
     "model": {"patch": 4, "width": 128, "layers": 6, "heads": 2, "conv_in": 2},
-    "data": {"source": "scenes", "size": [32, 32], "most_rows": 10000, "objects": [1, 1]},
+    "data": {
+        "source": "scenes",
+        "size": [32, 32],
+        "most_rows": 10000,
+        "objects": [1, 1],
+        "sizes": ["large"],
+        "textures": False,
+    },
     "tokenizer": {"vocab_size": 256},
-    "text": {"width": 128, "layers": 2, "heads": 4},
+    "text": {"width": 128, "layers": 1, "heads": 4},
     "times": "logit_normal",
-    "batch_size": 64,
+    "batch_size": 32,
     "average": 0.99,
+    "optim": {"lr": 5e-3, "adamw_lr": 4e-3},
     "samples": 0,
     "evaluate_rows": 256,
     "save_minutes": 5.0,
-    "sampling": {"method": "dpm_solver_2m", "steps": 20, "guidance": 3.0},
+    "sampling": {"method": "dpm_solver_2m", "steps": 20, "guidance": 2.0},
 }
 PROMPTS = 24
 STRIP = 4  # of them, shown as they come out of noise
