@@ -68,7 +68,10 @@ def make_scene(
         )
     if unknown := [size for size in sizes if size not in SIZES]:
         name = unknown[0]
-        raise BedstoneError(f"scenes: size {name!r} is unknown{nearest(name, SIZES)}.")
+        raise BedstoneError(
+            f"scenes: size {name!r} of a thing is unknown{nearest(name, SIZES)}. There are "
+            f"{', '.join(SIZES)}."
+        )
     sizes = [size for size in SIZES if size in sizes or not sizes]  # the largest last
     dice = Dice(f"scene {split} {seed} {few} {many}")
     pairs = _pairs(dice, split, few + dice.below(many - few + 1))

@@ -61,12 +61,12 @@ def array_signals(
         )
     check_memory(values.shape, values.itemsize, data.memory_mb, name)
     labels: dict[str, Any] = {}
-    for part in filter(None, [PARTS[condition]]):
-        if arrays[part].ndim != 1:
-            raise BedstoneError(
-                f"data {name!r}: {part} of shape {arrays[part].shape}; expected one for each of "
-                f"{len(values)} signals."
-            )
+    part = PARTS[condition]
+    if part and arrays[part].ndim != 1:
+        raise BedstoneError(
+            f"data {name!r}: {part} of shape {arrays[part].shape}; expected one for each of "
+            f"{len(values)} signals."
+        )
     if condition == "text":
         labels["captions"] = [[str(text)] for text in arrays["captions"]]
     if condition == "class":
