@@ -2,7 +2,7 @@
 
 import torch
 
-from bedstone.nn.conditioning import PooledMemory, SharedModulation, features
+from bedstone.nn.conditioning import CentredMemory, PooledMemory, SharedModulation, features
 from bedstone.nn.context import Context
 from bedstone.nn.layers import MLP, LayerNorm
 from bedstone.nn.residual import AdaZero
@@ -17,26 +17,40 @@ def test_features_are_those_of_diffusers():
         torch.testing.assert_close(features(numbers, shift), theirs, atol=1e-4, rtol=0)
 
 
-def test_the_mean_of_a_text_is_of_its_words_alone():
+def test_the_sum_of_a_text_is_of_its_words_alone():
     pooled = PooledMemory(4, 6).eval()
     memory = torch.randn(3, 5, 4)
     keep = torch.tensor([[1, 1, 0, 0, 0], [1] * 5, [0] * 5]).bool()
     out = pooled(memory, keep)
     torch.testing.assert_close(out[0], pooled(memory[:1, :2], None)[0])
-    torch.testing.assert_close(out[1], pooled(memory, None)[1])
+    torch.testing.assert_close(out[1], pooled.map(memory[1].sum(0) / 5**0.5))
     assert not out[2].any()
 
 
-def test_what_all_texts_have_in_common_is_taken_away():
-    pooled, common = PooledMemory(4, 4), 9 * torch.randn(4)
-    torch.nn.init.eye_(pooled.map.weight)
+def test_what_all_words_have_in_common_is_taken_away():
+    centred, common = CentredMemory(4), 9 * torch.randn(4)
+    keep = torch.arange(5) < torch.randint(1, 6, (64, 1))
     for _ in range(200):
-        pooled(common + 0.1 * torch.randn(64, 1, 4), torch.ones(64, 1).bool())
-    before = pooled.centre.clone()
-    out = pooled.eval()(common + 0.1 * torch.randn(4000, 1, 4), None)
-    assert torch.equal(pooled.centre, before)  # nothing is followed but in training
-    torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=0.1, rtol=0)
-    torch.testing.assert_close(out.std(0), torch.ones(4), atol=0.1, rtol=0)
+        learnt = centred(common + 0.1 * torch.randn(64, 5, 4), keep)
+    for out in (learnt[keep], centred.eval()(common + 0.1 * torch.randn(900, 5, 4), None)):
+        torch.testing.assert_close(out.view(-1, 4).mean(0), torch.zeros(4), atol=0.1, rtol=0)
+        torch.testing.assert_close(out.view(-1, 4).std(0), torch.ones(4), atol=0.1, rtol=0)
+    assert not learnt[~keep].any()
+
+
+def test_a_reader_is_not_pulled_along_what_all_words_share():
+    centred, reader = CentredMemory(4), torch.nn.Linear(3, 4)
+    out = centred(reader(torch.randn(8, 5, 3)), None)
+    (out * torch.randn_like(out)).sum().backward()
+    assert reader.bias.grad.abs().max() < 1e-4 < reader.weight.grad.abs().max()
+
+
+def test_texts_without_a_word_leave_the_centre_where_it_was():
+    centred = CentredMemory(4)
+    for keep in (torch.zeros(2, 3).bool(), torch.tensor([[True, False, False], [False] * 3])):
+        assert not centred(torch.randn(2, 3, 4), keep).any()
+    assert torch.equal(centred.centre, torch.zeros(4))
+    assert torch.equal(centred.variance, torch.ones(4))
 
 
 def test_a_sublayer_reads_its_own_part_of_what_is_shared():

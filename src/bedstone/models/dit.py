@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bedstone.models.dit_config import DiTConfig
 from bedstone.models.dit_inputs import check_inputs
 from bedstone.models.dit_parts import Conditions, Final, Text, block
+from bedstone.nn.conditioning import CentredMemory
 from bedstone.nn.context import Context
 from bedstone.nn.fine import FineIn, FineOut
 from bedstone.nn.grids import GridRotary, GridSinusoids, LearntGrid
@@ -62,6 +63,8 @@ class DiT(nn.Module):
         self.conditions = nn.ModuleList([Conditions(config) for _ in range(count)])
         shared = config.modulation == "shared"
         self.modulation = nn.Linear(width, 6 * width) if shared else None
+        centred = config.memory_width and config.layout == "bedstone_dit"
+        self.centred = CentredMemory(config.memory_width) if centred else None
         self.text = Text(config) if config.memory_width else None
         self.stack = Stack([block(config) for _ in range(config.layers)])
         skips = config.layers // 2 if config.skips else 0
@@ -102,6 +105,8 @@ class DiT(nn.Module):
         if self.config.told_size and told_size is None:
             high, wide = (LATENT * side for side in x.shape[2:])
             told_size = torch.tensor([[high, wide, high / wide]], device=x.device).expand(rows, -1)
+        if self.centred is not None and memory is not None:
+            memory = self.centred(memory, memory_keep)
         told = (t, classes, memory, memory_keep, told_size)
         vectors = [conditions(*told) for conditions in self.conditions]
         context = self._context(grid, rows, memory, memory_keep)
