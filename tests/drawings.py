@@ -3,7 +3,8 @@
 import functools
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel, SignalForm, text_part
+from bedstone.checkpoints.drawing import DrawingModel, text_part
+from bedstone.checkpoints.drawing_form import SignalForm
 from bedstone.data.tokenizer_training import train_wordpiece
 from bedstone.models import autoencoder, bert
 from bedstone.models.autoencoder_config import AutoencoderConfig

@@ -7,7 +7,6 @@ pictures. Beside them `drawing.json` says what a signal is and how it is drawn; 
 its form is written as one.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import nn
 from bedstone.checkpoints.artefact import RECORD, Model
 from bedstone.checkpoints.artefact import load as load_part
 from bedstone.checkpoints.drawing_card import drawing_card
+from bedstone.checkpoints.drawing_form import FORM, SignalForm, read_form
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.scheduler_files import NAME as SCHEDULER
 from bedstone.checkpoints.scheduler_files import read_scheduler, write_scheduler
@@ -26,50 +26,13 @@ from bedstone.data.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json, write_json
 from bedstone.manifests import verify_manifest
-from bedstone.mapping import from_mapping
 from bedstone.models.conditioned import Conditioned
 from bedstone.nn.noise_targets import Noise, Target
 from bedstone.nn.noising import Discrete, Process
-from bedstone.recipes_diffusion import KINDS, TASKS, SamplingConfig
+from bedstone.recipes_diffusion import SamplingConfig
 
 INDEX = "model_index.json"
-FORM = "drawing.json"
 VERSION = "0.39.0"  # of diffusers, whose form is written
-
-
-@dataclass
-class SignalForm:
-    """What is drawn, and from what.
-
-    Attributes:
-        kind: image, audio, video or volume.
-        shape: (C, *S) of a signal, before an autoencoder.
-        condition: none, class or text.
-        names: of the classes.
-        context: tokens of a text at most.
-        sound: how sounds become signals, and signals sounds.
-        frozen: whether the reader of words is another's, and keeps its weights.
-    """
-
-    kind: str = "image"
-    shape: tuple[int, ...] = (3, 32, 32)
-    condition: str = "none"
-    names: tuple[str, ...] = ()
-    context: int = 0
-    sound: dict[str, Any] = field(default_factory=dict)
-    frozen: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.condition, self.kind) not in TASKS.values():
-            raise BedstoneError(
-                f"signal: draws {self.kind!r} from {self.condition!r}; expected image, audio, "
-                "video or volume, from none, class or text."
-            )
-        if len(self.shape) != KINDS[self.kind] + 1:
-            raise BedstoneError(
-                f"signal.shape: {list(self.shape)} was given; expected the channels and "
-                f"{KINDS[self.kind]} more of {self.kind}."
-            )
 
 
 @dataclass
@@ -207,7 +170,7 @@ def load_drawing(
             "networks of the DiT and PixArt kind open. Choose such a one."
         )
     process, target, method = read_scheduler(folder / "scheduler")
-    signal, sampling, own = _form(folder, index, parts, method)
+    signal, sampling, own = read_form(folder, index, parts, method)
     reader, autoencoder = parts.get("text_encoder"), parts.get("vae")
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(parts["transformer"].network, text, frozen=signal.frozen).eval()
@@ -274,34 +237,3 @@ def text_part(network: Any) -> nn.Module:
             f"text.encoder: a {type(network).__name__} reads no words; choose a CLIP or a BERT."
         )
     return part
-
-
-def _form(
-    folder: Path, index: Mapping[str, Any], parts: Mapping[str, Model], method: str
-) -> tuple[SignalForm, SamplingConfig, bool]:
-    """What is drawn and how: said by our own file, or as published pipelines are used; and whether
-    that, and not the scheduler, says how it is drawn."""
-    if (folder / FORM).is_file():
-        form = read_json(folder / FORM)
-        whole = isinstance(form, dict) and {"signal", "sampling"} <= form.keys()
-        if not whole or not all(isinstance(form[name], dict) for name in ("signal", "sampling")):
-            raise BedstoneError(
-                f"{folder / FORM}: expected an object with signal and sampling; it is damaged. "
-                "Fetch or save the model again."
-            )
-        return (
-            from_mapping(SignalForm, form["signal"], FORM, "signal."),
-            from_mapping(SamplingConfig, form["sampling"], FORM, "sampling."),
-            not form.get("published"),
-        )
-    config = parts["transformer"].config
-    size, channels = tuple(config.size), config.channels
-    if "vae" in parts:
-        coder = parts["vae"].config
-        size, channels = tuple(side * coder.shrink for side in size), coder.channels
-    said = index.get("id2label")
-    labels = said if isinstance(said, dict) else {}
-    names = tuple(str(labels.get(str(n), n)) for n in range(config.classes))  # by their numbers
-    form = SignalForm("image", (channels, *size), "class" if config.classes else "none", names)
-    guidance = 4.0 if config.classes else 1.0
-    return form, SamplingConfig(method=method, steps=50, guidance=guidance), False

@@ -6,9 +6,17 @@ from typing import Any
 import torch
 
 from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel, SignalForm, text_part
+from bedstone.checkpoints.drawing import DrawingModel, text_part
+from bedstone.checkpoints.drawing_form import SignalForm
 from bedstone.checkpoints.opening import open_model
 from bedstone.checkpoints.store import Checkpoint
+from bedstone.commands.diffusion_parts import (
+    check_flip,
+    fresh_reader,
+    named_autoencoder,
+    named_reader,
+    text_config,
+)
 from bedstone.data.signal_sounds import spectrogram_of
 from bedstone.data.signals import Signals
 from bedstone.data.tokenizer import Tokenizer
@@ -16,12 +24,9 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.denoise_multistep import METHODS
 from bedstone.generation.denoise_times import times
 from bedstone.mapping import from_mapping
-from bedstone.models import bert
-from bedstone.models.bert import BertConfig
 from bedstone.models.conditioned import Conditioned
 from bedstone.models.dit import build
 from bedstone.models.dit_config import DiTConfig
-from bedstone.models.heads import HeadConfig
 from bedstone.nn.noise_targets import Target, target
 from bedstone.nn.noising import EDM, Discrete, Flow, Process
 from bedstone.recipes_diffusion import DiffusionRecipe, SamplingConfig
@@ -67,7 +72,7 @@ def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
     """
     if checkpoint is None and not recipe.init:
         _check_guided(recipe)
-        return Begun(None, _named_reader(recipe), _named_autoencoder(recipe))
+        return Begun(None, named_reader(recipe), named_autoencoder(recipe))
     path = checkpoint.path if checkpoint is not None else recipe.init
     model = open_model(path, dtype=torch.float32)
     if not isinstance(model, DrawingModel):
@@ -114,7 +119,7 @@ def drawing_model(
     torch.manual_seed(recipe.seed)
     if recipe.condition == "text" and reader is None:
         assert tokenizer is not None
-        reader = _fresh_reader(recipe, tokenizer)
+        reader = fresh_reader(recipe, tokenizer)
     if reader is not None:
         signal.context = min(signal.context, text_config(reader).context)
     config = _config(recipe, signal, reader, begun.autoencoder)
@@ -155,48 +160,6 @@ def _check_guided(recipe: DiffusionRecipe) -> None:
         )
 
 
-def _named_reader(recipe: DiffusionRecipe) -> Model | None:
-    """The model that a recipe names to read words."""
-    if recipe.condition != "text" or not recipe.text.encoder:
-        return None
-    model = open_model(recipe.text.encoder, dtype=torch.float32)
-    text_part(model.network)
-    return model
-
-
-def _named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
-    """The autoencoder that a recipe names."""
-    if not recipe.autoencoder:
-        return None
-    model = open_model(recipe.autoencoder, dtype=torch.float32)
-    if model.config.layout != "autoencoder_kl":
-        raise BedstoneError(
-            f"autoencoder: {recipe.autoencoder} is a {model.config.layout}; expected an "
-            "autoencoder_kl, such as recipes/autoencoder-scenes.yaml makes."
-        )
-    if recipe.kind != "image":
-        raise BedstoneError(
-            f"autoencoder: {recipe.autoencoder} reads pictures; {recipe.task} makes none. Leave it "
-            "out."
-        )
-    if model.config.channels != recipe.data.channels:
-        raise BedstoneError(
-            f"autoencoder: {recipe.autoencoder} reads pictures of {model.config.channels} "
-            f"channels; {recipe.task} has data.channels = {recipe.data.channels}. Use another "
-            "autoencoder, or none."
-        )
-    _check_flip(recipe)
-    return model
-
-
-def _check_flip(recipe: DiffusionRecipe) -> None:
-    if recipe.augment.flip:
-        raise BedstoneError(
-            "augment.flip: latents are made once, before training, and can't be mirrored. Leave "
-            "it out, or the autoencoder."
-        )
-
-
 def _check_init(recipe: DiffusionRecipe, model: DrawingModel) -> None:
     """Raises BedstoneError where a recipe says something else than the model it begins with."""
     given = {
@@ -208,7 +171,7 @@ def _check_init(recipe: DiffusionRecipe, model: DrawingModel) -> None:
     for name in (name for name, value in given.items() if value):
         raise BedstoneError(f"{name}: init = {recipe.init} has its own; leave {name} out, or init.")
     if model.autoencoder is not None:
-        _check_flip(recipe)
+        check_flip(recipe)
 
 
 def _check_process(model: DrawingModel, process: Process, aim: Target, name: str) -> None:
@@ -233,28 +196,6 @@ def _sound(recipe: DiffusionRecipe) -> dict[str, Any]:
         return {}
     form = dataclasses.asdict(spectrogram_of(recipe.data))
     return {name: value for name, value in form.items() if name != "frames"}
-
-
-def text_config(reader: Model) -> Any:
-    """The configuration of what reads words in a model."""
-    return text_part(reader.network).config
-
-
-def _fresh_reader(recipe: DiffusionRecipe, tokenizer: Tokenizer) -> Model:
-    """A small encoder that learns with the network."""
-    shape = recipe.text
-    config = BertConfig(
-        layout="distilbert",
-        vocab_size=tokenizer.vocab_size,
-        width=shape.width,
-        layers=shape.layers,
-        heads=shape.heads,
-        context=shape.context,
-        dropout=0.0,
-        attention_dropout=0.0,
-        head=HeadConfig("states"),
-    )
-    return Model(bert.build(config))
 
 
 def _config(

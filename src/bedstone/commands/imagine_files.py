@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bedstone.checkpoints.drawing import SignalForm
+from bedstone.checkpoints.drawing_form import SignalForm
 from bedstone.errors import BedstoneError
 from bedstone.inspect.samples import chosen_frames, samples_sheet, strip_sheet
 from bedstone.inspect.shown import as_pictures

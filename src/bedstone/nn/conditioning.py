@@ -66,7 +66,7 @@ class CentredMemory(nn.Module):
     Each feature is brought to mean 0 and variance 1 over the words of a batch in training, and by
     averages of these statistics after (Ioffe and Szegedy, 2015). Without it a reader that learns
     with a denoiser drifts along the one direction that all words share, in which every layer finds
-    a bias: after a few thousand steps it is fifty times what words differ by.
+    a bias: after 1,600 steps on scenes it was 19 times what words differ by, after 4,700 37 times.
 
     States that aren't kept become zeros.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from bedstone.checkpoints.drawing import SignalForm
+from bedstone.checkpoints.drawing_form import SignalForm
 from bedstone.data.png_notes import save_png
 from bedstone.data.sounds import write_sound
 from bedstone.errors import BedstoneError

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from bedstone.checkpoints.drawing import SignalForm
+from bedstone.checkpoints.drawing_form import SignalForm
 from bedstone.data.sounds import Spectrogram
 from bedstone.errors import BedstoneError
 from bedstone.mapping import from_mapping
