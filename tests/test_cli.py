@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.cli import main
+from bedstone.cli import COMMANDS, main
 from bedstone.commands.pretrain import pretrain
 from bedstone.config import PretrainRecipe
 from bedstone.mapping import from_mapping
@@ -62,6 +62,31 @@ def test_every_command_explains_its_arguments(name, capsys):
         main([name, "--help"])
     assert left.value.code == 0
     assert len(capsys.readouterr().out) > 200
+
+
+def test_words_may_stand_behind_options(monkeypatch):
+    asked = []
+
+    def imagine_(model: str, text: list[str], count: int = 4, json: bool = False) -> None:
+        """Draw.
+
+        Args:
+            model: what draws.
+            text: what to draw.
+            count: how many.
+            json: say it so.
+        """
+        asked.append((model, text, count, json))
+
+    monkeypatch.setitem(COMMANDS, "imagine", imagine_)
+    for words in (
+        ("m", "a", "b", "--count", "2", "--json"),
+        ("m", "--count", "2", "a", "--json", "b"),
+        ("--json", "m", "--count=2", "a", "b"),
+        ("--count", "2", "--json", "--", "m", "a", "b"),
+    ):
+        assert main(["imagine", *words]) == 0
+    assert asked == [("m", ["a", "b"], 2, True)] * 4
 
 
 def test_generate_prints_the_prompt_and_more(run, capsys):

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
-from bedstone.commands.arguments import parser_of
+from bedstone.commands.arguments import options_last, parser_of
 from bedstone.commands.generate_lines import generate_
 from bedstone.commands.imagine_lines import imagine_
 from bedstone.commands.moderation_lines import calibrate_
@@ -238,6 +238,8 @@ def _run(argv: Sequence[str]) -> None:
         re.sub(r"^--[\w-]+", lambda found: found[0][:2] + found[0][2:].replace("-", "_"), word)
         for word in argv
     ]
+    if words and (command := COMMANDS.get(words[0])):
+        words[1:] = options_last(command, words[1:])
     arguments = parser.parse_args(words).as_dict()
     name = arguments.get("command")
     if name is None:

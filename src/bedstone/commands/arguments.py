@@ -1,6 +1,6 @@
 """Functions as commands: a signature is the options, a docstring is the help."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from inspect import Parameter, signature
 
@@ -33,6 +33,24 @@ def parser_of(
         _add_arguments(sub, command, helps)
         added.add_subcommand(name, sub, help=told.short_description)
     return parser
+
+
+def options_last(command: Callable[..., None], words: Sequence[str]) -> list[str]:
+    """The words after a command with its options at the end, where argparse reads them all.
+
+    A list of words that may be empty is read as empty before the first option, and words after it
+    would be too many.
+    """
+    if "--" in words:
+        return list(words)
+    kinds = {name: each.annotation for name, each in signature(command).parameters.items()}
+    alone = {f"--{name}" for name, kind in kinds.items() if kind is bool} | {"--help", "-h"}
+    plain, options, waiting = [], [], False
+    for word in words:
+        is_option = word.startswith("--") or word == "-h"
+        (options if is_option or waiting else plain).append(word)
+        waiting = is_option and "=" not in word and word not in alone
+    return [*plain, *options]
 
 
 def _add_arguments(

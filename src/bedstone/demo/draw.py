@@ -37,6 +37,7 @@ RECIPE: dict[str, Any] = {
     },
     "tokenizer": {"vocab_size": 256},
     "text": {"width": 128, "layers": 1, "heads": 4},
+    "process": {"kind": "flow", "shift": 2.0},
     "times": "logit_normal",
     "batch_size": 32,
     "average": 0.99,
@@ -44,7 +45,7 @@ RECIPE: dict[str, Any] = {
     "samples": 0,
     "evaluate_rows": 256,
     "save_minutes": 5.0,
-    "sampling": {"method": "dpm_solver_2m", "steps": 20, "guidance": 2.0},
+    "sampling": {"method": "dpm_solver_sde", "steps": 20, "guidance": 3.0},
 }
 PROMPTS = 24
 STRIP = 4  # of them, shown as they come out of noise
