@@ -46,9 +46,9 @@ class SignalsConfig:
         objects: things in a picture of scenes, the fewest and the most.
         captions: of scenes: whole, sentences that name every thing with its colour, or all kinds.
         signs: whether scenes may have signs with words.
-        sizes: of the things in scenes: small, medium, large; empty is all of them. A small one in a
-            picture of 32 pixels has 6 from side to side.
-        textures: whether things in scenes may be striped or dotted.
+        sizes: of things in scenes, moving or not: small, medium, large; empty is all of them. A
+            small one in a picture of 32 pixels has 6 from side to side.
+        textures: whether things in scenes, moving ones too, may be striped or dotted.
         memory_mb: megabytes that the signals may take, all of them.
         workers: threads that make batches ready.
     """

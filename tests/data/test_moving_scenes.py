@@ -103,3 +103,24 @@ def test_combinations_are_held_out_and_what_cant_move_is_told():
         moving_signals(SignalsConfig(objects=(1, 5)), "text", count=3)
     with pytest.raises(BedstoneError, match=r"data\.memory_mb"):
         moving_signals(SignalsConfig(memory_mb=10))
+
+
+def test_things_are_of_the_sizes_and_the_plainness_asked_for():
+    every = {each.size for seed in range(40) for each in make_moving(seed).scene.objects}
+    assert every == set(scenes.SIZES)
+    for seed in range(40):
+        moving = make_moving(seed, objects=(1, 2), sizes=("large", "medium"))
+        assert {each.size for each in moving.scene.objects} <= {"large", "medium"}
+    shape = {"source": "moving-scenes", "sizes": ["large"], "most_rows": 30}
+    rough = moving_signals(SignalsConfig(**shape))
+    plain = moving_signals(SignalsConfig(**shape, textures=False))
+    assert "large" in plain.places[0] and "plain" in plain.places[0]
+    rows = np.arange(30)
+    alike = (rough.read(rows) == plain.read(rows)).flatten(1).all(1)
+    assert alike.any() and not alike.all()  # only some had stripes or dots
+
+
+def test_things_too_large_to_move_apart_are_refused():
+    with pytest.raises(BedstoneError, match=r"data\.sizes: 3 things of \['large'\] can't move"):
+        for seed in range(20):
+            make_moving(seed, objects=(3, 3), sizes=("large",))

@@ -45,7 +45,9 @@ def options_last(command: Callable[..., None], words: Sequence[str]) -> list[str
         return list(words)
     kinds = {name: each.annotation for name, each in signature(command).parameters.items()}
     alone = {f"--{name}" for name, kind in kinds.items() if kind is bool} | {"--help", "-h"}
-    plain, options, waiting = [], [], False
+    plain: list[str] = []
+    options: list[str] = []
+    waiting = False  # for the value of an option
     for word in words:
         is_option = word.startswith("--") or word == "-h"
         (options if is_option or waiting else plain).append(word)

@@ -7,7 +7,7 @@ in `scenes`.
 Shapes: F frames, H = W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,8 @@ NAME = "moving-scenes"
 COUNT, HELD, SIZE = 10_000, 500, (8, 32, 32)  # drawn where a recipe doesn't say
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 CLASSES = tuple(f"{shape} moving {way}" for shape in scenes.SHAPES for way in DIRECTIONS)
+
+MOST_ATTEMPTS = 500  # to find a way for all things
 
 _WAYS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 _FORMS = (
@@ -62,22 +64,38 @@ class Moving:
         return replace(self.scene, objects=tuple(things))
 
 
-def make_moving(seed: int, *, split: str = "train", objects: tuple[int, int] = (1, 1)) -> Moving:
+def make_moving(
+    seed: int,
+    *,
+    split: str = "train",
+    objects: tuple[int, int] = (1, 1),
+    sizes: Sequence[str] = (),
+) -> Moving:
     """The moving scene of a seed, with `objects` (fewest, most) things; splits as of `make_scene`.
 
+    Things are of those `sizes`; of all, where none is named.
+
     Raises:
-        BedstoneError: no such split, or a number of things outside 1 to 3, which have room.
+        BedstoneError: no such split or size, a number of things outside 1 to 3, or more large ones
+            than can keep out of each other's way.
     """
     if not 1 <= objects[0] <= objects[1] <= 3:
         raise BedstoneError(
             f"data.objects: {list(objects)} can't move out of each other's way; expected the "
             "fewest and the most things, both from 1 to 3."
         )
-    scene = replace(scenes.make_scene(seed, split=split, objects=objects), sign=None)
+    scene = scenes.make_scene(seed, split=split, objects=objects, sizes=sizes)
+    scene = replace(scene, sign=None)
+    least = next(size for size in scenes.SIZES if size in sizes or not sizes)
     dice = Dice(f"moving {split} {seed} {objects[0]} {objects[1]}")
     attempt = 0
-    while (found := _paths(dice, scene, attempt)) is None:
+    while (found := _paths(dice, scene, attempt, least)) is None:
         attempt += 1
+        if attempt == MOST_ATTEMPTS:
+            raise BedstoneError(
+                f"data.sizes: {len(scene.objects)} things of {list(sizes)} can't move out of each "
+                "other's way. Allow fewer things, or small ones."
+            )
     return found
 
 
@@ -127,7 +145,10 @@ def moving_signals(
     objects = data.things if condition == "text" else (1, 1)
     made = []
     for number in range(count):
-        made.append(make_moving(seed * scenes.APART + number, split=split, objects=objects))
+        each = make_moving(
+            seed * scenes.APART + number, split=split, objects=objects, sizes=data.sizes
+        )
+        made.append(each if data.textures else _plain(each))
         if told is not None and number % 256 == 0:
             told(number / count)
     labels: dict[str, Any] = {}
@@ -137,11 +158,12 @@ def moving_signals(
         numbers = {name: number for number, name in enumerate(CLASSES)}
         named = [f"{each.scene.objects[0].shape} moving {each.ways[0]}" for each in made]
         labels = {"classes": [numbers[name] for name in named], "names": CLASSES}
+    kept = "".join(f", {mark}" for mark in (*([] if data.textures else ["plain"]), *data.sizes))
     return Signals(
         partial(_drawn, made, size[0], size[1]),
         kind="video",
         name=NAME,
-        places=[f"{split} moving scene {each.scene.seed} of {objects}" for each in made],
+        places=[f"{split} moving scene {each.scene.seed} of {objects}{kept}" for each in made],
         shape=(count, 3, *size),
         **labels,
     )
@@ -151,14 +173,24 @@ def _drawn(made: list[Moving], frames: int, side: int, row: int) -> np.ndarray:
     return draw_moving(made[row], frames, side)
 
 
-def _paths(dice: Dice, scene: scenes.Scene, attempt: int) -> Moving | None:
-    """Places and directions for the things of a scene; None if one found no way."""
+def _plain(moving: Moving) -> Moving:
+    """Without textures."""
+    things = tuple(replace(thing, texture="plain") for thing in moving.scene.objects)
+    return replace(moving, scene=replace(moving.scene, objects=things))
+
+
+def _paths(dice: Dice, scene: scenes.Scene, attempt: int, least: str) -> Moving | None:
+    """Places and directions for the things of a scene; None if one found no way.
+
+    Args:
+        attempt: after ten, things are of the `least` size, and plain.
+    """
     things: list[scenes.Thing] = []
     ways: list[str] = []
     fars: list[float] = []
     for thing in scene.objects:
         if attempt >= 10:
-            thing = replace(thing, size="small", texture="plain")
+            thing = replace(thing, size=least, texture="plain")
         way = dice.pick(tuple(DIRECTIONS))
         far = dice.between(*_FAR)
         (x, y), margin = DIRECTIONS[way], thing.radius * REACH

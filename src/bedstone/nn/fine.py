@@ -13,7 +13,19 @@ from torch import Tensor, nn
 
 from bedstone.nn.residual import zeroed
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+class Conv3d(nn.Conv3d):
+    """In fp32 on a CPU: of bf16, torch 2.13 now and then makes gradients that are not finite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, Conv3d)
 # How a CPU's convolutions read a signal fastest.
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
