@@ -21,12 +21,14 @@ def test_low_tones_are_at_the_bottom():
     assert as_pictures(sound, "audio")[0, 0, :-1].sum() == 0
 
 
-def test_frames_stand_side_by_side_the_first_and_the_last_among_them():
+def test_frames_stand_in_rows_the_first_and_the_last_among_them():
     video = torch.arange(20.0)[None, None, :, None, None].expand(1, 3, 20, 2, 2)
-    strip = as_pictures(video, "video")
-    assert strip.shape == (1, 3, 2, 2 * MOST)
-    shown = strip[0, 0, 0, ::2].tolist()
+    sheet = as_pictures(video, "video")
+    assert sheet.shape == (1, 3, 4, MOST)  # two rows of four, each 2 by 2
+    shown = sheet[0, 0, ::2, ::2].flatten().tolist()
     assert (shown[0], shown[-1]) == (0, 19)
     assert shown == sorted(shown)
     few = as_pictures(video[:, :, :3], "volume")
     assert few[0, 0, 0, ::2].tolist() == [0, 1, 2]
+    five = as_pictures(video[:, :, :5], "volume")
+    assert five[0, 0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 1]]  # what is left over is white
