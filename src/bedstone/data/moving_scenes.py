@@ -17,7 +17,7 @@ import numpy as np
 from bedstone.data import scenes
 from bedstone.data.scene_shapes import REACH
 from bedstone.data.scene_words import articles, listed
-from bedstone.data.scene_world import Dice
+from bedstone.data.scene_world import Dice, without_textures
 from bedstone.data.signals import Signals, check_memory
 from bedstone.errors import BedstoneError
 from bedstone.recipes_diffusion import SignalsConfig
@@ -148,7 +148,9 @@ def moving_signals(
         each = make_moving(
             seed * scenes.APART + number, split=split, objects=objects, sizes=data.sizes
         )
-        made.append(each if data.textures else _plain(each))
+        if not data.textures:
+            each = replace(each, scene=without_textures(each.scene))
+        made.append(each)
         if told is not None and number % 256 == 0:
             told(number / count)
     labels: dict[str, Any] = {}
@@ -171,12 +173,6 @@ def moving_signals(
 
 def _drawn(made: list[Moving], frames: int, side: int, row: int) -> np.ndarray:
     return draw_moving(made[row], frames, side)
-
-
-def _plain(moving: Moving) -> Moving:
-    """Without textures."""
-    things = tuple(replace(thing, texture="plain") for thing in moving.scene.objects)
-    return replace(moving, scene=replace(moving.scene, objects=things))
 
 
 def _paths(dice: Dice, scene: scenes.Scene, attempt: int, least: str) -> Moving | None:

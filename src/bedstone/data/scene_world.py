@@ -7,7 +7,7 @@ size and a texture) stand back to front before a background, and sometimes there
 import functools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -143,6 +143,11 @@ class Scene:
     variant: int = 0
     split: str = "all"
     seed: int = 0
+
+
+def without_textures(scene: Scene) -> Scene:
+    """The scene with all its things plain."""
+    return replace(scene, objects=tuple(replace(each, texture="plain") for each in scene.objects))
 
 
 def near(one: Thing, other: Thing) -> bool:

@@ -16,7 +16,7 @@ from bedstone.data import scenes
 from bedstone.data.image_processor import ImageProcessor
 from bedstone.data.pictures import Pictures
 from bedstone.data.scene_words import TEMPLATES, tell
-from bedstone.data.scene_world import Dice
+from bedstone.data.scene_world import Dice, without_textures
 from bedstone.data.signal_rows import SignalReader, labels_of, open_rows
 from bedstone.data.signals import Signals, check_memory
 from bedstone.errors import BedstoneError
@@ -172,10 +172,7 @@ def _plain(scene: scenes.Scene, data: SignalsConfig) -> scenes.Scene:
     """Without what isn't to be learnt."""
     if not data.signs:
         scene = replace(scene, sign=None)
-    if not data.textures:
-        things = tuple(replace(thing, texture="plain") for thing in scene.objects)
-        scene = replace(scene, objects=things)
-    return scene
+    return scene if data.textures else without_textures(scene)
 
 
 def _drawn(drawn: Sequence[scenes.Scene], side: int, row: int) -> np.ndarray:
