@@ -28,10 +28,11 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 
 import bedstone
 from bedstone.generation.autoregress import generate
-from bedstone.generation.beam import BeamSearch, beam_search
+from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
-from bedstone.models.vlm import VLM
-from bedstone.nn.inference import for_inference
+from bedstone.generation.settings import BeamSearch
+from bedstone.models.blip.network import VLM
+from bedstone.nn.fast.inference import for_inference
 from rounds import orders, spread
 
 BOS, SEP = 30522, 102  # of the published vocabulary

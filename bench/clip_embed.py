@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor
 
 import bedstone
-from bedstone.data.image_processor import clip_processor
-from bedstone.data.images import decode, find_images
-from bedstone.nn.inference import for_inference
+from bedstone.data.images.decode import decode, find_images
+from bedstone.data.images.processor import clip_processor
+from bedstone.nn.fast.inference import for_inference
 from rounds import orders, spread
 
 SAME = 0.999  # the cosine above which two embeddings count as the same

@@ -30,18 +30,17 @@ import transformers
 from torch import Tensor
 
 import bedstone
-from bedstone.config import OptimConfig
-from bedstone.data.clip_tokenizer import train_clip
-from bedstone.data.image_augment import ImageAugment
-from bedstone.data.image_processor import clip_processor
-from bedstone.data.packing import lay
-from bedstone.data.pair_batches import PairBatch, PairBatches, PairTexts
-from bedstone.data.pair_reader import open_pairs
-from bedstone.data.pictures import Pictures
-from bedstone.models.clip import build, clip_config
+from bedstone.data.images.augment import ImageAugment
+from bedstone.data.images.contrastive import PairBatch, PairBatches, PairTexts
+from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.processor import clip_processor
+from bedstone.data.open import open_pairs
+from bedstone.data.text.packing import lay
+from bedstone.data.text.train_tokenizer import train_clip
+from bedstone.models.clip.network import build, clip_config
 from bedstone.objectives.contrastive import Contrastive
 from bedstone.runtime import Precision, keep_memory
-from bedstone.train.optim import build_optimizer, clip_gradients
+from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
 from rounds import spread
 
 LR = 1e-4

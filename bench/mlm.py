@@ -32,26 +32,28 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertTokenizer,
-    DataCollatorForLanguageModeling,
-)
+from transformers import BertConfig, BertForMaskedLM, BertTokenizer, DataCollatorForLanguageModeling
 
 import bedstone
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.config import MaskingConfig, OptimConfig, ScheduleConfig
-from bedstone.data.corruption import Corruption, row_keys
-from bedstone.data.masked_rows import Chosen, MaskedBatch, RowMaker
-from bedstone.data.segments import ALONE, Documents, Segments
-from bedstone.data.tokenizer import Tokenizer
-from bedstone.data.tokens import TokenSplit
+from bedstone.data.text.masked_lm import (
+    ALONE,
+    Chosen,
+    Corruption,
+    Documents,
+    MaskedBatch,
+    MaskingConfig,
+    RowMaker,
+    Segments,
+    row_keys,
+)
+from bedstone.data.text.token_cache import TokenSplit
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.objectives.masked import MaskedLoss
 from bedstone.runtime import pick_precision, seed_everything
 from bedstone.train.loop import Trainer as Loop
-from bedstone.train.optim import build_optimizer
-from bedstone.train.schedule import build_schedule, parse_budget
+from bedstone.train.optim import OptimConfig, build_optimizer
+from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from peer_pass import one_pass
 from rounds import Run, keep, show, take_turns
 

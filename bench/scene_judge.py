@@ -10,8 +10,8 @@ import argparse
 import json
 import time
 
-from bedstone.inspect.scene_learning import SceneLearning, train_scene_judge
-from bedstone.models.scene_grid import SceneGridConfig
+from bedstone.evaluate.scene_judge import SceneGridConfig
+from scene_learning import SceneLearning, train_scene_judge
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)

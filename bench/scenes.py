@@ -16,14 +16,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bedstone.data.scenes import (
-    captions,
-    draw,
-    make_scene,
-    negatives,
-    questions,
-    scene_rows,
-)
+from bedstone.data.scenes.captions import all_captions, negatives
+from bedstone.data.scenes.datasets import scene_rows
+from bedstone.data.scenes.questions import all_questions
+from bedstone.data.scenes.render import draw
+from bedstone.data.scenes.world import make_scene
 from bedstone.files import atomic_file
 
 WIDTH, EDGE, COLUMNS = 1200, 12, 4
@@ -35,9 +32,9 @@ def pace(count: int = 1000) -> None:
     jobs = {
         "draw at 64": lambda scene: draw(scene),
         "draw at 224": lambda scene: draw(scene, 224),
-        "captions": captions,
+        "captions": all_captions,
         "negatives": negatives,
-        "questions": questions,
+        "questions": all_questions,
     }
     for name, job in jobs.items():
         start = time.process_time()
@@ -52,12 +49,12 @@ def pace(count: int = 1000) -> None:
 def blind(count: int = 10_000) -> None:
     by_words, by_kind = defaultdict(Counter), defaultdict(Counter)
     for seed in range(count):
-        for asked in questions(make_scene(seed)):
+        for asked in all_questions(make_scene(seed)):
             by_words[asked.text][asked.answer] += 1
             by_kind[asked.kind][asked.answer] += 1
     right, seen = Counter(), Counter()
     for seed in range(count // 2):
-        for asked in questions(make_scene(seed, split="test")):
+        for asked in all_questions(make_scene(seed, split="test")):
             known = by_words.get(asked.text) or by_kind[asked.kind]
             for kind in (asked.kind, "all"):
                 right[kind] += known.most_common(1)[0][0] == asked.answer
@@ -81,8 +78,8 @@ def sheet(path: Path) -> None:
         left = EDGE + number % COLUMNS * (side + EDGE)
         top = EDGE + number // COLUMNS * row
         page.paste(Image.fromarray(draw(scene, side)), (left, top))
-        asked = questions(scene)[0]
-        lines = textwrap.wrap(captions(scene)[-1], 40)
+        asked = all_questions(scene)[0]
+        lines = textwrap.wrap(all_captions(scene)[-1], 40)
         pen.multiline_text((left, top + side + 6), "\n".join(lines), "#202020", text, spacing=3)
         under = top + side + 8 + 20 * len(lines)
         lines = textwrap.wrap(f"{asked.text} {asked.answer}", 40)

@@ -98,8 +98,7 @@ def truth(kind: Uniform | Clustered, rows: int, queries: np.ndarray) -> tuple[np
 
 
 def fill(path: Path, kind: Uniform | Clustered, rows: int) -> float:
-    from bedstone.tasks.index import Index
-    from bedstone.tasks.index_rows import Row
+    from bedstone.tasks.search.index import Index, Row
 
     start = time.perf_counter()
     with Index.create(path, kind.width, "bench") as held:
@@ -112,7 +111,7 @@ def fill(path: Path, kind: Uniform | Clustered, rows: int) -> float:
 
 
 def measure(path: Path, queries: np.ndarray, places: np.ndarray, exact: bool) -> dict[str, float]:
-    from bedstone.tasks.index import Index
+    from bedstone.tasks.search.index import Index
 
     held = Index.open(path)
     found, times = 0, []
@@ -139,7 +138,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     chosen = options.parse_args()
     os.environ["LANCE_CPU_THREADS"] = str(chosen.threads)
-    from bedstone.tasks.index import Index
+    from bedstone.tasks.search.index import Index
 
     for name in chosen.kinds:
         kind = KINDS[name](chosen.width, seed=0)

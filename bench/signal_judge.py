@@ -1,6 +1,6 @@
 """The judge of a recipe's signals: trains on real ones, and prints how often it is right of others.
 
-    python bench/signal_judge.py recipes/diffusion-digits.yaml runs/judge-digits \\
+    python bench/signal_judge.py recipes/diffusion-digits.yaml runs/judge-digits \
         data.source=spoken-digits/train.parquet --held spoken-digits/test.parquet
 
 `bedstone evaluate MODEL DATA --judge FOLDER` reads the folder that it writes.
@@ -11,10 +11,10 @@ import json
 import time
 from pathlib import Path
 
-from bedstone.commands.pretrain import read_pretraining
-from bedstone.data.signal_sources import open_signals, signals_to_measure
-from bedstone.inspect.signal_judge import train_signal_judge
-from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.commands.train import read_pretraining
+from bedstone.data.signals.open import open_signals, signals_to_measure
+from bedstone.evaluate.judges import train_signal_judge
+from bedstone.recipes.diffusion import DiffusionRecipe
 
 
 def main() -> None:

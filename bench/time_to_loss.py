@@ -35,15 +35,14 @@ from torch import Tensor
 
 import nanogpt_baseline as peer
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.config import PretrainRecipe
-from bedstone.data.batches import PackedBatches, evaluation_batches
-from bedstone.data.tokens import TokenSplit
-from bedstone.inspect.evaluate import text_loss
-from bedstone.mapping import from_mapping, read_recipe
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.data.text.causal_lm import PackedBatches, evaluation_batches
+from bedstone.data.text.token_cache import TokenSplit
+from bedstone.evaluate.language import text_loss
+from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.objectives.tokens import next_token_loss
+from bedstone.recipes.base import PretrainRecipe
 from bedstone.runtime import pick_device, pick_precision
+from bedstone.settings import from_mapping, read_recipe
 from bedstone.train.loop import Trainer
 from bedstone.train.optim import build_optimizer
 from bedstone.train.schedule import build_schedule, parse_budget

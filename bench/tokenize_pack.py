@@ -61,7 +61,7 @@ def main() -> None:
 
 def train_tokenizer(folder: Path) -> None:
     from bedstone.data.sources import open_source
-    from bedstone.data.tokenizer_training import train_bpe
+    from bedstone.data.text.train_tokenizer import train_bpe
 
     train_bpe(open_source("python-docs").documents(), VOCABULARY).save(folder)
 
@@ -84,10 +84,10 @@ def write_rows(name: str, path: Path, size: float) -> tuple[int, float]:
 
 
 def ours(work: Path, tokenizer: Path) -> np.ndarray:
-    from bedstone.data.batches import PackedBatches
     from bedstone.data.sources import open_source
-    from bedstone.data.token_cache import token_cache
-    from bedstone.data.tokenizer import Tokenizer
+    from bedstone.data.text.causal_lm import PackedBatches
+    from bedstone.data.text.token_cache import token_cache
+    from bedstone.data.text.tokenizer import Tokenizer
 
     source = open_source(work / "rows.jsonl")
     cache = token_cache(source, Tokenizer.load(tokenizer), work / "cache", validation_share=0)
@@ -173,10 +173,10 @@ def compare(work: Path, tokenizer: Path, size: int, rounds: int) -> None:
 
 
 def measure_memory(work: Path, tokenizer: Path) -> None:
-    from bedstone.data.batches import PackedBatches
     from bedstone.data.sources import open_source
-    from bedstone.data.token_cache import token_cache
-    from bedstone.data.tokenizer import Tokenizer
+    from bedstone.data.text.causal_lm import PackedBatches
+    from bedstone.data.text.token_cache import token_cache
+    from bedstone.data.text.tokenizer import Tokenizer
 
     began = time.perf_counter()
     shown = 0

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from bedstone.data.clip_tokenizers import CONTEXT, ENDING, from_merges
-from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.text.convert_tokenizer import CONTEXT, ENDING, from_merges
+from bedstone.data.text.tokenizer import Tokenizer
 
 
 def clip_words(texts: Sequence[str], context: int = CONTEXT) -> Tokenizer:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bedstone.data.images import decode
+from bedstone.data.images.decode import decode
 from bedstone.errors import BedstoneError
 
 WIDTH = 65  # 4 x 4 x 4 bins of colour, and a constant

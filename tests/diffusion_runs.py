@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from bedstone.commands.pretrain import pretrain, read_pretraining
-from bedstone.commands.training import Finished
-from bedstone.data.sounds import write_sound
-from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.commands.train import pretrain, read_pretraining
+from bedstone.data.signals.audio import write_sound
+from bedstone.recipes.diffusion import DiffusionRecipe
+from bedstone.train.run import Finished
 
 SHAPE = {"patch": 4, "width": 16, "layers": 1, "heads": 2}
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}

@@ -2,20 +2,18 @@
 
 import functools
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel, text_part
-from bedstone.checkpoints.drawing_form import SignalForm
-from bedstone.data.tokenizer_training import train_wordpiece
-from bedstone.models import autoencoder, bert
-from bedstone.models.autoencoder_config import AutoencoderConfig
-from bedstone.models.bert import BertConfig
-from bedstone.models.conditioned import Conditioned
-from bedstone.models.dit import build
-from bedstone.models.dit_config import DiTConfig
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel, SignalForm, text_part
+from bedstone.data.text.train_tokenizer import train_wordpiece
+from bedstone.diffusion.process import Discrete, Flow, Process
+from bedstone.diffusion.sample import SamplingConfig
+from bedstone.diffusion.targets import Target, target
+from bedstone.models.autoencoder import network as autoencoder
+from bedstone.models.autoencoder.network import AutoencoderConfig
+from bedstone.models.bert import network as bert
+from bedstone.models.bert.network import BertConfig
+from bedstone.models.dit.network import Conditioned, DiTConfig, build
 from bedstone.models.heads import HeadConfig
-from bedstone.nn.noise_targets import Target, target
-from bedstone.nn.noising import Discrete, Flow, Process
-from bedstone.recipes_diffusion import SamplingConfig
 from networks import randomise
 
 NAMES = ("cat", "dog", "tree frog, tailed frog")

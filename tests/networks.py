@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bedstone.checkpoints.convert import Layout, load_published, to_published
+from bedstone.models.published import Layout, load_published, to_published
 
 TOLERANCE = 1e-4
 

@@ -11,9 +11,9 @@ import torch
 
 import bedstone
 from bedstone.cli import COMMANDS, main
-from bedstone.commands.pretrain import pretrain
-from bedstone.config import PretrainRecipe
-from bedstone.mapping import from_mapping
+from bedstone.commands.train import pretrain
+from bedstone.recipes.base import PretrainRecipe
+from bedstone.settings import from_mapping
 from runs import make_text, recipe_values, write_recipe
 
 
@@ -269,7 +269,7 @@ def test_a_vocabulary_that_does_not_match(capsys, run, tmp_path):
     assert "vocabulary doesn't match" in told(capsys, "info", folder)
     shutil.copytree(run / "model", tmp_path / "other")
     (tmp_path / "other" / "bedstone.json").unlink()
-    from bedstone.data.tokenizer_training import train_bpe
+    from bedstone.data.text.train_tokenizer import train_bpe
 
     train_bpe(["many words of another text, some longer than others " * 9] * 9, 400).save(
         tmp_path / "big"
@@ -301,7 +301,7 @@ def test_debug_shows_where(run):
 def test_a_full_disk_leaves_the_model_that_was_there(capsys, run, tmp_path, monkeypatch):
     import errno
 
-    from bedstone import files
+    from bedstone import files as files
 
     model = bedstone.load(run / "model")
     model.save(tmp_path / "copy")

@@ -4,23 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from bedstone.commands.diffusion_model import check_sampling, process_of
-from bedstone.commands.finetune import read_finetuning
-from bedstone.commands.pretrain import read_pretraining
-from bedstone.config import PretrainRecipe
-from bedstone.data import moving_scenes, solids
+from bedstone.commands.train import read_pretraining
+from bedstone.data.scenes import moving as moving_scenes
+from bedstone.data.scenes import solids
 from bedstone.errors import BedstoneError
-from bedstone.mapping import from_mapping
-from bedstone.models.bert import LAYOUTS, BertConfig
-from bedstone.models.clip import clip_config
-from bedstone.models.dit_config import DiTConfig
-from bedstone.models.gpt_config import GPTConfig
-from bedstone.models.vlm_config import vlm_config
-from bedstone.recipes import FinetuneRecipe
-from bedstone.recipes_diffusion import DiffusionRecipe
-from bedstone.recipes_pairs import ContrastiveRecipe
-from bedstone.recipes_told import ToldRecipe
-from bedstone.tasks.policy import read_policy
+from bedstone.models.bert.network import LAYOUTS, BertConfig
+from bedstone.models.blip.network import vlm_config
+from bedstone.models.clip.network import clip_config
+from bedstone.models.dit.network import DiTConfig
+from bedstone.models.gpt.network import GPTConfig
+from bedstone.recipes.base import PretrainRecipe
+from bedstone.recipes.contrastive import ContrastiveRecipe
+from bedstone.recipes.diffusion import DiffusionRecipe, check_sampling, process_of
+from bedstone.recipes.image_text import ToldRecipe
+from bedstone.recipes.supervised import FinetuneRecipe, read_finetuning
+from bedstone.settings import from_mapping
+from bedstone.tasks.moderation.policy import read_policy
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 

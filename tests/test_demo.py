@@ -6,11 +6,13 @@ from functools import partial
 
 import numpy as np
 
-from bedstone.commands import told_data
-from bedstone.data.python_passages import python_passages
-from bedstone.data.scenes import check_caption, make_scene, questions
-from bedstone.data.told_scenes import measured_told_scenes
+from bedstone.data.python_docs import python_passages
+from bedstone.data.scenes.captions import check_caption
+from bedstone.data.scenes.datasets import measured_told_scenes
+from bedstone.data.scenes.questions import all_questions
+from bedstone.data.scenes.world import make_scene
 from bedstone.demo import bert, clip, draw, gpt, run, vlm
+from bedstone.recipes import image_text as told_data
 from runs import make_text
 
 # A CLIP of one step or two.
@@ -144,7 +146,7 @@ def test_what_is_found_is_judged_by_what_the_scenes_show(tmp_path):
 def test_answers_are_marked_by_what_the_scene_holds(tmp_path, monkeypatch):
     scene = make_scene(0, split="test")
     paths = vlm._write_pictures([scene], tmp_path / "pictures")
-    truth = {one.text: one.answer for one in questions(scene)}
+    truth = {one.text: one.answer for one in all_questions(scene)}
 
     def marks(answer):
         def ask(rows, top_k):
@@ -165,7 +167,7 @@ def test_without_an_index_the_demo_says_what_it_needs(tmp_path, monkeypatch):
 
 
 def test_parts_share_the_time_by_their_weights(tmp_path, monkeypatch):
-    from bedstone.inspect.report import Section
+    from bedstone.report.pages import Section
 
     given = {}
 

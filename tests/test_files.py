@@ -14,8 +14,16 @@ import pytest
 
 from bedstone import files
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file, atomic_folder, read_json, write_json, write_text
-from bedstone.manifests import inside, manifest, verify_manifest
+from bedstone.files import (
+    atomic_file,
+    atomic_folder,
+    inside,
+    manifest,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_text,
+)
 from faults import every_cut, killed, needs_fork, raised, steps
 
 OLD = {"a.txt": "old", "state/b.txt": "old too", "only-old": "x"}

@@ -24,19 +24,19 @@ LAYERS = [
     {"cli"},
     {"demo"},
     {"commands"},
-    {"serve"},
-    {"inspect", "tasks"},
-    {"train"},
-    {"objectives", "generation", "checkpoints"},
+    {"inspect"},
+    {"recipes"},
+    {"evaluate", "serve"},
+    {"tasks", "train"},
+    {"checkpoints", "objectives", "report"},
+    {"diffusion", "generation", "metrics"},
     {"models"},
-    {"nn", "data"},
-    {"config", "recipes", "recipes_pictures", "recipes_pairs", "recipes_told", "recipes_sighted"}
-    | {"recipes_autoencoder"}
-    | {"recipes_diffusion"}
-    | {"mapping", "checks", "runtime", "files", "manifests", "errors"},
+    {"data"},
+    {"nn"},
+    {"files", "settings", "runtime", "errors"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
-LIMIT = 320  # lines
+LIMIT = 900  # lines
 
 # Optional extras and what only tests use: importing Bedstone must not need them.
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
@@ -123,14 +123,17 @@ def test_the_package_itself_is_not_imported_from_inside():
 
 def test_a_wrong_arrow_would_be_found():
     """The checks above, on a house built wrong."""
-    assert arrows_up({"bedstone.nn.masks": {"bedstone.models.gpt"}})
-    assert arrows_up({"bedstone.nn.masks": {"bedstone.data.batches"}})
+    assert arrows_up({"bedstone.nn.masks": {"bedstone.models.gpt.network"}})
+    assert arrows_up({"bedstone.nn.masks": {"bedstone.data.text.causal_lm"}})
     assert arrows_up({"bedstone.files": {"bedstone.nn.masks"}})
-    assert not arrows_up({"bedstone.nn.stack": {"bedstone.nn.masks", "bedstone.errors"}})
+    assert not arrows_up({"bedstone.nn.blocks": {"bedstone.nn.masks", "bedstone.errors"}})
     assert not arrows_up({"bedstone.files": {"bedstone.errors"}, "bedstone": {"bedstone.cli"}})
     assert circle({"bedstone.nn.a": {"bedstone.nn.b"}, "bedstone.nn.b": {"bedstone.nn.a"}})
-    tree = ast.parse("def f():\n    from ..models import gpt\n    import bedstone.cli")
-    assert imports("bedstone.nn.a", Path("a.py"), tree) == {"bedstone.models.gpt", "bedstone.cli"}
+    tree = ast.parse("def f():\n    from ..models.gpt import network\n    import bedstone.cli")
+    assert imports("bedstone.nn.a", Path("a.py"), tree) == {
+        "bedstone.models.gpt.network",
+        "bedstone.cli",
+    }
 
 
 def test_files_stay_small():

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bedstone.cli import main
-from bedstone.data.scenes import scene_rows
+from bedstone.data.scenes.datasets import scene_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -146,8 +146,8 @@ def test_links_lead_somewhere():
 
 def test_settings_said_in_the_pages_exist():
     for key in re.findall(r"`((?:data|optim|model|tokenizer|schedule)\.\w+)=", README + TRAINING):
-        from bedstone.config import PretrainRecipe
-        from bedstone.models.gpt_config import GPTConfig
+        from bedstone.models.gpt.network import GPTConfig
+        from bedstone.recipes.base import PretrainRecipe
 
         section, name = key.split(".")
         owner = GPTConfig() if section == "model" else getattr(PretrainRecipe(), section)

@@ -11,21 +11,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bedstone.checkpoints.artefact import Model
-    from bedstone.checkpoints.opening import load
-    from bedstone.commands.finetune import finetune
-    from bedstone.commands.pretrain import pretrain
-    from bedstone.commands.resume import resume
+    from bedstone.checkpoints.load import load
+    from bedstone.checkpoints.model import Model
+    from bedstone.commands.train import pretrain, resume
     from bedstone.errors import BedstoneError
+    from bedstone.recipes.supervised import finetune
     from bedstone.tasks.pipeline import pipeline
 
 _HOMES = {
     "BedstoneError": "bedstone.errors",
-    "Model": "bedstone.checkpoints.artefact",
-    "load": "bedstone.checkpoints.opening",
-    "pretrain": "bedstone.commands.pretrain",
-    "finetune": "bedstone.commands.finetune",
-    "resume": "bedstone.commands.resume",
+    "Model": "bedstone.checkpoints.model",
+    "load": "bedstone.checkpoints.load",
+    "pretrain": "bedstone.commands.train",
+    "finetune": "bedstone.recipes.supervised",
+    "resume": "bedstone.commands.train",
     "pipeline": "bedstone.tasks.pipeline",
 }
 __all__ = ["BedstoneError", "Model", "finetune", "load", "pipeline", "pretrain", "resume"]

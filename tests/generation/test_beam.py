@@ -7,17 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from bedstone.checkpoints.convert import layout, to_published
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
-from bedstone.generation.beam import BeamSearch, beam_search
-from bedstone.generation.beam_settings import PUBLISHED, asked, published
+from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.generation.settings import PUBLISHED, BeamSearch, asked, published_beams
+from bedstone.models.gpt.network import GPTConfig, build
+from bedstone.models.published import layout, to_published
 from bedstone.nn.attention import CrossAttention
+from bedstone.nn.blocks import Context
 from bedstone.nn.cache import Cache
-from bedstone.nn.context import Context
 from bedstone.runtime import Precision
 from networks import randomise
 
@@ -284,9 +283,9 @@ def test_precision_makes_a_copy(pair):
 
 def test_published_names():
     settings = {"num_beams": 3, "length_penalty": None, "no_repeat_ngram_size": 2, "top_k": 50}
-    assert published(settings) == {"beams": 3, "no_repeat_ngram": 2}
+    assert published_beams(settings) == {"beams": 3, "no_repeat_ngram": 2}
     everything = {**dict.fromkeys(PUBLISHED, 1), "early_stopping": True}
-    assert BeamSearch(**published(everything)) == BeamSearch(1, 1, True, 1, 1, 1, 1, 1)
+    assert BeamSearch(**published_beams(everything)) == BeamSearch(1, 1, True, 1, 1, 1, 1, 1)
 
 
 def test_what_is_given_counts_before_what_the_model_says():

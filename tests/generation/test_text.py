@@ -5,12 +5,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bedstone.data.tokenizer_training import train_bpe
-from bedstone.generation.beam import BeamSearch, beam_search
+from bedstone.data.text.train_tokenizer import train_bpe
+from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
+from bedstone.generation.settings import BeamSearch
 from bedstone.generation.text import StopText, encode_prompt, stream_text, write, write_beams
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.gpt.network import GPTConfig, build
 from networks import randomise
 
 TEXT = "The cat sat on the mat. Über den Wölken 漢字 🙂🙃 and so on, and so on.\n" * 3

@@ -10,12 +10,11 @@ import torch
 from diffusers import AutoencoderKL as Published
 
 import bedstone
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.convert import layout
+from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
-from bedstone.models.autoencoder import Gaussian, build, make
-from bedstone.models.autoencoder_config import AutoencoderConfig
+from bedstone.models.autoencoder.network import AutoencoderConfig, Gaussian, build, make
+from bedstone.models.published import layout
 from networks import TOLERANCE, check_network, check_published, randomise
 
 SHAPES: dict[str, dict[str, Any]] = {

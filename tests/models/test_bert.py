@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.convert import layout
+from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
-from bedstone.models.bert import BertConfig, build
+from bedstone.models.bert.network import BertConfig, build
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import layout
+from bedstone.nn.blocks import PostNorm
 from bedstone.nn.masks import Documents
-from bedstone.nn.residual import PostNorm
 from networks import check_network, check_published, randomise
 
 LABELS = ("no", "maybe", "yes")

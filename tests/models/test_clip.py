@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.convert import layout
-from bedstone.data.packing import Packed, lay
+from bedstone.checkpoints.model import Model
+from bedstone.data.text.packing import Packed, lay
 from bedstone.errors import BedstoneError
-from bedstone.models.clip import CLIPConfig, build, clip_config
-from bedstone.models.clip_text import TextConfig
-from bedstone.models.vit import ViTConfig
-from bedstone.nn.inference import for_inference
+from bedstone.models.clip.network import CLIPConfig, TextConfig, build, clip_config
+from bedstone.models.published import layout
+from bedstone.models.vit.network import ViTConfig
+from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.lora import LoraConfig, add_adapter
 from networks import check_network, check_published, randomise
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.checkpoints.artefact import Model
+from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
-from bedstone.models.dit import DiT, build
-from bedstone.models.dit_config import DiTConfig
-from bedstone.nn.inference import for_inference
+from bedstone.models.dit.network import DiT, DiTConfig, build
+from bedstone.nn.fast.inference import for_inference
 from networks import check_network, randomise
 
 SMALL = {"size": (8, 8), "width": 24, "layers": 3, "heads": 2}

@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bedstone.checkpoints.convert import layout, to_published
 from bedstone.errors import BedstoneError
-from bedstone.models.gpt import LAYOUTS, build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.gpt.network import LAYOUTS, GPTConfig, build
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import layout, to_published
 from bedstone.nn.masks import Documents
 from networks import TOLERANCE, check_network, check_published, randomise
 

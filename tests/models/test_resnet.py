@@ -5,12 +5,13 @@ import torch
 import torch.nn.functional as F
 
 import bedstone
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.convert import layout, to_published
+from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
-from bedstone.models import clip, resnet
-from bedstone.models.resnet import ResNetConfig
-from bedstone.nn.inference import for_inference
+from bedstone.models.clip import network as clip
+from bedstone.models.published import layout, to_published
+from bedstone.models.resnet import network as resnet
+from bedstone.models.resnet.network import ResNetConfig
+from bedstone.nn.fast.inference import for_inference
 from networks import check_network
 
 TEXT = {"vocab_size": 99, "context": 12, "width": 24, "layers": 1, "heads": 4}

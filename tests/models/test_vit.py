@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.convert import layout
+from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
-from bedstone.models.vit import ViTConfig, build
-from bedstone.nn.inference import for_inference
+from bedstone.models.published import layout
+from bedstone.models.vit.network import ViTConfig, build
+from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.lora import LoraConfig, add_adapter
 from bedstone.nn.patches import PatchEmbed, patchify, unpatchify
 from networks import check_network, randomise

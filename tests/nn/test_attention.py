@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedstone.nn.attention import CrossAttention, SelfAttention, attend
+from bedstone.nn.blocks import Context
 from bedstone.nn.cache import Cache
-from bedstone.nn.context import Context
 from bedstone.nn.masks import Both, Causal, Documents, Full, Padding, Prefix, with_window
 
 

@@ -2,10 +2,9 @@
 
 import torch
 
+from bedstone.nn.blocks import AdaZero, Context
 from bedstone.nn.conditioning import CentredMemory, PooledMemory, SharedModulation, features
-from bedstone.nn.context import Context
 from bedstone.nn.layers import MLP, LayerNorm
-from bedstone.nn.residual import AdaZero
 
 
 def test_features_are_those_of_diffusers():

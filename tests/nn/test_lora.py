@@ -8,31 +8,31 @@ import torch.nn.functional as F
 from torch import nn
 
 from bedstone.checkpoints.adapters import adapt
-from bedstone.checkpoints.convert import layout as published
-from bedstone.checkpoints.convert import to_published
 from bedstone.errors import BedstoneError
-from bedstone.models.bert import BertConfig
-from bedstone.models.bert import build as build_bert
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.bert.network import BertConfig
+from bedstone.models.bert.network import build as build_bert
+from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.heads import HeadConfig
-from bedstone.nn import packed
-from bedstone.nn.frozen import CastOnce, adapted
-from bedstone.nn.inference import JoinedAttention, for_inference
+from bedstone.models.published import layout as published
+from bedstone.models.published import to_published
+from bedstone.nn.fast import frozen as packed
+from bedstone.nn.fast.frozen import CastOnce, adapted
+from bedstone.nn.fast.inference import JoinedAttention, for_inference
 from bedstone.nn.lora import (
     LoraConfig,
+    LoRALinear,
     active_adapter,
     adapted_layers,
     adapter_parameters,
     adapters,
     add_adapter,
     fold,
+    make_adapted,
     merge,
     remove_adapter,
     unmerge,
     use_adapter,
 )
-from bedstone.nn.lora_layers import LoRALinear, make_adapted
 from bedstone.nn.quantize import TARGETS, quantize
 from networks import randomise
 

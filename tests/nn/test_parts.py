@@ -8,13 +8,17 @@ from torch import nn
 
 from bedstone.errors import BedstoneError
 from bedstone.nn.attention import CrossAttention, SelfAttention
-from bedstone.nn.context import Context
+from bedstone.nn.blocks import AdaZero, Block, Context, Gated, PostNorm, PreNorm, Stack
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Full
-from bedstone.nn.positions import RelativeBias, Rotary, SinusoidalPositions, rotate
-from bedstone.nn.residual import AdaZero, Gated, PostNorm, PreNorm
-from bedstone.nn.rope_scaling import SCALINGS, scaled_frequencies
-from bedstone.nn.stack import Block, Stack
+from bedstone.nn.positions import (
+    SCALINGS,
+    RelativeBias,
+    Rotary,
+    SinusoidalPositions,
+    rotate,
+    scaled_frequencies,
+)
 
 SCALING_CASES = {
     "linear": {"factor": 4.0},

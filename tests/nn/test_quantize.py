@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bedstone.checkpoints.artefact import Model, load
+from bedstone.checkpoints.model import Model, load
 from bedstone.errors import BedstoneError
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.nn import quantize as module
-from bedstone.nn.inference import for_inference
+from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.lora import (
     LoraConfig,
     adapter_parameters,

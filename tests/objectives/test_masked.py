@@ -7,15 +7,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bedstone.checkpoints.convert import layout, to_published
-from bedstone.config import MaskingConfig
-from bedstone.data.corruption import Corruption, row_keys
-from bedstone.data.masked_batches import MaskedBatches
-from bedstone.data.masked_rows import Chosen, RowMaker
-from bedstone.data.segments import ALONE, Documents
-from bedstone.data.tokens import TokenSplit
-from bedstone.models.bert import BertConfig, build
+from bedstone.data.text.masked_lm import (
+    ALONE,
+    Chosen,
+    Corruption,
+    Documents,
+    MaskedBatches,
+    MaskingConfig,
+    RowMaker,
+    row_keys,
+)
+from bedstone.data.text.token_cache import TokenSplit
+from bedstone.models.bert.network import BertConfig, build
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import layout, to_published
 from bedstone.objectives.masked import MaskedLoss, masked_scores
 from bedstone.runtime import Precision
 from networks import randomise

@@ -6,16 +6,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bedstone.data.plain_pictures import PixelBatch
+from bedstone.data.images.plain import PixelBatch
 from bedstone.errors import BedstoneError
-from bedstone.models import patchgan, resnet, vit
-from bedstone.models.autoencoder import build
-from bedstone.models.autoencoder_config import AutoencoderConfig, DiscreteConfig
-from bedstone.models.bert import BertConfig
-from bedstone.models.bert import build as build_bert
-from bedstone.models.discrete_autoencoder import build as build_discrete
-from bedstone.models.resnet import ResNetConfig
-from bedstone.models.vit import ViTConfig
+from bedstone.models.autoencoder import network as patchgan
+from bedstone.models.autoencoder.network import (
+    AutoencoderConfig,
+    DiscreteConfig,
+    build,
+    build_discrete,
+)
+from bedstone.models.bert.network import BertConfig
+from bedstone.models.bert.network import build as build_bert
+from bedstone.models.resnet import network as resnet
+from bedstone.models.resnet.network import ResNetConfig
+from bedstone.models.vit import network as vit
+from bedstone.models.vit.network import ViTConfig
 from bedstone.objectives.reconstruction import (
     Adversary,
     Perceptual,
@@ -34,7 +39,7 @@ def batch(count: int = 4, number: int = 0) -> PixelBatch:
 def kl_network(judge: bool = False) -> Any:
     network = build(AutoencoderConfig(widths=(8, 8), groups=4), seed=0)
     if judge:
-        network.discriminator = patchgan.build(3, 8, 2, seed=1)
+        network.discriminator = patchgan.build_patchgan(3, 8, 2, seed=1)
     return network
 
 
@@ -142,7 +147,7 @@ def test_the_weight_is_bounded() -> None:
 def test_a_judge_of_patches() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    judge = patchgan.build(3, 8, 2, seed=1)
+    judge = patchgan.build_patchgan(3, 8, 2, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
     shown = batch().pixels
     assert judge(shown).shape == (4, 1, 2, 2)

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bedstone.data.batches import IGNORED
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.data.stream import IGNORED
+from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.objectives import tokens
 from bedstone.objectives.tokens import next_token_loss, token_loss
 

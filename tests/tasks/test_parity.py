@@ -1,11 +1,11 @@
 """Results equal those of transformers' own pipelines on the same small random models."""
 
 import pytest
-from small_models import SENTENCES, TAGS, decoder, saved
 
 import bedstone
 from alike import same
 from bedstone.models.heads import HeadConfig
+from small_models import SENTENCES, TAGS, decoder, saved
 
 transformers = pytest.importorskip("transformers")
 LAYOUTS = ("bert", "roberta", "distilbert")

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from small_models import NLI, TAGS, model, saved
 
 import bedstone
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
-from bedstone.tasks.classify import TextClassification
-from bedstone.tasks.entities import TokenClassification
 from bedstone.tasks.pipeline import ALIASES, TASKS, task_class
+from bedstone.tasks.text.text_classification import TextClassification
+from bedstone.tasks.text.token_classification import TokenClassification
+from small_models import NLI, TAGS, model, saved
 
 LABELS = HeadConfig("sequence", ("bad", "good"))
 

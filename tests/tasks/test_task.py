@@ -4,14 +4,14 @@ import logging
 
 import numpy as np
 import pytest
-from small_models import NLI, SENTENCES, TAGS, model, tokenizer
 
 import bedstone
-from bedstone.data.examples import make_examples
-from bedstone.data.inputs import text_input
-from bedstone.data.labelled import LabelledRows
+from bedstone.data.dataset import LabelledRows
+from bedstone.data.text.encode import text_input
+from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
+from small_models import NLI, SENTENCES, TAGS, model, tokenizer
 
 LABELS = HeadConfig("sequence", ("bad", "fair", "good"))
 HEADS = {

@@ -8,14 +8,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.config import OptimConfig
 from bedstone.errors import BedstoneError
 from bedstone.runtime import Precision
 from bedstone.train.averaging import Average, Unaveraged, power, steady
-from bedstone.train.logs import RunLog
+from bedstone.train.logs import ProgressBar, RunLog
 from bedstone.train.loop import Pace, Trainer
-from bedstone.train.optim import build_optimizer
-from bedstone.train.progress import ProgressBar
+from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.schedule import parse_budget
 
 

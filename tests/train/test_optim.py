@@ -6,13 +6,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bedstone.config import OptimConfig
 from bedstone.errors import BedstoneError
-from bedstone.models.gpt import build
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.objectives.tokens import token_loss
-from bedstone.train.muon import Muon, orthogonalise
-from bedstone.train.optim import Optimizer, build_optimizer, clip_gradients
+from bedstone.train.optim import (
+    Muon,
+    OptimConfig,
+    Optimizer,
+    build_optimizer,
+    clip_gradients,
+    orthogonalise,
+)
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -14,24 +14,29 @@ from typing import Any
 
 import torch
 
-from bedstone.checkpoints.convert import layout
-from bedstone.checkpoints.peft_files import PREFIX, TASKS
-from bedstone.checkpoints.peft_read import read_peft
-from bedstone.checkpoints.peft_write import write_peft
+from bedstone.checkpoints.peft import PREFIX, TASKS, read_peft, write_peft
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, read_json, write_json, write_text
-from bedstone.manifests import manifest, verify_manifest
+from bedstone.files import (
+    atomic_folder,
+    manifest,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_text,
+)
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import layout
 from bedstone.nn.lora import (
     LoraConfig,
     active_adapter,
     adapted_layers,
     adapters,
     add_adapter,
+    parent_of,
+    shared_names,
     use_adapter,
 )
-from bedstone.nn.lora_config import parent_of, shared_names
 from bedstone.runtime import versions
 
 CONFIG = "adapter_config.json"

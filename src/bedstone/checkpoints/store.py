@@ -16,10 +16,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bedstone.checks import check_whole
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, recover_folder, remove_folder, sweep, write_text
-from bedstone.manifests import inside, manifest, verify_manifest
+from bedstone.files import (
+    atomic_folder,
+    inside,
+    manifest,
+    recover_folder,
+    remove_folder,
+    sweep,
+    verify_manifest,
+    write_text,
+)
+from bedstone.settings import check_whole
 
 SCHEMA = 1
 MANIFEST = "manifest.json"

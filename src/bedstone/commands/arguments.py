@@ -7,7 +7,7 @@ from inspect import Parameter, signature
 import docstring_parser
 from jsonargparse import ArgumentParser
 
-from bedstone.mapping import field_names
+from bedstone.settings import field_names
 
 MAY_LACK = ("overrides", "text")  # lists at a command's end that may be empty
 
@@ -27,7 +27,7 @@ def parser_of(
         told = docstring_parser.parse(command.__doc__ or "")
         sub = ArgumentParser(description=told.description)
         helps = {each.arg_name: each.description or "" for each in told.params}
-        if "overrides" in helps:
+        if "overrides" in helps and name in recipes:
             fields = field_names(recipes[name])
             helps["overrides"] += f" These are: {', '.join(fields)}."
         _add_arguments(sub, command, helps)

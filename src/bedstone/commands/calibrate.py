@@ -14,21 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.fit_policy import Parts, fit_policy
-from bedstone.data.illustrated import illustrated
-from bedstone.data.labelled import LabelledRows
-from bedstone.data.reading import check_text
+from bedstone.checkpoints.load import open_model
+from bedstone.data.dataset import LabelledRows, illustrated
+from bedstone.data.records import check_text
 from bedstone.errors import BedstoneError, nearest
-from bedstone.inspect.calibration import FIGURES, detection
-from bedstone.inspect.calibration_plots import draw_calibration
-from bedstone.inspect.figures import Figures
+from bedstone.metrics.calibration import FIGURES, detection
+from bedstone.metrics.figures import Figures
+from bedstone.report.plots import draw_calibration
 from bedstone.runtime import pick_device
-from bedstone.tasks.moderate import Moderation, probabilities
+from bedstone.tasks.moderation.fit import Parts, fit_policy
+from bedstone.tasks.moderation.moderation import Moderation, Post, probabilities
+from bedstone.tasks.moderation.policy import Policy, read_policy
 from bedstone.tasks.pipeline import check_head
-from bedstone.tasks.policy import Policy, read_policy
-from bedstone.tasks.posts import Post
-from bedstone.train.progress import ProgressBar
+from bedstone.train.logs import ProgressBar
 
 
 @dataclass(frozen=True)

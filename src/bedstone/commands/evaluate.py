@@ -9,24 +9,23 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bedstone.checkpoints.artefact import tokenizer_of
-from bedstone.checkpoints.drawing import DrawingModel
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.evaluate_drawing import evaluate_drawing
-from bedstone.commands.evaluate_labels import TASKS, evaluate_labels
-from bedstone.commands.evaluate_masked import evaluate_masked
-from bedstone.commands.evaluate_pairs import evaluate_pairs
-from bedstone.commands.evaluate_told import evaluate_told
-from bedstone.commands.text_data import cached
-from bedstone.data.batches import evaluation_batches
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import tokenizer_of
+from bedstone.checkpoints.pipeline import DrawingModel
 from bedstone.data.sources import open_source
+from bedstone.data.text.causal_lm import evaluation_batches
 from bedstone.errors import BedstoneError
-from bedstone.inspect.evaluate import text_figures, text_loss
+from bedstone.evaluate.contrastive import evaluate_pairs
+from bedstone.evaluate.generative import evaluate_drawing
+from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
+from bedstone.evaluate.image_text import evaluate_told
+from bedstone.evaluate.language import evaluate_masked, text_figures, text_loss
+from bedstone.evaluate.supervised import TASKS, evaluate_labels
+from bedstone.models.flamingo.network import FLAMINGO as SIGHTED
 from bedstone.objectives.tokens import next_token_loss
-from bedstone.recipes_sighted import LAYOUT as SIGHTED
-from bedstone.recipes_told import TASKS as TELLING
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.train.progress import ProgressBar
+from bedstone.train.data import cached
+from bedstone.train.logs import ProgressBar
 
 
 def evaluate(

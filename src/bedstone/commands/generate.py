@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.checkpoints.drawing import DrawingModel
-from bedstone.checkpoints.opening import open_model
-from bedstone.data.tokenizer import Tokenizer
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.generation.beam import BeamSearch
-from bedstone.generation.beam_settings import asked
 from bedstone.generation.sampling import Sampling, published
+from bedstone.generation.settings import BeamSearch, asked
 from bedstone.generation.text import Searched, Written, stream_text, write, write_beams
 from bedstone.runtime import Precision, pick_device, pick_precision
 

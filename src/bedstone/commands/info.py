@@ -6,10 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel
-from bedstone.checkpoints.opening import open_model
-from bedstone.models.gpt_config import GPTConfig
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.models.gpt.network import GPTConfig
 
 
 def info(path: str, *, as_json: bool = False) -> dict[str, Any]:

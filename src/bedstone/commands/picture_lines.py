@@ -24,7 +24,7 @@ def index_(
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
     """
-    from bedstone.commands.index import index
+    from bedstone.commands.search import index
 
     index(folder, model, out, metadata, as_json=json, precision=precision, device=device)
 

@@ -3,24 +3,313 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands import run_posts
-from bedstone.commands.run_pictures import picture_files, picture_results, reads_pictures
-from bedstone.commands.run_tables import shown
-from bedstone.commands.run_told import ASK, Page, asked
-from bedstone.data.labelled import open_rows
-from bedstone.data.readers import read_text
+from bedstone.checkpoints.load import open_model
+from bedstone.data.dataset import illustrated, open_rows
+from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.records import data_suffix, read_text
 from bedstone.errors import BedstoneError, nearest
+from bedstone.report.pages import Captioned, Line, write_captions
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
-from bedstone.tasks.search import read_corpus
+from bedstone.tasks.text.semantic_search import ROWS, read_corpus
+
+TOLD = 5  # broken pictures that are named
+
+
+def reads_pictures(task: str) -> bool:
+    """Whether a task's inputs are pictures."""
+    return task_class(task).reads == "pictures"
+
+
+def picture_files(given: Sequence[str]) -> list[str]:
+    """The pictures of each name: itself, or all below a folder.
+
+    Raises:
+        BedstoneError: a folder holds none.
+    """
+    found: list[str] = []
+    for name in given:
+        if not Path(name).is_dir():
+            found.append(name)
+            continue
+        inside = find_images(name)
+        if not inside:
+            raise BedstoneError(
+                f"{name}: holds no picture; expected files that end in .jpg, .png, .webp and such."
+            )
+        found += map(str, inside)
+    return found
+
+
+def picture_results(
+    task: Any,
+    inputs: Sequence[Any],
+    options: dict[str, Any],
+    broken: list[BedstoneError] | None = None,
+) -> Iterator[tuple[Any, Any]]:
+    """Each picture and its result; how many were broken is told at the end.
+
+    Args:
+        broken: what is wrong with each picture that can't be read is added to it.
+
+    Raises:
+        BedstoneError: none can be read.
+    """
+    if len(inputs) == 1:
+        yield inputs[0], task(inputs[0], **options)
+        return
+    broken = [] if broken is None else broken
+    faulty: dict[str, BedstoneError] = {}  # once, however often something is asked of it
+
+    def left_out(number: int, error: BedstoneError) -> None:
+        faulty.setdefault(_name(inputs[number], number), error)
+
+    for number, result in task.each(inputs, left_out, **options):
+        yield inputs[number], result
+    broken += faulty.values()
+    if not broken:
+        return
+    named = "\n".join(f"  {error}" for error in broken[:TOLD])
+    more = f"\n  and {len(broken) - TOLD:,} more" if len(broken) > TOLD else ""
+    every = len({_name(value, number) for number, value in enumerate(inputs)})
+    told = f"{len(broken):,} of {every:,} pictures were left out:\n{named}{more}"
+    if len(broken) == every:
+        raise BedstoneError(told)
+    print(told, file=sys.stderr)
+
+
+def _name(value: Any, number: int) -> str:
+    """What tells an input's picture from others."""
+    picture = value.get("image") if isinstance(value, dict) else value
+    return str(picture) if isinstance(picture, str | Path) else str(number)
+
+
+# Inputs from the command line of tasks that take both texts and pictures, such as posts.
+
+TASKS = ("moderation", "similar-items", "complementary-items")  # that take both
+
+
+def posts(texts: Sequence[str], file: str | None, column: str | None) -> list[Any]:
+    """Texts, names of pictures as `Path`, and the lines or rows of a file.
+
+    A word is a picture where there is a file of that name and its suffix is a picture's.
+    """
+    found: list[Any] = [_picture(text) or text for text in texts]
+    if file is None:
+        return found
+    path = Path(file)
+    if path.is_file() and data_suffix(path) not in ROWS:
+        return [*found, *read_corpus(file, column)[0]]
+    rows = illustrated(file, columns={"text": column} if column else None)
+    text = rows.column("text")
+    for row in rows.rows:
+        both = {"text": row.get(text) if text else None, "image": row["image"]}
+        found.append({key: value for key, value in both.items() if value is not None})
+    return found
+
+
+def told(value: Any) -> Any:
+    """An input as it is printed: pictures by their names."""
+    if isinstance(value, dict):
+        return {key: told(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [told(each) for each in value]
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    return str(value) if isinstance(value, Path) else value
+
+
+def _picture(word: str) -> Path | None:
+    try:
+        path = Path(word)
+        named = path.suffix.lower() in IMAGE_SUFFIXES
+        return path if named and path.is_file() else None
+    except (OSError, ValueError):  # too long to be a name, or with a NUL
+        return None
+
+
+# What a task gives, as tables for people.
+
+LONGEST = 300  # characters of a cell
+LEFT_OUT = ("row",)  # --json has it
+
+
+def shown(value: Any, result: Any) -> list[RenderableType]:
+    """An input and its result, to be printed one below the other."""
+    if isinstance(value, Mapping) and "sentences" in value:
+        pairs = zip(value["sentences"], result, strict=True)
+        result = [{"sentence": sentence, "score": score} for sentence, score in pairs]
+        value = value["source_sentence"]
+    elif isinstance(value, Mapping) and "image" in value and value.keys() & {"question", "text"}:
+        value = f"{value['image']}: {value.get('question') or value.get('text') or ''}"
+    elif isinstance(value, Mapping):
+        value = value.get("question", value)
+    return [Text(_cell(value), style="bold"), *_tables(result), ""]
+
+
+def _tables(result: Any) -> list[RenderableType]:
+    if isinstance(result, Mapping) and "reason" in result:  # of moderation
+        told = Text(f"{result['action']}: {result['reason']}")
+        return [told, _table(result["categories"])]
+    if isinstance(result, Mapping):
+        return [_table(_rows_of(result))]
+    if isinstance(result, list) and result and all(isinstance(one, Mapping) for one in result):
+        if all(set(one) == {"generated_text"} for one in result):
+            return [Text(one["generated_text"]) for one in result]
+        return [_table(result)]
+    if _is_numbers(result):
+        return [Text(_shape(result) + "; --json prints them")]
+    if isinstance(result, list) and result:
+        return [each for one in result for each in _tables(one)]
+    return [Text("nothing was found", style="dim")]
+
+
+def _rows_of(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A dictionary as rows: of its columns, of its fields, or itself as one."""
+    columns = {key: each for key, each in result.items() if isinstance(each, list)}
+    if columns:  # labels beside their scores
+        names = [key.removesuffix("s") for key in columns]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if all(each is None or isinstance(each, Mapping) for each in result.values()):
+        return [{"field": name, **(each or {"answer": "-"})} for name, each in result.items()]
+    return [result]
+
+
+def _table(rows: list[Mapping[str, Any]]) -> Table:
+    names = list(dict.fromkeys(key for row in rows for key in row if key not in LEFT_OUT))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        numbers = all(isinstance(row.get(name, 0), int | float) for row in rows)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_cell(row.get(name))) for name in names))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, dict | list):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    text = "" if value is None else str(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _is_numbers(value: Any) -> bool:
+    while isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, int | float)
+
+
+def _shape(value: Any) -> str:
+    sizes = []
+    while isinstance(value, list):
+        sizes.append(len(value))
+        value = value[0]
+    return " x ".join(f"{size:,}" for size in sizes) + " numbers"
+
+
+# `bedstone run` on pictures and words: questions, conversations, pages of captions.
+
+ASK = ("visual-question-answering", "image-text-to-text")  # take --question
+PAGES = {"image-to-text": "Pictures in words", **dict.fromkeys(ASK, "Questions about pictures")}
+
+
+def asked(
+    task: str, pictures: Sequence[str], questions: Sequence[str], file: str | None
+) -> list[dict[str, Any]]:
+    """Each question of each picture, those of a picture side by side; then the rows of a file.
+
+    Raises:
+        BedstoneError: there is a picture and no question, or the rows hold neither questions nor
+            messages.
+    """
+    key = "question" if task == "visual-question-answering" else "text"
+    names = picture_files(pictures)
+    found = [{"image": name, key: text} for name in names for text in questions]
+    if names and not questions:
+        if key == "question":
+            raise BedstoneError(
+                f"{task}: nothing is asked of the pictures. Give --question, several times for "
+                "several questions."
+            )
+        found = [{"image": name, "text": ""} for name in names]
+    if file is None:
+        if questions and not names:
+            raise BedstoneError(
+                f"{task}: there is a question and no picture. Give its file or a folder after the "
+                "model, or rows with an image by --file."
+            )
+        return found
+    rows = illustrated(file)
+    for number, row in enumerate(rows.rows):
+        if key == "text" and row.get("messages") is not None:
+            held = {} if row["image"] is None else {"image": row["image"]}
+            found.append({"messages": row["messages"], **held})
+            continue
+        own = row.get("question", row.get("text")) or list(questions)
+        if not own:
+            raise BedstoneError(
+                f"{rows.where(number)}: has no question (column question); give one, or --question."
+            )
+        texts = own if isinstance(own, list | tuple) else [own]
+        found += [{"image": row["image"], key: text} for text in texts]
+    return found
+
+
+class Page:
+    """Results that become a page of pictures with what was said of them.
+
+    Raises:
+        BedstoneError: the task says nothing of pictures.
+    """
+
+    def __init__(self, task: str, path: str) -> None:
+        if task not in PAGES:
+            raise BedstoneError(f"--page: {task} makes none; {', '.join(PAGES)} do.")
+        self.task, self.path = task, path
+        self.pictures: list[Captioned] = []
+
+    def add(self, value: Any, result: Any) -> None:
+        """Notes a result; what is asked of the same picture next stands with it."""
+        picture = value.get("image") if isinstance(value, dict) else value
+        question = ""
+        if isinstance(value, dict):
+            question = str(value.get("question") or value.get("text") or "")
+        lines = [replace(line, asked=question) for line in _lines(result)]
+        last = self.pictures[-1] if self.pictures else None
+        if last is not None and picture is not None and last.picture == picture:
+            self.pictures[-1] = replace(last, lines=[*last.lines, *lines])
+        else:
+            name = str(picture) if isinstance(picture, str | Path) else f"{len(self.pictures) + 1}"
+            self.pictures.append(Captioned(picture, name, lines))
+
+    def write(self, model: str, left_out: Sequence[BedstoneError] = ()) -> Path:
+        """Writes it, whole or not at all."""
+        lead = f"{len(self.pictures):,} pictures, by {Path(model).name}"
+        if left_out:
+            lead += f"; {len(left_out):,} can't be read: " + "; ".join(map(str, left_out[:5]))
+            lead += " ..." if len(left_out) > 5 else ""
+        return write_captions(self.path, PAGES[self.task], lead + ".", self.pictures)
+
+
+def _lines(result: Any) -> Iterator[Line]:
+    """Of answers the best alone; of captions all."""
+    for one in result[:1] if result and "answer" in result[0] else result:
+        said = one.get("answer", one.get("generated_text"))
+        if isinstance(said, list):  # messages: the last is the answer
+            said = said[-1]["content"]
+        yield Line(said, score=f"{one['score']:.2f}" if "score" in one else "")
+
 
 AT_A_TIME = 64  # inputs read ahead
 # What a word on the command line may mean that is no JSON.
@@ -88,8 +377,8 @@ def run(
     for value, result in results:
         if shown_on is not None:
             shown_on.add(value, result)
-        value = run_posts.told(value)
-        result = run_posts.told(result) if name in ASK else result
+        value = told(value)
+        result = told(result) if name in ASK else result
         if as_json:
             line = {"input": value, "result": result}
             print(json.dumps(line, ensure_ascii=False, default=_plain), flush=True)
@@ -169,8 +458,8 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
         inputs = asked(task, texts, given.questions, given.file)
     elif reads_pictures(task):
         inputs = picture_files([*texts, *(_of_file(given) if given.file else [])])
-    elif task in run_posts.TASKS:
-        inputs = run_posts.posts(texts, given.file, given.column)
+    elif task in TASKS:
+        inputs = posts(texts, given.file, given.column)
     else:
         inputs = [*texts, *(_of_file(given) if given.file else [])]
     if task.startswith("unconditional-"):

@@ -14,19 +14,38 @@ What a name may be, tried in this order:
 """
 
 import hashlib
+import importlib
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from bedstone.data import readers, rows
-from bedstone.data.python_docs import python_documents
-from bedstone.data.readers import BLOCK, Piece
-from bedstone.data.scene_texts import scene_texts
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bedstone.data import records as readers
+from bedstone.data import records as rows
+from bedstone.data.images.decode import find_images
+from bedstone.data.records import (
+    BLOCK,
+    PAGES,
+    Piece,
+    csv_rows,
+    data_suffix,
+    import_datasets,
+    json_rows,
+)
 from bedstone.errors import BedstoneError, closest, nearest
 
-BUILT_IN = ("python-docs", "scenes")
+# Text that Bedstone has or makes itself: where its documents are made, loaded when asked for.
+BUILT_IN = {
+    "python-docs": ("bedstone.data.python_docs", "python_pieces"),
+    "scenes": ("bedstone.data.scenes.datasets", "scene_texts"),
+}
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -196,7 +215,8 @@ def open_source(name: str | Path, *, text_column: str = "text", split: str | Non
 def find(name: str, column: str, split: str | None) -> Source:
     """As `open_source`, without a look inside."""
     if name in BUILT_IN:
-        return Texts(scene_texts if name == "scenes" else _python_docs, name)
+        module, function = BUILT_IN[name]
+        return Texts(getattr(importlib.import_module(module), function), name)
     path = Path(name).expanduser()
     if path.is_file():
         return Files(name, [_checked(path)], column)
@@ -214,11 +234,6 @@ def find(name: str, column: str, split: str | None) -> Source:
     if hub_id and not _known_suffix(path) and not path.parent.is_dir():
         return Hub(name, split or "train", column)
     raise _missing(name, path)
-
-
-def _python_docs() -> Iterator[Piece]:
-    # A module's docstrings are also in its source: its name keeps both on one side of a split.
-    return (Piece(each.text, key=f"python {each.name}") for each in python_documents())
 
 
 def _known_suffix(path: Path) -> bool:
@@ -299,3 +314,198 @@ def _missing(name: str, path: Path) -> BedstoneError:
         f"data {name!r}: the folder {folder} does not exist. Expected a file, a folder, a glob, "
         f"a hub id (owner/name) or built-in data ({', '.join(BUILT_IN)})."
     )
+
+
+# Rows with pictures, as their files have them: nothing is decoded here.
+#
+# What a name may be: a Parquet, Arrow, JSONL, JSON or CSV file, a folder or a glob of such; a
+# folder of pictures with a `metadata.jsonl` or `metadata.csv` (columns `file_name` and others), or
+# with a folder for each class; a set on the hub.
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+TOGETHER = 256  # rows of a table read at a time
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A row as it was read.
+
+    Attributes:
+        place: where it is from, for messages.
+        values: its columns.
+        folder: what a picture's path in it is relative to.
+        inside: whether that path must stay in the folder.
+    """
+
+    place: str
+    values: dict[str, Any]
+    folder: Path
+    inside: bool = False
+
+
+def raw_rows(name: str, split: str | None, names: dict[str, list[str]]) -> Iterator[Raw]:
+    """All rows of a source; `names` is given what the numbers of a column stand for, where known.
+
+    Raises:
+        BedstoneError: there is no such data, or a file can't be read.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir() and (folders := picture_folders(path, split)):
+        for folder in folders:
+            yield from _image_folder(folder)
+        return
+    source = find(name, "text", split)
+    if isinstance(source, Hub):
+        yield from _hub(source, names)
+        return
+    if not isinstance(source, Files) or source.tree:
+        raise BedstoneError(
+            f"data {name!r}: holds no pictures that can be read; expected a Parquet, Arrow, JSONL "
+            "or CSV file with a column of pictures or their paths, or a folder of pictures with a "
+            "metadata.jsonl."
+        )
+    for file in source.paths:
+        for place, row in _file(file, names):
+            if not isinstance(row, dict):
+                raise BedstoneError(
+                    f"{file}: {place} is of type {type(row).__name__}; expected an object with "
+                    "named columns. Mend or remove that row."
+                )
+            yield Raw(f"{file}: {place}", row, file.parent)
+
+
+def picture_folders(path: Path, split: str | None) -> list[Path]:
+    """The folder in `path` that holds pictures: that of a split, or itself; [] where none does.
+
+    Raises:
+        BedstoneError: it has pictures, and none of the split that is asked for.
+    """
+    named = [path / word for word in SPLITS.get(split or "train", ()) if (path / word).is_dir()]
+    found = [folder for folder in [*named, path] if _has_pictures(folder)][:1]
+    if split is not None and found == [path]:
+        have = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir())) or "none"
+        raise BedstoneError(
+            f"data {str(path)!r}: has no folder of pictures for the split {split!r}; its folders: "
+            f"{have}. Leave the split out, or name the folder itself."
+        )
+    return found
+
+
+def _has_pictures(folder: Path) -> bool:
+    if any((folder / each).is_file() for each in METADATA):
+        return True
+    tables = any(data_suffix(each) in (".parquet", ".arrow") for each in folder.iterdir())
+    return not tables and bool(find_images(folder))
+
+
+def _image_folder(folder: Path) -> Iterator[Raw]:
+    """A folder's rows: by its metadata, else a picture each, its class the folder it is in."""
+    for name in METADATA:
+        file = folder / name
+        if file.is_file():
+            rows = json_rows(file) if name.endswith("l") else csv_rows(file)
+            for place, row in rows:
+                if not isinstance(row, dict) or not row.get("file_name"):
+                    row = {**(row if isinstance(row, dict) else {}), "file_name": None}
+                yield Raw(f"{file}: {place}", row, folder, inside=True)
+            return
+    for picture in find_images(folder):
+        values: dict[str, Any] = {"file_name": str(picture.relative_to(folder))}
+        if picture.parent != folder:
+            values["label"] = picture.parent.name
+        yield Raw(str(picture), values, folder, inside=True)
+
+
+def _file(path: Path, names: dict[str, list[str]]) -> Iterator[tuple[str, Any]]:
+    suffix = data_suffix(path)
+    if suffix in (".json", ".jsonl"):
+        yield from json_rows(path)
+    elif suffix == ".csv":
+        for place, row in csv_rows(path):
+            yield place, {key: value or None for key, value in row.items()}
+    elif suffix in (".parquet", ".arrow"):
+        yield from _table(path, names)
+    else:
+        raise BedstoneError(
+            f"{path}: holds no rows; expected a Parquet, Arrow, JSONL, JSON or CSV file."
+        )
+
+
+def _table(path: Path, names: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a Parquet or Arrow file, pictures as the bytes that are stored."""
+    number = itertools.count(1)
+    try:
+        if data_suffix(path) == ".parquet":
+            table = pq.ParquetFile(path, **PAGES)
+            _names(table.schema_arrow, names)
+            batches = table.iter_batches(TOGETHER)
+        else:
+            mapped = pa.memory_map(str(path))
+            try:
+                stream = pa.ipc.open_stream(mapped)
+            except pa.ArrowInvalid:
+                stream = pa.ipc.open_file(mapped).read_all().to_reader(TOGETHER)
+            _names(stream.schema, names)
+            batches = stream
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield f"row {next(number):,}", row
+    except (pa.ArrowException, OSError) as error:
+        told = " ".join(str(error).split())[:120]
+        raise BedstoneError(
+            f"{path}: can't be read as a {path.suffix[1:]} file ({told}). The file may be cut "
+            "short or of another format; write or fetch it again."
+        ) from error
+
+
+def _names(schema: Any, names: dict[str, list[str]]) -> None:
+    """Names of classes, as the `datasets` library keeps them beside the columns."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(stored)["info"]["features"] if stored else {}
+    except (ValueError, KeyError, TypeError):
+        return
+    for column, feature in features.items():
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list):
+            names[column] = [str(name) for name in feature["names"]]
+
+
+def _hub(source: Hub, names: dict[str, list[str]]) -> Iterator[Raw]:
+    datasets = import_datasets()
+    try:
+        found = datasets.load_dataset(source.name, split=source.split, streaming=True)
+        for column, feature in (found.features or {}).items():
+            if isinstance(feature, datasets.Image):
+                found = found.cast_column(column, datasets.Image(decode=False))
+            if getattr(feature, "names", None):
+                names[column] = list(feature.names)
+        for number, row in enumerate(found, 1):
+            yield Raw(f"{source.name}: row {number:,}", row, Path())
+    except Exception as error:  # that library raises dozens of kinds
+        told = " ".join(str(error).split())[:120]
+        raise BedstoneError(
+            f"data {source.name!r}: is no file or folder here, and can't be read from the hub "
+            f"({told}). Without a network, download it elsewhere and name its Parquet files; or "
+            "use the built-in data: scenes."
+        ) from error
+
+
+@dataclass
+class DataConfig:
+    """What to learn from.
+
+    Attributes:
+        source: a built-in name (python-docs), a file, a folder, a glob or a hub id.
+        column: the column that holds the text, in formats that have columns.
+        split: of a hub id or a folder with splits.
+        validation: another source to validate on; empty holds out a share of `source`.
+        validation_share: the share of documents held out; of a single document, its end.
+        streaming: tokenise as it trains, for what doesn't fit on the disk twice.
+    """
+
+    source: str = "python-docs"
+    column: str = "text"
+    split: str | None = None
+    validation: str = ""
+    validation_share: float = 0.02
+    streaming: bool = False

@@ -7,20 +7,19 @@ from typing import Any
 
 from rich.console import Console
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.finetune import finetune
-from bedstone.commands.pretrain import pretrain
-from bedstone.commands.training import Finished
-from bedstone.config import PretrainRecipe
-from bedstone.data.python_passages import KINDS, python_passages, split_passages
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model
+from bedstone.commands.train import pretrain
+from bedstone.data.python_docs import PASSAGE_KINDS, python_passages, split_passages
 from bedstone.files import write_text
-from bedstone.inspect.report import Sample, Section
-from bedstone.mapping import from_mapping
-from bedstone.models.bert import build
-from bedstone.recipes import FinetuneRecipe
+from bedstone.models.bert.network import build
+from bedstone.recipes.base import PretrainRecipe
+from bedstone.recipes.supervised import FinetuneRecipe, finetune
+from bedstone.report.pages import Sample, Section
+from bedstone.settings import from_mapping
 from bedstone.tasks.pipeline import pipeline
-from bedstone.train.progress import clock
+from bedstone.train.logs import clock
+from bedstone.train.run import Finished
 
 SHARE = 0.75
 PRETRAINING = 0.7  # of the time; the rest goes to two fine-tunings, from it and from nothing
@@ -87,7 +86,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         words=(
             "An encoder trained from random weights to restore hidden words and to tell whether "
             "one passage follows another; then fine-tuned to tell four kinds of passages apart: "
-            f"{', '.join(KINDS)}. Validation is on modules that it never saw."
+            f"{', '.join(PASSAGE_KINDS)}. Validation is on modules that it never saw."
         ),
         figures={
             "parameters": f"{count / 1e6:.1f} million",

@@ -10,18 +10,20 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.evaluate_pairs import evaluate_pairs
-from bedstone.commands.pretrain import pretrain
-from bedstone.data.scenes import Scene, captions, check_caption, draw, make_scene
+from bedstone.checkpoints.load import open_model
+from bedstone.commands.train import pretrain
+from bedstone.data.scenes.captions import all_captions, check_caption
+from bedstone.data.scenes.render import draw
+from bedstone.data.scenes.world import Scene, make_scene
+from bedstone.evaluate.contrastive import evaluate_pairs
 from bedstone.files import atomic_file, write_text
-from bedstone.inspect.found_sheet import Query, found_sheet
-from bedstone.inspect.report import Section
-from bedstone.mapping import from_mapping
-from bedstone.recipes_pairs import ContrastiveRecipe
+from bedstone.recipes.contrastive import ContrastiveRecipe
+from bedstone.report.pages import Section
+from bedstone.report.sheets import Query, found_sheet
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.tasks.picture_engine import PictureEngine
-from bedstone.train.progress import clock
+from bedstone.settings import from_mapping
+from bedstone.tasks.images.engine import PictureEngine
+from bedstone.train.logs import clock
 
 SHARE = 0.75
 
@@ -122,7 +124,7 @@ def _write_pictures(scenes: list[Scene], folder: Path) -> Path:
         with atomic_file(folder / name) as temporary:
             Image.fromarray(draw(scene, SIDE)).save(temporary, format="PNG")
         facts = {"things": len(scene.objects), "background": scene.background}
-        rows.append({"file_name": name, "caption": captions(scene)[0], **facts})
+        rows.append({"file_name": name, "caption": all_captions(scene)[0], **facts})
     write_text(folder / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -160,8 +162,7 @@ def _next(model: Path, pictures: Path) -> dict[str, str]:
         commands["pip install 'bedstone[search]'"] = "what an index of pictures needs"
         commands[f"bedstone index {pictures} --model {model}"] = "index pictures"
     else:
-        from bedstone.commands.index import index
-        from bedstone.commands.search import search
+        from bedstone.commands.search import index, search
 
         index(str(pictures), str(model), place)
         search(place, QUERIES[0], count=12, page=str(page))

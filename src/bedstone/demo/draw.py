@@ -8,19 +8,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bedstone.checkpoints.drawing import DrawingModel
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.drawings import drawings, latent_shape
-from bedstone.commands.pretrain import pretrain
-from bedstone.data.signal_pictures import held_out_prompts
-from bedstone.generation.denoiser import clip
-from bedstone.generation.drawing import Asked, draw, generators_of
-from bedstone.inspect.report import Section
-from bedstone.inspect.samples import chosen_frames, samples_sheet, strip_sheet
-from bedstone.mapping import from_mapping
-from bedstone.recipes_diffusion import DiffusionRecipe
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.commands.train import pretrain
+from bedstone.data.signals.open import held_out_prompts
+from bedstone.diffusion.denoiser import clip
+from bedstone.diffusion.sample import Asked, draw, generators_of
+from bedstone.evaluate.generative import drawings, latent_shape
+from bedstone.recipes.diffusion import DiffusionRecipe
+from bedstone.report.pages import Section
+from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet
 from bedstone.runtime import Precision, pick_device, pick_precision
-from bedstone.train.progress import clock
+from bedstone.settings import from_mapping
+from bedstone.train.logs import clock
 
 SHARE = 0.75
 

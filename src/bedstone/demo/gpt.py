@@ -5,18 +5,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bedstone.checkpoints.artefact import Model, tokenizer_of
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.pretrain import pretrain
-from bedstone.config import PretrainRecipe
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.commands.train import pretrain
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
-from bedstone.inspect.report import Sample, Section
-from bedstone.mapping import from_mapping
-from bedstone.models.gpt import build
+from bedstone.models.gpt.network import build
+from bedstone.recipes.base import PretrainRecipe
+from bedstone.report.pages import Sample, Section
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.train.logs import read_log
-from bedstone.train.progress import clock
+from bedstone.settings import from_mapping
+from bedstone.train.logs import clock, read_log
 
 SHARE = 1.0
 

@@ -15,8 +15,8 @@ from types import ModuleType
 from rich.console import Console
 
 from bedstone import demo
-from bedstone.inspect.report import Section, write_report
-from bedstone.train.progress import clock
+from bedstone.report.pages import Section, write_report
+from bedstone.train.logs import clock
 
 
 def demonstrations() -> list[ModuleType]:

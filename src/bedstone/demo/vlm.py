@@ -7,24 +7,24 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.opening import open_model
-from bedstone.commands.evaluate_told import evaluate_told
-from bedstone.commands.pretrain import pretrain
-from bedstone.data.scenes import COLOURS, SHAPES, Scene, draw, make_scene, questions
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model
+from bedstone.commands.train import pretrain
+from bedstone.data.scenes.questions import all_questions
+from bedstone.data.scenes.render import draw
+from bedstone.data.scenes.world import COLOURS, SHAPES, Scene, make_scene
+from bedstone.evaluate.image_text import evaluate_told
 from bedstone.files import atomic_file
-from bedstone.inspect.answer_sheet import answer_sheet
-from bedstone.inspect.asked import right_answer
-from bedstone.inspect.caption_page import Captioned, Line, write_captions
-from bedstone.inspect.minutes import draw_minutes
-from bedstone.inspect.report import Section
-from bedstone.inspect.seen_attention import Looked, attention_sheet, looked
-from bedstone.mapping import from_mapping
-from bedstone.recipes_told import ToldRecipe
+from bedstone.inspect.attention import Looked, attention_sheet, looked
+from bedstone.metrics.vqa import right_answer
+from bedstone.recipes.image_text import ToldRecipe
+from bedstone.report.pages import Captioned, Line, Section, write_captions
+from bedstone.report.plots import draw_minutes
+from bedstone.report.sheets import answer_sheet
 from bedstone.runtime import pick_device, pick_precision
+from bedstone.settings import from_mapping
 from bedstone.tasks.pipeline import pipeline
-from bedstone.train.logs import read_log
-from bedstone.train.progress import clock
+from bedstone.train.logs import clock, read_log
 
 SHARE = 0.75
 CLIP = "clip"  # the part of the demo, run before, whose tower for pictures this one begins with
@@ -140,7 +140,7 @@ def _answered(model: Model, scenes: list[Scene], paths: list[Path]) -> list[Capt
     ask = pipeline("visual-question-answering", model)
     found = []
     for scene, path in zip(scenes, paths, strict=True):
-        chosen = questions(scene)[:EACH]
+        chosen = all_questions(scene)[:EACH]
         rows = [{"image": draw(scene), "question": one.text} for one in chosen]
         said = [best[0]["answer"] for best in ask(rows, top_k=1)]
         lines = [
@@ -155,7 +155,7 @@ def _looked(model: Model, scenes: list[Scene]) -> list[tuple[Looked, list[str]]]
     """For each of a few scenes, what is looked at for two words that name what is to be seen."""
     found = []
     for scene in scenes:
-        for one in questions(scene):
+        for one in all_questions(scene):
             words = one.text.rstrip("?").split()
             named = [word for word in dict.fromkeys(words) if word in SHAPES or word in COLOURS]
             if len(named) > 1:

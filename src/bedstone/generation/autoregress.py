@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
-from bedstone.nn.inference import for_inference, inference_dtype
+from bedstone.nn.fast.inference import for_inference, inference_dtype
 from bedstone.runtime import Precision
 
 Finish = Literal["stop", "length"]

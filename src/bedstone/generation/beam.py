@@ -28,11 +28,9 @@ from bedstone.generation.autoregress import (
     prefill,
     ready,
 )
-from bedstone.generation.beam_settings import BeamSearch
 from bedstone.generation.sampling import no_repeat_ngram, repetition_penalty
+from bedstone.generation.settings import BeamSearch
 from bedstone.runtime import Precision
-
-__all__ = ["BeamSearch", "Hypothesis", "beam_search"]
 
 # The total of a beam that only fills a place; sums of log-probabilities never come near.
 NONE = -1e9

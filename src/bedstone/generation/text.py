@@ -7,10 +7,11 @@ turn out to be a stop text.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bedstone.data.tokenizer import Tokenizer
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.generation.autoregress import Decoder, Finish, Generated, Step, stream
-from bedstone.generation.beam import BeamSearch, Hypothesis, beam_search
+from bedstone.generation.beam import Hypothesis, beam_search
 from bedstone.generation.sampling import Sampling
+from bedstone.generation.settings import BeamSearch
 from bedstone.runtime import Precision
 
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bedstone.nn.blocks import Context
 from bedstone.nn.cache import LayerCache
-from bedstone.nn.context import Context
-from bedstone.nn.fused import attention, attention_pays
+from bedstone.nn.fast.fused import attention, attention_pays
+from bedstone.nn.fast.ragged import LONGEST, ragged_attention
 from bedstone.nn.masks import Causal, Documents, Full, Mask, Padding, with_window
 from bedstone.nn.positions import rotate
-from bedstone.nn.ragged import LONGEST, ragged_attention
 
 # Packed documents that are too long for grids of similar lengths (nn/ragged.py) are attended
 # one by one when they are at least this long on average: below, one dense call costs less than

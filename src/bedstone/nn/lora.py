@@ -12,21 +12,326 @@ Schulman et al., 2025).
 Shapes: D inputs, E outputs, R rank.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.nn.lora_config import LoraConfig, find_targets, leaf_of, linears, parent_of
-from bedstone.nn.lora_layers import (
-    Adapted,
-    Adapter,
-    LoRALinear,
-    LoRAQuantizedLinear,
-    make_adapted,
-    make_plain,
-)
+from bedstone.nn.blocks import Stack
+from bedstone.nn.fast.frozen import CastOnce, adapted, working_dtype
+from bedstone.nn.quantize import TARGETS, QuantizedLinear
+from bedstone.settings import check_whole
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """What an adapter is made of.
+
+    Attributes:
+        rank: R, of every adapter that `ranks` doesn't name.
+        alpha: numerator of the scale.
+        dropout: share of the adapter's input that is dropped in training.
+        targets: layers of the blocks by name (q, k, v, out, gate, up, down), or any linear
+            layer of the network by its full name. A name that no block has is passed over.
+        rslora: whether the scale is alpha / sqrt(rank) in place of alpha / rank.
+        ranks, alphas: others than `rank` and `alpha`, by name or full name of the layer.
+        shared: layers of one sublayer that read with one A, by name or full name, such as q, k
+            and v where the published layout keeps them as one matrix.
+        train: modules trained whole and kept with the adapter, by full name: new heads.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = TARGETS
+    rslora: bool = False
+    ranks: dict[str, int] = field(default_factory=dict)
+    alphas: dict[str, float] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, rank in {"rank": self.rank, **self.ranks}.items():
+            check_whole(f"lora.{name}", rank, 1)
+        if not 0.0 <= self.dropout < 1.0:
+            raise BedstoneError(
+                f"lora.dropout: {self.dropout!r} was given; expected 0 or more, below 1."
+            )
+        if not self.targets:
+            raise BedstoneError(f"lora.targets: is empty; name some of {', '.join(TARGETS)}.")
+
+    def shares(self, path: str) -> bool:
+        """Whether the layer with that full name reads with its neighbours' A."""
+        return path in self.shared or leaf_of(path) in self.shared
+
+    def rank_of(self, path: str) -> int:
+        """The rank of the layer with that full name."""
+        return self.ranks.get(path, self.ranks.get(leaf_of(path), self.rank))
+
+    def alpha_of(self, path: str) -> float:
+        """The alpha of the layer with that full name."""
+        return self.alphas.get(path, self.alphas.get(leaf_of(path), self.alpha))
+
+    def scale_of(self, path: str) -> float:
+        """What the low-rank term of that layer is multiplied by."""
+        rank = self.rank_of(path)
+        return self.alpha_of(path) / (math.sqrt(rank) if self.rslora else rank)
+
+
+def linears(network: nn.Module) -> dict[str, tuple[nn.Module, bool]]:
+    """Linear layers by full name, and whether they stand in a block."""
+    inside = {
+        id(module)
+        for stack in network.modules()
+        if isinstance(stack, Stack)
+        for module in stack.modules()
+    }
+    return {
+        path: (module, id(module) in inside)
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear | QuantizedLinear)
+    }
+
+
+def find_targets(network: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
+    """The layers that a configuration means, by full name.
+
+    Raises:
+        BedstoneError: there are none, or some that can't have an adapter of their own.
+    """
+    known = linears(network)
+    for whole in config.train:
+        if whole not in dict(network.named_modules()):
+            raise BedstoneError(f"lora.train: the network has no module {whole!r}.")
+    for target in config.targets:
+        if target not in TARGETS and target not in known:
+            raise BedstoneError(
+                f"lora.targets: {target!r} is no linear layer{nearest(target, TARGETS)}, or the "
+                "full name of one."
+            )
+    found = {
+        path: module
+        for path, (module, inside) in known.items()
+        if path in config.targets or (inside and leaf_of(path) in config.targets)
+    }
+    owners: dict[int, list[str]] = {}
+    for key, parameter in network.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(key)
+    for path, module in found.items():
+        weight = module._parameters.get("weight")
+        if weight is not None and len(owners[id(weight)]) > 1:
+            raise BedstoneError(
+                f"lora.targets: {path} shares its weight with {owners[id(weight)][0]}, so it "
+                "can't have an adapter of its own. Leave it out."
+            )
+        if any(f"{path}.".startswith(f"{whole}.") for whole in config.train):
+            raise BedstoneError(
+                f"lora.targets: {path} is trained whole (lora.train = {', '.join(config.train)}); "
+                "it can't have an adapter too. Choose one."
+            )
+    if not found:
+        raise BedstoneError(
+            f"lora.targets: no block has any of {', '.join(config.targets)}; it has "
+            f"{', '.join(sorted({leaf_of(p) for p, (_, inside) in known.items() if inside}))}."
+        )
+    ranks: dict[str, int] = {}
+    for path in found:
+        rank = config.rank_of(path)
+        if config.shares(path) and ranks.setdefault(parent_of(path), rank) != rank:
+            raise BedstoneError(
+                f"lora.ranks: {path} has rank {rank}, but it reads with the same A as "
+                f"others of {parent_of(path)}; give them one rank."
+            )
+    return found
+
+
+def shared_names(network: nn.Module, paths: Iterable[str]) -> tuple[str, ...]:
+    """Layers that share, as `LoraConfig.shared` names them: by name where all of that name do."""
+    given = dict.fromkeys(paths)
+    known = linears(network).items()
+    apart = {leaf_of(path) for path, (_, inside) in known if inside and path not in given}
+    named = (path if leaf_of(path) in apart else leaf_of(path) for path in given)
+    return tuple(dict.fromkeys(named))
+
+
+def leaf_of(path: str) -> str:
+    """`q` of `stack.0.attn.sublayer.q`."""
+    return path.rpartition(".")[2]
+
+
+def parent_of(path: str) -> str:
+    """`stack.0.attn.sublayer` of `stack.0.attn.sublayer.q`."""
+    return path.rpartition(".")[0]
+
+
+# Linear layers with low-rank terms beside them, of which one at a time is in use.
+#
+# Shapes: D inputs, E outputs, R rank.
+
+
+class Adapter(nn.Module):
+    """A and B of one layer, in fp32 at least, and their scale."""
+
+    def __init__(self, a: nn.Parameter, b: nn.Parameter, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.a, self.b = a, b  # (R, D), (E, R)
+        self.scale, self.dropout = scale, dropout
+
+    def delta(self) -> Tensor:
+        """What it adds to the weight, (E, D), in fp32 at least."""
+        return (self.b @ self.a) * self.scale
+
+
+class Adapted(nn.Module):
+    """A layer with any number of adapters, one of them in use, or none."""
+
+    adapters: nn.ModuleDict
+    active: str | None
+    in_features: int
+    out_features: int
+    device: torch.device
+    kept: torch.dtype  # what the weight is held in, or made whole in
+
+    def adapter(self) -> Adapter | None:
+        """The one in use, if this layer has it."""
+        has = self.active is not None and self.active in self.adapters
+        return self.adapters[self.active] if has else None  # type: ignore[index,return-value]
+
+    def dtype_for(self, x: Tensor) -> torch.dtype:
+        """What the products with `x` are computed in."""
+        raise NotImplementedError
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`, (E, D)."""
+        raise NotImplementedError
+
+    def trained_too(self) -> bool:
+        """Whether the layer's own weights ask for gradients all the same."""
+        return False
+
+    def merged(self) -> Tensor:
+        """The weight with the adapter in use added, in fp32 at least, in the weight's dtype."""
+        raise NotImplementedError
+
+    def plain(self) -> nn.Linear:
+        """A new linear layer that computes the same as this one now."""
+        linear = nn.Linear(self.in_features, self.out_features, False, device="meta")
+        linear.weight, linear.bias = nn.Parameter(self.merged(), False), self.bias  # type: ignore[assignment]
+        return linear
+
+    def draw(self, rank: int, generator: torch.Generator | None) -> nn.Parameter:
+        """A fresh A, (R, D), uniform within 1 / sqrt(D), as peft draws it."""
+        bound = self.in_features**-0.5
+        a = torch.empty(rank, self.in_features).uniform_(-bound, bound, generator=generator)
+        return nn.Parameter(a.to(self.device, torch.promote_types(self.kept, torch.float32)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype_for(x))
+        adapter = self.adapter()
+        if self.trained_too() or torch.compiler.is_compiling():
+            return self.plainly(x, adapter)
+        if adapter is None:
+            return adapted(x, self)  # type: ignore[arg-type]
+        dropped = F.dropout(x, adapter.dropout) if self.training and adapter.dropout else None
+        return adapted(x, self, adapter.a, adapter.b, adapter.scale, dropped)  # type: ignore[arg-type]
+
+    def plainly(self, x: Tensor, adapter: Adapter | None) -> Tensor:
+        """The same in operations that a compiler can fuse, and that reach every weight."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        y = F.linear(x, self.whole(x.dtype), bias)  # type: ignore[arg-type]
+        if adapter is None:
+            return y
+        x = F.dropout(x, adapter.dropout, self.training)
+        return y + adapter.scale * F.linear(
+            F.linear(x, adapter.a.to(x.dtype)), adapter.b.to(x.dtype)
+        )
+
+
+class LoRALinear(Adapted, nn.Linear):
+    """A frozen linear layer with adapters. `weight` and `bias` stay under their names."""
+
+    copies: CastOnce
+    base: Tensor | None  # the base weight while an adapter is merged into `weight`
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return self.weight.device
+
+    @property
+    def kept(self) -> torch.dtype:  # type: ignore[override]
+        return self.weight.dtype
+
+    def adapter(self) -> Adapter | None:
+        return None if self.base is not None else super().adapter()
+
+    def dtype_for(self, x: Tensor) -> torch.dtype:
+        return working_dtype(x, self.weight)
+
+    def product(self, x: Tensor) -> Tensor:
+        return self.copies.forward(x, self.weight, self.bias)
+
+    def back(self, gradient: Tensor) -> Tensor:
+        return self.copies.backward(gradient, self.weight)
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        return self.weight.to(dtype)
+
+    def trained_too(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        adapter = self.adapter()
+        if adapter is None:
+            return self.weight.detach()
+        delta = adapter.delta()
+        return (self.weight.to(delta.dtype) + delta).to(self.weight.dtype)
+
+
+class LoRAQuantizedLinear(Adapted, QuantizedLinear):
+    """A quantised linear layer with adapters in full precision (QLoRA)."""
+
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        return QuantizedLinear.whole(self, dtype)
+
+    def dtype_for(self, x: Tensor) -> torch.dtype:
+        return self.dtype or working_dtype(x)
+
+    @torch.no_grad()
+    def merged(self) -> Tensor:
+        weight = self.whole(torch.promote_types(self.kept, torch.float32))
+        adapter = self.adapter()
+        return (weight if adapter is None else weight + adapter.delta()).to(self.kept)
+
+
+def make_adapted(module: nn.Module) -> None:
+    """Turns a linear layer, plain or quantised, into one that can have adapters.
+
+    The class is exchanged, as torch's parametrisations do it: whoever holds the module, its
+    parameters or their ties goes on holding them.
+    """
+    if isinstance(module, Adapted):
+        return
+    if isinstance(module, QuantizedLinear):
+        module.__class__ = LoRAQuantizedLinear
+    elif type(module) is nn.Linear:
+        module.__class__ = LoRALinear
+        module.copies, module.base = CastOnce(), None  # type: ignore[assignment]
+    else:
+        raise BedstoneError(f"lora: a {type(module).__name__} can't have adapters.")
+    module.adapters, module.active = nn.ModuleDict(), None  # type: ignore[assignment]
+
+
+def make_plain(layer: Adapted) -> None:
+    """Turns it back, without its adapters."""
+    quantised = isinstance(layer, QuantizedLinear)
+    for name in ("adapters", "active") if quantised else ("adapters", "active", "copies", "base"):
+        delattr(layer, name)
+    layer.__class__ = QuantizedLinear if quantised else nn.Linear  # type: ignore[assignment]
 
 
 @dataclass

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bedstone.nn.ragged import Layout
+from bedstone.nn.fast.ragged import Layout
 
 
 class Mask(Protocol):

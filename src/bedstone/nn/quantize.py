@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.nn.frozen import adapted, working_dtype
-from bedstone.nn.stack import Stack
+from bedstone.nn.blocks import Stack
+from bedstone.nn.fast.frozen import adapted, working_dtype
 
 TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 GROUPS = (32, 64, 128)

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bedstone.checks import check_shares
-from bedstone.data.packing import Packed
+from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import check_shares
 
 KINDS = ("softmax", "sigmoid")
 # CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit, and those published

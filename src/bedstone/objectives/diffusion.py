@@ -23,9 +23,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from bedstone.diffusion.process import Discrete, Process, along, noised
+from bedstone.diffusion.targets import Noise, Target
 from bedstone.errors import BedstoneError, nearest
-from bedstone.nn.noise_targets import Noise, Target
-from bedstone.nn.noising import Discrete, Process, along, noised
 
 # Of the SNR (B,) at which a row is noised: the weight of the error of its clean signal.
 Weight = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bedstone.data.batches import IGNORED
-from bedstone.data.masked_rows import MaskedBatch
+from bedstone.data.stream import IGNORED
+from bedstone.data.text.masked_lm import MaskedBatch
 from bedstone.models.heads import Head, PretrainingHeads
 from bedstone.objectives.tokens import token_loss
 from bedstone.runtime import Precision

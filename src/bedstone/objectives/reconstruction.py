@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bedstone.data.plain_pictures import PixelBatch
+from bedstone.data.images.plain import PixelBatch
 from bedstone.errors import BedstoneError, nearest
-from bedstone.models.labelled_tower import states_of
+from bedstone.models.clip.network import states_of
 
 MOST = 1e4  # of the adversarial term's own weight, as in taming-transformers
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from bedstone.data.batches import IGNORED
+from bedstone.data.stream import IGNORED
 from bedstone.nn.masks import Causal, Documents, Mask
 
 # Logits that may stand at once, elements: up to here one chunk is the fastest (measured).

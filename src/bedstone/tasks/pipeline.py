@@ -10,48 +10,48 @@ from typing import Any
 
 import torch
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checkpoints.drawing import DrawingModel
-from bedstone.checkpoints.opening import open_model
-from bedstone.data.tokenizer import Tokenizer
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
 from bedstone.tasks.task import Task, sees, tells
 
 TASKS = {
-    "text-classification": "classify:TextClassification",
-    "token-classification": "entities:TokenClassification",
-    "fill-mask": "fill:FillMask",
-    "zero-shot-classification": "zero_shot:ZeroShotClassification",
-    "question-answering": "answers:QuestionAnswering",
-    "information-extraction": "answers:InformationExtraction",
-    "feature-extraction": "embed:FeatureExtraction",
-    "sentence-similarity": "embed:SentenceSimilarity",
-    "semantic-search": "search:SemanticSearch",
-    "text-generation": "write:TextGeneration",
-    "image-classification": "see:ImageClassification",
-    "zero-shot-image-classification": "see:ZeroShotImageClassification",
-    "image-feature-extraction": "see:ImageFeatureExtraction",
-    "image-to-text": "caption:ImageToText",
-    "visual-question-answering": "ask_picture:VisualQuestionAnswering",
-    "image-text-matching": "match:ImageTextMatching",
-    "image-text-to-text": "picture_chat:PictureChat",
-    "moderation": "moderate:Moderation",
-    "similar-items": "catalogue:SimilarItems",
-    "complementary-items": "complementary:ComplementaryItems",
-    "text-to-image": "draw_tasks:TextToImage",
-    "class-to-image": "draw_tasks:ClassToImage",
-    "unconditional-image-generation": "draw_tasks:UnconditionalImageGeneration",
-    "image-to-image": "draw_tasks:ImageToImage",
-    "text-to-audio": "draw_tasks:TextToAudio",
-    "class-to-audio": "draw_tasks:ClassToAudio",
-    "unconditional-audio-generation": "draw_tasks:UnconditionalAudioGeneration",
-    "text-to-video": "draw_tasks:TextToVideo",
-    "class-to-video": "draw_tasks:ClassToVideo",
-    "unconditional-video-generation": "draw_tasks:UnconditionalVideoGeneration",
-    "text-to-volume": "draw_tasks:TextToVolume",
-    "class-to-volume": "draw_tasks:ClassToVolume",
-    "unconditional-volume-generation": "draw_tasks:UnconditionalVolumeGeneration",
+    "text-classification": "text.text_classification:TextClassification",
+    "token-classification": "text.token_classification:TokenClassification",
+    "fill-mask": "text.fill_mask:FillMask",
+    "zero-shot-classification": "text.zero_shot_classification:ZeroShotClassification",
+    "question-answering": "text.question_answering:QuestionAnswering",
+    "information-extraction": "text.question_answering:InformationExtraction",
+    "feature-extraction": "text.feature_extraction:FeatureExtraction",
+    "sentence-similarity": "text.feature_extraction:SentenceSimilarity",
+    "semantic-search": "text.semantic_search:SemanticSearch",
+    "text-generation": "text.text_generation:TextGeneration",
+    "image-classification": "images.image_classification:ImageClassification",
+    "zero-shot-image-classification": "images.image_classification:ZeroShotImageClassification",
+    "image-feature-extraction": "images.image_classification:ImageFeatureExtraction",
+    "image-to-text": "image_text.image_to_text:ImageToText",
+    "visual-question-answering": "image_text.visual_question_answering:VisualQuestionAnswering",
+    "image-text-matching": "image_text.image_text_matching:ImageTextMatching",
+    "image-text-to-text": "image_text.image_text_to_text:PictureChat",
+    "moderation": "moderation.moderation:Moderation",
+    "similar-items": "search.recommend:SimilarItems",
+    "complementary-items": "search.recommend:ComplementaryItems",
+    "text-to-image": "media.tasks:TextToImage",
+    "class-to-image": "media.tasks:ClassToImage",
+    "unconditional-image-generation": "media.tasks:UnconditionalImageGeneration",
+    "image-to-image": "media.tasks:ImageToImage",
+    "text-to-audio": "media.tasks:TextToAudio",
+    "class-to-audio": "media.tasks:ClassToAudio",
+    "unconditional-audio-generation": "media.tasks:UnconditionalAudioGeneration",
+    "text-to-video": "media.tasks:TextToVideo",
+    "class-to-video": "media.tasks:ClassToVideo",
+    "unconditional-video-generation": "media.tasks:UnconditionalVideoGeneration",
+    "text-to-volume": "media.tasks:TextToVolume",
+    "class-to-volume": "media.tasks:ClassToVolume",
+    "unconditional-volume-generation": "media.tasks:UnconditionalVolumeGeneration",
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 ALIASES |= {"vqa": "visual-question-answering"}

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from bedstone.checkpoints.artefact import Model
-from bedstone.checks import at_least
-from bedstone.data.inputs import Input, text_windows
+from bedstone.checkpoints.model import Model
+from bedstone.data.text.encode import Input, text_windows
 from bedstone.errors import BedstoneError, nearest
-from bedstone.tasks.engine import Engine, Places
+from bedstone.settings import at_least
+from bedstone.tasks.text.engine import Engine, Places
 
 log = logging.getLogger("bedstone.tasks")
 BUFFER = 256  # rows of a list that are sorted by length together

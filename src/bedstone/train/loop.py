@@ -28,10 +28,8 @@ from bedstone.checkpoints.store import Checkpoint, CheckpointStore, score
 from bedstone.errors import BedstoneError
 from bedstone.runtime import Precision
 from bedstone.train.averaging import Unaveraged
-from bedstone.train.interrupts import Interrupts
-from bedstone.train.logs import RunLog
+from bedstone.train.logs import Interrupts, ProgressBar, RunLog
 from bedstone.train.optim import Optimizer, clip_gradients
-from bedstone.train.progress import ProgressBar
 from bedstone.train.schedule import Budget
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, float]]

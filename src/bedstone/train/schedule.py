@@ -14,8 +14,25 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bedstone.config import ScheduleConfig
 from bedstone.errors import BedstoneError, nearest
+
+
+@dataclass
+class ScheduleConfig:
+    """How the learning rate moves over the budget.
+
+    Attributes:
+        warmup: share of the budget over which it rises linearly, from a tenth of the peak.
+        decay: share of the budget, at the end, over which it falls.
+        shape: of the fall: linear, cosine or sqrt.
+        floor: what it falls to, as a share of the peak.
+    """
+
+    warmup: float = 0.02
+    decay: float = 0.4
+    shape: str = "linear"
+    floor: float = 0.0
+
 
 START = 0.1  # of the peak, where the warm-up begins: a first step at zero would be wasted
 

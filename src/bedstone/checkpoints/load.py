@@ -1,0 +1,59 @@
+"""Opening what a user names: a model of any kind, or a run's folder that stands for its model."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bedstone.checkpoints import model as artefact
+from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import is_drawing, load_drawing
+from bedstone.checkpoints.store import CheckpointStore
+from bedstone.errors import BedstoneError
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    verify: bool = True,
+) -> Model:
+    """Opens an artefact, a published folder, a hub id, an adapter's folder with its base, or a
+    pipeline that draws; a run's folder is its finished model, or else its latest checkpoint.
+
+    Args:
+        path: a folder, or an id such as `Qwen/Qwen3-0.6B`.
+        dtype: what to hold the weights in; None keeps what is stored.
+        device: where to.
+        revision: branch, tag or commit of a hub id.
+        verify: whether to check sizes and hashes, where the folder says what they are.
+
+    Raises:
+        BedstoneError: it isn't there, isn't whole, was tampered with, holds pickled weights, is of
+            a layout that Bedstone doesn't open, or is a run that has no checkpoint yet.
+    """
+    folder = resolve(_model_of(path), revision=revision)
+    opens = load_drawing if is_drawing(folder) else artefact.load
+    model: Model = opens(folder, dtype=dtype, device=device, verify=verify)
+    return model
+
+
+def open_model(path: str | Path, **options: Any) -> Model:
+    """`load`, as commands call it."""
+    return load(path, **options)
+
+
+def _model_of(path: str | Path) -> str | Path:
+    """The folder of a run's model; what is no run stays as it is."""
+    run = Path(path)
+    if not (run / "recipe.yaml").is_file():
+        return path
+    if (run / "model" / "config.json").is_file() or is_drawing(run / "model"):
+        return run / "model"
+    latest = CheckpointStore(run / "checkpoints").latest()
+    if latest is None:
+        raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
+    return latest.path

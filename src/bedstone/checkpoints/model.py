@@ -1,0 +1,255 @@
+"""The artefact: a folder that Bedstone and the rest of the field open alike.
+
+`config.json`, `model.safetensors`, the tokenizer's files, `preprocessor_config.json` and
+`generation_config.json` stand in the published layout. Beside them `bedstone.json` says where the
+weights come from and what every file weighs and hashes to, and `README.md` is the model card.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bedstone.checkpoints.adapters import CONFIG as ADAPTER
+from bedstone.checkpoints.adapters import load_with_adapter
+from bedstone.checkpoints.card import card
+from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.sentence_transformers import (
+    lower_case,
+    network_folder,
+    read_pooling,
+    write_pooling,
+)
+from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError
+from bedstone.files import (
+    atomic_folder,
+    manifest,
+    read_json,
+    verify_manifest,
+    write_json,
+    write_text,
+)
+from bedstone.models.published import Layout, layout, load_published, model_type, to_published
+from bedstone.nn.layers import Pooling
+from bedstone.runtime import versions
+
+RECORD = "bedstone.json"
+
+
+@dataclass
+class Model:
+    """A network and all that is needed to use it.
+
+    Attributes:
+        network: the torch module; a GPT maps ids (B, T) to logits (B, T, V).
+        processor: how pictures become pixels; None where it reads none.
+        tokenizer: None where the folder has none.
+        generation: `generation_config.json`: end tokens and sampling defaults.
+        record: what `bedstone.json` says of its making: recipe, data, metrics, versions.
+        path: where it was read from.
+        pooling: how it makes one vector of a text, where its folder says so.
+    """
+
+    network: Any
+    tokenizer: Tokenizer | None = None
+    generation: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+    pooling: Pooling | None = None
+    processor: ImageProcessor | None = None
+
+    @property
+    def config(self) -> Any:
+        """The network's configuration."""
+        return self.network.config
+
+    @property
+    def layout(self) -> Layout:
+        """The published layout it is written in."""
+        return layout(self.config.layout)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "Model":
+        """`load`, by the name that users of `transformers` know."""
+        return load(path, **options)
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """`save`, by the name that users of `transformers` know."""
+        return self.save(path)
+
+    @property
+    def end_ids(self) -> set[int]:
+        """Tokens that end a generation."""
+        ids = self.generation.get("eos_token_id")
+        if ids is None:
+            ids = self.tokenizer.eos_id if self.tokenizer else None
+        return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the artefact whole or not at all, taking the place of one that is there.
+
+        Raises:
+            BedstoneError: the folder can't be written; what was there before is untouched.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise BedstoneError(f"{path}: is a file; an artefact is a folder. Choose another name.")
+        if path.is_dir() and any(path.iterdir()) and not self.stands_in(path):
+            raise BedstoneError(
+                f"{path}: holds other files than a model; saving would replace the whole folder. "
+                "Choose a folder that is new or holds a model."
+            )
+        with atomic_folder(path) as folder:
+            self.write_files(folder)
+        return path
+
+    def stands_in(self, folder: Path) -> bool:
+        """Whether a folder holds such an artefact, which saving may replace."""
+        return (folder / "config.json").exists()
+
+    def write_files(self, folder: Path) -> None:
+        """Writes every file of the artefact into an existing folder, not atomically."""
+        self.write_network(folder)
+        write_text(folder / "README.md", self.card())
+        record = {
+            **self.record,
+            "versions": versions(),
+            "saved": time.strftime("%FT%TZ", time.gmtime()),
+        }
+        write_json(folder / RECORD, {**record, "files": manifest(folder)})
+
+    def write_network(self, folder: Path) -> None:
+        """Writes the published files alone: configuration, weights, and how inputs are read."""
+        config = self.layout.write_config(self.config)
+        tensors = to_published(self.layout, self.network)
+        if self.layout.library == "transformers":
+            dtype = next(iter(tensors.values())).dtype
+            config["dtype"] = str(dtype).removeprefix("torch.")
+        if self.pooling is not None:
+            write_pooling(folder, self.pooling, self.config.width)
+            if self.tokenizer is not None and self.pooling.max_tokens:
+                self.tokenizer.settings["model_max_length"] = self.pooling.max_tokens
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+            self.layout.write_ends(config, self.tokenizer)
+        if self.processor is not None:
+            self.processor.write(folder)
+        write_json(folder / "config.json", config)
+        if "vocab_size" in config or self.generation:  # what reads pictures alone writes no text
+            keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+            generation = {key: config[key] for key in keys if config.get(key) is not None}
+            write_json(folder / "generation_config.json", {**generation, **self.generation})
+        save_tensors(folder, tensors, name=self.layout.weights)
+
+    def card(self) -> str:
+        """The model card, in Markdown with the metadata block that hubs read."""
+        kind = self.layout
+        return card(self.network, self.record, kind.architecture(self.config), kind.library)
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    verify: bool = True,
+) -> Model:
+    """Opens an artefact, a published folder, a hub id, or an adapter's folder with its base.
+
+    Args:
+        path: a folder, or an id such as `Qwen/Qwen3-0.6B`.
+        dtype: what to hold the weights in; None keeps what is stored.
+        device: where to.
+        revision: branch, tag or commit of a hub id.
+        verify: whether to check sizes and hashes, where the folder says what they are.
+
+    Raises:
+        BedstoneError: it isn't there, isn't whole, was tampered with, holds pickled weights,
+            or is of a layout that Bedstone doesn't open.
+    """
+    outer = resolve(path, revision=revision)
+    if (outer / ADAPTER).is_file() and not (outer / "config.json").is_file():
+
+        def open_base(base: str) -> Model:
+            return load(base, dtype=dtype, device=device, verify=verify)
+
+        model = load_with_adapter(outer, open_base)
+        model.tokenizer = _tokenizer(outer) or model.tokenizer
+        model.network.to(device).eval()
+        return model
+    folder = network_folder(outer)
+    if not (folder / "config.json").is_file():
+        raise BedstoneError(
+            f"{folder}: has no config.json, so it is not a model. Give the folder that "
+            "`bedstone pretrain` reports, or a published one."
+        )
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    files = record.pop("files", None)
+    if files and verify:
+        verify_manifest(folder, files)
+    published = read_json(folder / "config.json")
+    if not isinstance(published, dict):
+        raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
+    kind = layout(model_type(published))
+    tensors = load_tensors(folder, name=kind.weights)
+    config = kind.fit(kind.read_config(published), set(tensors))
+    with torch.device("meta"):
+        network = kind.build(config)
+    load_published(kind, network, tensors, where=str(folder), dtype=dtype)
+    tokenizer = _tokenizer(folder)
+    model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)
+    model.pooling = _pooling(outer, tokenizer)
+    model.processor = ImageProcessor.read(folder)
+    if tokenizer is not None and tokenizer.vocab_size > getattr(model.config, "vocab_size", 0):
+        raise BedstoneError(
+            f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
+            f"{tokenizer.vocab_size} tokens, the weights {model.config.vocab_size}. Take both "
+            "from the same model."
+        )
+    generation_file = folder / "generation_config.json"
+    if generation_file.is_file():
+        model.generation = read_json(generation_file)
+    return model
+
+
+def tokenizer_of(model: Model) -> Tokenizer:
+    """The model's tokenizer.
+
+    Raises:
+        BedstoneError: it has none.
+    """
+    if model.tokenizer is None:
+        raise BedstoneError(
+            f"{model.path}: has no tokenizer, so text means nothing to it. Put its tokenizer.json "
+            "beside the weights."
+        )
+    return model.tokenizer
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
+    return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None
+
+
+def _pooling(folder: Path, tokenizer: Tokenizer | None) -> Pooling | None:
+    """How the folder's model pools; its tokenizer is made to lower case where that is asked for."""
+    pooling, lowers = read_pooling(folder) or (None, False)
+    if lowers and tokenizer is not None:
+        lower_case(tokenizer)
+    return pooling
+
+
+def weights_hash(model: Model) -> str:
+    """A hash (hex) of all that decides what a network gives: its shape and its weights."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, weight in sorted(model.network.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,318 @@
+"""What draws: a folder of parts, as diffusers has its pipelines.
+
+`model_index.json` names the parts; `transformer/` is the denoiser, `scheduler/` says how noise is
+added and taken away, `text_encoder/` and `tokenizer/` read words, `vae/` turns latents into
+pictures. Beside them `drawing.json` says what a signal is and how it is drawn; `bedstone.json` and
+`README.md` are those of every artefact. A published DiT pipeline opens likewise, and what is of
+its form is written as one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from bedstone.checkpoints.card import drawing_card
+from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.model import RECORD, Model
+from bedstone.checkpoints.model import load as load_part
+from bedstone.data.signals.signals import KINDS, TASKS, Prompts
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.diffusion.process import Discrete, Process
+from bedstone.diffusion.sample import SamplingConfig
+from bedstone.diffusion.schedulers import NAME as SCHEDULER
+from bedstone.diffusion.schedulers import read_scheduler, write_scheduler
+from bedstone.diffusion.targets import Noise, Target
+from bedstone.errors import BedstoneError
+from bedstone.files import read_json, verify_manifest, write_json
+from bedstone.models.dit.network import Conditioned
+from bedstone.settings import from_mapping
+
+FORM = "drawing.json"
+
+
+@dataclass
+class SignalForm:
+    """What is drawn, and from what.
+
+    Attributes:
+        kind: image, audio, video or volume.
+        shape: (C, *S) of a signal, before an autoencoder.
+        condition: none, class or text.
+        names: of the classes.
+        context: tokens of a text at most.
+        sound: how sounds become signals, and signals sounds.
+        frozen: whether the reader of words is another's, and keeps its weights.
+    """
+
+    kind: str = "image"
+    shape: tuple[int, ...] = (3, 32, 32)
+    condition: str = "none"
+    names: tuple[str, ...] = ()
+    context: int = 0
+    sound: dict[str, Any] = field(default_factory=dict)
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.condition, self.kind) not in TASKS.values():
+            raise BedstoneError(
+                f"signal: draws {self.kind!r} from {self.condition!r}; expected image, audio, "
+                "video or volume, from none, class or text."
+            )
+        if len(self.shape) != KINDS[self.kind] + 1:
+            raise BedstoneError(
+                f"signal.shape: {list(self.shape)} was given; expected the channels and "
+                f"{KINDS[self.kind]} more of {self.kind}."
+            )
+
+
+def read_form(
+    folder: Path, index: Mapping[str, Any], parts: Mapping[str, Model], method: str
+) -> tuple[SignalForm, SamplingConfig, bool]:
+    """What is drawn and how: said by our own file, or as published pipelines are used; and whether
+    that, and not the scheduler, says how it is drawn.
+
+    Args:
+        folder: of the whole model.
+        index: its `model_index.json`.
+        parts: its networks.
+        method: of sampling, that the scheduler names.
+
+    Raises:
+        BedstoneError: our file is damaged, or says what can't be.
+    """
+    if (folder / FORM).is_file():
+        form = read_json(folder / FORM)
+        whole = isinstance(form, dict) and {"signal", "sampling"} <= form.keys()
+        if not whole or not all(isinstance(form[name], dict) for name in ("signal", "sampling")):
+            raise BedstoneError(
+                f"{folder / FORM}: expected an object with signal and sampling; it is damaged. "
+                "Fetch or save the model again."
+            )
+        return (
+            from_mapping(SignalForm, form["signal"], FORM, "signal."),
+            from_mapping(SamplingConfig, form["sampling"], FORM, "sampling."),
+            not form.get("published"),
+        )
+    config = parts["transformer"].config
+    size, channels = tuple(config.size), config.channels
+    if "vae" in parts:
+        coder = parts["vae"].config
+        size, channels = tuple(side * coder.shrink for side in size), coder.channels
+    said = index.get("id2label")
+    labels = said if isinstance(said, dict) else {}
+    names = tuple(str(labels.get(str(n), n)) for n in range(config.classes))  # by their numbers
+    form = SignalForm("image", (channels, *size), "class" if config.classes else "none", names)
+    guidance = 4.0 if config.classes else 1.0
+    return form, SamplingConfig(method=method, steps=50, guidance=guidance), False
+
+
+INDEX = "model_index.json"
+VERSION = "0.39.0"  # of diffusers, whose form is written
+
+
+@dataclass
+class DrawingModel(Model):
+    """A network that draws, and all that is needed to use it.
+
+    Attributes, besides those of every model:
+        network: a `models.conditioned.Conditioned`.
+        process: how noise was added when it learnt.
+        target: what it predicts.
+        signal: what it draws.
+        sampling: how it draws unless told otherwise.
+        reader: the model whose network, or text tower, is `network.text`.
+        autoencoder: what turns its latents into pictures.
+        scheduler: `scheduler_config.json` of a published pipeline, which says how it is drawn by;
+            empty where `sampling` does.
+    """
+
+    process: Process = field(default_factory=Discrete)
+    target: Target = field(default_factory=Noise)
+    signal: SignalForm = field(default_factory=SignalForm)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    reader: Model | None = None
+    autoencoder: Model | None = None
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "DrawingModel":
+        """`load_drawing`, by the name that users of `diffusers` know."""
+        return load_drawing(path, **options)
+
+    @property
+    def parts(self) -> dict[str, Model]:
+        """Its networks by the folders they stand in."""
+        found = {"transformer": Model(self.network.denoiser)}
+        if self.reader is not None:
+            found["text_encoder"] = self.reader
+        if self.autoencoder is not None:
+            found["vae"] = self.autoencoder
+        return found
+
+    @property
+    def prompts(self) -> Prompts:
+        """How it reads words.
+
+        Raises:
+            BedstoneError: it reads none.
+        """
+        if self.tokenizer is None:
+            raise BedstoneError(f"{self.path}: reads no words; it draws {self.told()}.")
+        return Prompts(self.tokenizer, self.signal.context)
+
+    def told(self) -> str:
+        """What it draws from, in words."""
+        names = self.signal.names
+        if self.signal.condition == "class":
+            return f"one of {len(names)} classes ({', '.join(names[:12])})"
+        return "from words" if self.signal.condition == "text" else "without being told what"
+
+    def stands_in(self, folder: Path) -> bool:
+        return (folder / INDEX).exists()
+
+    def write_network(self, folder: Path) -> None:
+        """Writes each part into its own folder, and what joins them."""
+        index: dict[str, Any] = {}
+        for name, part in self.parts.items():
+            (folder / name).mkdir()
+            part.write_network(folder / name)
+            known = part.layout.architecture(part.config)
+            library = part.layout.library if known else "bedstone"
+            index[name] = [library, known or type(part.network).__name__]
+        (folder / "scheduler").mkdir()
+        method = self.sampling.method
+        if self.scheduler:
+            write_json(folder / "scheduler" / SCHEDULER, self.scheduler)
+            named = self.scheduler["_class_name"]
+        else:
+            named = write_scheduler(folder / "scheduler", self.process, self.target, method)
+        index["scheduler"] = ["diffusers", named]
+        if self.tokenizer is not None:
+            (folder / "tokenizer").mkdir()
+            self.tokenizer.save(folder / "tokenizer")
+            index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+        published = self.autoencoder is not None and self.config.layout == "dit"
+        kind = "DiTPipeline" if published else "BedstonePipeline"
+        head: dict[str, Any] = {"_class_name": kind, "_diffusers_version": VERSION}
+        if published:
+            head["id2label"] = {str(number): name for number, name in enumerate(self.signal.names)}
+        write_json(folder / INDEX, {**head, **index})
+        form = {"signal": asdict(self.signal), "sampling": asdict(self.sampling)}
+        write_json(folder / FORM, {**form, "published": bool(self.scheduler)})
+
+    def card(self) -> str:
+        """The model card."""
+        parts = {name: part.network for name, part in self.parts.items()}
+        return drawing_card(parts, asdict(self.signal), asdict(self.sampling), self.record)
+
+
+def is_drawing(folder: Path) -> bool:
+    """Whether a folder holds something that draws."""
+    return (folder / INDEX).is_file()
+
+
+def load_drawing(
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    verify: bool = True,
+) -> DrawingModel:
+    """Opens a drawing model, ours or a published DiT pipeline; arguments as `artefact.load`.
+
+    Raises:
+        BedstoneError: it isn't there, isn't whole, or has parts that Bedstone doesn't open.
+    """
+    folder = resolve(path, revision=revision)
+    if not is_drawing(folder):
+        raise BedstoneError(
+            f"{folder}: has no {INDEX}, so it draws nothing. Give the folder that `bedstone "
+            "pretrain` reports for a recipe that draws, or a published DiT pipeline."
+        )
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    if (files := record.pop("files", None)) and verify:
+        verify_manifest(folder, files)
+    index = read_json(folder / INDEX)
+    parts = {
+        name: load_part(folder / name, dtype=dtype, device=device, verify=verify)
+        for name in ("transformer", "text_encoder", "vae")
+        if (folder / name / "config.json").is_file()
+    }
+    if "transformer" not in parts:
+        raise BedstoneError(
+            f"{folder}: is a {index.get('_class_name', 'pipeline')} without a transformer; "
+            "networks of the DiT and PixArt kind open. Choose such a one."
+        )
+    process, target, method = read_scheduler(folder / "scheduler")
+    signal, sampling, own = read_form(folder, index, parts, method)
+    reader, autoencoder = parts.get("text_encoder"), parts.get("vae")
+    text = None if reader is None else text_part(reader.network)
+    network = Conditioned(parts["transformer"].network, text, frozen=signal.frozen).eval()
+    tokens = folder / "tokenizer"
+    model = DrawingModel(
+        network,
+        Tokenizer.load(tokens) if tokens.is_dir() else None,
+        record=record,
+        path=folder,
+        process=process,
+        target=target,
+        signal=signal,
+        sampling=sampling,
+        reader=reader,
+        autoencoder=autoencoder,
+        scheduler={} if own else read_json(folder / "scheduler" / SCHEDULER),
+    )
+    check_parts(model)
+    return model
+
+
+def check_parts(model: DrawingModel) -> None:
+    """Raises BedstoneError where the parts of a model don't fit one another."""
+    config, where = model.config, model.path or "this model"
+    drawn = model.signal.shape[0]
+    if model.autoencoder is not None:
+        coder = model.autoencoder.config
+        if coder.layout != "autoencoder_kl":
+            raise BedstoneError(
+                f"{where}: vae/ is a {coder.layout}, which has codes and no latents to be drawn; "
+                "expected an autoencoder_kl. Take the one that the denoiser was trained with."
+            )
+        channels, shown = coder.latent_channels, coder.channels
+        if (channels, shown) != (config.channels, drawn):
+            raise BedstoneError(
+                f"{where}: vae/ turns latents of {channels} channels into pictures of {shown}; the "
+                f"denoiser draws latents of {config.channels} for pictures of {drawn}. Take the "
+                "autoencoder that it was trained with."
+            )
+    elif config.channels != drawn:
+        raise BedstoneError(
+            f"{where}: the denoiser draws {config.channels} channels, and a signal has {drawn}; "
+            "expected an autoencoder in vae/ that makes the one of the other. Put it there."
+        )
+    if model.reader is not None:
+        reads: Any = text_part(model.reader.network).config
+        width = reads.width
+        if width != config.memory_width:
+            raise BedstoneError(
+                f"{where}: text_encoder/ gives states of width {width}; the denoiser reads "
+                f"{config.memory_width}. Take the text encoder that it was trained with."
+            )
+
+
+def text_part(network: Any) -> nn.Module:
+    """What reads words in a network: a CLIP's text tower, or all of a BERT.
+
+    Raises:
+        BedstoneError: it reads none, or has no states of single words.
+    """
+    part = getattr(network, "text", network)
+    if not hasattr(part, "states") or not hasattr(part.config, "vocab_size"):
+        raise BedstoneError(
+            f"text.encoder: a {type(network).__name__} reads no words; choose a CLIP or a BERT."
+        )
+    return part

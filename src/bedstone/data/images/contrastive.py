@@ -1,0 +1,234 @@
+"""Batches of pictures with texts: endless, shuffled by a seed, exactly resumable, made ahead.
+
+Which of a picture's captions a batch has, which hard negatives, and how it is augmented is decided
+by the seed and the batch's place in the stream alone.
+
+Shapes: B pictures, n texts (the pictures' own and hard negatives), N tokens, H x W pixels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bedstone.data.fields import PairRows
+from bedstone.data.images.augment import FactAugment
+from bedstone.data.images.pixels import Pictures, PictureStream
+from bedstone.data.text.encode import Input, text_batch
+from bedstone.data.text.packing import Encode, KnownTexts, Packed, lay
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """What one training step sees of pairs.
+
+    Attributes:
+        pixels: (B, 3, H, W) fp32, normalised.
+        rows: n texts laid end to end, N tokens; the first B are the pictures' own.
+        groups: (n,) int64, which text each is: equal numbers are equal texts, or captions made
+            from one label.
+        extra: how many hard negatives stand after the B.
+        places: where each picture is from.
+        number: which batch of the stream this is, from 0.
+    """
+
+    pixels: Tensor
+    rows: Packed
+    groups: Tensor
+    extra: int
+    places: list[str]
+    number: int
+
+    @property
+    def ids(self) -> Tensor:
+        """(1, N) token ids."""
+        return self.rows.ids
+
+    @property
+    def target_count(self) -> int:
+        """Pictures that are to find their text."""
+        return len(self.pixels)
+
+    def to(self, device: torch.device | str) -> "PairBatch":
+        """The same batch with its tensors there."""
+        return replace(
+            self,
+            pixels=self.pixels.to(device, non_blocking=True),
+            rows=self.rows.to(device),
+            groups=self.groups.to(device, non_blocking=True),
+        )
+
+    def describe(self) -> str:
+        """Which pictures are in it."""
+        places = ", ".join(self.places)
+        return (
+            f"batch {self.number}: {len(self.pixels)} pictures, {self.extra} more texts: {places}"
+        )
+
+
+class PairTexts:
+    """The texts of pairs, tokenised once, each distinct one once.
+
+    Args:
+        encode: texts to token ids, as the network reads them.
+    """
+
+    def __init__(self, rows: PairRows, encode: Encode) -> None:
+        self.known = KnownTexts()
+        self.captions = [self.known.add(pair.captions) for pair in rows]
+        self.negatives = [self.known.add(pair.negatives) for pair in rows]
+        self.known.finish(encode)
+        self.group, self.facts = np.arange(len(self.known)), self.known.facts
+        for pair, own in zip(rows, self.captions, strict=True):
+            if pair.made:  # "a photo of a cat" is no wrong answer to "a picture of a cat"
+                self.group[own] = self.group[own[0]]
+                self.facts[own] = 0  # what keeps a class as it is, the recipe knows
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def pack(self, chosen: Sequence[int] | np.ndarray) -> Packed:
+        """Texts by their numbers, laid end to end."""
+        texts = [self.known[i] for i in chosen]
+        ids = np.concatenate(texts).astype(np.int64)
+        return lay(ids, np.zeros_like(ids), np.array([len(text) for text in texts]))
+
+    def draw(
+        self, rows: np.ndarray, random: np.random.Generator, negatives: int
+    ) -> tuple[Packed, Tensor, np.ndarray]:
+        """A caption of each row, and up to `negatives` hard ones of each after them.
+
+        Returns:
+            The texts, their groups (n,), and what facts the rows' own captions state (B,).
+        """
+        own = [self.captions[i][random.integers(len(self.captions[i]))] for i in rows]
+        hard: list[int] = []
+        if negatives:
+            for i in rows:
+                wrong = self.negatives[i]
+                hard += random.permutation(wrong)[:negatives].tolist() if wrong else []
+        chosen = np.array([*own, *hard])
+        return self.pack(chosen), torch.from_numpy(self.group[chosen]), self.facts[own]
+
+
+class PairBatches(PictureStream[PairBatch]):
+    """An endless stream of `PairBatch`; see `PictureStream`.
+
+    How hard a batch is depends on its size, so all have the same.
+
+    Args:
+        pictures: of the rows.
+        texts: of the same rows.
+        normalise: (B, H, W, 3) uint8 to (B, 3, H, W) fp32.
+        augment: how pictures are changed, where the caption drawn allows it.
+        negatives: hard negatives drawn a picture, at most.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        texts: PairTexts,
+        batch_size: int,
+        normalise: Callable[[Tensor], Tensor],
+        *,
+        augment: FactAugment | None = None,
+        negatives: int = 0,
+        seed: int = 0,
+        workers: int = 1,
+        ahead: int = 4,
+    ) -> None:
+        super().__init__(
+            pictures, batch_size, augment=augment, seed=seed, workers=workers, ahead=ahead
+        )
+        self.texts, self.normalise, self.negatives = texts, normalise, negatives
+
+    def identity(self) -> dict[str, Any]:
+        rows, tokens = len(self.pictures.readable), len(self.texts.known.ids)
+        return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens}
+
+    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:
+        rows, pixels = self.pictures.read(rows)
+        packed, groups, facts = self.texts.draw(rows, random, self.negatives)
+        shown = self.augmented(pixels, random, facts)
+        extra = len(groups) - len(rows)
+        places = [self.pictures.rows[int(i)].place for i in rows]
+        return PairBatch(self.normalise(shown), packed, groups, extra, places, number)
+
+
+# Texts as the towers of CLIP and SigLIP read them, in training and in use alike.
+#
+# CLIP's row is what the tokenizer makes of a text, its last token the end token, where the tower is
+# read; no padding. SigLIP's is padded to the whole context, as it was trained: the tower sees the
+# padding, and is read at the last token whatever that is.
+
+_OLD_END = 2  # published CLIPs take this id of an end token for the mark of an old file
+
+
+def text_rows(tokenizer: Tokenizer, texts: Sequence[str], config: Any) -> list[Input]:
+    """A row for each text. What is longer than the context is cut before its end token.
+
+    Args:
+        config: a `CLIPConfig`, or the `TextConfig` in it.
+
+    Raises:
+        BedstoneError: a text is empty or broken, or the tokenizer isn't one for a tower.
+    """
+    config = getattr(config, "text", config)
+    _check(tokenizer, config)
+    rows = [windows[0] for windows in text_batch(tokenizer, texts, limit=config.context)]
+    if config.layout == "clip_text_model":
+        return rows
+    assert tokenizer.pad_id is not None
+    return [_padded(row, tokenizer.pad_id, config.context) for row in rows]
+
+
+def was_cut(row: Input, text: str) -> bool:
+    """Whether a row lacks the end of its text."""
+    read = max((end for _, end in row.offsets), default=0)
+    return read < len(text.rstrip())
+
+
+def _padded(row: Input, pad: int, context: int) -> Input:
+    more = context - len(row)
+    return Input(
+        row.ids + [pad] * more,
+        row.types + [0] * more,
+        row.offsets + [(0, 0)] * more,
+        [*row.sources, *[None] * more],
+        [*row.words, *[None] * more],
+    )
+
+
+def _check(tokenizer: Tokenizer, config: Any) -> None:
+    """Raises BedstoneError unless the tokenizer's rows are what the tower reads."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise BedstoneError(
+            f"tokenizer: has {tokenizer.vocab_size:,} tokens, the text tower "
+            f"{config.vocab_size:,}. Take both from the same model."
+        )
+    if config.layout != "clip_text_model":
+        if tokenizer.pad_id is None:
+            raise BedstoneError(
+                "tokenizer: has no pad_token, and SigLIP reads padded rows. Name one in "
+                "tokenizer_config.json."
+            )
+        return
+    shown = tokenizer.encode("a", special=True)
+    end = tokenizer.eos_id
+    if end is None or not shown or shown[-1] != end or end == _OLD_END:
+        found = "none" if end is None else f"{end}, and 'a' becomes {shown}"
+        raise BedstoneError(
+            "tokenizer: CLIP's text tower is read at the end token, which the tokenizer has to set "
+            f"after each text, with an id other than {_OLD_END}; this one's is {found}. Take "
+            "CLIP's own, or train one of its kind (train_clip)."
+        )
+
+
+def encoder_of(tokenizer: Tokenizer, config: Any) -> Encode:
+    """Texts to ids as the text tower reads them, cut at its context."""
+    return lambda texts: [row.ids for row in text_rows(tokenizer, texts, config)]

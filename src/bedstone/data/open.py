@@ -1,0 +1,69 @@
+from pathlib import Path
+
+from bedstone.data.dataset import Faults
+from bedstone.data.fields import TEMPLATES, Pair, PairRows, Reader, ToldReader, ToldRows
+from bedstone.data.scenes import datasets as scene_pairs
+from bedstone.data.scenes import datasets as scenes
+from bedstone.data.scenes import datasets as told_scenes
+from bedstone.data.sources import raw_rows
+from bedstone.errors import BedstoneError
+
+
+def open_pairs(
+    name: str | Path,
+    reader: Reader | None = None,
+    *,
+    split: str | None = None,
+    most_broken: float = 0.05,
+) -> PairRows:
+    """All pairs of a source; see `pair_rows` for what it may be. `scenes` is built in.
+
+    Raises:
+        BedstoneError: there is no such data, it can't be read, or too much of it is broken.
+    """
+    if str(name) == scenes.NAME:
+        return scene_pairs.measured_scenes(split or "test")
+    reader = reader or Reader()
+    own: dict[str, list[str]] = {}
+    faults = Faults(str(name), most_broken)
+    pairs: list[Pair] = []
+    named: dict[str, str] = {}
+    for raw in raw_rows(str(name), split, own):
+        if not faults.rows:
+            named = reader.names(own.get(reader.column("label", raw.values) or "", ()))
+        faults.rows += 1
+        try:
+            pairs.append(reader.pair(raw, named))
+        except BedstoneError as error:
+            faults.add(error)
+    faults.check()
+    classes = tuple(dict.fromkeys(named.values()))
+    templates = reader.templates or TEMPLATES
+    return PairRows(pairs, str(name), classes=classes, templates=templates, faults=faults)
+
+
+def open_told(
+    name: str | Path,
+    reader: ToldReader | None = None,
+    *,
+    split: str | None = None,
+    most_broken: float = 0.05,
+) -> ToldRows:
+    """All rows of a source; see `pair_rows` for what it may be. `scenes` is built in.
+
+    Raises:
+        BedstoneError: there is no such data, it can't be read, or too much of it is broken.
+    """
+    if str(name) == scenes.NAME:
+        return told_scenes.measured_told_scenes(split or "test")
+    reader = reader or ToldReader()
+    faults = Faults(str(name), most_broken)
+    rows = []
+    for raw in raw_rows(str(name), split, {}):
+        faults.rows += 1
+        try:
+            rows.append(reader.told(raw))
+        except BedstoneError as error:
+            faults.add(error)
+    faults.check()
+    return ToldRows(rows, str(name), faults=faults)

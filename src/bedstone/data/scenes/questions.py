@@ -1,0 +1,254 @@
+"""Questions about scenes with exact answers, of nine kinds.
+
+Balanced, so that who answers without looking gains little: yes and no by a coin, before anything is
+asked; numbers by the number, not by the thing; and nothing asked betrays its answer.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import permutations
+
+from bedstone.data.scenes.captions import (
+    OPPOSITE,
+    articles,
+    clearly,
+    matching,
+    name,
+    noun,
+    place,
+    relations,
+)
+from bedstone.data.scenes.world import COLOURS, SHAPES, Dice, Scene, Thing, allowed_pairs
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its one right answer, and what kind of question it is."""
+
+    text: str
+    answer: str
+    kind: str
+
+
+Answered = tuple[str, str] | None
+
+
+def all_questions(scene: Scene) -> tuple[Question, ...]:
+    """One question of each kind that has a plain answer in this scene, in random order.
+
+    No question names a combination that the scene's split doesn't know: else training would learn
+    that the answer about what is held out is always no.
+    """
+    dice = Dice(f"questions {scene}")
+    found = []
+    for kind, ask in dice.shuffled(tuple(KINDS.items())):
+        if asked := ask(scene, dice):
+            found.append(Question(articles(asked[0]), asked[1], kind))
+    return tuple(found)
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
+
+
+def _existence(scene: Scene, dice: Dice) -> Answered:
+    """What isn't there is made, where it can be, of a colour and a shape that are."""
+    yes, form = dice.chance(0.5), dice.below(4)
+    there = {thing.pair for thing in scene.objects}
+    if form == 0:
+        known = {shape for shape, _ in there}
+        shape = dice.pick(sorted(known if yes else set(SHAPES) - known))
+        return f"Is there a {shape}?", _yes(yes)
+    if form == 1:
+        seen = {colour for _, colour in there}
+        colour = dice.pick(sorted(seen if yes else set(COLOURS) - seen))
+        return f"Is there a {colour} object?", _yes(yes)
+    pairs = set(allowed_pairs(scene.split)) - there
+    shapes, colours = {shape for shape, _ in there}, {colour for _, colour in there}
+    close = [pair for pair in pairs if pair[0] in shapes or pair[1] in colours]
+    shape, colour = dice.pick(sorted(there if yes else close))
+    return f"Is there a {colour} {shape}?", _yes(yes)
+
+
+def _count(scene: Scene, dice: Dice) -> Answered:
+    """First the number, evenly among those to be had, then something that is so many."""
+    asked: dict[int, list[str]] = {len(scene.objects): ["objects"] * 2}
+    for shape in SHAPES:
+        asked.setdefault(len(matching(scene, shape)), []).append(noun(2, shape))
+    for colour in COLOURS:
+        several = len(matching(scene, colour=colour))
+        asked.setdefault(several, []).append(f"{colour} objects")
+    # Where there is more than one to be counted, none and one are asked for half as often.
+    numbers = [n for n in sorted(asked) for _ in range(1 if n < 2 else 2)]
+    number = dice.pick(numbers)
+    return f"How many {dice.pick(asked[number])} are there?", str(number)
+
+
+def _colour(scene: Scene, dice: Dice) -> Answered:
+    for thing in dice.shuffled(scene.objects):
+        told = [f"the {thing.size} {thing.shape}"] * (
+            len(matching(scene, thing.shape, size=thing.size)) == 1
+        )
+        told += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
+        told += [f"the {thing.size} object"] * (len(matching(scene, size=thing.size)) == 1)
+        if told:
+            return f"What colour is {dice.pick(told)}?", thing.colour
+    return None
+
+
+def _shape(scene: Scene, dice: Dice) -> Answered:
+    for thing in dice.shuffled(scene.objects):
+        alike = matching(scene, colour=thing.colour)
+        told = [f"the {thing.colour} object"] * (len(alike) == 1)
+        sized = matching(scene, colour=thing.colour, size=thing.size)
+        told += [f"the {thing.size} {thing.colour} object"] * (len(sized) == 1)
+        told += [f"the {thing.size} object"] * (len(matching(scene, size=thing.size)) == 1)
+        if told:
+            return f"What shape is {dice.pick(told)}?", thing.shape
+    return None
+
+
+def _unique(scene: Scene, dice: Dice) -> list[tuple[Thing, str]]:
+    """Things with a phrase that means no other, in random order."""
+    found = []
+    for thing in dice.shuffled(scene.objects):
+        phrase = name(scene, thing)
+        told = [f"the {phrase}"] if phrase else []
+        told += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
+        told += [f"the {thing.colour} object"] * (len(matching(scene, colour=thing.colour)) == 1)
+        if told:
+            found.append((thing, dice.pick(told)))
+    return found
+
+
+def _size(scene: Scene, dice: Dice) -> Answered:
+    for thing, told in _unique(scene, dice):
+        if not any(f" {size} " in told for size in ("small", "medium", "large")):
+            return f"What size is {told}?", thing.size
+    return None
+
+
+def _position(scene: Scene, dice: Dice) -> Answered:
+    for thing, told in _unique(scene, dice):
+        if where := place(thing):
+            return f"Where is {told}?", where
+    return None
+
+
+def _relation(scene: Scene, dice: Dice) -> Answered:
+    """Yes or no; or which of two; or what stands there."""
+    pairs = list(permutations(_unique(scene, dice), 2))
+    if dice.chance(0.4):  # things that hide others, often, since few do
+        pairs.sort(key=lambda pair: not {"in front of", "behind"} & {*_known(pair)})
+    for pair in pairs:
+        if not (known := _known(pair)):
+            continue
+        (_, one), (_, other) = pair
+        told = dice.pick(known[-1:] if known[-1] in ("in front of", "behind") else known)
+        form = dice.below(3)
+        if form == 0 and told in ("left of", "right of"):
+            return f"Is {one} left or right of {other}?", told.split()[0]
+        if form == 0 and told in ("above", "below"):
+            return f"Is {one} above or below {other}?", told
+        if form == 1 and (shape := _shape_there(scene, pair[1][0], told)):
+            return f"What shape is {told} {other}?", shape
+        yes = dice.chance(0.5)
+        return f"Is {one} {told if yes else OPPOSITE[told]} {other}?", _yes(yes)
+    return None
+
+
+def _known(pair: tuple[tuple[Thing, str], tuple[Thing, str]]) -> list[str]:
+    return relations(pair[0][0], pair[1][0])
+
+
+def _shape_there(scene: Scene, thing: Thing, relation: str) -> str | None:
+    """The shape of the one thing that is so to `thing`; None if others are, or nearly are."""
+    others = [other for other in scene.objects if other is not thing]
+    there = [other for other in others if clearly(relation, other, thing)]
+    plain = [other for other in others if not clearly(OPPOSITE[relation], other, thing)]
+    if relation in ("in front of", "behind"):
+        plain = there
+    return there[0].shape if len(there) == 1 and plain == there else None
+
+
+def _comparison(scene: Scene, dice: Dice) -> Answered:
+    forms = dice.shuffled((_more, _larger, _which, _same))
+    return next((asked for form in forms if (asked := form(scene, dice))), None)
+
+
+def _more(scene: Scene, dice: Dice) -> Answered:
+    numbers = {shape: len(matching(scene, shape)) for shape in SHAPES}
+    shapes = dice.shuffled([shape for shape in SHAPES if numbers[shape]])
+    for one, other in permutations(shapes, 2):
+        if numbers[one] > numbers[other]:
+            yes = dice.chance(0.5)
+            one, other = (one, other) if yes else (other, one)
+            return f"Are there more {noun(2, one)} than {noun(2, other)}?", _yes(yes)
+    return None
+
+
+def _sized(scene: Scene, dice: Dice) -> tuple[str, str, Thing, Thing] | None:
+    """Phrases for two things, the larger first, that don't name their sizes."""
+    unique = [
+        (thing, told)
+        for thing, told in _unique(scene, dice)
+        if not any(f" {size} " in told for size in ("small", "medium", "large"))
+    ]
+    for (one, told), (other, too) in permutations(unique, 2):
+        if clearly("larger than", one, other):
+            return told, too, one, other
+    return None
+
+
+def _larger(scene: Scene, dice: Dice) -> Answered:
+    if not (found := _sized(scene, dice)):
+        return None
+    larger, smaller, _, _ = found
+    word, yes = dice.pick(("larger", "smaller")), dice.chance(0.5)
+    one, other = (larger, smaller) if (word == "larger") == yes else (smaller, larger)
+    return f"Is {one} {word} than {other}?", _yes(yes)
+
+
+def _which(scene: Scene, dice: Dice) -> Answered:
+    """Answered by the shape, where the two differ in it."""
+    found = _sized(scene, dice)
+    if not found or found[2].shape == found[3].shape:
+        return None
+    larger, smaller, one, other = found
+    word = dice.pick(("larger", "smaller"))
+    first, second = dice.shuffled((larger, smaller))
+    answer = one if word == "larger" else other
+    return f"What shape is the {word} of {first} and {second}?", answer.shape
+
+
+def _same(scene: Scene, dice: Dice) -> Answered:
+    """Of two shapes that occur once, where both answers could be had: else no would prevail."""
+    alone = [thing for thing in scene.objects if len(matching(scene, thing.shape)) == 1]
+    alike: dict[bool, list[tuple[Thing, Thing]]] = {True: [], False: []}
+    for one, other in permutations(alone, 2):
+        alike[one.colour == other.colour].append((one, other))
+    if not all(alike.values()):
+        return None
+    yes = dice.chance(0.5)
+    one, other = dice.pick(alike[yes])
+    return f"Are the {one.shape} and the {other.shape} of the same colour?", _yes(yes)
+
+
+def _sign(scene: Scene, dice: Dice) -> Answered:
+    if not scene.sign:
+        return None
+    asked = ("What does the sign say?", "What is written on the sign?", "What can you read?")
+    return dice.pick(asked), scene.sign.text.lower()
+
+
+KINDS: dict[str, Callable[[Scene, Dice], Answered]] = {
+    "existence": _existence,
+    "count": _count,
+    "colour": _colour,
+    "shape": _shape,
+    "size": _size,
+    "position": _position,
+    "relation": _relation,
+    "comparison": _comparison,
+    "sign": _sign,
+}

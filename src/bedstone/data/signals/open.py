@@ -1,0 +1,516 @@
+"""Pictures as signals: of rows in a source, or the drawn `scenes` with their captions.
+
+Shapes: N pictures, C channels, H x W pixels.
+"""
+
+import math
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bedstone.data.dataset import Picture
+from bedstone.data.fields import PAIR_COLUMNS, Pair, PairRows, Reader, columns_of, read_picture
+from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.open import open_pairs
+from bedstone.data.scenes import datasets as scenes
+from bedstone.data.scenes import moving as moving_scenes
+from bedstone.data.scenes import solids
+from bedstone.data.scenes.captions import TEMPLATES, all_captions, tell
+from bedstone.data.scenes.render import draw
+from bedstone.data.scenes.world import SHAPES, Dice, Scene, make_scene, without_textures
+from bedstone.data.signals.audio import Spectrogram, decode_sound, resampled
+from bedstone.data.signals.signals import KINDS, Signals, SignalsConfig, check_memory
+from bedstone.data.sources import Raw
+from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import from_mapping
+
+AUDIO = ("audio", "sound", "wav", "file_name", "audio_path", "path", "bytes")
+NAMED = {
+    "text": PAIR_COLUMNS["text"],
+    "label": PAIR_COLUMNS["label"],
+    "negatives": (),
+}  # no wrong texts here
+
+
+@dataclass(frozen=True)
+class SignalReader(Reader):
+    """What a row's columns mean, where its picture is made from nothing, a class or words.
+
+    Attributes, besides those of pairs:
+        condition: none, class or text.
+    """
+
+    condition: str = "none"
+    parts: ClassVar = {"image": PAIR_COLUMNS["image"], **NAMED}
+
+    def pair(self, raw: Raw, names: Mapping[str, str]) -> Pair:
+        for part, column in self.columns.items():
+            if column not in raw.values and "{" not in str(column):
+                raise BedstoneError(
+                    f"{raw.place}: has no column {column!r}, which data.columns.{part} names"
+                    f"{nearest(str(column), map(str, raw.values))}."
+                )
+        if self.condition == "text":
+            return super().pair(raw, names)
+        label = self._label(raw, names) if self.condition == "class" else None
+        if self.condition == "class" and label is None:
+            raise BedstoneError(
+                f"{raw.place}: has no class ({', '.join(PAIR_COLUMNS['label'])}); it has "
+                f"{columns_of(raw)}. Name the column: data.columns: {{label: ...}}"
+            )
+        return Pair(self.picture(raw), (), label=label, place=raw.place)
+
+
+@dataclass(frozen=True)
+class SoundReader(SignalReader):
+    """The same of sounds: encoded bytes or files."""
+
+    parts: ClassVar = {"audio": AUDIO, **NAMED}
+
+    def picture(self, raw: Raw) -> Picture:
+        """A row's sound, not decoded."""
+        column = self.column("audio", raw.values)
+        if column is None:
+            raise BedstoneError(
+                f"{raw.place}: has no column for the sound ({', '.join(AUDIO)}); it has "
+                f"{columns_of(raw)}. Name it: data.columns: {{audio: ...}}"
+            )
+        try:
+            return read_picture(raw, raw.values[column], f"column {column!r}")
+        except BedstoneError as error:
+            raise BedstoneError(str(error).replace("no picture", "no sound")) from None
+
+
+def open_rows(
+    kind: type[SignalReader], name: str, data: SignalsConfig, condition: str, seed: int
+) -> PairRows:
+    """The rows of a source, at most `data.most_rows` of them.
+
+    Raises:
+        BedstoneError: there is no such data, or too much of it is broken.
+    """
+    reader = kind(data.columns, data.templates, data.classes, condition)
+    rows = open_pairs(name, reader, split=data.split, most_broken=data.most_broken)
+    return rows.take(data.most_rows, seed)
+
+
+def labels_of(rows: PairRows, condition: str, names: Sequence[str] = ()) -> dict[str, Any]:
+    """The classes or captions of rows, as `Signals` takes them.
+
+    Args:
+        names: of the classes, where they are known; else those of the rows, numbers by their size.
+
+    Raises:
+        BedstoneError: a row is of another class than those known, or all are of one.
+    """
+    if condition == "text":
+        return {"captions": [pair.captions for pair in rows]}
+    if condition != "class":
+        return {}
+    if not names:
+        whole = all(name.removeprefix("-").isdecimal() for name in rows.classes)
+        names = sorted(rows.classes, key=int) if whole else rows.classes
+    numbers = {name: number for number, name in enumerate(names)}
+    for pair in rows:
+        if pair.label not in numbers:
+            raise BedstoneError(
+                f"{pair.place}: is of class {pair.label!r}, which is none of the {len(names)} "
+                f"learnt{nearest(str(pair.label), names)}."
+            )
+    return {"classes": [numbers[str(pair.label)] for pair in rows], "names": names}
+
+
+SCENES, SIZE = 50_000, (32, 32)  # drawn where a recipe doesn't say
+HELD = 1000  # scenes of a split with held-out combinations
+VARIED = 4  # whole captions of a scene
+
+_GREY = np.array((299, 587, 114), np.int64)  # of a thousand, ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Words to draw a scene from, and what must then be in it.
+
+    Attributes:
+        text: names every thing with its colour.
+        things: (shape, colour) of each.
+    """
+
+    text: str
+    things: tuple[tuple[str, str], ...]
+
+
+def picture_signals(
+    name: str,
+    data: SignalsConfig,
+    condition: str,
+    *,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    told: Callable[[float], None] | None = None,
+) -> Signals:
+    """The pictures of a source: covering `data.size`, what lies outside cut away.
+
+    Args:
+        names: of the classes, where they are known.
+        told: is handed the share done.
+
+    Raises:
+        BedstoneError: they can't be read, or take more memory than they may.
+    """
+    rows = open_rows(SignalReader, name, data, condition, seed)
+    size = data.size or SIZE
+    check_memory((len(rows), data.channels, *size), 1, data.memory_mb, name)
+    whole = float("inf")  # the grey of them may fit where the colours, for a moment, don't
+    sides = size[0], size[1]
+    fit = partial(covering, size=sides)
+    pictures = Pictures(rows, fit, sides, memory_mb=whole, told=told)
+    assert pictures.pixels is not None
+    kept = rows.pick(pictures.readable.tolist())
+    return Signals(
+        _channels_first(pictures.pixels[pictures.readable], data.channels),
+        kind="image",
+        name=name,
+        places=[pair.place for pair in kept],
+        faults=rows.faults,
+        **labels_of(kept, condition, names),
+    )
+
+
+def covering(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8, no larger than needed to cover (h, w), and of that the middle."""
+    sides = picture.shape[:2]
+    scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
+    shorter = math.ceil(min(sides) * scale - 1e-6)  # what a product lost is no pixel
+    return ImageProcessor(resize=shorter, crop=size).fit(picture)
+
+
+def scene_signals(
+    data: SignalsConfig,
+    condition: str = "text",
+    *,
+    split: str = "train",
+    count: int = 0,
+    seed: int = 0,
+    told: Callable[[float], None] | None = None,
+) -> Signals:
+    """Drawn scenes: with captions, or with the class of their first thing, or neither.
+
+    Those of `train` never show or name a held-out combination of shape and colour; each of
+    `validation` and `test` has one.
+
+    Args:
+        count: how many; 0 is as many as `data` says.
+        told: is handed the share done.
+
+    Raises:
+        BedstoneError: they can't be drawn so, or take more memory than they may.
+    """
+    size = data.size or SIZE
+    if size[0] != size[1]:
+        raise BedstoneError(f"data.size: {list(size)} was given; scenes are square.")
+    if data.channels != 3:
+        raise BedstoneError(f"data.channels: {data.channels} was given; scenes have 3.")
+    count = count or data.most_rows or (SCENES if split == "train" else HELD)
+    check_memory((count, 3, *size), 1, data.memory_mb, scenes.NAME)
+    objects = (1, 1) if condition == "class" else data.things
+    drawn, texts = [], []
+    for number in range(count):
+        scene = make_scene(
+            seed * scenes.APART + number, split=split, objects=objects, sizes=data.sizes
+        )
+        drawn.append(_plain(scene, data))
+        if condition == "text":
+            texts.append(scene_captions(drawn[-1], data.captions))
+        if told is not None and number % 256 == 0:
+            told(number / count)
+    labels: dict[str, Any] = {"captions": texts} if condition == "text" else {}
+    if condition == "class":
+        classes = [SHAPES.index(scene.objects[0].shape) for scene in drawn]
+        labels = {"classes": classes, "names": SHAPES}
+    marks = (["signs"] if data.signs else []) + ([] if data.textures else ["plain"])
+    kept = "".join(f", {mark}" for mark in (*marks, *data.sizes))
+    return Signals(
+        partial(_drawn, drawn, size[0]),
+        kind="image",
+        name=scenes.NAME,
+        places=[f"{split} scene {scene.seed} of {objects}{kept}" for scene in drawn],
+        shape=(count, 3, *size),
+        **labels,
+    )
+
+
+def scene_captions(scene: Scene, kinds: str = "whole") -> tuple[str, ...]:
+    """Some of the sentences that name all things of a scene with their colours, the plainest
+    first; with `all`, every other kind of caption too."""
+    dice = Dice(f"{scene.split} {scene.seed} in words")
+    whole = TEMPLATES["whole"]
+    forms = (whole[0], *dice.shuffled(whole[1:]))
+    found = islice(filter(None, (tell(scene, form, dice) for form in forms)), VARIED)
+    return tuple(dict.fromkeys((*found, *(all_captions(scene) if kinds == "all" else ()))))
+
+
+def held_out_prompts(
+    count: int, split: str = "test", objects: tuple[int, int] = (1, 2)
+) -> list[Prompt]:
+    """Prompts that each name a combination of shape and colour that training never saw.
+
+    Raises:
+        BedstoneError: no such split, or a number of things outside 1 to 5.
+    """
+    prompts = []
+    for number in range(count):
+        scene = make_scene(number, split=split, objects=objects)
+        things = tuple(thing.pair for thing in scene.objects)
+        prompts.append(Prompt(scene_captions(replace(scene, sign=None))[0], things))
+    return prompts
+
+
+def _plain(scene: Scene, data: SignalsConfig) -> Scene:
+    """Without what isn't to be learnt."""
+    if not data.signs:
+        scene = replace(scene, sign=None)
+    return scene if data.textures else without_textures(scene)
+
+
+def _drawn(drawn: Sequence[Scene], side: int, row: int) -> np.ndarray:
+    return draw(drawn[row], side).transpose(2, 0, 1)
+
+
+def _channels_first(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """(N, H, W, 3) uint8 to (N, C, H, W), grey by what eyes see of each colour."""
+    if channels == 3:
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    grey = np.empty((len(pixels), 1, *pixels.shape[1:3]), np.uint8)
+    for row, picture in enumerate(pixels):  # one at a time: the sums are wide
+        grey[row, 0] = (picture @ _GREY + 500) // 1000
+    return grey
+
+
+# Videos and volumes of one's own: arrays of NumPy in a `.npz` file, as `numpy.savez` writes it.
+#
+# `signals` (N, C, *S) are uint8, of which 0 to 255 are -1 to 1, or float32 of about -1 to 1;
+# `classes` (N,) are numbers or names; `captions` (N,) are texts. Without the axis of channels there
+# is one.
+#
+# Shapes: N signals, C channels, S sides.
+
+CONDITION_ARRAYS = {"none": "", "class": "classes", "text": "captions"}
+
+
+def array_signals(
+    name: str,
+    data: SignalsConfig,
+    condition: str,
+    *,
+    kind: str,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    told: Callable[[float], None] | None = None,
+) -> Signals:
+    """The signals of a file, at most `data.most_rows`, drawn by the seed.
+
+    Args:
+        kind: video or volume.
+        names: of the classes, where they are known.
+
+    Raises:
+        BedstoneError: there is no such file, or it holds something else.
+    """
+    arrays = _read(name, ("signals", *filter(None, [CONDITION_ARRAYS[condition]])))
+    values, sides = arrays["signals"], KINDS[kind]
+    if values.ndim == sides + 1:
+        values = values[:, None]
+    if values.ndim != sides + 2:
+        raise BedstoneError(
+            f"data {name!r}: signals of shape {values.shape}; a {kind} has {sides} sides, so "
+            "expected (rows, channels, *sides)."
+        )
+    if values.shape[1] not in (1, 3):
+        raise BedstoneError(
+            f"data {name!r}: signals of {values.shape[1]} channels; expected 1 or 3, grey or "
+            "colours, which can be shown. They stand before the sides: (rows, channels, *sides)."
+        )
+    if data.size and tuple(data.size) != values.shape[2:]:
+        raise BedstoneError(
+            f"data.size: {list(data.size)} was given; {name} has signals of "
+            f"{list(values.shape[2:])}. Leave it out, or resize them."
+        )
+    check_memory(values.shape, values.itemsize, data.memory_mb, name)
+    labels: dict[str, Any] = {}
+    part = CONDITION_ARRAYS[condition]
+    if part and arrays[part].ndim != 1:
+        raise BedstoneError(
+            f"data {name!r}: {part} of shape {arrays[part].shape}; expected one for each of "
+            f"{len(values)} signals."
+        )
+    if condition == "text":
+        labels["captions"] = [[str(text)] for text in arrays["captions"]]
+    if condition == "class":
+        said = [str(each) for each in arrays["classes"]]
+        whole = all(each.isdecimal() for each in said)
+        known = list(names) or sorted(set(said), key=int if whole else None)
+        numbers = {each: number for number, each in enumerate(known)}
+        for row, each in enumerate(said):
+            if each not in numbers:
+                raise BedstoneError(
+                    f"{name} {row}: is of class {each!r}, which is none of the {len(known)} "
+                    f"learnt{nearest(each, known)}."
+                )
+        labels = {"classes": [numbers[each] for each in said], "names": known}
+    return Signals(values, kind=kind, name=name, **labels).take(data.most_rows, seed)
+
+
+def _read(name: str, parts: Sequence[str]) -> dict[str, np.ndarray]:
+    if not Path(name).is_file() or Path(name).suffix != ".npz":
+        raise BedstoneError(
+            f"data.source: {name!r} is no .npz file. Save signals (N, C, *S) and what they are "
+            f"made from: numpy.savez(file, {', '.join(f'{part}=...' for part in parts)})."
+        )
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            for part in parts:
+                if part not in file:
+                    raise BedstoneError(
+                        f"data {name!r}: has no array {part!r}; it has {', '.join(file)}."
+                    )
+            return {part: file[part] for part in parts}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BedstoneError(f"data {name!r}: can't be read ({error}). Save it again.") from error
+
+
+# Sounds of rows in a source as signals: spectrograms with a channel for each frequency.
+#
+# Shapes: N sounds, C bins of frequency, S frames.
+
+
+def spectrogram_of(data: SignalsConfig) -> Spectrogram:
+    """How a recipe makes signals of sounds.
+
+    Raises:
+        BedstoneError: what it says of that can't be.
+    """
+    if "frames" in data.sound:
+        raise BedstoneError("data.sound.frames: is what data.size says; leave it out.")
+    frames = {"frames": data.size[0]} if data.size else {}
+    return from_mapping(Spectrogram, {**data.sound, **frames}, "recipe", "data.sound.")
+
+
+def sound_signals(
+    name: str,
+    data: SignalsConfig,
+    condition: str,
+    *,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    told: Callable[[float], None] | None = None,
+) -> Signals:
+    """The sounds of a source.
+
+    Args:
+        names: of the classes, where they are known.
+        told: is handed the share done.
+
+    Raises:
+        BedstoneError: they can't be read, too many are broken, or take more memory than they may.
+    """
+    form = spectrogram_of(data)
+    rows = open_rows(SoundReader, name, data, condition, seed)
+    shape = (len(rows), form.bins, form.frames)
+    check_memory(shape, 4, data.memory_mb, name)
+    values = np.empty(shape, np.float32)
+    good: list[int] = []
+    for number, pair in enumerate(rows):
+        try:
+            assert not callable(pair.picture) and not isinstance(pair.picture, np.ndarray)
+            samples, rate = decode_sound(pair.picture, pair.place)
+            signal = form.of(resampled(samples, rate, form.rate), pair.place)
+        except BedstoneError as error:
+            rows.faults.add(error)
+            continue
+        values[len(good)] = signal.numpy()
+        good.append(number)
+        if told is not None and number % 64 == 0:
+            told(number / len(rows))
+    rows.faults.check()
+    kept = rows.pick(good)
+    return Signals(
+        values[: len(good)],
+        kind="audio",
+        name=name,
+        places=[pair.place for pair in kept],
+        faults=rows.faults,
+        **labels_of(kept, condition, names),
+    )
+
+
+# From a recipe to the signals it learns from and those it is measured by.
+
+Told = Callable[[float], None]
+# What is built in, by its name: the kind of signal, and what draws it.
+BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
+    scenes.NAME: ("image", scene_signals),
+    moving_scenes.NAME: ("video", moving_scenes.moving_signals),
+    solids.NAME: ("volume", solids.solid_signals),
+}
+# What reads the rows of a source, by the kind of signal.
+READERS: dict[str, Callable[..., Signals]] = {
+    "image": picture_signals,
+    "audio": sound_signals,
+    "video": partial(array_signals, kind="video"),
+    "volume": partial(array_signals, kind="volume"),
+}
+
+
+def open_signals(recipe: Any, told: Told | None = None) -> tuple[Signals, Signals]:
+    """Signals to learn from and signals held out, as a recipe says.
+
+    Args:
+        told: is handed the share done.
+
+    Raises:
+        BedstoneError: there is no such data, it is of another kind than the task's, or it can't
+            be read.
+    """
+    data, kind = recipe.data, recipe.kind
+    options: dict[str, Any] = {"seed": recipe.seed, "told": told}
+    if data.source in BUILT_IN:
+        drawn, draw = BUILT_IN[data.source]
+        if drawn != kind:
+            raise BedstoneError(
+                f"data.source: {data.source!r} is {drawn}, and {recipe.task} makes {kind}. Choose "
+                "another of both."
+            )
+        learnt = draw(data, recipe.condition, **options)
+        return learnt, draw(data, recipe.condition, split="validation", count=recipe.evaluate_rows)
+    read = READERS[kind]
+    learnt = read(data.source, data, recipe.condition, **options)
+    if not data.validation:
+        return learnt.hold_out(data.validation_share or 0.05)
+    options["names"] = learnt.names
+    return learnt, read(data.validation, data, recipe.condition, **options)
+
+
+def signals_to_measure(recipe: Any, source: str, count: int, names: Sequence[str] = ()) -> Signals:
+    """Signals of a source that a recipe's network wasn't trained on, read as the recipe reads its
+    own: of what is built in, `count` of its test part.
+
+    Args:
+        names: of the classes that were learnt, by whose places they are numbered; else those of
+            the source, which may have fewer.
+
+    Raises:
+        BedstoneError: as `open_signals`.
+    """
+    data, kind = recipe.data, recipe.kind
+    if source in BUILT_IN:
+        return BUILT_IN[source][1](data, recipe.condition, split="test", count=count)
+    options: dict[str, Any] = {"names": names, "seed": recipe.seed}
+    return READERS[kind](source, data, recipe.condition, **options).take(count)

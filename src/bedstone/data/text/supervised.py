@@ -1,0 +1,828 @@
+"""Labelled rows as a network learns them: tokenised once, packed without padding, batch by batch.
+
+A row that is longer than the network's becomes several windows. A batch is made of windows, so
+that a few long rows can't make it large; each knows the row it is from.
+
+Shapes: n windows of a batch, N tokens, M read states, L labels.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bedstone.data import fields as labelling
+from bedstone.data.dataset import LabelledRows
+from bedstone.data.stream import check_identity
+from bedstone.data.text.encode import (
+    Input,
+    completion_input,
+    question_batch,
+    read_words,
+    text_batch,
+    word_batch,
+)
+from bedstone.data.text.packing import Packed, lay
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import check_whole
+
+TOGETHER = 1024  # rows tokenised at a time
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """What one training step sees of labelled rows.
+
+    Attributes:
+        rows: n windows laid end to end, N tokens.
+        read: (M,) int64, places in 0..N-1 whose states the head reads.
+        targets: one label of several (M,) int64; any labels or figures (M, L) float32; a tag
+            (M,) int64; the next token (M,) int64; an answer's first and last place (n, 2) int64.
+        owners: (M,) int64 on the CPU, which window each read state is of.
+        weights: (M,) float32, what each target counts for; None says 1 each.
+        target_count: how many targets there are; a long row's windows are one together. It
+            isn't the sum of class weights: a batch without the rare label would then push as
+            hard as one with it, and the weights would be undone.
+        number: which batch of the stream this is, from 0.
+        origins: the source row of each window.
+        windows: which window of that row, from 0.
+        words: (M,) int64 on the CPU, which word of its row is read; of tags alone.
+    """
+
+    rows: Packed
+    read: Tensor
+    targets: Tensor
+    owners: Tensor
+    weights: Tensor | None
+    target_count: float
+    number: int
+    origins: list[int]
+    windows: list[int]
+    words: Tensor | None = None
+
+    @property
+    def ids(self) -> Tensor:
+        """(1, N) token ids."""
+        return self.rows.ids
+
+    def states(self, network: Any) -> Tensor:
+        """What the head reads, (M, D)."""
+        return network.packed_states(self.rows, self.read)
+
+    def to(self, device: torch.device | str) -> "ExampleBatch":
+        """The same batch with its tensors there."""
+        names = ("ids", "types", "positions", "documents")
+        rows = {name: getattr(self.rows, name).to(device, non_blocking=True) for name in names}
+        weights = self.weights
+        return replace(
+            self,
+            rows=replace(self.rows, **rows),
+            read=self.read.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            weights=None if weights is None else weights.to(device, non_blocking=True),
+        )
+
+    def describe(self) -> str:
+        """Which rows are in it."""
+        parts = [
+            f"row {origin}" + (f" window {window}" if window else "") + f" ({length} tokens)"
+            for origin, window, length in zip(
+                self.origins, self.windows, self.rows.lengths, strict=True
+            )
+        ]
+        return f"batch {self.number}: {self.target_count:g} targets\n  {', '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch's windows are to give. Fields as in `ExampleBatch`, as arrays.
+
+    `count` is how many they are together; None says that each is one.
+    """
+
+    read: np.ndarray
+    owners: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None = None
+    words: np.ndarray | None = None
+    count: float | None = None
+
+
+class Examples:
+    """Labelled rows, checked and tokenised: all of them, before training begins.
+
+    Attributes:
+        kind, labels, problem: of the head that learns them.
+        rows: the source rows.
+        actual: what is so of each source row.
+        owner: (windows,) the source row of each window.
+        window: (windows,) which of that row's it is.
+    """
+
+    kind: str
+    labels: tuple[str, ...] = ()
+    problem = "single"
+    actual: list[Any]
+
+    def __init__(
+        self, rows: LabelledRows, tokenizer: Tokenizer, *, limit: int, stride: int = 0
+    ) -> None:
+        self.rows, self.tokenizer = rows, tokenizer
+        self.limit, self.stride = limit, stride
+        ids: list[np.ndarray] = []
+        types: list[np.ndarray] = []
+        lengths: list[int] = []
+        owner: list[int] = []
+        window: list[int] = []
+        for start in range(0, len(rows), TOGETHER):
+            numbers = range(start, min(start + TOGETHER, len(rows)))
+            for row, made in zip(numbers, self._tokenised(numbers), strict=True):
+                ids += [np.array(each.ids, dtype=np.int32) for each in made]
+                types += [np.array(each.types, dtype=np.int8) for each in made]
+                lengths += [len(each) for each in made]
+                owner += [row] * len(made)
+                window += range(len(made))
+                self._keep(row, made)
+        self.ids, self.types = np.concatenate(ids), np.concatenate(types)
+        self.lengths = np.array(lengths, dtype=np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.owner, self.window = np.array(owner), np.array(window)
+
+    def __len__(self) -> int:
+        """Windows in all: as many as there are rows, and more where some are long."""
+        return len(self.lengths)
+
+    @property
+    def head(self) -> tuple[str, tuple[str, ...], str]:
+        """kind, labels and problem of the head that learns them."""
+        return self.kind, self.labels, self.problem
+
+    def input(self, row: int) -> list[Input]:
+        """A row's windows, as they are fed to the network."""
+        return self._inputs([row])[0]
+
+    def describe(self) -> str:
+        """Rows, tokens, and how many are long, in a line."""
+        several = np.bincount(self.owner) > 1
+        told = f"{len(self.rows):,} rows, {len(self.ids):,} tokens, longest {self.lengths.max():,}"
+        if several.any():
+            windows = int(np.bincount(self.owner)[several].sum())
+            told += f"; {several.sum():,} longer than {self.limit:,} became {windows:,} windows"
+        return told
+
+    def fingerprint(self) -> str:
+        """A hash (hex) of the rows."""
+        return self.rows.fingerprint()
+
+    def batch(
+        self,
+        windows: np.ndarray,
+        number: int = 0,
+        *,
+        reads: str = "first",
+        weights: np.ndarray | None = None,
+    ) -> ExampleBatch:
+        """The windows of those numbers, laid end to end.
+
+        Args:
+            reads: first or last: which token the head reads, where it reads one a row.
+            weights: (L,) what a target of each label counts for.
+        """
+        lengths = self.lengths[windows]
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        places = np.repeat(self.starts[windows] - starts, lengths) + np.arange(ends[-1])
+        made = self._targets(windows, starts, ends - 1 if reads == "last" else starts, weights)
+        return ExampleBatch(
+            rows=lay(self.ids[places], self.types[places], lengths),
+            read=torch.from_numpy(made.read),
+            targets=torch.from_numpy(made.targets),
+            owners=torch.from_numpy(made.owners),
+            weights=None if made.weights is None else torch.from_numpy(made.weights),
+            target_count=len(made.targets) if made.count is None else made.count,
+            number=number,
+            origins=self.owner[windows].tolist(),
+            windows=self.window[windows].tolist(),
+            words=None if made.words is None else torch.from_numpy(made.words),
+        )
+
+    def label_weights(self, weights: str | Mapping[str, float] | None) -> np.ndarray | None:
+        """What a target of each label counts for, (L,).
+
+        Raises:
+            BedstoneError: these examples have no classes to weigh, or a weight is wrong.
+        """
+        if not weights:
+            return None
+        raise BedstoneError(
+            "class_weights: weigh the labels of text-classification with one label a row and of "
+            f"token-classification; the head here is for {self.kind} ({self.problem}). Leave them "
+            "out."
+        )
+
+    def _tokenised(self, numbers: range) -> list[list[Input]]:
+        try:
+            return self._inputs(numbers)
+        except BedstoneError:
+            for number in numbers:  # which one was it?
+                try:
+                    self._inputs([number])
+                except BedstoneError as error:
+                    raise BedstoneError(f"{self.rows.where(number)}: {error}") from error
+            raise
+
+    def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
+        """The windows of each of these rows."""
+        raise NotImplementedError
+
+    def _keep(self, row: int, windows: list[Input]) -> None:
+        """Takes from a row's windows what its targets need, in the order of rows."""
+
+    def _targets(
+        self,
+        windows: np.ndarray,
+        starts: np.ndarray,
+        reads: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> Targets:
+        """What these windows are to give.
+
+        Args:
+            windows: (n,) numbers of the windows.
+            starts: (n,) where each begins in the batch.
+            reads: (n,) the one place of each that a head of sequences reads.
+            weights: (L,) of labels.
+        """
+        raise NotImplementedError
+
+
+class Ragged:
+    """Arrays of different lengths, held end to end and fetched many at a time."""
+
+    def __init__(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self._ends = [0]
+
+    def add(self, *columns: Sequence[int]) -> None:
+        """One entry: columns of equal length."""
+        self._parts.append(np.array(columns, dtype=np.int64).reshape(len(columns), -1))
+        self._ends.append(self._ends[-1] + self._parts[-1].shape[1])
+
+    def take(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(columns, M) the entries end to end, and (M,) which of `entries` each is of."""
+        if len(self._parts) > 1:
+            self._parts = [np.concatenate(self._parts, axis=1)]
+        ends = np.array(self._ends) if isinstance(self._ends, list) else self._ends
+        self._ends = ends  # type: ignore[assignment]
+        counts = ends[entries + 1] - ends[entries]
+        shift = ends[entries] - (np.cumsum(counts) - counts)
+        places = np.repeat(shift, counts) + np.arange(counts.sum())
+        return self._parts[0][:, places], np.repeat(np.arange(len(entries)), counts)
+
+
+# Texts, or pairs of texts, with a label, several labels, or figures.
+
+PROBLEMS = ("single", "multi", "regression")
+
+
+class TextExamples(Examples):
+    """A row's `text`, with its `pair` where there is one, and its `label`.
+
+    All windows of a long row learn its label, each for its share of one target.
+
+    Args:
+        labels: names of the outputs; None takes those of the rows.
+        problem: single (one label of several), multi (a list of labels), regression (numbers);
+            auto takes it from the labels.
+        known: whether `labels` are those of a model: none else may come, and none is missed.
+
+    Raises:
+        BedstoneError: naming the file, row and column of what can't be learnt.
+    """
+
+    kind = "sequence"
+
+    def __init__(
+        self,
+        rows: LabelledRows,
+        tokenizer: Tokenizer,
+        *,
+        labels: Sequence[str] | None = None,
+        problem: str = "auto",
+        limit: int,
+        stride: int = 0,
+        known: bool = False,
+    ) -> None:
+        text, pair = rows.need("text"), rows.column("pair")
+        self._texts = rows.texts(text)
+        self._pairs = rows.texts(pair) if pair else None
+        column = rows.need("label")
+        if problem not in (*PROBLEMS, "auto"):
+            raise BedstoneError(f"problem: {problem!r} is unknown{nearest(problem, PROBLEMS)}.")
+        self.problem = labelling.find_problem(rows, column) if problem == "auto" else problem
+        if self.problem == "regression":
+            self._read_figures(rows, column, labels)
+        else:
+            self._read_labels(rows, column, labels, known)
+        super().__init__(rows, tokenizer, limit=limit, stride=stride)
+        count = np.bincount(self.owner)
+        self._share = (1 / count).astype(np.float32) if (count > 1).any() else None
+
+    def _read_figures(self, rows: LabelledRows, column: str, labels: Sequence[str] | None) -> None:
+        self._all = labelling.figures(rows, column, len(labels) if labels else None)
+        count = self._all.shape[1]
+        self.labels = tuple(labels or ([column] if count == 1 else map(str, range(count))))
+        self.actual = self._all[:, 0].tolist() if count == 1 else self._all.tolist()
+
+    def _read_labels(
+        self, rows: LabelledRows, column: str, labels: Sequence[str] | None, known: bool
+    ) -> None:
+        if self.problem == "multi":
+            several = labelling.several(rows, column, labels)
+            names = {name for each in several for name in each}
+        else:
+            names = set(one := labelling.single(rows, column, labels))
+        self.labels = tuple(labels) if labels else labelling.ordered(names)
+        least = 1 if self.problem == "multi" or known else 2
+        if len(self.labels if known else names) < least:
+            raise BedstoneError(
+                f"data {rows.name!r}: column {column!r} holds {len(names)} labels in "
+                f"{len(rows):,} rows ({', '.join(sorted(names)) or 'none'}); expected {least} or "
+                "more to tell apart. Name data with more rows."
+            )
+        places = {name: place for place, name in enumerate(self.labels)}
+        if self.problem == "single":
+            self.actual = one
+            self._all = np.array([places[name] for name in one], dtype=np.int64)
+            return
+        self.actual = several
+        self._all = np.zeros((len(rows), len(self.labels)), dtype=np.float32)
+        for row, each in enumerate(several):
+            self._all[row, [places[name] for name in each]] = 1
+
+    def label_weights(self, weights: str | Mapping[str, float] | None) -> np.ndarray | None:
+        if not weights or self.problem != "single":
+            return super().label_weights(weights)
+        counts = np.bincount(self._all, minlength=len(self.labels))
+        return labelling.label_weights(weights, self.labels, counts)
+
+    def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
+        return text_batch(
+            self.tokenizer,
+            [self._texts[i] for i in numbers],
+            [self._pairs[i] for i in numbers] if self._pairs else None,
+            limit=self.limit,
+            stride=self.stride,
+        )
+
+    def _targets(
+        self,
+        windows: np.ndarray,
+        starts: np.ndarray,
+        reads: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> Targets:
+        owner = self.owner[windows]
+        targets = self._all[owner]
+        each = None if self._share is None else self._share[owner]
+        count = None if each is None else float(each.sum())
+        if weights is not None:
+            each = weights[targets] * (1 if each is None else each)
+        return Targets(reads, np.arange(len(windows)), targets, each, count=count)
+
+
+# Words with a tag each: entities, parts of speech.
+
+
+class TagExamples(Examples):
+    """A row's `tokens` (words) and their `tags`.
+
+    A word's tag is learnt at its first sub-word alone, once, whatever the windows it stands in.
+    Words without any token, such as empty ones, have no target.
+
+    Args:
+        labels: the tags; None takes those of the rows, `O` first.
+
+    Raises:
+        BedstoneError: naming the file, row and column of what can't be learnt.
+    """
+
+    kind = "tokens"
+
+    def __init__(
+        self,
+        rows: LabelledRows,
+        tokenizer: Tokenizer,
+        *,
+        labels: Sequence[str] | None = None,
+        limit: int,
+        stride: int = 0,
+    ) -> None:
+        tokens, column = rows.need("tokens"), rows.need("tags")
+        self.actual = labelling.tags(rows, tokens, column, labels)
+        self._words = [rows.value(i, tokens) for i in range(len(rows))]
+        names = {name for each in self.actual for name in each}
+        self.labels = tuple(labels) if labels else labelling.ordered(names)
+        self._places = {name: place for place, name in enumerate(self.labels)}
+        self._counts = np.zeros(len(self.labels), dtype=np.int64)
+        self._reads = Ragged()
+        super().__init__(rows, tokenizer, limit=limit, stride=stride)
+        if len(self.labels) < 2:
+            raise BedstoneError(
+                f"data {rows.name!r}: column {column!r} holds {len(self.labels)} tags; expected "
+                "two or more to tell apart. Name data with more rows."
+            )
+
+    def label_weights(self, weights: str | Mapping[str, float] | None) -> np.ndarray | None:
+        if not weights:
+            return None
+        return labelling.label_weights(weights, self.labels, self._counts)
+
+    def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
+        words = [self._words[i] for i in numbers]
+        return word_batch(self.tokenizer, words, limit=self.limit, stride=self.stride)
+
+    def _keep(self, row: int, windows: list[Input]) -> None:
+        for window, places in zip(windows, read_words(windows), strict=True):
+            words = [word for at in places if (word := window.words[at]) is not None]
+            tags = [self._places[self.actual[row][word]] for word in words]
+            np.add.at(self._counts, tags, 1)
+            self._reads.add(places, tags, words)
+
+    def _targets(
+        self,
+        windows: np.ndarray,
+        starts: np.ndarray,
+        reads: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> Targets:
+        (places, tags, words), owners = self._reads.take(windows)
+        each = None if weights is None else weights[tags]
+        return Targets(places + starts[owners], owners, tags, each, words)
+
+
+# Questions with a context that may hold the answer, as in SQuAD (Rajpurkar et al., 2016, 2018).
+
+Answers = dict[str, list[Any]]  # text, answer_start
+
+
+class SpanExamples(Examples):
+    """A row's `question`, `context` and `answers`: {text: [...], answer_start: [...]}.
+
+    The first answer is learnt, at the tokens it begins and ends in. A window that doesn't hold
+    all of it, and a row without answers (or with `is_impossible`), has none: its first token is
+    the target (BERT, Devlin et al., 2019, section 4.3).
+
+    Raises:
+        BedstoneError: naming the file, row and column of what can't be learnt, such as an answer
+            that doesn't stand where it is said to.
+    """
+
+    kind = "spans"
+
+    def __init__(
+        self, rows: LabelledRows, tokenizer: Tokenizer, *, limit: int, stride: int = 0
+    ) -> None:
+        question, context, column = (rows.need(p) for p in ("question", "context", "answers"))
+        self._questions, self._contexts = rows.texts(question), rows.texts(context)
+        self.actual = [
+            find_answers(rows, row, column, self._contexts[row]) for row in range(len(rows))
+        ]
+        self._found: list[tuple[int, int]] = []
+        super().__init__(rows, tokenizer, limit=limit, stride=stride)
+        self._spans = np.array(self._found, dtype=np.int64)
+
+    def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
+        return question_batch(
+            self.tokenizer,
+            [self._questions[i] for i in numbers],
+            [self._contexts[i] for i in numbers],
+            limit=self.limit,
+            stride=self.stride,
+        )
+
+    def _keep(self, row: int, windows: list[Input]) -> None:
+        answers = self.actual[row]
+        for window in windows:
+            if not answers["text"]:
+                self._found.append((0, 0))
+                continue
+            begin = answers["answer_start"][0]
+            self._found.append(span_places(window, begin, begin + len(answers["text"][0])))
+
+    def _targets(
+        self,
+        windows: np.ndarray,
+        starts: np.ndarray,
+        reads: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> Targets:
+        lengths = self.lengths[windows]
+        owners = np.repeat(np.arange(len(windows)), lengths)
+        return Targets(np.arange(lengths.sum()), owners, self._spans[windows])
+
+
+def span_places(window: Input, begin: int, end: int) -> tuple[int, int]:
+    """The places of the tokens in which characters `begin` to `end` of the context begin and end.
+
+    (0, 0) where the window doesn't hold all of them.
+    """
+    inside = [place for place, source in enumerate(window.sources) if source == 1]
+    if not inside or window.offsets[inside[0]][0] > begin or window.offsets[inside[-1]][1] < end:
+        return 0, 0
+    first = max(place for place in inside if window.offsets[place][0] <= begin)
+    last = min(place for place in inside if window.offsets[place][1] >= end)
+    return (first, last) if first <= last else (last, last)
+
+
+def find_answers(rows: LabelledRows, row: int, column: str, context: str) -> Answers:
+    """A row's answers as {text: [...], answer_start: [...]}, each of which is where it says.
+
+    Raises:
+        BedstoneError: an answer isn't, or the column holds something else.
+    """
+    found: Answers = {"text": [], "answer_start": []}
+    value = rows.rows[row].get(column)
+    if not value or rows.rows[row].get("is_impossible"):
+        return found
+
+    def fault(what: str, advice: str = "Mend it, or leave the row out.") -> Exception:
+        return rows.fault(row, column, what, advice)
+
+    try:
+        if isinstance(value, dict):
+            texts, starts = value["text"], value["answer_start"]
+            if isinstance(texts, str):
+                texts, starts = [texts], [starts]
+            pairs = list(zip(texts, starts, strict=True))
+        else:
+            pairs = [(each["text"], each["answer_start"]) for each in value]
+    except (KeyError, TypeError, ValueError):
+        raise fault(
+            f"is {str(value)[:60]!r}; expected {{text: [...], answer_start: [...]}}, as many of "
+            "one as of the other"
+        ) from None
+    for text, start in pairs:
+        if not isinstance(text, str) or not text.strip() or type(start) is not int:
+            raise fault(f"has the answer {text!r} at {start!r}; expected a text and a whole number")
+        if not 0 <= start <= len(context) - len(text):
+            raise fault(
+                f"has the answer {text[:60]!r} at {start:,}, past the end of its context "
+                f"({len(context):,} characters)"
+            )
+        stands = context[start : start + len(text)]
+        if stands != text:
+            near = context.find(text)
+            hint = f"; it is at {near:,}" if near >= 0 else "; the context doesn't hold it"
+            raise fault(
+                f"has the answer {text[:60]!r} at {start:,}, where {stands[:60]!r} is{hint}"
+            )
+        found["text"].append(text)
+        found["answer_start"].append(start)
+    return found
+
+
+# Prompts and what is to follow them, or texts to be learnt as they are, for decoders.
+#
+# Only the completion and the end token are learnt. The wording of Alpaca's prompts is that of Taori
+# et al., 2023 (https://github.com/tatsu-lab/stanford_alpaca).
+
+ALPACA = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:"
+)
+ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+)
+
+
+class CompletionExamples(Examples):
+    """A row's `prompt` and `completion`, or Alpaca's `instruction`, `input` and `output`, or a
+    `text` alone.
+
+    What is longer than a row goes on in windows, each with `stride` tokens of the one before; a
+    token is learnt once, and a window without any to learn is left out.
+
+    Raises:
+        BedstoneError: naming the file, row and column of what can't be learnt.
+    """
+
+    kind = "language"
+
+    def __init__(
+        self, rows: LabelledRows, tokenizer: Tokenizer, *, limit: int, stride: int = 0
+    ) -> None:
+        if not 0 <= stride < limit - 1:
+            raise BedstoneError(
+                f"stride: {stride:,} tokens shared between windows leave nothing new in rows of "
+                f"{limit:,}. Lower it, or raise the limit."
+            )
+        self.prompts, self.completions = find_prompts(rows)
+        self.actual = self.completions
+        self._learnt: list[tuple[int, int]] = []  # of each window: first target, end
+        super().__init__(rows, tokenizer, limit=limit, stride=stride)
+        self._spans = np.array(self._learnt, dtype=np.int64)
+
+    def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
+        return [self._cut(number) for number in numbers]
+
+    def _keep(self, row: int, windows: list[Input]) -> None:
+        for number, window in enumerate(windows):
+            # nothing foretells the first token of a text
+            first = max(window.sources.index(1), 1) if number == 0 else max(self.stride, 1)
+            self._learnt.append((first, len(window)))
+
+    def _cut(self, number: int) -> list[Input]:
+        """A row's windows that have something to learn."""
+        row, first = completion_input(
+            self.tokenizer, self.prompts[number], self.completions[number]
+        )
+        windows, start = [], 0
+        while True:
+            end = min(start + self.limit, len(row))
+            if first < end:
+                windows.append(row.cut(start, end))
+            if end == len(row):
+                return windows
+            # at least one, to foretell the first new token
+            start = end - max(self.stride, 1)
+
+    def _targets(
+        self,
+        windows: np.ndarray,
+        starts: np.ndarray,
+        reads: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> Targets:
+        first, end = self._spans[windows].T
+        counts = end - first
+        owners = np.repeat(np.arange(len(windows)), counts)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = within + first[owners]
+        targets = self.ids[self.starts[windows][owners] + places].astype(np.int64)
+        return Targets(starts[owners] + places - 1, owners, targets)
+
+
+def find_prompts(rows: LabelledRows) -> tuple[list[str], list[str]]:
+    """The prompt and the completion of each row.
+
+    Raises:
+        BedstoneError: the rows have no such columns, or one is empty.
+    """
+    if rows.column("completion"):
+        return rows.texts(rows.need("prompt"), empty=True), rows.texts(rows.need("completion"))
+    if rows.column("instruction"):
+        told, given = rows.texts(rows.need("instruction")), rows.column("input")
+        inputs = rows.texts(given, empty=True) if given else [""] * len(rows)
+        prompts = [alpaca_prompt(*each) for each in zip(told, inputs, strict=True)]
+        return prompts, rows.texts(rows.need("output"))
+    texts = rows.texts(rows.need("text"))
+    return [""] * len(texts), texts
+
+
+def alpaca_prompt(instruction: str, given: str = "") -> str:
+    """An instruction, with what it is about where that is given, as a prompt."""
+    form = ALPACA_INPUT if given.strip() else ALPACA
+    return form.format(instruction=instruction, input=given)
+
+
+# Labelled rows by the task they are for, and their batches: endless and exactly resumable.
+
+TASKS = ("text-classification", "token-classification", "question-answering", "text-generation")
+
+
+def make_examples(
+    task: str,
+    rows: LabelledRows,
+    tokenizer: Tokenizer,
+    *,
+    labels: Sequence[str] | None = None,
+    problem: str = "auto",
+    limit: int,
+    stride: int = 0,
+    known: bool = False,
+) -> Examples:
+    """The rows as examples of a task, all of them checked and tokenised.
+
+    Args:
+        task: one of `TASKS`.
+        labels: names of the outputs; None takes those of the rows.
+        problem: of text-classification: single, multi, regression, or auto.
+        limit: tokens of a row at most; what is longer becomes windows.
+        stride: tokens that a window shares with the one before.
+        known: whether labels and problem are those of a model that is there.
+
+    Raises:
+        BedstoneError: the task is unknown, or a row can't be learnt.
+    """
+    room = {"limit": limit, "stride": stride}
+    if task == "text-classification":
+        return TextExamples(rows, tokenizer, labels=labels, problem=problem, known=known, **room)
+    if task == "token-classification":
+        return TagExamples(rows, tokenizer, labels=labels, **room)
+    if task == "question-answering":
+        return SpanExamples(rows, tokenizer, **room)
+    if task == "text-generation":
+        return CompletionExamples(rows, tokenizer, **room)
+    raise BedstoneError(f"task: {task!r} can't be learnt from rows{nearest(task, TASKS)}.")
+
+
+class ExampleBatches:
+    """An endless stream of batches of examples: each window once an epoch, in an order drawn anew.
+
+    An epoch's last batch may be smaller. The state is a position, so resuming costs nothing and
+    loses nothing; `batch_size` may change between.
+
+    Args:
+        batch_size: windows in a batch; a row that is not long is one window.
+        reads: first or last: which token the head reads, where it reads one a row.
+        weights: `balanced`, or a weight for each label.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch_size: int,
+        *,
+        reads: str = "first",
+        seed: int = 0,
+        weights: str | Mapping[str, float] | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        check_whole("batch_size", batch_size, 1)
+        self.examples, self.batch_size, self.reads = examples, batch_size, reads
+        self.seed, self.shuffle = seed, shuffle
+        self.weights = examples.label_weights(weights)
+        self._epoch, self._window, self._number = 0, 0, 0
+        self._order = self._draw()
+
+    def _draw(self) -> np.ndarray:
+        order = np.arange(len(self.examples))
+        if self.shuffle:
+            np.random.default_rng((self.seed, self._epoch)).shuffle(order)
+        return order
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the examples so far, such as 1.25."""
+        return self._epoch + self._window / len(self._order)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that hold every window once."""
+        return -(-len(self.examples) // self.batch_size)
+
+    def __iter__(self) -> Iterator[ExampleBatch]:
+        return self
+
+    def __next__(self) -> ExampleBatch:
+        if self._window == len(self._order):
+            self._epoch, self._window = self._epoch + 1, 0
+            self._order = self._draw()
+        windows = self._order[self._window : self._window + self.batch_size]
+        self._window += len(windows)
+        self._number += 1
+        return self.examples.batch(
+            windows, self._number - 1, reads=self.reads, weights=self.weights
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "rows": len(self.examples.rows),
+            "windows": len(self.examples),
+            "tokens": len(self.examples.ids),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is; plain numbers, for JSON."""
+        position = {"epoch": self._epoch, "window": self._window, "batch": self._number}
+        return {**position, "identity": self._identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes where `state` was taken: the next batch is the one that would have come then.
+
+        Raises:
+            BedstoneError: it was taken with other data or another seed.
+        """
+        check_identity(state, self._identity())
+        self._epoch, self._window = state["epoch"], state["window"]
+        self._number = state["batch"]
+        self._order = self._draw()
+
+
+def evaluation_batches(
+    examples: Examples, batch_size: int, *, reads: str = "first"
+) -> Iterator[ExampleBatch]:
+    """All windows in their order; those of a row follow each other, if need be in two batches."""
+    check_whole("batch_size", batch_size, 1)
+    for number, first in enumerate(range(0, len(examples), batch_size)):
+        windows = np.arange(first, min(first + batch_size, len(examples)))
+        yield examples.batch(windows, number, reads=reads)

@@ -1,0 +1,458 @@
+"""Text <-> token ids: load and save a tokenizer, encode fast, decode as a stream.
+
+A thin wrapper of the `tokenizers` library. What is written, `transformers.AutoTokenizer` opens,
+with the same ids.
+"""
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+
+from bedstone.data.records import LONGEST, cuts
+from bedstone.data.text.convert_tokenizer import (
+    BERT,
+    ROBERTA,
+    as_clip,
+    as_roberta,
+    clip_backend,
+    convert_sentencepiece,
+    is_clip,
+    read_openai,
+    read_vocabulary,
+    wordpiece,
+)
+from bedstone.errors import BedstoneError
+from bedstone.files import atomic_file, read_json, write_json
+
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+# Names that published tokenizers give the token that ends a text, where no file says it.
+_ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
+
+
+def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    """The tokenizer in a folder, or the one of `path`'s folder in that file.
+
+    The settings are those of `tokenizer_config.json`, with every role in `ROLES` a plain string
+    that the vocabulary holds.
+
+    Raises:
+        BedstoneError: there is none, or a file of it is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    backend, settings = _backend(path)
+    given = _object(folder / "tokenizer_config.json")
+    for role, token in _object(folder / "special_tokens_map.json").items():
+        given.setdefault(role, token)
+    settings |= {key: value for key, value in given.items() if value is not None}
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        settings["chat_template"] = _read(template)
+    _add_missing(backend, settings)
+    for role in ROLES:
+        if role in settings:
+            settings[role] = _content(settings[role], folder / "tokenizer_config.json", role)
+    _set_start_and_end(backend, settings)
+    if is_clip(backend.get_vocab()):
+        as_clip(backend, settings)
+    _guess_encoder(backend, settings)
+    if "eos_token" not in settings:
+        settings |= _guess_end(backend, _object(folder / "generation_config.json"))
+    return backend, settings
+
+
+def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    if path.is_dir():
+        if (path / "tokenizer.json").is_file():
+            return _from_json(path / "tokenizer.json"), {}
+        if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+            return _from_merges(path / "vocab.json", path / "merges.txt")
+        if (path / "tokenizer.model").is_file():
+            return convert_sentencepiece(path / "tokenizer.model")
+        if (path / "vocab.txt").is_file():
+            lower = _object(path / "tokenizer_config.json").get("do_lower_case", True)
+            return wordpiece(read_vocabulary(path / "vocab.txt"), lowercase=bool(lower))
+        raise BedstoneError(
+            f"{path}: holds no tokenizer. Expected tokenizer.json, vocab.json with merges.txt, "
+            "tokenizer.model or vocab.txt in that folder."
+        )
+    if not path.is_file():
+        raise BedstoneError(f"tokenizer {str(path)!r}: no such file or folder.")
+    if path.suffix == ".model":
+        return convert_sentencepiece(path)
+    if path.suffix == ".gz":
+        return read_openai(path)
+    if path.suffix == ".txt":
+        words = read_vocabulary(path)
+        cased = any(token.isascii() and token.isalpha() and token.isupper() for token in words)
+        return wordpiece(words, lowercase=not cased)
+    return _from_json(path), {}
+
+
+def _from_json(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(_read(path))
+    except BedstoneError:
+        raise
+    except Exception as error:  # that library raises plain Exception
+        raise BedstoneError(
+            f"{path}: can't be read as a tokenizer ({error}). Expected a tokenizer.json as the "
+            "tokenizers library writes it; fetch or write it again."
+        ) from error
+
+
+def _from_merges(vocabulary: Path, merges: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+    ids = read_json(vocabulary)
+    pairs = []
+    for number, line in enumerate(_read(merges).split("\n"), 1):
+        if line.startswith("#version") or not line:
+            continue
+        pair = line.removesuffix("\r").split(" ")
+        if len(pair) != 2:
+            raise BedstoneError(
+                f"{merges}: line {number:,} is {line!r}; expected two tokens with a space between."
+            )
+        pairs.append((pair[0], pair[1]))
+    if is_clip(ids):
+        return clip_backend(ids, pairs)
+    try:
+        backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs))
+    except Exception as error:
+        raise BedstoneError(
+            f"{merges}: does not fit {vocabulary} ({error}). Fetch both files again."
+        ) from error
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    settings: dict[str, Any] = {}
+    if set(ROBERTA.values()) <= set(ids):
+        return backend, as_roberta(backend)
+    if "<|endoftext|>" in ids:
+        backend.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+        settings = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    return backend, settings
+
+
+def _add_missing(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """Tokens that only the configuration knows, in the order and places it gives them."""
+    listed = settings.pop("added_tokens_decoder", None) or {}
+    wanted = [listed[number] for number in sorted(listed, key=int)]
+    wanted += [settings[role] for role in ROLES if settings.get(role)]
+    extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+    wanted += list(extra.values()) if isinstance(extra, dict) else extra
+    for token in wanted:
+        fields = dict(token) if isinstance(token, dict) else {"content": token}
+        content = fields.pop("content", None)
+        if not isinstance(content, str) or backend.token_to_id(content) is not None:
+            continue
+        known = ("single_word", "lstrip", "rstrip", "normalized")
+        flags = {key: bool(fields[key]) for key in known if key in fields}
+        backend.add_special_tokens([AddedToken(content, special=True, **flags)])
+
+
+def _set_start_and_end(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """`add_bos_token` and `add_eos_token`, where given, decide what surrounds a text."""
+    if not {"add_bos_token", "add_eos_token"} & set(settings):
+        return
+    bos = settings.get("bos_token") if settings.pop("add_bos_token", False) else None
+    eos = settings.get("eos_token") if settings.pop("add_eos_token", False) else None
+    single = " ".join(part for part in (bos, "$A", eos) if part)
+    pair = " ".join(part for part in (bos, "$A", eos, bos, "$B:1", eos) if part)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=pair,
+        special_tokens=[(token, backend.token_to_id(token)) for token in {bos, eos} if token],
+    )
+
+
+def _guess_encoder(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
+    """The roles of an encoder's tokens by their published names, where no file says them."""
+    for names in (BERT, ROBERTA):
+        if all(backend.token_to_id(token) is not None for token in names.values()):
+            ends = {"bos_token": "<s>", "eos_token": "</s>"} if names is ROBERTA else {}
+            for role, token in {**names, **ends}.items():
+                settings.setdefault(role, token)
+            return
+
+
+def _guess_end(backend: tokenizers.Tokenizer, generation: dict[str, Any]) -> dict[str, str]:
+    number = generation.get("eos_token_id")
+    number = number[0] if isinstance(number, list) and number else number
+    named = backend.id_to_token(number) if isinstance(number, int) and number >= 0 else None
+    for token in (named, *_ENDS):
+        if token and backend.token_to_id(token) is not None:
+            return {"eos_token": token}
+    return {}
+
+
+def _content(token: Any, path: Path, role: str) -> str:
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str):
+        raise BedstoneError(f"{path}: {role} is {token!r}; expected a string.")
+    return content
+
+
+def _object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise BedstoneError(f"{path}: holds {type(value).__name__}; expected a JSON object.")
+    return value
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except OSError as error:
+        raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise BedstoneError(
+            f"{path}: is not UTF-8 at byte {error.start:,}. Fetch or write the file again."
+        ) from error
+
+
+# Text out of token ids as they are generated, one by one.
+
+
+class Streamer:
+    """Text from ids, piece by piece, never half a character.
+
+    The pieces and the `flush` at the end, joined, are what `decode` gives for all ids at once.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]):
+        self._decode = decode
+        self._ids: list[int] = []  # from the last piece that was given out on
+        self._given = 0  # how many of those that piece had
+
+    def push(self, number: int) -> str:
+        """The text that is certain now that this id follows; often empty."""
+        self._ids.append(int(number))
+        return self._step(final=False)
+
+    def flush(self) -> str:
+        """What is left at the end: an unfinished character shows as U+FFFD."""
+        return self._step(final=True)
+
+    def _step(self, final: bool) -> str:
+        # Decoders treat the start of a text differently (Llama drops a space there), so new ids are
+        # decoded after those of the last piece and what was given out is cut off.
+        text = self._decode(self._ids)
+        if text.endswith("�") and not final:
+            return ""
+        before = self._decode(self._ids[: self._given])
+        new = text[len(before) :]
+        if new:
+            self._ids = self._ids[self._given :]
+            self._given = len(self._ids)
+        return new
+
+
+_PROBE = "The cat (no dog) sat on 12 mats; x = y - 3 and so, é 漢字 was read twice . The end"
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    `settings` is what `tokenizer_config.json` holds; its roles (`eos_token`, ...) name tokens of
+    the vocabulary. Make one with `Tokenizer.load`, or by `data/tokenizer_training.py`.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any] | None = None):
+        self.backend = backend
+        self.settings = dict(settings or {})
+        backend.no_truncation()
+        backend.no_padding()
+        for role in ROLES:
+            token = self.settings.get(role)
+            if token is not None and backend.token_to_id(token) is None:
+                raise BedstoneError(f"tokenizer: {role} {token!r} is not in the vocabulary.")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """The tokenizer of a folder, of a `tokenizer.json` or of a `tokenizer.model`.
+
+        Raises:
+            BedstoneError: there is none, a file is damaged, or an extra is needed.
+        """
+        return cls(*read_tokenizer(Path(path)))
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_file(folder / "tokenizer.json") as temporary:
+            self.backend.save(str(temporary))
+        # tokenizer.json says all about ids; this class makes transformers take it as it is.
+        settings = {
+            **self.settings,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+        }
+        for key in ("auto_map", "add_prefix_space", "legacy", "sp_model_kwargs", "vocab_file"):
+            settings.pop(key, None)
+        # transformers leaves segments out otherwise; a GPT-2 would take them for words
+        if self.cls_id is not None and 1 in self.backend.encode("a", "b").type_ids:
+            names = ["input_ids", "token_type_ids", "attention_mask"]
+            settings.setdefault("model_input_names", names)
+        write_json(folder / "tokenizer_config.json", settings)
+        # transformers would prefer a stale one to what was just written
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this: the vocabulary and what was added to it, gaps included."""
+        return self._vocab_size
+
+    @functools.cached_property
+    def _vocab_size(self) -> int:
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its exact name; None if the vocabulary lacks it."""
+        return self.backend.token_to_id(token)
+
+    def _role(self, role: str) -> int | None:
+        token = self.settings.get(role)
+        return None if token is None else self.backend.token_to_id(token)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._role("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._role("eos_token")
+
+    @property
+    def pad_id(self) -> int | None:
+        return self._role("pad_token")
+
+    @property
+    def cls_id(self) -> int | None:
+        return self._role("cls_token")
+
+    @property
+    def sep_id(self) -> int | None:
+        return self._role("sep_token")
+
+    @property
+    def mask_id(self) -> int | None:
+        return self._role("mask_token")
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of tokens that stand for no text, ascending; the unknown token is one."""
+        added = self.backend.get_added_tokens_decoder()
+        ids = {number for number, token in added.items() if token.special}
+        return sorted(ids | {i for role in ROLES if (i := self._role(role)) is not None})
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template of a conversation; where there are several, the default one."""
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):
+            named = {each.get("name"): each.get("template") for each in template}
+            template = named.get("default")
+        return template
+
+    def fingerprint(self) -> str:
+        """A hash (hex) of all that decides the ids of a text and where it ends."""
+        text = f"{self.backend.to_str()}\n{self.eos_id}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """The ids of `text`; `special` adds what the tokenizer sets around a text, such as <s>.
+
+        The name of a special token inside `text` becomes that token, as chat templates need.
+        """
+        if len(text) <= LONGEST:
+            return self.backend.encode(text, add_special_tokens=special).ids
+        ids = [
+            number
+            for encoding in self.backend.encode_batch_fast(
+                self.pieces(text), add_special_tokens=False
+            )
+            for number in encoding.ids
+        ]
+        before, after = self._around if special else ([], [])
+        return [*before, *ids, *after]
+
+    def encode_batch(
+        self, texts: Sequence[str], continued: Sequence[bool] | None = None
+    ) -> list[np.ndarray]:
+        """The ids of each text, (T,) uint32, on all processors; the GIL is free meanwhile.
+
+        For training data: the name of a special token inside a text is only text. `continued[i]`
+        says that text i goes on where a cut by `data.cut` ended another.
+        """
+        pieces: list[str] = []
+        counts = []
+        for number, text in enumerate(texts):
+            new = self.pieces(text, continued is not None and continued[number])
+            pieces += new
+            counts.append(len(new))
+        encodings = self.plain.encode_batch_fast(pieces, add_special_tokens=False)
+        parts = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        result, at = [], 0
+        for count in counts:
+            result.append(parts[at] if count == 1 else np.concatenate(parts[at : at + count]))
+            at += count
+        return result
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        return self.backend.decode(
+            [int(number) for number in ids], skip_special_tokens=skip_special
+        )
+
+    def streamer(self, skip_special: bool = True) -> Streamer:
+        """Decodes ids one by one, as they are generated."""
+        return Streamer(lambda ids: self.decode(ids, skip_special))
+
+    def pieces(self, text: str, continued: bool = False) -> list[str]:
+        pieces = list(cuts(text))
+        if self._drops_space and (len(pieces) > 1 or continued):
+            first = 0 if continued else 1
+            pieces[first:] = [piece.removeprefix(" ") for piece in pieces[first:]]
+        return pieces
+
+    @functools.cached_property
+    def plain(self) -> tokenizers.Tokenizer:
+        """A twin that reads the names of special tokens as text; the switch is one per object."""
+        twin = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        twin.encode_special_tokens = True
+        return twin
+
+    @functools.cached_property
+    def _drops_space(self) -> bool:
+        """Whether a piece after a cut goes without its space, as the tokenizer sets one itself."""
+
+        def pieced(strip: bool) -> list[int]:
+            parts = re.split(r"(?<=\w)(?= \w)", _PROBE)
+            parts = [
+                part.removeprefix(" ") if strip and i else part for i, part in enumerate(parts)
+            ]
+            return [number for part in parts for number in encode(part)]
+
+        def encode(text: str) -> list[int]:
+            return self.backend.encode(text, add_special_tokens=False).ids
+
+        return pieced(strip=False) != encode(_PROBE) and pieced(strip=True) == encode(_PROBE)
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        inner = self.backend.encode("a", add_special_tokens=False).ids
+        outer = self.backend.encode("a", add_special_tokens=True).ids
+        for at in range(len(outer) - len(inner) + 1):
+            if outer[at : at + len(inner)] == inner:
+                return outer[:at], outer[at + len(inner) :]
+        return [], []

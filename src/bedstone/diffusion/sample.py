@@ -1,0 +1,271 @@
+"""A whole drawing: from a condition to signals, by any sampler, with guidance, a start, a mask.
+
+Each row has a generator of its own, so what is drawn of a seed doesn't depend on what is drawn
+beside it.
+
+Shapes: B rows, C channels; *S the sizes of a signal.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from bedstone.data.signals.signals import Condition, joined
+from bedstone.diffusion.denoiser import Limit, conditioned, denoiser, guided, inpainted
+from bedstone.diffusion.process import Process, noised
+from bedstone.diffusion.samplers import METHODS, Callback, Denoiser, ddim_invert, noise_like
+from bedstone.diffusion.schedulers import Published
+from bedstone.diffusion.targets import Target
+from bedstone.diffusion.times import check_steps, shortened, times
+from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import at_least
+
+
+@dataclass
+class SamplingConfig:
+    """How signals are drawn, when the network is evaluated and when it is used.
+
+    Attributes:
+        method: a sampler, of those in `generation.denoise.METHODS`.
+        steps: of it.
+        spacing: of its times, of those in `generation.denoise_times.SPACINGS`.
+        guidance: how much farther than without a condition to go towards it; 1 goes no farther.
+        interval: the times, from 0 (clean) to 1 (noise), in which there is guidance.
+        rescale: share by which a guided signal's spread is brought back to that of the condition's.
+    """
+
+    method: str = "dpm_solver_2m"
+    steps: int = 20
+    spacing: str = "trailing"
+    guidance: float = 2.0
+    interval: tuple[float, ...] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", prefix="sampling.")
+        if not 0 <= self.guidance < float("inf"):
+            raise BedstoneError(
+                f"sampling.guidance: {self.guidance} was given; expected 0 or more."
+            )
+        low, high = self.interval if len(self.interval) == 2 else (1.0, 0.0)
+        if not 0 <= low < high <= 1:
+            raise BedstoneError(
+                f"sampling.interval: {list(self.interval)} was given; expected two times, from 0 "
+                "(clean) to 1 (noise), the earlier first."
+            )
+        if not 0 <= self.rescale <= 1:
+            raise BedstoneError(f"sampling.rescale: {self.rescale} was given; it is a share.")
+
+
+class Reads(Protocol):
+    """What draws: `models.conditioned.Conditioned`."""
+
+    @property
+    def denoiser(self) -> Any: ...
+    def read(self, *args: Any, **condition: Any) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for beside a condition.
+
+    Attributes:
+        start: clean signals (B or 1, C, *S) to begin from; noise where None.
+        strength: share of the steps that is taken from `start` on; 1 keeps nearly nothing of it.
+        mask: 1 where `start` is to be drawn anew, 0 where it stays, (B or 1, 1 or C, *S).
+        noise: (B, C, *S), to begin with, instead of what the generators give.
+        limit: of the clean signal that is predicted, such as `denoiser.clip()`.
+        most_rows: in one pass of the network, guidance counted; 0 is all at once.
+        callback: sees each step and the clean signal predicted in it.
+        way: a published folder's own way to sample, instead of the method and spacing.
+    """
+
+    start: Tensor | None = None
+    strength: float = 1.0
+    mask: Tensor | None = None
+    noise: Tensor | None = None
+    limit: Limit | None = None
+    most_rows: int = 0
+    callback: Callback | None = None
+    way: Published | None = None
+
+
+# A condition, or what a network has read of one: keywords of its denoiser, (B, ...) each.
+Given = Condition | Mapping[str, Tensor] | None
+Autocast = Callable[[], contextlib.AbstractContextManager[object]]
+NOTHING_MORE = Asked()
+
+
+@torch.no_grad()
+def draw(
+    network: Reads,
+    process: Process,
+    target: Target,
+    shape: tuple[int, ...],
+    sampling: SamplingConfig,
+    generators: Sequence[torch.Generator],
+    *,
+    condition: Given = None,
+    null: Given = None,
+    asked: Asked = NOTHING_MORE,
+    autocast: Autocast = contextlib.nullcontext,
+) -> Tensor:
+    """Clean signals, (B, C, *S), one for each generator.
+
+    Args:
+        shape: (C, *S) of what the network draws.
+        sampling: method, steps, spacing, guidance.
+        condition: what to draw, of B rows; None where the network is told nothing.
+        null: one row that says nothing, or what not to draw; guidance goes away from it.
+        autocast: the precision in which the network computes.
+
+    Raises:
+        BedstoneError: an unknown method or spacing; a start or mask of another shape; a process
+            that a method can't do.
+    """
+    name = sampling.method if asked.way is None else asked.way.method
+    method, options = METHODS.get(name), {} if asked.way is None else asked.way.options
+    if method is None:
+        raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
+    if asked.mask is not None and asked.start is None:
+        raise BedstoneError("mask: was given without a start, of which it keeps a part.")
+    says = _says(network, process, target, sampling, condition, null, asked, autocast)
+    whole = _times(process, sampling, asked.way)
+    x = torch.empty(len(generators), *shape, device=_device(network))
+    if asked.noise is None:
+        x = noise_like(x, list(generators))
+    elif asked.noise.shape == x.shape:
+        x = asked.noise.to(x)
+    else:
+        raise BedstoneError(
+            f"noise: its shape is {tuple(asked.noise.shape)}; expected {tuple(x.shape)}, a row "
+            "for each that is drawn."
+        )
+    if asked.start is not None:
+        _check_start(asked.start, x)
+        if asked.mask is not None:
+            says = inpainted(says, process, asked.start.to(x), asked.mask.to(x))
+        whole = shortened(whole, asked.strength)
+        x = noised(process, asked.start.to(x).expand_as(x), x, float(whole[0]))
+    else:
+        x = x * process.prior
+    more: dict[str, Any] = {"generator": list(generators), "callback": asked.callback}
+    return method(says, x, whole, process, **more, **options)
+
+
+@torch.no_grad()
+def inverted(
+    network: Reads,
+    process: Process,
+    target: Target,
+    signals: Tensor,
+    sampling: SamplingConfig,
+    *,
+    condition: Given = None,
+    asked: Asked = NOTHING_MORE,
+    rounds: int = 3,
+    autocast: Autocast = contextlib.nullcontext,
+) -> Tensor:
+    """The noise (B, C, *S) from which `draw` makes `signals`, without guidance: DDIM backwards.
+
+    Args:
+        signals: clean, (B, C, *S).
+        condition: what they show, of B rows.
+        asked: limits, most rows, a callback.
+        rounds: predictions a step, as in `ddim_invert`.
+    """
+    plain = replace(sampling, guidance=1.0)
+    says = _says(network, process, target, plain, condition, None, asked, autocast)
+    whole = _times(process, sampling, None)
+    clean = signals.to(_device(network))
+    more: dict[str, Any] = {"rounds": rounds, "callback": asked.callback}
+    return ddim_invert(says, clean, whole, process, **more) / process.prior
+
+
+def _says(
+    network: Reads,
+    process: Process,
+    target: Target,
+    sampling: SamplingConfig,
+    condition: Given,
+    null: Given,
+    asked: Asked,
+    autocast: Autocast,
+) -> Denoiser:
+    """What a sampler asks: the network with its condition and guidance."""
+    with autocast():
+        told, none = _told(network, condition, null, sampling, _device(network))
+
+    def ask(x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
+        with autocast():
+            return network.denoiser(x, t, **given).to(x.dtype)
+
+    if none is None:
+        solved = conditioned(ask, told, most_rows=asked.most_rows)
+    else:
+        interval = (sampling.interval[0], sampling.interval[1])
+        options: dict[str, Any] = {"interval": interval, "rescale": sampling.rescale}
+        scale = sampling.guidance
+        solved = guided(ask, process, told, none, scale, **options, most_rows=asked.most_rows)
+    way = asked.way
+    limit = way.limit if asked.limit is None and way is not None else asked.limit
+    if way is None:
+        return denoiser(solved, process, target, limit=limit)
+    more: dict[str, Any] = {"told": way.told(process), "noise_stays": way.noise_stays}
+    return denoiser(solved, process, target, limit=limit, **more)
+
+
+def _times(process: Process, sampling: SamplingConfig, way: Published | None) -> Tensor:
+    if way is None:
+        return times(process, sampling.steps, sampling.spacing)
+    check_steps(process, sampling.steps)
+    return way.times(process, sampling.steps)
+
+
+def _device(network: Reads) -> torch.device:
+    found: torch.device = next(iter(network.denoiser.parameters())).device
+    return found
+
+
+def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
+    """A generator for each seed; they live on the CPU, so that a seed means the same everywhere."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _told(
+    network: Reads,
+    condition: Given,
+    null: Given,
+    sampling: SamplingConfig,
+    device: torch.device,
+) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:
+    """The condition as the network takes it, and that of nothing where there is guidance."""
+    if condition is None:
+        return {}, None
+    if not isinstance(condition, Condition):  # read already
+        assert not isinstance(null, Condition)
+        return condition, null if sampling.guidance != 1.0 else None
+    if not isinstance(null, Condition) or sampling.guidance == 1.0:
+        return network.read(**condition.to(device).arguments()), None
+    both = network.read(**joined((condition, null)).to(device).arguments())
+    rows = len(condition)
+    told = {name: value[:rows] for name, value in both.items()}
+    none = {name: value[rows:] for name, value in both.items()}
+    return told, none
+
+
+def _check_start(start: Tensor, x: Tensor) -> None:
+    if start.shape[1:] != x.shape[1:]:
+        raise BedstoneError(
+            f"start: a signal of {tuple(start.shape[1:])} was given; the network draws "
+            f"{tuple(x.shape[1:])} (channels first). Resize it."
+        )
+    if len(start) not in (1, len(x)):
+        raise BedstoneError(
+            f"start: {len(start)} signals were given to draw {len(x)} from; expected one, or as "
+            "many."
+        )

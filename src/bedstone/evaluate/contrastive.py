@@ -1,0 +1,231 @@
+"""How well a model of pairs does on held-out ones: loss, recall both ways, zero-shot accuracy.
+
+Shapes: P pictures, T texts, E joint width.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.rule import Rule
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.data.fields import PairRows, PairsConfig, reader_of
+from bedstone.data.images.contrastive import PairTexts, encoder_of, text_rows
+from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.processor import usual_processor
+from bedstone.data.open import open_pairs
+from bedstone.data.scenes.datasets import NAME as SCENES
+from bedstone.data.scenes.datasets import measured_scenes
+from bedstone.data.text.packing import Packed, pack
+from bedstone.errors import BedstoneError
+from bedstone.metrics.figures import Figures
+from bedstone.metrics.retrieval import class_vectors, prompts, retrieval, zero_shot
+from bedstone.objectives.contrastive import LARGEST_SCALE, sigmoid_loss, softmax_loss
+from bedstone.report.plots import draw_confusion
+from bedstone.runtime import Precision
+from bedstone.train.data import pictures_of, recorded_data
+from bedstone.train.logs import ProgressBar
+
+TOGETHER = 64  # pictures or texts that go through a tower at a time
+
+
+@dataclass
+class PairScorer:
+    """Figures of a model on pairs.
+
+    Attributes:
+        model: of pairs.
+        pictures: of the rows, as the model reads them.
+        texts: of the rows, tokenised.
+        precision: of the matrix products.
+        kind: softmax or sigmoid: which loss is told.
+        batch_size: pairs that the loss tells from each other.
+    """
+
+    model: Model
+    pictures: Pictures
+    texts: PairTexts
+    precision: Precision
+    kind: str = "softmax"
+    batch_size: int = 256
+
+    @property
+    def rows(self) -> PairRows:
+        rows: Any = self.pictures.rows
+        return rows
+
+    def figures(
+        self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
+    ) -> dict[str, Figures]:
+        """By kind: `retrieval` where rows have texts of their own, `zero-shot` where labels."""
+        return self._measure(resamples, told)[0]
+
+    def flat(self, network: Any) -> dict[str, float]:
+        """The figures that a log holds, quickly, by `validation_...`."""
+        network.eval()
+        found, loss = self._measure(0, None)
+        values = {"loss": loss}
+        for figures in found.values():
+            told = {"accuracy": "zero_shot_accuracy"} if figures.kind == "zero-shot" else None
+            for name, value in figures.values.items():
+                if told is None or name in told:
+                    values[told[name] if told else name] = value
+        return {f"validation_{name}": value for name, value in values.items()}
+
+    @torch.no_grad()
+    def _measure(
+        self, resamples: int, told: Callable[[float], None] | None
+    ) -> tuple[dict[str, Figures], float]:
+        numbers, images = self._images(told)
+        pairs = [self.rows[int(i)] for i in numbers]
+        found: dict[str, Figures] = {}
+        own = [i for i, pair in enumerate(pairs) if not pair.made]
+        if len(own) > 1:
+            chosen = [self.texts.captions[numbers[i]] for i in own]
+            owners = np.repeat(np.arange(len(own)), [len(each) for each in chosen])
+            flat = np.array([text for each in chosen for text in each])
+            vectors = self._texts(flat)
+            found["retrieval"] = retrieval(images[own], vectors, owners, flat, resamples=resamples)
+        labelled = [i for i, pair in enumerate(pairs) if pair.label is not None]
+        classes = self.rows.classes
+        if labelled and len(classes) > 1:
+            known = {name: number for number, name in enumerate(classes)}
+            actual = np.array([known[str(pairs[i].label)] for i in labelled])
+            vectors = self.class_vectors(classes, self.rows.templates)
+            found["zero-shot"] = zero_shot(
+                images[labelled], vectors, actual, classes, resamples=resamples
+            )
+        return found, self._loss(numbers, images)
+
+    def class_vectors(self, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """(C, E), each the mean of its prompts."""
+        tokenizer, config = tokenizer_of(self.model), self.model.config
+        texts, parts = prompts(classes, templates), []
+        for at in range(0, len(texts), TOGETHER):
+            rows = pack(text_rows(tokenizer, texts[at : at + TOGETHER], config))
+            parts.append(self._text_vectors(rows))
+        return class_vectors(np.concatenate(parts), len(classes))
+
+    def _images(self, told: Callable[[float], None] | None) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of rows (P,) and their vectors (P, E), of unit length."""
+        processor, device = self.model.processor, self.precision.device
+        assert processor is not None
+        numbers, vectors = [], []
+        readable = self.pictures.readable
+        for at in range(0, len(readable), TOGETHER):
+            read, pixels = self.pictures.read(readable[at : at + TOGETHER])
+            shown = processor.normalise(torch.from_numpy(pixels)).to(device)
+            with torch.no_grad(), self.precision.autocast():
+                found = self.model.network.image_features(shown)
+            numbers.append(read)
+            vectors.append(_unit(found))
+            if told is not None:
+                told(at / len(readable))
+        return np.concatenate(numbers), np.concatenate(vectors)
+
+    def _texts(self, chosen: np.ndarray) -> np.ndarray:
+        """(T, E), each distinct text read once."""
+        distinct, places = np.unique(chosen, return_inverse=True)
+        parts = [
+            self._text_vectors(self.texts.pack(distinct[at : at + TOGETHER]))
+            for at in range(0, len(distinct), TOGETHER)
+        ]
+        return np.concatenate(parts)[places]
+
+    def _text_vectors(self, rows: Packed) -> np.ndarray:
+        with torch.no_grad(), self.precision.autocast():
+            return _unit(self.model.network.text_features(rows.to(self.precision.device)))
+
+    def _loss(self, numbers: np.ndarray, images: np.ndarray) -> float:
+        """A pair's loss among `batch_size` of them, each picture with its first text."""
+        network = self.model.network
+        first = np.array([self.texts.captions[i][0] for i in numbers])
+        vectors, groups = self._texts(first), self.texts.group[first]
+        scale = network.scale.detach().float().cpu()
+        bias = 0.0 if network.bias is None else network.bias.detach().float().cpu()
+        order = np.random.default_rng(0).permutation(len(numbers))  # classes may stand in order
+        total = 0.0
+        for at in range(0, len(order), self.batch_size):
+            part = order[at : at + self.batch_size]
+            image, text = torch.from_numpy(images[part]), torch.from_numpy(vectors[part])
+            group = torch.from_numpy(groups[part])
+            if self.kind == "sigmoid":
+                total += float(sigmoid_loss(image, text, scale, group, bias))
+            else:
+                most = scale.clamp(max=LARGEST_SCALE)
+                total += float(softmax_loss(image, text, most, group))
+        return total / len(order)
+
+
+def _unit(vectors: Tensor) -> np.ndarray:
+    return F.normalize(vectors.float(), dim=-1).cpu().numpy()
+
+
+# `bedstone evaluate` for a model of pairs: recall both ways, zero-shot accuracy.
+
+
+def evaluate_pairs(
+    model: Model,
+    data: str,
+    precision: Precision,
+    *,
+    column: str = "text",
+    split: str | None = None,
+    as_json: bool = False,
+    picture: str | None = None,
+) -> dict[str, Any]:
+    """Prints and returns the figures over all pairs, with 95 % intervals.
+
+    Columns, templates and names of classes are those of the model's own recipe where it has one.
+
+    Args:
+        model: of pairs.
+        data: pairs, as `data.pair_rows` reads them, or `scenes`.
+        column: the column of texts, where it isn't the recipe's.
+        picture: a PNG to draw the confusion matrix of zero-shot classification into.
+
+    Raises:
+        BedstoneError: the pairs can't be read, or there is nothing to measure.
+    """
+    settings = recorded_data(PairsConfig, model.record.get("recipe") or {})
+    if column != "text":
+        settings.columns = {**settings.columns, "text": column}
+    if data == SCENES:
+        rows = measured_scenes(split or "test", size=max(model.config.image.size))
+    else:
+        rows = open_pairs(data, reader_of(settings), split=split, most_broken=settings.most_broken)
+    if model.processor is None:
+        model.processor = usual_processor(model.config)
+    pictures = pictures_of(rows, model.processor, settings, "reading pictures", as_json)
+    texts = PairTexts(rows, encoder_of(tokenizer_of(model), model.config))
+    kind = "sigmoid" if model.config.layout == "siglip" else "softmax"
+    scorer = PairScorer(model, pictures, texts, precision, kind)
+    with ProgressBar("evaluating", quiet=as_json) as bar:
+        found = scorer.figures(told=bar.update)
+    if not found:
+        raise BedstoneError(
+            f"data {data!r}: has neither texts of its own to find nor two classes to tell apart."
+        )
+    record = {name: figures.record() for name, figures in found.items()}
+    if picture is not None:
+        if "zero-shot" not in found:
+            raise BedstoneError("confusion: the rows have no labels, so there is no such matrix.")
+        told = found["zero-shot"]
+        title = f"{model.path} on {Path(data).name}"
+        draw_confusion(told.confusion or [], told.labels, picture, title)
+    if as_json:
+        print(json.dumps(record))
+        return record
+    for name, figures in found.items():
+        Console().print(Rule(f"{model.path} on {data}: {name}", align="left"), figures.table())
+    if rows.faults.broken:
+        Console().print(f"Left out: {rows.faults.told()}", highlight=False)
+    return record

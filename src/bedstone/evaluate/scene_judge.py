@@ -1,0 +1,299 @@
+"""Which things a drawn picture shows, judged by a network trained on real drawings.
+
+A picture that was made from words is right where each thing that they state is seen, of its shape
+and its colour, as often as they say. `scene_learning` trains the judge, and says how often it is
+right of real drawings.
+
+Shapes: B pictures, S pixels of a side, P shapes, K colours.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.scenes.captions import NUMBERS, read_caption
+from bedstone.data.scenes.world import COLOURS, SHAPES
+from bedstone.errors import BedstoneError
+from bedstone.files import atomic_folder, read_json, write_json
+from bedstone.models.resnet.network import initialise_maps
+from bedstone.nn.convolution import Basic, ConvNorm
+from bedstone.settings import at_least, from_mapping
+
+SHRINK = 4  # pixels of a cell's side
+
+
+@dataclass(frozen=True)
+class SceneGridConfig:
+    """The shape of a network that reads scenes.
+
+    Attributes:
+        size: of the pictures, which are square, in pixels, S.
+        width: channels at half the picture's resolution; the grid has twice as many, D.
+        blocks: residual blocks of the grid.
+        sizes, shapes, colours: how many of each there are, Z, P and K.
+    """
+
+    size: int = 32
+    width: int = 48
+    blocks: int = 1
+    sizes: int = 3
+    shapes: int = 8
+    colours: int = 10
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "size", "width", "blocks", "sizes", "shapes", "colours")
+        if self.size % SHRINK:
+            raise BedstoneError(
+                f"size: pictures of {self.size} pixels aren't divided by cells of {SHRINK}; choose "
+                "a multiple."
+            )
+
+    @property
+    def side(self) -> int:
+        """Cells of a side, G."""
+        return self.size // SHRINK
+
+
+class SceneGrid(nn.Module):
+    """Pictures (B, 3, S, S) in [-1, 1] to logits of cells (B, Z, 1 + P + K, G, G): a thing's share,
+    shapes, colours."""
+
+    def __init__(self, config: SceneGridConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        # Full resolution costs most and is not needed: a cell of 2 by 2 pixels has 12 numbers.
+        self.stem = nn.Sequential(ConvNorm(3, width, 3, stride=2), ConvNorm(width, width, 3))
+        blocks = [Basic(2 * width, 2 * width) for _ in range(config.blocks)]
+        self.blocks = nn.Sequential(Basic(width, 2 * width, 2), *blocks)
+        self.parts = 1 + config.shapes + config.colours
+        self.out = nn.Conv2d(2 * width, config.sizes * self.parts, 1)
+
+    def maps(self, pictures: Tensor) -> Tensor:
+        """The last map, (B, D, G, G)."""
+        x = pictures
+        return self.blocks(self.stem(x))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.out(self.maps(pictures)).unflatten(1, (-1, self.parts))
+
+
+def counts(cells: Tensor, config: SceneGridConfig) -> Tensor:
+    """How many things of each shape and colour there are by logits of cells, (B, P, K), fp32."""
+    share, shape, colour = cells.float().split([1, config.shapes, config.colours], 2)
+    seen = shape.softmax(2) * share.sigmoid()  # (B, Z, P, G, G)
+    return torch.einsum("bzpij,bzkij->bpk", seen, colour.softmax(2))
+
+
+def build(config: SceneGridConfig, *, seed: int | None = None) -> SceneGrid:
+    """A network with fresh weights, drawn from `seed` if one is given."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    network = SceneGrid(config)
+    initialise_maps(network)
+    # Of 64 cells few hold anything: begin with that, so that the first steps teach something else.
+    nn.init.normal_(network.out.weight, std=0.01)
+    bias = network.out.bias
+    assert bias is not None
+    with torch.no_grad():
+        bias.zero_()
+        bias[:: network.parts] = -4.0
+    return network
+
+
+SCENE_GRID = "bedstone_scene_grid"  # `model_type` of its folder
+
+# How many of each (shape, colour); of what is stated, "" where either is left open.
+Things = Counter[tuple[str, str]]
+
+_NAMES = tuple(COLOURS)
+
+
+class SceneJudge:
+    """A trained network, and what it says of pictures."""
+
+    def __init__(self, network: SceneGrid, record: dict[str, Any] | None = None) -> None:
+        self.network = network.eval()
+        self.record = record or {}
+
+    @property
+    def size(self) -> int:
+        """Of the pictures it reads, in pixels."""
+        return self.network.config.size
+
+    @torch.inference_mode()
+    def counts(self, pictures: Tensor, batch: int = 256) -> Tensor:
+        """How many of each shape and colour are seen, (B, P, K), in fractions.
+
+        Args:
+            pictures: (B, 3, S, S), about [-1, 1], at the size that it reads.
+
+        Raises:
+            BedstoneError: they have another shape, or values that are not finite.
+        """
+        size = (3, self.size, self.size)
+        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != size:
+            raise BedstoneError(
+                f"scene judge: pictures of shape {tuple(pictures.shape)} were given; it reads "
+                f"(B, {size[0]}, {size[1]}, {size[2]}). Train one for their size."
+            )
+        for row in (~pictures.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
+            raise BedstoneError(
+                f"scene judge: picture {row} holds values that are not finite. Look at how it was "
+                "drawn."
+            )
+        config, parts = self.network.config, []
+        for part in pictures.split(batch):
+            whole = ((part.float() + 1) * 127.5).round().clamp(0, 255)  # what a file holds
+            parts.append(counts(self.network(whole / 127.5 - 1), config))
+        return torch.cat(parts) if parts else torch.zeros(0, len(SHAPES), len(_NAMES))
+
+    def things(self, pictures: Tensor) -> list[Things]:
+        """What each picture shows; arguments and errors are those of `counts`."""
+        found = []
+        for seen in self.counts(pictures).round().int():
+            places = seen.nonzero().tolist()
+            found.append(Counter({(SHAPES[p], _NAMES[k]): int(seen[p, k]) for p, k in places}))
+        return found
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes `config.json`, `model.safetensors` and `bedstone.json`, whole or not at all."""
+        folder = Path(folder)
+        with atomic_folder(folder) as made:
+            write_json(
+                made / "config.json", {"model_type": SCENE_GRID, **asdict(self.network.config)}
+            )
+            save_tensors(made, self.network.state_dict())
+            write_json(made / "bedstone.json", self.record)
+        return folder
+
+
+def open_scene_judge(folder: str | Path) -> SceneJudge:
+    """The judge that `SceneJudge.save` wrote.
+
+    Raises:
+        BedstoneError: there is none, or its files don't fit each other.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise BedstoneError(
+            f"{folder}: holds no judge of scenes. Train one: python bench/scene_judge.py {folder}"
+        )
+    values = read_json(folder / "config.json")
+    kind = values.pop("model_type", None)
+    if kind != SCENE_GRID:
+        raise BedstoneError(
+            f"{folder}: is of the kind {kind!r}; a judge of scenes is {SCENE_GRID!r}."
+        )
+    network = SceneGrid(from_mapping(SceneGridConfig, values, str(folder / "config.json")))
+    tensors, wanted = load_tensors(folder), network.state_dict()
+    wrong = [
+        key for key in wanted if tensors.get(key, wanted[key][..., None]).shape != wanted[key].shape
+    ]
+    if wrong or len(tensors) != len(wanted):
+        told = wrong[0] if wrong else min(set(tensors) - set(wanted))
+        raise BedstoneError(
+            f"{folder / 'model.safetensors'}: tensor {told!r} is not what config.json asks for. "
+            "Train the judge again."
+        )
+    network.load_state_dict(tensors)
+    record = folder / "bedstone.json"
+    return SceneJudge(network, read_json(record) if record.is_file() else {})
+
+
+@dataclass(frozen=True)
+class SceneFigures:
+    """How much of what was asked for pictures show, as shares.
+
+    Attributes:
+        right: of pictures in which each stated thing is seen, as often as stated.
+        things: of stated things that are seen.
+        shapes: of pictures in which each stated shape is seen, of whatever colour.
+        colours: of pictures in which each stated colour is seen, of whatever shape.
+        exact: of pictures with each stated thing and no other.
+        count: pictures.
+    """
+
+    right: float
+    things: float
+    shapes: float
+    colours: float
+    exact: float
+    count: int
+
+
+def judge_scenes(seen: Sequence[Things], asked: Sequence[Things]) -> SceneFigures:
+    """Compares what pictures show with what was asked for.
+
+    Args:
+        seen: of `SceneJudge.things`.
+        asked: of `stated`, or what is in drawn scenes.
+
+    Raises:
+        BedstoneError: there are none, or not as many of both.
+    """
+    if not asked or len(seen) != len(asked):
+        raise BedstoneError(
+            f"scene judge: {len(seen)} pictures and {len(asked)} prompts were given; expected one "
+            "prompt for each picture."
+        )
+    rows, seen_of, asked_of = [], 0, 0
+    for there, wanted in zip(seen, asked, strict=True):
+        found = [min(_matching(there, *pair), count) for pair, count in wanted.items()]
+        right = sum(found) == wanted.total()
+        alike = right and there.total() == wanted.total()
+        rows.append((right, _holds(there, wanted, 0), _holds(there, wanted, 1), alike))
+        seen_of += sum(found)
+        asked_of += wanted.total()
+    right, shapes, colours, exact = (sum(each) / len(rows) for each in zip(*rows, strict=True))
+    things = seen_of / asked_of if asked_of else math.nan
+    return SceneFigures(right, things, shapes, colours, exact, len(rows))
+
+
+def stated(text: str) -> Things:
+    """The things that a text states: "two red hearts and a star" are 2 (heart, red), 1 (star, "").
+
+    Sizes, places and what stands where are not judged.
+
+    Raises:
+        BedstoneError: it states no shape or colour.
+    """
+    found: Things = Counter()
+    for piece in read_caption(text):
+        if piece.kind == "thing":
+            shape, count = piece.word("shape"), piece.word("count")
+            kind = ("" if shape == "object" else shape, piece.word("colour"))
+            found[kind] += NUMBERS.index(count) if count in NUMBERS else 1
+    found = +found  # "no circles" asks for nothing to be seen
+    del found["", ""]
+    if not found:
+        raise BedstoneError(
+            f"prompt {text!r}: states no thing that could be looked for, such as 'a red circle'."
+        )
+    return found
+
+
+def _matching(there: Things, shape: str, colour: str) -> int:
+    """How many are of a shape and a colour, either of which may be open."""
+    return sum(
+        count
+        for (one, other), count in there.items()
+        if shape in ("", one) and colour in ("", other)
+    )
+
+
+def _holds(there: Things, wanted: Things, part: int) -> bool:
+    """Whether all shapes (part 0) or all colours (part 1) are there, as often as wanted."""
+    of_there, of_wanted = (Counter[str](), Counter[str]())
+    for counted, things in ((of_there, there), (of_wanted, wanted)):
+        for pair, count in things.items():
+            counted[pair[part]] += count
+    del of_wanted[""]
+    return of_wanted <= of_there

@@ -1,0 +1,285 @@
+"""How well a model does a labelled task: predictions on rows, and their figures.
+
+Shapes: M read states, L labels, N tokens, n rows of a batch.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.rule import Rule
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.data.dataset import open_rows
+from bedstone.data.fields import Reader
+from bedstone.data.images.supervised import PictureExamples
+from bedstone.data.open import open_pairs
+from bedstone.data.text.supervised import ExampleBatch, Examples, evaluation_batches, make_examples
+from bedstone.errors import BedstoneError
+from bedstone.metrics.classification import classification, multi_label
+from bedstone.metrics.figures import Figures
+from bedstone.metrics.ner import entities
+from bedstone.metrics.regression import regression
+from bedstone.metrics.squad import answers
+from bedstone.models.heads import HeadConfig
+from bedstone.objectives.supervised import completion_loss, loss_of_scores, scores
+from bedstone.report.plots import draw_confusion
+from bedstone.runtime import Precision
+from bedstone.tasks.images.engine import processor_of
+from bedstone.tasks.task import sees
+from bedstone.tasks.text.question_answering import best_answer
+from bedstone.train.logs import ProgressBar
+
+# The figure that picks the best checkpoint, by head and problem; `-` says that higher is better.
+MAIN = {
+    ("sequence", "single"): "-validation_accuracy",
+    ("sequence", "multi"): "-validation_f1_micro",
+    ("sequence", "regression"): "-validation_spearman",
+    ("tokens", "single"): "-validation_f1",
+    ("spans", "single"): "-validation_f1",
+    ("language", "single"): "validation_loss",
+}
+
+
+@dataclass
+class Scored:
+    """What an evaluation gives.
+
+    Attributes:
+        loss: mean over targets, in nats or squared units.
+        figures: of the task; None where it has a loss alone.
+        predicted: what was said of each source row.
+        actual: what is so.
+    """
+
+    loss: float
+    figures: Figures | None
+    predicted: list[Any]
+    actual: list[Any]
+
+
+class PredictionReader:
+    """Collects a head's outputs and says what they predict of each source row."""
+
+    def __init__(self, examples: Examples, head: HeadConfig) -> None:
+        self.examples = examples
+        self.head = head
+        self.found: dict[int, list[Any]] = defaultdict(list)  # by source row
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        """Takes the outputs for a batch, (M, L)."""
+        raise NotImplementedError
+
+    def figures(self, resamples: int) -> Figures:
+        raise NotImplementedError
+
+    def predicted(self) -> list[Any]:
+        """What is said of each row, in the rows' order."""
+        return [self.say(self.found[row]) for row in range(len(self.examples.rows))]
+
+    def say(self, found: list[Any]) -> Any:
+        raise NotImplementedError
+
+
+class LabelReader(PredictionReader):
+    """A label, several or numbers a row; of a row in several windows, the mean of their logits."""
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        for origin, logits in zip(batch.origins, outputs, strict=True):
+            self.found[origin].append(logits)
+
+    def say(self, found: list[Any]) -> Any:
+        logits, labels = torch.stack(found).mean(0), self.head.labels
+        if self.head.problem == "single":
+            return labels[int(logits.argmax())]
+        if self.head.problem == "multi":
+            return [label for label, logit in zip(labels, logits, strict=True) if logit > 0]
+        return logits.tolist()
+
+    def figures(self, resamples: int) -> Figures:
+        by_problem = {"single": classification, "multi": multi_label, "regression": regression}
+        measure = by_problem[self.head.problem]
+        actual = self.examples.actual
+        return measure(self.predicted(), actual, list(self.head.labels), resamples=resamples)
+
+
+class TagReader(PredictionReader):
+    """A tag a word."""
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        assert batch.words is not None
+        places = (batch.owners, batch.words, outputs.argmax(-1))
+        for owner, word, tag in zip(*(each.tolist() for each in places), strict=True):
+            self.found[batch.origins[owner]].append((word, self.head.labels[tag]))
+
+    def predicted(self) -> list[list[str]]:
+        said = []
+        for row, actual in enumerate(self.examples.actual):
+            tags = dict(self.found[row])
+            # a word without any token, such as an empty one, is read nowhere
+            said.append([tags.get(word, "O") for word in range(len(actual))])
+        return said
+
+    def figures(self, resamples: int) -> Figures:
+        return entities(self.predicted(), self.examples.actual, resamples=resamples)
+
+
+class SpanReader(PredictionReader):
+    """An answer a row, the best of its windows; "" says that there is none."""
+
+    def add(self, batch: ExampleBatch, outputs: Tensor) -> None:
+        parts = outputs.split(batch.rows.lengths)
+        for origin, window, logits in zip(batch.origins, batch.windows, parts, strict=True):
+            self.found[origin].append((window, logits))
+
+    def predicted(self) -> list[str]:
+        rows, gold = self.examples.rows, self.examples.actual
+        contexts = rows.texts(rows.need("context"))
+        impossible = any(not each["text"] for each in gold)
+        found = []
+        for row, context in enumerate(contexts):
+            inputs = self.examples.input(row)
+            windows = [(inputs[window], logits) for window, logits in self.found[row]]
+            found.append(best_answer(windows, context, impossible=impossible))
+        return found
+
+    def figures(self, resamples: int) -> Figures:
+        return answers(self.predicted(), self.examples.actual, resamples=resamples)
+
+
+READERS = {"sequence": LabelReader, "tokens": TagReader, "spans": SpanReader}
+
+
+def score(
+    model: Any,
+    examples: Examples,
+    precision: Precision,
+    *,
+    batch_size: int = 64,
+    resamples: int = 1000,
+    told: Callable[[float], None] = lambda share: None,
+) -> Scored:
+    """The network's predictions on all rows, its mean loss, and the figures of both.
+
+    Args:
+        model: a `Model`, whose network has the head of the examples.
+        resamples: of the bootstrap; 0 leaves intervals out.
+        told: called with the share that is done.
+    """
+    network, head = model.network, model.config.head
+    reader = READERS[head.kind](examples, head) if head.kind in READERS else None
+    total, count = 0.0, 0.0
+    was_training = network.training
+    network.eval()
+    reads = getattr(network.head, "reads", "all")
+    with torch.inference_mode(), precision.autocast():
+        for batch in evaluation_batches(examples, batch_size, reads=reads):
+            there = batch.to(precision.device)
+            if reader is None:
+                loss, targets = completion_loss(network, there)
+            else:
+                outputs = scores(network, there)
+                loss, targets = loss_of_scores(head, outputs, there)
+                reader.add(batch, outputs.cpu())
+            total, count = total + loss.item(), count + targets
+            told((max(batch.origins) + 1) / len(examples.rows))
+    network.train(was_training)
+    loss_mean = total / max(count, 1)
+    if reader is None:
+        return Scored(loss_mean, None, [], [])
+    figures = reader.figures(resamples)
+    return Scored(loss_mean, figures, reader.predicted(), examples.actual)
+
+
+# `bedstone evaluate` for a model with a task's head: its figures on labelled rows.
+
+TASKS = {
+    "sequence": "text-classification",
+    "tokens": "token-classification",
+    "spans": "question-answering",
+}
+
+
+def evaluate_labels(
+    model: Model,
+    data: str,
+    precision: Precision,
+    *,
+    columns: dict[str, str] | None = None,
+    split: str | None = None,
+    context: int | None = None,
+    stride: int = 0,
+    batch_size: int = 64,
+    as_json: bool = False,
+    picture: str | None = None,
+) -> dict[str, Any]:
+    """Prints and returns the task's figures with 95 % intervals over all rows.
+
+    Args:
+        model: with a head for labels, tags or answers.
+        data: rows with what is so, in the columns of the task.
+        columns: which column holds what, where the usual names aren't used; of pictures, `text`
+            is the column of their labels.
+        context: tokens a row at most; longer rows become windows.
+        stride: tokens that a window shares with the one before.
+        picture: a PNG to draw the confusion matrix into.
+
+    Raises:
+        BedstoneError: the rows can't be read, or have labels that the model hasn't.
+    """
+    kind = model.config.head.kind
+    examples: Any
+    if sees(model):
+        examples = _pictures(model, data, columns, split)
+    else:
+        examples = _texts(model, data, columns, split, context, stride)
+    with ProgressBar("evaluating", quiet=as_json) as bar:
+        found = score(model, examples, precision, batch_size=batch_size, told=bar.update)
+    assert found.figures is not None
+    record = {"loss": found.loss, **found.figures.record()}
+    if picture is not None:
+        if found.figures.confusion is None:
+            raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
+        title = f"{model.path} on {Path(data).name}"
+        draw_confusion(found.figures.confusion, found.figures.labels, picture, title)
+    if as_json:
+        print(json.dumps(record))
+        return record
+    Console().print(Rule(f"{model.path} on {data}", align="left"), found.figures)
+    return record
+
+
+def _texts(
+    model: Model,
+    data: str,
+    columns: dict[str, str] | None,
+    split: str | None,
+    context: int | None,
+    stride: int,
+) -> Examples:
+    head = model.config.head
+    limit = min(context or model.config.context, model.config.context)
+    return make_examples(
+        TASKS[head.kind],
+        open_rows(data, columns=columns, split=split),
+        tokenizer_of(model),
+        labels=list(head.labels) or None,
+        problem=head.problem if head.kind == "sequence" else "auto",
+        limit=limit,
+        stride=stride or (limit // 4 if head.kind == "spans" else 0),
+        known=True,
+    )
+
+
+def _pictures(
+    model: Model, data: str, columns: dict[str, str] | None, split: str | None
+) -> PictureExamples:
+    named = {} if columns is None else {"label": columns["text"]}
+    rows = open_pairs(data, Reader(named), split=split)
+    return PictureExamples(rows, processor_of(model), labels=model.config.head.labels, known=True)

@@ -1,0 +1,589 @@
+"""The autoencoder of latent diffusion: pictures to a Gaussian over small maps, and back.
+
+Kingma and Welling (2014) by the network of Rombach et al. (2022, appendix), which diffusers names
+`AutoencoderKL`: residual blocks with group norms, strides between stages, attention in the middle.
+
+Shapes: B batch, C channels, H x W pixels, Z latent channels, h x w places of the latents.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.nn.convolution import Double, GroupNorm, Halve, MapBlock, Middle
+from bedstone.nn.layers import ACTIVATIONS, Activation
+from bedstone.settings import at_least
+
+LAYOUTS = ("autoencoder_kl", "fsq_autoencoder")
+MOST_CODES = 2**24
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The shape of an `AutoencoderKL`; defaults are diffusers'.
+
+    Attributes:
+        layout: autoencoder_kl.
+        image_size: of the pictures it is meant for, in pixels: one number, or height and width. It
+            reads any size that its stages divide.
+        channels: of the pictures.
+        out_channels: of what it gives back; 0 takes `channels`.
+        widths: channels of each stage; from the second on, a stage has half the side.
+        layers: residual blocks of a stage; the decoder has one more.
+        latent_channels: of the latents.
+        groups: of the norms; must divide every width.
+        activation: by its published name.
+        scaling_factor: what latents are multiplied by, to have a deviation of about 1.
+        shift_factor: what is subtracted from latents before; None is nothing.
+        latents_mean, latents_std: the same for each latent channel, where a model has them.
+        quant_conv: whether a 1 by 1 convolution follows the encoder.
+        post_quant_conv: whether one precedes the decoder.
+        attention: whether the middle of encoder and decoder attends.
+        force_upcast: kept for the file: whether half precision (fp16) is too coarse for it.
+    """
+
+    layout: str = "autoencoder_kl"
+    image_size: int | tuple[int, ...] = 32
+    channels: int = 3
+    out_channels: int = 0
+    widths: tuple[int, ...] = (64,)
+    layers: int = 1
+    latent_channels: int = 4
+    groups: int = 32
+    activation: str = "silu"
+    scaling_factor: float = 0.18215
+    shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    attention: bool = True
+    force_upcast: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "latent_channels", prefix="model.")
+        check_maps(self)
+        if not self.out_channels:
+            object.__setattr__(self, "out_channels", self.channels)
+        if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
+            raise BedstoneError(
+                f"model.scaling_factor: {self.scaling_factor} was given; expected a number above 0."
+            )
+        for name in ("latents_mean", "latents_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.latent_channels:
+                raise BedstoneError(
+                    f"model.{name}: has {len(values)} numbers; expected one for each of the "
+                    f"{self.latent_channels} latent channels."
+                )
+        if not all(0 < each < math.inf for each in self.latents_std or ()):
+            raise BedstoneError(
+                f"model.latents_std: {list(self.latents_std or ())} was given; expected numbers "
+                "above 0."
+            )
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of a picture's side to one place of the latents'."""
+        return 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class DiscreteConfig:
+    """The shape of a `DiscreteAutoencoder`.
+
+    Attributes:
+        layout: fsq_autoencoder.
+        image_size, channels, widths, layers, groups, activation, attention: as in
+            `AutoencoderConfig`.
+        patch: pixels of a side that the first convolution reads as one place, which is what makes
+            it fast.
+        levels: values of each number of a code; their product is how many codes there are. Mentzer
+            et al. (2023, table 1) take (8, 6, 5) for 240, (8, 5, 5, 5) for 1,000 and
+            (7, 5, 5, 5, 5) for 4,375.
+    """
+
+    layout: str = "fsq_autoencoder"
+    image_size: int | tuple[int, ...] = 32
+    channels: int = 3
+    widths: tuple[int, ...] = (64, 128)
+    layers: int = 1
+    groups: int = 8
+    activation: str = "silu"
+    attention: bool = False
+    patch: int = 2
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "patch", prefix="model.")
+        check_maps(self)
+        if not self.levels or not all(type(n) is int and n >= 2 for n in self.levels):
+            raise BedstoneError(
+                f"model.levels: {list(self.levels)} was given; expected whole numbers, each at "
+                "least 2, as [8, 5, 5, 5]."
+            )
+        if self.codes > MOST_CODES:
+            raise BedstoneError(
+                f"model.levels: {list(self.levels)} make {self.codes:,} codes; expected at most "
+                f"{MOST_CODES:,}, which can be counted."
+            )
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are."""
+        return math.prod(self.levels)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of a picture's side to one code."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
+def check_maps(config: Any) -> None:
+    """Checks what both shapes have in common.
+
+    Raises:
+        BedstoneError: a size that can't be, naming the field.
+    """
+    if config.layout not in LAYOUTS:
+        raise BedstoneError(
+            f"model.layout: {config.layout!r} is unknown{nearest(str(config.layout), LAYOUTS)}."
+        )
+    at_least(config, 1, "channels", "layers", "groups", prefix="model.")
+    if not config.widths or min(config.widths) < 1:
+        raise BedstoneError(
+            f"model.widths: {list(config.widths)} was given; expected the channels of each stage."
+        )
+    for width in config.widths:
+        if width % config.groups:
+            raise BedstoneError(
+                f"model.groups: {config.groups} groups don't divide a stage of {width} channels; "
+                f"choose a divisor of all of {list(config.widths)}."
+            )
+    if config.activation not in ACTIVATIONS:
+        raise BedstoneError(
+            f"model.activation: {config.activation!r} is unknown"
+            f"{nearest(config.activation, ACTIVATIONS)}."
+        )
+    size = config.image_size
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise BedstoneError(
+            f"model.image_size: {size} was given; expected pixels: a number, or height and width."
+        )
+
+
+def check_pixels(config: Any, shape: tuple[int, ...]) -> None:
+    """Checks pictures (B, C, H, W) against what an autoencoder reads.
+
+    Raises:
+        BedstoneError: other channels, or sides that its stages don't divide.
+    """
+    if len(shape) != 4 or shape[1] != config.channels:
+        raise BedstoneError(
+            f"pixels: have the shape {tuple(shape)}; this autoencoder reads (pictures, "
+            f"{config.channels}, height, width). Give pictures of {config.channels} channels, or "
+            "another autoencoder."
+        )
+    if not all(side and side % config.shrink == 0 for side in shape[2:]):
+        raise BedstoneError(
+            f"pixels: are {shape[2]} by {shape[3]}; this autoencoder makes one place of "
+            f"{config.shrink} by {config.shrink} pixels, so both sides must be multiples of "
+            f"{config.shrink}. Resize or crop the pictures."
+        )
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent normal distributions of latents: mean and log variance, (B, Z, h, w) fp32."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw; without a generator by torch's global one."""
+        noise = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            device=self.mean.device if generator is None else generator.device,
+        )
+        return self.mean + torch.exp(0.5 * self.log_variance) * noise.to(self.mean.device)
+
+    def mode(self) -> Tensor:
+        """The most probable latents."""
+        return self.mean
+
+    def kl(self) -> Tensor:
+        """Nats of each picture's distribution over the standard normal one, (B,)."""
+        spread = self.log_variance.exp() - 1.0 - self.log_variance
+        return 0.5 * (self.mean.square() + spread).flatten(1).sum(1)
+
+
+class Encoder(nn.Module):
+    """(B, inputs, H, W) to (B, outputs, h, w)."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int],
+        layers: int,
+        groups: int,
+        activation: Activation,
+        *,
+        attends: bool,
+    ) -> None:
+        super().__init__()
+        self.into = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        stages, before = [], widths[0]
+        for number, width in enumerate(widths):
+            parts: list[nn.Module] = []
+            for _ in range(layers):
+                parts.append(MapBlock(before, width, groups, activation))
+                before = width
+            if number < len(widths) - 1:
+                parts.append(Halve(width))
+            stages.append(nn.Sequential(*parts))
+        self.stages = nn.Sequential(*stages)
+        self.middle = Middle(before, groups, activation, attends=attends)
+        self.norm = GroupNorm(groups, before)
+        self.out = nn.Conv2d(before, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.stages(self.into(x)))
+        return self.out(nn.functional.silu(self.norm(x)))
+
+
+class Decoder(nn.Module):
+    """(B, inputs, h, w) to (B, outputs, H, W); `widths` are the encoder's."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int],
+        layers: int,
+        groups: int,
+        activation: Activation,
+        *,
+        attends: bool,
+    ) -> None:
+        super().__init__()
+        before = widths[-1]
+        self.into = nn.Conv2d(inputs, before, 3, padding=1)
+        self.middle = Middle(before, groups, activation, attends=attends)
+        stages = []
+        for number, width in enumerate(reversed(widths)):
+            parts: list[nn.Module] = []
+            for _ in range(layers):
+                parts.append(MapBlock(before, width, groups, activation))
+                before = width
+            if number < len(widths) - 1:
+                parts.append(Double(width))
+            stages.append(nn.Sequential(*parts))
+        self.stages = nn.Sequential(*stages)
+        self.norm = GroupNorm(groups, before)
+        self.out = nn.Conv2d(before, outputs, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.stages(self.middle(self.into(z)))
+        return self.out(nn.functional.silu(self.norm(x)))
+
+
+class AutoencoderKL(nn.Module):
+    """Pictures of values from -1 to 1 to latents and back; `forward` goes there and back."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        latents, act = config.latent_channels, ACTIVATIONS[config.activation]
+        widths, groups, attends = config.widths, config.groups, config.attention
+        self.encoder = Encoder(
+            config.channels, 2 * latents, widths, config.layers, groups, act, attends=attends
+        )
+        self.moments = nn.Conv2d(2 * latents, 2 * latents, 1) if config.quant_conv else None
+        self.prepare = nn.Conv2d(latents, latents, 1) if config.post_quant_conv else None
+        self.decoder = Decoder(
+            latents, config.out_channels, widths, config.layers + 1, groups, act, attends=attends
+        )
+
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the convolution that gives pixels."""
+        return self.decoder.out.weight
+
+    def encode(self, pixels: Tensor) -> Gaussian:
+        """The latents' distribution.
+
+        Raises:
+            BedstoneError: pictures of other channels, or of a size that the stages don't divide.
+        """
+        check_pixels(self.config, tuple(pixels.shape))
+        states = self.encoder(pixels)
+        if self.moments is not None:
+            states = self.moments(states)
+        mean, log_variance = states.float().chunk(2, 1)
+        return Gaussian(mean, log_variance.clamp(-30.0, 20.0))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Unscaled latents (B, Z, h, w) to pictures (B, C, H, W), about -1 to 1.
+
+        Raises:
+            BedstoneError: they have another number of channels.
+        """
+        channels = self.config.latent_channels
+        if latents.dim() != 4 or latents.shape[1] != channels:
+            raise BedstoneError(
+                f"latents: have the shape {tuple(latents.shape)}; this autoencoder's have "
+                f"{channels} channels: (pictures, {channels}, height, width). Take the autoencoder "
+                "that they were made with."
+            )
+        return self.decoder(latents if self.prepare is None else self.prepare(latents))
+
+    def latents(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled latents, of a deviation of about 1: a draw by a generator, else the mode."""
+        found = self.encode(pixels)
+        latents = found.mode() if generator is None else found.sample(generator)
+        mean, scale = self._scale(latents)
+        return (latents - mean) * scale
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """Scaled latents to pictures with values from -1 to 1."""
+        mean, scale = self._scale(latents)
+        return self.decode(latents / scale + mean).clamp(-1.0, 1.0)
+
+    def learn(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures by way of drawn latents (B, C, H, W), and the nats of the latents (B,)."""
+        found = self.encode(pixels)
+        return self.decode(found.sample()), found.kl()
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.decode(self.encode(pixels).mode())
+
+    def _scale(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """What is subtracted from latents, and what they are multiplied by then."""
+        config = self.config
+        mean = like.new_tensor(config.shift_factor or 0.0)
+        scale = like.new_tensor(config.scaling_factor)
+        if config.latents_mean is not None:
+            mean = mean + like.new_tensor(config.latents_mean)[:, None, None]
+        if config.latents_std is not None:
+            scale = scale / like.new_tensor(config.latents_std)[:, None, None]
+        return mean, scale
+
+
+def make(config: AutoencoderConfig) -> AutoencoderKL:
+    """An autoencoder whose weights are still to be filled."""
+    return AutoencoderKL(config)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module) -> None:
+    """Blocks begin as their shortcuts: the last convolution of each is zero (Goyal et al., 2017,
+    section 5.1); the rest is as torch has it."""
+    for part in network.modules():
+        if isinstance(part, MapBlock):
+            nn.init.zeros_(part.conv2.weight)
+            if part.conv2.bias is not None:
+                nn.init.zeros_(part.conv2.bias)
+
+
+def build(config: AutoencoderConfig, *, seed: int | None = None) -> AutoencoderKL:
+    """An autoencoder with fresh weights, drawn from `seed` if one is given."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    network = make(config)
+    initialise(network)
+    return network
+
+
+# Pictures to a grid of codes and back: what a DALL-E writes after a text.
+#
+# Finite scalar quantization (Mentzer et al., 2023): each of a few numbers is bounded and rounded to
+# a few levels, and together they are a code. There is no codebook to learn and none to collapse.
+#
+# Shapes: B batch, C channels, H x W pixels, h x w codes, K numbers of a code.
+
+EPS = 1e-3  # by how far the outermost levels lie inside the bounds
+
+
+class FSQ:
+    """Rounds (B, K, h, w) to levels; section 3.1 and appendix A.1.
+
+    Args:
+        levels: how many values each of the K numbers takes.
+    """
+
+    def __init__(self, levels: tuple[int, ...]) -> None:
+        self.levels = levels
+        self.count = math.prod(levels)
+
+    def bounded(self, z: Tensor) -> Tensor:
+        """Into the range of the levels, smoothly; an even number of them lies lower by a half."""
+        levels = self._column(self.levels, z)
+        half = (levels - 1) * (1 + EPS) / 2
+        offset = (levels + 1) % 2 / 2
+        return torch.tanh(z + torch.atanh(offset / half)) * half - offset
+
+    def quantize(self, z: Tensor) -> Tensor:
+        """The nearest levels, scaled to -1 to 1; gradients pass as if nothing was rounded."""
+        bounded = self.bounded(z.float())
+        rounded = bounded + (bounded.round() - bounded).detach()
+        return rounded / self._half(rounded)
+
+    def codes(self, quantized: Tensor) -> Tensor:
+        """Quantized numbers (B, K, h, w) to codes (B, h, w) int64, from 0."""
+        digits = ((quantized + 1) * self._half(quantized)).round().long()
+        return (digits * self._column(self._basis(), digits)).sum(1)
+
+    def numbers(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to quantized numbers (B, K, h, w) fp32."""
+        basis, levels = (self._column(each, codes) for each in (self._basis(), self.levels))
+        digits = (codes[:, None] // basis % levels).float()
+        half = self._half(digits)
+        return (digits - half) / half
+
+    def _basis(self) -> tuple[int, ...]:
+        return tuple(math.prod(self.levels[:i]) for i in range(len(self.levels)))
+
+    def _half(self, like: Tensor) -> Tensor:
+        return self._column(tuple(level // 2 for level in self.levels), like)
+
+    @staticmethod
+    def _column(values: tuple[int, ...], like: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+
+
+class DiscreteAutoencoder(nn.Module):
+    """Pictures of values from -1 to 1 to codes and back; `forward` goes there and back."""
+
+    def __init__(self, config: DiscreteConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.quantizer = FSQ(config.levels)
+        pixels, act = config.channels * config.patch**2, ACTIVATIONS[config.activation]
+        shape = config.widths, config.layers, config.groups, act
+        numbers = len(config.levels)
+        self.encoder = Encoder(pixels, numbers, *shape, attends=config.attention)
+        self.decoder = Decoder(numbers, pixels, *shape, attends=config.attention)
+
+    @property
+    def codebook_size(self) -> int:
+        """How many codes there are."""
+        return self.quantizer.count
+
+    @property
+    def last_weight(self) -> Tensor:
+        """Of the convolution that gives pixels."""
+        return self.decoder.out.weight
+
+    def quantized(self, pixels: Tensor) -> Tensor:
+        """The numbers of the codes, (B, K, h, w) fp32, from -1 to 1.
+
+        Raises:
+            BedstoneError: pictures of other channels, or of a size that the stages don't divide.
+        """
+        check_pixels(self.config, tuple(pixels.shape))
+        return self.quantizer.quantize(self.encoder(F.pixel_unshuffle(pixels, self.config.patch)))
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Numbers (B, K, h, w) to pictures (B, C, H, W), about -1 to 1."""
+        return F.pixel_shuffle(self.decoder(quantized), self.config.patch)
+
+    def codes(self, pixels: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) to codes (B, h, w) int64; raises as `quantized`."""
+        return self.quantizer.codes(self.quantized(pixels))
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to pictures (B, C, H, W) with values from -1 to 1.
+
+        Raises:
+            BedstoneError: they have another shape, or one isn't a code.
+        """
+        whole = not codes.is_floating_point() and codes.dtype is not torch.bool
+        if codes.dim() != 3 or not whole:
+            raise BedstoneError(
+                f"codes: have the shape {tuple(codes.shape)} and type {codes.dtype}; expected "
+                "whole numbers (pictures, rows, columns)."
+            )
+        if codes.numel() and not (codes.min() >= 0 and codes.max() < self.codebook_size):
+            raise BedstoneError(
+                f"codes: lie from {int(codes.min())} to {int(codes.max())}; this autoencoder's go "
+                f"from 0 to {self.codebook_size - 1}."
+            )
+        return self.decode(self.quantizer.numbers(codes.long())).clamp(-1.0, 1.0)
+
+    def learn(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures by way of their codes (B, C, H, W), and no nats: (B,) zeros."""
+        return self(pixels), pixels.new_zeros(len(pixels))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.decode(self.quantized(pixels))
+
+
+def make_discrete(config: DiscreteConfig) -> DiscreteAutoencoder:
+    """An autoencoder whose weights are still to be filled."""
+    return DiscreteAutoencoder(config)
+
+
+def build_discrete(config: DiscreteConfig, *, seed: int | None = None) -> DiscreteAutoencoder:
+    """An autoencoder with fresh weights, drawn from `seed` if one is given."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    network = make_discrete(config)
+    initialise(network)
+    return network
+
+
+# The judge of an adversarial loss: is each patch of a picture real? (Isola et al., 2017.)
+#
+# Group norms stand in the place of batch norms, so that a verdict depends on its own picture alone.
+#
+# Shapes: B pictures, C channels, H x W pixels, h x w patches.
+
+GROUPS = 4
+
+
+class PatchGAN(nn.Module):
+    """(B, C, H, W) to verdicts (B, 1, h, w), high where a patch looks real.
+
+    Args:
+        channels: of the pictures.
+        width: channels of the first map; a multiple of 4. Each further one has twice as many.
+        layers: how often the map is halved; 3 is as published, for pictures of 256 pixels.
+    """
+
+    def __init__(self, channels: int, width: int = 32, layers: int = 2) -> None:
+        super().__init__()
+        parts: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for number in range(1, layers + 1):
+            outputs = width * 2
+            stride = 2 if number < layers else 1
+            parts += [
+                nn.Conv2d(width, outputs, 4, stride, 1, bias=False),
+                GroupNorm(GROUPS, outputs),
+                nn.LeakyReLU(0.2),
+            ]
+            width = outputs
+        self.parts = nn.Sequential(*parts, nn.Conv2d(width, 1, 4, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.parts(pixels)
+
+
+def least_side(layers: int) -> int:
+    """Pixels of a side that one patch takes at least."""
+    return 3 * 2**layers
+
+
+def build_patchgan(channels: int, width: int, layers: int, *, seed: int) -> PatchGAN:
+    """One with fresh weights; what else is drawn by torch's generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PatchGAN(channels, width, layers)

@@ -1,0 +1,614 @@
+"""BERT with cross-attention: the text half of BLIP, an encoder and a decoder in one.
+
+Li et al., 2022, section 3.1: between self-attention and MLP of each block stands attention over a
+memory: the states of a picture, or of a question that has read one. Without a memory it is passed
+over, and what is left is a BERT without segments. Whether a token sees what comes after it is the
+caller's word, so the same network reads and writes.
+
+Shapes: P memories, n = m * P rows of text (row i reads memory i // m), T tokens, S states of a
+memory, D width.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.models.bert import network as bert
+from bedstone.models.heads import Head, HeadConfig
+from bedstone.models.resnet import network as map_tower
+from bedstone.models.resnet.network import ResNetConfig
+from bedstone.models.vit.network import ViTConfig
+from bedstone.nn.attention import CrossAttention, SelfAttention
+from bedstone.nn.blocks import Block, Context, PostNorm, Stack
+from bedstone.nn.cache import Cache, LayerCache
+from bedstone.nn.dropout import Dropout
+from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
+from bedstone.nn.masks import Causal, Full, Mask, Padding
+from bedstone.nn.positions import LearnedPositions
+from bedstone.settings import at_least, from_mapping
+
+
+@dataclass(frozen=True)
+class FusedTextConfig:
+    """The shape of a text network that reads a memory.
+
+    Attributes:
+        vocab_size: tokens in the vocabulary, V.
+        width: of the states, D.
+        layers: blocks.
+        heads: of attention; they divide `width`.
+        hidden: width inside the MLP; 0 takes 4 * width.
+        context: the longest row, in tokens.
+        norm_eps: added to the variance inside norms.
+        activation: by its published name.
+        dropout: on embeddings and the residual stream, in training.
+        attention_dropout: on attention weights, in training.
+        memory_width: of the states that cross-attention reads; 0 takes what gives them.
+        bos_id: the token that a text to be written begins with; BLIP's [DEC].
+        eos_id: the one it ends with; BLIP's [SEP].
+        pad_id: the one that pads.
+        tied: whether the word head shares the embedding's weights.
+    """
+
+    vocab_size: int = 8192
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 0
+    context: int = 512
+    norm_eps: float = 1e-12
+    activation: str = "gelu"
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    memory_width: int = 0
+    bos_id: int = 1
+    eos_id: int = 2
+    pad_id: int = 0
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.hidden:
+            object.__setattr__(self, "hidden", 4 * self.width)
+        sizes = ("vocab_size", "width", "layers", "heads", "hidden", "context")
+        at_least(self, 1, *sizes, prefix="model.text.")
+        at_least(self, 0, "memory_width", "bos_id", "eos_id", "pad_id", prefix="model.text.")
+        if self.width % self.heads:
+            raise BedstoneError(
+                f"model.text.heads: {self.heads} doesn't divide the width {self.width}; choose a "
+                "divisor."
+            )
+        if self.activation not in ACTIVATIONS:
+            raise BedstoneError(
+                f"model.text.activation: {self.activation!r} is unknown"
+                f"{nearest(self.activation, ACTIVATIONS)}."
+            )
+        for name in ("bos_id", "eos_id", "pad_id"):
+            if getattr(self, name) >= self.vocab_size:
+                raise BedstoneError(
+                    f"model.text.{name}: {getattr(self, name)} was given; the vocabulary has "
+                    f"{self.vocab_size} tokens. Raise vocab_size, or name another token."
+                )
+
+
+class FusedBlock(Block):
+    """A block whose `cross` is passed over where there is nothing to read."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        for name, sublayer in self.items():
+            if name != "cross" or _has_memory(context):
+                x = sublayer(x, context)
+        return x
+
+
+def _has_memory(context: Context) -> bool:
+    cache = context.cache
+    known = isinstance(cache, LayerCache) and cache.memory is not None
+    return known or context.memory is not None
+
+
+class FusedText(nn.Module):
+    """Token ids (n, T) to states (n, T, D), with a memory or without."""
+
+    def __init__(self, config: FusedTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.positions = LearnedPositions(config.context, config.width)
+        self.norm = LayerNorm(config.width, eps=config.norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.stack = Stack(_block(config) for _ in range(config.layers))
+
+    def states(
+        self,
+        ids: Tensor,
+        *,
+        keep: Tensor | None = None,
+        memory: Tensor | None = None,
+        memory_keep: Tensor | None = None,
+        causal: bool,
+        cache: Cache | None = None,
+        positions: Tensor | None = None,
+        mask: Mask | None = None,
+    ) -> Tensor:
+        """The last hidden states, (n, T, D).
+
+        Args:
+            ids: token ids, (n, T), padded on the right.
+            keep: (n, T) bool, True where a token is real; None says all are. Not read where it
+                is causal: nobody sees the padding then.
+            memory: (P, S, memory width), what cross-attention reads; P divides n. None reads
+                none. With a cache it counts in the first pass alone, which keeps its keys and
+                values.
+            memory_keep: (P, S) bool, which of its states are real.
+            causal: whether a token sees only what is before it.
+            cache: keys and values of earlier tokens; new ones are added to it.
+            positions: (n or 1, T); None counts on from what the cache holds.
+            mask: which tokens are seen, in the place of `keep` and `causal`.
+
+        Raises:
+            BedstoneError: the rows are longer than the context, or the memory doesn't fit them.
+        """
+        length = ids.shape[1]
+        self._check(ids, memory, 0 if cache is None else cache.length)
+        if cache is not None:
+            cache.require(length)
+            if memory_keep is not None and cache.memory_keep is None:
+                cache.memory_keep = memory_keep
+            memory_keep = cache.memory_keep
+        if positions is None:
+            known = torch.arange(length, device=ids.device)[None]
+            positions = known if cache is None else cache.slots(length)
+        x = self.dropout(self.norm(self.embed(ids) + self.positions(positions)))
+        if mask is None:
+            mask = Causal() if causal else Full() if keep is None else Padding(keep)
+        seen = Full() if memory_keep is None else Padding(memory_keep)
+        x = self.stack(x, Context(mask=mask, memory=memory, memory_mask=seen, cache=cache))
+        if cache is not None:
+            cache.advance(length)
+        return x
+
+    def _check(self, ids: Tensor, memory: Tensor | None, before: int) -> None:
+        """Raises BedstoneError for rows and a memory that don't fit."""
+        rows, length = ids.shape
+        if before + length > self.config.context:
+            raise BedstoneError(
+                f"text: has {before + length} tokens; the network's context is "
+                f"{self.config.context}. Shorten it."
+            )
+        if memory is None:
+            return
+        if memory.shape[-1] != self.config.memory_width:
+            raise BedstoneError(
+                f"memory: its states are {memory.shape[-1]} wide; the network's cross-attention "
+                f"reads {self.config.memory_width}. Take states of the network's own."
+            )
+        if not len(memory) or rows % len(memory):
+            raise BedstoneError(
+                f"memory: {len(memory)} were given for {rows} rows of text; expected as many, or "
+                "a number that divides it: neighbouring rows share one."
+            )
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
+        shape, weight = self.config, self.embed.weight
+        return Cache(
+            shape.layers,
+            batch,
+            shape.heads,
+            capacity,
+            shape.width // shape.heads,
+            dtype=weight.dtype,
+            device=weight.device,
+        )
+
+
+def _block(config: FusedTextConfig) -> FusedBlock:
+    """PostNorm(self), PostNorm(cross), PostNorm(MLP), with biases."""
+    shared: dict[str, Any] = {"bias": True, "out_bias": True, "dropout": config.attention_dropout}
+    attention = partial(SelfAttention, config.width, config.heads, **shared)
+    cross = partial(CrossAttention, config.width, config.heads, **shared)
+    mlp = MLP(config.width, config.hidden, ACTIVATIONS[config.activation])
+
+    def joined(sublayer: nn.Module) -> PostNorm:
+        return PostNorm(LayerNorm(config.width, eps=config.norm_eps), sublayer, config.dropout)
+
+    return FusedBlock(
+        attn=joined(attention()),
+        cross=joined(cross(memory_width=config.memory_width or config.width)),
+        mlp=joined(mlp),
+    )
+
+
+def word_head(config: FusedTextConfig) -> Head:
+    """BERT's word head: states (..., D) to logits of words (..., V)."""
+    return Head(
+        nn.Linear(config.width, config.vocab_size),
+        dense=nn.Linear(config.width, config.width),
+        activation=ACTIVATIONS[config.activation],
+        norm=LayerNorm(config.width, eps=config.norm_eps),
+    )
+
+
+# The shape of a BLIP: which tower it has for pictures, its text, and what it is for.
+
+TOWERS: dict[str, type[ViTConfig] | type[ResNetConfig]] = {
+    "blip": ViTConfig,
+    "blip_resnet": ResNetConfig,
+}
+# Which heads have an encoder, which a decoder.
+READS = ("answers", "matching", "joint")
+WRITES = ("captions", "answers", "joint")
+HEADS = ("captions", "answers", "matching", "joint")
+
+
+@dataclass(frozen=True)
+class VLMConfig:
+    """The shape of a BLIP.
+
+    Attributes:
+        layout: blip (a ViT for pictures) or blip_resnet (a CNN).
+        image: the tower for pictures.
+        text: of the encoder and of the decoder, which are alike in the published layout.
+        decoder_layers: blocks of the decoder; 0 takes as many as `text` has. Answers need few.
+        embed: width of the vectors that contrast compares, E.
+        head: what it is for: captions, answers, matching (and contrast), joint (all).
+    """
+
+    layout: str = "blip"
+    image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
+    text: FusedTextConfig = field(default_factory=FusedTextConfig)
+    decoder_layers: int = 0
+    embed: int = 256
+    head: HeadConfig = field(default_factory=partial(HeadConfig, "captions"))
+
+    def __post_init__(self) -> None:
+        if self.layout not in TOWERS:
+            raise BedstoneError(
+                f"model.layout: {self.layout!r} is unknown{nearest(self.layout, TOWERS)}."
+            )
+        if not isinstance(self.image, TOWERS[self.layout]):
+            raise BedstoneError(
+                f"model.image: the {self.layout} layout has a {TOWERS[self.layout].__name__} for "
+                f"pictures, not a {type(self.image).__name__}."
+            )
+        if self.head.kind not in HEADS:
+            raise BedstoneError(
+                f"model.head.kind: {self.head.kind!r} isn't a {self.layout}'s; it has "
+                f"{', '.join(HEADS)}."
+            )
+        at_least(self, 1, "embed", prefix="model.")
+        if isinstance(self.image, ViTConfig):
+            object.__setattr__(self, "image", _published_tower(self.image))
+        self._fill_decoder()
+        self._fill_memory()
+
+    def _fill_decoder(self) -> None:
+        """Says how many blocks the decoder has."""
+        at_least(self, 0, "decoder_layers", prefix="model.")
+        if self.layout == "blip" and self.decoder_layers not in (0, self.text.layers):
+            raise BedstoneError(
+                f"model.decoder_layers: {self.decoder_layers} was given; in the blip layout the "
+                f"decoder has as many blocks as model.text.layers, {self.text.layers}. Leave it "
+                "out, or take blip_resnet."
+            )
+        object.__setattr__(self, "decoder_layers", self.decoder_layers or self.text.layers)
+
+    def _fill_memory(self) -> None:
+        """Says how wide the states are that cross-attention reads."""
+        wide, text = map_tower.states_width(self.image), self.text
+        if isinstance(self.image, ResNetConfig):  # a linear map brings them to any width
+            wide = text.memory_width or text.width
+        if text.memory_width not in (0, wide):
+            raise BedstoneError(
+                f"model.text.memory_width: {text.memory_width} was given; the image tower's states "
+                f"are {wide} wide. Leave it out."
+            )
+        if self.head.kind in ("answers", "joint") and wide != text.width:
+            raise BedstoneError(
+                f"model.image.width: {wide} was given and model.text.width {text.width}; where "
+                "questions are answered both must be equal: the decoder reads the encoder's "
+                "states as it reads pictures."
+            )
+        object.__setattr__(self, "text", replace(text, memory_width=wide))
+
+    @property
+    def decoder(self) -> FusedTextConfig:
+        """The shape of the decoder."""
+        return replace(self.text, layers=self.decoder_layers)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.text.vocab_size
+
+    @property
+    def context(self) -> int:
+        """The longest text, in tokens."""
+        return self.text.context
+
+    @property
+    def reads(self) -> bool:
+        """Whether it has an encoder."""
+        return self.head.kind in READS
+
+    @property
+    def writes(self) -> bool:
+        """Whether it has a decoder."""
+        return self.head.kind in WRITES
+
+    @property
+    def matches(self) -> bool:
+        """Whether it compares pictures with texts."""
+        return self.head.kind in ("matching", "joint")
+
+
+def _published_tower(image: ViTConfig) -> ViTConfig:
+    """BLIP's image tower, with its layout said; refuses what that layout can't hold."""
+    layout = "blip_vision_model"
+    if image.layout not in ("", layout):
+        raise BedstoneError(
+            f"model.image.layout: {image.layout!r} was given, where {layout!r} is needed. Leave it "
+            "out."
+        )
+    image = image if image.layout else replace(image, layout=layout)
+    for name in ("size", "patch"):
+        pair: Any = getattr(image, name)
+        if pair[0] != pair[1]:
+            raise BedstoneError(
+                f"model.image: {name} is {pair[0]} by {pair[1]}; BLIP's pictures and patches are "
+                "square. Give one number."
+            )
+    if image.head_width * image.heads != image.width or not image.qkv_bias:
+        raise BedstoneError(
+            "model.image: BLIP's attention has biases, and heads that share the width evenly; "
+            "leave head_width and qkv_bias out."
+        )
+    if image.head.kind != "states" or image.channels != 3:
+        raise BedstoneError(
+            "model.image: BLIP's image tower has no head of its own, and reads 3 channels; leave "
+            "head and channels out."
+        )
+    return image
+
+
+def vlm_config(
+    values: Mapping[str, Any], where: str = "recipe", prefix: str = "model."
+) -> VLMConfig:
+    """A VLM's configuration from plain values; `image`, `text` and `head` are mappings.
+
+    Raises:
+        BedstoneError: a key is unknown, or a value doesn't fit.
+    """
+    chosen = dict(values)
+    tower: Any = TOWERS.get(str(chosen.get("layout", "blip")), ViTConfig)
+    parts: dict[str, Any] = {}
+    for name, kind in (("image", tower), ("text", FusedTextConfig), ("head", HeadConfig)):
+        given = chosen.pop(name, {"kind": "captions"} if name == "head" else {})
+        if isinstance(given, Mapping):
+            given = from_mapping(kind, given, where, f"{prefix}{name}.")
+        elif not isinstance(given, ViTConfig | ResNetConfig | FusedTextConfig | HeadConfig):
+            raise BedstoneError(f"{where}: {prefix}{name} = {given!r}; expected a section of keys.")
+        parts[name] = given
+    plain = from_mapping(_Plain, chosen, where, prefix)
+    return VLMConfig(**vars(plain), **parts)
+
+
+@dataclass
+class _Plain:
+    layout: str = "blip"
+    decoder_layers: int = 0
+    embed: int = 256
+
+
+# BLIP: a picture's states are read by text through cross-attention, in every block.
+#
+# Li et al., 2022: an image tower; a text encoder that reads alone (contrast) or with the picture
+# (matching, questions); a decoder that writes over the picture (captions) or over a question that
+# has read it (answers). The head says which of them there are. `blip` has a ViT for pictures and is
+# published; `blip_resnet` has a CNN and is Bedstone's own.
+#
+# Shapes: P pictures, n = m * P texts (row i belongs to picture i // m), T tokens, S states of a
+# picture, D width of text, E width of what is compared, V vocabulary.
+
+START = math.log(1 / 0.07)  # of the logarithm of the scale, as in CLIP
+
+
+class VLM(nn.Module):
+    """Pictures and texts: captions, answers, and whether both belong together.
+
+    Its parts are None where the configuration's head has no use for them.
+    """
+
+    causal = False  # it writes over a picture, not from text alone
+
+    def __init__(self, config: VLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        text, wide = config.text, config.text.memory_width
+        # `states(pixels)` is all that is asked of it: (P, S, memory width)
+        self.image = map_tower.make_tower(config.image, wide)
+        self.encoder = FusedText(text) if config.reads else None
+        self.decoder = FusedText(config.decoder) if config.writes else None
+        self.head = word_head(text) if config.writes else None
+        matches = config.matches
+        self.image_projection = nn.Linear(wide, config.embed) if matches else None
+        self.text_projection = nn.Linear(text.width, config.embed) if matches else None
+        self.matching = nn.Linear(text.width, 2) if matches else None
+        self.logit_scale = nn.Parameter(torch.tensor(START)) if matches else None
+        self.tie()
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """Parameters that are another's: {copy: original}."""
+        tied = self.config.writes and self.config.text.tied
+        return {"head.out.weight": "decoder.embed.weight"} if tied else {}
+
+    def tie(self) -> None:
+        """Makes the parameters that `ties` names one."""
+        if self.ties and self.head is not None and self.decoder is not None:
+            self.head.out.weight = self.decoder.embed.weight
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by in contrast, ()."""
+        return self._part("logit_scale").exp()
+
+    def memory(self, pixels: Tensor) -> Tensor:
+        """States of pictures (P, 3, H, W), (P, S, memory width); the first is the whole's."""
+        return self.image.states(pixels)
+
+    def read(self, ids: Tensor, keep: Tensor | None, memory: Tensor | None = None) -> Tensor:
+        """The encoder's states of texts (n, T): fused with a memory, or of text alone, (n, T, D).
+
+        Args:
+            keep: (n, T) bool, True where a token is real; None says all are.
+            memory: (P, S, memory width).
+        """
+        return self._part("encoder").states(ids, keep=keep, memory=memory, causal=False)
+
+    def image_vectors(self, memory: Tensor) -> Tensor:
+        """(P, E), not normalised."""
+        return self._part("image_projection")(memory[:, 0])
+
+    def text_vectors(self, ids: Tensor, keep: Tensor | None) -> Tensor:
+        """(n, E), not normalised, of texts read alone."""
+        return self._part("text_projection")(self.read(ids, keep)[:, 0])
+
+    def match_logits(self, ids: Tensor, keep: Tensor | None, memory: Tensor) -> Tensor:
+        """Whether texts belong to their pictures, (n, 2): no, yes."""
+        return self._part("matching")(self.read(ids, keep, memory)[:, 0])
+
+    def caption_states(self, ids: Tensor, keep: Tensor | None, memory: Tensor) -> Tensor:
+        """The decoder's states over pictures, (n, T, D); `head` makes words of them.
+
+        `keep` is not read: padding stands on the right, where nobody sees it.
+        """
+        return self._part("decoder").states(ids, memory=memory, causal=True)
+
+    def answer_states(
+        self,
+        ids: Tensor,
+        keep: Tensor | None,
+        question_states: Tensor,
+        question_keep: Tensor | None = None,
+    ) -> Tensor:
+        """The decoder's states of answers (n, U) over questions that have read, (n, U, D).
+
+        Args:
+            keep: not read, as for `caption_states`.
+            question_states: (q, T, D) of `read`; q divides n: an answer each, or several.
+            question_keep: (q, T) bool, which of a question's tokens are real.
+        """
+        return self._part("decoder").states(
+            ids, memory=question_states, memory_keep=question_keep, causal=True
+        )
+
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> "Writer":
+        """The decoder over a memory, as generation takes it; rows that share one are neighbours.
+
+        Args:
+            memory: of pictures, for captions; the states of questions, for answers.
+            memory_keep: (P, S) bool, which of its states are real; None says all are.
+        """
+        return Writer(self._part("decoder"), self._part("head"), memory, memory_keep)
+
+    def forward(
+        self,
+        pixels: Tensor,
+        ids: Tensor,
+        keep: Tensor | None = None,
+        answers: Tensor | None = None,
+    ) -> Tensor:
+        """What the published class of its head gives.
+
+        Args:
+            pixels: (P, 3, H, W).
+            ids: (n, T): captions, or questions where `answers` are given.
+            keep: (n, T) bool.
+            answers: (n, U), as the decoder reads them.
+
+        Returns:
+            logits of the next words of captions (n, T, V) or of answers (n, U, V); of a network
+            for matching, those of whether they belong together, (n, 2).
+        """
+        memory = self.memory(pixels)
+        if not self.config.writes:
+            return self.match_logits(ids, keep, memory)
+        head = self._part("head")
+        if answers is None and self.config.head.kind != "answers":
+            return head(self.caption_states(ids, keep, memory))
+        if answers is None:
+            raise BedstoneError("answers: were not given; a network for answers needs them.")
+        return head(self.answer_states(answers, None, self.read(ids, keep, memory), keep))
+
+    def _part(self, name: str) -> Any:
+        part = getattr(self, name)
+        if part is None:
+            raise BedstoneError(
+                f"the network: was made for {self.config.head.kind} and has no {name}; take one "
+                "whose model.head.kind has it (joint has all)."
+            )
+        return part
+
+
+class Writer:
+    """A decoder over one memory, with all that `generation.autoregress` asks of a network."""
+
+    def __init__(
+        self, decoder: FusedText, head: Any, memory: Tensor, memory_keep: Tensor | None
+    ) -> None:
+        self.config = decoder.config
+        self.head = head
+        self.memory, self.memory_keep = memory, memory_keep
+        self._decoder = decoder
+
+    def states(
+        self,
+        ids: Tensor,
+        *,
+        cache: Cache | None = None,
+        mask: Mask | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """(n, T, D) of tokens (n, T) that see what is before them and the memory."""
+        return self._decoder.states(
+            ids,
+            # once the cache knows it, rows may leave and memories with them
+            memory=None if cache is not None and cache.length else self.memory,
+            memory_keep=self.memory_keep,
+            causal=True,
+            cache=cache,
+            positions=positions,
+            mask=mask,
+        )
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """An empty key/value cache."""
+        return self._decoder.new_cache(batch, capacity)
+
+
+def make(config: VLMConfig) -> VLM:
+    """A VLM whose weights are still to be filled."""
+    return VLM(config)
+
+
+def build_blip(config: VLMConfig, *, seed: int | None = None) -> VLM:
+    """A VLM with fresh weights, drawn from `seed` if one is given: BERT's for text, CLIP's for
+    pictures."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    network = make(config)
+    map_tower.start_tower(network.image)
+    for part in (network.encoder, network.decoder, network.head, network.matching):
+        if part is not None:
+            bert.initialise(part)
+    for projection in (network.image_projection, network.text_projection):
+        if projection is not None:
+            nn.init.normal_(projection.weight, std=projection.in_features**-0.5)
+            nn.init.zeros_(projection.bias)
+    return network

@@ -1,0 +1,381 @@
+"""Name tables between Bedstone's networks and the published layouts.
+
+A layout says how a published `config.json` reads and writes, and which of its tensors are
+which of ours. The tables hold for both directions, so what is read is what is written.
+"""
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.models.heads import HeadConfig
+from bedstone.nn.lora import adapters
+
+
+@dataclass(frozen=True)
+class Name:
+    """One published tensor and what it is made of here.
+
+    Attributes:
+        theirs: its published name.
+        ours: our parameters; several are stacked along the output dimension.
+        transposed: whether it is stored as (inputs, outputs).
+        leading: dimensions of size 1 that it has before ours.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+    leading: int = 0
+
+    def write(self, state: dict[str, Tensor]) -> Tensor:
+        """The published tensor."""
+        parts = [state[name] for name in self.ours]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        whole = whole.view((1,) * self.leading + whole.shape)
+        return whole.t().contiguous() if self.transposed else whole
+
+    def read(self, whole: Tensor) -> dict[str, Tensor]:
+        """Our parameters, from the published tensor."""
+        whole = whole.t() if self.transposed and whole.dim() == 2 else whole
+        if self.leading:
+            bare = whole.shape[: self.leading] == (1,) * self.leading
+            whole = whole.reshape(whole.shape[self.leading :]) if bare else whole
+        if len(self.ours) == 1:
+            return {self.ours[0]: whole.contiguous()}
+        parts = whole.chunk(len(self.ours))
+        return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
+
+
+def write_ends(config: dict[str, Any], tokenizer: Any) -> None:
+    """Sets the tokens that begin, end and pad a text in a published configuration."""
+    for key in ("bos", "eos", "pad"):
+        config[f"{key}_token_id"] = getattr(tokenizer, f"{key}_id")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A published layout: its configuration, its network, its names.
+
+    Attributes:
+        model_type: as in the published `config.json`.
+        architecture: our configuration to the published class that opens it; None where there
+            is none.
+        read_config: published configuration to ours.
+        write_config: ours to the published one.
+        build: an empty network of that configuration.
+        names: its tensors.
+        prefix: what published names start with; checkpoints of the bare body lack it.
+        ignored: endings of published tensors that hold no weights (masks, caches).
+        renamed: endings that older files have, and what they are called now.
+        fit: what the names of the stored tensors change in the configuration.
+        modules: its tensors by the names that the published network has for them in memory, which
+            adapters use, where its files have others.
+        write_ends: sets the tokenizer's special ids in the published configuration.
+        usual: tensors of ours that published files may lack, and what they are then.
+        library: whose published folders it is of: transformers, or diffusers.
+    """
+
+    model_type: str
+    architecture: Callable[[Any], str | None]
+    read_config: Callable[[dict[str, Any]], Any]
+    write_config: Callable[[Any], dict[str, Any]]
+    build: Callable[[Any], nn.Module]
+    names: Callable[[Any], Iterable[Name]]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    fit: Callable[[Any, set[str]], Any] = lambda config, tensors: config
+    modules: Callable[[Any], Iterable[Name]] | None = None
+    write_ends: Callable[[dict[str, Any], Any], None] = write_ends
+    usual: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}
+    library: str = "transformers"
+
+    @property
+    def weights(self) -> str:
+        """The file of its weights."""
+        return WEIGHTS[self.library]
+
+    def module_names(self, config: Any) -> list[Name]:
+        """Its tensors as the modules of the published network are named."""
+        return list((self.modules or self.names)(config))
+
+
+# Where each published model_type is described; a family adds a line.
+FAMILIES = {
+    "gpt2": "bedstone.models.gpt.published",
+    "llama": "bedstone.models.gpt.published",
+    "mistral": "bedstone.models.gpt.published",
+    "qwen2": "bedstone.models.gpt.published",
+    "qwen3": "bedstone.models.gpt.published",
+    "bert": "bedstone.models.bert.published",
+    "roberta": "bedstone.models.bert.published",
+    "distilbert": "bedstone.models.bert.published",
+    "vit": "bedstone.models.vit.published",
+    "clip": "bedstone.models.clip.published",
+    "siglip": "bedstone.models.clip.published",
+    "clip_resnet": "bedstone.models.clip.published",
+    "blip": "bedstone.models.blip.published",
+    "blip_resnet": "bedstone.models.blip.published",
+    "sighted_gpt": "bedstone.models.flamingo.published",
+    "dit": "bedstone.models.dit.published",
+    "pixart": "bedstone.models.dit.published",
+    "bedstone_dit": "bedstone.models.dit.published",
+    "autoencoder_kl": "bedstone.models.autoencoder.published",
+    "fsq_autoencoder": "bedstone.models.autoencoder.published",
+}
+# Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
+CLASSES = {
+    "AutoencoderKL": "autoencoder_kl",
+    "DiTTransformer2DModel": "dit",
+    "PixArtTransformer2DModel": "pixart",
+    "BedstoneDiT": "bedstone_dit",
+}
+# Older folders have one class for several; their norms tell which it is.
+NORMS = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}
+WEIGHTS = {
+    "transformers": "model.safetensors",
+    "diffusers": "diffusion_pytorch_model.safetensors",
+}
+
+
+def model_type(published: Mapping[str, Any]) -> str:
+    """The layout's name in a published configuration."""
+    named = published.get("model_type")
+    if named is None and (class_name := published.get("_class_name")) is not None:
+        if class_name == "Transformer2DModel":
+            return NORMS.get(str(published.get("norm_type")), class_name)
+        return CLASSES.get(str(class_name), str(class_name))
+    return str(named)
+
+
+def layout(model_type: str) -> Layout:
+    """The layout of a published `model_type`.
+
+    Raises:
+        BedstoneError: Bedstone has no such layout.
+    """
+    if model_type not in FAMILIES:
+        raise BedstoneError(
+            f"config.json: model_type {model_type!r} is not one Bedstone opens"
+            f"{nearest(str(model_type), FAMILIES)}."
+        )
+    return importlib.import_module(FAMILIES[model_type]).LAYOUTS[model_type]
+
+
+def ties(network: nn.Module) -> dict[str, str]:
+    """Parameters that are another's, {copy: original}, as the network declares them."""
+    return dict(getattr(network, "ties", {}))
+
+
+def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
+    """The network's weights under their published names; tied ones are written once.
+
+    Raises:
+        BedstoneError: it has adapters, which have no names there.
+    """
+    if named := adapters(network):
+        raise BedstoneError(
+            f"the network has adapters ({', '.join(named)}), which a model's files have no place "
+            "for. Save them with save_adapter, or fold one into the weights first (nn.lora.fold)."
+        )
+    state = dict(network.state_dict())
+    copies = ties(network)
+    names = [name for name in layout.names(network.config) if not set(name.ours) & set(copies)]
+    covered = {ours for name in names for ours in name.ours} | set(copies)
+    if missing := sorted(set(state) - covered):
+        raise ValueError(f"layout {layout.model_type} has no name for {', '.join(missing)}")
+    return {name.theirs: name.write(state) for name in names}
+
+
+def load_published(
+    layout: Layout,
+    network: Any,
+    tensors: dict[str, Tensor],
+    *,
+    where: str,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Fills the network, which may be on the meta device, from published tensors.
+
+    Args:
+        where: the folder or file, for error messages.
+        dtype: what to hold the weights in; None keeps what is stored.
+
+    Returns:
+        Published tensors that the layout has no use for.
+
+    Raises:
+        BedstoneError: tensors are missing or have the wrong shape; nothing was filled.
+    """
+    copies = ties(network)
+    tensors = {
+        _current(layout, name): tensor
+        for name, tensor in tensors.items()
+        if not name.endswith(layout.ignored or "\0")
+    }
+    state: dict[str, Tensor] = {}
+    missing, usual = [], layout.usual(network.config)
+    for name in layout.names(network.config):
+        if set(name.ours) & set(copies):
+            tensors.pop(name.theirs, None)  # a tied copy, stored all the same by some
+            continue
+        bare = name.theirs.removeprefix(layout.prefix)
+        whole = tensors.pop(name.theirs, None)
+        whole = tensors.pop(bare, None) if whole is None else whole
+        whole = usual.get(name.theirs) if whole is None else whole
+        if whole is None:
+            missing.append(name.theirs)
+        else:
+            state.update(name.read(whole))
+    if missing:
+        raise BedstoneError(
+            f"{where}: {len(missing)} tensors that its config.json asks for are missing, "
+            f"{missing[0]!r} first. The weights belong to another configuration, or the "
+            "download is not whole: fetch the folder again."
+        )
+    _check_shapes(network, state, where)
+    if dtype is not None:
+        state = {
+            n: each.to(dtype) if each.is_floating_point() else each for n, each in state.items()
+        }
+    network.load_state_dict(
+        {**state, **{copy: state[own] for copy, own in copies.items()}}, assign=True
+    )
+    if copies:
+        network.tie()
+    return sorted(tensors)
+
+
+def _current(layout: Layout, name: str) -> str:
+    for old, new in layout.renamed.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    for name, parameter in network.state_dict().items():
+        found = state.get(name)
+        if found is None or found.shape == parameter.shape:
+            continue
+        hint = ""
+        if name in ("embed.weight", "head.weight") and found.shape[1:] == parameter.shape[1:]:
+            hint = (
+                f" The vocabulary doesn't match the weights: config.json says vocab_size "
+                f"{parameter.shape[0]}, the weights hold {found.shape[0]} tokens."
+            )
+        raise BedstoneError(
+            f"{where}: {name} has shape {tuple(found.shape)}; its config.json asks for "
+            f"{tuple(parameter.shape)}.{hint} Take weights and config.json from the same model."
+        )
+
+
+# How heads are published: the class in `architectures`, labels, the kind of problem.
+
+_SUFFIXES = {
+    "ForPreTraining": "pretraining",
+    "ForSequenceClassification": "sequence",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "spans",
+}
+_LANGUAGE = ("ForMaskedLM", "ForCausalLM", "LMHeadModel")
+_PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+
+
+def architecture(stem: str, language: str, head: HeadConfig) -> str:
+    """The published class: `stem` is as in BertModel, `language` the ending for its words."""
+    endings = {kind: ending for ending, kind in _SUFFIXES.items()}
+    return stem + {**endings, "language": language}.get(head.kind, "Model")
+
+
+def read_head(config: dict[str, Any], *, bare: str) -> HeadConfig:
+    """The head that a published configuration says its weights have.
+
+    Args:
+        bare: the kind of head where the class is the body alone, or none is named.
+
+    Raises:
+        BedstoneError: a class that Bedstone has no head for, or labels that don't fit.
+    """
+    name = (config.get("architectures") or ["Model"])[0]
+    if name.endswith(_LANGUAGE):
+        return HeadConfig("language")
+    kind = next((kind for ending, kind in _SUFFIXES.items() if name.endswith(ending)), None)
+    if kind is None:
+        if not name.endswith("Model"):
+            known = ", ".join([*_LANGUAGE, *_SUFFIXES, "Model"])
+            raise BedstoneError(
+                f"config.json: architectures names {name!r}, a head that Bedstone doesn't have; "
+                f"classes that end in {known} open."
+            )
+        return HeadConfig(bare)
+    if kind not in ("sequence", "tokens"):
+        return HeadConfig(kind)
+    return HeadConfig(kind, _labels(config), _problem(config))
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    named = config.get("id2label")
+    if not named:
+        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels") or 2))
+    try:
+        by_id = {int(number): str(label) for number, label in named.items()}
+        return tuple(by_id[i] for i in range(len(by_id)))
+    except (KeyError, ValueError, AttributeError):
+        raise BedstoneError(
+            f"config.json: id2label = {named!r} isn't a mapping of 0, 1, 2, ... to labels."
+        ) from None
+
+
+def _problem(config: dict[str, Any]) -> str:
+    told = config.get("problem_type")
+    if told is None:
+        return "regression" if len(config.get("id2label") or "ab") == 1 else "single"
+    problems = {theirs: ours for ours, theirs in _PROBLEMS.items()}
+    if told not in problems:
+        raise BedstoneError(
+            f"config.json: problem_type = {told!r}; expected one of {', '.join(problems)}."
+        )
+    return problems[told]
+
+
+def write_head(head: HeadConfig) -> dict[str, Any]:
+    """Labels and problem, as the published configuration has them."""
+    if head.kind not in ("sequence", "tokens"):
+        return {}
+    labels = {
+        "id2label": {str(i): label for i, label in enumerate(head.labels)},
+        "label2id": {label: i for i, label in enumerate(head.labels)},
+    }
+    return labels | ({"problem_type": _PROBLEMS[head.problem]} if head.kind == "sequence" else {})
+
+
+# Reading values of a published `config.json`, each checked.
+
+
+def need(config: dict[str, Any], key: str) -> int:
+    """A size that every published configuration of the layout has."""
+    size = config.get(key)
+    if not isinstance(size, int) or isinstance(size, bool):
+        found = f"is {size!r}" if key in config else "is missing"
+        raise BedstoneError(f"config.json: {key!r} {found}; expected a whole number.")
+    return size
+
+
+def refuse(config: dict[str, Any], unsupported: dict[str, Any]) -> None:
+    """Raises BedstoneError if a key has a value that changes the network in ways we don't build."""
+    for key, plain in unsupported.items():
+        if config.get(key, plain) not in (plain, None):
+            raise BedstoneError(
+                f"config.json: {key} = {config[key]!r} is not supported; only {plain!r} is."
+            )

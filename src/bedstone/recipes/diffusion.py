@@ -1,0 +1,639 @@
+"""The recipe of learning to draw: pictures, sounds, videos or volumes out of noise."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel, SignalForm, text_part
+from bedstone.checkpoints.store import Checkpoint
+from bedstone.data.signals.batches import SignalBatches, SignalTexts, texts_of
+from bedstone.data.signals.open import open_signals, spectrogram_of
+from bedstone.data.signals.signals import KINDS, TASKS, Signals, SignalsConfig
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.train_tokenizer import TokenizerConfig, train_wordpiece
+from bedstone.diffusion.process import EDM, Discrete, Flow, Process
+from bedstone.diffusion.sample import SamplingConfig
+from bedstone.diffusion.samplers import METHODS
+from bedstone.diffusion.targets import Target, target
+from bedstone.diffusion.times import times
+from bedstone.errors import BedstoneError, nearest
+from bedstone.evaluate.generative import DrawingScorer
+from bedstone.models.bert import network as bert
+from bedstone.models.bert.network import BertConfig
+from bedstone.models.dit.network import Conditioned, DiTConfig, build
+from bedstone.models.heads import HeadConfig
+from bedstone.objectives.diffusion import Denoising
+from bedstone.runtime import Precision, pick_device, pick_precision
+from bedstone.settings import at_least, check_shares, from_mapping
+from bedstone.train.averaging import steady
+from bedstone.train.logs import ProgressBar
+from bedstone.train.optim import OptimConfig
+from bedstone.train.run import Course, Finished, RunRecipe, check_unchanged, train
+from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
+
+PROCESS_NAMES = ("discrete", "flow", "edm")
+TARGET_NAMES = ("epsilon", "v_prediction", "sample", "flow_prediction", "edm")
+WEIGHTS = ("uniform", "snr", "min_snr", "truncated")
+TIMES = ("uniform", "logit_normal", "log_normal")
+
+
+@dataclass
+class SignalAugment:
+    """How signals are changed when they are learnt from.
+
+    Attributes:
+        flip: share of pictures and videos that are mirrored, left for right; none whose text names
+            a side is.
+    """
+
+    flip: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_shares({"augment.flip": self.flip})
+
+
+@dataclass
+class TextConfig:
+    """What reads the words that a signal is made from.
+
+    Attributes:
+        encoder: a CLIP or BERT of ours, a folder or a hub id; empty trains a small one with the
+            network.
+        frozen: whether a named encoder keeps its weights.
+        layers, width, heads: of the small one.
+        context: tokens of a text at most; longer ones are cut.
+    """
+
+    encoder: str = ""
+    frozen: bool = True
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    context: int = 32
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "layers", "width", "heads", prefix="text.")
+        if self.width % self.heads:
+            raise BedstoneError(
+                f"text.heads: {self.heads} don't divide text.width, {self.width}; choose a divisor."
+            )
+        at_least(self, 4, "context", prefix="text.")
+
+
+@dataclass
+class CaptionTokenizer(TokenizerConfig):
+    """`TokenizerConfig` of the small vocabulary of captions: wordpiece alone is trained."""
+
+    kind: str = "wordpiece"
+    vocab_size: int = 2048
+
+
+@dataclass
+class DiffusionOptim(OptimConfig):
+    """`OptimConfig` without decay: a network that draws is averaged, not shrunk."""
+
+    lr: float = 2e-3
+    adamw_lr: float = 2e-3
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+
+
+@dataclass
+class DiffusionRecipe(RunRecipe):
+    """Learning to draw signals out of noise.
+
+    Attributes, besides those of every run:
+        task: what is drawn from what: class-to-image, text-to-image,
+            unconditional-image-generation, and the same with audio, video and volume.
+        budget: how long to train: `10m`, `2000 steps`.
+        init: a model to go on from, instead of fresh weights.
+        model: the network's shape, in the fields of `models.dit_config.DiTConfig`; what the data
+            decides (size, channels, classes) is left out.
+        process: how noise is added: `kind` (discrete, flow, edm) and the fields of that kind in
+            `nn.noising`.
+        target: what the network says: epsilon, v_prediction, sample, flow_prediction, edm; empty is
+            the process's own.
+        weight: what a time counts for: uniform, snr, min_snr, truncated.
+        times: how they are drawn: uniform, logit_normal, log_normal.
+        drop: share of rows that are learnt without their condition, for guidance.
+        average: decay of the weights' moving average, which is what is evaluated and kept; 0 has
+            none.
+        text: what reads the words, of text-to tasks.
+        tokenizer: how words become tokens; trained on the captions where none is named.
+        autoencoder: a model whose latents are drawn, instead of pixels; empty draws pixels.
+        data: what to learn from.
+        augment: how signals are changed.
+        batch_size: signals in a micro-batch.
+        sampling: how signals are drawn.
+        evaluate_rows: held-out rows that an evaluation in training reads at most.
+        samples: how many are drawn and shown when the network is evaluated.
+    """
+
+    task: str = "class-to-image"
+    out: str = "runs/diffusion"
+    budget: str = "2000 steps"
+    init: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=lambda: {"kind": "flow"})
+    target: str = ""
+    weight: str = "uniform"
+    times: str = "uniform"
+    drop: float = 0.1
+    average: float = 0.999
+    text: TextConfig = field(default_factory=TextConfig)
+    tokenizer: CaptionTokenizer = field(default_factory=CaptionTokenizer)
+    autoencoder: str = ""
+    data: SignalsConfig = field(default_factory=SignalsConfig)
+    augment: SignalAugment = field(default_factory=SignalAugment)
+    batch_size: int = 128
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluate_rows: int = 1000
+    samples: int = 64
+    optim: DiffusionOptim = field(default_factory=DiffusionOptim)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task not in TASKS:
+            raise BedstoneError(f"task: {self.task!r} is unknown{nearest(self.task, TASKS)}.")
+        kind = self.process.get("kind", "flow")
+        for name, value, known in (
+            ("process.kind", kind, PROCESS_NAMES),
+            ("target", self.target or TARGET_NAMES[0], TARGET_NAMES),
+            ("weight", self.weight, WEIGHTS),
+            ("times", self.times, TIMES),
+        ):
+            if value not in known:
+                raise BedstoneError(f"{name}: {value!r} is unknown{nearest(str(value), known)}.")
+        check_shares({"drop": self.drop, "average": self.average})
+        at_least(self, 1, "batch_size", "evaluate_rows")
+        at_least(self, 0, "samples")
+        sides = KINDS[self.kind]
+        if self.data.size and len(self.data.size) != sides:
+            raise BedstoneError(
+                f"data.size: {list(self.data.size)} was given; {self.task} has signals of {sides} "
+                f"side{'s' if sides > 1 else ''}, so expected as many numbers."
+            )
+        if self.augment.flip and self.kind not in ("image", "video"):
+            raise BedstoneError(
+                f"augment.flip: mirrors pictures and videos; {self.task} makes none. Leave it out."
+            )
+        if self.condition == "none" and self.sampling.guidance > 1:
+            self.sampling.guidance = 1.0  # there is nothing to be guided to
+
+    @property
+    def condition(self) -> str:
+        """What a signal is made from: none, class or text."""
+        return TASKS[self.task][0]
+
+    @property
+    def kind(self) -> str:
+        """What is made: image, audio, video or volume."""
+        return TASKS[self.task][1]
+
+
+# Signals of a run that draws: opened, turned into latents where that is asked for, in batches.
+
+TOGETHER = 64  # pictures that become latents at a time
+
+
+def opened(recipe: DiffusionRecipe, quiet: bool) -> tuple[Signals, Signals]:
+    """Signals to learn from and signals held out.
+
+    Raises:
+        BedstoneError: as `data.signal_sources.open_signals`.
+    """
+    with ProgressBar(f"reading {recipe.data.source}", quiet=quiet) as bar:
+        return open_signals(recipe, bar.update)
+
+
+def drawing_tokenizer(
+    recipe: DiffusionRecipe, learnt: Signals, reader: Model | None, run: Path
+) -> Tokenizer | None:
+    """The run's own if it has one; else the reader's, the one named, or a new one.
+
+    Args:
+        reader: what reads the words, or the model that the run goes on from.
+
+    Raises:
+        BedstoneError: it can't be read, its kind can't be trained here, or there are no words.
+    """
+    if recipe.condition != "text":
+        return None
+    own = run / "tokenizer"
+    if (own / "tokenizer.json").is_file():
+        return Tokenizer.load(own)
+    if reader is not None:
+        if reader.tokenizer is None:
+            raise BedstoneError(
+                f"text.encoder: {reader.path} has no tokenizer, so that its words can't be read. "
+                "Put the one that it was trained with into its folder."
+            )
+        tokenizer = reader.tokenizer
+    elif recipe.tokenizer.path:
+        tokenizer = Tokenizer.load(recipe.tokenizer.path)
+    else:
+        if recipe.tokenizer.kind != "wordpiece":
+            raise BedstoneError(
+                f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a small reader of captions "
+                "learns wordpiece. Leave it out, or name a tokenizer (tokenizer.path)."
+            )
+        lower = recipe.tokenizer.lowercase
+        tokenizer = train_wordpiece(learnt.texts(), recipe.tokenizer.vocab_size, lowercase=lower)
+    own.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(own)
+    return tokenizer
+
+
+def batches_of(
+    recipe: DiffusionRecipe, learnt: Signals, texts: SignalTexts | None
+) -> SignalBatches:
+    """The endless stream that a run learns from."""
+    return SignalBatches(
+        learnt,
+        recipe.batch_size,
+        texts=texts,
+        drop=recipe.drop if recipe.condition != "none" else 0.0,
+        flip=recipe.augment.flip,
+        seed=recipe.seed,
+        workers=recipe.data.workers,
+    )
+
+
+def latents_of(signals: Signals, autoencoder: Model, precision: Precision, quiet: bool) -> Signals:
+    """The same rows as an autoencoder's latents, (Z, h, w) each."""
+    network: Any = autoencoder.network.to(precision.device).eval()
+    parts = []
+    with ProgressBar("making latents", quiet=quiet) as bar, torch.no_grad():
+        for first in range(0, len(signals), TOGETHER):
+            rows = np.arange(first, min(first + TOGETHER, len(signals)))
+            with precision.autocast():
+                found = network.latents(signals.read(rows).to(precision.device))
+            parts.append(found.float().cpu().numpy())
+            bar.update((first + len(rows)) / len(signals))
+    return Signals(
+        np.concatenate(parts),
+        kind=signals.kind,
+        name=signals.name,
+        classes=signals.classes,
+        names=signals.names,
+        captions=signals.captions,
+        places=signals.places,
+        faults=signals.faults,
+    )
+
+
+# What a recipe that draws names beside its network: who reads its words, and whose latents.
+
+
+def named_reader(recipe: DiffusionRecipe) -> Model | None:
+    """The model that a recipe names to read words; None where it names none.
+
+    Raises:
+        BedstoneError: it can't be opened, or reads no words.
+    """
+    if recipe.condition != "text" or not recipe.text.encoder:
+        return None
+    model = open_model(recipe.text.encoder, dtype=torch.float32)
+    text_part(model.network)
+    return model
+
+
+def named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
+    """The autoencoder that a recipe names; None where it names none.
+
+    Raises:
+        BedstoneError: it can't be opened, or doesn't fit the recipe's signals.
+    """
+    if not recipe.autoencoder:
+        return None
+    model = open_model(recipe.autoencoder, dtype=torch.float32)
+    if model.config.layout != "autoencoder_kl":
+        raise BedstoneError(
+            f"autoencoder: {recipe.autoencoder} is a {model.config.layout}; expected an "
+            "autoencoder_kl, such as recipes/autoencoder-scenes.yaml makes."
+        )
+    if recipe.kind != "image":
+        raise BedstoneError(
+            f"autoencoder: {recipe.autoencoder} reads pictures; {recipe.task} makes none. Leave it "
+            "out."
+        )
+    if model.config.channels != recipe.data.channels:
+        raise BedstoneError(
+            f"autoencoder: {recipe.autoencoder} reads pictures of {model.config.channels} "
+            f"channels; {recipe.task} has data.channels = {recipe.data.channels}. Use another "
+            "autoencoder, or none."
+        )
+    check_flip(recipe)
+    return model
+
+
+def check_flip(recipe: DiffusionRecipe) -> None:
+    """Raises BedstoneError where latents would have to be mirrored."""
+    if recipe.augment.flip:
+        raise BedstoneError(
+            "augment.flip: latents are made once, before training, and can't be mirrored. Leave "
+            "it out, or the autoencoder."
+        )
+
+
+def text_config(reader: Model) -> Any:
+    """The configuration of what reads words in a model."""
+    return text_part(reader.network).config
+
+
+def fresh_reader(recipe: DiffusionRecipe, tokenizer: Tokenizer) -> Model:
+    """A small encoder that learns with the network."""
+    shape = recipe.text
+    config = BertConfig(
+        layout="distilbert",
+        vocab_size=tokenizer.vocab_size,
+        width=shape.width,
+        layers=shape.layers,
+        heads=shape.heads,
+        context=shape.context,
+        dropout=0.0,
+        attention_dropout=0.0,
+        head=HeadConfig("states"),
+    )
+    return Model(bert.build(config))
+
+
+# The network that a run which draws begins with: fresh, or gone on from.
+
+PROCESSES: dict[str, type[Any]] = {"discrete": Discrete, "flow": Flow, "edm": EDM}
+# Targets where none is said.
+USUAL_TARGETS = {"discrete": "v_prediction", "flow": "flow_prediction", "edm": "edm"}
+DECIDED = ("size", "channels", "out_channels", "classes", "memory_width")
+
+
+def process_of(recipe: DiffusionRecipe) -> tuple[Process, Target]:
+    """How noise is added, and what is predicted.
+
+    Raises:
+        BedstoneError: a field that the process doesn't have, or a number that it can't.
+    """
+    values = dict(recipe.process)
+    kind = values.pop("kind", "flow")
+    made = from_mapping(PROCESSES[kind], values, "recipe", "process.")
+    return made, target(recipe.target or USUAL_TARGETS[kind])
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """The models that a run begins with.
+
+    Attributes:
+        model: that it goes on from; None where it begins afresh.
+        reader: another's network that reads words.
+        autoencoder: whose latents are drawn.
+    """
+
+    model: DrawingModel | None = None
+    reader: Model | None = None
+    autoencoder: Model | None = None
+
+
+def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
+    """Opens what a run begins with: its checkpoint, `init`, or the parts that the recipe names.
+
+    Raises:
+        BedstoneError: it can't be opened, or isn't what the recipe says.
+    """
+    if checkpoint is None and not recipe.init:
+        _check_guided(recipe)
+        return Begun(None, named_reader(recipe), named_autoencoder(recipe))
+    path = checkpoint.path if checkpoint is not None else recipe.init
+    model = open_model(path, dtype=torch.float32)
+    if not isinstance(model, DrawingModel):
+        raise BedstoneError(
+            f"init: {path} is a {model.config.layout}, which draws nothing. Name a run that draws, "
+            "or a published DiT pipeline."
+        )
+    said = process_of(recipe)
+    if checkpoint is None:
+        _check_init(recipe, model)
+    _check_process(model, *said, "the run" if checkpoint is not None else f"init = {path}")
+    # As the recipe says them, to the last bit; a file rounds, or says the steps of a schedule.
+    model.process, model.target = said
+    model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
+    return Begun(model, model.reader, model.autoencoder)
+
+
+def drawing_model(
+    recipe: DiffusionRecipe, learnt: Signals, tokenizer: Tokenizer | None, begun: Begun
+) -> DrawingModel:
+    """The model that a run begins with, or a new one; in fp32.
+
+    Args:
+        learnt: the signals as they are, before an autoencoder.
+
+    Raises:
+        BedstoneError: a shape that can't be, or a model that draws something else.
+    """
+    sound = _sound(recipe)
+    if begun.model is not None:
+        _check_fits(recipe, begun.model, learnt, sound)
+        return begun.model
+    process, wanted = process_of(recipe)
+    reader = begun.reader
+    signal = SignalForm(
+        kind=recipe.kind,
+        shape=learnt.shape,
+        condition=recipe.condition,
+        names=learnt.names if recipe.condition == "class" else (),
+        context=recipe.text.context if recipe.condition == "text" else 0,
+        sound=sound,
+        frozen=reader is not None and recipe.text.frozen,
+    )
+    torch.manual_seed(recipe.seed)
+    if recipe.condition == "text" and reader is None:
+        assert tokenizer is not None
+        reader = fresh_reader(recipe, tokenizer)
+    if reader is not None:
+        signal.context = min(signal.context, text_config(reader).context)
+    config = _config(recipe, signal, reader, begun.autoencoder)
+    text = None if reader is None else text_part(reader.network)
+    network = Conditioned(build(config), text, frozen=signal.frozen)
+    return DrawingModel(
+        network,
+        tokenizer,
+        process=process,
+        target=wanted,
+        signal=signal,
+        sampling=recipe.sampling,
+        reader=reader,
+        autoencoder=begun.autoencoder,
+    )
+
+
+def check_sampling(process: Process, sampling: SamplingConfig) -> None:
+    """Raises BedstoneError where signals can't be drawn so, by drawing nothing once."""
+    try:
+        if (method := METHODS.get(sampling.method)) is None:
+            name = sampling.method
+            raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
+        when = times(process, sampling.steps, sampling.spacing)
+        generator = [torch.Generator().manual_seed(0)]
+        method(lambda x, t: (x, x), torch.zeros(1, 1, 1), when, process, generator=generator)
+    except BedstoneError as error:
+        raise BedstoneError(f"sampling.{error}") from None
+
+
+def _check_guided(recipe: DiffusionRecipe) -> None:
+    """Raises BedstoneError where guidance would lead away from what is never learnt."""
+    guidance = recipe.sampling.guidance
+    if recipe.condition != "none" and not recipe.drop and guidance != 1:
+        raise BedstoneError(
+            f"drop: 0 was given, so that nothing is learnt without a condition, which guidance "
+            f"({guidance:g}) leads away from. Take 0.1, or sampling.guidance: 1."
+        )
+
+
+def _check_init(recipe: DiffusionRecipe, model: DrawingModel) -> None:
+    """Raises BedstoneError where a recipe says something else than the model it begins with."""
+    given = {
+        "model": recipe.model,
+        "text.encoder": recipe.text.encoder,
+        "autoencoder": recipe.autoencoder,
+        "tokenizer.path": recipe.tokenizer.path,
+    }
+    for name in (name for name, value in given.items() if value):
+        raise BedstoneError(f"{name}: init = {recipe.init} has its own; leave {name} out, or init.")
+    if model.autoencoder is not None:
+        check_flip(recipe)
+
+
+def _check_process(model: DrawingModel, process: Process, aim: Target, name: str) -> None:
+    """Raises BedstoneError where a recipe says other noise than the model has learnt of."""
+    if not _alike(process, model.process) or aim.name != model.target.name:
+        raise BedstoneError(
+            f"process: {name} learnt {model.target.name} of {model.process}; the recipe says "
+            f"{aim.name} of {process}. Say process and target as the model has them."
+        )
+
+
+def _alike(one: Process, other: Process) -> bool:
+    """Whether noise is added alike, and a network told of it alike."""
+    t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    pairs = ((one.log_snr(t), other.log_snr(t)), (one.told(t), other.told(t)))
+    return type(one) is type(other) and all(torch.allclose(*pair, atol=1e-3) for pair in pairs)
+
+
+def _sound(recipe: DiffusionRecipe) -> dict[str, Any]:
+    """How sounds became signals, so that signals become sounds; nothing of other kinds."""
+    if recipe.kind != "audio":
+        return {}
+    form = dataclasses.asdict(spectrogram_of(recipe.data))
+    return {name: value for name, value in form.items() if name != "frames"}
+
+
+def _config(
+    recipe: DiffusionRecipe, signal: SignalForm, reader: Model | None, autoencoder: Model | None
+) -> DiTConfig:
+    """The denoiser's shape: what the recipe says, and what the data decides."""
+    for name in DECIDED:
+        if name in recipe.model:
+            raise BedstoneError(
+                f"model.{name}: is decided by the data (data.size, data.channels, the classes, "
+                "the text encoder). Leave it out."
+            )
+    channels, *size = signal.shape
+    if autoencoder is not None:
+        coder = autoencoder.config
+        channels = coder.latent_channels
+        if any(side % coder.shrink for side in size):
+            raise BedstoneError(
+                f"data.size: {size} was given; the autoencoder makes a place of each "
+                f"{coder.shrink} pixels, so expected multiples of that."
+            )
+        size = [side // coder.shrink for side in size]
+    values: dict[str, Any] = {"size": tuple(size), "channels": channels, **recipe.model}
+    if recipe.condition == "class":
+        values["classes"] = len(signal.names)
+    if reader is not None:
+        values["memory_width"] = text_config(reader).width
+    return from_mapping(DiTConfig, values, "recipe", "model.")
+
+
+def _check_fits(
+    recipe: DiffusionRecipe, model: DrawingModel, learnt: Signals, sound: dict[str, Any]
+) -> None:
+    signal = model.signal
+    names = learnt.names if recipe.condition == "class" else ()
+    pairs = {
+        "task": ((signal.kind, signal.condition), (recipe.kind, recipe.condition)),
+        "data.size": (tuple(signal.shape), learnt.shape),
+        "data.classes": (tuple(signal.names), tuple(names)),
+        "data.sound": (signal.sound, sound),
+    }
+    for name, (has, wanted) in pairs.items():
+        if has != wanted:
+            raise BedstoneError(
+                f"{name}: the model {model.path} has {has}, the recipe {wanted}. Choose data and "
+                "task as the model has them, or begin without init."
+            )
+
+
+# Learning to draw: pictures, sounds, videos and volumes out of noise.
+
+
+def run_diffusion(
+    recipe: DiffusionRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
+) -> Finished:
+    """A new run, or one that goes on from a checkpoint."""
+    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    parse_budget(recipe.budget), build_schedule(recipe.schedule)
+    process, aim = process_of(recipe)
+    objective = Denoising(process, aim, weight=recipe.weight, times=recipe.times)
+    check_sampling(process, recipe.sampling)
+    begun = begun_with(recipe, checkpoint)
+    learnt, held = opened(recipe, quiet)
+    record = {"source": recipe.data.source, **learnt.record()}
+    if checkpoint is not None:
+        check_unchanged(run, record)
+    tokenizer = drawing_tokenizer(recipe, learnt, begun.model or begun.reader, run)
+    model = drawing_model(recipe, learnt, tokenizer, begun)
+    model.network.to(precision.device)
+    if model.autoencoder is not None:
+        learnt = latents_of(learnt, model.autoencoder, precision, quiet)
+        held = latents_of(held, model.autoencoder, precision, quiet)
+    prompts = model.prompts if recipe.condition == "text" else None
+    texts = texts_of(learnt, prompts)
+    scorer = DrawingScorer(
+        model,
+        objective,
+        held,
+        texts_of(held, prompts),
+        precision,
+        rows=recipe.evaluate_rows,
+        samples=recipe.samples,
+        sheet=run / "samples.png",
+    )
+    count = sum(weight.numel() for weight in model.network.parameters())
+    config = model.config
+    cut = texts.cut if texts is not None else 0
+    told = f"{cut:,} texts are longer than the network reads, and are cut\n" if cut else ""
+    course = Course(
+        model=model,
+        batches=batches_of(recipe, learnt, texts),
+        objective=objective,
+        evaluate=scorer.figures,
+        data=record,
+        plan=(
+            f"{recipe.data.source}: {learnt.describe()}\n{told}held out: {held.describe()}\n"
+            f"{config.layout} for {recipe.task}: {count / 1e6:.2f}M parameters, {config.tokens} "
+            f"patches of {' x '.join(map(str, config.patches))}, {precision.name} on "
+            f"{precision.device}\n{recipe.batch_size * recipe.accumulate:,} signals a step, budget "
+            f"{recipe.budget}, into {recipe.out}"
+        ),
+        budget=recipe.budget,
+        average=steady(recipe.average) if recipe.average else None,
+    )
+    return train(recipe, run, course, precision, checkpoint, quiet=quiet)

@@ -1,0 +1,330 @@
+"""Pictures with what was said of them, as one page: captions, or questions with their answers.
+
+The page needs no other file: thumbnails stand inside it. It can be read without seeing it: a
+picture's first caption is its alternative text, and right and wrong are told in words, not by
+colour alone.
+"""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from bedstone.data.images.decode import decode
+from bedstone.errors import BedstoneError
+from bedstone.files import write_text
+
+SIDE = 360  # pixels of a thumbnail's longer side: twice what is shown, for dense screens
+FACTS = 6  # facts below a picture
+LONGEST_FACT = 120  # characters of a fact
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture, its name and score, and what is known of it.
+
+    Attributes:
+        picture: as `data.images.decode` takes it; None where it is gone.
+    """
+
+    picture: Any
+    name: str
+    score: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+IMAGE_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #222; --dim: #666; --paper: #fff; --tile: #f6f7f9; --line: #e4e6ea; --mark: #1a5fb4 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --dim: #a0a4ab; --paper: #16181c; --tile: #20232a; --line: #32363e;
+          --mark: #8ab8f5 } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere }
+p { color: var(--dim); margin: 0 0 1.4rem }
+.example img { max-height: 12rem; max-width: 100%; border-radius: 8px }
+ol { list-style: none; padding: 0; margin: 0; display: grid; gap: 1rem; align-items: start;
+     grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)) }
+li { background: var(--tile); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
+.shot { aspect-ratio: 1; display: grid; place-items: center; color: var(--dim); min-width: 0 }
+li img { width: 100%; height: 100%; object-fit: contain; min-height: 0 }
+.told { padding: .5rem .7rem .7rem; font-size: .82rem; line-height: 1.4; border-top: 1px solid
+        var(--line); overflow-wrap: anywhere }
+.score { float: right; color: var(--mark); font-weight: 600; font-variant-numeric: tabular-nums;
+         margin-left: .5rem }
+dl { margin: .3rem 0 0 } dt { color: var(--dim); float: left; margin-right: .5rem }
+dd { margin: 0 }
+</style>
+<h1>{{ title }}</h1>
+<p>{{ lead }}</p>
+{% if example %}<p class="example"><img src="{{ example }}" alt="the example"></p>{% endif %}
+<ol>
+{% for tile, source in tiles %}<li>
+<div class="shot">{% if source %}<img src="{{ source }}" alt="{{ tile.name }}" loading="lazy">
+{% else %}can't be shown{% endif %}</div>
+<div class="told"><span class="score">{{ tile.score }}</span>{{ tile.name }}
+{% if tile.facts %}<dl>{% for name, value in tile.facts.items() %}{% if loop.index <= most %}
+<dt>{{ name }}</dt><dd>{{ value | truncate(longest, True, "…") }}</dd>{% endif %}{% endfor %}</dl>
+{% endif %}</div></li>
+{% else %}<p>Nothing was found.</p>{% endfor %}
+</ol>
+</html>
+"""
+
+
+def write_pictures(
+    path: str | Path, title: str, lead: str, tiles: Sequence[Tile], *, example: Any = None
+) -> Path:
+    """Writes the page, whole or not at all; a picture that can't be read is told so on it.
+
+    Args:
+        example: the picture that was searched by.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(IMAGE_PAGE).render(
+        title=title,
+        lead=lead,
+        tiles=[(tile, thumbnail(tile.picture)) for tile in tiles],
+        example=thumbnail(example),
+        most=FACTS,
+        longest=LONGEST_FACT,
+    )
+    write_text(path, page)
+    return Path(path)
+
+
+def thumbnail(picture: Any, side: int = SIDE) -> str:
+    """A picture as a small JPEG in a data URI; empty where it can't be read."""
+    from PIL import Image
+
+    if picture is None:
+        return ""
+    try:
+        image = Image.fromarray(decode(picture, size=side))
+    except BedstoneError:
+        return ""
+    image.thumbnail((side, side))
+    held = io.BytesIO()
+    image.save(held, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode()
+
+
+LONGEST_TEXT = 600  # characters of one text
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was said of a picture.
+
+    Attributes:
+        said: a caption, or an answer.
+        asked: the question that it answers.
+        right: whether it is; None where nobody knows, and nothing is marked.
+        expected: what would have been right, told where it is wrong.
+        score: beside it, as it is to be shown.
+    """
+
+    said: str
+    asked: str = ""
+    right: bool | None = None
+    expected: str = ""
+    score: str = ""
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture and what was said of it.
+
+    Attributes:
+        picture: as `data.images.decode` takes it; None where it is gone.
+        name: of the picture: its file, its row.
+        lines: captions, the best first; or answers.
+    """
+
+    picture: Any
+    name: str
+    lines: Sequence[Line] = ()
+
+    @property
+    def alternative(self) -> str:
+        """What the picture shows, in words: its first caption, or its name."""
+        return next((line.said for line in self.lines if line.said and not line.asked), self.name)
+
+
+CAPTION_PAGE = """<!doctype html>
+<html lang="{{ language }}"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #222; --dim: #5b616a; --paper: #fff; --tile: #f6f7f9; --line: #dfe2e7;
+        --right: #14702e; --wrong: #a8271d }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --dim: #a6abb3; --paper: #16181c; --tile: #20232a; --line: #3a3f48;
+          --right: #7fd897; --wrong: #ff9d92 } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere }
+main > p { color: var(--dim); margin: 0 0 1.4rem }
+ul { list-style: none; padding: 0; margin: 0 }
+.pictures { display: grid; gap: 1rem; align-items: start;
+            grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
+figure { margin: 0; background: var(--tile); border: 1px solid var(--line); border-radius: 8px;
+         overflow: hidden }
+figure img { width: 100%; aspect-ratio: 4/3; object-fit: contain; display: block;
+             background: var(--paper) }
+.gone { aspect-ratio: 4/3; display: grid; place-items: center; color: var(--dim) }
+figcaption { padding: .6rem .8rem .8rem; border-top: 1px solid var(--line);
+             overflow-wrap: anywhere }
+.name { font-size: .78rem; color: var(--dim) }
+.said li { margin-top: .35rem } .asked { display: block; font-size: .86rem; color: var(--dim) }
+.score { float: right; margin-left: .6rem; font-size: .82rem; color: var(--dim);
+         font-variant-numeric: tabular-nums }
+.mark { font-weight: 600 } .right { color: var(--right) } .wrong { color: var(--wrong) }
+</style>
+<main>
+<h1>{{ title }}</h1>
+{% if lead %}<p>{{ lead }}</p>{% endif %}
+<ul class="pictures">
+{% for each, source in pictures %}<li><figure>
+{% if source %}<img src="{{ source }}" alt="{{ each.alternative | truncate(longest, True, "…") }}"
+ loading="lazy">{% else %}<div class="gone">can't be shown</div>{% endif %}
+<figcaption><div class="name">{{ each.name }}</div>
+<ul class="said">{% for line in each.lines %}<li>
+{%- if line.score %}<span class="score">{{ line.score }}</span>{% endif %}
+{%- if line.asked %}<span class="asked">{{ line.asked | truncate(longest, True, "…") }}</span>
+{%- endif %}
+{%- if line.right is true %}<span class="mark right">✓ right:</span>
+{% elif line.right is false %}<span class="mark wrong">✗ wrong:</span>
+{% endif %}{{ (line.said or "nothing") | truncate(longest, True, "…") }}
+{%- if line.right is false and line.expected %}
+<span class="asked">expected: {{ line.expected | truncate(longest, True, "…") }}</span>{% endif %}
+</li>{% endfor %}</ul></figcaption></figure></li>
+{% else %}<li>There are no pictures.</li>{% endfor %}
+</ul>
+</main>
+</html>
+"""
+
+
+def write_captions(
+    path: str | Path,
+    title: str,
+    lead: str,
+    pictures: Sequence[Captioned],
+    *,
+    language: str = "en",
+) -> Path:
+    """Writes the page, whole or not at all; a picture that can't be read is told so on it.
+
+    Args:
+        lead: what the page is, in a sentence.
+        language: of the captions, as HTML has it.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(CAPTION_PAGE).render(
+        title=title,
+        lead=lead,
+        pictures=[(each, thumbnail(each.picture)) for each in pictures],
+        language=language,
+        longest=LONGEST_TEXT,
+    )
+    write_text(path, page)
+    return Path(path)
+
+
+# A run as one page: figures, curve, samples, what to try next. Pictures stand inside it.
+
+
+@dataclass
+class Sample:
+    """One prompt and what was printed after it, by whom."""
+
+    prompt: str
+    outputs: dict[str, str]
+
+
+@dataclass
+class Section:
+    """One part of a report.
+
+    Attributes:
+        title: of the part.
+        words: what was done, a paragraph.
+        figures: measured numbers, as they are to be shown.
+        pictures: PNG files and their captions.
+        samples: prompts with outputs side by side.
+        commands: what to try next, each with a remark.
+    """
+
+    title: str
+    words: str = ""
+    figures: dict[str, str] = field(default_factory=dict)
+    pictures: dict[Path, str] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    commands: dict[str, str] = field(default_factory=dict)
+
+
+REPORT_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
+body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
+       padding: 0 1rem }
+h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { margin-top: 2.6rem }
+table { border-collapse: collapse; margin: 1rem 0 }
+td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid #eee; vertical-align: top }
+td + td { font-variant-numeric: tabular-nums }
+figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: #666; font-size: .9rem }
+pre { background: #f6f7f9; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
+      font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
+      margin: .3rem 0 }
+.sample { display: grid; gap: 1rem; margin: 1.2rem 0;
+          grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)) }
+.who { color: #666; font-size: .85rem } b { color: #1a5fb4; font-weight: 600 }
+</style>
+<h1>{{ title }}</h1>
+<p>{{ lead }}</p>
+{% for section in sections %}
+<h2>{{ section.title }}</h2>
+<p>{{ section.words }}</p>
+{% if section.figures %}<table>
+{% for name, value in section.figures.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}</table>{% endif %}
+{% for path, caption in section.pictures.items() %}
+<figure><img src="data:image/png;base64,{{ inline(path) }}" alt="{{ caption }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+{% for sample in section.samples %}<div class="sample">
+{% for who, text in sample.outputs.items() %}
+<div><div class="who">{{ who }}</div><pre><b>{{ sample.prompt }}</b>{{ text }}</pre></div>
+{% endfor %}</div>{% endfor %}
+{% if section.commands %}<p>Try next:</p>
+{% for command, remark in section.commands.items() %}
+<p class="who">{{ remark }}</p><pre>{{ command }}</pre>
+{% endfor %}{% endif %}
+{% endfor %}
+</html>
+"""
+
+
+def write_report(path: str | Path, title: str, lead: str, sections: Sequence[Section]) -> Path:
+    """Writes the page, whole or not at all; it needs no other file."""
+
+    def inline(picture: Path) -> str:
+        return base64.b64encode(picture.read_bytes()).decode()
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(REPORT_PAGE).render(
+        title=title, lead=lead, sections=sections, inline=inline
+    )
+    write_text(path, page)
+    return Path(path)

@@ -1,0 +1,426 @@
+"""Pictures seen once for all that is asked of them: what tasks of pictures and words share.
+
+Inputs that follow each other and have the same picture share its states: it is decoded once, goes
+through the tower once, and its keys and values are made once for all its texts.
+
+Shapes: P pictures, n = m P texts (row i of picture i // m), S states of a picture, D width.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.data.images.image_text import Words, gpt_words, padded, question_text, said_text
+from bedstone.data.records import check_text
+from bedstone.errors import BedstoneError
+from bedstone.generation.autoregress import generate
+from bedstone.generation.beam import beam_search
+from bedstone.tasks.image_text.writing import Writing
+from bedstone.tasks.images.engine import Asked, Faults, PictureEngine, PictureTask
+
+SIGHTED = "sighted_gpt"
+
+
+def writes(model: Model) -> bool:
+    """Whether a model describes pictures."""
+    return _is(model, "captions", "joint")
+
+
+def answers(model: Model) -> bool:
+    """Whether a model answers questions about pictures."""
+    return _is(model, "answers", "joint")
+
+
+def matches(model: Model) -> bool:
+    """Whether a model says which text belongs to which picture."""
+    return _is(model, "matching", "joint") and model.config.layout != SIGHTED
+
+
+def _is(model: Model, *kinds: str) -> bool:
+    layout = str(model.config.layout)
+    return layout == SIGHTED or (layout.startswith("blip") and model.config.head.kind in kinds)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Questions with all that their answers are written over.
+
+    Attributes:
+        sources: what a writer reads for each question, (n, ...).
+        keep: which of it is real; None says all is.
+        prompts: what each answer begins with.
+    """
+
+    network: Any
+    sources: Tensor
+    keep: Tensor | None
+    prompts: Sequence[Sequence[int]]
+
+    def part(self, rows: Sequence[int]) -> tuple[Any, list[Sequence[int]]]:
+        """A writer over some of the questions, and their prompts."""
+        known = () if self.keep is None else (self.keep[list(rows)],)
+        writer = self.network.writer(self.sources[list(rows)], *known)
+        return writer, [self.prompts[row] for row in rows]
+
+
+class Form(Protocol):
+    """What tasks ask of a family.
+
+    Attributes:
+        words: ids of texts, and what captions begin and end with.
+        room: tokens of a question, at most.
+        kept: those that stay where a question is longer and may be cut.
+    """
+
+    words: Words
+    room: int
+    kept: slice
+
+    def said(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of texts as they are written, without their end."""
+
+    def asked(self, ids: Sequence[int]) -> list[int]:
+        """A question's ids with what stands around them."""
+
+    def question(self, text: str) -> list[int]:
+        """The ids of a question, which may be cut."""
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        """What the answer to a question, as `asked` has it, begins with."""
+
+    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
+        """Questions (n of them) about pictures, (P, S, D)."""
+
+
+class BlipForm:
+    """[CLS] question [SEP], and [DEC] what is written [SEP]."""
+
+    def __init__(self, model: Model) -> None:
+        text = model.config.text
+        known = Words.of(tokenizer_of(model), text.context)
+        # the network knows its ends: published tokenizers lack the name of the first
+        self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
+        self.room = self.words.room
+        self.kept = slice(self.room)
+
+    def said(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self.words.plain(texts)
+
+    def question(self, text: str) -> list[int]:
+        ids: list[int] = self.words.plain([text])[0].tolist()
+        return ids
+
+    def asked(self, ids: Sequence[int]) -> list[int]:
+        return [*self.words.before, *ids, *self.words.after]
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        return self.words.begin
+
+    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
+        ids, keep = (each.to(memory.device) for each in padded(questions, self.words.pad))
+        states = network.read(ids, keep, memory)
+        return Reading(network, states, keep, [self.prompt(ids) for ids in questions])
+
+
+class GPTForm:
+    """`Question: ... Answer:` or `Caption:`, what is written, and the end token."""
+
+    def __init__(self, model: Model) -> None:
+        self.words = gpt_words(tokenizer_of(model), model.config.context)
+        self.room = self.words.context // 2
+        self.kept = slice(-self.room, None)  # as in training: it ends with `Answer:`
+
+    def said(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self.words.plain([said_text(text) for text in texts])
+
+    def question(self, text: str) -> list[int]:
+        ids: list[int] = self.words.plain([question_text(text)])[0].tolist()
+        return ids
+
+    def asked(self, ids: Sequence[int]) -> list[int]:
+        return list(ids)
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        return ids
+
+    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
+        each = len(questions) // len(memory)
+        owners = torch.arange(len(memory), device=memory.device).repeat_interleave(each)
+        return Reading(network, memory[owners], None, questions)
+
+
+def form_of(model: Model) -> Form:
+    """The form of a model's family."""
+    return GPTForm(model) if model.config.layout == SIGHTED else BlipForm(model)
+
+
+SHARE = 32  # inputs that share a picture's states at a time
+TOGETHER = 64  # texts written at a time
+KEPT = 16  # sets of candidates whose ids are kept
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text that was written: its new tokens and their probability, given the picture."""
+
+    ids: list[int]
+    probability: float
+
+
+class ToldEngine(PictureEngine):
+    """A network that reads pictures and texts, ready for inference, and how its texts are made.
+
+    Raises:
+        BedstoneError: the model has no processor, or no tokenizer of its kind.
+    """
+
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        super().__init__(model, precision)
+        self.tokenizer = tokenizer_of(model)
+        self.form = form_of(model)
+        self.words = self.form.words
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """States of pictures (P, H, W, 3) uint8, as they were resized, (P, S, D)."""
+        found: Tensor = self.network.memory(self.processor.normalise(pixels.to(self.device)))
+        return found
+
+    def write(
+        self, writer: Any, prompts: Sequence[Sequence[int]], how: Writing
+    ) -> list[list[Said]]:
+        """`how.each` texts after each prompt over a writer's memories, best first."""
+        ends = [self.words.end]
+        if how.search is not None:
+            found = beam_search(writer, prompts, how.search, eos=ends)
+            return [
+                [Said(list(one.ids), math.exp(one.log_probability)) for one in row] for row in found
+            ]
+        assert how.sampling is not None
+        prompts = [prompt for prompt in prompts for _ in range(how.each)]
+        own = [drawn.initial_seed() for drawn in how.sampling.generators(how.each)]
+        if how.sampling.seed is None:  # chance that no row shares
+            own = [drawn.initial_seed() for drawn in how.sampling.generators(len(prompts))]
+        seeds = own * (len(prompts) // len(own))
+        done = generate(writer, prompts, how.sampling, eos=ends, seeds=seeds)
+        said = [Said(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
+        return [said[at : at + how.each] for at in range(0, len(said), how.each)]
+
+    def text(self, ids: Iterable[int]) -> str:
+        """The words of ids, without what stands around them."""
+        return self.tokenizer.decode(ids).strip()
+
+
+class ToldTask(PictureTask):
+    """A task whose rows ask something of a picture; several may share one."""
+
+    pictures: ToldEngine
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        precision: str = "fp32",
+        engine: ToldEngine | None = None,
+        **options: Any,
+    ) -> None:
+        """`engine`: another task's, to be shared with it."""
+        self._engine = engine
+        super().__init__(model, precision=precision, **options)
+
+    def open(self, precision: str) -> None:
+        self.pictures = self._engine or ToldEngine(self.model, precision)
+        # candidates that were asked for lately: their ids, and which is the longest
+        self._known: dict[tuple[str, ...], tuple[list[list[int]], int]] = {}
+
+    def say(self, memory: Tensor, rows: Sequence[Sequence[Any]], options: Any) -> list[list[Any]]:
+        """What is said of pictures, (P, S, D), to each of the rows that ask about each."""
+        raise NotImplementedError
+
+    def finish(self, row: Any, output: Any, options: Any) -> Any:
+        return output
+
+    def cut(
+        self,
+        text: Any,
+        ids: Callable[[str], Any],
+        room: int,
+        what: str,
+        options: Any,
+        kept: slice | None = None,
+    ) -> Any:
+        """A text's ids, at most `room`: `truncation` cuts what is longer.
+
+        Args:
+            kept: of those that are too many, the ones that stay; None keeps the first.
+
+        Raises:
+            BedstoneError: it is none, is empty, or is longer and may not be cut.
+        """
+        check_text(text, what)
+        found = ids(text)
+        if len(found) <= room:
+            return found
+        told = (
+            f"{what}: has {len(text.split()):,} words, {len(found):,} tokens; the network reads "
+            f"{room:,} at most"
+        )
+        if not may_cut(options):
+            raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
+        self.tell(f"{told}; it was cut to that, as truncation asks.")
+        return found[slice(room) if kept is None else kept]
+
+    def candidate_ids(
+        self, candidates: tuple[str, ...], options: Any, begun: int = 0
+    ) -> list[list[int]]:
+        """Candidates as they are written, their end included, after `begun` tokens of a prompt.
+
+        Raises:
+            BedstoneError: one is longer than fits, and may not be cut.
+        """
+        words = self.pictures.words
+        if candidates not in self._known:
+            while len(self._known) >= KEPT:
+                del self._known[next(iter(self._known))]
+            said = self.pictures.form.said(candidates)
+            longest = max(range(len(said)), key=lambda number: len(said[number]))
+            self._known[candidates] = [[*ids.tolist(), words.end] for ids in said], longest
+        rows, longest = self._known[candidates]
+        size, room = len(rows[longest]) - 1, words.context - len(words.begin) - 1 - begun
+        if size <= room:
+            return rows
+        told = (
+            f"candidates[{longest}]: has {size:,} tokens, where the network has room for {room:,}"
+        )
+        if not may_cut(options):
+            raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
+        told += "; candidates that are too long were cut, as truncation asks."
+        self.tell(told, once=told)
+        return [[*ids[:-1][:room], words.end] for ids in rows]
+
+    def _run(
+        self,
+        rows: Iterable[Asked],
+        options: Any,
+        ahead: int | None,
+        faults: Faults | None = None,
+    ) -> Iterator[tuple[int, Any]]:
+        held: dict[int, list[tuple[int, Asked]]] = {}  # of pictures on their way, who asks
+
+        def pictures() -> Iterator[Any]:
+            groups = shared(enumerate(rows), 1 if ahead == 1 else SHARE)
+            for number, group in enumerate(groups):
+                held[number] = group
+                yield group[0][1].picture
+
+        def left_out(number: int, error: BedstoneError) -> None:
+            assert faults is not None
+            for row, _ in held.pop(number):
+                faults(row, error)
+
+        def where(number: int) -> str:
+            return self.name if ahead is None else f"{self.name}: inputs[{held[number][0][0]}]"
+
+        for numbers, pixels in self.pictures.batches(
+            pictures(),
+            options.batch_size or min(ahead or 1, self.pictures.batch_size),
+            ahead=ahead != 1,
+            faults=left_out if faults else None,
+            where=where,
+        ):
+            groups = [held.pop(number) for number in numbers]
+            with torch.inference_mode():
+                memory = self.pictures.see(pixels)
+                asked = [[row for _, row in group] for group in groups]
+                outputs = self.say(memory, asked, options)
+            for group, told in zip(groups, outputs, strict=True):
+                for (row, _), output in zip(group, told, strict=True):
+                    yield row, output
+
+
+def shared(rows: Iterable[tuple[int, Asked]], most: int) -> Iterator[list[tuple[int, Asked]]]:
+    """Neighbours with the same picture, `most` at a time; with 1, no row is waited for."""
+    group: list[tuple[int, Asked]] = []
+    for number, row in rows:
+        if group and _name(group[0][1].picture) != _name(row.picture):
+            yield group
+            group = []
+        group.append((number, row))
+        if len(group) == most:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _name(picture: Any) -> Any:
+    """What is equal for the same picture: its file, or the object that holds it."""
+    return str(picture) if isinstance(picture, str | Path) else id(picture)
+
+
+def may_cut(options: Any) -> bool:
+    """Whether what is too long is to be cut."""
+    return options.truncation not in (None, False, "do_not_truncate")
+
+
+def picture_of(inputs: Any, options: dict[str, Any]) -> Any:
+    """What a call is on, taken out of its options where it has another of its names."""
+    for name in ("image", "images", "inputs"):
+        if inputs is None and name in options:
+            inputs = options.pop(name)
+    return inputs
+
+
+def by_count(
+    memory: Tensor, rows: Sequence[Sequence[Any]]
+) -> Iterator[tuple[list[int], Tensor, list[Any]]]:
+    """Pictures that as many rows ask about: their places, their states, and all these rows.
+
+    So that each picture's rows share its states, none is filled up.
+    """
+    for count in sorted({len(own) for own in rows}):
+        places = [place for place, own in enumerate(rows) if len(own) == count]
+        asked = [row for place in places for row in rows[place]]
+        yield places, memory if len(places) == len(rows) else memory[places], asked
+
+
+def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[Any, list[int]]]:
+    """Each value that rows have, and the places of those rows."""
+    found: dict[Any, list[int]] = {}
+    for place, row in enumerate(rows):
+        found.setdefault(key(row), []).append(place)
+    yield from found.items()
+
+
+def some_at_a_time(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Those that are read or written together."""
+    for start in range(0, len(rows), TOGETHER):
+        yield rows[start : start + TOGETHER]
+
+
+def texts_of(given: Any, what: str) -> tuple[str, ...]:
+    """Candidates, each once, in their order.
+
+    Raises:
+        BedstoneError: there is none, or one is no text.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise BedstoneError(f"{what}: {given!r:.60} was given; expected a list of texts.")
+    if not given:
+        raise BedstoneError(f"{what}: the list is empty; give at least one text, or leave it out.")
+    for number, text in enumerate(given):
+        check_text(text, f"{what}[{number}]")
+    return tuple(dict.fromkeys(given))
+
+
+def ranked(texts: Sequence[str], scores: Tensor) -> list[tuple[str, float]]:
+    """Texts with their scores, (C,), best first; of equals the earlier."""
+    order = scores.argsort(descending=True, stable=True).tolist()
+    values = scores.tolist()
+    return [(texts[place], values[place]) for place in order]

@@ -1,0 +1,174 @@
+"""image-text-matching: whether a text belongs to a picture; and search results put in that order.
+
+Shapes: P pictures, n = m P texts (row i of picture i // m), T tokens, E joint width.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model
+from bedstone.data.images.image_text import padded
+from bedstone.errors import BedstoneError
+from bedstone.nn.layers import normalise
+from bedstone.tasks.image_text.engine import (
+    ToldTask,
+    by_count,
+    matches,
+    picture_of,
+    some_at_a_time,
+    texts_of,
+)
+from bedstone.tasks.images.engine import Asked, PictureOptions
+
+TOGETHER = 256  # pairs of a picture and a text that are read at a time
+
+
+@dataclass(frozen=True)
+class MatchOptions(PictureOptions):
+    """Options of image-text-matching.
+
+    Attributes:
+        text: what pictures that come without a text are compared with; or a list.
+        truncation: cut a text that is too long, and say so.
+    """
+
+    text: str | Sequence[str] | None = None
+    truncation: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text is not None and not isinstance(self.text, str):
+            object.__setattr__(self, "text", texts_of(self.text, "text"))
+
+
+@dataclass(frozen=True)
+class Compared(Asked):
+    """A picture and what it is compared with.
+
+    Attributes:
+        texts: one or several, and their ids as they are read.
+        several: whether a list was given.
+    """
+
+    texts: tuple[str, ...] = ()
+    ids: tuple[tuple[int, ...], ...] = ()
+    several: bool = False
+
+
+class ImageTextMatching(ToldTask):
+    """A picture and a text -> {"score", "similarity"}; of a list [{"text", ...}], best first.
+
+    The score is the probability that they belong together, by a network that reads the text with
+    the picture; the similarity is the cosine of the two, each read alone.
+    """
+
+    name = "image-text-matching"
+    asks = "a network that matches texts with pictures (BlipForImageTextRetrieval)"
+    settings = MatchOptions
+    keys = ("image", "text")
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return matches(model)
+
+    def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
+        if text is not None:
+            options["text"] = text
+        return super().__call__(picture_of(inputs, options), **options)
+
+    def prepare(self, value: Any, options: MatchOptions) -> Compared:
+        asked = super().prepare(value, options)
+        own = value if isinstance(value, dict) else {}
+        text = options.text if own.get("text") is None else own["text"]
+        if text is None:
+            raise BedstoneError(
+                'text: none was given; say what the picture is compared with: text="a red car".'
+            )
+        several = not isinstance(text, str)
+        texts = texts_of(text, "text") if several else (str(text),)
+        names = [f"text[{number}]" for number in range(len(texts))] if several else ["text"]
+        form = self.pictures.form
+        ids = tuple(
+            tuple(form.asked(self.cut(one, form.question, form.room, what, options)))
+            for one, what in zip(texts, names, strict=True)
+        )
+        return Compared(asked.picture, texts=texts, ids=ids, several=several)
+
+    def say(
+        self, memory: Tensor, rows: Sequence[Sequence[Compared]], options: MatchOptions
+    ) -> list[list[Any]]:
+        pairs = [[ids for row in own for ids in row.ids] for own in rows]
+        told: list[list[Any]] = [[] for _ in rows]
+        vectors = normalise(self.pictures.network.image_vectors(memory).float())  # (P, E)
+        for places, states, read in by_count(memory, pairs):
+            each = len(read) // len(places)
+            alone = self._alone(read)  # (n, E)
+            cosines = (alone.view(len(places), each, -1) * vectors[places][:, None]).sum(-1)
+            chances = self._together(read, states, each)
+            found = list(zip(chances, cosines.flatten().tolist(), strict=True))
+            for number, place in enumerate(places):
+                mine = iter(found[number * each : (number + 1) * each])
+                told[place] = [[next(mine) for _ in row.texts] for row in rows[place]]
+        return told
+
+    def finish(self, row: Any, output: Any, options: MatchOptions) -> Any:
+        told = [dict(zip(("score", "similarity"), one, strict=True)) for one in output]
+        if not row.several:
+            return told[0]
+        both = [{"text": text} | one for text, one in zip(row.texts, told, strict=True)]
+        return sorted(both, key=lambda one: -one["score"])
+
+    def _alone(self, read: Sequence[tuple[int, ...]]) -> Tensor:
+        """Vectors of texts read without a picture, (n, E); of equal texts one is read."""
+        distinct = list(dict.fromkeys(read))
+        parts = []
+        for part in some_at_a_time(distinct):
+            ids, keep = self._padded(part)
+            parts.append(normalise(self.pictures.network.text_vectors(ids, keep).float()))
+        places = {ids: place for place, ids in enumerate(distinct)}
+        found: Tensor = torch.cat(parts)[[places[ids] for ids in read]]
+        return found
+
+    def _together(self, read: Sequence[tuple[int, ...]], states: Tensor, each: int) -> list[float]:
+        """The probability that each text belongs to its picture, of (P, S, D) and `each` texts."""
+        chances: list[float] = []
+        for at, part in _blocks(len(states), each):
+            # whole pictures with all their texts, or one picture with some of them
+            rows = [ids for place in at for ids in read[place * each :][part]]
+            ids, keep = self._padded(rows)
+            logits = self.pictures.network.match_logits(ids, keep, states[at.start : at.stop])
+            chances += logits.float().softmax(-1)[:, 1].tolist()  # no, yes
+        return chances
+
+    def _padded(self, read: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        ids, keep = padded(read, self.pictures.words.pad)
+        return ids.to(self.pictures.device), keep.to(self.pictures.device)
+
+
+def _blocks(pictures: int, each: int) -> Iterator[tuple[range, slice]]:
+    """Pictures, and which of their `each` texts, so that few are read together."""
+    several = max(TOGETHER // each, 1)
+    for first in range(0, pictures, several):
+        for start in range(0, each, TOGETHER):
+            last = min(first + several, pictures)
+            yield range(first, last), slice(start, min(start + TOGETHER, each))
+
+
+def rerank(
+    task: ImageTextMatching, words: str, pictures: Sequence[Any]
+) -> list[dict[str, float] | None]:
+    """How well each picture fits words, {"score", "similarity"}; None where it can't be read.
+
+    Raises:
+        BedstoneError: the words can't be read.
+    """
+    found: list[dict[str, float] | None] = [None] * len(pictures)
+    there = [number for number, picture in enumerate(pictures) if picture is not None]
+    rows = ({"image": pictures[number], "text": words} for number in there)
+    for number, told in task.each(rows, lambda number, error: None):
+        found[there[number]] = told
+    return found

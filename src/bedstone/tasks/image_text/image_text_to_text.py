@@ -1,0 +1,244 @@
+"""image-text-to-text: an answer to a message with a picture, or a text about one that goes on.
+
+Messages are read as in training: what the last user says is the question, and it stands for
+itself.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model
+from bedstone.data.fields import PLACEHOLDER, turn
+from bedstone.errors import BedstoneError
+from bedstone.tasks.image_text.engine import ToldTask, answers, writes
+from bedstone.tasks.image_text.image_to_text import Captioned, ImageToText
+from bedstone.tasks.image_text.visual_question_answering import Question, VisualQuestionAnswering
+from bedstone.tasks.image_text.writing import WriteOptions
+from bedstone.tasks.images.engine import Asked, is_picture
+from bedstone.tasks.task import shown
+
+
+@dataclass(frozen=True)
+class ChatOptions(WriteOptions):
+    """Options of image-text-to-text.
+
+    Attributes:
+        return_full_text: give the messages with the answer after them, or the text with what goes
+            on from it; otherwise what is new alone.
+        truncation: cut a question that is too long, and say so.
+    """
+
+    return_full_text: bool = True
+    truncation: bool | str | None = None
+
+
+@dataclass(frozen=True)
+class Said(Asked):
+    """A picture, what was said, and what is asked of the network.
+
+    Attributes:
+        given: the messages, or the text.
+        asks: a question or a caption's beginning, as the task for it has it.
+    """
+
+    given: Any = None
+    asks: Question | Captioned = field(default_factory=lambda: Captioned(None))
+
+
+class PictureChat(ToldTask):
+    """Messages with a picture -> [{"input_text", "generated_text"}].
+
+    A network for answers takes the user's last words as its question; one for captions goes on
+    from them. Where nothing is said beside the picture it is described.
+    """
+
+    name = "image-text-to-text"
+    asks = "a network that answers questions about pictures, or describes them"
+    settings = ChatOptions
+    keys = ("image", "images", "text", "messages")
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        super().__init__(model, **options)
+        engine = self.pictures
+        self.caption = ImageToText(model, engine=engine) if writes(model) else None
+        self.answer = VisualQuestionAnswering(model, engine=engine) if answers(model) else None
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return writes(model) or answers(model)
+
+    def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
+        """The answer to messages, or to a text with a picture.
+
+        Args:
+            inputs: or `images`: a picture, with `text`; messages, or a list of conversations.
+            text: with a picture, what is said of it, in which `<image>` may say where the picture
+                stands; with a list of pictures, a list as long. Without: the messages.
+        """
+        for name in ("images", "image"):
+            if inputs is None and name in options:
+                inputs = options.pop(name)
+        if inputs is None:
+            inputs, text = text, None
+        if text is not None:
+            inputs = self._paired(inputs, text)
+        return super().__call__(inputs, **options)
+
+    def is_one(self, inputs: Any) -> bool:
+        return super().is_one(inputs) or _is_conversation(inputs)
+
+    def prepare(self, value: Any, options: ChatOptions) -> Said:
+        if isinstance(value, dict) and not value.keys() <= set(self.keys):
+            raise BedstoneError(
+                f"the keys are {', '.join(map(str, value))}; expected images, and messages or text."
+            )
+        given, question, pictures, places = _read(value)
+        if places and places != len(pictures):
+            raise BedstoneError(
+                f"has {places:,} places for a picture ({PLACEHOLDER}, or parts of type image), and "
+                f"{len(pictures):,} pictures were given. Their number must match."
+            )
+        if len(pictures) != 1:
+            raise BedstoneError(
+                f"{len(pictures):,} pictures were given; the network reads one. "
+                + ("Leave the others out." if pictures else "Give one, as images or in a message.")
+            )
+        if isinstance(given, list) and any(turn(one, "message")[0] != "user" for one in given):
+            self.tell(
+                "the network reads each question by itself: what a system, an assistant or the "
+                "user said before isn't told to it.",
+                once="alone",
+            )
+        row: dict[str, Any] = {"image": pictures[0]}
+        asks: Question | Captioned
+        if self.answer is not None and question:
+            asks = self.answer.prepare({**row, "question": question}, self._asking(options))
+        elif self.caption is not None:
+            asks = self.caption.prepare({**row, "prompt": question}, self._telling(options))
+        else:
+            raise BedstoneError(
+                "nothing is asked; the network answers questions. Say what you would know of the "
+                "picture."
+            )
+        return Said(asks.picture, given=given, asks=asks)
+
+    def say(
+        self, memory: Tensor, rows: Sequence[Sequence[Any]], options: ChatOptions
+    ) -> list[list[Any]]:
+        told: list[list[Any]] = [[None] * len(own) for own in rows]
+        for kind in (Question, Captioned):
+            chosen = [[at for at, row in enumerate(own) if type(row.asks) is kind] for own in rows]
+            places = [place for place, own in enumerate(chosen) if own]
+            if not places:
+                continue
+            asked = [[rows[place][at].asks for at in chosen[place]] for place in places]
+            found = self._said(kind, memory[places], asked, options)
+            for place, own in zip(places, found, strict=True):
+                for at, one in zip(chosen[place], own, strict=True):
+                    told[place][at] = one
+        return told
+
+    def finish(self, row: Any, output: Any, options: ChatOptions) -> list[dict[str, Any]]:
+        given = row.given
+        found = []
+        for text in output:
+            whole: Any = text
+            if options.return_full_text and isinstance(given, list):
+                whole = [*given, {"role": "assistant", "content": text}]
+            elif options.return_full_text and isinstance(row.asks, Question):
+                whole = f"{given} {text}"
+            found.append({"input_text": given, "generated_text": whole})
+        return found
+
+    def _said(
+        self, kind: Any, memory: Tensor, asked: list[list[Any]], options: ChatOptions
+    ) -> list[list[list[str]]]:
+        """The texts of each row, best first."""
+        if kind is Question:
+            assert self.answer is not None
+            told = self.answer.say(memory, asked, self._asking(options))
+            return [[[one["answer"] for one in row] for row in own] for own in told]
+        assert self.caption is not None
+        told = self.caption.say(memory, asked, self._telling(options))
+        return [[[one["generated_text"] for one in row] for row in own] for own in told]
+
+    def _asking(self, options: ChatOptions) -> Any:
+        assert self.answer is not None
+        several = options.settings.get("num_return_sequences", 1)
+        return dataclasses.replace(self.answer.options, top_k=several, **_writing(options))
+
+    def _telling(self, options: ChatOptions) -> Any:
+        assert self.caption is not None
+        return dataclasses.replace(self.caption.options, **_writing(options))
+
+    def _paired(self, pictures: Any, text: Any) -> Any:
+        if isinstance(text, str):
+            several = isinstance(pictures, list | tuple)
+            return {"images": list(pictures) if several else [pictures], "text": text}
+        if not isinstance(text, list | tuple) or _is_conversation(text):
+            raise BedstoneError(
+                f"{self.name}: text: {shown(text)} was given beside pictures; messages hold their "
+                "pictures themselves, as parts {'type': 'image', 'image': ...}."
+            )
+        if not isinstance(pictures, list | tuple) or len(pictures) != len(text):
+            count = len(pictures) if isinstance(pictures, list | tuple) else 1
+            raise BedstoneError(
+                f"{self.name}: {count:,} pictures and {len(text):,} texts were given; expected as "
+                "many."
+            )
+        return [{"image": one, "text": words} for one, words in zip(pictures, text, strict=True)]
+
+
+def _writing(options: ChatOptions) -> dict[str, Any]:
+    names = [each.name for each in fields(WriteOptions)]
+    return {name: getattr(options, name) for name in names} | {"truncation": options.truncation}
+
+
+def _is_conversation(value: Any) -> bool:
+    some = isinstance(value, list | tuple) and bool(value)
+    return some and all(isinstance(one, dict) and ("role" in one or "from" in one) for one in value)
+
+
+def _read(value: Any) -> tuple[Any, str, list[Any], int]:
+    """What was given, the user's last words, the pictures, and how many places they have."""
+    if is_picture(value) and not isinstance(value, str):
+        return "", "", [value], 0
+    own: list[Any] = []
+    given = value
+    if isinstance(value, dict):
+        given = value.get("messages", value.get("text") or "")
+        held = value.get("images", value.get("image"))
+        own = list(held) if isinstance(held, list | tuple) else [] if held is None else [held]
+    if isinstance(given, str):
+        return (
+            given,
+            " ".join(given.replace(PLACEHOLDER, " ").split()),
+            own,
+            given.count(PLACEHOLDER),
+        )
+    if not _is_conversation(given):
+        raise BedstoneError(
+            f"{shown(given)} was given; expected messages ({{'role': ..., 'content': ...}}), or a "
+            "text with a picture."
+        )
+    places, question, role = 0, "", ""
+    for number, message in enumerate(given, 1):
+        role, text, more, pictures = turn(message, f"message {number:,}")
+        places, own = places + more, own + pictures
+        if role == "assistant":
+            question = ""
+        elif role == "user":
+            question = f"{question} {text}".strip()
+    if role != "user":
+        raise BedstoneError(
+            f"message {len(given):,}: is the {role}'s, and what is answered is the user's last "
+            "words. Leave it out."
+        )
+    for number, picture in enumerate(own):
+        if not is_picture(picture):
+            raise BedstoneError(f"picture {number + 1:,}: {shown(picture)} is none.")
+    return list(given), question, own, places

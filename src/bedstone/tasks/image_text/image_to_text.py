@@ -1,0 +1,147 @@
+"""image-to-text: captions of pictures, written or chosen from a list.
+
+Shapes: P pictures, S states of a picture, D width, C candidates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model
+from bedstone.errors import BedstoneError
+from bedstone.generation.ranking import rank
+from bedstone.settings import at_least
+from bedstone.tasks.image_text.engine import ToldTask, by_value, ranked, texts_of, writes
+from bedstone.tasks.image_text.writing import WriteOptions, writing
+from bedstone.tasks.images.engine import Asked
+from bedstone.tasks.task import shown
+
+MOST = 64  # tokens of a caption, where nothing says how many
+
+
+@dataclass(frozen=True)
+class CaptionOptions(WriteOptions):
+    """Options of image-to-text.
+
+    Attributes:
+        prompt: words that each caption begins with.
+        candidates: captions to rank, instead of writing one.
+        top_k: without candidates, of chance: the tokens to draw from; with them, how many to give.
+        return_scores: give each text's probability too, as `score`; ranked ones always have it.
+        truncation: cut a prompt or candidate that is too long, and say so.
+    """
+
+    prompt: str | None = None
+    candidates: Sequence[str] | None = None
+    top_k: int | None = None
+    return_scores: bool = False
+    truncation: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "top_k", optional=True)
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", texts_of(self.candidates, "candidates"))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        given = super().settings
+        if self.top_k is not None and self.candidates is None:
+            given["top_k"] = self.top_k
+        return given
+
+
+@dataclass(frozen=True)
+class Captioned(Asked):
+    """A picture, what its caption begins with, and captions to choose among."""
+
+    prompt: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
+
+
+class ImageToText(ToldTask):
+    """A picture -> [{"generated_text": ...}], as many as were asked for.
+
+    Given `candidates`, all of them with their probabilities, best first: of each, that the model
+    would write it, if it had to write one of them.
+    """
+
+    name = "image-to-text"
+    asks = "a network that writes captions (BlipForConditionalGeneration)"
+    settings = CaptionOptions
+    keys = ("image", "prompt", "candidates")
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        super().__init__(model, **options)
+        writing(self.options, model.generation, 1, most=MOST)  # options are told of now
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return writes(model)
+
+    def prepare(self, value: Any, options: CaptionOptions) -> Captioned:
+        asked = super().prepare(value, options)
+        own = value if isinstance(value, dict) else {}
+        prompt = own.get("prompt", options.prompt)
+        candidates = options.candidates
+        if own.get("candidates") is not None:
+            candidates = texts_of(own["candidates"], "candidates")
+        if prompt is not None and not isinstance(prompt, str):
+            raise BedstoneError(f"prompt: {shown(prompt)} was given; expected a string.")
+        ids: list[int] = []
+        words = self.pictures.words
+        if prompt and prompt.strip():
+            room = words.context - len(words.begin) - 1
+            form = self.pictures.form
+            ids = self.cut(prompt, lambda text: form.said([text])[0], room, "prompt", options)
+            ids = [int(token) for token in ids]
+        begun = len(words.begin) + len(ids)
+        writing(options, self.model.generation, begun, most=MOST)
+        if candidates:
+            self.candidate_ids(tuple(candidates), options, len(ids))
+        return Captioned(asked.picture, prompt=tuple(ids), candidates=tuple(candidates or ()))
+
+    def say(
+        self, memory: Tensor, rows: Sequence[Sequence[Captioned]], options: CaptionOptions
+    ) -> list[list[Any]]:
+        flat = [row for own in rows for row in own]
+        owners = [place for place, own in enumerate(rows) for _ in own]
+        told: list[Any] = [None] * len(flat)
+        for (prompt, candidates), places in by_value(
+            flat, lambda row: (row.prompt, row.candidates)
+        ):
+            found = self.captions(
+                memory[[owners[place] for place in places]], prompt, candidates, options
+            )
+            for place, one in zip(places, found, strict=True):
+                told[place] = one
+        rest = iter(told)
+        return [[next(rest) for _ in own] for own in rows]
+
+    def captions(
+        self,
+        memory: Tensor,
+        prompt: tuple[int, ...],
+        candidates: tuple[str, ...],
+        options: CaptionOptions,
+    ) -> list[list[dict[str, Any]]]:
+        """The captions of each of (P, S, D)."""
+        engine = self.pictures
+        begin = [*engine.words.begin, *prompt]
+        writer = engine.network.writer(memory)
+        if candidates:
+            given = self.candidate_ids(candidates, options, len(prompt))
+            scores = rank(writer, [begin] * len(memory), given).softmax(-1)  # (P, C)
+            best = [ranked(candidates, own)[: options.top_k] for own in scores]
+            return [[{"generated_text": text, "score": p} for text, p in own] for own in best]
+        how = writing(options, self.model.generation, len(begin), most=MOST)
+        return [
+            [
+                {"generated_text": engine.text([*prompt, *one.ids])}
+                | ({"score": one.probability} if options.return_scores else {})
+                for one in own
+            ]
+            for own in engine.write(writer, [begin] * len(memory), how)
+        ]

@@ -1,0 +1,203 @@
+"""visual-question-answering: short answers to questions about pictures.
+
+Shapes: P pictures, n = m P questions (row i of picture i // m), T tokens, C candidates.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bedstone.checkpoints.model import Model
+from bedstone.errors import BedstoneError
+from bedstone.generation.ranking import rank
+from bedstone.settings import at_least
+from bedstone.tasks.image_text.engine import (
+    ToldTask,
+    answers,
+    by_count,
+    by_value,
+    picture_of,
+    ranked,
+    some_at_a_time,
+    texts_of,
+)
+from bedstone.tasks.image_text.writing import WriteOptions, writing
+from bedstone.tasks.images.engine import Asked, is_picture
+from bedstone.tasks.task import shown
+
+MOST = 16  # tokens of an answer, where nothing says how many
+
+
+@dataclass(frozen=True)
+class AskOptions(WriteOptions):
+    """Options of visual-question-answering.
+
+    Attributes:
+        question: what is asked of pictures that come without a question of their own.
+        top_k: how many answers to give, best first.
+        candidates: the answers to choose among; None takes those that the model learnt from,
+            where it says which these are.
+        free: write answers freely, whatever the model learnt from.
+        truncation: cut a question that is too long, and say so.
+    """
+
+    question: str | None = None
+    top_k: int = 5
+    candidates: Sequence[str] | None = None
+    free: bool = False
+    truncation: bool | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "top_k")
+        if self.candidates is not None:
+            object.__setattr__(self, "candidates", texts_of(self.candidates, "candidates"))
+            if self.free:
+                raise BedstoneError("free: was asked for beside candidates. Leave one out.")
+
+
+@dataclass(frozen=True)
+class Question(Asked):
+    """A picture, what is asked of it, and answers to choose among; without any it is free."""
+
+    ids: tuple[int, ...] = ()
+    candidates: tuple[str, ...] = ()
+
+
+class VisualQuestionAnswering(ToldTask):
+    """A picture and a question -> [{"score", "answer"}], best first.
+
+    Of candidates a score is the probability that the model would give this answer, if it had to
+    give one of them; of answers that are written freely, that it would write it.
+    """
+
+    name = "visual-question-answering"
+    asks = "a network that answers questions about pictures (BlipForQuestionAnswering)"
+    settings = AskOptions
+    keys = ("image", "question", "candidates")
+
+    def __init__(self, model: Model, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.known_answers = self._distinct(learnt_answers(model))
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return answers(model)
+
+    def __call__(self, inputs: Any = None, question: Any = None, **options: Any) -> Any:
+        """The answers to a question about a picture.
+
+        Args:
+            inputs: or `image`: a picture, a list or a generator of them; or one or several
+                dictionaries with `image` and `question`.
+            question: a text; or a list: each question of each picture, all of the first question
+                first, as version 4 has it.
+        """
+        inputs = picture_of(inputs, options)
+        if question is None or isinstance(question, str):
+            given = {} if question is None else {"question": question}
+            return super().__call__(inputs, **given, **options)
+        if not isinstance(question, list | tuple):
+            raise BedstoneError(
+                f"{self.name}: question: {shown(question)} was given; expected a text, or a list."
+            )
+        pictures = [inputs] if is_picture(inputs) else inputs
+        if not isinstance(pictures, list | tuple):
+            raise BedstoneError(
+                f"{self.name}: {shown(inputs)} was given with a list of questions; expected a "
+                "picture, or a list."
+            )
+        # in this order each picture is seen once
+        rows = [{"image": one, "question": text} for one in pictures for text in question]
+        told, each = super().__call__(rows, **options), len(question)
+        return [told[at] for first in range(each) for at in range(first, len(told), each)]
+
+    def prepare(self, value: Any, options: AskOptions) -> Question:
+        asked = super().prepare(value, options)
+        own = value if isinstance(value, dict) else {}
+        question = own.get("question", options.question)
+        if question is None:
+            raise BedstoneError(
+                "question: none was given; say what is asked of the picture, such as "
+                'question="What colour is the car?".'
+            )
+        candidates = options.candidates
+        if candidates is None:
+            candidates = () if options.free else self.known_answers
+        if own.get("candidates") is not None:
+            candidates = texts_of(own["candidates"], "candidates")
+        form = self.pictures.form
+        read = self.cut(question, form.question, form.room, "question", options, form.kept)
+        ids = form.asked(read)
+        if candidates:
+            self.candidate_ids(tuple(candidates), options, self._begun([form.prompt(ids)]))
+        else:
+            self._writing(options)
+        return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
+
+    def say(
+        self, memory: Tensor, rows: Sequence[Sequence[Question]], options: AskOptions
+    ) -> list[list[Any]]:
+        engine = self.pictures
+        told: list[list[Any]] = [[] for _ in rows]
+        for places, states, asked in by_count(memory, rows):
+            reading = engine.form.read(engine.network, [row.ids for row in asked], states)
+            found: list[Any] = [None] * len(asked)
+            for candidates, same in by_value(asked, lambda row: row.candidates):
+                for part in some_at_a_time(same):
+                    best = self._best(*reading.part(part), candidates, options)
+                    for at, own in zip(part, best, strict=True):
+                        found[at] = [{"score": score, "answer": text} for text, score in own]
+            each = len(asked) // len(places)
+            for number, place in enumerate(places):
+                told[place] = found[number * each : (number + 1) * each]
+        return told
+
+    def _best(
+        self,
+        writer: Any,
+        prompts: Sequence[Sequence[int]],
+        candidates: tuple[str, ...],
+        options: AskOptions,
+    ) -> Iterator[list[tuple[str, float]]]:
+        """The likeliest answers to each question; of candidates, where there are any."""
+        if candidates:
+            given = self.candidate_ids(candidates, options, self._begun(prompts))
+            for scores in rank(writer, prompts, given).softmax(-1):  # of (n, C)
+                yield ranked(candidates, scores)[: options.top_k]
+            return
+        engine = self.pictures
+        for own in engine.write(writer, prompts, self._writing(options)):
+            found: dict[str, float] = {}
+            distinct = {tuple(one.ids): one.probability for one in own}  # chance repeats itself
+            for ids, probability in distinct.items():  # the same words may be other tokens
+                text = engine.text(ids)
+                found[text] = found.get(text, 0.0) + probability
+            yield sorted(found.items(), key=lambda pair: -pair[1])[: options.top_k]
+
+    def _begun(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Tokens that the longest prompt has more than what every text begins with."""
+        return max(max(map(len, prompts)) - len(self.pictures.words.begin), 0)
+
+    def _distinct(self, answers: Sequence[str]) -> tuple[str, ...]:
+        """Of answers that are written with the same tokens, such as Yes and yes, the first."""
+        found: dict[bytes, str] = {}
+        for text, ids in zip(answers, self.pictures.form.said(answers), strict=True):
+            found.setdefault(ids.tobytes(), text)
+        return tuple(found.values())
+
+    def _writing(self, options: AskOptions) -> Any:
+        best = options.top_k
+        return writing(options, self.model.generation, 1, most=MOST, beams=max(best, 3), each=best)
+
+
+def learnt_answers(model: Model) -> tuple[str, ...]:
+    """The answers that a model learnt from, where its record holds them, commonest first."""
+    record = model.record
+    data = record.get("data")
+    known = record.get("answers") or (data.get("answers") if isinstance(data, dict) else None)
+    if not isinstance(known, list):
+        return ()
+    return tuple(dict.fromkeys(text for text in known if isinstance(text, str) and text.strip()))

@@ -1,0 +1,643 @@
+"""Drawing with a model: from words, a class or nothing; from a picture; between two; in a series.
+
+Each row has a seed, and depends on nothing beside it. Signals come back decoded, about -1 to 1.
+
+Shapes: B rows, C channels; *S the sizes of a signal.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel, check_parts
+from bedstone.data.records import check_characters
+from bedstone.data.signals.signals import Condition, class_condition, joined
+from bedstone.diffusion.process import along
+from bedstone.diffusion.sample import Asked, Given, SamplingConfig, draw, generators_of, inverted
+from bedstone.diffusion.samplers import METHODS, noise_like, slerp
+from bedstone.diffusion.schedulers import Published, published
+from bedstone.diffusion.times import SPACINGS, check_steps
+from bedstone.errors import BedstoneError, closest, nearest
+from bedstone.models.dit.network import Conditioned, divided
+from bedstone.nn.fast.inference import for_inference
+from bedstone.runtime import pick_precision
+from bedstone.settings import check_whole, from_mapping
+from bedstone.tasks.media.files import mask_signal, picture_signal
+from bedstone.tasks.task import shown
+
+TOGETHER = 64  # rows drawn at a time
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A step of a drawing, for those who watch it.
+
+    Attributes:
+        share: of all the drawing that is done.
+        first: the first of the rows that are being drawn.
+        step, steps: which step it is, and of how many.
+        x: (B, C, *S) after the step, latents where latents are drawn.
+        clean: (B, C, *S), the clean signals predicted in it.
+    """
+
+    share: float
+    first: int
+    step: int
+    steps: int
+    x: Tensor
+    clean: Tensor
+
+
+Watch = Callable[[Moment], None]
+
+
+class DrawingEngine:
+    """A model, its device and its precision.
+
+    Raises:
+        BedstoneError: the model draws nothing, or its parts don't fit one another.
+    """
+
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        if not isinstance(model, DrawingModel):
+            raise BedstoneError(
+                f"{model.path or 'this model'}: is a {model.config.layout}, which draws nothing. "
+                "Give the folder that `bedstone pretrain` reports for a recipe that draws, or a "
+                "published DiT pipeline."
+            )
+        check_parts(model)
+        self.model = model
+        self.device = next(model.network.denoiser.parameters()).device
+        self.precision = pick_precision(precision, self.device)
+        self.network: Any = for_inference(model.network, self.precision.dtype)
+        if model.autoencoder is not None:
+            model.autoencoder.network.to(self.device)
+
+    def draw(
+        self,
+        shape: tuple[int, ...],
+        sampling: SamplingConfig,
+        seeds: Sequence[int],
+        condition: Given,
+        null: Given,
+        asked: Asked,
+        watch: Watch | None,
+        network: Any = None,
+    ) -> Tensor:
+        """All rows, some at a time."""
+        model, parts = self.model, []
+        for first in range(0, len(seeds), TOGETHER):
+            part = slice(first, first + TOGETHER)
+            own = asked if asked.noise is None else replace(asked, noise=asked.noise[part])
+            if watch is not None:
+                own = replace(own, callback=_told_to(watch, first, len(seeds)))
+            parts.append(
+                draw(
+                    network or self.network,
+                    model.process,
+                    model.target,
+                    shape,
+                    sampling,
+                    generators_of(seeds[part]),
+                    condition=_rows(condition, part),
+                    null=null,
+                    asked=own,
+                    autocast=self.precision.autocast,
+                )
+            )
+        return torch.cat(parts)
+
+    def signal(self, image: Any, shape: tuple[int, ...]) -> Tensor:
+        """What is begun from, (1, C, *S)."""
+        if isinstance(image, Tensor):
+            if tuple(image.shape) != shape:
+                raise BedstoneError(
+                    f"image: a signal of {tuple(image.shape)} was given; expected {shape}, "
+                    "channels first."
+                )
+            if not image.isfinite().all():
+                raise BedstoneError("image: holds values that aren't finite. Mend it.")
+            return image.detach().float().cpu()[None]
+        if self.model.signal.kind != "image":
+            raise BedstoneError(
+                f"image: {shown(image)} was given; the model draws {self.model.signal.kind}, and "
+                "begins from such a signal as a tensor, not from a picture."
+            )
+        return picture_signal(image, shape)
+
+    def mask(self, mask: Any, image: Any, shape: tuple[int, ...]) -> Tensor:
+        """What is drawn anew, (1, 1, *S), of 0 to 1."""
+        if not isinstance(mask, Tensor):
+            if isinstance(image, Tensor):
+                raise BedstoneError("mask: is a picture, and the image is none; give a tensor.")
+            return mask_signal(mask, image, shape)
+        if tuple(mask.shape) != (1, *shape[1:]):
+            raise BedstoneError(
+                f"mask: its shape is {tuple(mask.shape)}; expected {(1, *shape[1:])}, the image's "
+                "size, 1 where something is to be drawn."
+            )
+        return mask.detach().float().cpu()[None]
+
+    def shrunk(self, mask: Tensor, drawn: tuple[int, ...]) -> Tensor:
+        """The mask of latents: drawn is whatever shows in a pixel that is to be."""
+        if tuple(mask.shape[2:]) == drawn[1:]:
+            return mask
+        return torch.nn.functional.adaptive_max_pool2d(mask, drawn[1:])
+
+    @torch.no_grad()
+    def encoded(self, signals: Tensor) -> Tensor:
+        if self.model.autoencoder is None:
+            return signals
+        latents: Tensor = self.model.autoencoder.network.latents(signals.to(self.device))
+        return latents
+
+    @torch.no_grad()
+    def decoded(self, drawn: Tensor) -> Tensor:
+        coder = self.model.autoencoder
+        if coder is not None:
+            # One by one: an autoencoder's maps are large, and small batches cost it nothing.
+            rows = drawn.float().to(self.device)
+            drawn = torch.cat([coder.network.pictures(row[None]) for row in rows])
+        return drawn.float().cpu()
+
+    def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """(B, *shape): what drawing by these seeds begins with."""
+        return noise_like(torch.empty(len(seeds), *shape), generators_of(seeds))
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Signals of what a watcher sees, noise among them: (B, C, *S), about -1 to 1."""
+        spread = x.flatten(1).std(1).clamp_min(1).reshape(-1, *(1,) * (x.dim() - 1))
+        return self.decoded(x / spread)
+
+
+def _rows(condition: Given, part: slice) -> Given:
+    if condition is None:
+        return None
+    if isinstance(condition, Condition):
+        return condition.pick(part)
+    return {name: value[part] for name, value in condition.items()}
+
+
+def _told_to(watch: Watch, first: int, count: int) -> Callable[[int, int, Tensor, Tensor], None]:
+    def told(step: int, steps: int, x: Tensor, clean: Tensor) -> None:
+        share = (first + len(x) * step / steps) / count
+        watch(Moment(share, first, step, steps, x, clean))
+
+    return told
+
+
+# Halfway between two conditions: of two texts what is read, of two classes what is predicted.
+#
+# Shapes: B rows, C channels, M memories of width Dm; *S the sizes of a signal.
+
+Told = Mapping[str, Tensor]
+
+
+class MixedClasses(nn.Module):
+    """A denoiser that is told two classes, and mixes what it predicts of each."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(
+        self, x: Tensor, t: Tensor, *, classes: Tensor, others: Tensor, shares: Tensor
+    ) -> Tensor:
+        """(B, C or more, *S); `shares` (B,) are those of `others`."""
+        one = self.denoiser(x, t, classes=classes)
+        return torch.lerp(one, self.denoiser(x, t, classes=others), along(shares, one).to(one))
+
+
+@torch.no_grad()
+def between(
+    network: Conditioned, first: Condition, last: Condition, null: Condition, shares: Tensor
+) -> tuple[Conditioned, Told, Told]:
+    """The network to draw with, and what it is told: rows from the first condition to the last, and
+    a row of `null`.
+
+    Args:
+        first, last, null: of one row each.
+        shares: (B,) of the last, 0 to 1.
+    """
+    device = next(network.denoiser.parameters()).device
+    rows, shares = len(shares), shares.to(device)
+    if first.classes is not None:
+        assert last.classes is not None and null.classes is not None
+        one, other, none = (each.classes.to(device) for each in (first, last, null))  # type: ignore[union-attr]
+        told = {"classes": one.expand(rows), "others": other.expand(rows), "shares": shares}
+        unguided = {"classes": none, "others": none, "shares": shares[:1]}
+        return Conditioned(MixedClasses(network.denoiser)).eval(), told, unguided
+    found = network.read(**joined((first, last, null)).to(device).arguments())
+    one, other, none = found["memory"]
+    keep, beside, nothing = found["memory_keep"]
+    # Where only one text has a word, that word stays: filling says nothing.
+    part = shares[:, None].to(one) * (keep & beside) + (beside & ~keep)  # (B, M)
+    memory = torch.lerp(
+        one.expand(rows, *one.shape), other.expand(rows, *one.shape), part[..., None]
+    )
+    told = {"memory": memory, "memory_keep": (keep | beside).expand(rows, -1)}
+    # At the ends it is the text alone.
+    told["memory_keep"] = torch.where((shares <= 0)[:, None], keep, told["memory_keep"])
+    told["memory_keep"] = torch.where((shares >= 1)[:, None], beside, told["memory_keep"])
+    return network, told, {"memory": none[None], "memory_keep": nothing[None]}
+
+
+# What is asked of a network that draws, made into what it takes: conditions, sizes, settings.
+#
+# Shapes: B rows, C channels; *S the sizes of a signal.
+
+Prompt = str | int | None  # words, a class by its name or number, or nothing
+TOLD = 12  # classes that an error names
+
+
+def conditions(
+    model: DrawingModel, prompts: Sequence[Prompt], negative: Prompt = None
+) -> tuple[Condition | None, Condition | None]:
+    """The condition of each prompt, and one row of what not to draw: nothing, or `negative`.
+
+    Raises:
+        BedstoneError: there is no prompt; a class is unknown; a text is none, or too long; the
+            model is told nothing.
+    """
+    if not len(prompts):
+        raise BedstoneError(f"prompt: none was given; the model draws {model.told()}.")
+    condition = model.signal.condition
+    if condition == "text":
+        read = model.prompts
+        texts = [_text(prompt) for prompt in (*prompts, negative)]
+        return read.condition(texts[:-1]), read.condition(texts[-1:])
+    if condition == "class":
+        numbers = [class_number(model, prompt) for prompt in (*prompts, negative)]
+        count = model.config.classes
+        return class_condition(numbers[:-1], count), class_condition(numbers[-1:], count)
+    for prompt in (*prompts, negative):
+        if prompt not in (None, ""):
+            raise BedstoneError(
+                f"prompt: {shown(prompt)} was given; the model draws {model.told()}. Leave it out."
+            )
+    return None, None
+
+
+def class_number(model: DrawingModel, wanted: Prompt) -> int:
+    """A class by its name, a part of its name between commas, or its number; the number of no class
+    for None.
+
+    Raises:
+        BedstoneError: there is none of that name or number.
+    """
+    names, count = model.signal.names, int(model.config.classes)
+    if wanted is None:
+        return count
+    if isinstance(wanted, str):
+        known: dict[str, int] = {}
+        for number, name in reversed(list(enumerate(names))):
+            known |= {part.strip().casefold(): number for part in name.split(",")}
+        known |= {name.strip().casefold(): number for number, name in enumerate(names)}
+        word = wanted.strip()
+        if word.casefold() in known:
+            return known[word.casefold()]
+        if not word.isdecimal():
+            near = closest(word.casefold(), known)
+            raise BedstoneError(f"class: {wanted[:60]!r} is unknown{near}. {_classes(names)}")
+        wanted = int(word)
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        raise BedstoneError(f"class: {shown(wanted)} was given; expected a name or a number.")
+    if not 0 <= wanted < count:
+        raise BedstoneError(
+            f"class: {wanted} is out of range; the model knows {count} classes, 0 to {count - 1}. "
+            f"{_classes(names)}"
+        )
+    return wanted
+
+
+def settings(
+    model: DrawingModel, given: Mapping[str, Any]
+) -> tuple[SamplingConfig, Published | None]:
+    """How to draw: as the model has it, but for what is given; None is not given.
+
+    Raises:
+        BedstoneError: a setting that there is not, or a value that can't be.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    base = asdict(model.sampling)
+    alone = model.signal.condition == "none"
+    if alone and given.get("guidance", 1.0) != 1.0:
+        raise BedstoneError(
+            f"guidance: {given['guidance']} was given; the model draws {model.told()}, so there is "
+            "nothing to be guided to. Leave it out."
+        )
+    base |= {"guidance": 1.0} if alone else {}
+    sampling = from_mapping(SamplingConfig, {**base, **given}, "sampling")
+    for name, value, known in (
+        ("method", sampling.method, METHODS),
+        ("spacing", sampling.spacing, SPACINGS),
+    ):
+        if value not in known:
+            raise BedstoneError(f"{name}: {value!r} is unknown{nearest(value, known)}.")
+    check_steps(model.process, sampling.steps)
+    own = model.scheduler and not given.keys() & {"method", "spacing"}
+    return sampling, published(model.scheduler) if own else None
+
+
+def shapes(model: DrawingModel, size: Sequence[int] = ()) -> tuple[tuple[int, ...], ...]:
+    """(C, *S) of a signal, and of what the denoiser draws, which may be its latents.
+
+    Args:
+        size: of the signal, where it isn't to be that which was learnt.
+
+    Raises:
+        BedstoneError: a size that the autoencoder or the patches don't divide.
+    """
+    channels, *usual = model.signal.shape
+    if not size:
+        return (channels, *usual), (model.config.channels, *model.config.size)
+    sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else []
+    if len(sides) != len(usual) or not all(type(side) is int and side > 0 for side in sides):
+        raise BedstoneError(
+            f"size: {sides or repr(size)} was given; expected {len(usual)} whole numbers above 0, "
+            f"as the model has {usual}."
+        )
+    if model.autoencoder is None:
+        divided(tuple(size), model.config.patches, "size")
+        return (channels, *size), (channels, *size)
+    shrink = model.autoencoder.config.shrink
+    if any(side % shrink for side in size):
+        raise BedstoneError(
+            f"size: {list(size)} was given; the autoencoder makes one place of {shrink} pixels a "
+            f"side, so expected multiples of {shrink}."
+        )
+    places = tuple(side // shrink for side in size)
+    if any(side % one for side, one in zip(places, model.config.patches, strict=True)):
+        wanted = [shrink * one for one in model.config.patches]
+        raise BedstoneError(
+            f"size: {list(size)} was given; latents and patches divide it only if its sides are "
+            f"multiples of {wanted}."
+        )
+    return (channels, *size), (model.config.channels, *places)
+
+
+def _text(prompt: Prompt) -> str:
+    if prompt is None:
+        return ""
+    if not isinstance(prompt, str):
+        raise BedstoneError(f"prompt: {shown(prompt)} was given; expected words.")
+    check_characters(prompt, "prompt")
+    return prompt
+
+
+def _classes(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > TOLD else ""
+    return f"These are {', '.join(names[:TOLD])}{more}." if names else ""
+
+
+STRENGTH = 0.6  # of drawing from a picture, where nothing is said
+SEEDS = 2**64  # how many torch knows
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn.
+
+    Attributes:
+        signals: (B, C, *S) fp32, about -1 to 1, on the CPU.
+        recipes: how each was made, as JSON has it.
+        kind: image, audio, video or volume.
+    """
+
+    signals: Tensor
+    recipes: list[dict[str, Any]]
+    kind: str
+
+
+class Drawer:
+    """A model that is drawn with.
+
+    What its methods share: `negative` is what not to draw, `size` another size than was learnt,
+    `watch` sees each step, and `given` are fields of `SamplingConfig` that are to be otherwise.
+
+    Raises:
+        BedstoneError: the model draws nothing, or its parts don't fit one another.
+    """
+
+    def __init__(self, model: Model, precision: str = "fp32") -> None:
+        self.engine = DrawingEngine(model, precision)
+        self.model = self.engine.model
+
+    def draw(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        *,
+        negative: Prompt = None,
+        image: Any = None,
+        strength: float | None = None,
+        mask: Any = None,
+        size: Sequence[int] = (),
+        noise: Tensor | None = None,
+        watch: Watch | None = None,
+        **given: Any,
+    ) -> Drawn:
+        """A signal for each prompt and its seed.
+
+        Args:
+            prompts: words, classes by name or number, or None where nothing is told.
+            seeds: as many.
+            image: a picture, or a clean signal (C, *S), to begin from.
+            strength: share of the steps taken from there; 1 keeps nearly nothing of it. 0.6, and
+                with a mask 1, where it isn't said.
+            mask: a picture of the image's size, or (1, *S) of 0 to 1: white is drawn anew, black
+                stays as it is.
+            noise: (B, C, *S) to begin with, of the latents where latents are drawn.
+
+        Raises:
+            BedstoneError: what is asked can't be, each said by its name.
+        """
+        self._check_seeds(seeds, len(prompts))
+        sampling, way = settings(self.model, given)
+        condition, null = conditions(self.model, prompts, negative)
+        if negative is not None and sampling.guidance <= 1:
+            raise BedstoneError(
+                f"negative: {str(negative)[:60]!r} has no effect without guidance; give guidance "
+                "above 1."
+            )
+        signal, drawn = shapes(self.model, size)
+        told: dict[str, Any] = {"negative": negative, "size": list(size)}
+        asked = Asked(noise=noise, way=way)
+        if image is None:
+            if strength is not None or mask is not None:
+                name = "mask" if strength is None else "strength"
+                raise BedstoneError(f"{name}: was given without an image; give the image too.")
+            rows = self.engine.draw(drawn, sampling, seeds, condition, null, asked, watch)
+            return self._told(self.engine.decoded(rows), prompts, seeds, sampling, asked, told)
+        clean = self.engine.signal(image, signal)
+        keep = None if mask is None else self.engine.mask(mask, image, signal)
+        strength = strength if strength is not None else STRENGTH if mask is None else 1.0
+        told |= {"image": _named(image), "strength": strength, "mask": _named(mask)}
+        asked = replace(asked, start=self.engine.encoded(clean), strength=strength)
+        if keep is not None:
+            asked = replace(asked, mask=self.engine.shrunk(keep, drawn))
+        rows = self.engine.draw(drawn, sampling, seeds, condition, null, asked, watch)
+        found = self.engine.decoded(rows)
+        if keep is not None:  # what was to stay is as it was, also where an autoencoder blurs it
+            found = torch.lerp(clean.expand_as(found), found, keep.expand_as(found))
+        return self._told(found, prompts, seeds, sampling, asked, told)
+
+    def variations(
+        self,
+        image: Any,
+        seeds: Sequence[int],
+        *,
+        prompt: Prompt = None,
+        change: float = 0.3,
+        watch: Watch | None = None,
+        **given: Any,
+    ) -> Drawn:
+        """Signals like one: the noise that it is drawn from is turned towards each seed's.
+
+        Guidance is 1, and the method DDIM, unless they are given: by these the noise is found.
+
+        Args:
+            image: as in `draw`.
+            prompt: what it shows, where that can be told.
+            change: from 0 (itself, as well as the model can draw it) to 1 (another).
+        """
+        if not 0 <= change <= 1:
+            raise BedstoneError(
+                f"strength: {change} was given; expected 0 (itself) to 1 (another)."
+            )
+        self._check_seeds(seeds, len(seeds))
+        said = {name: value for name, value in given.items() if value is not None}
+        sampling, _ = settings(self.model, {"method": "ddim", "guidance": 1.0, **said})
+        condition, null = conditions(self.model, [prompt] * len(seeds))
+        signal, drawn = shapes(self.model)
+        clean = self.engine.encoded(self.engine.signal(image, signal))
+        network = self.engine.network, self.model.process, self.model.target
+        one = None if condition is None else condition.pick([0])
+        how: dict[str, Any] = {"condition": one, "autocast": self.engine.precision.autocast}
+        found = inverted(*network, clean, sampling, **how)
+        fresh = self.engine.noise(seeds, drawn).to(found)
+        noise = slerp(found.expand_as(fresh), fresh, change)
+        rows = self.engine.draw(drawn, sampling, seeds, condition, null, Asked(noise=noise), watch)
+        told = {"variation_of": _named(image), "change": change}
+        return self._told(
+            self.engine.decoded(rows), [prompt] * len(seeds), seeds, sampling, Asked(), told
+        )
+
+    def between(
+        self,
+        first: Prompt,
+        last: Prompt,
+        count: int,
+        seeds: tuple[int, int] = (0, 0),
+        *,
+        negative: Prompt = None,
+        size: Sequence[int] = (),
+        watch: Watch | None = None,
+        **given: Any,
+    ) -> Drawn:
+        """`count` signals on the way from one prompt and seed to another, both ends included.
+
+        The noise goes along the arc between both seeds' (`slerp`); see `draw_between` for prompts.
+        """
+        check_whole("count", count, 2)
+        self._check_seeds(seeds, 2)
+        sampling, way = settings(self.model, given)
+        ends, null = conditions(self.model, [first, last], negative)
+        _, drawn = shapes(self.model, size)
+        shares = torch.linspace(0, 1, count)
+        one, other = self.engine.noise(seeds, drawn)
+        noise = slerp(one.expand(count, *drawn), other.expand(count, *drawn), shares)
+        told: dict[str, Any] = {"negative": negative, "between": [first, last]}
+        told |= {"seeds": list(seeds)}
+        asked, fresh = Asked(noise=noise, way=way), [seeds[0]] * count
+        if ends is None:
+            rows = self.engine.draw(drawn, sampling, fresh, None, None, asked, watch)
+        else:
+            assert null is not None
+            pair = ends.pick([0]), ends.pick([1])
+            network, given_told, none = between(self.engine.network, *pair, null, shares)
+            rows = self.engine.draw(
+                drawn, sampling, fresh, given_told, none, asked, watch, network=network
+            )
+        found = self._told(self.engine.decoded(rows), [first] * count, fresh, sampling, asked, told)
+        for recipe, share in zip(found.recipes, shares.tolist(), strict=True):
+            recipe["share"] = share
+        return found
+
+    def story(
+        self, prompts: Sequence[str], seed: int = 0, *, style: str = "", **more: Any
+    ) -> Drawn:
+        """A signal for each prompt, alike: all begin from one seed's noise, and share `style`.
+
+        Args:
+            style: words that are added to each prompt.
+            more: as in `draw`.
+        """
+        if style and self.model.signal.condition != "text":
+            raise BedstoneError(
+                f"style: {style[:60]!r} was given; the model draws {self.model.told()}, and style "
+                "is said in words. Leave it out."
+            )
+        whole = [f"{prompt}, {style}" if style else prompt for prompt in prompts]
+        return self.draw(whole, [seed] * len(whole), **more)
+
+    def _told(
+        self,
+        signals: Tensor,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        sampling: SamplingConfig,
+        asked: Asked,
+        more: dict[str, Any],
+    ) -> Drawn:
+        """The signals with their recipes.
+
+        Raises:
+            BedstoneError: one is not finite, which a picture of it would hide.
+        """
+        for row in (~signals.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
+            raise BedstoneError(
+                f"seed {seeds[row]}: what was drawn by {sampling.method} in {sampling.steps} steps "
+                f"with guidance {sampling.guidance:g} isn't finite. Lower the guidance, take more "
+                "steps, or draw in precision fp32."
+            )
+        said: dict[str, Any] = {**asdict(sampling), "interval": list(sampling.interval)}
+        if asked.way is not None:
+            said |= {"method": asked.way.method, "spacing": "as scheduler_config.json has it"}
+        same = {"model": str(self.model.path or ""), "sampling": said}
+        same["precision"] = self.engine.precision.name
+        same |= {name: value for name, value in more.items() if value not in (None, "", [])}
+        recipes = [
+            {"prompt": prompt, "seed": seed, **same}
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return Drawn(signals, recipes, self.model.signal.kind)
+
+    def _check_seeds(self, seeds: Sequence[int], count: int) -> None:
+        if len(seeds) != count:
+            raise BedstoneError(f"seed: {len(seeds)} were given for {count} prompts; give as many.")
+        for seed in seeds:
+            check_whole("seed", seed, 0)
+            if seed >= SEEDS:
+                raise BedstoneError(f"seed: {seed} was given; expected less than 2^64 ({SEEDS}).")
+
+
+def rows_of(prompts: Sequence[Prompt], count: int, seed: int) -> tuple[list[Prompt], list[int]]:
+    """`count` rows of each prompt, with the seeds `seed`, `seed` + 1, ..."""
+    check_whole("count", count, 1)
+    check_whole("seed", seed, 0)
+    return [prompt for prompt in prompts for _ in range(count)], [
+        seed + number for _ in prompts for number in range(count)
+    ]
+
+
+def _named(value: Any) -> str | None:
+    """What a recipe says of a picture: its file, or what it is."""
+    if value is None:
+        return None
+    return str(value) if isinstance(value, str | Path) else f"a {type(value).__name__}"

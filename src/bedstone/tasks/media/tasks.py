@@ -1,0 +1,196 @@
+"""The tasks of models that draw: from words, a class or nothing, or from a picture.
+
+Of one picture asked for, a dictionary; of several (`num_images_per_prompt`), a list of them. Each
+has the `prompt` and the `seed`, and what was drawn: `image` (Pillow's), `audio` (L,) with
+`sampling_rate`, as version 4 of transformers gives it, `video` (F, H, W, 3), `volume` (D, H, W);
+or, where `out` names a folder, its `file` there.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.data.signals.signals import TASKS
+from bedstone.diffusion.sample import SamplingConfig
+from bedstone.errors import BedstoneError
+from bedstone.settings import at_least
+from bedstone.tasks.images.engine import is_picture
+from bedstone.tasks.media.files import as_result, file_name, write_drawn
+from bedstone.tasks.media.generator import Drawer, Drawn, rows_of
+from bedstone.tasks.task import Task, shown
+
+ASKS = {"none": "nothing", "class": "a class", "text": "words"}
+# Names of diffusers for our settings.
+PLAIN = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
+SETTINGS = tuple(field.name for field in fields(SamplingConfig))
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How to draw. Settings that aren't given are the model's own.
+
+    Attributes:
+        num_images_per_prompt: how many of each prompt; the second has `seed` + 1.
+        seed: of the first; a prompt gives the same each time, whatever stands beside it.
+        negative_prompt: what not to draw.
+        num_inference_steps, guidance_scale: of the sampler, as diffusers names them.
+        method, spacing, interval, rescale: as in a recipe's `sampling`.
+        size: (height, width) and such, where it isn't to be what was learnt.
+        strength: of drawing from a picture, 0 to 1, which keeps nearly nothing of it.
+        mask: a picture of that one's size: white is drawn anew.
+        prompt: what to make of a picture.
+        out: a folder to write files into.
+        batch_size: taken and of no effect on what is drawn.
+    """
+
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    negative_prompt: Any = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    method: str | None = None
+    spacing: str | None = None
+    interval: Any = None
+    rescale: float | None = None
+    size: Any = ()
+    strength: float | None = None
+    mask: Any = None
+    prompt: Any = None
+    out: Any = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "num_images_per_prompt")
+        at_least(self, 0, "seed")
+        at_least(self, 1, "batch_size", optional=True)
+
+    def settings(self) -> dict[str, Any]:
+        """What is given of `SamplingConfig`."""
+        said = {PLAIN.get(field.name, field.name): field.name for field in fields(self)}
+        return {name: getattr(self, said[name]) for name in SETTINGS}
+
+
+class DrawingTask(Task):
+    """A task over a model that draws."""
+
+    settings: ClassVar[type[Any]] = DrawOptions
+    reads: ClassVar[str] = "prompts"
+    condition: ClassVar[str]
+    kind: ClassVar[str]
+
+    def open(self, precision: str) -> None:
+        self.drawer = Drawer(self.model, precision)
+        self._written = 0
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        if not isinstance(model, DrawingModel):
+            return False
+        return (model.signal.condition, model.signal.kind) == (cls.condition, cls.kind)
+
+    def __call__(self, inputs: Any = None, **options: Any) -> Any:
+        return super().__call__(inputs, **options)
+
+    def is_one(self, inputs: Any) -> bool:
+        return inputs is None or isinstance(inputs, str | int)
+
+    def prepare(self, value: Any, options: DrawOptions) -> dict[str, Any]:
+        """What the drawer is asked."""
+        if options.prompt is not None or options.mask is not None or options.strength is not None:
+            name = next(
+                n for n in ("prompt", "mask", "strength") if getattr(options, n) is not None
+            )
+            raise BedstoneError(f"{name}: belongs to image-to-image. Leave it out.")
+        if value is not None and not isinstance(value, str | int):
+            raise BedstoneError(f"the prompt is {shown(value)}; expected {ASKS[self.condition]}.")
+        return {"prompt": value}
+
+    def results(self, rows: Sequence[dict[str, Any]], options: DrawOptions) -> Iterator[Any]:
+        for row in rows:  # one by one, so that each is there as soon as it is drawn
+            asked = dict(row)
+            prompts, seeds = rows_of(
+                [asked.pop("prompt")], options.num_images_per_prompt, options.seed
+            )
+            drawn = self.drawer.draw(
+                prompts,
+                seeds,
+                negative=options.negative_prompt,
+                size=options.size or (),
+                **asked,
+                **options.settings(),
+            )
+            found = [self._result(drawn, number, options) for number in range(len(seeds))]
+            yield found[0] if options.num_images_per_prompt == 1 else found
+
+    def _result(self, drawn: Drawn, number: int, options: DrawOptions) -> dict[str, Any]:
+        recipe, signal = drawn.recipes[number], drawn.signals[number]
+        told = {"prompt": recipe["prompt"], "seed": recipe["seed"]}
+        form = self.drawer.model.signal
+        if options.out is None:
+            return {**told, **as_result(signal, form)}
+        recipe = {"task": self.name, **recipe}
+        name = file_name(self._written, recipe, form.kind)
+        self._written += 1
+        return {**told, "file": str(write_drawn(signal, form, Path(options.out) / name, recipe))}
+
+
+class ImageToImage(DrawingTask):
+    """A picture -> one drawn from it, by `prompt`, `strength` and `mask`; or
+    `{"image": ..., "prompt": ..., "mask": ...}`."""
+
+    name = "image-to-image"
+    asks = "a model that draws pictures"
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return isinstance(model, DrawingModel) and model.signal.kind == "image"
+
+    def is_one(self, inputs: Any) -> bool:
+        return isinstance(inputs, Mapping) or is_picture(inputs)
+
+    def prepare(self, value: Any, options: DrawOptions) -> dict[str, Any]:
+        asked: dict[str, Any] = {"prompt": options.prompt, "mask": options.mask}
+        if isinstance(value, Mapping) and "image" in value:
+            more = set(value) - {"image", "prompt", "mask"}
+            if more:
+                raise BedstoneError(
+                    f"the input has {', '.join(map(repr, sorted(more)))}; expected image, prompt "
+                    "and mask."
+                )
+            asked |= value
+        else:
+            asked["image"] = value
+        if not is_picture(asked["image"]):
+            raise BedstoneError(f"the image is {shown(asked['image'])}; expected a picture.")
+        return {**asked, "strength": options.strength}
+
+
+def _task(task: str) -> type[DrawingTask]:
+    condition, kind = TASKS[task]
+    given = {"none": "None", "class": "A class, by its name or number,", "text": "Words"}[condition]
+    body = {
+        "__doc__": f"{given} -> {kind} drawn from it.",
+        "__module__": __name__,
+        "name": task,
+        "asks": f"a model that draws {kind} from {ASKS[condition]}",
+        "condition": condition,
+        "kind": kind,
+    }
+    return type(task.title().replace("-", ""), (DrawingTask,), body)
+
+
+TextToImage = _task("text-to-image")
+ClassToImage = _task("class-to-image")
+UnconditionalImageGeneration = _task("unconditional-image-generation")
+TextToAudio = _task("text-to-audio")
+ClassToAudio = _task("class-to-audio")
+UnconditionalAudioGeneration = _task("unconditional-audio-generation")
+TextToVideo = _task("text-to-video")
+ClassToVideo = _task("class-to-video")
+UnconditionalVideoGeneration = _task("unconditional-video-generation")
+TextToVolume = _task("text-to-volume")
+ClassToVolume = _task("class-to-volume")
+UnconditionalVolumeGeneration = _task("unconditional-volume-generation")

@@ -1,0 +1,446 @@
+"""What an index is made of: the picture files of a folder with their metadata, or rows of a table.
+
+A source lists its items cheaply; an item's bytes are read only where its mark (size and time of
+change) differs from what the index has.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from bedstone.data.dataset import open_rows
+from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.records import ArrowCells, ParquetCells, data_suffix, stored_cells
+from bedstone.data.sources import raw_rows
+from bedstone.errors import BedstoneError, nearest
+from bedstone.tasks.search.index import Index, Row, kinds_of
+
+ROWS = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
+PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "path")
+STORED: Any = object()  # stands for bytes in a row, which are read when they are asked for
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to index.
+
+    Attributes:
+        key: its name in the index.
+        mark: changes whenever its content may have.
+        read: its bytes or path, as `data.images.decode` takes them; raises OSError.
+        columns: its metadata.
+    """
+
+    key: str
+    mark: str
+    read: Callable[[], Any]
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """A hash of the content. Raises OSError."""
+        picture = self.read()
+        if isinstance(picture, Path):
+            with picture.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return hashlib.sha256(picture).hexdigest()[:32]
+
+
+class Source(Protocol):
+    """Where items come from.
+
+    Attributes:
+        place: its absolute path.
+        strays: rows of metadata that name no picture.
+        broken: items that can't even be listed, and why.
+    """
+
+    place: str
+    strays: list[str]
+    broken: dict[str, str]
+
+    def items(self) -> list[Item]:
+        """All of them, in a fixed order."""
+
+    def picture(self, key: str) -> Any:
+        """The path or bytes of an item by its key; None where it is gone."""
+
+
+def open_source(place: str | Path, metadata: str | Path | None = None) -> Source:
+    """A folder of pictures, or a file of rows that hold them.
+
+    Args:
+        metadata: a file of rows with a column `file_name`, instead of the folder's metadata.jsonl
+            or metadata.csv.
+
+    Raises:
+        BedstoneError: there is no such thing, it has no picture, or the metadata can't be read.
+    """
+    path = Path(place)
+    if path.is_file() and data_suffix(path) in ROWS:
+        if metadata is not None:
+            raise BedstoneError(f"{path}: its rows have their own columns; leave --metadata out.")
+        return RowSource(path)
+    if path.is_file():
+        raise BedstoneError(
+            f"{path}: is a file; expected a folder of pictures, or rows ({', '.join(ROWS)})."
+        )
+    return FolderSource(path, None if metadata is None else Path(metadata))
+
+
+class FolderSource:
+    """The pictures below a folder; their keys are their paths in it."""
+
+    def __init__(self, folder: Path, metadata: Path | None = None) -> None:
+        self.folder, self.place = folder, str(folder.resolve())
+        self.strays: list[str] = []
+        self.broken: dict[str, str] = {}
+        if not folder.is_dir():
+            raise BedstoneError(f"{folder}: no such folder. Name a folder of pictures.")
+        if metadata is not None and not metadata.is_file():
+            raise BedstoneError(f"{metadata}: no such file of metadata.")
+        self._metadata = [(metadata, folder)] if metadata else list(_found(folder))
+
+    def items(self) -> list[Item]:
+        columns: dict[str, dict[str, Any]] = {}
+        for file, home in self._metadata:
+            columns |= _read(file, home.relative_to(self.folder))
+        items = []
+        for path in find_images(self.folder):
+            key = path.relative_to(self.folder).as_posix()
+            try:
+                key.encode()
+                mark = _mark(path)
+            except (OSError, UnicodeEncodeError) as error:
+                self.broken[ascii(key)] = f"{key!a}: can't be read ({error})"
+                continue
+            items.append(Item(key, mark, lambda path=path: path, columns.pop(key, {})))  # type: ignore[misc]
+        self.strays = sorted(columns)
+        if not items and not self.broken:
+            raise BedstoneError(
+                f"{self.folder}: holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))}). Name a "
+                "folder that does."
+            )
+        return items
+
+    def picture(self, key: str) -> Any:
+        path = self.folder / key
+        return path if path.is_file() else None
+
+
+class RowSource:
+    """The rows of a file with a column of pictures; their keys are the file's name and the row.
+
+    Pictures that the file holds aren't kept in memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.place = path, str(path.resolve())
+        self.strays: list[str] = []
+        self.broken: dict[str, str] = {}
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows, `STORED` in the place of bytes, classes by their names."""
+        names: dict[str, list[str]] = {}
+        rows = [
+            {name: STORED if _bytes(value) else value for name, value in raw.values.items()}
+            for raw in raw_rows(str(self.path), None, names)
+        ]
+        for row in rows:
+            for column in names.keys() & row.keys():
+                if isinstance(row[column], int) and 0 <= row[column] < len(names[column]):
+                    row[column] = names[column][row[column]]
+        return rows
+
+    @cached_property
+    def column(self) -> str:
+        """The column that holds the pictures.
+
+        Raises:
+            BedstoneError: there is none.
+        """
+        known = {name for row in self.rows for name in row}
+        found = next((name for name in PICTURE_COLUMNS if name in known), None)
+        if found is None:
+            raise BedstoneError(
+                f"{self.path}: has no column of pictures ({', '.join(PICTURE_COLUMNS)}); it has "
+                f"{', '.join(sorted(map(str, known))) or 'no row'}. Rename the one that holds them."
+            )
+        return found
+
+    @cached_property
+    def _cells(self) -> ParquetCells | ArrowCells:
+        return stored_cells(self.path, self.column)
+
+    def items(self) -> list[Item]:
+        mark = _mark(self.path)
+        items = []
+        for number, row in enumerate(_typed(self.rows, self.path)):
+            key = f"{self.path.name}#{number}"
+            rest = {
+                name: value
+                for name, value in row.items()
+                if name != self.column and value is not STORED
+            }
+            picture = self._named(number)
+            if picture is None:
+                self.broken[key] = f"{self.path}: row {number + 1:,} has no picture"
+                continue
+            own = _mark(picture) if isinstance(picture, Path) else mark
+            items.append(Item(key, own, lambda key=key: self.picture(key), rest))  # type: ignore[misc]
+        if not items and not self.broken:
+            raise BedstoneError(f"{self.path}: holds no row. Name a file that does.")
+        return items
+
+    def picture(self, key: str) -> Any:
+        number = key.rpartition("#")[2]
+        if not number.isdigit() or int(number) >= len(self.rows):
+            return None
+        named = self._named(int(number))
+        return _bytes(self._cells[int(number)]) if named is STORED else named
+
+    def _named(self, number: int) -> Any:
+        """The path of a row's picture, or `STORED`; None where it has none."""
+        value = self.rows[number].get(self.column)
+        if isinstance(value, Mapping):
+            value = value.get("path")
+        if isinstance(value, str) and value:
+            return self.path.parent / value
+        return STORED if value is STORED else None
+
+
+def _bytes(value: Any) -> bytes | None:
+    """The bytes that a cell holds, by themselves or as `datasets` stores pictures."""
+    held = value.get("bytes") if isinstance(value, Mapping) else value
+    return held if isinstance(held, bytes) and held else None
+
+
+def _mark(path: Path) -> str:
+    """Size and time of change; of a file that is gone, none that was ever noted."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return "gone"
+    return f"{state.st_size}:{state.st_mtime_ns}"
+
+
+def _found(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Files of metadata below a folder, and the folder that each tells of."""
+    homes = sorted({folder, *(path.parent for path in find_images(folder))})
+    for home in homes:
+        for name in METADATA:
+            if (home / name).is_file():
+                yield home / name, home
+                break
+
+
+def _read(file: Path, home: Path) -> dict[str, dict[str, Any]]:
+    """Metadata by the key of its picture."""
+    rows = open_rows(file)
+    known = {name for row in rows.rows for name in row}
+    column = next((name for name in FILE_COLUMNS if name in known), None)
+    if column is None:
+        raise BedstoneError(
+            f"{file}: has no column file_name, which says whose picture a row tells of"
+            f"{nearest('file_name', known)}."
+        )
+    found = {}
+    for number, row in enumerate(_typed(rows.rows, file)):
+        name = row.get(column)
+        if not isinstance(name, str) or not name:
+            raise BedstoneError(
+                f"{rows.where(number)}: column {column!r} is {name!r}; expected a file's name."
+            )
+        found[(home / name).as_posix()] = {k: v for k, v in row.items() if k != column}
+    return found
+
+
+def _typed(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
+    """Rows whose columns may be an index's; a CSV's columns of only numbers hold numbers."""
+    named = [{_column_name(key): value for key, value in row.items()} for row in rows]
+    if data_suffix(file) != ".csv":
+        return named
+    numbers = set()
+    for column in {name for row in named for name in row}:
+        cells = [row[column] for row in named if row.get(column) is not None]
+        if cells and all(_number(cell) is not None for cell in cells):
+            numbers.add(column)
+    return [{k: _number(v) if k in numbers else v for k, v in row.items()} for row in named]
+
+
+def _column_name(name: Any) -> str:
+    """A point would mean a part of the column."""
+    return str(name).replace(".", "_")
+
+
+def _number(cell: Any) -> float | None:
+    try:
+        return None if cell is None else float(cell)
+    except (TypeError, ValueError):
+        return None
+
+
+# Filling an index from a source: only what is new or changed is embedded.
+#
+# What the index says of an item is its stamp: the mark of its content (size and time), the hash of
+# its content and the hash of its metadata. An item with an equal mark is left alone; with another
+# mark and an equal hash, only its stamp is renewed; with other metadata, its vector is kept.
+# Batches are stored as they come, so a run that is stopped goes on where it was.
+
+BATCH = 128  # pictures of a commit
+
+Stored = Callable[[list[str]], None]
+
+
+class Embeds(Protocol):
+    """What makes vectors, such as `picture_engine.PictureEngine`."""
+
+    @property
+    def name(self) -> str:
+        """Unlike that of any other model, and of other weights."""
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+
+    def images(
+        self, pictures: Iterable[Any], *, faults: Callable[[int, BedstoneError], None] | None = None
+    ) -> np.ndarray:
+        """Vectors (n, E) of pictures; `faults` is told of each that can't be read, left out."""
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (n, E) of texts."""
+
+
+@dataclass
+class Filled:
+    """What a run did: numbers of items, and the broken ones by key, with why."""
+
+    added: int = 0
+    changed: int = 0
+    renewed: int = 0  # metadata or time alone
+    unchanged: int = 0
+    removed: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
+    strays: int = 0  # rows of metadata that name no picture
+
+    def told(self) -> str:
+        """One line for people."""
+        parts = [f"{self.added:,} added", f"{self.changed:,} changed"]
+        parts += [f"{self.renewed:,} with new metadata"] if self.renewed else []
+        parts += [f"{self.unchanged:,} unchanged", f"{self.removed:,} removed"]
+        parts += [f"{len(self.broken):,} broken"] if self.broken else []
+        parts += [f"{self.strays:,} rows of metadata name no picture"] if self.strays else []
+        return ", ".join(parts)
+
+
+def fill(
+    index: Index,
+    embedder: Embeds,
+    source: Source,
+    *,
+    batch: int = BATCH,
+    stored: Stored = lambda keys: None,
+) -> Filled:
+    """Makes the index hold what the source does.
+
+    Args:
+        batch: items embedded and stored at a time.
+        stored: is told the keys of each batch when it is on the disk.
+
+    Raises:
+        BedstoneError: the source is empty, metadata doesn't fit the index, or another process
+            writes to it. Items that can't be read are left out, and told in the result.
+    """
+    items = source.items()
+    known = index.stamps()
+    index.prepare(kinds_of(item.columns for item in items))
+    done = Filled(strays=len(source.strays), broken=dict(source.broken))
+    here = {item.key for item in items}
+    done.removed += index.remove(known.keys() - here)
+    waiting: list[tuple[Item, str]] = []  # to be embedded, with their stamps
+    renewed: list[tuple[Item, str]] = []
+    for item, stamp, same in _changes(items, known, done):
+        if stamp == known.get(item.key):
+            done.unchanged += 1
+            continue
+        (renewed if same else waiting).append((item, stamp))
+        if len(waiting) >= batch:
+            _embed(index, embedder, waiting, known, done, stored)
+            waiting = []
+        if len(renewed) >= batch:
+            _renew(index, renewed, done, stored)
+            renewed = []
+    _embed(index, embedder, waiting, known, done, stored)
+    _renew(index, renewed, done, stored)
+    done.removed += index.remove(known.keys() & done.broken.keys())  # what it was is no more
+    index.tidy()  # where nothing was new too: it takes away what an earlier rewrite replaced
+    return done
+
+
+def _changes(
+    items: Sequence[Item], known: dict[str, str], done: Filled
+) -> Iterator[tuple[Item, str, bool]]:
+    """Each item that can be read, its stamp of today, and whether its content is as known."""
+    for item in items:
+        mark, content, _ = known.get(item.key, "  ").split(" ")
+        same = mark == item.mark
+        if not same:
+            try:
+                now = item.digest()
+            except (OSError, ValueError) as error:
+                done.broken[item.key] = f"{item.key}: can't be read ({error})"
+                continue
+            same, content = now == content, now
+        yield item, f"{item.mark} {content} {_digest(item.columns)}", same
+
+
+def _embed(
+    index: Index,
+    embedder: Embeds,
+    given: Sequence[tuple[Item, str]],
+    known: dict[str, str],
+    done: Filled,
+    stored: Stored,
+) -> None:
+    if not given:
+        return
+    faulty: dict[int, BedstoneError] = {}
+    vectors = embedder.images([item.read() for item, _ in given], faults=faulty.__setitem__)
+    for number, error in faulty.items():
+        key = given[number][0].key
+        done.broken[key] = f"{key}: {error}" if key not in str(error) else str(error)
+    read = [one for number, one in enumerate(given) if number not in faulty]
+    rows = [
+        Row(item.key, vector, item.columns, stamp)
+        for (item, stamp), vector in zip(read, vectors, strict=True)
+    ]
+    keys = index.add(rows)
+    fresh = sum(key not in known for key in keys)
+    done.added += fresh
+    done.changed += len(keys) - fresh
+    if keys:
+        stored(keys)
+
+
+def _renew(index: Index, given: Sequence[tuple[Item, str]], done: Filled, stored: Stored) -> None:
+    """Stores items again with the vectors they have."""
+    vectors = index.get([item.key for item, _ in given])
+    rows = [Row(item.key, vectors[item.key], item.columns, stamp) for item, stamp in given]
+    keys = index.add(rows)
+    done.renewed += len(keys)
+    if keys:
+        stored(keys)
+
+
+def _digest(columns: Any) -> str:
+    told = json.dumps(dict(columns), sort_keys=True, default=str)
+    return hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()[:16]

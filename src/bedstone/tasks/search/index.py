@@ -1,0 +1,606 @@
+"""An index on disk: rows of a key, a vector and columns of metadata, found by the nearest vectors.
+
+The rows are a table of LanceDB (the extra `search`); `index.json` beside it says which model made
+the vectors, since those of another mean nothing here. What `add` and `remove` have returned from is
+on the disk, through a kill and a power cut: a batch is one commit of the table, and its files are
+fsynced before the call returns. A key is there once, since rows are merged by it, and only one
+process writes at a time.
+
+Shapes: n rows, E numbers of a vector.
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.files import read_json, write_json
+from bedstone.tasks.search.nearest import Approximate, approximate_query, build, exact_query
+
+
+class Durable:
+    """Brings to the disk what another library wrote below a folder.
+
+    LanceDB commits by a rename and leaves the rest to the system; a power cut could take back what
+    it said was written. A kill can't: those bytes are the system's already.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, tuple[int, int]] = {}  # files on the disk, as they were
+
+    def settle(self) -> None:
+        """Returns when every file below, and every list of names, is on the disk."""
+        seen: dict[str, tuple[int, int]] = {}
+        changed = set()
+        for root, _, names in os.walk(self.folder):
+            for name in names:
+                path = Path(root, name)
+                try:
+                    state = path.stat()
+                    seen[str(path)] = mark = (state.st_size, state.st_mtime_ns)
+                    if self._known.get(str(path)) != mark:
+                        _fsync(path)
+                        changed.add(Path(root))
+                except FileNotFoundError:  # a rewrite took it away meanwhile
+                    continue
+        for folder in {one for each in changed for one in (each, each.parent)}:
+            _fsync(folder)
+        self._known = seen
+
+
+def _fsync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return  # folders can't be opened there
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds a folder for writing; the system lets go when this process ends, however it does.
+
+    Raises:
+        BedstoneError: another process, or another `Index` of this one, holds it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows; there, the table's own commits alone keep writers apart
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BedstoneError(
+                f"{folder}: another process is writing to this index. Wait until it has finished."
+            ) from error
+        yield
+
+
+# Metadata as an index keeps it: text, numbers, true or false; anything else as JSON text.
+
+Kind = Literal["text", "numbers", "true or false"]
+
+OWN = ("key", "stamp", "vector")  # columns that an index has for itself
+_LARGEST = 2**53  # whole numbers that fp64 holds
+
+
+def kinds_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, Kind]:
+    """What each column holds over all rows; columns of nothing but None are left out."""
+    found: dict[str, Kind] = {}
+    for row in rows:
+        for name, value in row.items():
+            if (kind := _kind(value)) is not None:
+                found[name] = kind if found.get(name, kind) == kind else "text"
+    return found
+
+
+def plain(value: Any, kind: Kind) -> Any:
+    """A value as its column keeps it; None where it has none."""
+    if _kind(value) is None:
+        return None
+    if kind == "true or false":
+        return bool(value)
+    if kind == "numbers":
+        return float(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # lone surrogates can't be stored
+    return json.dumps(_item(value), ensure_ascii=False, default=str).strip('"')
+
+
+def shown(value: Any) -> str:
+    """A value for people: whole numbers without a point, of a list of texts the first."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str) and value.startswith('["'):
+        with contextlib.suppress(ValueError):
+            first, *more = json.loads(value)
+            return f"{first} (+{len(more)})" if more else str(first)
+    return "" if value is None else str(value)
+
+
+def arrow_type(kind: Kind) -> Any:
+    """The type of a column in the table."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "numbers": pa.float64(), "true or false": pa.bool_()}
+    return types[kind]
+
+
+def kind_of(type_: Any) -> Kind:
+    """What a column of the table holds."""
+    import pyarrow as pa
+
+    if pa.types.is_boolean(type_):
+        return "true or false"
+    return "numbers" if pa.types.is_floating(type_) else "text"
+
+
+def _kind(value: Any) -> Kind | None:
+    value = _item(value)
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= _LARGEST):
+        return "numbers"
+    return "text"
+
+
+def _item(value: Any) -> Any:
+    """numpy's scalars as Python's."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+# Rows of an index, how they become a table's, and what is wrong with a condition on them.
+#
+# Shapes: n rows, E numbers of a vector.
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is indexed.
+
+    Attributes:
+        key: its name, once in an index.
+        vector: (E,), of any length but 0; it is kept at length 1.
+        columns: metadata: numbers, text, true or false, None; a list or dictionary becomes JSON.
+        stamp: what tells the row's maker whether it is still of today; never shown.
+    """
+
+    key: str
+    vector: np.ndarray
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    stamp: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A row that was found: its key, its cosine with the query, and its metadata."""
+
+    key: str
+    score: float
+    columns: dict[str, Any]
+
+
+def table_of(rows: Sequence[Row], schema: Any, columns: Mapping[str, Kind], width: int) -> Any:
+    """Rows as an Arrow table.
+
+    Raises:
+        BedstoneError: a vector has another width or no direction, or a key is no text.
+    """
+    import pyarrow as pa
+
+    vectors = units([row.vector for row in rows], [f"row {row.key!r}" for row in rows], width)
+    values: dict[str, Any] = {"key": [_text(row.key) for row in rows]}
+    values["stamp"] = [row.stamp for row in rows]
+    for name, kind in columns.items():
+        values[name] = [plain(row.columns.get(name), kind) for row in rows]
+    flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
+    arrays = [flat if f.name == "vector" else pa.array(values[f.name], f.type) for f in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def units(vectors: Sequence[Any], names: Sequence[str], width: int) -> np.ndarray:
+    """Vectors at length 1, (n, E) fp32; `names` are told in errors.
+
+    Raises:
+        BedstoneError: one has another width, isn't finite, or is zero.
+    """
+    given = [np.asarray(vector, dtype=np.float32) for vector in vectors]
+    for vector, name in zip(given, names, strict=True):
+        if vector.shape != (width,) or not np.isfinite(vector).all() or not vector.any():
+            raise BedstoneError(
+                f"{name}: its vector has the shape {vector.shape}, or isn't finite, or is zero; "
+                f"expected {width} numbers."
+            )
+    whole = np.stack(given)
+    return whole / np.linalg.norm(whole, axis=1, keepdims=True)
+
+
+def among(keys: Sequence[str]) -> str:
+    """The condition that a row has one of these keys."""
+    return "key in ({})".format(", ".join("'" + key.replace("'", "''") + "'" for key in keys))
+
+
+def refusal(where: str, told: str, columns: Mapping[str, Kind]) -> str:
+    """What is wrong with a condition, of which LanceDB told in its words."""
+    if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", told):
+        name = unknown[1]
+        return f"where {where!r}: there is no column {name!r}{nearest(name, ['key', *columns])}"
+    have = ", ".join(f"{name} ({kind})" for name, kind in {"key": "text", **columns}.items())
+    return (
+        f"where {where!r}: can't be understood ({short(told)}). Expected one as SQL has it, "
+        f"such as \"price < 20 and colour = 'red'\", on the columns {have}."
+    )
+
+
+def short(error: object) -> str:
+    """The first line of a library's error, without where in its source it was raised."""
+    told = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r",? */\S+\.rs:\S*|Invalid (user )?input[,:] ", "", told)[:200].strip()
+
+
+def _text(key: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise BedstoneError(f"{key!r}: its name is not Unicode. Rename it.") from error
+    return key
+
+
+# What an index says of itself in `index.json`: whose vectors it has, of what, how searched.
+
+FORMAT = 1
+NAME = "index.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `index.json` holds.
+
+    Attributes:
+        name: of the model that made the vectors, unlike any other's: a hash of its weights is in.
+        width: numbers of a vector.
+        model: where that model was, so that a query may open it.
+        source: where the rows came from.
+        approximate: how the approximate search is done, and what it was measured to find.
+    """
+
+    name: str
+    width: int
+    model: str = ""
+    source: str = ""
+    approximate: Approximate | None = None
+
+    def write(self, folder: Path) -> None:
+        """Writes them into an index's folder, whole or not at all."""
+        write_json(folder / NAME, {"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Settings":
+        """Those of an index's folder.
+
+        Raises:
+            BedstoneError: it is no index, its settings are damaged, or it is newer.
+        """
+        if not (folder / NAME).is_file():
+            raise BedstoneError(
+                f"{folder}: is no index ({NAME} is missing). Make one: bedstone index FOLDER "
+                f"--model MODEL --out {folder}"
+            )
+        held = read_json(folder / NAME)
+        try:
+            if held.pop("format") > FORMAT:
+                raise BedstoneError(
+                    f"{folder}: was made by a newer Bedstone. Update Bedstone, or make it again."
+                )
+            how = held.pop("approximate")
+            return cls(**held, approximate=Approximate(**how) if how else None)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BedstoneError(
+                f"{folder / NAME}: doesn't hold what an index does ({error}). Make the index again."
+            ) from error
+
+
+TABLE = "rows"
+COMMITS = 64  # small writes after which the table's many files are made few
+OLD = timedelta(minutes=10)  # how long another process may still read what a rewrite replaced
+AT_ONCE = 1000  # keys named in one filter
+
+
+class Index:
+    """An index that is open. `Index.open` and `Index.create` make one; `with` closes it.
+
+    Writing waits for nobody: a second process that writes is refused.
+    """
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self.settings = path, settings
+        self._database = _lancedb().connect(path)
+        self._table: Any = None
+        self._columns: dict[str, Kind] | None = None
+        self._disk = Durable(path)
+        self._held = contextlib.ExitStack()
+        self._writes = False
+        self._commits = 0
+        self._guard = threading.RLock()
+        self._open_table()
+
+    @classmethod
+    def create(
+        cls, path: str | Path, width: int, name: str, *, model: str = "", source: str = ""
+    ) -> "Index":
+        """A new index, or the one that is there where it is of the same model.
+
+        Raises:
+            BedstoneError: something else is there, or it is another model's.
+        """
+        path = Path(path)
+        if (path / NAME).is_file():
+            return cls.open(path, name=name)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise BedstoneError(
+                f"{path}: is there, and is no index. Name another place for the index."
+            )
+        _lancedb()
+        settings = Settings(name, width, model, source)
+        path.mkdir(parents=True, exist_ok=True)
+        settings.write(path)
+        return cls(path, settings)
+
+    @classmethod
+    def open(cls, path: str | Path, *, name: str | None = None) -> "Index":
+        """The index at `path`.
+
+        Args:
+            name: of the model that will be asked for vectors.
+
+        Raises:
+            BedstoneError: there is none, it is damaged or newer, or made by another model.
+        """
+        path = Path(path)
+        settings = Settings.read(path)
+        if name is not None and name != settings.name:
+            raise BedstoneError(
+                f"{path}: was made by the model {settings.name}"
+                f"{f' ({settings.model})' if settings.model else ''}, and {name} was given. "
+                "Vectors of two models can't be compared: take that model, or make a new index."
+            )
+        try:
+            return cls(path, settings)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise BedstoneError(
+                f"{path}: can't be opened ({short(error)}). It may be damaged: make it again."
+            ) from error
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets another process write."""
+        self._writes = False
+        self._held.close()
+
+    def __len__(self) -> int:
+        return 0 if self._table is None else self._table.count_rows()
+
+    @property
+    def columns(self) -> dict[str, Kind]:
+        """The columns of metadata, and what each holds."""
+        if self._columns is None:  # asking the table takes a good part of a quick search
+            schema = () if self._table is None else self._table.schema
+            self._columns = {e.name: kind_of(e.type) for e in schema if e.name not in OWN}
+        return self._columns
+
+    def stamps(self) -> dict[str, str]:
+        """The stamp of every row, by its key."""
+        rows = self._rows(["key", "stamp"])
+        return {key: stamp for part in rows for key, stamp in zip(*part, strict=True)}
+
+    def get(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Vectors (E,) of length 1 by their keys, of those that are there."""
+        found: dict[str, np.ndarray] = {}
+        for at in range(0, len(keys), AT_ONCE):
+            for names, vectors in self._rows(["key", "vector"], among(keys[at : at + AT_ONCE])):
+                found |= {k: np.asarray(v, "f4") for k, v in zip(names, vectors, strict=True)}
+        return found
+
+    def add(self, rows: Iterable[Row]) -> list[str]:
+        """Stores rows as one commit; of a key that is there, the row is replaced.
+
+        Returns: their keys; all of them are on the disk.
+
+        Raises:
+            BedstoneError: a vector has another width or no direction, a column's name or value
+                doesn't fit, or another process writes.
+        """
+        given = {row.key: row for row in rows}  # of equal keys the last
+        if not given:
+            return []
+        with self._writing():
+            self.prepare(kinds_of(row.columns for row in given.values()))
+            merge = self._table.merge_insert("key").when_matched_update_all()
+            merge.when_not_matched_insert_all().execute(
+                table_of(
+                    list(given.values()), self._table.schema, self.columns, self.settings.width
+                )
+            )
+            self._settle()
+        return list(given)
+
+    def remove(self, keys: Iterable[str]) -> int:
+        """Removes rows by their keys; returns how many were there."""
+        named = list(dict.fromkeys(keys))
+        with self._writing():
+            before = len(self)
+            for at in range(0, len(named), AT_ONCE) if before else ():
+                self._table.delete(among(named[at : at + AT_ONCE]))
+                self._settle()
+            return before - len(self)
+
+    def prepare(self, kinds: Mapping[str, Kind]) -> None:
+        """Makes columns of metadata, so that the first values don't decide what they hold.
+
+        Raises:
+            BedstoneError: a name can't be a column's, or the column holds something else.
+        """
+        import pyarrow as pa
+
+        with self._writing():
+            for name, kind in kinds.items():
+                if name in OWN or "." in name or not name.strip():
+                    raise BedstoneError(
+                        f"column {name!r}: can't be the name of a column ({', '.join(OWN)} are the "
+                        "index's own, and none has a point). Rename it."
+                    )
+                have = self.columns.get(name, kind)
+                if have != kind and have != "text":  # text takes anything
+                    raise BedstoneError(
+                        f"column {name!r}: holds {have} in {self.path}, and {kind} was given. Mend "
+                        "the values, or make a new index."
+                    )
+            fields = [pa.field(k, arrow_type(v)) for k, v in kinds.items() if k not in self.columns]
+            if self._table is None:
+                own = [pa.field("key", pa.string()), pa.field("stamp", pa.string())]
+                own += [pa.field("vector", pa.list_(pa.float32(), self.settings.width))]
+                schema = pa.schema([*own, *fields])
+                self._table = self._database.create_table(TABLE, schema=schema)
+            elif fields:
+                self._table.add_columns(fields)
+            self._columns = None
+
+    def search(
+        self, vector: np.ndarray, count: int = 10, *, where: str = "", exact: bool = True
+    ) -> list[Found]:
+        """The rows whose vectors are nearest by cosine, nearest first.
+
+        Args:
+            vector: (E,).
+            where: a condition on the columns, as SQL has it: `price < 20 and colour = 'red'`.
+            exact: False takes the approximate index where there is one (`settings.approximate`).
+
+        Raises:
+            BedstoneError: the width, the condition or one of its columns is wrong.
+        """
+        if count < 1:
+            raise BedstoneError(f"count: {count}; expected 1 or more.")
+        vector = units([vector], ["the query"], self.settings.width)[0]
+        if self._table is None:
+            return []
+        how = None if exact else self.settings.approximate
+        names = ["key", *self.columns]
+        with self._told(where):
+            if how is None:
+                query = exact_query(self._table, vector, count, names, where)
+            else:
+                query = approximate_query(self._table, vector, count, names, where, how)
+            table = query.to_arrow()
+        scores = (1 - table.column("_distance").to_numpy() / 2).tolist()
+        rows = table.select(names).to_pylist()
+        found = [Found(row.pop("key"), score, row) for score, row in zip(scores, rows, strict=True)]
+        return sorted(found, key=lambda one: (-one.score, one.key))[:count]
+
+    def count(self, where: str = "") -> int:
+        """How many rows meet a condition. Raises BedstoneError as `search` does."""
+        with self._told(where):
+            return 0 if self._table is None else self._table.count_rows(where or None)
+
+    def tidy(self) -> None:
+        """Makes the table's files few, and brings new rows into the approximate index."""
+        if self._table is not None:
+            with self._writing():
+                self._table.optimize(cleanup_older_than=OLD)
+                self._settle(commits=-self._commits)
+
+    def approximate(self, **options: Any) -> Approximate:
+        """Builds the approximate index, measures what it finds, and keeps both.
+
+        Args:
+            options: as `index_nearest.build` has them.
+
+        Raises:
+            BedstoneError: there are no rows, or another process writes.
+        """
+        if not len(self):
+            raise BedstoneError(f"{self.path}: holds nothing yet. Add rows first.")
+        with self._writing():
+            self._keep(approximate=None)  # a kill from here on leaves the exact search
+            how = build(self._table, self.settings.width, **options)
+            self._settle()
+            self._keep(approximate=how)
+        return how
+
+    def moved(self, **where: str) -> None:
+        """Notes another place of the `model` or the `source`."""
+        with self._writing():
+            self._keep(**where)
+
+    def _keep(self, **changes: Any) -> None:
+        self.settings = replace(self.settings, **changes)
+        self.settings.write(self.path)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._guard:
+            if not self._writes:
+                self._held.enter_context(lock(self.path))
+                self._writes = True
+                self.settings = Settings.read(self.path)
+                self._open_table()
+            yield
+
+    def _open_table(self) -> None:
+        """The table as it is now; it is not there until the first row is."""
+        if any(self.path.glob(f"{TABLE}.lance/_versions/*.manifest")):
+            self._table, self._columns = self._database.open_table(TABLE), None
+
+    def _settle(self, commits: int = 1) -> None:
+        self._disk.settle()
+        self._commits += commits
+        if self._commits >= COMMITS:
+            self.tidy()
+
+    def _rows(self, names: list[str], where: str = "") -> Iterator[tuple[list[Any], ...]]:
+        if self._table is None:
+            return
+        query = self._table.search().select(names)
+        for part in (query.where(where) if where else query).to_batches():
+            yield tuple(part.column(name).to_pylist() for name in names)
+
+    @contextlib.contextmanager
+    def _told(self, where: str) -> Iterator[None]:
+        """LanceDB's complaints about a condition, in our words."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            if not where:
+                raise
+            raise BedstoneError(refusal(where, str(error), self.columns)) from error
+
+
+def _lancedb() -> Any:
+    try:
+        import lancedb
+    except ImportError as error:
+        raise BedstoneError(
+            "an index needs LanceDB, which isn't installed: pip install 'bedstone[search]'"
+        ) from error
+    return lancedb

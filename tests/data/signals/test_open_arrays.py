@@ -1,0 +1,77 @@
+"""Arrays of one's own as signals: what they hold comes out, what can't be is named."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from bedstone.data.signals.open import array_signals, open_signals, signals_to_measure
+from bedstone.data.signals.signals import SignalsConfig
+from bedstone.errors import BedstoneError
+from bedstone.recipes.diffusion import DiffusionRecipe
+
+VALUES = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4, 4), dtype=np.uint8)
+NAMES = np.array(["ball", "box"] * 10)
+read = partial(array_signals, kind="volume")
+
+
+def test_volumes_with_classes_and_texts(tmp_path):
+    path = str(tmp_path / "a.npz")
+    np.savez(path, signals=VALUES[:, 0], classes=NAMES, captions=np.array(["a thing"] * 20))
+    found = read(path, SignalsConfig(), "class")
+    assert found.names == ("ball", "box")
+    assert found.classes.tolist() == [0, 1] * 10
+    assert found.shape == (1, 4, 4, 4)
+    np.testing.assert_allclose(found.read([3])[0], VALUES[3] / 127.5 - 1, atol=1e-6)
+    assert read(path, SignalsConfig(), "text").captions[7] == ("a thing",)
+    assert read(path, SignalsConfig(), "none").classes is None
+    assert len(read(path, SignalsConfig(most_rows=5), "class")) == 5
+    numbered = str(tmp_path / "n.npz")
+    np.savez(numbered, signals=VALUES.astype(np.float32) / 255, classes=[10, 9] * 10)
+    assert read(numbered, SignalsConfig(), "class").names == ("9", "10")
+
+
+def test_a_recipe_opens_them(tmp_path):
+    path = str(tmp_path / "a.npz")
+    np.savez(path, signals=VALUES, classes=NAMES)
+    data = SignalsConfig(source=path, validation_share=0.3)
+    recipe = DiffusionRecipe(task="class-to-volume", data=data)
+    learnt, held = open_signals(recipe)
+    assert len(learnt) + len(held) == 20
+    assert learnt.kind == "volume"
+    assert len(signals_to_measure(recipe, path, 6)) == 6
+    fewer = str(tmp_path / "f.npz")
+    np.savez(fewer, signals=VALUES[:3], classes=["box"] * 3)
+    assert signals_to_measure(recipe, fewer, 0, learnt.names).classes.tolist() == [1, 1, 1]
+
+
+def test_what_cannot_be_read(tmp_path):
+    path = str(tmp_path / "a.npz")
+    np.savez(path, signals=VALUES, classes=NAMES)
+    whole = SignalsConfig()
+    for wrong, told in (
+        (lambda: read("none.npz", whole, "class"), r"'none\.npz' is no \.npz file"),
+        (lambda: read(path, whole, "text"), "no array 'captions'"),
+        (lambda: read(path, SignalsConfig(size=(4, 4, 8)), "class"), "data.size"),
+        (lambda: read(path, SignalsConfig(memory_mb=1e-4), "class"), "data.memory_mb"),
+        (lambda: read(path, whole, "class", names=["ball"]), "'box', which is none of the 1"),
+    ):
+        with pytest.raises(BedstoneError, match=told):
+            wrong()
+    flat, pickled, broken = (str(tmp_path / f"{n}.npz") for n in "fpb")
+    np.savez(flat, signals=VALUES[:, 0, 0])
+    np.savez(pickled, signals=np.array([{"a": 1}], dtype=object))
+    (tmp_path / "b.npz").write_bytes(b"PK nothing")
+    single, odd = str(tmp_path / "s.npz"), str(tmp_path / "o.npz")
+    np.savez(single, signals=VALUES, classes=np.int64(3), captions=np.array("a thing"))
+    np.savez(odd, signals=VALUES.repeat(2, 1))
+    for each, condition, told in (
+        (single, "class", r"classes of shape \(\); expected one for each of 20"),
+        (single, "text", r"captions of shape \(\)"),
+        (odd, "none", "signals of 2 channels"),
+    ):
+        with pytest.raises(BedstoneError, match=told):
+            read(each, whole, condition)
+    for each, told in ((flat, "has 3 sides"), (pickled, "can't be read"), (broken, "read")):
+        with pytest.raises(BedstoneError, match=told):
+            read(each, whole, "none")

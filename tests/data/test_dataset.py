@@ -1,0 +1,131 @@
+"""Labelled rows from files, and what is said of those that can't be learnt."""
+
+import json
+
+import datasets
+import pytest
+
+from bedstone.data.dataset import LabelledRows, open_rows
+from bedstone.errors import BedstoneError
+
+ROWS = [{"text": "so good", "label": 1}, {"text": "so, bad", "label": 0}]
+
+
+def write(folder, name, rows=ROWS):
+    path = folder / name
+    if name.endswith(".jsonl"):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif name.endswith(".json"):
+        path.write_text(json.dumps(rows))
+    elif name.endswith(".csv"):
+        lines = [f'"{row["text"]}",{row["label"]}' for row in rows]
+        path.write_text("\n".join(["text,label", *lines]))
+    elif name.endswith(".parquet"):
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_formats_give_the_same_rows(tmp_path, name):
+    path = write(tmp_path, name)
+    rows = open_rows(path)
+    assert rows.rows == ROWS
+    assert rows.where(1).startswith(f"{path}: ")
+    assert rows.column("label") == "label"
+
+
+def test_csv_reads_labels_as_what_they_are(tmp_path):
+    path = write(tmp_path, "a.csv", [{"text": "12", "label": "3.5"}, {"text": "b", "label": ""}])
+    assert open_rows(path).rows == [{"text": "12", "label": 3.5}, {"text": "b", "label": None}]
+    path = write(tmp_path, "b.csv", [{"text": "12", "label": "3"}, {"text": "b", "label": "x"}])
+    assert [row["label"] for row in open_rows(path).rows] == ["3", "x"]
+
+
+def test_a_set_that_names_its_classes(tmp_path):
+    names = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features({"text": datasets.Value("string"), "label": names})
+    path = tmp_path / "a.parquet"
+    datasets.Dataset.from_list(ROWS, features=features).to_parquet(path)
+    assert open_rows(path).names == {"label": ["bad", "good"]}
+
+
+def test_splits_of_a_folder(tmp_path):
+    write(tmp_path, "train.jsonl")
+    write(tmp_path, "validation.jsonl", ROWS[:1])
+    assert len(open_rows(tmp_path)) == 2
+    assert len(open_rows(tmp_path, split="validation")) == 1
+    assert len(open_rows(f"{tmp_path}/*.jsonl", split="train")) == 2
+
+
+def test_a_text_file_is_a_row(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo")
+    assert open_rows(tmp_path / "a.txt").rows == [{"text": "one\ntwo"}]
+
+
+def test_columns_named_by_hand():
+    rows = LabelledRows([{"review": "x", "n": 1, "text": "no"}], columns={"text": "review"})
+    assert rows.need("text") == "review"
+    with pytest.raises(BedstoneError, match=r"no column for the label .*'n', 'review', 'text'"):
+        rows.need("label")
+    with pytest.raises(BedstoneError, match=r"columns.text: .*'reviw'; perhaps 'review'"):
+        LabelledRows(rows.rows, columns={"text": "reviw"})
+    with pytest.raises(BedstoneError, match="'txt' is no part of a row; perhaps 'text'"):
+        LabelledRows(rows.rows, columns={"txt": "review"})
+
+
+def test_rows_that_are_none(tmp_path):
+    with pytest.raises(BedstoneError, match="holds no row"):
+        LabelledRows([], "nothing")
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n[3]\n')
+    with pytest.raises(BedstoneError, match=r"a\.jsonl: line 2 is of type list"):
+        open_rows(path)
+    path.write_text('{"text": "a"}\n{"text"\n')
+    with pytest.raises(BedstoneError, match="line 2 is not valid JSON"):
+        open_rows(path)
+    with pytest.raises(BedstoneError, match="no such file"):
+        open_rows(tmp_path / "b.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"text": ""}, r"line 2: column 'text': is empty"),
+        ({"text": " \t"}, r"line 2: column 'text': is empty"),
+        ({"text": None}, r"line 2: column 'text' is null"),
+        ({}, r"line 2: column 'text' is missing"),
+        ({"text": 3}, r"line 2: column 'text': is '3' of type int; expected a string"),
+        ({"text": "a\ud800"}, r"line 2: column 'text': holds half a character"),
+        ({"text": "a" * 10_000_000}, r"line 2: column 'text': has 10,000,000 characters"),
+    ],
+)
+def test_a_bad_text_is_told_with_its_place(tmp_path, row, said):
+    path = write(tmp_path, "a.jsonl", [{"text": "a"}, row])
+    with pytest.raises(BedstoneError, match=said):
+        open_rows(path).texts("text")
+
+
+def test_held_out_rows_are_the_same_whatever_the_order():
+    many = [{"text": f"row {number % 900}", "label": 1} for number in range(1000)]
+    train, held = LabelledRows(many).hold_out(0.2)
+    assert len(train) + len(held) == 1000
+    assert 130 < len(held) < 270
+    texts = {row["text"] for row in held.rows}
+    assert not texts & {row["text"] for row in train.rows}
+    assert {row["text"] for row in LabelledRows(many[::-1]).hold_out(0.2)[1].rows} == texts
+    number = int(held.where(3).split("row ")[1])
+    assert many[number - 1] == held.rows[3]
+    with pytest.raises(BedstoneError, match="too few rows"):
+        LabelledRows(ROWS[:1]).hold_out(0.1)
+    with pytest.raises(BedstoneError, match="validation_share"):
+        LabelledRows(ROWS).hold_out(1.5)
+
+
+def test_some_of_the_rows():
+    many = LabelledRows([{"text": str(number)} for number in range(100)])
+    some = many.take(10, seed=3)
+    assert [row["text"] for row in some.rows] == [row["text"] for row in many.take(10, 3).rows]
+    assert len(some) == 10
+    assert some.rows != many.take(10, 4).rows
+    assert many.take(200) is many
+    assert some.fingerprint() != many.fingerprint()

@@ -1,0 +1,70 @@
+"""Plain values to dataclasses and back: overrides, YAML, and errors that name the key."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bedstone.errors import BedstoneError
+from bedstone.recipes.base import PretrainRecipe
+from bedstone.settings import from_mapping, read_recipe, to_yaml
+from bedstone.train.optim import OptimConfig
+
+
+def test_overrides_reach_every_depth(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("budget: 5m\noptim: {lr: 1e-3, clip: 2}\nmodel: {width: 64}\n")
+    recipe = read_recipe(
+        PretrainRecipe,
+        path,
+        [
+            "optim.adamw_lr=2e-4",
+            "model.layers=3",
+            "data.split=",
+            "optim.betas=[0.8, 0.9]",
+            "seed=7",
+        ],
+    )
+    assert recipe.optim == OptimConfig(lr=1e-3, clip=2.0, adamw_lr=2e-4, betas=(0.8, 0.9))
+    assert recipe.model == {"width": 64, "layers": 3}
+    assert recipe.data.split is None
+    assert recipe.seed == 7
+
+
+def test_what_is_written_reads_back(tmp_path):
+    recipe = read_recipe(PretrainRecipe, None, ["budget=3m", "optim.betas=[0.8, 0.95]", "out=x"])
+    (tmp_path / "r.yaml").write_text(to_yaml(recipe))
+    assert read_recipe(PretrainRecipe, tmp_path / "r.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optm": {}}, "unknown key 'optm'; perhaps 'optim'"),
+        ({"optim": {"lrr": 1}}, r"unknown key 'optim.lrr'; perhaps 'lr'"),
+        ({"optim": 3}, "optim = 3; expected a section"),
+        ({"context": 1.5}, "context = 1.5; expected a whole number"),
+        ({"context": True}, "context = True; expected a whole number"),
+        ({"compile": "maybe"}, "compile = 'maybe'; expected true or false"),
+        ({"optim": {"lr": "fast"}}, "optim.lr = 'fast'; expected a number"),
+        ({"optim": {"betas": 0.9}}, "optim.betas = 0.9; expected a list"),
+        ({"out": None}, "out = None; expected text"),
+    ],
+)
+def test_wrong_values_are_named(values, message):
+    with pytest.raises(BedstoneError, match=message):
+        from_mapping(PretrainRecipe, values, "r.yaml")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=4))
+def test_any_value_is_taken_or_refused_in_words(value):
+    for key in ("context", "budget", "optim", "model", "compile", "seed"):
+        try:
+            from_mapping(PretrainRecipe, {key: value}, "r.yaml")
+        except BedstoneError as error:
+            assert key in str(error)
+
+
+def test_numbers_in_scientific_form_are_numbers():
+    assert isinstance(yaml.safe_load("1e-3"), str)  # why recipes convert
+    assert from_mapping(OptimConfig, {"lr": "1e-3"}, "r").lr == 1e-3
