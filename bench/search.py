@@ -3,7 +3,7 @@
     python bench/search.py OUT [--rows 1000000] [--kinds clustered uniform] [--queries 500]
 
 OUT is a folder for the index (about 3 GB for a million vectors of 512 dimensions); what is there is
-made again unless `--keep`. Everything goes through `tasks.index`, as `bedstone index` and
+made again unless `--keep`. Everything goes through `tasks.search.index`, as `bedstone index` and
 `bedstone search --approximate` do. Truth is by the exact product of all vectors, in fp32. Queries
 are drawn like the rows and are none of them; each is one call of `Index.search` with the index
 open, after a few that warm it, one at a time.

@@ -33,7 +33,7 @@ USES = {
 USES["joint"] = USES["captions"]
 USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").network.latents(pixels)')
 USES["fsq_autoencoder"] = ("image-feature-extraction", 'bedstone.load(".").network.codes(pixels)')
-for _kind in ("dit", "pixart", "bedstone_dit"):  # alone; what draws holds one (checkpoints.drawing)
+for _kind in ("dit", "pixart", "bedstone_dit"):  # alone, not as a part of a pipeline
     USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):
     USES[f"decoder {_kind}"] = USES[_kind]
@@ -131,7 +131,7 @@ def drawing_card(
 
     Args:
         parts: its networks by the folders they stand in.
-        signal: what it draws, by the fields of `checkpoints.drawing.SignalForm`.
+        signal: what it draws, by the fields of `checkpoints.pipeline.SignalForm`.
         sampling: how, by those of `recipes_diffusion.SamplingConfig`.
         record: what `bedstone.json` says of its making.
     """

@@ -119,7 +119,7 @@ class DrawingModel(Model):
     """A network that draws, and all that is needed to use it.
 
     Attributes, besides those of every model:
-        network: a `models.conditioned.Conditioned`.
+        network: a `models.dit.network.Conditioned`.
         process: how noise was added when it learnt.
         target: what it predicts.
         signal: what it draws.

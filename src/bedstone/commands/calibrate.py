@@ -34,7 +34,7 @@ class Wishes:
     """How to calibrate.
 
     Attributes:
-        method: platt, isotonic or direction; see `tasks.probabilities`.
+        method: platt, isotonic or direction; see `tasks.moderation.policy`.
         precision, recall: the least that thresholds are to give, one of them; else the best F1.
         clean: labels of posts that are of no category.
         held_out: the share of the sample that is measured on.

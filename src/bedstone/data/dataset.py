@@ -426,7 +426,7 @@ def illustrated(
     image: str | None = None,
     split: str | None = None,
 ) -> LabelledRows:
-    """All rows of a source (see `data.pair_rows`), whose `image` is a `Path`, bytes or None.
+    """All rows of a source (see `data.sources`), whose `image` is a `Path`, bytes or None.
 
     Nothing is decoded. A path is relative to the folder of the file that names it.
 

@@ -1,3 +1,5 @@
+"""Image-text data by a name: a built-in one, or files, a folder or a hub id."""
+
 from pathlib import Path
 
 from bedstone.data.dataset import Faults

@@ -291,7 +291,7 @@ class EDM:
     """Noise added to a signal that stays as it is: alpha is 1, and sigma is sigma_max t^rho.
 
     The network gets x_t at unit variance and is told log(sigma) / 4. With the target `edm` of
-    `nn.noise_targets` it is preconditioned as in the paper.
+    `diffusion.targets` it is preconditioned as in the paper.
 
     Attributes:
         sigma_min, sigma_max: least and most noise at which a network is asked.

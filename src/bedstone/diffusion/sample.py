@@ -30,9 +30,9 @@ class SamplingConfig:
     """How signals are drawn, when the network is evaluated and when it is used.
 
     Attributes:
-        method: a sampler, of those in `generation.denoise.METHODS`.
+        method: a sampler, of those in `diffusion.samplers.METHODS`.
         steps: of it.
-        spacing: of its times, of those in `generation.denoise_times.SPACINGS`.
+        spacing: of its times, of those in `diffusion.times.SPACINGS`.
         guidance: how much farther than without a condition to go towards it; 1 goes no farther.
         interval: the times, from 0 (clean) to 1 (noise), in which there is guidance.
         rescale: share by which a guided signal's spread is brought back to that of the condition's.
@@ -62,7 +62,7 @@ class SamplingConfig:
 
 
 class Reads(Protocol):
-    """What draws: `models.conditioned.Conditioned`."""
+    """What draws: `models.dit.network.Conditioned`."""
 
     @property
     def denoiser(self) -> Any: ...

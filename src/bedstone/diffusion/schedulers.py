@@ -1,7 +1,7 @@
 """How a published folder wants to be sampled: `scheduler_config.json` as a sampler and its times.
 
-The names in it are those of diffusers; its process is read by `nn.noise_config`. What a sampler of
-diffusers does that none of ours does is refused, not guessed.
+The names in it are those of diffusers; its process is read by `diffusion.schedulers`. What a
+sampler of diffusers does that none of ours does is refused, not guessed.
 """
 
 from collections.abc import Callable, Mapping

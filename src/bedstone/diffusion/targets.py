@@ -6,7 +6,7 @@
     flow_prediction  eps - x0, the velocity of the straight path (Liu et al., 2022)
     edm              the preconditioned clean signal (Karras et al., 2022, table 1)
 
-All hold for every process of `nn.noising`. Shapes: signals and outputs (B, ...), t as there.
+All hold for every process of `diffusion.process`. Shapes: signals and outputs (B, ...), t as there.
 """
 
 from dataclasses import dataclass

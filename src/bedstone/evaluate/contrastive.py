@@ -188,7 +188,7 @@ def evaluate_pairs(
 
     Args:
         model: of pairs.
-        data: pairs, as `data.pair_rows` reads them, or `scenes`.
+        data: pairs, as `data.sources` reads them, or `scenes`.
         column: the column of texts, where it isn't the recipe's.
         picture: a PNG to draw the confusion matrix of zero-shot classification into.
 

@@ -290,7 +290,7 @@ def evaluate_drawing(
     Args:
         data: real signals to compare with, read as the model's own recipe reads them; or
             `scenes`, whose prompts are then asked.
-        judge: the network that judges, as `inspect.judges.open_judge` reads it; of scenes, the
+        judge: the network that judges, as `evaluate.judges.open_judge` reads it; of scenes, the
             folder of a judge of scenes.
         clip: a CLIP that compares drawings with the texts they were drawn from, as
             `evaluate_clip.open_clip` reads it.

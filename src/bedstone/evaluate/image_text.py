@@ -464,7 +464,7 @@ def evaluate_told(
 
     Args:
         model: for captions, answers, matching, or all.
-        data: rows, as `data.told_reader` reads them, or `scenes`.
+        data: rows, as `data.fields` reads them, or `scenes`.
         column: the column of captions, where it isn't the recipe's.
 
     Raises:

@@ -22,7 +22,7 @@ Finish = Literal["stop", "length"]
 
 
 class Decoder(Protocol):
-    """What generation needs of a network; `models.gpt.GPT` is one."""
+    """What generation needs of a network; `models.gpt.network.GPT` is one."""
 
     config: Any  # `context`: the most tokens a sequence may have; `vocab_size`
     head: Callable[[Tensor], Tensor]
@@ -155,7 +155,7 @@ def stream(
         top: of how many likeliest tokens to report log-probabilities.
         precision: a copy of the network that is ready for it does the work; None takes the
             network as it is. To generate often, make that copy once:
-            `nn.inference.for_inference`.
+            `nn.fast.inference.for_inference`.
         ended: called with each step of an unfinished row; True ends it with "stop".
 
     Yields:

@@ -138,7 +138,7 @@ def looked(model: Model, picture: Any, text: str) -> Looked:
 
     Args:
         model: in BLIP's form, with its processor.
-        picture: as `data.images.decode` takes it.
+        picture: as `data.images.decode.decode` takes it.
 
     Raises:
         BedstoneError: the picture can't be read, the text is empty or too long, or the model

@@ -2,8 +2,8 @@
 
 BLEU (Papineni et al., 2002) by sacrebleu: four words, tokenised as 13a, in lower case. ROUGE-L
 (Lin, 2004) by rouge-score: F1 of the longest common subsequence, with the best of a picture's
-references. CIDEr-D (`inspect.cider`). BLEU and ROUGE-L are shares from 0 to 1 (published ones are
-often times 100), CIDEr-D runs from 0 to 10 (published tables often give it times 100 too).
+references. CIDEr-D (`metrics.captioning`). BLEU and ROUGE-L are shares from 0 to 1 (published
+ones are often times 100), CIDEr-D runs from 0 to 10 (published tables often give it times 100 too).
 
 Such figures count words that agree: they don't know whether a caption is true. Of scenes, where
 truth is known, `true_facts` tells that.

@@ -498,7 +498,7 @@ def clip_score(clip: Compares, pictures: Iterable[Any], texts: Sequence[str]) ->
     """The score of each picture with its own text.
 
     Args:
-        clip: such as `tasks.picture_engine.PictureEngine`.
+        clip: such as `tasks.images.engine.PictureEngine`.
         pictures: paths, bytes, arrays (H, W, 3) uint8 or Pillow's images.
 
     Raises:

@@ -1,7 +1,7 @@
 """Figures of answers to questions about pictures, by kind of question, beside who doesn't look.
 
 Accuracy is that of VQA (Antol et al., 2015, section 3.3): answers are compared in one plain form
-(`inspect.vqa_words`), and where ten people answered, min(people who said so / 3, 1), the mean over
+(`metrics.vqa`), and where ten people answered, min(people who said so / 3, 1), the mean over
 all sets of nine of them. A row of fewer answers lists what is right: any of them is.
 
 Two baselines answer without the picture: `majority` says the same to all, `blind` what was most

@@ -123,7 +123,7 @@ class PretrainingHeads(nn.Module):
 
 
 class PackedRows(Protocol):
-    """n rows as one of N tokens, as `data.packing` lays them; each field is (1, N)."""
+    """n rows as one of N tokens, as `data.text.packing` lays them; each field is (1, N)."""
 
     @property
     def ids(self) -> Tensor: ...

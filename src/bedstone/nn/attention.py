@@ -17,7 +17,7 @@ from bedstone.nn.fast.ragged import LONGEST, ragged_attention
 from bedstone.nn.masks import Causal, Documents, Full, Mask, Padding, with_window
 from bedstone.nn.positions import rotate
 
-# Packed documents that are too long for grids of similar lengths (nn/ragged.py) are attended
+# Packed documents that are too long for grids of similar lengths (nn/fast/ragged.py) are attended
 # one by one when they are at least this long on average: below, one dense call costs less than
 # many small ones (measured on a CPU, context 256).
 SEGMENT_TOKENS = 48

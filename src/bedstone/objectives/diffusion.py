@@ -1,7 +1,7 @@
 """Learning to draw: a network sees a noised signal and says what of it is noise.
 
-Denoising as Ho et al., 2020, equation 14, for any process of `nn.noising` and any target of
-`nn.noise_targets`. What a time counts for is said by the error of the clean signal that the output
+Denoising as Ho et al., 2020, equation 14, for any process of `diffusion.process` and any target of
+`diffusion.targets`. What a time counts for is said by the error of the clean signal that the output
 means, as in Hang et al., 2023, section 3.4:
 
     uniform    the error of the output itself

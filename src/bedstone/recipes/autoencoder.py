@@ -99,10 +99,10 @@ class AutoencoderRecipe(RunRecipe):
         budget: how long to train: `5m`, `2000 steps`.
         init: an autoencoder to go on from, instead of fresh weights.
         model: the shape: `layout: autoencoder_kl` in the fields of
-            `models.autoencoder_config.AutoencoderConfig`, or `fsq_autoencoder` in those of
+            `models.autoencoder.network.AutoencoderConfig`, or `fsq_autoencoder` in those of
             `DiscreteConfig`. Pictures are made `image_size` large.
         data: what to learn from; texts and labels of rows are passed over.
-        augment: how pictures are changed: the fields of `data.image_augment.ImageAugment`.
+        augment: how pictures are changed: the fields of `data.images.augment.ImageAugment`.
         pixel: the distance of pixels: l1 or l2.
         kl: weight of the latents' nats, of autoencoder_kl.
         perceptual: a term by what a frozen network sees.

@@ -43,8 +43,8 @@ class PretrainRecipe(RunRecipe):
     Attributes, besides those of every run:
         budget: how long to train: `5m`, `2h`, `1000 steps`, `20M tokens`.
         init: a model to go on from, instead of fresh weights.
-        model: the shape, in the fields of `models.gpt_config.GPTConfig` or, where its `layout` is
-            bert, roberta or distilbert, of `models.bert.BertConfig`.
+        model: the shape, in the fields of `models.gpt.network.GPTConfig` or, where its `layout` is
+            bert, roberta or distilbert, of `models.bert.network.BertConfig`.
         data: what to learn from.
         tokenizer: how text becomes tokens.
         masking: what an encoder is asked to restore.

@@ -55,14 +55,14 @@ class ContrastiveRecipe(RunRecipe):
         budget: how long to train: `10m`, `2000 steps`.
         init: a model to go on from, instead of fresh weights.
         model: the shape: `layout` (clip, siglip, clip_resnet), `image`, `text` and `embed`, in the
-            fields of `models.clip.CLIPConfig`.
+            fields of `models.clip.network.CLIPConfig`.
         image_init: a model whose picture tower to begin with: a ViT, or a model of pairs.
         text_init: a model of pairs whose text tower and tokenizer to begin with.
         freeze: image or text: a tower that keeps its weights (LiT); its projection learns.
         data: what to learn from.
-        augment: how pictures are changed: the fields of `data.image_augment.ImageAugment`. What a
+        augment: how pictures are changed: the fields of `data.images.augment.ImageAugment`. What a
             caption says stays true: where it names left or right nothing is flipped, where it
-            names a colour none changes (`data.fact_augment`).
+            names a colour none changes (`data.images.augment`).
         tokenizer: how text becomes tokens; trained on the captions where none is named.
         objective: softmax (CLIP) or sigmoid (SigLIP); empty is the layout's own.
         batch_size: pairs that are told from each other.

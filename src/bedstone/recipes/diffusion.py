@@ -113,10 +113,10 @@ class DiffusionRecipe(RunRecipe):
             unconditional-image-generation, and the same with audio, video and volume.
         budget: how long to train: `10m`, `2000 steps`.
         init: a model to go on from, instead of fresh weights.
-        model: the network's shape, in the fields of `models.dit_config.DiTConfig`; what the data
+        model: the network's shape, in the fields of `models.dit.network.DiTConfig`; what the data
             decides (size, channels, classes) is left out.
         process: how noise is added: `kind` (discrete, flow, edm) and the fields of that kind in
-            `nn.noising`.
+            `diffusion.process`.
         target: what the network says: epsilon, v_prediction, sample, flow_prediction, edm; empty is
             the process's own.
         weight: what a time counts for: uniform, snr, min_snr, truncated.
@@ -207,7 +207,7 @@ def opened(recipe: DiffusionRecipe, quiet: bool) -> tuple[Signals, Signals]:
     """Signals to learn from and signals held out.
 
     Raises:
-        BedstoneError: as `data.signal_sources.open_signals`.
+        BedstoneError: as `data.signals.open.open_signals`.
     """
     with ProgressBar(f"reading {recipe.data.source}", quiet=quiet) as bar:
         return open_signals(recipe, bar.update)

@@ -116,7 +116,7 @@ class ToldRecipe(RunRecipe):
         init: a model to go on from, instead of fresh weights; of another task, what both have is
             taken over.
         model: the shape: `layout` (blip, blip_resnet), `image`, `text` and `embed`, in the fields
-            of `models.vlm.VLMConfig`.
+            of `models.blip.network.VLMConfig`.
         image_init: a model whose picture tower to begin with: a ViT, a CLIP, or another VLM.
         text_init: a BERT, or another VLM, whose text weights and tokenizer to begin with.
         freeze: image or text: what keeps its weights; of text, all but its view of the picture.
@@ -125,7 +125,7 @@ class ToldRecipe(RunRecipe):
         texts: how many captions, and how many questions, of each picture a step has: the picture
             is seen once for all of them.
         augment: how pictures are changed, where it leaves what is said of them true: the fields
-            of `data.image_augment.ImageAugment`.
+            of `data.images.augment.ImageAugment`.
         tokenizer: how text becomes tokens; trained on the texts where none is named.
         batch_size: pictures in a micro-batch.
         weights: of the objectives, in a joint training.
@@ -586,7 +586,7 @@ class SightedRecipe(ToldRecipe):
         task: image-to-text, visual-question-answering or joint.
         init: the GPT.
         image_init: a model whose picture tower it is to see by: a VLM, a CLIP or a ViT.
-        model: `layout` sighted_gpt, `every` and `cross_heads` of `models.sighted_config`.
+        model: `layout` sighted_gpt, `every` and `cross_heads` of `models.flamingo.network`.
     """
 
     task: str = "visual-question-answering"

@@ -139,8 +139,8 @@ class FinetuneRecipe(RunRecipe):
             picture is computed once, and a head learns on it (a linear probe).
         lora: train an adapter alone: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
         quantize: bits of the frozen weights under an adapter: 0 (as they are), 8 or 4.
-        augment: new rows from old: the fields of `data.augment_text.AugmentConfig`; of pictures,
-            how each is changed when it is seen: those of `data.image_augment.ImageAugment`.
+        augment: new rows from old: the fields of `data.text.augment.AugmentConfig`; of pictures,
+            how each is changed when it is seen: those of `data.images.augment.ImageAugment`.
         class_weights: `balanced`, or a weight for each label; empty weighs all alike.
         best: the figure that picks the best checkpoint; empty takes the task's own, `last` keeps
             the last weights.

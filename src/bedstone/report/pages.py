@@ -28,7 +28,7 @@ class Tile:
     """A picture, its name and score, and what is known of it.
 
     Attributes:
-        picture: as `data.images.decode` takes it; None where it is gone.
+        picture: as `data.images.decode.decode` takes it; None where it is gone.
     """
 
     picture: Any
@@ -144,7 +144,7 @@ class Captioned:
     """A picture and what was said of it.
 
     Attributes:
-        picture: as `data.images.decode` takes it; None where it is gone.
+        picture: as `data.images.decode.decode` takes it; None where it is gone.
         name: of the picture: its file, its row.
         lines: captions, the best first; or answers.
     """

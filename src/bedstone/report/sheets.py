@@ -308,7 +308,7 @@ def _tile(
 
 # Sheets of made pictures: samples, how they came out of noise, and what they resemble.
 #
-# Each is a PNG that keeps its recipe in its notes (`data.png_notes`). Signals are about [-1, 1].
+# Each is a PNG that keeps its recipe in its notes (`data.images.png`). Signals are about [-1, 1].
 #
 # Shapes: B samples, C channels (1 or 3), H and W, K frames, k neighbours.
 

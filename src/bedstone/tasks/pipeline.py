@@ -73,8 +73,8 @@ def pipeline(
         model: a `Model`, a folder (a model's or a run's) or a hub id.
         tokenizer: another than the model's own.
         precision: of matrix products: fp32, bf16, auto for bf16 where the hardware has it, or
-            mixed for fp32 with such bf16 in late MLPs alone (`nn/mixed.py`): embeddings stay the
-            same to five digits of the cosine.
+            mixed for fp32 with such bf16 in late MLPs alone (`nn/fast/inference.py`): embeddings
+            stay the same to five digits of the cosine.
         device: cpu, cuda, ... or a number as in transformers (-1 is the CPU). A `Model` is moved
             there, and stays where it is with auto.
         options: the task's own, defaults of its calls.

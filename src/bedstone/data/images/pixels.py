@@ -1,6 +1,7 @@
 """The pictures of rows as pixels of one size: kept in memory where they fit, else read each time.
 
-Decoding is by `data.images` alone. Pictures that can't be decoded are left out, counted and named.
+Decoding is by `data.images.decode` alone. Pictures that can't be decoded are left out, counted
+and named.
 
 Shapes: B pictures, H x W pixels.
 """

@@ -216,7 +216,7 @@ class ImageProcessor:
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             raise BedstoneError(
                 f"a picture of shape {picture.shape} and type {picture.dtype}; expected (H, W, 3) "
-                "of uint8, as `data.images.decode` gives."
+                "of uint8, as `data.images.decode.decode` gives."
             )
         height, width = picture.shape[:2]
         target = self._resized(height, width)

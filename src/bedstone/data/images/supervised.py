@@ -70,7 +70,7 @@ class PictureExamples:
     """Pictures with the label of each.
 
     Pictures that can't be read, and rows without a label that is known, are left out, counted and
-    named; see `data.pairs.Faults`.
+    named; see `data.fields.Faults`.
 
     Args:
         rows: with a label each.

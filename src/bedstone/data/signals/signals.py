@@ -372,7 +372,7 @@ class SignalsConfig:
     Attributes:
         source: built in: scenes, moving-scenes (video) or solids (volumes); else a Parquet, Arrow,
             JSONL or CSV file, a folder, a glob or a hub id of rows with pictures or sounds; of
-            videos and volumes, a .npz file (`data.signal_arrays`).
+            videos and volumes, a .npz file (`data.signals.open`).
         validation: another source to validate on; empty holds out a share of `source`.
         split: of a hub id or a folder with splits.
         validation_share: share of the rows held out.
@@ -383,8 +383,9 @@ class SignalsConfig:
         size: of a signal: [height, width], [frames] of sounds, [frames, height, width] of videos,
             [depth, height, width] of volumes.
         channels: of pictures: 3, or 1 for grey ones.
-        sound: how sounds become signals: the fields of `data.sounds.Spectrogram` but `frames`.
-        most_rows: take this many rows at most, drawn by the seed; 0 takes all. Of what is built
+        sound: how sounds become signals: the fields of `data.signals.audio.Spectrogram` but
+        `frames`. most_rows: take this many rows at most, drawn by the seed; 0 takes all. Of what
+        is built
             in, how many are drawn; 0 is as many as suits it.
         most_broken: share of rows that may be broken; such rows are left out and named.
         objects: things in a picture of scenes, the fewest and the most.

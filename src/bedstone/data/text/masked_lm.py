@@ -681,8 +681,9 @@ def evaluation_batches(rows: RowMaker, batch_tokens: int, seed: int = 0) -> Iter
 
 # Text as sentences in documents: what rows of masked words and pairs of texts are made of.
 #
-# A source is wrapped so that its pieces are sentences; tokenised and kept by `data.token_cache` as
-# any other, it then says where each sentence begins. Nothing of the text is lost or moved.
+# A source is wrapped so that its pieces are sentences; tokenised and kept by
+# `data.text.token_cache` as any other, it then says where each sentence begins. Nothing of the
+# text is lost or moved.
 
 RULES = 1  # raise it when the same text would be parted otherwise
 

@@ -263,7 +263,7 @@ class Tokenizer:
     """Text to ids and back.
 
     `settings` is what `tokenizer_config.json` holds; its roles (`eos_token`, ...) name tokens of
-    the vocabulary. Make one with `Tokenizer.load`, or by `data/tokenizer_training.py`.
+    the vocabulary. Make one with `Tokenizer.load`, or by `data/text/train_tokenizer.py`.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any] | None = None):
@@ -392,7 +392,7 @@ class Tokenizer:
         """The ids of each text, (T,) uint32, on all processors; the GIL is free meanwhile.
 
         For training data: the name of a special token inside a text is only text. `continued[i]`
-        says that text i goes on where a cut by `data.cut` ended another.
+        says that text i goes on where a cut by `data.records` ended another.
         """
         pieces: list[str] = []
         counts = []

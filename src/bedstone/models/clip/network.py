@@ -125,7 +125,7 @@ class TextTower(nn.Module):
         return self.states(rows.ids, mask=mask, positions=rows.positions, read=read)[0]
 
     def features(self, rows: Any) -> Tensor:
-        """(n, F) of packed rows (`data.packing.Packed`): each read at its last token."""
+        """(n, F) of packed rows (`data.text.packing.Packed`): each read at its last token."""
         lengths = rows.lengths
         first = lengths[0]
         if all(length == first for length in lengths):  # a plain batch: no need to part them
@@ -307,7 +307,7 @@ class CLIP(nn.Module):
         return self.image_projection(tower.features(pixels, kept))
 
     def text_features(self, rows: Any) -> Tensor:
-        """(n, E) of packed rows (`data.tower_text` and `data.packing`), not normalised."""
+        """Features (n, E) of packed rows (`data.text.packing`), not normalised."""
         tower: Any = self.text
         return self.text_projection(tower.features(rows))
 

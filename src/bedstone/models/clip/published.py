@@ -12,8 +12,6 @@ from typing import Any
 from torch import nn
 
 from bedstone.errors import BedstoneError
-from bedstone.models.clip import network as clip
-from bedstone.models.clip import network as labelled_tower
 from bedstone.models.clip.network import (
     OLD_END,
     TOWERS,
@@ -21,6 +19,7 @@ from bedstone.models.clip.network import (
     LabelledTowerConfig,
     TextConfig,
     make,
+    make_labelled,
 )
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import Layout, Name, read_head, refuse, write_ends, write_head
@@ -287,8 +286,8 @@ def _write(config: Any, *, plain: Layout) -> dict[str, Any]:
 
 
 def _build(config: Any) -> nn.Module:
-    made = labelled_tower if isinstance(config, LabelledTowerConfig) else clip
-    return made.make(config)
+    labelled = isinstance(config, LabelledTowerConfig)
+    return make_labelled(config) if labelled else make(config)
 
 
 def _names(config: Any, *, plain: Layout) -> Iterator[Name]:

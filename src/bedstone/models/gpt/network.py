@@ -206,7 +206,7 @@ class GPT(Headed):
             positions: (B or 1, T); None counts on from what the cache holds.
             cache: keys and values of earlier tokens; new ones are added to it.
             memory, memory_mask: what cross-attention reads, where blocks have any
-                (models.sighted_gpt).
+                (models.flamingo.network).
         """
         length = ids.shape[1]
         if cache is not None:

@@ -5,9 +5,9 @@ matrix between tokens that never see each other. Here documents of similar lengt
 of a grid, (n, T), and each grid takes one product. Moving tokens to their cells and back is one
 to one, so both ways, and both gradients, are plain row copies.
 
-The arithmetic is written out, gradient and all, as in `nn/fused.py`: torch's fused kernel costs
-more than twice as much at these lengths on a CPU (measured, AVX-512). Short rows are widened to
-what vector instructions hold, and their softmax goes through fp32, which is faster too.
+The arithmetic is written out, gradient and all, as in `nn/fast/fused.py`: torch's fused kernel
+costs more than twice as much at these lengths on a CPU (measured, AVX-512). Short rows are
+widened to what vector instructions hold, and their softmax goes through fp32, which is faster too.
 
 Shapes: N tokens, H heads, G key/value heads (G divides H, R = H / G), W head width;
 n documents of a grid, T its length.

@@ -61,7 +61,7 @@ def fit_policy(
         parts: raw scores of the posts.
         truth: (n, C) whether a category holds.
         precision, recall: what thresholds are to reach, one of them; else the best F1. See
-            `inspect.calibration.best_threshold`.
+            `metrics.calibration.best_threshold`.
         seed: of the folds.
 
     Raises:

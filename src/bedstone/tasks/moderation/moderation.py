@@ -72,7 +72,7 @@ class ModerationOptions(Options):
     """Options of moderation.
 
     Attributes:
-        policy: a YAML file (see `tasks.policy`), what it holds as a dict, or a `Policy`.
+        policy: a YAML file (see `tasks.moderation.policy`), what it holds as a dict, or a `Policy`.
     """
 
     policy: Any = None

@@ -35,7 +35,7 @@ class Item:
     Attributes:
         key: its name in the index.
         mark: changes whenever its content may have.
-        read: its bytes or path, as `data.images.decode` takes them; raises OSError.
+        read: its bytes or path, as `data.images.decode.decode` takes them; raises OSError.
         columns: its metadata.
     """
 

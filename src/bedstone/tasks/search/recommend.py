@@ -30,7 +30,7 @@ class CatalogueOptions(Options):
     """Options of both tasks.
 
     Attributes:
-        catalogue: a file or folder of rows (see `data.pair_rows`), or a list of dictionaries, with
+        catalogue: a file or folder of rows (see `data.sources`), or a list of dictionaries, with
             a text, an image or both, and any other columns.
         text, image, id: the columns of these, where they haven't usual names; an item without an
             id is called by its number.
@@ -277,7 +277,7 @@ def styles(vectors: np.ndarray, categories: Sequence[str]) -> np.ndarray:
     return unit(found)
 
 
-# complementary-items: what of a catalogue goes with an item. `tasks.companions` says how.
+# complementary-items: what of a catalogue goes with an item. `tasks.search.recommend` says how.
 #
 # Shapes: n items, J of an item's vector.
 
@@ -306,8 +306,8 @@ class CompanionOptions(CatalogueOptions):
 class ComplementaryItems(SimilarItems):
     """An item -> those that go with it, each {"id", "score", "row"}, best first.
 
-    With `pairs`, by a map learnt from them (see `tasks.companions`); without, by a like style among
-    items of other categories, which needs an item of the catalogue.
+    With `pairs`, by a map learnt from them (see `tasks.search.recommend`); without, by a like
+    style among items of other categories, which needs an item of the catalogue.
     """
 
     name = "complementary-items"
