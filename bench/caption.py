@@ -31,7 +31,7 @@ from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch
-from bedstone.models.blip.network import VLM
+from bedstone.models.blip.network import Blip
 from bedstone.nn.fast.inference import for_inference
 from rounds import orders, spread
 
@@ -102,7 +102,7 @@ def theirs(name: str, folder: Path, dtype: torch.dtype, tokens: int, beams: int)
     return Contestant(name, write)
 
 
-def ours(name: str, network: VLM, dtype: torch.dtype, tokens: int, beams: int) -> Contestant:
+def ours(name: str, network: Blip, dtype: torch.dtype, tokens: int, beams: int) -> Contestant:
     ready = for_inference(network, dtype)
     begin = network.config.text.bos_id
     search = BeamSearch(beams=beams, max_tokens=tokens, min_tokens=tokens)

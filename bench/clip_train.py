@@ -31,8 +31,8 @@ from torch import Tensor
 
 import bedstone
 from bedstone.data.images.augment import ImageAugment
-from bedstone.data.images.contrastive import PairBatch, PairBatches, PairTexts
-from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveBatches, ContrastiveTexts
+from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import clip_processor
 from bedstone.data.open import open_pairs
 from bedstone.data.text.packing import lay
@@ -87,12 +87,12 @@ class Data:
             rows.append([np.array([end - 1, *text, end]) for text in texts])
         return cls([torch.randn(batch, 3, side, side) for _ in range(steps)], rows, end)
 
-    def ours(self, step: int) -> PairBatch:
+    def ours(self, step: int) -> ContrastiveBatch:
         ids = np.concatenate(self.rows[step])
         lengths = np.array([len(row) for row in self.rows[step]])
         groups = torch.arange(len(lengths))
         packed = lay(ids, np.zeros_like(ids), lengths)
-        return PairBatch(self.pixels[step], packed, groups, 0, [], step)
+        return ContrastiveBatch(self.pixels[step], packed, groups, 0, [], step)
 
     def theirs(self, step: int) -> dict[str, Tensor]:
         longest = max(len(row) for row in self.rows[step])
@@ -214,9 +214,11 @@ def from_files(options: argparse.Namespace) -> None:
     augment = ImageAugment(
         crop=(0.6, 1.0), flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2, size=224
     )
-    pictures = Pictures(rows, wide.fit, wide.size, memory_mb=0)
-    texts = PairTexts(rows, lambda batch: [tokenizer.encode(t, special=True)[:77] for t in batch])
-    batches = PairBatches(
+    pictures = ImageCache(rows, wide.fit, wide.size, memory_mb=0)
+    texts = ContrastiveTexts(
+        rows, lambda batch: [tokenizer.encode(t, special=True)[:77] for t in batch]
+    )
+    batches = ContrastiveBatches(
         pictures,
         texts,
         options.batch,

@@ -31,10 +31,10 @@ from diffusers import DDIMScheduler, DiTTransformer2DModel
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel, load_drawing
+from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.data.signals.signals import class_condition
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Asked, SamplingConfig, draw, generators_of
+from bedstone.diffusion.sample import Conditioning, SamplingConfig, generators_of, sample
 from bedstone.diffusion.schedulers import config_of, published
 from bedstone.evaluate.judges import open_judge
 from bedstone.metrics.generative import Moments, frechet_distance
@@ -77,7 +77,7 @@ def trained(source: Path, minutes: float, folder: Path) -> Path:
     return folder
 
 
-def scheduler_of(model: DrawingModel, tuned: bool) -> DDIMScheduler:
+def scheduler_of(model: DiffusionPipeline, tuned: bool) -> DDIMScheduler:
     """DDIM as it comes, but for what the network was trained with; tuned: trailing, unclipped."""
     config = config_of(model.process, model.target, "ddim")
     del config["_class_name"]
@@ -88,7 +88,7 @@ def scheduler_of(model: DrawingModel, tuned: bool) -> DDIMScheduler:
 
 def theirs(
     name: str,
-    model: DrawingModel,
+    model: DiffusionPipeline,
     folder: Path,
     dtype: torch.dtype,
     steps: int,
@@ -117,7 +117,11 @@ def theirs(
 
 
 def ours(
-    name: str, model: DrawingModel, dtype: torch.dtype, sampling: SamplingConfig, asked: Asked
+    name: str,
+    model: DiffusionPipeline,
+    dtype: torch.dtype,
+    sampling: SamplingConfig,
+    asked: Conditioning,
 ) -> Contestant:
     network = for_inference(model.network, dtype)
     count = model.config.classes
@@ -126,20 +130,22 @@ def ours(
     def draws(noise: Tensor, classes: Tensor) -> Tensor:
         given = {"condition": class_condition(classes.tolist(), count)}
         given["null"] = class_condition([count], count)
-        how = Asked(noise=noise, limit=asked.limit, way=asked.way)
+        how = Conditioning(noise=noise, limit=asked.limit, way=asked.way)
         seeds = generators_of(range(len(noise)))
         parts = (network, model.process, model.target, shape, sampling, seeds)
-        return draw(*parts, **given, asked=how).clamp(-1, 1)
+        return sample(*parts, **given, asked=how).clamp(-1, 1)
 
     return Contestant(name, draws)
 
 
-def contestants(options: argparse.Namespace, model: DrawingModel, folder: Path) -> list[Contestant]:
+def contestants(
+    options: argparse.Namespace, model: DiffusionPipeline, folder: Path
+) -> list[Contestant]:
     Model(model.network.denoiser).write_network(folder)
     steps, scale = options.steps, options.guidance
     same = SamplingConfig(method="ddim", steps=steps, guidance=scale)
     known = {"_class_name": "DDIMScheduler", **scheduler_of(model, options.tuned).config}
-    way = Asked(way=published(known))
+    way = Conditioning(way=published(known))
     few = SamplingConfig(
         method=options.method,
         steps=options.evaluations,
@@ -147,7 +153,7 @@ def contestants(options: argparse.Namespace, model: DrawingModel, folder: Path) 
         guidance=scale,
         interval=tuple(options.interval),
     )
-    limited = Asked(limit=clip())
+    limited = Conditioning(limit=clip())
     return [
         theirs(
             f"diffusers DDIM-{steps}", model, folder, torch.float32, steps, scale, options.tuned
@@ -227,12 +233,12 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     with tempfile.TemporaryDirectory() as folder:
         run = chosen.model or trained(chosen.source, chosen.minutes, Path(folder) / "run")
-        model = load_drawing(run / "model" if (run / "model").is_dir() else run)
+        model = load_pipeline(run / "model" if (run / "model").is_dir() else run)
         with torch.inference_mode():
             compete(chosen, model, Path(folder) / "network")
 
 
-def compete(options: argparse.Namespace, model: DrawingModel, folder: Path) -> None:
+def compete(options: argparse.Namespace, model: DiffusionPipeline, folder: Path) -> None:
     folder.mkdir()
     sides = contestants(options, model, folder)
     generator = torch.Generator().manual_seed(0)

@@ -43,7 +43,7 @@ from transformers import (
 
 import bedstone
 from bedstone.checkpoints.adapters import adapt, save_adapter
-from bedstone.data.dataset import LabelledRows
+from bedstone.data.dataset import Dataset
 from bedstone.data.text.supervised import ExampleBatches, make_examples
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.supervised import completion_loss
@@ -118,7 +118,7 @@ def ours(number: int, task: Task) -> Run:
     seed_everything(number)
     model = bedstone.load(task.base)
     adapt(model.network, LoraConfig(RANK, ALPHA, targets=("q", "k", "v")), seed=number)
-    rows = LabelledRows([row["source"] for row in task.train])
+    rows = Dataset([row["source"] for row in task.train])
     examples = make_examples("text-generation", rows, model.tokenizer, limit=LONGEST + 1)
     for place, row in enumerate(task.train):  # cut as the peer's are
         assert examples.input(place)[0].ids == row["input_ids"]

@@ -1,7 +1,7 @@
 """The judge of a recipe's signals: trains on real ones, and prints how often it is right of others.
 
-    python bench/signal_judge.py recipes/diffusion-digits.yaml runs/judge-digits \
-        data.source=spoken-digits/train.parquet --held spoken-digits/test.parquet
+    python bench/signal_judge.py recipes/diffusion-digits.yaml runs/judge-digits
+    data.source=spoken-digits/train.parquet --held spoken-digits/test.parquet
 
 `bedstone evaluate MODEL DATA --judge FOLDER` reads the folder that it writes.
 """

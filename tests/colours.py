@@ -13,7 +13,7 @@ NAMES = {"red": (220, 20, 20), "green": (20, 200, 30), "blue": (10, 30, 230)}
 
 
 class Colours:
-    """As `picture_engine.PictureEngine` is used. `seen` counts the pictures that were asked for."""
+    """As `picture_engine.ImageEngine` is used. `seen` counts the pictures that were asked for."""
 
     name, width = "colours-1", WIDTH
 

@@ -14,7 +14,7 @@ from PIL import Image
 from bedstone.commands.train import pretrain, read_pretraining
 from bedstone.data.signals.audio import write_sound
 from bedstone.recipes.diffusion import DiffusionRecipe
-from bedstone.train.run import Finished
+from bedstone.train.run import RunResult
 
 SHAPE = {"patch": 4, "width": 16, "layers": 1, "heads": 2}
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
@@ -75,6 +75,6 @@ def recipe_of(out: Path, **more: Any) -> DiffusionRecipe:
     return read
 
 
-def run(out: Path, **more: Any) -> Finished:
+def run(out: Path, **more: Any) -> RunResult:
     """A whole run."""
     return pretrain(recipe_of(out, **more), quiet=True)

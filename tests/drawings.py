@@ -3,7 +3,7 @@
 import functools
 
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel, SignalForm, text_part
+from bedstone.checkpoints.pipeline import DiffusionPipeline, SignalSpec, text_part
 from bedstone.data.text.train_tokenizer import train_wordpiece
 from bedstone.diffusion.process import Discrete, Flow, Process
 from bedstone.diffusion.sample import SamplingConfig
@@ -57,7 +57,7 @@ def drawing(
     predicts: str = "",
     method: str = "dpm_solver_2m",
     guidance: float = 2.0,
-) -> DrawingModel:
+) -> DiffusionPipeline:
     """A model that draws; of latents, pictures of 16 pixels, 8 places of a latent."""
     shape = SHAPES[kind]
     process = process or Flow()
@@ -76,7 +76,7 @@ def drawing(
     )
     denoiser = build(config, seed=1)
     randomise(denoiser, seed=3)
-    signal = SignalForm(
+    signal = SignalSpec(
         kind,
         (3, 16, 16) if latent else shape,
         condition,
@@ -85,7 +85,7 @@ def drawing(
         {"rate": 1000, "window": 32, "hop": 16, "rounds": 2} if kind == "audio" else {},
     )
     text = None if words is None else text_part(words.network)
-    return DrawingModel(
+    return DiffusionPipeline(
         Conditioned(denoiser, text).eval(),
         None if words is None else words.tokenizer,
         process=process,

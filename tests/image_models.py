@@ -10,7 +10,7 @@ from bedstone.data.text.convert_tokenizer import train_roberta
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.models.clip import network as clip
 from bedstone.models.clip import network as labelled_tower
-from bedstone.models.clip.network import CLIPConfig, LabelledTowerConfig, TextConfig
+from bedstone.models.clip.network import CLIPConfig, ImageClassifierConfig, TextConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit import network as vit
@@ -55,7 +55,9 @@ def labelled_model(layout: str = "vit", head: HeadConfig = LABELS) -> Model:
         network = vit.build(config, seed=1)
     else:
         tower = clip_model(layout).config.image
-        network = labelled_tower.build_labelled(LabelledTowerConfig(layout, tower, head), seed=1)
+        network = labelled_tower.build_classifier(
+            ImageClassifierConfig(layout, tower, head), seed=1
+        )
     randomise(network, seed=3)
     return Model(network.eval(), processor=plain_processor(SIZE))
 

@@ -1,12 +1,12 @@
 """Small random models that put pictures into words, as the tests of their tasks use them."""
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.images.image_text import train_told
+from bedstone.data.images.image_text import train_image_text
 from bedstone.data.images.processor import blip_processor
 from bedstone.data.text.train_tokenizer import train_bpe
-from bedstone.models.blip.network import build_blip, vlm_config
+from bedstone.models.blip.network import blip_config, build_blip
 from bedstone.models.flamingo import network as sighted_gpt
-from bedstone.models.flamingo.network import SightedConfig
+from bedstone.models.flamingo.network import FlamingoConfig
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.models.vit.network import ViTConfig
@@ -24,14 +24,14 @@ TEXTS = [
 def told_model(
     kind: str = "joint", layout: str = "blip", context: int = 24, seed: int = 3
 ) -> Model:
-    known = train_told(TEXTS * 3, 160)
+    known = train_image_text(TEXTS * 3, 160)
     image = {"image_size": SIZE, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 2}
     if layout == "blip":
         image = {"image_size": SIZE, "patch": 8, "width": 24, "layers": 2, "heads": 4}
     text = {"vocab_size": known.vocab_size, "context": context, "width": 24, "layers": 2}
     text |= {"heads": 4, "bos_id": known.bos_id, "eos_id": known.sep_id, "pad_id": known.pad_id}
     shape = {"layout": layout, "image": image, "text": text, "embed": 12, "head": {"kind": kind}}
-    network = build_blip(vlm_config(shape), seed=1)
+    network = build_blip(blip_config(shape), seed=1)
     if seed is not None:
         randomise(network, seed=seed)
     return Model(network.eval(), known, processor=blip_processor(SIZE))
@@ -45,6 +45,6 @@ def sighted_model() -> Model:
     image = ViTConfig(
         image_size=SIZE, patch=8, width=24, layers=2, heads=4, head=HeadConfig("states")
     )
-    network = sighted_gpt.build_flamingo(SightedConfig(gpt=gpt, image=image), seed=1)
+    network = sighted_gpt.build_flamingo(FlamingoConfig(gpt=gpt, image=image), seed=1)
     randomise(network, seed=3)
     return Model(network.eval(), known, processor=blip_processor(SIZE))

@@ -9,14 +9,14 @@ from bedstone.data.scenes import moving as moving_scenes
 from bedstone.data.scenes import solids
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import LAYOUTS, BertConfig
-from bedstone.models.blip.network import vlm_config
+from bedstone.models.blip.network import blip_config
 from bedstone.models.clip.network import clip_config
 from bedstone.models.dit.network import DiTConfig
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.recipes.contrastive import ContrastiveRecipe
 from bedstone.recipes.diffusion import DiffusionRecipe, check_sampling, process_of
-from bedstone.recipes.image_text import ToldRecipe
+from bedstone.recipes.image_text import ImageTextRecipe
 from bedstone.recipes.supervised import FinetuneRecipe, read_finetuning
 from bedstone.settings import from_mapping
 from bedstone.tasks.moderation.policy import read_policy
@@ -46,8 +46,8 @@ def test_every_recipe_reads_and_opens_with_its_command(path):
         assert shape.tokens <= 512
         process, _ = process_of(recipe)
         check_sampling(process, recipe.sampling)
-    elif type(recipe) is ToldRecipe:
-        assert vlm_config(recipe.model).decoder_layers
+    elif type(recipe) is ImageTextRecipe:
+        assert blip_config(recipe.model).decoder_layers
     elif isinstance(recipe, PretrainRecipe):
         shape = BertConfig if recipe.model.get("layout") in LAYOUTS else GPTConfig
         from_mapping(shape, {"context": recipe.context, **recipe.model}, str(path))

@@ -8,7 +8,7 @@ import numpy as np
 
 from bedstone.data.python_docs import python_passages
 from bedstone.data.scenes.captions import check_caption
-from bedstone.data.scenes.datasets import measured_told_scenes
+from bedstone.data.scenes.datasets import heldout_image_text_scenes
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.world import make_scene
 from bedstone.demo import bert, clip, draw, gpt, run, vlm
@@ -83,7 +83,7 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         told_data,
         "measured_told_scenes",
-        lambda split, count=0, **how: measured_told_scenes(split, 6, **how),
+        lambda split, count=0, **how: heldout_image_text_scenes(split, 6, **how),
     )
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
     report = run.run_demo(tmp_path / "demo", minutes=0.1)

@@ -52,7 +52,7 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
 
     read = read_finetuning(recipe, overrides)
     if sample:
-        from bedstone.recipes.supervised import show_augmented
+        from bedstone.recipes.supervised import preview_augmented as show_augmented
 
         show_augmented(read, sample)
     elif find_rate:
@@ -111,7 +111,8 @@ def run_(
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
     """
-    from bedstone.commands.run import Given, run
+    from bedstone.commands.run import Inputs as Given
+    from bedstone.commands.run import run
 
     given = Given(text, file, column, context, field, policy, question)
     run(task, model, given, option, as_json=json, page=page, precision=precision, device=device)

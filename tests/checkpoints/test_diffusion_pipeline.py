@@ -9,7 +9,7 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel, load_drawing
+from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.diffusion.process import EDM, Discrete, Flow
 from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder import network as discrete_autoencoder
@@ -29,7 +29,7 @@ def loose(folder: Path) -> Path:
 @pytest.mark.parametrize("kind", SHAPES)
 def test_all_that_a_model_is_comes_back(tmp_path, condition, kind):
     model = drawing(condition, kind, latent=False)
-    found = load_drawing(model.save(tmp_path / "model"))
+    found = load_pipeline(model.save(tmp_path / "model"))
     assert found.signal == model.signal
     assert found.sampling == model.sampling
     assert found.config == model.config
@@ -58,7 +58,7 @@ def test_all_that_a_model_is_comes_back(tmp_path, condition, kind):
 )
 def test_noise_is_added_alike_after_a_folder(tmp_path, process, predicts):
     model = drawing(process=process, predicts=predicts)
-    found = load_drawing(model.save(tmp_path / "model"))
+    found = load_pipeline(model.save(tmp_path / "model"))
     t = torch.linspace(0.1, 1, 10)
     torch.testing.assert_close(found.process.log_snr(t), process.log_snr(t), atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(found.process.told(t), process.told(t))
@@ -67,7 +67,7 @@ def test_noise_is_added_alike_after_a_folder(tmp_path, process, predicts):
 
 def test_the_package_opens_it_and_its_card_says_how_to_draw(tmp_path):
     model = bedstone.load(drawing().save(tmp_path / "model"))
-    assert isinstance(model, DrawingModel)
+    assert isinstance(model, DiffusionPipeline)
     card = (tmp_path / "model" / "README.md").read_text()
     assert f'bedstone imagine . "{NAMES[0]}" --out out.png' in card
     assert "3 classes" in card
@@ -78,11 +78,11 @@ def test_the_package_opens_it_and_its_card_says_how_to_draw(tmp_path):
 
 def test_a_folder_that_draws_nothing(tmp_path):
     with pytest.raises(BedstoneError, match=r"has no model_index\.json"):
-        load_drawing(reader().save(tmp_path / "words"))
+        load_pipeline(reader().save(tmp_path / "words"))
     model = loose(drawing().save(tmp_path / "model"))
     (model / "transformer").rename(tmp_path / "kept")
     with pytest.raises(BedstoneError, match="without a transformer"):
-        load_drawing(model)
+        load_pipeline(model)
 
 
 def test_a_file_that_changed_is_noticed(tmp_path):
@@ -90,7 +90,7 @@ def test_a_file_that_changed_is_noticed(tmp_path):
     path = model / "transformer" / "diffusion_pytorch_model.safetensors"
     os.truncate(path, path.stat().st_size - 4)
     with pytest.raises(BedstoneError, match="diffusion_pytorch_model"):
-        load_drawing(model)
+        load_pipeline(model)
 
 
 def test_another_autoencoder_is_refused(tmp_path):
@@ -104,10 +104,10 @@ def test_another_autoencoder_is_refused(tmp_path):
         (model / "vae").rename(tmp_path / f"was{number}")
         other.save(model / "vae")
         with pytest.raises(BedstoneError, match=told):
-            load_drawing(model)
+            load_pipeline(model)
     (model / "vae").rename(tmp_path / "last")
     with pytest.raises(BedstoneError, match="draws 4 channels, and a signal has 3"):
-        load_drawing(model)
+        load_pipeline(model)
 
 
 def test_codes_are_no_latents(tmp_path):
@@ -116,7 +116,7 @@ def test_codes_are_no_latents(tmp_path):
     shape = DiscreteConfig(image_size=16, widths=(8, 8), groups=4, patch=1)
     Model(discrete_autoencoder.build_discrete(shape)).save(model / "vae")
     with pytest.raises(BedstoneError, match="vae/ is a fsq_autoencoder"):
-        load_drawing(model)
+        load_pipeline(model)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_damaged_form_is_named(tmp_path, form, said):
     model = loose(drawing().save(tmp_path / "model"))
     (model / "drawing.json").write_text(json.dumps(form))
     with pytest.raises(BedstoneError, match=said):
-        load_drawing(model)
+        load_pipeline(model)
 
 
 def test_names_of_a_published_folder_stand_at_their_numbers(tmp_path):
@@ -146,7 +146,7 @@ def test_names_of_a_published_folder_stand_at_their_numbers(tmp_path):
         (["dog"], ("0", "1", "2")),
     ):
         (model / "model_index.json").write_text(json.dumps({**index, "id2label": labels}))
-        assert load_drawing(model).signal.names == names
+        assert load_pipeline(model).signal.names == names
 
 
 def test_another_reader_of_words_is_refused(tmp_path):
@@ -154,7 +154,7 @@ def test_another_reader_of_words_is_refused(tmp_path):
     (model / "text_encoder").rename(tmp_path / "narrow")
     reader(width=32).save(model / "text_encoder")
     with pytest.raises(BedstoneError, match="states of width 32; the denoiser reads 16"):
-        load_drawing(model)
+        load_pipeline(model)
 
 
 def test_a_model_of_classes_reads_no_words(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 import bedstone
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import DrawingModel, check_parts, load_drawing
+from bedstone.checkpoints.pipeline import DiffusionPipeline, check_parts, load_pipeline
 from bedstone.errors import BedstoneError
 from drawings import coder, drawing, reader
 
@@ -14,16 +14,16 @@ from drawings import coder, drawing, reader
 def test_what_draws_opens_as_every_model_does(tmp_path):
     made = drawing("text", latent=True)
     made.save(tmp_path / "model")
-    for opens in (bedstone.load, open_model, load_drawing, DrawingModel.from_pretrained):
+    for opens in (bedstone.load, open_model, load_pipeline, DiffusionPipeline.from_pretrained):
         model = opens(tmp_path / "model")
-        assert isinstance(model, DrawingModel)
+        assert isinstance(model, DiffusionPipeline)
         assert model.signal == made.signal
         assert model.sampling == made.sampling
         assert not model.scheduler
     before, after = made.network.state_dict(), model.network.state_dict()
     assert before.keys() == after.keys()
     assert all(value.equal(after[name]) for name, value in before.items())
-    assert not isinstance(bedstone.load(tmp_path / "model" / "text_encoder"), DrawingModel)
+    assert not isinstance(bedstone.load(tmp_path / "model" / "text_encoder"), DiffusionPipeline)
 
 
 def test_a_run_stands_for_its_model(tmp_path):
@@ -37,7 +37,7 @@ def test_a_run_stands_for_its_model(tmp_path):
 def test_a_folder_that_draws_nothing(tmp_path):
     reader().save(tmp_path / "words")
     with pytest.raises(BedstoneError, match=r"no model_index.json, so it draws nothing"):
-        load_drawing(tmp_path / "words")
+        load_pipeline(tmp_path / "words")
 
 
 def test_parts_that_do_not_fit_are_named():

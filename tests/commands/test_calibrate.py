@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from bedstone.cli import main
-from bedstone.commands.calibrate import read_posts
-from bedstone.data.dataset import LabelledRows
+from bedstone.commands.calibrate import read_items
+from bedstone.data.dataset import Dataset
 from bedstone.errors import BedstoneError
 from bedstone.metrics.calibration import calibration_error
 from bedstone.tasks.moderation.fit import fit_policy
@@ -185,11 +185,11 @@ def test_a_row_without_a_class_is_not_of_the_last_one():
     policy = read_policy({"categories": {"a": {"sentences": ["a"]}, "b": {"sentences": ["b"]}}})
     known = [{"text": "x", "image": None, "label": label} for label in (0, 1)]
     names = {"label": ["a", "b"]}
-    assert read_posts(LabelledRows(known, names=names), policy)[1].tolist() == np.eye(2).tolist()
+    assert read_items(Dataset(known, names=names), policy)[1].tolist() == np.eye(2).tolist()
     for label in (-1, 2):  # published test sets say -1 of rows whose class is kept secret
-        other = LabelledRows([*known, {**known[0], "label": label}], names=names)
+        other = Dataset([*known, {**known[0], "label": label}], names=names)
         with pytest.raises(BedstoneError, match=f"row 3: column 'label' is '{label}'"):
-            read_posts(other, policy)
+            read_items(other, policy)
 
 
 def test_moderation_from_the_command_line(given, tmp_path, capsys, monkeypatch):

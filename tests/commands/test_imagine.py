@@ -12,7 +12,7 @@ import bedstone
 from bedstone.cli import main
 from bedstone.data.images.png import read_recipe
 from bedstone.tasks.media.files import pixels
-from bedstone.tasks.media.generator import Drawer
+from bedstone.tasks.media.generator import MediaGenerator
 from drawings import drawing
 
 
@@ -58,7 +58,7 @@ def test_a_single_picture_at_its_own_size_with_its_recipe(models, tmp_path):
     recipe = read_recipe("one.png")
     assert (recipe["prompt"], recipe["seed"], recipe["sampling"]["steps"]) == ("a red circle", 4, 3)
     # What the recipe says, drawn again.
-    drawer = Drawer(bedstone.load(recipe["model"]))
+    drawer = MediaGenerator(bedstone.load(recipe["model"]))
     again = drawer.draw([recipe["prompt"]], [recipe["seed"]], **recipe["sampling"]).signals[0]
     assert np.abs(pixels(again).astype(int) - shown).max() <= 1
     assert main([*words, "--out", "large.png", "--enlarge", "3"]) == 0

@@ -5,7 +5,7 @@ import json
 import datasets
 import pytest
 
-from bedstone.data.dataset import LabelledRows, open_rows
+from bedstone.data.dataset import Dataset, open_dataset
 from bedstone.errors import BedstoneError
 
 ROWS = [{"text": "so good", "label": 1}, {"text": "so, bad", "label": 0}]
@@ -28,7 +28,7 @@ def write(folder, name, rows=ROWS):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_formats_give_the_same_rows(tmp_path, name):
     path = write(tmp_path, name)
-    rows = open_rows(path)
+    rows = open_dataset(path)
     assert rows.rows == ROWS
     assert rows.where(1).startswith(f"{path}: ")
     assert rows.column("label") == "label"
@@ -36,9 +36,9 @@ def test_formats_give_the_same_rows(tmp_path, name):
 
 def test_csv_reads_labels_as_what_they_are(tmp_path):
     path = write(tmp_path, "a.csv", [{"text": "12", "label": "3.5"}, {"text": "b", "label": ""}])
-    assert open_rows(path).rows == [{"text": "12", "label": 3.5}, {"text": "b", "label": None}]
+    assert open_dataset(path).rows == [{"text": "12", "label": 3.5}, {"text": "b", "label": None}]
     path = write(tmp_path, "b.csv", [{"text": "12", "label": "3"}, {"text": "b", "label": "x"}])
-    assert [row["label"] for row in open_rows(path).rows] == ["3", "x"]
+    assert [row["label"] for row in open_dataset(path).rows] == ["3", "x"]
 
 
 def test_a_set_that_names_its_classes(tmp_path):
@@ -46,45 +46,45 @@ def test_a_set_that_names_its_classes(tmp_path):
     features = datasets.Features({"text": datasets.Value("string"), "label": names})
     path = tmp_path / "a.parquet"
     datasets.Dataset.from_list(ROWS, features=features).to_parquet(path)
-    assert open_rows(path).names == {"label": ["bad", "good"]}
+    assert open_dataset(path).names == {"label": ["bad", "good"]}
 
 
 def test_splits_of_a_folder(tmp_path):
     write(tmp_path, "train.jsonl")
     write(tmp_path, "validation.jsonl", ROWS[:1])
-    assert len(open_rows(tmp_path)) == 2
-    assert len(open_rows(tmp_path, split="validation")) == 1
-    assert len(open_rows(f"{tmp_path}/*.jsonl", split="train")) == 2
+    assert len(open_dataset(tmp_path)) == 2
+    assert len(open_dataset(tmp_path, split="validation")) == 1
+    assert len(open_dataset(f"{tmp_path}/*.jsonl", split="train")) == 2
 
 
 def test_a_text_file_is_a_row(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo")
-    assert open_rows(tmp_path / "a.txt").rows == [{"text": "one\ntwo"}]
+    assert open_dataset(tmp_path / "a.txt").rows == [{"text": "one\ntwo"}]
 
 
 def test_columns_named_by_hand():
-    rows = LabelledRows([{"review": "x", "n": 1, "text": "no"}], columns={"text": "review"})
+    rows = Dataset([{"review": "x", "n": 1, "text": "no"}], columns={"text": "review"})
     assert rows.need("text") == "review"
     with pytest.raises(BedstoneError, match=r"no column for the label .*'n', 'review', 'text'"):
         rows.need("label")
     with pytest.raises(BedstoneError, match=r"columns.text: .*'reviw'; perhaps 'review'"):
-        LabelledRows(rows.rows, columns={"text": "reviw"})
+        Dataset(rows.rows, columns={"text": "reviw"})
     with pytest.raises(BedstoneError, match="'txt' is no part of a row; perhaps 'text'"):
-        LabelledRows(rows.rows, columns={"txt": "review"})
+        Dataset(rows.rows, columns={"txt": "review"})
 
 
 def test_rows_that_are_none(tmp_path):
     with pytest.raises(BedstoneError, match="holds no row"):
-        LabelledRows([], "nothing")
+        Dataset([], "nothing")
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "a"}\n[3]\n')
     with pytest.raises(BedstoneError, match=r"a\.jsonl: line 2 is of type list"):
-        open_rows(path)
+        open_dataset(path)
     path.write_text('{"text": "a"}\n{"text"\n')
     with pytest.raises(BedstoneError, match="line 2 is not valid JSON"):
-        open_rows(path)
+        open_dataset(path)
     with pytest.raises(BedstoneError, match="no such file"):
-        open_rows(tmp_path / "b.jsonl")
+        open_dataset(tmp_path / "b.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -102,27 +102,27 @@ def test_rows_that_are_none(tmp_path):
 def test_a_bad_text_is_told_with_its_place(tmp_path, row, said):
     path = write(tmp_path, "a.jsonl", [{"text": "a"}, row])
     with pytest.raises(BedstoneError, match=said):
-        open_rows(path).texts("text")
+        open_dataset(path).texts("text")
 
 
 def test_held_out_rows_are_the_same_whatever_the_order():
     many = [{"text": f"row {number % 900}", "label": 1} for number in range(1000)]
-    train, held = LabelledRows(many).hold_out(0.2)
+    train, held = Dataset(many).hold_out(0.2)
     assert len(train) + len(held) == 1000
     assert 130 < len(held) < 270
     texts = {row["text"] for row in held.rows}
     assert not texts & {row["text"] for row in train.rows}
-    assert {row["text"] for row in LabelledRows(many[::-1]).hold_out(0.2)[1].rows} == texts
+    assert {row["text"] for row in Dataset(many[::-1]).hold_out(0.2)[1].rows} == texts
     number = int(held.where(3).split("row ")[1])
     assert many[number - 1] == held.rows[3]
     with pytest.raises(BedstoneError, match="too few rows"):
-        LabelledRows(ROWS[:1]).hold_out(0.1)
+        Dataset(ROWS[:1]).hold_out(0.1)
     with pytest.raises(BedstoneError, match="validation_share"):
-        LabelledRows(ROWS).hold_out(1.5)
+        Dataset(ROWS).hold_out(1.5)
 
 
 def test_some_of_the_rows():
-    many = LabelledRows([{"text": str(number)} for number in range(100)])
+    many = Dataset([{"text": str(number)} for number in range(100)])
     some = many.take(10, seed=3)
     assert [row["text"] for row in some.rows] == [row["text"] for row in many.take(10, 3).rows]
     assert len(some) == 10

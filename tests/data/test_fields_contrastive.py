@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bedstone.data.fields import Pair, PairRows, Reader
-from bedstone.data.images.pixels import Pictures, decoded
+from bedstone.data.fields import ImageTextPair, PairDataset, Reader
+from bedstone.data.images.pixels import ImageCache, decoded
 from bedstone.data.open import open_pairs
-from bedstone.data.scenes.datasets import CLASSES, measured_scenes, scene_pairs
+from bedstone.data.scenes.datasets import CLASSES, heldout_scene_pairs, scene_pairs
 from bedstone.errors import BedstoneError
 
 
@@ -152,7 +152,7 @@ def test_broken_pictures_are_counted_when_decoded(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", rows)
     for memory in (1.0, 0.0):
         found = open_pairs(path, most_broken=0.3)
-        pictures = Pictures(found, fit, (4, 4), memory_mb=memory)
+        pictures = ImageCache(found, fit, (4, 4), memory_mb=memory)
         assert pictures.kept is (memory > 0)
         numbers, pixels = pictures.read(pictures.readable)
         if pictures.kept:
@@ -161,7 +161,7 @@ def test_broken_pictures_are_counted_when_decoded(tmp_path: Path) -> None:
         assert len(found.faults.broken) == 2 and "row 5" in found.faults.told()
         assert np.array_equal(pixels[-1], fit(decoded(found[8])))
     with pytest.raises(BedstoneError, match="2 of 9 rows are broken"):
-        Pictures(open_pairs(path, most_broken=0.1), fit, (4, 4))
+        ImageCache(open_pairs(path, most_broken=0.1), fit, (4, 4))
 
 
 def test_told_what_is_missing(tmp_path: Path) -> None:
@@ -181,13 +181,13 @@ def test_told_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_hold_out_keeps_equal_pictures_together() -> None:
-    pairs = [Pair(png(i % 40), (f"text {i}",), place=str(i)) for i in range(120)]
-    learnt, held = PairRows(pairs).hold_out(0.3)
+    pairs = [ImageTextPair(png(i % 40), (f"text {i}",), place=str(i)) for i in range(120)]
+    learnt, held = PairDataset(pairs).hold_out(0.3)
     assert len(learnt) + len(held) == 120 and 10 < len(held) < 70
     assert not {pair.picture for pair in learnt} & {pair.picture for pair in held}
     assert len(learnt.take(10, seed=1)) == 10
     with pytest.raises(BedstoneError, match="too few rows"):
-        PairRows(pairs[:1]).hold_out(0.3)
+        PairDataset(pairs[:1]).hold_out(0.3)
 
 
 def test_scenes() -> None:
@@ -195,7 +195,7 @@ def test_scenes() -> None:
     assert all(pair.captions and pair.label is None for pair in rows)
     assert decoded(rows[0]).shape == (24, 24, 3)
     assert rows.fingerprint() != scene_pairs(6, seed=1, size=24).fingerprint()
-    held = measured_scenes("validation", size=24, ones=5, several=4)
+    held = heldout_scene_pairs("validation", size=24, ones=5, several=4)
     assert len(CLASSES) == 80 == len(held.classes) and len(set(CLASSES)) == 80
     assert sum(pair.made for pair in held) == 5
     learnt = " ".join(" ".join(pair.captions) for pair in scene_pairs(60))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bedstone.data.fields import Told
-from bedstone.data.open import open_told
+from bedstone.data.fields import Sample
+from bedstone.data.open import open_image_text
 from bedstone.errors import BedstoneError
 
 
@@ -20,10 +20,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def opened(folder: Path, row: dict[str, Any]) -> Told:
+def opened(folder: Path, row: dict[str, Any]) -> Sample:
     file = folder / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    return open_told(file)[0]
+    return open_image_text(file)[0]
 
 
 def user(*content: Any) -> dict[str, Any]:

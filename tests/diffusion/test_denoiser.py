@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bedstone.diffusion.denoiser import clip, denoiser, dynamic_threshold, inpainted
-from bedstone.diffusion.process import EDM, Discrete, Flow, noised
+from bedstone.diffusion.denoiser import clip, denoiser, dynamic_threshold, with_inpainting
+from bedstone.diffusion.process import EDM, Discrete, Flow, add_noise
 from bedstone.diffusion.samplers import METHODS
 from bedstone.diffusion.targets import target
 from bedstone.diffusion.times import shortened, times
@@ -21,7 +21,7 @@ def signals(seed, *shape):
 @pytest.mark.parametrize("name", ["epsilon", "v_prediction", "sample", "flow_prediction", "edm"])
 def test_a_right_network_is_understood(process, name):
     x0, eps, t = signals(0, 2, 1, 4, 4), signals(1, 2, 1, 4, 4), torch.tensor([0.3, 0.3])
-    x, asked = noised(process, x0, eps, t), []
+    x, asked = add_noise(process, x0, eps, t), []
 
     def network(x, told):
         asked.append((x, told))
@@ -49,7 +49,7 @@ def test_a_limit_holds_for_both_answers():
     network = lambda x, told: x * 2  # noqa: E731
     x0, eps = denoiser(network, process, target("sample"), limit=clip(0.5))(x, t)
     assert x0.abs().max() == 0.5
-    torch.testing.assert_close(noised(process, x0, eps, t), x)
+    torch.testing.assert_close(add_noise(process, x0, eps, t), x)
 
 
 def test_dynamic_threshold_is_the_quantile():
@@ -71,7 +71,7 @@ def test_what_is_known_stays(process, name):
     ask = denoiser(network, process, target("sample"))
     steps = times(process, 12)
     drawn = METHODS[name](
-        inpainted(ask, process, known, mask),
+        with_inpainting(ask, process, known, mask),
         x,
         steps,
         process,
@@ -91,28 +91,30 @@ def test_what_is_known_stays(process, name):
 def test_a_mask_of_another_size_is_refused():
     ask, known = (lambda x, t: (x, x)), torch.zeros(1, 3, 8, 8)
     with pytest.raises(BedstoneError, match=r"mask: its shape is \(1, 1, 4, 4\)"):
-        inpainted(ask, Flow(), known, torch.ones(1, 1, 4, 4))
+        with_inpainting(ask, Flow(), known, torch.ones(1, 1, 4, 4))
     with pytest.raises(BedstoneError, match="0 to 255"):
-        inpainted(ask, Flow(), known, torch.tensor([0.0, 255.0]).repeat(1, 1, 8, 4))
+        with_inpainting(ask, Flow(), known, torch.tensor([0.0, 255.0]).repeat(1, 1, 8, 4))
     with pytest.raises(BedstoneError, match="known: its shape"):
-        inpainted(ask, Flow(), known, torch.ones(1, 1, 8, 8))(torch.ones(1, 3, 4, 4), torch.ones(1))
+        with_inpainting(ask, Flow(), known, torch.ones(1, 1, 8, 8))(
+            torch.ones(1, 3, 4, 4), torch.ones(1)
+        )
 
 
 def test_masks_of_many_rows_and_of_channels():
     ask, known = (lambda x, t: (x * 0, x)), torch.ones(1, 3, 4, 4)
     mask = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     x, t = torch.ones(2, 3, 4, 4), torch.full((2,), 0.5)
-    x0, _ = inpainted(ask, Flow(), known, mask)(x, t)
+    x0, _ = with_inpainting(ask, Flow(), known, mask)(x, t)
     assert (x0[0] == 1).all() and (x0[1] == 0).all()
     of_one = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(1, 3, 4, 4)
-    x0, _ = inpainted(ask, Flow(), known, of_one)(x, t)
+    x0, _ = with_inpainting(ask, Flow(), known, of_one)(x, t)
     assert x0[1, :, 0, 0].tolist() == [0, 1, 1]
     with pytest.raises(BedstoneError, match="mask: has 3 rows"):
-        inpainted(ask, Flow(), known, torch.ones(3, 1, 4, 4))(x, t)
+        with_inpainting(ask, Flow(), known, torch.ones(3, 1, 4, 4))(x, t)
     with pytest.raises(BedstoneError, match="mask: has 2 channels"):
-        inpainted(ask, Flow(), known, torch.ones(1, 2, 4, 4))
+        with_inpainting(ask, Flow(), known, torch.ones(1, 2, 4, 4))
     with pytest.raises(BedstoneError, match="mask: its numbers"):
-        inpainted(ask, Flow(), known, torch.full((1, 1, 4, 4), torch.nan))
+        with_inpainting(ask, Flow(), known, torch.full((1, 1, 4, 4), torch.nan))
 
 
 def test_a_drawing_from_a_signal_stays_near_it_as_far_as_it_is_weak():
@@ -122,6 +124,6 @@ def test_a_drawing_from_a_signal_stays_near_it_as_far_as_it_is_weak():
     distances = []
     for strength in (0.1, 0.5, 1.0):
         at = shortened(times(process, 10), strength)
-        start = noised(process, x0, noise, at[0].float())
+        start = add_noise(process, x0, noise, at[0].float())
         distances.append(float((METHODS["euler"](ask, start, at, process) - x0).abs().mean()))
     assert distances[0] < distances[1] < distances[2]

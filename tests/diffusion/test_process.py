@@ -9,7 +9,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler as FlowScheduler
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from diffusers.training_utils import compute_snr
 
-from bedstone.diffusion.process import EDM, Discrete, Flow, noised
+from bedstone.diffusion.process import EDM, Discrete, Flow, add_noise
 from bedstone.errors import BedstoneError
 
 SCHEDULES = [
@@ -46,7 +46,7 @@ def test_steps_are_those_of_diffusers(settings, process):
     t = process.time(steps)
     assert torch.equal(process.told(t), steps.float())
     x0, eps = torch.randn(2, process.steps, 3, 4)
-    ours = noised(process, x0, eps, t)
+    ours = add_noise(process, x0, eps, t)
     torch.testing.assert_close(ours, theirs.add_noise(x0, eps, steps), atol=2e-6, rtol=0)
     snr = compute_snr(theirs, steps)
     torch.testing.assert_close(process.log_snr(t).exp(), snr, atol=0, rtol=3e-5)

@@ -7,7 +7,7 @@ from diffusers.schedulers.scheduling_edm_euler import EDMEulerScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedstone.diffusion.process import EDM, Discrete, Flow, noised
+from bedstone.diffusion.process import EDM, Discrete, Flow, add_noise
 from bedstone.diffusion.targets import TARGETS, target
 from bedstone.errors import BedstoneError
 
@@ -34,7 +34,7 @@ def test_signal_and_noise_come_back_from_what_is_predicted(process, name, sizes,
     draw = {"generator": generator, "dtype": torch.float64}
     x0, eps = torch.randn(2, 3, *sizes, **draw)
     t = process.first + (1 - process.first) * torch.tensor([where, where / 2, 0.5]).double()
-    x = noised(process, x0, eps, t)
+    x = add_noise(process, x0, eps, t)
     aim = target(name)
     out = aim.of(process, x0, eps, t)
     torch.testing.assert_close(aim.clean(process, x, out, t), x0, atol=1e-7, rtol=1e-7)

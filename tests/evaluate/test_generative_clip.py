@@ -12,11 +12,11 @@ from bedstone.checkpoints.model import Model
 from bedstone.cli import main
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.evaluate import scene_judge as scene_grid
-from bedstone.evaluate.generative import clip_figures, clip_report, drawings
+from bedstone.evaluate.generative import clip_figures, clip_report, samples_of
 from bedstone.evaluate.scene_judge import SceneGridConfig, SceneJudge
 from bedstone.report.sheets import as_pixels
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.tasks.images.engine import PictureEngine
+from bedstone.tasks.images.engine import ImageEngine
 from diffusion_runs import COLOURS, pictures
 from drawings import drawing, reader
 from image_models import clip_model, labelled_model
@@ -29,7 +29,7 @@ def telling() -> Model:
     """A CLIP without what is common to all drawings and to all texts, so that its vectors of
     different ones lie far apart."""
     model = clip_model()
-    engine, texts = PictureEngine(model), [prompt.text for prompt in held_out_prompts(40)]
+    engine, texts = ImageEngine(model), [prompt.text for prompt in held_out_prompts(40)]
     found = {
         "image_projection": engine.images(as_pixels(drawn_from(texts[:20]))),
         "text_projection": engine.texts(texts),
@@ -47,7 +47,7 @@ def drawn_from(texts: list[str]) -> torch.Tensor:
     """Drawings of texts by seeds 0, 1, 2, ..."""
     model = drawing("text")
     asked, null = model.prompts.condition(texts), model.prompts.condition([""])
-    return drawings(model, CPU, asked, null, len(texts))
+    return samples_of(model, CPU, asked, null, len(texts))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def figures(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str,
 
 def by_hand(texts: list[str]) -> dict[str, float]:
     """The three figures of drawings of `texts`."""
-    clip, drawn = PictureEngine(telling()), drawn_from(texts)
+    clip, drawn = ImageEngine(telling()), drawn_from(texts)
     cosines = torch.from_numpy(clip.images(as_pixels(drawn)) @ clip.texts(texts).T)
     own = torch.tensor([[one == other for other in texts] for one in texts])
     best = cosines.masked_fill(~own, -1).amax(1) >= cosines.amax(1)
@@ -127,7 +127,7 @@ def test_captions_of_own_rows(
 def test_one_text_has_no_others() -> None:
     """And grey drawings are seen as grey ones."""
     grey = torch.rand(2, 1, 8, 8) * 2 - 1
-    found = clip_figures("c", PictureEngine(clip_model()), grey, ["a red circle"] * 2)
+    found = clip_figures("c", ImageEngine(clip_model()), grey, ["a red circle"] * 2)
     assert "clip_first" not in found and "clip_score/other texts" not in found
     json.dumps(found, allow_nan=False)
     assert len(clip_report(found).renderables) == 3

@@ -11,7 +11,7 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import PUBLISHED, BeamSearch, asked, published_beams
+from bedstone.generation.settings import PUBLISHED, BeamSearch, beam_search_of, published_beams
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.published import layout, to_published
 from bedstone.nn.attention import CrossAttention
@@ -290,16 +290,16 @@ def test_published_names():
 
 def test_what_is_given_counts_before_what_the_model_says():
     model = {"num_beams": 5, "length_penalty": 2.0, "min_new_tokens": 20, "early_stopping": True}
-    found = asked({"num_beams": None, "length_penalty": 0.5}, model, max_tokens=9)
+    found = beam_search_of({"num_beams": None, "length_penalty": 0.5}, model, max_tokens=9)
     assert found == BeamSearch(5, 0.5, True, min_tokens=9, max_tokens=9)
-    assert asked({"num_beams": 1}, model, max_tokens=9) is None
-    assert asked({"temperature": 0.7}, model, max_tokens=9) is None
-    assert asked({"temperature": 0}, model, max_tokens=9).beams == 5
-    assert asked({"temperature": 0, "do_sample": True}, model, max_tokens=9).beams == 5
-    assert asked({}, {**model, "do_sample": True}, max_tokens=9) is None
-    drawn = asked({"num_beams": 3}, {"do_sample": True, "top_p": 0.8}, max_tokens=9)
+    assert beam_search_of({"num_beams": 1}, model, max_tokens=9) is None
+    assert beam_search_of({"temperature": 0.7}, model, max_tokens=9) is None
+    assert beam_search_of({"temperature": 0}, model, max_tokens=9).beams == 5
+    assert beam_search_of({"temperature": 0, "do_sample": True}, model, max_tokens=9).beams == 5
+    assert beam_search_of({}, {**model, "do_sample": True}, max_tokens=9) is None
+    drawn = beam_search_of({"num_beams": 3}, {"do_sample": True, "top_p": 0.8}, max_tokens=9)
     assert drawn == BeamSearch(3, max_tokens=9)
-    assert asked({}, {}, max_tokens=9) is None
+    assert beam_search_of({}, {}, max_tokens=9) is None
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_what_is_given_counts_before_what_the_model_says():
 )
 def test_refuses_settings_that_dont_go_together(given, words):
     with pytest.raises(BedstoneError, match=words):
-        asked(given, {}, max_tokens=9)
+        beam_search_of(given, {}, max_tokens=9)
 
 
 @pytest.mark.parametrize(

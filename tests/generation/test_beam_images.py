@@ -8,7 +8,7 @@ import torch
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
 from bedstone.generation.settings import PUBLISHED, BeamSearch
-from bedstone.models.blip.network import build_blip, vlm_config
+from bedstone.models.blip.network import blip_config, build_blip
 from bedstone.models.published import layout, to_published
 from networks import randomise
 
@@ -21,7 +21,7 @@ def network(kind: str):
     text = {"vocab_size": V, "context": 12, "width": 24, "layers": 2, "heads": 4}
     text |= {"bos_id": BOS, "eos_id": SEP, "pad_id": PAD}
     shape = {"layout": "blip", "image": image, "text": text, "head": {"kind": kind}}
-    made = build_blip(vlm_config(shape))
+    made = build_blip(blip_config(shape))
     randomise(made, 4)
     with torch.no_grad():  # what is written depends on what is read, and ends
         for name, weight in made.named_parameters():

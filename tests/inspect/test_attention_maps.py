@@ -6,26 +6,26 @@ import torch
 from PIL import Image
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.images.image_text import train_told
+from bedstone.data.images.image_text import train_image_text
 from bedstone.data.images.processor import blip_processor
 from bedstone.errors import BedstoneError
 from bedstone.inspect.attention import (
-    Looked,
+    AttentionMap,
+    attention_map,
     attention_sheet,
+    cross_attention,
     grid,
     heat,
-    looked,
     over_places,
-    seen,
 )
-from bedstone.models.blip.network import build_blip, vlm_config
+from bedstone.models.blip.network import blip_config, build_blip
 from bedstone.nn.attention import CrossAttention
 from bedstone.nn.blocks import Context
 from bedstone.nn.masks import Padding
 from networks import randomise
 
 QUESTION = "What colour is the large star?"
-TOKENIZER = train_told([QUESTION, "a red star above a moon"] * 4, 110)
+TOKENIZER = train_image_text([QUESTION, "a red star above a moon"] * 4, 110)
 VIT = {"image_size": 20, "patch": 5, "width": 24, "layers": 1, "heads": 2}
 CNN = {"image_size": 32, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 2}
 
@@ -33,7 +33,7 @@ CNN = {"image_size": 32, "width": 8, "blocks": [1, 1], "block": "basic", "shrink
 def made(kind, layout="blip", image=VIT):
     text = {"vocab_size": TOKENIZER.vocab_size, "context": 16, "width": 24, "layers": 2, "heads": 2}
     text |= {"bos_id": TOKENIZER.bos_id, "eos_id": TOKENIZER.sep_id, "pad_id": TOKENIZER.pad_id}
-    config = vlm_config({"layout": layout, "image": image, "text": text, "head": {"kind": kind}})
+    config = blip_config({"layout": layout, "image": image, "text": text, "head": {"kind": kind}})
     network = build_blip(config, seed=0).eval()
     randomise(network)
     return Model(network, TOKENIZER, processor=blip_processor(image["image_size"]))
@@ -51,7 +51,7 @@ def test_weights_are_those_that_the_network_used():
     keep = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
     for context in (Context(memory=memory), Context(memory=memory, memory_mask=Padding(keep))):
         given = {}
-        found = seen(attention, lambda c=context, g=given: g.update(out=attention(x, c)))
+        found = cross_attention(attention, lambda c=context, g=given: g.update(out=attention(x, c)))
         assert found.shape == (1, 6, 3, 5, 7)
         v = attention.v(memory).repeat_interleave(3, 0)[:, None]  # (6, 1, 7, 4)
         mixed = (found[0] @ v).transpose(1, 2).flatten(2)
@@ -66,18 +66,20 @@ def test_the_network_stays_as_it_was():
         memory = model.network.memory(torch.randn(1, 3, 20, 20))
         before = model.network.read(ids, None, memory)
         watched = []
-        seen(model.network, lambda: watched.append(model.network.read(ids, None, memory)))
+        cross_attention(
+            model.network, lambda: watched.append(model.network.read(ids, None, memory))
+        )
         after = model.network.read(ids, None, memory)
     assert torch.equal(before, watched[0]) and torch.equal(before, after)
     assert not any(part._forward_hooks for part in model.network.modules())
     cnn = made("answers", "blip_resnet", CNN)
     cnn.network.train()
     held = {name: value.clone() for name, value in cnn.network.state_dict().items()}
-    looked(cnn, picture(), QUESTION)
+    attention_map(cnn, picture(), QUESTION)
     assert cnn.network.training  # and its norms' statistics are of what it learns from alone
     assert all(torch.equal(held[name], value) for name, value in cnn.network.state_dict().items())
     with pytest.raises(ZeroDivisionError):
-        seen(model.network, lambda: 1 / 0)
+        cross_attention(model.network, lambda: 1 / 0)
     assert not any(part._forward_hooks for part in model.network.modules())
 
 
@@ -85,7 +87,7 @@ def test_the_network_stays_as_it_was():
 @pytest.mark.parametrize(("layout", "image"), [("blip", VIT), ("blip_resnet", CNN)])
 def test_each_word_has_a_map(kind, layout, image):
     model = made(kind, layout, image)
-    found = looked(model, picture(), QUESTION)
+    found = attention_map(model, picture(), QUESTION)
     assert found.words == ("What", "colour", "is", "the", "large", "star")
     side = found.maps.shape[1]
     assert found.maps.shape == (6, side, side) and side > 1
@@ -100,9 +102,9 @@ def test_each_word_has_a_map(kind, layout, image):
 def test_a_captions_word_has_the_map_of_the_moment_before_it():
     """What comes after a word can't change where it is looked for; what comes before does."""
     model = made("captions")
-    short, long = (looked(model, picture(), text) for text in ("red star", "red star above"))
+    short, long = (attention_map(model, picture(), text) for text in ("red star", "red star above"))
     np.testing.assert_allclose(short.maps, long.maps[:2], atol=1e-6)
-    other = looked(model, picture(), "star star")
+    other = attention_map(model, picture(), "star star")
     np.testing.assert_allclose(other.maps[0], short.maps[0], atol=1e-6)  # both begin alike
     assert abs(other.maps[1] - short.maps[1]).max() > 1e-4
 
@@ -133,7 +135,7 @@ def test_rows_and_columns_are_told_by_the_pictures_shape():
 
 def test_the_sheet(tmp_path):
     model = made("answers")
-    one = looked(model, picture(), QUESTION)
+    one = attention_map(model, picture(), QUESTION)
     path = attention_sheet([(one, ["star", "colour"]), (one, ["large"])], tmp_path / "a.png")
     with Image.open(path) as sheet:
         assert sheet.width > 3 * 192 and sheet.height > 2 * 192
@@ -147,16 +149,16 @@ def test_the_sheet(tmp_path):
 def test_what_cannot_be_looked_at_is_told():
     model = made("answers")
     with pytest.raises(BedstoneError, match="nothing was attended across"):
-        seen(model.network, lambda: None)
+        cross_attention(model.network, lambda: None)
     with pytest.raises(BedstoneError):
-        looked(model, picture(), "")
+        attention_map(model, picture(), "")
     with pytest.raises(BedstoneError, match="Shorten"):
-        looked(model, picture(), "star " * 100)
+        attention_map(model, picture(), "star " * 100)
     with pytest.raises(BedstoneError, match="no network for captions"):
-        looked(Model(torch.nn.Linear(2, 2), TOKENIZER), picture(), "star")
+        attention_map(Model(torch.nn.Linear(2, 2), TOKENIZER), picture(), "star")
 
 
 def test_a_looked_holds_the_last_of_equal_words():
     maps = np.arange(12.0).reshape(3, 2, 2)
-    found = Looked(picture(), "a star a", ("a", "star", "a"), maps, np.zeros(3))
+    found = AttentionMap(picture(), "a star a", ("a", "star", "a"), maps, np.zeros(3))
     assert np.array_equal(found.of("a"), maps[2])

@@ -5,7 +5,7 @@ import pytest
 
 from bedstone.errors import BedstoneError
 from bedstone.metrics.generative import clip_score
-from bedstone.tasks.images.engine import PictureEngine
+from bedstone.tasks.images.engine import ImageEngine
 from image_models import WORDS, clip_model, pictures
 
 
@@ -34,7 +34,7 @@ def test_scores():
 
 
 def test_a_clip_of_ours():
-    engine = PictureEngine(clip_model())
+    engine = ImageEngine(clip_model())
     shown = pictures(3)
     found = clip_score(engine, shown, WORDS)
     cosines = (engine.images(shown) * engine.texts(WORDS)).sum(1)

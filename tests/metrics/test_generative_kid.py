@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bedstone.errors import BedstoneError
-from bedstone.metrics.generative import discrepancy, kernel_distance
+from bedstone.metrics.generative import discrepancy, kid
 
 
 def normal(count, width=8, seed=0, shift=0.0):
@@ -42,13 +42,13 @@ def test_alike_is_zero_on_average():
 
 def test_subsets():
     a, b, far = normal(500, seed=1), normal(400, seed=2), normal(400, seed=3, shift=1.0)
-    alike, apart = (kernel_distance(a, x, subsets=20, size=100) for x in (b, far))
+    alike, apart = (kid(a, x, subsets=20, size=100) for x in (b, far))
     assert alike.size == 100 and alike.subsets == 20 and alike.spread > 0
     assert abs(alike.mean) < 4 * alike.spread < apart.mean
-    assert kernel_distance(a, far, subsets=20, size=100) == apart
-    assert kernel_distance(a, far, subsets=20, size=100, seed=1) != apart
+    assert kid(a, far, subsets=20, size=100) == apart
+    assert kid(a, far, subsets=20, size=100, seed=1) != apart
     assert apart.mean == pytest.approx(float(discrepancy(a, far)), rel=0.2)
-    whole = kernel_distance(b, far, subsets=2)  # no more than there are: each subset is all
+    whole = kid(b, far, subsets=2)  # no more than there are: each subset is all
     assert whole.size == 400 and whole.spread < 1e-9
     assert whole.mean == pytest.approx(float(discrepancy(b, far)), rel=1e-9)
 
@@ -56,6 +56,6 @@ def test_subsets():
 def test_bad_sets():
     for a, b, told in ((normal(1), normal(5), "real"), (normal(5), normal(5, 9), "8 and 9")):
         with pytest.raises(BedstoneError, match=told):
-            kernel_distance(a, b)
+            kid(a, b)
     with pytest.raises(BedstoneError, match="subsets"):
-        kernel_distance(normal(5), normal(5), subsets=0)
+        kid(normal(5), normal(5), subsets=0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bedstone.errors import BedstoneError
-from bedstone.metrics.generative import copying, nearest
+from bedstone.metrics.generative import memorization, nearest
 
 
 def pictures(count, seed, size=6):
@@ -34,14 +34,14 @@ def test_what_is_almost_the_same_is_told_apart():
 def test_copying():
     training, held = pictures(200, 1), pictures(100, 2)
     real = nearest(held, training)
-    fresh = copying(nearest(pictures(100, 3), training), real)
+    fresh = memorization(nearest(pictures(100, 3), training), real)
     assert fresh.nearer == pytest.approx(0.5, abs=0.1) and fresh.suspects < 0.05
     assert fresh.made == pytest.approx(fresh.held, rel=0.05)
-    copied = copying(nearest(training[:50] + 0.01, training), real)
+    copied = memorization(nearest(training[:50] + 0.01, training), real)
     assert copied.nearer == 1 and copied.suspects == 1 and copied.made == pytest.approx(0.01, 1e-3)
     mixed = torch.cat([training[:10], pictures(90, 4)])
-    assert 0.1 <= copying(nearest(mixed, training), real).suspects < 0.15
-    assert copying(real, real).nearer == pytest.approx(0.5)
+    assert 0.1 <= memorization(nearest(mixed, training), real).suspects < 0.15
+    assert memorization(real, real).nearer == pytest.approx(0.5)
 
 
 def test_bad_rows():

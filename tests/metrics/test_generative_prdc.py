@@ -5,7 +5,7 @@ import torch
 
 from bedstone.errors import BedstoneError
 from bedstone.metrics import generative as feature_rows
-from bedstone.metrics.generative import precision_recall, squared_distances
+from bedstone.metrics.generative import prdc, squared_distances
 
 
 def normal(count, width=4, seed=0):
@@ -33,7 +33,7 @@ def written_out(real, made, k):
 def test_on_a_line():
     real = torch.tensor([[0.0], [1.0], [2.0], [10.0]])  # reach 1, 1, 1, 8 at k = 1
     made = torch.tensor([[0.5], [0.6], [30.0]])  # reach 0.1, 0.1, 29.4
-    found = precision_recall(real, made, nearest=1)
+    found = prdc(real, made, nearest=1)
     assert found.precision == pytest.approx(2 / 3)  # 30 is in no ball
     assert found.recall == pytest.approx(3 / 4)  # 30's ball holds 1 (29 <= 29.4), 2 and 10
     assert found.density == pytest.approx(4 / 3)  # 0 and 1 hold both of the first; 2, 10 none
@@ -44,20 +44,20 @@ def test_on_a_line():
 def test_as_written_out(k, monkeypatch):
     real, made = normal(70, seed=1), normal(50, seed=2) * 0.6 + 0.4
     monkeypatch.setattr(feature_rows, "AT_ONCE", 1)
-    found = precision_recall(real, made, nearest=k)
+    found = prdc(real, made, nearest=k)
     shares = (found.precision, found.recall, found.density, found.coverage)
     assert shares == pytest.approx(written_out(real, made, k), abs=1e-6)
 
 
 def test_what_they_tell():
     real = normal(400)
-    same = precision_recall(real, normal(400, seed=5))
+    same = prdc(real, normal(400, seed=5))
     assert same.precision > 0.8 and same.recall > 0.8 and same.density == pytest.approx(1, abs=0.2)
-    narrow = precision_recall(real, normal(400, seed=5) * 0.2)  # true, not various
+    narrow = prdc(real, normal(400, seed=5) * 0.2)  # true, not various
     assert narrow.precision > 0.95 and narrow.recall < 0.3
-    wide = precision_recall(real, normal(400, seed=5) * 6)  # various, not true
+    wide = prdc(real, normal(400, seed=5) * 6)  # various, not true
     assert wide.precision < 0.3 and wide.recall > 0.6
-    far = precision_recall(real, normal(400, seed=5) + 50)
+    far = prdc(real, normal(400, seed=5) + 50)
     assert far == type(far)(0, 0, 0, 0, 3)
 
 
@@ -75,8 +75,8 @@ def test_distances_in_parts():
 
 def test_bad_sets():
     with pytest.raises(BedstoneError, match="3 was given, of 3 real"):
-        precision_recall(normal(3), normal(9))
+        prdc(normal(3), normal(9))
     with pytest.raises(BedstoneError, match="4 and 5"):
-        precision_recall(normal(9), normal(9, 5))
+        prdc(normal(9), normal(9, 5))
     with pytest.raises(BedstoneError, match="nearest"):
-        precision_recall(normal(9), normal(9), nearest=0)
+        prdc(normal(9), normal(9), nearest=0)

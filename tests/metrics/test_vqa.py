@@ -7,7 +7,7 @@ import pytest
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.world import make_scene
 from bedstone.errors import BedstoneError
-from bedstone.metrics.vqa import Blind, agreement, asked, right_answer
+from bedstone.metrics.vqa import QuestionOnlyBaseline, agreement, right_answer, vqa_accuracy
 
 TRAINED = [
     ("What colour is the star?", "red"),
@@ -46,7 +46,7 @@ def test_fewer_answers_are_all_right():
 
 
 def test_accuracy_by_kind():
-    found = asked(
+    found = vqa_accuracy(
         ["yes", "no", "two", "Red!"],
         ["yes", "yes", ["2", "a pair"], "red"],
         ["existence", "existence", "count", "colour"],
@@ -59,12 +59,14 @@ def test_accuracy_by_kind():
         "accuracy/existence": 0.5,
     }
     assert found.support == {"colour": 1, "count": 1, "existence": 2}
-    told = asked(["yes", "3", "cat"], ["no", "three", "cat"], ["", "", "animal"], resamples=0)
+    told = vqa_accuracy(
+        ["yes", "3", "cat"], ["no", "three", "cat"], ["", "", "animal"], resamples=0
+    )
     assert set(told.support) == {"yes/no", "number", "animal"}
 
 
 def test_the_blind_answer_backs_off():
-    blind = Blind(TRAINED)
+    blind = QuestionOnlyBaseline(TRAINED)
     assert blind.guess("what colour is the star") == "red"
     assert blind.guess("What colour is the moon?") == "blue"
     assert blind.guess("Is there a star?") == "yes"  # that very question
@@ -73,14 +75,16 @@ def test_the_blind_answer_backs_off():
     assert blind.guess("How many moons?") == "2"
     assert blind.guess("Where?") == blind.guess("") == blind.majority
     assert blind.majority in ("red", "blue", "no")  # two each
-    assert Blind([("a?", "x"), ("b?", "y"), ("b?", "y")]).majority == "y"
+    assert QuestionOnlyBaseline([("a?", "x"), ("b?", "y"), ("b?", "y")]).majority == "y"
 
 
 def test_baselines_stand_beside():
-    blind = Blind(TRAINED)
+    blind = QuestionOnlyBaseline(TRAINED)
     ask = ["Is there a star?", "Is there a cross?", "What colour is the star?"]
     truth = ["yes", "yes", "red"]
-    found = asked(["yes", "yes", "blue"], truth, ["is", "is", "what"], questions=ask, blind=blind)
+    found = vqa_accuracy(
+        ["yes", "yes", "blue"], truth, ["is", "is", "what"], questions=ask, blind=blind
+    )
     assert found["accuracy"] == pytest.approx(2 / 3) and found["accuracy/is"] == 1
     assert found["blind"] == pytest.approx(2 / 3)
     assert found["blind/is"] == 0.5 and found["blind/what"] == 1
@@ -88,43 +92,43 @@ def test_baselines_stand_beside():
     columns = [column.header for column in found.classes().columns]
     assert columns == ["", "majority", "blind", "accuracy", "95 % of resamples", "support"]
     with pytest.raises(BedstoneError, match="questions: there are 0 for 3 questions"):
-        asked(truth, truth, blind=blind)
+        vqa_accuracy(truth, truth, blind=blind)
     with pytest.raises(BedstoneError, match="no answers to learn from"):
-        Blind([])
+        QuestionOnlyBaseline([])
 
 
 def test_intervals_draw_pictures_with_all_their_questions():
     truth = ["yes"] * 400
     said = (["yes"] * 10 + ["no"] * 10) * 20  # every twenty questions are about two pictures
-    alone = asked(said, truth)
-    together = asked(said, truth, pictures=[n // 10 for n in range(400)])
+    alone = vqa_accuracy(said, truth)
+    together = vqa_accuracy(said, truth, pictures=[n // 10 for n in range(400)])
     assert alone.values == together.values
     widths = [high - low for low, high in (f.intervals["accuracy"] for f in (alone, together))]
     assert widths[1] > 2 * widths[0]
-    assert alone == asked(said, truth)
+    assert alone == vqa_accuracy(said, truth)
 
 
 def test_what_cannot_be_scored_is_named():
     with pytest.raises(BedstoneError, match="2 predictions for 1 questions"):
-        asked(["a", "b"], ["a"])
+        vqa_accuracy(["a", "b"], ["a"])
     with pytest.raises(BedstoneError, match="no questions to score"):
-        asked([], [])
+        vqa_accuracy([], [])
     for wrong in ([], None, [3]):
         with pytest.raises(BedstoneError, match="actual, row 1"):
-            asked(["a", "b"], ["a", wrong])
+            vqa_accuracy(["a", "b"], ["a", wrong])
     with pytest.raises(BedstoneError, match="predicted, row 0: 3 is no text"):
-        asked([3], ["3"])
+        vqa_accuracy([3], ["3"])
     with pytest.raises(BedstoneError, match="kinds: there are 1 for 2 questions"):
-        asked(["a", "b"], ["a", "b"], ["one"])
+        vqa_accuracy(["a", "b"], ["a", "b"], ["one"])
     with pytest.raises(BedstoneError, match="pictures: there are 1 for 2 questions"):
-        asked(["a", "b"], ["a", "b"], pictures=[0])
+        vqa_accuracy(["a", "b"], ["a", "b"], pictures=[0])
 
 
 def test_scenes_give_little_to_who_does_not_look():
     learn = [q for n in range(400) for q in all_questions(make_scene(n))]
     held = [q for n in range(100) for q in all_questions(make_scene(n, split="test"))]
-    blind = Blind((q.text, q.answer) for q in learn)
-    found = asked(
+    blind = QuestionOnlyBaseline((q.text, q.answer) for q in learn)
+    found = vqa_accuracy(
         [q.answer for q in held],
         [q.answer for q in held],
         [q.kind for q in held],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bedstone.metrics.vqa import answer_kind, plain
+from bedstone.metrics.vqa import answer_kind, normalise_answer
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ from bedstone.metrics.vqa import answer_kind, plain
     ],
 )
 def test_plain(said, compared):
-    assert plain(said) == compared
-    assert plain(compared) == compared
+    assert normalise_answer(said) == compared
+    assert normalise_answer(compared) == compared
 
 
 def test_the_kind_of_a_question_is_told_by_its_answers():

@@ -9,7 +9,7 @@ import torch
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.sampling import Sampling
-from bedstone.models.blip.network import VLM, VLMConfig, build_blip, vlm_config
+from bedstone.models.blip.network import Blip, BlipConfig, blip_config, build_blip
 from bedstone.models.published import layout, load_published, to_published
 from bedstone.nn.fast.inference import for_inference
 from networks import check_network, randomise
@@ -36,10 +36,10 @@ ODD_TEXT = {**TEXT, "layers": 3, "heads": 2, "hidden": 33, "activation": "relu",
 
 def config(
     kind: str, image=PLAIN, text=TEXT, name: str = "blip", embed: int = 17, **words
-) -> VLMConfig:
+) -> BlipConfig:
     words = {**text, "bos_id": BOS, "eos_id": SEP, "pad_id": PAD, **words}
     parts = {"image": image, "text": words, "head": {"kind": kind}}
-    return vlm_config({"layout": name, "embed": embed, **parts})
+    return blip_config({"layout": name, "embed": embed, **parts})
 
 
 PUBLISHED = {
@@ -64,22 +64,22 @@ CASES = {**PUBLISHED, **OURS}
 
 
 @pytest.fixture(params=CASES, ids=str)
-def case(request) -> VLMConfig:
+def case(request) -> BlipConfig:
     return CASES[request.param]
 
 
 @pytest.fixture(params=PUBLISHED, ids=str)
-def published(request) -> VLMConfig:
+def published(request) -> BlipConfig:
     return PUBLISHED[request.param]
 
 
-def made(case: VLMConfig) -> VLM:
+def made(case: BlipConfig) -> Blip:
     network = build_blip(case).eval()
     randomise(network)
     return network
 
 
-def pixels(case: VLMConfig, count: int = 3) -> torch.Tensor:
+def pixels(case: BlipConfig, count: int = 3) -> torch.Tensor:
     shape = (count, 3, *case.image.size)
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
@@ -99,7 +99,7 @@ def answers(rows: int = 3) -> torch.Tensor:
     return torch.cat((torch.full((rows, 1), BOS), ids(rows, 3, 9)), 1)
 
 
-def everything(network: VLM) -> torch.Tensor:
+def everything(network: Blip) -> torch.Tensor:
     """All that a network gives, of every token and position: (outputs,)."""
     case = network.config
     words = (torch.arange(4 * 11).view(4, 11) * 5 + 1) % V
@@ -124,7 +124,7 @@ def test_network(case):
     check_network(build_blip(case), everything, (count + (16 if case.matches else 0),))
 
 
-def their(case: VLMConfig, tmp_path):
+def their(case: BlipConfig, tmp_path):
     import transformers
 
     written = layout(case.layout).write_config(case)
@@ -133,7 +133,7 @@ def their(case: VLMConfig, tmp_path):
     return getattr(transformers, written["architectures"][0])(theirs).eval()
 
 
-def give(network: VLM, published) -> None:
+def give(network: Blip, published) -> None:
     """Our weights into the published network: every one, and none left over."""
     written = to_published(layout(network.config.layout), network)
     written.pop("logit_scale", None)  # no published class has it
@@ -142,7 +142,7 @@ def give(network: VLM, published) -> None:
     assert not unexpected
 
 
-def their_logits(published, case: VLMConfig, masked: bool) -> torch.Tensor:
+def their_logits(published, case: BlipConfig, masked: bool) -> torch.Tensor:
     x, words = pixels(case), ids()
     real = {"attention_mask": keep().long()} if masked else {}
     kind = case.head.kind
@@ -240,7 +240,7 @@ def test_captions_are_written_as_published(name, prompted, tmp_path):
     assert len({len(row) for row in found}) > 1  # rows leave at different times
 
 
-def _lively(network: VLM) -> None:
+def _lively(network: Blip) -> None:
     """What is written depends on what is read, and ends after different lengths."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
@@ -370,7 +370,7 @@ def test_it_begins_as_the_papers_have_it():
 )
 def test_shapes_that_cannot_be(change, told):
     with pytest.raises(BedstoneError, match=told):
-        vlm_config({"image": PLAIN, "text": TEXT, **change})
+        blip_config({"image": PLAIN, "text": TEXT, **change})
 
 
 def test_inputs_that_do_not_fit():

@@ -16,7 +16,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.sampling import Sampling
-from bedstone.models.blip.network import build_blip, vlm_config
+from bedstone.models.blip.network import blip_config, build_blip
 from bedstone.nn.lora import LoraConfig, add_adapter
 from networks import randomise
 
@@ -49,7 +49,7 @@ def model(kind: str, name: str = "blip", seed: int = 0) -> Model:
     text |= {"bos_id": words.bos_id, "eos_id": words.sep_id, "pad_id": words.pad_id}
     image = IMAGE if name == "blip" else CNN
     shape = {"layout": name, "image": image, "text": text, "embed": 9, "head": {"kind": kind}}
-    network = build_blip(vlm_config(shape)).eval()
+    network = build_blip(blip_config(shape)).eval()
     randomise(network, seed)
     return Model(network, words, processor=blip_processor(24))
 

@@ -8,7 +8,7 @@ import torch
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.sampling import Sampling
-from bedstone.models.flamingo.network import SightedConfig, SightedGPT, build_flamingo, placed
+from bedstone.models.flamingo.network import FlamingoConfig, FlamingoGPT, build_flamingo, placed
 from bedstone.models.gpt import network as gpts
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.heads import HeadConfig
@@ -22,9 +22,9 @@ VIT = {"image_size": 12, "patch": 4, "width": 24, "layers": 2, "heads": 4}
 CNN = ResNetConfig(image_size=16, width=8, blocks=(1, 1), block="basic", shrink=2)
 
 
-def config(layout: str = "qwen3", **changes) -> SightedConfig:
+def config(layout: str = "qwen3", **changes) -> FlamingoConfig:
     words = GPTConfig(layout=layout, **WORDS, **({} if layout == "gpt2" else {"kv_heads": 2}))
-    return SightedConfig(gpt=words, **{"image": ViTConfig("clip_vision_model", **VIT), **changes})
+    return FlamingoConfig(gpt=words, **{"image": ViTConfig("clip_vision_model", **VIT), **changes})
 
 
 CASES = {
@@ -38,7 +38,7 @@ CASES = {
 
 
 @pytest.fixture(params=CASES, ids=str)
-def case(request) -> SightedConfig:
+def case(request) -> FlamingoConfig:
     return CASES[request.param]
 
 
@@ -47,12 +47,12 @@ def ids() -> torch.Tensor:
     return torch.randint(0, 97, (4, 20), generator=torch.Generator().manual_seed(7))
 
 
-def pixels(case: SightedConfig, count: int = 2) -> torch.Tensor:
+def pixels(case: FlamingoConfig, count: int = 2) -> torch.Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randn((count, 3, *case.image.size), generator=generator)
 
 
-def opened(case: SightedConfig) -> SightedGPT:
+def opened(case: FlamingoConfig) -> FlamingoGPT:
     """One whose gates stand open, as after training."""
     network = build_flamingo(case).eval()
     randomise(network)
@@ -251,7 +251,7 @@ def test_ready_for_inference(case, ids, dtype):
 )
 def test_bad_shapes_are_named(changes, message):
     with pytest.raises(BedstoneError, match=message):
-        SightedConfig(**{"gpt": CASES["qwen3-clip"].gpt, "image": ViTConfig(**VIT), **changes})
+        FlamingoConfig(**{"gpt": CASES["qwen3-clip"].gpt, "image": ViTConfig(**VIT), **changes})
 
 
 def test_what_does_not_fit_is_named(ids):

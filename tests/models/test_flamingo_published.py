@@ -12,7 +12,7 @@ from bedstone.commands.info import describe
 from bedstone.data.images.processor import clip_processor
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
-from bedstone.models.flamingo.network import SightedConfig, build_flamingo
+from bedstone.models.flamingo.network import FlamingoConfig, build_flamingo
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.published import layout, to_published
 from bedstone.models.resnet.network import ResNetConfig
@@ -32,7 +32,7 @@ TOWERS = {
 
 
 def model(gpt: str, tower: str, **changes) -> Model:
-    config = SightedConfig(gpt=GPTConfig(gpt, **WORDS), image=TOWERS[tower], every=2, **changes)
+    config = FlamingoConfig(gpt=GPTConfig(gpt, **WORDS), image=TOWERS[tower], every=2, **changes)
     network = build_flamingo(config, seed=0).eval()
     randomise(network)
     words = train_bpe(["two red circles and a blue square"] * 4, 270)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from bedstone.nn.convolution import CONVOLUTIONS, FineIn, FineOut
+from bedstone.nn.convolution import CONVOLUTIONS, FullResolutionIn, FullResolutionOut
 
 
 @pytest.mark.parametrize("sides", [1, 2, 3])
 def test_bf16_is_near_fp32_and_finite(sides):
     torch.manual_seed(0)
     size = (12, 8, 4)[:sides]
-    parts = FineIn(sides, 3, 16), FineOut(sides, 16, 3)
+    parts = FullResolutionIn(sides, 3, 16), FullResolutionOut(sides, 16, 3)
     for part in parts:
         torch.nn.init.normal_(part.block.second.weight, std=0.1)
     signals = torch.randn(4, 3, *size)

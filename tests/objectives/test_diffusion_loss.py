@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import nn
 
-from bedstone.diffusion.process import EDM, Discrete, Flow, noised
+from bedstone.diffusion.process import EDM, Discrete, Flow, add_noise
 from bedstone.diffusion.targets import TARGETS, target
 from bedstone.errors import BedstoneError
 from bedstone.objectives.diffusion import TIMES, WEIGHTS, Denoising, spread
@@ -85,7 +85,7 @@ def test_a_weight_is_the_same_error_whatever_is_predicted(process, weight):
     """One mistake in the clean signal, said by each target, costs the same."""
     t = torch.linspace(0.3, 0.9, 5, dtype=torch.float64)
     x0, eps, wrong = torch.randn(3, 5, 7, dtype=torch.float64)
-    x = noised(process, x0, eps, t)
+    x = add_noise(process, x0, eps, t)
     costs = []
     for aim in TARGETS.values():
         guess = x0 + 0.1 * wrong

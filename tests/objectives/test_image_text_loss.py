@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bedstone.models.blip.network import VLM, build_blip, vlm_config
+from bedstone.models.blip.network import Blip, blip_config, build_blip
 from bedstone.objectives.image_text import (
-    Telling,
+    ImageTextLoss,
     Texts,
     drawn,
     first_texts,
@@ -45,7 +45,7 @@ class Batch:
         return sum(int((part.targets != -100).sum()) for part in parts if part is not None)
 
 
-def network(kind: str = "joint") -> VLM:
+def network(kind: str = "joint") -> Blip:
     shape = {
         "layout": "blip_resnet",
         "image": {"image_size": 16, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 1},
@@ -53,7 +53,7 @@ def network(kind: str = "joint") -> VLM:
         "embed": 6,
         "head": {"kind": kind},
     }
-    made = build_blip(vlm_config(shape), seed=0)
+    made = build_blip(blip_config(shape), seed=0)
     for name, weight in made.named_parameters():  # blocks that start at zero would hide errors
         if "norm" in name and name.endswith("weight"):
             torch.nn.init.uniform_(weight, 0.5, 1.5)
@@ -93,7 +93,7 @@ def test_captions_and_answers_are_the_plain_cross_entropy(smoothing: float) -> N
     told, made = batch(), network()
     captions, answers = told.captions, told.answers
     assert captions is not None and answers is not None
-    ours, count = Telling(1.0, 2.0, smoothing=smoothing)(made, told)
+    ours, count = ImageTextLoss(1.0, 2.0, smoothing=smoothing)(made, told)
     assert count == told.target_count == 24 + 6 + 6 + 3
     of_captions = torch.stack(
         [  # each text by itself, with its own picture
@@ -108,7 +108,7 @@ def test_captions_and_answers_are_the_plain_cross_entropy(smoothing: float) -> N
 
 
 def test_padding_changes_nothing() -> None:
-    made, objective = network(), Telling(1.0, 1.0)
+    made, objective = network(), ImageTextLoss(1.0, 1.0)
     (one, count), (other, same) = objective(made, batch()), objective(made, batch(more=3))
     assert count == same
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
@@ -117,7 +117,7 @@ def test_padding_changes_nothing() -> None:
 def test_every_weight_learns_from_all_together() -> None:
     made = network().train()
     torch.manual_seed(0)
-    loss, _ = Telling(1.0, 1.0, 1.0, 1.0)(made, batch())
+    loss, _ = ImageTextLoss(1.0, 1.0, 1.0, 1.0)(made, batch())
     loss.backward()
     assert not [name for name, weight in made.named_parameters() if weight.grad is None]
 
@@ -125,7 +125,7 @@ def test_every_weight_learns_from_all_together() -> None:
 def test_contrast_and_matching_weigh_as_all_tokens_do() -> None:
     made, told = network("matching"), batch()
     assert told.captions is not None
-    loss, count = Telling(0.0, contrast=1.0)(made, told)
+    loss, count = ImageTextLoss(0.0, contrast=1.0)(made, told)
     texts = first_texts(told.captions)
     assert texts.ids.tolist() == told.captions.ids[::2].tolist()
     memory = made.memory(told.pixels)
@@ -183,7 +183,7 @@ def test_a_batch_of_one_has_no_wrong_pairs() -> None:
     told = batch()
     assert told.captions is not None
     few = replace(told.captions, **{k: getattr(told.captions, k)[:2] for k in ("ids", "keep")})
-    loss, _ = Telling(0.0, contrast=1.0, match=1.0)(
+    loss, _ = ImageTextLoss(0.0, contrast=1.0, match=1.0)(
         network("matching"), replace(told, pixels=told.pixels[:1], captions=few)
     )
     assert torch.isfinite(loss)
@@ -202,5 +202,5 @@ def test_pictures_without_captions_are_not_told_apart() -> None:
     assert told.captions is not None
     ids, keep, ids_in = told.captions.ids, told.captions.keep, told.captions.ids_in
     none = Nothing(ids, keep, ids_in, torch.full_like(ids_in, -100), told.captions.each)
-    learnt = Telling(contrast=1.0, match=1.0)
+    learnt = ImageTextLoss(contrast=1.0, match=1.0)
     assert learnt(network(), replace(told, captions=none))[0] == 0

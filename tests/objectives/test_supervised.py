@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bedstone.data.dataset import LabelledRows
+from bedstone.data.dataset import Dataset
 from bedstone.data.text.convert_tokenizer import train_wordpiece
 from bedstone.data.text.supervised import ExampleBatches, make_examples
 from bedstone.data.text.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ TASK["language"] = "text-generation"
 def example_batch(kind: str, tokenizer: Tokenizer, reads: str):
     task = TASK.get(kind, "text-classification")
     problem = kind if kind in ("single", "multi", "regression") else "auto"
-    rows = LabelledRows(_rows(kind))
+    rows = Dataset(_rows(kind))
     return make_examples(task, rows, tokenizer, problem=problem, limit=64), reads
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel, load_drawing
+from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.commands.train import resume
 from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import TASKS
@@ -22,7 +22,7 @@ from bedstone.errors import BedstoneError
 from bedstone.models.clip import network as clip
 from bedstone.recipes.diffusion import latents_of
 from bedstone.runtime import pick_precision
-from bedstone.tasks.media.generator import Drawer
+from bedstone.tasks.media.generator import MediaGenerator
 from bedstone.train.logs import read_log
 from clip_words import clip_words
 from diffusion_runs import SHAPE, pictures, recipe_of, run, sounds
@@ -43,8 +43,8 @@ def weights(model: Path) -> dict[str, bytes]:
     return {str(p.relative_to(model)): p.read_bytes() for p in model.rglob("*.safetensors")}
 
 
-def drawn(model: DrawingModel, prompt: Any) -> torch.Tensor:
-    return Drawer(model).draw([prompt], [0]).signals
+def drawn(model: DiffusionPipeline, prompt: Any) -> torch.Tensor:
+    return MediaGenerator(model).draw([prompt], [0]).signals
 
 
 def told(folder: Path) -> dict[str, list[float]]:
@@ -88,21 +88,21 @@ def test_a_run_of_every_signal_and_what_it_leaves(tmp_path: Path, task: str) -> 
         assert sheet.size[0] > 100
     assert "# bedstone_dit" in (done.model / "README.md").read_text()
     model = open_model(done.model)
-    assert isinstance(model, DrawingModel)
+    assert isinstance(model, DiffusionPipeline)
     form = model.signal
     assert TASKS[task] == (form.condition, form.kind)
     prompt = ASKED[form.condition]
     picture = drawn(model, prompt)
     assert picture.shape[1:] == form.shape
     # A folder written again draws the same, to the last bit.
-    again = load_drawing(model.save(tmp_path / "again"))
+    again = load_pipeline(model.save(tmp_path / "again"))
     assert torch.equal(drawn(again, prompt), picture)
     assert again.signal == form
     assert again.sampling == model.sampling
     if form.kind == "audio":  # signals become sounds as sounds became signals
         assert form.sound["rate"] == 2000
         assert form.names == ("high", "low")
-        heard = Drawer(model).draw(["low"], [0])
+        heard = MediaGenerator(model).draw(["low"], [0])
         assert heard.kind == "audio"
     if form.condition == "class":
         assert len(form.names) == model.config.classes
@@ -116,7 +116,7 @@ def test_words_are_read_by_another_network(tmp_path: Path, kind: str) -> None:
     text = {"encoder": str(named), "frozen": frozen}
     done = run(tmp_path / "run", **{**TEXT, "text": text})
     assert done.model is not None
-    model = load_drawing(done.model)
+    model = load_pipeline(done.model)
     assert model.signal.frozen == frozen
     before = open_model(named).network.state_dict()
     after = model.reader.network.state_dict()
@@ -142,7 +142,7 @@ def test_latents_are_drawn_of_an_autoencoder(tmp_path: Path) -> None:
     data = {"source": str(pictures(tmp_path / "p.parquet", side=16)), "size": [16, 16]}
     done = run(tmp_path / "run", data={**data, "validation_share": 0.3}, autoencoder=str(made))
     assert done.model is not None
-    model = load_drawing(done.model)
+    model = load_pipeline(done.model)
     assert model.config.size == (8, 8)
     assert model.config.channels == 4
     assert model.signal.shape == (3, 16, 16)
@@ -255,7 +255,7 @@ def test_words_of_an_earlier_run_are_read_by_its_own_tokenizer(tmp_path: Path) -
     fewer = {**TEXT, "data": {**SCENES, "most_rows": 5}, "model": {}, "text": {}}
     second = run(tmp_path / "second", **{**fewer, "init": str(first.model)})
     assert second.model is not None
-    one, other = load_drawing(first.model).tokenizer, load_drawing(second.model).tokenizer
+    one, other = load_pipeline(first.model).tokenizer, load_pipeline(second.model).tokenizer
     assert one is not None
     assert other is not None
     assert one.encode("a red circle") == other.encode("a red circle")
@@ -271,7 +271,7 @@ def test_captions_longer_than_the_context_are_cut(
     assert done.model is not None
     assert (tmp_path / "run" / "samples.png").is_file()
     with pytest.raises(BedstoneError, match="4 at most"):
-        drawn(load_drawing(done.model), "a red circle beside a blue star")
+        drawn(load_pipeline(done.model), "a red circle beside a blue star")
 
 
 def test_a_published_pipeline_goes_on_learning(tmp_path: Path) -> None:
@@ -288,11 +288,11 @@ def test_a_published_pipeline_goes_on_learning(tmp_path: Path) -> None:
     scheduler = first.model / "scheduler" / "scheduler_config.json"
     said = json.loads(scheduler.read_text())
     scheduler.write_text(json.dumps({**said, "_class_name": "DDIMScheduler"}))
-    assert load_drawing(first.model).scheduler
+    assert load_pipeline(first.model).scheduler
     data["classes"] = {"0": "0", "1": "1", "2": "2"}
     second = run(tmp_path / "second", model={}, init=str(first.model), **more)
     assert second.model is not None
-    model = load_drawing(second.model)
+    model = load_pipeline(second.model)
     assert not model.scheduler
     assert model.sampling.method == "dpm_solver_2m"
     assert isinstance(model.process, Discrete)

@@ -20,7 +20,7 @@ from bedstone.commands.train import pretrain, read_pretraining, resume
 from bedstone.errors import BedstoneError
 from bedstone.evaluate import image_text as told_scoring
 from bedstone.generation.beam import beam_search
-from bedstone.recipes.image_text import ToldRecipe, ToldSplits
+from bedstone.recipes.image_text import ImageTextRecipe, ImageTextSplits
 from bedstone.recipes.supervised import read_finetuning
 from bedstone.train.logs import read_log
 
@@ -44,7 +44,7 @@ def few_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bedstone.evaluate.image_text.LONGEST", 8)
 
 
-def recipe_of(out: Path, task: str = ANSWERS, **more: Any) -> ToldRecipe:
+def recipe_of(out: Path, task: str = ANSWERS, **more: Any) -> ImageTextRecipe:
     values = {
         "task": task,
         "model": CNN,
@@ -63,7 +63,7 @@ def recipe_of(out: Path, task: str = ANSWERS, **more: Any) -> ToldRecipe:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(values))
     read = read_pretraining(path)
-    assert isinstance(read, ToldRecipe) and isinstance(read_finetuning(path), ToldRecipe)
+    assert isinstance(read, ImageTextRecipe) and isinstance(read_finetuning(path), ImageTextRecipe)
     return read
 
 
@@ -339,7 +339,9 @@ def test_pictures_without_what_the_task_needs_are_left(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(table), rows)
     data = {"source": str(rows), "validation": str(rows), "columns": COLUMNS}
     for task, count in ((CAPTIONS, 5), (ANSWERS, 8), (JOINT, 8)):
-        splits = ToldSplits.open(recipe_of(tmp_path / "run", task, data=data), None, quiet=True)
+        splits = ImageTextSplits.open(
+            recipe_of(tmp_path / "run", task, data=data), None, quiet=True
+        )
         assert [len(splits.train), len(splits.measured["validation"])] == [count] * 2
 
 

@@ -10,8 +10,8 @@ import torch
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.commands.train import pretrain, read_pretraining, resume
-from bedstone.data.fields import Asked, Told, ToldRows
-from bedstone.data.images.image_text import GPTTexts, gpt_words
+from bedstone.data.fields import ImageTextDataset, Question, Sample
+from bedstone.data.images.image_text import FlamingoTexts, gpt_words
 from bedstone.data.images.processor import clip_processor
 from bedstone.data.scenes.datasets import scene_texts
 from bedstone.data.text.train_tokenizer import train_bpe
@@ -22,7 +22,7 @@ from bedstone.generation.ranking import rank
 from bedstone.models.clip import network as clip
 from bedstone.models.gpt import network as gpt
 from bedstone.models.gpt.network import GPTConfig
-from bedstone.recipes.image_text import SightedRecipe
+from bedstone.recipes.image_text import FlamingoRecipe
 
 IMAGE = {"image_size": 16, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 2}
 
@@ -40,7 +40,7 @@ def begun(tmp_path_factory):
     return folder
 
 
-def recipe(begun, out, **changes) -> SightedRecipe:
+def recipe(begun, out, **changes) -> FlamingoRecipe:
     values = {
         "init": str(begun / "gpt"),
         "image_init": str(begun / "clip"),
@@ -57,7 +57,7 @@ def recipe(begun, out, **changes) -> SightedRecipe:
     path = out.parent / "recipe.json"
     path.write_text(json.dumps(values))
     found = read_pretraining(path)
-    assert isinstance(found, SightedRecipe)
+    assert isinstance(found, FlamingoRecipe)
     return found
 
 
@@ -113,10 +113,12 @@ def test_answers_are_ranked_and_captions_written_by_beams(begun, tmp_path, monke
 
 def test_loss_is_on_the_answer_alone():
     words = train_bpe([piece.text for piece in scene_texts(20)], 400)
-    asked = Asked("What colour is it?", ("red",), "colour")
+    asked = Question("What colour is it?", ("red",), "colour")
     picture = torch.zeros(4, 4, 3, dtype=torch.uint8).numpy()
-    rows = ToldRows([Told(picture, ("a red circle",), (asked,)), Told(picture, ("a dog",))])
-    texts = GPTTexts(rows, gpt_words(words, 64))
+    rows = ImageTextDataset(
+        [Sample(picture, ("a red circle",), (asked,)), Sample(picture, ("a dog",))]
+    )
+    texts = FlamingoTexts(rows, gpt_words(words, 64))
     part, _ = texts.draw_answers(np.array([0, 1]), np.random.default_rng(0), 1)
     taught = part.targets != -100
     assert words.decode(part.targets[0][taught[0]].tolist()) == " red"

@@ -15,7 +15,7 @@ from bedstone.checkpoints.model import Model, load
 from bedstone.cli import main
 from bedstone.commands.train import resume
 from bedstone.data.images.processor import clip_processor, plain_processor
-from bedstone.data.images.supervised import PictureBatches, PictureExamples
+from bedstone.data.images.supervised import ImageExamples, LabelledImageBatches
 from bedstone.data.open import open_pairs
 from bedstone.errors import BedstoneError
 from bedstone.models.clip import network as clip
@@ -146,7 +146,7 @@ def test_a_head_alone_learns_as_it_does_under_a_frozen_body(bases, data, tmp_pat
         if not name.startswith("head"):
             assert torch.equal(weight, base.state_dict()[name]), name
     # the same by hand: a body that never changes, the same batches through all of it
-    examples = PictureExamples(open_pairs(data["train"]), plain_processor(SIZE))
+    examples = ImageExamples(open_pairs(data["train"]), plain_processor(SIZE))
     seen = see(load(bases["vit"]), examples, pick_precision("fp32", torch.device("cpu")))
     with torch.no_grad():
         whole = examples.batch(np.arange(7))
@@ -245,13 +245,13 @@ def test_rows_come_from_tables_and_lists(bases, data, tmp_path):
 
 
 def test_batches_hold_every_picture_once_an_epoch_and_go_back_anywhere(data):
-    examples = PictureExamples(open_pairs(data["train"]), plain_processor(SIZE))
-    stream = PictureBatches(examples, 15, seed=3, weights={"red": 2.0})
+    examples = ImageExamples(open_pairs(data["train"]), plain_processor(SIZE))
+    stream = LabelledImageBatches(examples, 15, seed=3, weights={"red": 2.0})
     first = [next(stream) for _ in range(4)]
     assert sorted(row for batch in first for row in batch.origins) == list(range(60))
     state = stream.state_dict()
     coming = [next(stream) for _ in range(3)]
-    again = PictureBatches(examples, 15, seed=3, weights={"red": 2.0})
+    again = LabelledImageBatches(examples, 15, seed=3, weights={"red": 2.0})
     again.load_state_dict(json.loads(json.dumps(state)))
     for one, other in zip(coming, [next(again) for _ in range(3)], strict=True):
         assert one.origins == other.origins
@@ -269,7 +269,7 @@ def test_broken_pictures_are_left_out_counted_and_named(bases, tmp_path, capsys)
     train = folder_of(tmp_path / "train", 60, 0)
     broken = train / "red" / "0.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    examples = PictureExamples(open_pairs(train), plain_processor(SIZE))
+    examples = ImageExamples(open_pairs(train), plain_processor(SIZE))
     assert len(examples) == 59
     assert "1 rows left out" in examples.describe()
     assert "0.png" in examples.describe()
@@ -277,7 +277,7 @@ def test_broken_pictures_are_left_out_counted_and_named(bases, tmp_path, capsys)
     for name in (train / "red").glob("*"):
         name.write_bytes(b"no")
     with pytest.raises(BedstoneError, match="20 of 60"):
-        PictureExamples(open_pairs(train), plain_processor(SIZE))
+        ImageExamples(open_pairs(train), plain_processor(SIZE))
 
 
 def test_what_cannot_be_learnt_is_told(bases, data, tmp_path, capsys):

@@ -4,7 +4,7 @@ import html.parser
 
 import numpy as np
 
-from bedstone.report.pages import LONGEST_TEXT, Captioned, Line, write_captions
+from bedstone.report.pages import LONGEST_TEXT, Captioned, Line, write_caption_page
 
 
 class Read(html.parser.HTMLParser):
@@ -41,7 +41,7 @@ def test_captions_are_alternative_texts(tmp_path):
         ),
         Captioned(picture(99), "b.jpg", [Line("a red car")]),
     ]
-    page = Read(write_captions(tmp_path / "page.html", "Captions", "Two.", shown).read_text())
+    page = Read(write_caption_page(tmp_path / "page.html", "Captions", "Two.", shown).read_text())
     assert [image["alt"] for image in page.images] == ["a dog runs", "a red car"]
     assert all(image["src"].startswith("data:image/jpeg;base64,") for image in page.images)
     assert "0.8 a dog runs 0.1 a cat" in page.text
@@ -55,7 +55,7 @@ def test_right_and_wrong_are_told_in_words(tmp_path):
         Line("no", "Is it so?", False, "yes"),
         Line("", "How many?", False),
     ]
-    path = write_captions(
+    path = write_caption_page(
         tmp_path / "page.html", "Answers", "", [Captioned(picture(9), "c", lines)]
     )
     page = Read(path.read_text())
@@ -66,10 +66,10 @@ def test_right_and_wrong_are_told_in_words(tmp_path):
 
 def test_what_cannot_be_shown_is_told(tmp_path):
     shown = [Captioned(None, "gone.jpg"), Captioned(b"no picture", "bad.png")]
-    page = Read(write_captions(tmp_path / "page.html", "Captions", "", shown).read_text())
+    page = Read(write_caption_page(tmp_path / "page.html", "Captions", "", shown).read_text())
     assert page.text.count("can't be shown") == 2 and "gone.jpg" in page.text
     assert not page.images
-    none = Read(write_captions(tmp_path / "none.html", "Captions", "", []).read_text())
+    none = Read(write_caption_page(tmp_path / "none.html", "Captions", "", []).read_text())
     assert "There are no pictures" in none.text
 
 
@@ -77,9 +77,9 @@ def test_texts_are_text(tmp_path):
     wild = '<script>alert("1")</script>'
     line = Line(wild, wild, False, wild, wild)
     shown = [Captioned(picture(1), wild, [line, Line('" onload="x')])]
-    page = write_captions(tmp_path / "p.html", wild, wild, shown, language="de").read_text()
+    page = write_caption_page(tmp_path / "p.html", wild, wild, shown, language="de").read_text()
     assert "<script" not in page and 'lang="de"' in page
     assert Read(page).images[0]["alt"] == '" onload="x'
     long = [Captioned(picture(1), "a", [Line("word " * 10_000)])]
-    page = write_captions(tmp_path / "l.html", "a", "", long).read_text()
+    page = write_caption_page(tmp_path / "l.html", "a", "", long).read_text()
     assert page.count("word") <= 2 * LONGEST_TEXT // 5

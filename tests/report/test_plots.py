@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from bedstone.report.plots import _apart, draw_minutes, minute_lines
+from bedstone.report.plots import _apart, draw_learning_curve, learning_curves
 
 LOG = [
     {"step": 1, "seconds": 30.0, "loss": 2.0},
@@ -30,21 +30,21 @@ LOG = [
 
 
 def test_lines_are_read_from_the_log():
-    assert minute_lines(LOG) == {
+    assert learning_curves(LOG) == {
         "": ([1.0, 2.5], [0.4, 0.9]),
         "colour": ([1.0, 2.5], [0.5, 0.95]),
         "sign": ([2.5], [0.3]),
     }
     under = [{name.replace("/", "_"): value for name, value in line.items()} for line in LOG]
-    assert minute_lines(under) == minute_lines(LOG)
-    assert minute_lines(LOG, "validation_acc") == {}
+    assert learning_curves(under) == learning_curves(LOG)
+    assert learning_curves(LOG, "validation_acc") == {}
 
 
 def test_the_figure_is_drawn(tmp_path):
-    path = draw_minutes(LOG, tmp_path / "minutes.png", "a run", beside={"blind": 0.35})
+    path = draw_learning_curve(LOG, tmp_path / "minutes.png", "a run", beside={"blind": 0.35})
     with Image.open(path) as image:
         assert image.width > 800 and len(image.convert("RGB").getcolors(1 << 20)) > 50
-    assert draw_minutes(LOG[:1], tmp_path / "none.png", "a run") is None
+    assert draw_learning_curve(LOG[:1], tmp_path / "none.png", "a run") is None
     assert not (tmp_path / "none.png").exists()
 
 
@@ -57,7 +57,7 @@ def test_without_matplotlib_nothing_is_drawn(tmp_path, monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert draw_minutes(LOG, tmp_path / "minutes.png", "a run") is None
+    assert draw_learning_curve(LOG, tmp_path / "minutes.png", "a run") is None
 
 
 def test_names_stand_apart():

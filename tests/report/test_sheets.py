@@ -7,7 +7,7 @@ from PIL import Image
 
 from bedstone.data.images.png import read_recipe
 from bedstone.errors import BedstoneError
-from bedstone.metrics.generative import Neighbours, nearest
+from bedstone.metrics.generative import NearestNeighbours, nearest
 from bedstone.report.sheets import (
     as_pixels,
     chosen_frames,
@@ -89,7 +89,7 @@ def test_neighbours(tmp_path):
     assert read_recipe(path) == RECIPE
     for wrong in (
         nearest(samples[:1], training),
-        Neighbours(torch.tensor([[0], [9]]), found.distances),
+        NearestNeighbours(torch.tensor([[0], [9]]), found.distances),
     ):
         with pytest.raises(BedstoneError, match="that were compared"):
             neighbours_sheet(samples, training, wrong, tmp_path / "b.png")

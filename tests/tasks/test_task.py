@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bedstone
-from bedstone.data.dataset import LabelledRows
+from bedstone.data.dataset import Dataset
 from bedstone.data.text.encode import text_input
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
@@ -193,7 +193,7 @@ def test_texts_are_served_as_they_were_learnt(layout, limit, stride, pair, monke
     made = model(LABELS, layout)
     examples = make_examples(
         "text-classification",
-        LabelledRows(rows),
+        Dataset(rows),
         tokenizer(layout),
         limit=limit or made.config.context,
         stride=stride,
@@ -216,7 +216,7 @@ def test_words_are_served_as_they_were_learnt(layout, limit, stride, monkeypatch
     made = model(TAGS, layout)
     examples = make_examples(
         "token-classification",
-        LabelledRows(rows),
+        Dataset(rows),
         tokenizer(layout),
         labels=TAGS.labels,
         limit=limit or made.config.context,

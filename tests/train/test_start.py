@@ -6,7 +6,7 @@ import torch
 from bedstone.errors import BedstoneError
 from bedstone.models.bert import network as bert
 from bedstone.models.bert.network import BertConfig
-from bedstone.models.blip.network import VLM, build_blip, vlm_config
+from bedstone.models.blip.network import Blip, blip_config, build_blip
 from bedstone.models.clip import network as clip
 from bedstone.models.heads import HeadConfig
 from bedstone.models.resnet import network as resnet
@@ -21,10 +21,10 @@ CNN = {"image_size": 20, "width": 8, "blocks": [1, 1], "block": "basic", "shrink
 TEXT = {"vocab_size": 43, "context": 11, "width": 24, "layers": 2, "heads": 4}
 
 
-def network(kind: str = "joint", image=IMAGE, name: str = "blip", **text) -> VLM:
+def network(kind: str = "joint", image=IMAGE, name: str = "blip", **text) -> Blip:
     words = {**TEXT, **text}
     shape = {"layout": name, "image": image, "text": words, "head": {"kind": kind}}
-    return build_blip(vlm_config(shape), seed=1).eval()
+    return build_blip(blip_config(shape), seed=1).eval()
 
 
 def source(**change) -> bert.Bert:

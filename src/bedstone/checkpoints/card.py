@@ -121,7 +121,7 @@ TASKS = {
 FILES = {"image": "out.png", "audio": "out.wav", "video": "out.png", "volume": "out.png"}
 
 
-def drawing_card(
+def pipeline_card(
     parts: Mapping[str, Any],
     signal: Mapping[str, Any],
     sampling: Mapping[str, Any],
@@ -131,7 +131,7 @@ def drawing_card(
 
     Args:
         parts: its networks by the folders they stand in.
-        signal: what it draws, by the fields of `checkpoints.pipeline.SignalForm`.
+        signal: what it draws, by the fields of `checkpoints.pipeline.SignalSpec`.
         sampling: how, by those of `recipes_diffusion.SamplingConfig`.
         record: what `bedstone.json` says of its making.
     """

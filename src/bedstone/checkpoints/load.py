@@ -8,7 +8,7 @@ import torch
 from bedstone.checkpoints import model as artefact
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import is_drawing, load_drawing
+from bedstone.checkpoints.pipeline import is_pipeline, load_pipeline
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.errors import BedstoneError
 
@@ -36,7 +36,7 @@ def load(
             a layout that Bedstone doesn't open, or is a run that has no checkpoint yet.
     """
     folder = resolve(_model_of(path), revision=revision)
-    opens = load_drawing if is_drawing(folder) else artefact.load
+    opens = load_pipeline if is_pipeline(folder) else artefact.load
     model: Model = opens(folder, dtype=dtype, device=device, verify=verify)
     return model
 
@@ -51,7 +51,7 @@ def _model_of(path: str | Path) -> str | Path:
     run = Path(path)
     if not (run / "recipe.yaml").is_file():
         return path
-    if (run / "model" / "config.json").is_file() or is_drawing(run / "model"):
+    if (run / "model" / "config.json").is_file() or is_pipeline(run / "model"):
         return run / "model"
     latest = CheckpointStore(run / "checkpoints").latest()
     if latest is None:

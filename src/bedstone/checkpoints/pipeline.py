@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bedstone.checkpoints.card import drawing_card
+from bedstone.checkpoints.card import pipeline_card
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import RECORD, Model
 from bedstone.checkpoints.model import load as load_part
@@ -25,17 +25,17 @@ from bedstone.diffusion.process import Discrete, Process
 from bedstone.diffusion.sample import SamplingConfig
 from bedstone.diffusion.schedulers import NAME as SCHEDULER
 from bedstone.diffusion.schedulers import read_scheduler, write_scheduler
-from bedstone.diffusion.targets import Noise, Target
+from bedstone.diffusion.targets import EpsilonPrediction, Target
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json, verify_manifest, write_json
 from bedstone.models.dit.network import Conditioned
 from bedstone.settings import from_mapping
 
-FORM = "drawing.json"
+SPEC = "drawing.json"
 
 
 @dataclass
-class SignalForm:
+class SignalSpec:
     """What is drawn, and from what.
 
     Attributes:
@@ -69,9 +69,9 @@ class SignalForm:
             )
 
 
-def read_form(
+def read_spec(
     folder: Path, index: Mapping[str, Any], parts: Mapping[str, Model], method: str
-) -> tuple[SignalForm, SamplingConfig, bool]:
+) -> tuple[SignalSpec, SamplingConfig, bool]:
     """What is drawn and how: said by our own file, or as published pipelines are used; and whether
     that, and not the scheduler, says how it is drawn.
 
@@ -84,17 +84,17 @@ def read_form(
     Raises:
         BedstoneError: our file is damaged, or says what can't be.
     """
-    if (folder / FORM).is_file():
-        form = read_json(folder / FORM)
+    if (folder / SPEC).is_file():
+        form = read_json(folder / SPEC)
         whole = isinstance(form, dict) and {"signal", "sampling"} <= form.keys()
         if not whole or not all(isinstance(form[name], dict) for name in ("signal", "sampling")):
             raise BedstoneError(
-                f"{folder / FORM}: expected an object with signal and sampling; it is damaged. "
+                f"{folder / SPEC}: expected an object with signal and sampling; it is damaged. "
                 "Fetch or save the model again."
             )
         return (
-            from_mapping(SignalForm, form["signal"], FORM, "signal."),
-            from_mapping(SamplingConfig, form["sampling"], FORM, "sampling."),
+            from_mapping(SignalSpec, form["signal"], SPEC, "signal."),
+            from_mapping(SamplingConfig, form["sampling"], SPEC, "sampling."),
             not form.get("published"),
         )
     config = parts["transformer"].config
@@ -105,7 +105,7 @@ def read_form(
     said = index.get("id2label")
     labels = said if isinstance(said, dict) else {}
     names = tuple(str(labels.get(str(n), n)) for n in range(config.classes))  # by their numbers
-    form = SignalForm("image", (channels, *size), "class" if config.classes else "none", names)
+    form = SignalSpec("image", (channels, *size), "class" if config.classes else "none", names)
     guidance = 4.0 if config.classes else 1.0
     return form, SamplingConfig(method=method, steps=50, guidance=guidance), False
 
@@ -115,7 +115,7 @@ VERSION = "0.39.0"  # of diffusers, whose form is written
 
 
 @dataclass
-class DrawingModel(Model):
+class DiffusionPipeline(Model):
     """A network that draws, and all that is needed to use it.
 
     Attributes, besides those of every model:
@@ -131,17 +131,17 @@ class DrawingModel(Model):
     """
 
     process: Process = field(default_factory=Discrete)
-    target: Target = field(default_factory=Noise)
-    signal: SignalForm = field(default_factory=SignalForm)
+    target: Target = field(default_factory=EpsilonPrediction)
+    signal: SignalSpec = field(default_factory=SignalSpec)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     reader: Model | None = None
     autoencoder: Model | None = None
     scheduler: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> "DrawingModel":
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "DiffusionPipeline":
         """`load_drawing`, by the name that users of `diffusers` know."""
-        return load_drawing(path, **options)
+        return load_pipeline(path, **options)
 
     @property
     def parts(self) -> dict[str, Model]:
@@ -202,34 +202,34 @@ class DrawingModel(Model):
             head["id2label"] = {str(number): name for number, name in enumerate(self.signal.names)}
         write_json(folder / INDEX, {**head, **index})
         form = {"signal": asdict(self.signal), "sampling": asdict(self.sampling)}
-        write_json(folder / FORM, {**form, "published": bool(self.scheduler)})
+        write_json(folder / SPEC, {**form, "published": bool(self.scheduler)})
 
     def card(self) -> str:
         """The model card."""
         parts = {name: part.network for name, part in self.parts.items()}
-        return drawing_card(parts, asdict(self.signal), asdict(self.sampling), self.record)
+        return pipeline_card(parts, asdict(self.signal), asdict(self.sampling), self.record)
 
 
-def is_drawing(folder: Path) -> bool:
+def is_pipeline(folder: Path) -> bool:
     """Whether a folder holds something that draws."""
     return (folder / INDEX).is_file()
 
 
-def load_drawing(
+def load_pipeline(
     path: str | Path,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     revision: str | None = None,
     verify: bool = True,
-) -> DrawingModel:
+) -> DiffusionPipeline:
     """Opens a drawing model, ours or a published DiT pipeline; arguments as `artefact.load`.
 
     Raises:
         BedstoneError: it isn't there, isn't whole, or has parts that Bedstone doesn't open.
     """
     folder = resolve(path, revision=revision)
-    if not is_drawing(folder):
+    if not is_pipeline(folder):
         raise BedstoneError(
             f"{folder}: has no {INDEX}, so it draws nothing. Give the folder that `bedstone "
             "pretrain` reports for a recipe that draws, or a published DiT pipeline."
@@ -249,12 +249,12 @@ def load_drawing(
             "networks of the DiT and PixArt kind open. Choose such a one."
         )
     process, target, method = read_scheduler(folder / "scheduler")
-    signal, sampling, own = read_form(folder, index, parts, method)
+    signal, sampling, own = read_spec(folder, index, parts, method)
     reader, autoencoder = parts.get("text_encoder"), parts.get("vae")
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(parts["transformer"].network, text, frozen=signal.frozen).eval()
     tokens = folder / "tokenizer"
-    model = DrawingModel(
+    model = DiffusionPipeline(
         network,
         Tokenizer.load(tokens) if tokens.is_dir() else None,
         record=record,
@@ -271,7 +271,7 @@ def load_drawing(
     return model
 
 
-def check_parts(model: DrawingModel) -> None:
+def check_parts(model: DiffusionPipeline) -> None:
     """Raises BedstoneError where the parts of a model don't fit one another."""
     config, where = model.config, model.path or "this model"
     drawn = model.signal.shape[0]

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
-from bedstone.data.dataset import LabelledRows, illustrated
+from bedstone.data.dataset import Dataset, with_images
 from bedstone.data.records import check_text
 from bedstone.errors import BedstoneError, nearest
 from bedstone.metrics.calibration import FIGURES, detection
@@ -23,14 +23,14 @@ from bedstone.metrics.figures import Figures
 from bedstone.report.plots import draw_calibration
 from bedstone.runtime import pick_device
 from bedstone.tasks.moderation.fit import Parts, fit_policy
-from bedstone.tasks.moderation.moderation import Moderation, Post, probabilities
+from bedstone.tasks.moderation.moderation import Item, Moderation, probabilities
 from bedstone.tasks.moderation.policy import Policy, read_policy
 from bedstone.tasks.pipeline import check_head
 from bedstone.train.logs import ProgressBar
 
 
 @dataclass(frozen=True)
-class Wishes:
+class CalibrationOptions:
     """How to calibrate.
 
     Attributes:
@@ -74,7 +74,7 @@ def calibrate(
     policy_file: str,
     model_path: str,
     sample: str,
-    wishes: Wishes | None = None,
+    wishes: CalibrationOptions | None = None,
     *,
     columns: dict[str, str] | None = None,
     out: str | None = None,
@@ -97,12 +97,12 @@ def calibrate(
         BedstoneError: the policy, the model or a row can't be used, or there are too few of one
             category.
     """
-    wishes = wishes or Wishes()
+    wishes = wishes or CalibrationOptions()
     bare = _uncalibrated(read_policy(policy_file))
-    rows = illustrated(sample, columns=columns)
+    rows = with_images(sample, columns=columns)
     if wishes.most:
         rows = rows.take(wishes.most, wishes.seed)
-    sides = [read_posts(side, bare, wishes.clean) for side in rows.hold_out(wishes.held_out)]
+    sides = [read_items(side, bare, wishes.clean) for side in rows.hold_out(wishes.held_out)]
     (learnt, known), (held, truth) = sides
     if not truth.any(0).all():
         lacking = list(bare.categories)[int(truth.any(0).argmin())]
@@ -155,9 +155,9 @@ def calibrate(
     return done
 
 
-def read_posts(
-    rows: LabelledRows, policy: Policy, clean: Sequence[str] = ()
-) -> tuple[list[Post], np.ndarray]:
+def read_items(
+    rows: Dataset, policy: Policy, clean: Sequence[str] = ()
+) -> tuple[list[Item], np.ndarray]:
     """The posts of labelled rows, and (n, C) whether a category holds.
 
     Raises:
@@ -176,7 +176,7 @@ def read_posts(
                 f"{rows.where(number)}: has neither a text nor a picture. Fill one in, or leave "
                 "the row out."
             )
-        posts.append(Post(words, row["image"]))
+        posts.append(Item(words, row["image"]))
         value = rows.value(number, column)
         for label in value if isinstance(value, list | tuple) else [value]:
             if told and isinstance(label, int) and 0 <= label < len(told):
@@ -203,7 +203,7 @@ def _uncalibrated(policy: Policy) -> Policy:
     return dataclasses.replace(policy, categories=bare, calibrated={})
 
 
-def _told(bar: ProgressBar, *sides: Sequence[Post]) -> Iterator[Sequence[Post]]:
+def _told(bar: ProgressBar, *sides: Sequence[Item]) -> Iterator[Sequence[Item]]:
     total, done = sum(map(len, sides)), 0
     for posts in sides:
         yield posts

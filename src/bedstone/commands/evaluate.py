@@ -11,14 +11,14 @@ from rich.table import Table
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import tokenizer_of
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.sources import open_source
 from bedstone.data.text.causal_lm import evaluation_batches
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.contrastive import evaluate_pairs
-from bedstone.evaluate.generative import evaluate_drawing
+from bedstone.evaluate.contrastive import evaluate_contrastive
+from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
-from bedstone.evaluate.image_text import evaluate_told
+from bedstone.evaluate.image_text import evaluate_image_text
 from bedstone.evaluate.language import evaluate_masked, text_figures, text_loss
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.models.flamingo.network import FLAMINGO as SIGHTED
@@ -55,8 +55,8 @@ def evaluate(
     """
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
-    if isinstance(model, DrawingModel):
-        return evaluate_drawing(
+    if isinstance(model, DiffusionPipeline):
+        return evaluate_generative(
             model, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
     if judge or clip:
@@ -84,14 +84,14 @@ def evaluate(
             picture=picture,
         )
     if kind == "towers":
-        return evaluate_pairs(
+        return evaluate_contrastive(
             model, data, how, column=column, split=split, as_json=as_json, picture=picture
         )
     if picture is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
     sees = model.config.layout == SIGHTED and not is_text(data)
     if kind in TELLING.values() or sees:
-        return evaluate_told(model, data, how, column=column, split=split, as_json=as_json)
+        return evaluate_image_text(model, data, how, column=column, split=split, as_json=as_json)
     if kind != "language" or not model.network.causal:
         return evaluate_masked(
             model, data, how, column=column, split=split, context=context, as_json=as_json

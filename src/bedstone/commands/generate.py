@@ -8,11 +8,11 @@ from typing import Any
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling, published
-from bedstone.generation.settings import BeamSearch, asked
+from bedstone.generation.settings import BeamSearch, beam_search_of
 from bedstone.generation.text import Searched, Written, stream_text, write, write_beams
 from bedstone.runtime import Precision, pick_device, pick_precision
 
@@ -42,7 +42,7 @@ def generate(
     """
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
-    if isinstance(model, DrawingModel):
+    if isinstance(model, DiffusionPipeline):
         raise BedstoneError(
             f"{path}: draws {model.signal.kind} and writes no text; draw with `bedstone imagine`."
         )
@@ -88,7 +88,7 @@ def sampling_of(model: Model, settings: Mapping[str, Any]) -> Sampling:
 
 def search_of(model: Model, settings: Mapping[str, Any]) -> BeamSearch | None:
     """The beam search that `settings` ask for, or the model's generation_config.json."""
-    search = asked(settings, model.generation, max_tokens=settings["max_tokens"])
+    search = beam_search_of(settings, model.generation, max_tokens=settings["max_tokens"])
     if search is not None and settings.get("stop"):
         raise BedstoneError(
             f"stop: {settings['stop']} was given, which beam search can't end at. Leave it out, or "

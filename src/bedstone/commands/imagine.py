@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import SignalForm
+from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.errors import BedstoneError
-from bedstone.report.sheets import as_pictures, chosen_frames, samples_sheet, strip_sheet
+from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet, to_images
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.tasks.media.files import SUFFIXES, check_enlarged, file_name, write_drawn
-from bedstone.tasks.media.generator import Drawer, Drawn, Moment, Prompt, Watch, rows_of
+from bedstone.tasks.media.files import SUFFIXES, check_enlarged, file_name, write_generated
+from bedstone.tasks.media.generator import Generated, MediaGenerator, Moment, Prompt, Watch, rows_of
 from bedstone.train.logs import ProgressBar
 
 NAME = "imagined"  # where nothing is said
-SHOWN = 4  # rows of a strip
-MOST = 10  # moments of it
+PREVIEW = 4  # rows of a strip
+LIMIT = 10  # moments of it
 CELL = 128  # pixels of a cell in a sheet, at least
 WIDEST = 512
 
@@ -93,7 +93,7 @@ def _place(out: str | None, kind: str, several: bool) -> Place:
 
 
 def write_all(
-    drawn: Drawn, form: SignalForm, place: Place, *, enlarge: int = 1, columns: int = 0
+    drawn: Generated, form: SignalSpec, place: Place, *, enlarge: int = 1, columns: int = 0
 ) -> list[Path]:
     """Writes every file; the sheet is the last of them, where there is one.
 
@@ -103,7 +103,7 @@ def write_all(
     files = []
     for number, (signal, recipe) in enumerate(zip(drawn.signals, drawn.recipes, strict=True)):
         path = place.file or place.folder / file_name(number, recipe, form.kind)
-        files.append(write_drawn(signal, form, path, recipe, enlarge=enlarge))
+        files.append(write_generated(signal, form, path, recipe, enlarge=enlarge))
     if len(files) > 1 or form.kind != "image":
         _sheet(drawn, form.kind, place.sheet, columns)
         files.append(place.sheet)
@@ -118,7 +118,7 @@ class Frames:
         path: the PNG to write.
     """
 
-    def __init__(self, drawer: Drawer, path: Path) -> None:
+    def __init__(self, drawer: MediaGenerator, path: Path) -> None:
         if path.suffix.lower() != ".png":
             raise BedstoneError(f"--strip: {path} was given; expected a name that ends in .png.")
         check_folder(path.parent, "--strip")
@@ -132,20 +132,20 @@ class Frames:
         if now.step == 1:
             self.kept = []
         rows = [torch.stack([x, clean]) for x, clean in zip(now.x, now.clean, strict=True)]
-        self.kept.append((now.step, torch.cat(rows[:SHOWN]).detach().float().cpu()))
+        self.kept.append((now.step, torch.cat(rows[:PREVIEW]).detach().float().cpu()))
 
     def write(self, recipes: Sequence[Mapping[str, Any]]) -> Path:
         """Writes the strip: above what is there after each step, below what is foreseen."""
-        chosen = [self.kept[place] for place in chosen_frames(len(self.kept), MOST)]
+        chosen = [self.kept[place] for place in chosen_frames(len(self.kept), LIMIT)]
         kind = self.drawer.model.signal.kind
-        frames = [as_pictures(self.drawer.engine.shown(x), kind) for _, x in chosen]
+        frames = [to_images(self.drawer.engine.shown(x), kind) for _, x in chosen]
         titles = [f"step {step}" for step, _ in chosen]
-        recipe = {"drawn": [dict(each) for each in recipes[:SHOWN]]}
+        recipe = {"drawn": [dict(each) for each in recipes[:PREVIEW]]}
         cell = min(max(*frames[0].shape[2:], 96), 256)
         return strip_sheet(frames, self.path, titles=titles, recipe=recipe, cell=cell)
 
 
-def _sheet(drawn: Drawn, kind: str, path: Path, columns: int) -> Path:
+def _sheet(drawn: Generated, kind: str, path: Path, columns: int) -> Path:
     """All that was drawn, a cell each; of a video or a volume a row, with a cell for each frame."""
     signals, titles, recipe = drawn.signals, _titles(drawn.recipes), {"drawn": drawn.recipes}
     if kind in ("video", "volume"):
@@ -153,7 +153,7 @@ def _sheet(drawn: Drawn, kind: str, path: Path, columns: int) -> Path:
         columns = len(chosen)
         titles = [title if n == 0 else "" for title in titles for n in range(columns)]
         signals = signals[:, :, chosen].transpose(1, 2).flatten(0, 1)
-    shown = signals if kind != "audio" else as_pictures(signals, kind)
+    shown = signals if kind != "audio" else to_images(signals, kind)
     cell = min(max(*shown.shape[2:], CELL), WIDEST)
     return samples_sheet(shown, path, titles=titles, recipe=recipe, columns=columns, cell=cell)
 
@@ -172,7 +172,7 @@ COUNTS = {"draw": 4, "variations": 4, "between": 7, "story": 1}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImagineOptions:
     """What is to be drawn, as the command line says it; see `bedstone imagine --help`."""
 
     prompts: tuple[str, ...] = ()
@@ -210,7 +210,7 @@ class Wanted:
 
 def imagine(
     path: str,
-    wanted: Wanted,
+    wanted: ImagineOptions,
     sampling: Mapping[str, Any],
     *,
     out: str | None = None,
@@ -242,7 +242,7 @@ def imagine(
         given["interval"] = _interval(given["interval"])
     where = pick_device(device)
     pick_precision(precision, where)
-    drawer = Drawer(open_model(path, device=where), precision)
+    drawer = MediaGenerator(open_model(path, device=where), precision)
     kind = drawer.model.signal.kind
     asked = max(len(prompts), 1)  # where nothing is told, nothing is drawn from once
     several = way != "draw" or asked * (wanted.count or COUNTS[way]) > 1
@@ -277,7 +277,7 @@ def imagine(
     return files
 
 
-def _print_rows(files: Sequence[Path], drawn: Drawn) -> None:
+def _print_rows(files: Sequence[Path], drawn: Generated) -> None:
     """An object for each file, with the recipe of what is drawn in it alone."""
     rows = [{"file": str(file)} for file in files]
     for row, recipe in zip(rows, drawn.recipes, strict=False):
@@ -286,13 +286,13 @@ def _print_rows(files: Sequence[Path], drawn: Drawn) -> None:
 
 
 def _drawn(
-    drawer: Drawer,
-    wanted: Wanted,
+    drawer: MediaGenerator,
+    wanted: ImagineOptions,
     way: str,
     prompts: list[Prompt],
     given: dict[str, Any],
     watch: Watch,
-) -> Drawn:
+) -> Generated:
     count = COUNTS[way] if wanted.count is None else wanted.count
     if not prompts and drawer.model.signal.condition == "none":
         prompts = [None]
@@ -322,7 +322,7 @@ def _drawn(
     return drawer.draw(rows, seeds, **more)
 
 
-def _prompts(wanted: Wanted) -> list[Prompt]:
+def _prompts(wanted: ImagineOptions) -> list[Prompt]:
     if wanted.story is None:
         return list(wanted.prompts)
     if wanted.prompts:

@@ -63,7 +63,8 @@ def imagine_(
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
     """
-    from bedstone.commands.imagine import Wanted, imagine
+    from bedstone.commands.imagine import ImagineOptions as Wanted
+    from bedstone.commands.imagine import imagine
 
     wanted = Wanted(
         prompts=tuple(text),

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.models.gpt.network import GPTConfig
 
 
@@ -65,7 +65,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 def _drawing(model: Model) -> dict[str, Any]:
     """What a model draws, from what, by which sampler, and what its parts weigh."""
-    if not isinstance(model, DrawingModel):
+    if not isinstance(model, DiffusionPipeline):
         return {}
     how = model.sampling
     counts = {

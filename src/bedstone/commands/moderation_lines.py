@@ -44,7 +44,8 @@ def calibrate_(
         precision: of the model's products: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
     """
-    from bedstone.commands.calibrate import Wishes, calibrate
+    from bedstone.commands.calibrate import CalibrationOptions as Wishes
+    from bedstone.commands.calibrate import calibrate
 
     wishes = Wishes(method, wished_precision, wished_recall, clean, held_out, most, seed)
     columns = {"text": column, "label": label}

@@ -13,24 +13,24 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
-from bedstone.data.dataset import illustrated, open_rows
+from bedstone.data.dataset import open_dataset, with_images
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
 from bedstone.data.records import data_suffix, read_text
 from bedstone.errors import BedstoneError, nearest
-from bedstone.report.pages import Captioned, Line, write_captions
+from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
 from bedstone.tasks.text.semantic_search import ROWS, read_corpus
 
-TOLD = 5  # broken pictures that are named
+REPORTED = 5  # broken pictures that are named
 
 
-def reads_pictures(task: str) -> bool:
+def reads_images(task: str) -> bool:
     """Whether a task's inputs are pictures."""
     return task_class(task).reads == "pictures"
 
 
-def picture_files(given: Sequence[str]) -> list[str]:
+def image_files(given: Sequence[str]) -> list[str]:
     """The pictures of each name: itself, or all below a folder.
 
     Raises:
@@ -50,7 +50,7 @@ def picture_files(given: Sequence[str]) -> list[str]:
     return found
 
 
-def picture_results(
+def image_results(
     task: Any,
     inputs: Sequence[Any],
     options: dict[str, Any],
@@ -78,8 +78,8 @@ def picture_results(
     broken += faulty.values()
     if not broken:
         return
-    named = "\n".join(f"  {error}" for error in broken[:TOLD])
-    more = f"\n  and {len(broken) - TOLD:,} more" if len(broken) > TOLD else ""
+    named = "\n".join(f"  {error}" for error in broken[:REPORTED])
+    more = f"\n  and {len(broken) - REPORTED:,} more" if len(broken) > REPORTED else ""
     every = len({_name(value, number) for number, value in enumerate(inputs)})
     told = f"{len(broken):,} of {every:,} pictures were left out:\n{named}{more}"
     if len(broken) == every:
@@ -98,18 +98,18 @@ def _name(value: Any, number: int) -> str:
 TASKS = ("moderation", "similar-items", "complementary-items")  # that take both
 
 
-def posts(texts: Sequence[str], file: str | None, column: str | None) -> list[Any]:
+def items(texts: Sequence[str], file: str | None, column: str | None) -> list[Any]:
     """Texts, names of pictures as `Path`, and the lines or rows of a file.
 
     A word is a picture where there is a file of that name and its suffix is a picture's.
     """
-    found: list[Any] = [_picture(text) or text for text in texts]
+    found: list[Any] = [_image(text) or text for text in texts]
     if file is None:
         return found
     path = Path(file)
     if path.is_file() and data_suffix(path) not in ROWS:
         return [*found, *read_corpus(file, column)[0]]
-    rows = illustrated(file, columns={"text": column} if column else None)
+    rows = with_images(file, columns={"text": column} if column else None)
     text = rows.column("text")
     for row in rows.rows:
         both = {"text": row.get(text) if text else None, "image": row["image"]}
@@ -117,18 +117,18 @@ def posts(texts: Sequence[str], file: str | None, column: str | None) -> list[An
     return found
 
 
-def told(value: Any) -> Any:
+def described(value: Any) -> Any:
     """An input as it is printed: pictures by their names."""
     if isinstance(value, dict):
-        return {key: told(each) for key, each in value.items()}
+        return {key: described(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [told(each) for each in value]
+        return [described(each) for each in value]
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     return str(value) if isinstance(value, Path) else value
 
 
-def _picture(word: str) -> Path | None:
+def _image(word: str) -> Path | None:
     try:
         path = Path(word)
         named = path.suffix.lower() in IMAGE_SUFFIXES
@@ -224,7 +224,7 @@ ASK = ("visual-question-answering", "image-text-to-text")  # take --question
 PAGES = {"image-to-text": "Pictures in words", **dict.fromkeys(ASK, "Questions about pictures")}
 
 
-def asked(
+def answered(
     task: str, pictures: Sequence[str], questions: Sequence[str], file: str | None
 ) -> list[dict[str, Any]]:
     """Each question of each picture, those of a picture side by side; then the rows of a file.
@@ -234,7 +234,7 @@ def asked(
             messages.
     """
     key = "question" if task == "visual-question-answering" else "text"
-    names = picture_files(pictures)
+    names = image_files(pictures)
     found = [{"image": name, key: text} for name in names for text in questions]
     if names and not questions:
         if key == "question":
@@ -250,7 +250,7 @@ def asked(
                 "model, or rows with an image by --file."
             )
         return found
-    rows = illustrated(file)
+    rows = with_images(file)
     for number, row in enumerate(rows.rows):
         if key == "text" and row.get("messages") is not None:
             held = {} if row["image"] is None else {"image": row["image"]}
@@ -299,7 +299,7 @@ class Page:
         if left_out:
             lead += f"; {len(left_out):,} can't be read: " + "; ".join(map(str, left_out[:5]))
             lead += " ..." if len(left_out) > 5 else ""
-        return write_captions(self.path, PAGES[self.task], lead + ".", self.pictures)
+        return write_caption_page(self.path, PAGES[self.task], lead + ".", self.pictures)
 
 
 def _lines(result: Any) -> Iterator[Line]:
@@ -317,7 +317,7 @@ WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 @dataclass(frozen=True)
-class Given:
+class Inputs:
     """What the command line gives a task to read; see `bedstone run --help`."""
 
     texts: Sequence[str] = ()
@@ -332,7 +332,7 @@ class Given:
 def run(
     task: str,
     path: str,
-    given: Given,
+    given: Inputs,
     options: Sequence[str] = (),
     *,
     as_json: bool = False,
@@ -370,15 +370,15 @@ def run(
     ready = kind(model, precision=precision)
     console = Console(soft_wrap=False, highlight=False)
     broken: list[BedstoneError] = []
-    if reads_pictures(name):
-        results = picture_results(ready, inputs, chosen, broken)
+    if reads_images(name):
+        results = image_results(ready, inputs, chosen, broken)
     else:
         results = _results(ready, inputs, chosen)
     for value, result in results:
         if shown_on is not None:
             shown_on.add(value, result)
-        value = told(value)
-        result = told(result) if name in ASK else result
+        value = described(value)
+        result = described(result) if name in ASK else result
         if as_json:
             line = {"input": value, "result": result}
             print(json.dumps(line, ensure_ascii=False, default=_plain), flush=True)
@@ -432,7 +432,7 @@ def _value(word: str) -> Any:
         return word
 
 
-def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
+def make_inputs(task: str, given: Inputs) -> tuple[list[Any], dict[str, Any]]:
     """The task's inputs, and options that follow from them.
 
     Raises:
@@ -455,11 +455,11 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
     elif task == "question-answering":
         inputs = _questions(texts, given)
     elif task in ASK:
-        inputs = asked(task, texts, given.questions, given.file)
-    elif reads_pictures(task):
-        inputs = picture_files([*texts, *(_of_file(given) if given.file else [])])
+        inputs = answered(task, texts, given.questions, given.file)
+    elif reads_images(task):
+        inputs = image_files([*texts, *(_of_file(given) if given.file else [])])
     elif task in TASKS:
-        inputs = posts(texts, given.file, given.column)
+        inputs = items(texts, given.file, given.column)
     else:
         inputs = [*texts, *(_of_file(given) if given.file else [])]
     if task.startswith("unconditional-"):
@@ -474,7 +474,7 @@ def make_inputs(task: str, given: Given) -> tuple[list[Any], dict[str, Any]]:
     if task == "information-extraction" and given.fields:
         more["fields"] = _fields(given.fields)
     if not inputs:
-        what = "pictures or folders" if reads_pictures(task) else "texts"
+        what = "pictures or folders" if reads_images(task) else "texts"
         raise BedstoneError(
             f"{task}: there is nothing to read. Give {what} after the model, or - for the lines of "
             "standard input" + ("." if task == "semantic-search" else ", or --file.")
@@ -486,11 +486,11 @@ def _stdin() -> list[str]:
     return [line.strip() for line in sys.stdin if line.strip()]
 
 
-def _of_file(given: Given) -> list[str]:
+def _of_file(given: Inputs) -> list[str]:
     return read_corpus(str(given.file), given.column)[0]
 
 
-def _questions(texts: Sequence[str], given: Given) -> list[Any]:
+def _questions(texts: Sequence[str], given: Inputs) -> list[Any]:
     """Questions of one context, or rows that have both."""
     if given.context is not None:
         context = _file_or_text(given.context)
@@ -501,7 +501,7 @@ def _questions(texts: Sequence[str], given: Given) -> list[Any]:
             "question-answering: expected questions and --context, a text or its file; or --file "
             "with rows that have a question and a context."
         )
-    rows = open_rows(given.file)
+    rows = open_dataset(given.file)
     sides = [rows.texts(rows.need(part)) for part in ("question", "context")]
     return [{"question": one, "context": two} for one, two in zip(*sides, strict=True)]
 

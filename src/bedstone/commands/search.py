@@ -13,14 +13,14 @@ from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
 from bedstone.errors import BedstoneError
-from bedstone.report.pages import Tile, write_pictures
+from bedstone.report.pages import Tile, write_image_page
 from bedstone.tasks.image_text.image_text_matching import rerank as read_together
 from bedstone.tasks.pipeline import pipeline
 from bedstone.tasks.search.fill import Embeds, Filled, Source, fill, open_source
 from bedstone.tasks.search.index import NAME, Found, Index, Settings, shown
 from bedstone.tasks.search.nearest import FEWEST
 
-SHOWN = 20  # broken items that are named
+PREVIEW = 20  # broken items that are named
 GROWN = 1.2  # of the rows measured: from here on the approximate index is built again
 
 
@@ -48,10 +48,10 @@ def index(
     if as_json:
         print(json.dumps({"done": vars(done), "rows": len(held), "index": str(path)}))
         return done
-    for told in list(done.broken.values())[:SHOWN]:
+    for told in list(done.broken.values())[:PREVIEW]:
         print(f"skipped {told}", file=sys.stderr)
-    if len(done.broken) > SHOWN:
-        print(f"skipped {len(done.broken) - SHOWN:,} more; --json names all", file=sys.stderr)
+    if len(done.broken) > PREVIEW:
+        print(f"skipped {len(done.broken) - PREVIEW:,} more; --json names all", file=sys.stderr)
     print(f"{path}: {len(held):,} pictures; {done.told()}")
     return done
 
@@ -106,15 +106,15 @@ def open_embedder(place: str, precision: str = "auto", device: str = "auto") -> 
         BedstoneError: the model can't be opened, or sees no pictures.
     """
     from bedstone.runtime import pick_device
-    from bedstone.tasks.images.engine import PictureEngine
-    from bedstone.tasks.task import sees
+    from bedstone.tasks.images.engine import ImageEngine as ImageEngine
+    from bedstone.tasks.task import embeds_images as sees
 
     model = open_model(place, device=pick_device(device))
     if not sees(model):
         raise BedstoneError(
             f"{place}: is of layout {model.config.layout!r}, and sees no pictures. Name a CLIP."
         )
-    return PictureEngine(model, precision)
+    return ImageEngine(model, precision)
 
 
 def _remembered(path: Path) -> str:
@@ -230,7 +230,7 @@ def answer(
         title = query if isinstance(query, str) else f"Like {query.name}"
         example = query if isinstance(query, Path) else None
         lead = f"{len(found)} of {len(held):,} pictures" + (f" where {where}" if where else "")
-        write_pictures(page, title, f"{lead}; {how}.", tiles, example=example)
+        write_image_page(page, title, f"{lead}; {how}.", tiles, example=example)
         if not as_json:
             print(f"page: {page}")
     return found

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.data.dataset import PicturedRows
-from bedstone.data.fields import Pair, Told
+from bedstone.data.dataset import ImageDataset
+from bedstone.data.fields import ImageTextPair, Sample
 from bedstone.data.images.augment import facts_of
 from bedstone.data.images.pixels import decoded
 from bedstone.data.images.processor import blip_processor, clip_processor
@@ -29,21 +29,29 @@ from bedstone.recipes.autoencoder import AutoencoderRecipe, run_autoencoder
 from bedstone.recipes.base import PretrainRecipe, layout_of
 from bedstone.recipes.causal_lm import run_text
 from bedstone.recipes.contrastive import LAYOUTS as PAIRED
-from bedstone.recipes.contrastive import ContrastiveRecipe, PairSplits, run_pairs
+from bedstone.recipes.contrastive import ContrastiveRecipe, ContrastiveSplits, run_contrastive
 from bedstone.recipes.diffusion import DiffusionRecipe, run_diffusion
 from bedstone.recipes.image_text import LAYOUTS as TELLING
-from bedstone.recipes.image_text import SightedRecipe, ToldRecipe, ToldSplits, run_sighted, run_told
+from bedstone.recipes.image_text import (
+    FlamingoRecipe,
+    ImageTextRecipe,
+    ImageTextSplits,
+    run_flamingo,
+    run_image_text,
+)
 from bedstone.recipes.supervised import FinetuneRecipe, run_finetuning
 from bedstone.report.sheets import contact_sheet
 from bedstone.settings import read_recipe, read_values
 from bedstone.train.data import augment_of, image_side, learnt_pictures
-from bedstone.train.run import Finished, begin
+from bedstone.train.run import RunResult, begin
 
 SAMPLES = 16  # pictures, each in several forms
 FORMS = 4
 
 
-def draw_sample(recipe: ContrastiveRecipe | ToldRecipe, path: str, *, quiet: bool = False) -> Path:
+def augmentation_sample(
+    recipe: ContrastiveRecipe | ImageTextRecipe, path: str, *, quiet: bool = False
+) -> Path:
     """Draws the sheet: each picture is changed only as its own text allows.
 
     Raises:
@@ -51,12 +59,12 @@ def draw_sample(recipe: ContrastiveRecipe | ToldRecipe, path: str, *, quiet: boo
     """
     few = recipe.data.most_rows or 4 * SAMPLES
     recipe.data.most_rows = min(few, 4 * SAMPLES)
-    rows: PicturedRows[Any]
+    rows: ImageDataset[Any]
     if isinstance(recipe, ContrastiveRecipe):
-        rows = PairSplits.open(recipe, None, quiet=quiet).train
+        rows = ContrastiveSplits.open(recipe, None, quiet=quiet).train
         processor = clip_processor(image_side(recipe))
     else:
-        rows = ToldSplits.open(recipe, None, quiet=quiet).train
+        rows = ImageTextSplits.open(recipe, None, quiet=quiet).train
         processor = blip_processor(image_side(recipe))
     rows = rows.take(SAMPLES, recipe.seed)
     augment = augment_of(recipe, processor.size)
@@ -77,17 +85,17 @@ def draw_sample(recipe: ContrastiveRecipe | ToldRecipe, path: str, *, quiet: boo
     return contact_sheet(shown, path, titles=titles, columns=1 + FORMS)
 
 
-def _text(row: Pair | Told, recipe: ContrastiveRecipe | ToldRecipe) -> str:
+def _text(row: ImageTextPair | Sample, recipe: ContrastiveRecipe | ImageTextRecipe) -> str:
     """What is learnt with a picture: a question with its answer, or a caption."""
-    if isinstance(row, Told) and row.asked:
-        answers = isinstance(recipe, ToldRecipe) and recipe.head == "answers"
+    if isinstance(row, Sample) and row.asked:
+        answers = isinstance(recipe, ImageTextRecipe) and recipe.head == "answers"
         if answers or not row.captions:
             return f"{row.asked[0].question} {row.asked[0].answers[0]}"
     return row.captions[0]
 
 
-Recipe = PretrainRecipe | ContrastiveRecipe | ToldRecipe | AutoencoderRecipe | DiffusionRecipe
-Run = Callable[[Any, Path, Checkpoint | None, bool], Finished]
+Recipe = PretrainRecipe | ContrastiveRecipe | ImageTextRecipe | AutoencoderRecipe | DiffusionRecipe
+Run = Callable[[Any, Path, Checkpoint | None, bool], RunResult]
 
 
 @dataclass(frozen=True)
@@ -109,9 +117,9 @@ class Kind:
 
 KINDS = (
     Kind(PretrainRecipe, run_text, (*DECODERS, *ENCODERS)),
-    Kind(ContrastiveRecipe, run_pairs, PAIRED),
-    Kind(ToldRecipe, run_told, TELLING, tuple(TOLD)),
-    Kind(SightedRecipe, run_sighted, (SIGHTED,), tuple(TOLD)),
+    Kind(ContrastiveRecipe, run_contrastive, PAIRED),
+    Kind(ImageTextRecipe, run_image_text, TELLING, tuple(TOLD)),
+    Kind(FlamingoRecipe, run_flamingo, (SIGHTED,), tuple(TOLD)),
     Kind(AutoencoderRecipe, run_autoencoder, AUTOENCODERS, (AUTOENCODING,)),
     Kind(DiffusionRecipe, run_diffusion, DENOISERS, tuple(DRAWING)),
 )
@@ -141,7 +149,7 @@ def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return read_recipe((fit or able)[0].recipe, path, overrides)
 
 
-def pretrain(recipe: Recipe, *, quiet: bool = False) -> Finished:
+def pretrain(recipe: Recipe, *, quiet: bool = False) -> RunResult:
     """Trains as the recipe says, into the folder `recipe.out`.
 
     The folder holds `recipe.yaml`, `data.json`, `tokenizer/`, `log.jsonl`, `tensorboard/`,
@@ -166,12 +174,12 @@ def show_sample(recipe: Recipe, path: str) -> None:
         raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
     if isinstance(recipe, AutoencoderRecipe | DiffusionRecipe):
         raise BedstoneError(f"sample: isn't drawn for {recipe.task}; its run draws pictures.")
-    print(f"Pictures as they are, then augmented: {draw_sample(recipe, path)}")
+    print(f"Pictures as they are, then augmented: {augmentation_sample(recipe, path)}")
 
 
 def run_pretraining(
     recipe: Recipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     # a recipe's class may stand under another's
     kind = next(kind for kind in KINDS if kind.recipe is type(recipe))
@@ -181,7 +189,7 @@ def run_pretraining(
 # `bedstone resume`: a run goes on, whatever recipe it began with.
 
 
-def resume(run: str | Path, *, quiet: bool = False) -> Finished:
+def resume(run: str | Path, *, quiet: bool = False) -> RunResult:
     """Goes on with a run from its last whole checkpoint, exactly as if it had never stopped.
 
     Raises:

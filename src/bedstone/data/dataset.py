@@ -45,7 +45,7 @@ PARTS = {
 }
 
 
-class LabelledRows:
+class Dataset:
     """Rows by column.
 
     Attributes:
@@ -141,7 +141,7 @@ class LabelledRows:
         """The error that a row has in a column."""
         return BedstoneError(f"{self.where(row)}: column {column!r} {what}. {advice}")
 
-    def hold_out(self, share: float) -> tuple["LabelledRows", "LabelledRows"]:
+    def hold_out(self, share: float) -> tuple["Dataset", "Dataset"]:
         """Rows to learn from and rows held out: equal rows stay on one side, whatever the order.
 
         Raises:
@@ -158,16 +158,16 @@ class LabelledRows:
             )
         return self.pick(sides[0]), self.pick(sides[1])
 
-    def take(self, count: int, seed: int = 0) -> "LabelledRows":
+    def take(self, count: int, seed: int = 0) -> "Dataset":
         """At most `count` of the rows, drawn by `seed`, in their order."""
         if count >= len(self):
             return self
         drawn = np.random.default_rng(seed).permutation(len(self))[:count]
         return self.pick(sorted(drawn.tolist()))
 
-    def pick(self, chosen: Sequence[int]) -> "LabelledRows":
+    def pick(self, chosen: Sequence[int]) -> "Dataset":
         """Some of the rows, which know where they are from."""
-        return LabelledRows(
+        return Dataset(
             [self.rows[i] for i in chosen],
             self.name,
             self._of(chosen),
@@ -175,9 +175,9 @@ class LabelledRows:
             names=self.names,
         )
 
-    def with_rows(self, rows: Sequence[dict[str, Any]]) -> "LabelledRows":
+    def with_rows(self, rows: Sequence[dict[str, Any]]) -> "Dataset":
         """Other rows with the same columns, such as augmented ones."""
-        return LabelledRows(rows, self.name, self.columns, names=self.names)
+        return Dataset(rows, self.name, self.columns, names=self.names)
 
     def fingerprint(self) -> str:
         """A hash (hex) of all rows, in their order."""
@@ -191,9 +191,9 @@ class LabelledRows:
         return {part: column for part, column in self.columns.items() if column in kept}
 
 
-def open_rows(
+def open_dataset(
     name: str | Path, *, columns: Mapping[str, str] | None = None, split: str | None = None
-) -> LabelledRows:
+) -> Dataset:
     """All rows that `name` stands for: JSON, JSONL, CSV, Parquet, Arrow, or a set on the hub.
 
     A text file is one row with the column `text`. Of a folder, `split` picks the files so named;
@@ -214,7 +214,7 @@ def open_rows(
             )
         rows.append(row)
         places.append(place)
-    return LabelledRows(rows, str(name), columns, places=places, names=names)
+    return Dataset(rows, str(name), columns, places=places, names=names)
 
 
 def _read(
@@ -283,23 +283,23 @@ def is_number(value: Any) -> bool:
 
 # Rows that have a picture each: picked, held out by their pictures, and counted where broken.
 
-TOLD = 5  # broken rows that a message names
+REPORTED = 5  # broken rows that a message names
 
-Picture = bytes | Path | np.ndarray | Callable[[], np.ndarray]
+ImageRow = bytes | Path | np.ndarray | Callable[[], np.ndarray]
 
 
-class Pictured(Protocol):
+class HasImage(Protocol):
     """A row with a picture: encoded bytes, a file, pixels, or what draws them."""
 
     @property
-    def picture(self) -> Picture: ...
+    def picture(self) -> ImageRow: ...
 
     @property
     def place(self) -> str:
         """Where it is from, for messages."""
 
 
-Row = TypeVar("Row", bound=Pictured)
+Row = TypeVar("Row", bound=HasImage)
 
 
 @dataclass
@@ -325,11 +325,11 @@ class Faults:
 
     def told(self) -> str:
         """The first broken rows, and how many more there are."""
-        more = len(self.broken) - TOLD
-        return "; ".join(self.broken[:TOLD]) + (f"; and {more:,} more." if more > 0 else ".")
+        more = len(self.broken) - REPORTED
+        return "; ".join(self.broken[:REPORTED]) + (f"; and {more:,} more." if more > 0 else ".")
 
 
-class PicturedRows(Generic[Row]):
+class ImageDataset(Generic[Row]):
     """Rows in the source's order, and what was left out.
 
     Attributes:
@@ -397,7 +397,7 @@ class PicturedRows(Generic[Row]):
         return self.pick(sorted(drawn.tolist()))
 
 
-def _pixels(row: Pictured) -> bytes:
+def _pixels(row: HasImage) -> bytes:
     """What tells a picture from another; of a file, its name and size."""
     picture = row.picture
     if isinstance(picture, bytes):
@@ -409,7 +409,7 @@ def _pixels(row: Pictured) -> bytes:
     return row.place.encode()  # what is drawn is drawn by its place alone
 
 
-def _place(row: Pictured) -> float:
+def _place(row: HasImage) -> float:
     """A number from 0 to 1 that a picture's content alone decides."""
     return int.from_bytes(hashlib.sha256(_pixels(row)).digest()[:6], "big") / 2**48
 
@@ -419,13 +419,13 @@ def _place(row: Pictured) -> float:
 IMAGES = ("image", "img", "picture", "photo", "image_path", "file_name")  # columns by usual names
 
 
-def illustrated(
+def with_images(
     name: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
     image: str | None = None,
     split: str | None = None,
-) -> LabelledRows:
+) -> Dataset:
     """All rows of a source (see `data.sources`), whose `image` is a `Path`, bytes or None.
 
     Nothing is decoded. A path is relative to the folder of the file that names it.
@@ -445,7 +445,7 @@ def illustrated(
         raise BedstoneError(f"data {str(name)!r}: has no column {image!r}{nearest(image, known)}.")
     column = image or next((each for each in IMAGES if each in known), None)
     rows = [{**each.values, "image": _picture(each, column)} for each in raw]
-    return LabelledRows(rows, str(name), columns, places=[each.place for each in raw], names=names)
+    return Dataset(rows, str(name), columns, places=[each.place for each in raw], names=names)
 
 
 def _picture(raw: Raw, column: str | None) -> Path | bytes | None:
@@ -469,7 +469,7 @@ def _picture(raw: Raw, column: str | None) -> Path | bytes | None:
 
 
 @dataclass
-class PicturesConfig:
+class ImagesConfig:
     """Rows with pictures.
 
     Attributes:

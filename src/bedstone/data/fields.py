@@ -13,14 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bedstone.data.dataset import (
-    Faults,
-    LabelledRows,
-    Picture,
-    PicturedRows,
-    PicturesConfig,
-    is_number,
-)
+from bedstone.data.dataset import Dataset, Faults, ImageDataset, ImageRow, ImagesConfig, is_number
 from bedstone.data.records import check_text
 from bedstone.data.scenes.world import Scene
 from bedstone.data.sources import Raw
@@ -56,7 +49,7 @@ class ColumnReader:
             return self.columns[part]
         return next((name for name in self.parts[part] if name in values), None)
 
-    def picture(self, raw: Raw) -> Picture:
+    def picture(self, raw: Raw) -> ImageRow:
         """A row's picture, not decoded.
 
         Raises:
@@ -68,10 +61,10 @@ class ColumnReader:
                 f"{raw.place}: has no column for the picture ({', '.join(IMAGE)}); it has "
                 f"{columns_of(raw)}. Name it: data.columns: {{image: ...}}"
             )
-        return read_picture(raw, raw.values[column], f"column {column!r}")
+        return read_image(raw, raw.values[column], f"column {column!r}")
 
 
-def read_picture(raw: Raw, value: Any, what: str) -> Picture:
+def read_image(raw: Raw, value: Any, what: str) -> ImageRow:
     """The picture that a value of a row is or names: its bytes or its file.
 
     Raises:
@@ -146,7 +139,7 @@ def columns_of(raw: Raw) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question about a picture.
 
     Attributes:
@@ -160,7 +153,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Told:
+class Sample:
     """A picture, what is said of it and what is asked; one of the two may be empty.
 
     Attributes:
@@ -170,20 +163,20 @@ class Told:
         scene: what a drawn picture shows.
     """
 
-    picture: Picture
+    picture: ImageRow
     captions: tuple[str, ...] = ()
-    asked: tuple[Asked, ...] = ()
+    asked: tuple[Question, ...] = ()
     place: str = ""
     scene: Scene | None = None
 
 
-class ToldRows(PicturedRows[Told]):
-    """Rows of pictures with captions, questions or both; see `PicturedRows`."""
+class ImageTextDataset(ImageDataset[Sample]):
+    """Rows of pictures with captions, questions or both; see `ImageDataset`."""
 
     what = "picture with a caption or a question"
 
     def __init__(
-        self, rows: Sequence[Told], name: str = "told", *, faults: Faults | None = None
+        self, rows: Sequence[Sample], name: str = "told", *, faults: Faults | None = None
     ) -> None:
         super().__init__(rows, name, faults)
 
@@ -200,13 +193,13 @@ class ToldRows(PicturedRows[Told]):
                 yield asked.question
                 yield from asked.answers
 
-    def content(self, row: Told) -> bytes:
+    def content(self, row: Sample) -> bytes:
         asked = [(one.question, one.answers, one.kind) for one in row.asked]
         return f"{row.captions!r} {asked!r} ".encode()
 
-    def pick(self, chosen: Sequence[int]) -> "ToldRows":
+    def pick(self, chosen: Sequence[int]) -> "ImageTextDataset":
         """Some of the rows, by their numbers."""
-        return ToldRows([self.rows[i] for i in chosen], self.name, faults=self.faults)
+        return ImageTextDataset([self.rows[i] for i in chosen], self.name, faults=self.faults)
 
     def describe(self) -> str:
         """How many of what, in a line."""
@@ -334,7 +327,7 @@ MOST_WORDS = 500  # of a question, an answer or a caption
 
 
 @dataclass(frozen=True)
-class ToldReader(ColumnReader):
+class ImageTextReader(ColumnReader):
     """What a row's columns mean.
 
     Attributes, besides the columns:
@@ -345,7 +338,7 @@ class ToldReader(ColumnReader):
     apart: str = ""
     parts = IMAGE_TEXT_COLUMNS
 
-    def told(self, raw: Raw) -> Told:
+    def told(self, raw: Raw) -> Sample:
         """A row as what is told of its picture.
 
         Raises:
@@ -367,7 +360,7 @@ class ToldReader(ColumnReader):
                 "..., answer: ...}"
             )
         _check_lengths(raw, captions, asked)
-        return Told(picture, captions, asked, raw.place)
+        return Sample(picture, captions, asked, raw.place)
 
     def _held(self, raw: Raw, part: str) -> str | None:
         """The column of a part, where the row has something in it."""
@@ -379,7 +372,7 @@ class ToldReader(ColumnReader):
             )
         return column if column is not None and raw.values.get(column) is not None else None
 
-    def _asked(self, raw: Raw) -> tuple[Asked, ...]:
+    def _asked(self, raw: Raw) -> tuple[Question, ...]:
         question, answer = self._held(raw, "question"), self._held(raw, "answer")
         if question is None and answer is None:
             return ()
@@ -406,7 +399,7 @@ class ToldReader(ColumnReader):
             which = f" {number:,}" if len(asked) > 1 else ""
             check_text(one, f"{raw.place}: column {question!r}{which}")
             rights = self._answers(right, f"{raw.place}: column {answer!r}{which}")
-            found.append(Asked(one.strip(), rights, str(kind or "") or answer_kind(rights[0])))
+            found.append(Question(one.strip(), rights, str(kind or "") or answer_kind(rights[0])))
         return tuple(found)
 
     def _answers(self, value: Any, what: str) -> tuple[str, ...]:
@@ -424,7 +417,7 @@ class ToldReader(ColumnReader):
             raise BedstoneError(f"{what}: holds no answer. Mend it, or leave the row out.")
         return answers
 
-    def _conversation(self, raw: Raw, column: str) -> Told:
+    def _conversation(self, raw: Raw, column: str) -> Sample:
         turns = conversation(raw.values[column], f"{raw.place}: column {column!r}")
         pictures = [*turns.sources, *self._pictures(raw)]
         if len(pictures) != turns.places:
@@ -440,10 +433,10 @@ class ToldReader(ColumnReader):
             )
         picture = _read(raw, pictures[0], column)
         asked = tuple(
-            Asked(question, (answer,), answer_kind(answer)) for question, answer in turns.asked
+            Question(question, (answer,), answer_kind(answer)) for question, answer in turns.asked
         )
         _check_lengths(raw, turns.captions, asked)
-        return Told(picture, turns.captions, asked, raw.place)
+        return Sample(picture, turns.captions, asked, raw.place)
 
     def _pictures(self, raw: Raw) -> list[Any]:
         """What stands for pictures beside a conversation."""
@@ -460,16 +453,16 @@ def answer_kind(answer: str) -> str:
     return "number" if told.replace(",", "").replace(".", "", 1).isdigit() else "other"
 
 
-def _read(raw: Raw, value: Any, column: str) -> Picture:
+def _read(raw: Raw, value: Any, column: str) -> ImageRow:
     if isinstance(value, str) and value.startswith(("http:", "https:", "data:")):
         raise BedstoneError(
             f"{raw.place}: column {column!r} names a picture by an address ({value[:40]!r}); "
             "expected encoded bytes or a file. Fetch it first, and name its file."
         )
-    return read_picture(raw, value, f"column {column!r}")
+    return read_image(raw, value, f"column {column!r}")
 
 
-def _check_lengths(raw: Raw, captions: Sequence[str], asked: Sequence[Asked]) -> None:
+def _check_lengths(raw: Raw, captions: Sequence[str], asked: Sequence[Question]) -> None:
     """Raises BedstoneError where a text is longer than any network of this kind reads."""
     texts = [("caption", text) for text in captions]
     for one in asked:
@@ -493,7 +486,7 @@ TEMPLATES = ("a photo of a {label}",)
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageTextPair:
     """A picture and what is said of it.
 
     Attributes:
@@ -506,7 +499,7 @@ class Pair:
         place: where it is from, for messages.
     """
 
-    picture: Picture
+    picture: ImageRow
     captions: tuple[str, ...]
     negatives: tuple[str, ...] = ()
     label: str | None = None
@@ -514,7 +507,7 @@ class Pair:
     place: str = ""
 
 
-class PairRows(PicturedRows[Pair]):
+class PairDataset(ImageDataset[ImageTextPair]):
     """Pairs, the classes that their labels are of, and what was left out.
 
     Attributes, besides those of all rows with pictures:
@@ -526,7 +519,7 @@ class PairRows(PicturedRows[Pair]):
 
     def __init__(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[ImageTextPair],
         name: str = "pairs",
         *,
         classes: Sequence[str] = (),
@@ -539,7 +532,7 @@ class PairRows(PicturedRows[Pair]):
         self.classes = tuple(classes) or tuple(seen)
 
     @property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[ImageTextPair]:
         """All of them, in the source's order."""
         return self.rows
 
@@ -549,12 +542,12 @@ class PairRows(PicturedRows[Pair]):
             yield from pair.captions
             yield from pair.negatives
 
-    def content(self, row: Pair) -> bytes:
+    def content(self, row: ImageTextPair) -> bytes:
         return f"{row.captions!r} {row.negatives!r} {row.label!r} ".encode()
 
-    def pick(self, chosen: Sequence[int]) -> "PairRows":
+    def pick(self, chosen: Sequence[int]) -> "PairDataset":
         """Some of the rows; the classes stay."""
-        return PairRows(
+        return PairDataset(
             [self.rows[i] for i in chosen],
             self.name,
             classes=self.classes,
@@ -612,7 +605,7 @@ class Reader(ColumnReader):
         pairs = given.items() if isinstance(given, Mapping) else enumerate(given)
         return {str(key): str(name) for key, name in pairs}
 
-    def pair(self, raw: Raw, names: Mapping[str, str]) -> Pair:
+    def pair(self, raw: Raw, names: Mapping[str, str]) -> ImageTextPair:
         """A row as a pair.
 
         Raises:
@@ -632,7 +625,7 @@ class Reader(ColumnReader):
             )
         negative = self.column("negatives", raw.values)
         wrong = texts_in(raw, negative) if negative and raw.values.get(negative) else ()
-        return Pair(self.picture(raw), captions, wrong, label, made, raw.place)
+        return ImageTextPair(self.picture(raw), captions, wrong, label, made, raw.place)
 
     def _label(self, raw: Raw, names: Mapping[str, str]) -> str | None:
         column = self.column("label", raw.values)
@@ -655,7 +648,7 @@ class Reader(ColumnReader):
 FIGURES = ("score", "stars")  # columns whose fractions are figures, not classes
 
 
-def find_problem(rows: LabelledRows, column: str) -> str:
+def find_problem(rows: Dataset, column: str) -> str:
     """single, multi or regression: what the values of a column are."""
     values = [rows.value(i, column) for i in range(len(rows))]
     if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
@@ -666,7 +659,7 @@ def find_problem(rows: LabelledRows, column: str) -> str:
     return "single"
 
 
-def figures(rows: LabelledRows, column: str, count: int | None = None) -> np.ndarray:
+def figures(rows: Dataset, column: str, count: int | None = None) -> np.ndarray:
     """The numbers of each row, (rows, L) float32; `count` is the L that is expected.
 
     Raises:
@@ -701,7 +694,7 @@ class Namer:
     """
 
     def __init__(
-        self, rows: LabelledRows, column: str, labels: Sequence[str] | None, what: str = "label"
+        self, rows: Dataset, column: str, labels: Sequence[str] | None, what: str = "label"
     ) -> None:
         self.rows, self.column, self.what = rows, column, what
         self.known = None if labels is None else set(labels)
@@ -747,13 +740,13 @@ class Namer:
         )
 
 
-def single(rows: LabelledRows, column: str, labels: Sequence[str] | None) -> list[str]:
+def single(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[str]:
     """The label of each row."""
     namer = Namer(rows, column, labels)
     return [namer.name(i, rows.value(i, column)) for i in range(len(rows))]
 
 
-def several(rows: LabelledRows, column: str, labels: Sequence[str] | None) -> list[list[str]]:
+def several(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[list[str]]:
     """The labels of each row, which may be none."""
     namer = Namer(rows, column, labels)
     found = []
@@ -771,9 +764,7 @@ def several(rows: LabelledRows, column: str, labels: Sequence[str] | None) -> li
     return found
 
 
-def tags(
-    rows: LabelledRows, tokens: str, column: str, labels: Sequence[str] | None
-) -> list[list[str]]:
+def tags(rows: Dataset, tokens: str, column: str, labels: Sequence[str] | None) -> list[list[str]]:
     """The tag of each word of each row.
 
     Raises:
@@ -847,7 +838,7 @@ def _guess(name: str, known: set[str]) -> str:
 
 
 @dataclass
-class PairsConfig(PicturesConfig):
+class PairsConfig(ImagesConfig):
     """Pictures with texts.
 
     Attributes, besides those of all rows with pictures (columns: image, text, label, negatives):
@@ -874,7 +865,7 @@ def reader_of(data: PairsConfig) -> Reader:
 
 
 @dataclass
-class ToldConfig(PicturesConfig):
+class ImageTextConfig(ImagesConfig):
     """Pictures with what is said of them.
 
     Attributes, besides those of all rows with pictures (columns: image, text, question, answer,

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 from bedstone.data.dataset import Faults
-from bedstone.data.fields import TEMPLATES, Pair, PairRows, Reader, ToldReader, ToldRows
+from bedstone.data.fields import (
+    TEMPLATES,
+    ImageTextDataset,
+    ImageTextPair,
+    ImageTextReader,
+    PairDataset,
+    Reader,
+)
 from bedstone.data.scenes import datasets as scene_pairs
 from bedstone.data.scenes import datasets as scenes
 from bedstone.data.scenes import datasets as told_scenes
@@ -17,18 +24,18 @@ def open_pairs(
     *,
     split: str | None = None,
     most_broken: float = 0.05,
-) -> PairRows:
+) -> PairDataset:
     """All pairs of a source; see `pair_rows` for what it may be. `scenes` is built in.
 
     Raises:
         BedstoneError: there is no such data, it can't be read, or too much of it is broken.
     """
     if str(name) == scenes.NAME:
-        return scene_pairs.measured_scenes(split or "test")
+        return scene_pairs.heldout_scene_pairs(split or "test")
     reader = reader or Reader()
     own: dict[str, list[str]] = {}
     faults = Faults(str(name), most_broken)
-    pairs: list[Pair] = []
+    pairs: list[ImageTextPair] = []
     named: dict[str, str] = {}
     for raw in raw_rows(str(name), split, own):
         if not faults.rows:
@@ -41,24 +48,24 @@ def open_pairs(
     faults.check()
     classes = tuple(dict.fromkeys(named.values()))
     templates = reader.templates or TEMPLATES
-    return PairRows(pairs, str(name), classes=classes, templates=templates, faults=faults)
+    return PairDataset(pairs, str(name), classes=classes, templates=templates, faults=faults)
 
 
-def open_told(
+def open_image_text(
     name: str | Path,
-    reader: ToldReader | None = None,
+    reader: ImageTextReader | None = None,
     *,
     split: str | None = None,
     most_broken: float = 0.05,
-) -> ToldRows:
+) -> ImageTextDataset:
     """All rows of a source; see `pair_rows` for what it may be. `scenes` is built in.
 
     Raises:
         BedstoneError: there is no such data, it can't be read, or too much of it is broken.
     """
     if str(name) == scenes.NAME:
-        return told_scenes.measured_told_scenes(split or "test")
-    reader = reader or ToldReader()
+        return told_scenes.heldout_image_text_scenes(split or "test")
+    reader = reader or ImageTextReader()
     faults = Faults(str(name), most_broken)
     rows = []
     for raw in raw_rows(str(name), split, {}):
@@ -68,4 +75,4 @@ def open_told(
         except BedstoneError as error:
             faults.add(error)
     faults.check()
-    return ToldRows(rows, str(name), faults=faults)
+    return ImageTextDataset(rows, str(name), faults=faults)

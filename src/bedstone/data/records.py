@@ -29,7 +29,7 @@ LONGEST = 65_536  # characters; a text without a single space is cut here, whate
 _SPACE = re.compile(r"(?<=\w) (?=\w)")
 
 
-def find_cut(text: str, start: int, stop: int) -> int | None:
+def find_break(text: str, start: int, stop: int) -> int | None:
     """The first harmless cut in `text[start:stop]`, as an index of `text`; None if none is."""
     found = _SPACE.search(text, start, min(stop + 1, len(text)))
     return found.start() if found and found.start() < stop else None
@@ -43,7 +43,7 @@ def cuts(text: str, piece: int = PIECE, longest: int = LONGEST) -> Iterator[str]
     """
     start = 0
     while len(text) - start > piece:
-        cut = find_cut(text, start + piece, start + longest)
+        cut = find_break(text, start + piece, start + longest)
         if cut is None:
             if len(text) - start <= longest:
                 break
@@ -91,7 +91,7 @@ def read_text(path: Path) -> Iterator[Piece]:
         held += block
         if len(held) < BLOCK:
             continue
-        cut = find_cut(held, len(held) - _TAIL, len(held) - 1)
+        cut = find_break(held, len(held) - _TAIL, len(held) - 1)
         if cut is None:  # no word ends here, so a cut anywhere is as good
             cut = len(held) - 1
         yield Piece(held[:cut], ends=False)
@@ -436,7 +436,7 @@ def data_suffix(path: Path) -> str:
 #
 # Of a Parquet file two batches of cells are held, and a page of it; an Arrow file is mapped.
 
-TOGETHER = 128  # rows read at a time
+BATCH = 128  # rows read at a time
 # A page at a time: else the whole column of a row group would be read at once.
 PAGES: dict[str, Any] = {"buffer_size": 1 << 16, "pre_buffer": False}
 
@@ -463,9 +463,7 @@ class ParquetCells:
             raise IndexError(number)
         if group != self._group or number < self._next:
             self._group, self._next = group, self._starts[group]
-            self._left = self._file.iter_batches(
-                TOGETHER, row_groups=[group], columns=[self._column]
-            )
+            self._left = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._column])
         for batch in self._left:
             first, cells = self._next, batch.column(0)
             self._held.append((first, cells))

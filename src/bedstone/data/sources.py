@@ -323,7 +323,7 @@ def _missing(name: str, path: Path) -> BedstoneError:
 # with a folder for each class; a set on the hub.
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-TOGETHER = 256  # rows of a table read at a time
+BATCH = 256  # rows of a table read at a time
 
 
 @dataclass(frozen=True)
@@ -350,7 +350,7 @@ def raw_rows(name: str, split: str | None, names: dict[str, list[str]]) -> Itera
         BedstoneError: there is no such data, or a file can't be read.
     """
     path = Path(name).expanduser()
-    if path.is_dir() and (folders := picture_folders(path, split)):
+    if path.is_dir() and (folders := image_folders(path, split)):
         for folder in folders:
             yield from _image_folder(folder)
         return
@@ -374,7 +374,7 @@ def raw_rows(name: str, split: str | None, names: dict[str, list[str]]) -> Itera
             yield Raw(f"{file}: {place}", row, file.parent)
 
 
-def picture_folders(path: Path, split: str | None) -> list[Path]:
+def image_folders(path: Path, split: str | None) -> list[Path]:
     """The folder in `path` that holds pictures: that of a split, or itself; [] where none does.
 
     Raises:
@@ -438,13 +438,13 @@ def _table(path: Path, names: dict[str, list[str]]) -> Iterator[tuple[str, dict[
         if data_suffix(path) == ".parquet":
             table = pq.ParquetFile(path, **PAGES)
             _names(table.schema_arrow, names)
-            batches = table.iter_batches(TOGETHER)
+            batches = table.iter_batches(BATCH)
         else:
             mapped = pa.memory_map(str(path))
             try:
                 stream = pa.ipc.open_stream(mapped)
             except pa.ArrowInvalid:
-                stream = pa.ipc.open_file(mapped).read_all().to_reader(TOGETHER)
+                stream = pa.ipc.open_file(mapped).read_all().to_reader(BATCH)
             _names(stream.schema, names)
             batches = stream
         for batch in batches:

@@ -32,7 +32,7 @@ def check_identity(state: dict[str, Any], mine: dict[str, Any]) -> None:
 Batch = TypeVar("Batch")
 
 
-class RowStream(Generic[Batch]):
+class Stream(Generic[Batch]):
     """An endless stream of batches: each row at most once an epoch, in an order drawn anew.
 
     Rows that don't fill a batch at an epoch's end are left to the next one's order. The state is a

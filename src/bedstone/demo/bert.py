@@ -19,7 +19,7 @@ from bedstone.report.pages import Sample, Section
 from bedstone.settings import from_mapping
 from bedstone.tasks.pipeline import pipeline
 from bedstone.train.logs import clock
-from bedstone.train.run import Finished
+from bedstone.train.run import RunResult
 
 SHARE = 0.75
 PRETRAINING = 0.7  # of the time; the rest goes to two fine-tunings, from it and from nothing
@@ -125,7 +125,7 @@ def _write_passages(folder: Path) -> dict[str, str]:
     return found
 
 
-def _tune(model: Path, rows: dict[str, str], out: Path, budget: str) -> Finished:
+def _tune(model: Path, rows: dict[str, str], out: Path, budget: str) -> RunResult:
     values = {**FINETUNE, "model": str(model), "data": rows, "out": str(out), "budget": budget}
     return finetune(from_mapping(FinetuneRecipe, values, "demo"))
 
@@ -137,11 +137,11 @@ def _pairs(metrics: dict[str, float]) -> str:
     )
 
 
-def _spent(run: Finished) -> str:
+def _spent(run: RunResult) -> str:
     return f"{clock(run.done.seconds)}, {run.done.tokens:,} tokens"
 
 
-def _figures(run: Finished) -> dict[str, Any]:
+def _figures(run: RunResult) -> dict[str, Any]:
     return json.loads((run.run / "evaluation.json").read_text(encoding="utf-8"))["validation"]
 
 

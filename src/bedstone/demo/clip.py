@@ -15,14 +15,14 @@ from bedstone.commands.train import pretrain
 from bedstone.data.scenes.captions import all_captions, check_caption
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import Scene, make_scene
-from bedstone.evaluate.contrastive import evaluate_pairs
+from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.files import atomic_file, write_text
 from bedstone.recipes.contrastive import ContrastiveRecipe
 from bedstone.report.pages import Section
-from bedstone.report.sheets import Query, found_sheet
+from bedstone.report.sheets import Query, search_sheet
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import from_mapping
-from bedstone.tasks.images.engine import PictureEngine
+from bedstone.tasks.images.engine import ImageEngine
 from bedstone.train.logs import clock
 
 SHARE = 0.75
@@ -74,15 +74,15 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     assert finished.model is not None
     model = open_model(finished.model)
     how = pick_precision("auto", pick_device("cpu"))
-    measured = evaluate_pairs(model, "scenes", how)
+    measured = evaluate_contrastive(model, "scenes", how)
     scenes = [
         make_scene(_FIRST + number, split="test", objects=(1, 3)) for number in range(SEARCHED)
     ]
     pictures = _write_pictures(scenes, folder / "pictures")
-    found = _found(PictureEngine(model, how.name), scenes, pictures)
+    found = _found(ImageEngine(model, how.name), scenes, pictures)
     for query in found:
         console.print(f"{query.words}: [dim]{query.note}[/dim]", highlight=False)
-    sheet = found_sheet(found, folder / "found.png")
+    sheet = search_sheet(found, folder / "found.png")
     count = sum(weight.numel() for weight in model.network.parameters())
     right = sum(map(sum, (query.right for query in found)))  # type: ignore[arg-type]
     share = np.mean([sum(_right(scene, words) for scene in scenes) for words in QUERIES])
@@ -129,7 +129,7 @@ def _write_pictures(scenes: list[Scene], folder: Path) -> Path:
     return folder
 
 
-def _found(engine: PictureEngine, scenes: list[Scene], folder: Path) -> list[Query]:
+def _found(engine: ImageEngine, scenes: list[Scene], folder: Path) -> list[Query]:
     """The best pictures of each query, and whether its words are true of them."""
     files = sorted(folder.glob("*.png"))
     near = engine.texts(QUERIES) @ engine.images(files).T  # (queries, pictures)

@@ -9,12 +9,12 @@ from rich.console import Console
 from torch import Tensor
 
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.commands.train import pretrain
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Asked, draw, generators_of
-from bedstone.evaluate.generative import drawings, latent_shape
+from bedstone.diffusion.sample import Conditioning, generators_of, sample
+from bedstone.evaluate.generative import latent_shape, samples_of
 from bedstone.recipes.diffusion import DiffusionRecipe
 from bedstone.report.pages import Section
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet
@@ -62,11 +62,11 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     finished = pretrain(from_mapping(DiffusionRecipe, values, "demo"))
     assert finished.model is not None
     model = open_model(finished.model)
-    assert isinstance(model, DrawingModel)
+    assert isinstance(model, DiffusionPipeline)
     how = pick_precision("auto", pick_device("cpu"))
     asked = [prompt.text for prompt in held_out_prompts(PROMPTS, objects=(1, 1))]
     condition, null = model.prompts.condition(asked), model.prompts.condition([""])
-    drawn = drawings(model, how, condition, null, len(asked))
+    drawn = samples_of(model, how, condition, null, len(asked))
     sheet = samples_sheet(drawn, folder / "drawn.png", titles=asked, columns=6, cell=128)
     frames = denoised(model, how, asked[:STRIP])
     strip = strip_sheet(frames, folder / "strip.png", cell=96)
@@ -99,7 +99,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     )
 
 
-def denoised(model: DrawingModel, precision: Precision, prompts: list[str]) -> list[Tensor]:
+def denoised(model: DiffusionPipeline, precision: Precision, prompts: list[str]) -> list[Tensor]:
     """What is in x from the first step to the last: some moments, (B, C, H, W) each."""
     moments: list[Tensor] = []
 
@@ -108,7 +108,7 @@ def denoised(model: DrawingModel, precision: Precision, prompts: list[str]) -> l
 
     shape, generators = latent_shape(model), generators_of(range(len(prompts)))
     start = torch.stack([torch.randn(shape, generator=each) for each in generators])
-    draw(
+    sample(
         model.network,
         model.process,
         model.target,
@@ -117,7 +117,7 @@ def denoised(model: DrawingModel, precision: Precision, prompts: list[str]) -> l
         generators,
         condition=model.prompts.condition(prompts),
         null=model.prompts.condition([""]),
-        asked=Asked(noise=start, limit=clip(), callback=keep),
+        asked=Conditioning(noise=start, limit=clip(), callback=keep),
         autocast=precision.autocast,
     )
     frames = [start, *moments]

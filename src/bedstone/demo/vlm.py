@@ -13,13 +13,13 @@ from bedstone.commands.train import pretrain
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import COLOURS, SHAPES, Scene, make_scene
-from bedstone.evaluate.image_text import evaluate_told
+from bedstone.evaluate.image_text import evaluate_image_text
 from bedstone.files import atomic_file
-from bedstone.inspect.attention import Looked, attention_sheet, looked
+from bedstone.inspect.attention import AttentionMap, attention_map, attention_sheet
 from bedstone.metrics.vqa import right_answer
-from bedstone.recipes.image_text import ToldRecipe
-from bedstone.report.pages import Captioned, Line, Section, write_captions
-from bedstone.report.plots import draw_minutes
+from bedstone.recipes.image_text import ImageTextRecipe
+from bedstone.report.pages import Captioned, Line, Section, write_caption_page
+from bedstone.report.plots import draw_learning_curve
 from bedstone.report.sheets import answer_sheet
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import from_mapping
@@ -58,18 +58,18 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         shutil.rmtree(folder)
     values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
     values["image_init"] = str(folder.parent / CLIP)
-    finished = pretrain(from_mapping(ToldRecipe, values, "demo"))
+    finished = pretrain(from_mapping(ImageTextRecipe, values, "demo"))
     assert finished.model is not None
     model = open_model(finished.model)
     how = pick_precision("auto", pick_device("cpu"))
-    measured = evaluate_told(model, "scenes", how)["answers"]
+    measured = evaluate_image_text(model, "scenes", how)["answers"]
     scenes = [make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(ASKED)]
     answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
     for each in answered:
         for line in each.lines:
             said = f"{line.said} ({'right' if line.right else f'wrong: {line.expected}'})"
             console.print(f"{line.asked} [dim]{said}[/dim]", highlight=False)
-    page = write_captions(
+    page = write_caption_page(
         folder / "answers.html",
         "Questions about scenes",
         "What a network answered that was trained for minutes.",
@@ -85,7 +85,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     }
     beside = {name: measured[name] for name in ("majority", "blind") if name in measured}
     log = read_log(folder / "log.jsonl")
-    if drawn := draw_minutes(log, folder / "minutes.png", "Answers, by kind", beside=beside):
+    if drawn := draw_learning_curve(log, folder / "minutes.png", "Answers, by kind", beside=beside):
         pictures[drawn] = "Accuracy against minutes of training, on pictures held out"
     count = sum(weight.numel() for weight in model.network.parameters())
     shown = next(iter(sorted((folder / "pictures").glob("*.png"))))
@@ -151,7 +151,7 @@ def _answered(model: Model, scenes: list[Scene], paths: list[Path]) -> list[Capt
     return found
 
 
-def _looked(model: Model, scenes: list[Scene]) -> list[tuple[Looked, list[str]]]:
+def _looked(model: Model, scenes: list[Scene]) -> list[tuple[AttentionMap, list[str]]]:
     """For each of a few scenes, what is looked at for two words that name what is to be seen."""
     found = []
     for scene in scenes:
@@ -159,6 +159,6 @@ def _looked(model: Model, scenes: list[Scene]) -> list[tuple[Looked, list[str]]]
             words = one.text.rstrip("?").split()
             named = [word for word in dict.fromkeys(words) if word in SHAPES or word in COLOURS]
             if len(named) > 1:
-                found.append((looked(model, draw(scene), one.text), named[:2]))
+                found.append((attention_map(model, draw(scene), one.text), named[:2]))
                 break
     return found[:LOOKED]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from bedstone.diffusion.process import Process, along
+from bedstone.diffusion.process import Process, interpolate
 from bedstone.diffusion.samplers import Denoiser
 from bedstone.diffusion.targets import Target
 from bedstone.errors import BedstoneError
@@ -43,7 +43,7 @@ def denoiser(
     says = told or process.told
 
     def ask(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        out = network(x * along(process.scale_in(t), x), says(t))
+        out = network(x * interpolate(process.scale_in(t), x), says(t))
         out = out[:, : x.shape[1]].to(x.dtype)
         x0 = target.clean(process, x, out, t)
         if limit is None:
@@ -55,7 +55,7 @@ def denoiser(
     return ask
 
 
-def inpainted(ask: Denoiser, process: Process, known: Tensor, mask: Tensor) -> Denoiser:
+def with_inpainting(ask: Denoiser, process: Process, known: Tensor, mask: Tensor) -> Denoiser:
     """A denoiser that knows a part of the signal.
 
     The clean signal is put back where it is known before each step, so that the known part of x
@@ -127,7 +127,7 @@ def dynamic_threshold(share: float = 0.995, most: float = 1.0) -> Limit:
         low = int(place)
         around = flat.sort(dim=1).values[:, low : low + 2]
         size = torch.lerp(around[:, 0], around[:, -1], place - low).clamp(1, most)
-        size = along(size, x0)
+        size = interpolate(size, x0)
         return torch.maximum(torch.minimum(x0, size), -size) / size
 
     return cut
@@ -135,7 +135,7 @@ def dynamic_threshold(share: float = 0.995, most: float = 1.0) -> Limit:
 
 def _noise_left(process: Process, x: Tensor, x0: Tensor, t: Tensor) -> Tensor:
     """The noise that makes x of x0."""
-    return (x - along(process.alpha(t), x) * x0) / along(process.sigma(t), x)
+    return (x - interpolate(process.alpha(t), x) * x0) / interpolate(process.sigma(t), x)
 
 
 # Classifier-free guidance: away from what a network draws without the condition.
@@ -210,7 +210,7 @@ def guided(
             return _in_parts(network, x, told, condition, most_rows)[:, : x.shape[1]]
         twice = _in_parts(network, torch.cat([x, x]), torch.cat([told, told]), both, most_rows)
         given, without = twice[:, : x.shape[1]].chunk(2)
-        by = along(torch.as_tensor(scale, dtype=given.dtype, device=given.device), given)
+        by = interpolate(torch.as_tensor(scale, dtype=given.dtype, device=given.device), given)
         out = without + by * (given - without)
         return _rescaled(out, given, rescale) if rescale else out
 
@@ -239,7 +239,7 @@ def _both(name: str, given: Tensor, without: Tensor) -> Tensor:
 def _rescaled(out: Tensor, given: Tensor, share: float) -> Tensor:
     """`share` of the output with the standard deviation of `given`, row by row."""
     ratio = given.flatten(1).std(1) / out.flatten(1).std(1).clamp_min(1e-12)
-    return out * along(1 + share * (ratio - 1), out)
+    return out * interpolate(1 + share * (ratio - 1), out)
 
 
 def _in_parts(

@@ -103,14 +103,14 @@ class Process(Protocol):
         """What x_t is multiplied by before it enters the network."""
 
 
-def along(values: Tensor, like: Tensor) -> Tensor:
+def interpolate(values: Tensor, like: Tensor) -> Tensor:
     """(B,) or one number, laid along the rows of `like` (B, ...): (B, 1, ...)."""
     return values.reshape(-1, *(1,) * (like.dim() - 1))
 
 
-def noised(process: Process, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
+def add_noise(process: Process, x0: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
     """x_t (B, ...), from the clean signals and the noise (B, ...)."""
-    return along(process.alpha(t), x0) * x0 + along(process.sigma(t), x0) * eps
+    return interpolate(process.alpha(t), x0) * x0 + interpolate(process.sigma(t), x0) * eps
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from bedstone.data.signals.signals import Condition, joined
-from bedstone.diffusion.denoiser import Limit, conditioned, denoiser, guided, inpainted
-from bedstone.diffusion.process import Process, noised
+from bedstone.diffusion.denoiser import Limit, conditioned, denoiser, guided, with_inpainting
+from bedstone.diffusion.process import Process, add_noise
 from bedstone.diffusion.samplers import METHODS, Callback, Denoiser, ddim_invert, noise_like
 from bedstone.diffusion.schedulers import Published
 from bedstone.diffusion.targets import Target
@@ -70,7 +70,7 @@ class Reads(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class Conditioning:
     """What is asked for beside a condition.
 
     Attributes:
@@ -95,13 +95,13 @@ class Asked:
 
 
 # A condition, or what a network has read of one: keywords of its denoiser, (B, ...) each.
-Given = Condition | Mapping[str, Tensor] | None
+SampleInputs = Condition | Mapping[str, Tensor] | None
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
-NOTHING_MORE = Asked()
+NOTHING_MORE = Conditioning()
 
 
 @torch.no_grad()
-def draw(
+def sample(
     network: Reads,
     process: Process,
     target: Target,
@@ -109,9 +109,9 @@ def draw(
     sampling: SamplingConfig,
     generators: Sequence[torch.Generator],
     *,
-    condition: Given = None,
-    null: Given = None,
-    asked: Asked = NOTHING_MORE,
+    condition: SampleInputs = None,
+    null: SampleInputs = None,
+    asked: Conditioning = NOTHING_MORE,
     autocast: Autocast = contextlib.nullcontext,
 ) -> Tensor:
     """Clean signals, (B, C, *S), one for each generator.
@@ -148,9 +148,9 @@ def draw(
     if asked.start is not None:
         _check_start(asked.start, x)
         if asked.mask is not None:
-            says = inpainted(says, process, asked.start.to(x), asked.mask.to(x))
+            says = with_inpainting(says, process, asked.start.to(x), asked.mask.to(x))
         whole = shortened(whole, asked.strength)
-        x = noised(process, asked.start.to(x).expand_as(x), x, float(whole[0]))
+        x = add_noise(process, asked.start.to(x).expand_as(x), x, float(whole[0]))
     else:
         x = x * process.prior
     more: dict[str, Any] = {"generator": list(generators), "callback": asked.callback}
@@ -158,15 +158,15 @@ def draw(
 
 
 @torch.no_grad()
-def inverted(
+def invert(
     network: Reads,
     process: Process,
     target: Target,
     signals: Tensor,
     sampling: SamplingConfig,
     *,
-    condition: Given = None,
-    asked: Asked = NOTHING_MORE,
+    condition: SampleInputs = None,
+    asked: Conditioning = NOTHING_MORE,
     rounds: int = 3,
     autocast: Autocast = contextlib.nullcontext,
 ) -> Tensor:
@@ -191,14 +191,14 @@ def _says(
     process: Process,
     target: Target,
     sampling: SamplingConfig,
-    condition: Given,
-    null: Given,
-    asked: Asked,
+    condition: SampleInputs,
+    null: SampleInputs,
+    asked: Conditioning,
     autocast: Autocast,
 ) -> Denoiser:
     """What a sampler asks: the network with its condition and guidance."""
     with autocast():
-        told, none = _told(network, condition, null, sampling, _device(network))
+        told, none = _report(network, condition, null, sampling, _device(network))
 
     def ask(x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
         with autocast():
@@ -236,10 +236,10 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _told(
+def _report(
     network: Reads,
-    condition: Given,
-    null: Given,
+    condition: SampleInputs,
+    null: SampleInputs,
     sampling: SamplingConfig,
     device: torch.device,
 ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor] | None]:

@@ -268,7 +268,7 @@ def published(config: Mapping[str, Any]) -> Published:
     return Published(
         method,
         _times(name, config),
-        _told(name, config),
+        _described(name, config),
         _limit(name, config),
         noise_stays=name == "DDIMScheduler",  # its step's use_clipped_model_output is False
         options=options,
@@ -352,7 +352,9 @@ def _flow_times(name: str, config: Mapping[str, Any], process: Flow, steps: int)
     return inner
 
 
-def _told(name: str, config: Mapping[str, Any]) -> Callable[[Process], Callable[[Tensor], Tensor]]:
+def _described(
+    name: str, config: Mapping[str, Any]
+) -> Callable[[Process], Callable[[Tensor], Tensor]]:
     """The solvers tell whole numbers, whatever they computed."""
     rounded = config.get("use_karras_sigmas") or config.get("use_lu_lambdas")
     if name == "DPMSolverMultistepScheduler" and rounded:

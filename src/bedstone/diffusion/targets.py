@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from bedstone.diffusion.process import Process, along
+from bedstone.diffusion.process import Process, interpolate
 from bedstone.errors import BedstoneError, nearest
 
 # Where alpha or sigma is 0, the output says nothing of what is divided by it.
@@ -38,7 +38,7 @@ class Target(Protocol):
 
 
 @dataclass(frozen=True)
-class Noise:
+class EpsilonPrediction:
     """The noise."""
 
     name: str = "epsilon"
@@ -55,7 +55,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Clean:
+class SamplePrediction:
     """The clean signal."""
 
     name: str = "sample"
@@ -72,7 +72,7 @@ class Clean:
 
 
 @dataclass(frozen=True)
-class V:
+class VPrediction:
     """The direction in which the signal turns into noise where the variance is kept."""
 
     name: str = "v_prediction"
@@ -91,7 +91,7 @@ class V:
 
 
 @dataclass(frozen=True)
-class Velocity:
+class FlowPrediction:
     """The way from the signal to the noise."""
 
     name: str = "flow_prediction"
@@ -109,7 +109,7 @@ class Velocity:
 
 
 @dataclass(frozen=True)
-class Preconditioned:
+class EDMPrediction:
     """What is missing to the clean signal when the best part of x_t itself is taken, at unit
     variance: c_skip and c_out of the paper, times alpha and over alpha."""
 
@@ -136,7 +136,14 @@ class Preconditioned:
 
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (Noise(), Clean(), V(), Velocity(), Preconditioned())
+    target.name: target
+    for target in (
+        EpsilonPrediction(),
+        SamplePrediction(),
+        VPrediction(),
+        FlowPrediction(),
+        EDMPrediction(),
+    )
 }
 
 
@@ -153,4 +160,4 @@ def target(name: str) -> Target:
 
 def _factors(process: Process, like: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
     """alpha and sigma, along the rows of `like`."""
-    return along(process.alpha(t), like), along(process.sigma(t), like)
+    return interpolate(process.alpha(t), like), interpolate(process.sigma(t), like)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.plain import PixelBatch
 from bedstone.metrics.generative import psnr, ssim
 from bedstone.objectives.reconstruction import Reconstruction
@@ -30,7 +30,7 @@ class AutoencoderScorer:
     def __init__(
         self,
         model: Model,
-        pictures: Pictures,
+        pictures: ImageCache,
         precision: Precision,
         objective: Reconstruction,
         batch_size: int,

@@ -17,13 +17,13 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.fields import PairRows, PairsConfig, reader_of
-from bedstone.data.images.contrastive import PairTexts, encoder_of, text_rows
-from bedstone.data.images.pixels import Pictures
-from bedstone.data.images.processor import usual_processor
+from bedstone.data.fields import PairDataset, PairsConfig, reader_of
+from bedstone.data.images.contrastive import ContrastiveTexts, encoder_of, text_rows
+from bedstone.data.images.pixels import ImageCache
+from bedstone.data.images.processor import default_processor
 from bedstone.data.open import open_pairs
 from bedstone.data.scenes.datasets import NAME as SCENES
-from bedstone.data.scenes.datasets import measured_scenes
+from bedstone.data.scenes.datasets import heldout_scene_pairs
 from bedstone.data.text.packing import Packed, pack
 from bedstone.errors import BedstoneError
 from bedstone.metrics.figures import Figures
@@ -34,11 +34,11 @@ from bedstone.runtime import Precision
 from bedstone.train.data import pictures_of, recorded_data
 from bedstone.train.logs import ProgressBar
 
-TOGETHER = 64  # pictures or texts that go through a tower at a time
+BATCH = 64  # pictures or texts that go through a tower at a time
 
 
 @dataclass
-class PairScorer:
+class ContrastiveScorer:
     """Figures of a model on pairs.
 
     Attributes:
@@ -51,14 +51,14 @@ class PairScorer:
     """
 
     model: Model
-    pictures: Pictures
-    texts: PairTexts
+    pictures: ImageCache
+    texts: ContrastiveTexts
     precision: Precision
     kind: str = "softmax"
     batch_size: int = 256
 
     @property
-    def rows(self) -> PairRows:
+    def rows(self) -> PairDataset:
         rows: Any = self.pictures.rows
         return rows
 
@@ -109,8 +109,8 @@ class PairScorer:
         """(C, E), each the mean of its prompts."""
         tokenizer, config = tokenizer_of(self.model), self.model.config
         texts, parts = prompts(classes, templates), []
-        for at in range(0, len(texts), TOGETHER):
-            rows = pack(text_rows(tokenizer, texts[at : at + TOGETHER], config))
+        for at in range(0, len(texts), BATCH):
+            rows = pack(text_rows(tokenizer, texts[at : at + BATCH], config))
             parts.append(self._text_vectors(rows))
         return class_vectors(np.concatenate(parts), len(classes))
 
@@ -120,8 +120,8 @@ class PairScorer:
         assert processor is not None
         numbers, vectors = [], []
         readable = self.pictures.readable
-        for at in range(0, len(readable), TOGETHER):
-            read, pixels = self.pictures.read(readable[at : at + TOGETHER])
+        for at in range(0, len(readable), BATCH):
+            read, pixels = self.pictures.read(readable[at : at + BATCH])
             shown = processor.normalise(torch.from_numpy(pixels)).to(device)
             with torch.no_grad(), self.precision.autocast():
                 found = self.model.network.image_features(shown)
@@ -135,8 +135,8 @@ class PairScorer:
         """(T, E), each distinct text read once."""
         distinct, places = np.unique(chosen, return_inverse=True)
         parts = [
-            self._text_vectors(self.texts.pack(distinct[at : at + TOGETHER]))
-            for at in range(0, len(distinct), TOGETHER)
+            self._text_vectors(self.texts.pack(distinct[at : at + BATCH]))
+            for at in range(0, len(distinct), BATCH)
         ]
         return np.concatenate(parts)[places]
 
@@ -172,7 +172,7 @@ def _unit(vectors: Tensor) -> np.ndarray:
 # `bedstone evaluate` for a model of pairs: recall both ways, zero-shot accuracy.
 
 
-def evaluate_pairs(
+def evaluate_contrastive(
     model: Model,
     data: str,
     precision: Precision,
@@ -199,15 +199,15 @@ def evaluate_pairs(
     if column != "text":
         settings.columns = {**settings.columns, "text": column}
     if data == SCENES:
-        rows = measured_scenes(split or "test", size=max(model.config.image.size))
+        rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
     else:
         rows = open_pairs(data, reader_of(settings), split=split, most_broken=settings.most_broken)
     if model.processor is None:
-        model.processor = usual_processor(model.config)
+        model.processor = default_processor(model.config)
     pictures = pictures_of(rows, model.processor, settings, "reading pictures", as_json)
-    texts = PairTexts(rows, encoder_of(tokenizer_of(model), model.config))
+    texts = ContrastiveTexts(rows, encoder_of(tokenizer_of(model), model.config))
     kind = "sigmoid" if model.config.layout == "siglip" else "softmax"
-    scorer = PairScorer(model, pictures, texts, precision, kind)
+    scorer = ContrastiveScorer(model, pictures, texts, precision, kind)
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = scorer.figures(told=bar.update)
     if not found:

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import tokenizer_of
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.signals.audio import Spectrogram
 from bedstone.data.signals.batches import SignalTexts, in_batches, texts_of
 from bedstone.data.signals.open import held_out_prompts, open_signals, signals_to_measure
 from bedstone.data.signals.signals import TASKS, Condition, Signals, SignalsConfig, class_condition
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Asked, draw, generators_of
+from bedstone.diffusion.sample import Conditioning, generators_of, sample
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.judges import (
     SIGNAL_CLASSIFIER,
@@ -39,19 +39,19 @@ from bedstone.evaluate.judges import (
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
 from bedstone.files import read_json
 from bedstone.metrics.figures import Figures
-from bedstone.metrics.generative import Neighbours, beside_real, beside_training, clip_score
+from bedstone.metrics.generative import NearestNeighbours, beside_real, beside_training, clip_score
 from bedstone.nn.fast.inference import for_inference
 from bedstone.objectives.diffusion import Denoising
-from bedstone.report.sheets import as_pictures, as_pixels, neighbours_sheet, samples_sheet
+from bedstone.report.sheets import as_pixels, neighbours_sheet, samples_sheet, to_images
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole, from_mapping
-from bedstone.tasks.images.engine import PictureEngine
+from bedstone.tasks.images.engine import ImageEngine
 from bedstone.tasks.media.files import sound_form
-from bedstone.tasks.task import compares
+from bedstone.tasks.task import embeds_both
 from bedstone.train.logs import ProgressBar
 
 
-def open_clip(path: str, model: DrawingModel, precision: Precision) -> PictureEngine:
+def open_clip(path: str, model: DiffusionPipeline, precision: Precision) -> ImageEngine:
     """The CLIP that compares what `model` draws with its texts.
 
     Args:
@@ -69,18 +69,18 @@ def open_clip(path: str, model: DrawingModel, precision: Precision) -> PictureEn
             "and let a --judge see them; or give a text-to-image model."
         )
     clip = open_model(path, device=precision.device)
-    if not compares(clip):
+    if not embeds_both(clip):
         raise BedstoneError(
             f"clip: {path} is of layout {clip.config.layout!r}, which doesn't compare pictures "
             "with texts. Expected a CLIP: a published one, or the run of a recipe such as "
             "recipes/clip-scenes.yaml."
         )
     tokenizer_of(clip)  # now, before anything is drawn
-    return PictureEngine(clip, precision.name)
+    return ImageEngine(clip, precision.name)
 
 
 def clip_figures(
-    path: str, clip: PictureEngine, drawn: Tensor, texts: Sequence[str]
+    path: str, clip: ImageEngine, drawn: Tensor, texts: Sequence[str]
 ) -> dict[str, Any]:
     """`clip_score`; that of the same drawings with the other texts, where there are some; and
     `clip_first`, the share nearer to their own text than to each of the others.
@@ -126,8 +126,8 @@ def clip_report(figures: dict[str, Any]) -> Group:
 SAMPLE_BATCH = 250  # drawn at a time
 
 
-def drawings(
-    model: DrawingModel,
+def samples_of(
+    model: DiffusionPipeline,
     precision: Precision,
     condition: Condition | None,
     null: Condition | None,
@@ -137,7 +137,7 @@ def drawings(
 ) -> Tensor:
     """`count` drawings, (B, C, *S), of the seeds from `first` on."""
     shape = latent_shape(model)
-    drawn = draw(
+    drawn = sample(
         for_inference(model.network, precision.dtype),
         model.process,
         model.target,
@@ -146,7 +146,7 @@ def drawings(
         generators_of(range(first, first + count)),
         condition=condition,
         null=null,
-        asked=Asked(limit=clip() if model.autoencoder is None else None),
+        asked=Conditioning(limit=clip() if model.autoencoder is None else None),
         autocast=precision.autocast,
     )
     if model.autoencoder is not None:
@@ -155,7 +155,7 @@ def drawings(
     return drawn.cpu()
 
 
-def latent_shape(model: DrawingModel) -> tuple[int, ...]:
+def latent_shape(model: DiffusionPipeline) -> tuple[int, ...]:
     """(C, *S) of what the network draws."""
     return (model.config.channels, *model.config.size)
 
@@ -165,15 +165,18 @@ def latent_shape(model: DrawingModel) -> tuple[int, ...]:
 # Shapes: N drawings, S pixels of a side.
 
 
-def draw_prompts(
-    model: DrawingModel, precision: Precision, prompts: Sequence[str], told: Callable[[float], None]
+def sample_prompts(
+    model: DiffusionPipeline,
+    precision: Precision,
+    prompts: Sequence[str],
+    told: Callable[[float], None],
 ) -> Tensor:
     """A drawing of each prompt, (N, 3, S, S); `told` is handed the share done."""
     parts, null = [], model.prompts.condition([""])
     for first in range(0, len(prompts), SAMPLE_BATCH):
         part = list(prompts[first : first + SAMPLE_BATCH])
         condition = model.prompts.condition(part)
-        parts.append(drawings(model, precision, condition, null, len(part), first=first))
+        parts.append(samples_of(model, precision, condition, null, len(part), first=first))
         told((first + len(part)) / len(prompts))
     return torch.cat(parts)
 
@@ -228,10 +231,10 @@ class Shown:
 
     def read(self, signals: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, F) and logits (B, L) of signals (B, C, *S)."""
-        return self.judge.read(as_pictures(signals, self.kind))
+        return self.judge.read(to_images(signals, self.kind))
 
 
-def judge_of(path: str, model: DrawingModel) -> Shown | SignalJudge:
+def judge_of(path: str, model: DiffusionPipeline) -> Shown | SignalJudge:
     """A judge of pictures; or one of signals, who hears sounds as they are made of signals."""
     config, form = Path(path) / "config.json", model.signal
     if not config.is_file() or read_json(config).get("model_type") != SIGNAL_CLASSIFIER:
@@ -271,8 +274,8 @@ SHOWN = 100  # drawings on the sheet
 BESIDE = 12  # of them, beside their nearest training signals
 
 
-def evaluate_drawing(
-    model: DrawingModel,
+def evaluate_generative(
+    model: DiffusionPipeline,
     data: str,
     precision: Precision,
     *,
@@ -315,7 +318,7 @@ def evaluate_drawing(
         if data == SCENES and model.signal.condition == "text":
             titles = [one.text for one in held_out_prompts(samples, objects=recipe.data.things)]
             scenes = open_scene_judge(judge) if judge else None
-            drawn = draw_prompts(model, precision, titles, bar.update)
+            drawn = sample_prompts(model, precision, titles, bar.update)
             if scenes is not None:
                 figures = prompt_figures(scenes, drawn, titles)
         else:
@@ -350,28 +353,28 @@ def evaluate_drawing(
 
 
 def _show(
-    model: DrawingModel,
+    model: DiffusionPipeline,
     drawn: Tensor,
     titles: list[str],
-    neighbours: tuple[dict[str, float], Neighbours, Tensor] | None,
+    neighbours: tuple[dict[str, float], NearestNeighbours, Tensor] | None,
     folder: Path,
 ) -> None:
     """Sheets of what was drawn, and of the nearest training signals, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     kind, recipe = model.signal.kind, {"model": str(model.path), **asdict(model.sampling)}
-    pictures = as_pictures(drawn[:SHOWN], kind)
+    pictures = to_images(drawn[:SHOWN], kind)
     told = titles[:SHOWN]
     samples_sheet(pictures, folder / "drawn.png", titles=told, recipe=recipe, columns=10)
     if neighbours is not None:
         _, found, training = neighbours
-        first = Neighbours(found.places[:BESIDE], found.distances[:BESIDE])
+        first = NearestNeighbours(found.places[:BESIDE], found.distances[:BESIDE])
         shown, places = torch.unique(first.places, return_inverse=True)
-        near = as_pictures(training[shown], kind)
-        beside = Neighbours(places, first.distances)
+        near = to_images(training[shown], kind)
+        beside = NearestNeighbours(places, first.distances)
         neighbours_sheet(pictures[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
 
 
-def _recipe_of(model: DrawingModel) -> Any:
+def _recipe_of(model: DiffusionPipeline) -> Any:
     """How the model's signals were read; of one published elsewhere, as it draws them."""
     from bedstone.recipes.diffusion import DiffusionRecipe
 
@@ -385,7 +388,7 @@ def _recipe_of(model: DrawingModel) -> Any:
 
 
 def _like(
-    model: DrawingModel, precision: Precision, real: Signals, samples: int, told: Any
+    model: DiffusionPipeline, precision: Precision, real: Signals, samples: int, told: Any
 ) -> tuple[Tensor, Tensor | None, list[str]]:
     """Drawings of each class in turn, of the real ones' words, or of nothing; the classes; and
     what was asked."""
@@ -406,7 +409,7 @@ def _like(
     for first in range(0, samples, SAMPLE_BATCH):
         rows = slice(first, min(first + SAMPLE_BATCH, samples))
         part = condition and condition.pick(rows)
-        parts.append(drawings(model, precision, part, null, rows.stop - first, first=first))
+        parts.append(samples_of(model, precision, part, null, rows.stop - first, first=first))
         told(rows.stop / samples)
     classes = None if condition is None else condition.classes
     return torch.cat(parts), classes, titles
@@ -434,7 +437,7 @@ LOSS_BATCH = 256  # rows of a pass
 
 
 @dataclass
-class DrawingScorer:
+class GenerativeScorer:
     """Figures of a network in training, and a sheet of what it draws.
 
     Attributes:
@@ -448,7 +451,7 @@ class DrawingScorer:
         sheet: where what is drawn is shown.
     """
 
-    model: DrawingModel
+    model: DiffusionPipeline
     objective: Denoising
     held: Signals
     texts: SignalTexts | None
@@ -481,7 +484,7 @@ class DrawingScorer:
         """(B, C, H, W) pictures, and what each was to be."""
         model = self.model
         condition, null, told = self._asked()
-        drawn = draw(
+        drawn = sample(
             model.network,
             model.process,
             model.target,
@@ -490,12 +493,12 @@ class DrawingScorer:
             generators_of(range(self.samples)),
             condition=condition,
             null=null,
-            asked=Asked(most_rows=LOSS_BATCH),
+            asked=Conditioning(most_rows=LOSS_BATCH),
             autocast=self.precision.autocast,
         )
         if model.autoencoder is not None:
             drawn = model.autoencoder.network.pictures(drawn)
-        return as_pictures(drawn, model.signal.kind), told
+        return to_images(drawn, model.signal.kind), told
 
     def _asked(self) -> tuple[Condition | None, Condition | None, list[str]]:
         names = self.model.signal.names

@@ -18,25 +18,38 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.fields import Asked, Told, ToldConfig, ToldReader, ToldRows
-from bedstone.data.images.image_text import Words, gpt_words, padded, prompt_ids, said_text, taught
-from bedstone.data.images.pixels import Pictures
-from bedstone.data.open import open_told
+from bedstone.data.fields import (
+    ImageTextConfig,
+    ImageTextDataset,
+    ImageTextReader,
+    Question,
+    Sample,
+)
+from bedstone.data.images.image_text import (
+    BlipWords,
+    answer_text,
+    gpt_words,
+    padded,
+    prompt_ids,
+    targets_of,
+)
+from bedstone.data.images.pixels import ImageCache
+from bedstone.data.open import open_image_text
 from bedstone.data.scenes.captions import check_caption, negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
-from bedstone.data.scenes.datasets import measured_told_scenes, told_scenes
+from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import asked as beams_asked
+from bedstone.generation.settings import beam_search_of as beams_asked
 from bedstone.metrics.captioning import captions as caption_figures
 from bedstone.metrics.captioning import true_facts
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import matching
-from bedstone.metrics.vqa import Blind
-from bedstone.metrics.vqa import asked as asked_figures
+from bedstone.metrics.vqa import QuestionOnlyBaseline
+from bedstone.metrics.vqa import vqa_accuracy as asked_figures
 from bedstone.models.flamingo.network import FLAMINGO as SIGHTED
 from bedstone.objectives.image_text import word_loss
 from bedstone.objectives.tokens import token_loss
@@ -44,16 +57,16 @@ from bedstone.runtime import Precision
 from bedstone.train.data import pictures_of, recorded_data, usual_image_text_processor
 from bedstone.train.logs import ProgressBar
 
-TOGETHER = 32  # pictures at a time, with all their texts
+BATCH = 32  # pictures at a time, with all their texts
 LONGEST = 64  # tokens of a caption that is written, at most
 SHORTEST = 16  # tokens of an answer, at most, where it is written freely
 
 
-Measure = Callable[[list[int], Tensor, "Found"], None]
+Measure = Callable[[list[int], Tensor, "Predictions"], None]
 
 
 @dataclass
-class Found:
+class Predictions:
     """What a model said of rows, and what it should have said.
 
     Attributes:
@@ -65,9 +78,9 @@ class Found:
     """
 
     captions: list[str] = field(default_factory=list)
-    captioned: list[Told] = field(default_factory=list)
+    captioned: list[Sample] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
-    asked: list[tuple[int, Asked]] = field(default_factory=list)
+    asked: list[tuple[int, Question]] = field(default_factory=list)
     chances: list[list[float]] = field(default_factory=list)
     losses: list[tuple[float, int]] = field(default_factory=list)
 
@@ -79,7 +92,7 @@ class Found:
 
 
 @dataclass
-class ToldScorer:
+class BlipScorer:
     """Figures of a model on pictures with captions, questions, or both.
 
     Attributes:
@@ -94,9 +107,9 @@ class ToldScorer:
     """
 
     model: Model
-    pictures: Pictures
+    pictures: ImageCache
     precision: Precision
-    blind: Blind | None = None
+    blind: QuestionOnlyBaseline | None = None
     candidates: Sequence[str] = ()
     blank: bool = False
     usual: str = ""
@@ -121,9 +134,9 @@ class ToldScorer:
         return {f"validation_{name}": value for name, value in plain.items()}
 
     @torch.no_grad()
-    def said(self, *, told: Callable[[float], None] | None = None) -> Found:
+    def said(self, *, told: Callable[[float], None] | None = None) -> Predictions:
         """What the model says of all pictures."""
-        found, measured = Found(), self._measured()
+        found, measured = Predictions(), self._measured()
         for done, chosen in self._chunks():
             numbers, memory = self._seen(chosen)
             with self.precision.autocast():
@@ -139,7 +152,7 @@ class ToldScorer:
         known = {"captions": self._captions, "answers": self._answers, "matching": self._match}
         return [measure for name, measure in known.items() if kind in (name, "joint")]
 
-    def _figures(self, found: Found, resamples: int) -> dict[str, Figures]:
+    def _figures(self, found: Predictions, resamples: int) -> dict[str, Figures]:
         figures: dict[str, Figures] = {}
         drawn = [row.scene for row in found.captioned if row.scene is not None]
         if found.captions and len(drawn) == len(found.captions):
@@ -176,8 +189,8 @@ class ToldScorer:
         """Numbers of some rows, those with as many questions together; and the share done."""
         rows, readable = self.pictures.rows, self.pictures.readable
         order = sorted(readable.tolist(), key=lambda number: len(rows[number].asked))
-        for at in range(0, len(order), TOGETHER):
-            yield at / len(order), np.array(order[at : at + TOGETHER])
+        for at in range(0, len(order), BATCH):
+            yield at / len(order), np.array(order[at : at + BATCH])
 
     def _seen(self, numbers: np.ndarray) -> tuple[list[int], Tensor]:
         """Numbers of the rows whose pictures can be read, and their memory (P, S, D)."""
@@ -189,7 +202,7 @@ class ToldScorer:
         with self.precision.autocast():
             return numbers.tolist(), self.model.network.memory(shown)
 
-    def _captions(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+    def _captions(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
         rows = [self.pictures.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         if not kept:
@@ -205,7 +218,7 @@ class ToldScorer:
         found.captions += self._write(network.writer(memory), prompts, LONGEST)
         found.captioned += rows
 
-    def _answers(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+    def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
         asked = [self.pictures.rows[number].asked for number in numbers]
         kept = [place for place, each in enumerate(asked) if each]
         if not kept:
@@ -225,7 +238,7 @@ class ToldScorer:
         found.answers += self._write(writer, prompts, SHORTEST, self.candidates)
         found.asked += said
 
-    def _match(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+    def _match(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
         rows = [self.pictures.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         if not kept:
@@ -247,14 +260,14 @@ class ToldScorer:
             loss = F.cross_entropy(logits[real], wanted[real], reduction="sum")
             found.losses.append((float(loss), int(real.sum())))
 
-    def _count(self, found: Found, states: Tensor, targets: Tensor) -> None:
+    def _count(self, found: Predictions, states: Tensor, targets: Tensor) -> None:
         loss, count = word_loss(self.model.network.head, states, targets)
         found.losses.append((float(loss), count))
 
     @property
-    def words(self) -> Words:
+    def words(self) -> BlipWords:
         """How the model reads and writes texts."""
-        return Words.of(tokenizer_of(self.model), self.model.config.context)
+        return BlipWords.of(tokenizer_of(self.model), self.model.config.context)
 
     def _read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(n, T) ids and keep, as the encoder reads texts; what doesn't fit is cut."""
@@ -266,7 +279,7 @@ class ToldScorer:
     def _written(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(n, U) ids and targets, as the decoder writes texts; what doesn't fit is cut."""
         words = self.words
-        ids, targets = taught([words.begin] * len(texts), self._ended(texts), words.pad)
+        ids, targets = targets_of([words.begin] * len(texts), self._ended(texts), words.pad)
         return ids.to(self.precision.device), targets.to(self.precision.device)
 
     def _cut(self, texts: Sequence[str]) -> list[list[int]]:
@@ -297,7 +310,7 @@ class ToldScorer:
         return [words.tokenizer.decode(each.ids).strip() for each in done]
 
 
-def wrong_of(row: Told, others: Sequence[Told]) -> str:
+def wrong_of(row: Sample, others: Sequence[Sample]) -> str:
     """A caption of another row that isn't true of this one, as far as can be known; "" of none."""
     for other in others:
         for text in other.captions[:1]:
@@ -320,8 +333,8 @@ def _logged(name: str) -> bool:
 
 
 @dataclass
-class SightedScorer(ToldScorer):
-    """As `ToldScorer`: the same figures, of a network that reads the question as it writes.
+class FlamingoScorer(BlipScorer):
+    """As `BlipScorer`: the same figures, of a network that reads the question as it writes.
 
     Attributes:
         kind: what is measured: captions, answers or joint.
@@ -330,14 +343,14 @@ class SightedScorer(ToldScorer):
     kind: str = "answers"
 
     @property
-    def words(self) -> Words:
+    def words(self) -> BlipWords:
         return gpt_words(tokenizer_of(self.model), self.model.config.context)
 
     def _measured(self) -> list[Measure]:
         known = {"captions": self._captions, "answers": self._answers}
         return [measure for name, measure in known.items() if self.kind in (name, "joint")]
 
-    def _captions(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+    def _captions(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
         rows = [self.pictures.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         rows = [rows[place] for place in kept]
@@ -346,7 +359,7 @@ class SightedScorer(ToldScorer):
         found.captions += self._told(prompts, texts, memory[kept], found, LONGEST)
         found.captioned += rows
 
-    def _answers(self, numbers: list[int], memory: Tensor, found: Found) -> None:
+    def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
         asked = [
             (place, number, one)
             for place, number in enumerate(numbers)
@@ -363,7 +376,7 @@ class SightedScorer(ToldScorer):
         prompts: list[list[int]],
         texts: list[str],
         memory: Tensor,
-        found: Found,
+        found: Predictions,
         most: int,
         candidates: Sequence[str] = (),
     ) -> list[str]:
@@ -373,29 +386,31 @@ class SightedScorer(ToldScorer):
         words, network = self.words, self.model.network
         ended = zip(prompts, self._ended(texts), strict=True)
         rest = [said[: words.context + 1 - len(prompt)] for prompt, said in ended]
-        ids, targets = (x.to(memory.device) for x in taught(prompts, rest, words.pad))
+        ids, targets = (x.to(memory.device) for x in targets_of(prompts, rest, words.pad))
         states = network.states(ids, memory=memory)
         loss, count = token_loss(states, network.head, targets)
         found.losses.append((float(loss), count))
         return self._write(network.writer(memory), prompts, most, candidates)
 
     def _cut(self, texts: Sequence[str]) -> list[list[int]]:
-        return super()._cut([said_text(text) for text in texts])
+        return super()._cut([answer_text(text) for text in texts])
 
 
 MOST_MEASURED = 400  # scenes that are measured on, of combinations that training never shows
 MOST_CANDIDATES = 1000  # answers that are ranked: the commonest of the training rows
 
 
-def opened(data: ToldConfig, name: str, *, split: str | None = None, size: int = 64) -> ToldRows:
+def opened(
+    data: ImageTextConfig, name: str, *, split: str | None = None, size: int = 64
+) -> ImageTextDataset:
     """The rows of a source, as a recipe says of its columns; of scenes, those to measure on."""
     if name == SCENES:
-        return measured_told_scenes(split or "test", MOST_MEASURED, size=size)
-    reader = ToldReader(data.columns, data.apart)
-    return open_told(name, reader, split=split, most_broken=data.most_broken)
+        return heldout_image_text_scenes(split or "test", MOST_MEASURED, size=size)
+    reader = ImageTextReader(data.columns, data.apart)
+    return open_image_text(name, reader, split=split, most_broken=data.most_broken)
 
 
-def with_parts(head: str, rows: ToldRows, where: str) -> ToldRows:
+def with_parts(head: str, rows: ImageTextDataset, where: str) -> ImageTextDataset:
     """The rows that have what a head is for: a caption, or a question; joint takes all.
 
     Raises:
@@ -416,19 +431,19 @@ def with_parts(head: str, rows: ToldRows, where: str) -> ToldRows:
     return rows if head == "joint" or len(kept) == len(rows) else rows.pick(kept)
 
 
-def blind_of(rows: ToldRows) -> Blind | None:
+def question_only_baseline(rows: ImageTextDataset) -> QuestionOnlyBaseline | None:
     """What rows teach who doesn't look; None where nothing is asked of them."""
     asked = [(one.question, one.answers) for row in rows for one in row.asked]
-    return Blind(asked) if asked else None
+    return QuestionOnlyBaseline(asked) if asked else None
 
 
-def usual_of(rows: ToldRows) -> str:
+def majority_caption(rows: ImageTextDataset) -> str:
     """The commonest caption: what is said who says the same of every picture. Empty for none."""
     said = Counter(caption for row in rows for caption in row.captions)
     return said.most_common(1)[0][0] if said else ""
 
 
-def candidates_of(rows: ToldRows) -> tuple[str, ...]:
+def answer_vocabulary(rows: ImageTextDataset) -> tuple[str, ...]:
     """The commonest answers, to choose among."""
     return tuple(answer for answer, _ in rows.answers.most_common(MOST_CANDIDATES))
 
@@ -447,7 +462,7 @@ IMAGE_TEXT_TASKS = {
 LEARNT = 5000  # scenes that the baselines know, where a recipe's own aren't fewer
 
 
-def evaluate_told(
+def evaluate_image_text(
     model: Model,
     data: str,
     precision: Precision,
@@ -471,7 +486,7 @@ def evaluate_told(
         BedstoneError: the rows can't be read, or lack what the model is for.
     """
     recipe = model.record.get("recipe") or {}
-    settings = recorded_data(ToldConfig, recipe)
+    settings = recorded_data(ImageTextConfig, recipe)
     if column != "text":
         settings.columns = {**settings.columns, "text": column}
     rows = opened(settings, data, split=split, size=max(model.config.image.size))
@@ -484,18 +499,18 @@ def evaluate_told(
     rows = with_parts(kind, rows, f"data {data!r}")
     if model.processor is None:
         model.processor = usual_image_text_processor(model.config)
-    learnt = learnt_rows(settings, recipe)
-    made = ToldScorer
+    learnt = training_rows(settings, recipe)
+    made = BlipScorer
     if model.config.layout == SIGHTED:
-        made = partial(SightedScorer, kind=kind)  # type: ignore[assignment]
+        made = partial(FlamingoScorer, kind=kind)  # type: ignore[assignment]
     scorer = made(
         model,
         pictures_of(rows, model.processor, settings, "reading pictures", as_json),
         precision,
-        None if learnt is None else blind_of(learnt),
-        candidates_of(learnt) if learnt is not None and recipe.get("rank") else (),
+        None if learnt is None else question_only_baseline(learnt),
+        answer_vocabulary(learnt) if learnt is not None and recipe.get("rank") else (),
         blank=settings.blank,
-        usual="" if learnt is None else usual_of(learnt),
+        usual="" if learnt is None else majority_caption(learnt),
     )
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = scorer.figures(told=bar.update)
@@ -512,14 +527,14 @@ def evaluate_told(
     return record
 
 
-def learnt_rows(settings: ToldConfig, recipe: dict[str, Any]) -> ToldRows | None:
+def training_rows(settings: ImageTextConfig, recipe: dict[str, Any]) -> ImageTextDataset | None:
     """What a model learnt from; None where that isn't known, or isn't there any more."""
     if not recipe:
         return None
     if settings.source == SCENES:
         count = min(settings.most_rows or LEARNT, LEARNT)
         seed = int(recipe.get("seed", 0))
-        return told_scenes(count, seed=seed, objects=settings.things, captions="none")
+        return image_text_scenes(count, seed=seed, objects=settings.things, captions="none")
     try:
         return opened(settings, settings.source, split=settings.split)
     except BedstoneError:

@@ -22,7 +22,7 @@ from bedstone.data.scenes.captions import NUMBERS, read_caption
 from bedstone.data.scenes.world import COLOURS, SHAPES
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, read_json, write_json
-from bedstone.models.resnet.network import initialise_maps
+from bedstone.models.resnet.network import initialise_convolutions
 from bedstone.nn.convolution import Basic, ConvNorm
 from bedstone.settings import at_least, from_mapping
 
@@ -97,7 +97,7 @@ def build(config: SceneGridConfig, *, seed: int | None = None) -> SceneGrid:
     if seed is not None:
         torch.manual_seed(seed)
     network = SceneGrid(config)
-    initialise_maps(network)
+    initialise_convolutions(network)
     # Of 64 cells few hold anything: begin with that, so that the first steps teach something else.
     nn.init.normal_(network.out.weight, std=0.01)
     bias = network.out.bias

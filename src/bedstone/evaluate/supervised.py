@@ -16,9 +16,9 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.dataset import open_rows
+from bedstone.data.dataset import open_dataset
 from bedstone.data.fields import Reader
-from bedstone.data.images.supervised import PictureExamples
+from bedstone.data.images.supervised import ImageExamples
 from bedstone.data.open import open_pairs
 from bedstone.data.text.supervised import ExampleBatch, Examples, evaluation_batches, make_examples
 from bedstone.errors import BedstoneError
@@ -32,7 +32,7 @@ from bedstone.objectives.supervised import completion_loss, loss_of_scores, scor
 from bedstone.report.plots import draw_confusion
 from bedstone.runtime import Precision
 from bedstone.tasks.images.engine import processor_of
-from bedstone.tasks.task import sees
+from bedstone.tasks.task import embeds_images
 from bedstone.tasks.text.question_answering import best_answer
 from bedstone.train.logs import ProgressBar
 
@@ -235,7 +235,7 @@ def evaluate_labels(
     """
     kind = model.config.head.kind
     examples: Any
-    if sees(model):
+    if embeds_images(model):
         examples = _pictures(model, data, columns, split)
     else:
         examples = _texts(model, data, columns, split, context, stride)
@@ -267,7 +267,7 @@ def _texts(
     limit = min(context or model.config.context, model.config.context)
     return make_examples(
         TASKS[head.kind],
-        open_rows(data, columns=columns, split=split),
+        open_dataset(data, columns=columns, split=split),
         tokenizer_of(model),
         labels=list(head.labels) or None,
         problem=head.problem if head.kind == "sequence" else "auto",
@@ -279,7 +279,7 @@ def _texts(
 
 def _pictures(
     model: Model, data: str, columns: dict[str, str] | None, split: str | None
-) -> PictureExamples:
+) -> ImageExamples:
     named = {} if columns is None else {"label": columns["text"]}
     rows = open_pairs(data, Reader(named), split=split)
-    return PictureExamples(rows, processor_of(model), labels=model.config.head.labels, known=True)
+    return ImageExamples(rows, processor_of(model), labels=model.config.head.labels, known=True)

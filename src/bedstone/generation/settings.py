@@ -18,7 +18,7 @@ PUBLISHED = {
     "max_new_tokens": "max_tokens",
     "repetition_penalty": "repetition_penalty",
 }
-LEAST = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min_tokens": 0}
+MINIMA = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min_tokens": 0}
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
 OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
@@ -58,8 +58,8 @@ class BeamSearch:
     def __post_init__(self) -> None:
         for name, field in PUBLISHED.items():
             value = getattr(self, field)
-            if field in LEAST:
-                check_whole(name, value, LEAST[field])
+            if field in MINIMA:
+                check_whole(name, value, MINIMA[field])
             elif field in RANGES:
                 least, most = RANGES[field]
                 if type(value) not in (int, float) or not least <= value <= most:
@@ -110,7 +110,7 @@ def chance_of(given: Mapping[str, Any]) -> bool | None:
     return True if any(given.get(name) is not None for name in SAMPLED) else None
 
 
-def asked(
+def beam_search_of(
     given: Mapping[str, Any], model: Mapping[str, Any], *, max_tokens: int
 ) -> BeamSearch | None:
     """The beam search that settings ask for; None where they ask for something else.

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.images.decode import decode
-from bedstone.data.images.image_text import Words
+from bedstone.data.images.image_text import BlipWords
 from bedstone.errors import BedstoneError
 from bedstone.nn.attention import CrossAttention
 from bedstone.nn.blocks import Context
@@ -35,7 +35,7 @@ _HEAT = np.array([[24, 12, 60], [122, 28, 109], [214, 66, 60], [250, 150, 30], [
 
 
 @dataclass(frozen=True)
-class Looked:
+class AttentionMap:
     """Where a network looked while it read or wrote a text.
 
     Attributes:
@@ -66,7 +66,7 @@ class Looked:
         return self.maps[len(known) - 1 - known[::-1].index(word.lower())]
 
 
-def seen(network: torch.nn.Module, read: Callable[[], Any]) -> Tensor:
+def cross_attention(network: torch.nn.Module, read: Callable[[], Any]) -> Tensor:
     """Weights of all cross-attention in a pass, (L, n, H, T, S), in the order of the layers.
 
     Args:
@@ -130,7 +130,7 @@ def grid(states: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def looked(model: Model, picture: Any, text: str) -> Looked:
+def attention_map(model: Model, picture: Any, text: str) -> AttentionMap:
     """Where a model looks for each word of a text about a picture.
 
     A model with an encoder reads the text, as it reads questions. One that only writes captions is
@@ -152,7 +152,7 @@ def looked(model: Model, picture: Any, text: str) -> Looked:
         )
     shown = processor.fit(decode(picture))  # (h, w, 3)
     tokenizer, known = tokenizer_of(model), model.config.text
-    words = Words.of(tokenizer, known.context)
+    words = BlipWords.of(tokenizer, known.context)
     rows = words.read([text])
     device = next(network.parameters()).device
     pixels = processor.normalise(torch.from_numpy(shown.copy())[None]).to(device)
@@ -162,17 +162,19 @@ def looked(model: Model, picture: Any, text: str) -> Looked:
         memory = network.memory(pixels)
         if network.encoder is not None:
             ids, first = torch.tensor(rows, device=device), len(words.before)
-            weights = seen(network.encoder, lambda: network.read(ids, None, memory))
+            weights = cross_attention(network.encoder, lambda: network.read(ids, None, memory))
         else:
             written = [known.bos_id, *words.plain([text])[0].tolist()]
             ids, first = torch.tensor([written], device=device), 0
-            weights = seen(network.decoder, lambda: network.caption_states(ids, None, memory))
+            weights = cross_attention(
+                network.decoder, lambda: network.caption_states(ids, None, memory)
+            )
     finally:
         network.train(training)
     shares, whole = over_places(weights, shown.shape[:2])
     names, parts = _words(tokenizer.plain, text)
     places = [[first + place for place in part] for part in parts]
-    return Looked(
+    return AttentionMap(
         picture=shown,
         text=text,
         words=tuple(names),
@@ -201,7 +203,7 @@ def heat(picture: np.ndarray, shares: np.ndarray, side: int = CELL) -> np.ndarra
 
 
 def attention_sheet(
-    found: Sequence[tuple[Looked, Sequence[str]]], path: str | Path, *, cell: int = CELL
+    found: Sequence[tuple[AttentionMap, Sequence[str]]], path: str | Path, *, cell: int = CELL
 ) -> Path:
     """Writes a PNG: a row for each text, the picture and then the map of each of the given words.
 

@@ -76,7 +76,7 @@ SPARE = 4  # candidates beyond k, of which the nearest are found again without r
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class NearestNeighbours:
     """The nearest training rows of each row, nearest first.
 
     Attributes:
@@ -89,7 +89,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class Copying:
+class Memorization:
     """How near made pictures are to training, beside held-out real ones.
 
     Attributes:
@@ -106,7 +106,7 @@ class Copying:
     suspects: float
 
 
-def nearest(rows: Tensor, training: Tensor, count: int = 1) -> Neighbours:
+def nearest(rows: Tensor, training: Tensor, count: int = 1) -> NearestNeighbours:
     """The `count` nearest of training (M, F) for each of (N, F); pictures may be given whole.
 
     Raises:
@@ -128,10 +128,10 @@ def nearest(rows: Tensor, training: Tensor, count: int = 1) -> Neighbours:
         exact, order = apart.sort(dim=1, stable=True)
         places.append(found.gather(1, order)[:, :count])
         distances.append(exact[:, :count])
-    return Neighbours(torch.cat(places), torch.cat(distances))
+    return NearestNeighbours(torch.cat(places), torch.cat(distances))
 
 
-def copying(made: Neighbours, held: Neighbours) -> Copying:
+def memorization(made: NearestNeighbours, held: NearestNeighbours) -> Memorization:
     """Compares the nearest distances of made pictures with those of held-out real ones.
 
     Raises:
@@ -145,7 +145,7 @@ def copying(made: Neighbours, held: Neighbours) -> Copying:
     above = len(ordered) - torch.searchsorted(ordered, one, right=True)
     above_or_same = len(ordered) - torch.searchsorted(ordered, one)
     nearer = (above + above_or_same).double().mean() / (2 * len(ordered))
-    return Copying(
+    return Memorization(
         made=float(one.median()),
         held=float(other.median()),
         nearer=float(nearer),
@@ -235,7 +235,7 @@ def frechet_distance(one: Moments, other: Moments) -> float:
 
 
 @dataclass(frozen=True)
-class KernelDistance:
+class KID:
     """A kernel distance.
 
     Attributes:
@@ -251,9 +251,7 @@ class KernelDistance:
     size: int
 
 
-def kernel_distance(
-    real: Tensor, made: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0
-) -> KernelDistance:
+def kid(real: Tensor, made: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 0) -> KID:
     """KID between (N, F) and (M, F), by subsets of both.
 
     Args:
@@ -278,7 +276,7 @@ def kernel_distance(
             for _ in range(subsets)
         ]
     )
-    return KernelDistance(float(values.mean()), float(values.std(correction=0)), subsets, size)
+    return KID(float(values.mean()), float(values.std(correction=0)), subsets, size)
 
 
 def discrepancy(one: Tensor, other: Tensor) -> Tensor:
@@ -316,7 +314,7 @@ def _own(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Manifold:
+class PRDC:
     """Shares, of which only density may be above 1; `nearest` is k."""
 
     precision: float
@@ -326,7 +324,7 @@ class Manifold:
     nearest: int
 
 
-def precision_recall(real: Tensor, made: Tensor, *, nearest: int = 3) -> Manifold:
+def prdc(real: Tensor, made: Tensor, *, nearest: int = 3) -> PRDC:
     """Of features (N, F) and (M, F), some distances at a time.
 
     Raises:
@@ -351,7 +349,7 @@ def precision_recall(real: Tensor, made: Tensor, *, nearest: int = 3) -> Manifol
         held += int(holds.sum())
         covered |= holds.any(0)
         found |= (away <= made_reach[rows, None]).any(0)
-    return Manifold(
+    return PRDC(
         precision=inside / len(b),
         recall=float(found.double().mean()),
         density=held / (nearest * len(b)),
@@ -409,8 +407,8 @@ def beside_real(
     """
     seen, said = judge.read(drawn)
     known, _ = judge.read(real)
-    distance = kernel_distance(known, seen)
-    manifold = precision_recall(known[:MOST], seen[:MOST])
+    distance = kid(known, seen)
+    manifold = prdc(known[:MOST], seen[:MOST])
     values = {
         "fid": frechet_distance(Moments.of(seen), Moments.of(known)),
         "kid": distance.mean,
@@ -434,7 +432,7 @@ def beside_real(
 
 def beside_training(
     drawn: Tensor, held: Tensor, training: Tensor, *, count: int = 5
-) -> tuple[dict[str, float], Neighbours]:
+) -> tuple[dict[str, float], NearestNeighbours]:
     """How near drawn signals are to training, beside held-out ones; and their neighbours.
 
     Returns:
@@ -443,7 +441,7 @@ def beside_training(
         `suspects` (the share nearer than all but 1 % of held-out ones; 0.01 where alike).
     """
     found = nearest(drawn, training, count)
-    told = copying(found, nearest(held, training))
+    told = memorization(found, nearest(held, training))
     return {
         "nearest": told.made,
         "nearest_held_out": told.held,
@@ -464,7 +462,7 @@ SCALE = 2.5
 
 
 class Compares(Protocol):
-    """What makes vectors of length 1 of pictures and of texts, as `tasks.PictureEngine` does."""
+    """What makes vectors of length 1 of pictures and of texts, as `tasks.ImageEngine` does."""
 
     @property
     def name(self) -> str: ...
@@ -498,7 +496,7 @@ def clip_score(clip: Compares, pictures: Iterable[Any], texts: Sequence[str]) ->
     """The score of each picture with its own text.
 
     Args:
-        clip: such as `tasks.images.engine.PictureEngine`.
+        clip: such as `tasks.images.engine.ImageEngine`.
         pictures: paths, bytes, arrays (H, W, 3) uint8 or Pillow's images.
 
     Raises:

@@ -28,7 +28,7 @@ _PERIOD = re.compile(r"\.(?!\d)")  # not that of 3.5
 _MARKS = re.compile(r"[^\w\s.:$%&*~^|#]|_")  # what the published script keeps is kept
 
 
-def plain(answer: str) -> str:
+def normalise_answer(answer: str) -> str:
     """An answer in the form that is compared.
 
     >>> plain("The  two red-ish T-shirts.")
@@ -46,7 +46,7 @@ def answer_kind(answers: list[str] | tuple[str, ...]) -> str:
 
     The kind that most of them are of; the first of equals.
     """
-    kinds = [_kind(plain(answer)) for answer in answers]
+    kinds = [_kind(normalise_answer(answer)) for answer in answers]
     return max(kinds, key=kinds.count, default="other")
 
 
@@ -62,7 +62,7 @@ ENOUGH = 3  # people who make an answer wholly right
 Answers = str | Sequence[str]
 
 
-class Blind:
+class QuestionOnlyBaseline:
     """Answers that can be given without looking, learnt from questions and their answers.
 
     To a question that training asked, the most common of its answers; to another, that of the
@@ -80,7 +80,7 @@ class Blind:
         self.all: Counter[str] = Counter()
         self.by: dict[tuple[str, ...], Counter[str]] = {}  # of the whole question, and its starts
         for question, given in asked:
-            said = [plain(answer) for answer in _listed(given)]
+            said = [normalise_answer(answer) for answer in _listed(given)]
             self.all.update(said)
             for start in _starts(question):
                 self.by.setdefault(start, Counter()).update(said)
@@ -99,13 +99,13 @@ class Blind:
         return max(found, key=lambda answer: (found[answer], self.all[answer]))
 
 
-def asked(
+def vqa_accuracy(
     predicted: Sequence[str],
     actual: Sequence[Answers],
     kinds: Sequence[str] = (),
     *,
     questions: Sequence[str] = (),
-    blind: Blind | None = None,
+    blind: QuestionOnlyBaseline | None = None,
     pictures: Sequence[int] | None = None,
     resamples: int = 1000,
     seed: int = 0,
@@ -128,7 +128,10 @@ def asked(
             is no text.
     """
     rows = check_lengths(predicted, actual, "questions")
-    truth = [[plain(answer) for answer in _checked(given, row)] for row, given in enumerate(actual)]
+    truth = [
+        [normalise_answer(answer) for answer in _checked(given, row)]
+        for row, given in enumerate(actual)
+    ]
     for row, answer in enumerate(predicted):
         if not isinstance(answer, str):
             raise BedstoneError(f"predicted, row {row}: {answer!r} is no text.")
@@ -138,7 +141,7 @@ def asked(
             raise BedstoneError(f"{name}: there are {len(listed):,} for {rows:,} questions.")
     told = [kind or answer_kind(truth[row]) for row, kind in enumerate(kinds or [""] * rows)]
     sorts = sorted(set(told))
-    who = {"accuracy": [plain(answer) for answer in predicted]}
+    who = {"accuracy": [normalise_answer(answer) for answer in predicted]}
     if blind is not None:  # before accuracy, which intervals of a kind are given for
         guesses = [blind.guess(question) for question in questions]
         who = {"majority": [blind.majority] * rows, "blind": guesses, **who}
@@ -187,7 +190,10 @@ def agreement(said: str, right: Sequence[str]) -> float:
 
 def right_answer(said: str, right: Answers) -> bool:
     """Whether an answer is right at all: for marking it on a page."""
-    return agreement(plain(said), [plain(answer) for answer in _listed(right)]) > 0.5
+    return (
+        agreement(normalise_answer(said), [normalise_answer(answer) for answer in _listed(right)])
+        > 0.5
+    )
 
 
 def _scores(said: list[str], truth: list[list[str]]) -> np.ndarray:
@@ -209,5 +215,5 @@ def _checked(given: Answers, row: int) -> Sequence[str]:
 
 def _starts(question: str) -> list[tuple[str, ...]]:
     """All its words, then all but the last, and so on to the first."""
-    words = tuple(plain(question).split())
+    words = tuple(normalise_answer(question).split())
     return [words[:length] for length in range(len(words), 0, -1)]

@@ -150,7 +150,7 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x.contiguous())
 
 
-class MapBlock(nn.Module):
+class UNetBlock(nn.Module):
     """skip(x) + conv(act(norm(conv(act(norm(x)))))), (B, C, H, W) to (B, outputs, H, W)."""
 
     def __init__(self, inputs: int, outputs: int, groups: int, activation: Activation) -> None:
@@ -168,7 +168,7 @@ class MapBlock(nn.Module):
         return self.skip(x) + inner
 
 
-class MapAttention(nn.Module):
+class UNetAttention(nn.Module):
     """x + attention of every place to all places, with one head."""
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -189,9 +189,9 @@ class Middle(nn.Module):
         self, channels: int, groups: int, activation: Activation, *, attends: bool
     ) -> None:
         super().__init__()
-        self.first = MapBlock(channels, channels, groups, activation)
-        self.attention = MapAttention(channels, groups) if attends else nn.Identity()
-        self.last = MapBlock(channels, channels, groups, activation)
+        self.first = UNetBlock(channels, channels, groups, activation)
+        self.attention = UNetAttention(channels, groups) if attends else nn.Identity()
+        self.last = UNetBlock(channels, channels, groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.attention(self.first(x)))
@@ -244,7 +244,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, Conv3d)
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class FineBlock(nn.Module):
+class FullResolutionBlock(nn.Module):
     """x + two convolutions of it, which are nothing at first; (B, W, *S) to the same."""
 
     def __init__(self, dimensions: int, width: int) -> None:
@@ -257,25 +257,25 @@ class FineBlock(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(x))))
 
 
-class FineIn(nn.Module):
+class FullResolutionIn(nn.Module):
     """Signals (B, C, *S) to what patches are made of, (B, W, *S)."""
 
     def __init__(self, dimensions: int, channels: int, width: int) -> None:
         super().__init__()
         self.embed = CONVOLUTIONS[dimensions - 1](channels, width, 3, padding=1)
-        self.block = FineBlock(dimensions, width)
+        self.block = FullResolutionBlock(dimensions, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.embed.weight.dtype, memory_format=_format(x))
         return self.block(self.embed(x))
 
 
-class FineOut(nn.Module):
+class FullResolutionOut(nn.Module):
     """What is said of each sample (B, W, *S), with what went in, to (B, C, *S)."""
 
     def __init__(self, dimensions: int, width: int, channels: int) -> None:
         super().__init__()
-        self.block = FineBlock(dimensions, width)
+        self.block = FullResolutionBlock(dimensions, width)
         self.out = CONVOLUTIONS[dimensions - 1](width, channels, 3, padding=1)
 
     def forward(self, x: Tensor, went_in: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from bedstone.diffusion.process import Discrete, Process, along, noised
-from bedstone.diffusion.targets import Noise, Target
+from bedstone.diffusion.process import Discrete, Process, add_noise, interpolate
+from bedstone.diffusion.targets import EpsilonPrediction, Target
 from bedstone.errors import BedstoneError, nearest
 
 # Of the SNR (B,) at which a row is noised: the weight of the error of its clean signal.
@@ -103,7 +103,7 @@ class Denoising:
             if value not in known:
                 raise BedstoneError(f"{name}: {value!r} is unknown{nearest(str(value), known)}.")
         ends = getattr(self.process, "zero_terminal_snr", False)
-        if ends and isinstance(self.target, Noise):
+        if ends and isinstance(self.target, EpsilonPrediction):
             raise BedstoneError(
                 "target: epsilon says nothing of the signal at a step without any "
                 "(zero_terminal_snr). Take v_prediction or sample."
@@ -122,7 +122,7 @@ class Denoising:
             BedstoneError: the network gives other sizes or channels than the signals have.
         """
         x0, process = batch.signals, self.process
-        x = along(process.scale_in(t), x0) * noised(process, x0, eps, t)
+        x = interpolate(process.scale_in(t), x0) * add_noise(process, x0, eps, t)
         out = network(x, process.told(t), **batch.conditions(network))
         channels = x0.shape[1]
         if out.shape[2:] != x0.shape[2:] or out.shape[1] not in (channels, 2 * channels):

@@ -47,7 +47,7 @@ class Part(Protocol):
     def each(self) -> int: ...
 
 
-class Told(Protocol):
+class ImageTextScores(Protocol):
     """What is read of a batch; a part that there is none of is None."""
 
     @property
@@ -61,7 +61,7 @@ class Told(Protocol):
 
 
 @dataclass(frozen=True)
-class Telling:
+class ImageTextLoss:
     """The objective: (network, batch) to the sum of losses and the number of target tokens.
 
     Tokens of captions and answers weigh one by one, so that padding, accumulation and the number
@@ -80,7 +80,7 @@ class Telling:
     match: float = 0.0
     smoothing: float = 0.0
 
-    def __call__(self, network: Any, batch: Told) -> tuple[Tensor, int]:
+    def __call__(self, network: Any, batch: ImageTextScores) -> tuple[Tensor, int]:
         memory = network.memory(batch.pixels)  # (P, S, D)
         loss = memory.new_zeros((), dtype=torch.float32)
         captions, answers, count = batch.captions, batch.answers, batch.target_count
@@ -199,7 +199,7 @@ def _smoothed(out: nn.Module, states: Tensor, targets: Tensor, share: float) -> 
 # Shapes: P pictures, n = m P texts, row i of picture i // m; U tokens.
 
 
-def sighted_loss(network: Any, batch: Told) -> tuple[Tensor, int]:
+def flamingo_loss(network: Any, batch: ImageTextScores) -> tuple[Tensor, int]:
     """(network, batch) to the sum of losses of all tokens to be said, and their number.
 
     A picture is read once for all its texts; prompts are read and not asked for.

@@ -95,15 +95,15 @@ def masked_scores(
             for states, targets in zip(
                 words.prepare(hidden).split(CHUNK), batch.targets.split(CHUNK), strict=True
             ):
-                loss, right = _told(words.out(states), targets)
+                loss, right = _report(words.out(states), targets)
                 total = total.plus(loss, len(targets), right, 0.0, 0, 0)
             if pairs is not None and batch.pairs is not None:
                 real = batch.pairs != IGNORED
-                loss, right = _told(pairs(first)[real], batch.pairs[real])
+                loss, right = _report(pairs(first)[real], batch.pairs[real])
                 total = total.plus(0.0, 0, 0, loss, int(real.sum()), right)
     return total
 
 
-def _told(logits: Tensor, targets: Tensor) -> tuple[float, int]:
+def _report(logits: Tensor, targets: Tensor) -> tuple[float, int]:
     loss = F.cross_entropy(logits.float(), targets, reduction="sum")
     return loss.item(), int((logits.argmax(-1) == targets).sum())

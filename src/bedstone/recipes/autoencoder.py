@@ -13,12 +13,12 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
-from bedstone.data.dataset import PicturesConfig
+from bedstone.data.dataset import ImagesConfig
 from bedstone.data.images.plain import (
     PixelBatches,
     PlainReader,
     PlainRows,
-    open_plain,
+    open_plain_images,
     plain_scenes,
 )
 from bedstone.data.images.processor import ImageProcessor, plain_processor
@@ -31,11 +31,11 @@ from bedstone.models.autoencoder import network as discrete_autoencoder
 from bedstone.models.autoencoder import network as patchgan
 from bedstone.models.autoencoder.network import AutoencoderConfig, DiscreteConfig
 from bedstone.objectives.reconstruction import Adversary, Perceptual, Reconstruction
-from bedstone.recipes.base import PicturesSchedule
+from bedstone.recipes.base import ImagesSchedule
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.settings import at_least, from_mapping
 from bedstone.train.data import (
-    MOST_SCENES,
+    MAX_SCENES,
     augment_of,
     held_out,
     learnt_pictures,
@@ -44,7 +44,7 @@ from bedstone.train.data import (
 )
 from bedstone.train.loop import Done
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import Course, Finished, RunRecipe, train
+from bedstone.train.run import RunPlan, RunRecipe, RunResult, train
 from bedstone.train.schedule import build_schedule, parse_budget
 from bedstone.train.start import initial_model, weight_counts
 
@@ -116,7 +116,7 @@ class AutoencoderRecipe(RunRecipe):
     budget: str = "2000 steps"
     init: str = ""
     model: dict[str, Any] = field(default_factory=lambda: {"layout": "autoencoder_kl"})
-    data: PicturesConfig = field(default_factory=PicturesConfig)
+    data: ImagesConfig = field(default_factory=ImagesConfig)
     augment: dict[str, Any] = field(default_factory=dict)
     pixel: str = "l1"
     kl: float = 1e-6
@@ -125,7 +125,7 @@ class AutoencoderRecipe(RunRecipe):
     batch_size: int = 32
     evaluate_pictures: int = 128
     optim: AutoencoderOptim = field(default_factory=AutoencoderOptim)
-    schedule: PicturesSchedule = field(default_factory=PicturesSchedule)
+    schedule: ImagesSchedule = field(default_factory=ImagesSchedule)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -261,12 +261,12 @@ HELD = 1000  # scenes with held-out combinations
 
 def run_autoencoder(
     recipe: AutoencoderRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     augment_of(recipe, (1, 1))
-    course, scorer = autoencoder_course(recipe, run, precision, checkpoint, quiet)
+    course, scorer = autoencoder_method(recipe, run, precision, checkpoint, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
         write_json(run / "evaluation.json", finished.done.metrics)
@@ -274,13 +274,13 @@ def run_autoencoder(
     return finished
 
 
-def autoencoder_course(
+def autoencoder_method(
     recipe: AutoencoderRecipe,
     run: Path,
     precision: Precision,
     checkpoint: Checkpoint | None,
     quiet: bool,
-) -> tuple[Course, AutoencoderScorer]:
+) -> tuple[RunPlan, AutoencoderScorer]:
     """What is learnt, and what it is measured by.
 
     Raises:
@@ -315,7 +315,7 @@ def autoencoder_course(
         with without_judge(model.network):
             return model.save(run / "model")
 
-    course = Course(
+    course = RunPlan(
         model=model,
         batches=batches,
         objective=objective,
@@ -342,7 +342,7 @@ def _rows(recipe: AutoencoderRecipe, processor: ImageProcessor) -> tuple[PlainRo
     data, seed = recipe.data, recipe.seed
     if data.source == SCENES:
         size = max(processor.size)
-        count = data.most_rows or MOST_SCENES
+        count = data.most_rows or MAX_SCENES
         train = plain_scenes(count, seed=seed, size=size, objects=data.things)
         held = plain_scenes(
             recipe.evaluate_pictures or HELD, split="validation", size=size, objects=data.things
@@ -351,7 +351,7 @@ def _rows(recipe: AutoencoderRecipe, processor: ImageProcessor) -> tuple[PlainRo
 
     def opened(name: str) -> PlainRows:
         reader = PlainReader(data.columns)
-        return open_plain(name, reader, split=data.split, most_broken=data.most_broken)
+        return open_plain_images(name, reader, split=data.split, most_broken=data.most_broken)
 
     train, held = held_out(recipe, opened)
     return train, held.take(recipe.evaluate_pictures, seed)

@@ -74,7 +74,7 @@ class PretrainRecipe(RunRecipe):
 
 
 @dataclass
-class PicturesOptim(OptimConfig):
+class ImagesOptim(OptimConfig):
     """`OptimConfig` with CLIP's second beta and decay for small networks."""
 
     kind: str = "adamw"
@@ -85,7 +85,7 @@ class PicturesOptim(OptimConfig):
 
 
 @dataclass
-class PicturesSchedule(ScheduleConfig):
+class ImagesSchedule(ScheduleConfig):
     """`ScheduleConfig` that falls by a cosine from the warm-up on."""
 
     warmup: float = 0.03

@@ -14,13 +14,13 @@ from bedstone.objectives.tokens import next_token_loss
 from bedstone.recipes.base import Fresh, PretrainRecipe, TextData, layout_of, plan, pretrain_model
 from bedstone.recipes.masked_lm import masked_course
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
-from bedstone.train.run import Course, Finished, train
+from bedstone.train.run import RunPlan, RunResult, train
 from bedstone.train.schedule import build_schedule, parse_budget
 
 
 def run_text(
     recipe: PretrainRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
@@ -35,13 +35,13 @@ def _course(
     precision: Precision,
     checkpoint: Checkpoint | None,
     quiet: bool,
-) -> Course:
+) -> RunPlan:
     """Predicting the next token of text."""
     text = TextData.open(recipe, run, quiet=quiet)
     seed_everything(recipe.seed)
     model = pretrain_model(recipe, text.tokenizer, checkpoint, Fresh(GPTConfig, build))
     model.network.to(precision.device)
-    return Course(
+    return RunPlan(
         model=model,
         batches=text.batches,
         objective=next_token_loss,

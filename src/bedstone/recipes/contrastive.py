@@ -12,25 +12,25 @@ from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.fields import PairRows, PairsConfig, reader_of
-from bedstone.data.images.contrastive import PairBatches, PairTexts, encoder_of
-from bedstone.data.images.processor import ImageProcessor, usual_processor
+from bedstone.data.fields import PairDataset, PairsConfig, reader_of
+from bedstone.data.images.contrastive import ContrastiveBatches, ContrastiveTexts, encoder_of
+from bedstone.data.images.processor import ImageProcessor, default_processor
 from bedstone.data.open import open_pairs
 from bedstone.data.scenes.datasets import NAME as SCENES
-from bedstone.data.scenes.datasets import measured_scenes, scene_pairs
+from bedstone.data.scenes.datasets import heldout_scene_pairs, scene_pairs
 from bedstone.data.text.packing import Encode
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_clip
 from bedstone.errors import BedstoneError, nearest
-from bedstone.evaluate.contrastive import PairScorer
+from bedstone.evaluate.contrastive import ContrastiveScorer
 from bedstone.files import write_json
 from bedstone.models.clip.network import CLIPConfig, build, clip_config
 from bedstone.objectives.contrastive import Contrastive, patches_of, refuse_batch_norm
-from bedstone.recipes.base import PicturesOptim, PicturesSchedule
+from bedstone.recipes.base import ImagesOptim, ImagesSchedule
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.settings import at_least, check_shares
 from bedstone.train.data import (
-    MOST_SCENES,
+    MAX_SCENES,
     augment_of,
     held_out,
     image_side,
@@ -39,7 +39,7 @@ from bedstone.train.data import (
     record_of,
 )
 from bedstone.train.logs import ProgressBar
-from bedstone.train.run import Course, Finished, RunRecipe, train
+from bedstone.train.run import RunPlan, RunRecipe, RunResult, train
 from bedstone.train.schedule import build_schedule, parse_budget
 from bedstone.train.start import freeze, initial_model, weight_counts
 
@@ -89,8 +89,8 @@ class ContrastiveRecipe(RunRecipe):
     patch_dropout: float = 0.0
     hard_negatives: int = 0
     evaluate_pairs: int = 2000
-    optim: PicturesOptim = field(default_factory=PicturesOptim)
-    schedule: PicturesSchedule = field(default_factory=PicturesSchedule)
+    optim: ImagesOptim = field(default_factory=ImagesOptim)
+    schedule: ImagesSchedule = field(default_factory=ImagesSchedule)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,17 +114,17 @@ class ContrastiveRecipe(RunRecipe):
 
 
 @dataclass
-class PairSplits:
+class ContrastiveSplits:
     """Pairs to learn from, pairs held out, and what an artefact says of them."""
 
-    train: PairRows
-    held: PairRows
+    train: PairDataset
+    held: PairDataset
     record: dict[str, Any]
 
     @classmethod
     def open(
         cls, recipe: ContrastiveRecipe, run: Path | None, *, quiet: bool = False
-    ) -> "PairSplits":
+    ) -> "ContrastiveSplits":
         """Reads or draws them.
 
         Raises:
@@ -135,14 +135,14 @@ class PairSplits:
         if data.source == SCENES:
             with ProgressBar("drawing scenes", quiet=quiet) as bar:
                 train = scene_pairs(
-                    data.most_rows or MOST_SCENES,
+                    data.most_rows or MAX_SCENES,
                     seed=recipe.seed,
                     size=size,
                     objects=data.things,
                     wrong=recipe.hard_negatives > 0,
                     told=bar.update,
                 )
-            held = measured_scenes("validation", size=size)
+            held = heldout_scene_pairs("validation", size=size)
         else:
             train, held = held_out(recipe, partial(_opened, data))
         # What zero-shot accuracy is asked of are the classes of both.
@@ -152,7 +152,7 @@ class PairSplits:
         return cls(train, held, record_of(recipe, train, run))
 
 
-def pair_tokenizer(recipe: ContrastiveRecipe, rows: PairRows, run: Path) -> Tokenizer:
+def contrastive_tokenizer(recipe: ContrastiveRecipe, rows: PairDataset, run: Path) -> Tokenizer:
     """The run's own if it has one; else the one named, an initial model's, or a new one.
 
     Raises:
@@ -182,17 +182,17 @@ def known_tokenizer(recipe: ContrastiveRecipe) -> Tokenizer | None:
     return Tokenizer.load(resolve(begun)) if begun else None
 
 
-def pair_batches(
+def contrastive_batches(
     recipe: ContrastiveRecipe,
-    rows: PairRows,
+    rows: PairDataset,
     processor: ImageProcessor,
     encode: Encode,
     quiet: bool,
-) -> PairBatches:
+) -> ContrastiveBatches:
     """The endless stream that a run learns from."""
-    return PairBatches(
+    return ContrastiveBatches(
         learnt_pictures(recipe, rows, processor, quiet),
-        PairTexts(rows, encode),
+        ContrastiveTexts(rows, encode),
         recipe.batch_size,
         processor.normalise,
         augment=augment_of(recipe, processor.size),
@@ -202,14 +202,14 @@ def pair_batches(
     )
 
 
-def _opened(data: PairsConfig, name: str) -> PairRows:
+def _opened(data: PairsConfig, name: str) -> PairDataset:
     return open_pairs(name, reader_of(data), split=data.split, most_broken=data.most_broken)
 
 
 # The network that a run on pairs begins with: towers fresh or from other models, some frozen.
 
 
-def pair_model(
+def contrastive_model(
     recipe: ContrastiveRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint | None
 ) -> Model:
     """The checkpoint's, the initial one, or a new one, in fp32; frozen as the recipe says.
@@ -226,7 +226,7 @@ def pair_model(
         model = _fresh(recipe, tokenizer)
     model.tokenizer, model.record = tokenizer, {}
     if model.processor is None:
-        model.processor = usual_processor(model.config)
+        model.processor = default_processor(model.config)
     if recipe.freeze:
         freeze(getattr(model.network, recipe.freeze))
     return model
@@ -287,14 +287,14 @@ def _take(network: nn.Module, tower: nn.Module, name: str, path: str) -> None:
 # Learning from pairs of pictures and texts: CLIP, SigLIP, CLIP with a CNN.
 
 
-def run_pairs(
+def run_contrastive(
     recipe: ContrastiveRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     augment_of(recipe, (1, 1))
-    course, scorer = pair_course(recipe, run, precision, checkpoint, quiet)
+    course, scorer = contrastive_course(recipe, run, precision, checkpoint, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
         record = {name: found.record() for name, found in scorer.figures().items()}
@@ -304,22 +304,22 @@ def run_pairs(
     return finished
 
 
-def pair_course(
+def contrastive_course(
     recipe: ContrastiveRecipe,
     run: Path,
     precision: Precision,
     checkpoint: Checkpoint | None,
     quiet: bool,
-) -> tuple[Course, PairScorer]:
+) -> tuple[RunPlan, ContrastiveScorer]:
     """What is learnt, and what it is measured by.
 
     Raises:
         BedstoneError: the recipe, the data or a model it begins with can't do it.
     """
-    splits = PairSplits.open(recipe, run, quiet=quiet)
-    tokenizer = pair_tokenizer(recipe, splits.train, run)
+    splits = ContrastiveSplits.open(recipe, run, quiet=quiet)
+    tokenizer = contrastive_tokenizer(recipe, splits.train, run)
     seed_everything(recipe.seed)
-    model = pair_model(recipe, tokenizer, checkpoint)
+    model = contrastive_model(recipe, tokenizer, checkpoint)
     objective = objective_of(recipe, model.config)
     if recipe.patch_dropout:
         patches_of(model.network)
@@ -329,12 +329,12 @@ def pair_course(
     encode = encoder_of(tokenizer, model.config)
     processor = model.processor
     assert processor is not None
-    batches = pair_batches(recipe, splits.train, processor, encode, quiet)
+    batches = contrastive_batches(recipe, splits.train, processor, encode, quiet)
     held = pictures_of(splits.held, processor, recipe.data, "reading held-out pictures", quiet)
-    scorer = PairScorer(
+    scorer = ContrastiveScorer(
         model,
         held,
-        PairTexts(splits.held, encode),
+        ContrastiveTexts(splits.held, encode),
         precision,
         objective.kind,
         min(recipe.batch_size, len(held.readable)),
@@ -342,7 +342,7 @@ def pair_course(
     count, learning = weight_counts(model)
     kept = "in memory" if batches.pictures.kept else "decoded as they are read"
     record = {**splits.record, "tokenizer": tokenizer.fingerprint()}
-    course = Course(
+    course = RunPlan(
         model=model,
         batches=batches,
         objective=objective,

@@ -10,7 +10,7 @@ import torch
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel, SignalForm, text_part
+from bedstone.checkpoints.pipeline import DiffusionPipeline, SignalSpec, text_part
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.data.signals.batches import SignalBatches, SignalTexts, texts_of
 from bedstone.data.signals.open import open_signals, spectrogram_of
@@ -23,7 +23,7 @@ from bedstone.diffusion.samplers import METHODS
 from bedstone.diffusion.targets import Target, target
 from bedstone.diffusion.times import times
 from bedstone.errors import BedstoneError, nearest
-from bedstone.evaluate.generative import DrawingScorer
+from bedstone.evaluate.generative import GenerativeScorer
 from bedstone.models.bert import network as bert
 from bedstone.models.bert.network import BertConfig
 from bedstone.models.dit.network import Conditioned, DiTConfig, build
@@ -34,7 +34,7 @@ from bedstone.settings import at_least, check_shares, from_mapping
 from bedstone.train.averaging import steady
 from bedstone.train.logs import ProgressBar
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import Course, Finished, RunRecipe, check_unchanged, train
+from bedstone.train.run import RunPlan, RunRecipe, RunResult, check_unchanged, train
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 
 PROCESS_NAMES = ("discrete", "flow", "edm")
@@ -213,7 +213,7 @@ def opened(recipe: DiffusionRecipe, quiet: bool) -> tuple[Signals, Signals]:
         return open_signals(recipe, bar.update)
 
 
-def drawing_tokenizer(
+def diffusion_tokenizer(
     recipe: DiffusionRecipe, learnt: Signals, reader: Model | None, run: Path
 ) -> Tokenizer | None:
     """The run's own if it has one; else the reader's, the one named, or a new one.
@@ -386,7 +386,7 @@ def process_of(recipe: DiffusionRecipe) -> tuple[Process, Target]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Begun:
+class Start:
     """The models that a run begins with.
 
     Attributes:
@@ -395,12 +395,12 @@ class Begun:
         autoencoder: whose latents are drawn.
     """
 
-    model: DrawingModel | None = None
+    model: DiffusionPipeline | None = None
     reader: Model | None = None
     autoencoder: Model | None = None
 
 
-def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
+def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Start:
     """Opens what a run begins with: its checkpoint, `init`, or the parts that the recipe names.
 
     Raises:
@@ -408,10 +408,10 @@ def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
     """
     if checkpoint is None and not recipe.init:
         _check_guided(recipe)
-        return Begun(None, named_reader(recipe), named_autoencoder(recipe))
+        return Start(None, named_reader(recipe), named_autoencoder(recipe))
     path = checkpoint.path if checkpoint is not None else recipe.init
     model = open_model(path, dtype=torch.float32)
-    if not isinstance(model, DrawingModel):
+    if not isinstance(model, DiffusionPipeline):
         raise BedstoneError(
             f"init: {path} is a {model.config.layout}, which draws nothing. Name a run that draws, "
             "or a published DiT pipeline."
@@ -423,12 +423,12 @@ def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Begun:
     # As the recipe says them, to the last bit; a file rounds, or says the steps of a schedule.
     model.process, model.target = said
     model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
-    return Begun(model, model.reader, model.autoencoder)
+    return Start(model, model.reader, model.autoencoder)
 
 
-def drawing_model(
-    recipe: DiffusionRecipe, learnt: Signals, tokenizer: Tokenizer | None, begun: Begun
-) -> DrawingModel:
+def diffusion_model(
+    recipe: DiffusionRecipe, learnt: Signals, tokenizer: Tokenizer | None, begun: Start
+) -> DiffusionPipeline:
     """The model that a run begins with, or a new one; in fp32.
 
     Args:
@@ -443,7 +443,7 @@ def drawing_model(
         return begun.model
     process, wanted = process_of(recipe)
     reader = begun.reader
-    signal = SignalForm(
+    signal = SignalSpec(
         kind=recipe.kind,
         shape=learnt.shape,
         condition=recipe.condition,
@@ -461,7 +461,7 @@ def drawing_model(
     config = _config(recipe, signal, reader, begun.autoencoder)
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(build(config), text, frozen=signal.frozen)
-    return DrawingModel(
+    return DiffusionPipeline(
         network,
         tokenizer,
         process=process,
@@ -496,7 +496,7 @@ def _check_guided(recipe: DiffusionRecipe) -> None:
         )
 
 
-def _check_init(recipe: DiffusionRecipe, model: DrawingModel) -> None:
+def _check_init(recipe: DiffusionRecipe, model: DiffusionPipeline) -> None:
     """Raises BedstoneError where a recipe says something else than the model it begins with."""
     given = {
         "model": recipe.model,
@@ -510,16 +510,16 @@ def _check_init(recipe: DiffusionRecipe, model: DrawingModel) -> None:
         check_flip(recipe)
 
 
-def _check_process(model: DrawingModel, process: Process, aim: Target, name: str) -> None:
+def _check_process(model: DiffusionPipeline, process: Process, aim: Target, name: str) -> None:
     """Raises BedstoneError where a recipe says other noise than the model has learnt of."""
-    if not _alike(process, model.process) or aim.name != model.target.name:
+    if not _same_process(process, model.process) or aim.name != model.target.name:
         raise BedstoneError(
             f"process: {name} learnt {model.target.name} of {model.process}; the recipe says "
             f"{aim.name} of {process}. Say process and target as the model has them."
         )
 
 
-def _alike(one: Process, other: Process) -> bool:
+def _same_process(one: Process, other: Process) -> bool:
     """Whether noise is added alike, and a network told of it alike."""
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     pairs = ((one.log_snr(t), other.log_snr(t)), (one.told(t), other.told(t)))
@@ -535,7 +535,7 @@ def _sound(recipe: DiffusionRecipe) -> dict[str, Any]:
 
 
 def _config(
-    recipe: DiffusionRecipe, signal: SignalForm, reader: Model | None, autoencoder: Model | None
+    recipe: DiffusionRecipe, signal: SignalSpec, reader: Model | None, autoencoder: Model | None
 ) -> DiTConfig:
     """The denoiser's shape: what the recipe says, and what the data decides."""
     for name in DECIDED:
@@ -563,7 +563,7 @@ def _config(
 
 
 def _check_fits(
-    recipe: DiffusionRecipe, model: DrawingModel, learnt: Signals, sound: dict[str, Any]
+    recipe: DiffusionRecipe, model: DiffusionPipeline, learnt: Signals, sound: dict[str, Any]
 ) -> None:
     signal = model.signal
     names = learnt.names if recipe.condition == "class" else ()
@@ -586,7 +586,7 @@ def _check_fits(
 
 def run_diffusion(
     recipe: DiffusionRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)
@@ -598,15 +598,15 @@ def run_diffusion(
     record = {"source": recipe.data.source, **learnt.record()}
     if checkpoint is not None:
         check_unchanged(run, record)
-    tokenizer = drawing_tokenizer(recipe, learnt, begun.model or begun.reader, run)
-    model = drawing_model(recipe, learnt, tokenizer, begun)
+    tokenizer = diffusion_tokenizer(recipe, learnt, begun.model or begun.reader, run)
+    model = diffusion_model(recipe, learnt, tokenizer, begun)
     model.network.to(precision.device)
     if model.autoencoder is not None:
         learnt = latents_of(learnt, model.autoencoder, precision, quiet)
         held = latents_of(held, model.autoencoder, precision, quiet)
     prompts = model.prompts if recipe.condition == "text" else None
     texts = texts_of(learnt, prompts)
-    scorer = DrawingScorer(
+    scorer = GenerativeScorer(
         model,
         objective,
         held,
@@ -620,7 +620,7 @@ def run_diffusion(
     config = model.config
     cut = texts.cut if texts is not None else 0
     told = f"{cut:,} texts are longer than the network reads, and are cut\n" if cut else ""
-    course = Course(
+    course = RunPlan(
         model=model,
         batches=batches_of(recipe, learnt, texts),
         objective=objective,

@@ -13,48 +13,48 @@ from bedstone.checkpoints.adapters import adapt, load_adapter, save_adapter, wri
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.data.fields import ToldConfig, ToldRows
+from bedstone.data.fields import ImageTextConfig, ImageTextDataset
 from bedstone.data.images.image_text import (
-    GPTTexts,
-    ToldBatches,
-    ToldTexts,
-    Words,
-    as_told,
+    BlipWords,
+    FlamingoTexts,
+    ImageTextBatches,
+    ImageTexts,
+    as_image_text,
     gpt_words,
-    train_told,
+    train_image_text,
 )
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.scenes.datasets import NAME as SCENES
-from bedstone.data.scenes.datasets import measured_told_scenes, told_scenes
+from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.image_text import (
     IMAGE_TEXT_TASKS,
     MOST_MEASURED,
-    SightedScorer,
-    ToldScorer,
-    blind_of,
-    candidates_of,
+    BlipScorer,
+    FlamingoScorer,
+    answer_vocabulary,
+    majority_caption,
     opened,
-    usual_of,
+    question_only_baseline,
     with_parts,
 )
 from bedstone.files import write_json
 from bedstone.generation.settings import BeamSearch, published_beams
-from bedstone.models.blip.network import VLM, build_blip, vlm_config
-from bedstone.models.flamingo.network import SightedConfig, SightedGPT, build_flamingo
+from bedstone.models.blip.network import Blip, blip_config, build_blip
+from bedstone.models.flamingo.network import FlamingoConfig, FlamingoGPT, build_flamingo
 from bedstone.models.gpt.network import GPT
 from bedstone.models.heads import HeadConfig
-from bedstone.models.resnet.network import MapTower, ResNet
+from bedstone.models.resnet.network import ResNet, ResNetTokens
 from bedstone.models.vit.network import ViT, ViTConfig
 from bedstone.nn.lora import LoraConfig, fold
-from bedstone.objectives.image_text import Telling, sighted_loss
-from bedstone.recipes.base import PicturesOptim, PicturesSchedule
+from bedstone.objectives.image_text import ImageTextLoss, flamingo_loss
+from bedstone.recipes.base import ImagesOptim, ImagesSchedule
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.settings import at_least, check_shares, from_mapping
 from bedstone.train.data import (
-    MOST_SCENES,
+    MAX_SCENES,
     augment_of,
     held_out,
     image_side,
@@ -65,7 +65,7 @@ from bedstone.train.data import (
 )
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Done
-from bedstone.train.run import Course, Finished, RunRecipe, train
+from bedstone.train.run import RunPlan, RunRecipe, RunResult, train
 from bedstone.train.schedule import build_schedule, parse_budget
 from bedstone.train.start import freeze, initial_model, take_image, take_text, weight_counts
 
@@ -74,7 +74,7 @@ FROZEN = ("image", "text")
 
 
 @dataclass
-class ToldTokenizer(TokenizerConfig):
+class ImageTextTokenizer(TokenizerConfig):
     """`TokenizerConfig` of BERT's kind, as BLIP has it."""
 
     kind: str = "wordpiece"
@@ -82,7 +82,7 @@ class ToldTokenizer(TokenizerConfig):
 
 
 @dataclass
-class TellingWeights:
+class LossWeights:
     """How much each objective counts in a joint training; 0 leaves it out.
 
     Attributes:
@@ -106,7 +106,7 @@ class TellingWeights:
 
 
 @dataclass
-class ToldRecipe(RunRecipe):
+class ImageTextRecipe(RunRecipe):
     """Putting pictures into words: one network reads a picture and writes, or judges a text.
 
     Attributes, besides those of every run:
@@ -147,19 +147,19 @@ class ToldRecipe(RunRecipe):
     text_init: str = ""
     freeze: str = ""
     lora: dict[str, Any] = field(default_factory=dict)
-    data: ToldConfig = field(default_factory=ToldConfig)
+    data: ImageTextConfig = field(default_factory=ImageTextConfig)
     texts: int = 4
     augment: dict[str, Any] = field(default_factory=dict)
-    tokenizer: ToldTokenizer = field(default_factory=ToldTokenizer)
+    tokenizer: ImageTextTokenizer = field(default_factory=ImageTextTokenizer)
     batch_size: int = 64
-    weights: TellingWeights = field(default_factory=TellingWeights)
+    weights: LossWeights = field(default_factory=LossWeights)
     smoothing: float = 0.0
     evaluate_rows: int = 200
     beams: int = 1
     length_penalty: float = 1.0
     rank: bool = False
-    optim: PicturesOptim = field(default_factory=PicturesOptim)
-    schedule: PicturesSchedule = field(default_factory=PicturesSchedule)
+    optim: ImagesOptim = field(default_factory=ImagesOptim)
+    schedule: ImagesSchedule = field(default_factory=ImagesSchedule)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -208,7 +208,9 @@ class ToldRecipe(RunRecipe):
 SIZES = ("width", "layers", "heads", "hidden", "context", "norm_eps", "activation")
 
 
-def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint | None) -> Model:
+def image_text_model(
+    recipe: ImageTextRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint | None
+) -> Model:
     """The checkpoint's, the initial one, or a new one, in fp32; frozen or adapted as is said.
 
     Raises:
@@ -239,7 +241,7 @@ def told_model(recipe: ToldRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint 
     return model
 
 
-def keep_beams(model: Model, recipe: ToldRecipe) -> None:
+def keep_beams(model: Model, recipe: ImageTextRecipe) -> None:
     """Writes into a model how its texts are looked for.
 
     Raises:
@@ -251,7 +253,7 @@ def keep_beams(model: Model, recipe: ToldRecipe) -> None:
         model.generation = {**model.generation, **beams}
 
 
-def freeze_text(network: VLM) -> None:
+def freeze_text(network: Blip) -> None:
     """All of the text networks but their cross-attention keeps its weights."""
     for part in (network.encoder, network.decoder, network.head):
         if part is not None:
@@ -261,7 +263,7 @@ def freeze_text(network: VLM) -> None:
                     block.requires_grad_(True)
 
 
-def _initial(recipe: ToldRecipe) -> Model:
+def _initial(recipe: ImageTextRecipe) -> Model:
     hint = "A picture tower alone is named by image_init, a BERT by text_init."
     model = initial_model(recipe, LAYOUTS, "puts no pictures into words", hint)
     if model.config.head.kind != recipe.head:
@@ -274,7 +276,7 @@ def _initial(recipe: ToldRecipe) -> Model:
     return model
 
 
-def fitted(network: VLM, kind: str, *, seed: int) -> VLM:
+def fitted(network: Blip, kind: str, *, seed: int) -> Blip:
     """The same network for another head: what both have is taken over, the rest is fresh.
 
     An encoder that isn't there begins as the decoder, and a decoder as the encoder, as BLIP begins
@@ -291,7 +293,7 @@ def fitted(network: VLM, kind: str, *, seed: int) -> VLM:
     return made
 
 
-def _fresh(recipe: ToldRecipe, tokenizer: Tokenizer) -> Model:
+def _fresh(recipe: ImageTextRecipe, tokenizer: Tokenizer) -> Model:
     """New weights, those of parts that the recipe names taken over, their shapes too."""
     shape = {**recipe.model, "head": {"kind": recipe.head}}
     begun = {
@@ -303,7 +305,7 @@ def _fresh(recipe: ToldRecipe, tokenizer: Tokenizer) -> Model:
         shape["image"] = _tower_shape(tower_of(begun["image"].network, recipe.image_init))
     text = shape.get("text") or (_text_shape(begun["text"]) if "text" in begun else {})
     shape["text"] = {**_ends(tokenizer, text), **text}
-    network = build_blip(vlm_config(shape), seed=recipe.seed)
+    network = build_blip(blip_config(shape), seed=recipe.seed)
     if "image" in begun:
         take_image(network, begun["image"].network)
     if "text" in begun:
@@ -318,7 +320,7 @@ def tower_of(network: Any, where: str) -> Any:
     Raises:
         BedstoneError: it has none.
     """
-    while not isinstance(network, ViT | ResNet | MapTower):
+    while not isinstance(network, ViT | ResNet | ResNetTokens):
         network = getattr(network, "image", None)
         if network is None:
             raise BedstoneError(
@@ -353,15 +355,17 @@ def _ends(tokenizer: Tokenizer, text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class ToldSplits:
+class ImageTextSplits:
     """Rows to learn from, rows to measure on by name, and what an artefact says of them."""
 
-    train: ToldRows
-    measured: dict[str, ToldRows]
+    train: ImageTextDataset
+    measured: dict[str, ImageTextDataset]
     record: dict[str, Any]
 
     @classmethod
-    def open(cls, recipe: ToldRecipe, run: Path | None, *, quiet: bool = False) -> "ToldSplits":
+    def open(
+        cls, recipe: ImageTextRecipe, run: Path | None, *, quiet: bool = False
+    ) -> "ImageTextSplits":
         """Reads or draws them.
 
         Raises:
@@ -381,11 +385,11 @@ class ToldSplits:
             measured["test"] = with_parts(recipe.head, test, f"test {test.name!r}")
         record = record_of(recipe, train, run)
         if recipe.head in ("answers", "joint") and train.answers:
-            record["answers"] = list(candidates_of(train))  # what its task chooses among
+            record["answers"] = list(answer_vocabulary(train))  # what its task chooses among
         return cls(train, measured, record)
 
 
-def told_tokenizer(recipe: ToldRecipe, rows: ToldRows, run: Path) -> Tokenizer:
+def image_text_tokenizer(recipe: ImageTextRecipe, rows: ImageTextDataset, run: Path) -> Tokenizer:
     """The run's own if it has one; else the one named, an initial model's, or a new one.
 
     Raises:
@@ -395,11 +399,11 @@ def told_tokenizer(recipe: ToldRecipe, rows: ToldRows, run: Path) -> Tokenizer:
     if (own / "tokenizer.json").is_file():
         return Tokenizer.load(own)
     if recipe.tokenizer.path:
-        tokenizer = as_told(Tokenizer.load(recipe.tokenizer.path))
+        tokenizer = as_image_text(Tokenizer.load(recipe.tokenizer.path))
     elif begun := recipe.init or recipe.text_init:
-        tokenizer = as_told(tokenizer_of(open_model(begun)))
+        tokenizer = as_image_text(tokenizer_of(open_model(begun)))
     elif recipe.tokenizer.kind == "wordpiece":
-        tokenizer = train_told(rows.texts(), recipe.tokenizer.vocab_size)
+        tokenizer = train_image_text(rows.texts(), recipe.tokenizer.vocab_size)
     else:
         raise BedstoneError(
             f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a model that puts pictures into "
@@ -410,12 +414,16 @@ def told_tokenizer(recipe: ToldRecipe, rows: ToldRows, run: Path) -> Tokenizer:
     return tokenizer
 
 
-def told_batches(
-    recipe: ToldRecipe, rows: ToldRows, texts: ToldTexts, processor: ImageProcessor, quiet: bool
-) -> ToldBatches:
+def image_text_batches(
+    recipe: ImageTextRecipe,
+    rows: ImageTextDataset,
+    texts: ImageTexts,
+    processor: ImageProcessor,
+    quiet: bool,
+) -> ImageTextBatches:
     """The endless stream that a run learns from."""
     asks = recipe.head == "answers" or (recipe.head == "joint" and bool(rows.answers))
-    return ToldBatches(
+    return ImageTextBatches(
         learnt_pictures(recipe, rows, processor, quiet),
         texts,
         recipe.batch_size,
@@ -429,12 +437,12 @@ def told_batches(
     )
 
 
-def _scenes(recipe: ToldRecipe, quiet: bool) -> tuple[ToldRows, ToldRows]:
+def _scenes(recipe: ImageTextRecipe, quiet: bool) -> tuple[ImageTextDataset, ImageTextDataset]:
     """Scenes to learn from, and those of held-out combinations."""
     data, size = recipe.data, image_side(recipe)
     with ProgressBar("drawing scenes", quiet=quiet) as bar:
-        train = told_scenes(
-            data.most_rows or MOST_SCENES,
+        train = image_text_scenes(
+            data.most_rows or MAX_SCENES,
             seed=recipe.seed,
             size=size,
             objects=data.things,
@@ -442,44 +450,50 @@ def _scenes(recipe: ToldRecipe, quiet: bool) -> tuple[ToldRows, ToldRows]:
             questions=recipe.head in ("answers", "joint"),
             told=bar.update,
         )
-    return train, measured_told_scenes("validation", MOST_MEASURED, size=size)
+    return train, heldout_image_text_scenes("validation", MOST_MEASURED, size=size)
 
 
 # Learning to put pictures into words: captions, answers, matching, or all of them.
 
-Scorer = TypeVar("Scorer", bound=ToldScorer)
+Scorer = TypeVar("Scorer", bound=BlipScorer)
 
 
-def run_told(recipe: ToldRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool) -> Finished:
+def run_image_text(
+    recipe: ImageTextRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     augment_of(recipe, (1, 1))
-    course, scorers = told_course(recipe, run, precision, checkpoint, quiet)
+    course, scorers = image_text_course(recipe, run, precision, checkpoint, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
         write_json(run / "evaluation.json", evaluated(scorers))
     return finished
 
 
-def told_course(
-    recipe: ToldRecipe, run: Path, precision: Precision, checkpoint: Checkpoint | None, quiet: bool
-) -> tuple[Course, dict[str, ToldScorer]]:
+def image_text_course(
+    recipe: ImageTextRecipe,
+    run: Path,
+    precision: Precision,
+    checkpoint: Checkpoint | None,
+    quiet: bool,
+) -> tuple[RunPlan, dict[str, BlipScorer]]:
     """What is learnt, and what it is measured by: `validation`, and `test` where there is one.
 
     Raises:
         BedstoneError: the recipe, the data or a model it begins with can't do it.
     """
-    splits = ToldSplits.open(recipe, run, quiet=quiet)
-    tokenizer = told_tokenizer(recipe, splits.train, run)
+    splits = ImageTextSplits.open(recipe, run, quiet=quiet)
+    tokenizer = image_text_tokenizer(recipe, splits.train, run)
     seed_everything(recipe.seed)
-    model = told_model(recipe, tokenizer, checkpoint)
+    model = image_text_model(recipe, tokenizer, checkpoint)
     model.network.to(precision.device)
     processor = model.processor
     assert processor is not None
-    texts = ToldTexts(splits.train, Words.of(tokenizer, model.config.context))
-    batches = told_batches(recipe, splits.train, texts, processor, quiet)
-    scorers = scorers_of(ToldScorer, recipe, splits, model, precision, quiet)
+    texts = ImageTexts(splits.train, BlipWords.of(tokenizer, model.config.context))
+    batches = image_text_batches(recipe, splits.train, texts, processor, quiet)
+    scorers = scorers_of(BlipScorer, recipe, splits, model, precision, quiet)
     count, learning = weight_counts(model)
 
     def write_model(folder: Path) -> None:
@@ -491,13 +505,13 @@ def told_course(
             fold(model.network)
         return model.save(run / "model")
 
-    course = Course(
+    course = RunPlan(
         model=model,
         batches=batches,
         objective=objective_of(recipe),
         evaluate=scorers["validation"].flat,
         data={**splits.record, "tokenizer": tokenizer.fingerprint()},
-        plan=told_plan(
+        plan=image_text_plan(
             recipe,
             splits,
             batches,
@@ -514,17 +528,17 @@ def told_course(
 
 def scorers_of(
     kind: Callable[..., Scorer],
-    recipe: ToldRecipe,
-    splits: ToldSplits,
+    recipe: ImageTextRecipe,
+    splits: ImageTextSplits,
     model: Model,
     precision: Precision,
     quiet: bool,
 ) -> dict[str, Scorer]:
     """What measures a model, by the rows' name."""
-    processor, blind = model.processor, blind_of(splits.train)
+    processor, blind = model.processor, question_only_baseline(splits.train)
     assert processor is not None
-    candidates = candidates_of(splits.train) if recipe.rank else ()
-    usual = usual_of(splits.train)
+    candidates = answer_vocabulary(splits.train) if recipe.rank else ()
+    usual = majority_caption(splits.train)
     return {
         name: kind(
             model,
@@ -539,7 +553,9 @@ def scorers_of(
     }
 
 
-def told_plan(recipe: ToldRecipe, splits: ToldSplits, batches: ToldBatches, network: str) -> str:
+def image_text_plan(
+    recipe: ImageTextRecipe, splits: ImageTextSplits, batches: ImageTextBatches, network: str
+) -> str:
     """What a run is about to do; `network` is a line about it."""
     kept = "in memory" if batches.pictures.kept else "decoded as they are read"
     cut = batches.texts.cut
@@ -552,11 +568,11 @@ def told_plan(recipe: ToldRecipe, splits: ToldSplits, batches: ToldBatches, netw
     )
 
 
-def objective_of(recipe: ToldRecipe) -> Telling:
+def objective_of(recipe: ImageTextRecipe) -> ImageTextLoss:
     """What a recipe learns by: one objective, matching with contrast, or all by their weights."""
     weights, kind = recipe.weights, recipe.head
     joint, matching = kind == "joint", kind in ("matching", "joint")
-    return Telling(
+    return ImageTextLoss(
         caption=weights.caption if joint else float(kind == "captions"),
         answer=weights.answer if joint else float(kind == "answers"),
         contrast=weights.contrast if matching else 0.0,
@@ -565,7 +581,7 @@ def objective_of(recipe: ToldRecipe) -> Telling:
     )
 
 
-def evaluated(scorers: Mapping[str, ToldScorer]) -> dict[str, Any]:
+def evaluated(scorers: Mapping[str, BlipScorer]) -> dict[str, Any]:
     """All figures with their intervals, by the rows' name and by kind."""
     return {
         name: {kind: found.record() for kind, found in scorer.figures().items()}
@@ -579,10 +595,10 @@ LARGEST = 0.3  # share of the parameters that may learn
 
 
 @dataclass
-class SightedRecipe(ToldRecipe):
+class FlamingoRecipe(ImageTextRecipe):
     """Giving eyes to a GPT that stays as it is: gated cross-attention alone is trained.
 
-    Attributes, as in `ToldRecipe`, but for:
+    Attributes, as in `ImageTextRecipe`, but for:
         task: image-to-text, visual-question-answering or joint.
         init: the GPT.
         image_init: a model whose picture tower it is to see by: a VLM, a CLIP or a ViT.
@@ -614,7 +630,7 @@ class SightedRecipe(ToldRecipe):
                     f"{name}: a GPT that sees learns its cross-attention alone; leave it out."
                 )
         at_least(self, 1, "batch_size", "texts", "evaluate_rows", "beams")
-        plain = {"smoothing": 0.0, "weights": TellingWeights(), "tokenizer": ToldTokenizer()}
+        plain = {"smoothing": 0.0, "weights": LossWeights(), "tokenizer": ImageTextTokenizer()}
         for name, usual in plain.items():
             if getattr(self, name) != usual:
                 raise BedstoneError(
@@ -626,7 +642,7 @@ class SightedRecipe(ToldRecipe):
 # The network that a run gives eyes to: a GPT, a picture tower, fresh cross-attention.
 
 
-def sighted_model(recipe: SightedRecipe, checkpoint: Checkpoint | None) -> Model:
+def flamingo_model(recipe: FlamingoRecipe, checkpoint: Checkpoint | None) -> Model:
     """The checkpoint's, or the recipe's GPT with the recipe's tower; in fp32, frozen but for what
     learns.
 
@@ -644,7 +660,7 @@ def sighted_model(recipe: SightedRecipe, checkpoint: Checkpoint | None) -> Model
     return model
 
 
-def _begun(recipe: SightedRecipe) -> Model:
+def _begun(recipe: FlamingoRecipe) -> Model:
     words = open_model(recipe.init, dtype=torch.float32)
     if not isinstance(words.network, GPT):
         raise BedstoneError(
@@ -653,9 +669,9 @@ def _begun(recipe: SightedRecipe) -> Model:
         )
     seen = open_model(recipe.image_init, dtype=torch.float32)
     tower = tower_of(seen.network, recipe.image_init)
-    wide = tower.norm.normalized_shape[0] if isinstance(tower, MapTower) else 0
+    wide = tower.norm.normalized_shape[0] if isinstance(tower, ResNetTokens) else 0
     shape = {name: value for name, value in recipe.model.items() if name != "layout"}
-    config = SightedConfig(gpt=words.config, image=tower.config, memory_width=wide, **shape)
+    config = FlamingoConfig(gpt=words.config, image=tower.config, memory_width=wide, **shape)
     network = build_flamingo(config, seed=recipe.seed)
     network.gpt.load_state_dict(words.network.state_dict(), strict=False)
     take_image(network, seen.network)  # type: ignore[arg-type]  # it has such a tower
@@ -663,7 +679,7 @@ def _begun(recipe: SightedRecipe) -> Model:
     return Model(network, words.tokenizer, dict(words.generation), processor=processor)
 
 
-def check_share(network: SightedGPT) -> float:
+def check_share(network: FlamingoGPT) -> float:
     """The share of the parameters that learns.
 
     Raises:
@@ -682,46 +698,46 @@ def check_share(network: SightedGPT) -> float:
 # Learning to see: a frozen GPT's gated cross-attention over a frozen tower's states.
 
 
-def run_sighted(
-    recipe: SightedRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+def run_flamingo(
+    recipe: FlamingoRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
     augment_of(recipe, (1, 1))
     seed_everything(recipe.seed)
-    model = sighted_model(recipe, checkpoint)
-    course, scorers = sighted_course(recipe, run, model, precision, quiet)
+    model = flamingo_model(recipe, checkpoint)
+    course, scorers = flamingo_course(recipe, run, model, precision, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
     if finished.model is not None:
         write_json(run / "evaluation.json", evaluated(scorers))
     return finished
 
 
-def sighted_course(
-    recipe: SightedRecipe, run: Path, model: Model, precision: Precision, quiet: bool
-) -> tuple[Course, dict[str, SightedScorer]]:
+def flamingo_course(
+    recipe: FlamingoRecipe, run: Path, model: Model, precision: Precision, quiet: bool
+) -> tuple[RunPlan, dict[str, FlamingoScorer]]:
     """What is learnt, and what it is measured by: `validation`, and `test` where there is one.
 
     Raises:
         BedstoneError: the recipe, the data or a model it begins with can't do it.
     """
-    splits = ToldSplits.open(recipe, run, quiet=quiet)
+    splits = ImageTextSplits.open(recipe, run, quiet=quiet)
     tokenizer, network, processor = tokenizer_of(model), model.network, model.processor
     assert processor is not None
     network.to(precision.device)
-    texts = GPTTexts(splits.train, gpt_words(tokenizer, model.config.context))
-    batches = told_batches(recipe, splits.train, texts, processor, quiet)
-    kind = partial(SightedScorer, kind=recipe.head)
+    texts = FlamingoTexts(splits.train, gpt_words(tokenizer, model.config.context))
+    batches = image_text_batches(recipe, splits.train, texts, processor, quiet)
+    kind = partial(FlamingoScorer, kind=recipe.head)
     scorers = scorers_of(kind, recipe, splits, model, precision, quiet)
     count, learning = weight_counts(model)
-    course = Course(
+    course = RunPlan(
         model=model,
         batches=batches,
-        objective=sighted_loss,
+        objective=flamingo_loss,
         evaluate=scorers["validation"].flat,
         data={**splits.record, "tokenizer": tokenizer.fingerprint()},
-        plan=told_plan(
+        plan=image_text_plan(
             recipe,
             splits,
             batches,

@@ -19,7 +19,7 @@ from bedstone.models.heads import HeadConfig
 from bedstone.objectives.masked import MaskedLoss, masked_scores
 from bedstone.recipes.base import Fresh, PretrainRecipe, SentenceData, plan, pretrain_model
 from bedstone.runtime import Precision, seed_everything
-from bedstone.train.run import Course
+from bedstone.train.run import RunPlan
 
 
 def masked_course(
@@ -28,7 +28,7 @@ def masked_course(
     precision: Precision,
     checkpoint: Checkpoint | None,
     quiet: bool,
-) -> Course:
+) -> RunPlan:
     """Restoring hidden words and telling pairs of texts, as a recipe's `masking` says.
 
     Raises:
@@ -47,7 +47,7 @@ def masked_course(
     # In a full row a pair weighs as much as all hidden words together: the sum of two means.
     weight = recipe.masking.share * recipe.context if pairs else 0.0
     held = rows(text.validation) if text.validation else None
-    return Course(
+    return RunPlan(
         model=model,
         batches=MaskedBatches(rows(text.train), recipe.context * recipe.batch_size, recipe.seed),
         objective=MaskedLoss(weight),

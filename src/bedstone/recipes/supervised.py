@@ -16,15 +16,15 @@ from bedstone.checkpoints.adapters import adapt, load_adapter, save_adapter, wri
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.data.dataset import LabelledRows, open_rows
-from bedstone.data.fields import PairRows, Reader
+from bedstone.data.dataset import Dataset, open_dataset
+from bedstone.data.fields import PairDataset, Reader
 from bedstone.data.images.augment import ImageAugment
 from bedstone.data.images.pixels import decoded
 from bedstone.data.images.processor import plain_processor
 from bedstone.data.images.supervised import (
     FeatureExamples,
-    PictureBatches,
-    PictureExamples,
+    ImageExamples,
+    LabelledImageBatches,
     in_batches,
 )
 from bedstone.data.open import open_pairs
@@ -38,7 +38,7 @@ from bedstone.files import write_json
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.models.clip import network as labelled_tower
-from bedstone.models.clip.network import CLIP, LabelledTowerConfig
+from bedstone.models.clip.network import CLIP, ImageClassifierConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit import network as vit
@@ -47,7 +47,7 @@ from bedstone.nn.attention import SelfAttention
 from bedstone.nn.lora import LoraConfig, fold, remove_adapter
 from bedstone.nn.quantize import quantize
 from bedstone.objectives.supervised import objective_of
-from bedstone.recipes.image_text import ToldRecipe, run_told
+from bedstone.recipes.image_text import ImageTextRecipe, run_image_text
 from bedstone.report.plots import draw_confusion
 from bedstone.report.sheets import augmentation_sheet
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
@@ -58,16 +58,16 @@ from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Done
 from bedstone.train.lr_finder import find_rate
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import Course, Finished, RunRecipe, begin, train
+from bedstone.train.run import RunPlan, RunRecipe, RunResult, begin, train
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 
-PICTURES = "image-classification"
+IMAGE_TASKS = "image-classification"
 TASKS = (
     "text-classification",
     "token-classification",
     "question-answering",
     "text-generation",
-    PICTURES,
+    IMAGE_TASKS,
 )
 TRAINED = ("whole", "head")
 
@@ -186,7 +186,7 @@ class FinetuneRecipe(RunRecipe):
                 f"train: a head alone learns from what a frozen network saw once; "
                 f"{'lora' if self.lora else 'augment'} needs train: whole. Leave one out."
             )
-        if self.task != PICTURES and (self.train == "head" or isinstance(self.model, dict)):
+        if self.task != IMAGE_TASKS and (self.train == "head" or isinstance(self.model, dict)):
             name = "train: head" if self.train == "head" else "model: a mapping of sizes"
             raise BedstoneError(f"{name} is for image-classification; {self.task} takes none.")
         if not self.data.train:
@@ -214,7 +214,7 @@ FRESH = ("vit", "resnet")
 TOGETHER = 64  # pictures that a frozen network sees at a time
 
 
-def open_picture_model(recipe: FinetuneRecipe) -> Model:
+def open_image_model(recipe: FinetuneRecipe) -> Model:
     """The network that a recipe starts from, and its processor: of a CLIP, the image tower; of a
     mapping of sizes, one with fresh weights.
 
@@ -226,7 +226,7 @@ def open_picture_model(recipe: FinetuneRecipe) -> Model:
     model = open_model(recipe.model, dtype=torch.float32)
     network = model.network
     if isinstance(network, CLIP):
-        network = labelled_tower.labelled_tower(network)
+        network = labelled_tower.image_classifier(network)
     if not hasattr(network, "features"):
         raise BedstoneError(
             f"model: {recipe.model} is a {model.config.layout}, which reads no pictures; "
@@ -255,15 +255,15 @@ def fresh_model(values: dict[str, Any], seed: int) -> Model:
         network = vit.build(shape, seed=seed)
     else:
         tower = from_mapping(ResNetConfig, sizes, "recipe", "model.")
-        network = labelled_tower.build_labelled(
-            LabelledTowerConfig("clip_resnet", tower), seed=seed
+        network = labelled_tower.build_classifier(
+            ImageClassifierConfig("clip_resnet", tower), seed=seed
         )
     return Model(network, processor=plain_processor(network.config.size))
 
 
 def open_examples(
     recipe: FinetuneRecipe, model: Model, quiet: bool
-) -> tuple[PictureExamples, PictureExamples, PictureExamples | None]:
+) -> tuple[ImageExamples, ImageExamples, ImageExamples | None]:
     """The pictures of a recipe: to learn from, to choose by, to measure on.
 
     Raises:
@@ -280,9 +280,9 @@ def open_examples(
     processor = processor_of(model)
     with ProgressBar("decoding the pictures", quiet=quiet) as bar:
 
-        def examples(rows: PairRows, known: PictureExamples | None = None) -> PictureExamples:
+        def examples(rows: PairDataset, known: ImageExamples | None = None) -> ImageExamples:
             labels = known.labels if known else data.labels or None
-            return PictureExamples(
+            return ImageExamples(
                 rows, processor, labels=labels, known=known is not None, told=bar.update
             )
 
@@ -290,13 +290,13 @@ def open_examples(
         return train, examples(held, train), examples(tested, train) if tested else None
 
 
-def _opened(recipe: FinetuneRecipe, name: str) -> PairRows:
+def _opened(recipe: FinetuneRecipe, name: str) -> PairDataset:
     return open_pairs(name, Reader(recipe.data.columns), split=recipe.data.split)
 
 
-def picture_batches(examples: PictureExamples, recipe: FinetuneRecipe) -> PictureBatches:
+def image_batches(examples: ImageExamples, recipe: FinetuneRecipe) -> LabelledImageBatches:
     """The endless stream that a recipe learns from, augmented as it asks."""
-    return PictureBatches(
+    return LabelledImageBatches(
         examples,
         recipe.batch_size,
         seed=recipe.seed,
@@ -312,7 +312,7 @@ def augmenter(recipe: FinetuneRecipe) -> ImageAugment | None:
     return from_mapping(ImageAugment, recipe.augment, "recipe", "augment.")
 
 
-def draw_augmented(recipe: FinetuneRecipe, count: int) -> Path:
+def augmented_sheet(recipe: FinetuneRecipe, count: int) -> Path:
     """A sheet of some training pictures beside what augmentation makes of them.
 
     Raises:
@@ -320,7 +320,7 @@ def draw_augmented(recipe: FinetuneRecipe, count: int) -> Path:
     """
     augment = augmenter(recipe)
     assert augment is not None
-    processor = processor_of(open_picture_model(recipe))
+    processor = processor_of(open_image_model(recipe))
     rows = _opened(recipe, recipe.data.train).take(count, recipe.seed)
     shown = [processor.fit(decoded(pair)).copy() for pair in rows]
     sheet = Path(recipe.out) / "augmented.png"
@@ -335,7 +335,7 @@ def freeze_body(network: Any) -> None:
 
 def see(
     model: Model,
-    examples: PictureExamples,
+    examples: ImageExamples,
     precision: Precision,
     told: Callable[[float], None] = lambda share: None,
 ) -> FeatureExamples:
@@ -355,21 +355,21 @@ PARAPHRASE = "Say the sentence in other words.\nSentence: {text}\nIn other words
 PROPOSALS = 8  # words that a masked model proposes for a place
 
 
-def show_augmented(recipe: FinetuneRecipe | ToldRecipe, count: int) -> None:
+def preview_augmented(recipe: FinetuneRecipe | ImageTextRecipe, count: int) -> None:
     """Prints some rows beside what augmentation makes of them; of pictures, draws a sheet.
 
     Raises:
         BedstoneError: the recipe asks for none, or the rows can't be read.
     """
-    if isinstance(recipe, ToldRecipe):
+    if isinstance(recipe, ImageTextRecipe):
         raise BedstoneError("sample: pictures are drawn by bedstone pretrain RECIPE --sample PNG.")
     if not recipe.augment:
-        example = "flip: 0.5" if recipe.task == PICTURES else "copies: 1"
+        example = "flip: 0.5" if recipe.task == IMAGE_TASKS else "copies: 1"
         raise BedstoneError(f"augment: the recipe asks for none; give it, as {{{example}}}.")
-    if recipe.task == PICTURES:
-        print(f"Augmented pictures: {draw_augmented(recipe, count)}")
+    if recipe.task == IMAGE_TASKS:
+        print(f"Augmented pictures: {augmented_sheet(recipe, count)}")
         return
-    rows = open_rows(recipe.data.train, columns=recipe.data.columns, split=recipe.data.split)
+    rows = open_dataset(recipe.data.train, columns=recipe.data.columns, split=recipe.data.split)
     config = augment_config(recipe)
     print(sample(rows.rows, config, count, **augment_parts(config, rows)))
 
@@ -378,7 +378,7 @@ def show_augmented(recipe: FinetuneRecipe | ToldRecipe, count: int) -> None:
 class TaskRows:
     """The examples of a recipe: to learn from, to choose by, to measure on."""
 
-    train: Any  # `Examples`, `PictureExamples` or `FeatureExamples`, as for the others
+    train: Any  # `Examples`, `ImageExamples` or `FeatureExamples`, as for the others
     validation: Any
     test: Any = None
 
@@ -389,12 +389,12 @@ class TaskRows:
         Raises:
             BedstoneError: naming the file, row and column that can't be used.
         """
-        if recipe.task == PICTURES:
+        if recipe.task == IMAGE_TASKS:
             return cls(*open_examples(recipe, model, quiet))
         data = recipe.data
 
-        def opened(name: str) -> LabelledRows:
-            return open_rows(name, columns=data.columns, split=data.split)
+        def opened(name: str) -> Dataset:
+            return open_dataset(name, columns=data.columns, split=data.split)
 
         learnt = opened(data.train)
         if data.validation:
@@ -408,7 +408,7 @@ class TaskRows:
         tokenizer = tokenizer_of(model)
         limit = min(recipe.limit or model.config.context, model.config.context)
 
-        def examples(rows: LabelledRows, known: Examples | None = None) -> Examples:
+        def examples(rows: Dataset, known: Examples | None = None) -> Examples:
             return make_examples(
                 recipe.task,
                 rows,
@@ -428,8 +428,8 @@ class TaskRows:
 
     def batches(self, recipe: FinetuneRecipe, reads: str) -> Batches:
         """The endless stream that the recipe learns from; `reads` is which token the head does."""
-        if isinstance(self.train, PictureExamples):
-            return picture_batches(self.train, recipe)
+        if isinstance(self.train, ImageExamples):
+            return image_batches(self.train, recipe)
         return ExampleBatches(
             self.train,
             recipe.batch_size,
@@ -450,13 +450,13 @@ def augment_config(recipe: FinetuneRecipe) -> AugmentConfig:
     return from_mapping(AugmentConfig, recipe.augment, "recipe", "augment.")
 
 
-def augmented(rows: LabelledRows, recipe: FinetuneRecipe) -> LabelledRows:
+def augmented(rows: Dataset, recipe: FinetuneRecipe) -> Dataset:
     """The rows, and new ones made from them as the recipe asks."""
     config = augment_config(recipe)
     return rows.with_rows(list(augment(rows.rows, config, **augment_parts(config, rows))))
 
 
-def augment_parts(config: AugmentConfig, rows: LabelledRows) -> dict[str, Any]:
+def augment_parts(config: AugmentConfig, rows: Dataset) -> dict[str, Any]:
     """The models that the recipe names for new words and paraphrases, as functions.
 
     Raises:
@@ -502,18 +502,20 @@ def paraphraser(model: Model) -> Callable[[list[str]], list[str]]:
     return paraphrase
 
 
-def read_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneRecipe | ToldRecipe:
+def read_finetuning(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> FinetuneRecipe | ImageTextRecipe:
     """The recipe in a file: of pictures that are put into words where its task is that.
 
     Raises:
         BedstoneError: as `mapping.read_recipe`.
     """
     if read_values(path, overrides).get("task") in TELLING:
-        return read_recipe(ToldRecipe, path, overrides)
+        return read_recipe(ImageTextRecipe, path, overrides)
     return read_recipe(FinetuneRecipe, path, overrides)
 
 
-def finetune(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) -> Finished:
+def finetune(recipe: FinetuneRecipe | ImageTextRecipe, *, quiet: bool = False) -> RunResult:
     """Fine-tunes as the recipe says, into the folder `recipe.out`.
 
     The folder holds what every run's does; `model/` is the best checkpoint, and of an adapter
@@ -525,14 +527,14 @@ def finetune(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) -> Fin
     """
     run = Path(recipe.out)
     begin(run)
-    if isinstance(recipe, ToldRecipe):
-        return run_told(recipe, run, None, quiet)
+    if isinstance(recipe, ImageTextRecipe):
+        return run_image_text(recipe, run, None, quiet)
     return run_finetuning(recipe, run, None, quiet)
 
 
 def run_finetuning(
     recipe: FinetuneRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> Finished:
+) -> RunResult:
     """A new run, or one that goes on from a checkpoint."""
     course, rows, precision = set_up(recipe, checkpoint, quiet)
     finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
@@ -541,13 +543,13 @@ def run_finetuning(
     return finished
 
 
-def propose_rate(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) -> float:
+def propose_rate(recipe: FinetuneRecipe | ImageTextRecipe, *, quiet: bool = False) -> float:
     """Tries learning rates out and tells which one to take; trains nothing.
 
     Raises:
         BedstoneError: as `finetune`, or no rate makes the loss fall.
     """
-    if isinstance(recipe, ToldRecipe):
+    if isinstance(recipe, ImageTextRecipe):
         raise BedstoneError(f"find_rate: isn't there for {recipe.task}; leave it out.")
     course, _, precision = set_up(recipe, None, quiet)
     folder = Path(recipe.out) / "find-rate"
@@ -563,7 +565,7 @@ def propose_rate(recipe: FinetuneRecipe | ToldRecipe, *, quiet: bool = False) ->
 
 def set_up(
     recipe: FinetuneRecipe, checkpoint: Checkpoint | None, quiet: bool
-) -> tuple[Course, TaskRows, Precision]:
+) -> tuple[RunPlan, TaskRows, Precision]:
     """What is learnt and how, from the recipe's seed on, and the rows it is measured on."""
     precision = pick_precision(recipe.precision, pick_device(recipe.device))
     build_schedule(recipe.schedule)
@@ -595,8 +597,8 @@ def open_start(recipe: FinetuneRecipe, checkpoint: Checkpoint | None) -> Model:
     """The model to start from, in fp32: a run's checkpoint, or the recipe's model."""
     if checkpoint is not None:
         return load(checkpoint.path, dtype=torch.float32)
-    if recipe.task == PICTURES:
-        return open_picture_model(recipe)
+    if recipe.task == IMAGE_TASKS:
+        return open_image_model(recipe)
     model = open_model(recipe.model, dtype=torch.float32)
     if recipe.task == "text-generation" and not model.network.causal:
         raise BedstoneError(
@@ -649,7 +651,9 @@ def best_by(recipe: FinetuneRecipe, model: Model) -> str:
     return name if name.endswith(("loss", "rmse", "mae")) else f"-{name}"
 
 
-def course_of(recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: Precision) -> Course:
+def course_of(
+    recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: Precision
+) -> RunPlan:
     """What is learnt, and how: ready for `training.train`."""
     network = model.network
     batches = rows.batches(recipe, getattr(network.head, "reads", "all"))
@@ -672,7 +676,7 @@ def course_of(recipe: FinetuneRecipe, model: Model, rows: TaskRows, precision: P
     def finish(run: Path, done: Done, store: CheckpointStore) -> Path:
         return _finish(recipe, model, run, done, store)
 
-    return Course(
+    return RunPlan(
         model=model,
         batches=batches,
         objective=objective_of(model.config.head),

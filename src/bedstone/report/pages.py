@@ -80,7 +80,7 @@ dd { margin: 0 }
 """
 
 
-def write_pictures(
+def write_image_page(
     path: str | Path, title: str, lead: str, tiles: Sequence[Tile], *, example: Any = None
 ) -> Path:
     """Writes the page, whole or not at all; a picture that can't be read is told so on it.
@@ -215,7 +215,7 @@ figcaption { padding: .6rem .8rem .8rem; border-top: 1px solid var(--line);
 """
 
 
-def write_captions(
+def write_caption_page(
     path: str | Path,
     title: str,
     lead: str,

@@ -68,7 +68,7 @@ _COLOURS += ["#12a2b4", "#3c4a8a"]
 _DASHES = ("-", "--", ":")
 
 
-def minute_lines(
+def learning_curves(
     records: Sequence[dict[str, Any]], main: str = MAIN
 ) -> dict[str, tuple[list[float], list[float]]]:
     """Minutes and accuracy of `main` ("") and of each kind, logged as `MAIN/KIND` or `MAIN_KIND`.
@@ -88,7 +88,7 @@ def minute_lines(
     return found
 
 
-def draw_minutes(
+def draw_learning_curve(
     records: Sequence[dict[str, Any]],
     path: str | Path,
     title: str,
@@ -107,7 +107,7 @@ def draw_minutes(
         main: the figure of all kinds together.
         beside: what others reach, by name, as level lines: those who answer blind.
     """
-    lines = minute_lines(records, main)
+    lines = learning_curves(records, main)
     if not lines:
         return None
     try:

@@ -16,7 +16,7 @@ from bedstone.data.images.decode import decode
 from bedstone.data.images.png import save_png
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
-from bedstone.metrics.generative import Neighbours
+from bedstone.metrics.generative import NearestNeighbours
 from bedstone.report.pages import Captioned, Line
 
 _GAP = 6
@@ -234,7 +234,7 @@ class Query:
     note: str = ""
 
 
-def found_sheet(queries: Sequence[Query], path: str | Path, *, columns: int = 2) -> Path:
+def search_sheet(queries: Sequence[Query], path: str | Path, *, columns: int = 2) -> Path:
     """Writes a PNG: each query's words over its pictures, in a row.
 
     Raises:
@@ -386,7 +386,7 @@ def chosen_frames(count: int, most: int = 10) -> list[int]:
 def neighbours_sheet(
     samples: Tensor,
     training: Tensor,
-    found: Neighbours,
+    found: NearestNeighbours,
     path: str | Path,
     *,
     recipe: Recipe | None = None,
@@ -424,7 +424,7 @@ MOST = 8  # frames or slices of a signal
 ROW = 4  # of these, in one row
 
 
-def as_pictures(signals: Tensor, kind: str) -> Tensor:
+def to_images(signals: Tensor, kind: str) -> Tensor:
     """(B, C, *S) to pictures (B, 1 or 3, H, W), of about -1 to 1.
 
     A sound is its spectrogram, low tones at the bottom; a video is its frames, in two rows where

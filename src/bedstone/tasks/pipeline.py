@@ -12,11 +12,11 @@ import torch
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
-from bedstone.tasks.task import Task, sees, tells
+from bedstone.tasks.task import Task, embeds_images, reads_image_and_text
 
 TASKS = {
     "text-classification": "text.text_classification:TextClassification",
@@ -120,7 +120,7 @@ def check_head(kind: type[Task], model: Model) -> None:
     head = getattr(model.config, "head", None)
     labels = f" with the labels {', '.join(head.labels[:8])}" if head and head.labels else ""
     has = f"has the head {head.kind!r}{labels}" if head else f"is a {model.config.layout}"
-    if isinstance(model, DrawingModel):
+    if isinstance(model, DiffusionPipeline):
         has = f"draws {model.signal.kind}: {model.told()}"
     able = [name for name in TASKS if _fits(task_class(name), model)]
     raise BedstoneError(
@@ -130,15 +130,15 @@ def check_head(kind: type[Task], model: Model) -> None:
 
 
 def _fits(kind: type[Task], model: Model) -> bool:
-    if isinstance(model, DrawingModel) or kind.reads == "prompts":
+    if isinstance(model, DiffusionPipeline) or kind.reads == "prompts":
         return kind.reads == "prompts" and kind.fits(model)
     if not hasattr(model.config, "head"):  # an autoencoder, or what else answers nobody
         return False
     if kind.reads == "pictures":
-        able = sees(model) or tells(model)
+        able = embeds_images(model) or reads_image_and_text(model)
     else:  # a GPT that sees reads texts alone too
-        able = kind.reads == "both" or not (sees(model) or tells(model))
-        able = able or (tells(model) and model.network.causal)
+        able = kind.reads == "both" or not (embeds_images(model) or reads_image_and_text(model))
+        able = able or (reads_image_and_text(model) and model.network.causal)
     return able and kind.fits(model)
 
 

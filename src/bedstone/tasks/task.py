@@ -231,17 +231,17 @@ class Reader(Task):
             yield self.finish(row.row, row.windows, output, options)
 
 
-def sees(model: Model) -> bool:
+def embeds_images(model: Model) -> bool:
     """Whether the model reads pictures, with texts or alone."""
     return any(hasattr(model.network, name) for name in ("image_features", "features"))
 
 
-def tells(model: Model) -> bool:
+def reads_image_and_text(model: Model) -> bool:
     """Whether the model puts pictures into words, or judges words beside pictures."""
     return hasattr(model.network, "memory")
 
 
-def compares(model: Model) -> bool:
+def embeds_both(model: Model) -> bool:
     """Whether the model reads pictures and texts into one space."""
     return all(hasattr(model.network, name) for name in ("image_features", "text_features"))
 

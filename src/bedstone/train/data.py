@@ -5,24 +5,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bedstone.data.dataset import PicturedRows, PicturesConfig
+from bedstone.data.dataset import ImageDataset, ImagesConfig
 from bedstone.data.images.augment import FactAugment, fact_augment
-from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor, blip_processor
 from bedstone.data.sources import Source
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.models.blip.network import VLMConfig
+from bedstone.models.blip.network import BlipConfig
 from bedstone.settings import from_mapping
 from bedstone.train.logs import ProgressBar
 from bedstone.train.run import check_unchanged
 
-MOST_SCENES = 20_000  # drawn where a recipe doesn't say how many
+MAX_SCENES = 20_000  # drawn where a recipe doesn't say how many
 
-Recipe = Any  # of pictures with a `data` section of PicturesConfig
-Rows = TypeVar("Rows", bound=PicturedRows[Any])
-Config = TypeVar("Config", bound=PicturesConfig)
+Recipe = Any  # of pictures with a `data` section of ImagesConfig
+Rows = TypeVar("Rows", bound=ImageDataset[Any])
+Config = TypeVar("Config", bound=ImagesConfig)
 
 
 def held_out(recipe: Recipe, opened: Callable[[str], Rows]) -> tuple[Rows, Rows]:
@@ -36,7 +36,7 @@ def held_out(recipe: Recipe, opened: Callable[[str], Rows]) -> tuple[Rows, Rows]
     return train.take(data.most_rows, recipe.seed), held
 
 
-def record_of(recipe: Recipe, train: PicturedRows[Any], run: Path | None) -> dict[str, Any]:
+def record_of(recipe: Recipe, train: ImageDataset[Any], run: Path | None) -> dict[str, Any]:
     """What `data.json` and an artefact say of the rows.
 
     Raises:
@@ -62,22 +62,22 @@ def recorded_data(kind: type[Config], recipe: Mapping[str, Any]) -> Config:
 
 
 def pictures_of(
-    rows: PicturedRows[Any],
+    rows: ImageDataset[Any],
     processor: ImageProcessor,
-    data: PicturesConfig,
+    data: ImagesConfig,
     label: str,
     quiet: bool,
-) -> Pictures:
+) -> ImageCache:
     """The rows' pictures, as the processor fits them."""
     with ProgressBar(label, quiet=quiet) as bar:
-        return Pictures(
+        return ImageCache(
             rows, processor.fit, processor.size, memory_mb=data.memory_mb, told=bar.update
         )
 
 
 def learnt_pictures(
-    recipe: Recipe, rows: PicturedRows[Any], processor: ImageProcessor, quiet: bool
-) -> Pictures:
+    recipe: Recipe, rows: ImageDataset[Any], processor: ImageProcessor, quiet: bool
+) -> ImageCache:
     """Pictures to learn from: as much larger than the network's as the recipe says, for crops."""
     wide = wider(processor, recipe.data.enlarge)
     return pictures_of(rows, wide, recipe.data, "reading pictures", quiet)
@@ -127,6 +127,6 @@ def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = Fal
         return token_cache(source, tokenizer, validation_share=share, progress=told)
 
 
-def usual_image_text_processor(config: VLMConfig) -> ImageProcessor:
+def usual_image_text_processor(config: BlipConfig) -> ImageProcessor:
     """How pictures become pixels for a new model."""
     return blip_processor(max(config.image.size))

@@ -16,14 +16,14 @@ from bedstone.files import atomic_file, write_json
 from bedstone.runtime import Precision
 from bedstone.train.logs import ProgressBar
 from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
-from bedstone.train.run import Course
+from bedstone.train.run import RunPlan
 
 LOWEST, HIGHEST = 1e-7, 1e-1
 SMOOTHING = 0.9
 
 
 def find_rate(
-    course: Course,
+    course: RunPlan,
     optim: OptimConfig,
     precision: Precision,
     folder: Path,

@@ -72,7 +72,7 @@ class RunRecipe:
 
 
 @dataclass
-class Course:
+class RunPlan:
     """What is learnt, and from what.
 
     Attributes:
@@ -108,7 +108,7 @@ class Course:
 
 
 @dataclass
-class Finished:
+class RunResult:
     """What a run leaves: how it ended, its folder, and its artefact if it came to the end."""
 
     done: Done
@@ -136,12 +136,12 @@ def begin(run: Path) -> None:
 def train(
     recipe: RunRecipe,
     run: Path,
-    course: Course,
+    course: RunPlan,
     precision: Precision,
     checkpoint: Checkpoint | None,
     *,
     quiet: bool = False,
-) -> Finished:
+) -> RunResult:
     """Trains until the budget is spent or a signal asks to leave, from a checkpoint if given.
 
     The folder gets `recipe.yaml`, `data.json`, `log.jsonl`, `tensorboard/`, `checkpoints/`,
@@ -205,13 +205,13 @@ def train(
     curve = draw_curve(read_log(run / "log.jsonl"), run / "curve.png", run.name)
     if done.reason != "finished":
         say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {run}")
-        return Finished(done, run, None)
+        return RunResult(done, run, None)
     average.settle()
     model.record["metrics"] = done.metrics
     path = course.finish(run, done, trainer.store) if course.finish else model.save(run / "model")
     say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
     say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
-    return Finished(done, run, path)
+    return RunResult(done, run, path)
 
 
 def check_unchanged(run: Path, record: Mapping[str, Any]) -> None:

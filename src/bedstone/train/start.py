@@ -15,12 +15,12 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import Bert
-from bedstone.models.blip.network import VLM, FusedText
-from bedstone.models.resnet.network import MapTower, ResNet
+from bedstone.models.blip.network import Blip, BlipText
+from bedstone.models.resnet.network import ResNet, ResNetTokens
 from bedstone.models.vit.network import ViT
 
 
-def take_image(network: VLM, source: nn.Module) -> list[str]:
+def take_image(network: Blip, source: nn.Module) -> list[str]:
     """Fills the image tower from another network's: a ViT, a ResNet, or what has one as `image`.
 
     A CLIP's tower has a norm before its blocks that BLIP's lacks: what both have is taken. A
@@ -36,24 +36,24 @@ def take_image(network: VLM, source: nn.Module) -> list[str]:
         BedstoneError: it is of another kind, or a shape differs; nothing was taken.
     """
     tower: Any = source
-    while not isinstance(tower, ViT | ResNet | MapTower) and hasattr(tower, "image"):
+    while not isinstance(tower, ViT | ResNet | ResNetTokens) and hasattr(tower, "image"):
         tower = tower.image
     own: Any = network.image
     given = dict(tower.state_dict())
-    if isinstance(own, MapTower) and isinstance(tower, ResNet):
+    if isinstance(own, ResNetTokens) and isinstance(tower, ResNet):
         given = {f"resnet.{name}": weight for name, weight in given.items()}
     elif type(own) is not type(tower):
         raise BedstoneError(
             f"image_init: its image tower is a {type(tower).__name__}, where a "
-            f"{'ResNet' if isinstance(own, MapTower) else 'ViT'} is needed. Choose the layout that "
-            "has such a tower: blip for a ViT, blip_resnet for a ResNet."
+            f"{'ResNet' if isinstance(own, ResNetTokens) else 'ViT'} is needed. Choose the layout "
+            "that has such a tower: blip for a ViT, blip_resnet for a ResNet."
         )
-    alike = () if isinstance(own, MapTower) else ("heads", "activation")  # heads are the pool's
+    alike = () if isinstance(own, ResNetTokens) else ("heads", "activation")  # heads are the pool's
     _same(own.config, tower.config, "image_init", "model.image", alike)
     return _take(own, given, "image_init", "model.image")
 
 
-def take_text(network: VLM, source: nn.Module) -> list[str]:
+def take_text(network: Blip, source: nn.Module) -> list[str]:
     """Fills encoder and decoder, and the decoder's word head, from a BERT or another VLM.
 
     A BERT's first segment, which each of its tokens is of, goes into the positions. The words must
@@ -92,10 +92,10 @@ def take_text(network: VLM, source: nn.Module) -> list[str]:
 
 
 def _texts_of(source: nn.Module) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]] | None:
-    """Shape, weights of the body and of the word head, by FusedText's names."""
-    if isinstance(source, VLM):
+    """Shape, weights of the body and of the word head, by BlipText's names."""
+    if isinstance(source, Blip):
         body = source.decoder or source.encoder
-        assert isinstance(body, FusedText)
+        assert isinstance(body, BlipText)
         head = {} if source.head is None else dict(source.head.state_dict())
         return body.config, dict(body.state_dict()), head
     if not isinstance(source, Bert) or source.config.layout != "bert":
@@ -167,7 +167,7 @@ def _take(own: nn.Module, given: dict[str, Tensor], what: str, where: str) -> li
 # The model that a run goes on from, where its recipe names one in `init`.
 
 
-class Begins(Protocol):
+class Start(Protocol):
     """What is read of a recipe."""
 
     @property
@@ -176,7 +176,7 @@ class Begins(Protocol):
     def model(self) -> dict[str, Any]: ...
 
 
-def initial_model(recipe: Begins, layouts: Sequence[str], fault: str, hint: str = "") -> Model:
+def initial_model(recipe: Start, layouts: Sequence[str], fault: str, hint: str = "") -> Model:
     """The model of `init`, in fp32.
 
     Args:

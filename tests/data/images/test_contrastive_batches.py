@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bedstone.data.fields import Pair, PairRows
+from bedstone.data.fields import ImageTextPair, PairDataset
 from bedstone.data.images.augment import fact_augment
-from bedstone.data.images.contrastive import PairBatch, PairBatches, PairTexts
-from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveBatches, ContrastiveTexts
+from bedstone.data.images.pixels import ImageCache
 from bedstone.errors import BedstoneError
 
 
-def rows(count: int = 10, made: bool = False) -> PairRows:
+def rows(count: int = 10, made: bool = False) -> PairDataset:
     pairs = []
     for i in range(count):
         picture = np.full((4, 4, 3), i, dtype=np.uint8)
@@ -23,8 +23,10 @@ def rows(count: int = 10, made: bool = False) -> PairRows:
         if made:
             captions = (f"a {i % 2}", f"the {i % 2}")
         label = str(i % 2) if made else None
-        pairs.append(Pair(picture, captions, (f"wrong {i}", "false"), label, made, f"row {i}"))
-    return PairRows(pairs)
+        pairs.append(
+            ImageTextPair(picture, captions, (f"wrong {i}", "false"), label, made, f"row {i}")
+        )
+    return PairDataset(pairs)
 
 
 def encode(texts: list[str]) -> list[list[int]]:  # type: ignore[type-arg]
@@ -35,18 +37,20 @@ def normalise(pixels: Tensor) -> Tensor:
     return pixels.permute(0, 3, 1, 2).float()
 
 
-def batches(count: int = 10, size: int = 3, made: bool = False, **options: object) -> PairBatches:
+def batches(
+    count: int = 10, size: int = 3, made: bool = False, **options: object
+) -> ContrastiveBatches:
     found = rows(count, made)
-    pictures = Pictures(found, lambda x: x, (4, 4))
-    return PairBatches(pictures, PairTexts(found, encode), size, normalise, **options)  # type: ignore[arg-type]
+    pictures = ImageCache(found, lambda x: x, (4, 4))
+    return ContrastiveBatches(pictures, ContrastiveTexts(found, encode), size, normalise, **options)  # type: ignore[arg-type]
 
 
-def text(batch: PairBatch, row: int) -> str:
+def text(batch: ContrastiveBatch, row: int) -> str:
     start, end = batch.rows.spans[row]
     return "".join(chr(i) for i in batch.ids[0, start + 1 : end - 1])
 
 
-def same(one: PairBatch, other: PairBatch) -> bool:
+def same(one: ContrastiveBatch, other: ContrastiveBatch) -> bool:
     return (
         torch.equal(one.pixels, other.pixels)
         and torch.equal(one.ids, other.ids)
@@ -157,12 +161,12 @@ def test_a_fault_in_a_thread_is_told() -> None:
 
 
 def test_pictures_that_break_later_are_left_out() -> None:
-    pairs = [*rows(9).pairs, Pair(b"no picture", ("broken",), place="row 9")]
-    found = PairRows(pairs)
+    pairs = [*rows(9).pairs, ImageTextPair(b"no picture", ("broken",), place="row 9")]
+    found = PairDataset(pairs)
     found.faults.most = 0.2
     found.faults.rows = 10
-    pictures = Pictures(found, lambda x: x, (4, 4), memory_mb=0)
-    stream = PairBatches(pictures, PairTexts(found, encode), 5, normalise, workers=1)
+    pictures = ImageCache(found, lambda x: x, (4, 4), memory_mb=0)
+    stream = ContrastiveBatches(pictures, ContrastiveTexts(found, encode), 5, normalise, workers=1)
     sizes = [len(next(stream).pixels) for _ in range(4)]
     assert sorted(sizes) == [4, 4, 5, 5]
     assert len(found.faults.broken) == 1
@@ -180,10 +184,12 @@ def test_what_a_caption_says_stays_true_of_its_picture() -> None:
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
     picture[:, :2] = (200, 30, 30)
     said = ("a red thing", "a thing on the left", "a thing")
-    pairs = PairRows([Pair(picture, (text,), place=text) for text in said])
-    pictures = Pictures(pairs, lambda x: x, (4, 4))
+    pairs = PairDataset([ImageTextPair(picture, (text,), place=text) for text in said])
+    pictures = ImageCache(pairs, lambda x: x, (4, 4))
     augment = fact_augment({"flip": 1.0, "hue": 0.5})
-    stream = PairBatches(pictures, PairTexts(pairs, encode), 3, normalise, augment=augment, seed=3)
+    stream = ContrastiveBatches(
+        pictures, ContrastiveTexts(pairs, encode), 3, normalise, augment=augment, seed=3
+    )
     batch = next(stream)
     shown = dict(zip(batch.places, batch.pixels, strict=True))
     old = normalise(torch.from_numpy(picture)[None])[0]
@@ -194,5 +200,5 @@ def test_what_a_caption_says_stays_true_of_its_picture() -> None:
 
 
 def test_facts_of_a_class_are_its_own() -> None:
-    texts = PairTexts(rows(4, made=True), encode)
+    texts = ContrastiveTexts(rows(4, made=True), encode)
     assert not texts.facts[[each for own in texts.captions for each in own]].any()

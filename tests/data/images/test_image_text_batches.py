@@ -7,34 +7,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from bedstone.data.fields import Asked, Told, ToldRows
+from bedstone.data.fields import ImageTextDataset, Question, Sample
 from bedstone.data.images.augment import FactAugment, ImageAugment
 from bedstone.data.images.image_text import (
+    BlipWords,
+    ImageTextBatch,
+    ImageTextBatches,
+    ImageTexts,
     Part,
-    ToldBatch,
-    ToldBatches,
-    ToldTexts,
-    Words,
-    train_told,
+    train_image_text,
 )
-from bedstone.data.images.pixels import Pictures
+from bedstone.data.images.pixels import ImageCache
 from bedstone.errors import BedstoneError
 
 LETTERS = "abcdefghij"
 WORDS = " ".join([*LETTERS, *"0123456789", "left up it is so"])
-TOKENIZER = train_told([WORDS] * 3, 150)
+TOKENIZER = train_image_text([WORDS] * 3, 150)
 
 
-def rows(count: int = 10) -> ToldRows:
+def rows(count: int = 10) -> ImageTextDataset:
     """Picture i has i + 1 captions, and questions of the same letter."""
     found = []
     for i in range(count):
         picture = np.zeros((4, 4, 3), np.uint8)
         picture[:, 0] = i  # the first column tells which it is, and where it stands whether flipped
-        asked = tuple(Asked(f"is {LETTERS[i]} {n}", (f"{n}", f"{n} so")) for n in range(2))
+        asked = tuple(Question(f"is {LETTERS[i]} {n}", (f"{n}", f"{n} so")) for n in range(2))
         captions = tuple(f"{LETTERS[i]} {n}" for n in range(i + 1))
-        found.append(Told(picture, captions, asked, f"row {i}"))
-    return ToldRows(found)
+        found.append(Sample(picture, captions, asked, f"row {i}"))
+    return ImageTextDataset(found)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -42,16 +42,18 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def stream(
-    found: ToldRows | None = None,
+    found: ImageTextDataset | None = None,
     size: int = 3,
     context: int = 32,
     prompt: str = "",
     **options: object,
-) -> ToldBatches:
+) -> ImageTextBatches:
     found = found or rows()
-    texts = ToldTexts(found, Words.of(TOKENIZER, context, prompt))
+    texts = ImageTexts(found, BlipWords.of(TOKENIZER, context, prompt))
     options.setdefault("workers", 0)
-    return ToldBatches(Pictures(found, lambda x: x, (4, 4)), texts, size, normalise, **options)  # type: ignore[arg-type]
+    return ImageTextBatches(
+        ImageCache(found, lambda x: x, (4, 4)), texts, size, normalise, **options
+    )  # type: ignore[arg-type]
 
 
 def read(part: Part) -> list[str]:
@@ -77,11 +79,11 @@ def said(part: Part) -> list[str]:
     return told
 
 
-def numbers(batch: ToldBatch) -> list[int]:
+def numbers(batch: ImageTextBatch) -> list[int]:
     return [int(place.removeprefix("row ")) for place in batch.places]
 
 
-def same(one: ToldBatch, other: ToldBatch) -> bool:
+def same(one: ImageTextBatch, other: ImageTextBatch) -> bool:
     names = ("ids", "keep", "ids_in", "targets", "groups")
     parts = zip(one.parts, other.parts, strict=True)
     equal = all(torch.equal(getattr(a, name), getattr(b, name)) for a, b in parts for name in names)
@@ -130,7 +132,9 @@ def test_another_answer_and_caption_is_drawn_each_time() -> None:
 
 
 def test_equal_texts_have_equal_groups() -> None:
-    found = ToldRows([Told(np.zeros((4, 4, 3), np.uint8), (text,)) for text in ("a", "b", "a")])
+    found = ImageTextDataset(
+        [Sample(np.zeros((4, 4, 3), np.uint8), (text,)) for text in ("a", "b", "a")]
+    )
     batch = next(stream(found, captions=2))
     (part,) = batch.parts
     for text, group in zip(read(part), part.groups, strict=True):
@@ -152,7 +156,9 @@ def test_only_what_is_said_is_counted() -> None:
 
 def test_pictures_without_a_caption_or_question_teach_nothing_of_it() -> None:
     blank = np.zeros((4, 4, 3), np.uint8)
-    found = ToldRows([Told(blank, ("a",), ()), Told(blank, (), (Asked("is a", ("so",)),))])
+    found = ImageTextDataset(
+        [Sample(blank, ("a",), ()), Sample(blank, (), (Question("is a", ("so",)),))]
+    )
     batch = next(stream(found, size=2, captions=2, answers=2))
     assert batch.captions is not None and batch.answers is not None
     for part in (batch.captions, batch.answers):
@@ -188,8 +194,12 @@ def test_a_flip_never_meets_left() -> None:
     for i in range(6):
         pixels = np.zeros((4, 4, 3), np.uint8)
         pixels[:, 0] = 200
-        pictures.append(Told(pixels, (f"{LETTERS[i]} left", f"{LETTERS[i]} up"), place=f"row {i}"))
-    made = stream(ToldRows(pictures), size=6, captions=1, augment=FactAugment(ImageAugment(flip=1)))
+        pictures.append(
+            Sample(pixels, (f"{LETTERS[i]} left", f"{LETTERS[i]} up"), place=f"row {i}")
+        )
+    made = stream(
+        ImageTextDataset(pictures), size=6, captions=1, augment=FactAugment(ImageAugment(flip=1))
+    )
     met = set()
     for _ in range(10):
         batch = next(made)
@@ -202,8 +212,8 @@ def test_a_flip_never_meets_left() -> None:
 def test_an_answer_that_says_left_forbids_a_flip_too() -> None:
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:, 0] = 200
-    asked = (Asked("so it is", ("left",)), Asked("so it is", ("up",)))
-    found = ToldRows([Told(pixels, ("a",), asked)])
+    asked = (Question("so it is", ("left",)), Question("so it is", ("up",)))
+    found = ImageTextDataset([Sample(pixels, ("a",), asked)])
     made = stream(found, size=1, captions=1, answers=1, augment=FactAugment(ImageAugment(flip=1)))
     met = set()
     for _ in range(20):
@@ -221,7 +231,7 @@ def test_hidden_pictures_and_the_same_texts() -> None:
 
 
 def test_what_is_too_long_is_cut_and_counted() -> None:
-    found = ToldRows([Told(np.zeros((4, 4, 3), np.uint8), ("a b c d e f g h i j", "a"))])
+    found = ImageTextDataset([Sample(np.zeros((4, 4, 3), np.uint8), ("a b c d e f g h i j", "a"))])
     made = stream(found, size=1, captions=2, context=8)
     assert made.texts.cut == 1
     (part,) = next(made).parts
@@ -242,13 +252,13 @@ def test_it_moves_and_tells_what_it_holds() -> None:
 
 def test_all_texts_are_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    plain = Words.plain
+    plain = BlipWords.plain
 
-    def counted(self: Words, texts: list[str]) -> Iterable[np.ndarray]:
+    def counted(self: BlipWords, texts: list[str]) -> Iterable[np.ndarray]:
         seen.extend(texts)
         return plain(self, texts)
 
-    monkeypatch.setattr(Words, "plain", counted)
+    monkeypatch.setattr(BlipWords, "plain", counted)
     made = stream(captions=2, answers=2)
     before = len(seen)
     next(made), next(made)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bedstone.data.dataset import LabelledRows
+from bedstone.data.dataset import Dataset
 from bedstone.data.text.encode import question_windows, text_input, text_windows, word_windows
 from bedstone.data.text.supervised import ExampleBatches, evaluation_batches, make_examples
 from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
@@ -50,9 +50,7 @@ def texts(count=50, long=False):
 
 
 def classes(rows, tokenizer, limit=64, **options):
-    return make_examples(
-        "text-classification", LabelledRows(rows), tokenizer, limit=limit, **options
-    )
+    return make_examples("text-classification", Dataset(rows), tokenizer, limit=limit, **options)
 
 
 # What every kind of example has
@@ -254,7 +252,7 @@ TAGGED = [
 
 def tagged(rows, tokenizer, **options):
     return make_examples(
-        "token-classification", LabelledRows(rows), tokenizer, **{"limit": 16, **options}
+        "token-classification", Dataset(rows), tokenizer, **{"limit": 16, **options}
     )
 
 
@@ -295,7 +293,7 @@ def test_weights_of_tags_count_what_is_read(bert):
 def test_tags_by_number(bert):
     rows = [{"tokens": ["the", "cat"], "tags": [0, 1]}]
     assert tagged(rows, bert, labels=["O", "B-CAT"]).actual == [["O", "B-CAT"]]
-    named = LabelledRows(rows, names={"tags": ["X", "Y"]})
+    named = Dataset(rows, names={"tags": ["X", "Y"]})
     assert make_examples("token-classification", named, bert, limit=9).labels == ("X", "Y")
 
 
@@ -326,9 +324,7 @@ CONTEXT = "the cat sat on a mat and dogs barked at the unfriendly cat in Paris a
 
 def answered(answers, tokenizer, **options):
     rows = [{"question": "the mat", "context": CONTEXT, "answers": answers}]
-    return make_examples(
-        "question-answering", LabelledRows(rows), tokenizer, **{"limit": 64, **options}
-    )
+    return make_examples("question-answering", Dataset(rows), tokenizer, **{"limit": 64, **options})
 
 
 def at(text):
@@ -399,9 +395,7 @@ def test_answers_that_are_none(bert, answers, said):
 
 
 def completed(rows, tokenizer, **options):
-    return make_examples(
-        "text-generation", LabelledRows(rows), tokenizer, **{"limit": 64, **options}
-    )
+    return make_examples("text-generation", Dataset(rows), tokenizer, **{"limit": 64, **options})
 
 
 def test_the_completion_and_its_stop_token_are_learnt(gpt):
@@ -473,7 +467,7 @@ def test_completions_that_are_none(gpt, rows, said):
 
 def test_what_can_not_be(bert, gpt):
     with pytest.raises(BedstoneError, match="perhaps 'text-classification'"):
-        make_examples("text-clasification", LabelledRows(texts()), bert, limit=9)
+        make_examples("text-clasification", Dataset(texts()), bert, limit=9)
     with pytest.raises(BedstoneError, match="stride"):
         completed([{"text": "the cat"}], gpt, limit=9, stride=9)
     with pytest.raises(BedstoneError, match="batch_size"):

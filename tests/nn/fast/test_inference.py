@@ -12,10 +12,10 @@ from bedstone.nn.conditioning import PlainNorm
 from bedstone.nn.fast import frozen as packed
 from bedstone.nn.fast.frozen import PackedLinear
 from bedstone.nn.fast.inference import (
+    FusedAdaZero,
+    FusedPostNorm,
     JoinedAttention,
     JoinedCross,
-    LeanAdaZero,
-    LeanPostNorm,
     for_inference,
     inference_dtype,
 )
@@ -161,7 +161,7 @@ def test_an_encoder_made_ready_computes_the_same(activation, packs, request):
     mask = Documents(numbers, causal=False)
     ready = for_inference(network, torch.float32)
     assert not any(module.training for module in ready.modules())
-    assert isinstance(ready.stack[0]["attn"], LeanPostNorm)
+    assert isinstance(ready.stack[0]["attn"], FusedPostNorm)
     rough = for_inference(network, torch.bfloat16)
     with torch.no_grad():
         found, low = ready(ids, mask), rough(ids, mask)
@@ -205,7 +205,7 @@ def test_modulated_block_leaves_what_it_is_given():
     ready = for_inference(nn.ModuleList([block]), torch.float32)[0]
     with torch.no_grad():
         torch.testing.assert_close(ready(x, context), block(x, context), atol=1e-5, rtol=1e-5)
-    assert isinstance(ready, LeanAdaZero)
+    assert isinstance(ready, FusedAdaZero)
     assert torch.equal(x, kept)  # long skips read it again
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 import bedstone
 from alike import same
-from bedstone.data.images.image_text import padded, taught
+from bedstone.data.images.image_text import padded, targets_of
 from bedstone.errors import BedstoneError
 from bedstone.objectives.image_text import word_loss
 from image_models import pictures
@@ -61,7 +61,7 @@ def test_candidates_are_ranked_by_how_likely_they_are_written(model, task):
             scores = []
             for answer in ANSWERS:
                 said = [*known.encode(answer), known.sep_id]
-                ids_in, targets = taught([[known.bos_id]], [said], 0)
+                ids_in, targets = targets_of([[known.bos_id]], [said], 0)
                 states = model.network.answer_states(ids_in, None, read)
                 scores.append(-float(word_loss(model.network.head, states, targets)[0]))
         chances = torch.tensor(scores).softmax(-1).tolist()
@@ -160,7 +160,7 @@ def test_a_network_that_learnt_colours_answers_them():
     pixels = model.processor.normalise(shown)
     ids, keep = padded([known.encode("what colour is it?", special=True)] * len(given), 0)
     rows = [[*known.encode(name), known.sep_id] for _, name in given]
-    ids_in, targets = taught([[known.bos_id]] * len(given), rows, 0)
+    ids_in, targets = targets_of([[known.bos_id]] * len(given), rows, 0)
     learner = torch.optim.AdamW(network.parameters(), lr=4e-3)
     for _ in range(100):
         read = network.read(ids, keep, network.memory(pixels))

@@ -13,7 +13,7 @@ import alike
 import bedstone
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
-from bedstone.tasks.images.engine import PictureEngine
+from bedstone.tasks.images.engine import ImageEngine
 from image_models import LABELS, clip_model, labelled_model, pictures, saved
 
 NAMES = ["a red circle", "blue", "green square"]
@@ -100,7 +100,7 @@ def test_features_of_a_clip_stand_in_the_joint_space():
     task = bedstone.pipeline("image-feature-extraction", model)
     picture = pictures(1)[0]
     pooled = np.array(task(picture, pool=True))
-    unit = PictureEngine(model).images([picture])
+    unit = ImageEngine(model).images([picture])
     assert np.allclose(pooled / np.linalg.norm(pooled), unit, atol=1e-5)
     assert len(np.array(task(picture)).shape) == 4  # a CNN's last map
 
@@ -111,7 +111,7 @@ def test_an_ensemble_is_the_mean_of_unit_vectors():
     picture = pictures(1)[0]
     task = bedstone.pipeline(SHOTS, model)
     found = task(picture, candidate_labels=NAMES, hypothesis_template=templates)
-    engine = PictureEngine(model)
+    engine = ImageEngine(model)
     means = [engine.texts([t.replace("{}", n) for t in templates]).mean(0) for n in NAMES]
     means = np.stack([mean / np.linalg.norm(mean) for mean in means])
     logits = float(model.network.scale.detach()) * means @ engine.images([picture])[0]

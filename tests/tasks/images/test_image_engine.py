@@ -12,7 +12,7 @@ from PIL import Image
 from bedstone.data.images.contrastive import text_rows
 from bedstone.data.text.packing import pack
 from bedstone.errors import BedstoneError
-from bedstone.tasks.images.engine import PictureEngine
+from bedstone.tasks.images.engine import ImageEngine
 from image_models import WORDS, clip_model, labelled_model, pictures
 
 
@@ -26,7 +26,7 @@ def test_vectors_are_those_of_the_network(model):
     with torch.no_grad():
         pixels = model.processor(given)
         expected = torch.nn.functional.normalize(model.network.image_features(pixels), dim=-1)
-    found = PictureEngine(model).images(given)
+    found = ImageEngine(model).images(given)
     assert found.dtype == np.float32
     assert np.abs(found - expected.numpy()).max() < 1e-5
 
@@ -34,7 +34,7 @@ def test_vectors_are_those_of_the_network(model):
 @pytest.mark.parametrize("layout", ["clip", "siglip", "clip_resnet"])
 def test_texts_are_those_of_the_network_whatever_stands_beside_them(layout):
     model = clip_model(layout)
-    engine = PictureEngine(model)
+    engine = ImageEngine(model)
     texts = [*WORDS, "red", "a " * 20 + "star"]
     found = engine.texts(texts)
     assert found.shape == (5, engine.width)
@@ -49,15 +49,15 @@ def test_texts_are_those_of_the_network_whatever_stands_beside_them(layout):
 @pytest.mark.parametrize("size", [1, 2, 32])
 def test_batches_change_nothing(model, size):
     given = pictures(9)
-    whole = PictureEngine(model, batch_size=9).images(given)
-    found = PictureEngine(model, batch_size=size, threads=3).images(iter(given))
+    whole = ImageEngine(model, batch_size=9).images(given)
+    found = ImageEngine(model, batch_size=size, threads=3).images(iter(given))
     assert np.abs(whole - found).max() < 1e-5
 
 
 @pytest.mark.parametrize("layout", ["clip", "siglip", "clip_resnet"])
 def test_bf16_stays_near(layout):
     model = clip_model(layout)
-    exact, quick = PictureEngine(model), PictureEngine(model, "bf16")
+    exact, quick = ImageEngine(model), ImageEngine(model, "bf16")
     assert quick.precision == "bf16"
     given = pictures(4)
     assert (exact.images(given) * quick.images(given)).sum(1).min() > 0.99
@@ -71,7 +71,7 @@ def test_broken_pictures_are_named_or_left_out(model, tmp_path):
     data = (tmp_path / "good.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     mixed = [*given[:3], tmp_path / "cut.png", given[4], b"", "http://example.org/a.png"]
-    engine = PictureEngine(model, batch_size=2)
+    engine = ImageEngine(model, batch_size=2)
     with pytest.raises(BedstoneError, match=r"cut\.png"):
         engine.images(mixed)
     told = {}
@@ -86,7 +86,7 @@ def test_broken_pictures_are_named_or_left_out(model, tmp_path):
 
 def test_the_next_batches_are_decoded_while_the_network_reads(model, monkeypatch):
     """While a slow network reads a batch, the three after it are decoded."""
-    engine = PictureEngine(model, batch_size=2, threads=2)
+    engine = ImageEngine(model, batch_size=2, threads=2)
     decoded, lock = [], threading.Lock()
     fitted = engine.fitted
 
@@ -109,7 +109,7 @@ def test_the_next_batches_are_decoded_while_the_network_reads(model, monkeypatch
 
 
 def test_what_is_left_before_its_end_leaves_no_thread(model):
-    engine = PictureEngine(model, batch_size=1, threads=2)
+    engine = ImageEngine(model, batch_size=1, threads=2)
     results = engine.run(pictures(6), lambda network, pixels: [0] * len(pixels))
     next(results)
     results.close()
@@ -120,7 +120,7 @@ def test_what_is_left_before_its_end_leaves_no_thread(model):
 
 
 def test_several_threads_may_share_an_engine(model):
-    engine = PictureEngine(model)
+    engine = ImageEngine(model)
     given = pictures(6)
     expected = engine.images(given)
     with ThreadPoolExecutor(4) as pool:
@@ -129,22 +129,22 @@ def test_several_threads_may_share_an_engine(model):
 
 
 def test_a_name_is_that_of_the_weights(model):
-    first = PictureEngine(model).name
-    assert PictureEngine(model, "bf16").name == first
+    first = ImageEngine(model).name
+    assert ImageEngine(model, "bf16").name == first
     other = clip_model()
     with torch.no_grad():
         other.network.image_projection.weight[0, 0] += 1
-    assert PictureEngine(other).name != first
+    assert ImageEngine(other).name != first
 
 
 def test_a_network_of_pictures_alone():
-    engine = PictureEngine(labelled_model())
+    engine = ImageEngine(labelled_model())
     assert engine.images(pictures(2)).shape == (2, engine.width)
     with pytest.raises(BedstoneError, match="no words"):
         engine.texts(["a cat"])
 
 
 def test_long_texts_are_cut_and_told(model, caplog):
-    engine = PictureEngine(model)
+    engine = ImageEngine(model)
     engine.texts(["red", "a blue " * 200])
     assert "1 of 2 texts" in caplog.text

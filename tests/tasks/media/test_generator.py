@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bedstone.diffusion.sample import Asked, draw, generators_of
+from bedstone.diffusion.sample import Conditioning, generators_of, sample
 from bedstone.errors import BedstoneError
-from bedstone.tasks.media.generator import Drawer, rows_of
+from bedstone.tasks.media.generator import MediaGenerator, rows_of
 from drawings import SHAPES, STEPS, drawing
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
@@ -25,7 +25,7 @@ def apart(a, b):
 @pytest.mark.parametrize("condition", ["none", "class", "text"])
 def test_every_signal_is_drawn_from_every_condition(kind, condition):
     prompts = {"none": [None, None], "class": ["dog", 0], "text": ["a red circle", "ink"]}
-    drawn = Drawer(drawing(condition, kind)).draw(prompts[condition], [0, 0])
+    drawn = MediaGenerator(drawing(condition, kind)).draw(prompts[condition], [0, 0])
     assert drawn.signals.shape == (2, *SHAPES[kind])
     assert drawn.kind == kind
     if condition != "none":  # the same noise, and another prompt
@@ -35,7 +35,7 @@ def test_every_signal_is_drawn_from_every_condition(kind, condition):
 @pytest.mark.parametrize("method", ["ddim", "ddpm", "dpm_solver_sde"])
 @pytest.mark.parametrize("condition", ["class", "text"])
 def test_a_row_depends_on_its_prompt_and_seed_alone(condition, method):
-    drawer = Drawer(drawing(condition))
+    drawer = MediaGenerator(drawing(condition))
     prompts = ["cat", "dog", "cat"] if condition == "class" else ["two green stars in ink", "a", ""]
     together = drawer.draw(prompts, [3, 4, 5], method=method).signals
     for row, (prompt, seed) in enumerate(zip(prompts, [3, 4, 5], strict=True)):
@@ -44,10 +44,10 @@ def test_a_row_depends_on_its_prompt_and_seed_alone(condition, method):
 
 
 def test_rows_beyond_a_batch_are_the_same_rows(monkeypatch):
-    drawer = Drawer(drawing())
+    drawer = MediaGenerator(drawing())
     whole = drawer.draw(["cat", "dog", "cat"], [0, 1, 2])
     noise = drawer.engine.noise([0, 1, 2], (3, 8, 8))
-    monkeypatch.setattr("bedstone.tasks.media.generator.TOGETHER", 2)
+    monkeypatch.setattr("bedstone.tasks.media.generator.BATCH", 2)
     shares = []
     parts = drawer.draw(
         ["cat", "dog", "cat"], [0, 1, 2], watch=lambda now: shares.append(now.share)
@@ -60,7 +60,7 @@ def test_rows_beyond_a_batch_are_the_same_rows(monkeypatch):
 
 
 def test_classes_by_name_part_of_a_name_and_number():
-    drawer = Drawer(drawing())
+    drawer = MediaGenerator(drawing())
     rows = drawer.draw(["tree frog, tailed frog", "Tailed Frog", 2, "2"], [0] * 4).signals
     for row in rows[1:]:
         close(row, rows[0])
@@ -74,7 +74,7 @@ def test_classes_by_name_part_of_a_name_and_number():
 
 
 def test_guidance_goes_towards_the_prompt_and_away_from_the_negative():
-    drawer = Drawer(drawing("text"))
+    drawer = MediaGenerator(drawing("text"))
     plain = drawer.draw(["a red circle"], [0], guidance=1.0).signals
     apart(plain, drawer.draw(["a red circle"], [0], guidance=6.0).signals)
     away = drawer.draw(["a red circle"], [0], negative="stars", guidance=6.0).signals
@@ -89,12 +89,12 @@ def test_guidance_goes_towards_the_prompt_and_away_from_the_negative():
 
 
 def test_a_class_is_drawn_away_from_another():
-    drawer = Drawer(drawing())
+    drawer = MediaGenerator(drawing())
     apart(drawer.draw(["cat"], [0], negative="dog").signals, drawer.draw(["cat"], [0]).signals)
 
 
 def test_from_a_picture_little_strength_stays_near_it():
-    drawer = Drawer(drawing())
+    drawer = MediaGenerator(drawing())
     start = torch.rand(3, 8, 8) * 2 - 1
     away = [
         (drawer.draw(["cat"], [0], image=start, strength=strength, steps=20).signals[0] - start)
@@ -110,7 +110,7 @@ def test_from_a_picture_little_strength_stays_near_it():
 
 @pytest.mark.parametrize("latent", [False, True])
 def test_what_a_mask_keeps_stays_as_it_was(latent, tmp_path):
-    drawer = Drawer(drawing(latent=latent))
+    drawer = MediaGenerator(drawing(latent=latent))
     side = 16 if latent else 8
     pixels = np.random.default_rng(1).integers(0, 255, (side, side, 3), dtype=np.uint8)
     mask = np.zeros((side, side), np.uint8)
@@ -124,7 +124,7 @@ def test_what_a_mask_keeps_stays_as_it_was(latent, tmp_path):
 
 
 def test_bad_masks_and_starts_are_named():
-    drawer = Drawer(drawing())
+    drawer = MediaGenerator(drawing())
     dark = np.zeros((20, 30), np.uint8)
     with pytest.raises(BedstoneError, match="mask: is 10 x 9 pixels, and the picture 30 x 20"):
         drawer.draw(["cat"], [0], image=PHOTO, mask=np.zeros((9, 10), np.uint8))
@@ -142,12 +142,12 @@ def test_bad_masks_and_starts_are_named():
     with pytest.raises(BedstoneError, match=r"mask: its shape is \(1, 4, 4\)"):
         drawer.draw(["cat"], [0], image=torch.zeros(3, 8, 8), mask=torch.ones(1, 4, 4))
     with pytest.raises(BedstoneError, match="draws audio"):
-        Drawer(drawing("none", "audio")).draw([None], [0], image=PHOTO)
+        MediaGenerator(drawing("none", "audio")).draw([None], [0], image=PHOTO)
 
 
 @pytest.mark.parametrize("condition", ["none", "class", "text"])
 def test_a_variation_without_change_is_the_picture(condition):
-    drawer = Drawer(drawing(condition, predicts="flow_prediction"))
+    drawer = MediaGenerator(drawing(condition, predicts="flow_prediction"))
     start = torch.rand(3, 8, 8) - 0.5
     steps = {"steps": 12}
     same = drawer.variations(start, [0, 1], change=0.0, **steps).signals
@@ -166,7 +166,7 @@ def test_a_variation_without_change_is_the_picture(condition):
 @pytest.mark.parametrize("condition", ["none", "class", "text"])
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_between_two_begins_and_ends_with_them(condition, guidance):
-    drawer = Drawer(drawing(condition))
+    drawer = MediaGenerator(drawing(condition))
     ends = {"none": (None, None), "class": ("cat", "dog"), "text": ("a red circle on white", "ink")}
     first, last = ends[condition]
     how = {} if condition == "none" else {"guidance": guidance}
@@ -180,7 +180,7 @@ def test_between_two_begins_and_ends_with_them(condition, guidance):
 
 
 def test_a_story_begins_from_one_noise_and_shares_a_style():
-    drawer = Drawer(drawing("text"))
+    drawer = MediaGenerator(drawing("text"))
     told = drawer.story(["a red circle", "a blue square"], 7, style="drawn in ink")
     assert [recipe["prompt"] for recipe in told.recipes] == [
         "a red circle, drawn in ink",
@@ -189,7 +189,7 @@ def test_a_story_begins_from_one_noise_and_shares_a_style():
     assert [recipe["seed"] for recipe in told.recipes] == [7, 7]
     close(told.signals[:1], drawer.draw(["a red circle, drawn in ink"], [7]).signals)
     with pytest.raises(BedstoneError, match="style"):
-        Drawer(drawing()).story(["cat"], style="ink")
+        MediaGenerator(drawing()).story(["cat"], style="ink")
 
 
 @pytest.mark.parametrize(
@@ -213,16 +213,16 @@ def test_a_story_begins_from_one_noise_and_shares_a_style():
 )
 def test_bad_settings_are_named(given, words):
     with pytest.raises(BedstoneError, match=words):
-        Drawer(drawing()).draw(["cat"], [0], **given)
+        MediaGenerator(drawing()).draw(["cat"], [0], **given)
 
 
 def test_more_steps_than_were_trained_are_refused():
     with pytest.raises(BedstoneError, match="steps: 1001"):
-        Drawer(drawing(process=STEPS)).draw(["cat"], [0], steps=1001)
+        MediaGenerator(drawing(process=STEPS)).draw(["cat"], [0], steps=1001)
 
 
 def test_settings_change_what_they_say():
-    drawer = Drawer(drawing(process=STEPS))
+    drawer = MediaGenerator(drawing(process=STEPS))
     base = drawer.draw(["cat"], [0]).signals
     changes = (
         {"steps": 9},
@@ -242,8 +242,13 @@ def test_settings_change_what_they_say():
 
 
 def test_another_size_is_drawn():
-    assert Drawer(drawing()).draw(["cat"], [0], size=(16, 12)).signals.shape == (1, 3, 16, 12)
-    latent = Drawer(drawing(latent=True))
+    assert MediaGenerator(drawing()).draw(["cat"], [0], size=(16, 12)).signals.shape == (
+        1,
+        3,
+        16,
+        12,
+    )
+    latent = MediaGenerator(drawing(latent=True))
     assert latent.draw(["cat"], [0], size=(24, 16)).signals.shape == (1, 3, 24, 16)
     with pytest.raises(BedstoneError, match="multiples of 2"):
         latent.draw(["cat"], [0], size=(15, 16))
@@ -252,7 +257,7 @@ def test_another_size_is_drawn():
 
 
 def test_what_is_not_finite_is_named():
-    drawer = Drawer(drawing())
+    drawer = MediaGenerator(drawing())
     lost = torch.full((3, 8, 8), torch.nan)
     with pytest.raises(BedstoneError, match="image: holds values that aren't finite"):
         drawer.draw(["cat"], [0], image=lost)
@@ -262,7 +267,7 @@ def test_what_is_not_finite_is_named():
 
 
 def test_latents_that_were_kept_aside_are_decoded_where_the_autoencoder_is(monkeypatch):
-    engine, seen = Drawer(drawing(latent=True)).engine, []
+    engine, seen = MediaGenerator(drawing(latent=True)).engine, []
     engine.device = torch.device("meta")
 
     def pictures(latents):
@@ -277,28 +282,28 @@ def test_latents_that_were_kept_aside_are_decoded_where_the_autoencoder_is(monke
 def test_noise_of_another_shape_is_named():
     for shape in ((1, 3, 8, 8), (2, 3, 4, 4)):
         with pytest.raises(BedstoneError, match=r"noise: its shape .* expected \(2, 3, 8, 8\)"):
-            Drawer(drawing()).draw(["cat", "dog"], [0, 1], noise=torch.zeros(shape))
+            MediaGenerator(drawing()).draw(["cat", "dog"], [0, 1], noise=torch.zeros(shape))
 
 
 def test_starts_and_masks_that_do_not_go_together_are_named():
     model = drawing("none")
     parts = model.network, model.process, model.target, (3, 8, 8), model.sampling
     for asked, said in (
-        (Asked(mask=torch.ones(1, 1, 8, 8)), "mask: was given without a start"),
-        (Asked(start=torch.zeros(3, 3, 8, 8)), "start: 3 signals were given to draw 2 from"),
+        (Conditioning(mask=torch.ones(1, 1, 8, 8)), "mask: was given without a start"),
+        (Conditioning(start=torch.zeros(3, 3, 8, 8)), "start: 3 signals were given to draw 2 from"),
     ):
         with pytest.raises(BedstoneError, match=said):
-            draw(*parts, generators_of([0, 1]), asked=asked)
+            sample(*parts, generators_of([0, 1]), asked=asked)
 
 
 def test_what_is_not_given_of_a_variation_is_as_said():
-    drawer, image = Drawer(drawing(guidance=3.0)), torch.zeros(3, 8, 8)
+    drawer, image = MediaGenerator(drawing(guidance=3.0)), torch.zeros(3, 8, 8)
     told = drawer.variations(image, [0], prompt="cat", guidance=None, method=None).recipes[0]
     assert (told["sampling"]["guidance"], told["sampling"]["method"]) == (1.0, "ddim")
 
 
 def test_what_is_told_to_a_model_that_is_told_nothing():
-    alone = Drawer(drawing("none"))
+    alone = MediaGenerator(drawing("none"))
     for given in ({"guidance": 3.0}, {"negative": "ink"}):
         with pytest.raises(BedstoneError, match="without being told what"):
             alone.draw([None], [0], **given)
@@ -307,7 +312,7 @@ def test_what_is_told_to_a_model_that_is_told_nothing():
 
 
 def test_bad_prompts_and_seeds_are_named():
-    drawer = Drawer(drawing("text"))
+    drawer = MediaGenerator(drawing("text"))
     with pytest.raises(BedstoneError, match="prompt: none was given; the model draws from words"):
         drawer.draw([], [])
     with pytest.raises(BedstoneError, match="expected words"):

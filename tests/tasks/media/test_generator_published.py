@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.checkpoints.pipeline import DrawingModel, load_drawing
+from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json, write_json
-from bedstone.tasks.media.generator import Drawer
+from bedstone.tasks.media.generator import MediaGenerator
 from drawings import STEPS, drawing
 from networks import randomise
 
@@ -67,14 +67,14 @@ def test_a_published_pipeline_draws_the_same(name, guidance, tmp_path, monkeypat
     write_json(tmp_path / "pipe" / "model_index.json", {**index, "id2label": labels})
     expected = theirs(pipe, [3, 207], NOISE, 20, guidance, monkeypatch)
     model = bedstone.load(tmp_path / "pipe")
-    assert isinstance(model, DrawingModel)
+    assert isinstance(model, DiffusionPipeline)
     how = {"noise": NOISE, "steps": 20, "guidance": guidance}
-    found = Drawer(model).draw([3, "other 207"], [0, 0], **how).signals
+    found = MediaGenerator(model).draw([3, "other 207"], [0, 0], **how).signals
     assert expected.std() > 0.05
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     # Saved by us, it is drawn as it was, and diffusers still opens it.
     model.save(tmp_path / "copy")
-    again = Drawer(bedstone.load(tmp_path / "copy")).draw([3, 207], [0, 0], **how).signals
+    again = MediaGenerator(bedstone.load(tmp_path / "copy")).draw([3, 207], [0, 0], **how).signals
     torch.testing.assert_close(again, expected, atol=1e-4, rtol=1e-4)
     copied = diffusers.DiTPipeline.from_pretrained(tmp_path / "copy")
     assert copied.get_label_ids(["other 207"]) == [207]
@@ -85,7 +85,7 @@ def test_a_published_pipeline_draws_the_same(name, guidance, tmp_path, monkeypat
 def test_a_method_of_ours_takes_the_place_of_the_published(tmp_path):
     pipe = diffusers.DiTPipeline(transformer(), vae(), SCHEDULERS["ddim"]())
     pipe.save_pretrained(tmp_path / "pipe")
-    drawer = Drawer(load_drawing(tmp_path / "pipe"))
+    drawer = MediaGenerator(load_pipeline(tmp_path / "pipe"))
     published = drawer.draw([3], [0], steps=5)
     assert published.recipes[0]["sampling"]["spacing"] == "as scheduler_config.json has it"
     ours = drawer.draw([3], [0], steps=5, method="ddim")  # trailing, where theirs is leading
@@ -101,8 +101,8 @@ def test_ours_written_as_a_pipeline_draws_the_same_there(method, tmp_path, monke
     network = made.network
     pipe = diffusers.DiTPipeline(transformer(sample_size=8), vae(), SCHEDULERS["ddim"]())
     pipe.save_pretrained(tmp_path / "begin")
-    begun = load_drawing(tmp_path / "begin")
-    ours = DrawingModel(
+    begun = load_pipeline(tmp_path / "begin")
+    ours = DiffusionPipeline(
         begun.network,
         process=made.process,
         target=made.target,
@@ -114,7 +114,9 @@ def test_ours_written_as_a_pipeline_draws_the_same_there(method, tmp_path, monke
     ours.save(tmp_path / "ours")
     assert read_json(tmp_path / "ours" / "model_index.json")["_class_name"] == "DiTPipeline"
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(7))
-    found = Drawer(load_drawing(tmp_path / "ours")).draw([5, 6], [0, 0], noise=noise, steps=10)
+    found = MediaGenerator(load_pipeline(tmp_path / "ours")).draw(
+        [5, 6], [0, 0], noise=noise, steps=10
+    )
     opened = diffusers.DiTPipeline.from_pretrained(tmp_path / "ours")
     expected = theirs(opened, [5, 6], noise, 10, made.sampling.guidance, monkeypatch)
     torch.testing.assert_close(found.signals, expected, atol=1e-4, rtol=1e-4)
@@ -124,13 +126,13 @@ def test_an_autoencoder_of_other_channels_is_named(tmp_path):
     pipe = diffusers.DiTPipeline(transformer(), vae(3), SCHEDULERS["ddim"]())
     pipe.save_pretrained(tmp_path / "pipe")
     with pytest.raises(BedstoneError, match=r"vae/ turns latents of 3 channels.*latents of 4"):
-        load_drawing(tmp_path / "pipe")
+        load_pipeline(tmp_path / "pipe")
 
 
 def test_a_pipeline_whose_scheduler_ours_is_not(tmp_path):
     scheduler = diffusers.DPMSolverMultistepScheduler(solver_order=3)
     diffusers.DiTPipeline(transformer(), vae(), scheduler).save_pretrained(tmp_path / "pipe")
-    drawer = Drawer(load_drawing(tmp_path / "pipe"))
+    drawer = MediaGenerator(load_pipeline(tmp_path / "pipe"))
     with pytest.raises(BedstoneError, match=r"solver_order is 3.*Name a sampler instead"):
         drawer.draw([3], [0])
     assert drawer.draw([3], [0], method="dpm_solver_2m", steps=3).signals.isfinite().all()

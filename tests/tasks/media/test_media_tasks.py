@@ -6,8 +6,8 @@ from PIL import Image
 
 import bedstone
 from bedstone.errors import BedstoneError
-from bedstone.tasks.media.files import picture
-from bedstone.tasks.media.generator import Drawer
+from bedstone.tasks.media.files import to_image
+from bedstone.tasks.media.generator import MediaGenerator
 from drawings import drawing
 from small_models import TAGS, model
 
@@ -27,8 +27,8 @@ def test_each_task_gives_what_it_says(task):
     one = bedstone.pipeline(task, drawing(condition, kind))(prompt, seed=2)
     assert (one["prompt"], one["seed"]) == (prompt, 2)
     if kind == "image":
-        drawn = Drawer(drawing(condition, kind)).draw([prompt], [2])
-        assert one["image"].tobytes() == picture(drawn.signals[0]).tobytes()
+        drawn = MediaGenerator(drawing(condition, kind)).draw([prompt], [2])
+        assert one["image"].tobytes() == to_image(drawn.signals[0]).tobytes()
     elif kind == "audio":
         assert one["sampling_rate"] == 1000
         assert one["audio"].shape == (11 * 16,)

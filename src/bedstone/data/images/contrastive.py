@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.fields import PairRows
+from bedstone.data.fields import PairDataset
 from bedstone.data.images.augment import FactAugment
-from bedstone.data.images.pixels import Pictures, PictureStream
+from bedstone.data.images.pixels import ImageCache, ImageStream
 from bedstone.data.text.encode import Input, text_batch
 from bedstone.data.text.packing import Encode, KnownTexts, Packed, lay
 from bedstone.data.text.tokenizer import Tokenizer
@@ -24,7 +24,7 @@ from bedstone.errors import BedstoneError
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class ContrastiveBatch:
     """What one training step sees of pairs.
 
     Attributes:
@@ -54,7 +54,7 @@ class PairBatch:
         """Pictures that are to find their text."""
         return len(self.pixels)
 
-    def to(self, device: torch.device | str) -> "PairBatch":
+    def to(self, device: torch.device | str) -> "ContrastiveBatch":
         """The same batch with its tensors there."""
         return replace(
             self,
@@ -71,14 +71,14 @@ class PairBatch:
         )
 
 
-class PairTexts:
+class ContrastiveTexts:
     """The texts of pairs, tokenised once, each distinct one once.
 
     Args:
         encode: texts to token ids, as the network reads them.
     """
 
-    def __init__(self, rows: PairRows, encode: Encode) -> None:
+    def __init__(self, rows: PairDataset, encode: Encode) -> None:
         self.known = KnownTexts()
         self.captions = [self.known.add(pair.captions) for pair in rows]
         self.negatives = [self.known.add(pair.negatives) for pair in rows]
@@ -116,8 +116,8 @@ class PairTexts:
         return self.pack(chosen), torch.from_numpy(self.group[chosen]), self.facts[own]
 
 
-class PairBatches(PictureStream[PairBatch]):
-    """An endless stream of `PairBatch`; see `PictureStream`.
+class ContrastiveBatches(ImageStream[ContrastiveBatch]):
+    """An endless stream of `ContrastiveBatch`; see `ImageStream`.
 
     How hard a batch is depends on its size, so all have the same.
 
@@ -131,8 +131,8 @@ class PairBatches(PictureStream[PairBatch]):
 
     def __init__(
         self,
-        pictures: Pictures,
-        texts: PairTexts,
+        pictures: ImageCache,
+        texts: ContrastiveTexts,
         batch_size: int,
         normalise: Callable[[Tensor], Tensor],
         *,
@@ -151,13 +151,13 @@ class PairBatches(PictureStream[PairBatch]):
         rows, tokens = len(self.pictures.readable), len(self.texts.known.ids)
         return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens}
 
-    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:
+    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ContrastiveBatch:
         rows, pixels = self.pictures.read(rows)
         packed, groups, facts = self.texts.draw(rows, random, self.negatives)
         shown = self.augmented(pixels, random, facts)
         extra = len(groups) - len(rows)
         places = [self.pictures.rows[int(i)].place for i in rows]
-        return PairBatch(self.normalise(shown), packed, groups, extra, places, number)
+        return ContrastiveBatch(self.normalise(shown), packed, groups, extra, places, number)
 
 
 # Texts as the towers of CLIP and SigLIP read them, in training and in use alike.

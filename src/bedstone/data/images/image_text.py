@@ -16,9 +16,9 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 
-from bedstone.data.fields import ToldRows
+from bedstone.data.fields import ImageTextDataset
 from bedstone.data.images.augment import FactAugment
-from bedstone.data.images.pixels import Pictures, PictureStream
+from bedstone.data.images.pixels import ImageCache, ImageStream
 from bedstone.data.records import check_text
 from bedstone.data.stream import IGNORED
 from bedstone.data.text.packing import KnownTexts
@@ -29,10 +29,10 @@ from bedstone.errors import BedstoneError
 BEGIN, ENCODE = "[DEC]", "[ENC]"  # what a decoder's text begins with; a name BLIP has beside it
 LEAST = 102  # ids of a vocabulary: room for letters, and for the two
 ENOUGH = 50_000  # texts to train a vocabulary on; of more, so many are drawn
-SHOWN = 40  # characters of a text that a message shows
+PREVIEW = 40  # characters of a text that a message shows
 
 
-def train_told(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_image_text(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """A tokenizer of at most `vocab_size` ids, [DEC] and [ENC] the last two.
 
     Raises:
@@ -48,10 +48,10 @@ def train_told(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         drawn = np.random.default_rng(0).permutation(len(kept))[:ENOUGH]
         kept = [kept[i] for i in sorted(drawn.tolist())]
     kept += sorted(letters)
-    return as_told(train_wordpiece(kept, vocab_size - 2))
+    return as_image_text(train_wordpiece(kept, vocab_size - 2))
 
 
-def as_told(tokenizer: Tokenizer) -> Tokenizer:
+def as_image_text(tokenizer: Tokenizer) -> Tokenizer:
     """A BERT tokenizer with what BLIP adds to it: [DEC], its `bos_token`, and [ENC].
 
     Raises:
@@ -74,7 +74,7 @@ def as_told(tokenizer: Tokenizer) -> Tokenizer:
 
 
 @dataclass(frozen=True)
-class Words:
+class BlipWords:
     """Texts as ids: the words of a text alone, and what stands around them.
 
     Attributes:
@@ -93,7 +93,7 @@ class Words:
     after: tuple[int, ...]
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, context: int, prompt: str = "") -> "Words":
+    def of(cls, tokenizer: Tokenizer, context: int, prompt: str = "") -> "BlipWords":
         """As BLIP reads and writes.
 
         Args:
@@ -102,14 +102,14 @@ class Words:
         Raises:
             BedstoneError: the tokenizer isn't of BERT's kind, or the prompt is too long.
         """
-        tokenizer = as_told(tokenizer)
+        tokenizer = as_image_text(tokenizer)
         bos, cls_id = tokenizer.bos_id, tokenizer.cls_id
         sep, pad = tokenizer.sep_id, tokenizer.pad_id
         assert bos is not None and cls_id is not None and sep is not None and pad is not None
         begin = (bos, *tokenizer.encode_batch([prompt])[0].tolist()) if prompt.strip() else (bos,)
         if len(begin) + 1 > context:
             raise BedstoneError(
-                f"prompt: {prompt[:SHOWN]!r} has {len(begin) - 1:,} tokens and leaves no room in "
+                f"prompt: {prompt[:PREVIEW]!r} has {len(begin) - 1:,} tokens and leaves no room in "
                 f"the network's {context:,}. Shorten it."
             )
         return cls(tokenizer, context, pad, begin, sep, (cls_id,), (sep,))
@@ -147,7 +147,7 @@ class Words:
             if len(ids) > self.room:
                 name = what if len(texts) == 1 else f"{what} {number:,}"
                 raise BedstoneError(
-                    f"{name}: {text[:SHOWN]!r}... has {len(text.split()):,} words, {len(ids):,} "
+                    f"{name}: {text[:PREVIEW]!r}... has {len(text.split()):,} words, {len(ids):,} "
                     f"tokens; the network reads {self.room:,} at most. Shorten it."
                 )
         return rows
@@ -164,7 +164,7 @@ def padded(rows: Sequence[Sequence[int] | np.ndarray], pad: int) -> tuple[Tensor
     return torch.from_numpy(ids), torch.from_numpy(keep)
 
 
-def taught(
+def targets_of(
     begun: Sequence[Sequence[int]], said: Sequence[Sequence[int] | np.ndarray], pad: int
 ) -> tuple[Tensor, Tensor]:
     """What a decoder is fed and what it is to say next, both (n, U); -100 where nothing is.
@@ -215,7 +215,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class ToldBatch:
+class ImageTextBatch:
     """What one training step sees.
 
     Attributes:
@@ -246,7 +246,7 @@ class ToldBatch:
         """Tokens to be said."""
         return sum(int((part.targets != IGNORED).sum()) for part in self.parts)
 
-    def to(self, device: torch.device | str) -> "ToldBatch":
+    def to(self, device: torch.device | str) -> "ImageTextBatch":
         """The same batch with its tensors there."""
         return replace(
             self,
@@ -262,14 +262,14 @@ class ToldBatch:
         return f"batch {self.number}: {len(self.pixels)} pictures, {texts} texts: {places}"
 
 
-class ToldTexts:
+class ImageTexts:
     """The texts of rows, tokenised once, each distinct one once.
 
     Attributes:
         cut: texts that are longer than the network reads; they end there.
     """
 
-    def __init__(self, rows: ToldRows, words: Words) -> None:
+    def __init__(self, rows: ImageTextDataset, words: BlipWords) -> None:
         self.words, self.known = words, KnownTexts()
         self.captions = [self._said(row.captions) for row in rows]
         self.asked = [
@@ -316,7 +316,7 @@ class ToldTexts:
             words.pad,
         )
         rest = [[*self.known[i], words.end] if i != NOTHING else [] for i in said]
-        ids_in, targets = taught([begin] * len(rest), rest, words.pad)
+        ids_in, targets = targets_of([begin] * len(rest), rest, words.pad)
         part = Part(ids, keep, ids_in, targets, torch.tensor(read), each)
         return part, self._facts(read, said, each)
 
@@ -334,8 +334,8 @@ class ToldTexts:
         return np.bitwise_or.reduce(np.array(told).reshape(2, -1, each), axis=(0, 2))
 
 
-class ToldBatches(PictureStream[ToldBatch]):
-    """An endless stream of `ToldBatch`; see `PictureStream`.
+class ImageTextBatches(ImageStream[ImageTextBatch]):
+    """An endless stream of `ImageTextBatch`; see `ImageStream`.
 
     Args:
         pictures: of the rows.
@@ -352,8 +352,8 @@ class ToldBatches(PictureStream[ToldBatch]):
 
     def __init__(
         self,
-        pictures: Pictures,
-        texts: ToldTexts,
+        pictures: ImageCache,
+        texts: ImageTexts,
         batch_size: int,
         normalise: Callable[[Tensor], Tensor],
         *,
@@ -381,7 +381,7 @@ class ToldBatches(PictureStream[ToldBatch]):
         each = {"captions": self.captions, "answers": self.answers}
         return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens} | each
 
-    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ToldBatch:
+    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ImageTextBatch:
         rows, pixels = self.pictures.read(rows)
         captions = answers = None
         facts = np.zeros(len(rows), np.int64)
@@ -393,7 +393,7 @@ class ToldBatches(PictureStream[ToldBatch]):
             facts |= told
         seen = self.normalise(self.augmented(pixels, random, facts))
         places = [self.pictures.rows[int(i)].place for i in rows]
-        return ToldBatch(
+        return ImageTextBatch(
             torch.zeros_like(seen) if self.blank else seen, captions, answers, places, number
         )
 
@@ -420,7 +420,7 @@ def question_text(question: str) -> str:
     return QUESTION.format(question.strip())
 
 
-def said_text(text: str) -> str:
+def answer_text(text: str) -> str:
     """An answer or a caption as it stands behind its prompt."""
     return f" {text.strip()}"
 
@@ -430,7 +430,7 @@ def said_text(text: str) -> str:
 # A text is ended by the tokenizer's end token, and loss is on what follows the prompt alone.
 
 
-def gpt_words(tokenizer: Tokenizer, context: int) -> Words:
+def gpt_words(tokenizer: Tokenizer, context: int) -> BlipWords:
     """How a GPT's tokenizer reads and writes; captions begin with their prompt.
 
     Raises:
@@ -443,23 +443,23 @@ def gpt_words(tokenizer: Tokenizer, context: int) -> Words:
             "tokenizer_config.json."
         )
     begin = tuple(tokenizer.encode_batch([CAPTION])[0].tolist())
-    return Words(tokenizer, context, tokenizer.pad_id or end, begin, end, (), ())
+    return BlipWords(tokenizer, context, tokenizer.pad_id or end, begin, end, (), ())
 
 
-def prompt_ids(words: Words, questions: Sequence[str]) -> list[list[int]]:
+def prompt_ids(words: BlipWords, questions: Sequence[str]) -> list[list[int]]:
     """Each question's prompt, its end kept where it is too long to leave room for an answer."""
     rows = words.plain([question_text(each) for each in questions])
     return [row[-(words.context // 2) :].tolist() for row in rows]
 
 
-class GPTTexts(ToldTexts):
+class FlamingoTexts(ImageTexts):
     """The texts of rows as a GPT has them, tokenised once, each distinct one once."""
 
     def _question(self, text: str) -> int:
         return super()._question(question_text(text))
 
     def _said(self, texts: Sequence[str]) -> list[int]:
-        return super()._said([said_text(text) for text in texts])
+        return super()._said([answer_text(text) for text in texts])
 
     def _part(
         self, read: Sequence[int], said: Sequence[int], each: int, begin: Sequence[int]
@@ -473,6 +473,6 @@ class GPTTexts(ToldTexts):
             begun.append([*prompt][-(words.context - len(told)) :])
             rest.append(told)
         ids, keep = padded(begun, words.pad)
-        ids_in, targets = taught(begun, rest, words.pad)
+        ids_in, targets = targets_of(begun, rest, words.pad)
         part = Part(ids, keep, ids_in, targets, torch.tensor(read), each)
         return part, self._facts(read, said, each)

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.dataset import Pictured, PicturedRows
+from bedstone.data.dataset import HasImage, ImageDataset
 from bedstone.data.images.decode import decode
-from bedstone.data.stream import Batch, RowStream
+from bedstone.data.stream import Batch, Stream
 from bedstone.errors import BedstoneError
 
 MB = 1 << 20
-TOGETHER = 64  # pictures decoded by one call of a thread
+BATCH = 64  # pictures decoded by one call of a thread
 
 
-class Pictures:
+class ImageCache:
     """Pixels by the rows' numbers.
 
     Args:
@@ -46,7 +46,7 @@ class Pictures:
 
     def __init__(
         self,
-        rows: PicturedRows[Any],
+        rows: ImageDataset[Any],
         fit: Callable[[np.ndarray], np.ndarray],
         size: tuple[int, int],
         *,
@@ -95,7 +95,7 @@ class Pictures:
 
     def _decode_all(self, workers: int, told: Callable[[float], None] | None) -> None:
         assert self.pixels is not None
-        blocks = range(0, len(self.rows), TOGETHER)
+        blocks = range(0, len(self.rows), BATCH)
         with ThreadPoolExecutor(workers) as pool:
             for done in pool.map(partial(self._block, self.pixels), blocks):
                 if told is not None:
@@ -111,7 +111,7 @@ class Pictures:
             self._drawn[number] = True
 
     def _block(self, into: np.ndarray, first: int) -> int:
-        last = min(first + TOGETHER, len(self.rows))
+        last = min(first + BATCH, len(self.rows))
         for number in range(first, last):
             pixels = self._try(number)
             if pixels is not None:
@@ -131,7 +131,7 @@ class Pictures:
             return None
 
 
-def decoded(row: Pictured, size: int = 0) -> np.ndarray:
+def decoded(row: HasImage, size: int = 0) -> np.ndarray:
     """A row's picture as pixels, (h, w, 3) uint8; `size` is a hint of the short side needed.
 
     Raises:
@@ -151,8 +151,8 @@ def decoded(row: Pictured, size: int = 0) -> np.ndarray:
 Augment = Callable[..., Tensor]  # pictures, chance, and what else a stream tells of them
 
 
-class PictureStream(RowStream[Batch]):
-    """An endless stream of batches of pictures; see `RowStream`.
+class ImageStream(Stream[Batch]):
+    """An endless stream of batches of pictures; see `Stream`.
 
     Args:
         augment: (pixels, generator) to pixels, both (B, H, W, 3) uint8.
@@ -160,7 +160,7 @@ class PictureStream(RowStream[Batch]):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: ImageCache,
         batch_size: int,
         *,
         augment: Augment | None = None,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.dataset import Faults, Picture, PicturedRows
+from bedstone.data.dataset import Faults, ImageDataset, ImageRow
 from bedstone.data.fields import IMAGE, ColumnReader
-from bedstone.data.images.pixels import Augment, Pictures, PictureStream
+from bedstone.data.images.pixels import Augment, ImageCache, ImageStream
 from bedstone.data.scenes import datasets as scenes
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import make_scene
@@ -26,11 +26,11 @@ from bedstone.errors import BedstoneError
 class Plain:
     """A picture: encoded bytes, a file, pixels, or what draws them; and where it is from."""
 
-    picture: Picture
+    picture: ImageRow
     place: str = ""
 
 
-class PlainRows(PicturedRows[Plain]):
+class PlainRows(ImageDataset[Plain]):
     """Pictures, and what was left out."""
 
     what = "picture"
@@ -56,7 +56,7 @@ class PlainReader(ColumnReader):
     parts: ClassVar[Mapping[str, Sequence[str]]] = {"image": IMAGE}
 
 
-def open_plain(
+def open_plain_images(
     name: str,
     reader: PlainReader | None = None,
     *,
@@ -133,8 +133,8 @@ class PixelBatch:
         return f"batch {self.number}: {len(self.pixels)} pictures: {', '.join(self.places)}"
 
 
-class PixelBatches(PictureStream[PixelBatch]):
-    """An endless stream of `PixelBatch`; see `PictureStream`.
+class PixelBatches(ImageStream[PixelBatch]):
+    """An endless stream of `PixelBatch`; see `ImageStream`.
 
     Args:
         normalise: (B, H, W, 3) uint8 to (B, 3, H, W) fp32.
@@ -142,7 +142,7 @@ class PixelBatches(PictureStream[PixelBatch]):
 
     def __init__(
         self,
-        pictures: Pictures,
+        pictures: ImageCache,
         batch_size: int,
         normalise: Callable[[Tensor], Tensor],
         *,

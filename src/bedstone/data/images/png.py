@@ -67,12 +67,12 @@ def read_recipe(path: str | Path) -> dict[str, Any] | None:
         size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         body = data[place + 8 : place + 8 + size]
         if kind == b"iTXt" and body.startswith(f"{KEY}\0".encode()):
-            return _told(path, body[len(KEY) + 1 :])
+            return _text_of(path, body[len(KEY) + 1 :])
         place += 12 + size
     return None
 
 
-def _told(path: Path, body: bytes) -> dict[str, Any]:
+def _text_of(path: Path, body: bytes) -> dict[str, Any]:
     """What follows the key of an iTXt chunk: flag, method, language, translated key, text."""
     try:
         text = body[2:].split(b"\0", 2)[2]

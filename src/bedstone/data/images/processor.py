@@ -352,7 +352,7 @@ def _table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> t
     return torch.from_numpy((values - centre) / spread)
 
 
-def usual_processor(config: Any) -> ImageProcessor:
+def default_processor(config: Any) -> ImageProcessor:
     """How pictures become pixels for a new model of a layout."""
     side = max(config.image.size)
     return siglip_processor(side) if config.layout == "siglip" else clip_processor(side)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from bedstone.data import fields as labelling
-from bedstone.data.fields import PairRows
-from bedstone.data.images.pixels import Augment, Pictures, PictureStream
+from bedstone.data.fields import PairDataset
+from bedstone.data.images.pixels import Augment, ImageCache, ImageStream
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.errors import BedstoneError, nearest
 
 
 @dataclass(frozen=True)
-class PictureBatch:
+class LabelledImageBatch:
     """What one training step sees of labelled pictures.
 
     Attributes:
@@ -47,7 +47,7 @@ class PictureBatch:
     def target_count(self) -> int:
         return len(self.targets)
 
-    def to(self, device: torch.device | str) -> "PictureBatch":
+    def to(self, device: torch.device | str) -> "LabelledImageBatch":
         """The same batch with its tensors there."""
         weights = self.weights
         return replace(
@@ -66,7 +66,7 @@ class PictureBatch:
         return f"batch {self.number}: {len(self.targets)} pictures: {', '.join(self.places)}"
 
 
-class PictureExamples:
+class ImageExamples:
     """Pictures with the label of each.
 
     Pictures that can't be read, and rows without a label that is known, are left out, counted and
@@ -92,7 +92,7 @@ class PictureExamples:
 
     def __init__(
         self,
-        rows: PairRows,
+        rows: PairDataset,
         processor: ImageProcessor,
         *,
         labels: Sequence[str] | None = None,
@@ -103,7 +103,7 @@ class PictureExamples:
         self.processor = processor
         self.labels = tuple(labels) if labels else _in_order(rows.classes)
         rows = _labelled(rows, self.labels, 1 if known else 2)
-        self.pictures = Pictures(
+        self.pictures = ImageCache(
             rows, processor.fit, processor.size, memory_mb=memory_mb, told=told
         )
         self.readable = self.pictures.readable
@@ -146,7 +146,7 @@ class PictureExamples:
         *,
         reads: str = "first",
         weights: np.ndarray | None = None,
-    ) -> PictureBatch:
+    ) -> LabelledImageBatch:
         """The pictures of those numbers, as they are.
 
         Args:
@@ -167,12 +167,12 @@ class PictureExamples:
 
     def made(
         self, numbers: np.ndarray, shown: Tensor, number: int, weights: np.ndarray | None
-    ) -> PictureBatch:
+    ) -> LabelledImageBatch:
         """A batch of what is shown of those rows."""
         targets = self.targets[numbers]
         each = None if weights is None else torch.from_numpy(weights[targets])
         places = [self.rows[int(one)].place for one in numbers]
-        return PictureBatch(
+        return LabelledImageBatch(
             shown, torch.from_numpy(targets), each, number, numbers.tolist(), places
         )
 
@@ -185,7 +185,7 @@ class FeatureExamples:
         features: (n, D) fp32, of each what the head reads.
     """
 
-    def __init__(self, examples: PictureExamples, features: Tensor) -> None:
+    def __init__(self, examples: ImageExamples, features: Tensor) -> None:
         self.examples, self.features = examples, features
         self.rows, self.actual, self.head = examples.rows, examples.actual, examples.head
         self.ids = examples.targets
@@ -209,12 +209,12 @@ class FeatureExamples:
         *,
         reads: str = "first",
         weights: np.ndarray | None = None,
-    ) -> PictureBatch:
+    ) -> LabelledImageBatch:
         """The vectors of those pictures."""
         return self.examples.made(numbers, self.features[numbers], number, weights)
 
 
-def in_batches(examples: PictureExamples, batch_size: int) -> Iterator[PictureBatch]:
+def in_batches(examples: ImageExamples, batch_size: int) -> Iterator[LabelledImageBatch]:
     """All pictures in their order."""
     for first in range(0, len(examples), batch_size):
         yield examples.batch(np.arange(first, min(first + batch_size, len(examples))))
@@ -226,7 +226,7 @@ def _in_order(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(classes, key=int)) if whole else tuple(classes)
 
 
-def _labelled(rows: PairRows, labels: tuple[str, ...], least: int) -> PairRows:
+def _labelled(rows: PairDataset, labels: tuple[str, ...], least: int) -> PairDataset:
     """The rows that have one of the labels; others count as broken.
 
     Raises:
@@ -262,8 +262,8 @@ def _labelled(rows: PairRows, labels: tuple[str, ...], least: int) -> PairRows:
 # Batches of labelled pictures: endless, shuffled by a seed, exactly resumable, made ahead.
 
 
-class PictureBatches(PictureStream[PictureBatch]):
-    """An endless stream of `PictureBatch`; see `PictureStream`.
+class LabelledImageBatches(ImageStream[LabelledImageBatch]):
+    """An endless stream of `LabelledImageBatch`; see `ImageStream`.
 
     Args:
         weights: `balanced`, or a weight for each label.
@@ -271,7 +271,7 @@ class PictureBatches(PictureStream[PictureBatch]):
 
     def __init__(
         self,
-        examples: PictureExamples,
+        examples: ImageExamples,
         batch_size: int,
         *,
         seed: int = 0,
@@ -287,7 +287,9 @@ class PictureBatches(PictureStream[PictureBatch]):
         examples = self.examples
         return {"seed": self.seed, "rows": len(examples), "labels": len(examples.labels)}
 
-    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PictureBatch:
+    def make(
+        self, rows: np.ndarray, random: np.random.Generator, number: int
+    ) -> LabelledImageBatch:
         found, pixels = self.pictures.read(rows)
         shown = self.examples.processor.normalise(self.augmented(pixels, random))
         numbers = np.searchsorted(self.examples.readable, found)

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from bedstone.data.dataset import Faults
-from bedstone.data.fields import Asked, Pair, PairRows, Told, ToldRows
-from bedstone.data.images.image_text import CAPTION, question_text, said_text
+from bedstone.data.fields import ImageTextDataset, ImageTextPair, PairDataset, Question, Sample
+from bedstone.data.images.image_text import CAPTION, answer_text, question_text
 from bedstone.data.records import Piece
 from bedstone.data.scenes.captions import all_captions, caption, negatives, prompts
 from bedstone.data.scenes.questions import all_questions
@@ -86,7 +86,7 @@ def scene_pairs(
     objects: tuple[int, int] = (1, 5),
     wrong: bool = False,
     told: Callable[[float], None] | None = None,
-) -> PairRows:
+) -> PairDataset:
     """`count` scenes to learn from, with true captions of several kinds; with nearly true ones
     where `wrong` says so, which takes longer than all else.
 
@@ -99,15 +99,15 @@ def scene_pairs(
         picture = partial(draw, scene, size)
         place = f"scene {number}"
         nearly = negatives(scene) if wrong else ()
-        pairs.append(Pair(picture, all_captions(scene), nearly, place=place))
+        pairs.append(ImageTextPair(picture, all_captions(scene), nearly, place=place))
         if told is not None and number % 64 == 0:
             told(number / count)
     return _pair_rows(pairs)
 
 
-def measured_scenes(
+def heldout_scene_pairs(
     split: str = "test", *, size: int = 64, ones: int | None = None, several: int | None = None
-) -> PairRows:
+) -> PairDataset:
     """Scenes of a split with held-out combinations: `ones` of one thing (320), `several` of
     more (100).
 
@@ -122,18 +122,20 @@ def measured_scenes(
         label = _class(*scene.objects[0].pair)
         texts = tuple(form.replace("{label}", label) for form in TEMPLATES)
         picture = partial(draw, scene, size)
-        pairs.append(Pair(picture, texts, label=label, made=True, place=f"{split} one {number}"))
+        pairs.append(
+            ImageTextPair(picture, texts, label=label, made=True, place=f"{split} one {number}")
+        )
     for number in range(SEVERAL if several is None else several):
         scene = make_scene(number, split=split, objects=(2, 5))
         text = all_captions(scene)[0]
         picture = partial(draw, scene, size)
-        pairs.append(Pair(picture, (text,), place=f"{split} several {number}"))
+        pairs.append(ImageTextPair(picture, (text,), place=f"{split} several {number}"))
     return _pair_rows(pairs)
 
 
-def _pair_rows(pairs: list[Pair]) -> PairRows:
+def _pair_rows(pairs: list[ImageTextPair]) -> PairDataset:
     faults = Faults(NAME, 0.0, len(pairs))
-    return PairRows(pairs, NAME, classes=CLASSES, templates=TEMPLATES, faults=faults)
+    return PairDataset(pairs, NAME, classes=CLASSES, templates=TEMPLATES, faults=faults)
 
 
 # The built-in data `scenes` with captions, questions and answers.
@@ -142,7 +144,7 @@ MEASURED = 400  # pictures of a split with held-out combinations
 CAPTIONS = ("all", "whole", "none")
 
 
-def told_scenes(
+def image_text_scenes(
     count: int,
     *,
     seed: int = 0,
@@ -151,7 +153,7 @@ def told_scenes(
     captions: str = "all",
     questions: bool = True,
     told: Callable[[float], None] | None = None,
-) -> ToldRows:
+) -> ImageTextDataset:
     """`count` scenes to learn from. Pictures are drawn when they are asked for.
 
     Args:
@@ -170,12 +172,12 @@ def told_scenes(
         rows.append(_row(scene, size, f"scene {number}", captions, questions))
         if told is not None and number % 64 == 0:
             told(number / count)
-    return ToldRows(rows, NAME, faults=Faults(NAME, 0.0, count))
+    return ImageTextDataset(rows, NAME, faults=Faults(NAME, 0.0, count))
 
 
-def measured_told_scenes(
+def heldout_image_text_scenes(
     split: str = "test", count: int = MEASURED, *, size: int = 64, objects: tuple[int, int] = (1, 5)
-) -> ToldRows:
+) -> ImageTextDataset:
     """`count` scenes of a split, each with a combination that training never shows.
 
     Raises:
@@ -185,20 +187,20 @@ def measured_told_scenes(
         raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, HELD_OUT)}.")
     drawn = [make_scene(number, split=split, objects=objects) for number in range(count)]
     rows = [_row(scene, size, f"{split} {number}") for number, scene in enumerate(drawn)]
-    return ToldRows(rows, NAME, faults=Faults(NAME, 0.0, count))
+    return ImageTextDataset(rows, NAME, faults=Faults(NAME, 0.0, count))
 
 
 def _row(
     scene: Scene, size: int, place: str, captions: str = "all", questions: bool = True
-) -> Told:
+) -> Sample:
     said: tuple[str, ...] = ()
     if captions != "none":
         said = (caption(scene),) if captions == "whole" else all_captions(scene)
     asked = all_questions(scene) if questions else ()
-    return Told(
+    return Sample(
         partial(draw, scene, size),
         said,
-        tuple(Asked(one.text, (one.answer,), one.kind) for one in asked),
+        tuple(Question(one.text, (one.answer,), one.kind) for one in asked),
         place,
         scene,
     )
@@ -224,7 +226,7 @@ def _texts(count: int) -> Iterator[Piece]:
     for number in range(count):
         scene = make_scene(_SEED + number)
         key = f"scene {number}"
-        captions = [CAPTION + said_text(text) for text in all_captions(scene)]
-        asked = [question_text(one.text) + said_text(one.answer) for one in all_questions(scene)]
+        captions = [CAPTION + answer_text(text) for text in all_captions(scene)]
+        asked = [question_text(one.text) + answer_text(one.answer) for one in all_questions(scene)]
         yield from (Piece(text, key=key) for text in (*captions[:3], *asked))
         yield Piece("\n".join((captions[0], *asked)), key=key)

@@ -30,7 +30,7 @@ class Question:
     kind: str
 
 
-Answered = tuple[str, str] | None
+AnsweredQuestion = tuple[str, str] | None
 
 
 def all_questions(scene: Scene) -> tuple[Question, ...]:
@@ -51,7 +51,7 @@ def _yes(answer: bool) -> str:
     return "yes" if answer else "no"
 
 
-def _existence(scene: Scene, dice: Dice) -> Answered:
+def _existence(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """What isn't there is made, where it can be, of a colour and a shape that are."""
     yes, form = dice.chance(0.5), dice.below(4)
     there = {thing.pair for thing in scene.objects}
@@ -70,7 +70,7 @@ def _existence(scene: Scene, dice: Dice) -> Answered:
     return f"Is there a {colour} {shape}?", _yes(yes)
 
 
-def _count(scene: Scene, dice: Dice) -> Answered:
+def _count(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """First the number, evenly among those to be had, then something that is so many."""
     asked: dict[int, list[str]] = {len(scene.objects): ["objects"] * 2}
     for shape in SHAPES:
@@ -84,7 +84,7 @@ def _count(scene: Scene, dice: Dice) -> Answered:
     return f"How many {dice.pick(asked[number])} are there?", str(number)
 
 
-def _colour(scene: Scene, dice: Dice) -> Answered:
+def _colour(scene: Scene, dice: Dice) -> AnsweredQuestion:
     for thing in dice.shuffled(scene.objects):
         told = [f"the {thing.size} {thing.shape}"] * (
             len(matching(scene, thing.shape, size=thing.size)) == 1
@@ -96,7 +96,7 @@ def _colour(scene: Scene, dice: Dice) -> Answered:
     return None
 
 
-def _shape(scene: Scene, dice: Dice) -> Answered:
+def _shape(scene: Scene, dice: Dice) -> AnsweredQuestion:
     for thing in dice.shuffled(scene.objects):
         alike = matching(scene, colour=thing.colour)
         told = [f"the {thing.colour} object"] * (len(alike) == 1)
@@ -121,21 +121,21 @@ def _unique(scene: Scene, dice: Dice) -> list[tuple[Thing, str]]:
     return found
 
 
-def _size(scene: Scene, dice: Dice) -> Answered:
+def _size(scene: Scene, dice: Dice) -> AnsweredQuestion:
     for thing, told in _unique(scene, dice):
         if not any(f" {size} " in told for size in ("small", "medium", "large")):
             return f"What size is {told}?", thing.size
     return None
 
 
-def _position(scene: Scene, dice: Dice) -> Answered:
+def _position(scene: Scene, dice: Dice) -> AnsweredQuestion:
     for thing, told in _unique(scene, dice):
         if where := place(thing):
             return f"Where is {told}?", where
     return None
 
 
-def _relation(scene: Scene, dice: Dice) -> Answered:
+def _relation(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """Yes or no; or which of two; or what stands there."""
     pairs = list(permutations(_unique(scene, dice), 2))
     if dice.chance(0.4):  # things that hide others, often, since few do
@@ -171,12 +171,12 @@ def _shape_there(scene: Scene, thing: Thing, relation: str) -> str | None:
     return there[0].shape if len(there) == 1 and plain == there else None
 
 
-def _comparison(scene: Scene, dice: Dice) -> Answered:
+def _comparison(scene: Scene, dice: Dice) -> AnsweredQuestion:
     forms = dice.shuffled((_more, _larger, _which, _same))
     return next((asked for form in forms if (asked := form(scene, dice))), None)
 
 
-def _more(scene: Scene, dice: Dice) -> Answered:
+def _more(scene: Scene, dice: Dice) -> AnsweredQuestion:
     numbers = {shape: len(matching(scene, shape)) for shape in SHAPES}
     shapes = dice.shuffled([shape for shape in SHAPES if numbers[shape]])
     for one, other in permutations(shapes, 2):
@@ -200,7 +200,7 @@ def _sized(scene: Scene, dice: Dice) -> tuple[str, str, Thing, Thing] | None:
     return None
 
 
-def _larger(scene: Scene, dice: Dice) -> Answered:
+def _larger(scene: Scene, dice: Dice) -> AnsweredQuestion:
     if not (found := _sized(scene, dice)):
         return None
     larger, smaller, _, _ = found
@@ -209,7 +209,7 @@ def _larger(scene: Scene, dice: Dice) -> Answered:
     return f"Is {one} {word} than {other}?", _yes(yes)
 
 
-def _which(scene: Scene, dice: Dice) -> Answered:
+def _which(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """Answered by the shape, where the two differ in it."""
     found = _sized(scene, dice)
     if not found or found[2].shape == found[3].shape:
@@ -221,7 +221,7 @@ def _which(scene: Scene, dice: Dice) -> Answered:
     return f"What shape is the {word} of {first} and {second}?", answer.shape
 
 
-def _same(scene: Scene, dice: Dice) -> Answered:
+def _same(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """Of two shapes that occur once, where both answers could be had: else no would prevail."""
     alone = [thing for thing in scene.objects if len(matching(scene, thing.shape)) == 1]
     alike: dict[bool, list[tuple[Thing, Thing]]] = {True: [], False: []}
@@ -234,14 +234,14 @@ def _same(scene: Scene, dice: Dice) -> Answered:
     return f"Are the {one.shape} and the {other.shape} of the same colour?", _yes(yes)
 
 
-def _sign(scene: Scene, dice: Dice) -> Answered:
+def _sign(scene: Scene, dice: Dice) -> AnsweredQuestion:
     if not scene.sign:
         return None
     asked = ("What does the sign say?", "What is written on the sign?", "What can you read?")
     return dice.pick(asked), scene.sign.text.lower()
 
 
-KINDS: dict[str, Callable[[Scene, Dice], Answered]] = {
+KINDS: dict[str, Callable[[Scene, Dice], AnsweredQuestion]] = {
     "existence": _existence,
     "count": _count,
     "colour": _colour,

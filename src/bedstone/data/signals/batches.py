@@ -22,7 +22,7 @@ from bedstone.data.signals.signals import (
     class_condition,
     text_condition,
 )
-from bedstone.data.stream import RowStream
+from bedstone.data.stream import Stream
 from bedstone.data.text.packing import Encode, KnownTexts
 
 
@@ -123,8 +123,8 @@ class SignalTexts:
         return found, self.known.facts[np.array(chosen)]
 
 
-class SignalBatches(RowStream[SignalBatch]):
-    """An endless stream of `SignalBatch`; see `RowStream`.
+class SignalBatches(Stream[SignalBatch]):
+    """An endless stream of `SignalBatch`; see `Stream`.
 
     Args:
         texts: the signals' captions, where they are made from words; else from their classes, if

@@ -14,9 +14,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bedstone.data.dataset import Picture
-from bedstone.data.fields import PAIR_COLUMNS, Pair, PairRows, Reader, columns_of, read_picture
-from bedstone.data.images.pixels import Pictures
+from bedstone.data.dataset import ImageRow
+from bedstone.data.fields import (
+    PAIR_COLUMNS,
+    ImageTextPair,
+    PairDataset,
+    Reader,
+    columns_of,
+    read_image,
+)
+from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.open import open_pairs
 from bedstone.data.scenes import datasets as scenes
@@ -50,7 +57,7 @@ class SignalReader(Reader):
     condition: str = "none"
     parts: ClassVar = {"image": PAIR_COLUMNS["image"], **NAMED}
 
-    def pair(self, raw: Raw, names: Mapping[str, str]) -> Pair:
+    def pair(self, raw: Raw, names: Mapping[str, str]) -> ImageTextPair:
         for part, column in self.columns.items():
             if column not in raw.values and "{" not in str(column):
                 raise BedstoneError(
@@ -65,7 +72,7 @@ class SignalReader(Reader):
                 f"{raw.place}: has no class ({', '.join(PAIR_COLUMNS['label'])}); it has "
                 f"{columns_of(raw)}. Name the column: data.columns: {{label: ...}}"
             )
-        return Pair(self.picture(raw), (), label=label, place=raw.place)
+        return ImageTextPair(self.picture(raw), (), label=label, place=raw.place)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class SoundReader(SignalReader):
 
     parts: ClassVar = {"audio": AUDIO, **NAMED}
 
-    def picture(self, raw: Raw) -> Picture:
+    def picture(self, raw: Raw) -> ImageRow:
         """A row's sound, not decoded."""
         column = self.column("audio", raw.values)
         if column is None:
@@ -83,14 +90,14 @@ class SoundReader(SignalReader):
                 f"{columns_of(raw)}. Name it: data.columns: {{audio: ...}}"
             )
         try:
-            return read_picture(raw, raw.values[column], f"column {column!r}")
+            return read_image(raw, raw.values[column], f"column {column!r}")
         except BedstoneError as error:
             raise BedstoneError(str(error).replace("no picture", "no sound")) from None
 
 
 def open_rows(
     kind: type[SignalReader], name: str, data: SignalsConfig, condition: str, seed: int
-) -> PairRows:
+) -> PairDataset:
     """The rows of a source, at most `data.most_rows` of them.
 
     Raises:
@@ -101,7 +108,7 @@ def open_rows(
     return rows.take(data.most_rows, seed)
 
 
-def labels_of(rows: PairRows, condition: str, names: Sequence[str] = ()) -> dict[str, Any]:
+def labels_of(rows: PairDataset, condition: str, names: Sequence[str] = ()) -> dict[str, Any]:
     """The classes or captions of rows, as `Signals` takes them.
 
     Args:
@@ -147,7 +154,7 @@ class Prompt:
     things: tuple[tuple[str, str], ...]
 
 
-def picture_signals(
+def image_signals(
     name: str,
     data: SignalsConfig,
     condition: str,
@@ -171,7 +178,7 @@ def picture_signals(
     whole = float("inf")  # the grey of them may fit where the colours, for a moment, don't
     sides = size[0], size[1]
     fit = partial(covering, size=sides)
-    pictures = Pictures(rows, fit, sides, memory_mb=whole, told=told)
+    pictures = ImageCache(rows, fit, sides, memory_mb=whole, told=told)
     assert pictures.pixels is not None
     kept = rows.pick(pictures.readable.tolist())
     return Signals(
@@ -453,7 +460,7 @@ def sound_signals(
 
 # From a recipe to the signals it learns from and those it is measured by.
 
-Told = Callable[[float], None]
+Progress = Callable[[float], None]
 # What is built in, by its name: the kind of signal, and what draws it.
 BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
     scenes.NAME: ("image", scene_signals),
@@ -462,14 +469,14 @@ BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
 }
 # What reads the rows of a source, by the kind of signal.
 READERS: dict[str, Callable[..., Signals]] = {
-    "image": picture_signals,
+    "image": image_signals,
     "audio": sound_signals,
     "video": partial(array_signals, kind="video"),
     "volume": partial(array_signals, kind="volume"),
 }
 
 
-def open_signals(recipe: Any, told: Told | None = None) -> tuple[Signals, Signals]:
+def open_signals(recipe: Any, told: Progress | None = None) -> tuple[Signals, Signals]:
     """Signals to learn from and signals held out, as a recipe says.
 
     Args:

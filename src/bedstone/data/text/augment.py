@@ -692,7 +692,7 @@ def _short(value: Any) -> str:
 # Easy data augmentation (Wei and Zou, 2019): synonyms, random insertion, swap and deletion, one
 # operation a new row; and paraphrase by a model. What models do is handed in as callables.
 
-TOGETHER = 32  # rows whose paraphrases are asked for at one time
+BATCH = 32  # rows whose paraphrases are asked for at one time
 
 
 def augment(
@@ -746,7 +746,7 @@ def _all_copies(
 ) -> Iterator[tuple[Mapping[str, Any], list[dict[str, Any]]]]:
     """Each row with its copies; paraphrases are asked for many rows at a time."""
     numbered = enumerate(rows, start)
-    while batch := list(islice(numbered, TOGETHER)):
+    while batch := list(islice(numbered, BATCH)):
         texts = [text for number, row in batch for text in maker.asked(row, number)]
         said = maker.paraphrased(texts) if texts else {}
         for number, row in batch:

@@ -38,7 +38,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokenFrame:
     """What a tokenizer sets around one text or two.
 
     Attributes:
@@ -64,10 +64,12 @@ class Frame:
         return limit - own
 
 
-_FRAMES: weakref.WeakKeyDictionary[Tokenizer, dict[int, Frame]] = weakref.WeakKeyDictionary()
+_FRAMES: weakref.WeakKeyDictionary[Tokenizer, dict[int, SpecialTokenFrame]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def frame_of(tokenizer: Tokenizer, texts: int) -> Frame:
+def frame_of(tokenizer: Tokenizer, texts: int) -> SpecialTokenFrame:
     """The frame of one text or two, found by letting the tokenizer set it."""
     known = _FRAMES.setdefault(tokenizer, {})
     if texts not in known:
@@ -75,7 +77,7 @@ def frame_of(tokenizer: Tokenizer, texts: int) -> Frame:
     return known[texts]
 
 
-def _find_frame(tokenizer: Tokenizer, texts: int) -> Frame:
+def _find_frame(tokenizer: Tokenizer, texts: int) -> SpecialTokenFrame:
     backend = tokenizer.backend
     some = ("a", "e", "0", ".", "\n")  # any that the vocabulary has
     letter = next((x for x in some if backend.encode(x, add_special_tokens=False).ids), "a")
@@ -90,7 +92,7 @@ def _find_frame(tokenizer: Tokenizer, texts: int) -> Frame:
             ids, kinds = before if at < 0 else after[at]
             ids.append(number)
             kinds.append(kind)
-    return Frame(before, after, types)
+    return SpecialTokenFrame(before, after, types)
 
 
 def read_texts(
@@ -458,7 +460,7 @@ def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tupl
     return row, first
 
 
-def _set(frame: Frame, texts: Sequence[Text]) -> Input:
+def _set(frame: SpecialTokenFrame, texts: Sequence[Text]) -> Input:
     """One row: the texts with what the tokenizer sets around them."""
     ids, types = frame.before
     offsets, bare = [(0, 0)] * len(ids), [None] * len(ids)

@@ -92,7 +92,7 @@ def lay(ids: np.ndarray, types: np.ndarray, lengths: np.ndarray) -> Packed:
 
 # Texts by their numbers, each distinct one tokenised once, and what facts each states.
 
-TOGETHER = 4096  # texts tokenised at a time
+BATCH = 4096  # texts tokenised at a time
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int] | np.ndarray]]
 
 
@@ -124,8 +124,8 @@ class KnownTexts:
     def finish(self, encode: Encode, room: int | None = None) -> int:
         """Tokenises all; how many were longer than `room` tokens, and are cut."""
         texts, parts, cut = list(self.numbers), [self.ids], 0
-        for at in range(0, len(texts), TOGETHER):
-            for row in encode(texts[at : at + TOGETHER]):
+        for at in range(0, len(texts), BATCH):
+            for row in encode(texts[at : at + BATCH]):
                 cut += room is not None and len(row) > room
                 parts.append(np.asarray(row, np.int32)[:room])
         self.ids = np.concatenate(parts)

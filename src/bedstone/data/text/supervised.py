@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bedstone.data import fields as labelling
-from bedstone.data.dataset import LabelledRows
+from bedstone.data.dataset import Dataset
 from bedstone.data.stream import check_identity
 from bedstone.data.text.encode import (
     Input,
@@ -30,7 +30,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import check_whole
 
-TOGETHER = 1024  # rows tokenised at a time
+BATCH = 1024  # rows tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ class Examples:
     problem = "single"
     actual: list[Any]
 
-    def __init__(
-        self, rows: LabelledRows, tokenizer: Tokenizer, *, limit: int, stride: int = 0
-    ) -> None:
+    def __init__(self, rows: Dataset, tokenizer: Tokenizer, *, limit: int, stride: int = 0) -> None:
         self.rows, self.tokenizer = rows, tokenizer
         self.limit, self.stride = limit, stride
         ids: list[np.ndarray] = []
@@ -138,8 +136,8 @@ class Examples:
         lengths: list[int] = []
         owner: list[int] = []
         window: list[int] = []
-        for start in range(0, len(rows), TOGETHER):
-            numbers = range(start, min(start + TOGETHER, len(rows)))
+        for start in range(0, len(rows), BATCH):
+            numbers = range(start, min(start + BATCH, len(rows)))
             for row, made in zip(numbers, self._tokenised(numbers), strict=True):
                 ids += [np.array(each.ids, dtype=np.int32) for each in made]
                 types += [np.array(each.types, dtype=np.int8) for each in made]
@@ -308,7 +306,7 @@ class TextExamples(Examples):
 
     def __init__(
         self,
-        rows: LabelledRows,
+        rows: Dataset,
         tokenizer: Tokenizer,
         *,
         labels: Sequence[str] | None = None,
@@ -332,14 +330,14 @@ class TextExamples(Examples):
         count = np.bincount(self.owner)
         self._share = (1 / count).astype(np.float32) if (count > 1).any() else None
 
-    def _read_figures(self, rows: LabelledRows, column: str, labels: Sequence[str] | None) -> None:
+    def _read_figures(self, rows: Dataset, column: str, labels: Sequence[str] | None) -> None:
         self._all = labelling.figures(rows, column, len(labels) if labels else None)
         count = self._all.shape[1]
         self.labels = tuple(labels or ([column] if count == 1 else map(str, range(count))))
         self.actual = self._all[:, 0].tolist() if count == 1 else self._all.tolist()
 
     def _read_labels(
-        self, rows: LabelledRows, column: str, labels: Sequence[str] | None, known: bool
+        self, rows: Dataset, column: str, labels: Sequence[str] | None, known: bool
     ) -> None:
         if self.problem == "multi":
             several = labelling.several(rows, column, labels)
@@ -415,7 +413,7 @@ class TagExamples(Examples):
 
     def __init__(
         self,
-        rows: LabelledRows,
+        rows: Dataset,
         tokenizer: Tokenizer,
         *,
         labels: Sequence[str] | None = None,
@@ -484,9 +482,7 @@ class SpanExamples(Examples):
 
     kind = "spans"
 
-    def __init__(
-        self, rows: LabelledRows, tokenizer: Tokenizer, *, limit: int, stride: int = 0
-    ) -> None:
+    def __init__(self, rows: Dataset, tokenizer: Tokenizer, *, limit: int, stride: int = 0) -> None:
         question, context, column = (rows.need(p) for p in ("question", "context", "answers"))
         self._questions, self._contexts = rows.texts(question), rows.texts(context)
         self.actual = [
@@ -539,7 +535,7 @@ def span_places(window: Input, begin: int, end: int) -> tuple[int, int]:
     return (first, last) if first <= last else (last, last)
 
 
-def find_answers(rows: LabelledRows, row: int, column: str, context: str) -> Answers:
+def find_answers(rows: Dataset, row: int, column: str, context: str) -> Answers:
     """A row's answers as {text: [...], answer_start: [...]}, each of which is where it says.
 
     Raises:
@@ -615,9 +611,7 @@ class CompletionExamples(Examples):
 
     kind = "language"
 
-    def __init__(
-        self, rows: LabelledRows, tokenizer: Tokenizer, *, limit: int, stride: int = 0
-    ) -> None:
+    def __init__(self, rows: Dataset, tokenizer: Tokenizer, *, limit: int, stride: int = 0) -> None:
         if not 0 <= stride < limit - 1:
             raise BedstoneError(
                 f"stride: {stride:,} tokens shared between windows leave nothing new in rows of "
@@ -669,7 +663,7 @@ class CompletionExamples(Examples):
         return Targets(starts[owners] + places - 1, owners, targets)
 
 
-def find_prompts(rows: LabelledRows) -> tuple[list[str], list[str]]:
+def find_prompts(rows: Dataset) -> tuple[list[str], list[str]]:
     """The prompt and the completion of each row.
 
     Raises:
@@ -699,7 +693,7 @@ TASKS = ("text-classification", "token-classification", "question-answering", "t
 
 def make_examples(
     task: str,
-    rows: LabelledRows,
+    rows: Dataset,
     tokenizer: Tokenizer,
     *,
     labels: Sequence[str] | None = None,

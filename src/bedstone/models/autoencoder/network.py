@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.nn.convolution import Double, GroupNorm, Halve, MapBlock, Middle
+from bedstone.nn.convolution import Double, GroupNorm, Halve, Middle, UNetBlock
 from bedstone.nn.layers import ACTIVATIONS, Activation
 from bedstone.settings import at_least
 
@@ -245,7 +245,7 @@ class Encoder(nn.Module):
         for number, width in enumerate(widths):
             parts: list[nn.Module] = []
             for _ in range(layers):
-                parts.append(MapBlock(before, width, groups, activation))
+                parts.append(UNetBlock(before, width, groups, activation))
                 before = width
             if number < len(widths) - 1:
                 parts.append(Halve(width))
@@ -282,7 +282,7 @@ class Decoder(nn.Module):
         for number, width in enumerate(reversed(widths)):
             parts: list[nn.Module] = []
             for _ in range(layers):
-                parts.append(MapBlock(before, width, groups, activation))
+                parts.append(UNetBlock(before, width, groups, activation))
                 before = width
             if number < len(widths) - 1:
                 parts.append(Double(width))
@@ -388,7 +388,7 @@ def initialise(network: nn.Module) -> None:
     """Blocks begin as their shortcuts: the last convolution of each is zero (Goyal et al., 2017,
     section 5.1); the rest is as torch has it."""
     for part in network.modules():
-        if isinstance(part, MapBlock):
+        if isinstance(part, UNetBlock):
             nn.init.zeros_(part.conv2.weight)
             if part.conv2.bias is not None:
                 nn.init.zeros_(part.conv2.bias)

@@ -35,7 +35,7 @@ from bedstone.settings import at_least, from_mapping
 
 
 @dataclass(frozen=True)
-class FusedTextConfig:
+class BlipTextConfig:
     """The shape of a text network that reads a memory.
 
     Attributes:
@@ -96,7 +96,7 @@ class FusedTextConfig:
                 )
 
 
-class FusedBlock(Block):
+class BlipTextBlock(Block):
     """A block whose `cross` is passed over where there is nothing to read."""
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -112,10 +112,10 @@ def _has_memory(context: Context) -> bool:
     return known or context.memory is not None
 
 
-class FusedText(nn.Module):
+class BlipText(nn.Module):
     """Token ids (n, T) to states (n, T, D), with a memory or without."""
 
-    def __init__(self, config: FusedTextConfig) -> None:
+    def __init__(self, config: BlipTextConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
@@ -208,7 +208,7 @@ class FusedText(nn.Module):
         )
 
 
-def _block(config: FusedTextConfig) -> FusedBlock:
+def _block(config: BlipTextConfig) -> BlipTextBlock:
     """PostNorm(self), PostNorm(cross), PostNorm(MLP), with biases."""
     shared: dict[str, Any] = {"bias": True, "out_bias": True, "dropout": config.attention_dropout}
     attention = partial(SelfAttention, config.width, config.heads, **shared)
@@ -218,14 +218,14 @@ def _block(config: FusedTextConfig) -> FusedBlock:
     def joined(sublayer: nn.Module) -> PostNorm:
         return PostNorm(LayerNorm(config.width, eps=config.norm_eps), sublayer, config.dropout)
 
-    return FusedBlock(
+    return BlipTextBlock(
         attn=joined(attention()),
         cross=joined(cross(memory_width=config.memory_width or config.width)),
         mlp=joined(mlp),
     )
 
 
-def word_head(config: FusedTextConfig) -> Head:
+def word_head(config: BlipTextConfig) -> Head:
     """BERT's word head: states (..., D) to logits of words (..., V)."""
     return Head(
         nn.Linear(config.width, config.vocab_size),
@@ -248,7 +248,7 @@ HEADS = ("captions", "answers", "matching", "joint")
 
 
 @dataclass(frozen=True)
-class VLMConfig:
+class BlipConfig:
     """The shape of a BLIP.
 
     Attributes:
@@ -262,7 +262,7 @@ class VLMConfig:
 
     layout: str = "blip"
     image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
-    text: FusedTextConfig = field(default_factory=FusedTextConfig)
+    text: BlipTextConfig = field(default_factory=BlipTextConfig)
     decoder_layers: int = 0
     embed: int = 256
     head: HeadConfig = field(default_factory=partial(HeadConfig, "captions"))
@@ -318,7 +318,7 @@ class VLMConfig:
         object.__setattr__(self, "text", replace(text, memory_width=wide))
 
     @property
-    def decoder(self) -> FusedTextConfig:
+    def decoder(self) -> BlipTextConfig:
         """The shape of the decoder."""
         return replace(self.text, layers=self.decoder_layers)
 
@@ -376,9 +376,9 @@ def _published_tower(image: ViTConfig) -> ViTConfig:
     return image
 
 
-def vlm_config(
+def blip_config(
     values: Mapping[str, Any], where: str = "recipe", prefix: str = "model."
-) -> VLMConfig:
+) -> BlipConfig:
     """A VLM's configuration from plain values; `image`, `text` and `head` are mappings.
 
     Raises:
@@ -387,15 +387,15 @@ def vlm_config(
     chosen = dict(values)
     tower: Any = TOWERS.get(str(chosen.get("layout", "blip")), ViTConfig)
     parts: dict[str, Any] = {}
-    for name, kind in (("image", tower), ("text", FusedTextConfig), ("head", HeadConfig)):
+    for name, kind in (("image", tower), ("text", BlipTextConfig), ("head", HeadConfig)):
         given = chosen.pop(name, {"kind": "captions"} if name == "head" else {})
         if isinstance(given, Mapping):
             given = from_mapping(kind, given, where, f"{prefix}{name}.")
-        elif not isinstance(given, ViTConfig | ResNetConfig | FusedTextConfig | HeadConfig):
+        elif not isinstance(given, ViTConfig | ResNetConfig | BlipTextConfig | HeadConfig):
             raise BedstoneError(f"{where}: {prefix}{name} = {given!r}; expected a section of keys.")
         parts[name] = given
     plain = from_mapping(_Plain, chosen, where, prefix)
-    return VLMConfig(**vars(plain), **parts)
+    return BlipConfig(**vars(plain), **parts)
 
 
 @dataclass
@@ -418,7 +418,7 @@ class _Plain:
 START = math.log(1 / 0.07)  # of the logarithm of the scale, as in CLIP
 
 
-class VLM(nn.Module):
+class Blip(nn.Module):
     """Pictures and texts: captions, answers, and whether both belong together.
 
     Its parts are None where the configuration's head has no use for them.
@@ -426,14 +426,14 @@ class VLM(nn.Module):
 
     causal = False  # it writes over a picture, not from text alone
 
-    def __init__(self, config: VLMConfig) -> None:
+    def __init__(self, config: BlipConfig) -> None:
         super().__init__()
         self.config = config
         text, wide = config.text, config.text.memory_width
         # `states(pixels)` is all that is asked of it: (P, S, memory width)
         self.image = map_tower.make_tower(config.image, wide)
-        self.encoder = FusedText(text) if config.reads else None
-        self.decoder = FusedText(config.decoder) if config.writes else None
+        self.encoder = BlipText(text) if config.reads else None
+        self.decoder = BlipText(config.decoder) if config.writes else None
         self.head = word_head(text) if config.writes else None
         matches = config.matches
         self.image_projection = nn.Linear(wide, config.embed) if matches else None
@@ -508,14 +508,14 @@ class VLM(nn.Module):
             ids, memory=question_states, memory_keep=question_keep, causal=True
         )
 
-    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> "Writer":
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> "BlipDecoder":
         """The decoder over a memory, as generation takes it; rows that share one are neighbours.
 
         Args:
             memory: of pictures, for captions; the states of questions, for answers.
             memory_keep: (P, S) bool, which of its states are real; None says all are.
         """
-        return Writer(self._part("decoder"), self._part("head"), memory, memory_keep)
+        return BlipDecoder(self._part("decoder"), self._part("head"), memory, memory_keep)
 
     def forward(
         self,
@@ -556,11 +556,11 @@ class VLM(nn.Module):
         return part
 
 
-class Writer:
+class BlipDecoder:
     """A decoder over one memory, with all that `generation.autoregress` asks of a network."""
 
     def __init__(
-        self, decoder: FusedText, head: Any, memory: Tensor, memory_keep: Tensor | None
+        self, decoder: BlipText, head: Any, memory: Tensor, memory_keep: Tensor | None
     ) -> None:
         self.config = decoder.config
         self.head = head
@@ -592,12 +592,12 @@ class Writer:
         return self._decoder.new_cache(batch, capacity)
 
 
-def make(config: VLMConfig) -> VLM:
+def make(config: BlipConfig) -> Blip:
     """A VLM whose weights are still to be filled."""
-    return VLM(config)
+    return Blip(config)
 
 
-def build_blip(config: VLMConfig, *, seed: int | None = None) -> VLM:
+def build_blip(config: BlipConfig, *, seed: int | None = None) -> Blip:
     """A VLM with fresh weights, drawn from `seed` if one is given: BERT's for text, CLIP's for
     pictures."""
     if seed is not None:

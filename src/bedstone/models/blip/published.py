@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bedstone.errors import BedstoneError
-from bedstone.models.blip.network import START, TOWERS, FusedTextConfig, VLMConfig, make
+from bedstone.models.blip.network import START, TOWERS, BlipConfig, BlipTextConfig, make
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import Layout, Name, refuse
 from bedstone.models.resnet.network import ResNetConfig
@@ -99,7 +99,7 @@ _TEXT_BLOCK |= {
 }
 
 
-def read_blip(config: dict[str, Any], *, layout: str) -> VLMConfig:
+def read_blip(config: dict[str, Any], *, layout: str) -> BlipConfig:
     vision, words = _section(config, "vision_config"), _section(config, "text_config")
     refuse(words, {"is_decoder": True})
     where = "config.json"
@@ -115,10 +115,10 @@ def read_blip(config: dict[str, Any], *, layout: str) -> VLMConfig:
         shape["memory_width"] = words.get("encoder_hidden_size", 0)
     # the published classes tie them where either says so
     tied = any(section.get("tie_word_embeddings", True) for section in (config, words))
-    text = from_mapping(FusedTextConfig, {**shape, "tied": tied}, where, "text_config.")
+    text = from_mapping(BlipTextConfig, {**shape, "tied": tied}, where, "text_config.")
     embed = config.get("image_text_hidden_size") or 256
     blocks = config.get("decoder_layers", 0)
-    return VLMConfig(layout, tower, text, blocks, embed, HeadConfig(_kind(config)))
+    return BlipConfig(layout, tower, text, blocks, embed, HeadConfig(_kind(config)))
 
 
 def _read(section: dict[str, Any], words: dict[str, str]) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _kind(config: dict[str, Any]) -> str:
     )
 
 
-def write_blip(config: VLMConfig, *, layout: str) -> dict[str, Any]:
+def write_blip(config: BlipConfig, *, layout: str) -> dict[str, Any]:
     text, image, name = config.text, config.image, _CLASSES[config.head.kind]
     words = {theirs: getattr(text, ours) for ours, theirs in _TEXT.items()}
     vision: dict[str, Any]
@@ -192,7 +192,7 @@ def _names_image(config: ViTConfig) -> Iterator[Name]:
     yield from both("vision_model.post_layernorm", "image.norm")
 
 
-def _names_map(config: VLMConfig, image: ResNetConfig) -> Iterator[Name]:
+def _names_map(config: BlipConfig, image: ResNetConfig) -> Iterator[Name]:
     for name in names_resnet(image, "visual", "image.resnet"):
         if ".attnpool." not in name.theirs:
             yield name
@@ -202,7 +202,7 @@ def _names_map(config: VLMConfig, image: ResNetConfig) -> Iterator[Name]:
     yield from both("visual.post_layernorm", "image.norm")
 
 
-def _names_text(config: FusedTextConfig, theirs: str, ours: str) -> Iterator[Name]:
+def _names_text(config: BlipTextConfig, theirs: str, ours: str) -> Iterator[Name]:
     table = f"{theirs}.embeddings"
     yield Name(f"{table}.word_embeddings.weight", (f"{ours}.embed.weight",))
     yield Name(f"{table}.position_embeddings.weight", (f"{ours}.positions.weight",))
@@ -212,7 +212,7 @@ def _names_text(config: FusedTextConfig, theirs: str, ours: str) -> Iterator[Nam
             yield from both(f"{theirs}.encoder.layer.{i}.{name}", f"{ours}.stack.{i}.{part}")
 
 
-def _names_words(config: FusedTextConfig) -> Iterator[Name]:
+def _names_words(config: BlipTextConfig) -> Iterator[Name]:
     """The word head's; its bias stands twice where it is not tied, as published."""
     theirs = "text_decoder.cls.predictions"
     yield from both(f"{theirs}.transform.dense", "head.dense")
@@ -223,7 +223,7 @@ def _names_words(config: FusedTextConfig) -> Iterator[Name]:
         yield Name(f"{theirs}.decoder.bias", ("head.out.bias",))
 
 
-def names_blip(config: VLMConfig) -> Iterator[Name]:
+def names_blip(config: BlipConfig) -> Iterator[Name]:
     if isinstance(config.image, ResNetConfig):
         yield from _names_map(config, config.image)
     else:
@@ -240,7 +240,7 @@ def names_blip(config: VLMConfig) -> Iterator[Name]:
         yield Name("logit_scale", ("logit_scale",))
 
 
-def _fit(config: VLMConfig, tensors: set[str]) -> VLMConfig:
+def _fit(config: BlipConfig, tensors: set[str]) -> BlipConfig:
     """What holds the tensors of all heads is joint."""
     parts = ("text_decoder.", "text_encoder.", "itm_head.")
     if all(any(name.startswith(part) for name in tensors) for part in parts):
@@ -248,7 +248,7 @@ def _fit(config: VLMConfig, tensors: set[str]) -> VLMConfig:
     return config
 
 
-def _usual(config: VLMConfig) -> dict[str, torch.Tensor]:
+def _usual(config: BlipConfig) -> dict[str, torch.Tensor]:
     """Published networks for matching come without the scale; contrast starts anew then."""
     return {"logit_scale": torch.tensor(START)} if config.matches else {}
 

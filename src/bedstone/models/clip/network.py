@@ -358,7 +358,7 @@ def build(config: CLIPConfig, *, seed: int | None = None) -> CLIP:
 
 
 @dataclass(frozen=True)
-class LabelledTowerConfig:
+class ImageClassifierConfig:
     """The shape of an image tower with labels.
 
     Attributes:
@@ -405,10 +405,10 @@ class LabelledTowerConfig:
         return self.image.size
 
 
-class LabelledTower(Headed):
+class ImageClassifier(Headed):
     """Pictures (B, C, H, W) to logits of labels (B, L), or to (B, D) where it has no head."""
 
-    def __init__(self, config: LabelledTowerConfig, image: Any) -> None:
+    def __init__(self, config: ImageClassifierConfig, image: Any) -> None:
         super().__init__()
         self.config, self.image = config, image
         # What such a classifier has on disk and never reads: no gradient would reach it.
@@ -442,12 +442,12 @@ def states_of(tower: Any) -> Callable[[Tensor], Tensor]:
     return getattr(tower, "maps", None) or tower.states
 
 
-def image_pool(image: Any, config: LabelledTowerConfig) -> nn.Module | None:
+def image_pool(image: Any, config: ImageClassifierConfig) -> nn.Module | None:
     """SigLIP's attention over the states, which labels don't use."""
     return image.pool if config.layout == "siglip" else None
 
 
-def make_head(config: LabelledTowerConfig) -> nn.Module:
+def make_head(config: ImageClassifierConfig) -> nn.Module:
     """A linear map to the labels, or none."""
     if config.head.kind == "states":
         return nn.Identity()
@@ -455,20 +455,20 @@ def make_head(config: LabelledTowerConfig) -> nn.Module:
     return Head(out, reads="first", dropout=config.dropout)
 
 
-def labelled_tower(clip: Any) -> LabelledTower:
+def image_classifier(clip: Any) -> ImageClassifier:
     """A CLIP's own image tower, without a head yet."""
-    return LabelledTower(LabelledTowerConfig(clip.config.layout, clip.image.config), clip.image)
+    return ImageClassifier(ImageClassifierConfig(clip.config.layout, clip.image.config), clip.image)
 
 
-def make_labelled(config: LabelledTowerConfig) -> LabelledTower:
+def make_classifier(config: ImageClassifierConfig) -> ImageClassifier:
     """One whose weights are still to be filled."""
     made: Any = resnet.make if isinstance(config.image, ResNetConfig) else vit.make
-    return LabelledTower(config, made(config.image))
+    return ImageClassifier(config, made(config.image))
 
 
-def build_labelled(config: LabelledTowerConfig, *, seed: int | None = None) -> LabelledTower:
+def build_classifier(config: ImageClassifierConfig, *, seed: int | None = None) -> ImageClassifier:
     """One with fresh weights, drawn from `seed` if one is given."""
     if seed is not None:
         torch.manual_seed(seed)
     built: Any = resnet.build if isinstance(config.image, ResNetConfig) else vit.build
-    return LabelledTower(config, built(config.image))
+    return ImageClassifier(config, built(config.image))

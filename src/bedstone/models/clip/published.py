@@ -16,10 +16,10 @@ from bedstone.models.clip.network import (
     OLD_END,
     TOWERS,
     CLIPConfig,
-    LabelledTowerConfig,
+    ImageClassifierConfig,
     TextConfig,
     make,
-    make_labelled,
+    make_classifier,
 )
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import Layout, Name, read_head, refuse, write_ends, write_head
@@ -261,7 +261,7 @@ _STEMS = {"clip": "CLIP", "siglip": "Siglip", "clip_resnet": "CLIPResNet"}
 
 
 def _architecture(config: Any, *, plain: Layout) -> Any:
-    if isinstance(config, LabelledTowerConfig):
+    if isinstance(config, ImageClassifierConfig):
         return None if config.layout == "clip_resnet" else _STEMS[config.layout] + ENDING
     return plain.architecture(config)
 
@@ -274,11 +274,11 @@ def _read_with_labels(config: dict[str, Any], *, plain: Layout) -> Any:
     head: HeadConfig = read_head(
         {**config, "architectures": ["ForSequenceClassification"]}, bare=""
     )
-    return LabelledTowerConfig(whole.layout, whole.image, head)
+    return ImageClassifierConfig(whole.layout, whole.image, head)
 
 
 def _write(config: Any, *, plain: Layout) -> dict[str, Any]:
-    if not isinstance(config, LabelledTowerConfig):
+    if not isinstance(config, ImageClassifierConfig):
         return plain.write_config(config)
     published = plain.write_config(_around(config))
     named = [_STEMS[config.layout] + ENDING]
@@ -286,12 +286,12 @@ def _write(config: Any, *, plain: Layout) -> dict[str, Any]:
 
 
 def _build(config: Any) -> nn.Module:
-    labelled = isinstance(config, LabelledTowerConfig)
-    return make_labelled(config) if labelled else make(config)
+    labelled = isinstance(config, ImageClassifierConfig)
+    return make_classifier(config) if labelled else make(config)
 
 
 def _names(config: Any, *, plain: Layout) -> Iterator[Name]:
-    if not isinstance(config, LabelledTowerConfig):
+    if not isinstance(config, ImageClassifierConfig):
         yield from plain.names(config)
         return
     for name in plain.names(_around(config)):
@@ -302,7 +302,7 @@ def _names(config: Any, *, plain: Layout) -> Iterator[Name]:
             yield Name(f"classifier.{leaf}", (f"head.out.{leaf}",))
 
 
-def _around(config: LabelledTowerConfig) -> CLIPConfig:
+def _around(config: ImageClassifierConfig) -> CLIPConfig:
     """A CLIP with that tower; its text tower is as usual, and not there."""
     return CLIPConfig(config.layout, config.image)
 

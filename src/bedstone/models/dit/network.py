@@ -22,7 +22,7 @@ from bedstone.nn.conditioning import (
     SharedModulation,
     SizeEmbedding,
 )
-from bedstone.nn.convolution import FineIn, FineOut
+from bedstone.nn.convolution import FullResolutionIn, FullResolutionOut
 from bedstone.nn.layers import ACTIVATIONS, MLP, Activation, GatedMLP, RMSNorm
 from bedstone.nn.masks import Both, Causal, Full, Mask, Padding
 from bedstone.nn.patches import OverlapEmbed, PatchEmbed, grid_of, unpatchify
@@ -457,7 +457,9 @@ class DiT(nn.Module):
         self.config = config
         width, patch = config.width, config.patches
         sides, seen = len(config.size), config.fine or config.channels
-        self.fine_in = FineIn(sides, config.channels, config.fine) if config.fine else None
+        self.fine_in = (
+            FullResolutionIn(sides, config.channels, config.fine) if config.fine else None
+        )
         self.patches = (
             OverlapEmbed(patch, seen, width, config.conv_in)
             if config.conv_in
@@ -486,7 +488,7 @@ class DiT(nn.Module):
         self.skips = nn.ModuleList([nn.Linear(width, width) for _ in range(skips)])
         outputs = config.out_channels
         self.final = Final(config, (config.fine or outputs) * math.prod(patch))
-        self.fine_out = FineOut(sides, config.fine, outputs) if config.fine else None
+        self.fine_out = FullResolutionOut(sides, config.fine, outputs) if config.fine else None
 
     def forward(
         self,

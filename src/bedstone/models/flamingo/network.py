@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
-from bedstone.models.blip.network import FusedBlock
+from bedstone.models.blip.network import BlipTextBlock
 from bedstone.models.gpt import network as gpts
 from bedstone.models.gpt.network import GPT, GPTConfig
 from bedstone.models.heads import HeadConfig, Headed
@@ -34,7 +34,7 @@ from bedstone.settings import at_least
 
 
 @dataclass(frozen=True)
-class SightedConfig:
+class FlamingoConfig:
     """The shape of a GPT that sees.
 
     Attributes:
@@ -186,12 +186,12 @@ def placed(memory: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Ten
     return side.flatten(1, 2), named.repeat_interleave(each, 1)
 
 
-class SightedGPT(Headed):
+class FlamingoGPT(Headed):
     """Token ids (n, T), with pictures or without, to logits of the next token (n, T, V)."""
 
     causal = True
 
-    def __init__(self, config: SightedConfig, gpt: GPT, image: Any) -> None:
+    def __init__(self, config: FlamingoConfig, gpt: GPT, image: Any) -> None:
         """`image` has `states(pixels)`, (P, S, memory width); blocks of `gpt` are changed."""
         super().__init__()
         self.config = config
@@ -270,9 +270,9 @@ class SightedGPT(Headed):
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
         return self.gpt.new_cache(batch, capacity, dtype)
 
-    def writer(self, memory: Tensor, named: Tensor | None = None) -> "SightedWriter":
+    def writer(self, memory: Tensor, named: Tensor | None = None) -> "FlamingoDecoder":
         """The network over a memory, as generation takes it; neighbouring rows may share one."""
-        return SightedWriter(self, memory, named)
+        return FlamingoDecoder(self, memory, named)
 
     def learning(self) -> None:
         """Freezes all but cross-attention, its gates and norms, and what makes the memory."""
@@ -280,12 +280,12 @@ class SightedGPT(Headed):
         self.look.requires_grad_(True)
         for index in self.config.seeing:
             self.gpt.stack[index]["cross"].requires_grad_(True)
-        if isinstance(self.image, map_tower.MapTower):  # what a CLIP's ResNet doesn't have
+        if isinstance(self.image, map_tower.ResNetTokens):  # what a CLIP's ResNet doesn't have
             for part in (self.image.positions, self.image.project, self.image.norm):
                 part.requires_grad_(True)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> "SightedGPT":
+    def train(self, mode: bool = True) -> "FlamingoGPT":
         """What is frozen stays in evaluation: its dropout, and statistics of batches."""
         frozen = not self.gpt.embed.weight.requires_grad
         super().train(mode and not frozen)
@@ -311,10 +311,10 @@ class SightedGPT(Headed):
         )
 
 
-class SightedWriter:
+class FlamingoDecoder:
     """A sighted GPT over one memory, with all that `generation.autoregress` asks of a network."""
 
-    def __init__(self, network: SightedGPT, memory: Tensor, named: Tensor | None) -> None:
+    def __init__(self, network: FlamingoGPT, memory: Tensor, named: Tensor | None) -> None:
         self.config = network.config.gpt
         self.head = network.head
         self.memory, self.named = memory, named
@@ -344,7 +344,7 @@ class SightedWriter:
         return self._network.new_cache(batch, capacity)
 
 
-def _seeing(config: SightedConfig, block: Any) -> FusedBlock:
+def _seeing(config: FlamingoConfig, block: Any) -> BlipTextBlock:
     """A block of the GPT with gated cross-attention between its parts."""
     shape = config.gpt
     norm = LayerNorm if shape.layout == "gpt2" else RMSNorm
@@ -355,16 +355,16 @@ def _seeing(config: SightedConfig, block: Any) -> FusedBlock:
         memory_width=config.memory_width,
     )
     gated = Gated(norm(shape.width, eps=shape.norm_eps), cross)
-    return FusedBlock(attn=block["attn"], cross=gated, mlp=block["mlp"])
+    return BlipTextBlock(attn=block["attn"], cross=gated, mlp=block["mlp"])
 
 
-def make(config: SightedConfig) -> SightedGPT:
+def make(config: FlamingoConfig) -> FlamingoGPT:
     """One whose weights are still to be filled."""
     gpt = gpts.LAYOUTS[config.gpt.layout](config.gpt)
-    return SightedGPT(config, gpt, map_tower.make_tower(config.image, config.memory_width))
+    return FlamingoGPT(config, gpt, map_tower.make_tower(config.image, config.memory_width))
 
 
-def build_flamingo(config: SightedConfig, *, seed: int | None = None) -> SightedGPT:
+def build_flamingo(config: FlamingoConfig, *, seed: int | None = None) -> FlamingoGPT:
     """One with fresh weights, drawn from `seed` if one is given; all gates are shut."""
     if seed is not None:
         torch.manual_seed(seed)

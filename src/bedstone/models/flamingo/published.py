@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.models.blip.network import FusedTextConfig, VLMConfig
+from bedstone.models.blip.network import BlipConfig, BlipTextConfig
 from bedstone.models.clip.network import CLIPConfig
-from bedstone.models.flamingo.network import SightedConfig, make
+from bedstone.models.flamingo.network import FlamingoConfig, make
 from bedstone.models.published import Layout, Name, layout, need, write_ends
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit.published import both, names_vit, read_vit, write_vit
@@ -27,22 +27,22 @@ _FAMILIES = {
 }
 
 
-def _family(config: SightedConfig) -> str:
+def _family(config: FlamingoConfig) -> str:
     if isinstance(config.image, ResNetConfig):
         return "blip_resnet"
     return _FAMILIES.get(config.image.layout, "vit")
 
 
-def _around(config: SightedConfig) -> Any:
+def _around(config: FlamingoConfig) -> Any:
     """A model of the family with that tower; its text is as usual, and not there."""
     family = _family(config)
     if family in ("clip", "siglip"):
         return CLIPConfig(family, config.image)
     wide = config.memory_width if family == "blip_resnet" else 0
-    return VLMConfig(family, config.image, FusedTextConfig(memory_width=wide))
+    return BlipConfig(family, config.image, BlipTextConfig(memory_width=wide))
 
 
-def read_sighted(config: dict[str, Any]) -> SightedConfig:
+def read_flamingo(config: dict[str, Any]) -> FlamingoConfig:
     words, vision = (_section(config, key) for key in ("text_config", "vision_config"))
     family = config.get("vision_layout")
     families = ("vit", "blip_resnet", *_FAMILIES.values())
@@ -57,7 +57,7 @@ def read_sighted(config: dict[str, Any]) -> SightedConfig:
         # SigLIP's text tower gives as many features as its image tower
         text = {"projection_size": vision.get("hidden_size")}
         image = layout(family).read_config({"vision_config": vision, "text_config": text}).image
-    return SightedConfig(
+    return FlamingoConfig(
         gpt=layout(str(words.get("model_type"))).read_config(words),
         image=image,
         every=need(config, "cross_attention_every"),
@@ -73,14 +73,14 @@ def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
     return section
 
 
-def write_sighted(config: SightedConfig) -> dict[str, Any]:
+def write_flamingo(config: FlamingoConfig) -> dict[str, Any]:
     family = _family(config)
     if isinstance(config.image, ResNetConfig) or family != "vit":
         vision = layout(family).write_config(_around(config))["vision_config"]
     else:
         vision = write_vit(config.image)
     return {
-        "architectures": ["SightedGPT"],
+        "architectures": ["FlamingoGPT"],
         "model_type": TYPE,
         "vocab_size": config.vocab_size,
         "text_config": layout(config.gpt.layout).write_config(config.gpt),
@@ -92,7 +92,7 @@ def write_sighted(config: SightedConfig) -> dict[str, Any]:
     }
 
 
-def names_sighted(config: SightedConfig) -> Iterator[Name]:
+def names_flamingo(config: FlamingoConfig) -> Iterator[Name]:
     for name in layout(config.gpt.layout).names(config.gpt):
         yield replace(name, ours=tuple(f"gpt.{ours}" for ours in name.ours))
     yield from _names_image(config)
@@ -106,7 +106,7 @@ def names_sighted(config: SightedConfig) -> Iterator[Name]:
     yield from both("sight.norm", "look")
 
 
-def _names_image(config: SightedConfig) -> Iterator[Name]:
+def _names_image(config: FlamingoConfig) -> Iterator[Name]:
     if isinstance(config.image, ResNetConfig) or _family(config) != "vit":
         for name in layout(_family(config)).names(_around(config)):
             own = all(ours.startswith("image.") for ours in name.ours)
@@ -127,10 +127,10 @@ LAYOUTS = {
     TYPE: Layout(
         model_type=TYPE,
         architecture=lambda config: None,
-        read_config=read_sighted,
-        write_config=write_sighted,
+        read_config=read_flamingo,
+        write_config=write_flamingo,
         build=make,
-        names=names_sighted,
+        names=names_flamingo,
         write_ends=_write_ends,
     )
 }

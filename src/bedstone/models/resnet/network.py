@@ -132,7 +132,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
             width *= 2
         self.stages = nn.Sequential(*stages)
-        self.pool = MapPool(config)
+        self.pool = AttentionPool(config)
 
     def maps(self, pixels: Tensor) -> Tensor:
         """The last map, (B, D, side, side)."""
@@ -158,7 +158,7 @@ class ResNet(nn.Module):
         return self.features(pixels)
 
 
-class MapPool(nn.Module):
+class AttentionPool(nn.Module):
     """The mean of a map attends to it and to itself, (B, D, H, W) to (B, F)."""
 
     def __init__(self, config: ResNetConfig) -> None:
@@ -181,7 +181,7 @@ def make(config: ResNetConfig) -> ResNet:
 
 
 @torch.no_grad()
-def initialise_maps(network: nn.Module) -> None:
+def initialise_convolutions(network: nn.Module) -> None:
     """He et al.'s weights; a block's last norm starts at zero, so that it starts as its shortcut
     (Goyal et al., 2017, section 5.1)."""
     for part in network.modules():
@@ -200,7 +200,7 @@ def initialise_maps(network: nn.Module) -> None:
 @torch.no_grad()
 def initialise_resnet(network: Any) -> None:
     """As `initialise_maps` does; the pool's weights as CLIP has them."""
-    initialise_maps(network)
+    initialise_convolutions(network)
     std = math.sqrt(1 / network.config.states)
     for linear in (network.pool.attn.q, network.pool.attn.k, network.pool.attn.v):
         nn.init.normal_(linear.weight, std=std)
@@ -230,7 +230,7 @@ def build(config: ResNetConfig, *, seed: int | None = None) -> ResNet:
 # Shapes: P pictures, H and W of a picture, S = 1 + places of the map, D width of the states.
 
 
-class MapTower(nn.Module):
+class ResNetTokens(nn.Module):
     """Pictures (P, 3, H, W) to states (P, S, D).
 
     Args:
@@ -266,15 +266,15 @@ def states_width(config: ViTConfig | ResNetConfig) -> int:
 
 def make_tower(config: ViTConfig | ResNetConfig, width: int = 0) -> Any:
     """A tower with `states(pixels)` whose weights are still to be filled."""
-    return MapTower(config, width) if isinstance(config, ResNetConfig) else vit.make(config)
+    return ResNetTokens(config, width) if isinstance(config, ResNetConfig) else vit.make(config)
 
 
 def start_tower(tower: Any) -> None:
     """Fills a tower of `make` with first weights."""
-    if not isinstance(tower, MapTower):
+    if not isinstance(tower, ResNetTokens):
         initialise(tower, tower.config.layers)
         return
-    initialise_maps(tower.resnet)
+    initialise_convolutions(tower.resnet)
     nn.init.normal_(tower.positions.weight, std=0.5)
     if isinstance(tower.project, nn.Linear):
         nn.init.normal_(tower.project.weight, std=tower.config.states**-0.5)

@@ -25,7 +25,7 @@ from bedstone.nn.positions import Grid, GridRotary, Rotary
 from bedstone.nn.quantize import QuantizedLinear
 
 
-class LeanAdaZero(nn.Module):
+class FusedAdaZero(nn.Module):
     """x + gate * sublayer(norm(x) * (1 + scale) + shift), and no dropout.
 
     What the norm and the sublayer give is their own, so that results take its place: a step's time
@@ -46,8 +46,8 @@ class LeanAdaZero(nn.Module):
         return torch.addcmul(x, gate, given, out=given)
 
 
-def can_be_lean(module: nn.Module) -> bool:
-    """Whether `LeanAdaZero` does the same: a norm that gave x itself would be written over."""
+def can_be_fused(module: nn.Module) -> bool:
+    """Whether `FusedAdaZero` does the same: a norm that gave x itself would be written over."""
     return type(module) is AdaZero and isinstance(module.norm, PlainNorm)
 
 
@@ -158,21 +158,21 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
         elif isinstance(child, GatedMLP) and _all_linear(child.gate, child.up):
             child = JoinedGatedMLP(child)
         elif type(child) is MLP and child.activation in FUSED and _all_linear(child.up):
-            child = LeanMLP(child)
+            child = FusedMLP(child)
         elif type(child) is PreNorm:
-            child = LeanPreNorm(child)
+            child = FusedPreNorm(child)
         elif type(child) is PostNorm:
-            child = LeanPostNorm(child, dtype)
-        elif can_be_lean(child):
-            child = LeanAdaZero(child, dtype)  # type: ignore[arg-type]
+            child = FusedPostNorm(child, dtype)
+        elif can_be_fused(child):
+            child = FusedAdaZero(child, dtype)  # type: ignore[arg-type]
         elif type(child) is RMSNorm:
-            child = LeanRMSNorm(child)
+            child = FusedRMSNorm(child)
         elif type(child) is nn.Linear:
             child = PackedLinear(child.weight, child.bias)
         elif isinstance(child, QuantizedLinear):
             child.dtype = dtype
         elif type(child) is PatchEmbed:
-            child = LeanPatchEmbed(child)
+            child = FusedPatchEmbed(child)
         elif type(child) is nn.Embedding:
             child = WideEmbedding(child)
         elif type(child) is Rotary:
@@ -247,7 +247,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, torch.cat((second.neg(), first), -1), sin)
 
 
-class LeanPreNorm(nn.Module):
+class FusedPreNorm(nn.Module):
     """x + sublayer(norm(x)), and no dropout to pass through."""
 
     def __init__(self, source: PreNorm) -> None:
@@ -265,7 +265,7 @@ class LeanPreNorm(nn.Module):
         return x.index_select(1, read) + sublayer.out(mixed).to(x.dtype)
 
 
-class LeanPostNorm(nn.Module):
+class FusedPostNorm(nn.Module):
     """norm(x + sublayer(x)), and no dropout; what the sublayer reads is cast once."""
 
     def __init__(self, source: PostNorm, dtype: torch.dtype) -> None:
@@ -277,7 +277,7 @@ class LeanPostNorm(nn.Module):
         return self.norm(self.sublayer(x.to(self.dtype), context).to(x.dtype).add_(x))
 
 
-class LeanRMSNorm(nn.Module):
+class FusedRMSNorm(nn.Module):
     """x / rms(x) * weight, in fp32, in as few operations as there are without a gradient."""
 
     def __init__(self, source: RMSNorm) -> None:
@@ -290,7 +290,7 @@ class LeanRMSNorm(nn.Module):
         return (wide * rate).mul_(self.weight).to(x.dtype)
 
 
-class LeanMLP(nn.Module):
+class FusedMLP(nn.Module):
     """down(activation(up(x))), the activation inside the first product."""
 
     def __init__(self, source: MLP) -> None:
@@ -316,7 +316,7 @@ class JoinedGatedMLP(nn.Module):
         return self.down(self.activation(gate).mul_(up))
 
 
-class LeanPatchEmbed(nn.Module):
+class FusedPatchEmbed(nn.Module):
     """Patches through one packed product, to begin an fp32 residual stream."""
 
     def __init__(self, source: PatchEmbed) -> None:
@@ -401,7 +401,7 @@ def _stacks(network: nn.Module) -> list[list[nn.Module]]:
 def _join_precisions(part: nn.Module, coarse: nn.Module, least: int) -> None:
     """Puts an MLP in both precisions in the place of a sublayer that is one."""
     mlp, rough = getattr(part, "sublayer", None), getattr(coarse, "sublayer", None)
-    if isinstance(mlp, LeanMLP | JoinedGatedMLP) and isinstance(rough, nn.Module):
+    if isinstance(mlp, FusedMLP | JoinedGatedMLP) and isinstance(rough, nn.Module):
         part.sublayer = LateMLP(mlp, rough, least)
 
 

@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.images.image_text import Words, gpt_words, padded, question_text, said_text
+from bedstone.data.images.image_text import BlipWords, answer_text, gpt_words, padded, question_text
 from bedstone.data.records import check_text
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
-from bedstone.tasks.image_text.writing import Writing
-from bedstone.tasks.images.engine import Asked, Faults, PictureEngine, PictureTask
+from bedstone.tasks.image_text.writing import GenerationPlan
+from bedstone.tasks.images.engine import Faults, ImageEngine, ImageTask, LabelledQuery
 
-SIGHTED = "sighted_gpt"
+FLAMINGO = "sighted_gpt"
 
 
-def writes(model: Model) -> bool:
+def generates(model: Model) -> bool:
     """Whether a model describes pictures."""
     return _is(model, "captions", "joint")
 
@@ -40,12 +40,12 @@ def answers(model: Model) -> bool:
 
 def matches(model: Model) -> bool:
     """Whether a model says which text belongs to which picture."""
-    return _is(model, "matching", "joint") and model.config.layout != SIGHTED
+    return _is(model, "matching", "joint") and model.config.layout != FLAMINGO
 
 
 def _is(model: Model, *kinds: str) -> bool:
     layout = str(model.config.layout)
-    return layout == SIGHTED or (layout.startswith("blip") and model.config.head.kind in kinds)
+    return layout == FLAMINGO or (layout.startswith("blip") and model.config.head.kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Reading:
         return writer, [self.prompts[row] for row in rows]
 
 
-class Form(Protocol):
+class TextFormat(Protocol):
     """What tasks ask of a family.
 
     Attributes:
@@ -79,7 +79,7 @@ class Form(Protocol):
         kept: those that stay where a question is longer and may be cut.
     """
 
-    words: Words
+    words: BlipWords
     room: int
     kept: slice
 
@@ -99,12 +99,12 @@ class Form(Protocol):
         """Questions (n of them) about pictures, (P, S, D)."""
 
 
-class BlipForm:
+class BlipFormat:
     """[CLS] question [SEP], and [DEC] what is written [SEP]."""
 
     def __init__(self, model: Model) -> None:
         text = model.config.text
-        known = Words.of(tokenizer_of(model), text.context)
+        known = BlipWords.of(tokenizer_of(model), text.context)
         # the network knows its ends: published tokenizers lack the name of the first
         self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
         self.room = self.words.room
@@ -129,7 +129,7 @@ class BlipForm:
         return Reading(network, states, keep, [self.prompt(ids) for ids in questions])
 
 
-class GPTForm:
+class FlamingoFormat:
     """`Question: ... Answer:` or `Caption:`, what is written, and the end token."""
 
     def __init__(self, model: Model) -> None:
@@ -138,7 +138,7 @@ class GPTForm:
         self.kept = slice(-self.room, None)  # as in training: it ends with `Answer:`
 
     def said(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self.words.plain([said_text(text) for text in texts])
+        return self.words.plain([answer_text(text) for text in texts])
 
     def question(self, text: str) -> list[int]:
         ids: list[int] = self.words.plain([question_text(text)])[0].tolist()
@@ -156,25 +156,25 @@ class GPTForm:
         return Reading(network, memory[owners], None, questions)
 
 
-def form_of(model: Model) -> Form:
+def text_format(model: Model) -> TextFormat:
     """The form of a model's family."""
-    return GPTForm(model) if model.config.layout == SIGHTED else BlipForm(model)
+    return FlamingoFormat(model) if model.config.layout == FLAMINGO else BlipFormat(model)
 
 
 SHARE = 32  # inputs that share a picture's states at a time
-TOGETHER = 64  # texts written at a time
-KEPT = 16  # sets of candidates whose ids are kept
+BATCH = 64  # texts written at a time
+CACHE_SIZE = 16  # sets of candidates whose ids are kept
 
 
 @dataclass(frozen=True)
-class Said:
+class Generated:
     """A text that was written: its new tokens and their probability, given the picture."""
 
     ids: list[int]
     probability: float
 
 
-class ToldEngine(PictureEngine):
+class ImageTextEngine(ImageEngine):
     """A network that reads pictures and texts, ready for inference, and how its texts are made.
 
     Raises:
@@ -184,7 +184,7 @@ class ToldEngine(PictureEngine):
     def __init__(self, model: Model, precision: str = "fp32") -> None:
         super().__init__(model, precision)
         self.tokenizer = tokenizer_of(model)
-        self.form = form_of(model)
+        self.form = text_format(model)
         self.words = self.form.words
 
     def see(self, pixels: Tensor) -> Tensor:
@@ -193,14 +193,15 @@ class ToldEngine(PictureEngine):
         return found
 
     def write(
-        self, writer: Any, prompts: Sequence[Sequence[int]], how: Writing
-    ) -> list[list[Said]]:
+        self, writer: Any, prompts: Sequence[Sequence[int]], how: GenerationPlan
+    ) -> list[list[Generated]]:
         """`how.each` texts after each prompt over a writer's memories, best first."""
         ends = [self.words.end]
         if how.search is not None:
             found = beam_search(writer, prompts, how.search, eos=ends)
             return [
-                [Said(list(one.ids), math.exp(one.log_probability)) for one in row] for row in found
+                [Generated(list(one.ids), math.exp(one.log_probability)) for one in row]
+                for row in found
             ]
         assert how.sampling is not None
         prompts = [prompt for prompt in prompts for _ in range(how.each)]
@@ -209,7 +210,7 @@ class ToldEngine(PictureEngine):
             own = [drawn.initial_seed() for drawn in how.sampling.generators(len(prompts))]
         seeds = own * (len(prompts) // len(own))
         done = generate(writer, prompts, how.sampling, eos=ends, seeds=seeds)
-        said = [Said(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
+        said = [Generated(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
         return [said[at : at + how.each] for at in range(0, len(said), how.each)]
 
     def text(self, ids: Iterable[int]) -> str:
@@ -217,17 +218,17 @@ class ToldEngine(PictureEngine):
         return self.tokenizer.decode(ids).strip()
 
 
-class ToldTask(PictureTask):
+class ImageTextTask(ImageTask):
     """A task whose rows ask something of a picture; several may share one."""
 
-    pictures: ToldEngine
+    pictures: ImageTextEngine
 
     def __init__(
         self,
         model: Model,
         *,
         precision: str = "fp32",
-        engine: ToldEngine | None = None,
+        engine: ImageTextEngine | None = None,
         **options: Any,
     ) -> None:
         """`engine`: another task's, to be shared with it."""
@@ -235,7 +236,7 @@ class ToldTask(PictureTask):
         super().__init__(model, precision=precision, **options)
 
     def open(self, precision: str) -> None:
-        self.pictures = self._engine or ToldEngine(self.model, precision)
+        self.pictures = self._engine or ImageTextEngine(self.model, precision)
         # candidates that were asked for lately: their ids, and which is the longest
         self._known: dict[tuple[str, ...], tuple[list[list[int]], int]] = {}
 
@@ -286,7 +287,7 @@ class ToldTask(PictureTask):
         """
         words = self.pictures.words
         if candidates not in self._known:
-            while len(self._known) >= KEPT:
+            while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
             said = self.pictures.form.said(candidates)
             longest = max(range(len(said)), key=lambda number: len(said[number]))
@@ -306,12 +307,12 @@ class ToldTask(PictureTask):
 
     def _run(
         self,
-        rows: Iterable[Asked],
+        rows: Iterable[LabelledQuery],
         options: Any,
         ahead: int | None,
         faults: Faults | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        held: dict[int, list[tuple[int, Asked]]] = {}  # of pictures on their way, who asks
+        held: dict[int, list[tuple[int, LabelledQuery]]] = {}  # of pictures on their way, who asks
 
         def pictures() -> Iterator[Any]:
             groups = shared(enumerate(rows), 1 if ahead == 1 else SHARE)
@@ -344,9 +345,11 @@ class ToldTask(PictureTask):
                     yield row, output
 
 
-def shared(rows: Iterable[tuple[int, Asked]], most: int) -> Iterator[list[tuple[int, Asked]]]:
+def shared(
+    rows: Iterable[tuple[int, LabelledQuery]], most: int
+) -> Iterator[list[tuple[int, LabelledQuery]]]:
     """Neighbours with the same picture, `most` at a time; with 1, no row is waited for."""
-    group: list[tuple[int, Asked]] = []
+    group: list[tuple[int, LabelledQuery]] = []
     for number, row in rows:
         if group and _name(group[0][1].picture) != _name(row.picture):
             yield group
@@ -369,7 +372,7 @@ def may_cut(options: Any) -> bool:
     return options.truncation not in (None, False, "do_not_truncate")
 
 
-def picture_of(inputs: Any, options: dict[str, Any]) -> Any:
+def image_of(inputs: Any, options: dict[str, Any]) -> Any:
     """What a call is on, taken out of its options where it has another of its names."""
     for name in ("image", "images", "inputs"):
         if inputs is None and name in options:
@@ -400,8 +403,8 @@ def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[A
 
 def some_at_a_time(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Those that are read or written together."""
-    for start in range(0, len(rows), TOGETHER):
-        yield rows[start : start + TOGETHER]
+    for start in range(0, len(rows), BATCH):
+        yield rows[start : start + BATCH]
 
 
 def texts_of(given: Any, what: str) -> tuple[str, ...]:

@@ -15,20 +15,20 @@ from bedstone.data.images.image_text import padded
 from bedstone.errors import BedstoneError
 from bedstone.nn.layers import normalise
 from bedstone.tasks.image_text.engine import (
-    ToldTask,
+    ImageTextTask,
     by_count,
+    image_of,
     matches,
-    picture_of,
     some_at_a_time,
     texts_of,
 )
-from bedstone.tasks.images.engine import Asked, PictureOptions
+from bedstone.tasks.images.engine import ImageOptions, LabelledQuery
 
-TOGETHER = 256  # pairs of a picture and a text that are read at a time
+BATCH = 256  # pairs of a picture and a text that are read at a time
 
 
 @dataclass(frozen=True)
-class MatchOptions(PictureOptions):
+class MatchOptions(ImageOptions):
     """Options of image-text-matching.
 
     Attributes:
@@ -46,7 +46,7 @@ class MatchOptions(PictureOptions):
 
 
 @dataclass(frozen=True)
-class Compared(Asked):
+class Compared(LabelledQuery):
     """A picture and what it is compared with.
 
     Attributes:
@@ -59,7 +59,7 @@ class Compared(Asked):
     several: bool = False
 
 
-class ImageTextMatching(ToldTask):
+class ImageTextMatching(ImageTextTask):
     """A picture and a text -> {"score", "similarity"}; of a list [{"text", ...}], best first.
 
     The score is the probability that they belong together, by a network that reads the text with
@@ -78,7 +78,7 @@ class ImageTextMatching(ToldTask):
     def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
         if text is not None:
             options["text"] = text
-        return super().__call__(picture_of(inputs, options), **options)
+        return super().__call__(image_of(inputs, options), **options)
 
     def prepare(self, value: Any, options: MatchOptions) -> Compared:
         asked = super().prepare(value, options)
@@ -151,11 +151,11 @@ class ImageTextMatching(ToldTask):
 
 def _blocks(pictures: int, each: int) -> Iterator[tuple[range, slice]]:
     """Pictures, and which of their `each` texts, so that few are read together."""
-    several = max(TOGETHER // each, 1)
+    several = max(BATCH // each, 1)
     for first in range(0, pictures, several):
-        for start in range(0, each, TOGETHER):
+        for start in range(0, each, BATCH):
             last = min(first + several, pictures)
-            yield range(first, last), slice(start, min(start + TOGETHER, each))
+            yield range(first, last), slice(start, min(start + BATCH, each))
 
 
 def rerank(

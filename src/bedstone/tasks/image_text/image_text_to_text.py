@@ -14,16 +14,16 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model
 from bedstone.data.fields import PLACEHOLDER, turn
 from bedstone.errors import BedstoneError
-from bedstone.tasks.image_text.engine import ToldTask, answers, writes
+from bedstone.tasks.image_text.engine import ImageTextTask, answers, generates
 from bedstone.tasks.image_text.image_to_text import Captioned, ImageToText
 from bedstone.tasks.image_text.visual_question_answering import Question, VisualQuestionAnswering
-from bedstone.tasks.image_text.writing import WriteOptions
-from bedstone.tasks.images.engine import Asked, is_picture
+from bedstone.tasks.image_text.writing import ImageTextGenerationOptions
+from bedstone.tasks.images.engine import LabelledQuery, is_image
 from bedstone.tasks.task import shown
 
 
 @dataclass(frozen=True)
-class ChatOptions(WriteOptions):
+class ChatOptions(ImageTextGenerationOptions):
     """Options of image-text-to-text.
 
     Attributes:
@@ -37,7 +37,7 @@ class ChatOptions(WriteOptions):
 
 
 @dataclass(frozen=True)
-class Said(Asked):
+class Reply(LabelledQuery):
     """A picture, what was said, and what is asked of the network.
 
     Attributes:
@@ -49,7 +49,7 @@ class Said(Asked):
     asks: Question | Captioned = field(default_factory=lambda: Captioned(None))
 
 
-class PictureChat(ToldTask):
+class ImageTextToText(ImageTextTask):
     """Messages with a picture -> [{"input_text", "generated_text"}].
 
     A network for answers takes the user's last words as its question; one for captions goes on
@@ -64,12 +64,12 @@ class PictureChat(ToldTask):
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
         engine = self.pictures
-        self.caption = ImageToText(model, engine=engine) if writes(model) else None
+        self.caption = ImageToText(model, engine=engine) if generates(model) else None
         self.answer = VisualQuestionAnswering(model, engine=engine) if answers(model) else None
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return writes(model) or answers(model)
+        return generates(model) or answers(model)
 
     def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
         """The answer to messages, or to a text with a picture.
@@ -91,7 +91,7 @@ class PictureChat(ToldTask):
     def is_one(self, inputs: Any) -> bool:
         return super().is_one(inputs) or _is_conversation(inputs)
 
-    def prepare(self, value: Any, options: ChatOptions) -> Said:
+    def prepare(self, value: Any, options: ChatOptions) -> Reply:
         if isinstance(value, dict) and not value.keys() <= set(self.keys):
             raise BedstoneError(
                 f"the keys are {', '.join(map(str, value))}; expected images, and messages or text."
@@ -124,7 +124,7 @@ class PictureChat(ToldTask):
                 "nothing is asked; the network answers questions. Say what you would know of the "
                 "picture."
             )
-        return Said(asks.picture, given=given, asks=asks)
+        return Reply(asks.picture, given=given, asks=asks)
 
     def say(
         self, memory: Tensor, rows: Sequence[Sequence[Any]], options: ChatOptions
@@ -194,7 +194,7 @@ class PictureChat(ToldTask):
 
 
 def _writing(options: ChatOptions) -> dict[str, Any]:
-    names = [each.name for each in fields(WriteOptions)]
+    names = [each.name for each in fields(ImageTextGenerationOptions)]
     return {name: getattr(options, name) for name in names} | {"truncation": options.truncation}
 
 
@@ -205,7 +205,7 @@ def _is_conversation(value: Any) -> bool:
 
 def _read(value: Any) -> tuple[Any, str, list[Any], int]:
     """What was given, the user's last words, the pictures, and how many places they have."""
-    if is_picture(value) and not isinstance(value, str):
+    if is_image(value) and not isinstance(value, str):
         return "", "", [value], 0
     own: list[Any] = []
     given = value
@@ -239,6 +239,6 @@ def _read(value: Any) -> tuple[Any, str, list[Any], int]:
             "words. Leave it out."
         )
     for number, picture in enumerate(own):
-        if not is_picture(picture):
+        if not is_image(picture):
             raise BedstoneError(f"picture {number + 1:,}: {shown(picture)} is none.")
     return list(given), question, own, places

@@ -13,16 +13,16 @@ from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
 from bedstone.settings import at_least
-from bedstone.tasks.image_text.engine import ToldTask, by_value, ranked, texts_of, writes
-from bedstone.tasks.image_text.writing import WriteOptions, writing
-from bedstone.tasks.images.engine import Asked
+from bedstone.tasks.image_text.engine import ImageTextTask, by_value, generates, ranked, texts_of
+from bedstone.tasks.image_text.writing import ImageTextGenerationOptions, generation_plan
+from bedstone.tasks.images.engine import LabelledQuery
 from bedstone.tasks.task import shown
 
 MOST = 64  # tokens of a caption, where nothing says how many
 
 
 @dataclass(frozen=True)
-class CaptionOptions(WriteOptions):
+class CaptionOptions(ImageTextGenerationOptions):
     """Options of image-to-text.
 
     Attributes:
@@ -54,14 +54,14 @@ class CaptionOptions(WriteOptions):
 
 
 @dataclass(frozen=True)
-class Captioned(Asked):
+class Captioned(LabelledQuery):
     """A picture, what its caption begins with, and captions to choose among."""
 
     prompt: tuple[int, ...] = ()
     candidates: tuple[str, ...] = ()
 
 
-class ImageToText(ToldTask):
+class ImageToText(ImageTextTask):
     """A picture -> [{"generated_text": ...}], as many as were asked for.
 
     Given `candidates`, all of them with their probabilities, best first: of each, that the model
@@ -75,11 +75,11 @@ class ImageToText(ToldTask):
 
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
-        writing(self.options, model.generation, 1, most=MOST)  # options are told of now
+        generation_plan(self.options, model.generation, 1, most=MOST)  # options are told of now
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return writes(model)
+        return generates(model)
 
     def prepare(self, value: Any, options: CaptionOptions) -> Captioned:
         asked = super().prepare(value, options)
@@ -98,7 +98,7 @@ class ImageToText(ToldTask):
             ids = self.cut(prompt, lambda text: form.said([text])[0], room, "prompt", options)
             ids = [int(token) for token in ids]
         begun = len(words.begin) + len(ids)
-        writing(options, self.model.generation, begun, most=MOST)
+        generation_plan(options, self.model.generation, begun, most=MOST)
         if candidates:
             self.candidate_ids(tuple(candidates), options, len(ids))
         return Captioned(asked.picture, prompt=tuple(ids), candidates=tuple(candidates or ()))
@@ -136,7 +136,7 @@ class ImageToText(ToldTask):
             scores = rank(writer, [begin] * len(memory), given).softmax(-1)  # (P, C)
             best = [ranked(candidates, own)[: options.top_k] for own in scores]
             return [[{"generated_text": text, "score": p} for text, p in own] for own in best]
-        how = writing(options, self.model.generation, len(begin), most=MOST)
+        how = generation_plan(options, self.model.generation, len(begin), most=MOST)
         return [
             [
                 {"generated_text": engine.text([*prompt, *one.ids])}

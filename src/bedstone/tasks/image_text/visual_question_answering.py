@@ -14,24 +14,24 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
 from bedstone.settings import at_least
 from bedstone.tasks.image_text.engine import (
-    ToldTask,
+    ImageTextTask,
     answers,
     by_count,
     by_value,
-    picture_of,
+    image_of,
     ranked,
     some_at_a_time,
     texts_of,
 )
-from bedstone.tasks.image_text.writing import WriteOptions, writing
-from bedstone.tasks.images.engine import Asked, is_picture
+from bedstone.tasks.image_text.writing import ImageTextGenerationOptions, generation_plan
+from bedstone.tasks.images.engine import LabelledQuery, is_image
 from bedstone.tasks.task import shown
 
 MOST = 16  # tokens of an answer, where nothing says how many
 
 
 @dataclass(frozen=True)
-class AskOptions(WriteOptions):
+class VQAOptions(ImageTextGenerationOptions):
     """Options of visual-question-answering.
 
     Attributes:
@@ -59,14 +59,14 @@ class AskOptions(WriteOptions):
 
 
 @dataclass(frozen=True)
-class Question(Asked):
+class Question(LabelledQuery):
     """A picture, what is asked of it, and answers to choose among; without any it is free."""
 
     ids: tuple[int, ...] = ()
     candidates: tuple[str, ...] = ()
 
 
-class VisualQuestionAnswering(ToldTask):
+class VisualQuestionAnswering(ImageTextTask):
     """A picture and a question -> [{"score", "answer"}], best first.
 
     Of candidates a score is the probability that the model would give this answer, if it had to
@@ -75,7 +75,7 @@ class VisualQuestionAnswering(ToldTask):
 
     name = "visual-question-answering"
     asks = "a network that answers questions about pictures (BlipForQuestionAnswering)"
-    settings = AskOptions
+    settings = VQAOptions
     keys = ("image", "question", "candidates")
 
     def __init__(self, model: Model, **options: Any) -> None:
@@ -95,7 +95,7 @@ class VisualQuestionAnswering(ToldTask):
             question: a text; or a list: each question of each picture, all of the first question
                 first, as version 4 has it.
         """
-        inputs = picture_of(inputs, options)
+        inputs = image_of(inputs, options)
         if question is None or isinstance(question, str):
             given = {} if question is None else {"question": question}
             return super().__call__(inputs, **given, **options)
@@ -103,7 +103,7 @@ class VisualQuestionAnswering(ToldTask):
             raise BedstoneError(
                 f"{self.name}: question: {shown(question)} was given; expected a text, or a list."
             )
-        pictures = [inputs] if is_picture(inputs) else inputs
+        pictures = [inputs] if is_image(inputs) else inputs
         if not isinstance(pictures, list | tuple):
             raise BedstoneError(
                 f"{self.name}: {shown(inputs)} was given with a list of questions; expected a "
@@ -114,7 +114,7 @@ class VisualQuestionAnswering(ToldTask):
         told, each = super().__call__(rows, **options), len(question)
         return [told[at] for first in range(each) for at in range(first, len(told), each)]
 
-    def prepare(self, value: Any, options: AskOptions) -> Question:
+    def prepare(self, value: Any, options: VQAOptions) -> Question:
         asked = super().prepare(value, options)
         own = value if isinstance(value, dict) else {}
         question = own.get("question", options.question)
@@ -138,7 +138,7 @@ class VisualQuestionAnswering(ToldTask):
         return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
 
     def say(
-        self, memory: Tensor, rows: Sequence[Sequence[Question]], options: AskOptions
+        self, memory: Tensor, rows: Sequence[Sequence[Question]], options: VQAOptions
     ) -> list[list[Any]]:
         engine = self.pictures
         told: list[list[Any]] = [[] for _ in rows]
@@ -160,7 +160,7 @@ class VisualQuestionAnswering(ToldTask):
         writer: Any,
         prompts: Sequence[Sequence[int]],
         candidates: tuple[str, ...],
-        options: AskOptions,
+        options: VQAOptions,
     ) -> Iterator[list[tuple[str, float]]]:
         """The likeliest answers to each question; of candidates, where there are any."""
         if candidates:
@@ -188,9 +188,11 @@ class VisualQuestionAnswering(ToldTask):
             found.setdefault(ids.tobytes(), text)
         return tuple(found.values())
 
-    def _writing(self, options: AskOptions) -> Any:
+    def _writing(self, options: VQAOptions) -> Any:
         best = options.top_k
-        return writing(options, self.model.generation, 1, most=MOST, beams=max(best, 3), each=best)
+        return generation_plan(
+            options, self.model.generation, 1, most=MOST, beams=max(best, 3), each=best
+        )
 
 
 def learnt_answers(model: Model) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from bedstone.data.dataset import is_number
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation import sampling
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import BeamSearch, asked, chance_of
+from bedstone.generation.settings import BeamSearch, beam_search_of, chance_of
 from bedstone.generation.settings import published_beams as beams_of
 from bedstone.settings import check_whole
-from bedstone.tasks.images.engine import PictureOptions
+from bedstone.tasks.images.engine import ImageOptions
 from bedstone.tasks.task import shown
 
 WHOLE = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1}
@@ -24,7 +24,7 @@ NUMBERS = ("length_penalty", "temperature", "top_p", "min_p", "repetition_penalt
 
 
 @dataclass(frozen=True)
-class WriteOptions(PictureOptions):
+class ImageTextGenerationOptions(ImageOptions):
     """How to write.
 
     Attributes:
@@ -79,13 +79,13 @@ class WriteOptions(PictureOptions):
         return given | {name: value for name, value in more.items() if value is not None}
 
 
-_OWN = [each.name for each in fields(WriteOptions)]
-_OTHER = [each.name for each in fields(PictureOptions)] + ["generate_kwargs"]
+_OWN = [each.name for each in fields(ImageTextGenerationOptions)]
+_OTHER = [each.name for each in fields(ImageOptions)] + ["generate_kwargs"]
 SETTINGS = [name for name in _OWN if name not in _OTHER] + ["top_k", "max_length"]
 
 
 @dataclass(frozen=True)
-class Writing:
+class GenerationPlan:
     """One of the two ways to write, and how many texts of each picture.
 
     Attributes:
@@ -99,15 +99,15 @@ class Writing:
     each: int = 1
 
 
-def writing(
-    options: WriteOptions,
+def generation_plan(
+    options: ImageTextGenerationOptions,
     published: Mapping[str, Any],
     begun: int,
     *,
     most: int,
     beams: int = 1,
     each: int = 1,
-) -> Writing:
+) -> GenerationPlan:
     """The way that options ask for.
 
     Args:
@@ -130,9 +130,9 @@ def writing(
         given = {"num_beams": wide, "num_return_sequences": min(each, wide)} | given
     known = held | given
     room = known.get("max_new_tokens") or max(known.get("max_length", most + begun) - begun, 1)
-    search = asked(given, held, max_tokens=room)
+    search = beam_search_of(given, held, max_tokens=room)
     if search is not None:
-        return Writing(search, None, search.returned)
+        return GenerationPlan(search, None, search.returned)
     chance = bool(drawn_anyway if chance is None else chance)
     each = given.get("num_return_sequences", 1)
     if given.get("min_new_tokens"):
@@ -142,7 +142,7 @@ def writing(
                 "alone. Leave it out, or give do_sample=False."
             )
         said = {**beams_of(held), "returned": 1, **beams_of(given)}
-        return Writing(BeamSearch(**{**said, "beams": 1, "max_tokens": room}), None)
+        return GenerationPlan(BeamSearch(**{**said, "beams": 1, "max_tokens": room}), None)
     drawn = Sampling(
         max_tokens=room,
         seed=known.get("seed"),
@@ -153,7 +153,7 @@ def writing(
             f"num_return_sequences: {each} texts of each picture were asked for, and without "
             "chance or beams all are the same. Give num_beams, or do_sample=True."
         )
-    return Writing(None, drawn, each)
+    return GenerationPlan(None, drawn, each)
 
 
 def _check(given: dict[str, Any]) -> None:

@@ -29,7 +29,7 @@ from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.layers import normalise
 from bedstone.runtime import pick_precision
 from bedstone.settings import at_least
-from bedstone.tasks.task import Task, compares, shown
+from bedstone.tasks.task import Task, embeds_both, shown
 from bedstone.tasks.text.engine import batches
 
 log = logging.getLogger("bedstone.tasks")
@@ -41,7 +41,7 @@ Read = Callable[[Any, Tensor], Iterable[Any]]  # (network, pixels (B, 3, H, W)) 
 Faults = Callable[[int, BedstoneError], None]  # told the number of a picture, and what it has
 
 
-class PictureEngine:
+class ImageEngine:
     """A model's network for inference, and the processor that makes its pixels.
 
     Args:
@@ -103,7 +103,7 @@ class PictureEngine:
         Raises:
             BedstoneError: the model reads no text, or a text can't be read.
         """
-        if not compares(self.model):
+        if not embeds_both(self.model):
             raise BedstoneError(
                 f"{self.model.path or 'this model'}: reads pictures alone, no words. Take a model "
                 "of both, such as a CLIP."
@@ -232,7 +232,7 @@ def _placed(error: BedstoneError, where: Callable[[int], str] | None, number: in
     return BedstoneError(f"{where(number)}: {error}") if where else error
 
 
-def is_picture(value: Any) -> bool:
+def is_image(value: Any) -> bool:
     """Whether a value may stand for one picture: a path, bytes, an array or Pillow's image."""
     if isinstance(value, str | Path | bytes):
         return True
@@ -250,7 +250,7 @@ def is_picture(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class PictureOptions:
+class ImageOptions:
     """Options of every task on pictures.
 
     Attributes:
@@ -268,22 +268,22 @@ class PictureOptions:
 
 
 @dataclass(frozen=True)
-class Asked:
+class LabelledQuery:
     """A picture, and the labels that are asked of it alone."""
 
     picture: Any
     labels: tuple[str, ...] = ()
 
 
-class PictureTask(Task):
+class ImageTask(Task):
     """A task that reads pictures: decoded by threads, some batches ahead of the network."""
 
-    settings: ClassVar[type[Any]] = PictureOptions
+    settings: ClassVar[type[Any]] = ImageOptions
     keys: ClassVar[tuple[str, ...]] = ("image",)  # of an input that is a dictionary
     reads = "pictures"
 
     def open(self, precision: str) -> None:
-        self.pictures = PictureEngine(self.model, precision)
+        self.pictures = ImageEngine(self.model, precision)
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:
         for name in ("images", "image"):  # as version 4 names them
@@ -292,9 +292,9 @@ class PictureTask(Task):
         return super().__call__(inputs, **options)
 
     def is_one(self, inputs: Any) -> bool:
-        return is_picture(inputs) or isinstance(inputs, dict)
+        return is_image(inputs) or isinstance(inputs, dict)
 
-    def prepare(self, value: Any, options: Any) -> Asked:
+    def prepare(self, value: Any, options: Any) -> LabelledQuery:
         if isinstance(value, dict):
             if not value.keys() <= set(self.keys) or "image" not in value:
                 raise BedstoneError(
@@ -304,14 +304,14 @@ class PictureTask(Task):
             picture = value["image"]
         else:
             picture = value
-        if not is_picture(picture):
+        if not is_image(picture):
             raise BedstoneError(
                 f"{shown(picture)} was given; expected a picture: a path, bytes, an array (H, W, "
                 "3) or Pillow's image."
             )
-        return Asked(picture)
+        return LabelledQuery(picture)
 
-    def results(self, rows: Sequence[Asked], options: Any) -> Iterator[Any]:
+    def results(self, rows: Sequence[LabelledQuery], options: Any) -> Iterator[Any]:
         for row, (_, output) in zip(rows, self._run(rows, options, None), strict=True):
             yield self.finish(row, output, options)
 
@@ -330,9 +330,9 @@ class PictureTask(Task):
     def _numbered(
         self, values: Iterable[Any], options: Any, ahead: int, faults: Faults | None
     ) -> Iterator[tuple[int, Any]]:
-        rows: dict[int, Asked] = {}  # those that are on their way through the network
+        rows: dict[int, LabelledQuery] = {}  # those that are on their way through the network
 
-        def prepared() -> Iterator[Asked]:
+        def prepared() -> Iterator[LabelledQuery]:
             for number, value in enumerate(values):
                 with self._naming(number):
                     rows[number] = self.prepare(value, options)
@@ -349,7 +349,7 @@ class PictureTask(Task):
 
     def _run(
         self,
-        rows: Iterable[Asked],
+        rows: Iterable[LabelledQuery],
         options: Any,
         ahead: int | None,
         faults: Faults | None = None,
@@ -370,6 +370,6 @@ class PictureTask(Task):
         """What the network says of each of (B, 3, H, W)."""
         raise NotImplementedError
 
-    def finish(self, row: Asked, output: Any, options: Any) -> Any:
+    def finish(self, row: LabelledQuery, output: Any, options: Any) -> Any:
         """The result of a picture from what `look` gave for it."""
         raise NotImplementedError

@@ -15,17 +15,17 @@ from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.clip.network import states_of
 from bedstone.settings import at_least
-from bedstone.tasks.images.engine import Asked, PictureOptions, PictureTask, image_vectors
-from bedstone.tasks.task import compares, sees, shown
+from bedstone.tasks.images.engine import ImageOptions, ImageTask, LabelledQuery, image_vectors
+from bedstone.tasks.task import embeds_both, embeds_images, shown
 from bedstone.tasks.text.text_classification import FUNCTIONS, scores_of
 from bedstone.tasks.text.zero_shot_classification import label_names
 
 TEMPLATE = "This is a photo of {}."  # version 4's
-KEPT = 16  # sets of labels whose embeddings are kept
+CACHE_SIZE = 16  # sets of labels whose embeddings are kept
 
 
 @dataclass(frozen=True)
-class LabelOptions(PictureOptions):
+class LabelOptions(ImageOptions):
     """Options of image-classification.
 
     Attributes:
@@ -46,7 +46,7 @@ class LabelOptions(PictureOptions):
             )
 
 
-class ImageClassification(PictureTask):
+class ImageClassification(ImageTask):
     """A picture -> its labels with their scores, best first: `[{"label", "score"}, ...]`."""
 
     name = "image-classification"
@@ -56,19 +56,21 @@ class ImageClassification(PictureTask):
     @classmethod
     def fits(cls, model: Model) -> bool:
         head = getattr(model.config, "head", None)
-        return sees(model) and head is not None and head.kind == "sequence"
+        return embeds_images(model) and head is not None and head.kind == "sequence"
 
     def look(self, network: Any, pixels: Tensor, options: LabelOptions) -> Sequence[Tensor]:
         return network(pixels).float().cpu().unbind()
 
-    def finish(self, row: Asked, output: Tensor, options: LabelOptions) -> list[dict[str, Any]]:
+    def finish(
+        self, row: LabelledQuery, output: Tensor, options: LabelOptions
+    ) -> list[dict[str, Any]]:
         head = self.model.config.head
         scores = scores_of(head, output, options.function_to_apply).tolist()
         return _ranked(zip(head.labels, scores, strict=True), ("label", "score"))[: options.top_k]
 
 
 @dataclass(frozen=True)
-class PictureZeroShotOptions(PictureOptions):
+class ZeroShotImageOptions(ImageOptions):
     """Options of zero-shot-image-classification.
 
     Attributes:
@@ -107,7 +109,7 @@ class PictureZeroShotOptions(PictureOptions):
         return (given,) if isinstance(given, str) else tuple(given)
 
 
-class ZeroShotImageClassification(PictureTask):
+class ZeroShotImageClassification(ImageTask):
     """A picture and labels -> their scores, best first: `[{"score", "label"}, ...]`.
 
     A CLIP gives the softmax over the labels; a model that was trained with the sigmoid (SigLIP)
@@ -116,7 +118,7 @@ class ZeroShotImageClassification(PictureTask):
 
     name = "zero-shot-image-classification"
     asks = "a model of pictures and words, such as a CLIP"
-    settings = PictureZeroShotOptions
+    settings = ZeroShotImageOptions
     keys = ("image", "candidate_labels", "text")
 
     def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
@@ -129,14 +131,14 @@ class ZeroShotImageClassification(PictureTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return compares(model)
+        return embeds_both(model)
 
     def __call__(self, inputs: Any = None, candidate_labels: Any = None, **options: Any) -> Any:
         if candidate_labels is not None:
             options["candidate_labels"] = candidate_labels
         return super().__call__(inputs, **options)
 
-    def prepare(self, value: Any, options: PictureZeroShotOptions) -> Asked:
+    def prepare(self, value: Any, options: ZeroShotImageOptions) -> LabelledQuery:
         asked = super().prepare(value, options)
         own: Any = None
         if isinstance(value, dict):
@@ -147,13 +149,13 @@ class ZeroShotImageClassification(PictureTask):
                 "candidate_labels: none were given; name what the picture may show, such as "
                 "candidate_labels=['a cat', 'a dog']."
             )
-        return Asked(asked.picture, labels)
+        return LabelledQuery(asked.picture, labels)
 
     def look(self, network: Any, pixels: Tensor, options: Any) -> Sequence[np.ndarray]:
         return list(image_vectors(network, pixels))
 
     def finish(
-        self, row: Asked, output: np.ndarray, options: PictureZeroShotOptions
+        self, row: LabelledQuery, output: np.ndarray, options: ZeroShotImageOptions
     ) -> list[dict[str, Any]]:
         logits = torch.from_numpy(self.vectors(row.labels, options.templates) @ output)
         logits = logits * self._scale
@@ -167,14 +169,14 @@ class ZeroShotImageClassification(PictureTask):
             texts = [each.replace("{}", label) for label in labels for each in templates]
             found = self.pictures.texts(texts).reshape(len(labels), len(templates), -1).mean(1)
             found /= np.linalg.norm(found, axis=-1, keepdims=True).clip(1e-12)
-            while len(self._known) >= KEPT:
+            while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
             self._known[key] = found
         return self._known[key]
 
 
 @dataclass(frozen=True)
-class PictureFeatureOptions(PictureOptions):
+class ImageFeatureOptions(ImageOptions):
     """Options of image-feature-extraction.
 
     Attributes:
@@ -186,7 +188,7 @@ class PictureFeatureOptions(PictureOptions):
     return_tensors: bool | str = False
 
 
-class ImageFeatureExtraction(PictureTask):
+class ImageFeatureExtraction(ImageTask):
     """A picture -> the states of its patches, (1, T, D), or with `pool` one vector, (1, D).
 
     The vector is what the network's head is handed; of a CLIP, the picture's place in the space
@@ -195,20 +197,20 @@ class ImageFeatureExtraction(PictureTask):
 
     name = "image-feature-extraction"
     asks = "a network that reads pictures"
-    settings = PictureFeatureOptions
+    settings = ImageFeatureOptions
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return sees(model)
+        return embeds_images(model)
 
-    def look(self, network: Any, pixels: Tensor, options: PictureFeatureOptions) -> Sequence[Any]:
+    def look(self, network: Any, pixels: Tensor, options: ImageFeatureOptions) -> Sequence[Any]:
         if options.pool:
             found = getattr(network, "image_features", None) or network.features
         else:
             found = states_of(getattr(network, "image", network))
         return found(pixels).float().cpu().unbind()
 
-    def finish(self, row: Asked, output: Tensor, options: PictureFeatureOptions) -> Any:
+    def finish(self, row: LabelledQuery, output: Tensor, options: ImageFeatureOptions) -> Any:
         return output[None] if options.return_tensors else output[None].tolist()
 
 

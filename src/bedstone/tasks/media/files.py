@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from bedstone.checkpoints.pipeline import SignalForm
+from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.data.images.decode import decode
 from bedstone.data.images.png import save_png
 from bedstone.data.signals.audio import Spectrogram, write_sound
@@ -29,12 +29,12 @@ def pixels(signal: Tensor) -> np.ndarray:
     return found[..., 0] if found.shape[-1] == 1 else found
 
 
-def picture(signal: Tensor) -> Image.Image:
+def to_image(signal: Tensor) -> Image.Image:
     """(1 or 3, H, W) as a picture, grey where it has one channel."""
     return Image.fromarray(np.ascontiguousarray(pixels(signal)))
 
 
-def sound_form(form: SignalForm, frames: int = 0) -> Spectrogram:
+def sound_form(form: SignalSpec, frames: int = 0) -> Spectrogram:
     """How a model's signals become sounds.
 
     Raises:
@@ -50,11 +50,11 @@ def sound_form(form: SignalForm, frames: int = 0) -> Spectrogram:
     return made
 
 
-def as_result(signal: Tensor, form: SignalForm) -> dict[str, Any]:
+def as_result(signal: Tensor, form: SignalSpec) -> dict[str, Any]:
     """A signal (C, *S) as a task gives it: `image`, a picture of Pillow; `audio`, samples (L,) with
     `sampling_rate`; `video`, (F, H, W, 3) uint8; or `volume`, (D, H, W) float32."""
     if form.kind == "image":
-        return {"image": picture(signal)}
+        return {"image": to_image(signal)}
     if form.kind == "audio":
         how = sound_form(form, signal.shape[1])
         return {"audio": how.sound(signal[None])[0].numpy(), "sampling_rate": how.rate}
@@ -68,9 +68,9 @@ FRAME = 125  # milliseconds
 MOST = 8192  # pixels of an enlarged side
 
 
-def write_drawn(
+def write_generated(
     signal: Tensor,
-    form: SignalForm,
+    form: SignalSpec,
     path: str | Path,
     recipe: Mapping[str, Any] | None = None,
     *,
@@ -90,7 +90,7 @@ def write_drawn(
     if path.suffix.lower() != wanted:
         raise BedstoneError(f"{path}: what is drawn is {form.kind}; expected a name in {wanted}.")
     if form.kind == "image":
-        return save_png(_enlarged(picture(signal), enlarge), path, recipe)
+        return save_png(_enlarged(to_image(signal), enlarge), path, recipe)
     if form.kind == "video":
         frames = [_enlarged(Image.fromarray(frame), enlarge) for frame in pixels(signal)]
         return save_png(frames[0], path, recipe, frames=frames[1:], milliseconds=FRAME)
@@ -131,7 +131,7 @@ def _enlarged(image: Image.Image, by: int) -> Image.Image:
 # Shapes: C channels, H and W.
 
 
-def picture_signal(picture: Any, shape: tuple[int, ...], where: str = "") -> Tensor:
+def image_signal(picture: Any, shape: tuple[int, ...], where: str = "") -> Tensor:
     """A picture as (1, C, H, W) of -1 to 1: scaled to cover the size, its middle cut out.
 
     Args:

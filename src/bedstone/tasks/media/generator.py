@@ -14,11 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel, check_parts
+from bedstone.checkpoints.pipeline import DiffusionPipeline, check_parts
 from bedstone.data.records import check_characters
 from bedstone.data.signals.signals import Condition, class_condition, joined
-from bedstone.diffusion.process import along
-from bedstone.diffusion.sample import Asked, Given, SamplingConfig, draw, generators_of, inverted
+from bedstone.diffusion.process import interpolate
+from bedstone.diffusion.sample import (
+    Conditioning,
+    SampleInputs,
+    SamplingConfig,
+    generators_of,
+    invert,
+    sample,
+)
 from bedstone.diffusion.samplers import METHODS, noise_like, slerp
 from bedstone.diffusion.schedulers import Published, published
 from bedstone.diffusion.times import SPACINGS, check_steps
@@ -27,10 +34,10 @@ from bedstone.models.dit.network import Conditioned, divided
 from bedstone.nn.fast.inference import for_inference
 from bedstone.runtime import pick_precision
 from bedstone.settings import check_whole, from_mapping
-from bedstone.tasks.media.files import mask_signal, picture_signal
+from bedstone.tasks.media.files import image_signal, mask_signal
 from bedstone.tasks.task import shown
 
-TOGETHER = 64  # rows drawn at a time
+BATCH = 64  # rows drawn at a time
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Moment:
 Watch = Callable[[Moment], None]
 
 
-class DrawingEngine:
+class GenerationEngine:
     """A model, its device and its precision.
 
     Raises:
@@ -64,7 +71,7 @@ class DrawingEngine:
     """
 
     def __init__(self, model: Model, precision: str = "fp32") -> None:
-        if not isinstance(model, DrawingModel):
+        if not isinstance(model, DiffusionPipeline):
             raise BedstoneError(
                 f"{model.path or 'this model'}: is a {model.config.layout}, which draws nothing. "
                 "Give the folder that `bedstone pretrain` reports for a recipe that draws, or a "
@@ -83,21 +90,21 @@ class DrawingEngine:
         shape: tuple[int, ...],
         sampling: SamplingConfig,
         seeds: Sequence[int],
-        condition: Given,
-        null: Given,
-        asked: Asked,
+        condition: SampleInputs,
+        null: SampleInputs,
+        asked: Conditioning,
         watch: Watch | None,
         network: Any = None,
     ) -> Tensor:
         """All rows, some at a time."""
         model, parts = self.model, []
-        for first in range(0, len(seeds), TOGETHER):
-            part = slice(first, first + TOGETHER)
+        for first in range(0, len(seeds), BATCH):
+            part = slice(first, first + BATCH)
             own = asked if asked.noise is None else replace(asked, noise=asked.noise[part])
             if watch is not None:
-                own = replace(own, callback=_told_to(watch, first, len(seeds)))
+                own = replace(own, callback=_report_to(watch, first, len(seeds)))
             parts.append(
-                draw(
+                sample(
                     network or self.network,
                     model.process,
                     model.target,
@@ -128,7 +135,7 @@ class DrawingEngine:
                 f"image: {shown(image)} was given; the model draws {self.model.signal.kind}, and "
                 "begins from such a signal as a tensor, not from a picture."
             )
-        return picture_signal(image, shape)
+        return image_signal(image, shape)
 
     def mask(self, mask: Any, image: Any, shape: tuple[int, ...]) -> Tensor:
         """What is drawn anew, (1, 1, *S), of 0 to 1."""
@@ -175,7 +182,7 @@ class DrawingEngine:
         return self.decoded(x / spread)
 
 
-def _rows(condition: Given, part: slice) -> Given:
+def _rows(condition: SampleInputs, part: slice) -> SampleInputs:
     if condition is None:
         return None
     if isinstance(condition, Condition):
@@ -183,7 +190,7 @@ def _rows(condition: Given, part: slice) -> Given:
     return {name: value[part] for name, value in condition.items()}
 
 
-def _told_to(watch: Watch, first: int, count: int) -> Callable[[int, int, Tensor, Tensor], None]:
+def _report_to(watch: Watch, first: int, count: int) -> Callable[[int, int, Tensor, Tensor], None]:
     def told(step: int, steps: int, x: Tensor, clean: Tensor) -> None:
         share = (first + len(x) * step / steps) / count
         watch(Moment(share, first, step, steps, x, clean))
@@ -195,7 +202,7 @@ def _told_to(watch: Watch, first: int, count: int) -> Callable[[int, int, Tensor
 #
 # Shapes: B rows, C channels, M memories of width Dm; *S the sizes of a signal.
 
-Told = Mapping[str, Tensor]
+Progress = Mapping[str, Tensor]
 
 
 class MixedClasses(nn.Module):
@@ -210,13 +217,15 @@ class MixedClasses(nn.Module):
     ) -> Tensor:
         """(B, C or more, *S); `shares` (B,) are those of `others`."""
         one = self.denoiser(x, t, classes=classes)
-        return torch.lerp(one, self.denoiser(x, t, classes=others), along(shares, one).to(one))
+        return torch.lerp(
+            one, self.denoiser(x, t, classes=others), interpolate(shares, one).to(one)
+        )
 
 
 @torch.no_grad()
-def between(
+def interpolated(
     network: Conditioned, first: Condition, last: Condition, null: Condition, shares: Tensor
-) -> tuple[Conditioned, Told, Told]:
+) -> tuple[Conditioned, Progress, Progress]:
     """The network to draw with, and what it is told: rows from the first condition to the last, and
     a row of `null`.
 
@@ -252,11 +261,11 @@ def between(
 # Shapes: B rows, C channels; *S the sizes of a signal.
 
 Prompt = str | int | None  # words, a class by its name or number, or nothing
-TOLD = 12  # classes that an error names
+REPORTED = 12  # classes that an error names
 
 
 def conditions(
-    model: DrawingModel, prompts: Sequence[Prompt], negative: Prompt = None
+    model: DiffusionPipeline, prompts: Sequence[Prompt], negative: Prompt = None
 ) -> tuple[Condition | None, Condition | None]:
     """The condition of each prompt, and one row of what not to draw: nothing, or `negative`.
 
@@ -283,7 +292,7 @@ def conditions(
     return None, None
 
 
-def class_number(model: DrawingModel, wanted: Prompt) -> int:
+def class_number(model: DiffusionPipeline, wanted: Prompt) -> int:
     """A class by its name, a part of its name between commas, or its number; the number of no class
     for None.
 
@@ -316,7 +325,7 @@ def class_number(model: DrawingModel, wanted: Prompt) -> int:
 
 
 def settings(
-    model: DrawingModel, given: Mapping[str, Any]
+    model: DiffusionPipeline, given: Mapping[str, Any]
 ) -> tuple[SamplingConfig, Published | None]:
     """How to draw: as the model has it, but for what is given; None is not given.
 
@@ -344,7 +353,7 @@ def settings(
     return sampling, published(model.scheduler) if own else None
 
 
-def shapes(model: DrawingModel, size: Sequence[int] = ()) -> tuple[tuple[int, ...], ...]:
+def shapes(model: DiffusionPipeline, size: Sequence[int] = ()) -> tuple[tuple[int, ...], ...]:
     """(C, *S) of a signal, and of what the denoiser draws, which may be its latents.
 
     Args:
@@ -391,8 +400,8 @@ def _text(prompt: Prompt) -> str:
 
 
 def _classes(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > TOLD else ""
-    return f"These are {', '.join(names[:TOLD])}{more}." if names else ""
+    more = ", ..." if len(names) > REPORTED else ""
+    return f"These are {', '.join(names[:REPORTED])}{more}." if names else ""
 
 
 STRENGTH = 0.6  # of drawing from a picture, where nothing is said
@@ -400,7 +409,7 @@ SEEDS = 2**64  # how many torch knows
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """What was drawn.
 
     Attributes:
@@ -414,7 +423,7 @@ class Drawn:
     kind: str
 
 
-class Drawer:
+class MediaGenerator:
     """A model that is drawn with.
 
     What its methods share: `negative` is what not to draw, `size` another size than was learnt,
@@ -425,7 +434,7 @@ class Drawer:
     """
 
     def __init__(self, model: Model, precision: str = "fp32") -> None:
-        self.engine = DrawingEngine(model, precision)
+        self.engine = GenerationEngine(model, precision)
         self.model = self.engine.model
 
     def draw(
@@ -441,7 +450,7 @@ class Drawer:
         noise: Tensor | None = None,
         watch: Watch | None = None,
         **given: Any,
-    ) -> Drawn:
+    ) -> Generated:
         """A signal for each prompt and its seed.
 
         Args:
@@ -467,7 +476,7 @@ class Drawer:
             )
         signal, drawn = shapes(self.model, size)
         told: dict[str, Any] = {"negative": negative, "size": list(size)}
-        asked = Asked(noise=noise, way=way)
+        asked = Conditioning(noise=noise, way=way)
         if image is None:
             if strength is not None or mask is not None:
                 name = "mask" if strength is None else "strength"
@@ -496,7 +505,7 @@ class Drawer:
         change: float = 0.3,
         watch: Watch | None = None,
         **given: Any,
-    ) -> Drawn:
+    ) -> Generated:
         """Signals like one: the noise that it is drawn from is turned towards each seed's.
 
         Guidance is 1, and the method DDIM, unless they are given: by these the noise is found.
@@ -519,13 +528,15 @@ class Drawer:
         network = self.engine.network, self.model.process, self.model.target
         one = None if condition is None else condition.pick([0])
         how: dict[str, Any] = {"condition": one, "autocast": self.engine.precision.autocast}
-        found = inverted(*network, clean, sampling, **how)
+        found = invert(*network, clean, sampling, **how)
         fresh = self.engine.noise(seeds, drawn).to(found)
         noise = slerp(found.expand_as(fresh), fresh, change)
-        rows = self.engine.draw(drawn, sampling, seeds, condition, null, Asked(noise=noise), watch)
+        rows = self.engine.draw(
+            drawn, sampling, seeds, condition, null, Conditioning(noise=noise), watch
+        )
         told = {"variation_of": _named(image), "change": change}
         return self._told(
-            self.engine.decoded(rows), [prompt] * len(seeds), seeds, sampling, Asked(), told
+            self.engine.decoded(rows), [prompt] * len(seeds), seeds, sampling, Conditioning(), told
         )
 
     def between(
@@ -539,7 +550,7 @@ class Drawer:
         size: Sequence[int] = (),
         watch: Watch | None = None,
         **given: Any,
-    ) -> Drawn:
+    ) -> Generated:
         """`count` signals on the way from one prompt and seed to another, both ends included.
 
         The noise goes along the arc between both seeds' (`slerp`); see `draw_between` for prompts.
@@ -554,13 +565,13 @@ class Drawer:
         noise = slerp(one.expand(count, *drawn), other.expand(count, *drawn), shares)
         told: dict[str, Any] = {"negative": negative, "between": [first, last]}
         told |= {"seeds": list(seeds)}
-        asked, fresh = Asked(noise=noise, way=way), [seeds[0]] * count
+        asked, fresh = Conditioning(noise=noise, way=way), [seeds[0]] * count
         if ends is None:
             rows = self.engine.draw(drawn, sampling, fresh, None, None, asked, watch)
         else:
             assert null is not None
             pair = ends.pick([0]), ends.pick([1])
-            network, given_told, none = between(self.engine.network, *pair, null, shares)
+            network, given_told, none = interpolated(self.engine.network, *pair, null, shares)
             rows = self.engine.draw(
                 drawn, sampling, fresh, given_told, none, asked, watch, network=network
             )
@@ -571,7 +582,7 @@ class Drawer:
 
     def story(
         self, prompts: Sequence[str], seed: int = 0, *, style: str = "", **more: Any
-    ) -> Drawn:
+    ) -> Generated:
         """A signal for each prompt, alike: all begin from one seed's noise, and share `style`.
 
         Args:
@@ -592,9 +603,9 @@ class Drawer:
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
         sampling: SamplingConfig,
-        asked: Asked,
+        asked: Conditioning,
         more: dict[str, Any],
-    ) -> Drawn:
+    ) -> Generated:
         """The signals with their recipes.
 
         Raises:
@@ -616,7 +627,7 @@ class Drawer:
             {"prompt": prompt, "seed": seed, **same}
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return Drawn(signals, recipes, self.model.signal.kind)
+        return Generated(signals, recipes, self.model.signal.kind)
 
     def _check_seeds(self, seeds: Sequence[int], count: int) -> None:
         if len(seeds) != count:

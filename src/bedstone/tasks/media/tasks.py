@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DrawingModel
+from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.signals.signals import TASKS
 from bedstone.diffusion.sample import SamplingConfig
 from bedstone.errors import BedstoneError
 from bedstone.settings import at_least
-from bedstone.tasks.images.engine import is_picture
-from bedstone.tasks.media.files import as_result, file_name, write_drawn
-from bedstone.tasks.media.generator import Drawer, Drawn, rows_of
+from bedstone.tasks.images.engine import is_image
+from bedstone.tasks.media.files import as_result, file_name, write_generated
+from bedstone.tasks.media.generator import Generated, MediaGenerator, rows_of
 from bedstone.tasks.task import Task, shown
 
 ASKS = {"none": "nothing", "class": "a class", "text": "words"}
@@ -29,7 +29,7 @@ SETTINGS = tuple(field.name for field in fields(SamplingConfig))
 
 
 @dataclass(frozen=True)
-class DrawOptions:
+class SampleOptions:
     """How to draw. Settings that aren't given are the model's own.
 
     Attributes:
@@ -73,21 +73,21 @@ class DrawOptions:
         return {name: getattr(self, said[name]) for name in SETTINGS}
 
 
-class DrawingTask(Task):
+class MediaTask(Task):
     """A task over a model that draws."""
 
-    settings: ClassVar[type[Any]] = DrawOptions
+    settings: ClassVar[type[Any]] = SampleOptions
     reads: ClassVar[str] = "prompts"
     condition: ClassVar[str]
     kind: ClassVar[str]
 
     def open(self, precision: str) -> None:
-        self.drawer = Drawer(self.model, precision)
+        self.drawer = MediaGenerator(self.model, precision)
         self._written = 0
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        if not isinstance(model, DrawingModel):
+        if not isinstance(model, DiffusionPipeline):
             return False
         return (model.signal.condition, model.signal.kind) == (cls.condition, cls.kind)
 
@@ -97,7 +97,7 @@ class DrawingTask(Task):
     def is_one(self, inputs: Any) -> bool:
         return inputs is None or isinstance(inputs, str | int)
 
-    def prepare(self, value: Any, options: DrawOptions) -> dict[str, Any]:
+    def prepare(self, value: Any, options: SampleOptions) -> dict[str, Any]:
         """What the drawer is asked."""
         if options.prompt is not None or options.mask is not None or options.strength is not None:
             name = next(
@@ -108,7 +108,7 @@ class DrawingTask(Task):
             raise BedstoneError(f"the prompt is {shown(value)}; expected {ASKS[self.condition]}.")
         return {"prompt": value}
 
-    def results(self, rows: Sequence[dict[str, Any]], options: DrawOptions) -> Iterator[Any]:
+    def results(self, rows: Sequence[dict[str, Any]], options: SampleOptions) -> Iterator[Any]:
         for row in rows:  # one by one, so that each is there as soon as it is drawn
             asked = dict(row)
             prompts, seeds = rows_of(
@@ -125,7 +125,7 @@ class DrawingTask(Task):
             found = [self._result(drawn, number, options) for number in range(len(seeds))]
             yield found[0] if options.num_images_per_prompt == 1 else found
 
-    def _result(self, drawn: Drawn, number: int, options: DrawOptions) -> dict[str, Any]:
+    def _result(self, drawn: Generated, number: int, options: SampleOptions) -> dict[str, Any]:
         recipe, signal = drawn.recipes[number], drawn.signals[number]
         told = {"prompt": recipe["prompt"], "seed": recipe["seed"]}
         form = self.drawer.model.signal
@@ -134,10 +134,13 @@ class DrawingTask(Task):
         recipe = {"task": self.name, **recipe}
         name = file_name(self._written, recipe, form.kind)
         self._written += 1
-        return {**told, "file": str(write_drawn(signal, form, Path(options.out) / name, recipe))}
+        return {
+            **told,
+            "file": str(write_generated(signal, form, Path(options.out) / name, recipe)),
+        }
 
 
-class ImageToImage(DrawingTask):
+class ImageToImage(MediaTask):
     """A picture -> one drawn from it, by `prompt`, `strength` and `mask`; or
     `{"image": ..., "prompt": ..., "mask": ...}`."""
 
@@ -146,12 +149,12 @@ class ImageToImage(DrawingTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return isinstance(model, DrawingModel) and model.signal.kind == "image"
+        return isinstance(model, DiffusionPipeline) and model.signal.kind == "image"
 
     def is_one(self, inputs: Any) -> bool:
-        return isinstance(inputs, Mapping) or is_picture(inputs)
+        return isinstance(inputs, Mapping) or is_image(inputs)
 
-    def prepare(self, value: Any, options: DrawOptions) -> dict[str, Any]:
+    def prepare(self, value: Any, options: SampleOptions) -> dict[str, Any]:
         asked: dict[str, Any] = {"prompt": options.prompt, "mask": options.mask}
         if isinstance(value, Mapping) and "image" in value:
             more = set(value) - {"image", "prompt", "mask"}
@@ -163,12 +166,12 @@ class ImageToImage(DrawingTask):
             asked |= value
         else:
             asked["image"] = value
-        if not is_picture(asked["image"]):
+        if not is_image(asked["image"]):
             raise BedstoneError(f"the image is {shown(asked['image'])}; expected a picture.")
         return {**asked, "strength": options.strength}
 
 
-def _task(task: str) -> type[DrawingTask]:
+def _task(task: str) -> type[MediaTask]:
     condition, kind = TASKS[task]
     given = {"none": "None", "class": "A class, by its name or number,", "text": "Words"}[condition]
     body = {
@@ -179,7 +182,7 @@ def _task(task: str) -> type[DrawingTask]:
         "condition": condition,
         "kind": kind,
     }
-    return type(task.title().replace("-", ""), (DrawingTask,), body)
+    return type(task.title().replace("-", ""), (MediaTask,), body)
 
 
 TextToImage = _task("text-to-image")

@@ -24,7 +24,7 @@ KEYS = {"text", "image"}
 
 
 @dataclass(frozen=True)
-class Post:
+class Item:
     """A text, a picture, or both; `number` is its place among several."""
 
     text: str | None = None
@@ -32,7 +32,7 @@ class Post:
     number: int | None = None
 
 
-def post_of(value: Any) -> Post:
+def item_of(value: Any) -> Item:
     """The post that an input is: a string is a text, never a file's name.
 
     Raises:
@@ -47,18 +47,18 @@ def post_of(value: Any) -> Post:
         if text is None and image is None:
             raise BedstoneError("text and image are both None; give at least one.")
         image = Path(image) if isinstance(image, str) else image
-    elif is_image(value):
+    elif is_image_item(value):
         text, image = None, value
-    if image is not None and not is_image(image):
+    if image is not None and not is_image_item(image):
         raise BedstoneError(
             f"image is {shown(image)}; expected a path, bytes, an array (H, W, 3) or Pillow's."
         )
     if text is None and image is not None:
-        return Post(None, image)
-    return Post(text_of(text), image)
+        return Item(None, image)
+    return Item(text_of(text), image)
 
 
-def is_image(value: Any) -> bool:
+def is_image_item(value: Any) -> bool:
     """Whether a value is a picture or names one: a `Path`, bytes, an array or Pillow's image."""
     if isinstance(value, Path | bytes | bytearray):
         return True
@@ -104,10 +104,10 @@ class Moderation(Task):
         return can_embed(model) or classifies(model)
 
     def is_one(self, inputs: Any) -> bool:
-        return isinstance(inputs, str | dict) or is_image(inputs)
+        return isinstance(inputs, str | dict) or is_image_item(inputs)
 
-    def prepare(self, value: Any, options: ModerationOptions) -> Post:
-        return post_of(value)
+    def prepare(self, value: Any, options: ModerationOptions) -> Item:
+        return item_of(value)
 
     def stream(
         self, values: Iterable[Any], options: ModerationOptions, ahead: int
@@ -120,7 +120,7 @@ class Moderation(Task):
                     posts.append(dataclasses.replace(self.prepare(value, options), number=number))
             yield from self.results(posts, options)
 
-    def results(self, rows: Sequence[Post], options: ModerationOptions) -> Iterator[dict[str, Any]]:
+    def results(self, rows: Sequence[Item], options: ModerationOptions) -> Iterator[dict[str, Any]]:
         policy = self.policy(options)
         found = self.scored(rows, policy)
         scores = {part: probabilities(policy, part, scored) for part, (_, scored) in found.items()}
@@ -161,7 +161,7 @@ class Moderation(Task):
         return policy.fingerprint(), self._weights
 
     def scored(
-        self, rows: Sequence[Post], policy: Policy
+        self, rows: Sequence[Item], policy: Policy
     ) -> dict[str, tuple[dict[int, int], Scored]]:
         """{part: (number of a row -> its number there, what was found)}, of parts that occur."""
         scorer = self._scorer(policy)
@@ -179,7 +179,7 @@ class Moderation(Task):
         return found
 
     def _placed(
-        self, error: BedstoneError, read: Any, posts: Sequence[Post], part: str
+        self, error: BedstoneError, read: Any, posts: Sequence[Item], part: str
     ) -> BedstoneError:
         """The error with the number of the post that has it, if it is one of several's."""
         for post in posts:

@@ -17,7 +17,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.text.masked_lm import sentences
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.moderation.policy import Policy, sigmoid
-from bedstone.tasks.task import sees
+from bedstone.tasks.task import embeds_images
 from bedstone.tasks.text.feature_extraction import Embeds, scale_of
 from bedstone.tasks.text.text_classification import TextClassification
 
@@ -116,7 +116,7 @@ class ByLabels:
                         f"{policy.where}: categories.{name}.labels: the model has no label "
                         f"{label!r}{nearest(label, head.labels)}."
                     )
-        self.reads_text = not sees(model)
+        self.reads_text = not embeds_images(model)
         if self.reads_text:
             self.classify: Any = TextClassification(model, precision=precision)
         else:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bedstone.data.dataset import open_rows
+from bedstone.data.dataset import open_dataset
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
 from bedstone.data.records import ArrowCells, ParquetCells, data_suffix, stored_cells
 from bedstone.data.sources import raw_rows
@@ -244,7 +244,7 @@ def _found(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 def _read(file: Path, home: Path) -> dict[str, dict[str, Any]]:
     """Metadata by the key of its picture."""
-    rows = open_rows(file)
+    rows = open_dataset(file)
     known = {name for row in rows.rows for name in row}
     column = next((name for name in FILE_COLUMNS if name in known), None)
     if column is None:
@@ -301,7 +301,7 @@ Stored = Callable[[list[str]], None]
 
 
 class Embeds(Protocol):
-    """What makes vectors, such as `picture_engine.PictureEngine`."""
+    """What makes vectors, such as `picture_engine.ImageEngine`."""
 
     @property
     def name(self) -> str:

@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.dataset import LabelledRows, illustrated
+from bedstone.data.dataset import Dataset, with_images
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import at_least
-from bedstone.tasks.images.engine import is_picture
-from bedstone.tasks.moderation.moderation import Post, is_image, post_of
-from bedstone.tasks.task import Options, Task, compares, shown
+from bedstone.tasks.images.engine import is_image
+from bedstone.tasks.moderation.moderation import Item, is_image_item, item_of
+from bedstone.tasks.task import Options, Task, embeds_both, shown
 from bedstone.tasks.text.feature_extraction import Embeds, can_embed, embedder_of, unit
 
-AT_A_TIME = 512  # items embedded between two blocks
+BATCH = 512  # items embedded between two blocks
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class SimilarItems(Task):
         return can_embed(model)
 
     def is_one(self, inputs: Any) -> bool:
-        return isinstance(inputs, str | int | dict) or is_image(inputs)
+        return isinstance(inputs, str | int | dict) or is_image_item(inputs)
 
-    def prepare(self, value: Any, options: CatalogueOptions) -> int | Post:
+    def prepare(self, value: Any, options: CatalogueOptions) -> int | Item:
         """The number of an item of the catalogue, or a new one."""
         if isinstance(value, str | int):
             catalogue = self.catalogue(options)
@@ -108,10 +108,10 @@ class SimilarItems(Task):
                     '{"text": ...}.'
                 )
             return place
-        return post_of(value)
+        return item_of(value)
 
     def results(
-        self, rows: Sequence[int | Post], options: CatalogueOptions
+        self, rows: Sequence[int | Item], options: CatalogueOptions
     ) -> Iterator[list[dict[str, Any]]]:
         catalogue = self.catalogue(options)
         for row, query in zip(rows, self.queries(rows, catalogue, options), strict=True):
@@ -119,13 +119,13 @@ class SimilarItems(Task):
             yield list(self.best(scores, row, catalogue, options.top_k))
 
     def queries(
-        self, rows: Sequence[int | Post], catalogue: Catalogue, options: CatalogueOptions
+        self, rows: Sequence[int | Item], catalogue: Catalogue, options: CatalogueOptions
     ) -> np.ndarray:
         """(len(rows), J): vectors of known items and of new ones."""
-        new = [row for row in rows if isinstance(row, Post)]
+        new = [row for row in rows if isinstance(row, Item)]
         made = iter(self.vectors(new, options.text_weight))
         return np.stack(
-            [next(made) if isinstance(row, Post) else catalogue.vectors[row] for row in rows]
+            [next(made) if isinstance(row, Item) else catalogue.vectors[row] for row in rows]
         )
 
     def best(
@@ -139,12 +139,12 @@ class SimilarItems(Task):
                 told = dict(catalogue.rows[place])
                 yield {"id": names[place], "score": float(scores[place]), "row": told}
 
-    def vectors(self, items: Sequence[Post], text_weight: float) -> np.ndarray:
+    def vectors(self, items: Sequence[Item], text_weight: float) -> np.ndarray:
         """(n, J) of length 1. Raises BedstoneError where a picture or a text can't be read."""
         texts = [n for n, item in enumerate(items) if item.text is not None]
         pictures = [n for n, item in enumerate(items) if item.image is not None]
         parts = []
-        if compares(self.model):
+        if embeds_both(self.model):
             parts.append((pictures, self.embedder.images([items[n].image for n in pictures])))
         elif len(texts) < len(items):
             self.embedder.images([])  # raises: a text model sees none
@@ -183,26 +183,26 @@ class SimilarItems(Task):
             ids[name] = number
             words = row.get(text) if text else None
             words = words if isinstance(words, str) and words.strip() else None
-            picture = row["image"] if compares(self.model) or words is None else None
+            picture = row["image"] if embeds_both(self.model) or words is None else None
             if words is None and picture is None:
                 raise BedstoneError(
                     f"{rows.where(number)}: has neither a text nor an image. Fill one in, or leave "
                     "the row out."
                 )
-            posts.append(Post(words, picture))
+            posts.append(Item(words, picture))
         parts = [
-            self.vectors(posts[start : start + AT_A_TIME], options.text_weight)
-            for start in range(0, len(posts), AT_A_TIME)
+            self.vectors(posts[start : start + BATCH], options.text_weight)
+            for start in range(0, len(posts), BATCH)
         ]
-        return Catalogue([_told(row) for row in rows.rows], ids, np.concatenate(parts))
+        return Catalogue([_described(row) for row in rows.rows], ids, np.concatenate(parts))
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+def _described(row: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of an item: all but pictures, whatever their column is called."""
     return {
         key: each
         for key, each in row.items()
-        if key != "image" and (isinstance(each, str) or not is_picture(each))
+        if key != "image" and (isinstance(each, str) or not is_image(each))
     }
 
 
@@ -211,9 +211,7 @@ def same(one: Any, other: Any) -> bool:
     return one is other or (isinstance(one, str | Path) and one == other)
 
 
-def rows_of(
-    given: Any, what: str, text: str | None = None, image: str | None = None
-) -> LabelledRows:
+def rows_of(given: Any, what: str, text: str | None = None, image: str | None = None) -> Dataset:
     """Rows with a picture or None as `image`, from a source's name or from a list.
 
     Raises:
@@ -226,8 +224,8 @@ def rows_of(
         if not all(isinstance(row, Mapping) for row in given):
             raise BedstoneError(f"{what}: holds {shown(given)}; expected a list of dictionaries.")
         rows = [{**row, "image": row.get(image or "image")} for row in given]
-        return LabelledRows(rows, what, columns)
-    return illustrated(given, columns=columns, image=image)
+        return Dataset(rows, what, columns)
+    return with_images(given, columns=columns, image=image)
 
 
 # Which items go together: learnt from pairs that did, or by a like style in another category.
@@ -245,7 +243,7 @@ RIDGE = 0.05  # of the mean eigenvalue of the Gram matrix: pairs are few beside 
 FEWEST = 2  # items of a category, so that its mean isn't the item itself
 
 
-def learn_map(vectors: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+def fit_co_purchase(vectors: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """(E, E): what turns an item's vector (as a row, from the right) into its companions'.
 
     The mean companion is left out: what goes with everything says nothing of what goes with this.
@@ -283,7 +281,7 @@ def styles(vectors: np.ndarray, categories: Sequence[str]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CompanionOptions(CatalogueOptions):
+class ComplementaryOptions(CatalogueOptions):
     """Options of complementary-items.
 
     Attributes:
@@ -311,13 +309,13 @@ class ComplementaryItems(SimilarItems):
     """
 
     name = "complementary-items"
-    settings: ClassVar[type[Any]] = CompanionOptions
+    settings: ClassVar[type[Any]] = ComplementaryOptions
 
     def open(self, precision: str) -> None:
         super().open(precision)
         self._learnt_map: tuple[Catalogue, Any, np.ndarray] | None = None
 
-    def results(self, rows: Sequence[int | Post], options: Any) -> Iterator[list[dict[str, Any]]]:
+    def results(self, rows: Sequence[int | Item], options: Any) -> Iterator[list[dict[str, Any]]]:
         catalogue = self.catalogue(options)
         kinds = self._kinds(catalogue, options)
         if options.pairs is not None:
@@ -332,7 +330,7 @@ class ComplementaryItems(SimilarItems):
                 )
             known = styles(catalogue.vectors, kinds)
             for row in rows:
-                if isinstance(row, Post):
+                if isinstance(row, Item):
                     raise BedstoneError(
                         "complementary-items: of a new item the category isn't known; give the id "
                         "of one in the catalogue, or pairs to learn from."
@@ -344,7 +342,7 @@ class ComplementaryItems(SimilarItems):
             ranked = self.best(scores, row, catalogue, len(catalogue.rows))
             yield list(_varied(ranked, catalogue, kinds, kind, options))
 
-    def _kinds(self, catalogue: Catalogue, options: CompanionOptions) -> list[str]:
+    def _kinds(self, catalogue: Catalogue, options: ComplementaryOptions) -> list[str]:
         if options.category is None:
             return []
         known = {key for row in catalogue.rows for key in row}
@@ -355,10 +353,10 @@ class ComplementaryItems(SimilarItems):
             )
         return [str(row.get(options.category)) for row in catalogue.rows]
 
-    def _map(self, catalogue: Catalogue, options: CompanionOptions) -> np.ndarray:
+    def _map(self, catalogue: Catalogue, options: ComplementaryOptions) -> np.ndarray:
         known = self._learnt_map
         if known is None or known[0] is not catalogue or not same(known[1], options.pairs):
-            found = learn_map(catalogue.vectors, read_pairs(options.pairs, catalogue))
+            found = fit_co_purchase(catalogue.vectors, read_pairs(options.pairs, catalogue))
             self._learnt_map = known = catalogue, options.pairs, found
         return known[2]
 
@@ -368,7 +366,7 @@ def _varied(
     catalogue: Catalogue,
     kinds: Sequence[str],
     own: str | None,
-    options: CompanionOptions,
+    options: ComplementaryOptions,
 ) -> Iterator[dict[str, Any]]:
     """The first of each category, without the item's own where nothing was learnt of pairs."""
     seen: dict[str, int] = {}

@@ -19,10 +19,19 @@ from bedstone.data.text.encode import Input, text_batch, text_input
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.layers import Pooling, normalise, pool
-from bedstone.tasks.images.engine import PictureEngine
-from bedstone.tasks.task import Options, Prepared, Reader, Task, compares, sees, shown, text_of
+from bedstone.tasks.images.engine import ImageEngine
+from bedstone.tasks.task import (
+    Options,
+    Prepared,
+    Reader,
+    Task,
+    embeds_both,
+    embeds_images,
+    shown,
+    text_of,
+)
 
-TOGETHER = 4096  # texts that are tokenised, and sorted by length, together
+BATCH = 4096  # texts that are tokenised, and sorted by length, together
 LONG = ("cut", "windows")
 
 
@@ -129,12 +138,12 @@ class Embedder(Task):
         prompt = self.prompt(options)
         done = [
             self._together(
-                texts[start : start + TOGETHER],
+                texts[start : start + BATCH],
                 prompt,
                 options,
                 None if first is None else first + start,
             )
-            for start in range(0, len(texts), TOGETHER)
+            for start in range(0, len(texts), BATCH)
         ]
         if not done:
             return np.zeros((0, self.width), dtype=np.float32)
@@ -216,7 +225,7 @@ class SentenceEmbedding(Embedder):
 
     def stream(self, values: Iterable[Any], options: Any, ahead: int) -> Iterator[np.ndarray]:
         if isinstance(values, list | tuple):  # more at a time than results of other tasks allow
-            ahead = TOGETHER
+            ahead = BATCH
         left, first = iter(values), 0
         while group := list(itertools.islice(left, ahead)):
             for number, text in enumerate(group, first):
@@ -294,7 +303,7 @@ SCALE = 20.0  # of cosines, as sentence-transformers trains them against each ot
 
 
 class Embeds(Protocol):
-    """Embeddings of length 1, (n, E) fp32: `TextEmbedder`, `picture_engine.PictureEngine`."""
+    """Embeddings of length 1, (n, E) fp32: `TextEmbedder`, `picture_engine.ImageEngine`."""
 
     def images(self, pictures: Iterable[Any]) -> np.ndarray:
         """Those of pictures."""
@@ -324,16 +333,16 @@ class TextEmbedder:
 
 def can_embed(model: Model) -> bool:
     """Whether a model gives embeddings."""
-    if sees(model):
-        return compares(model)  # one of pictures alone has no words to compare them with
+    if embeds_images(model):
+        return embeds_both(model)  # one of pictures alone has no words to compare them with
     kind = model.config.head.kind
     return model.pooling is not None or kind in ("states", "pooled")
 
 
 def embedder_of(model: Model, precision: str = "fp32") -> Embeds:
     """What embeds by a model. Raises BedstoneError where it can't."""
-    if compares(model):
-        return PictureEngine(model, precision)
+    if embeds_both(model):
+        return ImageEngine(model, precision)
     return TextEmbedder(model, precision)
 
 

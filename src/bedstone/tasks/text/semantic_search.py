@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bedstone.checkpoints.model import Model, weights_hash
-from bedstone.data.dataset import open_rows
+from bedstone.data.dataset import open_dataset
 from bedstone.data.records import data_suffix, read_text
 from bedstone.data.text.token_cache import default_folder
 from bedstone.errors import BedstoneError
@@ -175,7 +175,7 @@ def read_corpus(name: str, column: str | None = None) -> tuple[list[str], list[d
         if column is not None:
             raise BedstoneError(f"{path}: is no file of rows, so it has no column {column!r}.")
         return [line for line, _ in kept], [{"line": number} for _, number in kept]
-    rows = open_rows(name, columns={"text": column} if column else None)
+    rows = open_dataset(name, columns={"text": column} if column else None)
     return rows.texts(rows.need("text")), [{"row": row} for row in rows.rows]
 
 

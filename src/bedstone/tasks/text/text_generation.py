@@ -9,17 +9,17 @@ from bedstone.data.dataset import is_number
 from bedstone.data.records import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling, published
-from bedstone.generation.settings import BeamSearch, asked, chance_of
+from bedstone.generation.settings import BeamSearch, beam_search_of, chance_of
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.settings import at_least
 from bedstone.tasks.task import Options, Task, shown
 
 NEW_TOKENS = 256  # as in version 4, where nothing says how many
-TOGETHER = 32  # continuations written at a time
+BATCH = 32  # continuations written at a time
 
 
 @dataclass(frozen=True)
-class WriteOptions(Options):
+class TextGenerationOptions(Options):
     """How to continue. What isn't given is as the model's generation_config.json has it.
 
     Attributes:
@@ -81,13 +81,13 @@ class TextGeneration(Task):
 
     name = "text-generation"
     asks = "a decoder with its language head"
-    settings = WriteOptions
+    settings = TextGenerationOptions
 
     @classmethod
     def fits(cls, model: Model) -> bool:
         return bool(model.network.causal and model.config.head.kind == "language")
 
-    def prepare(self, value: Any, options: WriteOptions) -> Prompt:
+    def prepare(self, value: Any, options: TextGenerationOptions) -> Prompt:
         if not isinstance(value, str):
             raise BedstoneError(f"the prompt is {shown(value)}; expected a string.")
         check_characters(value, "the prompt")
@@ -111,21 +111,23 @@ class TextGeneration(Task):
                 )
         return Prompt(value, room or NEW_TOKENS)
 
-    def results(self, rows: Sequence[Prompt], options: WriteOptions) -> Iterator[list[Any]]:
+    def results(
+        self, rows: Sequence[Prompt], options: TextGenerationOptions
+    ) -> Iterator[list[Any]]:
         search = self._search(options, 1)
         found = self._searched(rows, options, search) if search else self._drawn(rows, options)
         for row, texts in zip(rows, found, strict=True):
             before = row.text if options.return_full_text else ""
             yield [{"generated_text": before + text} for text in texts]
 
-    def _drawn(self, rows: Sequence[Prompt], options: WriteOptions) -> list[list[str]]:
+    def _drawn(self, rows: Sequence[Prompt], options: TextGenerationOptions) -> list[list[str]]:
         """Continuations token by token, with chance or without."""
         each = options.num_return_sequences
         drawn = [self._sampling(options, 1).generators(each) for _ in rows]
         seeds = [generator.initial_seed() for own in drawn for generator in own]
         texts = [""] * len(seeds)
         rooms = [rows[job // each].room for job in range(len(seeds))]
-        for room, part in _together(rooms, options.batch_size or TOGETHER):
+        for room, part in _together(rooms, options.batch_size or BATCH):
             written = write(
                 self.engine.network,
                 self.tokenizer,
@@ -139,11 +141,11 @@ class TextGeneration(Task):
         return [texts[number * each : (number + 1) * each] for number in range(len(rows))]
 
     def _searched(
-        self, rows: Sequence[Prompt], options: WriteOptions, search: BeamSearch
+        self, rows: Sequence[Prompt], options: TextGenerationOptions, search: BeamSearch
     ) -> list[list[str]]:
         """Continuations by beam search."""
         texts: list[list[str]] = [[] for _ in rows]
-        together = options.batch_size or max(1, TOGETHER // search.beams)
+        together = options.batch_size or max(1, BATCH // search.beams)
         for room, part in _together([row.room for row in rows], together):
             found = write_beams(
                 self.engine.network,
@@ -156,9 +158,9 @@ class TextGeneration(Task):
                 texts[number] = [one.text for one in own]
         return texts
 
-    def _search(self, options: WriteOptions, room: int) -> BeamSearch | None:
+    def _search(self, options: TextGenerationOptions, room: int) -> BeamSearch | None:
         """The beam search that is asked for, if one is."""
-        search = asked(vars(options), self.model.generation, max_tokens=room)
+        search = beam_search_of(vars(options), self.model.generation, max_tokens=room)
         if search is not None and options.stop:
             raise BedstoneError(
                 f"stop: {shown(options.stop)} was given, which beam search can't end at. Leave it "
@@ -166,7 +168,7 @@ class TextGeneration(Task):
             )
         return search
 
-    def _sampling(self, options: WriteOptions, room: int) -> Sampling:
+    def _sampling(self, options: TextGenerationOptions, room: int) -> Sampling:
         names = ("temperature", "top_k", "top_p", "min_p")
         given = {name: getattr(options, name) for name in names}
         given = {name: value for name, value in given.items() if value is not None}
