@@ -1,17 +1,23 @@
-"""Dataclasses from plain values and back: YAML, `key=value`, and errors that name the key."""
+"""Settings: dataclasses with declared bounds, read from YAML and `key=value` and written back.
+
+A field declares what it may hold (`layers: int = whole(1, default=6)`); a dataclass that derives
+from `Settings` checks its fields when one is made. Errors name the field as the user writes it.
+"""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import yaml
 
 from bedstone.errors import BedstoneError, nearest
 
 T = TypeVar("T")
+_BOUND = "bound"  # the key of a field's metadata
 
 
 def read_recipe(
@@ -150,7 +156,144 @@ def to_yaml(recipe: Any) -> str:
     return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
 
 
-# Checks that settings share.
+# Bounds that a field declares: `layers: int = whole(1, default=6)`.
+
+
+class Settings:
+    """Base of dataclasses whose fields declare bounds; they are checked when one is made.
+
+    Attributes:
+        section: what stands before a field's name where the user writes it, such as `lora.`.
+    """
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+class Bound(Protocol):
+    """What a field's value must be; `check` raises BedstoneError naming the field."""
+
+    def check(self, name: str, value: Any) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole number from `least` to `most`, both included."""
+
+    least: int
+    most: int | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        check_whole(name, value, self.least)
+        if self.most is not None and value > self.most:
+            raise BedstoneError(
+                f"{name}: {value!r} was given; expected a whole number, at most {self.most:,}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A finite number from `least` to `most`; an open end is not included itself."""
+
+    least: float
+    most: float = math.inf
+    open_least: bool = False
+    open_most: bool = False
+
+    def check(self, name: str, value: Any) -> None:
+        if is_number(value) and self._holds(float(value)):
+            return
+        raise BedstoneError(f"{name}: {value!r} was given; expected {self._range()}.")
+
+    def _holds(self, value: float) -> bool:
+        above = value > self.least if self.open_least else value >= self.least
+        below = value < self.most if self.open_most else value <= self.most
+        return math.isfinite(value) and above and below
+
+    def _range(self) -> str:
+        low = f"above {self.least:g}" if self.open_least else f"{self.least:g} or more"
+        if self.most == math.inf:
+            return f"a number, {low}"
+        high = f"below {self.most:g}" if self.open_most else f"at most {self.most:g}"
+        return f"a number, {low} and {high}"
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """One of a few values."""
+
+    choices: tuple[Any, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        if value not in self.choices:
+            raise BedstoneError(
+                f"{name}: {value!r} is unknown{nearest(str(value), map(str, self.choices))}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OrNone:
+    """What another bound allows, or None."""
+
+    inner: Bound
+
+    def check(self, name: str, value: Any) -> None:
+        if value is not None:
+            self.inner.check(name, value)
+
+
+def whole(least: int, most: int | None = None, **more: Any) -> Any:
+    """A dataclass field that holds a whole number; `default=` and the like go to `field`."""
+    return bounded(Whole(least, most), **more)
+
+
+def number(
+    least: float,
+    most: float = math.inf,
+    *,
+    open_least: bool = False,
+    open_most: bool = False,
+    **more: Any,
+) -> Any:
+    """A dataclass field that holds a finite number from `least` to `most`."""
+    return bounded(Number(least, most, open_least, open_most), **more)
+
+
+def share(*, below_one: bool = False, **more: Any) -> Any:
+    """A dataclass field that holds a share, 0 to 1; with `below_one`, less than the whole."""
+    return number(0.0, 1.0, open_most=below_one, **more)
+
+
+def one_of(*choices: Any, **more: Any) -> Any:
+    """A dataclass field that holds one of the choices."""
+    return bounded(OneOf(choices), **more)
+
+
+def optional(field: Any) -> Any:
+    """A bounded field that may hold None too, which is its default where it has none."""
+    default = None if field.default is dataclasses.MISSING else field.default
+    return bounded(OrNone(field.metadata[_BOUND]), default=default)
+
+
+def bounded(bound: Bound, **more: Any) -> Any:
+    """A dataclass field with a bound, checked by `Settings`."""
+    return dataclasses.field(metadata={_BOUND: bound}, **more)
+
+
+def check_bounds(owner: Any) -> None:
+    """Checks every field that declares a bound.
+
+    Raises:
+        BedstoneError: a value is out of its bounds; the field is named as the user writes it.
+    """
+    for each in dataclasses.fields(owner):
+        if bound := each.metadata.get(_BOUND):
+            bound.check(owner.section + each.name, getattr(owner, each.name))
+
+
+# Checks of values that are no field of their own.
 
 
 def at_least(owner: Any, least: int, *names: str, prefix: str = "", optional: bool = False) -> None:
@@ -190,3 +333,8 @@ def check_whole(name: str, value: Any, least: int) -> None:
         raise BedstoneError(
             f"{name}: {value!r} was given; expected a whole number, at least {least}."
         )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return type(value) in (int, float) and math.isfinite(value)

@@ -6,7 +6,6 @@ A column is found by the names that published sets give it, or by `columns`, whi
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -274,11 +273,6 @@ def _hash(row: dict[str, Any]) -> float:
 
 def _json(row: dict[str, Any]) -> bytes:
     return json.dumps(row, sort_keys=True, default=str).encode()
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 # Rows that have a picture each: picked, held out by their pictures, and counted where broken.

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bedstone.data.dataset import Dataset, Faults, ImageDataset, ImageRow, ImagesConfig, is_number
+from bedstone.data.dataset import Dataset, Faults, ImageDataset, ImageRow, ImagesConfig
 from bedstone.data.records import check_text
 from bedstone.data.scenes.world import Scene
 from bedstone.data.sources import Raw
 from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import is_number
 
 # Columns that may hold a row's picture, and its texts.
 IMAGE = ("image", "img", "picture", "file_name", "image_path", "path", "jpg", "png")

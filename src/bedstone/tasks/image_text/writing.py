@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bedstone.data.dataset import is_number
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation import sampling
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, beam_search_of, chance_of
 from bedstone.generation.settings import published_beams as beams_of
-from bedstone.settings import check_whole
+from bedstone.settings import check_whole, is_number
 from bedstone.tasks.images.engine import ImageOptions
 from bedstone.tasks.task import shown
 

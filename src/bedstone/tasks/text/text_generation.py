@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.dataset import is_number
 from bedstone.data.records import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling, published
 from bedstone.generation.settings import BeamSearch, beam_search_of, chance_of
 from bedstone.generation.text import encode_prompt, write, write_beams
-from bedstone.settings import at_least
+from bedstone.settings import at_least, is_number
 from bedstone.tasks.task import Options, Task, shown
 
 NEW_TOKENS = 256  # as in version 4, where nothing says how many
