@@ -5,7 +5,7 @@ from bedstone.data.images.image_text import train_image_text
 from bedstone.data.images.processor import blip_processor
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.models.blip.network import blip_config, build_blip
-from bedstone.models.flamingo import network as sighted_gpt
+from bedstone.models.flamingo import network as flamingo
 from bedstone.models.flamingo.network import FlamingoConfig
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.heads import HeadConfig
@@ -45,6 +45,6 @@ def sighted_model() -> Model:
     image = ViTConfig(
         image_size=SIZE, patch=8, width=24, layers=2, heads=4, head=HeadConfig("states")
     )
-    network = sighted_gpt.build_flamingo(FlamingoConfig(gpt=gpt, image=image), seed=1)
+    network = flamingo.build_flamingo(FlamingoConfig(gpt=gpt, image=image), seed=1)
     randomise(network, seed=3)
     return Model(network.eval(), known, processor=blip_processor(SIZE))

@@ -30,7 +30,7 @@ def test_classes_reach_what_is_predicted():
     out = made(X, T, classes=classes)
     assert not torch.equal(out[0], made(X, T, classes=torch.tensor([1, 3]))[0])
     assert torch.equal(out[1], made(X, T, classes=torch.tensor([1, 3]))[1])
-    assert torch.equal(out, made.denoiser(X, T, **made.read(classes=classes)))
+    assert torch.equal(out, made.denoiser(X, T, **made.read_condition(classes=classes)))
 
 
 def test_what_fills_texts_up_changes_nothing():
@@ -56,4 +56,4 @@ def test_a_frozen_reader_stays_and_has_no_dropout():
 
 def test_words_without_a_reader_are_refused():
     with pytest.raises(ValueError, match="reads no words"):
-        network("class").read(ids=IDS)
+        network("class").read_condition(ids=IDS)

@@ -124,7 +124,7 @@ def test_a_new_one_is_the_gpt_and_learns_to_look(ids):
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     moved = {n for n, w in network.state_dict().items() if not torch.equal(w, before[n])}
-    own = ("image.positions", "image.project", "image.norm", "look")
+    own = ("image.positions", "image.project", "image.norm", "image_norm")
     assert all(".cross." in name or name.startswith(own) for name in moved), moved
     assert {f"gpt.stack.{i}.cross.gate" for i in case.seeing} <= moved
     with torch.no_grad():
@@ -174,18 +174,18 @@ def test_a_token_sees_the_pictures_named_before_it(ids):
     with torch.no_grad():
         seen = network.memory(pixels(network.config, 6))
         memory, named = placed(seen, PLACES)
-        found = network.states(ids, memory=memory, named=named)
+        found = network.states(ids, memory=memory, first_token=named)
         plain = network.states(ids)
         assert torch.equal(found[1], plain[1])
         assert torch.equal(found[0, :2], plain[0, :2])
         assert not torch.allclose(found[0, 2:], plain[0, 2:])
-        one = network.states(ids[:1, :9], memory=seen[:1], named=torch.full((1, 10), 2))
+        one = network.states(ids[:1, :9], memory=seen[:1], first_token=torch.full((1, 10), 2))
         assert (found[:1, :9] - one).abs().max() < 1e-5
         # the second picture is another: what stands before its name is as it was
         other = seen.clone()
         other[1] += 1.0
         memory, named = placed(other, PLACES)
-        changed = network.states(ids, memory=memory, named=named)
+        changed = network.states(ids, memory=memory, first_token=named)
         assert (changed[0, :9] - found[0, :9]).abs().max() < 1e-6
         assert (changed[0, 9:] - found[0, 9:]).abs().min(-1).values.max() > 0
         assert (changed[1:] - found[1:]).abs().max() < 1e-6
@@ -222,9 +222,9 @@ def test_a_named_picture_counts_for_rows_that_share_it(ids):
     with torch.no_grad():
         seen = network.memory(pixels(network.config))
         named = torch.tensor([3, 8])[:, None].expand(-1, seen.shape[1])
-        shared = network.states(ids, memory=seen, named=named)
+        shared = network.states(ids, memory=seen, first_token=named)
         each = (x.repeat_interleave(2, 0) for x in (seen, named))
-        alone = network.states(ids, **dict(zip(("memory", "named"), each, strict=True)))
+        alone = network.states(ids, **dict(zip(("memory", "first_token"), each, strict=True)))
     assert (shared - alone).abs().max() < 1e-5
 
 
@@ -244,7 +244,7 @@ def test_ready_for_inference(case, ids, dtype):
     [
         ({"every": 5}, "none would see"),
         ({"every": 0}, "model.every: 0"),
-        ({"layout": "gpt"}, "expected sighted_gpt"),
+        ({"layout": "gpt"}, "expected flamingo"),
         ({"memory_width": 20}, "24 wide"),
         ({"gpt": GPTConfig(**WORDS, head=HeadConfig("states"))}, "language head"),
     ],

@@ -99,7 +99,7 @@ def test_what_it_is_is_said(tmp_path):
     ours = model("qwen3", "blip_resnet")
     ours.save(tmp_path / "m")
     facts = describe(bedstone.load(tmp_path / "m"))
-    assert facts["layout"] == "sighted_gpt"
+    assert facts["layout"] == "flamingo"
     assert facts["head"] == "language"
     assert facts["image_pixels"] == "16 by 16"
     assert "Bedstone alone" in (tmp_path / "m" / "README.md").read_text()

@@ -44,7 +44,7 @@ def recipe(begun, out, **changes) -> FlamingoRecipe:
     values = {
         "init": str(begun / "gpt"),
         "image_init": str(begun / "clip"),
-        "model": {"layout": "sighted_gpt", "every": 2},
+        "model": {"layout": "flamingo", "every": 2},
         "data": {"most_rows": 12},
         "texts": 2,
         "batch_size": 4,
@@ -136,7 +136,7 @@ def test_loss_is_on_the_answer_alone():
         ({"init": ""}, "init: is needed"),
         ({"image_init": ""}, "image_init: is needed"),
         ({"task": "image-text-matching"}, "isn't one for a GPT that sees"),
-        ({"model": {"layout": "sighted_gpt", "width": 3}}, "model.width"),
+        ({"model": {"layout": "flamingo", "width": 3}}, "model.width"),
         ({"lora": {"rank": 2}}, "leave it out"),
         ({"smoothing": 0.1}, "smoothing: .* leave it out"),
         ({"weights": {"answer": 2.0}}, "weights: .* leave it out"),
@@ -161,6 +161,6 @@ def test_wrong_folders_are_named(begun, tmp_path, changes, message):
 
 
 def test_too_much_that_learns_is_refused(begun, tmp_path):
-    wide = {"layout": "sighted_gpt", "every": 1, "cross_heads": 64}
+    wide = {"layout": "flamingo", "every": 1, "cross_heads": 64}
     with pytest.raises(BedstoneError, match="at most 30%"):
         pretrain(recipe(begun, tmp_path / "run", model=wide), quiet=True)

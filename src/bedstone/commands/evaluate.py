@@ -21,7 +21,7 @@ from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
 from bedstone.evaluate.image_text import evaluate_image_text
 from bedstone.evaluate.language import evaluate_masked, text_figures, text_loss
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
-from bedstone.models.flamingo.network import FLAMINGO as SIGHTED
+from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.train.data import cached
@@ -89,7 +89,7 @@ def evaluate(
         )
     if picture is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
-    sees = model.config.layout == SIGHTED and not is_text(data)
+    sees = model.config.layout == FLAMINGO and not is_text(data)
     if kind in TELLING.values() or sees:
         return evaluate_image_text(model, data, how, column=column, split=split, as_json=as_json)
     if kind != "language" or not model.network.causal:

@@ -21,7 +21,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TOLD
 from bedstone.models.bert.network import LAYOUTS as ENCODERS
 from bedstone.models.dit.network import LAYOUTS as DENOISERS
-from bedstone.models.flamingo.network import FLAMINGO as SIGHTED
+from bedstone.models.flamingo.network import FLAMINGO, OLD_NAMES
 from bedstone.models.gpt.network import LAYOUTS as DECODERS
 from bedstone.recipes.autoencoder import LAYOUTS as AUTOENCODERS
 from bedstone.recipes.autoencoder import TASK as AUTOENCODING
@@ -119,7 +119,7 @@ KINDS = (
     Kind(PretrainRecipe, run_text, (*DECODERS, *ENCODERS)),
     Kind(ContrastiveRecipe, run_contrastive, PAIRED),
     Kind(ImageTextRecipe, run_image_text, TELLING, tuple(TOLD)),
-    Kind(FlamingoRecipe, run_flamingo, (SIGHTED,), tuple(TOLD)),
+    Kind(FlamingoRecipe, run_flamingo, (FLAMINGO, *OLD_NAMES), tuple(TOLD)),
     Kind(AutoencoderRecipe, run_autoencoder, AUTOENCODERS, (AUTOENCODING,)),
     Kind(DiffusionRecipe, run_diffusion, DENOISERS, tuple(DRAWING)),
 )

@@ -9,7 +9,7 @@ Shapes: B rows, C channels; *S the sizes of a signal.
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,14 +61,6 @@ class SamplingConfig:
             raise BedstoneError(f"sampling.rescale: {self.rescale} was given; it is a share.")
 
 
-class Reads(Protocol):
-    """What draws: `models.dit.network.Conditioned`."""
-
-    @property
-    def denoiser(self) -> Any: ...
-    def read(self, *args: Any, **condition: Any) -> dict[str, Tensor]: ...
-
-
 @dataclass(frozen=True)
 class Conditioning:
     """What is asked for beside a condition.
@@ -102,7 +94,7 @@ NOTHING_MORE = Conditioning()
 
 @torch.no_grad()
 def sample(
-    network: Reads,
+    network: Any,
     process: Process,
     target: Target,
     shape: tuple[int, ...],
@@ -159,7 +151,7 @@ def sample(
 
 @torch.no_grad()
 def invert(
-    network: Reads,
+    network: Any,
     process: Process,
     target: Target,
     signals: Tensor,
@@ -187,7 +179,7 @@ def invert(
 
 
 def _says(
-    network: Reads,
+    network: Any,
     process: Process,
     target: Target,
     sampling: SamplingConfig,
@@ -226,7 +218,7 @@ def _times(process: Process, sampling: SamplingConfig, way: Published | None) ->
     return way.times(process, sampling.steps)
 
 
-def _device(network: Reads) -> torch.device:
+def _device(network: Any) -> torch.device:
     found: torch.device = next(iter(network.denoiser.parameters())).device
     return found
 
@@ -237,7 +229,7 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 def _report(
-    network: Reads,
+    network: Any,
     condition: SampleInputs,
     null: SampleInputs,
     sampling: SamplingConfig,
@@ -250,8 +242,8 @@ def _report(
         assert not isinstance(null, Condition)
         return condition, null if sampling.guidance != 1.0 else None
     if not isinstance(null, Condition) or sampling.guidance == 1.0:
-        return network.read(**condition.to(device).arguments()), None
-    both = network.read(**joined((condition, null)).to(device).arguments())
+        return network.read_condition(**condition.to(device).arguments()), None
+    both = network.read_condition(**joined((condition, null)).to(device).arguments())
     rows = len(condition)
     told = {name: value[:rows] for name, value in both.items()}
     none = {name: value[rows:] for name, value in both.items()}

@@ -20,7 +20,6 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.fields import PairDataset, PairsConfig, reader_of
 from bedstone.data.images.contrastive import ContrastiveTexts, encoder_of, text_rows
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.images.processor import default_processor
 from bedstone.data.open import open_pairs
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs
@@ -28,6 +27,7 @@ from bedstone.data.text.packing import Packed, pack
 from bedstone.errors import BedstoneError
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import class_vectors, prompts, retrieval, zero_shot
+from bedstone.models.published import fresh_processor
 from bedstone.objectives.contrastive import LARGEST_SCALE, sigmoid_loss, softmax_loss
 from bedstone.report.plots import draw_confusion
 from bedstone.runtime import Precision
@@ -203,7 +203,7 @@ def evaluate_contrastive(
     else:
         rows = open_pairs(data, reader_of(settings), split=split, most_broken=settings.most_broken)
     if model.processor is None:
-        model.processor = default_processor(model.config)
+        model.processor = fresh_processor(model.config)
     pictures = pictures_of(rows, model.processor, settings, "reading pictures", as_json)
     texts = ContrastiveTexts(rows, encoder_of(tokenizer_of(model), model.config))
     kind = "sigmoid" if model.config.layout == "siglip" else "softmax"

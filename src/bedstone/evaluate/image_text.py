@@ -50,11 +50,12 @@ from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import matching
 from bedstone.metrics.vqa import QuestionOnlyBaseline
 from bedstone.metrics.vqa import vqa_accuracy as asked_figures
-from bedstone.models.flamingo.network import FLAMINGO as SIGHTED
+from bedstone.models.flamingo.network import FLAMINGO
+from bedstone.models.published import fresh_processor
 from bedstone.objectives.image_text import word_loss
 from bedstone.objectives.tokens import token_loss
 from bedstone.runtime import Precision
-from bedstone.train.data import pictures_of, recorded_data, usual_image_text_processor
+from bedstone.train.data import pictures_of, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 32  # pictures at a time, with all their texts
@@ -498,10 +499,10 @@ def evaluate_image_text(
     )
     rows = with_parts(kind, rows, f"data {data!r}")
     if model.processor is None:
-        model.processor = usual_image_text_processor(model.config)
+        model.processor = fresh_processor(model.config)
     learnt = training_rows(settings, recipe)
     made = BlipScorer
-    if model.config.layout == SIGHTED:
+    if model.config.layout == FLAMINGO:
         made = partial(FlamingoScorer, kind=kind)  # type: ignore[assignment]
     scorer = made(
         model,

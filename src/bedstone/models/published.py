@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bedstone.data.images.processor import ImageProcessor
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
+from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
 
 
@@ -79,6 +81,8 @@ class Layout:
         write_ends: sets the tokenizer's special ids in the published configuration.
         usual: tensors of ours that published files may lack, and what they are then.
         library: whose published folders it is of: transformers, or diffusers.
+        processor: how images become pixels for a fresh model; None where it reads none.
+        text_format: (tokenizer, configuration) -> how an image-text model reads and writes text.
     """
 
     model_type: str
@@ -95,6 +99,8 @@ class Layout:
     write_ends: Callable[[dict[str, Any], Any], None] = write_ends
     usual: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}
     library: str = "transformers"
+    processor: Callable[[Any], ImageProcessor] | None = None
+    text_format: Callable[[Any, Any], TextFormat] | None = None
 
     @property
     def weights(self) -> str:
@@ -122,7 +128,8 @@ FAMILIES = {
     "clip_resnet": "bedstone.models.clip.published",
     "blip": "bedstone.models.blip.published",
     "blip_resnet": "bedstone.models.blip.published",
-    "sighted_gpt": "bedstone.models.flamingo.published",
+    "flamingo": "bedstone.models.flamingo.published",
+    "sighted_gpt": "bedstone.models.flamingo.published",  # as older folders name it
     "dit": "bedstone.models.dit.published",
     "pixart": "bedstone.models.dit.published",
     "bedstone_dit": "bedstone.models.dit.published",
@@ -166,6 +173,14 @@ def layout(model_type: str) -> Layout:
             f"{nearest(str(model_type), FAMILIES)}."
         )
     return importlib.import_module(FAMILIES[model_type]).LAYOUTS[model_type]
+
+
+def fresh_processor(config: Any) -> ImageProcessor:
+    """How images become pixels for a fresh model of that configuration."""
+    made = layout(config.layout).processor
+    if made is None:
+        raise ValueError(f"layout {config.layout} reads no images")
+    return made(config)
 
 
 def ties(network: nn.Module) -> dict[str, str]:

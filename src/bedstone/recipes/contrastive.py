@@ -14,7 +14,7 @@ from bedstone.checkpoints.model import Model, load
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.data.fields import PairDataset, PairsConfig, reader_of
 from bedstone.data.images.contrastive import ContrastiveBatches, ContrastiveTexts, encoder_of
-from bedstone.data.images.processor import ImageProcessor, default_processor
+from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.open import open_pairs
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs, scene_pairs
@@ -25,6 +25,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.contrastive import ContrastiveScorer
 from bedstone.files import write_json
 from bedstone.models.clip.network import CLIPConfig, build, clip_config
+from bedstone.models.published import fresh_processor
 from bedstone.objectives.contrastive import Contrastive, patches_of, refuse_batch_norm
 from bedstone.recipes.base import ImagesOptim, ImagesSchedule
 from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
@@ -226,7 +227,7 @@ def contrastive_model(
         model = _fresh(recipe, tokenizer)
     model.tokenizer, model.record = tokenizer, {}
     if model.processor is None:
-        model.processor = default_processor(model.config)
+        model.processor = fresh_processor(model.config)
     if recipe.freeze:
         freeze(getattr(model.network, recipe.freeze))
     return model

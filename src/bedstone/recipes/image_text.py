@@ -46,6 +46,7 @@ from bedstone.models.blip.network import Blip, blip_config, build_blip
 from bedstone.models.flamingo.network import FlamingoConfig, FlamingoGPT, build_flamingo
 from bedstone.models.gpt.network import GPT
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import fresh_processor
 from bedstone.models.resnet.network import ResNet, ResNetTokens
 from bedstone.models.vit.network import ViT, ViTConfig
 from bedstone.nn.lora import LoraConfig, fold
@@ -61,7 +62,6 @@ from bedstone.train.data import (
     learnt_pictures,
     pictures_of,
     record_of,
-    usual_image_text_processor,
 )
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Done
@@ -225,7 +225,7 @@ def image_text_model(
     model.tokenizer, model.record = tokenizer, {}
     keep_beams(model, recipe)
     if model.processor is None:
-        model.processor = usual_image_text_processor(model.config)
+        model.processor = fresh_processor(model.config)
     network = model.network
     if recipe.lora:
         freeze(network.image)  # its norms' statistics are the base's too
@@ -602,7 +602,7 @@ class FlamingoRecipe(ImageTextRecipe):
         task: image-to-text, visual-question-answering or joint.
         init: the GPT.
         image_init: a model whose picture tower it is to see by: a VLM, a CLIP or a ViT.
-        model: `layout` sighted_gpt, `every` and `cross_heads` of `models.flamingo.network`.
+        model: `layout` flamingo, `every` and `cross_heads` of `models.flamingo.network`.
     """
 
     task: str = "visual-question-answering"
@@ -675,7 +675,7 @@ def _begun(recipe: FlamingoRecipe) -> Model:
     network = build_flamingo(config, seed=recipe.seed)
     network.gpt.load_state_dict(words.network.state_dict(), strict=False)
     take_image(network, seen.network)  # type: ignore[arg-type]  # it has such a tower
-    processor = seen.processor or usual_image_text_processor(config)  # type: ignore[arg-type]
+    processor = seen.processor or fresh_processor(config)
     return Model(network, words.tokenizer, dict(words.generation), processor=processor)
 
 

@@ -35,7 +35,7 @@ TASKS = {
     "image-to-text": "image_text.image_to_text:ImageToText",
     "visual-question-answering": "image_text.visual_question_answering:VisualQuestionAnswering",
     "image-text-matching": "image_text.image_text_matching:ImageTextMatching",
-    "image-text-to-text": "image_text.image_text_to_text:PictureChat",
+    "image-text-to-text": "image_text.image_text_to_text:ImageTextToText",
     "moderation": "moderation.moderation:Moderation",
     "similar-items": "search.recommend:SimilarItems",
     "complementary-items": "search.recommend:ComplementaryItems",

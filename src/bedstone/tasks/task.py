@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input, text_windows
 from bedstone.errors import BedstoneError, nearest
+from bedstone.models.interfaces import DualEncoder, ImageEncoder, ImageTextModel
 from bedstone.settings import at_least
 from bedstone.tasks.text.engine import Engine, Places
 
@@ -232,18 +233,18 @@ class Reader(Task):
 
 
 def embeds_images(model: Model) -> bool:
-    """Whether the model reads pictures, with texts or alone."""
-    return any(hasattr(model.network, name) for name in ("image_features", "features"))
+    """Whether the model embeds images."""
+    return isinstance(model.network, ImageEncoder | DualEncoder)
 
 
 def reads_image_and_text(model: Model) -> bool:
-    """Whether the model puts pictures into words, or judges words beside pictures."""
-    return hasattr(model.network, "memory")
+    """Whether the model generates or judges text given an image."""
+    return isinstance(model.network, ImageTextModel)
 
 
 def embeds_both(model: Model) -> bool:
-    """Whether the model reads pictures and texts into one space."""
-    return all(hasattr(model.network, name) for name in ("image_features", "text_features"))
+    """Whether the model embeds images and texts into one space."""
+    return isinstance(model.network, DualEncoder)
 
 
 def text_of(value: Any, what: str = "the text") -> str:

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 from bedstone.data.dataset import ImageDataset, ImagesConfig
 from bedstone.data.images.augment import FactAugment, fact_augment
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.images.processor import ImageProcessor, blip_processor
+from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.sources import Source
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.models.blip.network import BlipConfig
 from bedstone.settings import from_mapping
 from bedstone.train.logs import ProgressBar
 from bedstone.train.run import check_unchanged
@@ -125,8 +124,3 @@ def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = Fal
             bar.update(done / total if total else 0.0, read=f"{done / MB:,.0f} MB")
 
         return token_cache(source, tokenizer, validation_share=share, progress=told)
-
-
-def usual_image_text_processor(config: BlipConfig) -> ImageProcessor:
-    """How pictures become pixels for a new model."""
-    return blip_processor(max(config.image.size))

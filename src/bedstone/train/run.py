@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.errors import BedstoneError
 from bedstone.files import read_json, write_json, write_text
+from bedstone.models.interfaces import Denoiser, ImageTextModel
 from bedstone.report.plots import draw_curve
 from bedstone.runtime import Precision, keep_memory
 from bedstone.settings import at_least, to_yaml
@@ -238,11 +239,12 @@ def _align(network: nn.Module) -> None:
 def _compile(network: Any) -> None:
     """Compiles what most of the work is in: a network's states, the tower that sees, or what
     takes noise away."""
-    if hasattr(network, "denoiser"):
-        network.denoiser.compile()
+    if isinstance(network, Denoiser):
+        cast(Any, network).denoiser.compile()
         return
     body, name = (network.image, "features") if hasattr(network, "image") else (network, "states")
-    name = "states" if hasattr(network, "memory") else name  # whose text reads all that it sees
+    # text attends to all states of an image
+    name = "states" if isinstance(network, ImageTextModel) else name
     setattr(body, name, torch.compile(getattr(body, name)))
 
 

@@ -68,7 +68,7 @@ def test_many_texts_of_a_picture_are_read_some_at_a_time(task, monkeypatch):
     given = pictures(2)
     expected = task(given, TEXTS)
     for together in (1, 2, 4):
-        monkeypatch.setattr(bedstone.tasks.image_text.image_text_matching, "TOGETHER", together)
+        monkeypatch.setattr(bedstone.tasks.image_text.image_text_matching, "BATCH", together)
         same(task(given, TEXTS), expected)
 
 

@@ -94,7 +94,7 @@ def test_scores_are_probabilities_of_the_whole_text(model, task):
         (own,) = engine.write(
             engine.network.writer(memory),
             [engine.words.begin],
-            bedstone.tasks.image_text.image_to_text.writing(task.options, {}, 1, most=6),
+            bedstone.tasks.image_text.image_to_text.generation_plan(task.options, {}, 1, most=6),
         )
         ids = own[0].ids
         logits = model.network.head(

@@ -64,7 +64,7 @@ def model():
 @pytest.fixture
 def seeing(model, monkeypatch):
     """Tasks whose model is taken for a CLIP."""
-    monkeypatch.setattr(home, "compares", lambda model: True)
+    monkeypatch.setattr(home, "embeds_both", lambda model: True)
 
     def make(kind, **options):
         task = kind(model, **{"catalogue": SEEN, **options})

@@ -350,9 +350,3 @@ def _table(rescale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> t
     values = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
     centre, spread = np.array(mean, np.float32)[:, None], np.array(std, np.float32)[:, None]
     return torch.from_numpy((values - centre) / spread)
-
-
-def default_processor(config: Any) -> ImageProcessor:
-    """How pictures become pixels for a new model of a layout."""
-    side = max(config.image.size)
-    return siglip_processor(side) if config.layout == "siglip" else clip_processor(side)

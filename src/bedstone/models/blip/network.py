@@ -443,6 +443,12 @@ class Blip(nn.Module):
         self.tie()
 
     @property
+    def abilities(self) -> frozenset[str]:
+        """What its head is for: some of captions, answers and matching."""
+        kind = self.config.head.kind
+        return frozenset(("captions", "answers", "matching") if kind == "joint" else (kind,))
+
+    @property
     def ties(self) -> dict[str, str]:
         """Parameters that are another's: {copy: original}."""
         tied = self.config.writes and self.config.text.tied

@@ -7,16 +7,22 @@ class finds its own in it; on disk it is told from the others by what it holds. 
 contrast, which no published class has, stands beside them as `logit_scale`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from bedstone.data.images.image_text import BlipWords, padded
+from bedstone.data.images.processor import blip_processor
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.models.blip.network import START, TOWERS, BlipConfig, BlipTextConfig, make
 from bedstone.models.heads import HeadConfig
+from bedstone.models.interfaces import Reading
 from bedstone.models.published import Layout, Name, refuse
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.resnet.published import names_resnet
@@ -253,6 +259,36 @@ def _usual(config: BlipConfig) -> dict[str, torch.Tensor]:
     return {"logit_scale": torch.tensor(START)} if config.matches else {}
 
 
+class BlipFormat:
+    """[CLS] question [SEP] for the encoder; [DEC] text [SEP] for the decoder."""
+
+    def __init__(self, tokenizer: Tokenizer, config: BlipConfig) -> None:
+        text = config.text
+        known = BlipWords.of(tokenizer, text.context)
+        # the network knows its ends: published tokenizers lack the name of the first
+        self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
+        self.room = self.words.room
+        self.kept = slice(self.room)
+
+    def output(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self.words.plain(texts)
+
+    def question(self, text: str) -> list[int]:
+        ids: list[int] = self.words.plain([text])[0].tolist()
+        return ids
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        return [*self.words.before, *ids, *self.words.after]
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        return self.words.begin
+
+    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
+        ids, keep = (each.to(memory.device) for each in padded(questions, self.words.pad))
+        states = network.read(ids, keep, memory)
+        return Reading(network, states, keep, [self.prompt(ids) for ids in questions])
+
+
 def _layout(layout: str) -> Layout:
     return Layout(
         model_type=layout,
@@ -266,6 +302,8 @@ def _layout(layout: str) -> Layout:
         # the network knows them: tokenizers of published folders name neither [DEC] nor its end
         write_ends=lambda config, tokenizer: None,
         usual=_usual,
+        processor=lambda config: blip_processor(max(config.image.size)),
+        text_format=BlipFormat,
     )
 
 

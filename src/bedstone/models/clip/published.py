@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from bedstone.data.images.processor import clip_processor, siglip_processor
 from bedstone.errors import BedstoneError
 from bedstone.models.clip.network import (
     OLD_END,
@@ -246,6 +247,9 @@ def _layout(layout: str) -> Layout:
         names=names_clip,
         ignored=("embeddings.position_ids",),
         write_ends=lambda config, tokenizer: write_ends(config["text_config"], tokenizer),
+        processor=lambda config: (siglip_processor if layout == "siglip" else clip_processor)(
+            max(config.image.size)
+        ),
     )
 
 

@@ -611,13 +611,15 @@ def _shut(network: Any) -> None:
             zeroed(linear)
 
 
-# A network that draws, with what reads the words it draws from.
+# A denoiser with the encoder of its condition.
 #
 # Shapes: B rows, C channels, S sizes of a signal, T tokens, M memories of width Dm.
 
 
 class Conditioned(nn.Module):
-    """Noisy signals (B, C, *S), told times (B,) and a condition to what the denoiser predicts.
+    """A denoiser with the text encoder that reads its condition.
+
+    Noisy signals (B, C, *S), times (B,) and a condition to what the denoiser predicts.
 
     Args:
         denoiser: a DiT.
@@ -647,22 +649,22 @@ class Conditioned(nn.Module):
             self.text.eval()
         return self
 
-    def read(
+    def read_condition(
         self,
         classes: Tensor | None = None,
         ids: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """A condition as the denoiser takes it: what stays the same from step to step of a draw.
+        """A class or text as the denoiser takes it, computed once for all sampling steps.
 
         Args:
             classes: (B,) int64.
             ids: (B, T) tokens of texts.
             keep: (B, T) bool, which of them are words.
         """
-        told: dict[str, Tensor] = {} if classes is None else {"classes": classes}
+        condition: dict[str, Tensor] = {} if classes is None else {"classes": classes}
         if ids is None:
-            return told
+            return condition
         reader: Any = self.text
         if reader is None:
             raise ValueError("this network reads no words")
@@ -672,7 +674,7 @@ class Conditioned(nn.Module):
         mask = Both(Causal(), Padding(keep)) if causal else Padding(keep)
         with torch.no_grad() if self.frozen else contextlib.nullcontext():
             states = reader.states(ids, mask=mask)
-        return {**told, "memory": states, "memory_keep": keep}
+        return {**condition, "memory": states, "memory_keep": keep}
 
     def forward(
         self,
@@ -683,4 +685,4 @@ class Conditioned(nn.Module):
         keep: Tensor | None = None,
     ) -> Tensor:
         """What is predicted of `x` at the told times `t`: (B, C or 2 C, *S)."""
-        return self.denoiser(x, t, **self.read(classes, ids, keep))
+        return self.denoiser(x, t, **self.read_condition(classes, ids, keep))

@@ -1,10 +1,10 @@
-"""A GPT that sees: gated cross-attention between the parts of a GPT that stays as it is.
+"""FlamingoGPT: a frozen GPT with gated cross-attention to images.
 
 Flamingo (Alayrac et al., 2022, section 2.2): in every k-th block, between self-attention and MLP,
-tokens attend to the states of pictures, and what they take is let through by tanh of a gate that
-starts at zero. At the start the network is the GPT; without a picture it always is, to the last
-bit: cross-attention is passed over. Only that attention, its gates and the norms before it learn.
-A token sees the pictures that are named before it.
+tokens attend to image states, scaled by the tanh of a gate that starts at zero. At the start the
+network equals the GPT; without an image it always does, bit for bit, as cross-attention is skipped.
+Only that attention, its gates and the norms before it are trained. A token sees the images that the
+text refers to before it.
 
 Shapes: P memories, n = m * P rows of text (row i reads memory i // m), T tokens, S states of a
 memory, D width of the GPT, V vocabulary.
@@ -32,13 +32,16 @@ from bedstone.nn.layers import LayerNorm, RMSNorm
 from bedstone.nn.masks import Full, Mask
 from bedstone.settings import at_least
 
+FLAMINGO = "flamingo"  # the layout's name
+OLD_NAMES = ("sighted_gpt",)  # what older recipes call it
+
 
 @dataclass(frozen=True)
 class FlamingoConfig:
-    """The shape of a GPT that sees.
+    """The shape of a FlamingoGPT.
 
     Attributes:
-        layout: sighted_gpt.
+        layout: flamingo.
         gpt: of the GPT.
         image: of the tower for pictures.
         every: blocks between two that attend to pictures: 1 is all, 2 every second.
@@ -47,7 +50,7 @@ class FlamingoConfig:
             brought to it.
     """
 
-    layout: str = "sighted_gpt"
+    layout: str = FLAMINGO
     gpt: GPTConfig = field(default_factory=GPTConfig)
     image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
     every: int = 1
@@ -55,8 +58,10 @@ class FlamingoConfig:
     memory_width: int = 0
 
     def __post_init__(self) -> None:
-        if self.layout != "sighted_gpt":
-            raise BedstoneError(f"model.layout: {self.layout!r} was given; expected sighted_gpt.")
+        if self.layout in OLD_NAMES:
+            object.__setattr__(self, "layout", FLAMINGO)
+        if self.layout != FLAMINGO:
+            raise BedstoneError(f"model.layout: {self.layout!r} was given; expected {FLAMINGO}.")
         at_least(self, 1, "every", prefix="model.")
         at_least(self, 0, "cross_heads", "memory_width", prefix="model.")
         if self.every > self.gpt.layers:
@@ -115,7 +120,7 @@ class FlamingoConfig:
         return tuple(range(self.every - 1, self.layers, self.every))
 
 
-# Pictures among the words of a text: side by side in a row's memory, each seen once it is named.
+# Several images in a text: side by side in a row's memory, each visible from its first token on.
 #
 # Shapes: P memories, n = m * P rows of text, T tokens, S states of a memory.
 
@@ -133,27 +138,28 @@ class Seen:
 
 
 def how_seen(
-    rows: int, length: int, memory: Tensor | None, named: Tensor | None, cache: Cache | None
+    rows: int, length: int, memory: Tensor | None, first_token: Tensor | None, cache: Cache | None
 ) -> Mask:
     """What `length` more tokens of n rows see of their memories.
 
     Args:
         memory: (P, S, width), P dividing n; None where the cache knows it.
-        named: (P, S) the slot of the first token that sees each state, NEVER for padding; None
+        first_token: (P, S) the slot of the first token that sees each state, NEVER for padding;
+        None
             shows all of it.
-        cache: keeps what is named of a memory that is new to it: rows may leave, and memories
+        cache: keeps the first tokens of a memory that is new to it: rows may leave, and memories
             with them.
     """
     if cache is not None:
         if memory is not None:
-            cache.memory_keep = named
-        named = cache.memory_keep
-    if named is None:
+            cache.memory_keep = first_token
+        first_token = cache.memory_keep
+    if first_token is None:
         return Full()
-    new = torch.arange(length, device=named.device)[None]
+    new = torch.arange(length, device=first_token.device)[None]
     slots = new if cache is None else cache.slots(length)  # (1 or n, T)
-    slots = slots.expand(rows, -1).reshape(len(named), -1)  # (P, m * T)
-    seen = slots[..., None] >= named[:, None]
+    slots = slots.expand(rows, -1).reshape(len(first_token), -1)  # (P, m * T)
+    seen = slots[..., None] >= first_token[:, None]
     return Full() if bool(seen.all()) else Seen(seen)
 
 
@@ -162,10 +168,10 @@ def placed(memory: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Ten
 
     Args:
         memory: states of all pictures, in the rows' order, (pictures, S, memory width).
-        places: for each of n rows, the slots of the tokens before which its pictures are named.
+        places: for each of n rows, the slots of the tokens that its images stand before.
 
     Returns:
-        memory (n, L S, memory width) and `named` (n, L S), of L pictures in the richest row.
+        memory (n, L S, memory width) and `first_token` (n, L S), of L pictures in the richest row.
 
     Raises:
         BedstoneError: there are more pictures or fewer than places.
@@ -177,19 +183,20 @@ def placed(memory: Tensor, places: Sequence[Sequence[int]]) -> tuple[Tensor, Ten
         )
     most, (_, each, width) = max(map(len, places), default=0), memory.shape
     side = memory.new_zeros(len(places), most, each, width)
-    named = torch.full((len(places), most), NEVER, device=memory.device)
+    first_token = torch.full((len(places), most), NEVER, device=memory.device)
     first = 0
     for row, slots in enumerate(places):
         side[row, : len(slots)] = memory[first : first + len(slots)]
-        named[row, : len(slots)] = torch.tensor(slots, dtype=torch.long)
+        first_token[row, : len(slots)] = torch.tensor(slots, dtype=torch.long)
         first += len(slots)
-    return side.flatten(1, 2), named.repeat_interleave(each, 1)
+    return side.flatten(1, 2), first_token.repeat_interleave(each, 1)
 
 
 class FlamingoGPT(Headed):
     """Token ids (n, T), with pictures or without, to logits of the next token (n, T, V)."""
 
     causal = True
+    abilities = frozenset({"captions", "answers"})
 
     def __init__(self, config: FlamingoConfig, gpt: GPT, image: Any) -> None:
         """`image` has `states(pixels)`, (P, S, memory width); blocks of `gpt` are changed."""
@@ -199,7 +206,7 @@ class FlamingoGPT(Headed):
         self.image = image
         if getattr(image, "pool", None) is not None:
             image.pool = None  # SigLIP's, which reads states where here text does
-        self.look = LayerNorm(config.memory_width)
+        self.image_norm = LayerNorm(config.memory_width)
         gpt.stack = Stack(
             _seeing(config, block) if index in config.seeing else block
             for index, block in enumerate(gpt.stack)
@@ -215,7 +222,7 @@ class FlamingoGPT(Headed):
 
     def memory(self, pixels: Tensor) -> Tensor:
         """What text reads of pictures (P, 3, H, W): (P, S, memory width)."""
-        return self.look(self.image.states(pixels))
+        return self.image_norm(self.image.states(pixels))
 
     def states(
         self,
@@ -225,7 +232,7 @@ class FlamingoGPT(Headed):
         positions: Tensor | None = None,
         cache: Cache | None = None,
         memory: Tensor | None = None,
-        named: Tensor | None = None,
+        first_token: Tensor | None = None,
     ) -> Tensor:
         """The GPT's last hidden states, (n, T, D), before the head.
 
@@ -233,8 +240,8 @@ class FlamingoGPT(Headed):
             ids, mask, positions: as for `GPT.states`.
             cache: as there; what it knows of a memory is read where none is given.
             memory: (P, S, memory width), P dividing n; None reads the GPT alone.
-            named: (P, S) the slot of the first token that sees each state, NEVER for padding
-                (`sighted_memory.placed`); None shows all of it to all.
+            first_token: (P, S) the slot of the first token that sees each state, NEVER for padding
+                (`placed`); None shows all of it to all.
 
         Raises:
             BedstoneError: the memory doesn't fit the rows.
@@ -246,7 +253,7 @@ class FlamingoGPT(Headed):
                 f"memory: {len(memory)} were given for {len(ids)} rows of text; expected as many, "
                 "or a number that divides it: neighbouring rows share one."
             )
-        seen = how_seen(len(ids), ids.shape[1], memory, named, cache)
+        seen = how_seen(len(ids), ids.shape[1], memory, first_token, cache)
         return self.gpt.states(
             ids, mask=mask, positions=positions, cache=cache, memory=memory, memory_mask=seen
         )
@@ -270,14 +277,14 @@ class FlamingoGPT(Headed):
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
         return self.gpt.new_cache(batch, capacity, dtype)
 
-    def writer(self, memory: Tensor, named: Tensor | None = None) -> "FlamingoDecoder":
+    def writer(self, memory: Tensor, first_token: Tensor | None = None) -> "FlamingoDecoder":
         """The network over a memory, as generation takes it; neighbouring rows may share one."""
-        return FlamingoDecoder(self, memory, named)
+        return FlamingoDecoder(self, memory, first_token)
 
     def learning(self) -> None:
         """Freezes all but cross-attention, its gates and norms, and what makes the memory."""
         self.requires_grad_(False)
-        self.look.requires_grad_(True)
+        self.image_norm.requires_grad_(True)
         for index in self.config.seeing:
             self.gpt.stack[index]["cross"].requires_grad_(True)
         if isinstance(self.image, map_tower.ResNetTokens):  # what a CLIP's ResNet doesn't have
@@ -312,12 +319,12 @@ class FlamingoGPT(Headed):
 
 
 class FlamingoDecoder:
-    """A sighted GPT over one memory, with all that `generation.autoregress` asks of a network."""
+    """A FlamingoGPT over one memory, with all that `generation.autoregress` asks of a network."""
 
-    def __init__(self, network: FlamingoGPT, memory: Tensor, named: Tensor | None) -> None:
+    def __init__(self, network: FlamingoGPT, memory: Tensor, first_token: Tensor | None) -> None:
         self.config = network.config.gpt
         self.head = network.head
-        self.memory, self.named = memory, named
+        self.memory, self.first_token = memory, first_token
         self._network = network
 
     def states(
@@ -336,7 +343,7 @@ class FlamingoDecoder:
             cache=cache,
             # once the cache knows it, rows may leave and memories with them
             memory=None if cache is not None and cache.length else self.memory,
-            named=self.named,
+            first_token=self.first_token,
         )
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
@@ -372,6 +379,3 @@ def build_flamingo(config: FlamingoConfig, *, seed: int | None = None) -> Flamin
     gpts.initialise(network.gpt)  # cross-attention too: its matrices are drawn, none is zero
     map_tower.start_tower(network.image)
     return network
-
-
-FLAMINGO = "sighted_gpt"

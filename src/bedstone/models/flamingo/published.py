@@ -1,23 +1,31 @@
-"""How GPTs that see are written: sighted_gpt, Bedstone's own layout of published parts.
+"""The files of a FlamingoGPT: `flamingo`, Bedstone's own layout of published parts.
 
 The GPT's tensors have the names that they are published by, and its configuration stands whole in
 `text_config`; the image tower's are those of the family that it comes from (`vision_layout`). What
 joins them stands under `sight.`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from bedstone.data.images.image_text import answer_text, gpt_words, question_text
+from bedstone.data.images.processor import blip_processor
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.blip.network import BlipConfig, BlipTextConfig
 from bedstone.models.clip.network import CLIPConfig
-from bedstone.models.flamingo.network import FlamingoConfig, make
+from bedstone.models.flamingo.network import FLAMINGO, FlamingoConfig, make
+from bedstone.models.interfaces import Reading
 from bedstone.models.published import Layout, Name, layout, need, write_ends
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit.published import both, names_vit, read_vit, write_vit
 
-TYPE = "sighted_gpt"
+OLD_TYPE = "sighted_gpt"  # the name of the layout in older folders
 _CROSS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
 # The family that publishes a tower, by the tower's own layout; a ViT alone is published as it is.
 _FAMILIES = {
@@ -81,7 +89,7 @@ def write_flamingo(config: FlamingoConfig) -> dict[str, Any]:
         vision = write_vit(config.image)
     return {
         "architectures": ["FlamingoGPT"],
-        "model_type": TYPE,
+        "model_type": FLAMINGO,
         "vocab_size": config.vocab_size,
         "text_config": layout(config.gpt.layout).write_config(config.gpt),
         "vision_layout": family,
@@ -103,7 +111,7 @@ def names_flamingo(config: FlamingoConfig) -> Iterator[Name]:
         yield from both(f"{theirs}.norm", f"{ours}.norm", bias=biased)
         for part, leaf in _CROSS.items():
             yield from both(f"{theirs}.cross_attn.{leaf}", f"{ours}.sublayer.{part}", bias=False)
-    yield from both("sight.norm", "look")
+    yield from both("sight.norm", "image_norm")
 
 
 def _names_image(config: FlamingoConfig) -> Iterator[Name]:
@@ -118,19 +126,47 @@ def _names_image(config: FlamingoConfig) -> Iterator[Name]:
         yield replace(name, theirs=f"vit.{name.theirs}", ours=ours)
 
 
+class FlamingoFormat:
+    """`Question: ... Answer:` or `Caption:`, then the text and the end token."""
+
+    def __init__(self, tokenizer: Tokenizer, config: FlamingoConfig) -> None:
+        self.words = gpt_words(tokenizer, config.context)
+        self.room = self.words.context // 2
+        self.kept = slice(-self.room, None)  # as in training: it ends with `Answer:`
+
+    def output(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return self.words.plain([answer_text(text) for text in texts])
+
+    def question(self, text: str) -> list[int]:
+        ids: list[int] = self.words.plain([question_text(text)])[0].tolist()
+        return ids
+
+    def framed(self, ids: Sequence[int]) -> list[int]:
+        return list(ids)
+
+    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
+        return ids
+
+    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
+        each = len(questions) // len(memory)
+        owners = torch.arange(len(memory), device=memory.device).repeat_interleave(each)
+        return Reading(network, memory[owners], None, questions)
+
+
 def _write_ends(config: dict[str, Any], tokenizer: Any) -> None:
     for section in (config, config["text_config"]):
         write_ends(section, tokenizer)
 
 
-LAYOUTS = {
-    TYPE: Layout(
-        model_type=TYPE,
-        architecture=lambda config: None,
-        read_config=read_flamingo,
-        write_config=write_flamingo,
-        build=make,
-        names=names_flamingo,
-        write_ends=_write_ends,
-    )
-}
+_LAYOUT = Layout(
+    model_type=FLAMINGO,
+    architecture=lambda config: None,
+    read_config=read_flamingo,
+    write_config=write_flamingo,
+    build=make,
+    names=names_flamingo,
+    write_ends=_write_ends,
+    processor=lambda config: blip_processor(max(config.image.size)),
+    text_format=FlamingoFormat,
+)
+LAYOUTS = {FLAMINGO: _LAYOUT, OLD_TYPE: _LAYOUT}

@@ -8,157 +8,49 @@ Shapes: P pictures, n = m P texts (row i of picture i // m), S states of a pictu
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.images.image_text import BlipWords, answer_text, gpt_words, padded, question_text
 from bedstone.data.records import check_text
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
+from bedstone.models.interfaces import ImageTextModel, TextFormat
+from bedstone.models.published import layout
 from bedstone.tasks.image_text.writing import GenerationPlan
 from bedstone.tasks.images.engine import Faults, ImageEngine, ImageTask, LabelledQuery
 
-FLAMINGO = "sighted_gpt"
-
 
 def generates(model: Model) -> bool:
-    """Whether a model describes pictures."""
-    return _is(model, "captions", "joint")
+    """Whether a model captions images."""
+    return _can(model, "captions")
 
 
 def answers(model: Model) -> bool:
-    """Whether a model answers questions about pictures."""
-    return _is(model, "answers", "joint")
+    """Whether a model answers questions about images."""
+    return _can(model, "answers")
 
 
 def matches(model: Model) -> bool:
-    """Whether a model says which text belongs to which picture."""
-    return _is(model, "matching", "joint") and model.config.layout != FLAMINGO
+    """Whether a model says which text belongs to which image."""
+    return _can(model, "matching")
 
 
-def _is(model: Model, *kinds: str) -> bool:
-    layout = str(model.config.layout)
-    return layout == FLAMINGO or (layout.startswith("blip") and model.config.head.kind in kinds)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Questions with all that their answers are written over.
-
-    Attributes:
-        sources: what a writer reads for each question, (n, ...).
-        keep: which of it is real; None says all is.
-        prompts: what each answer begins with.
-    """
-
-    network: Any
-    sources: Tensor
-    keep: Tensor | None
-    prompts: Sequence[Sequence[int]]
-
-    def part(self, rows: Sequence[int]) -> tuple[Any, list[Sequence[int]]]:
-        """A writer over some of the questions, and their prompts."""
-        known = () if self.keep is None else (self.keep[list(rows)],)
-        writer = self.network.writer(self.sources[list(rows)], *known)
-        return writer, [self.prompts[row] for row in rows]
-
-
-class TextFormat(Protocol):
-    """What tasks ask of a family.
-
-    Attributes:
-        words: ids of texts, and what captions begin and end with.
-        room: tokens of a question, at most.
-        kept: those that stay where a question is longer and may be cut.
-    """
-
-    words: BlipWords
-    room: int
-    kept: slice
-
-    def said(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of texts as they are written, without their end."""
-
-    def asked(self, ids: Sequence[int]) -> list[int]:
-        """A question's ids with what stands around them."""
-
-    def question(self, text: str) -> list[int]:
-        """The ids of a question, which may be cut."""
-
-    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
-        """What the answer to a question, as `asked` has it, begins with."""
-
-    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
-        """Questions (n of them) about pictures, (P, S, D)."""
-
-
-class BlipFormat:
-    """[CLS] question [SEP], and [DEC] what is written [SEP]."""
-
-    def __init__(self, model: Model) -> None:
-        text = model.config.text
-        known = BlipWords.of(tokenizer_of(model), text.context)
-        # the network knows its ends: published tokenizers lack the name of the first
-        self.words = replace(known, begin=(text.bos_id,), end=text.eos_id, pad=text.pad_id)
-        self.room = self.words.room
-        self.kept = slice(self.room)
-
-    def said(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self.words.plain(texts)
-
-    def question(self, text: str) -> list[int]:
-        ids: list[int] = self.words.plain([text])[0].tolist()
-        return ids
-
-    def asked(self, ids: Sequence[int]) -> list[int]:
-        return [*self.words.before, *ids, *self.words.after]
-
-    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
-        return self.words.begin
-
-    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
-        ids, keep = (each.to(memory.device) for each in padded(questions, self.words.pad))
-        states = network.read(ids, keep, memory)
-        return Reading(network, states, keep, [self.prompt(ids) for ids in questions])
-
-
-class FlamingoFormat:
-    """`Question: ... Answer:` or `Caption:`, what is written, and the end token."""
-
-    def __init__(self, model: Model) -> None:
-        self.words = gpt_words(tokenizer_of(model), model.config.context)
-        self.room = self.words.context // 2
-        self.kept = slice(-self.room, None)  # as in training: it ends with `Answer:`
-
-    def said(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return self.words.plain([answer_text(text) for text in texts])
-
-    def question(self, text: str) -> list[int]:
-        ids: list[int] = self.words.plain([question_text(text)])[0].tolist()
-        return ids
-
-    def asked(self, ids: Sequence[int]) -> list[int]:
-        return list(ids)
-
-    def prompt(self, ids: Sequence[int]) -> Sequence[int]:
-        return ids
-
-    def read(self, network: Any, questions: Sequence[Sequence[int]], memory: Tensor) -> Reading:
-        each = len(questions) // len(memory)
-        owners = torch.arange(len(memory), device=memory.device).repeat_interleave(each)
-        return Reading(network, memory[owners], None, questions)
+def _can(model: Model, ability: str) -> bool:
+    network = model.network
+    return isinstance(network, ImageTextModel) and ability in network.abilities
 
 
 def text_format(model: Model) -> TextFormat:
-    """The form of a model's family."""
-    return FlamingoFormat(model) if model.config.layout == FLAMINGO else BlipFormat(model)
+    """How the model's family reads and writes text."""
+    made = layout(model.config.layout).text_format
+    assert made is not None  # a layout of an image-text model has one
+    return made(tokenizer_of(model), model.config)
 
 
 SHARE = 32  # inputs that share a picture's states at a time
@@ -289,7 +181,7 @@ class ImageTextTask(ImageTask):
         if candidates not in self._known:
             while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
-            said = self.pictures.form.said(candidates)
+            said = self.pictures.form.output(candidates)
             longest = max(range(len(said)), key=lambda number: len(said[number]))
             self._known[candidates] = [[*ids.tolist(), words.end] for ids in said], longest
         rows, longest = self._known[candidates]

@@ -93,7 +93,7 @@ class ImageTextMatching(ImageTextTask):
         names = [f"text[{number}]" for number in range(len(texts))] if several else ["text"]
         form = self.pictures.form
         ids = tuple(
-            tuple(form.asked(self.cut(one, form.question, form.room, what, options)))
+            tuple(form.framed(self.cut(one, form.question, form.room, what, options)))
             for one, what in zip(texts, names, strict=True)
         )
         return Compared(asked.picture, texts=texts, ids=ids, several=several)

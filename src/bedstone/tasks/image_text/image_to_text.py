@@ -95,7 +95,7 @@ class ImageToText(ImageTextTask):
         if prompt and prompt.strip():
             room = words.context - len(words.begin) - 1
             form = self.pictures.form
-            ids = self.cut(prompt, lambda text: form.said([text])[0], room, "prompt", options)
+            ids = self.cut(prompt, lambda text: form.output([text])[0], room, "prompt", options)
             ids = [int(token) for token in ids]
         begun = len(words.begin) + len(ids)
         generation_plan(options, self.model.generation, begun, most=MOST)

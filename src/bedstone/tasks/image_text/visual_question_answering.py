@@ -130,7 +130,7 @@ class VisualQuestionAnswering(ImageTextTask):
             candidates = texts_of(own["candidates"], "candidates")
         form = self.pictures.form
         read = self.cut(question, form.question, form.room, "question", options, form.kept)
-        ids = form.asked(read)
+        ids = form.framed(read)
         if candidates:
             self.candidate_ids(tuple(candidates), options, self._begun([form.prompt(ids)]))
         else:
@@ -184,7 +184,7 @@ class VisualQuestionAnswering(ImageTextTask):
     def _distinct(self, answers: Sequence[str]) -> tuple[str, ...]:
         """Of answers that are written with the same tokens, such as Yes and yes, the first."""
         found: dict[bytes, str] = {}
-        for text, ids in zip(answers, self.pictures.form.said(answers), strict=True):
+        for text, ids in zip(answers, self.pictures.form.output(answers), strict=True):
             found.setdefault(ids.tobytes(), text)
         return tuple(found.values())
 

@@ -241,7 +241,7 @@ def interpolated(
         told = {"classes": one.expand(rows), "others": other.expand(rows), "shares": shares}
         unguided = {"classes": none, "others": none, "shares": shares[:1]}
         return Conditioned(MixedClasses(network.denoiser)).eval(), told, unguided
-    found = network.read(**joined((first, last, null)).to(device).arguments())
+    found = network.read_condition(**joined((first, last, null)).to(device).arguments())
     one, other, none = found["memory"]
     keep, beside, nothing = found["memory_keep"]
     # Where only one text has a word, that word stays: filling says nothing.
