@@ -82,7 +82,7 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(draw, "PROMPTS", 4)
     monkeypatch.setattr(
         told_data,
-        "measured_told_scenes",
+        "heldout_image_text_scenes",
         lambda split, count=0, **how: heldout_image_text_scenes(split, 6, **how),
     )
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
