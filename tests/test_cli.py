@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.cli import COMMANDS, main
+from bedstone import cli
+from bedstone.cli import main
 from bedstone.commands.train import pretrain
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.settings import from_mapping
@@ -78,7 +79,7 @@ def test_words_may_stand_behind_options(monkeypatch):
         """
         asked.append((model, text, count, json))
 
-    monkeypatch.setitem(COMMANDS, "imagine", imagine_)
+    monkeypatch.setattr(cli, "find_command", lambda name: imagine_)
     for words in (
         ("m", "a", "b", "--count", "2", "--json"),
         ("m", "--count", "2", "a", "--json", "b"),

@@ -1,259 +1,64 @@
-"""The command line: it parses and calls, and holds no logic.
+"""The command line: parses and calls, and holds no logic.
 
-Each command is a function whose signature is its options and whose docstring is its help.
-Nothing heavy is imported before a command runs.
+A command is a function: its signature is the options, its docstring the help. A parameter that is a
+dataclass becomes one option for each of its fields, in a group of their own. A command's module is
+loaded only when that command runs or explains itself, so `bedstone --help` is quick.
 """
 
+import argparse
+import ast
+import dataclasses
 import importlib
+import inspect
 import os
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
-from bedstone.commands.arguments import options_last, parser_of
-from bedstone.commands.generate_lines import generate_
-from bedstone.commands.imagine_lines import imagine_
-from bedstone.commands.moderation_lines import calibrate_
-from bedstone.commands.picture_lines import index_, search_
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, closest, nearest
+from bedstone.settings import field_names, fit
 
-
-def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> None:
-    """Train a model from scratch, as a recipe says: on text, or on pictures with their texts.
-
-    Any field of the recipe can be set after it: `budget=5m optim.lr=1e-3 model.layers=6`.
-
-    Args:
-        recipe: a YAML file; recipes/ has one for each use.
-        overrides: fields of the recipe to set, as key=value.
-        sample: only draw pictures as the network would see them, augmented, into this PNG.
-    """
-    from bedstone.commands.train import pretrain, read_pretraining, show_sample
-
-    read = read_pretraining(recipe, overrides)
-    if sample is not None:
-        show_sample(read, sample)
-    else:
-        _leave(pretrain(read).done.reason)
-
-
-def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample: int = 0) -> None:
-    """Fine-tune a model on labelled rows, whole or by an adapter (LoRA), as a recipe says.
-
-    Any field of the recipe can be set after it: `epochs=2 lora.rank=16 data.train=rows.jsonl`.
-
-    Args:
-        recipe: a YAML file; recipes/ has one for each use.
-        overrides: fields of the recipe to set, as key=value.
-        find_rate: only try rates out, and propose one with its curve.
-        sample: only show so many augmented rows beside what they were made from.
-    """
-    from bedstone.recipes.supervised import finetune, propose_rate, read_finetuning
-
-    read = read_finetuning(recipe, overrides)
-    if sample:
-        from bedstone.recipes.supervised import preview_augmented as show_augmented
-
-        show_augmented(read, sample)
-    elif find_rate:
-        propose_rate(read)
-    else:
-        _leave(finetune(read).done.reason)
-
-
-def resume_(run: str) -> None:
-    """Go on with a stopped run, exactly where its last checkpoint stands.
-
-    Args:
-        run: the run's folder.
-    """
-    from bedstone.commands.train import resume
-
-    _leave(resume(run).done.reason)
-
-
-def run_(
-    task: str,
-    model: str,
-    text: list[str],
-    file: str | None = None,
-    column: str | None = None,
-    context: str | None = None,
-    field: list[str] = [],  # noqa: B006, a signature is the command line
-    option: list[str] = [],  # noqa: B006
-    policy: str | None = None,
-    question: list[str] = [],  # noqa: B006
-    page: str | None = None,
-    json: bool = False,
-    precision: str = "auto",
-    device: str = "auto",
-) -> None:
-    """Do a task with a model: fill-mask, question-answering, semantic-search and others.
-
-    docs/tasks.md has one line for each task.
-
-    Args:
-        task: its name, as in version 4 of transformers.
-        model: a folder or a hub id.
-        text: what to read; of question-answering the questions, of semantic-search the queries, of
-            sentence-similarity the source and what is compared with it; of pictures, their files
-            or folders. `-` reads lines from standard input.
-        file: read the lines of a text file, or rows (JSON, JSONL, CSV, Parquet, Arrow), instead;
-            for semantic-search, what is searched.
-        column: of rows, the column that holds the text.
-        context: for question-answering, the text that holds the answers, or its file.
-        field: for information-extraction, name=question; may be given several times.
-        option: an option of the task, key=value; may be given several times.
-        policy: for moderation, the policy's file.
-        question: about each picture; may be given several times.
-        page: an HTML file of the pictures with what was said of them.
-        json: print one JSON object an input.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
-    """
-    from bedstone.commands.run import Inputs as Given
-    from bedstone.commands.run import run
-
-    given = Given(text, file, column, context, field, policy, question)
-    run(task, model, given, option, as_json=json, page=page, precision=precision, device=device)
-
-
-def evaluate_(
-    model: str,
-    data: str,
-    column: str = "text",
-    split: str | None = None,
-    context: int | None = None,
-    batch_size: int = 8,
-    json: bool = False,
-    precision: str = "auto",
-    device: str = "auto",
-    confusion: str | None = None,
-    judge: str = "",
-    clip: str = "",
-    samples: int = 1000,
-    out: str = "",
-) -> None:
-    """A model's figures on data: of its task on labelled rows, else how well it predicts text.
-
-    With 95 % intervals by the bootstrap, for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for one that predicts text; what judges and a CLIP see in drawings,
-    for a model that draws.
-
-    Args:
-        model: a folder or a hub id.
-        data: a built-in name, a path, a glob or a hub id.
-        column: the column that holds the text, in formats that have columns; of pictures with
-            labels, that of the labels.
-        split: of a hub id or a folder with splits.
-        context: tokens a window; the model's own context where not given.
-        batch_size: windows at a time.
-        json: print one JSON object.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
-        confusion: a PNG to draw the confusion matrix into, for a model with labels.
-        judge: of a model that draws: the network that judges, a folder or a file of weights.
-        clip: of a model that draws from words: a CLIP (a run, a folder or a hub id) that scores how
-            well each drawing shows its text; with a judge or without.
-        samples: of a model that draws: how many drawings are judged.
-        out: of a model that draws: a folder for sheets of what was drawn.
-    """
-    from bedstone.commands.evaluate import evaluate
-
-    evaluate(
-        model,
-        data,
-        column=column,
-        split=split,
-        context=context,
-        batch_size=batch_size,
-        as_json=json,
-        precision=precision,
-        device=device,
-        picture=confusion,
-        judge=judge,
-        clip=clip,
-        samples=samples,
-        out=out,
-    )
-
-
-def info_(model: str, json: bool = False) -> None:
-    """What a model or a run's folder is: layout, shape, size, tokenizer, where it came from.
-
-    Args:
-        model: a folder or a hub id.
-        json: print one JSON object.
-    """
-    from bedstone.commands.info import info
-
-    info(model, as_json=json)
-
-
-def demo_(out: str = "runs/demo", minutes: float = 10.0) -> None:
-    """Train on what every machine has, without a network, and write a report.
-
-    Args:
-        out: the folder for the run, the model and report.html.
-        minutes: of training, shared by all parts of the demo.
-    """
-    from bedstone.demo.run import run_demo
-
-    run_demo(out, minutes)
-
-
-# Named with an underscore: the parser looks for a function's own name in the package, and would
-# load the lazy public name that is there.
-COMMANDS: dict[str, Callable[..., None]] = {
-    command.__name__.rstrip("_"): command
-    for command in (
-        pretrain_,
-        finetune_,
-        resume_,
-        generate_,
-        imagine_,
-        run_,
-        index_,
-        search_,
-        evaluate_,
-        calibrate_,
-        info_,
-        demo_,
-    )
+# Groups of commands, and where each command's function is.
+COMMANDS = {
+    "train": {
+        "pretrain": "commands.train:pretrain_",
+        "finetune": "commands.train:finetune_",
+        "resume": "commands.train:resume_",
+    },
+    "use": {
+        "generate": "commands.generate_lines:generate_",
+        "imagine": "commands.imagine_lines:imagine_",
+        "run": "commands.run_lines:run_",
+        "index": "commands.search:index",
+        "search": "commands.search:search",
+    },
+    "measure": {
+        "evaluate": "commands.evaluate:evaluate_",
+        "calibrate": "commands.calibrate:calibrate",
+        "info": "commands.info:info",
+    },
+    "try": {"demo": "demo.run:run_demo"},
 }
-
-
-# The recipe that a command's overrides set, loaded where its help is asked for.
+# The recipe whose fields a command's `overrides` set.
 RECIPES = {
     "pretrain": ("bedstone.recipes.base", "PretrainRecipe"),
     "finetune": ("bedstone.recipes.supervised", "FinetuneRecipe"),
 }
-
-
-def _leave(reason: str) -> None:
-    """The exit code that shells expect of a process that a signal stopped."""
-    if reason != "finished":
-        sys.exit({"SIGINT": 130, "SIGTERM": 143}.get(reason, 1))
-
-
-def _run(argv: Sequence[str]) -> None:
-    recipes = {}
-    if argv and argv[0] in RECIPES and {"-h", "--help"} & set(argv):
-        home, kind = RECIPES[argv[0]]
-        recipes[argv[0]] = getattr(importlib.import_module(home), kind)
-    parser = parser_of(COMMANDS, recipes)
-    words = [
-        re.sub(r"^--[\w-]+", lambda found: found[0][:2] + found[0][2:].replace("-", "_"), word)
-        for word in argv
-    ]
-    if words and (command := COMMANDS.get(words[0])):
-        words[1:] = options_last(command, words[1:])
-    arguments = parser.parse_args(words).as_dict()
-    name = arguments.get("command")
-    if name is None:
-        parser.print_help()
-        return
-    COMMANDS[name](**arguments[name])
+EVERYWHERE = (
+    "json",
+    "as_json",
+    "precision",
+    "device",
+)  # options that most commands have, listed last
+MAY_LACK = ("overrides", "text")  # lists of words that may be empty
+ABOUT = (
+    "The whole life of foundation models: pretrain, adapt, prompt, evaluate, use, serve.\n"
+    "`bedstone COMMAND --help` explains a command; --debug shows full tracebacks."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -273,6 +78,251 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _run(argv: Sequence[str]) -> None:
+    known = [name for group in COMMANDS.values() for name in group]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("bedstone"))
+        return
+    name, *words = argv
+    if name not in known:
+        raise BedstoneError(f"{name}: no such command{nearest(name, known)}.")
+    command = find_command(name)
+    values = Parser(name, command, explain=bool({"-h", "--help"} & set(words))).read(words)
+    command(**values)
+
+
+def find_command(name: str) -> Callable[..., Any]:
+    """The function of a command; its module is loaded."""
+    place = next(group[name] for group in COMMANDS.values() if name in group)
+    module, _, function = place.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"bedstone.{module}"), function)
+    return found
+
+
+def _overview() -> str:
+    """The help of `bedstone`: commands with the first lines of their docstrings, nothing loaded."""
+    lines = ["usage: bedstone COMMAND ...", "", ABOUT]
+    for title, group in COMMANDS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<10} {_first_line(place)}" for name, place in group.items()]
+    return "\n".join(lines)
+
+
+def _first_line(place: str) -> str:
+    """The first line of a command's docstring, read from its file without importing it."""
+    module, _, function = place.partition(":")
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return (ast.get_docstring(node) or "").partition("\n")[0].rstrip(".")
+    raise AssertionError(f"{path} has no function {function}")
+
+
+@dataclasses.dataclass
+class Option:
+    """One option or positional argument of a command.
+
+    Attributes:
+        owner: the parameter it belongs to; its own name, or that of a dataclass.
+    """
+
+    owner: str
+    name: str
+    hint: Any
+    default: Any
+    help: str
+
+    @property
+    def is_switch(self) -> bool:
+        return self.hint is bool
+
+    @property
+    def is_list(self) -> bool:
+        return typing.get_origin(self.hint) in (list, tuple)
+
+    @property
+    def flag(self) -> str:
+        """As the user types it; `as_json` is `--json`."""
+        return "--" + self.name.removeprefix("as_").replace("_", "-")
+
+
+class Parser:
+    """Reads the words of a command, as its function's signature and docstring say.
+
+    Args:
+        explain: whether the help is to be shown, for which a recipe's fields are loaded.
+    """
+
+    def __init__(self, name: str, command: Callable[..., Any], *, explain: bool = False) -> None:
+        self.name, self.explain = name, explain
+        self.kinds: dict[str, Any] = {}  # parameters that are dataclasses
+        self.groups: dict[str, list[Option]] = {"options": [], "output and hardware": []}
+        self.places: list[Option] = []
+        self.parser = _Argparse(
+            prog=f"bedstone {name}",
+            description=_text(command.__doc__),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+        self._read_signature(command)
+        for place in self.places:
+            self._add_place(place)
+        for title, options in self.groups.items():
+            group = self.parser.add_argument_group(title)
+            for option in options:
+                _add_option(group, option)
+            if title == "options":
+                group.add_argument("-h", "--help", action="help", help="show this help and exit")
+
+    def read(self, words: Sequence[str]) -> dict[str, Any]:
+        """The values of the function's parameters.
+
+        Raises:
+            BedstoneError: an option is unknown, or a value is not of its kind.
+        """
+        words = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), word) for word in words]
+        found, unknown = self.parser.parse_known_args(self._options_last(words))
+        options = [*self.places, *(each for group in self.groups.values() for each in group)]
+        if unknown:
+            flags = [each.flag for each in options if each not in self.places]
+            known = closest(unknown[0].partition("=")[0], flags)
+            raise BedstoneError(
+                f"bedstone {self.name}: {unknown[0]!r} is no option or one word too many"
+                f"{known}. See bedstone {self.name} --help."
+            )
+        values: dict[str, Any] = {}
+        inner: dict[str, dict[str, Any]] = {name: {} for name in self.kinds}
+        for option in options:
+            given = getattr(found, option.name)
+            if given is not None and not option.is_switch:
+                where = option.name if option in self.places else option.flag
+                given = fit(option.hint, given, where)
+            elif given is None:
+                given = option.default
+            inner.get(option.owner, values)[option.name] = given
+        return values | {name: kind(**inner[name]) for name, kind in self.kinds.items()}
+
+    def _read_signature(self, command: Callable[..., Any]) -> None:
+        hints = typing.get_type_hints(command)
+        helps = _helps(command.__doc__)
+        for name, parameter in inspect.signature(command).parameters.items():
+            hint = hints[name]
+            if dataclasses.is_dataclass(hint):
+                self._read_fields(name, hint)
+                continue
+            option = Option(name, name, hint, parameter.default, helps.get(name, ""))
+            if parameter.default is inspect.Parameter.empty:
+                self.places.append(option)
+            else:
+                shared = "output and hardware" if name in EVERYWHERE else "options"
+                self.groups[shared].append(option)
+
+    def _read_fields(self, owner: str, kind: Any) -> None:
+        """The fields of a dataclass as a group of options, ahead of the command's own."""
+        self.kinds[owner] = kind
+        hints, helps = typing.get_type_hints(kind), _helps(kind.__doc__)
+        title = _text(kind.__doc__).partition("\n")[0].rstrip(".")
+        options = []
+        for each in dataclasses.fields(kind):
+            default = each.default
+            if each.default_factory is not dataclasses.MISSING:
+                default = each.default_factory()
+            options.append(
+                Option(owner, each.name, hints[each.name], default, helps.get(each.name, ""))
+            )
+        self.groups = {title[0].lower() + title[1:]: options, **self.groups}
+
+    def _add_place(self, place: Option) -> None:
+        text = place.help
+        if place.name == "overrides" and self.name in RECIPES and self.explain:
+            module, recipe = RECIPES[self.name]
+            fields = field_names(getattr(importlib.import_module(module), recipe))
+            text += f" These are: {', '.join(fields)}."
+        many = {"nargs": "*" if place.name in MAY_LACK else "+"} if place.is_list else {}
+        self.parser.add_argument(place.name, help=_plain(text), **many)  # type: ignore[arg-type]
+
+    def _options_last(self, words: Sequence[str]) -> list[str]:
+        """The words with all options at their end, where argparse reads each of them.
+
+        A list of words that may be empty is read as empty before the first option, and words after
+        it would be too many.
+        """
+        if "--" in words:
+            return list(words)
+        switches = {each.flag for group in self.groups.values() for each in group if each.is_switch}
+        plain: list[str] = []
+        options: list[str] = []
+        waiting = False  # for the value of an option
+        for word in words:
+            is_option = word.startswith("--") or word == "-h"
+            (options if is_option or waiting else plain).append(word)
+            waiting = is_option and "=" not in word and word not in {*switches, "--help", "-h"}
+        return [*plain, *options]
+
+
+class _Argparse(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BedstoneError(f"{self.prog}: {message}. See {self.prog} --help.")
+
+
+def _add_option(group: Any, option: Option) -> None:
+    text = _plain(option.help)
+    if option.is_switch:
+        group.add_argument(option.flag, dest=option.name, action="store_true", help=text)
+        return
+    if option.default not in (None, "", (), []):
+        text += f" (default: {option.default})"
+    action = "append" if option.is_list else "store"
+    kind = _metavar(option.hint)
+    group.add_argument(option.flag, dest=option.name, action=action, metavar=kind, help=text)
+
+
+def _metavar(hint: Any) -> str:
+    """What stands for a value in the help: its type, or its choices."""
+    inner = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return "|".join(_metavar(kind) for kind in inner)
+    if typing.get_origin(hint) is typing.Literal:
+        return "|".join(map(str, inner))
+    if typing.get_origin(hint) in (list, tuple):
+        return _metavar(inner[0])
+    return {int: "N", float: "X", bool: "true|false"}.get(hint, "TEXT")
+
+
+def _helps(doc: str | None) -> dict[str, str]:
+    """What a docstring says of each argument or attribute."""
+    found: dict[str, str] = {}
+    section = re.search(r"\n\s*(?:Args|Attributes)[^\n]*:\n(.*?)(?:\n\s*\n|\Z)", doc or "", re.S)
+    name = ""
+    lines = inspect.cleandoc(section[1]).splitlines() if section else []
+    for line in lines:
+        if opens := re.match(r"(\w+(?:, \w+)*): (.*)", line):
+            names, text = opens[1].split(", "), opens[2]
+            found |= dict.fromkeys(names, text)
+            name = names[-1]
+        elif name:
+            found[name] += " " + line.strip()
+    return found
+
+
+def _text(doc: str | None) -> str:
+    """A docstring up to its arguments, with its example behind it."""
+    text = inspect.cleandoc(doc or "")
+    example = re.search(r"\n(Example:\n(?:[ ]+.*\n?)+)", text)
+    head = re.split(r"\n(?:Args|Attributes|Raises|Returns|Example)[^\n]*:\n", text)[0].strip()
+    return f"{head}\n\n{example[1].strip()}" if example else head
+
+
+def _plain(text: str) -> str:
+    return text.replace("%", "%%")
 
 
 if __name__ == "__main__":

@@ -98,6 +98,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
 def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     """`value` as the type `hint`, or BedstoneError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal and value in inner:
+        return value
     if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
@@ -128,8 +130,30 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is str and isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    wanted_text = wanted.get(hint, "a list" if origin in (tuple, list) else "a section of keys")
-    raise BedstoneError(f"{where}: {key} = {value!r}; expected {wanted_text}.")
+    other = "a list" if origin in (tuple, list) else "a section of keys"
+    if origin is typing.Literal:
+        other = "one of " + ", ".join(map(str, inner))
+    place = f"{where}: " if where else ""
+    raise BedstoneError(f"{place}{key} = {value!r}; expected {wanted.get(hint, other)}.")
+
+
+def fit(hint: Any, text: Any, name: str) -> Any:
+    """A word of the command line, or a list of them, as the type `hint`.
+
+    Raises:
+        BedstoneError: it isn't of that type; `name` is the option's.
+    """
+    if isinstance(text, list):
+        return [fit((typing.get_args(hint) or (str,))[0], each, name) for each in text]
+    return _fit(hint, _word(hint, text), "", name)
+
+
+def _word(hint: Any, text: str) -> Any:
+    kinds = typing.get_args(hint) or (hint,)
+    if str in kinds:
+        return text
+    value = _yaml_value(text)
+    return text if value is None else value
 
 
 def field_names(cls: Any, prefix: str = "") -> list[str]:

@@ -6,7 +6,7 @@ One share of a labelled sample is learnt from, the other is held out and measure
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +34,19 @@ class CalibrationOptions:
     """How to calibrate.
 
     Attributes:
-        method: platt, isotonic or direction; see `tasks.moderation.policy`.
-        precision, recall: the least that thresholds are to give, one of them; else the best F1.
-        clean: labels of posts that are of no category.
+        method: platt, isotonic, or direction, which fits a new linear classifier to the sample.
+        wished_precision: the precision that thresholds are to reach; neither: the best F1.
+        wished_recall: the recall that thresholds are to reach.
+        clean: a label of rows that are of no category; may be given several times.
         held_out: the share of the sample that is measured on.
         most: rows taken of the sample, at most; 0 takes all.
-        seed: which they are.
+        seed: of which rows are taken and held out.
     """
 
     method: str = "platt"
-    precision: float | None = None
-    recall: float | None = None
-    clean: Sequence[str] = ()
+    wished_precision: float | None = None
+    wished_recall: float | None = None
+    clean: list[str] = field(default_factory=list)
     held_out: float = 0.5
     most: int = 0
     seed: int = 0
@@ -71,38 +72,52 @@ class Calibrated:
 
 
 def calibrate(
-    policy_file: str,
-    model_path: str,
+    policy: str,
+    model: str,
     sample: str,
-    wishes: CalibrationOptions | None = None,
+    calibration: CalibrationOptions,
     *,
-    columns: dict[str, str] | None = None,
+    column: str | None = None,
+    label: str | None = None,
     out: str | None = None,
     picture: str | None = None,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
 ) -> Calibrated:
-    """Writes the calibrated policy and prints its figures beside those of the policy as given.
+    """Fit a moderation policy to a labelled sample: probabilities and thresholds.
+
+    Writes the calibrated policy and prints its figures beside those of the policy as given.
 
     Args:
-        sample: rows with `text`, `image` (or `file_name`) or both, and `label`: a category, a list
-            of them, or one of `wishes.clean`.
-        columns: which column holds the text or the label, where the usual names aren't used.
-        out: the file to write; NAME.calibrated.yaml beside the policy where None.
-        picture: a PNG for precision and recall by threshold.
-        precision: of matrix products.
+        policy: a YAML file; recipes/moderation-policy.yaml is one to begin with.
+        model: a folder or a hub id.
+        sample: rows with `text`, `image` (or `file_name`) or both, and `label`: a category of the
+            policy, a list of them, or one of `clean`.
+        column: of the text, where it isn't called text.
+        label: the column of the label, where it isn't called label.
+        out: the policy to write; NAME.calibrated.yaml beside it where not given.
+        picture: a PNG to draw precision and recall by threshold into.
+        as_json: print one JSON object.
+        precision: of matrix products: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+
+    Example:
+        bedstone calibrate recipes/moderation-policy.yaml runs/clip-scenes labelled.jsonl
 
     Raises:
         BedstoneError: the policy, the model or a row can't be used, or there are too few of one
             category.
     """
-    wishes = wishes or CalibrationOptions()
-    bare = _uncalibrated(read_policy(policy_file))
+    named = {"text": column, "label": label}
+    columns = {part: name for part, name in named.items() if name}
+    bare = _uncalibrated(read_policy(policy))
     rows = with_images(sample, columns=columns)
-    if wishes.most:
-        rows = rows.take(wishes.most, wishes.seed)
-    sides = [read_items(side, bare, wishes.clean) for side in rows.hold_out(wishes.held_out)]
+    if calibration.most:
+        rows = rows.take(calibration.most, calibration.seed)
+    sides = [
+        read_items(side, bare, calibration.clean) for side in rows.hold_out(calibration.held_out)
+    ]
     (learnt, known), (held, truth) = sides
     if not truth.any(0).all():
         lacking = list(bare.categories)[int(truth.any(0).argmin())]
@@ -110,47 +125,47 @@ def calibrate(
             f"sample: none of the {len(held):,} rows held out is labelled {lacking!r}, so it can't "
             "be measured. Give more labelled rows of it."
         )
-    model = open_model(model_path, device=pick_device(device))
-    check_head(Moderation, model)
-    task = Moderation(model, precision=precision)
+    opened = open_model(model, device=pick_device(device))
+    check_head(Moderation, opened)
+    task = Moderation(opened, precision=precision)
     with ProgressBar("reading posts", quiet=as_json) as bar:
         found = [task.scored(posts, bare) for posts in _told(bar, learnt, held)]
     fitted = fit_policy(
         bare,
         found[0],
         known,
-        method=wishes.method,
-        precision=wishes.precision,
-        recall=wishes.recall,
-        seed=wishes.seed,
+        method=calibration.method,
+        precision=calibration.wished_precision,
+        recall=calibration.wished_recall,
+        seed=calibration.seed,
     )
-    scores = [_probabilities(policy, found[1], len(held)) for policy in (bare, fitted.policy)]
+    scores = [_probabilities(each, found[1], len(held)) for each in (bare, fitted.policy)]
     before, after = (
-        detection(each, truth, _thresholds(policy), list(bare.categories), seed=wishes.seed)
-        for each, policy in zip(scores, (bare, fitted.policy), strict=True)
+        detection(each, truth, _thresholds(used), list(bare.categories), seed=calibration.seed)
+        for each, used in zip(scores, (bare, fitted.policy), strict=True)
     )
     fingerprint, weights = task.made_for(bare)
     kept = {
         "policy": fingerprint,
         "model": weights,
-        "method": wishes.method,
+        "method": calibration.method,
         "learnt_from": len(learnt),
         "held_out": {name: float(f"{value:.4g}") for name, value in after.flat().items()},
     }
-    policy = dataclasses.replace(fitted.policy, calibrated=kept)
-    source = Path(policy_file)
+    calibrated = dataclasses.replace(fitted.policy, calibrated=kept)
+    source = Path(policy)
     path = Path(out) if out else source.with_name(f"{source.stem}.calibrated.yaml")
-    command = f"bedstone calibrate {source.name} {model_path} {Path(sample).name}"
-    policy.write(path, f"Written by {command}: mend {source.name} and run it again.")
+    command = f"bedstone calibrate {source.name} {model} {Path(sample).name}"
+    calibrated.write(path, f"Written by {command}: mend {source.name} and run it again.")
     if picture is not None and not draw_calibration(
-        scores[1], truth, _thresholds(policy), list(policy.categories), picture, source.name
+        scores[1], truth, _thresholds(calibrated), list(calibrated.categories), picture, source.name
     ):
         raise BedstoneError(
             f"{picture}: was not drawn, as matplotlib is not installed. Run: pip install "
             f"'bedstone[train]'. {path} is written."
         )
-    thresholds = (_thresholds(bare), _thresholds(policy))
-    done = Calibrated(policy, before, after, thresholds, fitted.notes, path)
+    thresholds = (_thresholds(bare), _thresholds(calibrated))
+    done = Calibrated(calibrated, before, after, thresholds, fitted.notes, path)
     _show(done, len(learnt), as_json)
     return done
 

@@ -131,3 +131,61 @@ def evaluate(
 def is_text(data: str) -> bool:
     """Whether a GPT that sees is measured on text alone there; all else has pictures."""
     return data == "python-docs" or Path(data).suffix in (".txt", ".md", ".gz")
+
+
+def evaluate_(
+    model: str,
+    data: str,
+    column: str = "text",
+    split: str | None = None,
+    context: int | None = None,
+    batch_size: int = 8,
+    json: bool = False,
+    precision: str = "auto",
+    device: str = "auto",
+    confusion: str | None = None,
+    judge: str = "",
+    clip: str = "",
+    samples: int = 1000,
+    out: str = "",
+) -> None:
+    """A model's figures on data: of its task on labelled rows, else how well it predicts text.
+
+    With 95 % intervals by the bootstrap, for a model with labels, tags or answers; loss,
+    perplexity and bits per byte for one that predicts text; what judges and a CLIP see in drawings,
+    for a model that draws.
+
+    Args:
+        model: a folder or a hub id.
+        data: a built-in name, a path, a glob or a hub id.
+        column: the column that holds the text, in formats that have columns; of pictures with
+            labels, that of the labels.
+        split: of a hub id or a folder with splits.
+        context: tokens a window; the model's own context where not given.
+        batch_size: windows at a time.
+        json: print one JSON object.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+        confusion: a PNG to draw the confusion matrix into, for a model with labels.
+        judge: of a model that draws: the network that judges, a folder or a file of weights.
+        clip: of a model that draws from words: a CLIP (a run, a folder or a hub id) that scores how
+            well each drawing shows its text; with a judge or without.
+        samples: of a model that draws: how many drawings are judged.
+        out: of a model that draws: a folder for sheets of what was drawn.
+    """
+    evaluate(
+        model,
+        data,
+        column=column,
+        split=split,
+        context=context,
+        batch_size=batch_size,
+        as_json=json,
+        precision=precision,
+        device=device,
+        picture=confusion,
+        judge=judge,
+        clip=clip,
+        samples=samples,
+        out=out,
+    )

@@ -12,18 +12,24 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.models.gpt.network import GPTConfig
 
 
-def info(path: str, *, as_json: bool = False) -> dict[str, Any]:
-    """Prints and returns layout, shape, size, tokenizer and origin of a model or a run's model.
+def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
+    """Print what a model or a run's folder is: layout, shape, size, tokenizer, origin.
+
+    Args:
+        model: a folder or a hub id.
+        as_json: print one JSON object.
+
+    Example:
+        bedstone info runs/python-docs
 
     Raises:
         BedstoneError: it can't be opened.
     """
-    model = open_model(path)
-    facts = describe(model)
+    facts = describe(open_model(model))
     if as_json:
         print(json.dumps(facts))
         return facts
-    table = Table(title=str(path), show_header=False, title_justify="left")
+    table = Table(title=model, show_header=False, title_justify="left")
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
         shown = "nothing: Bedstone alone has its form" if value is None else shown

@@ -34,7 +34,19 @@ def index(
     precision: str = "auto",
     device: str = "auto",
 ) -> Filled:
-    """Makes the index of a folder hold what the folder does, and prints what was done.
+    """Embed images and keep them in an index; run again, only what is new or changed is embedded.
+
+    Args:
+        folder: of images, or a file of rows (Parquet, Arrow, JSONL, CSV) that hold them.
+        model: a folder or a hub id; an index that is there remembers its own.
+        out: where the index is kept; FOLDER.index where not given.
+        metadata: rows with a column file_name, instead of the folder's metadata.jsonl or .csv.
+        as_json: print what is stored, each batch as one JSON object.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+
+    Example:
+        bedstone index photos --model runs/clip-scenes
 
     Raises:
         BedstoneError: there is no picture, no model, or the index is of something else.
@@ -135,8 +147,8 @@ LEAST = 12  # that the first column of metadata is worth; --json has all
 
 
 def search(
-    path: str,
-    words: str | None = None,
+    index: str,
+    text: list[str],
     image: str | None = None,
     *,
     where: str = "",
@@ -149,16 +161,30 @@ def search(
     precision: str = "auto",
     device: str = "auto",
 ) -> list[Found]:
-    """Prints what is found, nearest first; `page` is a file to show the pictures in.
+    """Find images of an index by text, or by an image like them.
 
     Args:
-        rerank: a model that matches texts with pictures: it reads the nearest pictures with the
-            words, and the likeliest stand first.
+        index: a folder that `bedstone index` made.
+        text: what to look for.
+        image: an image to find similar ones of, instead of text.
+        where: a condition on the metadata, such as "price < 20 and colour = 'red'".
+        count: how many to find, at most.
+        page: an HTML file to show them in.
+        approximate: search an approximate index, and print its measured recall.
+        rerank: a model for image-text-matching that reorders the nearest by its score.
+        model: where the index's model is, if it was moved.
+        as_json: print one JSON object an image.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+
+    Example:
+        bedstone search photos.index "a red circle" --page found.html
 
     Raises:
         BedstoneError: there is no such index or column, the query can't be read, or the model is
             another than the index was made by.
     """
+    path, words = index, " ".join(text) if text else None
     if (words is None) == (image is None):
         raise BedstoneError(
             "search: expected either words, or --image with a picture to find the like of."

@@ -1,6 +1,7 @@
 """`bedstone pretrain` and `bedstone resume`: from a recipe to an artefact."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,14 @@ from bedstone.recipes.image_text import (
     run_flamingo,
     run_image_text,
 )
-from bedstone.recipes.supervised import FinetuneRecipe, run_finetuning
+from bedstone.recipes.supervised import (
+    FinetuneRecipe,
+    finetune,
+    preview_augmented,
+    propose_rate,
+    read_finetuning,
+    run_finetuning,
+)
 from bedstone.report.sheets import contact_sheet
 from bedstone.settings import read_recipe, read_values
 from bedstone.train.data import augment_of, image_side, learnt_pictures
@@ -207,3 +215,58 @@ def resume(run: str | Path, *, quiet: bool = False) -> RunResult:
         return run_finetuning(tuned, run, checkpoint, quiet)
     recipe = dataclasses.replace(read_pretraining(path), out=str(run))
     return run_pretraining(recipe, run, checkpoint, quiet)
+
+
+# The commands.
+
+
+def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> None:
+    """Train a model from scratch, as a recipe says: on text, or on pictures with their texts.
+
+    Any field of the recipe can be set after it: `budget=5m optim.lr=1e-3 model.layers=6`.
+
+    Args:
+        recipe: a YAML file; recipes/ has one for each use.
+        overrides: fields of the recipe to set, as key=value.
+        sample: only draw pictures as the network would see them, augmented, into this PNG.
+    """
+    read = read_pretraining(recipe, overrides)
+    if sample is not None:
+        show_sample(read, sample)
+    else:
+        _leave(pretrain(read).done.reason)
+
+
+def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample: int = 0) -> None:
+    """Fine-tune a model on labelled rows, whole or by an adapter (LoRA), as a recipe says.
+
+    Any field of the recipe can be set after it: `epochs=2 lora.rank=16 data.train=rows.jsonl`.
+
+    Args:
+        recipe: a YAML file; recipes/ has one for each use.
+        overrides: fields of the recipe to set, as key=value.
+        find_rate: only try rates out, and propose one with its curve.
+        sample: only show so many augmented rows beside what they were made from.
+    """
+    read = read_finetuning(recipe, overrides)
+    if sample:
+        preview_augmented(read, sample)
+    elif find_rate:
+        propose_rate(read)
+    else:
+        _leave(finetune(read).done.reason)
+
+
+def resume_(run: str) -> None:
+    """Go on with a stopped run, exactly where its last checkpoint stands.
+
+    Args:
+        run: the run's folder.
+    """
+    _leave(resume(run).done.reason)
+
+
+def _leave(reason: str) -> None:
+    """The exit code that shells expect of a process that a signal stopped."""
+    if reason != "finished":
+        sys.exit({"SIGINT": 130, "SIGTERM": 143}.get(reason, 1))

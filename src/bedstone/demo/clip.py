@@ -165,7 +165,7 @@ def _next(model: Path, pictures: Path) -> dict[str, str]:
         from bedstone.commands.search import index, search
 
         index(str(pictures), str(model), place)
-        search(place, QUERIES[0], count=12, page=str(page))
+        search(place, [QUERIES[0]], count=12, page=str(page))
     commands[f'bedstone search {place} "{QUERIES[1]}" --page {page}'] = (
         "find pictures by words, on a page"
     )

@@ -26,8 +26,16 @@ def demonstrations() -> list[ModuleType]:
     return [module for module in modules if hasattr(module, "demonstrate")]
 
 
-def run_demo(out: str | Path, minutes: float) -> Path:
-    """Runs all demonstrations within `minutes` of training; returns the report's path."""
+def run_demo(out: str = "runs/demo", minutes: float = 10.0) -> Path:
+    """Train a small model of each family, without a network, and write a report.
+
+    Args:
+        out: the folder for the runs, their models and report.html.
+        minutes: of training, shared by all parts of the demo.
+
+    Example:
+        bedstone demo --minutes 4
+    """
     console = Console()
     began = time.monotonic()
     modules = demonstrations()
