@@ -123,6 +123,16 @@ def test_generate_searches_with_beams(run, capsys):
     assert "num_beams" in told(capsys, *words, "--num-return-sequences", "2")
 
 
+def test_generate_samples_several(run, capsys):
+    words = ["generate", str(run), "the cat", "a", "--max-new-tokens", "4", "--precision", "fp32"]
+    chance = ["--temperature", "1", "--num-return-sequences", "2"]
+    assert main([*words, *chance, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["prompt"] for one in found] == ["the cat", "the cat", "a", "a"]
+    assert {len(one["tokens"]) for one in found} == {4}
+    assert "--max-tokens: was given beside" in told(capsys, *words, "--max-tokens", "3")
+
+
 def test_generate_reads_standard_input(run):
     done = subprocess.run(
         [sys.executable, "-m", "bedstone.cli", "generate", run, "-", "--max-tokens", "3"],

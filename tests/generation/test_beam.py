@@ -11,7 +11,7 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import PUBLISHED, BeamSearch, beam_search_of, published_beams
+from bedstone.generation.settings import PUBLISHED, BeamSearch, published_beams
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.published import layout, to_published
 from bedstone.nn.attention import CrossAttention
@@ -286,37 +286,6 @@ def test_published_names():
     assert published_beams(settings) == {"beams": 3, "no_repeat_ngram": 2}
     everything = {**dict.fromkeys(PUBLISHED, 1), "early_stopping": True}
     assert BeamSearch(**published_beams(everything)) == BeamSearch(1, 1, True, 1, 1, 1, 1, 1)
-
-
-def test_what_is_given_counts_before_what_the_model_says():
-    model = {"num_beams": 5, "length_penalty": 2.0, "min_new_tokens": 20, "early_stopping": True}
-    found = beam_search_of({"num_beams": None, "length_penalty": 0.5}, model, max_tokens=9)
-    assert found == BeamSearch(5, 0.5, True, min_tokens=9, max_tokens=9)
-    assert beam_search_of({"num_beams": 1}, model, max_tokens=9) is None
-    assert beam_search_of({"temperature": 0.7}, model, max_tokens=9) is None
-    assert beam_search_of({"temperature": 0}, model, max_tokens=9).beams == 5
-    assert beam_search_of({"temperature": 0, "do_sample": True}, model, max_tokens=9).beams == 5
-    assert beam_search_of({}, {**model, "do_sample": True}, max_tokens=9) is None
-    drawn = beam_search_of({"num_beams": 3}, {"do_sample": True, "top_p": 0.8}, max_tokens=9)
-    assert drawn == BeamSearch(3, max_tokens=9)
-    assert beam_search_of({}, {}, max_tokens=9) is None
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"num_beams": 4, "do_sample": True}, "num_beams: 4 .* chance"),
-        ({"num_beams": 4, "top_p": 0.9}, "num_beams: 4 .* chance"),
-        ({"num_beams": 0}, "num_beams: 0"),
-        ({"num_beams": "4"}, "num_beams: '4'"),
-        ({"length_penalty": 2.0}, r"length_penalty: 2\.0 .* num_beams"),
-        ({"num_beams": 1, "early_stopping": True}, "early_stopping"),
-        ({"num_beams": 2, "min_new_tokens": 10}, "min_new_tokens: is 10"),
-    ],
-)
-def test_refuses_settings_that_dont_go_together(given, words):
-    with pytest.raises(BedstoneError, match=words):
-        beam_search_of(given, {}, max_tokens=9)
 
 
 @pytest.mark.parametrize(

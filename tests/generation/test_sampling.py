@@ -193,7 +193,7 @@ def test_no_seed_gives_fresh_generators():
     ],
 )
 def test_refuses_what_is_out_of_range(name, value):
-    with pytest.raises(BedstoneError, match=f"sampling.{name}.*must be"):
+    with pytest.raises(BedstoneError, match=f"sampling.{name}.*expected"):
         Sampling(**{name: value})
 
 

@@ -7,13 +7,14 @@ pictures. Beside them `drawing.json` says what a signal is and how it is drawn; 
 its form is written as one.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bedstone.checkpoints.card import pipeline_card
 from bedstone.checkpoints.hub import resolve
@@ -22,7 +23,16 @@ from bedstone.checkpoints.model import load as load_part
 from bedstone.data.signals.signals import KINDS, TASKS, Prompts
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.diffusion.process import Discrete, Process
-from bedstone.diffusion.sample import SamplingConfig
+from bedstone.diffusion.sample import (
+    BATCH,
+    NOTHING_MORE,
+    Autocast,
+    Conditioning,
+    Progress,
+    SampleInputs,
+    SamplingConfig,
+    sample_many,
+)
 from bedstone.diffusion.schedulers import NAME as SCHEDULER
 from bedstone.diffusion.schedulers import read_scheduler, write_scheduler
 from bedstone.diffusion.targets import EpsilonPrediction, Target
@@ -161,10 +171,72 @@ class DiffusionPipeline(Model):
             BedstoneError: it reads none.
         """
         if self.tokenizer is None:
-            raise BedstoneError(f"{self.path}: reads no words; it draws {self.told()}.")
+            raise BedstoneError(f"{self.path}: reads no words; it draws {self.inputs()}.")
         return Prompts(self.tokenizer, self.signal.context)
 
-    def told(self) -> str:
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(C, *S) of what the denoiser samples: signals, or latents of them."""
+        return (self.config.channels, *self.config.size)
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        *,
+        condition: SampleInputs = None,
+        null: SampleInputs = None,
+        sampling: SamplingConfig | None = None,
+        shape: tuple[int, ...] = (),
+        asked: Conditioning = NOTHING_MORE,
+        network: Any = None,
+        autocast: Autocast = contextlib.nullcontext,
+        batch: int = BATCH,
+        decoded: int = 0,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Signals (B, C, *S) fp32 on the CPU, about -1 to 1, one for each seed: a `Generator`.
+
+        Args:
+            condition: what to sample, of B rows.
+            null: one row that says nothing, or what not to sample; guidance goes away from it.
+            sampling: the pipeline's own where None.
+            shape: (C, *S) of what the denoiser samples; `sample_shape` where empty.
+            asked: starts, masks, noise and the like.
+            network: a copy of the network that is ready for inference; the network itself for None.
+            autocast: the precision in which the network computes.
+            batch: rows sampled at a time.
+            decoded: rows that the autoencoder decodes at a time; 0 decodes a batch at once.
+
+        Raises:
+            BedstoneError: as `diffusion.sample.sample` does.
+        """
+        parts = sample_many(
+            network or self.network,
+            self.process,
+            self.target,
+            shape or self.sample_shape,
+            sampling or self.sampling,
+            seeds,
+            condition=condition,
+            null=null,
+            asked=asked,
+            autocast=autocast,
+            batch=batch,
+            progress=progress,
+        )
+        return torch.cat([self.decode(part, decoded) for part in parts])
+
+    @torch.no_grad()
+    def decode(self, sampled: Tensor, rows: int = 0) -> Tensor:
+        """Signals (B, C, *S) fp32 on the CPU of what the denoiser samples, `rows` at a time."""
+        if self.autoencoder is not None:
+            network = self.autoencoder.network
+            sampled = sampled.float().to(next(network.parameters()).device)
+            parts = sampled.split(rows or len(sampled))
+            sampled = torch.cat([network.pictures(part) for part in parts])
+        return sampled.float().cpu()
+
+    def inputs(self) -> str:
         """What it draws from, in words."""
         names = self.signal.names
         if self.signal.condition == "class":

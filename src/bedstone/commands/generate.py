@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Any
 
 from bedstone.checkpoints.load import open_model
@@ -11,31 +10,28 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.generation.sampling import Sampling, published
-from bedstone.generation.settings import BeamSearch, beam_search_of
+from bedstone.generation.sampling import Sampling
+from bedstone.generation.settings import BeamSearch, GenerationSettings
 from bedstone.generation.text import Searched, Written, stream_text, write, write_beams
 from bedstone.runtime import Precision, pick_device, pick_precision
-
-PLAIN = {"no_repeat_ngram_size": "no_repeat_ngram"}  # fields of `Sampling` by published names
 
 
 def generate(
     path: str,
     prompts: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: GenerationSettings,
     *,
     log_probabilities: bool = False,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
-    """Prints the continuation of each prompt; of a single one as it comes.
+    """Prints the continuations of each prompt; a single one as it comes.
 
     Args:
         path: a folder or a hub id.
         prompts: texts; `-` is standard input.
-        settings: fields of `Sampling`, and what `WriteOptions` has of beam search by its published
-            names; None is as the model has it.
+        settings: what isn't given is as the model's generation_config.json has it.
 
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
@@ -47,21 +43,21 @@ def generate(
             f"{path}: draws {model.signal.kind} and writes no text; draw with `bedstone imagine`."
         )
     tokenizer = tokenizer_of(model)
-    search = search_of(model, settings)
+    way = settings.resolve(model.generation)
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
-    if search is not None:
+    if isinstance(way, BeamSearch):
         if log_probabilities:
             raise BedstoneError(
                 "log_probabilities: of each token aren't told of beam search. Leave it out; json "
                 "has those of whole continuations."
             )
-        _search(model, texts, search, how, as_json)
+        _search(model, texts, way, how, as_json)
         return
-    sampling = sampling_of(model, settings)
+    texts = [text for text in texts for _ in range(way.returned)]
     if len(texts) == 1 and not (as_json or log_probabilities):
-        _stream(model, texts[0], sampling, how)
+        _stream(model, texts[0], way, how)
         return
-    written = write(model.network, tokenizer, texts, sampling, eos=model.end_ids, precision=how)
+    written = write(model.network, tokenizer, texts, way, eos=model.end_ids, precision=how)
     for prompt, one in zip(texts, written, strict=True):
         if as_json:
             print(json.dumps(_as_json(tokenizer, prompt, one), ensure_ascii=False))
@@ -71,30 +67,6 @@ def generate(
                 print(f"{logprob:9.4f}  {tokenizer.decode([number], skip_special=False)!r}")
         else:
             print(f"{prompt}{one.text}\n" + "-" * 40)
-
-
-def sampling_of(model: Model, settings: Mapping[str, Any]) -> Sampling:
-    """`settings`, filled up with what the model's generation_config.json says."""
-    chosen = {PLAIN.get(key, key): settings[key] for key in settings}
-    if (chosen.pop("num_return_sequences", None) or 1) > 1:
-        raise BedstoneError(
-            "num_return_sequences: more than one continuation needs beam search here. Give "
-            "num_beams, at least as many."
-        )
-    known = {each.name for each in fields(Sampling)}
-    given = {key: value for key, value in chosen.items() if key in known and value is not None}
-    return Sampling(**{**published(model.generation), **given})
-
-
-def search_of(model: Model, settings: Mapping[str, Any]) -> BeamSearch | None:
-    """The beam search that `settings` ask for, or the model's generation_config.json."""
-    search = beam_search_of(settings, model.generation, max_tokens=settings["max_tokens"])
-    if search is not None and settings.get("stop"):
-        raise BedstoneError(
-            f"stop: {settings['stop']} was given, which beam search can't end at. Leave it out, or "
-            "give num_beams 1."
-        )
-    return search
 
 
 def _search(

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import SignalSpec
+from bedstone.diffusion.sample import Progress, SamplingStep
 from bedstone.errors import BedstoneError
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet, to_images
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.media.files import SUFFIXES, check_enlarged, file_name, write_generated
-from bedstone.tasks.media.generator import Generated, MediaGenerator, Moment, Prompt, Watch, rows_of
+from bedstone.tasks.media.generator import Generated, MediaGenerator, Prompt, rows_of
 from bedstone.train.logs import ProgressBar
 
 NAME = "imagined"  # where nothing is said
@@ -125,8 +126,8 @@ class Frames:
         self.drawer, self.path = drawer, path
         self.kept: list[tuple[int, Tensor]] = []  # (2B, C, *S) of each step
 
-    def see(self, now: Moment) -> None:
-        """Keeps a moment of the first rows; where one drawing follows another, that of the last."""
+    def see(self, now: SamplingStep) -> None:
+        """Keeps a step of the first rows; where one sampling follows another, that of the last."""
         if now.first:
             return
         if now.step == 1:
@@ -253,12 +254,12 @@ def imagine(
     began = time.monotonic()
     with ProgressBar("drawing") as bar:
 
-        def watch(now: Moment) -> None:
+        def progress(now: SamplingStep) -> None:
             bar.update(now.share, step=f"{now.step}/{now.steps}")
             if frames is not None:
                 frames.see(now)
 
-        drawn = _drawn(drawer, wanted, way, prompts, given, watch)
+        drawn = _drawn(drawer, wanted, way, prompts, given, progress)
     taken = time.monotonic() - began
     columns = len(prompts) if way == "story" else 0
     files = write_all(drawn, drawer.model.signal, place, enlarge=enlarge, columns=columns)
@@ -291,12 +292,12 @@ def _drawn(
     way: str,
     prompts: list[Prompt],
     given: dict[str, Any],
-    watch: Watch,
+    progress: Progress,
 ) -> Generated:
     count = COUNTS[way] if wanted.count is None else wanted.count
     if not prompts and drawer.model.signal.condition == "none":
         prompts = [None]
-    more: dict[str, Any] = {"watch": watch, **given}
+    more: dict[str, Any] = {"progress": progress, **given}
     if way == "variations":
         if len(prompts) > 1:
             raise BedstoneError("--variations: expected one prompt at most, of what it shows.")

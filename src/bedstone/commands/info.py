@@ -80,7 +80,7 @@ def _drawing(model: Model) -> dict[str, Any]:
     }
     return {
         "draws": f"{model.signal.kind} of {' by '.join(map(str, model.signal.shape))}",
-        "from": model.told().removeprefix("from "),
+        "from": model.inputs().removeprefix("from "),
         "drawn_by": f"{how.method}, {how.steps} steps, guidance {how.guidance:g}",
         **counts,
     }

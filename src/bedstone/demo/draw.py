@@ -14,7 +14,7 @@ from bedstone.commands.train import pretrain
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.diffusion.denoiser import clip
 from bedstone.diffusion.sample import Conditioning, generators_of, sample
-from bedstone.evaluate.generative import latent_shape, samples_of
+from bedstone.evaluate.generative import samples_of
 from bedstone.recipes.diffusion import DiffusionRecipe
 from bedstone.report.pages import Section
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet
@@ -106,7 +106,7 @@ def denoised(model: DiffusionPipeline, precision: Precision, prompts: list[str])
     def keep(step: int, steps: int, x: Tensor, clean: Tensor) -> None:
         moments.append(x)
 
-    shape, generators = latent_shape(model), generators_of(range(len(prompts)))
+    shape, generators = model.sample_shape, generators_of(range(len(prompts)))
     start = torch.stack([torch.randn(shape, generator=each) for each in generators])
     sample(
         model.network,

@@ -1,15 +1,15 @@
-"""A whole drawing: from a condition to signals, by any sampler, with guidance, a start, a mask.
+"""Sampling by diffusion: signals of seeds and conditions, with guidance, a start, a mask.
 
-Each row has a generator of its own, so what is drawn of a seed doesn't depend on what is drawn
-beside it.
+Each row has a random generator of its own, so what is sampled of a seed doesn't depend on what is
+sampled beside it.
 
 Shapes: B rows, C channels; *S the sizes of a signal.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,10 +86,56 @@ class Conditioning:
     way: Published | None = None
 
 
+@dataclass(frozen=True)
+class SamplingStep:
+    """A step of sampling, as a progress callback sees it.
+
+    Attributes:
+        share: of all the sampling that is done, 0 to 1.
+        first: the number of the first row of this batch.
+        step, steps: which step it is, from 1, and of how many.
+        x: (B, C, *S) after the step, latents where latents are sampled.
+        clean: (B, C, *S), the clean signals predicted in it.
+    """
+
+    share: float
+    first: int
+    step: int
+    steps: int
+    x: Tensor
+    clean: Tensor
+
+
 # A condition, or what a network has read of one: keywords of its denoiser, (B, ...) each.
 SampleInputs = Condition | Mapping[str, Tensor] | None
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
+Progress = Callable[[SamplingStep], None]
 NOTHING_MORE = Conditioning()
+BATCH = 64  # rows sampled at a time
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that makes signals from seeds and conditions, such as a `DiffusionPipeline`."""
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        *,
+        condition: SampleInputs = None,
+        null: SampleInputs = None,
+        batch: int = BATCH,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Signals (B, C, *S) fp32 on the CPU, about -1 to 1, one for each seed.
+
+        A row depends on its seed and its condition alone.
+
+        Args:
+            condition: what to make, of B rows; None where the model takes no condition.
+            null: one row that says nothing, or what not to make.
+            batch: rows made at a time.
+        """
 
 
 @torch.no_grad()
@@ -147,6 +193,63 @@ def sample(
         x = x * process.prior
     more: dict[str, Any] = {"generator": list(generators), "callback": asked.callback}
     return method(says, x, whole, process, **more, **options)
+
+
+def sample_many(
+    network: Any,
+    process: Process,
+    target: Target,
+    shape: tuple[int, ...],
+    sampling: SamplingConfig,
+    seeds: Sequence[int],
+    *,
+    condition: SampleInputs = None,
+    null: SampleInputs = None,
+    asked: Conditioning = NOTHING_MORE,
+    autocast: Autocast = contextlib.nullcontext,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """Clean signals of many seeds, `batch` rows (b, C, *S) at a time, in order.
+
+    Arguments and errors as for `sample`; starts, masks and noise of B rows are those of the seeds.
+    """
+    count = len(seeds)
+    for first in range(0, count, batch):
+        part = slice(first, first + batch)
+        rows = {name: getattr(asked, name) for name in ("start", "mask", "noise")}
+        rows = {k: v[part] for k, v in rows.items() if v is not None and len(v) == count > 1}
+        own = replace(asked, **rows)
+        if progress is not None:
+            own = replace(own, callback=_reported(progress, first, count))
+        yield sample(
+            network,
+            process,
+            target,
+            shape,
+            sampling,
+            generators_of(seeds[part]),
+            condition=_picked(condition, part),
+            null=null,
+            asked=own,
+            autocast=autocast,
+        )
+
+
+def _picked(condition: SampleInputs, part: slice) -> SampleInputs:
+    if condition is None:
+        return None
+    if isinstance(condition, Condition):
+        return condition.pick(part)
+    return {name: value[part] for name, value in condition.items()}
+
+
+def _reported(progress: Progress, first: int, count: int) -> Callback:
+    def callback(step: int, steps: int, x: Tensor, clean: Tensor) -> None:
+        share = (first + len(x) * step / steps) / count
+        progress(SamplingStep(share, first, step, steps, x, clean))
+
+    return callback
 
 
 @torch.no_grad()

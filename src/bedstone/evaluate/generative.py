@@ -27,7 +27,7 @@ from bedstone.data.signals.batches import SignalTexts, in_batches, texts_of
 from bedstone.data.signals.open import held_out_prompts, open_signals, signals_to_measure
 from bedstone.data.signals.signals import TASKS, Condition, Signals, SignalsConfig, class_condition
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Conditioning, generators_of, sample
+from bedstone.diffusion.sample import Conditioning
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.judges import (
     SIGNAL_CLASSIFIER,
@@ -64,7 +64,7 @@ def open_clip(path: str, model: DiffusionPipeline, precision: Precision) -> Imag
     if (form.condition, form.kind) != ("text", "image"):
         draws = "pictures" if form.kind == "image" else f"signals of the kind {form.kind!r}"
         raise BedstoneError(
-            f"clip: {path} was given to score what {model.path} draws: {draws}, {model.told()}. "
+            f"clip: {path} was given to score what {model.path} draws: {draws}, {model.inputs()}. "
             "Expected pictures from words, for a CLIP to compare with the words. Leave --clip out, "
             "and let a --judge see them; or give a text-to-image model."
         )
@@ -132,32 +132,19 @@ def samples_of(
     condition: Condition | None,
     null: Condition | None,
     count: int,
-    *,
-    first: int = 0,
+    update: Callable[[float], None] = lambda share: None,
 ) -> Tensor:
-    """`count` drawings, (B, C, *S), of the seeds from `first` on."""
-    shape = latent_shape(model)
-    drawn = sample(
-        for_inference(model.network, precision.dtype),
-        model.process,
-        model.target,
-        shape,
-        model.sampling,
-        generators_of(range(first, first + count)),
+    """`count` samples, (B, C, *S), of the seeds 0, 1, ...; `update` is handed the share done."""
+    return model.sample(
+        range(count),
         condition=condition,
         null=null,
         asked=Conditioning(limit=clip() if model.autoencoder is None else None),
+        network=for_inference(model.network, precision.dtype),
         autocast=precision.autocast,
+        batch=SAMPLE_BATCH,
+        progress=lambda step: update(step.share),
     )
-    if model.autoencoder is not None:
-        with torch.no_grad():
-            drawn = model.autoencoder.network.pictures(drawn)
-    return drawn.cpu()
-
-
-def latent_shape(model: DiffusionPipeline) -> tuple[int, ...]:
-    """(C, *S) of what the network draws."""
-    return (model.config.channels, *model.config.size)
 
 
 # Scenes drawn from prompts whose combinations of shape and colour no training picture had.
@@ -169,16 +156,11 @@ def sample_prompts(
     model: DiffusionPipeline,
     precision: Precision,
     prompts: Sequence[str],
-    told: Callable[[float], None],
+    update: Callable[[float], None],
 ) -> Tensor:
-    """A drawing of each prompt, (N, 3, S, S); `told` is handed the share done."""
-    parts, null = [], model.prompts.condition([""])
-    for first in range(0, len(prompts), SAMPLE_BATCH):
-        part = list(prompts[first : first + SAMPLE_BATCH])
-        condition = model.prompts.condition(part)
-        parts.append(samples_of(model, precision, condition, null, len(part), first=first))
-        told((first + len(part)) / len(prompts))
-    return torch.cat(parts)
+    """A sample of each prompt, (N, 3, S, S); `update` is handed the share done."""
+    condition, null = model.prompts.condition(prompts), model.prompts.condition([""])
+    return samples_of(model, precision, condition, null, len(prompts), update)
 
 
 def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> Figures:
@@ -388,11 +370,11 @@ def _recipe_of(model: DiffusionPipeline) -> Any:
 
 
 def _like(
-    model: DiffusionPipeline, precision: Precision, real: Signals, samples: int, told: Any
+    model: DiffusionPipeline, precision: Precision, real: Signals, samples: int, update: Any
 ) -> tuple[Tensor, Tensor | None, list[str]]:
     """Drawings of each class in turn, of the real ones' words, or of nothing; the classes; and
     what was asked."""
-    names, parts = model.signal.names, []
+    names = model.signal.names
     every = np.arange(samples)
     condition, null, titles = None, None, [""] * samples
     if model.signal.condition == "text":
@@ -406,13 +388,8 @@ def _like(
         condition = class_condition(torch.from_numpy(every), len(names))
         null = class_condition([len(names)], len(names))
         titles = [names[number] for number in every]
-    for first in range(0, samples, SAMPLE_BATCH):
-        rows = slice(first, min(first + SAMPLE_BATCH, samples))
-        part = condition and condition.pick(rows)
-        parts.append(samples_of(model, precision, part, null, rows.stop - first, first=first))
-        told(rows.stop / samples)
-    classes = None if condition is None else condition.classes
-    return torch.cat(parts), classes, titles
+    drawn = samples_of(model, precision, condition, null, samples, update)
+    return drawn, None if condition is None else condition.classes, titles
 
 
 def _training(
@@ -484,20 +461,15 @@ class GenerativeScorer:
         """(B, C, H, W) pictures, and what each was to be."""
         model = self.model
         condition, null, told = self._asked()
-        drawn = sample(
-            model.network,
-            model.process,
-            model.target,
-            self.held.shape,
-            model.sampling,
-            generators_of(range(self.samples)),
+        drawn = model.sample(
+            range(self.samples),
             condition=condition,
             null=null,
+            shape=self.held.shape,
             asked=Conditioning(most_rows=LOSS_BATCH),
             autocast=self.precision.autocast,
+            batch=self.samples,
         )
-        if model.autoencoder is not None:
-            drawn = model.autoencoder.network.pictures(drawn)
         return to_images(drawn, model.signal.kind), told
 
     def _asked(self) -> tuple[Condition | None, Condition | None, list[str]]:

@@ -43,7 +43,7 @@ from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import beam_search_of as beams_asked
+from bedstone.generation.settings import BeamSearch, GenerationSettings
 from bedstone.metrics.captioning import captions as caption_figures
 from bedstone.metrics.captioning import true_facts
 from bedstone.metrics.figures import Figures
@@ -302,8 +302,9 @@ class BlipScorer:
         if candidates:
             best = rank(writer, prompts, self._ended(candidates)).argmax(1).tolist()
             return [candidates[number] for number in best]
-        search = beams_asked({"do_sample": False}, self.model.generation, max_tokens=most)
-        if search is not None:
+        said = GenerationSettings(do_sample=False, max_new_tokens=most)
+        search = said.resolve(self.model.generation)
+        if isinstance(search, BeamSearch):
             found = beam_search(writer, prompts, search, eos=[words.end])
             return [words.tokenizer.decode(each[0].ids).strip() for each in found]
         sampling = Sampling(max_tokens=most, temperature=0.0)

@@ -6,20 +6,18 @@ that may not be chosen has -inf. Shapes: B rows, V vocabulary.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, number, optional, share, whole
 
 # Top-p looks at this many tokens before it sorts a whole vocabulary.
 LIKELY = 512
-# Fields of a published generation_config.json that say how to sample.
-PUBLISHED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-GREEDY = ("repetition_penalty", "no_repeat_ngram")  # what counts without chance too
 
 
 def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -108,7 +106,7 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Settings):
     """How a continuation is chosen, and where it ends.
 
     Attributes:
@@ -117,57 +115,49 @@ class Sampling:
         top_k: sample from this many likeliest tokens; 0 from all.
         top_p: sample from the fewest likeliest tokens that reach this probability.
         min_p: leave out tokens less likely than this share of the likeliest.
-        repetition_penalty: above 1 makes what a row already holds less likely.
+        repetition_penalty: above 1 makes what a row already holds less likely; 1 is no penalty.
         no_repeat_ngram: so many tokens never come twice in the same order; 0 lets them.
         stop: texts at which generation ends; they are cut off.
         seed: of the first row, the next row's is one more; None draws a fresh one.
+        returned: continuations of each prompt, for callers who make rows of prompts (`seeds`).
 
     Raises:
         BedstoneError: a value is out of range.
     """
 
-    max_tokens: int = 128
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram: int = 0
+    section: ClassVar[str] = "sampling."
+    max_tokens: int = whole(1, default=128)
+    temperature: float = number(0, default=0.0)
+    top_k: int = whole(0, default=0)
+    top_p: float = number(0, 1, open_least=True, default=1.0)
+    min_p: float = share(default=0.0)
+    repetition_penalty: float = number(0, open_least=True, default=1.0)
+    no_repeat_ngram: int = whole(0, default=0)
     stop: tuple[str, ...] = ()
-    seed: int | None = None
+    seed: int | None = optional(whole(0, 2**63 - 1))
+    returned: int = whole(1, default=1)
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         object.__setattr__(self, "stop", tuple(self.stop))
-        finite = math.isfinite
-        checks = {
-            "max_tokens": (self.max_tokens >= 1, "at least 1"),
-            "temperature": (finite(self.temperature) and self.temperature >= 0, "0 or more"),
-            "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (
-                finite(self.repetition_penalty) and self.repetition_penalty > 0,
-                "above 0 (1 is no penalty)",
-            ),
-            "no_repeat_ngram": (self.no_repeat_ngram >= 0, "0 (repeats may come) or more"),
-            "stop": (
-                all(isinstance(text, str) and text for text in self.stop),
-                "texts of at least one character",
-            ),
-            "seed": (self.seed is None or 0 <= self.seed < 2**63, "from 0 to 2**63 - 1"),
-        }
-        for name, (good, allowed) in checks.items():
-            if not good:
-                raise BedstoneError(
-                    f"sampling.{name}: {getattr(self, name)!r} was given; it must be {allowed}."
-                )
+        super().__post_init__()
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise BedstoneError(
+                f"sampling.stop: {self.stop!r} was given; expected texts of at least one character."
+            )
 
     def generators(self, rows: int) -> list[torch.Generator]:
         """A generator a row, seeded `seed`, `seed` + 1, ..."""
         first = torch.Generator().seed() % 2**62 if self.seed is None else self.seed
         return [torch.Generator().manual_seed((first + row) % 2**63) for row in range(rows)]
+
+    def seeds(self, prompts: int) -> list[int]:
+        """Seeds of `returned` rows of each prompt: every prompt has the same, or all have others
+        where `seed` is None."""
+        if self.seed is None:
+            return [each.initial_seed() for each in self.generators(prompts * self.returned)]
+        return [(self.seed + row) % 2**63 for row in range(self.returned)] * prompts
 
     def warp(self, logits: Tensor, history: Sequence[Sequence[int]]) -> Tensor:
         """The logits, fp32, that a token is drawn from: softmax of them is its distribution."""
@@ -208,18 +198,3 @@ class Sampling:
         """
         logits = self.warp(logits, history)
         return logits.argmax(-1) if self.temperature == 0 else draw(logits, generators)
-
-
-def published(settings: Mapping[str, Any], sample: bool | None = None) -> dict[str, Any]:
-    """Fields of `Sampling` as a generation_config.json says them.
-
-    Args:
-        settings: what the file holds.
-        sample: whether to sample; None is as it says.
-    """
-    found = {key: settings[key] for key in PUBLISHED if settings.get(key)}
-    if settings.get("no_repeat_ngram_size"):
-        found["no_repeat_ngram"] = settings["no_repeat_ngram_size"]
-    if not (settings.get("do_sample") if sample is None else sample):
-        return {key: value for key, value in found.items() if key in GREEDY}
-    return {"temperature": 1.0, **found}

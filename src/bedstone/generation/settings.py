@@ -1,11 +1,15 @@
-"""How beam search looks for continuations, and the published names of its settings."""
+"""Settings of text generation: sampling and beam search, by the names that `transformers` has."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
-from bedstone.settings import check_whole
+from bedstone.settings import Settings, check_whole, number, optional, share, whole
+
+if TYPE_CHECKING:
+    from bedstone.generation.sampling import Sampling
 
 # Fields of `BeamSearch` by the names that `generate` and generation_config.json have.
 PUBLISHED = {
@@ -22,6 +26,8 @@ MINIMA = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
 OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
+LENGTHS = ("max_new_tokens", "max_length")
+NEW_TOKENS = 256  # as in version 4 of transformers, where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -92,62 +98,187 @@ class BeamSearch:
         return total / length**self.length_penalty
 
 
+@dataclass(frozen=True)
+class GenerationSettings(Settings):
+    """How text is generated. None is not given: it is as the model's generation_config.json says.
+
+    Attributes:
+        max_new_tokens: tokens to generate, at most.
+        max_length: tokens of prompt and continuation, where `max_new_tokens` isn't given.
+        min_new_tokens: no end token before so many; with beams, or without chance.
+        do_sample: whether to draw tokens by chance; where it isn't given, whether one of
+            `temperature`, `top_k`, `top_p` and `min_p` is, or as the model has it.
+        temperature: 0 takes the likeliest token; higher is more varied.
+        top_k: choose among the k likeliest tokens; 0 among all.
+        top_p: choose among the likeliest tokens that sum to this probability.
+        min_p: choose among tokens at least this share as likely as the likeliest.
+        repetition_penalty: above 1 makes tokens that were there less likely.
+        no_repeat_ngram_size: so many tokens never come twice in the same order; 0 lets them.
+        num_beams: 2 or more search for the likeliest continuations, instead of sampling.
+        length_penalty: of that search: above 0 favours longer continuations, below 0 shorter.
+        early_stopping: whether that search stops at as many ended continuations as beams; or never.
+        num_return_sequences: continuations of each prompt; of beams the best, best first.
+        stop: a text, or several, at which a continuation ends; it is cut off.
+        seed: of chance: a prompt then has the same continuations each time, whatever stands beside
+            it; the second of them has `seed` + 1. None draws others each time.
+
+    Raises:
+        BedstoneError: a value is out of range.
+    """
+
+    max_new_tokens: int | None = optional(whole(1))
+    max_length: int | None = optional(whole(1))
+    min_new_tokens: int | None = optional(whole(0))
+    do_sample: bool | None = None
+    temperature: float | None = optional(number(0))
+    top_k: int | None = optional(whole(0))
+    top_p: float | None = optional(number(0, 1, open_least=True))
+    min_p: float | None = optional(share())
+    repetition_penalty: float | None = optional(number(0, open_least=True))
+    no_repeat_ngram_size: int | None = optional(whole(0))
+    num_beams: int | None = optional(whole(1))
+    length_penalty: float | None = optional(number(-10, 10))
+    early_stopping: bool | Literal["never"] | None = None
+    num_return_sequences: int | None = optional(whole(1))
+    stop: str | Sequence[str] = ()
+    seed: int | None = optional(whole(0, 2**63 - 1))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, list | tuple) or not all(isinstance(one, str) for one in stops):
+            raise BedstoneError(f"stop: {self.stop!r} was given; expected a text, or several.")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The generation settings that are given, by their names."""
+        found = {name: getattr(self, name) for name in NAMES}
+        return {name: value for name, value in found.items() if value not in (None, (), [])}
+
+    @property
+    def chance(self) -> bool | None:
+        """Whether the settings ask for chance; None where they say nothing.
+
+        A temperature of 0 leaves none, whatever stands beside it.
+        """
+        if self.temperature == 0:
+            return False
+        if self.do_sample is not None:
+            return bool(self.do_sample)
+        return True if any(getattr(self, name) is not None for name in SAMPLED) else None
+
+    def samples(self, published: Mapping[str, Any]) -> bool:
+        """Whether tokens are drawn by chance: the model's own chance gives way to given beams."""
+        if self.chance is not None:
+            return self.chance
+        return bool(published.get("do_sample")) and (self.num_beams or 1) == 1
+
+    def resolve(
+        self,
+        published: Mapping[str, Any],
+        prompt_tokens: int = 0,
+        *,
+        usual: int = NEW_TOKENS,
+    ) -> "Sampling | BeamSearch":
+        """One of the two ways to generate; `returned` of it is how many continuations there are.
+
+        Args:
+            published: the model's generation_config.json, which counts where nothing is given. Its
+                beams give way to chance that is given, its chance to beams that are.
+            prompt_tokens: what `max_length` counts beside the new tokens.
+            usual: tokens to generate, at most, where nothing says how many.
+
+        Raises:
+            BedstoneError: two settings don't fit, or a value is out of range.
+        """
+        room = self._room(published, prompt_tokens, usual)
+        samples, beams = self.samples(published), self._beams(published)
+        if beams == 1:
+            for name in OF_BEAMS:
+                if (value := getattr(self, name)) is not None:
+                    raise BedstoneError(
+                        f"{name}: {value!r} was given, which counts for beam search alone. Give "
+                        "num_beams of 2 or more, or leave it out."
+                    )
+        if beams > 1 or (self.min_new_tokens and not samples):
+            return self._search(published, beams, room)
+        if self.min_new_tokens:
+            raise BedstoneError(
+                f"min_new_tokens: {self.min_new_tokens} was given, which counts without chance "
+                "alone. Leave it out, or give do_sample=False."
+            )
+        return self._sampling(published, samples, room)
+
+    def _room(self, published: Mapping[str, Any], prompt_tokens: int, usual: int) -> int:
+        """Tokens to generate, at most."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        if self.max_length is not None:
+            if self.max_length <= prompt_tokens:
+                raise BedstoneError(
+                    f"max_length: is {self.max_length:,}, and the prompt alone has "
+                    f"{prompt_tokens:,} tokens. Raise it, or give max_new_tokens instead."
+                )
+            return self.max_length - prompt_tokens
+        if most := published.get("max_new_tokens"):
+            return int(most)
+        most = published.get("max_length")
+        return usual if most is None else max(int(most) - prompt_tokens, 1)
+
+    def _beams(self, published: Mapping[str, Any]) -> int:
+        if self.num_beams is None:
+            return 1 if self.samples(published) else published.get("num_beams") or 1
+        if self.num_beams > 1 and self.chance:
+            raise BedstoneError(
+                f"num_beams: {self.num_beams} beams were asked for together with chance "
+                f"(do_sample, {', '.join(SAMPLED)}). Beam search draws nothing: leave one of the "
+                "two out."
+            )
+        return self.num_beams
+
+    def _search(self, published: Mapping[str, Any], beams: int, room: int) -> BeamSearch:
+        if self.stop:
+            raise BedstoneError(
+                f"stop: {self.stop!r} was given, which beam search can't end at. Leave it out, or "
+                "give num_beams=1."
+            )
+        held = {**published_beams(published), "returned": 1}
+        held["min_tokens"] = min(held.get("min_tokens", 0), room)  # a limit that is given wins
+        said = {**held, **published_beams(self.given)}
+        return BeamSearch(**{**said, "beams": beams, "max_tokens": room})
+
+    def _sampling(self, published: Mapping[str, Any], samples: bool, room: int) -> "Sampling":
+        from bedstone.generation.sampling import Sampling  # loads torch
+
+        names = [*(SAMPLED if samples else ()), "repetition_penalty", "no_repeat_ngram_size"]
+        said = {name: published[name] for name in names if published.get(name)}
+        said |= {name: value for name, value in self.given.items() if name in names}
+        if "no_repeat_ngram_size" in said:
+            said["no_repeat_ngram"] = said.pop("no_repeat_ngram_size")
+        made = Sampling(
+            max_tokens=room,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            seed=self.seed,
+            returned=self.num_return_sequences or 1,
+            **{"temperature": 1.0 if samples else 0.0, **said},
+        )
+        if made.returned > 1 and made.temperature == 0:
+            raise BedstoneError(
+                f"num_return_sequences: {made.returned} continuations were asked for, and without "
+                "chance or beams all are the same. Give do_sample=True, or num_beams."
+            )
+        return made
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(GenerationSettings))
+
+
 def published_beams(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `BeamSearch` among settings that have their published names; None says nothing."""
     known = {name: settings.get(name) for name in PUBLISHED}
     return {PUBLISHED[name]: value for name, value in known.items() if value is not None}
 
 
-def chance_of(given: Mapping[str, Any]) -> bool | None:
-    """Whether settings, by their published names, ask for chance; None where they say nothing.
-
-    A temperature of 0 leaves none, whatever stands beside it.
-    """
-    if given.get("temperature") == 0:
-        return False
-    if given.get("do_sample") is not None:
-        return bool(given["do_sample"])
-    return True if any(given.get(name) is not None for name in SAMPLED) else None
-
-
-def beam_search_of(
-    given: Mapping[str, Any], model: Mapping[str, Any], *, max_tokens: int
-) -> BeamSearch | None:
-    """The beam search that settings ask for; None where they ask for something else.
-
-    Args:
-        given: published names and what the caller says; None says nothing.
-        model: the model's generation_config.json, which counts where the caller says nothing. Its
-            beams give way to a caller who wants chance, its chance to one who wants beams.
-        max_tokens: the most tokens to generate.
-
-    Raises:
-        BedstoneError: beams and chance are both asked for, or what only beams have without them;
-            a value is out of range.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    chance = chance_of(given)
-    if "num_beams" in given:
-        beams = given["num_beams"]
-        check_whole("num_beams", beams, 1)
-        if beams > 1 and chance:
-            raise BedstoneError(
-                f"num_beams: {beams} beams were asked for together with chance (do_sample, "
-                f"{', '.join(SAMPLED)}). Beam search draws nothing: leave one of the two out."
-            )
-    else:
-        chance = model.get("do_sample") if chance is None else chance
-        beams = 1 if chance else model.get("num_beams") or 1
-    if beams == 1:
-        for name in OF_BEAMS:
-            if name in given:
-                raise BedstoneError(
-                    f"{name}: {given[name]!r} was given, which counts for beam search alone. Give "
-                    "num_beams of 2 or more, or leave it out."
-                )
-        return None
-    said = {**published_beams(model), "returned": 1}
-    said["min_tokens"] = min(said.get("min_tokens", 0), max_tokens)  # the caller's limit wins
-    return BeamSearch(
-        **{**said, **published_beams(given), "beams": beams, "max_tokens": max_tokens}
-    )
+def without_lengths(published: Mapping[str, Any]) -> dict[str, Any]:
+    """A generation_config.json but for its lengths, where these aren't to count."""
+    return {name: value for name, value in published.items() if name not in LENGTHS}

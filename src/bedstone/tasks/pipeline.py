@@ -121,7 +121,7 @@ def check_head(kind: type[Task], model: Model) -> None:
     labels = f" with the labels {', '.join(head.labels[:8])}" if head and head.labels else ""
     has = f"has the head {head.kind!r}{labels}" if head else f"is a {model.config.layout}"
     if isinstance(model, DiffusionPipeline):
-        has = f"draws {model.signal.kind}: {model.told()}"
+        has = f"draws {model.signal.kind}: {model.inputs()}"
     able = [name for name in TASKS if _fits(task_class(name), model)]
     raise BedstoneError(
         f"{kind.name}: needs {kind.asks}; {model.path or 'this model'} {has}, which can do "

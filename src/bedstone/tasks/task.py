@@ -17,7 +17,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input, text_windows
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.interfaces import DualEncoder, ImageEncoder, ImageTextModel
-from bedstone.settings import at_least
+from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.text.engine import Engine, Places
 
 log = logging.getLogger("bedstone.tasks")
@@ -25,7 +25,7 @@ BUFFER = 256  # rows of a list that are sorted by length together
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Settings):
     """Options of every task.
 
     Attributes:
@@ -38,16 +38,12 @@ class Options:
         padding, num_workers: taken and of no effect: nothing is padded here.
     """
 
-    batch_size: int | None = None
+    batch_size: int | None = optional(whole(1))
     truncation: bool | str | None = None
-    max_length: int | None = None
-    stride: int | None = None
+    max_length: int | None = optional(whole(1))
+    stride: int | None = optional(whole(0))
     padding: Any = None
     num_workers: Any = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", "max_length", optional=True)
-        at_least(self, 0, "stride", optional=True)
 
     @property
     def cuts(self) -> bool:

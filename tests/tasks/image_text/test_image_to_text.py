@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 import bedstone
-import bedstone.tasks.image_text.image_to_text
 from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
 from image_models import pictures
@@ -94,7 +93,7 @@ def test_scores_are_probabilities_of_the_whole_text(model, task):
         (own,) = engine.write(
             engine.network.writer(memory),
             [engine.words.begin],
-            bedstone.tasks.image_text.image_to_text.generation_plan(task.options, {}, 1, most=6),
+            task.options.generation().resolve({}, 1),
         )
         ids = own[0].ids
         logits = model.network.head(

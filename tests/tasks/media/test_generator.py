@@ -50,7 +50,7 @@ def test_rows_beyond_a_batch_are_the_same_rows(monkeypatch):
     monkeypatch.setattr("bedstone.tasks.media.generator.BATCH", 2)
     shares = []
     parts = drawer.draw(
-        ["cat", "dog", "cat"], [0, 1, 2], watch=lambda now: shares.append(now.share)
+        ["cat", "dog", "cat"], [0, 1, 2], progress=lambda now: shares.append(now.share)
     )
     close(parts.signals, whole.signals)
     close(drawer.draw(["cat", "dog", "cat"], [9, 9, 9], noise=noise).signals, whole.signals)
@@ -268,13 +268,14 @@ def test_what_is_not_finite_is_named():
 
 def test_latents_that_were_kept_aside_are_decoded_where_the_autoencoder_is(monkeypatch):
     engine, seen = MediaGenerator(drawing(latent=True)).engine, []
-    engine.device = torch.device("meta")
+    network = engine.model.autoencoder.network
+    monkeypatch.setattr(network, "parameters", lambda: iter([torch.empty(1, device="meta")]))
 
     def pictures(latents):
         seen.append(latents.device.type)
         return torch.zeros(1, 3, 16, 16)
 
-    monkeypatch.setattr(engine.model.autoencoder.network, "pictures", pictures)
+    monkeypatch.setattr(network, "pictures", pictures)
     assert engine.shown(torch.randn(2, 4, 8, 8)).shape == (2, 3, 16, 16)
     assert seen == ["meta", "meta"]
 

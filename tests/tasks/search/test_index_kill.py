@@ -30,7 +30,7 @@ def fill_and_tell(folder, path):
     def tell(keys):
         os.write(1, "".join(f"{key}\n" for key in keys).encode())
 
-    bedstone.tasks.index.COMMITS = 6  # so that kills fall into rewrites too
+    bedstone.tasks.search.index.COMMITS = 6  # so that kills fall into rewrites too
     os.write(1, b"ready\n")
     with Index.create(path, WIDTH, Colours.name) as held:
         fill(held, Colours(), open_source(folder), batch=5, stored=tell)
@@ -42,7 +42,7 @@ def start(folder, path):
     return subprocess.Popen(
         [sys.executable, __file__, str(folder), str(path)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
     )
 
 

@@ -7,7 +7,7 @@ Shapes: P pictures, n = m P texts (row i of picture i // m), S states of a pictu
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,21 @@ from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.records import check_text
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
+from bedstone.generation.sampling import Sampling
+from bedstone.generation.settings import NAMES, BeamSearch, GenerationSettings
 from bedstone.models.interfaces import ImageTextModel, TextFormat
 from bedstone.models.published import layout
-from bedstone.tasks.image_text.writing import GenerationPlan
-from bedstone.tasks.images.engine import Faults, ImageEngine, ImageTask, LabelledQuery
+from bedstone.tasks.images.engine import (
+    Faults,
+    ImageEngine,
+    ImageOptions,
+    ImageTask,
+    LabelledQuery,
+)
+from bedstone.tasks.task import shown
 
 
 def generates(model: Model) -> bool:
@@ -59,6 +67,54 @@ CACHE_SIZE = 16  # sets of candidates whose ids are kept
 
 
 @dataclass(frozen=True)
+class ImageTextGenerationOptions(ImageOptions, GenerationSettings):
+    """Options of tasks that generate texts about images: `GenerationSettings`, but for `stop`.
+
+    Attributes:
+        generate_kwargs: any of these in a dictionary, as version 4 has it.
+    """
+
+    generate_kwargs: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.generation()  # faults in generate_kwargs are named now
+
+    def generation(self) -> GenerationSettings:
+        """The settings that are given, in fields or in `generate_kwargs`.
+
+        Raises:
+            BedstoneError: `generate_kwargs` has an unknown setting, or one that is given already.
+        """
+        given = {name: self.given[name] for name in self.given if name not in self.other_meaning}
+        more = {} if self.generate_kwargs is None else self.generate_kwargs
+        if not isinstance(more, Mapping):
+            raise BedstoneError(
+                f"generate_kwargs: {shown(more)} was given; expected a dictionary, such as "
+                '{"num_beams": 4}.'
+            )
+        for name in more:
+            if name not in NAMES:
+                raise BedstoneError(
+                    f"generate_kwargs: {name!r} is unknown{nearest(str(name), NAMES)}."
+                )
+            if name in given:
+                raise BedstoneError(f"generate_kwargs: {name!r} is given twice. Leave one out.")
+        made = GenerationSettings(**{**given, **more})
+        if made.stop:
+            raise BedstoneError(
+                f"stop: {made.stop!r} was given; texts about images end at the model's own end "
+                "token alone. Leave it out."
+            )
+        return made
+
+    @property
+    def other_meaning(self) -> tuple[str, ...]:
+        """Fields that mean something else than in `GenerationSettings`."""
+        return ()
+
+
+@dataclass(frozen=True)
 class Generated:
     """A text that was written: its new tokens and their probability, given the picture."""
 
@@ -85,25 +141,21 @@ class ImageTextEngine(ImageEngine):
         return found
 
     def write(
-        self, writer: Any, prompts: Sequence[Sequence[int]], how: GenerationPlan
+        self, writer: Any, prompts: Sequence[Sequence[int]], way: Sampling | BeamSearch
     ) -> list[list[Generated]]:
-        """`how.each` texts after each prompt over a writer's memories, best first."""
+        """`way.returned` texts after each prompt over a writer's memories; of beams best first."""
         ends = [self.words.end]
-        if how.search is not None:
-            found = beam_search(writer, prompts, how.search, eos=ends)
+        if isinstance(way, BeamSearch):
+            found = beam_search(writer, prompts, way, eos=ends)
             return [
                 [Generated(list(one.ids), math.exp(one.log_probability)) for one in row]
                 for row in found
             ]
-        assert how.sampling is not None
-        prompts = [prompt for prompt in prompts for _ in range(how.each)]
-        own = [drawn.initial_seed() for drawn in how.sampling.generators(how.each)]
-        if how.sampling.seed is None:  # chance that no row shares
-            own = [drawn.initial_seed() for drawn in how.sampling.generators(len(prompts))]
-        seeds = own * (len(prompts) // len(own))
-        done = generate(writer, prompts, how.sampling, eos=ends, seeds=seeds)
-        said = [Generated(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
-        return [said[at : at + how.each] for at in range(0, len(said), how.each)]
+        each, seeds = way.returned, way.seeds(len(prompts))
+        rows = [prompt for prompt in prompts for _ in range(each)]
+        done = generate(writer, rows, way, eos=ends, seeds=seeds)
+        texts = [Generated(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
+        return [texts[at : at + each] for at in range(0, len(texts), each)]
 
     def text(self, ids: Iterable[int]) -> str:
         """The words of ids, without what stands around them."""

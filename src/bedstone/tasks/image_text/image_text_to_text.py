@@ -4,9 +4,8 @@ Messages are read as in training: what the last user says is the question, and i
 itself.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,10 +13,14 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model
 from bedstone.data.fields import PLACEHOLDER, turn
 from bedstone.errors import BedstoneError
-from bedstone.tasks.image_text.engine import ImageTextTask, answers, generates
+from bedstone.tasks.image_text.engine import (
+    ImageTextGenerationOptions,
+    ImageTextTask,
+    answers,
+    generates,
+)
 from bedstone.tasks.image_text.image_to_text import Captioned, ImageToText
 from bedstone.tasks.image_text.visual_question_answering import Question, VisualQuestionAnswering
-from bedstone.tasks.image_text.writing import ImageTextGenerationOptions
 from bedstone.tasks.images.engine import LabelledQuery, is_image
 from bedstone.tasks.task import shown
 
@@ -168,12 +171,12 @@ class ImageTextToText(ImageTextTask):
 
     def _asking(self, options: ChatOptions) -> Any:
         assert self.answer is not None
-        several = options.settings.get("num_return_sequences", 1)
-        return dataclasses.replace(self.answer.options, top_k=several, **_writing(options))
+        several = options.generation().num_return_sequences or 1
+        return replace(self.answer.options, top_k=several, **_writing(options))
 
     def _telling(self, options: ChatOptions) -> Any:
         assert self.caption is not None
-        return dataclasses.replace(self.caption.options, **_writing(options))
+        return replace(self.caption.options, **_writing(options))
 
     def _paired(self, pictures: Any, text: Any) -> Any:
         if isinstance(text, str):
@@ -194,8 +197,12 @@ class ImageTextToText(ImageTextTask):
 
 
 def _writing(options: ChatOptions) -> dict[str, Any]:
-    names = [each.name for each in fields(ImageTextGenerationOptions)]
-    return {name: getattr(options, name) for name in names} | {"truncation": options.truncation}
+    """Options of chat as those of the task that answers."""
+    return {
+        "generate_kwargs": options.generation().given,
+        "truncation": options.truncation,
+        "batch_size": options.batch_size,
+    }
 
 
 def _is_conversation(value: Any) -> bool:

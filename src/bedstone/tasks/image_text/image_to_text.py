@@ -12,13 +12,21 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
-from bedstone.settings import at_least
-from bedstone.tasks.image_text.engine import ImageTextTask, by_value, generates, ranked, texts_of
-from bedstone.tasks.image_text.writing import ImageTextGenerationOptions, generation_plan
+from bedstone.generation.sampling import Sampling
+from bedstone.generation.settings import BeamSearch
+from bedstone.settings import optional, whole
+from bedstone.tasks.image_text.engine import (
+    ImageTextGenerationOptions,
+    ImageTextTask,
+    by_value,
+    generates,
+    ranked,
+    texts_of,
+)
 from bedstone.tasks.images.engine import LabelledQuery
 from bedstone.tasks.task import shown
 
-MOST = 64  # tokens of a caption, where nothing says how many
+NEW_TOKENS = 64  # of a caption, at most, where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -35,22 +43,18 @@ class CaptionOptions(ImageTextGenerationOptions):
 
     prompt: str | None = None
     candidates: Sequence[str] | None = None
-    top_k: int | None = None
+    top_k: int | None = optional(whole(1))
     return_scores: bool = False
     truncation: bool | str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "top_k", optional=True)
         if self.candidates is not None:
             object.__setattr__(self, "candidates", texts_of(self.candidates, "candidates"))
 
     @property
-    def settings(self) -> dict[str, Any]:
-        given = super().settings
-        if self.top_k is not None and self.candidates is None:
-            given["top_k"] = self.top_k
-        return given
+    def other_meaning(self) -> tuple[str, ...]:
+        return () if self.candidates is None else ("top_k",)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class ImageToText(ImageTextTask):
 
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
-        generation_plan(self.options, model.generation, 1, most=MOST)  # options are told of now
+        self._way(self.options, 1)  # faults in options are named now
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -98,7 +102,7 @@ class ImageToText(ImageTextTask):
             ids = self.cut(prompt, lambda text: form.output([text])[0], room, "prompt", options)
             ids = [int(token) for token in ids]
         begun = len(words.begin) + len(ids)
-        generation_plan(options, self.model.generation, begun, most=MOST)
+        self._way(options, begun)
         if candidates:
             self.candidate_ids(tuple(candidates), options, len(ids))
         return Captioned(asked.picture, prompt=tuple(ids), candidates=tuple(candidates or ()))
@@ -136,12 +140,16 @@ class ImageToText(ImageTextTask):
             scores = rank(writer, [begin] * len(memory), given).softmax(-1)  # (P, C)
             best = [ranked(candidates, own)[: options.top_k] for own in scores]
             return [[{"generated_text": text, "score": p} for text, p in own] for own in best]
-        how = generation_plan(options, self.model.generation, len(begin), most=MOST)
+        way = self._way(options, len(begin))
         return [
             [
                 {"generated_text": engine.text([*prompt, *one.ids])}
                 | ({"score": one.probability} if options.return_scores else {})
                 for one in own
             ]
-            for own in engine.write(writer, [begin] * len(memory), how)
+            for own in engine.write(writer, [begin] * len(memory), way)
         ]
+
+    def _way(self, options: CaptionOptions, begun: int) -> Sampling | BeamSearch:
+        """How a caption is generated after `begun` tokens of a prompt."""
+        return options.generation().resolve(self.model.generation, begun, usual=NEW_TOKENS)

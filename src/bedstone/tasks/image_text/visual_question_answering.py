@@ -4,7 +4,7 @@ Shapes: P pictures, n = m P questions (row i of picture i // m), T tokens, C can
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +12,11 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
-from bedstone.settings import at_least
+from bedstone.generation.sampling import Sampling
+from bedstone.generation.settings import BeamSearch
+from bedstone.settings import whole
 from bedstone.tasks.image_text.engine import (
+    ImageTextGenerationOptions,
     ImageTextTask,
     answers,
     by_count,
@@ -23,11 +26,10 @@ from bedstone.tasks.image_text.engine import (
     some_at_a_time,
     texts_of,
 )
-from bedstone.tasks.image_text.writing import ImageTextGenerationOptions, generation_plan
 from bedstone.tasks.images.engine import LabelledQuery, is_image
 from bedstone.tasks.task import shown
 
-MOST = 16  # tokens of an answer, where nothing says how many
+NEW_TOKENS = 16  # of an answer, at most, where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -44,18 +46,21 @@ class VQAOptions(ImageTextGenerationOptions):
     """
 
     question: str | None = None
-    top_k: int = 5
+    top_k: int = whole(1, default=5)
     candidates: Sequence[str] | None = None
     free: bool = False
     truncation: bool | str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "top_k")
         if self.candidates is not None:
             object.__setattr__(self, "candidates", texts_of(self.candidates, "candidates"))
             if self.free:
                 raise BedstoneError("free: was asked for beside candidates. Leave one out.")
+
+    @property
+    def other_meaning(self) -> tuple[str, ...]:
+        return ("top_k",)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ class VisualQuestionAnswering(ImageTextTask):
         if candidates:
             self.candidate_ids(tuple(candidates), options, self._begun([form.prompt(ids)]))
         else:
-            self._writing(options)
+            self._way(options)
         return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
 
     def say(
@@ -169,7 +174,7 @@ class VisualQuestionAnswering(ImageTextTask):
                 yield ranked(candidates, scores)[: options.top_k]
             return
         engine = self.pictures
-        for own in engine.write(writer, prompts, self._writing(options)):
+        for own in engine.write(writer, prompts, self._way(options)):
             found: dict[str, float] = {}
             distinct = {tuple(one.ids): one.probability for one in own}  # chance repeats itself
             for ids, probability in distinct.items():  # the same words may be other tokens
@@ -188,11 +193,15 @@ class VisualQuestionAnswering(ImageTextTask):
             found.setdefault(ids.tobytes(), text)
         return tuple(found.values())
 
-    def _writing(self, options: VQAOptions) -> Any:
-        best = options.top_k
-        return generation_plan(
-            options, self.model.generation, 1, most=MOST, beams=max(best, 3), each=best
-        )
+    def _way(self, options: VQAOptions) -> Sampling | BeamSearch:
+        """How answers are generated: several are searched for by beams, unless chance is given."""
+        best, own = options.top_k, self.model.generation
+        settings = options.generation()
+        if best > 1 and not settings.samples(own):
+            beams = settings.num_beams or own.get("num_beams") or max(best, 3)
+            several = settings.num_return_sequences or min(best, beams)
+            settings = replace(settings, num_beams=beams, num_return_sequences=several)
+        return settings.resolve(own, 1, usual=NEW_TOKENS)
 
 
 def learnt_answers(model: Model) -> tuple[str, ...]:

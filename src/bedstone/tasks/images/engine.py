@@ -28,7 +28,7 @@ from bedstone.errors import BedstoneError
 from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.layers import normalise
 from bedstone.runtime import pick_precision
-from bedstone.settings import at_least
+from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.task import Task, embeds_both, shown
 from bedstone.tasks.text.engine import batches
 
@@ -250,7 +250,7 @@ def is_image(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class ImageOptions:
+class ImageOptions(Settings):
     """Options of every task on pictures.
 
     Attributes:
@@ -259,12 +259,9 @@ class ImageOptions:
         timeout, num_workers: taken and of no effect: nothing is fetched, and threads read ahead.
     """
 
-    batch_size: int | None = None
+    batch_size: int | None = optional(whole(1))
     timeout: Any = None
     num_workers: Any = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "batch_size", optional=True)
 
 
 @dataclass(frozen=True)

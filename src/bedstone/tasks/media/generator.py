@@ -5,7 +5,7 @@ Each row has a seed, and depends on nothing beside it. Signals come back decoded
 Shapes: B rows, C channels; *S the sizes of a signal.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,13 @@ from bedstone.data.records import check_characters
 from bedstone.data.signals.signals import Condition, class_condition, joined
 from bedstone.diffusion.process import interpolate
 from bedstone.diffusion.sample import (
+    BATCH,
     Conditioning,
+    Progress,
     SampleInputs,
     SamplingConfig,
     generators_of,
     invert,
-    sample,
 )
 from bedstone.diffusion.samplers import METHODS, noise_like, slerp
 from bedstone.diffusion.schedulers import Published, published
@@ -36,31 +37,6 @@ from bedstone.runtime import pick_precision
 from bedstone.settings import check_whole, from_mapping
 from bedstone.tasks.media.files import image_signal, mask_signal
 from bedstone.tasks.task import shown
-
-BATCH = 64  # rows drawn at a time
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A step of a drawing, for those who watch it.
-
-    Attributes:
-        share: of all the drawing that is done.
-        first: the first of the rows that are being drawn.
-        step, steps: which step it is, and of how many.
-        x: (B, C, *S) after the step, latents where latents are drawn.
-        clean: (B, C, *S), the clean signals predicted in it.
-    """
-
-    share: float
-    first: int
-    step: int
-    steps: int
-    x: Tensor
-    clean: Tensor
-
-
-Watch = Callable[[Moment], None]
 
 
 class GenerationEngine:
@@ -85,7 +61,7 @@ class GenerationEngine:
         if model.autoencoder is not None:
             model.autoencoder.network.to(self.device)
 
-    def draw(
+    def sample(
         self,
         shape: tuple[int, ...],
         sampling: SamplingConfig,
@@ -93,31 +69,27 @@ class GenerationEngine:
         condition: SampleInputs,
         null: SampleInputs,
         asked: Conditioning,
-        watch: Watch | None,
+        progress: Progress | None,
         network: Any = None,
     ) -> Tensor:
-        """All rows, some at a time."""
-        model, parts = self.model, []
-        for first in range(0, len(seeds), BATCH):
-            part = slice(first, first + BATCH)
-            own = asked if asked.noise is None else replace(asked, noise=asked.noise[part])
-            if watch is not None:
-                own = replace(own, callback=_report_to(watch, first, len(seeds)))
-            parts.append(
-                sample(
-                    network or self.network,
-                    model.process,
-                    model.target,
-                    shape,
-                    sampling,
-                    generators_of(seeds[part]),
-                    condition=_rows(condition, part),
-                    null=null,
-                    asked=own,
-                    autocast=self.precision.autocast,
-                )
-            )
-        return torch.cat(parts)
+        """Signals (B, C, *S) of all seeds.
+
+        They are decoded one by one: an autoencoder's maps are large, and small batches cost it
+        nothing.
+        """
+        return self.model.sample(
+            seeds,
+            condition=condition,
+            null=null,
+            sampling=sampling,
+            shape=shape,
+            asked=asked,
+            network=network or self.network,
+            autocast=self.precision.autocast,
+            batch=BATCH,
+            decoded=1,
+            progress=progress,
+        )
 
     def signal(self, image: Any, shape: tuple[int, ...]) -> Tensor:
         """What is begun from, (1, C, *S)."""
@@ -163,50 +135,23 @@ class GenerationEngine:
         latents: Tensor = self.model.autoencoder.network.latents(signals.to(self.device))
         return latents
 
-    @torch.no_grad()
-    def decoded(self, drawn: Tensor) -> Tensor:
-        coder = self.model.autoencoder
-        if coder is not None:
-            # One by one: an autoencoder's maps are large, and small batches cost it nothing.
-            rows = drawn.float().to(self.device)
-            drawn = torch.cat([coder.network.pictures(row[None]) for row in rows])
-        return drawn.float().cpu()
-
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         """(B, *shape): what drawing by these seeds begins with."""
         return noise_like(torch.empty(len(seeds), *shape), generators_of(seeds))
 
     def shown(self, x: Tensor) -> Tensor:
-        """Signals of what a watcher sees, noise among them: (B, C, *S), about -1 to 1."""
+        """Signals of what a progress callback sees, noise among them: (B, C, *S), about -1 to 1."""
         spread = x.flatten(1).std(1).clamp_min(1).reshape(-1, *(1,) * (x.dim() - 1))
-        return self.decoded(x / spread)
-
-
-def _rows(condition: SampleInputs, part: slice) -> SampleInputs:
-    if condition is None:
-        return None
-    if isinstance(condition, Condition):
-        return condition.pick(part)
-    return {name: value[part] for name, value in condition.items()}
-
-
-def _report_to(watch: Watch, first: int, count: int) -> Callable[[int, int, Tensor, Tensor], None]:
-    def told(step: int, steps: int, x: Tensor, clean: Tensor) -> None:
-        share = (first + len(x) * step / steps) / count
-        watch(Moment(share, first, step, steps, x, clean))
-
-    return told
+        return self.model.decode(x / spread, 1)
 
 
 # Halfway between two conditions: of two texts what is read, of two classes what is predicted.
 #
 # Shapes: B rows, C channels, M memories of width Dm; *S the sizes of a signal.
 
-Progress = Mapping[str, Tensor]
-
 
 class MixedClasses(nn.Module):
-    """A denoiser that is told two classes, and mixes what it predicts of each."""
+    """A denoiser of two classes, whose predictions it mixes."""
 
     def __init__(self, denoiser: nn.Module) -> None:
         super().__init__()
@@ -225,9 +170,9 @@ class MixedClasses(nn.Module):
 @torch.no_grad()
 def interpolated(
     network: Conditioned, first: Condition, last: Condition, null: Condition, shares: Tensor
-) -> tuple[Conditioned, Progress, Progress]:
-    """The network to draw with, and what it is told: rows from the first condition to the last, and
-    a row of `null`.
+) -> tuple[Conditioned, Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """The network to sample with, and its conditions: rows from the first condition to the last,
+    and a row of `null`.
 
     Args:
         first, last, null: of one row each.
@@ -238,9 +183,9 @@ def interpolated(
     if first.classes is not None:
         assert last.classes is not None and null.classes is not None
         one, other, none = (each.classes.to(device) for each in (first, last, null))  # type: ignore[union-attr]
-        told = {"classes": one.expand(rows), "others": other.expand(rows), "shares": shares}
+        mixed = {"classes": one.expand(rows), "others": other.expand(rows), "shares": shares}
         unguided = {"classes": none, "others": none, "shares": shares[:1]}
-        return Conditioned(MixedClasses(network.denoiser)).eval(), told, unguided
+        return Conditioned(MixedClasses(network.denoiser)).eval(), mixed, unguided
     found = network.read_condition(**joined((first, last, null)).to(device).arguments())
     one, other, none = found["memory"]
     keep, beside, nothing = found["memory_keep"]
@@ -249,11 +194,11 @@ def interpolated(
     memory = torch.lerp(
         one.expand(rows, *one.shape), other.expand(rows, *one.shape), part[..., None]
     )
-    told = {"memory": memory, "memory_keep": (keep | beside).expand(rows, -1)}
+    mixed = {"memory": memory, "memory_keep": (keep | beside).expand(rows, -1)}
     # At the ends it is the text alone.
-    told["memory_keep"] = torch.where((shares <= 0)[:, None], keep, told["memory_keep"])
-    told["memory_keep"] = torch.where((shares >= 1)[:, None], beside, told["memory_keep"])
-    return network, told, {"memory": none[None], "memory_keep": nothing[None]}
+    mixed["memory_keep"] = torch.where((shares <= 0)[:, None], keep, mixed["memory_keep"])
+    mixed["memory_keep"] = torch.where((shares >= 1)[:, None], beside, mixed["memory_keep"])
+    return network, mixed, {"memory": none[None], "memory_keep": nothing[None]}
 
 
 # What is asked of a network that draws, made into what it takes: conditions, sizes, settings.
@@ -271,10 +216,10 @@ def conditions(
 
     Raises:
         BedstoneError: there is no prompt; a class is unknown; a text is none, or too long; the
-            model is told nothing.
+            model takes no condition.
     """
     if not len(prompts):
-        raise BedstoneError(f"prompt: none was given; the model draws {model.told()}.")
+        raise BedstoneError(f"prompt: none was given; the model draws {model.inputs()}.")
     condition = model.signal.condition
     if condition == "text":
         read = model.prompts
@@ -287,7 +232,8 @@ def conditions(
     for prompt in (*prompts, negative):
         if prompt not in (None, ""):
             raise BedstoneError(
-                f"prompt: {shown(prompt)} was given; the model draws {model.told()}. Leave it out."
+                f"prompt: {shown(prompt)} was given; the model draws {model.inputs()}. Leave it "
+                "out."
             )
     return None, None
 
@@ -337,8 +283,8 @@ def settings(
     alone = model.signal.condition == "none"
     if alone and given.get("guidance", 1.0) != 1.0:
         raise BedstoneError(
-            f"guidance: {given['guidance']} was given; the model draws {model.told()}, so there is "
-            "nothing to be guided to. Leave it out."
+            f"guidance: {given['guidance']} was given; the model draws {model.inputs()}, so there "
+            "is nothing to be guided to. Leave it out."
         )
     base |= {"guidance": 1.0} if alone else {}
     sampling = from_mapping(SamplingConfig, {**base, **given}, "sampling")
@@ -427,7 +373,7 @@ class MediaGenerator:
     """A model that is drawn with.
 
     What its methods share: `negative` is what not to draw, `size` another size than was learnt,
-    `watch` sees each step, and `given` are fields of `SamplingConfig` that are to be otherwise.
+    `progress` sees each step, and `given` are fields of `SamplingConfig` that are to be otherwise.
 
     Raises:
         BedstoneError: the model draws nothing, or its parts don't fit one another.
@@ -448,13 +394,13 @@ class MediaGenerator:
         mask: Any = None,
         size: Sequence[int] = (),
         noise: Tensor | None = None,
-        watch: Watch | None = None,
+        progress: Progress | None = None,
         **given: Any,
     ) -> Generated:
         """A signal for each prompt and its seed.
 
         Args:
-            prompts: words, classes by name or number, or None where nothing is told.
+            prompts: words, classes by name or number, or None where the model takes no condition.
             seeds: as many.
             image: a picture, or a clean signal (C, *S), to begin from.
             strength: share of the steps taken from there; 1 keeps nearly nothing of it. 0.6, and
@@ -475,26 +421,25 @@ class MediaGenerator:
                 "above 1."
             )
         signal, drawn = shapes(self.model, size)
-        told: dict[str, Any] = {"negative": negative, "size": list(size)}
+        record: dict[str, Any] = {"negative": negative, "size": list(size)}
         asked = Conditioning(noise=noise, way=way)
         if image is None:
             if strength is not None or mask is not None:
                 name = "mask" if strength is None else "strength"
                 raise BedstoneError(f"{name}: was given without an image; give the image too.")
-            rows = self.engine.draw(drawn, sampling, seeds, condition, null, asked, watch)
-            return self._told(self.engine.decoded(rows), prompts, seeds, sampling, asked, told)
+            found = self.engine.sample(drawn, sampling, seeds, condition, null, asked, progress)
+            return self._generated(found, prompts, seeds, sampling, asked, record)
         clean = self.engine.signal(image, signal)
         keep = None if mask is None else self.engine.mask(mask, image, signal)
         strength = strength if strength is not None else STRENGTH if mask is None else 1.0
-        told |= {"image": _named(image), "strength": strength, "mask": _named(mask)}
+        record |= {"image": _named(image), "strength": strength, "mask": _named(mask)}
         asked = replace(asked, start=self.engine.encoded(clean), strength=strength)
         if keep is not None:
             asked = replace(asked, mask=self.engine.shrunk(keep, drawn))
-        rows = self.engine.draw(drawn, sampling, seeds, condition, null, asked, watch)
-        found = self.engine.decoded(rows)
+        found = self.engine.sample(drawn, sampling, seeds, condition, null, asked, progress)
         if keep is not None:  # what was to stay is as it was, also where an autoencoder blurs it
             found = torch.lerp(clean.expand_as(found), found, keep.expand_as(found))
-        return self._told(found, prompts, seeds, sampling, asked, told)
+        return self._generated(found, prompts, seeds, sampling, asked, record)
 
     def variations(
         self,
@@ -503,7 +448,7 @@ class MediaGenerator:
         *,
         prompt: Prompt = None,
         change: float = 0.3,
-        watch: Watch | None = None,
+        progress: Progress | None = None,
         **given: Any,
     ) -> Generated:
         """Signals like one: the noise that it is drawn from is turned towards each seed's.
@@ -512,7 +457,7 @@ class MediaGenerator:
 
         Args:
             image: as in `draw`.
-            prompt: what it shows, where that can be told.
+            prompt: what it shows, where the model takes a condition.
             change: from 0 (itself, as well as the model can draw it) to 1 (another).
         """
         if not 0 <= change <= 1:
@@ -531,13 +476,11 @@ class MediaGenerator:
         found = invert(*network, clean, sampling, **how)
         fresh = self.engine.noise(seeds, drawn).to(found)
         noise = slerp(found.expand_as(fresh), fresh, change)
-        rows = self.engine.draw(
-            drawn, sampling, seeds, condition, null, Conditioning(noise=noise), watch
+        rows = self.engine.sample(
+            drawn, sampling, seeds, condition, null, Conditioning(noise=noise), progress
         )
-        told = {"variation_of": _named(image), "change": change}
-        return self._told(
-            self.engine.decoded(rows), [prompt] * len(seeds), seeds, sampling, Conditioning(), told
-        )
+        record = {"variation_of": _named(image), "change": change}
+        return self._generated(rows, [prompt] * len(seeds), seeds, sampling, Conditioning(), record)
 
     def between(
         self,
@@ -548,7 +491,7 @@ class MediaGenerator:
         *,
         negative: Prompt = None,
         size: Sequence[int] = (),
-        watch: Watch | None = None,
+        progress: Progress | None = None,
         **given: Any,
     ) -> Generated:
         """`count` signals on the way from one prompt and seed to another, both ends included.
@@ -563,19 +506,19 @@ class MediaGenerator:
         shares = torch.linspace(0, 1, count)
         one, other = self.engine.noise(seeds, drawn)
         noise = slerp(one.expand(count, *drawn), other.expand(count, *drawn), shares)
-        told: dict[str, Any] = {"negative": negative, "between": [first, last]}
-        told |= {"seeds": list(seeds)}
+        record: dict[str, Any] = {"negative": negative, "between": [first, last]}
+        record |= {"seeds": list(seeds)}
         asked, fresh = Conditioning(noise=noise, way=way), [seeds[0]] * count
         if ends is None:
-            rows = self.engine.draw(drawn, sampling, fresh, None, None, asked, watch)
+            rows = self.engine.sample(drawn, sampling, fresh, None, None, asked, progress)
         else:
             assert null is not None
             pair = ends.pick([0]), ends.pick([1])
-            network, given_told, none = interpolated(self.engine.network, *pair, null, shares)
-            rows = self.engine.draw(
-                drawn, sampling, fresh, given_told, none, asked, watch, network=network
+            network, mixed, none = interpolated(self.engine.network, *pair, null, shares)
+            rows = self.engine.sample(
+                drawn, sampling, fresh, mixed, none, asked, progress, network=network
             )
-        found = self._told(self.engine.decoded(rows), [first] * count, fresh, sampling, asked, told)
+        found = self._generated(rows, [first] * count, fresh, sampling, asked, record)
         for recipe, share in zip(found.recipes, shares.tolist(), strict=True):
             recipe["share"] = share
         return found
@@ -591,13 +534,13 @@ class MediaGenerator:
         """
         if style and self.model.signal.condition != "text":
             raise BedstoneError(
-                f"style: {style[:60]!r} was given; the model draws {self.model.told()}, and style "
-                "is said in words. Leave it out."
+                f"style: {style[:60]!r} was given; the model draws {self.model.inputs()}, and "
+                "style is said in words. Leave it out."
             )
         whole = [f"{prompt}, {style}" if style else prompt for prompt in prompts]
         return self.draw(whole, [seed] * len(whole), **more)
 
-    def _told(
+    def _generated(
         self,
         signals: Tensor,
         prompts: Sequence[Prompt],
