@@ -285,7 +285,7 @@ class Page:
         question = ""
         if isinstance(value, dict):
             question = str(value.get("question") or value.get("text") or "")
-        lines = [replace(line, asked=question) for line in _lines(result)]
+        lines = [replace(line, question=question) for line in _lines(result)]
         last = self.pictures[-1] if self.pictures else None
         if last is not None and picture is not None and last.picture == picture:
             self.pictures[-1] = replace(last, lines=[*last.lines, *lines])

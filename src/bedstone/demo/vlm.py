@@ -67,8 +67,8 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
     for each in answered:
         for line in each.lines:
-            said = f"{line.said} ({'right' if line.right else f'wrong: {line.expected}'})"
-            console.print(f"{line.asked} [dim]{said}[/dim]", highlight=False)
+            said = f"{line.text} ({'right' if line.right else f'wrong: {line.expected}'})"
+            console.print(f"{line.question} [dim]{said}[/dim]", highlight=False)
     page = write_caption_page(
         folder / "answers.html",
         "Questions about scenes",

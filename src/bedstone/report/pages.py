@@ -1,8 +1,8 @@
-"""Pictures with what was said of them, as one page: captions, or questions with their answers.
+"""HTML pages that need no other file: images found, images with captions or answers, run reports.
 
-The page needs no other file: thumbnails stand inside it. It can be read without seeing it: a
-picture's first caption is its alternative text, and right and wrong are told in words, not by
-colour alone.
+All share one template, readable on a phone and in dark mode. Thumbnails stand inside the page. It
+can be read without seeing it: an image's first caption is its alternative text, and right and wrong
+are said in words, not by colour alone.
 """
 
 import base64
@@ -23,6 +23,45 @@ FACTS = 6  # facts below a picture
 LONGEST_FACT = 120  # characters of a fact
 
 
+BASE = """<!doctype html>
+<html lang="{{ language }}"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>
+:root { --ink: #222; --dim: #5b616a; --paper: #fff; --tile: #f6f7f9; --line: #dfe2e7;
+        --mark: #1a5fb4; --right: #14702e; --wrong: #a8271d }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --dim: #a6abb3; --paper: #16181c; --tile: #20232a; --line: #3a3f48;
+          --mark: #8ab8f5; --right: #7fd897; --wrong: #ff9d92 } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: {{ width }}rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere }
+.lead { color: var(--dim); margin: 0 0 1.4rem }
+figure { margin: 0 } ul, ol { list-style: none; padding: 0; margin: 0 }
+{% block style %}{% endblock %}
+</style>
+<main>
+<h1>{{ title }}</h1>
+{% if lead %}<p class="lead">{{ lead }}</p>{% endif %}
+{% block content %}{% endblock %}
+</main>
+</html>
+"""
+
+
+def render(template: str, **values: Any) -> str:
+    """A page from a template that fills the blocks `style` and `content` of `BASE`."""
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({"base": BASE}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.from_string('{% extends "base" %}' + template).render(
+        {"language": "en", "width": 76, **values}
+    )
+
+
 @dataclass(frozen=True)
 class Tile:
     """A picture, its name and score, and what is known of it.
@@ -37,59 +76,47 @@ class Tile:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-IMAGE_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
-<title>{{ title }}</title>
-<style>
-:root { --ink: #222; --dim: #666; --paper: #fff; --tile: #f6f7f9; --line: #e4e6ea; --mark: #1a5fb4 }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --dim: #a0a4ab; --paper: #16181c; --tile: #20232a; --line: #32363e;
-          --mark: #8ab8f5 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere }
-p { color: var(--dim); margin: 0 0 1.4rem }
+IMAGE_PAGE = """
+{% block style %}
 .example img { max-height: 12rem; max-width: 100%; border-radius: 8px }
-ol { list-style: none; padding: 0; margin: 0; display: grid; gap: 1rem; align-items: start;
+ol { display: grid; gap: 1rem; align-items: start;
      grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)) }
 li { background: var(--tile); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
 .shot { aspect-ratio: 1; display: grid; place-items: center; color: var(--dim); min-width: 0 }
 li img { width: 100%; height: 100%; object-fit: contain; min-height: 0 }
-.told { padding: .5rem .7rem .7rem; font-size: .82rem; line-height: 1.4; border-top: 1px solid
-        var(--line); overflow-wrap: anywhere }
+.about { padding: .5rem .7rem .7rem; font-size: .82rem; line-height: 1.4;
+         border-top: 1px solid var(--line); overflow-wrap: anywhere }
 .score { float: right; color: var(--mark); font-weight: 600; font-variant-numeric: tabular-nums;
          margin-left: .5rem }
 dl { margin: .3rem 0 0 } dt { color: var(--dim); float: left; margin-right: .5rem }
 dd { margin: 0 }
-</style>
-<h1>{{ title }}</h1>
-<p>{{ lead }}</p>
+{% endblock %}
+{% block content %}
 {% if example %}<p class="example"><img src="{{ example }}" alt="the example"></p>{% endif %}
 <ol>
 {% for tile, source in tiles %}<li>
 <div class="shot">{% if source %}<img src="{{ source }}" alt="{{ tile.name }}" loading="lazy">
 {% else %}can't be shown{% endif %}</div>
-<div class="told"><span class="score">{{ tile.score }}</span>{{ tile.name }}
+<div class="about"><span class="score">{{ tile.score }}</span>{{ tile.name }}
 {% if tile.facts %}<dl>{% for name, value in tile.facts.items() %}{% if loop.index <= most %}
 <dt>{{ name }}</dt><dd>{{ value | truncate(longest, True, "…") }}</dd>{% endif %}{% endfor %}</dl>
 {% endif %}</div></li>
 {% else %}<p>Nothing was found.</p>{% endfor %}
 </ol>
-</html>
+{% endblock %}
 """
 
 
 def write_image_page(
     path: str | Path, title: str, lead: str, tiles: Sequence[Tile], *, example: Any = None
 ) -> Path:
-    """Writes the page, whole or not at all; a picture that can't be read is told so on it.
+    """Writes the page, whole or not at all; the page says which image could not be read.
 
     Args:
         example: the picture that was searched by.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(IMAGE_PAGE).render(
+    page = render(
+        IMAGE_PAGE,
         title=title,
         lead=lead,
         tiles=[(tile, thumbnail(tile.picture)) for tile in tiles],
@@ -122,18 +149,18 @@ LONGEST_TEXT = 600  # characters of one text
 
 @dataclass(frozen=True)
 class Line:
-    """One thing that was said of a picture.
+    """A caption of an image, or the answer to a question.
 
     Attributes:
-        said: a caption, or an answer.
-        asked: the question that it answers.
+        text: the caption or answer.
+        question: the question that it answers.
         right: whether it is; None where nobody knows, and nothing is marked.
-        expected: what would have been right, told where it is wrong.
+        expected: what would have been right, shown where it is wrong.
         score: beside it, as it is to be shown.
     """
 
-    said: str
-    asked: str = ""
+    text: str
+    question: str = ""
     right: bool | None = None
     expected: str = ""
     score: str = ""
@@ -141,7 +168,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture and what was said of it.
+    """An image and its captions or answers.
 
     Attributes:
         picture: as `data.images.decode.decode` takes it; None where it is gone.
@@ -156,28 +183,16 @@ class Captioned:
     @property
     def alternative(self) -> str:
         """What the picture shows, in words: its first caption, or its name."""
-        return next((line.said for line in self.lines if line.said and not line.asked), self.name)
+        return next(
+            (line.text for line in self.lines if line.text and not line.question), self.name
+        )
 
 
-CAPTION_PAGE = """<!doctype html>
-<html lang="{{ language }}"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta name="color-scheme" content="light dark">
-<title>{{ title }}</title>
-<style>
-:root { --ink: #222; --dim: #5b616a; --paper: #fff; --tile: #f6f7f9; --line: #dfe2e7;
-        --right: #14702e; --wrong: #a8271d }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --dim: #a6abb3; --paper: #16181c; --tile: #20232a; --line: #3a3f48;
-          --right: #7fd897; --wrong: #ff9d92 } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere }
-main > p { color: var(--dim); margin: 0 0 1.4rem }
-ul { list-style: none; padding: 0; margin: 0 }
-.pictures { display: grid; gap: 1rem; align-items: start;
-            grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
-figure { margin: 0; background: var(--tile); border: 1px solid var(--line); border-radius: 8px;
+CAPTION_PAGE = """
+{% block style %}
+.images { display: grid; gap: 1rem; align-items: start;
+          grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr)) }
+figure { background: var(--tile); border: 1px solid var(--line); border-radius: 8px;
          overflow: hidden }
 figure img { width: 100%; aspect-ratio: 4/3; object-fit: contain; display: block;
              background: var(--paper) }
@@ -185,33 +200,31 @@ figure img { width: 100%; aspect-ratio: 4/3; object-fit: contain; display: block
 figcaption { padding: .6rem .8rem .8rem; border-top: 1px solid var(--line);
              overflow-wrap: anywhere }
 .name { font-size: .78rem; color: var(--dim) }
-.said li { margin-top: .35rem } .asked { display: block; font-size: .86rem; color: var(--dim) }
+.texts li { margin-top: .35rem }
+.ask { display: block; font-size: .86rem; color: var(--dim) }
 .score { float: right; margin-left: .6rem; font-size: .82rem; color: var(--dim);
          font-variant-numeric: tabular-nums }
 .mark { font-weight: 600 } .right { color: var(--right) } .wrong { color: var(--wrong) }
-</style>
-<main>
-<h1>{{ title }}</h1>
-{% if lead %}<p>{{ lead }}</p>{% endif %}
-<ul class="pictures">
-{% for each, source in pictures %}<li><figure>
+{% endblock %}
+{% block content %}
+<ul class="images">
+{% for each, source in images %}<li><figure>
 {% if source %}<img src="{{ source }}" alt="{{ each.alternative | truncate(longest, True, "…") }}"
  loading="lazy">{% else %}<div class="gone">can't be shown</div>{% endif %}
 <figcaption><div class="name">{{ each.name }}</div>
-<ul class="said">{% for line in each.lines %}<li>
+<ul class="texts">{% for line in each.lines %}<li>
 {%- if line.score %}<span class="score">{{ line.score }}</span>{% endif %}
-{%- if line.asked %}<span class="asked">{{ line.asked | truncate(longest, True, "…") }}</span>
+{%- if line.question %}<span class="ask">{{ line.question | truncate(longest, True, "…") }}</span>
 {%- endif %}
 {%- if line.right is true %}<span class="mark right">✓ right:</span>
 {% elif line.right is false %}<span class="mark wrong">✗ wrong:</span>
-{% endif %}{{ (line.said or "nothing") | truncate(longest, True, "…") }}
+{% endif %}{{ (line.text or "nothing") | truncate(longest, True, "…") }}
 {%- if line.right is false and line.expected %}
-<span class="asked">expected: {{ line.expected | truncate(longest, True, "…") }}</span>{% endif %}
+<span class="ask">expected: {{ line.expected | truncate(longest, True, "…") }}</span>{% endif %}
 </li>{% endfor %}</ul></figcaption></figure></li>
 {% else %}<li>There are no pictures.</li>{% endfor %}
 </ul>
-</main>
-</html>
+{% endblock %}
 """
 
 
@@ -223,17 +236,17 @@ def write_caption_page(
     *,
     language: str = "en",
 ) -> Path:
-    """Writes the page, whole or not at all; a picture that can't be read is told so on it.
+    """Writes the page, whole or not at all; the page says which image could not be read.
 
     Args:
         lead: what the page is, in a sentence.
         language: of the captions, as HTML has it.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(CAPTION_PAGE).render(
+    page = render(
+        CAPTION_PAGE,
         title=title,
         lead=lead,
-        pictures=[(each, thumbnail(each.picture)) for each in pictures],
+        images=[(each, thumbnail(each.picture)) for each in pictures],
         language=language,
         longest=LONGEST_TEXT,
     )
@@ -273,26 +286,21 @@ class Section:
     commands: dict[str, str] = field(default_factory=dict)
 
 
-REPORT_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto;
-       padding: 0 1rem }
-h1 { font-size: 1.9rem; margin-bottom: .2rem } h2 { margin-top: 2.6rem }
+REPORT_PAGE = """
+{% block style %}
+h2 { margin-top: 2.6rem }
 table { border-collapse: collapse; margin: 1rem 0 }
-td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid #eee; vertical-align: top }
+td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 td + td { font-variant-numeric: tabular-nums }
-figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: #666; font-size: .9rem }
-pre { background: #f6f7f9; padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
+figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: var(--dim); font-size: .9rem }
+pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
       font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
       margin: .3rem 0 }
 .sample { display: grid; gap: 1rem; margin: 1.2rem 0;
-          grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)) }
-.who { color: #666; font-size: .85rem } b { color: #1a5fb4; font-weight: 600 }
-</style>
-<h1>{{ title }}</h1>
-<p>{{ lead }}</p>
+          grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)) }
+.who { color: var(--dim); font-size: .85rem } b { color: var(--mark); font-weight: 600 }
+{% endblock %}
+{% block content %}
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
 <p>{{ section.words }}</p>
@@ -312,7 +320,7 @@ pre { background: #f6f7f9; padding: .8rem 1rem; border-radius: 6px; overflow-x: 
 <p class="who">{{ remark }}</p><pre>{{ command }}</pre>
 {% endfor %}{% endif %}
 {% endfor %}
-</html>
+{% endblock %}
 """
 
 
@@ -322,9 +330,6 @@ def write_report(path: str | Path, title: str, lead: str, sections: Sequence[Sec
     def inline(picture: Path) -> str:
         return base64.b64encode(picture.read_bytes()).decode()
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(REPORT_PAGE).render(
-        title=title, lead=lead, sections=sections, inline=inline
-    )
+    page = render(REPORT_PAGE, title=title, lead=lead, sections=sections, inline=inline, width=62)
     write_text(path, page)
     return Path(path)

@@ -183,14 +183,14 @@ def answer_sheet(pictures: Sequence[Captioned], path: str | Path, *, columns: in
 def _answer(draw: ImageDraw.ImageDraw, line: Line, left: int, top: int) -> None:
     """The question, cut to the room there is, and its answer below it with its mark."""
     small, font = ImageFont.load_default(17), ImageFont.load_default(20)
-    draw.text((left, top), cut_to(draw, line.asked, small, _WIDE), _DIM, small)
+    draw.text((left, top), cut_to(draw, line.question, small, _WIDE), _DIM, small)
     start, middle = left, top + 34
     if line.right is not None:
         _mark(draw, line.right, left, middle)
         start += 26
     told = line.right is False and line.expected
     room = left + (_WIDE // 2 if told else _WIDE) - start
-    said = cut_to(draw, line.said or "nothing", font, room)
+    said = cut_to(draw, line.text or "nothing", font, room)
     draw.text((start, middle), said, _INK, font, anchor="lm")
     if told:
         start += round(draw.textlength(said, font)) + 14
