@@ -3,9 +3,9 @@
 import pytest
 
 import bedstone
-from alike import same
 from bedstone.models.heads import HeadConfig
 from small_models import SENTENCES, TAGS, decoder, saved
+from task_checks import same
 
 transformers = pytest.importorskip("transformers")
 LAYOUTS = ("bert", "roberta", "distilbert")

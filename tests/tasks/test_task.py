@@ -12,6 +12,7 @@ from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from small_models import NLI, SENTENCES, TAGS, model, tokenizer
+from task_checks import near
 
 LABELS = HeadConfig("sequence", ("bad", "fair", "good"))
 HEADS = {
@@ -54,22 +55,6 @@ class Spy:
             return inner(packed, *read, **more)
 
         monkeypatch.setattr(task.engine.network, "packed_states", fed)
-
-
-def numbers(result) -> list:
-    """All that is in a result, flat; floats rounded no finer than sums in another order are."""
-    if isinstance(result, dict):
-        return [x for key in result for x in numbers(result[key])]
-    if isinstance(result, list | tuple):
-        return [x for each in result for x in numbers(each)]
-    return [round(result, 4) if isinstance(result, float) else result]
-
-
-def near(one, two) -> bool:
-    one, two = numbers(one), numbers(two)
-    return len(one) == len(two) and all(
-        abs(a - b) < 2e-4 if isinstance(a, float) else a == b for a, b in zip(one, two, strict=True)
-    )
 
 
 def test_a_list_is_its_texts_whatever_the_batch(task):

@@ -9,13 +9,13 @@ from PIL import Image
 import bedstone
 import bedstone.commands.search
 import bedstone.tasks.image_text.image_text_matching
-from alike import same
 from bedstone.cli import main
 from bedstone.errors import BedstoneError
 from bedstone.tasks.image_text.image_text_matching import rerank
 from colours import Colours, paint
 from image_models import pictures
 from image_text_models import SIZE, told_model
+from task_checks import same
 
 MATCH = "image-text-matching"
 TEXTS = ["a red circle", "two blue squares", "a large yellow star"]

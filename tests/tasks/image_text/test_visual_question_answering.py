@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 import bedstone
-from alike import same
 from bedstone.data.images.image_text import padded, targets_of
 from bedstone.errors import BedstoneError
 from bedstone.objectives.image_text import word_loss
 from image_models import pictures
 from image_text_models import SIZE, sighted_model, told_model
+from task_checks import same
 
 VQA = "visual-question-answering"
 ASKED = ["how many stars are there?", "what colour is the large one?"]

@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-import alike
 import bedstone
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from bedstone.tasks.images.engine import ImageEngine
 from image_models import LABELS, clip_model, labelled_model, pictures, saved
+from task_checks import same
 
 NAMES = ["a red circle", "blue", "green square"]
 SHOTS = "zero-shot-image-classification"
 
-same = partial(alike.same, near=1e-4)
+same = partial(same, near=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from bedstone.errors import BedstoneError
 from bedstone.settings import at_least
 from bedstone.tasks.images.engine import is_image
 from bedstone.tasks.media.files import as_result, file_name, write_generated
-from bedstone.tasks.media.generator import Generated, MediaGenerator, rows_of
+from bedstone.tasks.media.generator import Generated, MediaGenerator, conditions, rows_of
 from bedstone.tasks.task import Task, shown
 
 ASKS = {"none": "nothing", "class": "a class", "text": "words"}
@@ -106,6 +106,7 @@ class MediaTask(Task):
             raise BedstoneError(f"{name}: belongs to image-to-image. Leave it out.")
         if value is not None and not isinstance(value, str | int):
             raise BedstoneError(f"the prompt is {shown(value)}; expected {ASKS[self.condition]}.")
+        conditions(self.drawer.model, [value])  # a prompt that it can't read is named now
         return {"prompt": value}
 
     def results(self, rows: Sequence[dict[str, Any]], options: SampleOptions) -> Iterator[Any]:
