@@ -30,11 +30,12 @@ import transformers
 from torch import Tensor
 
 import bedstone
+from bedstone.data.fields import PAIRS
 from bedstone.data.images.augment import ImageAugment
-from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveBatches, ContrastiveTexts
+from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveTexts, contrastive_stream
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import clip_processor
-from bedstone.data.open import open_pairs
+from bedstone.data.open import open_dataset
 from bedstone.data.text.packing import lay
 from bedstone.data.text.train_tokenizer import train_clip
 from bedstone.models.clip.network import build, clip_config
@@ -207,10 +208,10 @@ def compare(options: argparse.Namespace) -> None:
 
 def from_files(options: argparse.Namespace) -> None:
     """Training end to end from JPEG files, augmented; what the network waits for."""
-    rows = open_pairs(options.files)
+    rows = open_dataset(options.files, PAIRS)
     processor = clip_processor(224)
     wide = clip_processor(round(224 * 1.15))
-    tokenizer = train_clip(rows.texts(), 4096)
+    tokenizer = train_clip(rows.all_texts(), 4096)
     augment = ImageAugment(
         crop=(0.6, 1.0), flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2, size=224
     )
@@ -218,7 +219,7 @@ def from_files(options: argparse.Namespace) -> None:
     texts = ContrastiveTexts(
         rows, lambda batch: [tokenizer.encode(t, special=True)[:77] for t in batch]
     )
-    batches = ContrastiveBatches(
+    batches = contrastive_stream(
         pictures,
         texts,
         options.batch,

@@ -44,7 +44,7 @@ from transformers import (
 import bedstone
 from bedstone.checkpoints.adapters import adapt, save_adapter
 from bedstone.data.dataset import Dataset
-from bedstone.data.text.supervised import ExampleBatches, make_examples
+from bedstone.data.text.supervised import example_stream, make_examples
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.supervised import completion_loss
 from bedstone.runtime import pick_precision, seed_everything
@@ -122,7 +122,7 @@ def ours(number: int, task: Task) -> Run:
     examples = make_examples("text-generation", rows, model.tokenizer, limit=LONGEST + 1)
     for place, row in enumerate(task.train):  # cut as the peer's are
         assert examples.input(place)[0].ids == row["input_ids"]
-    batches = ExampleBatches(examples, BATCH, seed=number)
+    batches = example_stream(examples, BATCH, seed=number)
     optim = OptimConfig("adamw", adamw_lr=RATE, weight_decay=0.0, betas=(0.9, 0.999), clip=1.0)
     optimizer = build_optimizer(model.network, optim)
     precision = pick_precision("auto", torch.device("cpu"))

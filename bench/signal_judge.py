@@ -28,9 +28,11 @@ def main() -> None:
     given = parser.parse_args()
     recipe = read_pretraining(given.recipe, given.overrides)
     assert isinstance(recipe, DiffusionRecipe)
-    learnt, held = open_signals(recipe)
+    learnt, held = open_signals(
+        recipe.data, recipe.task, seed=recipe.seed, held=recipe.evaluate_rows
+    )
     if given.held:
-        held = signals_to_measure(recipe, given.held, 1000, learnt.names)
+        held = signals_to_measure(recipe.data, recipe.task, given.held, 1000, learnt.names)
     began = time.perf_counter()
 
     def told(step: int, loss: float) -> None:

@@ -13,11 +13,18 @@ from PIL import Image
 
 from bedstone.commands.train import pretrain, read_pretraining
 from bedstone.data.signals.audio import write_sound
+from bedstone.data.signals.open import open_signals
+from bedstone.data.signals.signals import Signals
 from bedstone.recipes.diffusion import DiffusionRecipe
 from bedstone.train.run import RunResult
 
 SHAPE = {"patch": 4, "width": 16, "layers": 1, "heads": 2}
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
+
+
+def signals_of(recipe: DiffusionRecipe) -> tuple[Signals, Signals]:
+    """The signals that a recipe trains on, and those held out."""
+    return open_signals(recipe.data, recipe.task, seed=recipe.seed, held=recipe.evaluate_rows)
 
 
 def pictures(path: Path, count: int = 24, side: int = 8) -> Path:

@@ -5,7 +5,8 @@ import json
 import datasets
 import pytest
 
-from bedstone.data.dataset import Dataset, open_dataset
+from bedstone.data.dataset import Dataset
+from bedstone.data.open import open_dataset
 from bedstone.errors import BedstoneError
 
 ROWS = [{"text": "so good", "label": 1}, {"text": "so, bad", "label": 0}]

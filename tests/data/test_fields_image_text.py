@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bedstone.data.fields import ImageTextDataset, ImageTextReader, Question, Sample
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import IMAGE_TEXT, Question, Sample, SampleReader
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import open_image_text
+from bedstone.data.open import open_dataset
 from bedstone.data.scenes.captions import all_captions
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
 from bedstone.data.scenes.questions import KINDS, all_questions
@@ -34,8 +35,8 @@ def written(folder: Path, *rows: dict[str, Any]) -> Path:
     return file
 
 
-def asked(question: str, *answers: str, kind: str = "other") -> Question:
-    return Question(question, answers, kind)
+def question(text: str, *answers: str, kind: str = "other") -> Question:
+    return Question(text, answers, kind)
 
 
 def test_captions_and_questions(folder: Path) -> None:
@@ -46,14 +47,14 @@ def test_captions_and_questions(folder: Path) -> None:
         {"image": "2.png", "question": "Is it red?", "answer": "Yes"},
         {"image": "3.png", "question": "How many?", "answer": 3, "caption": "three"},
     )
-    rows = open_image_text(file)
+    rows = open_dataset(file, IMAGE_TEXT)
     assert [row.captions for row in rows] == [("a dog",), ("a cat", "one cat"), (), ("three",)]
-    assert rows[2].asked == (asked("Is it red?", "Yes", kind="yes/no"),)
-    assert rows[3].asked == (asked("How many?", "3", kind="number"),)
-    assert rows[0].picture == folder / "0.png" and rows[0].place.endswith("line 1")
+    assert rows[2].questions == (question("Is it red?", "Yes", kind="yes/no"),)
+    assert rows[3].questions == (question("How many?", "3", kind="number"),)
+    assert rows[0].image == folder / "0.png" and rows[0].place.endswith("line 1")
     assert rows.answers == {"Yes": 1, "3": 1}
     assert rows.describe() == "4 pictures, 4 captions, 2 questions, 2 different answers"
-    assert list(rows.texts())[-3:] == ["three", "How many?", "3"]
+    assert list(rows.all_texts())[-3:] == ["three", "How many?", "3"]
 
 
 def test_several_questions_and_several_right_answers(folder: Path) -> None:
@@ -64,27 +65,27 @@ def test_several_questions_and_several_right_answers(folder: Path) -> None:
         {"image": "2.png", "question": "d?", "answers": [{"answer": "x"}, {"answer": "y"}]},
         {"image": "3.png", "questions": ["e?"], "answers": [["u", "v"]], "kinds": ["shape"]},
     )
-    rows = open_image_text(file)
-    assert rows[0].asked == (asked("a?", "red, blue"), asked("b?", "2", kind="number"))
-    assert rows[1].asked == (asked("c?", "dog", "puppy"),)
-    assert rows[2].asked == (asked("d?", "x", "y"),)
-    assert rows[3].asked == (asked("e?", "u", "v", kind="shape"),)
-    apart = open_image_text(file, ImageTextReader(apart=","))
-    assert apart[0].asked[0].answers == ("red", "blue")
+    rows = open_dataset(file, IMAGE_TEXT)
+    assert rows[0].questions == (question("a?", "red, blue"), question("b?", "2", kind="number"))
+    assert rows[1].questions == (question("c?", "dog", "puppy"),)
+    assert rows[2].questions == (question("d?", "x", "y"),)
+    assert rows[3].questions == (question("e?", "u", "v", kind="shape"),)
+    apart = open_dataset(file, IMAGE_TEXT, separator=",")
+    assert apart[0].questions[0].answers == ("red", "blue")
 
 
 def test_named_columns(folder: Path) -> None:
     file = written(folder, {"photo": "0.png", "title": "a dog", "text": "not this"})
-    rows = open_image_text(file, ImageTextReader({"image": "photo", "text": "title"}))
+    rows = open_dataset(file, IMAGE_TEXT, columns={"image": "photo", "text": "title"})
     assert rows[0].captions == ("a dog",)
     with pytest.raises(BedstoneError, match=r"'pictur' is no part of a row.*picture|image"):
-        ImageTextReader({"pictur": "photo"})
+        SampleReader(IMAGE_TEXT, {"pictur": "photo"})
     with pytest.raises(BedstoneError, match=r"no column 'titel'.*'title'"):
-        open_image_text(file, ImageTextReader({"image": "photo", "text": "titel"}))
+        open_dataset(file, IMAGE_TEXT, columns={"image": "photo", "text": "titel"})
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"text": "a dog"}, "has no column for the picture"),
         ({"image": None, "text": "a dog"}, "holds no picture"),
@@ -102,31 +103,31 @@ def test_named_columns(folder: Path) -> None:
         ({"image": "0.png", "question": "w " * 10_000, "answer": "x"}, "question .*10,000 words"),
     ],
 )
-def test_broken_rows_are_counted_and_named(folder: Path, row: dict[str, Any], told: str) -> None:
+def test_broken_rows_are_counted_and_named(folder: Path, row: dict[str, Any], message: str) -> None:
     good = {"image": "1.png", "question": "a?", "answer": "yes"}
-    rows = open_image_text(written(folder, good, row), most_broken=0.5)
+    rows = open_dataset(written(folder, good, row), IMAGE_TEXT, most_broken=0.5)
     assert len(rows) == 1 and rows.faults.rows == 2
     (fault,) = rows.faults.broken
     assert "line 2" in fault
     assert "1 rows left out" in rows.describe()
-    with pytest.raises(BedstoneError, match=told):
-        open_image_text(written(folder, good, row), most_broken=0.4)
+    with pytest.raises(BedstoneError, match=message):
+        open_dataset(written(folder, good, row), IMAGE_TEXT, most_broken=0.4)
 
 
 def test_a_picture_that_cant_be_decoded_is_left_out_and_named(folder: Path) -> None:
     (folder / "3.png").write_bytes(b"no picture at all")
     file = written(folder, *({"image": f"{number}.png", "text": "a"} for number in range(4)))
-    rows = open_image_text(file, most_broken=0.3)
+    rows = open_dataset(file, IMAGE_TEXT, most_broken=0.3)
     pictures = ImageCache(rows, lambda pixels: pixels, (6, 6))
     assert pictures.readable.tolist() == [0, 1, 2] and "3.png" in rows.faults.broken[0]
     with pytest.raises(BedstoneError, match=r"1 of 4 rows are broken"):
-        ImageCache(open_image_text(file, most_broken=0.2), lambda pixels: pixels, (6, 6))
+        ImageCache(open_dataset(file, IMAGE_TEXT, most_broken=0.2), lambda pixels: pixels, (6, 6))
 
 
 def test_equal_pictures_stay_on_one_side(folder: Path) -> None:
     same = [Sample(np.full((2, 2, 3), n % 20, np.uint8), (f"text {n}",)) for n in range(60)]
-    train, held = ImageTextDataset(same).hold_out(0.3)
-    values = [{int(row.picture[0, 0, 0]) for row in side} for side in (train, held)]  # type: ignore[index,call-overload]
+    train, held = Dataset(same).hold_out(0.3)
+    values = [{int(row.image[0, 0, 0]) for row in side} for side in (train, held)]  # type: ignore[index,call-overload]
     assert not values[0] & values[1] and len(train) + len(held) == 60
     assert train.fingerprint() != held.fingerprint() == held.pick(range(len(held))).fingerprint()
     assert len(train.take(5)) == 5
@@ -135,7 +136,7 @@ def test_equal_pictures_stay_on_one_side(folder: Path) -> None:
 def test_answers_are_part_of_the_fingerprint() -> None:
     picture = np.zeros((2, 2, 3), np.uint8)
     found = {
-        ImageTextDataset([Sample(picture, (), (Question("a?", (answer,), kind),))]).fingerprint()
+        Dataset([Sample(picture, (), (Question("a?", (answer,), kind),))]).fingerprint()
         for answer, kind in (("x", "k"), ("y", "k"), ("x", "l"))
     }
     assert len(found) == 3
@@ -146,8 +147,10 @@ def test_scenes_tell_the_truth_and_keep_combinations_apart() -> None:
     for row in rows:
         assert row.scene is not None and 2 <= len(row.scene.objects) <= 4
         assert row.captions == all_captions(row.scene)
-        assert [one.question for one in row.asked] == [one.text for one in all_questions(row.scene)]
-        assert {one.kind for one in row.asked} <= set(KINDS)
+        assert [one.question for one in row.questions] == [
+            one.text for one in all_questions(row.scene)
+        ]
+        assert {one.kind for one in row.questions} <= set(KINDS)
     assert rows.fingerprint() == image_text_scenes(30, seed=3, objects=(2, 4)).fingerprint()
     assert rows.fingerprint() != image_text_scenes(30, seed=4, objects=(2, 4)).fingerprint()
     for row in heldout_image_text_scenes("validation", 10):
@@ -181,7 +184,7 @@ def test_of_scenes_only_what_is_learnt_is_made() -> None:
     whole = image_text_scenes(5, captions="whole", questions=False)
     full = image_text_scenes(5)
     assert [row.captions for row in whole] == [row.captions[:1] for row in full]
-    assert not any(row.asked for row in whole)
+    assert not any(row.questions for row in whole)
     assert not any(row.captions for row in image_text_scenes(5, captions="none"))
     with pytest.raises(BedstoneError, match=r"data.captions: 'hole'.*'whole'"):
         image_text_scenes(5, captions="hole")
@@ -189,10 +192,10 @@ def test_of_scenes_only_what_is_learnt_is_made() -> None:
 
 @pytest.mark.shared
 def test_real_questions(shared_data: Path) -> None:
-    easy = open_image_text(shared_data / "easy-vqa", split="test")
-    assert len(easy) == 1000 and sum(len(row.asked) for row in easy) == 9673
+    easy = open_dataset(shared_data / "easy-vqa", IMAGE_TEXT, split="test")
+    assert len(easy) == 1000 and sum(len(row.questions) for row in easy) == 9673
     assert len(easy.answers) == 13 and not easy.faults.broken
-    daquar = open_image_text(shared_data / "daquar", split="test")
+    daquar = open_dataset(shared_data / "daquar", IMAGE_TEXT, split="test")
     assert len(daquar) == 1129 and any("," in answer for answer in daquar.answers)
-    picture = daquar[0].picture
+    picture = daquar[0].image
     assert isinstance(picture, bytes) and Image.open(io.BytesIO(picture)).size[0] > 100

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bedstone.data.fields import Sample
-from bedstone.data.open import open_image_text
+from bedstone.data.fields import IMAGE_TEXT, Sample
+from bedstone.data.open import open_dataset
 from bedstone.errors import BedstoneError
 
 
@@ -23,7 +23,8 @@ def folder(tmp_path: Path) -> Path:
 def opened(folder: Path, row: dict[str, Any]) -> Sample:
     file = folder / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    return open_image_text(file)[0]
+    sample: Sample = open_dataset(file, IMAGE_TEXT)[0]
+    return sample
 
 
 def user(*content: Any) -> dict[str, Any]:
@@ -69,17 +70,21 @@ YES = {"role": "assistant", "content": "yes"}
     ],
 )
 def test_ways_to_write_the_same(folder: Path, row: dict[str, Any]) -> None:
-    told = opened(folder, row)
-    assert told.picture == folder / "0.png"
-    (asked,) = told.asked
-    assert (asked.question, asked.answers, asked.kind) == ("Is it red?", ("yes",), "yes/no")
+    sample = opened(folder, row)
+    assert sample.image == folder / "0.png"
+    (question,) = sample.questions
+    assert (question.question, question.answers, question.kind) == (
+        "Is it red?",
+        ("yes",),
+        "yes/no",
+    )
 
 
 def test_turns_that_go_on_and_a_picture_without_a_question(folder: Path) -> None:
     turns = [user(IMAGE), {"role": "assistant", "content": "a red dog"}, user("Big?"), YES]
-    told = opened(folder, {"image": "0.png", "messages": turns})
-    assert told.captions == ("a red dog",)
-    assert [(one.question, one.answers) for one in told.asked] == [("Big?", ("yes",))]
+    sample = opened(folder, {"image": "0.png", "messages": turns})
+    assert sample.captions == ("a red dog",)
+    assert [(one.question, one.answers) for one in sample.questions] == [("Big?", ("yes",))]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.convert_tokenizer import train_wordpiece
-from bedstone.data.text.supervised import ExampleBatches, make_examples
+from bedstone.data.text.supervised import example_stream, make_examples
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.models.bert.network import BertConfig
@@ -124,7 +124,7 @@ def stepped(lesson, size: int) -> tuple[float, dict[str, torch.Tensor]]:
     _, examples, reads, network = lesson
     network.zero_grad()
     objective = objective_of(network.config.head)
-    batches = ExampleBatches(examples, size, reads=reads, shuffle=False)
+    batches = example_stream(examples, size, reads=reads, shuffle=False)
     micro = [next(batches) for _ in range(-(-12 // size))]
     count = sum(batch.target_count for batch in micro)
     total = 0.0

@@ -14,7 +14,6 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.commands.train import resume
-from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import TASKS
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.diffusion.process import Discrete
@@ -25,7 +24,7 @@ from bedstone.runtime import pick_precision
 from bedstone.tasks.media.generator import MediaGenerator
 from bedstone.train.logs import read_log
 from clip_words import clip_words
-from diffusion_runs import SHAPE, pictures, recipe_of, run, sounds
+from diffusion_runs import SHAPE, pictures, recipe_of, run, signals_of, sounds
 from drawings import coder, reader
 from runs import losses, stop_after
 
@@ -150,7 +149,7 @@ def test_latents_are_drawn_of_an_autoencoder(tmp_path: Path) -> None:
     index = json.loads((done.model / "model_index.json").read_text())
     assert index["vae"] == ["diffusers", "AutoencoderKL"]
     # What is learnt from is what the autoencoder says of each row, in the rows' order.
-    learnt, _ = open_signals(recipe_of(tmp_path / "other", data=data))
+    learnt, _ = signals_of(recipe_of(tmp_path / "other", data=data))
     found = latents_of(learnt, coder(), pick_precision("fp32", torch.device("cpu")), True)
     one = coder().network.latents(learnt.read([7]))
     torch.testing.assert_close(found.read([7]), one, atol=1e-4, rtol=1e-4)

@@ -10,7 +10,8 @@ import torch
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.commands.train import pretrain, read_pretraining, resume
-from bedstone.data.fields import ImageTextDataset, Question, Sample
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import FlamingoTexts, gpt_words
 from bedstone.data.images.processor import clip_processor
 from bedstone.data.scenes.datasets import scene_texts
@@ -115,9 +116,7 @@ def test_loss_is_on_the_answer_alone():
     words = train_bpe([piece.text for piece in scene_texts(20)], 400)
     asked = Question("What colour is it?", ("red",), "colour")
     picture = torch.zeros(4, 4, 3, dtype=torch.uint8).numpy()
-    rows = ImageTextDataset(
-        [Sample(picture, ("a red circle",), (asked,)), Sample(picture, ("a dog",))]
-    )
+    rows = Dataset([Sample(picture, ("a red circle",), (asked,)), Sample(picture, ("a dog",))])
     texts = FlamingoTexts(rows, gpt_words(words, 64))
     part, _ = texts.draw_answers(np.array([0, 1]), np.random.default_rng(0), 1)
     taught = part.targets != -100

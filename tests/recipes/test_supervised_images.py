@@ -14,9 +14,10 @@ import bedstone
 from bedstone.checkpoints.model import Model, load
 from bedstone.cli import main
 from bedstone.commands.train import resume
+from bedstone.data.fields import PAIRS
 from bedstone.data.images.processor import clip_processor, plain_processor
-from bedstone.data.images.supervised import ImageExamples, LabelledImageBatches
-from bedstone.data.open import open_pairs
+from bedstone.data.images.supervised import ImageExamples, labelled_image_stream
+from bedstone.data.open import open_dataset
 from bedstone.errors import BedstoneError
 from bedstone.models.clip import network as clip
 from bedstone.models.clip.network import CLIPConfig, TextConfig
@@ -91,9 +92,9 @@ def recipe_for(folder: Path, data: dict, model, **changes) -> FinetuneRecipe:
 
 def right(path, data) -> float:
     """The share of validation pictures that the saved model's best label is right for."""
-    rows = open_pairs(data["validation"])
+    rows = open_dataset(data["validation"], PAIRS)
     task = bedstone.pipeline("image-classification", path, top_k=1, device="cpu")
-    found = [each[0]["label"] for each in task([pair.picture for pair in rows])]
+    found = [each[0]["label"] for each in task([pair.image for pair in rows])]
     return float(np.mean([one == pair.label for one, pair in zip(found, rows, strict=True)]))
 
 
@@ -146,7 +147,7 @@ def test_a_head_alone_learns_as_it_does_under_a_frozen_body(bases, data, tmp_pat
         if not name.startswith("head"):
             assert torch.equal(weight, base.state_dict()[name]), name
     # the same by hand: a body that never changes, the same batches through all of it
-    examples = ImageExamples(open_pairs(data["train"]), plain_processor(SIZE))
+    examples = ImageExamples(open_dataset(data["train"], PAIRS), plain_processor(SIZE))
     seen = see(load(bases["vit"]), examples, pick_precision("fp32", torch.device("cpu")))
     with torch.no_grad():
         whole = examples.batch(np.arange(7))
@@ -159,7 +160,7 @@ def test_a_head_alone_learns_as_it_does_under_a_frozen_body(bases, data, tmp_pat
 
 def by_hand(recipe: FinetuneRecipe, seen, lines: int) -> list[float]:
     """Mean losses between lines of the log, of a linear map trained by torch's own AdamW."""
-    from bedstone.data.text.supervised import ExampleBatches
+    from bedstone.data.text.supervised import example_stream
     from bedstone.recipes.supervised import open_start, prepare
     from bedstone.runtime import seed_everything
     from bedstone.train.schedule import build_schedule
@@ -170,7 +171,7 @@ def by_hand(recipe: FinetuneRecipe, seen, lines: int) -> list[float]:
     head = model.network.head.out
     decayed = {"params": [head.weight], "weight_decay": recipe.optim.weight_decay}
     optimizer = torch.optim.AdamW([decayed, {"params": [head.bias], "weight_decay": 0.0}])
-    batches = ExampleBatches(seen, recipe.batch_size, seed=recipe.seed)
+    batches = example_stream(seen, recipe.batch_size, seed=recipe.seed)
     schedule, steps, losses = build_schedule(recipe.schedule), lines * recipe.log_every, []
     total = int(recipe.epochs * batches.steps_per_epoch)
     for step in range(steps):
@@ -227,10 +228,10 @@ def test_a_run_that_stops_early_and_one_that_goes_on(trained, bases, data, tmp_p
 
 def test_rows_come_from_tables_and_lists(bases, data, tmp_path):
     """The same pictures as a Parquet file, as a JSONL file, as folders."""
-    rows = list(open_pairs(data["train"]))
-    stored = [{"image": {"bytes": pair.picture.read_bytes()}, "kind": pair.label} for pair in rows]
+    rows = list(open_dataset(data["train"], PAIRS))
+    stored = [{"image": {"bytes": pair.image.read_bytes()}, "kind": pair.label} for pair in rows]
     pq.write_table(pa.Table.from_pylist(stored), tmp_path / "rows.parquet")
-    lines = [json.dumps({"image": str(pair.picture), "kind": pair.label}) for pair in rows]
+    lines = [json.dumps({"image": str(pair.image), "kind": pair.label}) for pair in rows]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     made = []
     for name in ("rows.parquet", "rows.jsonl"):
@@ -245,13 +246,13 @@ def test_rows_come_from_tables_and_lists(bases, data, tmp_path):
 
 
 def test_batches_hold_every_picture_once_an_epoch_and_go_back_anywhere(data):
-    examples = ImageExamples(open_pairs(data["train"]), plain_processor(SIZE))
-    stream = LabelledImageBatches(examples, 15, seed=3, weights={"red": 2.0})
+    examples = ImageExamples(open_dataset(data["train"], PAIRS), plain_processor(SIZE))
+    stream = labelled_image_stream(examples, 15, seed=3, weights={"red": 2.0})
     first = [next(stream) for _ in range(4)]
     assert sorted(row for batch in first for row in batch.origins) == list(range(60))
     state = stream.state_dict()
     coming = [next(stream) for _ in range(3)]
-    again = LabelledImageBatches(examples, 15, seed=3, weights={"red": 2.0})
+    again = labelled_image_stream(examples, 15, seed=3, weights={"red": 2.0})
     again.load_state_dict(json.loads(json.dumps(state)))
     for one, other in zip(coming, [next(again) for _ in range(3)], strict=True):
         assert one.origins == other.origins
@@ -269,7 +270,7 @@ def test_broken_pictures_are_left_out_counted_and_named(bases, tmp_path, capsys)
     train = folder_of(tmp_path / "train", 60, 0)
     broken = train / "red" / "0.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    examples = ImageExamples(open_pairs(train), plain_processor(SIZE))
+    examples = ImageExamples(open_dataset(train, PAIRS), plain_processor(SIZE))
     assert len(examples) == 59
     assert "1 rows left out" in examples.describe()
     assert "0.png" in examples.describe()
@@ -277,7 +278,7 @@ def test_broken_pictures_are_left_out_counted_and_named(bases, tmp_path, capsys)
     for name in (train / "red").glob("*"):
         name.write_bytes(b"no")
     with pytest.raises(BedstoneError, match="20 of 60"):
-        ImageExamples(open_pairs(train), plain_processor(SIZE))
+        ImageExamples(open_dataset(train, PAIRS), plain_processor(SIZE))
 
 
 def test_what_cannot_be_learnt_is_told(bases, data, tmp_path, capsys):

@@ -22,6 +22,10 @@ class Batch:
     ids: torch.Tensor
     target_count: int = 1
 
+    @property
+    def items(self):
+        return self.ids.numel()
+
     def to(self, device):
         return self
 

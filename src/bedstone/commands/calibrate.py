@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
-from bedstone.data.dataset import Dataset, with_images
+from bedstone.data.dataset import Dataset
+from bedstone.data.open import with_images
 from bedstone.data.records import check_text
 from bedstone.errors import BedstoneError, nearest
 from bedstone.metrics.calibration import FIGURES, detection

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
-from bedstone.data.dataset import open_dataset, with_images
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import data_suffix, read_text
 from bedstone.errors import BedstoneError, nearest
 from bedstone.report.pages import Captioned, Line, write_caption_page

@@ -12,8 +12,7 @@ import torch
 import yaml
 
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.data.dataset import ImageDataset
-from bedstone.data.fields import ImageTextPair, Sample
+from bedstone.data.fields import Sample
 from bedstone.data.images.augment import facts_of
 from bedstone.data.images.pixels import decoded
 from bedstone.data.images.processor import blip_processor, clip_processor
@@ -67,7 +66,6 @@ def augmentation_sample(
     """
     few = recipe.data.most_rows or 4 * SAMPLES
     recipe.data.most_rows = min(few, 4 * SAMPLES)
-    rows: ImageDataset[Any]
     if isinstance(recipe, ContrastiveRecipe):
         rows = ContrastiveSplits.open(recipe, None, quiet=quiet).train
         processor = clip_processor(image_side(recipe))
@@ -81,7 +79,7 @@ def augmentation_sample(
     texts = [_text(rows[number], recipe) for number in numbers.tolist()]
     forms = [torch.from_numpy(pixels)] * FORMS
     if augment is not None:
-        made = [getattr(rows[number], "made", False) for number in numbers.tolist()]
+        made = [rows[number].made for number in numbers.tolist()]
         facts = [0 if one else facts_of(text) for one, text in zip(made, texts, strict=True)]
         draws = [torch.Generator().manual_seed(recipe.seed + n) for n in range(FORMS)]
         forms = [augment(form, draw, facts) for form, draw in zip(forms, draws, strict=True)]
@@ -93,12 +91,12 @@ def augmentation_sample(
     return contact_sheet(shown, path, titles=titles, columns=1 + FORMS)
 
 
-def _text(row: ImageTextPair | Sample, recipe: ContrastiveRecipe | ImageTextRecipe) -> str:
+def _text(row: Sample, recipe: ContrastiveRecipe | ImageTextRecipe) -> str:
     """What is learnt with a picture: a question with its answer, or a caption."""
-    if isinstance(row, Sample) and row.asked:
+    if row.questions:
         answers = isinstance(recipe, ImageTextRecipe) and recipe.head == "answers"
         if answers or not row.captions:
-            return f"{row.asked[0].question} {row.asked[0].answers[0]}"
+            return f"{row.questions[0].question} {row.questions[0].answers[0]}"
     return row.captions[0]
 
 

@@ -1,78 +1,280 @@
-"""Image-text data by a name: a built-in one, or files, a folder or a hub id."""
+"""Opening of datasets by name: built-in data, a file, a folder, a glob or a hub id.
 
+`open_dataset` is the way in for all rows; `ImagesConfig` and its kinds say in a recipe what is
+opened, and how.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
-from bedstone.data.dataset import Faults
+from bedstone.data.dataset import CONTENT, Dataset, Faults
 from bedstone.data.fields import (
+    FIELDS,
+    IMAGE_TEXT,
+    IMAGES,
+    PAIRS,
     TEMPLATES,
-    ImageTextDataset,
-    ImageTextPair,
-    ImageTextReader,
-    PairDataset,
-    Reader,
+    Need,
+    SampleReader,
+    needed,
 )
-from bedstone.data.scenes import datasets as scene_pairs
-from bedstone.data.scenes import datasets as scenes
-from bedstone.data.scenes import datasets as told_scenes
-from bedstone.data.sources import raw_rows
-from bedstone.errors import BedstoneError
+from bedstone.data.records import Names, Record
+from bedstone.data.sources import read_records
+from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import Settings, number, share, whole
+
+# Built-in samples: the module and function that make them, loaded when asked for.
+BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
+# Columns of rows that may have an image beside their text.
+IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")
 
 
-def open_pairs(
+def open_dataset(
     name: str | Path,
-    reader: Reader | None = None,
+    need: Sequence[Need] = (),
     *,
+    columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     most_broken: float = 0.05,
-) -> PairDataset:
-    """All pairs of a source; see `pair_rows` for what it may be. `scenes` is built in.
+    **reading: Any,
+) -> Dataset:
+    """All rows of a source; see `data.sources` for what its name may be.
+
+    Without a need, rows are dictionaries by column: JSON, JSONL, CSV, Parquet, Arrow, or a set on
+    the hub; a text file is one row with the column `text`. With one, they are samples; of the
+    built-in scenes, those with held-out combinations, of `test` where no split is named.
+
+    Args:
+        need: fields that a row must have, such as `("image", any_of("captions", "questions"))`.
+        columns: {part: column}, where the usual names (`data.fields`) aren't used.
+        split: train, validation or test, of a folder's files or of a hub id.
+        most_broken: the share of samples that may be broken; they are left out and named.
+        reading: how samples are read: other arguments of `data.fields.SampleReader`.
 
     Raises:
-        BedstoneError: there is no such data, it can't be read, or too much of it is broken.
+        BedstoneError: there is no such data, it can't be read, `columns` doesn't fit it, or too
+            much of it is broken.
     """
-    if str(name) == scenes.NAME:
-        return scene_pairs.heldout_scene_pairs(split or "test")
-    reader = reader or Reader()
-    own: dict[str, list[str]] = {}
-    faults = Faults(str(name), most_broken)
-    pairs: list[ImageTextPair] = []
-    named: dict[str, str] = {}
-    for raw in raw_rows(str(name), split, own):
+    if not need:
+        return _open_rows(str(name), columns, split)
+    names = tuple(needed(need))
+    kept = [each for each in CONTENT if each in names or (each == "label" and "class" in names)]
+    if str(name) in BUILT_IN:
+        module, function = BUILT_IN[str(name)]
+        found: Dataset = getattr(importlib.import_module(module), function)(kept, split or "test")
+        return found
+    reader = SampleReader(need, columns or {}, **reading)
+    faults, own, samples = Faults(str(name), most_broken), Names(), []
+    for record in read_records(name, split, images=True, names=own):
         if not faults.rows:
-            named = reader.names(own.get(reader.column("label", raw.values) or "", ()))
+            column = reader.column("class", record.values) or ""
+            reader = replace(reader, names=reader.class_names(own.get(column, ())))
         faults.rows += 1
         try:
-            pairs.append(reader.pair(raw, named))
+            samples.append(reader.read(record))
         except BedstoneError as error:
             faults.add(error)
     faults.check()
-    classes = tuple(dict.fromkeys(named.values()))
-    templates = reader.templates or TEMPLATES
-    return PairDataset(pairs, str(name), classes=classes, templates=templates, faults=faults)
+    return Dataset(
+        samples,
+        str(name),
+        fields=kept,
+        classes=tuple(dict.fromkeys(reader.names.values())) if "class" in names else (),
+        templates=reader.templates or TEMPLATES,
+        faults=faults,
+    )
 
 
-def open_image_text(
+def _open_rows(name: str, columns: Mapping[str, str] | None, split: str | None) -> Dataset:
+    chosen = (columns or {}).get("label")
+    labels = (chosen,) if chosen else FIELDS["label"].columns
+    names = Names()
+    found = list(read_records(name, split, names=names, numbers=labels))
+    rows, places = [each.values for each in found], [each.place for each in found]
+    return Dataset(rows, name, columns, places=places, names=names)
+
+
+def with_images(
     name: str | Path,
-    reader: ImageTextReader | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
+    image: str | None = None,
     split: str | None = None,
-    most_broken: float = 0.05,
-) -> ImageTextDataset:
-    """All rows of a source; see `pair_rows` for what it may be. `scenes` is built in.
+) -> Dataset:
+    """All rows of a source by their columns, `image` being a `Path`, bytes or None.
+
+    Nothing is decoded. A path is relative to the folder of the file that names it.
+
+    Args:
+        columns: {part: column} of texts and labels, where the usual names aren't used.
+        image: the column of images, where it hasn't a usual name.
 
     Raises:
-        BedstoneError: there is no such data, it can't be read, or too much of it is broken.
+        BedstoneError: there is no such data or column, or a row's image is neither bytes nor a
+            file's name.
     """
-    if str(name) == scenes.NAME:
-        return told_scenes.heldout_image_text_scenes(split or "test")
-    reader = reader or ImageTextReader()
-    faults = Faults(str(name), most_broken)
-    rows = []
-    for raw in raw_rows(str(name), split, {}):
-        faults.rows += 1
-        try:
-            rows.append(reader.told(raw))
-        except BedstoneError as error:
-            faults.add(error)
-    faults.check()
-    return ImageTextDataset(rows, str(name), faults=faults)
+    names = Names()
+    found = list(read_records(name, split, images=True, names=names))
+    known = {key for each in found for key in each.values}
+    if image is not None and image not in known:
+        raise BedstoneError(f"data {str(name)!r}: has no column {image!r}{nearest(image, known)}.")
+    column = image or next((each for each in IMAGE_COLUMNS if each in known), None)
+    rows = [{**each.values, "image": _image(each, column)} for each in found]
+    return Dataset(rows, str(name), columns, places=[each.place for each in found], names=names)
+
+
+def _image(record: Record, column: str | None) -> Path | bytes | None:
+    value: Any = record.values.get(column) if column else None
+    if isinstance(value, Mapping):  # as the `datasets` library stores them
+        value = value.get("bytes") or value.get("path")
+    if value is None or isinstance(value, bytes):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise BedstoneError(
+            f"{record.place}: column {column!r} is {str(value)[:60]!r}; expected a picture's bytes "
+            "or its file's name. Mend it, or leave the row out."
+        )
+    path = record.folder / value
+    if record.inside and not path.resolve().is_relative_to(record.folder.resolve()):
+        raise BedstoneError(
+            f"{record.place}: column {column!r} is {value!r}, which lies outside {record.folder}; "
+            "expected a file of that folder."
+        )
+    return path
+
+
+# What recipes say of rows with images.
+
+
+@dataclass
+class ImagesConfig(Settings):
+    """Rows with images.
+
+    Attributes:
+        source: scenes (built in), a Parquet, Arrow, JSONL or CSV file, a folder of images with a
+            metadata.jsonl, a glob or a hub id.
+        validation: another source to validate on; empty holds out a share of `source`.
+        split: of a hub id or a folder with splits.
+        validation_share: share of the images held out.
+        columns: which column holds what, where the usual names aren't used, as `{text: title}`. A
+            text may be a sentence made of columns, `"{title}, a {colour} {kind}"`, and there may
+            be a list of them.
+        most_rows: take this many rows at most, drawn by the seed; 0 takes all. Of scenes, how many
+            are drawn; 0 is 20,000.
+        most_broken: share of rows that may be broken; such rows are left out and named.
+        objects: objects in an image of scenes, the fewest and the most.
+        enlarge: how many times larger than the network's images they are kept, for crops to
+            choose from; 1.25 suits photos that are cropped.
+        memory_mb: megabytes of decoded images to keep; larger sets are decoded as they are read.
+        workers: threads that make batches ready.
+    """
+
+    source: str = "scenes"
+    validation: str = ""
+    split: str | None = None
+    validation_share: float = share(below_one=True, default=0.05)
+    columns: dict[str, Any] = field(default_factory=dict)
+    most_rows: int = whole(0, default=0)
+    most_broken: float = share(below_one=True, default=0.05)
+    objects: tuple[int, ...] = (1, 5)
+    enlarge: float = number(1, 4, default=1.0)
+    memory_mb: float = 2048.0
+    workers: int = whole(0, default=1)
+
+    section: ClassVar[str] = "data."
+    need: ClassVar[Sequence[Need]] = IMAGES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_objects(self.objects)
+
+    @property
+    def things(self) -> tuple[int, int]:
+        """The fewest and the most objects of a scene."""
+        return self.objects[0], self.objects[1]
+
+    def open(self, name: str, split: str | None = None) -> Dataset:
+        """The rows of a source, read as the recipe says.
+
+        Raises:
+            BedstoneError: they can't be read, or too many are broken.
+        """
+        return open_dataset(
+            name,
+            self.need,
+            columns=self.columns,
+            split=split,
+            most_broken=self.most_broken,
+            **self.reading(),
+        )
+
+    def reading(self) -> dict[str, Any]:
+        """How samples are read, beside their columns: arguments of `SampleReader`."""
+        return {}
+
+
+@dataclass
+class PairsConfig(ImagesConfig):
+    """Images with texts.
+
+    Attributes, besides those of all rows with images (columns: image, text, label, negatives):
+        templates: texts made of a label, as `a photo of a {label}`: captions where rows have none,
+            and the prompts of zero-shot classification.
+        classes: names of the labels' classes by what stands in the rows: a list or a mapping.
+    """
+
+    templates: list[str] = field(default_factory=list)
+    classes: Any = field(default_factory=list)
+
+    need: ClassVar[Sequence[Need]] = PAIRS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_classes(self.classes)
+
+    def reading(self) -> dict[str, Any]:
+        return {"templates": self.templates, "classes": self.classes}
+
+
+@dataclass
+class ImageTextConfig(ImagesConfig):
+    """Images with captions, questions and answers.
+
+    Attributes, besides those of all rows with images (columns: image, text, question, answer,
+    kind, messages):
+        test: a source to measure the finished model on.
+        apart: what separates several right answers in one text, such as a comma.
+        captions: of scenes: all kinds, or whole: the one that names all objects.
+        blank: hide all images, in training and in evaluation: a baseline of texts alone.
+    """
+
+    test: str = ""
+    apart: str = ""
+    captions: str = "all"
+    blank: bool = False
+
+    need: ClassVar[Sequence[Need]] = IMAGE_TEXT
+
+    def reading(self) -> dict[str, Any]:
+        return {"separator": self.apart}
+
+
+def check_objects(objects: Sequence[int]) -> None:
+    """Raises BedstoneError unless `data.objects` is the fewest and the most objects."""
+    if len(objects) != 2:
+        raise BedstoneError(
+            f"data.objects: {list(objects)} was given; expected two numbers, the fewest and the "
+            "most things in a picture."
+        )
+
+
+def check_classes(classes: Any) -> None:
+    """Raises BedstoneError unless `data.classes` is a list or a mapping."""
+    if not isinstance(classes, list | dict):
+        raise BedstoneError(
+            f"data.classes: {classes!r} was given; expected a list of names, or a mapping from "
+            "what stands in the rows to names."
+        )

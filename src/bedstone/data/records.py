@@ -1,7 +1,8 @@
-"""Files of rows -> documents: one function a format, each lazy.
+"""Readers of files: text, JSON, JSONL, CSV, Parquet, Arrow, and data sets on the hub.
 
-Everything that may be wrong with a row ends in a `BedstoneError` that names the file, the line or
-row, and the column: broken syntax, a missing column, a value that is no string, a row too large.
+Each format is read by one lazy function. `file_records` gives rows as `Record`s, `file_pieces` the
+text of one column. Every fault is a `BedstoneError` that names the file, the line or row, and the
+column: broken syntax, a missing column, a value that is no string, a row too large, bad UTF-8.
 """
 
 import codecs
@@ -13,8 +14,9 @@ import re
 import zlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,6 +29,23 @@ PIECE = 8_192  # characters; where tokenizers are fastest: cache-friendly, many 
 LONGEST = 65_536  # characters; a text without a single space is cut here, whatever it costs
 
 _SPACE = re.compile(r"(?<=\w) (?=\w)")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row as a file has it.
+
+    Attributes:
+        place: where it is from, for messages: the file, and the line or row.
+        values: {column: value}.
+        folder: what a file's path in it is relative to.
+        inside: whether such a path must stay in the folder.
+    """
+
+    place: str
+    values: dict[str, Any]
+    folder: Path = Path()
+    inside: bool = False
 
 
 def find_break(text: str, start: int, stop: int) -> int | None:
@@ -53,10 +72,7 @@ def cuts(text: str, piece: int = PIECE, longest: int = LONGEST) -> Iterator[str]
     yield text[start:] if start else text
 
 
-# A file's bytes -> text in pieces, never the whole file at once.
-#
-# Everything a file may do wrong ends in a `BedstoneError` that names the file and the place: it
-# can't be read, is damaged, binary, or no UTF-8.
+# Text files: decoded block by block, never the whole file at once.
 
 BLOCK = 1 << 20  # bytes read at a time, and about the size of a long document's pieces
 _TAIL = 1 << 16  # characters at the end of a block where a harmless cut is looked for
@@ -173,14 +189,19 @@ def looks_like_text(path: Path) -> bool:
     return b"\0" not in sample
 
 
+# Rows of each format. A JSON row may be of any type; what needs columns checks it.
+
 LARGEST_ROW = 64 << 20  # bytes; a row is held whole, so it needs a limit
+ROWS = 256  # of a table, read at a time
+# A page at a time: else the whole column of a row group would be read at once.
+PAGES: dict[str, Any] = {"buffer_size": 1 << 16, "pre_buffer": False}
 
-
-Row = tuple[str, dict[str, Any]]  # its place, such as "line 3", and its columns
+Row = tuple[str, Any]  # its place in the file, such as "line 3", and its columns
+Names = dict[str, list[str]]  # {column: names}: what the numbers of a column stand for
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """A row a line, of any type.
+    """The rows of a file with one JSON value a line.
 
     A `.json` file may also be one array of objects; it is then held whole in memory.
     """
@@ -218,12 +239,6 @@ def _read_array(path: Path) -> Iterator[Row]:
         yield f"row {number:,}", row
 
 
-def read_jsonl(path: Path, column: str) -> Iterator[Piece]:
-    """One document a row: the string in `column` of that row's object."""
-    for place, row in json_rows(path):
-        yield Piece(_cell(row, column, path, place))
-
-
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     at = 0
     with open_bytes(path) as file:
@@ -251,23 +266,38 @@ def _too_large(path: Path, place: str) -> BedstoneError:
     )
 
 
-def read_csv(path: Path, column: str) -> Iterator[Piece]:
-    """One document a row; the first row names the columns."""
-    rows = _csv(path)
-    for header in rows:
-        _cell(header[1], column, path, "the header")
-        for place, row in rows:
-            yield Piece(_cell(row, column, path, place))
+def csv_rows(path: Path, numbers: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows under the header; an empty cell is None, as in other formats, others are strings.
 
-
-def csv_rows(path: Path) -> Iterator[Row]:
-    """The rows under the header; every value is a string."""
+    Args:
+        numbers: columns whose cells are numbers, where all of a column's are.
+    """
     rows = _csv(path)
     next(rows, None)
-    yield from rows
+    known: dict[str, dict[str, float]] = {}
+    if numbers:
+        held = list(rows)
+        known = _numbers([row for _, row in held], numbers)
+        rows = iter(held)
+    for place, row in rows:
+        yield place, {key: known.get(key, {}).get(cell, cell or None) for key, cell in row.items()}
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _numbers(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[str, dict[str, float]]:
+    """What cells stand for, in those of the columns that hold only numbers."""
+    found: dict[str, dict[str, float]] = {}
+    for column in set(rows[0]) & set(columns) if rows else ():
+        cells = {row[column] for row in rows} - {""}
+        for kind in (int, float):
+            try:
+                found[column] = {cell: kind(cell) for cell in cells}
+                break
+            except ValueError:
+                continue
+    return found
+
+
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """The header, with its names as keys, then the rows."""
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_ROW))
     rows = csv.reader((text for _, text in _lines(path)), strict=True)
@@ -297,78 +327,159 @@ def _csv(path: Path) -> Iterator[Row]:
             yield place, dict(zip(names, row, strict=True))
 
 
-def read_rows(path: Path, column: str) -> Iterator[Piece]:
-    """One document a row of a Parquet or Arrow file, read by the `datasets` library."""
-    yield from _dataset_pieces(table_rows(path), column, path)
+def table_rows(path: Path, names: Names | None = None) -> Iterator[Row]:
+    """The rows of a Parquet or Arrow file; images and sounds are the bytes that are stored.
+
+    Args:
+        names: is given what the numbers of a column stand for, where the file says it.
+    """
+    number = count(1)
+    try:
+        if data_suffix(path) == ".parquet":
+            file = pq.ParquetFile(path, **PAGES)
+            schema, batches = file.schema_arrow, file.iter_batches(ROWS)
+        else:
+            batches = _open_arrow(path)
+            schema = batches.schema
+        if names is not None:
+            _stored_names(schema, names)
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield f"row {next(number):,}", row
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BedstoneError(
+            f"{path}: can't be read as a {path.suffix[1:]} file ({_short(error)}). "
+            "The file may be cut short or of another format; write or fetch it again."
+        ) from error
 
 
-def table_rows(path: Path, names: dict[str, list[str]] | None = None) -> Iterator[Row]:
-    """The rows of a Parquet or Arrow file; see `_dataset_rows` for `names`."""
-    kind = data_suffix(path)[1:]
+def _open_arrow(path: Path) -> pa.RecordBatchReader:
+    """An Arrow file, a stream or with an index, mapped into memory."""
+    mapped = pa.memory_map(str(path))
+    try:
+        return pa.ipc.open_stream(mapped)
+    except pa.ArrowInvalid:
+        return pa.ipc.open_file(mapped).read_all().to_reader(ROWS)
+
+
+def _stored_names(schema: pa.Schema, names: Names) -> None:
+    """Names of classes, as the `datasets` library keeps them beside the columns."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(stored)["info"]["features"] if stored else {}
+    except (ValueError, KeyError, TypeError):
+        return
+    for column, feature in features.items():
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else feature
+        if isinstance(inner, dict) and isinstance(inner.get("names"), list):
+            names[column] = [str(name) for name in inner["names"]]
+
+
+def hub_rows(
+    name: str, split: str, names: Names | None = None, built_in: str = "python-docs"
+) -> Iterator[Row]:
+    """The rows of a data set on the hub, or of its copy in the offline cache.
+
+    Args:
+        names: is given what the numbers of a column stand for, where the set says it.
+        built_in: data that needs no network, which the message of a fault names.
+    """
     datasets = import_datasets()
-    return _dataset_rows(
-        lambda: datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True),
-        path,
-        names,
-    )
-
-
-def read_hub(name: str, split: str, column: str) -> Iterator[Piece]:
-    """One document a row of a data set on the hub, or of its copy in the offline cache."""
-    yield from _dataset_pieces(hub_rows(name, split), column, name)
-
-
-def hub_rows(name: str, split: str, names: dict[str, list[str]] | None = None) -> Iterator[Row]:
-    """The rows of a data set on the hub; see `_dataset_rows` for `names`."""
-    datasets = import_datasets()
-    return _dataset_rows(
-        lambda: datasets.load_dataset(name, split=split, streaming=True), name, names
-    )
+    try:
+        found = datasets.load_dataset(name, split=split, streaming=True)
+        for column, feature in (found.features or {}).items():
+            if isinstance(feature, datasets.Image):
+                found = found.cast_column(column, datasets.Image(decode=False))
+            inner = getattr(feature, "feature", feature)
+            if names is not None and getattr(inner, "names", None):
+                names[column] = list(inner.names)
+        for number, row in enumerate(found, 1):
+            yield f"row {number:,}", row
+    except Exception as error:  # that library raises dozens of kinds, all about the data
+        raise BedstoneError(
+            f"data {name!r}: is no file or folder here, and can't be read from the hub "
+            f"({_short(error)}). Without a network, download it elsewhere with "
+            f"datasets.load_dataset({name!r}) and its to_parquet(), then name that file; "
+            f"or use the built-in data: {built_in}."
+        ) from error
 
 
 def import_datasets() -> Any:
     """The `datasets` module, imported when first needed: it takes about a second."""
     import datasets
 
-    # A broken file is told in one paragraph, not also by that library's log.
+    # The message of a fault is one paragraph, without that library's log.
     logging.getLogger("datasets").setLevel(logging.CRITICAL)
     return datasets
 
 
-def _dataset_pieces(rows: Iterator[Row], column: str, name: str | Path) -> Iterator[Piece]:
+def data_suffix(path: Path) -> str:
+    """`.jsonl` of `rows.jsonl` and of `rows.jsonl.gz`, in lower case."""
+    name = path.with_suffix("") if path.suffix == ".gz" else path
+    return name.suffix.lower()
+
+
+def file_rows(
+    path: Path, names: Names | None = None, numbers: Sequence[str] = ()
+) -> Iterator[Row] | None:
+    """The rows of a file by the format that its name says; None where it is text."""
+    suffix = data_suffix(path)
+    if suffix in (".json", ".jsonl"):
+        return json_rows(path)
+    if suffix == ".csv":
+        return csv_rows(path, numbers)
+    if suffix in (".parquet", ".arrow"):
+        return table_rows(path, names)
+    return None
+
+
+def records(name: str | Path, rows: Iterator[Row], folder: Path = Path()) -> Iterator[Record]:
+    """Rows as records, their places named after `name`.
+
+    Raises:
+        BedstoneError: a row has no columns.
+    """
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise BedstoneError(
+                f"{name}: {place} is of type {type(row).__name__}; expected an object with "
+                "named columns. Mend or remove that row."
+            )
+        yield Record(f"{name}: {place}", row, folder)
+
+
+# Text in one column of rows.
+
+FORMATS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")  # of rows; any other file is text
+
+
+def file_pieces(path: Path, column: str) -> Iterator[Piece]:
+    """The text of a file: one document, or of rows a document each, the string in `column`."""
+    if data_suffix(path) == ".csv":
+        return _csv_pieces(path, column)
+    rows = file_rows(path)
+    return read_text(path) if rows is None else _pieces(rows, column, path)
+
+
+def hub_pieces(name: str, split: str, column: str) -> Iterator[Piece]:
+    """A document a row of a data set on the hub."""
+    return _pieces(hub_rows(name, split), column, name)
+
+
+def _csv_pieces(path: Path, column: str) -> Iterator[Piece]:
+    rows = _csv(path)
+    for header in rows:
+        _cell(header[1], column, path, "the header")
+        for place, row in rows:
+            yield Piece(_cell(row, column, path, place))
+
+
+def _pieces(rows: Iterator[Row], column: str, name: str | Path) -> Iterator[Piece]:
     for place, row in rows:
         text = _cell(row, column, name, place)
         if len(text) > LARGEST_ROW:
             raise _too_large(Path(name), place)
         yield Piece(text)
-
-
-def _dataset_rows(
-    load: Callable[[], Any], name: str | Path, names: dict[str, list[str]] | None
-) -> Iterator[Row]:
-    """The rows; `names` is given what the numbers of a column stand for, where the set says it."""
-    try:
-        found = load()
-        for column, feature in (found.features or {}).items() if names is not None else ():
-            inner = getattr(feature, "feature", feature)
-            if names is not None and getattr(inner, "names", None):
-                names[column] = list(inner.names)
-        for number, row in enumerate(found, 1):
-            yield f"row {number:,}", row
-    except BedstoneError:
-        raise
-    except Exception as error:  # that library raises dozens of kinds, all about the data
-        if isinstance(name, Path):
-            raise BedstoneError(
-                f"{name}: can't be read as a {name.suffix[1:]} file ({_short(error)}). "
-                "The file may be cut short or of another format; write or fetch it again."
-            ) from error
-        raise BedstoneError(
-            f"data {name!r}: is no file or folder here, and can't be read from the hub "
-            f"({_short(error)}). Without a network, download it elsewhere with "
-            f"datasets.load_dataset({name!r}) and its to_parquet(), then name that file; "
-            "or use the built-in data: python-docs."
-        ) from error
 
 
 def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
@@ -380,8 +491,8 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
     if column not in row:
         have = ", ".join(repr(str(key)) for key in list(row)[:20]) or "none"
         raise BedstoneError(
-            f"{name}: {place} has no column {column!r}{_guess(column, row)} It has the columns "
-            f"{have}. Name the one that holds the text with text_column=..."
+            f"{name}: {place} has no column {column!r}{closest(column, list(map(str, row)))}. It "
+            f"has the columns {have}. Name the one that holds the text with text_column=..."
         )
     text = row[column]
     if not isinstance(text, str):
@@ -390,20 +501,11 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
             f"{type(text).__name__}; expected a string. Remove that row or name another column "
             "with text_column=..."
         )
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON can write half of a surrogate pair
-            raise BedstoneError(
-                f"{name}: column {column!r} in {place} holds half a character "
-                f"({text[error.start]!a}) at position {error.start:,}, which UTF-8 can't "
-                "write. Mend or remove that row."
-            ) from error
+    if half := _half_character(text):
+        raise BedstoneError(
+            f"{name}: column {column!r} in {place} holds {half}. Mend or remove that row."
+        )
     return text
-
-
-def _guess(column: str, row: dict[str, Any]) -> str:
-    return closest(column, [str(key) for key in row]) + "."
 
 
 def _short(value: object) -> str:
@@ -411,38 +513,15 @@ def _short(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Piece]]] = {
-    ".jsonl": read_jsonl,
-    ".json": read_jsonl,
-    ".csv": read_csv,
-    ".parquet": read_rows,
-    ".arrow": read_rows,
-}
-
-
-def read_file(path: Path, column: str) -> Iterator[Piece]:
-    """The pieces of one file, by the format that its name says."""
-    reader = READERS.get(data_suffix(path))
-    return reader(path, column) if reader else read_text(path)
-
-
-def data_suffix(path: Path) -> str:
-    """`.jsonl` of `rows.jsonl` and of `rows.jsonl.gz`, in lower case."""
-    name = path.with_suffix("") if path.suffix == ".gz" else path
-    return name.suffix.lower()
-
-
 # Cells of one column of a Parquet or Arrow file, read when they are asked for.
 #
 # Of a Parquet file two batches of cells are held, and a page of it; an Arrow file is mapped.
 
 BATCH = 128  # rows read at a time
-# A page at a time: else the whole column of a row group would be read at once.
-PAGES: dict[str, Any] = {"buffer_size": 1 << 16, "pre_buffer": False}
 
 
 class ParquetCells:
-    """Cheap in rising order; a step back begins again at the row group."""
+    """Cells of a Parquet file: cheap in rising order; a step back reads its row group again."""
 
     def __init__(self, path: Path, column: str) -> None:
         self._file, self._column = pq.ParquetFile(path, **PAGES), column
@@ -474,15 +553,10 @@ class ParquetCells:
 
 
 class ArrowCells:
-    """Of a file that is mapped into memory."""
+    """Cells of an Arrow file, which is mapped into memory."""
 
     def __init__(self, path: Path, column: str) -> None:
-        mapped = pa.memory_map(str(path))
-        try:
-            table = pa.ipc.open_stream(mapped).read_all()
-        except pa.ArrowInvalid:
-            table = pa.ipc.open_file(mapped).read_all()
-        self._cells = table.column(column)
+        self._cells = _open_arrow(path).read_all().column(column)
 
     def __getitem__(self, number: int) -> Any:
         """A cell as Python has it. Raises IndexError."""
@@ -494,6 +568,8 @@ def stored_cells(path: Path, column: str) -> ParquetCells | ArrowCells:
     kind = ParquetCells if data_suffix(path) == ".parquet" else ArrowCells
     return kind(path, column)
 
+
+# Checks of a text.
 
 LARGEST = 1 << 22  # characters of one text: more than any book has
 
@@ -516,12 +592,17 @@ def check_text(text: object, what: str) -> None:
 
 def check_characters(text: str, what: str) -> None:
     """Raises BedstoneError if `text` holds half of a surrogate pair."""
+    if half := _half_character(text):
+        raise BedstoneError(f"{what}: holds {half}. Mend or remove it.")
+
+
+def _half_character(text: str) -> str | None:
+    """Where a text holds half of a surrogate pair, which JSON can write; None where it doesn't."""
     if text.isascii():
-        return
+        return None
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can write such a half
-        raise BedstoneError(
-            f"{what}: holds half a character ({text[error.start]!a}) at position "
-            f"{error.start:,}, which UTF-8 can't write. Mend or remove it."
-        ) from error
+    except UnicodeEncodeError as error:
+        at = f"({text[error.start]!a}) at position {error.start:,}"
+        return f"half a character {at}, which UTF-8 can't write"
+    return None

@@ -1,9 +1,9 @@
-"""A built-in name, a path or a hub id -> documents, lazily, in flat memory.
+"""Sources of data by name: built-in data, a file, a folder, a glob or a hub id.
 
 What a name may be, tried in this order:
 
-- `python-docs`: the documentation and source of the Python that runs (see `python_docs`)
-- `scenes`: what is said and asked of drawn scenes, without pictures (see `scene_texts`)
+- `python-docs`: the documentation and source of the Python that runs (`data.python_docs`)
+- `scenes`: captions, questions and answers of synthetic scenes as text (`data.scenes.datasets`)
 - a file: `.jsonl`, `.json`, `.csv`, `.parquet`, `.arrow` hold a document a row; any other file is
   text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`
 - a folder: of data files (only the formats above, `.txt` and `.md`, beside a README or licence)
@@ -11,37 +11,44 @@ What a name may be, tried in this order:
   document, and what is not text is left out and counted. Hidden names and symlinks are not followed
 - a glob such as `'logs/**/*.txt'`
 - a hub id such as `owner/name`, read by the `datasets` library
+
+`open_source` gives documents; `read_records` gives rows. Rows with images may also be a folder of
+images with a `metadata.jsonl` or `metadata.csv` (columns `file_name` and others), or with a folder
+for each class.
 """
 
 import hashlib
 import importlib
-import itertools
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from bedstone.data import records as readers
-from bedstone.data import records as rows
 from bedstone.data.images.decode import find_images
 from bedstone.data.records import (
     BLOCK,
-    PAGES,
+    FORMATS,
+    Names,
     Piece,
+    Record,
     csv_rows,
     data_suffix,
+    file_pieces,
+    file_rows,
+    hub_pieces,
+    hub_rows,
     import_datasets,
     json_rows,
+    looks_like_text,
+    read_text,
+    records,
 )
 from bedstone.errors import BedstoneError, closest, nearest
+from bedstone.settings import Settings
 
-# Text that Bedstone has or makes itself: where its documents are made, loaded when asked for.
+# Built-in text: the module and function that make its documents, loaded when asked for.
 BUILT_IN = {
     "python-docs": ("bedstone.data.python_docs", "python_pieces"),
     "scenes": ("bedstone.data.scenes.datasets", "scene_texts"),
@@ -53,7 +60,7 @@ SPLITS = {
 }
 
 _NOT_DATA = re.compile(r"(readme|license|licence|copying|notice|dataset_infos?)\b", re.I)
-_PROSE = {".txt", ".md"}  # bad UTF-8 in these is a fault to tell, elsewhere it is another file type
+_PROSE = {".txt", ".md"}  # bad UTF-8 in these is an error; elsewhere the file is no text
 
 
 class Source:
@@ -137,16 +144,16 @@ class Files(Source):
     def pieces(self) -> Iterator[Piece]:
         for path in self.paths:
             if not self.tree:
-                yield from rows.read_file(path, self.column)
-            elif rows.data_suffix(path) in _PROSE:
-                yield from readers.read_text(path)
+                yield from file_pieces(path, self.column)
+            elif data_suffix(path) in _PROSE:
+                yield from read_text(path)
             else:
                 yield from self._maybe_text(path)
 
     def _maybe_text(self, path: Path) -> Iterator[Piece]:
         open_document = False
         try:
-            for piece in readers.read_text(path):
+            for piece in read_text(path):
                 yield piece
                 open_document = not piece.ends
         except BedstoneError:
@@ -175,12 +182,12 @@ class Hub(Source):
         self.name, self.split, self.column = name, split, column
 
     def pieces(self) -> Iterator[Piece]:
-        return rows.read_hub(self.name, self.split, self.column)
+        return hub_pieces(self.name, self.split, self.column)
 
     def fingerprint(self) -> str:
         # Its content can't be hashed without fetching all of it: the builder's hash names the
         # revision that is read.
-        datasets = rows.import_datasets()
+        datasets = import_datasets()
         try:
             revision = datasets.load_dataset_builder(self.name).hash
         except Exception as error:
@@ -237,7 +244,7 @@ def find(name: str, column: str, split: str | None) -> Source:
 
 
 def _known_suffix(path: Path) -> bool:
-    return rows.data_suffix(path) in {*rows.READERS, *_PROSE}
+    return data_suffix(path) in {*FORMATS, *_PROSE}
 
 
 def _checked(path: Path) -> Path:
@@ -285,7 +292,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_document(path: Path) -> bool:
-    return rows.data_suffix(path) in _PROSE or readers.looks_like_text(path)
+    return data_suffix(path) in _PROSE or looks_like_text(path)
 
 
 def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:
@@ -316,62 +323,60 @@ def _missing(name: str, path: Path) -> BedstoneError:
     )
 
 
-# Rows with pictures, as their files have them: nothing is decoded here.
-#
-# What a name may be: a Parquet, Arrow, JSONL, JSON or CSV file, a folder or a glob of such; a
-# folder of pictures with a `metadata.jsonl` or `metadata.csv` (columns `file_name` and others), or
-# with a folder for each class; a set on the hub.
+# Rows of a source.
 
-METADATA = ("metadata.jsonl", "metadata.csv")
-BATCH = 256  # rows of a table read at a time
+METADATA = ("metadata.jsonl", "metadata.csv")  # of a folder of images
 
 
-@dataclass(frozen=True)
-class Raw:
-    """A row as it was read.
+def read_records(
+    name: str | Path,
+    split: str | None = None,
+    *,
+    images: bool = False,
+    names: Names | None = None,
+    numbers: Sequence[str] = (),
+) -> Iterator[Record]:
+    """All rows of a source; nothing of an image is decoded.
 
-    Attributes:
-        place: where it is from, for messages.
-        values: its columns.
-        folder: what a picture's path in it is relative to.
-        inside: whether that path must stay in the folder.
-    """
-
-    place: str
-    values: dict[str, Any]
-    folder: Path
-    inside: bool = False
-
-
-def raw_rows(name: str, split: str | None, names: dict[str, list[str]]) -> Iterator[Raw]:
-    """All rows of a source; `names` is given what the numbers of a column stand for, where known.
+    Args:
+        images: whether rows with images are asked for: a folder of images is read, and text
+            refused. Without it, a document of text is a row with the column `text`.
+        names: is given what the numbers of a column stand for, where the data says it.
+        numbers: columns of a CSV whose cells are numbers, where all of a column's are.
 
     Raises:
         BedstoneError: there is no such data, or a file can't be read.
     """
+    name = str(name)
     path = Path(name).expanduser()
-    if path.is_dir() and (folders := image_folders(path, split)):
+    if images and path.is_dir() and (folders := image_folders(path, split)):
         for folder in folders:
             yield from _image_folder(folder)
         return
     source = find(name, "text", split)
     if isinstance(source, Hub):
-        yield from _hub(source, names)
-        return
-    if not isinstance(source, Files) or source.tree:
+        built_in = "scenes" if images else "python-docs"
+        yield from records(name, hub_rows(name, source.split, names, built_in))
+    elif images and (not isinstance(source, Files) or source.tree):
         raise BedstoneError(
             f"data {name!r}: holds no pictures that can be read; expected a Parquet, Arrow, JSONL "
             "or CSV file with a column of pictures or their paths, or a folder of pictures with a "
             "metadata.jsonl."
         )
-    for file in source.paths:
-        for place, row in _file(file, names):
-            if not isinstance(row, dict):
+    elif isinstance(source, Files):
+        for file in source.paths:
+            rows = file_rows(file, names, numbers)
+            if rows is None and images:
                 raise BedstoneError(
-                    f"{file}: {place} is of type {type(row).__name__}; expected an object with "
-                    "named columns. Mend or remove that row."
+                    f"{file}: holds no rows; expected a Parquet, Arrow, JSONL, JSON or CSV file."
                 )
-            yield Raw(f"{file}: {place}", row, file.parent)
+            if rows is None:
+                text = "".join(piece.text for piece in read_text(file))
+                rows = iter([("the file", {"text": text})])
+            yield from records(file, rows, file.parent)
+    else:
+        for number, piece in enumerate(source.pieces(), 1):
+            yield Record(f"{name}: document {number:,}", {"text": piece.text})
 
 
 def image_folders(path: Path, split: str | None) -> list[Path]:
@@ -381,7 +386,7 @@ def image_folders(path: Path, split: str | None) -> list[Path]:
         BedstoneError: it has pictures, and none of the split that is asked for.
     """
     named = [path / word for word in SPLITS.get(split or "train", ()) if (path / word).is_dir()]
-    found = [folder for folder in [*named, path] if _has_pictures(folder)][:1]
+    found = [folder for folder in [*named, path] if _has_images(folder)][:1]
     if split is not None and found == [path]:
         have = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir())) or "none"
         raise BedstoneError(
@@ -391,15 +396,15 @@ def image_folders(path: Path, split: str | None) -> list[Path]:
     return found
 
 
-def _has_pictures(folder: Path) -> bool:
+def _has_images(folder: Path) -> bool:
     if any((folder / each).is_file() for each in METADATA):
         return True
     tables = any(data_suffix(each) in (".parquet", ".arrow") for each in folder.iterdir())
     return not tables and bool(find_images(folder))
 
 
-def _image_folder(folder: Path) -> Iterator[Raw]:
-    """A folder's rows: by its metadata, else a picture each, its class the folder it is in."""
+def _image_folder(folder: Path) -> Iterator[Record]:
+    """A folder's rows: by its metadata, else an image each, its class the folder it is in."""
     for name in METADATA:
         file = folder / name
         if file.is_file():
@@ -407,92 +412,18 @@ def _image_folder(folder: Path) -> Iterator[Raw]:
             for place, row in rows:
                 if not isinstance(row, dict) or not row.get("file_name"):
                     row = {**(row if isinstance(row, dict) else {}), "file_name": None}
-                yield Raw(f"{file}: {place}", row, folder, inside=True)
+                yield Record(f"{file}: {place}", row, folder, inside=True)
             return
-    for picture in find_images(folder):
-        values: dict[str, Any] = {"file_name": str(picture.relative_to(folder))}
-        if picture.parent != folder:
-            values["label"] = picture.parent.name
-        yield Raw(str(picture), values, folder, inside=True)
-
-
-def _file(path: Path, names: dict[str, list[str]]) -> Iterator[tuple[str, Any]]:
-    suffix = data_suffix(path)
-    if suffix in (".json", ".jsonl"):
-        yield from json_rows(path)
-    elif suffix == ".csv":
-        for place, row in csv_rows(path):
-            yield place, {key: value or None for key, value in row.items()}
-    elif suffix in (".parquet", ".arrow"):
-        yield from _table(path, names)
-    else:
-        raise BedstoneError(
-            f"{path}: holds no rows; expected a Parquet, Arrow, JSONL, JSON or CSV file."
-        )
-
-
-def _table(path: Path, names: dict[str, list[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of a Parquet or Arrow file, pictures as the bytes that are stored."""
-    number = itertools.count(1)
-    try:
-        if data_suffix(path) == ".parquet":
-            table = pq.ParquetFile(path, **PAGES)
-            _names(table.schema_arrow, names)
-            batches = table.iter_batches(BATCH)
-        else:
-            mapped = pa.memory_map(str(path))
-            try:
-                stream = pa.ipc.open_stream(mapped)
-            except pa.ArrowInvalid:
-                stream = pa.ipc.open_file(mapped).read_all().to_reader(BATCH)
-            _names(stream.schema, names)
-            batches = stream
-        for batch in batches:
-            for row in batch.to_pylist():
-                yield f"row {next(number):,}", row
-    except (pa.ArrowException, OSError) as error:
-        told = " ".join(str(error).split())[:120]
-        raise BedstoneError(
-            f"{path}: can't be read as a {path.suffix[1:]} file ({told}). The file may be cut "
-            "short or of another format; write or fetch it again."
-        ) from error
-
-
-def _names(schema: Any, names: dict[str, list[str]]) -> None:
-    """Names of classes, as the `datasets` library keeps them beside the columns."""
-    stored = (schema.metadata or {}).get(b"huggingface")
-    try:
-        features = json.loads(stored)["info"]["features"] if stored else {}
-    except (ValueError, KeyError, TypeError):
-        return
-    for column, feature in features.items():
-        if isinstance(feature, dict) and isinstance(feature.get("names"), list):
-            names[column] = [str(name) for name in feature["names"]]
-
-
-def _hub(source: Hub, names: dict[str, list[str]]) -> Iterator[Raw]:
-    datasets = import_datasets()
-    try:
-        found = datasets.load_dataset(source.name, split=source.split, streaming=True)
-        for column, feature in (found.features or {}).items():
-            if isinstance(feature, datasets.Image):
-                found = found.cast_column(column, datasets.Image(decode=False))
-            if getattr(feature, "names", None):
-                names[column] = list(feature.names)
-        for number, row in enumerate(found, 1):
-            yield Raw(f"{source.name}: row {number:,}", row, Path())
-    except Exception as error:  # that library raises dozens of kinds
-        told = " ".join(str(error).split())[:120]
-        raise BedstoneError(
-            f"data {source.name!r}: is no file or folder here, and can't be read from the hub "
-            f"({told}). Without a network, download it elsewhere and name its Parquet files; or "
-            "use the built-in data: scenes."
-        ) from error
+    for image in find_images(folder):
+        values: dict[str, Any] = {"file_name": str(image.relative_to(folder))}
+        if image.parent != folder:
+            values["label"] = image.parent.name
+        yield Record(str(image), values, folder, inside=True)
 
 
 @dataclass
-class DataConfig:
-    """What to learn from.
+class DataConfig(Settings):
+    """The text that a language model is trained on.
 
     Attributes:
         source: a built-in name (python-docs), a file, a folder, a glob or a hub id.

@@ -1,93 +1,204 @@
-"""An endless stream of batches of rows: shuffled by a seed, exactly resumable, made ahead.
+"""Batches and endless streams of them: shuffled by a seed, exactly resumable, made ahead.
 
-Batches are made on threads of their own, some ahead of the network. What one holds is decided by
-the seed and its place in the stream alone, so a run that is resumed sees what it would have seen.
+A stream is a position in epochs of rows; a collate function makes the batch of some rows. What a
+batch holds is decided by the seed and its place in the stream alone, so a run that is resumed
+trains on the batches that it would have had.
 """
 
+import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bedstone.errors import BedstoneError
 from bedstone.runtime import lone_threads
+from bedstone.settings import check_whole
 
 IGNORED = -100  # a target that is none; what torch's cross-entropy ignores
 
 
-def check_identity(state: dict[str, Any], mine: dict[str, Any]) -> None:
-    """Raises BedstoneError naming the first field in which a data position is another stream's."""
-    theirs = state.get("identity", {})
-    for name, value in mine.items():
-        if theirs.get(name) != value:
-            raise BedstoneError(
-                f"data position: was taken with {name}={theirs.get(name)!r}, and now {name} is "
-                f"{value!r}. Resume with the first run's data and settings, or start a new run."
-            )
+class Tensors:
+    """Base of dataclasses that hold tensors.
+
+    Attributes:
+        on_cpu: fields that stay where they are.
+    """
+
+    on_cpu: ClassVar[tuple[str, ...]] = ()
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same with its tensors there; itself where they are there already."""
+        mine: Any = self
+        held = {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(mine)
+            if each.name not in self.on_cpu
+        }
+        moved: dict[str, Any] = {}
+        for name, value in held.items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=True)
+            elif isinstance(value, Tensors):
+                moved[name] = value.to(device)
+        if all(value is held[name] for name, value in moved.items()):
+            return self
+        return dataclasses.replace(mine, **moved)
 
 
-Batch = TypeVar("Batch")
+class Batch(Tensors):
+    """Base of batches: what one training step reads.
+
+    Each has a `target_count`: how many targets there are, over which losses are averaged.
+
+    Attributes:
+        number: which batch of the stream this is, from 0.
+        places: where each item is from.
+    """
+
+    number: int
+    places: list[str]
+
+    @property
+    def items(self) -> int:
+        """How much of the data the batch is: tokens, images or signals."""
+        raise NotImplementedError
+
+    def holds(self) -> str:
+        """What there is how much of, such as `4 pictures`."""
+        return f"{self.items} pictures"
+
+    def describe(self) -> str:
+        """Which rows are in it."""
+        return f"batch {self.number}: {self.holds()}: {', '.join(self.places)}"
 
 
-class Stream(Generic[Batch]):
+B = TypeVar("B")
+
+
+class Batches(Generic[B]):
+    """Base of endless streams of batches: a position that is written to a state and read back."""
+
+    def identity(self) -> dict[str, Any]:
+        """The data and settings that a state must have been taken with."""
+        raise NotImplementedError
+
+    def position(self) -> dict[str, Any]:
+        """Where the stream is; plain numbers, for JSON."""
+        raise NotImplementedError
+
+    def go(self, position: Mapping[str, Any]) -> None:
+        """Goes to a position."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[B]:
+        return self
+
+    def __next__(self) -> B:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and the identity; plain numbers and strings, for JSON."""
+        return {**self.position(), "identity": self.identity()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes where `state` was taken: the next batch is the one that would have come then.
+
+        Raises:
+            BedstoneError: it was taken with other data or settings; the first that differs is
+                named.
+        """
+        theirs = state.get("identity", {})
+        for name, value in self.identity().items():
+            if theirs.get(name) != value:
+                raise BedstoneError(
+                    f"data position: was taken with {name}={theirs.get(name)!r}, and now {name} is "
+                    f"{value!r}. Resume with the first run's data and settings, or start a new run."
+                )
+        self.go(state)
+
+
+Collate = Callable[[np.ndarray, np.random.Generator, int], B]
+
+
+class Stream(Batches[B]):
     """An endless stream of batches: each row at most once an epoch, in an order drawn anew.
 
-    Rows that don't fill a batch at an epoch's end are left to the next one's order. The state is a
-    position, so resuming costs nothing.
+    Rows that don't fill a batch at an epoch's end are left to the next one's order, unless `whole`.
 
     Args:
-        readable: (R,) numbers of the rows that there are.
+        count: rows that there are.
+        collate: (numbers of rows, random generator, number of the batch) to the batch; all its
+            randomness is drawn from the generator.
         workers: threads that make batches; 0 makes each when it is asked for.
         ahead: batches that are made before they are asked for.
+        whole: an epoch has every row; its last batch may be smaller.
+        shuffle: whether the order is drawn; else rows come in theirs.
+        identity: what else a state must have been taken with.
     """
 
     def __init__(
         self,
-        readable: np.ndarray,
+        count: int,
+        collate: Collate[B],
         batch_size: int,
         *,
         seed: int = 0,
         workers: int = 1,
         ahead: int = 4,
+        whole: bool = False,
+        shuffle: bool = True,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise BedstoneError(f"batch_size: {batch_size} is out of range; expected 1 or more.")
-        self.rows, self.seed = readable, seed
-        self.batch_size = min(batch_size, len(readable))
-        self.workers, self.ahead = workers, max(ahead, 1)
+        check_whole("batch_size", batch_size, 1)
+        self.count, self.seed = count, seed
+        self.collate: Any = collate
+        self.batch_size = batch_size if whole else min(batch_size, count)
+        self.workers, self.ahead, self.whole, self.shuffle = workers, max(ahead, 1), whole, shuffle
+        self._identity = {"seed": seed, "rows": count, **(identity or {})}
         self._at = (0, 0, 0)  # of the next batch: epoch, rows of it before, number
         self._next = self._at  # of the next to be made
-        self._made: deque[Future[Batch]] = deque()
+        self._made: deque[Future[B]] = deque()
         self._pool: ThreadPoolExecutor | None = None
         self._order: tuple[int, np.ndarray] | None = None
         self._waited, self._since = 0.0, time.monotonic()
 
-    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> Batch:
-        """The batch of those rows; all its chance is drawn from `random`."""
-        raise NotImplementedError
-
     def identity(self) -> dict[str, Any]:
-        """What a state must have been taken with, to be gone back to."""
-        raise NotImplementedError
+        return self._identity
+
+    def position(self) -> dict[str, Any]:
+        epoch, window, number = self._at
+        return {"epoch": epoch, "window": window, "batch": number}
+
+    def go(self, position: Mapping[str, Any]) -> None:
+        for future in self._made:
+            future.cancel()
+        self._made.clear()
+        self._at = self._next = (position["epoch"], position["window"], position["batch"])
 
     @property
     def epoch(self) -> float:
         """Passes over the rows so far, such as 1.25."""
-        return self._at[0] + self._at[1] / len(self.rows)
+        return self._at[0] + self._at[1] / self.count
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        full = self.count // self.batch_size
+        return -(-self.count // self.batch_size) if self.whole else full
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> B:
         began = time.monotonic()
         if self.workers:
             self._fill()
             batch = self._made.popleft().result()
         else:
-            batch = self.make(*self._place(self._at))
+            batch = self._make(self._at)
         self._at = self._after(self._at)
         self._waited += time.monotonic() - began
         if self.workers:
@@ -101,43 +212,35 @@ class Stream(Generic[Batch]):
         self._waited, self._since = 0.0, now
         return {"waited": share, "epoch": self.epoch}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; plain numbers, for JSON."""
-        epoch, window, number = self._at
-        position = {"epoch": epoch, "window": window, "batch": number}
-        return {**position, "identity": self.identity()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes where `state` was taken: the next batch is the one that would have come then.
-
-        Raises:
-            BedstoneError: it was taken with other data or another seed.
-        """
-        check_identity(state, self.identity())
-        for future in self._made:
-            future.cancel()
-        self._made.clear()
-        self._at = self._next = (state["epoch"], state["window"], state["batch"])
-
-    def _after(self, at: tuple[int, int, int]) -> tuple[int, int, int]:
-        epoch, window, number = at
-        window += self.batch_size
-        if window + self.batch_size > len(self.rows):
-            epoch, window = epoch + 1, 0
-        return epoch, window, number + 1
-
     def _fill(self) -> None:
         if self._pool is None:
             self._pool = lone_threads(self.workers)
         while len(self._made) < self.ahead:
-            self._made.append(self._pool.submit(self.make, *self._place(self._next)))
+            self._made.append(self._pool.submit(self.collate, *self._draw(self._next)))
             self._next = self._after(self._next)
 
-    def _place(self, at: tuple[int, int, int]) -> tuple[np.ndarray, np.random.Generator, int]:
-        """The rows of a batch, its chance and its number."""
+    def _make(self, at: tuple[int, int, int]) -> B:
+        return self.collate(*self._draw(at))
+
+    def _begun(self, at: tuple[int, int, int]) -> tuple[int, int, int]:
+        """The same place, in the next epoch where its own is over."""
         epoch, window, number = at
+        return (epoch + 1, 0, number) if window >= self.count else at
+
+    def _after(self, at: tuple[int, int, int]) -> tuple[int, int, int]:
+        epoch, window, number = self._begun(at)
+        window = min(window + self.batch_size, self.count)
+        if not self.whole and window + self.batch_size > self.count:
+            epoch, window = epoch + 1, 0
+        return epoch, window, number + 1
+
+    def _draw(self, at: tuple[int, int, int]) -> tuple[np.ndarray, np.random.Generator, int]:
+        """The rows of a batch, its random generator and its number."""
+        epoch, window, number = self._begun(at)
         if self._order is None or self._order[0] != epoch:
-            drawn = np.random.default_rng((self.seed, epoch)).permutation(self.rows)
-            self._order = (epoch, drawn)
+            order = np.arange(self.count)
+            if self.shuffle:
+                np.random.default_rng((self.seed, epoch)).shuffle(order)
+            self._order = (epoch, order)
         random = np.random.default_rng((self.seed, epoch, window, 1))
         return self._order[1][window : window + self.batch_size], random, number

@@ -17,10 +17,10 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.fields import PairDataset, PairsConfig, reader_of
+from bedstone.data.dataset import Dataset
 from bedstone.data.images.contrastive import ContrastiveTexts, encoder_of, text_rows
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import open_pairs
+from bedstone.data.open import PairsConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs
 from bedstone.data.text.packing import Packed, pack
@@ -58,7 +58,7 @@ class ContrastiveScorer:
     batch_size: int = 256
 
     @property
-    def rows(self) -> PairDataset:
+    def rows(self) -> Dataset:
         rows: Any = self.pictures.rows
         return rows
 
@@ -201,7 +201,7 @@ def evaluate_contrastive(
     if data == SCENES:
         rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
     else:
-        rows = open_pairs(data, reader_of(settings), split=split, most_broken=settings.most_broken)
+        rows = settings.open(data, split)
     if model.processor is None:
         model.processor = fresh_processor(model.config)
     pictures = pictures_of(rows, model.processor, settings, "reading pictures", as_json)
@@ -227,5 +227,5 @@ def evaluate_contrastive(
     for name, figures in found.items():
         Console().print(Rule(f"{model.path} on {data}: {name}", align="left"), figures.table())
     if rows.faults.broken:
-        Console().print(f"Left out: {rows.faults.told()}", highlight=False)
+        Console().print(f"Left out: {rows.faults.summary()}", highlight=False)
     return record

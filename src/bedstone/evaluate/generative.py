@@ -305,7 +305,7 @@ def evaluate_generative(
                 figures = prompt_figures(scenes, drawn, titles)
         else:
             sees = judge_of(judge, model) if judge else None
-            real = signals_to_measure(recipe, data, samples)
+            real = signals_to_measure(recipe.data, recipe.task, data, samples, seed=recipe.seed)
             drawn, classes, titles = _like(model, precision, real, samples, bar.update)
             held = real.read(np.arange(len(real)))
             if sees is not None:
@@ -397,7 +397,7 @@ def _training(
 ) -> tuple[dict[str, float], Any, Tensor] | None:
     """How near drawings are to the training signals; None where these can't be read any more."""
     try:
-        learnt: Signals = open_signals(recipe)[0]
+        learnt: Signals = open_signals(recipe.data, recipe.task, seed=recipe.seed)[0]
     except BedstoneError:
         return None
     training = learnt.read(np.arange(len(learnt)))

@@ -18,13 +18,8 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.fields import (
-    ImageTextConfig,
-    ImageTextDataset,
-    ImageTextReader,
-    Question,
-    Sample,
-)
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import (
     BlipWords,
     answer_text,
@@ -34,7 +29,7 @@ from bedstone.data.images.image_text import (
     targets_of,
 )
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import open_image_text
+from bedstone.data.open import ImageTextConfig
 from bedstone.data.scenes.captions import check_caption, negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
@@ -189,7 +184,7 @@ class BlipScorer:
     def _chunks(self) -> Iterator[tuple[float, np.ndarray]]:
         """Numbers of some rows, those with as many questions together; and the share done."""
         rows, readable = self.pictures.rows, self.pictures.readable
-        order = sorted(readable.tolist(), key=lambda number: len(rows[number].asked))
+        order = sorted(readable.tolist(), key=lambda number: len(rows[number].questions))
         for at in range(0, len(order), BATCH):
             yield at / len(order), np.array(order[at : at + BATCH])
 
@@ -220,7 +215,7 @@ class BlipScorer:
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        asked = [self.pictures.rows[number].asked for number in numbers]
+        asked = [self.pictures.rows[number].questions for number in numbers]
         kept = [place for place, each in enumerate(asked) if each]
         if not kept:
             return
@@ -365,7 +360,7 @@ class FlamingoScorer(BlipScorer):
         asked = [
             (place, number, one)
             for place, number in enumerate(numbers)
-            for one in self.pictures.rows[number].asked
+            for one in self.pictures.rows[number].questions
         ]
         prompts = prompt_ids(self.words, [one.question for _, _, one in asked])
         texts = [one.answers[0] for _, _, one in asked]
@@ -404,22 +399,21 @@ MOST_CANDIDATES = 1000  # answers that are ranked: the commonest of the training
 
 def opened(
     data: ImageTextConfig, name: str, *, split: str | None = None, size: int = 64
-) -> ImageTextDataset:
+) -> Dataset:
     """The rows of a source, as a recipe says of its columns; of scenes, those to measure on."""
     if name == SCENES:
         return heldout_image_text_scenes(split or "test", MOST_MEASURED, size=size)
-    reader = ImageTextReader(data.columns, data.apart)
-    return open_image_text(name, reader, split=split, most_broken=data.most_broken)
+    return data.open(name, split)
 
 
-def with_parts(head: str, rows: ImageTextDataset, where: str) -> ImageTextDataset:
+def with_parts(head: str, rows: Dataset, where: str) -> Dataset:
     """The rows that have what a head is for: a caption, or a question; joint takes all.
 
     Raises:
         BedstoneError: none has it.
     """
     asks = head == "answers"
-    kept = [i for i, row in enumerate(rows) if (row.asked if asks else row.captions)]
+    kept = [i for i, row in enumerate(rows) if (row.questions if asks else row.captions)]
     if not kept and asks:
         raise BedstoneError(
             f"{where}: no row has a question with an answer; name the columns by data.columns: "
@@ -433,19 +427,19 @@ def with_parts(head: str, rows: ImageTextDataset, where: str) -> ImageTextDatase
     return rows if head == "joint" or len(kept) == len(rows) else rows.pick(kept)
 
 
-def question_only_baseline(rows: ImageTextDataset) -> QuestionOnlyBaseline | None:
+def question_only_baseline(rows: Dataset) -> QuestionOnlyBaseline | None:
     """What rows teach who doesn't look; None where nothing is asked of them."""
-    asked = [(one.question, one.answers) for row in rows for one in row.asked]
+    asked = [(one.question, one.answers) for row in rows for one in row.questions]
     return QuestionOnlyBaseline(asked) if asked else None
 
 
-def majority_caption(rows: ImageTextDataset) -> str:
+def majority_caption(rows: Dataset) -> str:
     """The commonest caption: what is said who says the same of every picture. Empty for none."""
     said = Counter(caption for row in rows for caption in row.captions)
     return said.most_common(1)[0][0] if said else ""
 
 
-def answer_vocabulary(rows: ImageTextDataset) -> tuple[str, ...]:
+def answer_vocabulary(rows: Dataset) -> tuple[str, ...]:
     """The commonest answers, to choose among."""
     return tuple(answer for answer, _ in rows.answers.most_common(MOST_CANDIDATES))
 
@@ -525,11 +519,11 @@ def evaluate_image_text(
     if "answers" in found and learnt is None:
         Console().print(f"No baselines: {settings.source} can't be read any more.", highlight=False)
     if rows.faults.broken:
-        Console().print(f"Left out: {rows.faults.told()}", highlight=False)
+        Console().print(f"Left out: {rows.faults.summary()}", highlight=False)
     return record
 
 
-def training_rows(settings: ImageTextConfig, recipe: dict[str, Any]) -> ImageTextDataset | None:
+def training_rows(settings: ImageTextConfig, recipe: dict[str, Any]) -> Dataset | None:
     """What a model learnt from; None where that isn't known, or isn't there any more."""
     if not recipe:
         return None

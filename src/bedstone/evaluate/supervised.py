@@ -16,10 +16,9 @@ from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.dataset import open_dataset
-from bedstone.data.fields import Reader
+from bedstone.data.fields import PAIRS
 from bedstone.data.images.supervised import ImageExamples
-from bedstone.data.open import open_pairs
+from bedstone.data.open import open_dataset
 from bedstone.data.text.supervised import ExampleBatch, Examples, evaluation_batches, make_examples
 from bedstone.errors import BedstoneError
 from bedstone.metrics.classification import classification, multi_label
@@ -281,5 +280,5 @@ def _pictures(
     model: Model, data: str, columns: dict[str, str] | None, split: str | None
 ) -> ImageExamples:
     named = {} if columns is None else {"label": columns["text"]}
-    rows = open_pairs(data, Reader(named), split=split)
+    rows = open_dataset(data, PAIRS, columns=named, split=split)
     return ImageExamples(rows, processor_of(model), labels=model.config.head.labels, known=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,12 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
-from bedstone.data.dataset import ImagesConfig
-from bedstone.data.images.plain import (
-    PixelBatches,
-    PlainReader,
-    PlainRows,
-    open_plain_images,
-    plain_scenes,
-)
+from bedstone.data.dataset import Dataset
+from bedstone.data.images.plain import pixel_stream
 from bedstone.data.images.processor import ImageProcessor, plain_processor
+from bedstone.data.open import ImagesConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
+from bedstone.data.scenes.datasets import plain_scenes
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.autoencoder import AutoencoderScorer
 from bedstone.files import write_json
@@ -297,7 +294,7 @@ def autoencoder_method(
     model.network.to(precision.device)
     pictures = learnt_pictures(recipe, rows, processor, quiet)
     augment = augment_of(recipe, processor.size)
-    batches = PixelBatches(
+    batches = pixel_stream(
         pictures,
         recipe.batch_size,
         processor.normalise,
@@ -337,7 +334,7 @@ def autoencoder_method(
     return course, scorer
 
 
-def _rows(recipe: AutoencoderRecipe, processor: ImageProcessor) -> tuple[PlainRows, PlainRows]:
+def _rows(recipe: AutoencoderRecipe, processor: ImageProcessor) -> tuple[Dataset, Dataset]:
     """Pictures to learn from, and pictures held out."""
     data, seed = recipe.data, recipe.seed
     if data.source == SCENES:
@@ -349,9 +346,5 @@ def _rows(recipe: AutoencoderRecipe, processor: ImageProcessor) -> tuple[PlainRo
         )
         return train, held
 
-    def opened(name: str) -> PlainRows:
-        reader = PlainReader(data.columns)
-        return open_plain_images(name, reader, split=data.split, most_broken=data.most_broken)
-
-    train, held = held_out(recipe, opened)
+    train, held = held_out(recipe, partial(data.open, split=data.split))
     return train, held.take(recipe.evaluate_pictures, seed)

@@ -12,12 +12,18 @@ from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.fields import PairDataset, PairsConfig, reader_of
-from bedstone.data.images.contrastive import ContrastiveBatches, ContrastiveTexts, encoder_of
+from bedstone.data.dataset import Dataset
+from bedstone.data.images.contrastive import (
+    ContrastiveBatch,
+    ContrastiveTexts,
+    contrastive_stream,
+    encoder_of,
+)
 from bedstone.data.images.processor import ImageProcessor
-from bedstone.data.open import open_pairs
+from bedstone.data.open import PairsConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs, scene_pairs
+from bedstone.data.stream import Stream
 from bedstone.data.text.packing import Encode
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_clip
@@ -118,8 +124,8 @@ class ContrastiveRecipe(RunRecipe):
 class ContrastiveSplits:
     """Pairs to learn from, pairs held out, and what an artefact says of them."""
 
-    train: PairDataset
-    held: PairDataset
+    train: Dataset
+    held: Dataset
     record: dict[str, Any]
 
     @classmethod
@@ -141,11 +147,11 @@ class ContrastiveSplits:
                     size=size,
                     objects=data.things,
                     wrong=recipe.hard_negatives > 0,
-                    told=bar.update,
+                    progress=bar.update,
                 )
             held = heldout_scene_pairs("validation", size=size)
         else:
-            train, held = held_out(recipe, partial(_opened, data))
+            train, held = held_out(recipe, partial(data.open, split=data.split))
         # What zero-shot accuracy is asked of are the classes of both.
         classes = tuple(dict.fromkeys((*train.classes, *held.classes)))
         train.classes = held.classes = classes
@@ -153,7 +159,7 @@ class ContrastiveSplits:
         return cls(train, held, record_of(recipe, train, run))
 
 
-def contrastive_tokenizer(recipe: ContrastiveRecipe, rows: PairDataset, run: Path) -> Tokenizer:
+def contrastive_tokenizer(recipe: ContrastiveRecipe, rows: Dataset, run: Path) -> Tokenizer:
     """The run's own if it has one; else the one named, an initial model's, or a new one.
 
     Raises:
@@ -169,7 +175,7 @@ def contrastive_tokenizer(recipe: ContrastiveRecipe, rows: PairDataset, run: Pat
                 f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a tower for text reads bpe, "
                 "or a tokenizer that tokenizer.path names."
             )
-        tokenizer = train_clip(rows.texts(), recipe.tokenizer.vocab_size)
+        tokenizer = train_clip(rows.all_texts(), recipe.tokenizer.vocab_size)
     own.mkdir(parents=True, exist_ok=True)
     tokenizer.save(own)
     return tokenizer
@@ -185,13 +191,13 @@ def known_tokenizer(recipe: ContrastiveRecipe) -> Tokenizer | None:
 
 def contrastive_batches(
     recipe: ContrastiveRecipe,
-    rows: PairDataset,
+    rows: Dataset,
     processor: ImageProcessor,
     encode: Encode,
     quiet: bool,
-) -> ContrastiveBatches:
+) -> Stream[ContrastiveBatch]:
     """The endless stream that a run learns from."""
-    return ContrastiveBatches(
+    return contrastive_stream(
         learnt_pictures(recipe, rows, processor, quiet),
         ContrastiveTexts(rows, encode),
         recipe.batch_size,
@@ -201,10 +207,6 @@ def contrastive_batches(
         seed=recipe.seed,
         workers=recipe.data.workers,
     )
-
-
-def _opened(data: PairsConfig, name: str) -> PairDataset:
-    return open_pairs(name, reader_of(data), split=data.split, most_broken=data.most_broken)
 
 
 # The network that a run on pairs begins with: towers fresh or from other models, some frozen.
@@ -341,7 +343,7 @@ def contrastive_course(
         min(recipe.batch_size, len(held.readable)),
     )
     count, learning = weight_counts(model)
-    kept = "in memory" if batches.pictures.kept else "decoded as they are read"
+    kept = "in memory" if batches.collate.images.kept else "decoded as they are read"
     record = {**splits.record, "tokenizer": tokenizer.fingerprint()}
     course = RunPlan(
         model=model,

@@ -12,9 +12,10 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline, SignalSpec, text_part
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.signals.batches import SignalBatches, SignalTexts, texts_of
+from bedstone.data.signals.batches import SignalBatch, SignalTexts, signal_stream, texts_of
 from bedstone.data.signals.open import open_signals, spectrogram_of
 from bedstone.data.signals.signals import KINDS, TASKS, Signals, SignalsConfig
+from bedstone.data.stream import Stream
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_wordpiece
 from bedstone.diffusion.process import EDM, Discrete, Flow, Process
@@ -210,7 +211,13 @@ def opened(recipe: DiffusionRecipe, quiet: bool) -> tuple[Signals, Signals]:
         BedstoneError: as `data.signals.open.open_signals`.
     """
     with ProgressBar(f"reading {recipe.data.source}", quiet=quiet) as bar:
-        return open_signals(recipe, bar.update)
+        return open_signals(
+            recipe.data,
+            recipe.task,
+            seed=recipe.seed,
+            held=recipe.evaluate_rows,
+            progress=bar.update,
+        )
 
 
 def diffusion_tokenizer(
@@ -253,9 +260,9 @@ def diffusion_tokenizer(
 
 def batches_of(
     recipe: DiffusionRecipe, learnt: Signals, texts: SignalTexts | None
-) -> SignalBatches:
+) -> Stream[SignalBatch]:
     """The endless stream that a run learns from."""
-    return SignalBatches(
+    return signal_stream(
         learnt,
         recipe.batch_size,
         texts=texts,

@@ -13,19 +13,22 @@ from bedstone.checkpoints.adapters import adapt, load_adapter, save_adapter, wri
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.data.fields import ImageTextConfig, ImageTextDataset
+from bedstone.data.dataset import Dataset
 from bedstone.data.images.image_text import (
     BlipWords,
     FlamingoTexts,
-    ImageTextBatches,
+    ImageTextBatch,
     ImageTexts,
     as_image_text,
     gpt_words,
+    image_text_stream,
     train_image_text,
 )
 from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.open import ImageTextConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
+from bedstone.data.stream import Stream
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
@@ -358,8 +361,8 @@ def _ends(tokenizer: Tokenizer, text: Mapping[str, Any]) -> dict[str, Any]:
 class ImageTextSplits:
     """Rows to learn from, rows to measure on by name, and what an artefact says of them."""
 
-    train: ImageTextDataset
-    measured: dict[str, ImageTextDataset]
+    train: Dataset
+    measured: dict[str, Dataset]
     record: dict[str, Any]
 
     @classmethod
@@ -389,7 +392,7 @@ class ImageTextSplits:
         return cls(train, measured, record)
 
 
-def image_text_tokenizer(recipe: ImageTextRecipe, rows: ImageTextDataset, run: Path) -> Tokenizer:
+def image_text_tokenizer(recipe: ImageTextRecipe, rows: Dataset, run: Path) -> Tokenizer:
     """The run's own if it has one; else the one named, an initial model's, or a new one.
 
     Raises:
@@ -403,7 +406,7 @@ def image_text_tokenizer(recipe: ImageTextRecipe, rows: ImageTextDataset, run: P
     elif begun := recipe.init or recipe.text_init:
         tokenizer = as_image_text(tokenizer_of(open_model(begun)))
     elif recipe.tokenizer.kind == "wordpiece":
-        tokenizer = train_image_text(rows.texts(), recipe.tokenizer.vocab_size)
+        tokenizer = train_image_text(rows.all_texts(), recipe.tokenizer.vocab_size)
     else:
         raise BedstoneError(
             f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a model that puts pictures into "
@@ -416,14 +419,14 @@ def image_text_tokenizer(recipe: ImageTextRecipe, rows: ImageTextDataset, run: P
 
 def image_text_batches(
     recipe: ImageTextRecipe,
-    rows: ImageTextDataset,
+    rows: Dataset,
     texts: ImageTexts,
     processor: ImageProcessor,
     quiet: bool,
-) -> ImageTextBatches:
+) -> Stream[ImageTextBatch]:
     """The endless stream that a run learns from."""
     asks = recipe.head == "answers" or (recipe.head == "joint" and bool(rows.answers))
-    return ImageTextBatches(
+    return image_text_stream(
         learnt_pictures(recipe, rows, processor, quiet),
         texts,
         recipe.batch_size,
@@ -437,7 +440,7 @@ def image_text_batches(
     )
 
 
-def _scenes(recipe: ImageTextRecipe, quiet: bool) -> tuple[ImageTextDataset, ImageTextDataset]:
+def _scenes(recipe: ImageTextRecipe, quiet: bool) -> tuple[Dataset, Dataset]:
     """Scenes to learn from, and those of held-out combinations."""
     data, size = recipe.data, image_side(recipe)
     with ProgressBar("drawing scenes", quiet=quiet) as bar:
@@ -448,7 +451,7 @@ def _scenes(recipe: ImageTextRecipe, quiet: bool) -> tuple[ImageTextDataset, Ima
             objects=data.things,
             captions="none" if recipe.head == "answers" else data.captions,
             questions=recipe.head in ("answers", "joint"),
-            told=bar.update,
+            progress=bar.update,
         )
     return train, heldout_image_text_scenes("validation", MOST_MEASURED, size=size)
 
@@ -554,11 +557,11 @@ def scorers_of(
 
 
 def image_text_plan(
-    recipe: ImageTextRecipe, splits: ImageTextSplits, batches: ImageTextBatches, network: str
+    recipe: ImageTextRecipe, splits: ImageTextSplits, batches: Stream[ImageTextBatch], network: str
 ) -> str:
     """What a run is about to do; `network` is a line about it."""
-    kept = "in memory" if batches.pictures.kept else "decoded as they are read"
-    cut = batches.texts.cut
+    kept = "in memory" if batches.collate.images.kept else "decoded as they are read"
+    cut = batches.collate.texts.cut
     return (
         f"{recipe.data.source}: {splits.train.describe()}, {kept}\n"
         + (f"{cut:,} texts are longer than the network reads, and are cut\n" if cut else "")

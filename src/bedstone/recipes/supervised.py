@@ -16,20 +16,22 @@ from bedstone.checkpoints.adapters import adapt, load_adapter, save_adapter, wri
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, load, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.data.dataset import Dataset, open_dataset
-from bedstone.data.fields import PairDataset, Reader
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import PAIRS
 from bedstone.data.images.augment import ImageAugment
 from bedstone.data.images.pixels import decoded
 from bedstone.data.images.processor import plain_processor
 from bedstone.data.images.supervised import (
     FeatureExamples,
     ImageExamples,
-    LabelledImageBatches,
+    LabelledImageBatch,
     in_batches,
+    labelled_image_stream,
 )
-from bedstone.data.open import open_pairs
+from bedstone.data.open import open_dataset
+from bedstone.data.stream import Stream
 from bedstone.data.text.augment import AugmentConfig, augment, sample
-from bedstone.data.text.supervised import ExampleBatches, Examples, make_examples
+from bedstone.data.text.supervised import Examples, example_stream, make_examples
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
@@ -280,23 +282,23 @@ def open_examples(
     processor = processor_of(model)
     with ProgressBar("decoding the pictures", quiet=quiet) as bar:
 
-        def examples(rows: PairDataset, known: ImageExamples | None = None) -> ImageExamples:
+        def examples(rows: Dataset, known: ImageExamples | None = None) -> ImageExamples:
             labels = known.labels if known else data.labels or None
             return ImageExamples(
-                rows, processor, labels=labels, known=known is not None, told=bar.update
+                rows, processor, labels=labels, known=known is not None, progress=bar.update
             )
 
         train = examples(learnt)
         return train, examples(held, train), examples(tested, train) if tested else None
 
 
-def _opened(recipe: FinetuneRecipe, name: str) -> PairDataset:
-    return open_pairs(name, Reader(recipe.data.columns), split=recipe.data.split)
+def _opened(recipe: FinetuneRecipe, name: str) -> Dataset:
+    return open_dataset(name, PAIRS, columns=recipe.data.columns, split=recipe.data.split)
 
 
-def image_batches(examples: ImageExamples, recipe: FinetuneRecipe) -> LabelledImageBatches:
+def image_batches(examples: ImageExamples, recipe: FinetuneRecipe) -> Stream[LabelledImageBatch]:
     """The endless stream that a recipe learns from, augmented as it asks."""
-    return LabelledImageBatches(
+    return labelled_image_stream(
         examples,
         recipe.batch_size,
         seed=recipe.seed,
@@ -430,7 +432,7 @@ class TaskRows:
         """The endless stream that the recipe learns from; `reads` is which token the head does."""
         if isinstance(self.train, ImageExamples):
             return image_batches(self.train, recipe)
-        return ExampleBatches(
+        return example_stream(
             self.train,
             recipe.batch_size,
             reads=reads,

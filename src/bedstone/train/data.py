@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bedstone.data.dataset import ImageDataset, ImagesConfig
+from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, fact_augment
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.open import ImagesConfig
 from bedstone.data.sources import Source
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
@@ -20,11 +21,10 @@ from bedstone.train.run import check_unchanged
 MAX_SCENES = 20_000  # drawn where a recipe doesn't say how many
 
 Recipe = Any  # of pictures with a `data` section of ImagesConfig
-Rows = TypeVar("Rows", bound=ImageDataset[Any])
 Config = TypeVar("Config", bound=ImagesConfig)
 
 
-def held_out(recipe: Recipe, opened: Callable[[str], Rows]) -> tuple[Rows, Rows]:
+def held_out(recipe: Recipe, opened: Callable[[str], Dataset]) -> tuple[Dataset, Dataset]:
     """Rows to learn from and rows to validate on, of sources that `opened` reads."""
     data = recipe.data
     train = opened(data.source)
@@ -35,7 +35,7 @@ def held_out(recipe: Recipe, opened: Callable[[str], Rows]) -> tuple[Rows, Rows]
     return train.take(data.most_rows, recipe.seed), held
 
 
-def record_of(recipe: Recipe, train: ImageDataset[Any], run: Path | None) -> dict[str, Any]:
+def record_of(recipe: Recipe, train: Dataset, run: Path | None) -> dict[str, Any]:
     """What `data.json` and an artefact say of the rows.
 
     Raises:
@@ -61,7 +61,7 @@ def recorded_data(kind: type[Config], recipe: Mapping[str, Any]) -> Config:
 
 
 def pictures_of(
-    rows: ImageDataset[Any],
+    rows: Dataset,
     processor: ImageProcessor,
     data: ImagesConfig,
     label: str,
@@ -70,12 +70,12 @@ def pictures_of(
     """The rows' pictures, as the processor fits them."""
     with ProgressBar(label, quiet=quiet) as bar:
         return ImageCache(
-            rows, processor.fit, processor.size, memory_mb=data.memory_mb, told=bar.update
+            rows, processor.fit, processor.size, memory_mb=data.memory_mb, progress=bar.update
         )
 
 
 def learnt_pictures(
-    recipe: Recipe, rows: ImageDataset[Any], processor: ImageProcessor, quiet: bool
+    recipe: Recipe, rows: Dataset, processor: ImageProcessor, quiet: bool
 ) -> ImageCache:
     """Pictures to learn from: as much larger than the network's as the recipe says, for crops."""
     wide = wider(processor, recipe.data.enlarge)

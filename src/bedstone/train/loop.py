@@ -242,7 +242,7 @@ class Trainer:
         self.average.update()
         self.optimizer.zero_grad()
         self.step += 1
-        self.tokens += sum(batch.ids.numel() for batch in micro)
+        self.tokens += sum(batch.items for batch in micro)
         return total / count, norm, factor
 
     def _stop(self, what: str, batches: list[Any]) -> None:

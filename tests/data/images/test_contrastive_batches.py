@@ -8,14 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from bedstone.data.fields import ImageTextPair, PairDataset
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import Sample
 from bedstone.data.images.augment import fact_augment
-from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveBatches, ContrastiveTexts
+from bedstone.data.images.contrastive import (
+    ContrastiveBatch,
+    ContrastiveTexts,
+    contrastive_stream,
+)
 from bedstone.data.images.pixels import ImageCache
+from bedstone.data.stream import Stream
 from bedstone.errors import BedstoneError
 
 
-def rows(count: int = 10, made: bool = False) -> PairDataset:
+def rows(count: int = 10, made: bool = False) -> Dataset:
     pairs = []
     for i in range(count):
         picture = np.full((4, 4, 3), i, dtype=np.uint8)
@@ -24,9 +30,16 @@ def rows(count: int = 10, made: bool = False) -> PairDataset:
             captions = (f"a {i % 2}", f"the {i % 2}")
         label = str(i % 2) if made else None
         pairs.append(
-            ImageTextPair(picture, captions, (f"wrong {i}", "false"), label, made, f"row {i}")
+            Sample(
+                picture,
+                captions,
+                negatives=(f"wrong {i}", "false"),
+                label=label,
+                made=made,
+                place=f"row {i}",
+            )
         )
-    return PairDataset(pairs)
+    return Dataset(pairs)
 
 
 def encode(texts: list[str]) -> list[list[int]]:  # type: ignore[type-arg]
@@ -39,10 +52,10 @@ def normalise(pixels: Tensor) -> Tensor:
 
 def batches(
     count: int = 10, size: int = 3, made: bool = False, **options: object
-) -> ContrastiveBatches:
+) -> Stream[ContrastiveBatch]:
     found = rows(count, made)
     pictures = ImageCache(found, lambda x: x, (4, 4))
-    return ContrastiveBatches(pictures, ContrastiveTexts(found, encode), size, normalise, **options)  # type: ignore[arg-type]
+    return contrastive_stream(pictures, ContrastiveTexts(found, encode), size, normalise, **options)  # type: ignore[arg-type]
 
 
 def text(batch: ContrastiveBatch, row: int) -> str:
@@ -161,12 +174,12 @@ def test_a_fault_in_a_thread_is_told() -> None:
 
 
 def test_pictures_that_break_later_are_left_out() -> None:
-    pairs = [*rows(9).pairs, ImageTextPair(b"no picture", ("broken",), place="row 9")]
-    found = PairDataset(pairs)
+    pairs = [*rows(9), Sample(b"no picture", ("broken",), place="row 9")]
+    found = Dataset(pairs)
     found.faults.most = 0.2
     found.faults.rows = 10
     pictures = ImageCache(found, lambda x: x, (4, 4), memory_mb=0)
-    stream = ContrastiveBatches(pictures, ContrastiveTexts(found, encode), 5, normalise, workers=1)
+    stream = contrastive_stream(pictures, ContrastiveTexts(found, encode), 5, normalise, workers=1)
     sizes = [len(next(stream).pixels) for _ in range(4)]
     assert sorted(sizes) == [4, 4, 5, 5]
     assert len(found.faults.broken) == 1
@@ -184,10 +197,10 @@ def test_what_a_caption_says_stays_true_of_its_picture() -> None:
     picture = np.zeros((4, 4, 3), dtype=np.uint8)
     picture[:, :2] = (200, 30, 30)
     said = ("a red thing", "a thing on the left", "a thing")
-    pairs = PairDataset([ImageTextPair(picture, (text,), place=text) for text in said])
+    pairs = Dataset([Sample(picture, (text,), place=text) for text in said])
     pictures = ImageCache(pairs, lambda x: x, (4, 4))
     augment = fact_augment({"flip": 1.0, "hue": 0.5})
-    stream = ContrastiveBatches(
+    stream = contrastive_stream(
         pictures, ContrastiveTexts(pairs, encode), 3, normalise, augment=augment, seed=3
     )
     batch = next(stream)

@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from bedstone.data.fields import ImageTextDataset, Question, Sample
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import Question, Sample
 from bedstone.data.images.augment import FactAugment, ImageAugment
 from bedstone.data.images.image_text import (
     BlipWords,
     ImageTextBatch,
-    ImageTextBatches,
     ImageTexts,
     Part,
+    image_text_stream,
     train_image_text,
 )
 from bedstone.data.images.pixels import ImageCache
+from bedstone.data.stream import Stream
 from bedstone.errors import BedstoneError
 
 LETTERS = "abcdefghij"
@@ -25,7 +27,7 @@ WORDS = " ".join([*LETTERS, *"0123456789", "left up it is so"])
 TOKENIZER = train_image_text([WORDS] * 3, 150)
 
 
-def rows(count: int = 10) -> ImageTextDataset:
+def rows(count: int = 10) -> Dataset:
     """Picture i has i + 1 captions, and questions of the same letter."""
     found = []
     for i in range(count):
@@ -34,7 +36,7 @@ def rows(count: int = 10) -> ImageTextDataset:
         asked = tuple(Question(f"is {LETTERS[i]} {n}", (f"{n}", f"{n} so")) for n in range(2))
         captions = tuple(f"{LETTERS[i]} {n}" for n in range(i + 1))
         found.append(Sample(picture, captions, asked, f"row {i}"))
-    return ImageTextDataset(found)
+    return Dataset(found)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -42,16 +44,16 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def stream(
-    found: ImageTextDataset | None = None,
+    found: Dataset | None = None,
     size: int = 3,
     context: int = 32,
     prompt: str = "",
     **options: object,
-) -> ImageTextBatches:
+) -> Stream[ImageTextBatch]:
     found = found or rows()
     texts = ImageTexts(found, BlipWords.of(TOKENIZER, context, prompt))
     options.setdefault("workers", 0)
-    return ImageTextBatches(
+    return image_text_stream(
         ImageCache(found, lambda x: x, (4, 4)), texts, size, normalise, **options
     )  # type: ignore[arg-type]
 
@@ -132,9 +134,7 @@ def test_another_answer_and_caption_is_drawn_each_time() -> None:
 
 
 def test_equal_texts_have_equal_groups() -> None:
-    found = ImageTextDataset(
-        [Sample(np.zeros((4, 4, 3), np.uint8), (text,)) for text in ("a", "b", "a")]
-    )
+    found = Dataset([Sample(np.zeros((4, 4, 3), np.uint8), (text,)) for text in ("a", "b", "a")])
     batch = next(stream(found, captions=2))
     (part,) = batch.parts
     for text, group in zip(read(part), part.groups, strict=True):
@@ -148,7 +148,7 @@ def test_only_what_is_said_is_counted() -> None:
     # letter, number, [SEP]; and the number, perhaps a word, [SEP]: no prompt, no padding
     words = sum(len(text.split()) + 1 for text in (*said(captions), *said(answers)))
     assert batch.target_count == words
-    assert batch.ids.numel() == captions.ids_in.numel() + answers.ids_in.numel()
+    assert batch.items == captions.ids_in.numel() + answers.ids_in.numel()
     assert TOKENIZER.decode(captions.ids_in[0, :3].tolist(), skip_special=False) == "[DEC] it is"
     assert (captions.targets[:, :2] == -100).all() and (captions.targets[:, 2] != -100).all()
     assert (answers.targets[:, 0] != -100).all()  # answers have no prompt
@@ -156,9 +156,7 @@ def test_only_what_is_said_is_counted() -> None:
 
 def test_pictures_without_a_caption_or_question_teach_nothing_of_it() -> None:
     blank = np.zeros((4, 4, 3), np.uint8)
-    found = ImageTextDataset(
-        [Sample(blank, ("a",), ()), Sample(blank, (), (Question("is a", ("so",)),))]
-    )
+    found = Dataset([Sample(blank, ("a",), ()), Sample(blank, (), (Question("is a", ("so",)),))])
     batch = next(stream(found, size=2, captions=2, answers=2))
     assert batch.captions is not None and batch.answers is not None
     for part in (batch.captions, batch.answers):
@@ -197,9 +195,7 @@ def test_a_flip_never_meets_left() -> None:
         pictures.append(
             Sample(pixels, (f"{LETTERS[i]} left", f"{LETTERS[i]} up"), place=f"row {i}")
         )
-    made = stream(
-        ImageTextDataset(pictures), size=6, captions=1, augment=FactAugment(ImageAugment(flip=1))
-    )
+    made = stream(Dataset(pictures), size=6, captions=1, augment=FactAugment(ImageAugment(flip=1)))
     met = set()
     for _ in range(10):
         batch = next(made)
@@ -213,7 +209,7 @@ def test_an_answer_that_says_left_forbids_a_flip_too() -> None:
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:, 0] = 200
     asked = (Question("so it is", ("left",)), Question("so it is", ("up",)))
-    found = ImageTextDataset([Sample(pixels, ("a",), asked)])
+    found = Dataset([Sample(pixels, ("a",), asked)])
     made = stream(found, size=1, captions=1, answers=1, augment=FactAugment(ImageAugment(flip=1)))
     met = set()
     for _ in range(20):
@@ -231,9 +227,9 @@ def test_hidden_pictures_and_the_same_texts() -> None:
 
 
 def test_what_is_too_long_is_cut_and_counted() -> None:
-    found = ImageTextDataset([Sample(np.zeros((4, 4, 3), np.uint8), ("a b c d e f g h i j", "a"))])
+    found = Dataset([Sample(np.zeros((4, 4, 3), np.uint8), ("a b c d e f g h i j", "a"))])
     made = stream(found, size=1, captions=2, context=8)
-    assert made.texts.cut == 1
+    assert made.collate.texts.cut == 1
     (part,) = next(made).parts
     assert sorted(read(part)) == sorted(said(part)) == ["a", "a b c d e f"]
     assert part.ids.shape == (2, 8) and part.ids_in.shape[1] <= 8
@@ -262,4 +258,4 @@ def test_all_texts_are_tokenised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made = stream(captions=2, answers=2)
     before = len(seen)
     next(made), next(made)
-    assert len(seen) == before == len(set(seen)) == len(set(rows().texts()))
+    assert len(seen) == before == len(set(seen)) == len(set(rows().all_texts()))

@@ -13,11 +13,11 @@ from bedstone.data.scenes.moving import (
     moving_signals,
 )
 from bedstone.data.scenes.world import HELD_OUT, PAIRS, SIZES, held_out
-from bedstone.data.signals.batches import SignalBatches
-from bedstone.data.signals.open import open_signals
+from bedstone.data.signals.batches import signal_stream
 from bedstone.data.signals.signals import SignalsConfig
 from bedstone.errors import BedstoneError
 from bedstone.recipes.diffusion import DiffusionRecipe
+from diffusion_runs import signals_of
 
 
 def test_things_go_where_it_says_inside_the_picture_and_apart():
@@ -74,14 +74,14 @@ def test_videos_as_signals():
         data=SignalsConfig(source="moving-scenes", most_rows=300),
         evaluate_rows=20,
     )
-    learnt, held = open_signals(recipe)
+    learnt, held = signals_of(recipe)
     assert learnt.shape == (3, 8, 32, 32) and learnt.names == CLASSES and len(held) == 20
     assert len(set(learnt.classes)) == 32
     moving = make_moving(5)
     assert CLASSES[learnt.classes[5]] == f"{moving.scene.objects[0].shape} moving {moving.ways[0]}"
     plain = torch.from_numpy(draw_moving(moving, 8, 32)).float() / 127.5 - 1
     assert torch.equal(learnt.read([5])[0], plain)
-    batch = next(SignalBatches(learnt, 64, flip=0.9, workers=0))
+    batch = next(signal_stream(learnt, 64, flip=0.9, workers=0))
     mirrored = [
         not torch.equal(shown, own)
         for shown, own in zip(batch.signals, learnt.read(batch.rows.numpy()), strict=True)

@@ -11,10 +11,10 @@ from bedstone.data.scenes.solids import (
     solid_of,
     solid_signals,
 )
-from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import SignalsConfig
 from bedstone.errors import BedstoneError
 from bedstone.recipes.diffusion import DiffusionRecipe
+from diffusion_runs import signals_of
 
 PI = np.pi
 VOLUMES = {  # by geometry, of a radius of 1
@@ -62,7 +62,7 @@ def test_turns_and_places_differ():
 
 def test_volumes_as_signals():
     data = SignalsConfig(source="solids", most_rows=200)
-    learnt, held = open_signals(DiffusionRecipe(task="class-to-volume", data=data, evaluate_rows=9))
+    learnt, held = signals_of(DiffusionRecipe(task="class-to-volume", data=data, evaluate_rows=9))
     assert learnt.shape == (1, 16, 16, 16) and learnt.names == SOLIDS and len(held) == 9
     assert SOLIDS[learnt.classes[7]] == solid_of(7)[0] and set(learnt.classes) == set(range(8))
     told = solid_signals(data, "text", count=30)
@@ -75,4 +75,4 @@ def test_volumes_as_signals():
     with pytest.raises(BedstoneError, match="split 'tests' is unknown; perhaps 'test'"):
         solid_signals(SignalsConfig(), split="tests")
     with pytest.raises(BedstoneError, match=r"'x.npy' is no \.npz file"):
-        open_signals(DiffusionRecipe(task="class-to-volume", data=SignalsConfig(source="x.npy")))
+        signals_of(DiffusionRecipe(task="class-to-volume", data=SignalsConfig(source="x.npy")))

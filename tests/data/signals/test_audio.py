@@ -16,10 +16,10 @@ from bedstone.data.signals.audio import (
     resampled,
     write_sound,
 )
-from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import SignalsConfig
 from bedstone.errors import BedstoneError
 from bedstone.recipes.diffusion import DiffusionRecipe
+from diffusion_runs import signals_of
 
 RATE = 8000
 
@@ -145,7 +145,7 @@ def test_rows_of_sounds(tmp_path):
 
     def opened(task="class-to-audio", **data):
         options = {"source": str(tmp_path), "columns": {"label": "note"}, "size": (48,)} | data
-        return open_signals(DiffusionRecipe(task=task, data=SignalsConfig(**options)))
+        return signals_of(DiffusionRecipe(task=task, data=SignalsConfig(**options)))
 
     learnt, held = opened(validation_share=0.3)
     assert learnt.kind == "audio" and learnt.shape == (128, 48) and learnt.names == ("high", "low")
@@ -169,6 +169,6 @@ def test_rows_of_sounds(tmp_path):
 def test_spoken_digits(shared_data):
     source = str(shared_data / "spoken-digits" / "test.parquet")
     data = SignalsConfig(source=source, columns={"label": "digit"}, size=(96,), most_rows=40)
-    learnt, held = open_signals(DiffusionRecipe(task="class-to-audio", data=data))
+    learnt, held = signals_of(DiffusionRecipe(task="class-to-audio", data=data))
     assert len(learnt) + len(held) == 40 and learnt.shape == (128, 96)
     assert learnt.names == tuple("0123456789")

@@ -11,10 +11,11 @@ from PIL import Image
 from bedstone.data.scenes.captions import check_caption
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import COLOURS, HELD_OUT, PAIRS, SHAPES, held_out, make_scene
-from bedstone.data.signals.open import covering, held_out_prompts, open_signals, scene_captions
+from bedstone.data.signals.open import covering, held_out_prompts, scene_captions
 from bedstone.data.signals.signals import SignalsConfig
 from bedstone.errors import BedstoneError
 from bedstone.recipes.diffusion import DiffusionRecipe
+from diffusion_runs import signals_of
 
 
 def recipe(task="class-to-image", **data):
@@ -34,17 +35,15 @@ def folder(tmp_path):
 
 def test_a_folder_of_classes(folder):
     options = {"source": str(folder), "size": (8, 8), "validation": str(folder)}
-    learnt, held = open_signals(recipe(**options))
+    learnt, held = signals_of(recipe(**options))
     assert learnt.shape == (3, 8, 8) and learnt.names == held.names == ("cat", "dog")
     assert np.array_equal(learnt.values[:, 1, 0, 0] == 200, learnt.classes == 0)
-    grey, _ = open_signals(recipe(**options, channels=1))
+    grey, _ = signals_of(recipe(**options, channels=1))
     expected = round(0.299 * 70 + 0.587 * 20 + 0.114 * 90)
     assert grey.shape == (1, 8, 8) and grey.values[-1, 0, 0, 0] == expected
-    none, _ = open_signals(recipe("unconditional-image-generation", **options))
+    none, _ = signals_of(recipe("unconditional-image-generation", **options))
     assert none.classes is None and none.captions is None
-    told, _ = open_signals(
-        recipe("text-to-image", **options, templates=["a {label}", "one {label}"])
-    )
+    told, _ = signals_of(recipe("text-to-image", **options, templates=["a {label}", "one {label}"]))
     assert told.captions[0] == ("a cat", "one cat")
 
 
@@ -68,7 +67,7 @@ def test_a_picture_just_covers_the_size_and_its_middle_is_kept(sides, size):
 def test_what_is_wrong_with_rows_is_told(folder):
     def refused(task="class-to-image", **data):
         with pytest.raises(BedstoneError) as error:
-            open_signals(recipe(task, **{"source": str(folder), "size": (8, 8)} | data))
+            signals_of(recipe(task, **{"source": str(folder), "size": (8, 8)} | data))
         return str(error.value)
 
     assert "'lable', which data.columns.label names" in refused(columns={"label": "lable"})
@@ -79,7 +78,7 @@ def test_what_is_wrong_with_rows_is_told(folder):
     assert "holds 'cat', which is none of the 1 classes" in refused(classes=["dog"])
     (folder / "dog" / "0.png").write_bytes(b"no picture")
     assert "dog/0.png: is no picture" in refused()
-    assert len(open_signals(recipe(source=str(folder), size=(8, 8), most_broken=0.2))[0]) < 16
+    assert len(signals_of(recipe(source=str(folder), size=(8, 8), most_broken=0.2))[0]) < 16
     other = folder.parent / "other" / "bird"
     other.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(other / "x.png")
@@ -93,11 +92,11 @@ def test_a_number_that_is_no_class_is_told(tmp_path):
     rows = [{"file_name": f"{n}.png", "label": n} for n in range(4)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(BedstoneError, match=r"line 3.*holds '2', which is none of the 2 classes"):
-        open_signals(recipe(source=str(tmp_path), classes={0: "zero", 1: "one"}))
+        signals_of(recipe(source=str(tmp_path), classes={0: "zero", 1: "one"}))
 
 
 def test_scenes_to_learn_from_never_show_or_name_what_is_held_out():
-    learnt, held = open_signals(recipe("text-to-image", most_rows=300, size=(32, 32)))
+    learnt, held = signals_of(recipe("text-to-image", most_rows=300, size=(32, 32)))
     assert learnt.shape == (3, 32, 32) and len(learnt) == 300
     named = "|".join(learnt.texts())
     pairs = [(s, c) for s, c in PAIRS if f"{c} {s}" in named]
@@ -114,7 +113,7 @@ def test_scenes_can_be_of_large_plain_things():
     wished = recipe(
         "text-to-image", most_rows=40, size=(32, 32), sizes=["large"], textures=False, signs=True
     )
-    learnt, _ = open_signals(wished)
+    learnt, _ = signals_of(wished)
     for number in range(40):
         scene = make_scene(number, objects=(1, 2), sizes=["large"])
         things = tuple(dataclasses.replace(thing, texture="plain") for thing in scene.objects)
@@ -147,7 +146,7 @@ def test_prompts_say_what_must_be_there():
 
 
 def test_scenes_of_one_thing_have_its_shape_as_class():
-    learnt, held = open_signals(recipe(most_rows=80, size=(32, 32)))
+    learnt, held = signals_of(recipe(most_rows=80, size=(32, 32)))
     assert learnt.names == SHAPES and set(learnt.classes) == set(range(8))
     assert len(held) == 1000 and held.fingerprint() != learnt.fingerprint()
 
@@ -170,13 +169,13 @@ def test_what_a_recipe_says_wrong_is_told(wrong, told):
     from bedstone.settings import from_mapping
 
     with pytest.raises(BedstoneError, match=told):
-        open_signals(from_mapping(DiffusionRecipe, wrong, "recipe"))
+        signals_of(from_mapping(DiffusionRecipe, wrong, "recipe"))
 
 
 @pytest.mark.shared
 def test_written_digits(shared_data):
     source = str(shared_data / "mnist" / "test.parquet")
-    learnt, held = open_signals(recipe(source=source, size=(28, 28), channels=1, most_rows=200))
+    learnt, held = signals_of(recipe(source=source, size=(28, 28), channels=1, most_rows=200))
     assert learnt.shape == (1, 28, 28) and len(learnt) + len(held) == 200
     assert learnt.names == tuple("0123456789")
     assert learnt.read([0]).min() == -1

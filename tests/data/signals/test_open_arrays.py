@@ -5,10 +5,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bedstone.data.signals.open import array_signals, open_signals, signals_to_measure
+from bedstone.data.signals.open import array_signals, signals_to_measure
 from bedstone.data.signals.signals import SignalsConfig
 from bedstone.errors import BedstoneError
 from bedstone.recipes.diffusion import DiffusionRecipe
+from diffusion_runs import signals_of
 
 VALUES = np.random.default_rng(0).integers(0, 256, (20, 1, 4, 4, 4), dtype=np.uint8)
 NAMES = np.array(["ball", "box"] * 10)
@@ -36,13 +37,15 @@ def test_a_recipe_opens_them(tmp_path):
     np.savez(path, signals=VALUES, classes=NAMES)
     data = SignalsConfig(source=path, validation_share=0.3)
     recipe = DiffusionRecipe(task="class-to-volume", data=data)
-    learnt, held = open_signals(recipe)
+    learnt, held = signals_of(recipe)
     assert len(learnt) + len(held) == 20
     assert learnt.kind == "volume"
-    assert len(signals_to_measure(recipe, path, 6)) == 6
+    assert len(signals_to_measure(recipe.data, recipe.task, path, 6)) == 6
     fewer = str(tmp_path / "f.npz")
     np.savez(fewer, signals=VALUES[:3], classes=["box"] * 3)
-    assert signals_to_measure(recipe, fewer, 0, learnt.names).classes.tolist() == [1, 1, 1]
+    assert signals_to_measure(
+        recipe.data, recipe.task, fewer, 0, learnt.names
+    ).classes.tolist() == [1, 1, 1]
 
 
 def test_what_cannot_be_read(tmp_path):

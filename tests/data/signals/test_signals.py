@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bedstone.data.signals.batches import SignalBatches, SignalTexts, in_batches
+from bedstone.data.signals.batches import SignalTexts, in_batches, signal_stream
 from bedstone.data.signals.signals import (
     Condition,
     Signals,
@@ -44,15 +44,15 @@ def test_values_become_minus_one_to_one_and_stay_with_their_class():
     assert found.dtype == torch.float32 and found.shape == (2, 1, 4, 6)
     expected = torch.from_numpy(signals.values[[3, 5]].astype(np.float64)) / 127.5 - 1
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
-    batch = next(SignalBatches(signals, 8, drop=0.0, workers=0))
+    batch = next(signal_stream(signals, 8, drop=0.0, workers=0))
     assert torch.equal(number_of(batch.signals), batch.rows)
     assert torch.equal(batch.conditions()["classes"], batch.rows % 3)
-    assert batch.target_count == 8 and batch.ids.numel() == 8
+    assert batch.target_count == 8 and batch.items == 8
 
 
 def test_a_stream_resumes_exactly_and_sees_each_row_once_an_epoch():
     def stream(workers):
-        return SignalBatches(labelled(), 8, drop=0.5, flip=0.5, seed=3, workers=workers)
+        return signal_stream(labelled(), 8, drop=0.5, flip=0.5, seed=3, workers=workers)
 
     whole = list(itertools.islice(stream(0), 12))
     assert sorted(torch.cat([b.rows for b in whole[:5]]).tolist()) == list(range(40))
@@ -68,13 +68,13 @@ def test_a_stream_resumes_exactly_and_sees_each_row_once_an_epoch():
         assert expected.number == found.number
         for name in ("signals", "rows", "drop"):
             assert torch.equal(getattr(expected, name), getattr(found, name))
-    other = SignalBatches(labelled(), 8, drop=0.4, flip=0.5, seed=3)
+    other = signal_stream(labelled(), 8, drop=0.4, flip=0.5, seed=3)
     with pytest.raises(BedstoneError, match=r"drop=0\.5"):
         other.load_state_dict(state)
 
 
 def test_dropped_rows_have_the_class_that_is_none():
-    batches = SignalBatches(labelled(), 20, drop=0.25, workers=0)
+    batches = signal_stream(labelled(), 20, drop=0.25, workers=0)
     drawn = list(itertools.islice(batches, 60))
     share = torch.cat([batch.drop for batch in drawn]).float().mean()
     assert 0.2 < share < 0.3
@@ -85,7 +85,7 @@ def test_dropped_rows_have_the_class_that_is_none():
 
 
 def test_signals_without_a_condition_have_none():
-    batch = next(SignalBatches(some(), 8, workers=0))
+    batch = next(signal_stream(some(), 8, workers=0))
     assert batch.condition is None and batch.conditions() == {}
     assert batch.to("cpu").conditions() == {}
 
@@ -96,7 +96,7 @@ def test_words_are_filled_up_and_a_dropped_row_says_nothing():
     texts = SignalTexts(signals, encode, [7, 8], pad=9)
     assert texts.longest == 8 and texts.cut == 0
     seen = set()
-    for batch in itertools.islice(SignalBatches(signals, 20, texts=texts, drop=0.5), 20):
+    for batch in itertools.islice(signal_stream(signals, 20, texts=texts, drop=0.5), 20):
         told = batch.conditions()
         assert told["ids"].shape == told["keep"].shape == (20, 8)
         for row, dropped, ids, keep in zip(
@@ -114,7 +114,7 @@ def test_mirrored_are_whole_rows_and_none_whose_text_names_a_side():
     signals = some(captions=[("a cat",), ("a cat left of a tree",)] * 20)
     texts = SignalTexts(signals, encode, [7, 8])
     flips = {0: 0, 1: 0}
-    for batch in itertools.islice(SignalBatches(signals, 20, texts=texts, flip=0.5), 20):
+    for batch in itertools.islice(signal_stream(signals, 20, texts=texts, flip=0.5), 20):
         plain = signals.read(batch.rows.numpy())
         for row, shown, own in zip(batch.rows.tolist(), batch.signals, plain, strict=True):
             same = torch.equal(shown, own)

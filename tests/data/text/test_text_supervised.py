@@ -8,7 +8,7 @@ import torch
 
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.encode import question_windows, text_input, text_windows, word_windows
-from bedstone.data.text.supervised import ExampleBatches, evaluation_batches, make_examples
+from bedstone.data.text.supervised import evaluation_batches, example_stream, make_examples
 from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
 from bedstone.errors import BedstoneError
 
@@ -78,7 +78,7 @@ def test_a_batch_is_its_rows_end_to_end(bert, reads):
 
 @pytest.mark.parametrize("size", [1, 7, 50, 80])
 def test_each_row_comes_once_an_epoch(bert, size):
-    batches = ExampleBatches(classes(texts(), bert), size, seed=1)
+    batches = example_stream(classes(texts(), bert), size, seed=1)
     orders = []
     for epoch in range(2):
         seen = []
@@ -92,11 +92,11 @@ def test_each_row_comes_once_an_epoch(bert, size):
 
 def test_resuming_is_exact(bert):
     examples = classes(texts(long=True), bert, limit=20)
-    one = ExampleBatches(examples, 4, seed=1)
+    one = example_stream(examples, 4, seed=1)
     for _ in range(17):
         next(one)
     state = json.loads(json.dumps(one.state_dict()))
-    other = ExampleBatches(examples, 4, seed=1)
+    other = example_stream(examples, 4, seed=1)
     other.load_state_dict(state)
     for _ in range(30):
         a, b = next(one), next(other)
@@ -105,9 +105,9 @@ def test_resuming_is_exact(bert):
         assert torch.equal(a.targets, b.targets)
         assert a.origins == b.origins
     with pytest.raises(BedstoneError, match="seed"):
-        ExampleBatches(examples, 4, seed=2).load_state_dict(state)
+        example_stream(examples, 4, seed=2).load_state_dict(state)
     with pytest.raises(BedstoneError, match="rows"):
-        ExampleBatches(classes(texts(20), bert), 4, seed=1).load_state_dict(state)
+        example_stream(classes(texts(20), bert), 4, seed=1).load_state_dict(state)
 
 
 def test_evaluation_is_in_order_and_ends(bert):
@@ -218,22 +218,22 @@ def test_a_text_without_tokens_is_told_with_its_row(bert):
 def test_class_weights(bert):
     rows = [{"text": "the cat", "label": label} for label in "aaab"]
     examples = classes(rows, bert)
-    batch = next(ExampleBatches(examples, 4, weights="balanced", shuffle=False))
+    batch = next(example_stream(examples, 4, weights="balanced", shuffle=False))
     torch.testing.assert_close(batch.weights, torch.tensor([2 / 3, 2 / 3, 2 / 3, 2.0]))
     assert batch.target_count == pytest.approx(4)
-    batch = next(ExampleBatches(examples, 4, weights={"b": 5}, shuffle=False))
+    batch = next(example_stream(examples, 4, weights={"b": 5}, shuffle=False))
     assert batch.weights.tolist() == [1, 1, 1, 5]
     assert batch.target_count == 4
     with pytest.raises(BedstoneError, match="'c' is no label"):
-        ExampleBatches(examples, 4, weights={"c": 5})
+        example_stream(examples, 4, weights={"c": 5})
     for wrong in (0, -1, "x", float("nan")):
         with pytest.raises(BedstoneError, match=r"class_weights\.b"):
-            ExampleBatches(examples, 4, weights={"b": wrong})
+            example_stream(examples, 4, weights={"b": wrong})
     with pytest.raises(BedstoneError, match="expected 'balanced'"):
-        ExampleBatches(examples, 4, weights="balance")
+        example_stream(examples, 4, weights="balance")
     figures = classes([{"text": "the cat", "score": 1.5}], bert)
     with pytest.raises(BedstoneError, match="regression"):
-        ExampleBatches(figures, 4, weights="balanced")
+        example_stream(figures, 4, weights="balanced")
 
 
 # Tags
@@ -284,7 +284,7 @@ def test_a_words_tag_is_learnt_once_at_its_first_sub_word(bert, gpt, stride):
 
 
 def test_weights_of_tags_count_what_is_read(bert):
-    batch = next(ExampleBatches(tagged(TAGGED[:1], bert), 1, weights="balanced"))
+    batch = next(example_stream(tagged(TAGGED[:1], bert), 1, weights="balanced"))
     expected = {"B": 5 / 3, "O": 5 / 9, "L": 5 / 3}
     told = [expected[tag] for tag in TAGGED[0]["ner_tags"]]
     torch.testing.assert_close(batch.weights, torch.tensor(told))
@@ -471,4 +471,4 @@ def test_what_can_not_be(bert, gpt):
     with pytest.raises(BedstoneError, match="stride"):
         completed([{"text": "the cat"}], gpt, limit=9, stride=9)
     with pytest.raises(BedstoneError, match="batch_size"):
-        ExampleBatches(classes(texts(), bert), 0)
+        example_stream(classes(texts(), bert), 0)

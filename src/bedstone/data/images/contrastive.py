@@ -1,22 +1,22 @@
-"""Batches of pictures with texts: endless, shuffled by a seed, exactly resumable, made ahead.
+"""Batches of image-text pairs for contrastive training, and the encoding of their texts.
 
-Which of a picture's captions a batch has, which hard negatives, and how it is augmented is decided
-by the seed and the batch's place in the stream alone.
+A batch has one caption of each image, drawn anew at each visit, and hard negatives after them.
 
-Shapes: B pictures, n texts (the pictures' own and hard negatives), N tokens, H x W pixels.
+Shapes: B images, n texts (the images' own and hard negatives), N tokens, H x W pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.fields import PairDataset
-from bedstone.data.images.augment import FactAugment
-from bedstone.data.images.pixels import ImageCache, ImageStream
+from bedstone.data.dataset import Dataset
+from bedstone.data.images.augment import FactAugment, facts_in
+from bedstone.data.images.pixels import ImageCache, augmented
+from bedstone.data.stream import Batch, Stream
 from bedstone.data.text.encode import Input, text_batch
 from bedstone.data.text.packing import Encode, KnownTexts, Packed, lay
 from bedstone.data.text.tokenizer import Tokenizer
@@ -24,16 +24,16 @@ from bedstone.errors import BedstoneError
 
 
 @dataclass(frozen=True)
-class ContrastiveBatch:
-    """What one training step sees of pairs.
+class ContrastiveBatch(Batch):
+    """A batch of image-text pairs.
 
     Attributes:
         pixels: (B, 3, H, W) fp32, normalised.
-        rows: n texts laid end to end, N tokens; the first B are the pictures' own.
+        rows: n texts laid end to end, N tokens; the first B are the images' own.
         groups: (n,) int64, which text each is: equal numbers are equal texts, or captions made
             from one label.
         extra: how many hard negatives stand after the B.
-        places: where each picture is from.
+        places: where each image is from.
         number: which batch of the stream this is, from 0.
     """
 
@@ -50,44 +50,36 @@ class ContrastiveBatch:
         return self.rows.ids
 
     @property
+    def items(self) -> int:
+        """Tokens."""
+        return self.rows.ids.numel()
+
+    @property
     def target_count(self) -> int:
-        """Pictures that are to find their text."""
+        """Images, each of which is to find its text."""
         return len(self.pixels)
 
-    def to(self, device: torch.device | str) -> "ContrastiveBatch":
-        """The same batch with its tensors there."""
-        return replace(
-            self,
-            pixels=self.pixels.to(device, non_blocking=True),
-            rows=self.rows.to(device),
-            groups=self.groups.to(device, non_blocking=True),
-        )
-
-    def describe(self) -> str:
-        """Which pictures are in it."""
-        places = ", ".join(self.places)
-        return (
-            f"batch {self.number}: {len(self.pixels)} pictures, {self.extra} more texts: {places}"
-        )
+    def holds(self) -> str:
+        return f"{len(self.pixels)} pictures, {self.extra} more texts"
 
 
 class ContrastiveTexts:
-    """The texts of pairs, tokenised once, each distinct one once.
+    """The texts of image-text pairs, each distinct one tokenised once.
 
     Args:
         encode: texts to token ids, as the network reads them.
     """
 
-    def __init__(self, rows: PairDataset, encode: Encode) -> None:
+    def __init__(self, rows: Dataset, encode: Encode) -> None:
         self.known = KnownTexts()
         self.captions = [self.known.add(pair.captions) for pair in rows]
         self.negatives = [self.known.add(pair.negatives) for pair in rows]
         self.known.finish(encode)
-        self.group, self.facts = np.arange(len(self.known)), self.known.facts
+        self.group, self.facts = np.arange(len(self.known)), facts_in(self.known.numbers)
         for pair, own in zip(rows, self.captions, strict=True):
             if pair.made:  # "a photo of a cat" is no wrong answer to "a picture of a cat"
                 self.group[own] = self.group[own[0]]
-                self.facts[own] = 0  # what keeps a class as it is, the recipe knows
+                self.facts[own] = 0  # the recipe knows which augmentation keeps a class
 
     def __len__(self) -> int:
         return len(self.known)
@@ -116,48 +108,57 @@ class ContrastiveTexts:
         return self.pack(chosen), torch.from_numpy(self.group[chosen]), self.facts[own]
 
 
-class ContrastiveBatches(ImageStream[ContrastiveBatch]):
-    """An endless stream of `ContrastiveBatch`; see `ImageStream`.
+@dataclass(frozen=True)
+class ContrastiveCollate:
+    """Makes a `ContrastiveBatch` of some image-text pairs.
 
-    How hard a batch is depends on its size, so all have the same.
-
-    Args:
-        pictures: of the rows.
-        texts: of the same rows.
+    Attributes:
+        images, texts: of the same rows.
         normalise: (B, H, W, 3) uint8 to (B, 3, H, W) fp32.
-        augment: how pictures are changed, where the caption drawn allows it.
-        negatives: hard negatives drawn a picture, at most.
+        augment: how images are changed, where the caption drawn stays true.
+        negatives: hard negatives drawn for an image, at most.
     """
 
-    def __init__(
-        self,
-        pictures: ImageCache,
-        texts: ContrastiveTexts,
-        batch_size: int,
-        normalise: Callable[[Tensor], Tensor],
-        *,
-        augment: FactAugment | None = None,
-        negatives: int = 0,
-        seed: int = 0,
-        workers: int = 1,
-        ahead: int = 4,
-    ) -> None:
-        super().__init__(
-            pictures, batch_size, augment=augment, seed=seed, workers=workers, ahead=ahead
-        )
-        self.texts, self.normalise, self.negatives = texts, normalise, negatives
+    images: ImageCache
+    texts: ContrastiveTexts
+    normalise: Callable[[Tensor], Tensor]
+    augment: FactAugment | None = None
+    negatives: int = 0
 
-    def identity(self) -> dict[str, Any]:
-        rows, tokens = len(self.pictures.readable), len(self.texts.known.ids)
-        return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens}
-
-    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ContrastiveBatch:
-        rows, pixels = self.pictures.read(rows)
+    def __call__(
+        self, rows: np.ndarray, random: np.random.Generator, number: int
+    ) -> ContrastiveBatch:
+        rows, pixels = self.images.read(self.images.readable[rows])
         packed, groups, facts = self.texts.draw(rows, random, self.negatives)
-        shown = self.augmented(pixels, random, facts)
+        shown = augmented(self.augment, pixels, random, facts)
         extra = len(groups) - len(rows)
-        places = [self.pictures.rows[int(i)].place for i in rows]
+        places = [self.images.rows[int(i)].place for i in rows]
         return ContrastiveBatch(self.normalise(shown), packed, groups, extra, places, number)
+
+
+def contrastive_stream(
+    images: ImageCache,
+    texts: ContrastiveTexts,
+    batch_size: int,
+    normalise: Callable[[Tensor], Tensor],
+    *,
+    augment: FactAugment | None = None,
+    negatives: int = 0,
+    seed: int = 0,
+    workers: int = 1,
+) -> Stream[ContrastiveBatch]:
+    """The endless stream of `ContrastiveBatch`; see `ContrastiveCollate`.
+
+    All batches have the same size, on which the difficulty of the objective depends.
+    """
+    return Stream(
+        len(images.readable),
+        ContrastiveCollate(images, texts, normalise, augment, negatives),
+        batch_size,
+        seed=seed,
+        workers=workers,
+        identity={"texts": len(texts), "tokens": len(texts.known.ids)},
+    )
 
 
 # Texts as the towers of CLIP and SigLIP read them, in training and in use alike.

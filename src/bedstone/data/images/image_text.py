@@ -1,14 +1,13 @@
-"""Batches of pictures with what is told of them: endless, shuffled, exactly resumable, made ahead.
+"""Batches of images with captions and question-answer pairs, and how their texts are encoded.
 
-Which captions and questions of a picture a batch has, and how it is augmented, is decided by the
-seed and the batch's place in the stream alone. A picture is there once for all its m texts.
+`BlipWords` is the text format of BLIP and, by `gpt_words`, of a GPT with gated cross-attention. An
+image is in a batch once for all its m texts.
 
-Shapes: P pictures, n = m P texts (row i belongs to picture i // m), T and U tokens, H x W pixels.
+Shapes: P images, n = m P texts (row i belongs to image i // m), T and U tokens, H x W pixels.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import tokenizers
@@ -16,20 +15,20 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 
-from bedstone.data.fields import ImageTextDataset
-from bedstone.data.images.augment import FactAugment
-from bedstone.data.images.pixels import ImageCache, ImageStream
+from bedstone.data.dataset import Dataset
+from bedstone.data.images.augment import FactAugment, facts_in
+from bedstone.data.images.pixels import ImageCache, augmented
 from bedstone.data.records import check_text
-from bedstone.data.stream import IGNORED
+from bedstone.data.stream import IGNORED, Batch, Stream, Tensors
 from bedstone.data.text.packing import KnownTexts
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_wordpiece
 from bedstone.errors import BedstoneError
 
-BEGIN, ENCODE = "[DEC]", "[ENC]"  # what a decoder's text begins with; a name BLIP has beside it
+BEGIN, ENCODE = "[DEC]", "[ENC]"  # a decoder's first token, and another name that BLIP has
 LEAST = 102  # ids of a vocabulary: room for letters, and for the two
-ENOUGH = 50_000  # texts to train a vocabulary on; of more, so many are drawn
-PREVIEW = 40  # characters of a text that a message shows
+ENOUGH = 50_000  # texts that a vocabulary is trained on; of more, so many are drawn
+PREVIEW = 40  # characters of a text in a message
 
 
 def train_image_text(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -52,7 +51,7 @@ def train_image_text(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def as_image_text(tokenizer: Tokenizer) -> Tokenizer:
-    """A BERT tokenizer with what BLIP adds to it: [DEC], its `bos_token`, and [ENC].
+    """A BERT tokenizer with the tokens that BLIP adds: [DEC], its `bos_token`, and [ENC].
 
     Raises:
         BedstoneError: it isn't BERT's: it has no [CLS], [SEP] or [PAD].
@@ -75,13 +74,13 @@ def as_image_text(tokenizer: Tokenizer) -> Tokenizer:
 
 @dataclass(frozen=True)
 class BlipWords:
-    """Texts as ids: the words of a text alone, and what stands around them.
+    """The text format of an image-text model: token ids of a text, and the tokens around them.
 
     Attributes:
-        context: tokens that fit, of what is read and of what is written.
-        begin: what a text that is written begins with.
+        context: tokens that fit, of a text that is read and of one that is written.
+        begin: tokens that a written text begins with.
         end: its last token.
-        before, after: what stands around a text that is read.
+        before, after: tokens around a text that is read.
     """
 
     tokenizer: Tokenizer
@@ -94,10 +93,10 @@ class BlipWords:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, context: int, prompt: str = "") -> "BlipWords":
-        """As BLIP reads and writes.
+        """The format of BLIP.
 
         Args:
-            prompt: words that all texts which are written begin with, such as `a picture of`.
+            prompt: words that all written texts begin with, such as `a picture of`.
 
         Raises:
             BedstoneError: the tokenizer isn't of BERT's kind, or the prompt is too long.
@@ -116,11 +115,11 @@ class BlipWords:
 
     @property
     def room(self) -> int:
-        """Tokens of a text that fit beside what stands around them."""
+        """Tokens of a text that fit beside those around them."""
         return self.context - max(len(self.before) + len(self.after), len(self.begin))
 
     def plain(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The words' ids of each text, (T,), none cut; a special token's name is only text."""
+        """The ids of each text alone, (T,), none cut; a special token's name is only text."""
         return self.tokenizer.encode_batch(texts)
 
     def read(self, texts: Sequence[str], *, what: str = "text") -> list[list[int]]:
@@ -165,39 +164,39 @@ def padded(rows: Sequence[Sequence[int] | np.ndarray], pad: int) -> tuple[Tensor
 
 
 def targets_of(
-    begun: Sequence[Sequence[int]], said: Sequence[Sequence[int] | np.ndarray], pad: int
+    begun: Sequence[Sequence[int]], written: Sequence[Sequence[int] | np.ndarray], pad: int
 ) -> tuple[Tensor, Tensor]:
-    """What a decoder is fed and what it is to say next, both (n, U); -100 where nothing is.
+    """A decoder's inputs and targets, both (n, U); -100 where there is no target.
 
     Args:
-        begun: of each row what is given: [DEC], and a prompt.
-        said: of each row what follows, its end included; an empty one teaches nothing.
+        begun: of each row the tokens that are given: [DEC], and a prompt.
+        written: of each row the tokens that follow, its end included; an empty one has no target.
     """
-    rows = [[*first, *rest] for first, rest in zip(begun, said, strict=True)]
+    rows = [[*first, *rest] for first, rest in zip(begun, written, strict=True)]
     ids, _ = padded(
-        [row[:-1] if len(rest) else row for row, rest in zip(rows, said, strict=True)], pad
+        [row[:-1] if len(rest) else row for row, rest in zip(rows, written, strict=True)], pad
     )
     targets = np.full(tuple(ids.shape), IGNORED, dtype=np.int64)
-    for number, (first, rest) in enumerate(zip(begun, said, strict=True)):
+    for number, (first, rest) in enumerate(zip(begun, written, strict=True)):
         targets[number, len(first) - 1 : len(first) - 1 + len(rest)] = rest
     return ids, torch.from_numpy(targets)
 
 
-NOTHING = -1  # the text of a picture that has none
+NOTHING = -1  # the text of an image that has none
 
 
 @dataclass(frozen=True)
-class Part:
-    """Texts of a batch's pictures: captions, or questions with answers.
+class Part(Tensors):
+    """Texts of a batch's images: captions, or questions with answers.
 
     Attributes:
         ids: (n, T) int64, captions or questions as the encoder reads them.
         keep: (n, T) bool, where they hold a token.
-        ids_in: (n, U) int64, captions or answers as the decoder is fed them.
-        targets: (n, U) int64, what it is to say next; -100 where nothing.
+        ids_in: (n, U) int64, the decoder's inputs for captions or answers.
+        targets: (n, U) int64, the token after each input; -100 where there is none.
         groups: (n,) int64, which caption or question each is: equal numbers are equal texts; -1
-            where the picture has none, which teaches nothing.
-        each: m, texts of a picture.
+            where the image has none, and no target.
+        each: m, texts of an image.
     """
 
     ids: Tensor
@@ -207,22 +206,16 @@ class Part:
     groups: Tensor
     each: int
 
-    def to(self, device: torch.device | str) -> "Part":
-        """The same with its tensors there."""
-        names = ("ids", "keep", "ids_in", "targets", "groups")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return replace(self, **moved)
-
 
 @dataclass(frozen=True)
-class ImageTextBatch:
-    """What one training step sees.
+class ImageTextBatch(Batch):
+    """A batch of images with texts.
 
     Attributes:
         pixels: (P, 3, H, W) fp32, normalised.
-        captions, answers: what is said and what is asked of the pictures; None where a run learns
-            only the other.
-        places: where each picture is from.
+        captions: None where a run trains on answers alone.
+        answers: with their questions; None where a run trains on captions alone.
+        places: where each image is from.
         number: which batch of the stream this is, from 0.
     """
 
@@ -237,46 +230,37 @@ class ImageTextBatch:
         return [part for part in (self.captions, self.answers) if part is not None]
 
     @property
-    def ids(self) -> Tensor:
-        """(N,) all ids that are fed to a decoder, padding included, for counting."""
-        return torch.cat([part.ids_in.flatten() for part in self.parts])
+    def items(self) -> int:
+        """Input tokens of the decoder, padding included."""
+        return sum(part.ids_in.numel() for part in self.parts)
 
     @property
     def target_count(self) -> int:
-        """Tokens to be said."""
+        """Target tokens."""
         return sum(int((part.targets != IGNORED).sum()) for part in self.parts)
 
-    def to(self, device: torch.device | str) -> "ImageTextBatch":
-        """The same batch with its tensors there."""
-        return replace(
-            self,
-            pixels=self.pixels.to(device, non_blocking=True),
-            captions=None if self.captions is None else self.captions.to(device),
-            answers=None if self.answers is None else self.answers.to(device),
-        )
-
-    def describe(self) -> str:
-        """Which pictures are in it."""
-        places = ", ".join(self.places)
+    def holds(self) -> str:
         texts = sum(len(part.ids) for part in self.parts)
-        return f"batch {self.number}: {len(self.pixels)} pictures, {texts} texts: {places}"
+        return f"{len(self.pixels)} pictures, {texts} texts"
 
 
 class ImageTexts:
-    """The texts of rows, tokenised once, each distinct one once.
+    """The captions, questions and answers of a dataset, each distinct text tokenised once.
 
     Attributes:
-        cut: texts that are longer than the network reads; they end there.
+        cut: how many texts are longer than the network reads, and are cut.
+        facts: what facts each text states.
     """
 
-    def __init__(self, rows: ImageTextDataset, words: BlipWords) -> None:
+    def __init__(self, rows: Dataset, words: BlipWords) -> None:
         self.words, self.known = words, KnownTexts()
-        self.captions = [self._said(row.captions) for row in rows]
-        self.asked = [
-            [(self._question(one.question), self._said(one.answers)) for one in row.asked]
+        self.captions = [self._written(row.captions) for row in rows]
+        self.questions = [
+            [(self._question(one.question), self._written(one.answers)) for one in row.questions]
             for row in rows
         ]
         self.cut = self.known.finish(words.plain, words.room)
+        self.facts = facts_in(self.known.numbers)
 
     def __len__(self) -> int:
         return len(self.known)
@@ -284,28 +268,28 @@ class ImageTexts:
     def draw_captions(
         self, rows: np.ndarray, random: np.random.Generator, each: int
     ) -> tuple[Part, np.ndarray]:
-        """`each` captions of each row, and (P,) what facts they tell."""
-        said = []
+        """`each` captions of each row, and (P,) the facts that they state."""
+        drawn = []
         for row in rows:
             own = self.captions[row]
-            said += [own[i] for i in _some(len(own), each, random)] or [NOTHING] * each
-        return self._part(said, said, each, self.words.begin)
+            drawn += [own[i] for i in _some(len(own), each, random)] or [NOTHING] * each
+        return self._part(drawn, drawn, each, self.words.begin)
 
     def draw_answers(
         self, rows: np.ndarray, random: np.random.Generator, each: int
     ) -> tuple[Part, np.ndarray]:
-        """`each` questions of each row, an answer of each, and (P,) what facts they tell."""
-        read, said = [], []
+        """`each` questions of each row, an answer of each, and (P,) the facts that they state."""
+        read, written = [], []
         for row in rows:
-            own = self.asked[row]
+            own = self.questions[row]
             for i in _some(len(own), each, random) or [NOTHING] * each:
                 question, answers = own[i] if i != NOTHING else (NOTHING, [NOTHING])
                 read.append(question)
-                said.append(answers[random.integers(len(answers))])
-        return self._part(read, said, each, self.words.begin[:1])
+                written.append(answers[random.integers(len(answers))])
+        return self._part(read, written, each, self.words.begin[:1])
 
     def _part(
-        self, read: Sequence[int], said: Sequence[int], each: int, begin: Sequence[int]
+        self, read: Sequence[int], written: Sequence[int], each: int, begin: Sequence[int]
     ) -> tuple[Part, np.ndarray]:
         words, none = self.words, np.zeros(0, np.int32)
         ids, keep = padded(
@@ -315,87 +299,106 @@ class ImageTexts:
             ],
             words.pad,
         )
-        rest = [[*self.known[i], words.end] if i != NOTHING else [] for i in said]
+        rest = [[*self.known[i], words.end] if i != NOTHING else [] for i in written]
         ids_in, targets = targets_of([begin] * len(rest), rest, words.pad)
         part = Part(ids, keep, ids_in, targets, torch.tensor(read), each)
-        return part, self._facts(read, said, each)
+        return part, self._facts(read, written, each)
 
     def _question(self, text: str) -> int:
         """The number of a question, in the form in which it is read."""
         return self.known.add([text])[0]
 
-    def _said(self, texts: Sequence[str]) -> list[int]:
+    def _written(self, texts: Sequence[str]) -> list[int]:
         """The numbers of captions or answers, in the form in which they are written."""
         return self.known.add(texts)
 
-    def _facts(self, read: Sequence[int], said: Sequence[int], each: int) -> np.ndarray:
-        """(P,) the facts that are told of each picture."""
-        told = [(self.known.facts[i] if i != NOTHING else 0) for i in (*read, *said)]
-        return np.bitwise_or.reduce(np.array(told).reshape(2, -1, each), axis=(0, 2))
+    def _facts(self, read: Sequence[int], written: Sequence[int], each: int) -> np.ndarray:
+        """(P,) the facts that the texts of each image state."""
+        found = [(self.facts[i] if i != NOTHING else 0) for i in (*read, *written)]
+        return np.bitwise_or.reduce(np.array(found).reshape(2, -1, each), axis=(0, 2))
 
 
-class ImageTextBatches(ImageStream[ImageTextBatch]):
-    """An endless stream of `ImageTextBatch`; see `ImageStream`.
+@dataclass(frozen=True)
+class ImageTextCollate:
+    """Makes an `ImageTextBatch` of some images.
 
-    Args:
-        pictures: of the rows.
-        texts: of the same rows.
+    Attributes:
+        images, texts: of the same rows.
         normalise: (P, H, W, 3) uint8 to (P, 3, H, W) fp32.
-        captions: captions of a picture in each batch; 0 has none.
-        answers: questions of a picture in each batch; 0 has none.
-        augment: how pictures are changed, where what is told of them allows it.
-        blank: hide all pictures: what can be said without looking.
+        captions: captions of an image in each batch; 0 has none.
+        answers: questions of an image in each batch; 0 has none.
+        augment: how images are changed, where their texts stay true.
+        blank: hide all images: a baseline of texts alone.
 
     Raises:
         BedstoneError: a batch would hold no text.
     """
 
-    def __init__(
-        self,
-        pictures: ImageCache,
-        texts: ImageTexts,
-        batch_size: int,
-        normalise: Callable[[Tensor], Tensor],
-        *,
-        captions: int = 0,
-        answers: int = 0,
-        augment: FactAugment | None = None,
-        blank: bool = False,
-        seed: int = 0,
-        workers: int = 1,
-        ahead: int = 4,
-    ) -> None:
-        super().__init__(
-            pictures, batch_size, augment=augment, seed=seed, workers=workers, ahead=ahead
-        )
-        if captions < 0 or answers < 0 or captions + answers == 0:
+    images: ImageCache
+    texts: ImageTexts
+    normalise: Callable[[Tensor], Tensor]
+    captions: int = 0
+    answers: int = 0
+    augment: FactAugment | None = None
+    blank: bool = False
+
+    def __post_init__(self) -> None:
+        if self.captions < 0 or self.answers < 0 or self.captions + self.answers == 0:
             raise BedstoneError(
-                f"texts: {captions} captions and {answers} questions of a picture were asked for; "
-                "expected 1 or more of one of them."
+                f"texts: {self.captions} captions and {self.answers} questions of a picture were "
+                "asked for; expected 1 or more of one of them."
             )
-        self.texts, self.normalise = texts, normalise
-        self.captions, self.answers, self.blank = captions, answers, blank
 
-    def identity(self) -> dict[str, Any]:
-        rows, tokens = len(self.pictures.readable), len(self.texts.known.ids)
-        each = {"captions": self.captions, "answers": self.answers}
-        return {"seed": self.seed, "rows": rows, "texts": len(self.texts), "tokens": tokens} | each
-
-    def make(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ImageTextBatch:
-        rows, pixels = self.pictures.read(rows)
+    def __call__(
+        self, rows: np.ndarray, random: np.random.Generator, number: int
+    ) -> ImageTextBatch:
+        rows, pixels = self.images.read(self.images.readable[rows])
         captions = answers = None
         facts = np.zeros(len(rows), np.int64)
         if self.captions:
-            captions, told = self.texts.draw_captions(rows, random, self.captions)
-            facts |= told
+            captions, stated = self.texts.draw_captions(rows, random, self.captions)
+            facts |= stated
         if self.answers:
-            answers, told = self.texts.draw_answers(rows, random, self.answers)
-            facts |= told
-        seen = self.normalise(self.augmented(pixels, random, facts))
-        places = [self.pictures.rows[int(i)].place for i in rows]
+            answers, stated = self.texts.draw_answers(rows, random, self.answers)
+            facts |= stated
+        shown = self.normalise(augmented(self.augment, pixels, random, facts))
+        places = [self.images.rows[int(i)].place for i in rows]
         return ImageTextBatch(
-            torch.zeros_like(seen) if self.blank else seen, captions, answers, places, number
+            torch.zeros_like(shown) if self.blank else shown, captions, answers, places, number
         )
+
+
+def image_text_stream(
+    images: ImageCache,
+    texts: ImageTexts,
+    batch_size: int,
+    normalise: Callable[[Tensor], Tensor],
+    *,
+    captions: int = 0,
+    answers: int = 0,
+    augment: FactAugment | None = None,
+    blank: bool = False,
+    seed: int = 0,
+    workers: int = 1,
+) -> Stream[ImageTextBatch]:
+    """The endless stream of `ImageTextBatch`; see `ImageTextCollate`.
+
+    Raises:
+        BedstoneError: a batch would hold no text.
+    """
+    return Stream(
+        len(images.readable),
+        ImageTextCollate(images, texts, normalise, captions, answers, augment, blank),
+        batch_size,
+        seed=seed,
+        workers=workers,
+        identity={
+            "texts": len(texts),
+            "tokens": len(texts.known.ids),
+            "captions": captions,
+            "answers": answers,
+        },
+    )
 
 
 def _some(count: int, each: int, random: np.random.Generator) -> list[int]:
@@ -406,17 +409,15 @@ def _some(count: int, each: int, random: np.random.Generator) -> list[int]:
     return found[:each]
 
 
-# The form in which a GPT reads and writes of pictures.
-#
-# One form in pretraining on text, in learning to see and in use: `Question: what ...? Answer: red`
-# and `Caption: a red circle`.
+# The text format of a GPT with gated cross-attention: `Question: what ...? Answer: red` and
+# `Caption: a red circle`, the same in pretraining on text, in training on images and in use.
 
 QUESTION = "Question: {} Answer:"
 CAPTION = "Caption:"
 
 
 def question_text(question: str) -> str:
-    """What a GPT reads of a question; the answer follows."""
+    """A question as a GPT reads it; the answer follows."""
     return QUESTION.format(question.strip())
 
 
@@ -425,13 +426,8 @@ def answer_text(text: str) -> str:
     return f" {text.strip()}"
 
 
-# What a GPT reads and writes of pictures: a question or the word for a caption, then the text.
-#
-# A text is ended by the tokenizer's end token, and loss is on what follows the prompt alone.
-
-
 def gpt_words(tokenizer: Tokenizer, context: int) -> BlipWords:
-    """How a GPT's tokenizer reads and writes; captions begin with their prompt.
+    """The text format of a GPT; captions begin with their prompt, the end token ends a text.
 
     Raises:
         BedstoneError: no token ends a text.
@@ -453,26 +449,26 @@ def prompt_ids(words: BlipWords, questions: Sequence[str]) -> list[list[int]]:
 
 
 class FlamingoTexts(ImageTexts):
-    """The texts of rows as a GPT has them, tokenised once, each distinct one once."""
+    """The texts of a dataset in a GPT's format; targets are the tokens after the prompt alone."""
 
     def _question(self, text: str) -> int:
         return super()._question(question_text(text))
 
-    def _said(self, texts: Sequence[str]) -> list[int]:
-        return super()._said([answer_text(text) for text in texts])
+    def _written(self, texts: Sequence[str]) -> list[int]:
+        return super()._written([answer_text(text) for text in texts])
 
     def _part(
-        self, read: Sequence[int], said: Sequence[int], each: int, begin: Sequence[int]
+        self, read: Sequence[int], written: Sequence[int], each: int, begin: Sequence[int]
     ) -> tuple[Part, np.ndarray]:
-        words, captions = self.words, read is said
+        words, captions = self.words, read is written
         begun: list[list[int]] = []
         rest: list[list[int]] = []
-        for question, text in zip(read, said, strict=True):
-            told = [*self.known[text], words.end][: words.context - 1] if text != NOTHING else []
-            prompt = begin if captions or not told else self.known[question]
-            begun.append([*prompt][-(words.context - len(told)) :])
-            rest.append(told)
-        ids, keep = padded(begun, words.pad)
+        for question, text in zip(read, written, strict=True):
+            ids = [*self.known[text], words.end][: words.context - 1] if text != NOTHING else []
+            prompt = begin if captions or not ids else self.known[question]
+            begun.append([*prompt][-(words.context - len(ids)) :])
+            rest.append(ids)
+        prompts, keep = padded(begun, words.pad)
         ids_in, targets = targets_of(begun, rest, words.pad)
-        part = Part(ids, keep, ids_in, targets, torch.tensor(read), each)
-        return part, self._facts(read, said, each)
+        part = Part(prompts, keep, ids_in, targets, torch.tensor(read), each)
+        return part, self._facts(read, written, each)

@@ -1,44 +1,43 @@
-"""The pictures of rows as pixels of one size: kept in memory where they fit, else read each time.
+"""The image cache: a dataset's images as pixels of one size, in memory where they fit.
 
-Decoding is by `data.images.decode` alone. Pictures that can't be decoded are left out, counted
+Larger sets are decoded each time they are read. Images that can't be decoded are left out, counted
 and named.
 
-Shapes: B pictures, H x W pixels.
+Shapes: B images, H x W pixels.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.dataset import HasImage, ImageDataset
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import Sample
 from bedstone.data.images.decode import decode
-from bedstone.data.stream import Batch, Stream
 from bedstone.errors import BedstoneError
 
 MB = 1 << 20
-BATCH = 64  # pictures decoded by one call of a thread
+BATCH = 64  # images decoded by one call of a thread
 
 
 class ImageCache:
-    """Pixels by the rows' numbers.
+    """The images of a dataset as pixels, by the numbers of their rows.
 
     Args:
-        rows: the rows with pictures.
+        rows: samples with images.
         fit: pixels (h, w, 3) of any size to (H, W, 3) uint8.
         size: (H, W).
-        memory_mb: megabytes that pictures may take, all of them; where they take more, they are
-            decoded each time they are read.
+        memory_mb: megabytes that all images may take; where they take more, they are decoded each
+            time they are read.
         workers: threads that decode.
-        told: is handed the share done while all are decoded.
+        progress: is called with the share done while all are decoded.
 
     Attributes:
-        readable: numbers of the rows that can be learnt; of pictures that aren't kept, all.
+        readable: numbers of the rows whose images can be decoded; all, where they aren't kept.
 
     Raises:
         BedstoneError: too large a share can't be decoded.
@@ -46,13 +45,13 @@ class ImageCache:
 
     def __init__(
         self,
-        rows: ImageDataset[Any],
+        rows: Dataset,
         fit: Callable[[np.ndarray], np.ndarray],
         size: tuple[int, int],
         *,
         memory_mb: float = 1024.0,
         workers: int = 2,
-        told: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         self.rows, self.fit, self.size = rows, fit, size
         self.bad: set[int] = set()
@@ -60,22 +59,24 @@ class ImageCache:
         self._drawn: np.ndarray | None = None  # (rows,) bool: which are in memory, of drawn ones
         if 3 * size[0] * size[1] * len(rows) <= memory_mb * MB:
             self.pixels = np.zeros((len(rows), *size, 3), dtype=np.uint8)
-            if all(callable(row.picture) for row in rows):
+            if all(callable(row.image) for row in rows):
                 # Nothing can be wrong with what is drawn, so it is when it is first asked for.
                 self._drawn = np.zeros(len(rows), dtype=bool)
             else:
-                self._decode_all(workers, told)
+                self._decode_all(workers, progress)
         self.readable = np.array([i for i in range(len(rows)) if i not in self.bad], dtype=np.int64)
         if not len(self.readable):
-            raise BedstoneError(f"data {rows.name!r}: no picture can be read: {rows.faults.told()}")
+            raise BedstoneError(
+                f"data {rows.name!r}: no picture can be read: {rows.faults.summary()}"
+            )
 
     @property
     def kept(self) -> bool:
-        """Whether the pictures are in memory."""
+        """Whether the images are in memory."""
         return self.pixels is not None
 
     def read(self, numbers: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The pictures of rows, and of which rows they are: those that can be decoded.
+        """The images of rows that can be decoded, and the numbers of those rows.
 
         Returns:
             (B,) numbers of rows and (B, H, W, 3) uint8 pixels.
@@ -89,17 +90,17 @@ class ImageCache:
         if not good:
             raise BedstoneError(
                 f"data {self.rows.name!r}: no picture of a whole batch can be read: "
-                f"{self.rows.faults.told()}"
+                f"{self.rows.faults.summary()}"
             )
         return np.array([number for number, _ in good]), np.stack([pixels for _, pixels in good])
 
-    def _decode_all(self, workers: int, told: Callable[[float], None] | None) -> None:
+    def _decode_all(self, workers: int, progress: Callable[[float], None] | None) -> None:
         assert self.pixels is not None
         blocks = range(0, len(self.rows), BATCH)
         with ThreadPoolExecutor(workers) as pool:
             for done in pool.map(partial(self._block, self.pixels), blocks):
-                if told is not None:
-                    told(done / len(self.rows))
+                if progress is not None:
+                    progress(done / len(self.rows))
         self.rows.faults.check()
 
     def _draw(self, numbers: np.ndarray) -> None:
@@ -119,7 +120,7 @@ class ImageCache:
         return last
 
     def _try(self, number: int) -> np.ndarray | None:
-        """A picture's pixels; None, and counted once, where it can't be decoded."""
+        """An image's pixels; None, and counted once, where it can't be decoded."""
         try:
             return self.fit(decoded(self.rows[number], min(self.size)))
         except BedstoneError as error:
@@ -131,50 +132,36 @@ class ImageCache:
             return None
 
 
-def decoded(row: HasImage, size: int = 0) -> np.ndarray:
-    """A row's picture as pixels, (h, w, 3) uint8; `size` is a hint of the short side needed.
+def decoded(row: Sample, size: int = 0) -> np.ndarray:
+    """A sample's image as pixels, (h, w, 3) uint8; `size` is a hint of the short side needed.
 
     Raises:
         BedstoneError: it can't be decoded; it is named by its place.
     """
-    picture = row.picture
-    if callable(picture):
-        return picture()
+    image = row.image
+    assert image is not None
+    if callable(image):
+        return image()
     where = row.place
-    if isinstance(picture, Path):
-        where = f"{row.place}: {picture}" if row.place != str(picture) else row.place
-    return decode(picture, where=where, size=size)
+    if isinstance(image, Path):
+        where = f"{row.place}: {image}" if row.place != str(image) else row.place
+    return decode(image, where=where, size=size)
 
 
-# An endless stream of batches of pictures, decoded and augmented; see `row_stream`.
-
-Augment = Callable[..., Tensor]  # pictures, chance, and what else a stream tells of them
+Augment = Callable[..., Tensor]  # images (B, H, W, 3) uint8, a generator, and facts of their texts
 
 
-class ImageStream(Stream[Batch]):
-    """An endless stream of batches of pictures; see `Stream`.
+def augmented(
+    augment: Augment | None, pixels: np.ndarray, random: np.random.Generator, *facts: np.ndarray
+) -> Tensor:
+    """Images (B, H, W, 3) uint8 as they are augmented.
 
     Args:
-        augment: (pixels, generator) to pixels, both (B, H, W, 3) uint8.
+        augment: None leaves them as they are.
+        facts: what the texts of each image state, which augmentation must keep true.
     """
-
-    def __init__(
-        self,
-        pictures: ImageCache,
-        batch_size: int,
-        *,
-        augment: Augment | None = None,
-        seed: int = 0,
-        workers: int = 1,
-        ahead: int = 4,
-    ) -> None:
-        super().__init__(pictures.readable, batch_size, seed=seed, workers=workers, ahead=ahead)
-        self.pictures, self.augment = pictures, augment
-
-    def augmented(self, pixels: np.ndarray, random: np.random.Generator, *told: object) -> Tensor:
-        """Pictures (B, H, W, 3) uint8, changed as is asked for; `told` is what else it reads."""
-        shown = torch.from_numpy(pixels)
-        if self.augment is None:
-            return shown
-        chance = torch.Generator().manual_seed(int(random.integers(2**62)))
-        return self.augment(shown, chance, *told)
+    shown = torch.from_numpy(pixels)
+    if augment is None:
+        return shown
+    chance = torch.Generator().manual_seed(int(random.integers(2**62)))
+    return augment(shown, chance, *facts)

@@ -1,31 +1,32 @@
-"""Pictures with a label each, as a network learns them: checked, decoded ahead, augmented.
+"""Labelled images for image classification: checked, decoded, augmented, in batches.
 
-Shapes: n pictures of a batch, H x W pixels, D width of what a head reads, L labels.
+Shapes: n images of a batch, H x W pixels, D width of a head's input, L labels.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data import fields as labelling
-from bedstone.data.fields import PairDataset
-from bedstone.data.images.pixels import Augment, ImageCache, ImageStream
+from bedstone.data import labels as labelling
+from bedstone.data.dataset import Dataset
+from bedstone.data.images.pixels import Augment, ImageCache, augmented
 from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.stream import Batch, Stream
 from bedstone.errors import BedstoneError, nearest
 
 
 @dataclass(frozen=True)
-class LabelledImageBatch:
-    """What one training step sees of labelled pictures.
+class LabelledImageBatch(Batch):
+    """A batch of labelled images.
 
     Attributes:
-        shown: pixels (n, 3, H, W) fp32, normalised; or what a frozen network made of them, (n, D).
+        shown: pixels (n, 3, H, W) fp32, normalised; or a frozen network's features, (n, D).
         targets: (n,) int64, the label of each.
-        weights: (n,) float32, what each counts for; None says 1 each.
+        weights: (n,) float32, the weight of each; None is 1 each.
         number: which batch of the stream this is, from 0.
         origins: the row of each.
         places: where each is from.
@@ -39,48 +40,33 @@ class LabelledImageBatch:
     places: list[str]
 
     @property
-    def ids(self) -> Tensor:
-        """(n,): a picture counts as one of what a run reads."""
-        return self.targets
+    def items(self) -> int:
+        return len(self.targets)
 
     @property
     def target_count(self) -> int:
-        return len(self.targets)
-
-    def to(self, device: torch.device | str) -> "LabelledImageBatch":
-        """The same batch with its tensors there."""
-        weights = self.weights
-        return replace(
-            self,
-            shown=self.shown.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-            weights=None if weights is None else weights.to(device, non_blocking=True),
-        )
+        return self.items
 
     def states(self, network: Any) -> Tensor:
-        """What the head reads, (n, D)."""
+        """The head's input, (n, D)."""
         return self.shown if self.shown.dim() == 2 else network.features(self.shown)
-
-    def describe(self) -> str:
-        """Which pictures are in it."""
-        return f"batch {self.number}: {len(self.targets)} pictures: {', '.join(self.places)}"
 
 
 class ImageExamples:
-    """Pictures with the label of each.
+    """Labelled images, decoded.
 
-    Pictures that can't be read, and rows without a label that is known, are left out, counted and
-    named; see `data.fields.Faults`.
+    Images that can't be decoded, and rows without a known label, are left out, counted and named;
+    see `data.dataset.Faults`.
 
     Args:
-        rows: with a label each.
+        rows: samples with a label each.
         processor: of the network that reads them.
         labels: names of the outputs; None takes those of the rows.
-        known: whether `labels` are those of a model, so that none is missed.
-        told: is handed the share done while pictures are decoded.
+        known: whether `labels` are those of a model, all of which need not occur.
+        progress: is called with the share done while images are decoded.
 
     Attributes:
-        rows: those whose pictures can be read.
+        rows: those whose images can be decoded.
         actual: the label of each.
 
     Raises:
@@ -92,23 +78,23 @@ class ImageExamples:
 
     def __init__(
         self,
-        rows: PairDataset,
+        rows: Dataset,
         processor: ImageProcessor,
         *,
         labels: Sequence[str] | None = None,
         known: bool = False,
         memory_mb: float = 1024.0,
-        told: Callable[[float], None] | None = None,
+        progress: Callable[[float], None] | None = None,
     ) -> None:
         self.processor = processor
         self.labels = tuple(labels) if labels else _in_order(rows.classes)
         rows = _labelled(rows, self.labels, 1 if known else 2)
-        self.pictures = ImageCache(
-            rows, processor.fit, processor.size, memory_mb=memory_mb, told=told
+        self.images = ImageCache(
+            rows, processor.fit, processor.size, memory_mb=memory_mb, progress=progress
         )
-        self.readable = self.pictures.readable
+        self.readable = self.images.readable
         self.rows = rows.pick(self.readable.tolist())
-        self.actual = [str(pair.label) for pair in self.rows]
+        self.actual = [str(row.label) for row in self.rows]
         numbers = {name: number for number, name in enumerate(self.labels)}
         self.targets = np.array([numbers[label] for label in self.actual], dtype=np.int64)
 
@@ -122,18 +108,18 @@ class ImageExamples:
 
     def describe(self) -> str:
         """How many pictures and labels, and how many were left out, in a line."""
-        told = f"{len(self):,} pictures, {len(self.labels):,} labels"
+        text = f"{len(self):,} pictures, {len(self.labels):,} labels"
         faults = self.rows.faults
         if faults.broken:
-            told += f"; {len(faults.broken):,} rows left out: {faults.told()}"
-        return told
+            text += f"; {len(faults.broken):,} rows left out: {faults.summary()}"
+        return text
 
     def fingerprint(self) -> str:
         """A hash (hex) of the rows."""
         return self.rows.fingerprint()
 
     def label_weights(self, weights: str | Mapping[str, float] | None) -> np.ndarray | None:
-        """What a target of each label counts for, (L,)."""
+        """The weight of a target of each label, (L,)."""
         if not weights:
             return None
         counts = np.bincount(self.targets, minlength=len(self.labels))
@@ -147,20 +133,20 @@ class ImageExamples:
         reads: str = "first",
         weights: np.ndarray | None = None,
     ) -> LabelledImageBatch:
-        """The pictures of those numbers, as they are.
+        """The images of those numbers, not augmented.
 
         Args:
-            reads: of no meaning here: a head is handed one vector a picture.
-            weights: (L,) what a target of each label counts for.
+            reads: unused: a head reads one vector for each image.
+            weights: (L,) the weight of a target of each label.
 
         Raises:
             BedstoneError: one can't be read, of a set too large to have been read before.
         """
         rows = self.readable[numbers]
-        found, pixels = self.pictures.read(rows)
+        found, pixels = self.images.read(rows)
         if len(found) < len(rows):
             raise BedstoneError(
-                f"data {self.rows.name!r}: {self.rows.faults.told()} Remove what is broken."
+                f"data {self.rows.name!r}: {self.rows.faults.summary()} Remove what is broken."
             )
         shown = self.processor.normalise(torch.from_numpy(pixels))
         return self.made(numbers, shown, number, weights)
@@ -168,7 +154,7 @@ class ImageExamples:
     def made(
         self, numbers: np.ndarray, shown: Tensor, number: int, weights: np.ndarray | None
     ) -> LabelledImageBatch:
-        """A batch of what is shown of those rows."""
+        """A batch of those rows, `shown` being their pixels or features."""
         targets = self.targets[numbers]
         each = None if weights is None else torch.from_numpy(weights[targets])
         places = [self.rows[int(one)].place for one in numbers]
@@ -178,11 +164,11 @@ class ImageExamples:
 
 
 class FeatureExamples:
-    """Pictures as a frozen network sees them: what its head reads, made once.
+    """Features of images, computed once by a frozen network.
 
     Args:
-        examples: the pictures.
-        features: (n, D) fp32, of each what the head reads.
+        examples: the images.
+        features: (n, D) fp32, the head's input for each.
     """
 
     def __init__(self, examples: ImageExamples, features: Tensor) -> None:
@@ -210,12 +196,12 @@ class FeatureExamples:
         reads: str = "first",
         weights: np.ndarray | None = None,
     ) -> LabelledImageBatch:
-        """The vectors of those pictures."""
+        """The features of those images."""
         return self.examples.made(numbers, self.features[numbers], number, weights)
 
 
 def in_batches(examples: ImageExamples, batch_size: int) -> Iterator[LabelledImageBatch]:
-    """All pictures in their order."""
+    """All images in their order."""
     for first in range(0, len(examples), batch_size):
         yield examples.batch(np.arange(first, min(first + batch_size, len(examples))))
 
@@ -226,23 +212,23 @@ def _in_order(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(classes, key=int)) if whole else tuple(classes)
 
 
-def _labelled(rows: PairDataset, labels: tuple[str, ...], least: int) -> PairDataset:
+def _labelled(rows: Dataset, labels: tuple[str, ...], least: int) -> Dataset:
     """The rows that have one of the labels; others count as broken.
 
     Raises:
         BedstoneError: too many are, or there are fewer than `least` labels.
     """
     good = []
-    for number, pair in enumerate(rows):
-        if pair.label is None:
+    for number, row in enumerate(rows):
+        if row.label is None:
             rows.faults.add(
-                f"{pair.place}: has no label (columns of labels are named by data.columns: "
+                f"{row.place}: has no label (columns of labels are named by data.columns: "
                 "{label: ...})"
             )
-        elif pair.label not in labels:
-            close = nearest(pair.label, labels)
+        elif row.label not in labels:
+            close = nearest(row.label, labels)
             rows.faults.add(
-                f"{pair.place}: has the label {pair.label!r}, which is none of the "
+                f"{row.place}: has the label {row.label!r}, which is none of the "
                 f"{len(labels)} known{close}"
             )
         else:
@@ -250,7 +236,7 @@ def _labelled(rows: PairDataset, labels: tuple[str, ...], least: int) -> PairDat
     if len(good) < len(rows):
         rows.faults.check()
         rows = rows.pick(good)
-    held = sorted({str(pair.label) for pair in rows})
+    held = sorted({str(row.label) for row in rows})
     if len(held) < least:
         raise BedstoneError(
             f"data {rows.name!r}: holds {len(held)} label in {len(rows):,} rows "
@@ -259,38 +245,49 @@ def _labelled(rows: PairDataset, labels: tuple[str, ...], least: int) -> PairDat
     return rows
 
 
-# Batches of labelled pictures: endless, shuffled by a seed, exactly resumable, made ahead.
+@dataclass(frozen=True)
+class LabelledImageCollate:
+    """Makes a `LabelledImageBatch` of some images.
+
+    Attributes:
+        weights: (L,) the weight of a target of each label; None is 1 each.
+        augment: how images are changed.
+    """
+
+    examples: ImageExamples
+    weights: np.ndarray | None = None
+    augment: Augment | None = None
+
+    def __call__(
+        self, rows: np.ndarray, random: np.random.Generator, number: int
+    ) -> LabelledImageBatch:
+        examples = self.examples
+        found, pixels = examples.images.read(examples.readable[rows])
+        shown = examples.processor.normalise(augmented(self.augment, pixels, random))
+        numbers = np.searchsorted(examples.readable, found)
+        return examples.made(numbers, shown, number, self.weights)
 
 
-class LabelledImageBatches(ImageStream[LabelledImageBatch]):
-    """An endless stream of `LabelledImageBatch`; see `ImageStream`.
+def labelled_image_stream(
+    examples: ImageExamples,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    weights: str | Mapping[str, float] | None = None,
+    augment: Augment | None = None,
+    workers: int = 1,
+) -> Stream[LabelledImageBatch]:
+    """The endless stream of `LabelledImageBatch`.
 
     Args:
         weights: `balanced`, or a weight for each label.
+        augment: how images are changed.
     """
-
-    def __init__(
-        self,
-        examples: ImageExamples,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        weights: str | Mapping[str, float] | None = None,
-        augment: Augment | None = None,
-        workers: int = 1,
-    ) -> None:
-        super().__init__(examples.pictures, batch_size, augment=augment, seed=seed, workers=workers)
-        self.examples = examples
-        self.weights = examples.label_weights(weights)
-
-    def identity(self) -> dict[str, Any]:
-        examples = self.examples
-        return {"seed": self.seed, "rows": len(examples), "labels": len(examples.labels)}
-
-    def make(
-        self, rows: np.ndarray, random: np.random.Generator, number: int
-    ) -> LabelledImageBatch:
-        found, pixels = self.pictures.read(rows)
-        shown = self.examples.processor.normalise(self.augmented(pixels, random))
-        numbers = np.searchsorted(self.examples.readable, found)
-        return self.examples.made(numbers, shown, number, self.weights)
+    return Stream(
+        len(examples),
+        LabelledImageCollate(examples, examples.label_weights(weights), augment),
+        batch_size,
+        seed=seed,
+        workers=workers,
+        identity={"labels": len(examples.labels)},
+    )

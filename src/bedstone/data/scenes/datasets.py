@@ -1,17 +1,17 @@
-"""The built-in data `scenes`: drawn pictures with captions, questions and answers.
+"""The built-in data `scenes`: synthetic images with captions, questions and answers.
 
-Everything about scenes can be had from here. `scene_world` says what a scene is, `scene_chance`
-draws one at random, `scene_drawing` makes its picture, `scene_words`, `scene_negatives` and
-`scene_questions` speak of it, `scene_truth` judges what others say of it.
+A scene is made at random by `scenes.world` and drawn by `scenes.render`; `scenes.captions` and
+`scenes.questions` describe it and check captions. Held-out scenes show combinations of shape and
+colour that training never does.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from bedstone.data.dataset import Faults
-from bedstone.data.fields import ImageTextDataset, ImageTextPair, PairDataset, Question, Sample
+from bedstone.data.dataset import Dataset, Faults
+from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import CAPTION, answer_text, question_text
 from bedstone.data.records import Piece
 from bedstone.data.scenes.captions import all_captions, caption, negatives, prompts
@@ -21,7 +21,8 @@ from bedstone.data.scenes.world import HELD_OUT, PAIRS, Scene, make_scene
 from bedstone.errors import BedstoneError, nearest
 
 NAME = "scenes"  # of the built-in data
-APART = 10**9  # scenes a seed of rows may have
+APART = 10**9  # scenes that one seed of rows may have
+PAIRS_READ, IMAGE_TEXT_READ = ("captions", "negatives", "label"), ("captions", "questions")
 
 
 def scene_rows(
@@ -55,18 +56,17 @@ def _rows(
         scene = make_scene(seed * APART + number, split=split, objects=objects)
         image = draw(scene, size)
         image.setflags(write=False)
-        told = {"captions": all_captions(scene), "questions": all_questions(scene)}
-        rows.append({"image": image, **told, "scene": scene})
+        texts = {"captions": all_captions(scene), "questions": all_questions(scene)}
+        rows.append({"image": image, **texts, "scene": scene})
     return tuple(rows)
 
 
-# The built-in data `scenes` as pairs: what is learnt from, and what is measured on.
+# Scenes as image-text pairs for contrastive training.
 #
-# Measured are pictures of one thing each, to be told apart among all 80 combinations of shape and
-# colour, and pictures of several, each to be found by the sentence that names all its things. All
-# show combinations that training never does.
+# Held out are images of one object each, for zero-shot classification among all 80 combinations of
+# shape and colour, and images of several, for retrieval by the caption that names all objects.
 
-ONES, SEVERAL = 320, 100  # pictures of one thing, and of several, to measure on
+ONES, SEVERAL = 320, 100  # held-out images of one object, and of several
 
 
 def _class(shape: str, colour: str) -> str:
@@ -85,62 +85,67 @@ def scene_pairs(
     size: int = 64,
     objects: tuple[int, int] = (1, 5),
     wrong: bool = False,
-    told: Callable[[float], None] | None = None,
-) -> PairDataset:
-    """`count` scenes to learn from, with true captions of several kinds; with nearly true ones
-    where `wrong` says so, which takes longer than all else.
+    progress: Callable[[float], None] | None = None,
+) -> Dataset:
+    """`count` training scenes with true captions of several kinds.
+
+    Args:
+        wrong: whether each has hard negatives, which takes longer than all else.
+        progress: is called with the share done.
 
     Raises:
-        BedstoneError: a number of things outside 1 to 5.
+        BedstoneError: a number of objects outside 1 to 5.
     """
-    pairs = []
+    rows = []
     for number in range(count):
         scene = make_scene(seed * APART + number, objects=objects)
-        picture = partial(draw, scene, size)
-        place = f"scene {number}"
-        nearly = negatives(scene) if wrong else ()
-        pairs.append(ImageTextPair(picture, all_captions(scene), nearly, place=place))
-        if told is not None and number % 64 == 0:
-            told(number / count)
-    return _pair_rows(pairs)
+        hard = negatives(scene) if wrong else ()
+        image, captions = partial(draw, scene, size), all_captions(scene)
+        rows.append(Sample(image, captions, negatives=hard, place=f"scene {number}"))
+        if progress is not None and number % 64 == 0:
+            progress(number / count)
+    return _pairs(rows)
 
 
 def heldout_scene_pairs(
     split: str = "test", *, size: int = 64, ones: int | None = None, several: int | None = None
-) -> PairDataset:
-    """Scenes of a split with held-out combinations: `ones` of one thing (320), `several` of
+) -> Dataset:
+    """Scenes of a split with held-out combinations: `ones` of one object (320), `several` of
     more (100).
 
     Raises:
         BedstoneError: no such split.
     """
-    if split not in HELD_OUT:
-        raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, HELD_OUT)}.")
-    pairs = []
+    _check_split(split)
+    rows = []
     for number in range(ONES if ones is None else ones):
         scene = make_scene(number, split=split, objects=(1, 1))
         label = _class(*scene.objects[0].pair)
         texts = tuple(form.replace("{label}", label) for form in TEMPLATES)
-        picture = partial(draw, scene, size)
-        pairs.append(
-            ImageTextPair(picture, texts, label=label, made=True, place=f"{split} one {number}")
-        )
+        image, place = partial(draw, scene, size), f"{split} one {number}"
+        rows.append(Sample(image, texts, label=label, made=True, place=place))
     for number in range(SEVERAL if several is None else several):
         scene = make_scene(number, split=split, objects=(2, 5))
-        text = all_captions(scene)[0]
-        picture = partial(draw, scene, size)
-        pairs.append(ImageTextPair(picture, (text,), place=f"{split} several {number}"))
-    return _pair_rows(pairs)
+        image, texts = partial(draw, scene, size), all_captions(scene)[:1]
+        rows.append(Sample(image, texts, place=f"{split} several {number}"))
+    return _pairs(rows)
 
 
-def _pair_rows(pairs: list[ImageTextPair]) -> PairDataset:
-    faults = Faults(NAME, 0.0, len(pairs))
-    return PairDataset(pairs, NAME, classes=CLASSES, templates=TEMPLATES, faults=faults)
+def _pairs(rows: list[Sample]) -> Dataset:
+    faults = Faults(NAME, 0.0, len(rows))
+    return Dataset(
+        rows, NAME, fields=PAIRS_READ, classes=CLASSES, templates=TEMPLATES, faults=faults
+    )
 
 
-# The built-in data `scenes` with captions, questions and answers.
+def _check_split(split: str) -> None:
+    if split not in HELD_OUT:
+        raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, HELD_OUT)}.")
 
-MEASURED = 400  # pictures of a split with held-out combinations
+
+# Scenes with captions, questions and answers.
+
+MEASURED = 400  # images of a split with held-out combinations
 CAPTIONS = ("all", "whole", "none")
 
 
@@ -152,68 +157,93 @@ def image_text_scenes(
     objects: tuple[int, int] = (1, 5),
     captions: str = "all",
     questions: bool = True,
-    told: Callable[[float], None] | None = None,
-) -> ImageTextDataset:
-    """`count` scenes to learn from. Pictures are drawn when they are asked for.
+    progress: Callable[[float], None] | None = None,
+) -> Dataset:
+    """`count` training scenes. Images are drawn when they are asked for.
 
     Args:
-        captions: all kinds; whole, the one that names all things; or none.
-        questions: whether to ask, which takes time.
-        told: is handed the share done.
+        captions: all kinds; whole, the one that names all objects; or none.
+        questions: whether they have questions, which takes time.
+        progress: is called with the share done.
 
     Raises:
-        BedstoneError: a number of things outside 1 to 5, or no such captions.
+        BedstoneError: a number of objects outside 1 to 5, or no such captions.
     """
     if captions not in CAPTIONS:
         raise BedstoneError(f"data.captions: {captions!r} is unknown{nearest(captions, CAPTIONS)}.")
     rows = []
     for number in range(count):
         scene = make_scene(seed * APART + number, objects=objects)
-        rows.append(_row(scene, size, f"scene {number}", captions, questions))
-        if told is not None and number % 64 == 0:
-            told(number / count)
-    return ImageTextDataset(rows, NAME, faults=Faults(NAME, 0.0, count))
+        rows.append(_sample(scene, size, f"scene {number}", captions, questions))
+        if progress is not None and number % 64 == 0:
+            progress(number / count)
+    return Dataset(rows, NAME, fields=IMAGE_TEXT_READ)
 
 
 def heldout_image_text_scenes(
     split: str = "test", count: int = MEASURED, *, size: int = 64, objects: tuple[int, int] = (1, 5)
-) -> ImageTextDataset:
+) -> Dataset:
     """`count` scenes of a split, each with a combination that training never shows.
 
     Raises:
         BedstoneError: no such split.
     """
-    if split not in HELD_OUT:
-        raise BedstoneError(f"scenes: split {split!r} is unknown{nearest(split, HELD_OUT)}.")
+    _check_split(split)
     drawn = [make_scene(number, split=split, objects=objects) for number in range(count)]
-    rows = [_row(scene, size, f"{split} {number}") for number, scene in enumerate(drawn)]
-    return ImageTextDataset(rows, NAME, faults=Faults(NAME, 0.0, count))
+    rows = [_sample(scene, size, f"{split} {number}") for number, scene in enumerate(drawn)]
+    return Dataset(rows, NAME, fields=IMAGE_TEXT_READ)
 
 
-def _row(
+def _sample(
     scene: Scene, size: int, place: str, captions: str = "all", questions: bool = True
 ) -> Sample:
-    said: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
     if captions != "none":
-        said = (caption(scene),) if captions == "whole" else all_captions(scene)
-    asked = all_questions(scene) if questions else ()
+        texts = (caption(scene),) if captions == "whole" else all_captions(scene)
+    found = all_questions(scene) if questions else ()
     return Sample(
         partial(draw, scene, size),
-        said,
-        tuple(Question(one.text, (one.answer,), one.kind) for one in asked),
+        texts,
+        tuple(Question(one.text, (one.answer,), one.kind) for one in found),
         place,
         scene,
     )
 
 
-# The text of the built-in data `scenes`, without pictures: what a GPT reads before it sees.
+def plain_scenes(
+    count: int,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    size: int = 64,
+    objects: tuple[int, int] = (1, 5),
+) -> Dataset:
+    """`count` scenes of a split without texts. Images are drawn when they are asked for.
+
+    Raises:
+        BedstoneError: a number of objects outside 1 to 5, or no such split.
+    """
+    rows = []
+    for number in range(count):
+        scene = make_scene(seed * APART + number, split=split, objects=objects)
+        rows.append(Sample(partial(draw, scene, size), place=f"{split} scene {number}"))
+    return Dataset(rows, NAME, fields=())
+
+
+def heldout_scenes(fields: Sequence[str], split: str) -> Dataset:
+    """The held-out scenes of a split, read for some fields; see `data.open`."""
+    if "questions" in fields:
+        return heldout_image_text_scenes(split)
+    return heldout_scene_pairs(split) if fields else plain_scenes(MEASURED, split=split)
+
+
+# Scenes as text without images, which a GPT is pretrained on before it is given images.
 #
-# Three kinds of documents: captions; questions with answers; and captions that name all things of a
-# scene with its questions behind them, by which answers are learnt from what is said. Only scenes
-# to learn from speak here: what is held out stays so.
+# Three kinds of documents: captions; questions with answers; and captions that name all objects of
+# a scene, followed by its questions. Held-out combinations don't occur.
 
 SCENES = 20_000
-_SEED = 7 * 10**9  # apart from the scenes that are seen in training
+_SEED = 7 * 10**9  # other scenes than those that image-text training sees
 
 
 @functools.lru_cache(maxsize=1)  # a run reads them several times
@@ -227,6 +257,8 @@ def _texts(count: int) -> Iterator[Piece]:
         scene = make_scene(_SEED + number)
         key = f"scene {number}"
         captions = [CAPTION + answer_text(text) for text in all_captions(scene)]
-        asked = [question_text(one.text) + answer_text(one.answer) for one in all_questions(scene)]
-        yield from (Piece(text, key=key) for text in (*captions[:3], *asked))
-        yield Piece("\n".join((captions[0], *asked)), key=key)
+        answered = [
+            question_text(one.text) + answer_text(one.answer) for one in all_questions(scene)
+        ]
+        yield from (Piece(text, key=key) for text in (*captions[:3], *answered))
+        yield Piece("\n".join((captions[0], *answered)), key=key)

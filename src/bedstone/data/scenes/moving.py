@@ -109,11 +109,11 @@ def make_moving(
 
 def moving_captions(moving: Moving) -> tuple[str, ...]:
     """Sentences that name every thing's shape, colour and direction."""
-    told: dict[str, list[str]] = {"moving": [], "moves": []}
+    phrases: dict[str, list[str]] = {"moving": [], "moves": []}
     for thing, way in zip(moving.scene.objects, moving.ways, strict=True):
-        for word, parts in told.items():
+        for word, parts in phrases.items():
             parts.append(f"a {thing.colour} {thing.shape} {word} {_WAYS[way]}")
-    filled = {word: listed(parts) for word, parts in told.items()}
+    filled = {word: listed(parts) for word, parts in phrases.items()}
     return tuple(articles(form.format(**filled)) for form in _FORMS)
 
 
@@ -131,13 +131,13 @@ def moving_signals(
     split: str = "train",
     count: int = 0,
     seed: int = 0,
-    told: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Signals:
     """Videos of moving things: of one with its shape and direction as class, or with captions.
 
     Args:
         count: how many; 0 is as many as `data` says.
-        told: is handed the share done.
+        progress: is called with the share done.
 
     Raises:
         BedstoneError: they can't be drawn so, or take more memory than they may.
@@ -159,8 +159,8 @@ def moving_signals(
         if not data.textures:
             each = replace(each, scene=without_textures(each.scene))
         made.append(each)
-        if told is not None and number % 256 == 0:
-            told(number / count)
+        if progress is not None and number % 256 == 0:
+            progress(number / count)
     labels: dict[str, Any] = {}
     if condition == "text":
         labels = {"captions": [moving_captions(each) for each in made]}

@@ -118,13 +118,13 @@ def solid_signals(
     split: str = "train",
     count: int = 0,
     seed: int = 0,
-    told: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Signals:
     """Volumes with their solid as class, or with captions that say its size too.
 
     Args:
         count: how many; 0 is as many as `data` says.
-        told: is handed the share done; there is nothing to wait for.
+        progress: is called with the share done; there is nothing to wait for.
 
     Raises:
         BedstoneError: they can't be drawn so, or take more memory than they may.

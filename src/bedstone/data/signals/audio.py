@@ -43,9 +43,9 @@ def decode_sound(source: bytes | Path, where: str = "a sound") -> tuple[np.ndarr
             declared = file.getnframes()
             data = file.readframes(declared)
     except (wave.Error, EOFError, OSError, ValueError, ArithmeticError) as error:
-        told = " ".join(str(error).split()) or "it ends too soon"
+        reason = " ".join(str(error).split()) or "it ends too soon"
         raise BedstoneError(
-            f"{where}: is no sound that can be read ({told[:120]}). {_READS}"
+            f"{where}: is no sound that can be read ({reason[:120]}). {_READS}"
         ) from error
     if width not in WIDTHS or not 1000 <= rate <= 384_000:
         raise BedstoneError(f"{where}: has {8 * width} bits at {rate:,} a second. {_READS}")

@@ -1,31 +1,24 @@
-"""Pictures as signals: of rows in a source, or the drawn `scenes` with their captions.
+"""Opening of signals: images and sounds of rows, arrays of videos and volumes, built-in ones.
 
-Shapes: N pictures, C channels, H x W pixels.
+Shapes: N signals, C channels, S sides; H x W pixels of images.
 """
 
 import math
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from bedstone.data.dataset import ImageRow
-from bedstone.data.fields import (
-    PAIR_COLUMNS,
-    ImageTextPair,
-    PairDataset,
-    Reader,
-    columns_of,
-    read_image,
-)
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import Need, any_of
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor
-from bedstone.data.open import open_pairs
+from bedstone.data.open import open_dataset
 from bedstone.data.scenes import datasets as scenes
 from bedstone.data.scenes import moving as moving_scenes
 from bedstone.data.scenes import solids
@@ -33,82 +26,43 @@ from bedstone.data.scenes.captions import TEMPLATES, all_captions, tell
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import SHAPES, Dice, Scene, make_scene, without_textures
 from bedstone.data.signals.audio import Spectrogram, decode_sound, resampled
-from bedstone.data.signals.signals import KINDS, Signals, SignalsConfig, check_memory
-from bedstone.data.sources import Raw
+from bedstone.data.signals.signals import KINDS, TASKS, Signals, SignalsConfig, check_memory
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import from_mapping
 
-AUDIO = ("audio", "sound", "wav", "file_name", "audio_path", "path", "bytes")
-NAMED = {
-    "text": PAIR_COLUMNS["text"],
-    "label": PAIR_COLUMNS["label"],
-    "negatives": (),
-}  # no wrong texts here
+# Fields that rows need for each condition, beside the image or the sound.
+NEEDS: dict[str, tuple[Need, ...]] = {
+    "none": (),
+    "class": ("class",),
+    "text": (any_of("class", "captions"),),
+}
 
 
-@dataclass(frozen=True)
-class SignalReader(Reader):
-    """What a row's columns mean, where its picture is made from nothing, a class or words.
-
-    Attributes, besides those of pairs:
-        condition: none, class or text.
-    """
-
-    condition: str = "none"
-    parts: ClassVar = {"image": PAIR_COLUMNS["image"], **NAMED}
-
-    def pair(self, raw: Raw, names: Mapping[str, str]) -> ImageTextPair:
-        for part, column in self.columns.items():
-            if column not in raw.values and "{" not in str(column):
-                raise BedstoneError(
-                    f"{raw.place}: has no column {column!r}, which data.columns.{part} names"
-                    f"{nearest(str(column), map(str, raw.values))}."
-                )
-        if self.condition == "text":
-            return super().pair(raw, names)
-        label = self._label(raw, names) if self.condition == "class" else None
-        if self.condition == "class" and label is None:
-            raise BedstoneError(
-                f"{raw.place}: has no class ({', '.join(PAIR_COLUMNS['label'])}); it has "
-                f"{columns_of(raw)}. Name the column: data.columns: {{label: ...}}"
-            )
-        return ImageTextPair(self.picture(raw), (), label=label, place=raw.place)
-
-
-@dataclass(frozen=True)
-class SoundReader(SignalReader):
-    """The same of sounds: encoded bytes or files."""
-
-    parts: ClassVar = {"audio": AUDIO, **NAMED}
-
-    def picture(self, raw: Raw) -> ImageRow:
-        """A row's sound, not decoded."""
-        column = self.column("audio", raw.values)
-        if column is None:
-            raise BedstoneError(
-                f"{raw.place}: has no column for the sound ({', '.join(AUDIO)}); it has "
-                f"{columns_of(raw)}. Name it: data.columns: {{audio: ...}}"
-            )
-        try:
-            return read_image(raw, raw.values[column], f"column {column!r}")
-        except BedstoneError as error:
-            raise BedstoneError(str(error).replace("no picture", "no sound")) from None
-
-
-def open_rows(
-    kind: type[SignalReader], name: str, data: SignalsConfig, condition: str, seed: int
-) -> PairDataset:
+def open_rows(field: str, name: str, data: SignalsConfig, condition: str, seed: int) -> Dataset:
     """The rows of a source, at most `data.most_rows` of them.
+
+    Args:
+        field: image or audio.
+        condition: none, class or text.
 
     Raises:
         BedstoneError: there is no such data, or too much of it is broken.
     """
-    reader = kind(data.columns, data.templates, data.classes, condition)
-    rows = open_pairs(name, reader, split=data.split, most_broken=data.most_broken)
+    rows = open_dataset(
+        name,
+        (*NEEDS[condition], field),
+        columns=data.columns,
+        split=data.split,
+        most_broken=data.most_broken,
+        templates=data.templates,
+        classes=data.classes,
+        strict=True,
+        spare=("captions", "class"),
+    )
     return rows.take(data.most_rows, seed)
 
 
-def labels_of(rows: PairDataset, condition: str, names: Sequence[str] = ()) -> dict[str, Any]:
+def labels_of(rows: Dataset, condition: str, names: Sequence[str] = ()) -> dict[str, Any]:
     """The classes or captions of rows, as `Signals` takes them.
 
     Args:
@@ -118,25 +72,25 @@ def labels_of(rows: PairDataset, condition: str, names: Sequence[str] = ()) -> d
         BedstoneError: a row is of another class than those known, or all are of one.
     """
     if condition == "text":
-        return {"captions": [pair.captions for pair in rows]}
+        return {"captions": [row.captions for row in rows]}
     if condition != "class":
         return {}
     if not names:
         whole = all(name.removeprefix("-").isdecimal() for name in rows.classes)
         names = sorted(rows.classes, key=int) if whole else rows.classes
     numbers = {name: number for number, name in enumerate(names)}
-    for pair in rows:
-        if pair.label not in numbers:
+    for row in rows:
+        if row.label not in numbers:
             raise BedstoneError(
-                f"{pair.place}: is of class {pair.label!r}, which is none of the {len(names)} "
-                f"learnt{nearest(str(pair.label), names)}."
+                f"{row.place}: is of class {row.label!r}, which is none of the {len(names)} "
+                f"learnt{nearest(str(row.label), names)}."
             )
-    return {"classes": [numbers[str(pair.label)] for pair in rows], "names": names}
+    return {"classes": [numbers[str(row.label)] for row in rows], "names": names}
 
 
 SCENES, SIZE = 50_000, (32, 32)  # drawn where a recipe doesn't say
 HELD = 1000  # scenes of a split with held-out combinations
-VARIED = 4  # whole captions of a scene
+VARIED = 4  # captions of a scene that name all objects
 
 _GREY = np.array((299, 587, 114), np.int64)  # of a thousand, ITU-R BT.601
 
@@ -161,42 +115,42 @@ def image_signals(
     *,
     names: Sequence[str] = (),
     seed: int = 0,
-    told: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Signals:
-    """The pictures of a source: covering `data.size`, what lies outside cut away.
+    """The images of a source, scaled to cover `data.size` and cropped to it.
 
     Args:
         names: of the classes, where they are known.
-        told: is handed the share done.
+        progress: is called with the share done.
 
     Raises:
         BedstoneError: they can't be read, or take more memory than they may.
     """
-    rows = open_rows(SignalReader, name, data, condition, seed)
+    rows = open_rows("image", name, data, condition, seed)
     size = data.size or SIZE
     check_memory((len(rows), data.channels, *size), 1, data.memory_mb, name)
     whole = float("inf")  # the grey of them may fit where the colours, for a moment, don't
     sides = size[0], size[1]
     fit = partial(covering, size=sides)
-    pictures = ImageCache(rows, fit, sides, memory_mb=whole, told=told)
-    assert pictures.pixels is not None
-    kept = rows.pick(pictures.readable.tolist())
+    images = ImageCache(rows, fit, sides, memory_mb=whole, progress=progress)
+    assert images.pixels is not None
+    kept = rows.pick(images.readable.tolist())
     return Signals(
-        _channels_first(pictures.pixels[pictures.readable], data.channels),
+        _channels_first(images.pixels[images.readable], data.channels),
         kind="image",
         name=name,
-        places=[pair.place for pair in kept],
+        places=[row.place for row in kept],
         faults=rows.faults,
         **labels_of(kept, condition, names),
     )
 
 
-def covering(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def covering(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8, no larger than needed to cover (h, w), and of that the middle."""
-    sides = picture.shape[:2]
+    sides = image.shape[:2]
     scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
     shorter = math.ceil(min(sides) * scale - 1e-6)  # what a product lost is no pixel
-    return ImageProcessor(resize=shorter, crop=size).fit(picture)
+    return ImageProcessor(resize=shorter, crop=size).fit(image)
 
 
 def scene_signals(
@@ -206,16 +160,16 @@ def scene_signals(
     split: str = "train",
     count: int = 0,
     seed: int = 0,
-    told: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Signals:
-    """Drawn scenes: with captions, or with the class of their first thing, or neither.
+    """Drawn scenes: with captions, or with the class of their first object, or neither.
 
     Those of `train` never show or name a held-out combination of shape and colour; each of
     `validation` and `test` has one.
 
     Args:
         count: how many; 0 is as many as `data` says.
-        told: is handed the share done.
+        progress: is called with the share done.
 
     Raises:
         BedstoneError: they can't be drawn so, or take more memory than they may.
@@ -236,8 +190,8 @@ def scene_signals(
         drawn.append(_plain(scene, data))
         if condition == "text":
             texts.append(scene_captions(drawn[-1], data.captions))
-        if told is not None and number % 256 == 0:
-            told(number / count)
+        if progress is not None and number % 256 == 0:
+            progress(number / count)
     labels: dict[str, Any] = {"captions": texts} if condition == "text" else {}
     if condition == "class":
         classes = [SHAPES.index(scene.objects[0].shape) for scene in drawn]
@@ -255,7 +209,7 @@ def scene_signals(
 
 
 def scene_captions(scene: Scene, kinds: str = "whole") -> tuple[str, ...]:
-    """Some of the sentences that name all things of a scene with their colours, the plainest
+    """Some of the captions that name all objects of a scene with their colours, the plainest
     first; with `all`, every other kind of caption too."""
     dice = Dice(f"{scene.split} {scene.seed} in words")
     whole = TEMPLATES["whole"]
@@ -281,7 +235,7 @@ def held_out_prompts(
 
 
 def _plain(scene: Scene, data: SignalsConfig) -> Scene:
-    """Without what isn't to be learnt."""
+    """A scene without the signs and textures that a recipe leaves out."""
     if not data.signs:
         scene = replace(scene, sign=None)
     return scene if data.textures else without_textures(scene)
@@ -292,16 +246,16 @@ def _drawn(drawn: Sequence[Scene], side: int, row: int) -> np.ndarray:
 
 
 def _channels_first(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """(N, H, W, 3) uint8 to (N, C, H, W), grey by what eyes see of each colour."""
+    """(N, H, W, 3) uint8 to (N, C, H, W); grey is the luma of each pixel."""
     if channels == 3:
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     grey = np.empty((len(pixels), 1, *pixels.shape[1:3]), np.uint8)
-    for row, picture in enumerate(pixels):  # one at a time: the sums are wide
-        grey[row, 0] = (picture @ _GREY + 500) // 1000
+    for row, image in enumerate(pixels):  # one at a time: the sums are wide
+        grey[row, 0] = (image @ _GREY + 500) // 1000
     return grey
 
 
-# Videos and volumes of one's own: arrays of NumPy in a `.npz` file, as `numpy.savez` writes it.
+# Videos and volumes of a user: arrays of NumPy in a `.npz` file, as `numpy.savez` writes it.
 #
 # `signals` (N, C, *S) are uint8, of which 0 to 255 are -1 to 1, or float32 of about -1 to 1;
 # `classes` (N,) are numbers or names; `captions` (N,) are texts. Without the axis of channels there
@@ -320,7 +274,7 @@ def array_signals(
     kind: str,
     names: Sequence[str] = (),
     seed: int = 0,
-    told: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Signals:
     """The signals of a file, at most `data.most_rows`, drawn by the seed.
 
@@ -361,17 +315,17 @@ def array_signals(
     if condition == "text":
         labels["captions"] = [[str(text)] for text in arrays["captions"]]
     if condition == "class":
-        said = [str(each) for each in arrays["classes"]]
-        whole = all(each.isdecimal() for each in said)
-        known = list(names) or sorted(set(said), key=int if whole else None)
+        labelled = [str(each) for each in arrays["classes"]]
+        whole = all(each.isdecimal() for each in labelled)
+        known = list(names) or sorted(set(labelled), key=int if whole else None)
         numbers = {each: number for number, each in enumerate(known)}
-        for row, each in enumerate(said):
+        for row, each in enumerate(labelled):
             if each not in numbers:
                 raise BedstoneError(
                     f"{name} {row}: is of class {each!r}, which is none of the {len(known)} "
                     f"learnt{nearest(each, known)}."
                 )
-        labels = {"classes": [numbers[each] for each in said], "names": known}
+        labels = {"classes": [numbers[each] for each in labelled], "names": known}
     return Signals(values, kind=kind, name=name, **labels).take(data.most_rows, seed)
 
 
@@ -393,13 +347,8 @@ def _read(name: str, parts: Sequence[str]) -> dict[str, np.ndarray]:
         raise BedstoneError(f"data {name!r}: can't be read ({error}). Save it again.") from error
 
 
-# Sounds of rows in a source as signals: spectrograms with a channel for each frequency.
-#
-# Shapes: N sounds, C bins of frequency, S frames.
-
-
 def spectrogram_of(data: SignalsConfig) -> Spectrogram:
-    """How a recipe makes signals of sounds.
+    """The spectrogram that a recipe makes of sounds.
 
     Raises:
         BedstoneError: what it says of that can't be.
@@ -417,51 +366,50 @@ def sound_signals(
     *,
     names: Sequence[str] = (),
     seed: int = 0,
-    told: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Signals:
-    """The sounds of a source.
+    """The sounds of a source as spectrograms, with a channel for each frequency.
 
     Args:
         names: of the classes, where they are known.
-        told: is handed the share done.
+        progress: is called with the share done.
 
     Raises:
         BedstoneError: they can't be read, too many are broken, or take more memory than they may.
     """
     form = spectrogram_of(data)
-    rows = open_rows(SoundReader, name, data, condition, seed)
+    rows = open_rows("audio", name, data, condition, seed)
     shape = (len(rows), form.bins, form.frames)
     check_memory(shape, 4, data.memory_mb, name)
     values = np.empty(shape, np.float32)
     good: list[int] = []
-    for number, pair in enumerate(rows):
+    for number, row in enumerate(rows):
         try:
-            assert not callable(pair.picture) and not isinstance(pair.picture, np.ndarray)
-            samples, rate = decode_sound(pair.picture, pair.place)
-            signal = form.of(resampled(samples, rate, form.rate), pair.place)
+            samples, rate = decode_sound(row.audio, row.place)
+            signal = form.of(resampled(samples, rate, form.rate), row.place)
         except BedstoneError as error:
             rows.faults.add(error)
             continue
         values[len(good)] = signal.numpy()
         good.append(number)
-        if told is not None and number % 64 == 0:
-            told(number / len(rows))
+        if progress is not None and number % 64 == 0:
+            progress(number / len(rows))
     rows.faults.check()
     kept = rows.pick(good)
     return Signals(
         values[: len(good)],
         kind="audio",
         name=name,
-        places=[pair.place for pair in kept],
+        places=[row.place for row in kept],
         faults=rows.faults,
         **labels_of(kept, condition, names),
     )
 
 
-# From a recipe to the signals it learns from and those it is measured by.
+# Signals by the name of their source.
 
 Progress = Callable[[float], None]
-# What is built in, by its name: the kind of signal, and what draws it.
+# Built-in signals by name: their kind, and what draws them.
 BUILT_IN: dict[str, tuple[str, Callable[..., Signals]]] = {
     scenes.NAME: ("image", scene_signals),
     moving_scenes.NAME: ("video", moving_scenes.moving_signals),
@@ -476,48 +424,65 @@ READERS: dict[str, Callable[..., Signals]] = {
 }
 
 
-def open_signals(recipe: Any, told: Progress | None = None) -> tuple[Signals, Signals]:
-    """Signals to learn from and signals held out, as a recipe says.
+def open_signals(
+    data: SignalsConfig,
+    task: str,
+    *,
+    seed: int = 0,
+    held: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Signals, Signals]:
+    """Signals to train on and signals held out, as a recipe says.
 
     Args:
-        told: is handed the share done.
+        task: one of `TASKS`, which gives the condition and the kind of signal.
+        held: how many are held out of built-in ones.
+        progress: is called with the share done.
 
     Raises:
         BedstoneError: there is no such data, it is of another kind than the task's, or it can't
             be read.
     """
-    data, kind = recipe.data, recipe.kind
-    options: dict[str, Any] = {"seed": recipe.seed, "told": told}
+    condition, kind = TASKS[task]
+    options: dict[str, Any] = {"seed": seed, "progress": progress}
     if data.source in BUILT_IN:
         drawn, draw = BUILT_IN[data.source]
         if drawn != kind:
             raise BedstoneError(
-                f"data.source: {data.source!r} is {drawn}, and {recipe.task} makes {kind}. Choose "
+                f"data.source: {data.source!r} is {drawn}, and {task} makes {kind}. Choose "
                 "another of both."
             )
-        learnt = draw(data, recipe.condition, **options)
-        return learnt, draw(data, recipe.condition, split="validation", count=recipe.evaluate_rows)
+        learnt = draw(data, condition, **options)
+        return learnt, draw(data, condition, split="validation", count=held)
     read = READERS[kind]
-    learnt = read(data.source, data, recipe.condition, **options)
+    learnt = read(data.source, data, condition, **options)
     if not data.validation:
         return learnt.hold_out(data.validation_share or 0.05)
     options["names"] = learnt.names
-    return learnt, read(data.validation, data, recipe.condition, **options)
+    return learnt, read(data.validation, data, condition, **options)
 
 
-def signals_to_measure(recipe: Any, source: str, count: int, names: Sequence[str] = ()) -> Signals:
-    """Signals of a source that a recipe's network wasn't trained on, read as the recipe reads its
-    own: of what is built in, `count` of its test part.
+def signals_to_measure(
+    data: SignalsConfig,
+    task: str,
+    source: str,
+    count: int,
+    names: Sequence[str] = (),
+    *,
+    seed: int = 0,
+) -> Signals:
+    """Signals of a source that a model wasn't trained on, read as its recipe reads its own.
 
     Args:
+        task: of the recipe.
+        count: how many; of built-in ones, of their test split.
         names: of the classes that were learnt, by whose places they are numbered; else those of
             the source, which may have fewer.
 
     Raises:
         BedstoneError: as `open_signals`.
     """
-    data, kind = recipe.data, recipe.kind
+    condition, kind = TASKS[task]
     if source in BUILT_IN:
-        return BUILT_IN[source][1](data, recipe.condition, split="test", count=count)
-    options: dict[str, Any] = {"names": names, "seed": recipe.seed}
-    return READERS[kind](source, data, recipe.condition, **options).take(count)
+        return BUILT_IN[source][1](data, condition, split="test", count=count)
+    return READERS[kind](source, data, condition, names=names, seed=seed).take(count)

@@ -1,7 +1,7 @@
-"""Signals to learn from: pictures, sounds, videos or volumes, with a class or words each.
+"""Signals for diffusion models: images, sounds, videos or volumes, with a class or captions each.
 
-All are arrays of one shape in memory: a channel first, then one to three sides. What is built in is
-drawn when it is first asked for.
+All are arrays of one shape in memory: channels first, then one to three sides. Built-in signals
+are drawn when they are first asked for.
 
 Shapes: N signals, B of a batch, C channels, S sides.
 """
@@ -9,16 +9,18 @@ Shapes: N signals, B of a batch, C channels, S sides.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bedstone.data.dataset import Faults
+from bedstone.data.open import check_classes, check_objects
+from bedstone.data.stream import Tensors
 from bedstone.data.text.tokenizer import Tokenizer
-from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import at_least, check_shares
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, one_of, share, whole
 
 MB = 1 << 20
 
@@ -128,12 +130,12 @@ class Signals:
         return self.pick(np.flatnonzero(~out)), self.pick(np.flatnonzero(out))
 
     def fingerprint(self) -> str:
-        """A hash (hex) of all rows in their order, and what is said of each."""
+        """A hash (hex) of all rows in their order, with their classes and captions."""
         digest = hashlib.sha256(f"{self.kind} {self.shape} {self.names}".encode())
         for row in range(len(self)):
-            told = None if self.classes is None else int(self.classes[row])
+            label = None if self.classes is None else int(self.classes[row])
             texts = None if self.captions is None else self.captions[row]
-            digest.update(self._hash(row) + f"{told} {texts!r}".encode())
+            digest.update(self._hash(row) + f"{label} {texts!r}".encode())
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
@@ -149,14 +151,14 @@ class Signals:
 
     def describe(self) -> str:
         """How many of what, in a line."""
-        told = f"{len(self):,} signals ({self.kind}) of {' x '.join(map(str, self.shape))}"
+        text = f"{len(self):,} signals ({self.kind}) of {' x '.join(map(str, self.shape))}"
         if self.classes is not None:
-            told += f", {len(self.names):,} classes"
+            text += f", {len(self.names):,} classes"
         if self.captions is not None:
-            told += f", {sum(map(len, self.captions)):,} texts"
+            text += f", {sum(map(len, self.captions)):,} texts"
         if self.faults.broken:
-            told += f"; {len(self.faults.broken):,} rows left out: {self.faults.told()}"
-        return told
+            text += f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
+        return text
 
     def _hash(self, row: int) -> bytes:
         """What tells a signal from another; of a drawn one, what it is drawn by."""
@@ -166,7 +168,7 @@ class Signals:
     def _check(self) -> None:
         count = len(self)
         if not count:
-            left = f" Left out: {self.faults.told()}" if self.faults.broken else ""
+            left = f" Left out: {self.faults.summary()}" if self.faults.broken else ""
             raise BedstoneError(f"data {self.name!r}: holds no signal to learn from.{left}")
         for what, given in (("classes", self.classes), ("texts", self.captions)):
             if given is not None and len(given) != count:
@@ -207,14 +209,14 @@ def check_memory(shape: tuple[int, ...], item: int, memory_mb: float, name: str)
         )
 
 
-# What a signal is to be made from: a class, or words; nothing, where that is left out.
+# The condition of a signal: a class, a text, or none.
 #
 # Shapes: B rows, T tokens.
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What each row of a batch is to be made from: classes, or texts.
+class Condition(Tensors):
+    """The conditions of a batch's rows: classes, or texts.
 
     Attributes:
         classes: (B,) int64; the number of classes is no class.
@@ -233,11 +235,6 @@ class Condition:
         """What a network is called with, by the names of its arguments."""
         fields = {"classes": self.classes, "ids": self.ids, "keep": self.keep}
         return {name: value for name, value in fields.items() if value is not None}
-
-    def to(self, device: torch.device | str) -> "Condition":
-        """The same with its tensors there."""
-        found = {k: v.to(device, non_blocking=True) for k, v in self.arguments().items()}
-        return Condition(**found)
 
     def pick(self, rows: Tensor | Sequence[int] | slice) -> "Condition":
         """Some of the rows, by their numbers or a mask."""
@@ -301,14 +298,9 @@ def text_condition(rows: Sequence[Sequence[int]], length: int = 0, pad: int = 0)
     return Condition(ids=ids, keep=keep)
 
 
-# Words to draw from, as the network that reads them takes them.
-#
-# Shapes: B texts, T tokens.
-
-
 @dataclass(frozen=True)
 class Prompts:
-    """Texts to conditions.
+    """Encodes prompts as conditions.
 
     Attributes:
         tokenizer: with a token around each text, so that no text is empty.
@@ -356,18 +348,21 @@ class Prompts:
 
 
 KINDS = {"image": 2, "audio": 1, "video": 3, "volume": 3}  # of signals, and how many sides each has
-# What is made, by what it is asked for: (what it is told, the kind of signal).
+# Tasks of generation: (condition, kind of signal).
 TASKS = {
-    f"{told}-to-{kind}" if told != "none" else f"unconditional-{kind}-generation": (told, kind)
+    f"{condition}-to-{kind}" if condition != "none" else f"unconditional-{kind}-generation": (
+        condition,
+        kind,
+    )
     for kind in KINDS
-    for told in ("none", "class", "text")
+    for condition in ("none", "class", "text")
 }
 CAPTIONS = ("whole", "all")
 
 
 @dataclass
-class SignalsConfig:
-    """What to learn from.
+class SignalsConfig(Settings):
+    """The signals that a run is trained on.
 
     Attributes:
         source: built in: scenes, moving-scenes (video) or solids (volumes); else a Parquet, Arrow,
@@ -401,49 +396,33 @@ class SignalsConfig:
     source: str = "scenes"
     validation: str = ""
     split: str | None = None
-    validation_share: float = 0.05
+    validation_share: float = share(below_one=True, default=0.05)
     columns: dict[str, Any] = field(default_factory=dict)
     templates: list[str] = field(default_factory=list)
     classes: Any = field(default_factory=list)
     size: tuple[int, ...] = ()
-    channels: int = 3
+    channels: int = one_of(3, 1, default=3)
     sound: dict[str, Any] = field(default_factory=dict)
-    most_rows: int = 0
-    most_broken: float = 0.05
+    most_rows: int = whole(0, default=0)
+    most_broken: float = share(below_one=True, default=0.05)
     objects: tuple[int, ...] = (1, 2)
-    captions: str = "whole"
+    captions: str = one_of(*CAPTIONS, default="whole")
     signs: bool = False
     sizes: list[str] = field(default_factory=list)
     textures: bool = True
     memory_mb: float = 4096.0
-    workers: int = 1
+    workers: int = whole(0, default=1)
+
+    section: ClassVar[str] = "data."
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "most_rows", "workers", prefix="data.")
-        for name in ("most_broken", "validation_share"):
-            check_shares({f"data.{name}": getattr(self, name)})
+        super().__post_init__()
         if any(side < 1 for side in self.size):
             raise BedstoneError(f"data.size: {list(self.size)} was given; expected 1 or more each.")
-        if self.channels not in (1, 3):
-            raise BedstoneError(
-                f"data.channels: {self.channels} was given; expected 3, or 1 for grey pictures."
-            )
-        if len(self.objects) != 2:
-            raise BedstoneError(
-                f"data.objects: {list(self.objects)} was given; expected two numbers, the fewest "
-                "and the most things in a picture."
-            )
-        if self.captions not in CAPTIONS:
-            raise BedstoneError(
-                f"data.captions: {self.captions!r} is unknown{nearest(self.captions, CAPTIONS)}."
-            )
-        if not isinstance(self.classes, list | dict):
-            raise BedstoneError(
-                f"data.classes: {self.classes!r} was given; expected a list of names, or a "
-                "mapping from what stands in the rows to names."
-            )
+        check_objects(self.objects)
+        check_classes(self.classes)
 
     @property
     def things(self) -> tuple[int, int]:
-        """The fewest and the most things in a scene."""
+        """The fewest and the most objects of a scene."""
         return self.objects[0], self.objects[1]

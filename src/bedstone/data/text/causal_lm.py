@@ -1,21 +1,20 @@
-"""Token ids in, batches out: packed without padding, shuffled, exactly resumable.
+"""Batches for causal language modelling: packed without padding, shuffled, exactly resumable.
 
 Documents are laid end to end in a random order and cut into windows of `context` inputs; window
 edges ignore document edges. Every token is a target once an epoch, except each document's first:
-what follows an end token can't be predicted, and a model that is trained to do so learns noise.
-The end token itself is a target. Attention must not reach over a document's edge: `documents`
-numbers them within a row, `positions` restarts with each.
+what follows an end token can't be predicted. The end token itself is a target. Attention must not
+reach over a document's edge: `documents` numbers them within a row, `positions` restarts with each.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from bedstone.data.sources import Source
-from bedstone.data.stream import IGNORED, check_identity
+from bedstone.data.stream import IGNORED, Batch, Batches
 from bedstone.data.text.token_cache import Encoded, TokenSplit, encode_source
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -23,8 +22,8 @@ from bedstone.settings import check_whole
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one training step sees. B rows of T tokens.
+class TokenBatch(Batch):
+    """A batch of B rows of T tokens.
 
     Attributes:
         ids: (B, T) int64 inputs.
@@ -47,12 +46,9 @@ class Batch:
     origin: np.ndarray
     offsets: np.ndarray
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """The same batch with its tensors there."""
-        names = ("ids", "targets", "documents", "positions")
-        return replace(
-            self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        )
+    @property
+    def items(self) -> int:
+        return self.ids.numel()
 
     def describe(self) -> str:
         """Which tokens of which documents are in it, a line a row."""
@@ -70,7 +66,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rows:
-    """Windows as arrays, before they are a batch. Fields as in `Batch`, as NumPy."""
+    """Windows as arrays, before they are a batch. Fields as in `TokenBatch`, as NumPy."""
 
     ids: np.ndarray
     targets: np.ndarray
@@ -81,7 +77,7 @@ class Rows:
 
 
 class Windows:
-    """The windows that one pass over a split is cut into, in the order they are to be seen.
+    """The windows of one pass over a split, in the order of the stream.
 
     `shuffle` None keeps the split's order. Else documents are laid in an order drawn from it, the
     windows too, and the windows of a single document start at a place drawn from it. At most two
@@ -105,9 +101,9 @@ class Windows:
             random.shuffle(self.order)
             if split.documents == 1:
                 first = int(random.integers(0, min(context, total - 1)))
-        self.ends = np.cumsum(lengths[self.order])  # of each document, in the order laid
+        self.ends = np.cumsum(lengths[self.order])  # of each document, in their order
         self.begins = self.ends - lengths[self.order]
-        # The last token is nobody's input: nothing follows it.
+        # The last token is no input: nothing follows it.
         starts = np.arange(first, max(total - 1, first), stride or context)
         stops = np.minimum(starts + context, total - 1)
         scored = starts.copy()  # targets before this belong to another window
@@ -157,7 +153,7 @@ class Windows:
         )
 
 
-def make_batch(parts: list[Rows], number: int) -> Batch:
+def make_batch(parts: list[Rows], number: int) -> TokenBatch:
     """One batch of the rows of all `parts`."""
 
     def joined(name: str) -> np.ndarray:
@@ -165,7 +161,7 @@ def make_batch(parts: list[Rows], number: int) -> Batch:
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
     targets = joined("targets")
-    return Batch(
+    return TokenBatch(
         ids=torch.from_numpy(np.ascontiguousarray(joined("ids"))),
         targets=torch.from_numpy(targets),
         documents=torch.from_numpy(joined("documents")),
@@ -187,7 +183,7 @@ def check_enough(split: TokenSplit, context: int, what: str = "the data") -> Non
         )
 
 
-class PackedBatches:
+class PackedBatches(Batches[TokenBatch]):
     """An endless stream of batches from a tokenised split.
 
     The order of documents and of windows is drawn anew each epoch from `seed`; a batch may hold
@@ -217,10 +213,7 @@ class PackedBatches:
         """Passes over the split so far, such as 1.25."""
         return self._epoch + self._window / len(self._windows)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
+    def __next__(self) -> TokenBatch:
         parts, wanted = [], self.batch_size
         while wanted:
             if self._window == len(self._windows):
@@ -233,7 +226,7 @@ class PackedBatches:
         self._number += 1
         return make_batch(parts, self._number - 1)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {
             "seed": self.seed,
             "context": self.context,
@@ -242,26 +235,18 @@ class PackedBatches:
             "documents": self.split.documents,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; plain numbers, for JSON."""
-        position = {"epoch": self._epoch, "window": self._window, "batch": self._number}
-        return {**position, "identity": self._identity()}
+    def position(self) -> dict[str, Any]:
+        return {"epoch": self._epoch, "window": self._window, "batch": self._number}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes where `state` was taken: the next batch is the one that would have come then.
-
-        Raises:
-            BedstoneError: it was taken with other data, seed or context.
-        """
-        check_identity(state, self._identity())
-        self._epoch, self._window = state["epoch"], state["window"]
-        self._number = state["batch"]
+    def go(self, position: Mapping[str, Any]) -> None:
+        self._epoch, self._window = position["epoch"], position["window"]
+        self._number = position["batch"]
         self._windows = self._draw()
 
 
 def evaluation_batches(
     split: TokenSplit, context: int, batch_size: int, stride: int | None = None
-) -> Iterator[Batch]:
+) -> Iterator[TokenBatch]:
     """The whole split in order, each token but a document's first a target exactly once.
 
     With a `stride` below `context`, windows overlap and a window only scores what the one before
@@ -278,7 +263,7 @@ def evaluation_batches(
     return _evaluation_batches(Windows(split, context, stride=stride), batch_size)
 
 
-def _evaluation_batches(windows: Windows, batch_size: int) -> Iterator[Batch]:
+def _evaluation_batches(windows: Windows, batch_size: int) -> Iterator[TokenBatch]:
     for number, first in enumerate(range(0, len(windows), batch_size)):
         rows = windows.rows(first, min(first + batch_size, len(windows)))
         missing = batch_size - len(rows.ids)
@@ -302,22 +287,21 @@ def _check_sizes(context: int, batch_size: int) -> None:
     check_whole("batch_size", batch_size, 1)
 
 
-# Batches from a source that is tokenised as it is read: for data too large to keep as tokens.
+# Streaming: a source is tokenised as it is read, for data too large to keep as tokens.
 #
 # The source is read in order, a block of about a million tokens at a time; a block's documents are
-# packed and its windows shuffled as `PackedBatches` does with a whole epoch. So the mixing reaches
-# as far as a block: data that is sorted on disk should be shuffled there first.
+# packed and its windows shuffled as `PackedBatches` does with a whole epoch. Data that is sorted on
+# disk should be shuffled there first: nothing is mixed beyond a block.
 #
 # The state is small: how many pieces of the source come before the current block, and which window
-# of the block is next. Resuming reads past those pieces without tokenising them, tokenises the
-# block again and goes on at that window, so no token is lost or repeated. A block's windows never
-# reach into the next; the price is one window a block that is not full.
+# of the block is next. Resuming reads past those pieces without tokenising them and tokenises the
+# block again, so no token is lost or repeated. A block's windows never reach into the next.
 
 BLOCK_TOKENS = 1 << 20
 
 
-class StreamedBatches:
-    """An endless stream of batches from a source, in the contract of `PackedBatches`.
+class StreamedBatches(Batches[TokenBatch]):
+    """An endless stream of batches from a source that is tokenised as it is read.
 
     Documents whose hash lies below `validation_share` are left out; `held_out` gives them.
 
@@ -392,10 +376,7 @@ class StreamedBatches:
         done = self._read + inside * (self._next_read - self._read)
         return self._epoch + min(done / self._bytes, 1.0)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
+    def __next__(self) -> TokenBatch:
         parts, wanted = [], self.batch_size
         while wanted:
             windows = self._windows
@@ -429,7 +410,7 @@ class StreamedBatches:
             )
         return _join(taken, "validation", self.tokenizer.eos_id)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {
             "seed": self.seed,
             "context": self.context,
@@ -440,29 +421,21 @@ class StreamedBatches:
             "block_tokens": self.block_tokens,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; plain numbers and strings, for JSON."""
+    def position(self) -> dict[str, Any]:
         return {
             "epoch": self._epoch,
             "piece": self._piece,
             "read": self._read,
             "window": self._window,
             "batch": self._number,
-            "identity": self._identity(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes where `state` was taken: the next batch is the one that would have come then.
-
-        Raises:
-            BedstoneError: it was taken with another source, tokenizer, seed or context.
-        """
-        check_identity(state, self._identity())
-        self._go(state["epoch"], state["piece"], state["read"])
-        if state["window"]:
+    def go(self, position: Mapping[str, Any]) -> None:
+        self._go(position["epoch"], position["piece"], position["read"])
+        if position["window"]:
             self._advance()
-            self._window = state["window"]
-        self._number = state["batch"]
+            self._window = position["window"]
+        self._number = position["batch"]
 
 
 def _flat(groups: Iterator[list[Encoded]]) -> Iterator[Encoded]:

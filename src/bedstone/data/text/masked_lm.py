@@ -7,8 +7,8 @@ import hashlib
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bedstone.data.records import BLOCK, Piece
 from bedstone.data.sources import Source
-from bedstone.data.stream import check_identity
+from bedstone.data.stream import Batch, Batches
 from bedstone.data.text.packing import Packed, lay
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer
@@ -385,11 +385,11 @@ LEAST_CONTEXT = 8
 
 
 @dataclass(frozen=True)
-class MaskedBatch:
-    """What a step of masked pretraining sees.
+class MaskedBatch(Batch):
+    """A batch of masked language modelling.
 
     Attributes:
-        rows: the rows, some of their tokens hidden.
+        rows: the rows, some of their tokens masked.
         read: (M,) int64, where in the N tokens they are, ascending.
         targets: (M,) int64, which tokens they were.
         pairs: (n,) int64, 0 where a row's second text follows its first, 1 where it is another's,
@@ -411,31 +411,13 @@ class MaskedBatch:
         return self.rows.ids
 
     @property
+    def items(self) -> int:
+        return self.rows.ids.numel()
+
+    @property
     def target_count(self) -> int:
+        """Masked tokens."""
         return len(self.read)
-
-    def to(self, device: torch.device | str) -> "MaskedBatch":
-        """The same batch with its tensors there."""
-        if torch.device(device) == self.read.device:
-            return self
-
-        def moved(x: Tensor) -> Tensor:
-            return x.to(device, non_blocking=True)
-
-        rows = self.rows
-        return replace(
-            self,
-            rows=replace(
-                rows,
-                ids=moved(rows.ids),
-                types=moved(rows.types),
-                positions=moved(rows.positions),
-                documents=moved(rows.documents),
-            ),
-            read=moved(self.read),
-            targets=moved(self.targets),
-            pairs=None if self.pairs is None else moved(self.pairs),
-        )
 
     def describe(self) -> str:
         """Which tokens of which documents are in it, a line a row."""
@@ -568,7 +550,7 @@ def check_rows(rows: RowMaker) -> None:
 BLOCK_TOKENS = 1 << 21
 
 
-class MaskedBatches:
+class MaskedBatches(Batches[MaskedBatch]):
     """An endless stream of batches of at most `batch_tokens` tokens, if a row isn't longer.
 
     Raises:
@@ -611,9 +593,6 @@ class MaskedBatches:
         inside = self._row / max(len(self._turn), 1)
         return self._epoch + (self._block + inside) / self._blocks
 
-    def __iter__(self) -> Iterator[MaskedBatch]:
-        return self
-
     def __next__(self) -> MaskedBatch:
         parts: list[Chosen] = []
         left = self.batch_tokens
@@ -635,7 +614,7 @@ class MaskedBatches:
         self._number += 1
         return self.rows.batch(parts, self._number - 1)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         split = self.rows.documents.split
         return {
             "seed": self.seed,
@@ -646,20 +625,13 @@ class MaskedBatches:
             "block_tokens": self.block_tokens,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; plain numbers, for JSON."""
+    def position(self) -> dict[str, Any]:
         position = {"epoch": self._epoch, "block": self._block, "row": self._row}
-        return {**position, "batch": self._number, "identity": self._identity()}
+        return {**position, "batch": self._number}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes where `state` was taken: the next batch is the one that would have come then.
-
-        Raises:
-            BedstoneError: it was taken with other data, seed or context.
-        """
-        check_identity(state, self._identity())
-        self._go(state["epoch"], state["block"], state["row"])
-        self._number = state["batch"]
+    def go(self, position: Mapping[str, Any]) -> None:
+        self._go(position["epoch"], position["block"], position["row"])
+        self._number = position["batch"]
 
 
 def evaluation_batches(rows: RowMaker, batch_tokens: int, seed: int = 0) -> Iterator[MaskedBatch]:

@@ -1,12 +1,12 @@
-"""Rows of tokens laid end to end: a batch without padding.
+"""Packed rows of tokens: a batch without padding.
 
-Whatever their lengths, all rows of a batch stand in one row of N tokens; `documents` numbers them,
-so that attention stays within each, and positions begin anew with each. A network's linear layers
-then do no work that nobody needs, and its loss can't depend on padding, for there is none.
+All rows of a batch are laid end to end in one row of N tokens; `documents` numbers them, so that
+attention stays within each, and positions begin anew with each. No work is done for padding, and a
+loss can't depend on it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.images.augment import facts_of
+from bedstone.data.stream import Tensors
 from bedstone.data.text.encode import Input
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Tensors):
     """n rows laid end to end, N tokens in all.
 
     Attributes:
@@ -60,12 +60,6 @@ class Packed:
             lengths=self.lengths[first:last],
         )
 
-    def to(self, device: torch.device | str) -> "Packed":
-        """The same rows with their tensors there."""
-        names = ("ids", "types", "positions", "documents")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        return replace(self, **moved)
-
 
 def pack(rows: Sequence[Input]) -> Packed:
     """The rows as one, in their order."""
@@ -90,7 +84,7 @@ def lay(ids: np.ndarray, types: np.ndarray, lengths: np.ndarray) -> Packed:
     )
 
 
-# Texts by their numbers, each distinct one tokenised once, and what facts each states.
+# Distinct texts, each tokenised once.
 
 BATCH = 4096  # texts tokenised at a time
 Encode = Callable[[Sequence[str]], Sequence[Sequence[int] | np.ndarray]]
@@ -101,13 +95,11 @@ class KnownTexts:
 
     Attributes:
         ids: (N,) int32, the tokens of all texts, laid end to end.
-        facts: what facts each states, as `facts_of` tells.
     """
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
         self.ids = np.zeros(0, np.int32)
-        self.facts = np.zeros(0, np.int64)
         self._starts = np.zeros(1, np.int64)
 
     def __len__(self) -> int:
@@ -130,5 +122,4 @@ class KnownTexts:
                 parts.append(np.asarray(row, np.int32)[:room])
         self.ids = np.concatenate(parts)
         self._starts = np.cumsum([len(part) for part in parts])
-        self.facts = np.fromiter(map(facts_of, texts), np.int64, len(texts))
         return cut

@@ -7,16 +7,16 @@ Shapes: n windows of a batch, N tokens, M read states, L labels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data import fields as labelling
+from bedstone.data import labels as labelling
 from bedstone.data.dataset import Dataset
-from bedstone.data.stream import check_identity
+from bedstone.data.stream import Batch, Stream
 from bedstone.data.text.encode import (
     Input,
     completion_input,
@@ -34,8 +34,8 @@ BATCH = 1024  # rows tokenised at a time
 
 
 @dataclass(frozen=True)
-class ExampleBatch:
-    """What one training step sees of labelled rows.
+class ExampleBatch(Batch):
+    """A batch of windows of labelled rows.
 
     Attributes:
         rows: n windows laid end to end, N tokens.
@@ -64,6 +64,12 @@ class ExampleBatch:
     windows: list[int]
     words: Tensor | None = None
 
+    on_cpu: ClassVar[tuple[str, ...]] = ("owners", "words")
+
+    @property
+    def items(self) -> int:
+        return self.rows.ids.numel()
+
     @property
     def ids(self) -> Tensor:
         """(1, N) token ids."""
@@ -72,19 +78,6 @@ class ExampleBatch:
     def states(self, network: Any) -> Tensor:
         """What the head reads, (M, D)."""
         return network.packed_states(self.rows, self.read)
-
-    def to(self, device: torch.device | str) -> "ExampleBatch":
-        """The same batch with its tensors there."""
-        names = ("ids", "types", "positions", "documents")
-        rows = {name: getattr(self.rows, name).to(device, non_blocking=True) for name in names}
-        weights = self.weights
-        return replace(
-            self,
-            rows=replace(self.rows, **rows),
-            read=self.read.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-            weights=None if weights is None else weights.to(device, non_blocking=True),
-        )
 
     def describe(self) -> str:
         """Which rows are in it."""
@@ -686,7 +679,7 @@ def alpaca_prompt(instruction: str, given: str = "") -> str:
     return form.format(instruction=instruction, input=given)
 
 
-# Labelled rows by the task they are for, and their batches: endless and exactly resumable.
+# Examples by their task, and their stream.
 
 TASKS = ("text-classification", "token-classification", "question-answering", "text-generation")
 
@@ -727,89 +720,56 @@ def make_examples(
     raise BedstoneError(f"task: {task!r} can't be learnt from rows{nearest(task, TASKS)}.")
 
 
-class ExampleBatches:
-    """An endless stream of batches of examples: each window once an epoch, in an order drawn anew.
+@dataclass(frozen=True)
+class ExampleCollate:
+    """Makes an `ExampleBatch` of some windows.
 
-    An epoch's last batch may be smaller. The state is a position, so resuming costs nothing and
-    loses nothing; `batch_size` may change between.
+    Attributes:
+        reads: first or last: which token the head reads, where it reads one a row.
+        weights: (L,) the weight of a target of each label; None is 1 each.
+    """
+
+    examples: Examples
+    reads: str = "first"
+    weights: np.ndarray | None = None
+
+    def __call__(self, rows: np.ndarray, random: np.random.Generator, number: int) -> ExampleBatch:
+        return self.examples.batch(rows, number, reads=self.reads, weights=self.weights)
+
+
+def example_stream(
+    examples: Examples,
+    batch_size: int,
+    *,
+    reads: str = "first",
+    seed: int = 0,
+    weights: str | Mapping[str, float] | None = None,
+    shuffle: bool = True,
+) -> Stream[ExampleBatch]:
+    """The endless stream of `ExampleBatch`: each window once an epoch.
+
+    An epoch's last batch may be smaller; `batch_size` may change when a run is resumed.
 
     Args:
         batch_size: windows in a batch; a row that is not long is one window.
         reads: first or last: which token the head reads, where it reads one a row.
         weights: `balanced`, or a weight for each label.
     """
-
-    def __init__(
-        self,
-        examples: Examples,
-        batch_size: int,
-        *,
-        reads: str = "first",
-        seed: int = 0,
-        weights: str | Mapping[str, float] | None = None,
-        shuffle: bool = True,
-    ) -> None:
-        check_whole("batch_size", batch_size, 1)
-        self.examples, self.batch_size, self.reads = examples, batch_size, reads
-        self.seed, self.shuffle = seed, shuffle
-        self.weights = examples.label_weights(weights)
-        self._epoch, self._window, self._number = 0, 0, 0
-        self._order = self._draw()
-
-    def _draw(self) -> np.ndarray:
-        order = np.arange(len(self.examples))
-        if self.shuffle:
-            np.random.default_rng((self.seed, self._epoch)).shuffle(order)
-        return order
-
-    @property
-    def epoch(self) -> float:
-        """Passes over the examples so far, such as 1.25."""
-        return self._epoch + self._window / len(self._order)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches that hold every window once."""
-        return -(-len(self.examples) // self.batch_size)
-
-    def __iter__(self) -> Iterator[ExampleBatch]:
-        return self
-
-    def __next__(self) -> ExampleBatch:
-        if self._window == len(self._order):
-            self._epoch, self._window = self._epoch + 1, 0
-            self._order = self._draw()
-        windows = self._order[self._window : self._window + self.batch_size]
-        self._window += len(windows)
-        self._number += 1
-        return self.examples.batch(
-            windows, self._number - 1, reads=self.reads, weights=self.weights
-        )
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "rows": len(self.examples.rows),
-            "windows": len(self.examples),
-            "tokens": len(self.examples.ids),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the stream is; plain numbers, for JSON."""
-        position = {"epoch": self._epoch, "window": self._window, "batch": self._number}
-        return {**position, "identity": self._identity()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes where `state` was taken: the next batch is the one that would have come then.
-
-        Raises:
-            BedstoneError: it was taken with other data or another seed.
-        """
-        check_identity(state, self._identity())
-        self._epoch, self._window = state["epoch"], state["window"]
-        self._number = state["batch"]
-        self._order = self._draw()
+    return Stream(
+        len(examples),
+        ExampleCollate(examples, reads, examples.label_weights(weights)),
+        batch_size,
+        seed=seed,
+        workers=0,
+        whole=True,
+        shuffle=shuffle,
+        identity={
+            "shuffle": shuffle,
+            "rows": len(examples.rows),
+            "windows": len(examples),
+            "tokens": len(examples.ids),
+        },
+    )
 
 
 def evaluation_batches(

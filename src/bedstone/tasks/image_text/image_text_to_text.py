@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.fields import PLACEHOLDER, turn
+from bedstone.data.messages import PLACEHOLDER, turn
 from bedstone.errors import BedstoneError
 from bedstone.tasks.image_text.engine import (
     ImageTextGenerationOptions,

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bedstone.data.dataset import open_dataset
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.open import open_dataset
 from bedstone.data.records import ArrowCells, ParquetCells, data_suffix, stored_cells
-from bedstone.data.sources import raw_rows
+from bedstone.data.sources import read_records
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.search.index import Index, Row, kinds_of
 
@@ -152,7 +152,7 @@ class RowSource:
         names: dict[str, list[str]] = {}
         rows = [
             {name: STORED if _bytes(value) else value for name, value in raw.values.items()}
-            for raw in raw_rows(str(self.path), None, names)
+            for raw in read_records(self.path, images=True, names=names)
         ]
         for row in rows:
             for column in names.keys() & row.keys():

@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.dataset import Dataset, with_images
+from bedstone.data.dataset import Dataset
+from bedstone.data.open import with_images
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import at_least
 from bedstone.tasks.images.engine import is_image

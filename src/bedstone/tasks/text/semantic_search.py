@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bedstone.checkpoints.model import Model, weights_hash
-from bedstone.data.dataset import open_dataset
+from bedstone.data.open import open_dataset
 from bedstone.data.records import data_suffix, read_text
 from bedstone.data.text.token_cache import default_folder
 from bedstone.errors import BedstoneError

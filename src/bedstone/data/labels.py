@@ -1,0 +1,204 @@
+"""Labels of rows: one label of several, several labels, numbers, or a tag for each word.
+
+Every fault of a row is raised before training begins, with its file, row, column and value.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bedstone.data.dataset import Dataset
+from bedstone.errors import BedstoneError, nearest
+from bedstone.settings import is_number
+
+FIGURES = ("score", "stars")  # columns whose fractions are figures, not classes
+
+
+def find_problem(rows: Dataset, column: str) -> str:
+    """single, multi or regression: what the values of a column are."""
+    values = [rows.value(i, column) for i in range(len(rows))]
+    if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
+        return "multi"
+    floats = [type(value) is float for value in values]
+    if all(floats) or (any(floats) and column in FIGURES):
+        return "regression"
+    return "single"
+
+
+def figures(rows: Dataset, column: str, count: int | None = None) -> np.ndarray:
+    """The numbers of each row, (rows, L) float32; `count` is the L that is expected.
+
+    Raises:
+        BedstoneError: a row has none, or one that isn't finite, or more or fewer than others.
+    """
+    found: list[list[float]] = []
+    for number in range(len(rows)):
+        value = rows.value(number, column)
+        given = list(value) if isinstance(value, list | tuple) else [value]
+        if not given or not all(is_number(each) for each in given):
+            raise rows.fault(
+                number,
+                column,
+                f"is {str(value)[:60]!r}; expected a finite number, for regression",
+                "Mend it, or leave the row out.",
+            )
+        count = count or len(given)
+        if len(given) != count:
+            raise rows.fault(
+                number, column, f"has {len(given)} numbers; expected {count}", "Mend that row."
+            )
+        found.append([float(each) for each in given])
+    return np.array(found, dtype=np.float32)
+
+
+class Namer:
+    """Labels as rows have them -> their names, of one type throughout.
+
+    Args:
+        labels: the names, where they are known. Whole numbers count them, unless these are names
+            of numbers themselves.
+    """
+
+    def __init__(
+        self, rows: Dataset, column: str, labels: Sequence[str] | None, what: str = "label"
+    ) -> None:
+        self.rows, self.column, self.what = rows, column, what
+        self.known = None if labels is None else set(labels)
+        self._names = rows.names.get(column)
+        if self._names is None and labels and not any(_whole(label) for label in labels):
+            self._names = list(labels)
+        self._first: tuple[int, type] | None = None
+
+    def name(self, row: int, value: Any) -> str:
+        """The name of a value.
+
+        Raises:
+            BedstoneError: it is no label, of another type than the first, or none of those known.
+        """
+        kind = type(value)
+        if kind not in (str, int, bool) or value == "":
+            hint = " (for figures, say problem: regression)" if kind is float else ""
+            raise self._fault(row, value, f"expected a string or a whole number{hint}")
+        if self._first is None:
+            self._first = row, kind
+        if kind is not self._first[1]:
+            raise self._fault(
+                row,
+                value,
+                f"expected {self._first[1].__name__}, as in {self.rows.where(self._first[0])}",
+            )
+        if kind is int and self._names is not None:
+            if not 0 <= value < len(self._names):
+                raise self._fault(row, value, f"expected 0 to {len(self._names) - 1}")
+            name = self._names[value]
+        else:
+            name = str(value)
+        if self.known is not None and name not in self.known:
+            raise self._fault(row, value, f"which is none of the labels{_guess(name, self.known)}")
+        return name
+
+    def _fault(self, row: int, value: Any, expected: str) -> BedstoneError:
+        return self.rows.fault(
+            row,
+            self.column,
+            f"has the {self.what} {str(value)[:60]!r} of type {type(value).__name__}; {expected}",
+            "Mend it, or leave the row out.",
+        )
+
+
+def single(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[str]:
+    """The label of each row."""
+    namer = Namer(rows, column, labels)
+    return [namer.name(i, rows.value(i, column)) for i in range(len(rows))]
+
+
+def several(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[list[str]]:
+    """The labels of each row, which may be none."""
+    namer = Namer(rows, column, labels)
+    found = []
+    for number in range(len(rows)):
+        value = rows.value(number, column)
+        if not isinstance(value, list | tuple):
+            raise rows.fault(
+                number,
+                column,
+                f"is {str(value)[:60]!r} of type {type(value).__name__}; expected a list of labels",
+                "Mend that row: every row needs a list, if one has it.",
+            )
+        names = [namer.name(number, each) for each in value]
+        found.append(list(dict.fromkeys(names)))
+    return found
+
+
+def tags(rows: Dataset, tokens: str, column: str, labels: Sequence[str] | None) -> list[list[str]]:
+    """The tag of each word of each row.
+
+    Raises:
+        BedstoneError: a row has other than one tag a word, or one that is none of `labels`.
+    """
+    namer = Namer(rows, column, labels, "tag")
+    found = []
+    for number in range(len(rows)):
+        words, value = rows.value(number, tokens), rows.value(number, column)
+        for name, each in ((tokens, words), (column, value)):
+            if not isinstance(each, list | tuple):
+                raise rows.fault(
+                    number, name, f"is {str(each)[:60]!r}; expected a list", "Mend that row."
+                )
+        if len(words) != len(value):
+            raise rows.fault(
+                number,
+                column,
+                f"has {len(value):,} tags for {len(words):,} words in {tokens!r}",
+                "Give each word one.",
+            )
+        found.append([namer.name(number, each) for each in value])
+    return found
+
+
+def ordered(names: set[str]) -> tuple[str, ...]:
+    """Labels in their order: numbers by size, `O` first, others by the alphabet."""
+    if all(_whole(name) for name in names):
+        return tuple(sorted(names, key=int))
+    return tuple(sorted(names, key=lambda name: (name != "O", name)))
+
+
+def label_weights(
+    weights: str | Mapping[str, float], labels: Sequence[str], counts: np.ndarray
+) -> np.ndarray:
+    """What a target of each label counts for, (L,) float32.
+
+    Args:
+        weights: `balanced`: as much for a label with few targets as for one with many, n / (L c);
+            or a weight for each label; one that isn't named has 1.
+        counts: (L,) targets of each label.
+
+    Raises:
+        BedstoneError: a label is unknown, or a weight is no positive number.
+    """
+    if weights == "balanced":
+        found = counts.sum() / (len(labels) * np.maximum(counts, 1))
+        return found.astype(np.float32)
+    if not isinstance(weights, Mapping):
+        raise BedstoneError(
+            f"class_weights: is {weights!r}; expected 'balanced', or a weight for each label."
+        )
+    result = np.ones(len(labels), dtype=np.float32)
+    for label, weight in weights.items():
+        if str(label) not in labels:
+            raise BedstoneError(
+                f"class_weights: {label!r} is no label{nearest(str(label), labels)}."
+            )
+        if not is_number(weight) or weight <= 0:
+            raise BedstoneError(f"class_weights.{label}: is {weight!r}; expected a number above 0.")
+        result[list(labels).index(str(label))] = weight
+    return result
+
+
+def _whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
+
+
+def _guess(name: str, known: set[str]) -> str:
+    return nearest(name, known) if len(known) <= 100 else f" ({len(known)} of them)"
