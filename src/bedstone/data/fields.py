@@ -105,7 +105,10 @@ PAIRS = (any_of("class", "captions"), maybe("negatives"), "image")
 def needed(need: Sequence[Need]) -> Iterator[str]:
     """The names of all fields that are needed or read."""
     for each in need:
-        yield from each.fields if isinstance(each, AnyOf) else (getattr(each, "field", each),)
+        if isinstance(each, AnyOf):
+            yield from each.fields
+        else:
+            yield each.field if isinstance(each, Maybe) else each
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ class Stream(Batches[B]):
             self._fill()
             batch = self._made.popleft().result()
         else:
-            batch = self._make(self._at)
+            batch = self.collate(*self._draw(self._at))
         self._at = self._after(self._at)
         self._waited += time.monotonic() - began
         if self.workers:
@@ -216,11 +216,9 @@ class Stream(Batches[B]):
         if self._pool is None:
             self._pool = lone_threads(self.workers)
         while len(self._made) < self.ahead:
-            self._made.append(self._pool.submit(self.collate, *self._draw(self._next)))
+            rows, random, number = self._draw(self._next)
+            self._made.append(self._pool.submit(self.collate, rows, random, number))
             self._next = self._after(self._next)
-
-    def _make(self, at: tuple[int, int, int]) -> B:
-        return self.collate(*self._draw(at))
 
     def _begun(self, at: tuple[int, int, int]) -> tuple[int, int, int]:
         """The same place, in the next epoch where its own is over."""
