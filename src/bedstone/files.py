@@ -278,16 +278,16 @@ def _replacing(path: Path, needed: int | None) -> Iterator[Path]:
         sweep(path.parent, glob.escape(path.name))
         yield temporary
     except BaseException as error:
-        told = None
+        refusal = None
         if isinstance(error, OSError) and _concerns(error, path.parent):
             if inner:  # the folder being written around it has the name that the user knows
                 error.needed = needed  # type: ignore[attr-defined]
             else:
-                told = _refusal(path, error, needed or getattr(error, "needed", None))
+                refusal = _refusal(path, error, needed or getattr(error, "needed", None))
         with contextlib.suppress(OSError):
             _remove(temporary)
-        if told:
-            raise BedstoneError(told) from error
+        if refusal:
+            raise BedstoneError(refusal) from error
         raise
     finally:
         _active.discard(temporary)

@@ -49,8 +49,8 @@ def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[
                 f"{path}: no such recipe{nearest(str(path), near) if near else ''}."
             ) from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            told = " ".join(str(error).split())
-            raise BedstoneError(f"{path}: is not a YAML recipe that can be read: {told}.") from None
+            why = " ".join(str(error).split())
+            raise BedstoneError(f"{path}: is not a YAML recipe that can be read: {why}.") from None
         if not isinstance(loaded, dict | None):
             raise BedstoneError(f"{path}: a recipe is a mapping of keys to values.")
         values.update(loaded or {})

@@ -243,13 +243,13 @@ def _give_head(
     network: Any, published: dict[str, Any], record: dict[str, Any], folder: Path
 ) -> None:
     """Puts the head on the base that the adapter was trained with, if it has another."""
-    told = record.get("head")
-    if told:
+    saved = record.get("head")
+    if saved:
         try:
-            head = HeadConfig(told["kind"], tuple(told["labels"]), told["problem"])
+            head = HeadConfig(saved["kind"], tuple(saved["labels"]), saved["problem"])
         except (KeyError, TypeError) as error:
             raise BedstoneError(
-                f"{folder / RECORD}: head = {told!r}; expected kind, labels and problem. Fetch "
+                f"{folder / RECORD}: head = {saved!r}; expected kind, labels and problem. Fetch "
                 "the folder again, or remove this file."
             ) from error
     else:

@@ -138,7 +138,7 @@ def pipeline_card(
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     config = parts["transformer"].config
     condition, names = signal["condition"], signal["names"]
-    asked = {"class": f'"{names[0]}"' if names else "0", "text": '"a red circle"', "none": ""}
+    example = {"class": f'"{names[0]}"' if names else "0", "text": '"a red circle"', "none": ""}
     rows = {
         "draws": f"{signal['kind']} of {' x '.join(map(str, signal['shape']))}, channels first",
         "from": {"none": "noise alone", "class": f"{len(names)} classes"}.get(condition, "words"),
@@ -153,7 +153,7 @@ def pipeline_card(
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     labels = f"\nClasses: {', '.join(names)}.\n" if names else ""
     task = TASKS[signal["kind"]][condition == "text"]
-    command = f"bedstone imagine . {asked[condition]}".strip() + f" --out {FILES[signal['kind']]}"
+    command = f"bedstone imagine . {example[condition]}".strip() + f" --out {FILES[signal['kind']]}"
     total = sum(counts.values())
     return (
         f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"

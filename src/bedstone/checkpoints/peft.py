@@ -160,20 +160,20 @@ def read_peft(
             )
         found.add(theirs)
         a, b = tensors[key], tensors[other]
-        told = int(_pattern(published, "rank_pattern", theirs, rank, where))
+        found_rank = int(_pattern(published, "rank_pattern", theirs, rank, where))
         factor = float(_pattern(published, "alpha_pattern", theirs, alpha, where))
         ours = [parent_of(name) for name in modules[theirs].ours]
-        shapes = _expected(network, ours, told)
+        shapes = _expected(network, ours, found_rank)
         if (tuple(a.shape), tuple(b.shape)) != shapes:
             raise BedstoneError(
                 f"{where}: the adapter of {theirs} has shapes {tuple(a.shape)} and "
-                f"{tuple(b.shape)}; this base and rank {told} ask for {shapes[0]} and "
+                f"{tuple(b.shape)}; this base and rank {found_rank} ask for {shapes[0]} and "
                 f"{shapes[1]}. Take the base that it was trained on."
             )
         for path, part in zip(ours, b.chunk(len(ours)), strict=True):
             values[path] = {"a": a, "b": part}
-            if told != rank:
-                ranks[path] = told
+            if found_rank != rank:
+                ranks[path] = found_rank
             if factor != alpha:
                 alphas[path] = factor
         if len(ours) > 1:
@@ -324,9 +324,9 @@ def write_peft(layout: Layout, network: Any, name: str) -> tuple[dict[str, Any],
         transposed |= whole.transposed
         rank = len(a)
         alpha = scale * (math.sqrt(rank) if config.rslora else rank)
-        told = {config.alpha, *(config.alpha_of(parent_of(ours)) for ours in whole.ours)}
+        alphas = {config.alpha, *(config.alpha_of(parent_of(ours)) for ours in whole.ours)}
         # The number that was asked for, where it gives this scale to the last bit but one.
-        alpha = next((one for one in told if math.isclose(one, alpha, rel_tol=1e-12)), alpha)
+        alpha = next((one for one in alphas if math.isclose(one, alpha, rel_tol=1e-12)), alpha)
         if rank != config.rank:
             ranks[theirs] = rank
         if alpha != config.alpha:

@@ -130,7 +130,7 @@ def calibrate(
     check_head(Moderation, opened)
     task = Moderation(opened, precision=precision)
     with ProgressBar("reading posts", quiet=as_json) as bar:
-        found = [task.scored(posts, bare) for posts in _told(bar, learnt, held)]
+        found = [task.scored(items, bare) for items in _with_progress(bar, learnt, held)]
     fitted = fit_policy(
         bare,
         found[0],
@@ -181,8 +181,8 @@ def read_items(
     """
     text, column = rows.column("text"), rows.need("label")
     names = list(policy.categories)
-    posts, truth = [], np.zeros((len(rows), len(names)), dtype=bool)
-    told = rows.names.get(column)
+    items, truth = [], np.zeros((len(rows), len(names)), dtype=bool)
+    labels = rows.names.get(column)
     for number, row in enumerate(rows.rows):
         words = row.get(text) if text else None
         if words is not None:
@@ -192,11 +192,11 @@ def read_items(
                 f"{rows.where(number)}: has neither a text nor a picture. Fill one in, or leave "
                 "the row out."
             )
-        posts.append(Item(words, row["image"]))
+        items.append(Item(words, row["image"]))
         value = rows.value(number, column)
         for label in value if isinstance(value, list | tuple) else [value]:
-            if told and isinstance(label, int) and 0 <= label < len(told):
-                label = told[label]
+            if labels and isinstance(label, int) and 0 <= label < len(labels):
+                label = labels[label]
             if label in names:
                 truth[number, names.index(label)] = True
             elif label not in clean:
@@ -209,7 +209,7 @@ def read_items(
                     ),
                     f"If such posts are of no category, say --clean {label}.",
                 )
-    return posts, truth
+    return items, truth
 
 
 def _uncalibrated(policy: Policy) -> Policy:
@@ -219,11 +219,11 @@ def _uncalibrated(policy: Policy) -> Policy:
     return dataclasses.replace(policy, categories=bare, calibrated={})
 
 
-def _told(bar: ProgressBar, *sides: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def _with_progress(bar: ProgressBar, *sides: Sequence[Item]) -> Iterator[Sequence[Item]]:
     total, done = sum(map(len, sides)), 0
-    for posts in sides:
-        yield posts
-        done += len(posts)
+    for items in sides:
+        yield items
+        done += len(items)
         bar.update(done / total)
 
 
@@ -262,8 +262,8 @@ def _show(done: Calibrated, learnt: int, as_json: bool) -> None:
         console.print(table)
     for note in done.notes:
         console.print(Text(note, style="yellow"), soft_wrap=True)
-    told = f"learnt from {learnt:,} rows; in brackets 95 % of resamples; written: {done.out}"
-    console.print(Text(told), soft_wrap=True)
+    note = f"learnt from {learnt:,} rows; in brackets 95 % of resamples; written: {done.out}"
+    console.print(Text(note), soft_wrap=True)
 
 
 def _cell(figures: Figures, name: str) -> str:

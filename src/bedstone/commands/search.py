@@ -60,8 +60,8 @@ def index(
     if as_json:
         print(json.dumps({"done": vars(done), "rows": len(held), "index": str(path)}))
         return done
-    for told in list(done.broken.values())[:PREVIEW]:
-        print(f"skipped {told}", file=sys.stderr)
+    for fault in list(done.broken.values())[:PREVIEW]:
+        print(f"skipped {fault}", file=sys.stderr)
     if len(done.broken) > PREVIEW:
         print(f"skipped {len(done.broken) - PREVIEW:,} more; --json names all", file=sys.stderr)
     print(f"{path}: {len(held):,} pictures; {done.told()}")
@@ -93,8 +93,8 @@ def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool =
     def tell(keys: list[str]) -> None:
         nonlocal stored
         stored += len(keys)
-        told = json.dumps({"stored": keys}) if as_json else f"stored {stored:,}"
-        print(told, flush=True)
+        line = json.dumps({"stored": keys}) if as_json else f"stored {stored:,}"
+        print(line, flush=True)
 
     done = fill(held, embedder, source, stored=tell)
     rows, how = len(held), held.settings.approximate
@@ -243,8 +243,8 @@ def answer(
         found = judged(judge, str(query), found, held)[:count]
     if as_json:
         for one in found:
-            told = {"key": one.key, "score": one.score, **one.columns}
-            print(json.dumps(told, ensure_ascii=False))
+            row = {"key": one.key, "score": one.score, **one.columns}
+            print(json.dumps(row, ensure_ascii=False))
     else:
         console = Console(highlight=False)
         console.print(
@@ -271,10 +271,11 @@ def judged(judge: Any, words: str, found: list[Found], held: Index) -> list[Foun
             f"--rerank: the pictures of the index are gone ({held.settings.source}); they are read "
             "again to be put in order. Leave it out."
         )
-    told = read_together(judge, words, [source.picture(one.key) for one in found])
-    chances = [-1.0 if each is None else each["score"] for each in told]
+    matches = read_together(judge, words, [source.picture(one.key) for one in found])
+    chances = [-1.0 if each is None else each["score"] for each in matches]
     order = sorted(range(len(found)), key=lambda place: -chances[place])
-    return [replace(found[place], score=chances[place] if told[place] else 0.0) for place in order]
+    scores = [chance if match else 0.0 for chance, match in zip(chances, matches, strict=True)]
+    return [replace(found[place], score=scores[place]) for place in order]
 
 
 def _how(held: Index, approximate: bool, where: str) -> str:

@@ -64,11 +64,11 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     model = open_model(finished.model)
     assert isinstance(model, DiffusionPipeline)
     how = pick_precision("auto", pick_device("cpu"))
-    asked = [prompt.text for prompt in held_out_prompts(PROMPTS, objects=(1, 1))]
-    condition, null = model.prompts.condition(asked), model.prompts.condition([""])
-    drawn = samples_of(model, how, condition, null, len(asked))
-    sheet = samples_sheet(drawn, folder / "drawn.png", titles=asked, columns=6, cell=128)
-    frames = denoised(model, how, asked[:STRIP])
+    prompts = [prompt.text for prompt in held_out_prompts(PROMPTS, objects=(1, 1))]
+    condition, null = model.prompts.condition(prompts), model.prompts.condition([""])
+    drawn = samples_of(model, how, condition, null, len(prompts))
+    sheet = samples_sheet(drawn, folder / "drawn.png", titles=prompts, columns=6, cell=128)
+    frames = denoised(model, how, prompts[:STRIP])
     strip = strip_sheet(frames, folder / "strip.png", cell=96)
     count = sum(weight.numel() for weight in model.network.parameters())
     metrics = finished.done.metrics

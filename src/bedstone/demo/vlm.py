@@ -79,7 +79,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         answer_sheet(answered, folder / "answers.png"): (
             f"What it answers about scenes that it never saw; the page is {page}"
         ),
-        attention_sheet(_looked(model, scenes), folder / "attention.png"): (
+        attention_sheet(_attended(model, scenes), folder / "attention.png"): (
             "Where it looks while it reads a word: the lighter, the more attention"
         ),
     }
@@ -151,7 +151,7 @@ def _answered(model: Model, scenes: list[Scene], paths: list[Path]) -> list[Capt
     return found
 
 
-def _looked(model: Model, scenes: list[Scene]) -> list[tuple[AttentionMap, list[str]]]:
+def _attended(model: Model, scenes: list[Scene]) -> list[tuple[AttentionMap, list[str]]]:
     """For each of a few scenes, what is looked at for two words that name what is to be seen."""
     found = []
     for scene in scenes:

@@ -353,15 +353,15 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _problem(config: dict[str, Any]) -> str:
-    told = config.get("problem_type")
-    if told is None:
+    kind = config.get("problem_type")
+    if kind is None:
         return "regression" if len(config.get("id2label") or "ab") == 1 else "single"
     problems = {theirs: ours for ours, theirs in _PROBLEMS.items()}
-    if told not in problems:
+    if kind not in problems:
         raise BedstoneError(
-            f"config.json: problem_type = {told!r}; expected one of {', '.join(problems)}."
+            f"config.json: problem_type = {kind!r}; expected one of {', '.join(problems)}."
         )
-    return problems[told]
+    return problems[kind]
 
 
 def write_head(head: HeadConfig) -> dict[str, Any]:

@@ -102,8 +102,8 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         # in x's dtype before the sum: what a shut gate leaves is x itself, under autocast too
-        told = self.sublayer(lowered(self.norm(x)), context).to(x.dtype)
-        return x + torch.tanh(self.gate).to(x.dtype) * told
+        output = self.sublayer(lowered(self.norm(x)), context).to(x.dtype)
+        return x + torch.tanh(self.gate).to(x.dtype) * output
 
 
 class AdaZero(nn.Module):
@@ -134,8 +134,8 @@ class AdaZero(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         if context.condition is None:
             raise ValueError("AdaZero needs context.condition, (B, D): a timestep or class vector")
-        told = self.modulation(context.condition).to(x.dtype)
-        shift, scale, gate = told[:, None].chunk(3, dim=-1)  # (B, 1, D)
+        modulation = self.modulation(context.condition).to(x.dtype)
+        shift, scale, gate = modulation[:, None].chunk(3, dim=-1)  # (B, 1, D)
         modulated = lowered(torch.addcmul(shift, self.norm(x), 1 + scale))
         given = self.dropout(self.sublayer(modulated, context)).to(x.dtype)
         return torch.addcmul(x, gate, given)

@@ -47,9 +47,9 @@ class SizeEmbedding(nn.Module):
         self.resolution = NumberEmbedding(width // 3)
         self.aspect = NumberEmbedding(width // 3)
 
-    def forward(self, told: Tensor) -> Tensor:
-        sides = self.resolution(told[:, :2].flatten()).view(len(told), -1)
-        return torch.cat((sides, self.aspect(told[:, 2])), 1)
+    def forward(self, size: Tensor) -> Tensor:
+        sides = self.resolution(size[:, :2].flatten()).view(len(size), -1)
+        return torch.cat((sides, self.aspect(size[:, 2])), 1)
 
 
 class MemoryProjection(MLP):

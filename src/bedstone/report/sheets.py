@@ -188,11 +188,11 @@ def _answer(draw: ImageDraw.ImageDraw, line: Line, left: int, top: int) -> None:
     if line.right is not None:
         _mark(draw, line.right, left, middle)
         start += 26
-    told = line.right is False and line.expected
-    room = left + (_WIDE // 2 if told else _WIDE) - start
+    expected = line.right is False and line.expected
+    room = left + (_WIDE // 2 if expected else _WIDE) - start
     said = cut_to(draw, line.text or "nothing", font, room)
     draw.text((start, middle), said, _INK, font, anchor="lm")
-    if told:
+    if expected:
         start += round(draw.textlength(said, font)) + 14
         expected = cut_to(draw, f"expected {line.expected}", small, left + _WIDE - start)
         draw.text((start, middle), expected, _DIM, small, anchor="lm")

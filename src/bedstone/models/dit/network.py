@@ -386,8 +386,8 @@ class Final(nn.Module):
         self.out = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        told = self.modulation(vector if self.shared else F.silu(vector)).to(x.dtype)
-        shift, scale = told[:, None].chunk(2, dim=-1)  # (B, 1, D)
+        modulation = self.modulation(vector if self.shared else F.silu(vector)).to(x.dtype)
+        shift, scale = modulation[:, None].chunk(2, dim=-1)  # (B, 1, D)
         return self.out(torch.addcmul(shift, self.norm(x), 1 + scale))
 
 
@@ -524,8 +524,8 @@ class DiT(nn.Module):
             told_size = torch.tensor([[high, wide, high / wide]], device=x.device).expand(rows, -1)
         if self.centred is not None and memory is not None:
             memory = self.centred(memory, memory_keep)
-        told = (t, classes, memory, memory_keep, told_size)
-        vectors = [conditions(*told) for conditions in self.conditions]
+        given = (t, classes, memory, memory_keep, told_size)
+        vectors = [conditions(*given) for conditions in self.conditions]
         context = self._context(grid, rows, memory, memory_keep)
         seen = x if self.fine_in is None else self.fine_in(x)
         tokens = self.patches(seen).to(x.dtype)

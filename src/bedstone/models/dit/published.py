@@ -74,8 +74,8 @@ def read_published(layout: str, config: dict[str, Any]) -> DiTConfig:
         shape["classes"] = need({"num_embeds_ada_norm": 1000, **config}, "num_embeds_ada_norm")
     else:
         shape |= _read_text(config, shape["width"])
-        told, spread = config.get("use_additional_conditions"), config.get("interpolation_scale")
-        shape["told_size"] = side == _WIDE if told is None else told
+        spread, sized = config.get("interpolation_scale"), config.get("use_additional_conditions")
+        shape["told_size"] = side == _WIDE if sized is None else sized
         shape["interpolation"] = max(side // 64, 1) if spread is None else spread
     return from_mapping(DiTConfig, shape, "config.json")
 
@@ -169,11 +169,11 @@ def names_pixart(config: DiTConfig) -> Iterator[Name]:
         theirs, ours = f"transformer_blocks.{i}", f"stack.{i}"
         yield Name(f"{theirs}.scale_shift_table", _modulations(ours, "table"))
         yield from _block(config, theirs, ours)
-    told, size = "adaln_single.emb", "conditions.0.told_size"
-    yield from _number(f"{told}.timestep_embedder", "conditions.0.time")
+    embedder, size = "adaln_single.emb", "conditions.0.told_size"
+    yield from _number(f"{embedder}.timestep_embedder", "conditions.0.time")
     if config.told_size:
-        yield from _number(f"{told}.resolution_embedder", f"{size}.resolution")
-        yield from _number(f"{told}.aspect_ratio_embedder", f"{size}.aspect")
+        yield from _number(f"{embedder}.resolution_embedder", f"{size}.resolution")
+        yield from _number(f"{embedder}.aspect_ratio_embedder", f"{size}.aspect")
     yield from both("adaln_single.linear", "modulation")
     if config.projected:
         yield from both("caption_projection.linear_1", "text.project.up")

@@ -201,8 +201,8 @@ def write_llama(config: GPTConfig, *, layout: str) -> dict[str, Any]:
 
 def names_llama(config: GPTConfig) -> Iterator[Name]:
     # Their body has another name under questions than under all else, but for mistral.
-    asked = "model." if config.layout == "mistral" else "transformer."
-    body = {"states": "", "spans": asked}.get(config.head.kind, "model.")
+    prefix = "model." if config.layout == "mistral" else "transformer."
+    body = {"states": "", "spans": prefix}.get(config.head.kind, "model.")
     yield Name(f"{body}embed_tokens.weight", ("embed.weight",))
     for i in range(config.layers):
         theirs, ours = f"{body}layers.{i}", f"stack.{i}"

@@ -38,8 +38,8 @@ class FusedAdaZero(nn.Module):
         self.modulation = source.modulation
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        told = self.modulation(context.condition).to(x.dtype)
-        shift, scale, gate = told[:, None].chunk(3, dim=-1)  # (B, 1, D)
+        modulation = self.modulation(context.condition).to(x.dtype)
+        shift, scale, gate = modulation[:, None].chunk(3, dim=-1)  # (B, 1, D)
         normed = self.norm(x)
         modulated = torch.addcmul(shift, normed, 1 + scale, out=normed).to(self.dtype)
         given = self.sublayer(modulated, context).to(x.dtype)
