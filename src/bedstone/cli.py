@@ -30,9 +30,9 @@ COMMANDS = {
         "resume": "commands.train:resume_",
     },
     "use": {
-        "generate": "commands.generate_lines:generate_",
-        "imagine": "commands.imagine_lines:imagine_",
-        "run": "commands.run_lines:run_",
+        "generate": "commands.generate:generate",
+        "imagine": "commands.imagine:imagine",
+        "run": "commands.run:run",
         "index": "commands.search:index",
         "search": "commands.search:search",
     },
@@ -228,7 +228,9 @@ class Parser:
     def _read_fields(self, owner: str, kind: Any) -> None:
         """The fields of a dataclass as a group of options, ahead of the command's own."""
         self.kinds[owner] = kind
-        hints, helps = typing.get_type_hints(kind), _helps(kind.__doc__)
+        hints, helps = typing.get_type_hints(kind), {}
+        for each in reversed(kind.__mro__):
+            helps |= _helps(each.__doc__)
         title = _text(kind.__doc__).partition("\n")[0].rstrip(".")
         options = []
         for each in dataclasses.fields(kind):

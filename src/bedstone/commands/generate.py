@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bedstone.checkpoints.load import open_model
@@ -11,62 +11,102 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import BeamSearch, GenerationSettings
-from bedstone.generation.text import Searched, Written, stream_text, write, write_beams
+from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
+from bedstone.generation.text import (
+    Searched,
+    Written,
+    encode_prompt,
+    stream_text,
+    write,
+    write_beams,
+)
 from bedstone.runtime import Precision, pick_device, pick_precision
+from bedstone.settings import optional, whole
+
+NEW_TOKENS = 200  # at most, where no length is given
+
+
+@dataclass(frozen=True)
+class PromptSettings(GenerationSettings):
+    """Generation settings; what isn't given is as the model's generation_config.json has it.
+
+    Attributes:
+        max_new_tokens: tokens to generate, at most; 200 where no length is given.
+        max_tokens: --max-new-tokens by its older name.
+        stop: end at this text; may be given several times.
+        seed: of sampling; the next row has one more.
+    """
+
+    max_tokens: int | None = optional(whole(1))
+    stop: tuple[str, ...] = ()
+    seed: int = whole(0, 2**63 - 1, default=0)  # the same text each time
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_tokens is not None and self.max_new_tokens is not None:
+            raise BedstoneError("--max-tokens: was given beside --max-new-tokens. Leave one out.")
+        if self.max_tokens is not None:
+            object.__setattr__(self, "max_new_tokens", self.max_tokens)
 
 
 def generate(
-    path: str,
-    prompts: Sequence[str],
-    settings: GenerationSettings,
-    *,
+    model: str,
+    prompt: list[str],
+    settings: PromptSettings,
     log_probabilities: bool = False,
+    *,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
-    """Prints the continuations of each prompt; a single one as it comes.
+    """Continue a prompt, or several at once, with a model; a single text as it comes.
 
     Args:
-        path: a folder or a hub id.
-        prompts: texts; `-` is standard input.
-        settings: what isn't given is as the model's generation_config.json has it.
+        model: a folder or a hub id.
+        prompt: one or more texts; `-` reads one from standard input.
+        log_probabilities: print each token with its log-probability.
+        as_json: print one JSON object a continuation.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+
+    Example:
+        bedstone generate runs/gpt "def main(" --temperature 0.8 --max-new-tokens 100
 
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
     """
     how = pick_precision(precision, pick_device(device))
-    model = open_model(path, device=how.device)
-    if isinstance(model, DiffusionPipeline):
+    opened = open_model(model, device=how.device)
+    if isinstance(opened, DiffusionPipeline):
         raise BedstoneError(
-            f"{path}: draws {model.signal.kind} and writes no text; draw with `bedstone imagine`."
+            f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
         )
-    tokenizer = tokenizer_of(model)
-    way = settings.resolve(model.generation)
-    texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    tokenizer = tokenizer_of(opened)
+    texts = [sys.stdin.read() if text == "-" else text for text in prompt]
+    lengths = [len(encode_prompt(tokenizer, text)) for text in texts]
+    way = settings.resolve(without_lengths(opened.generation), max(lengths), usual=NEW_TOKENS)
     if isinstance(way, BeamSearch):
         if log_probabilities:
             raise BedstoneError(
                 "log_probabilities: of each token aren't told of beam search. Leave it out; json "
                 "has those of whole continuations."
             )
-        _search(model, texts, way, how, as_json)
+        _search(opened, texts, way, how, as_json)
         return
     texts = [text for text in texts for _ in range(way.returned)]
     if len(texts) == 1 and not (as_json or log_probabilities):
-        _stream(model, texts[0], way, how)
+        _stream(opened, texts[0], way, how)
         return
-    written = write(model.network, tokenizer, texts, way, eos=model.end_ids, precision=how)
-    for prompt, one in zip(texts, written, strict=True):
+    written = write(opened.network, tokenizer, texts, way, eos=opened.end_ids, precision=how)
+    for text, one in zip(texts, written, strict=True):
         if as_json:
-            print(json.dumps(_as_json(tokenizer, prompt, one), ensure_ascii=False))
+            print(json.dumps(_as_json(tokenizer, text, one), ensure_ascii=False))
         elif log_probabilities:
-            print(prompt)
+            print(text)
             for number, logprob in zip(one.ids, one.log_probabilities, strict=True):
                 print(f"{logprob:9.4f}  {tokenizer.decode([number], skip_special=False)!r}")
         else:
-            print(f"{prompt}{one.text}\n" + "-" * 40)
+            print(f"{text}{one.text}\n" + "-" * 40)
 
 
 def _search(

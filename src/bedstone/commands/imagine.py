@@ -173,10 +173,50 @@ COUNTS = {"draw": 4, "variations": 4, "between": 7, "story": 1}
 
 
 @dataclass(frozen=True)
-class ImagineOptions:
-    """What is to be drawn, as the command line says it; see `bedstone imagine --help`."""
+class SamplingOptions:
+    """Sampling; what isn't given is the model's own.
 
-    prompts: tuple[str, ...] = ()
+    Attributes:
+        steps: of the sampler; more are slower and better.
+        method: a sampler, such as ddim, dpm_solver_2m, unipc, euler, heun, ddpm.
+        spacing: of its times, such as trailing, linspace, karras.
+        guidance: how far towards the words; 1 goes no farther than was learnt.
+        interval: two times from 0 (clean) to 1 (noise) with guidance between them, as 0.1,0.8.
+        rescale: a share by which guidance's glare is taken back.
+    """
+
+    steps: int | None = None
+    method: str | None = None
+    spacing: str | None = None
+    guidance: float | None = None
+    interval: str | None = None
+    rescale: float | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Fields of `SamplingConfig` that are given."""
+        found = {name: value for name, value in vars(self).items() if value is not None}
+        return found | ({"interval": _interval(self.interval)} if self.interval else {})
+
+
+@dataclass(frozen=True)
+class ImagineOptions:
+    """What is sampled.
+
+    Attributes:
+        count: how many of each; 4, of a series 1, between two 7.
+        seed: of the first; the next has one more.
+        negative: what not to draw.
+        size: another than was learnt, as 64x48 (height, width).
+        image: an image to begin from.
+        strength: how much of the image is drawn anew, 0 to 1; how far variations go.
+        mask: an image as large as the other: white is drawn anew, black stays.
+        variations: an image to draw the like of.
+        between: words to end with, on the way from the first; or a seed, where no words are read.
+        story: a file of prompts, one a line, all drawn from one seed.
+        style: words added to each prompt; several prompts are then drawn from one seed.
+    """
+
     count: int | None = None
     seed: int = 0
     negative: str | None = None
@@ -210,43 +250,52 @@ class ImagineOptions:
 
 
 def imagine(
-    path: str,
-    wanted: ImagineOptions,
-    sampling: Mapping[str, Any],
-    *,
+    model: str,
+    text: list[str],
+    options: ImagineOptions,
+    sampling: SamplingOptions,
     out: str | None = None,
     enlarge: int = 1,
     strip: str | None = None,
     show_steps: bool = False,
+    *,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
 ) -> list[Path]:
-    """Draws, writes the files and prints their names.
+    """Draw images, sounds, videos or volumes: from words, a class, an image, or noise alone.
+
+    A single image becomes one file; several become files in a folder and a sheet of them all. Each
+    PNG says in its notes how it was made.
 
     Args:
-        path: a folder or a hub id.
-        sampling: fields of `SamplingConfig`; None is as the model has it.
-        out: a file, or a folder where it has no suffix.
-        enlarge: pixels a side of each pixel in the files.
-        strip: a PNG of the drawing, step by step.
-        show_steps: the same beside the result.
+        model: a folder or a hub id.
+        text: what to draw: words, or classes by their names or numbers; one or more, or none for a
+            model that takes no condition.
+        out: a file, or a folder where it has no suffix; imagined.png or imagined/ where not given.
+        enlarge: make pixels of files so many times as large.
+        strip: a PNG of how the first images come out of noise, step by step.
+        show_steps: the same, beside the result.
+        as_json: print one JSON object a file.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+
+    Example:
+        bedstone imagine runs/diffusion-scenes "a red circle left of a blue square" --count 8
 
     Raises:
         BedstoneError: the model draws nothing, or what is asked can't be.
     """
-    way = wanted.way
-    prompts = _prompts(wanted)
+    way = options.way
+    prompts = _prompts(text, options)
     check_enlarged(enlarge)
-    given = {name: value for name, value in sampling.items() if value is not None}
-    if "interval" in given:
-        given["interval"] = _interval(given["interval"])
+    given = sampling.given
     where = pick_device(device)
     pick_precision(precision, where)
-    drawer = MediaGenerator(open_model(path, device=where), precision)
+    drawer = MediaGenerator(open_model(model, device=where), precision)
     kind = drawer.model.signal.kind
     asked = max(len(prompts), 1)  # where nothing is told, nothing is drawn from once
-    several = way != "draw" or asked * (wanted.count or COUNTS[way]) > 1
+    several = way != "draw" or asked * (options.count or COUNTS[way]) > 1
     place = planned(out, kind, several=several)
     frames = None
     if strip is not None or show_steps:
@@ -259,7 +308,7 @@ def imagine(
             if frames is not None:
                 frames.see(now)
 
-        drawn = _drawn(drawer, wanted, way, prompts, given, progress)
+        drawn = _drawn(drawer, options, way, prompts, given, progress)
     taken = time.monotonic() - began
     columns = len(prompts) if way == "story" else 0
     files = write_all(drawn, drawer.model.signal, place, enlarge=enlarge, columns=columns)
@@ -288,54 +337,54 @@ def _print_rows(files: Sequence[Path], drawn: Generated) -> None:
 
 def _drawn(
     drawer: MediaGenerator,
-    wanted: ImagineOptions,
+    options: ImagineOptions,
     way: str,
     prompts: list[Prompt],
     given: dict[str, Any],
     progress: Progress,
 ) -> Generated:
-    count = COUNTS[way] if wanted.count is None else wanted.count
+    count = COUNTS[way] if options.count is None else options.count
     if not prompts and drawer.model.signal.condition == "none":
         prompts = [None]
     more: dict[str, Any] = {"progress": progress, **given}
     if way == "variations":
         if len(prompts) > 1:
             raise BedstoneError("--variations: expected one prompt at most, of what it shows.")
-        _, seeds = rows_of([None], count, wanted.seed)
+        _, seeds = rows_of([None], count, options.seed)
         told = prompts[0] if prompts else None
-        more |= {} if wanted.strength is None else {"change": wanted.strength}
-        return drawer.variations(wanted.variations, seeds, prompt=told, **more)
-    more |= {"negative": wanted.negative, "size": _size(wanted.size)}
+        more |= {} if options.strength is None else {"change": options.strength}
+        return drawer.variations(options.variations, seeds, prompt=told, **more)
+    more |= {"negative": options.negative, "size": _size(options.size)}
     if way == "between":
         if len(prompts) != 1:
             raise BedstoneError("--between: expected one prompt to begin with, before it.")
         if drawer.model.signal.condition == "none":
-            ends = wanted.seed, _seed(str(wanted.between))
+            ends = options.seed, _seed(str(options.between))
             return drawer.between(prompts[0], None, count, ends, **more)
-        ends = wanted.seed, wanted.seed + 1
-        return drawer.between(prompts[0], wanted.between, count, ends, **more)
-    more |= {"image": wanted.image, "strength": wanted.strength, "mask": wanted.mask}
+        ends = options.seed, options.seed + 1
+        return drawer.between(prompts[0], options.between, count, ends, **more)
+    more |= {"image": options.image, "strength": options.strength, "mask": options.mask}
     if way == "story":
         if count != 1:
             raise BedstoneError(f"--count: {count} was given; a series has one of each. Leave it.")
-        return drawer.story(list(map(str, prompts)), wanted.seed, style=wanted.style, **more)
-    rows, seeds = rows_of(prompts, count, wanted.seed)
+        return drawer.story(list(map(str, prompts)), options.seed, style=options.style, **more)
+    rows, seeds = rows_of(prompts, count, options.seed)
     return drawer.draw(rows, seeds, **more)
 
 
-def _prompts(wanted: ImagineOptions) -> list[Prompt]:
-    if wanted.story is None:
-        return list(wanted.prompts)
-    if wanted.prompts:
+def _prompts(text: list[str], options: ImagineOptions) -> list[Prompt]:
+    if options.story is None:
+        return list(text)
+    if text:
         raise BedstoneError("--story: its file has the prompts; leave those before it out.")
     try:
-        lines = Path(wanted.story).read_text(encoding="utf-8").splitlines()
+        lines = Path(options.story).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         told = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise BedstoneError(f"{wanted.story}: can't be read ({told}).") from error
+        raise BedstoneError(f"{options.story}: can't be read ({told}).") from error
     found: list[Prompt] = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise BedstoneError(f"{wanted.story}: has no line; expected a prompt on each.")
+        raise BedstoneError(f"{options.story}: has no line; expected a prompt on each.")
     return found
 
 

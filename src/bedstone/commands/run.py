@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -318,35 +318,56 @@ WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the command line gives a task to read; see `bedstone run --help`."""
+    """What is read beside the words.
 
-    texts: Sequence[str] = ()
+    Attributes:
+        file: read the lines of a text file, or rows (JSON, JSONL, CSV, Parquet, Arrow), instead;
+            for semantic-search, what is searched.
+        column: of rows, the column that holds the text.
+        context: for question-answering, the text that holds the answers, or its file.
+        field: for information-extraction, name=question; may be given several times.
+        policy: for moderation, the policy's file.
+        question: about each image; may be given several times.
+    """
+
     file: str | None = None
     column: str | None = None
     context: str | None = None
-    fields: Sequence[str] = field(default_factory=list)
+    field: tuple[str, ...] = ()
     policy: str | None = None
-    questions: Sequence[str] = ()
+    question: tuple[str, ...] = ()
 
 
 def run(
     task: str,
-    path: str,
+    model: str,
+    text: list[str],
     given: Inputs,
-    options: Sequence[str] = (),
+    option: tuple[str, ...] = (),
+    page: str | None = None,
     *,
     as_json: bool = False,
-    page: str | None = None,
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
-    """Prints what a task gives for each input, as tables or one JSON object a line.
+    """Do a task with a model: fill-mask, question-answering, semantic-search and others.
+
+    docs/tasks.md has one line for each task.
 
     Args:
-        task: one of `tasks.pipeline.TASKS`, or of its aliases.
-        path: a model's folder or hub id.
-        options: the task's own, each `key=value`.
-        page: a file for a page of the pictures with what is said of them, too.
+        task: its name, as in version 4 of transformers.
+        model: a folder or a hub id.
+        text: what to read; of question-answering the questions, of semantic-search the queries, of
+            sentence-similarity the source and what is compared with it; of images, their files or
+            folders. `-` reads lines from standard input.
+        option: an option of the task, key=value; may be given several times.
+        page: an HTML file of the images with what was said of them.
+        as_json: print one JSON object an input.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+
+    Example:
+        bedstone run ner runs/entities "Ada flew to Bremen." --option aggregation_strategy=simple
 
     Raises:
         BedstoneError: there is no such task or option, nothing to read, or the model is none for
@@ -354,8 +375,8 @@ def run(
     """
     kind = task_class(task)
     name = kind.name
-    chosen = read_options(name, kind.settings, options)
-    inputs, more = make_inputs(name, given)
+    chosen = read_options(name, kind.settings, option)
+    inputs, more = make_inputs(name, text, given)
     for key in more:
         if key in chosen:
             raise BedstoneError(f"option {key!r}: is given twice. Leave one out.")
@@ -365,9 +386,9 @@ def run(
     shown_on = Page(name, page) if page is not None else None
     where = pick_device(device)
     pick_precision(precision, where)
-    model = open_model(path, device=where)
-    check_head(kind, model)
-    ready = kind(model, precision=precision)
+    opened = open_model(model, device=where)
+    check_head(kind, opened)
+    ready = kind(opened, precision=precision)
     console = Console(soft_wrap=False, highlight=False)
     broken: list[BedstoneError] = []
     if reads_images(name):
@@ -385,7 +406,7 @@ def run(
         else:
             console.print(*shown(value, result), sep="\n")
     if shown_on is not None:
-        print(f"page: {shown_on.write(path, broken)}", file=sys.stderr if as_json else sys.stdout)
+        print(f"page: {shown_on.write(model, broken)}", file=sys.stderr if as_json else sys.stdout)
 
 
 def _plain(value: Any) -> float | str:
@@ -432,21 +453,21 @@ def _value(word: str) -> Any:
         return word
 
 
-def make_inputs(task: str, given: Inputs) -> tuple[list[Any], dict[str, Any]]:
-    """The task's inputs, and options that follow from them.
+def make_inputs(task: str, words: Sequence[str], given: Inputs) -> tuple[list[Any], dict[str, Any]]:
+    """The task's inputs, from the words of the command line, and options that follow from them.
 
     Raises:
         BedstoneError: there are none, or the task takes no such thing.
     """
     if given.context is not None and task != "question-answering":
         raise BedstoneError(f"--context: {task} takes none; question-answering does.")
-    if given.fields and task != "information-extraction":
+    if given.field and task != "information-extraction":
         raise BedstoneError(f"--field: {task} takes none; information-extraction does.")
     if given.policy is not None and task != "moderation":
         raise BedstoneError(f"--policy: {task} takes none; moderation does.")
-    if given.questions and task not in ASK:
+    if given.question and task not in ASK:
         raise BedstoneError(f"--question: {task} takes none; {' and '.join(ASK)} do.")
-    texts = [line for text in given.texts for line in (_stdin() if text == "-" else [text])]
+    texts = [line for text in words for line in (_stdin() if text == "-" else [text])]
     more: dict[str, Any] = {} if given.policy is None else {"policy": given.policy}
     inputs: list[Any]
     if task == "semantic-search":
@@ -455,7 +476,7 @@ def make_inputs(task: str, given: Inputs) -> tuple[list[Any], dict[str, Any]]:
     elif task == "question-answering":
         inputs = _questions(texts, given)
     elif task in ASK:
-        inputs = answered(task, texts, given.questions, given.file)
+        inputs = answered(task, texts, given.question, given.file)
     elif reads_images(task):
         inputs = image_files([*texts, *(_of_file(given) if given.file else [])])
     elif task in TASKS:
@@ -471,8 +492,8 @@ def make_inputs(task: str, given: Inputs) -> tuple[list[Any], dict[str, Any]]:
                 "texts or the lines of --file."
             )
         inputs = [{"source_sentence": inputs[0], "sentences": inputs[1:]}]
-    if task == "information-extraction" and given.fields:
-        more["fields"] = _fields(given.fields)
+    if task == "information-extraction" and given.field:
+        more["fields"] = _fields(given.field)
     if not inputs:
         what = "pictures or folders" if reads_images(task) else "texts"
         raise BedstoneError(
