@@ -291,7 +291,7 @@ class Diffusion(Method[DiffusionRecipe]):
             assert tokenizer is not None
             reader = fresh_reader(recipe, tokenizer)
         if reader is not None:
-            signal.context = min(signal.context, text_part(reader.network).config.context)
+            signal.context = min(signal.context, text_config(reader).context)
         config = _config(recipe, signal, reader, autoencoder)
         text = None if reader is None else text_part(reader.network)
         return DiffusionPipeline(
@@ -442,6 +442,11 @@ def check_flip(recipe: DiffusionRecipe) -> None:
         )
 
 
+def text_config(reader: Model) -> Any:
+    """The configuration of a model's text encoder."""
+    return text_part(reader.network).config
+
+
 def fresh_reader(recipe: DiffusionRecipe, tokenizer: Tokenizer) -> Model:
     """A small encoder that learns with the network."""
     shape = recipe.text
@@ -556,7 +561,7 @@ def _config(
     if recipe.condition == "class":
         values["classes"] = len(signal.names)
     if reader is not None:
-        values["memory_width"] = text_part(reader.network).config.width
+        values["memory_width"] = text_config(reader).width
     return from_mapping(DiTConfig, values, "recipe", "model.")
 
 

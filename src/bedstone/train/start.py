@@ -192,7 +192,8 @@ def take_image(network: Any, source: nn.Module) -> list[str]:
     Raises:
         BedstoneError: the source is of another kind, or a shape differs; nothing was copied.
     """
-    own, tower = network.image, source
+    own: Any = network.image
+    tower: Any = source
     while not isinstance(tower, ViT | ResNet | ResNetTokens) and hasattr(tower, "image"):
         tower = tower.image
     given = dict(tower.state_dict())
