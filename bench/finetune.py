@@ -24,10 +24,12 @@ from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArgume
 
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.recipes.supervised import FinetuneRecipe, set_up
+from bedstone.recipes.base import load_method
+from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import read_recipe
 from bedstone.train.loop import Trainer as OurTrainer
 from bedstone.train.optim import build_optimizer
+from bedstone.train.run import prepare
 from bedstone.train.schedule import build_schedule, parse_budget
 from finetune_peer import TASKS, read
 
@@ -99,16 +101,16 @@ class Ours:
             changes += ["lora={rank: 16, alpha: 32}"]
         recipe = read_recipe(FinetuneRecipe, ROOT / "recipes" / f"finetune-{name}.yaml", changes)
         assert (recipe.epochs, recipe.batch_size) == (task.epochs, task.batch)
-        course, _, precision = set_up(recipe, None, quiet=True)
-        network = course.model.network
+        plan = prepare(load_method("supervised"), recipe, None, quiet=True)
+        network = plan.model.network
         self.trainer = OurTrainer(
             network=network,
-            objective=course.objective,
-            batches=course.batches,
+            objective=plan.objective,
+            batches=plan.batches,
             optimizer=build_optimizer(network, recipe.optim),
-            budget=parse_budget(course.budget),
+            budget=parse_budget(plan.budget),
             schedule=build_schedule(recipe.schedule),
-            precision=precision,
+            precision=plan.start.precision,
             store=CheckpointStore(tempfile.gettempdir()),
             write_model=lambda folder, metrics: None,
             clip=recipe.optim.clip,

@@ -37,7 +37,7 @@ import nanogpt_baseline as peer
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.data.text.causal_lm import PackedBatches, evaluation_batches
 from bedstone.data.text.token_cache import TokenSplit
-from bedstone.evaluate.language import text_loss
+from bedstone.evaluate.runner import held_out_loss
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.recipes.base import PretrainRecipe
@@ -102,7 +102,7 @@ def bedstone(recipe: PretrainRecipe, train: Tensor, held: Tensor, vocabulary: in
             trainer.one_step(share)
         seconds = time.perf_counter() - began
     batches = evaluation_batches(splits[1], recipe.context, 64)
-    loss, count = text_loss(network, next_token_loss, batches, precision)
+    loss, count = held_out_loss(network, next_token_loss, batches, precision)
     assert count == len(held) - 1
     return Run("bedstone", recipe.seed, seconds, trainer.step, trainer.tokens, loss)
 

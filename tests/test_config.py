@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bedstone.commands.train import read_pretraining
+from bedstone.commands.train import read_finetuning, read_pretraining
 from bedstone.data.scenes import moving as moving_scenes
 from bedstone.data.scenes import solids
 from bedstone.errors import BedstoneError
@@ -17,7 +17,7 @@ from bedstone.recipes.base import PretrainRecipe
 from bedstone.recipes.contrastive import ContrastiveRecipe
 from bedstone.recipes.diffusion import DiffusionRecipe, check_sampling, process_of
 from bedstone.recipes.image_text import ImageTextRecipe
-from bedstone.recipes.supervised import FinetuneRecipe, read_finetuning
+from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import from_mapping
 from bedstone.tasks.moderation.policy import read_policy
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bedstone.checkpoints.load import load
     from bedstone.checkpoints.model import Model
-    from bedstone.commands.train import pretrain, resume
+    from bedstone.commands.train import finetune, pretrain, resume
     from bedstone.errors import BedstoneError
-    from bedstone.recipes.supervised import finetune
     from bedstone.tasks.pipeline import pipeline
 
 _HOMES = {
@@ -23,7 +22,7 @@ _HOMES = {
     "Model": "bedstone.checkpoints.model",
     "load": "bedstone.checkpoints.load",
     "pretrain": "bedstone.commands.train",
-    "finetune": "bedstone.recipes.supervised",
+    "finetune": "bedstone.commands.train",
     "resume": "bedstone.commands.train",
     "pipeline": "bedstone.tasks.pipeline",
 }

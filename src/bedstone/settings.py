@@ -170,14 +170,15 @@ def field_names(cls: Any, prefix: str = "") -> list[str]:
 
 
 def to_yaml(recipe: Any) -> str:
-    """The recipe, every field said, as YAML that `read_recipe` reads back."""
+    """A recipe, or its values by name, as YAML that `read_recipe` reads back."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: plain(item) for key, item in value.items()}
         return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return yaml.safe_dump(plain(dataclasses.asdict(recipe)), sort_keys=False, allow_unicode=True)
+    values = recipe if isinstance(recipe, dict) else dataclasses.asdict(recipe)
+    return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
 
 
 # Bounds that a field declares: `layers: int = whole(1, default=6)`.

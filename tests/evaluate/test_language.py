@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bedstone.evaluate.language import text_figures, text_loss
+from bedstone.evaluate.language import text_figures
+from bedstone.evaluate.runner import held_out_loss
 from bedstone.report.pages import Sample, Section, write_report
 from bedstone.report.plots import curve_points, draw_curve
 from bedstone.runtime import pick_precision
@@ -21,9 +22,9 @@ def test_the_mean_is_over_tokens_not_batches():
 
     objective = lambda network, b: (torch.tensor(b.figures[0]), b.figures[1])  # noqa: E731
     batches = [batch(10.0, 10), batch(30.0, 10), batch(8.0, 2)]
-    loss, count = text_loss(torch.nn.Identity(), objective, batches, FP32)
+    loss, count = held_out_loss(torch.nn.Identity(), objective, batches, FP32)
     assert (loss, count) == (48.0 / 22, 22)
-    assert text_loss(torch.nn.Identity(), objective, batches, FP32, most_batches=1)[0] == 1.0
+    assert held_out_loss(torch.nn.Identity(), objective, batches, FP32, most_batches=1)[0] == 1.0
 
 
 def test_figures_by_their_formulas():

@@ -344,7 +344,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({**TEXT, "text": {"context": 2}}, "text.context"),
     ({**TEXT, "text": {"width": 16, "heads": 3}}, "text.heads: 3 don't divide"),
     ({"seed": -1}, "seed: -1"),
-    ({"seed": 2**63}, "expected less than 2"),
+    ({"seed": 2**63}, "at most 9,223,372,036,854,775,807"),
     ({**TEXT, "text": {"encoder": "no/such"}}, "no/such"),
     ({"autoencoder": "no/such"}, "no/such"),
     ({"init": "no/such", "model": {}}, "no/such"),

@@ -16,12 +16,11 @@ from PIL import Image
 
 from bedstone.checkpoints.model import load
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, read_pretraining, resume
+from bedstone.commands.train import pretrain, read_finetuning, read_pretraining, resume
 from bedstone.errors import BedstoneError
 from bedstone.evaluate import image_text as told_scoring
 from bedstone.generation.beam import beam_search
-from bedstone.recipes.image_text import ImageTextRecipe, ImageTextSplits
-from bedstone.recipes.supervised import read_finetuning
+from bedstone.recipes.image_text import ImageTextRecipe, open_rows
 from bedstone.train.logs import read_log
 
 TEXT = {"width": 16, "layers": 1, "heads": 2, "context": 40}
@@ -339,10 +338,8 @@ def test_pictures_without_what_the_task_needs_are_left(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(table), rows)
     data = {"source": str(rows), "validation": str(rows), "columns": COLUMNS}
     for task, count in ((CAPTIONS, 5), (ANSWERS, 8), (JOINT, 8)):
-        splits = ImageTextSplits.open(
-            recipe_of(tmp_path / "run", task, data=data), None, quiet=True
-        )
-        assert [len(splits.train), len(splits.measured["validation"])] == [count] * 2
+        splits = open_rows(recipe_of(tmp_path / "run", task, data=data), quiet=True)
+        assert [len(splits.train), len(splits.validation)] == [count] * 2
 
 
 def test_sample_sheet(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from bedstone.generation.ranking import rank
 from bedstone.models.clip import network as clip
 from bedstone.models.gpt import network as gpt
 from bedstone.models.gpt.network import GPTConfig
-from bedstone.recipes.image_text import FlamingoRecipe
+from bedstone.recipes.flamingo import FlamingoRecipe
 
 IMAGE = {"image_size": 16, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 2}
 

@@ -7,9 +7,8 @@ import torch
 import transformers
 
 import bedstone
-from bedstone.checkpoints.store import CheckpointStore
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, run_pretraining
+from bedstone.commands.train import pretrain, resume
 from bedstone.errors import BedstoneError
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.settings import from_mapping
@@ -110,7 +109,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
     assert pretrain(recipe, quiet=True).done.reason == "SIGTERM"
     monkeypatch.undo()
     run = Path(recipe.out)
-    again = run_pretraining(recipe, run, CheckpointStore(run / "checkpoints").latest(), quiet=True)
+    again = resume(run, quiet=True)
     assert weights_hash(again.model) == weights_hash(folder / "run" / "model")
     assert losses(tmp_path / "run") == losses(folder / "run")
 

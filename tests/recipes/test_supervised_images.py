@@ -13,7 +13,7 @@ from PIL import Image
 import bedstone
 from bedstone.checkpoints.model import Model, load
 from bedstone.cli import main
-from bedstone.commands.train import resume
+from bedstone.commands.train import finetune, resume
 from bedstone.data.fields import PAIRS
 from bedstone.data.images.processor import clip_processor, plain_processor
 from bedstone.data.images.supervised import ImageExamples, labelled_image_stream
@@ -23,7 +23,7 @@ from bedstone.models.clip import network as clip
 from bedstone.models.clip.network import CLIPConfig, TextConfig
 from bedstone.models.vit import network as vit
 from bedstone.models.vit.network import ViTConfig
-from bedstone.recipes.supervised import FinetuneRecipe, finetune, see
+from bedstone.recipes.supervised import FinetuneRecipe, see
 from bedstone.runtime import pick_precision
 from bedstone.settings import from_mapping
 from bedstone.train.logs import read_log

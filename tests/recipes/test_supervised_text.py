@@ -10,7 +10,7 @@ import torch
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
-from bedstone.commands.train import resume
+from bedstone.commands.train import finetune, resume
 from bedstone.data.text.convert_tokenizer import train_wordpiece
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
@@ -20,7 +20,7 @@ from bedstone.models.bert.network import build as build_bert
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
-from bedstone.recipes.supervised import FinetuneRecipe, finetune
+from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import from_mapping
 from bedstone.train.logs import read_log
 

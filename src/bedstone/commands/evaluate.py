@@ -19,7 +19,8 @@ from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
 from bedstone.evaluate.image_text import evaluate_image_text
-from bedstone.evaluate.language import evaluate_masked, text_figures, text_loss
+from bedstone.evaluate.language import evaluate_masked, text_figures
+from bedstone.evaluate.runner import held_out_loss
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.objectives.tokens import next_token_loss
@@ -108,12 +109,12 @@ def evaluate(
     batches = evaluation_batches(tokens, longest, batch_size)
     total = math.ceil(len(tokens) / (longest * batch_size))
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        loss, count = text_loss(
+        loss, count = held_out_loss(
             model.network,
             next_token_loss,
             batches,
             how,
-            told=lambda done: bar.update(done / total),
+            progress=lambda done: bar.update(done / total),
         )
     figures = text_figures(loss, count / max(tokens.bytes, 1))
     if as_json:

@@ -1,80 +1,198 @@
-"""`bedstone pretrain` and `bedstone resume`: from a recipe to an artefact."""
+"""`bedstone pretrain`, `finetune` and `resume`: from a recipe to an artefact, and its previews."""
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
+from rich.console import Console
 
-from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.checkpoints.store import CheckpointStore
 from bedstone.data.fields import Sample
 from bedstone.data.images.augment import facts_of
 from bedstone.data.images.pixels import decoded
 from bedstone.data.images.processor import blip_processor, clip_processor
-from bedstone.data.signals.signals import TASKS as DRAWING
-from bedstone.errors import BedstoneError, nearest
-from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TOLD
-from bedstone.models.bert.network import LAYOUTS as ENCODERS
-from bedstone.models.dit.network import LAYOUTS as DENOISERS
-from bedstone.models.flamingo.network import FLAMINGO, OLD_NAMES
-from bedstone.models.gpt.network import LAYOUTS as DECODERS
-from bedstone.recipes.autoencoder import LAYOUTS as AUTOENCODERS
-from bedstone.recipes.autoencoder import TASK as AUTOENCODING
-from bedstone.recipes.autoencoder import AutoencoderRecipe, run_autoencoder
-from bedstone.recipes.base import PretrainRecipe, layout_of
-from bedstone.recipes.causal_lm import run_text
-from bedstone.recipes.contrastive import LAYOUTS as PAIRED
-from bedstone.recipes.contrastive import ContrastiveRecipe, ContrastiveSplits, run_contrastive
-from bedstone.recipes.diffusion import DiffusionRecipe, run_diffusion
-from bedstone.recipes.image_text import LAYOUTS as TELLING
-from bedstone.recipes.image_text import (
-    FlamingoRecipe,
-    ImageTextRecipe,
-    ImageTextSplits,
-    run_flamingo,
-    run_image_text,
-)
+from bedstone.data.open import open_dataset
+from bedstone.data.text.augment import sample
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
+from bedstone.recipes import contrastive, image_text
+from bedstone.recipes.base import method_of, read, train
+from bedstone.recipes.contrastive import ContrastiveRecipe
+from bedstone.recipes.image_text import ImageTextRecipe
 from bedstone.recipes.supervised import (
+    IMAGE_TASKS,
     FinetuneRecipe,
-    finetune,
-    preview_augmented,
-    propose_rate,
-    read_finetuning,
-    run_finetuning,
+    augment_config,
+    augment_parts,
+    augmenter,
+    open_image_model,
+    open_image_rows,
 )
-from bedstone.report.sheets import contact_sheet
+from bedstone.report.sheets import augmentation_sheet, contact_sheet
 from bedstone.settings import read_recipe, read_values
+from bedstone.tasks.images.engine import processor_of
 from bedstone.train.data import augment_of, image_side, learnt_pictures
-from bedstone.train.run import RunResult, begin
+from bedstone.train.lr_finder import find_rate
+from bedstone.train.run import RunRecipe, RunResult, prepare, run
 
-SAMPLES = 16  # pictures, each in several forms
+SAMPLES = 16  # images, each in several forms
 FORMS = 4
+
+
+def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """The recipe in a file: its method, task, or model's layout says of which kind it is.
+
+    Raises:
+        BedstoneError: as `recipes.base.read`.
+    """
+    return read(path, overrides)
+
+
+def read_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> Any:
+    """The recipe in a file: of labelled rows, or of images with texts where its task is that.
+
+    Raises:
+        BedstoneError: as `recipes.base.read`.
+    """
+    values = read_values(path, overrides)
+    if values.get("method") or values.get("task") in IMAGE_TEXT_TASKS:
+        return read(path, overrides)
+    return read_recipe(FinetuneRecipe, path, overrides)
+
+
+def pretrain(recipe: RunRecipe, *, quiet: bool = False) -> RunResult:
+    """Trains as the recipe says, into the folder `recipe.out`.
+
+    The folder holds `recipe.yaml`, `data.json`, `tokenizer/`, `log.jsonl`, `tensorboard/`,
+    `checkpoints/`, `curve.png` and, at the end, the artefact in `model/`.
+
+    Raises:
+        BedstoneError: the recipe, the data or the disk can't do it, said before training
+            starts; or a loss that isn't finite.
+    """
+    return train(recipe, quiet=quiet)
+
+
+def finetune(recipe: RunRecipe, *, quiet: bool = False) -> RunResult:
+    """Fine-tunes as the recipe says, into the folder `recipe.out`.
+
+    The folder holds what every run's does; `model/` is the best checkpoint, and of an adapter
+    there is also `adapter/`, as peft has it, while `model/` has it merged.
+
+    Raises:
+        BedstoneError: the recipe, the model or the data can't do it, said before training
+            starts; or a loss that isn't finite.
+    """
+    return train(recipe, quiet=quiet)
+
+
+def resume(folder: str | Path, *, quiet: bool = False) -> RunResult:
+    """Goes on with a run from its last whole checkpoint, exactly as if it had never stopped.
+
+    Raises:
+        BedstoneError: there is no run there, or its data has changed since it began.
+    """
+    folder = Path(folder)
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise BedstoneError(f"{folder}: holds no recipe.yaml, so it is not a run's folder.")
+    checkpoint = CheckpointStore(folder / "checkpoints").latest()
+    # The folder may have been moved since: `out` is where it is now.
+    recipe = dataclasses.replace(read(path, usual="supervised"), out=str(folder))
+    return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
+
+
+def propose_rate(recipe: Any, *, quiet: bool = False) -> float:
+    """Tries learning rates out and proposes one; trains nothing (`--find-rate`).
+
+    Raises:
+        BedstoneError: as `finetune`, or no rate makes the loss fall.
+    """
+    plan = prepare(method_of(recipe), recipe, None, quiet=quiet)
+    folder = Path(recipe.out) / "find-rate"
+    found = find_rate(plan, recipe.optim, folder, quiet=quiet)
+    if not quiet:
+        Console().print(
+            f"optim.adamw_lr: {found:.1e} is proposed, {recipe.optim.adamw_lr:.1e} is in the "
+            f"recipe. The curve: {folder / 'rates.png'}",
+            highlight=False,
+        )
+    return found
+
+
+# Previews of augmentation.
+
+
+def preview_augmented(recipe: Any, count: int) -> None:
+    """Prints some rows beside their augmented forms; of labelled images, draws a sheet.
+
+    Raises:
+        BedstoneError: the recipe asks for none, or the rows can't be read.
+    """
+    if not isinstance(recipe, FinetuneRecipe):
+        raise BedstoneError("sample: pictures are drawn by bedstone pretrain RECIPE --sample PNG.")
+    if not recipe.augment:
+        example = "flip: 0.5" if recipe.task == IMAGE_TASKS else "copies: 1"
+        raise BedstoneError(f"augment: the recipe asks for none; give it, as {{{example}}}.")
+    if recipe.task == IMAGE_TASKS:
+        print(f"Augmented pictures: {augmented_sheet(recipe, count)}")
+        return
+    rows = open_dataset(recipe.data.train, columns=recipe.data.columns, split=recipe.data.split)
+    config = augment_config(recipe)
+    print(sample(rows.rows, config, count, **augment_parts(config, rows)))
+
+
+def augmented_sheet(recipe: FinetuneRecipe, count: int) -> Path:
+    """A sheet of some labelled training images, each beside its augmented forms.
+
+    Raises:
+        BedstoneError: the model or the images can't be read.
+    """
+    augment = augmenter(recipe)
+    assert augment is not None
+    processor = processor_of(open_image_model(recipe))
+    rows = open_image_rows(recipe, recipe.data.train).take(count, recipe.seed)
+    shown = [processor.fit(decoded(pair)).copy() for pair in rows]
+    sheet = Path(recipe.out) / "augmented.png"
+    return augmentation_sheet(augment, shown, sheet, seed=recipe.seed)
+
+
+def show_sample(recipe: Any, path: str) -> None:
+    """Draws a recipe's images, augmented as a run would, and trains nothing.
+
+    Raises:
+        BedstoneError: the recipe has no images with texts, or they can't be read.
+    """
+    if isinstance(recipe, ContrastiveRecipe | ImageTextRecipe):
+        print(f"Pictures as they are, then augmented: {augmentation_sample(recipe, path)}")
+        return
+    if not getattr(recipe, "task", ""):
+        raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
+    raise BedstoneError(f"sample: isn't drawn for {recipe.task}; its run draws pictures.")
 
 
 def augmentation_sample(
     recipe: ContrastiveRecipe | ImageTextRecipe, path: str, *, quiet: bool = False
 ) -> Path:
-    """Draws the sheet: each picture is changed only as its own text allows.
+    """Draws the sheet: each image is augmented only as its own text allows.
 
     Raises:
         BedstoneError: the data can't be read, or the sheet can't be written.
     """
     few = recipe.data.most_rows or 4 * SAMPLES
     recipe.data.most_rows = min(few, 4 * SAMPLES)
+    side = image_side(recipe.model)
     if isinstance(recipe, ContrastiveRecipe):
-        rows = ContrastiveSplits.open(recipe, None, quiet=quiet).train
-        processor = clip_processor(image_side(recipe))
+        opened, processor = contrastive.open_rows(recipe, quiet=quiet), clip_processor(side)
     else:
-        rows = ImageTextSplits.open(recipe, None, quiet=quiet).train
-        processor = blip_processor(image_side(recipe))
-    rows = rows.take(SAMPLES, recipe.seed)
-    augment = augment_of(recipe, processor.size)
-    pictures = learnt_pictures(recipe, rows, processor, quiet)
+        opened, processor = image_text.open_rows(recipe, quiet=quiet), blip_processor(side)
+    rows = opened.train.take(SAMPLES, recipe.seed)
+    augment = augment_of(recipe.augment, recipe.data, processor.size)
+    pictures = learnt_pictures(rows, processor, recipe.data, quiet)
     numbers, pixels = pictures.read(pictures.readable)
     texts = [_text(rows[number], recipe) for number in numbers.tolist()]
     forms = [torch.from_numpy(pixels)] * FORMS
@@ -92,127 +210,12 @@ def augmentation_sample(
 
 
 def _text(row: Sample, recipe: ContrastiveRecipe | ImageTextRecipe) -> str:
-    """What is learnt with a picture: a question with its answer, or a caption."""
+    """What is learnt with an image: a question with its answer, or a caption."""
     if row.questions:
         answers = isinstance(recipe, ImageTextRecipe) and recipe.head == "answers"
         if answers or not row.captions:
             return f"{row.questions[0].question} {row.questions[0].answers[0]}"
     return row.captions[0]
-
-
-Recipe = PretrainRecipe | ContrastiveRecipe | ImageTextRecipe | AutoencoderRecipe | DiffusionRecipe
-Run = Callable[[Any, Path, Checkpoint | None, bool], RunResult]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of training.
-
-    Attributes:
-        recipe: of it.
-        run: (recipe, folder, checkpoint, quiet): a new run, or one that goes on.
-        layouts: of the networks it trains.
-        tasks: that its recipes name; none where the layout says all.
-    """
-
-    recipe: type[Any]
-    run: Run
-    layouts: tuple[str, ...]
-    tasks: tuple[str, ...] = ()
-
-
-KINDS = (
-    Kind(PretrainRecipe, run_text, (*DECODERS, *ENCODERS)),
-    Kind(ContrastiveRecipe, run_contrastive, PAIRED),
-    Kind(ImageTextRecipe, run_image_text, TELLING, tuple(TOLD)),
-    Kind(FlamingoRecipe, run_flamingo, (FLAMINGO, *OLD_NAMES), tuple(TOLD)),
-    Kind(AutoencoderRecipe, run_autoencoder, AUTOENCODERS, (AUTOENCODING,)),
-    Kind(DiffusionRecipe, run_diffusion, DENOISERS, tuple(DRAWING)),
-)
-TASKS = tuple(dict.fromkeys(task for kind in KINDS for task in kind.tasks))
-
-
-def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a file: its task, or the layout of its model, says of what kind it is.
-
-    Raises:
-        BedstoneError: as `mapping.read_recipe`, or the task or the model's layout is unknown.
-    """
-    values = read_values(path, overrides)
-    shape, init, task = (values.get(name) for name in ("model", "init", "task"))
-    layout = shape.get("layout") if isinstance(shape, dict) else None
-    if task is not None and task not in TASKS:
-        raise BedstoneError(f"{path}: task: {task!r} is unknown{nearest(str(task), TASKS)}.")
-    if task is None and layout is None and isinstance(init, str) and init:
-        layout = layout_of(PretrainRecipe(init=init), None)
-    able = [kind for kind in KINDS if task is None or task in kind.tasks]
-    fit = [kind for kind in able if layout in kind.layouts]
-    if task is None and layout is not None and not fit:
-        known = [name for kind in KINDS for name in kind.layouts]
-        raise BedstoneError(
-            f"{path}: model.layout: {layout!r} is unknown{nearest(str(layout), known)}."
-        )
-    return read_recipe((fit or able)[0].recipe, path, overrides)
-
-
-def pretrain(recipe: Recipe, *, quiet: bool = False) -> RunResult:
-    """Trains as the recipe says, into the folder `recipe.out`.
-
-    The folder holds `recipe.yaml`, `data.json`, `tokenizer/`, `log.jsonl`, `tensorboard/`,
-    `checkpoints/`, `curve.png` and, at the end, the artefact in `model/`.
-
-    Raises:
-        BedstoneError: the recipe, the data or the disk can't do it, said before training
-            starts; or a loss that isn't finite.
-    """
-    run = Path(recipe.out)
-    begin(run)
-    return run_pretraining(recipe, run, None, quiet)
-
-
-def show_sample(recipe: Recipe, path: str) -> None:
-    """Draws what a network would see of a recipe's pictures, and trains nothing.
-
-    Raises:
-        BedstoneError: the recipe has no pictures, or they can't be read.
-    """
-    if isinstance(recipe, PretrainRecipe):
-        raise BedstoneError("sample: the recipe is of text, which has no pictures to draw.")
-    if isinstance(recipe, AutoencoderRecipe | DiffusionRecipe):
-        raise BedstoneError(f"sample: isn't drawn for {recipe.task}; its run draws pictures.")
-    print(f"Pictures as they are, then augmented: {augmentation_sample(recipe, path)}")
-
-
-def run_pretraining(
-    recipe: Recipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> RunResult:
-    """A new run, or one that goes on from a checkpoint."""
-    # a recipe's class may stand under another's
-    kind = next(kind for kind in KINDS if kind.recipe is type(recipe))
-    return kind.run(recipe, run, checkpoint, quiet)
-
-
-# `bedstone resume`: a run goes on, whatever recipe it began with.
-
-
-def resume(run: str | Path, *, quiet: bool = False) -> RunResult:
-    """Goes on with a run from its last whole checkpoint, exactly as if it had never stopped.
-
-    Raises:
-        BedstoneError: there is no run there, or its data has changed since it began.
-    """
-    run = Path(run)
-    path = run / "recipe.yaml"
-    if not path.is_file():
-        raise BedstoneError(f"{run}: holds no recipe.yaml, so it is not a run's folder.")
-    checkpoint = CheckpointStore(run / "checkpoints").latest()
-    # The folder may have been moved since: `out` is where it is now.
-    task = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("task")
-    if task is not None and task not in TASKS:
-        tuned = dataclasses.replace(read_recipe(FinetuneRecipe, path), out=str(run))
-        return run_finetuning(tuned, run, checkpoint, quiet)
-    recipe = dataclasses.replace(read_pretraining(path), out=str(run))
-    return run_pretraining(recipe, run, checkpoint, quiet)
 
 
 # The commands.

@@ -9,12 +9,12 @@ from rich.console import Console
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.commands.train import pretrain
+from bedstone.commands.train import finetune, pretrain
 from bedstone.data.python_docs import PASSAGE_KINDS, python_passages, split_passages
 from bedstone.files import write_text
 from bedstone.models.bert.network import build
 from bedstone.recipes.base import PretrainRecipe
-from bedstone.recipes.supervised import FinetuneRecipe, finetune
+from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.report.pages import Sample, Section
 from bedstone.settings import from_mapping
 from bedstone.tasks.pipeline import pipeline

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bedstone.checkpoints.model import Model
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.plain import PixelBatch
+from bedstone.evaluate.runner import Evaluation
 from bedstone.metrics.generative import psnr, ssim
 from bedstone.objectives.reconstruction import Reconstruction
 from bedstone.report.sheets import contact_sheet
@@ -20,7 +21,7 @@ from bedstone.runtime import Precision
 SHOWN = 16  # pictures on the sheet
 
 
-class AutoencoderScorer:
+class AutoencoderScorer(Evaluation):
     """Measures the model on pictures.
 
     Args:
@@ -39,7 +40,7 @@ class AutoencoderScorer:
         self.objective, self.batch_size = objective, batch_size
 
     @torch.no_grad()
-    def flat(self, network: nn.Module) -> dict[str, float]:
+    def log(self, network: nn.Module) -> dict[str, float]:
         """Figures by name, `validation_...`; sets the latents' scale of a KL autoencoder.
 
         Pictures go by way of their most probable latents.
@@ -61,6 +62,12 @@ class AutoencoderScorer:
         figures |= latents.figures()
         latents.settle(network)
         return {f"validation_{name}": value for name, value in figures.items()}
+
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        self.draw_sheet(folder / "pictures.png")
+        return metrics
 
     @torch.no_grad()
     def draw_sheet(self, path: Path) -> Path:

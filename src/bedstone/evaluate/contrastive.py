@@ -25,6 +25,7 @@ from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs
 from bedstone.data.text.packing import Packed, pack
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import Evaluation
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import class_vectors, prompts, retrieval, zero_shot
 from bedstone.models.published import fresh_processor
@@ -38,7 +39,7 @@ BATCH = 64  # pictures or texts that go through a tower at a time
 
 
 @dataclass
-class ContrastiveScorer:
+class ContrastiveScorer(Evaluation):
     """Figures of a model on pairs.
 
     Attributes:
@@ -68,8 +69,7 @@ class ContrastiveScorer:
         """By kind: `retrieval` where rows have texts of their own, `zero-shot` where labels."""
         return self._measure(resamples, told)[0]
 
-    def flat(self, network: Any) -> dict[str, float]:
-        """The figures that a log holds, quickly, by `validation_...`."""
+    def log(self, network: Any) -> dict[str, float]:
         network.eval()
         found, loss = self._measure(0, None)
         values = {"loss": loss}
@@ -79,6 +79,14 @@ class ContrastiveScorer:
                 if told is None or name in told:
                     values[told[name] if told else name] = value
         return {f"validation_{name}": value for name, value in values.items()}
+
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        record = {name: figures.record() for name, figures in self.figures().items()}
+        for figures in record.values():
+            figures.pop("confusion", None)
+        return record
 
     @torch.no_grad()
     def _measure(

@@ -36,6 +36,7 @@ from bedstone.evaluate.judges import (
     open_judge,
     open_signal_judge,
 )
+from bedstone.evaluate.runner import Evaluation, held_out_loss
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
 from bedstone.files import read_json
 from bedstone.metrics.figures import Figures
@@ -356,17 +357,28 @@ def _show(
         neighbours_sheet(pictures[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
 
 
-def _recipe_of(model: DiffusionPipeline) -> Any:
+def _recipe_of(model: DiffusionPipeline) -> "SignalSection":
     """How the model's signals were read; of one published elsewhere, as it draws them."""
-    from bedstone.recipes.diffusion import DiffusionRecipe
-
-    if said := model.record.get("recipe"):
-        return from_mapping(DiffusionRecipe, said, "the model's recipe")
     form = model.signal
+    if said := model.record.get("recipe"):
+        return SignalSection(
+            from_mapping(SignalsConfig, said.get("data") or {}, "the model's recipe", "data."),
+            said.get("task", "class-to-image"),
+            int(said.get("seed", 0)),
+        )
     task = next(name for name, what in TASKS.items() if what == (form.condition, form.kind))
     channels = form.shape[0] if form.kind == "image" else 3  # a field of pictures alone
     data = SignalsConfig(size=tuple(form.shape[1:]), channels=channels, sound=dict(form.sound))
-    return DiffusionRecipe(task=task, data=data)
+    return SignalSection(data, task)
+
+
+@dataclass(frozen=True)
+class SignalSection:
+    """The fields of a recipe that decide which signals are read, and how."""
+
+    data: SignalsConfig
+    task: str
+    seed: int = 0
 
 
 def _like(
@@ -414,7 +426,7 @@ LOSS_BATCH = 256  # rows of a pass
 
 
 @dataclass
-class GenerativeScorer:
+class GenerativeScorer(Evaluation):
     """Figures of a network in training, and a sheet of what it draws.
 
     Attributes:
@@ -437,20 +449,16 @@ class GenerativeScorer:
     samples: int
     sheet: Path
 
-    def figures(self, network: nn.Module) -> dict[str, float]:
-        """`validation_loss`: with the same noise and times every time."""
-        network.eval()
-        total, count = 0.0, 0.0
+    def log(self, network: nn.Module) -> dict[str, float]:
+        """`validation_loss`, with the same noise and times every time; draws the sheet anew."""
         devices = [self.precision.device] if self.precision.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.no_grad():
+        with torch.random.fork_rng(devices):
             torch.manual_seed(0)
-            for batch in in_batches(self.held, LOSS_BATCH, self.texts, self.rows):
-                with self.precision.autocast():
-                    loss, rows = self.objective(network, batch.to(self.precision.device))
-                total, count = total + loss.item(), count + rows
+            batches = in_batches(self.held, LOSS_BATCH, self.texts, self.rows)
+            loss, _ = held_out_loss(network, self.objective, batches, self.precision)
         if self.samples:
             self.show()
-        return {"validation_loss": total / count}
+        return {"validation_loss": loss}
 
     def show(self) -> Path:
         """Draws the first held-out rows' conditions anew, always from the same noise."""

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from bedstone.data.scenes.captions import check_caption, negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import Evaluation
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
@@ -88,7 +89,7 @@ class Predictions:
 
 
 @dataclass
-class BlipScorer:
+class BlipScorer(Evaluation):
     """Figures of a model on pictures with captions, questions, or both.
 
     Attributes:
@@ -100,6 +101,8 @@ class BlipScorer:
         blank: whether it is shown no picture.
         usual: the commonest caption of the training rows, beside which captions are told; empty
             tells none.
+        name: of the rows: validation or test.
+        kind: what is measured of a network that could do more: captions, answers or joint.
     """
 
     model: Model
@@ -109,6 +112,8 @@ class BlipScorer:
     candidates: Sequence[str] = ()
     blank: bool = False
     usual: str = ""
+    name: str = "validation"
+    kind: str = ""
 
     def figures(
         self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
@@ -116,8 +121,12 @@ class BlipScorer:
         """By kind: `captions`, `true facts` (of scenes), `answers`, `matching`, `nearly right`."""
         return self._figures(self.said(told=told), resamples)
 
-    def flat(self, network: Any) -> dict[str, float]:
-        """The figures that a log holds, by `validation_...`: answers' accuracy kind by kind."""
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        return {self.name: {kind: found.record() for kind, found in self.figures().items()}}
+
+    def log(self, network: Any) -> dict[str, float]:
         network.eval()
         found = self.said()
         values = {"loss": found.loss}
@@ -331,13 +340,7 @@ def _logged(name: str) -> bool:
 
 @dataclass
 class FlamingoScorer(BlipScorer):
-    """As `BlipScorer`: the same figures, of a network that reads the question as it writes.
-
-    Attributes:
-        kind: what is measured: captions, answers or joint.
-    """
-
-    kind: str = "answers"
+    """As `BlipScorer`: the same figures, of a network that reads the question as it writes."""
 
     @property
     def words(self) -> BlipWords:
@@ -496,9 +499,7 @@ def evaluate_image_text(
     if model.processor is None:
         model.processor = fresh_processor(model.config)
     learnt = training_rows(settings, recipe)
-    made = BlipScorer
-    if model.config.layout == FLAMINGO:
-        made = partial(FlamingoScorer, kind=kind)  # type: ignore[assignment]
+    made = FlamingoScorer if model.config.layout == FLAMINGO else BlipScorer
     scorer = made(
         model,
         pictures_of(rows, model.processor, settings, "reading pictures", as_json),
@@ -507,6 +508,7 @@ def evaluate_image_text(
         answer_vocabulary(learnt) if learnt is not None and recipe.get("rank") else (),
         blank=settings.blank,
         usual="" if learnt is None else majority_caption(learnt),
+        kind=kind,
     )
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = scorer.figures(told=bar.update)

@@ -2,20 +2,16 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
-from itertools import islice
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.sources import open_source
 from bedstone.data.text.masked_lm import (
     Corruption,
     Documents,
+    MaskingConfig,
     RowMaker,
     Sentences,
     evaluation_batches,
@@ -32,7 +28,8 @@ def row_maker(
     tokenizer: Tokenizer,
     split: TokenSplit,
     corruption: Corruption,
-    recipe: Any,
+    context: int,
+    short_rows: float,
     pairs: bool,
 ) -> RowMaker:
     """Rows of a split, between the tokenizer's own tokens.
@@ -46,25 +43,24 @@ def row_maker(
             "tokenizer: has no tokens that stand before and after a text ([CLS] and [SEP], or <s> "
             "and </s>), which an encoder needs. Train one with tokenizer.kind: wordpiece."
         )
-    short = recipe.masking.short_rows
     documents = Documents(split)
-    return RowMaker(documents, corruption, first, last, recipe.context, pairs, short)
+    return RowMaker(documents, corruption, first, last, context, pairs, short_rows)
 
 
-def figures(scores: MaskedScores) -> dict[str, float]:
-    """What an evaluation says; `validation_loss` is the sum of both means, as in training."""
+def masked_figures(scores: MaskedScores) -> dict[str, float]:
+    """Figures by name; `loss` is the sum of both means, as in training."""
     word_loss = scores.word_loss / max(scores.words, 1)
-    told = {
+    figures = {
         "loss": word_loss,
         "perplexity": math.exp(min(word_loss, 700.0)),
         "word_accuracy": scores.words_right / max(scores.words, 1),
     }
     if scores.pairs:
         pair_loss = scores.pair_loss / scores.pairs
-        told["loss"] = word_loss + pair_loss
-        told["word_loss"], told["pair_loss"] = word_loss, pair_loss
-        told["pair_accuracy"] = scores.pairs_right / scores.pairs
-    return {f"validation_{name}": value for name, value in told.items()}
+        figures["loss"] = word_loss + pair_loss
+        figures["word_loss"], figures["pair_loss"] = word_loss, pair_loss
+        figures["pair_accuracy"] = scores.pairs_right / scores.pairs
+    return figures
 
 
 def evaluate_masked(
@@ -93,16 +89,14 @@ def evaluate_masked(
         )
     tokenizer = tokenizer_of(model)
     longest = min(context or 128, model.config.context)
-    from bedstone.recipes.base import PretrainRecipe
-
-    recipe = PretrainRecipe(context=longest)
+    masking = MaskingConfig()
     source = open_source(data, text_column=column, split=split)
     tokens = cached(Sentences(source), tokenizer, 0.0, quiet=as_json).train
-    corruption = Corruption.of(tokenizer, recipe.masking)
-    rows = row_maker(tokenizer, tokens, corruption, recipe, kind == "pretraining")
+    corruption, pairs = Corruption.of(tokenizer, masking), kind == "pretraining"
+    rows = row_maker(tokenizer, tokens, corruption, longest, masking.short_rows, pairs)
     batches = evaluation_batches(rows, 32 * longest)
     scores = masked_scores(model.network, batches, precision)
-    found = {name.removeprefix("validation_"): v for name, v in figures(scores).items()}
+    found = masked_figures(scores)
     if as_json:
         print(json.dumps({**found, "words": scores.words, "context": longest}))
         return found
@@ -112,38 +106,6 @@ def evaluate_masked(
     table.add_row("scored", f"{scores.words:,} hidden words, rows of {longest} tokens")
     Console().print(table)
     return found
-
-
-# How well a model predicts text: loss, perplexity, bits per byte.
-
-Objective = Callable[[nn.Module, Any], tuple[Tensor, int]]
-
-
-def text_loss(
-    network: nn.Module,
-    objective: Objective,
-    batches: Iterable[Any],
-    precision: Precision,
-    *,
-    most_batches: int | None = None,
-    told: Callable[[int], None] = lambda done: None,
-) -> tuple[float, int]:
-    """Mean loss in nats a target token, and how many targets were scored.
-
-    Args:
-        batches: each target stands in exactly one of them.
-        most_batches: how many to read at most; None reads all.
-        told: called with the number of batches done.
-    """
-    total, count = 0.0, 0
-    network.eval()
-    with torch.inference_mode(), precision.autocast():
-        for number, batch in enumerate(islice(batches, most_batches)):
-            loss, targets = objective(network, batch.to(precision.device))
-            total += loss.item()
-            count += targets
-            told(number + 1)
-    return total / max(count, 1), count
 
 
 def text_figures(loss: float, tokens_a_byte: float) -> dict[str, float]:

@@ -21,6 +21,7 @@ from bedstone.data.images.supervised import ImageExamples
 from bedstone.data.open import open_dataset
 from bedstone.data.text.supervised import ExampleBatch, Examples, evaluation_batches, make_examples
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import Evaluation
 from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.ner import entities
@@ -194,6 +195,42 @@ def score(
         return Scored(loss_mean, None, [], [])
     figures = reader.figures(resamples)
     return Scored(loss_mean, figures, reader.predicted(), examples.actual)
+
+
+@dataclass
+class SupervisedEvaluation(Evaluation):
+    """Loss and figures of a model on labelled rows.
+
+    Attributes:
+        name: of the rows: validation or test.
+        model: whose network has the head of the examples.
+        examples: the rows.
+        precision: of the matrix products.
+    """
+
+    name: str
+    model: Model
+    examples: Any
+    precision: Precision
+
+    def log(self, network: Any) -> dict[str, float]:
+        found = score(self.model, self.examples, self.precision, resamples=0)
+        figures = found.figures.values if found.figures else {}
+        named = {name: value for name, value in figures.items() if "/" not in name}
+        return {f"validation_{name}": v for name, v in {"loss": found.loss, **named}.items()}
+
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        found = score(self.model, self.examples, self.precision)
+        if (figures := found.figures) is None:
+            return {}
+        if figures.confusion is not None:
+            path, title = folder / f"confusion-{self.name}.png", f"{folder.name}: {self.name}"
+            draw_confusion(figures.confusion or [], figures.labels, path, title)
+        if not quiet:
+            Console().print(Rule(f"{self.name}: {self.examples.rows.name}", align="left"), figures)
+        return {self.name: {"loss": found.loss, **figures.record()}}
 
 
 # `bedstone evaluate` for a model with a task's head: its figures on labelled rows.

@@ -1,70 +1,205 @@
-"""Learning text: by the next token (GPT), or by what is hidden of it (BERT)."""
+"""Causal language modelling: predicting the next token of text (GPT)."""
 
-from collections.abc import Callable
-from pathlib import Path
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
-from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.text.causal_lm import evaluation_batches
-from bedstone.evaluate.language import text_figures, text_loss
-from bedstone.models.bert.network import LAYOUTS as ENCODERS
-from bedstone.models.gpt.network import GPTConfig, build
+from bedstone.checkpoints.model import Model
+from bedstone.data.sources import Source, open_source
+from bedstone.data.text.causal_lm import PackedBatches, StreamedBatches, evaluation_batches
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.train_tokenizer import (
+    train_bpe,
+    train_characters,
+    train_wordpiece,
+)
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.language import text_figures
+from bedstone.evaluate.runner import Evaluation, LogOnly, held_out_loss
+from bedstone.models.gpt.network import LAYOUTS, GPTConfig, build
 from bedstone.objectives.tokens import next_token_loss
-from bedstone.recipes.base import Fresh, PretrainRecipe, TextData, layout_of, plan, pretrain_model
-from bedstone.recipes.masked_lm import masked_course
-from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
-from bedstone.train.run import RunPlan, RunResult, train
-from bedstone.train.schedule import build_schedule, parse_budget
+from bedstone.recipes.base import Method, PretrainRecipe, Trainer
+from bedstone.settings import from_mapping
+from bedstone.train.data import MB, Splits, cached
+from bedstone.train.logs import ProgressBar
+from bedstone.train.loop import Batches, Objective
+from bedstone.train.start import Start
 
 
-def run_text(
-    recipe: PretrainRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> RunResult:
-    """A new run, or one that goes on from a checkpoint."""
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
-    make = masked_course if layout_of(recipe, checkpoint) in ENCODERS else _course
-    course = make(recipe, run, precision, checkpoint, quiet)
-    return train(recipe, run, course, precision, checkpoint, quiet=quiet)
+@dataclass
+class CausalLMRecipe(PretrainRecipe):
+    """Causal language modelling from scratch, or going on from a model.
+
+    Attributes as in `PretrainRecipe`; `masking` has no effect.
+    """
 
 
-def _course(
-    recipe: PretrainRecipe,
-    run: Path,
-    precision: Precision,
-    checkpoint: Checkpoint | None,
-    quiet: bool,
-) -> RunPlan:
+class TextMethod(Method[Any]):
+    """What training on text shares: sources, tokenizer, the network's shape.
+
+    Attributes:
+        config: the class of the network's configuration.
+        build: (configuration, seed) to the network.
+    """
+
+    unit = "tokens"
+    fault = "predicts no tokens of text"
+    config: ClassVar[type[Any]]
+    build: ClassVar[Any]
+
+    def check(self, recipe: Any) -> None:
+        if recipe.init and recipe.model:
+            raise BedstoneError(
+                f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
+            )
+
+    def source(self, source: Source) -> Source:
+        """The source as documents are cut."""
+        return source
+
+    def open(self, recipe: Any, start: Start) -> Splits:
+        data = recipe.data
+        source = open_source(data.source, text_column=data.column, split=data.split)
+        held = None
+        if data.validation:
+            held = open_source(data.validation, text_column=data.column, split=data.split)
+        # What is too much to keep is too much to hash; its size has to do.
+        print_of = str(source.describe()["bytes"]) if data.streaming else source.fingerprint()
+        return Splits(source, held, record={"source": source.name, "fingerprint": print_of})
+
+    def texts(self, recipe: Any, splits: Splits, start: Start) -> Iterable[str]:
+        return sampled_texts(splits.train, recipe.tokenizer, start.quiet)
+
+    def trainers(self, recipe: Any) -> Mapping[str, Trainer]:
+        return {
+            "bpe": lambda texts, section: train_bpe(texts, section.vocab_size),
+            "wordpiece": lambda texts, section: train_wordpiece(
+                texts, section.vocab_size, lowercase=section.lowercase
+            ),
+            "characters": lambda texts, section: train_characters(texts),
+        }
+
+    def step_size(self, recipe: Any) -> int:
+        return int(recipe.context * recipe.batch_size)
+
+    def shape(self, recipe: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Fields of the configuration that the run decides where the recipe doesn't say."""
+        return {}
+
+    def model(
+        self, recipe: Any, splits: Splits, tokenizer: Tokenizer | None, start: Start
+    ) -> Model:
+        assert tokenizer is not None
+        tokens = tokenizer.vocab_size
+        model: Model | None = start.model
+        if model is not None:
+            model.tokenizer = tokenizer
+            if tokens > model.config.vocab_size:
+                raise BedstoneError(
+                    f"tokenizer: has {tokens} tokens, more than the {model.config.vocab_size} of "
+                    f"{recipe.init}; leave tokenizer.path out."
+                )
+            return model
+        # Products of matrices are fastest at multiples of 64; small vocabularies stay as they are.
+        vocabulary = -(-tokens // 64) * 64 if tokens > 512 else tokens
+        shape = {"vocab_size": vocabulary, "context": recipe.context}
+        shape |= self.shape(recipe, tokenizer) | recipe.model
+        config = from_mapping(self.config, shape, "recipe", "model.")
+        if config.vocab_size < tokens:
+            raise BedstoneError(
+                f"model.vocab_size: {config.vocab_size} is less than the tokenizer's {tokens} "
+                "tokens; leave it out, and it will fit."
+            )
+        if config.context < recipe.context:
+            raise BedstoneError(
+                f"context: {recipe.context} tokens a row is more than model.context = "
+                f"{config.context}."
+            )
+        return Model(type(self).build(config, seed=recipe.seed), tokenizer)
+
+    def cache(self, recipe: Any, model: Model, splits: Splits, quiet: bool) -> None:
+        """Tokenises both splits, which become tokens of the token cache."""
+        assert model.tokenizer is not None
+        held = None
+        if splits.validation is not None:
+            held = cached(self.source(splits.validation), model.tokenizer, 0.0, quiet).train
+        share = 0.0 if held else recipe.data.validation_share
+        tokens = cached(self.source(splits.train), model.tokenizer, share, quiet)
+        splits.train, splits.validation = tokens.train, held or tokens.validation or None
+        splits.record["train_tokens"] = len(tokens.train)
+        splits.record["train_bytes"] = tokens.train.bytes
+        splits.notes = [f"{recipe.data.source}: {len(tokens.train):,} tokens"]
+
+
+class CausalLM(TextMethod):
     """Predicting the next token of text."""
-    text = TextData.open(recipe, run, quiet=quiet)
-    seed_everything(recipe.seed)
-    model = pretrain_model(recipe, text.tokenizer, checkpoint, Fresh(GPTConfig, build))
-    model.network.to(precision.device)
-    return RunPlan(
-        model=model,
-        batches=text.batches,
-        objective=next_token_loss,
-        evaluate=_evaluation(recipe, text, precision),
-        data=text.record,
-        plan=plan(recipe, model, text.record, precision),
-        budget=recipe.budget,
-    )
+
+    name = "causal_lm"
+    Recipe = CausalLMRecipe
+    layouts = tuple(LAYOUTS)
+    config = GPTConfig
+    build = staticmethod(build)
+
+    def batches(self, recipe: Any, model: Model, splits: Splits, start: Start) -> Batches:
+        if not recipe.data.streaming:
+            self.cache(recipe, model, splits, start.quiet)
+            return PackedBatches(splits.train, recipe.context, recipe.batch_size, recipe.seed)
+        assert model.tokenizer is not None
+        held = None
+        if splits.validation is not None:
+            held = cached(splits.validation, model.tokenizer, 0.0, start.quiet).train
+        share = 0.0 if held else recipe.data.validation_share
+        batches = StreamedBatches(
+            splits.train,
+            model.tokenizer,
+            recipe.context,
+            recipe.batch_size,
+            recipe.seed,
+            validation_share=share,
+        )
+        if held is None and share:
+            held = batches.held_out(recipe.evaluate_tokens or MB)
+        splits.validation = held
+        splits.notes = [f"{recipe.data.source}: streamed"]
+        return batches
+
+    def objective(self, recipe: Any, model: Model, start: Start) -> Objective:
+        return next_token_loss
+
+    def evaluations(
+        self, recipe: Any, model: Model, splits: Splits, objective: Objective, start: Start
+    ) -> Sequence[Evaluation]:
+        if (split := splits.validation) is None or len(split) < 2:
+            return []
+        most = -(-recipe.evaluate_tokens // (recipe.batch_size * recipe.context)) or None
+        tokens_a_byte = len(split) / max(split.bytes, 1)
+
+        def log(network: nn.Module) -> dict[str, float]:
+            batches = evaluation_batches(split, recipe.context, recipe.batch_size)
+            loss, _ = held_out_loss(network, objective, batches, start.precision, most_batches=most)
+            figures = text_figures(loss, tokens_a_byte)
+            return {f"validation_{name}": value for name, value in figures.items()}
+
+        return [LogOnly(log)]
 
 
-def _evaluation(
-    recipe: PretrainRecipe, text: TextData, precision: Precision
-) -> Callable[[nn.Module], dict[str, float]] | None:
-    """The callable that measures the network on held-out text; None where there is none."""
-    if (split := text.validation) is None or len(split) < 2:
-        return None
-    most = -(-recipe.evaluate_tokens // (recipe.batch_size * recipe.context)) or None
-    tokens_a_byte = len(split) / max(split.bytes, 1)
+def sampled_texts(source: Source, section: Any, quiet: bool) -> Iterator[str]:
+    """Texts spread over all of a source, `sample_mb` megabytes of them at most.
 
-    def evaluate(network: nn.Module) -> dict[str, float]:
-        batches = evaluation_batches(split, recipe.context, recipe.batch_size)
-        loss, _ = text_loss(network, next_token_loss, batches, precision, most_batches=most)
-        figures = text_figures(loss, tokens_a_byte)
-        return {f"validation_{name}": value for name, value in figures.items()}
-
-    return evaluate
+    Args:
+        section: the `tokenizer` section of a recipe.
+    """
+    total = source.describe()["bytes"]
+    # Every character must be known; merges are learnt from a sample as well.
+    share = 1.0 if section.kind == "characters" or not total else section.sample_mb * MB / total
+    read = 0
+    with ProgressBar("training the tokenizer", quiet=quiet) as bar:
+        for piece in source.pieces():
+            data = piece.text.encode()
+            read += len(data)
+            bar.update(min(read / total, 1.0) if total else 0.0, read=f"{read / MB:,.0f} MB")
+            if zlib.crc32(data[:4096]) < share * 2**32:
+                yield piece.text

@@ -1,43 +1,29 @@
-"""What a run on pairs reads: rows, tokenizer and batches."""
+"""Contrastive learning from images with texts: CLIP, SigLIP, CLIP with a CNN."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from bedstone.checkpoints.hub import resolve
-from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.model import Model, load
-from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.dataset import Dataset
-from bedstone.data.images.contrastive import (
-    ContrastiveBatch,
-    ContrastiveTexts,
-    contrastive_stream,
-    encoder_of,
-)
-from bedstone.data.images.processor import ImageProcessor
+from bedstone.checkpoints.model import Model
+from bedstone.data.images.contrastive import ContrastiveTexts, contrastive_stream, encoder_of
 from bedstone.data.open import PairsConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs, scene_pairs
-from bedstone.data.stream import Stream
-from bedstone.data.text.packing import Encode
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_clip
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.contrastive import ContrastiveScorer
-from bedstone.files import write_json
+from bedstone.evaluate.runner import Evaluation
 from bedstone.models.clip.network import CLIPConfig, build, clip_config
 from bedstone.models.published import fresh_processor
-from bedstone.objectives.contrastive import Contrastive, patches_of, refuse_batch_norm
-from bedstone.recipes.base import ImagesOptim, ImagesSchedule
-from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
-from bedstone.settings import at_least, check_shares
+from bedstone.objectives.contrastive import Contrastive as ContrastiveLoss
+from bedstone.objectives.contrastive import patches_of, refuse_batch_norm
+from bedstone.recipes.base import ImagesOptim, ImagesSchedule, Method, Trainer
+from bedstone.settings import one_of, share, whole
 from bedstone.train.data import (
     MAX_SCENES,
+    Splits,
     augment_of,
     held_out,
     image_side,
@@ -46,9 +32,9 @@ from bedstone.train.data import (
     record_of,
 )
 from bedstone.train.logs import ProgressBar
-from bedstone.train.run import RunPlan, RunRecipe, RunResult, train
-from bedstone.train.schedule import build_schedule, parse_budget
-from bedstone.train.start import freeze, initial_model, weight_counts
+from bedstone.train.loop import Batches, Objective
+from bedstone.train.run import RunRecipe
+from bedstone.train.start import Start, freeze, open_parts, take_over
 
 LAYOUTS = ("clip", "siglip", "clip_resnet")
 TOWERS = ("image", "text")
@@ -56,7 +42,7 @@ TOWERS = ("image", "text")
 
 @dataclass
 class ContrastiveRecipe(RunRecipe):
-    """Learning from pairs: each picture is to be nearest to its own text.
+    """Contrastive learning from images with texts: each image is to be nearest to its own text.
 
     Attributes, besides those of every run:
         budget: how long to train: `10m`, `2000 steps`.
@@ -86,30 +72,24 @@ class ContrastiveRecipe(RunRecipe):
     model: dict[str, Any] = field(default_factory=lambda: {"layout": "clip"})
     image_init: str = ""
     text_init: str = ""
-    freeze: str = ""
+    freeze: str = one_of("", *TOWERS, default="")
     data: PairsConfig = field(default_factory=PairsConfig)
     augment: dict[str, Any] = field(default_factory=dict)
     tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(vocab_size=2048))
     objective: str = ""
-    batch_size: int = 256
-    chunk: int = 0
-    patch_dropout: float = 0.0
-    hard_negatives: int = 0
-    evaluate_pairs: int = 2000
+    batch_size: int = whole(2, default=256)
+    chunk: int = whole(0, default=0)
+    patch_dropout: float = share(below_one=True, default=0.0)
+    hard_negatives: int = whole(0, default=0)
+    evaluate_pairs: int = whole(0, default=2000)
     optim: ImagesOptim = field(default_factory=ImagesOptim)
     schedule: ImagesSchedule = field(default_factory=ImagesSchedule)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 2, "batch_size")
-        at_least(self, 0, "chunk", "hard_negatives", "evaluate_pairs")
         layout = self.model.get("layout", "clip")
         if layout not in LAYOUTS:
             raise BedstoneError(f"model.layout: {layout!r} is unknown{nearest(layout, LAYOUTS)}.")
-        if self.freeze and self.freeze not in TOWERS:
-            raise BedstoneError(
-                f"freeze: {self.freeze!r} is no tower{nearest(self.freeze, TOWERS)}."
-            )
         if self.freeze and not (self.init or getattr(self, f"{self.freeze}_init")):
             raise BedstoneError(
                 f"freeze: the {self.freeze} tower would keep random weights; name those to begin "
@@ -117,149 +97,166 @@ class ContrastiveRecipe(RunRecipe):
             )
         if self.init and (self.image_init or self.text_init):
             raise BedstoneError("init: is a whole model; leave image_init and text_init out.")
-        check_shares({"patch_dropout": self.patch_dropout})
 
 
-@dataclass
-class ContrastiveSplits:
-    """Pairs to learn from, pairs held out, and what an artefact says of them."""
+class Contrastive(Method[ContrastiveRecipe]):
+    """Image and text towers that learn from images with texts."""
 
-    train: Dataset
-    held: Dataset
-    record: dict[str, Any]
+    name = "contrastive"
+    Recipe = ContrastiveRecipe
+    layouts = LAYOUTS
+    unit = "pairs"
+    fault = "learns no pairs"
+    hint = "A picture tower alone is named by image_init."
 
-    @classmethod
-    def open(
-        cls, recipe: ContrastiveRecipe, run: Path | None, *, quiet: bool = False
-    ) -> "ContrastiveSplits":
-        """Reads or draws them.
+    def check(self, recipe: ContrastiveRecipe) -> None:
+        augment_of(recipe.augment, recipe.data)
 
-        Raises:
-            BedstoneError: they can't be read, or aren't what the run in this folder began with.
-        """
-        data = recipe.data
-        size = image_side(recipe)
-        if data.source == SCENES:
-            with ProgressBar("drawing scenes", quiet=quiet) as bar:
-                train = scene_pairs(
-                    data.most_rows or MAX_SCENES,
-                    seed=recipe.seed,
-                    size=size,
-                    objects=data.things,
-                    wrong=recipe.hard_negatives > 0,
-                    progress=bar.update,
-                )
-            held = heldout_scene_pairs("validation", size=size)
-        else:
-            train, held = held_out(recipe, partial(data.open, split=data.split))
-        # What zero-shot accuracy is asked of are the classes of both.
-        classes = tuple(dict.fromkeys((*train.classes, *held.classes)))
-        train.classes = held.classes = classes
-        held = held.take(recipe.evaluate_pairs, recipe.seed)
-        return cls(train, held, record_of(recipe, train, run))
+    def parts(self, recipe: ContrastiveRecipe) -> dict[str, Model]:
+        return open_parts(recipe, "image", "text")
+
+    def open(self, recipe: ContrastiveRecipe, start: Start) -> Splits:
+        return open_rows(recipe, quiet=start.quiet)
+
+    def texts(self, recipe: ContrastiveRecipe, splits: Splits, start: Start) -> Iterable[str]:
+        texts: Iterable[str] = splits.train.all_texts()
+        return texts
+
+    def trainers(self, recipe: ContrastiveRecipe) -> Mapping[str, Trainer]:
+        return {"bpe": lambda texts, section: train_clip(texts, section.vocab_size)}
+
+    def model(
+        self,
+        recipe: ContrastiveRecipe,
+        splits: Splits,
+        tokenizer: Tokenizer | None,
+        start: Start,
+    ) -> Model:
+        assert tokenizer is not None
+        model: Model = start.model or _fresh(recipe, tokenizer, start.parts)
+        model.tokenizer = tokenizer
+        if model.processor is None:
+            model.processor = fresh_processor(model.config)
+        if recipe.freeze:
+            freeze(getattr(model.network, recipe.freeze))
+        if recipe.patch_dropout:
+            patches_of(model.network)
+        if recipe.chunk and recipe.chunk < recipe.batch_size and recipe.freeze != "image":
+            refuse_batch_norm(model.network.image.train())
+        return model
+
+    def batches(
+        self, recipe: ContrastiveRecipe, model: Model, splits: Splits, start: Start
+    ) -> Batches:
+        processor, tokenizer = model.processor, model.tokenizer
+        assert processor is not None and tokenizer is not None
+        images = learnt_pictures(splits.train, processor, recipe.data, start.quiet)
+        batches = contrastive_stream(
+            images,
+            ContrastiveTexts(splits.train, encoder_of(tokenizer, model.config)),
+            recipe.batch_size,
+            processor.normalise,
+            augment=augment_of(recipe.augment, recipe.data, processor.size),
+            negatives=recipe.hard_negatives,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+        )
+        kept = "in memory" if images.kept else "decoded as they are read"
+        splits.notes[0] += f", {kept}"
+        return batches
+
+    def objective(self, recipe: ContrastiveRecipe, model: Model, start: Start) -> Objective:
+        return objective_of(recipe, model.config)
+
+    def evaluations(
+        self,
+        recipe: ContrastiveRecipe,
+        model: Model,
+        splits: Splits,
+        objective: Objective,
+        start: Start,
+    ) -> Sequence[Evaluation]:
+        assert isinstance(objective, ContrastiveLoss)
+        processor, tokenizer, held = model.processor, model.tokenizer, splits.validation
+        assert processor is not None and tokenizer is not None
+        pictures = pictures_of(
+            held, processor, recipe.data, "reading held-out pictures", start.quiet
+        )
+        texts = ContrastiveTexts(held, encoder_of(tokenizer, model.config))
+        size = min(recipe.batch_size, len(pictures.readable))
+        return [ContrastiveScorer(model, pictures, texts, start.precision, objective.kind, size)]
 
 
-def contrastive_tokenizer(recipe: ContrastiveRecipe, rows: Dataset, run: Path) -> Tokenizer:
-    """The run's own if it has one; else the one named, an initial model's, or a new one.
+def open_rows(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Splits:
+    """Images with texts to learn from, and such held out, read or drawn.
 
     Raises:
-        BedstoneError: it can't be read, or its kind can't be trained here.
+        BedstoneError: they can't be read.
     """
-    own = run / "tokenizer"
-    if (own / "tokenizer.json").is_file():
-        return Tokenizer.load(own)
-    tokenizer = known_tokenizer(recipe)
-    if tokenizer is None:
-        if recipe.tokenizer.kind != "bpe":
-            raise BedstoneError(
-                f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a tower for text reads bpe, "
-                "or a tokenizer that tokenizer.path names."
+    data, side = recipe.data, image_side(recipe.model)
+    if data.source == SCENES:
+        with ProgressBar("drawing scenes", quiet=quiet) as bar:
+            train = scene_pairs(
+                data.most_rows or MAX_SCENES,
+                seed=recipe.seed,
+                size=side,
+                objects=data.things,
+                wrong=recipe.hard_negatives > 0,
+                progress=bar.update,
             )
-        tokenizer = train_clip(rows.all_texts(), recipe.tokenizer.vocab_size)
-    own.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(own)
-    return tokenizer
+        held = heldout_scene_pairs("validation", size=side)
+    else:
+        train, held = held_out(data, partial(data.open, split=data.split), recipe.seed)
+    # What zero-shot accuracy is asked of are the classes of both.
+    classes = tuple(dict.fromkeys((*train.classes, *held.classes)))
+    train.classes = held.classes = classes
+    held = held.take(recipe.evaluate_pairs, recipe.seed)
+    notes = [f"{data.source}: {train.describe()}", f"held out: {held.describe()}"]
+    return Splits(train, held, record=record_of(data, train), notes=notes)
 
 
-def known_tokenizer(recipe: ContrastiveRecipe) -> Tokenizer | None:
-    """The tokenizer that a recipe names, or that of a model it begins with."""
-    if recipe.tokenizer.path:
-        return Tokenizer.load(recipe.tokenizer.path)
-    begun = recipe.init or recipe.text_init
-    return Tokenizer.load(resolve(begun)) if begun else None
-
-
-def contrastive_batches(
-    recipe: ContrastiveRecipe,
-    rows: Dataset,
-    processor: ImageProcessor,
-    encode: Encode,
-    quiet: bool,
-) -> Stream[ContrastiveBatch]:
-    """The endless stream that a run learns from."""
-    return contrastive_stream(
-        learnt_pictures(recipe, rows, processor, quiet),
-        ContrastiveTexts(rows, encode),
-        recipe.batch_size,
-        processor.normalise,
-        augment=augment_of(recipe, processor.size),
-        negatives=recipe.hard_negatives,
-        seed=recipe.seed,
-        workers=recipe.data.workers,
-    )
-
-
-# The network that a run on pairs begins with: towers fresh or from other models, some frozen.
-
-
-def contrastive_model(
-    recipe: ContrastiveRecipe, tokenizer: Tokenizer, checkpoint: Checkpoint | None
-) -> Model:
-    """The checkpoint's, the initial one, or a new one, in fp32; frozen as the recipe says.
+def objective_of(recipe: ContrastiveRecipe, config: CLIPConfig) -> ContrastiveLoss:
+    """The recipe's loss: a sigmoid for SigLIP, else a softmax, where it doesn't say.
 
     Raises:
-        BedstoneError: a shape, a folder or a tokenizer that doesn't fit.
+        BedstoneError: the layout has no bias, which a sigmoid needs.
     """
-    if checkpoint is not None:
-        model = load(checkpoint.path, dtype=torch.float32)
-    elif recipe.init:
-        hint = "A picture tower alone is named by image_init."
-        model = initial_model(recipe, LAYOUTS, "learns no pairs", hint)
-    else:
-        model = _fresh(recipe, tokenizer)
-    model.tokenizer, model.record = tokenizer, {}
-    if model.processor is None:
-        model.processor = fresh_processor(model.config)
-    if recipe.freeze:
-        freeze(getattr(model.network, recipe.freeze))
-    return model
+    kind = recipe.objective or ("sigmoid" if config.layout == "siglip" else "softmax")
+    if kind == "sigmoid" and config.layout != "siglip":
+        raise BedstoneError(
+            f"objective: the {config.layout} layout has no bias, which sigmoid needs; take "
+            "model.layout: siglip, or softmax."
+        )
+    return ContrastiveLoss(kind, recipe.chunk, recipe.patch_dropout)
 
 
-def _fresh(recipe: ContrastiveRecipe, tokenizer: Tokenizer) -> Model:
+def _fresh(recipe: ContrastiveRecipe, tokenizer: Tokenizer, parts: Mapping[str, Model]) -> Model:
     """New weights, those of towers that the recipe names taken over."""
     shape = dict(recipe.model)
-    begun = {
-        name: open_model(path, dtype=torch.float32)
-        for name in ("image", "text")
-        if (path := getattr(recipe, f"{name}_init"))
-    }
-    for name, model in begun.items():
+    for name, model in parts.items():
         if shape.get(name):
             raise BedstoneError(
                 f"model.{name}: the shape of {name}_init = {getattr(recipe, f'{name}_init')} is "
                 f"what it is; leave model.{name} out, or {name}_init."
             )
         shape[name] = _tower(model, name).config
-    if "text" not in begun:
+    if "text" not in parts:
         tokens = tokenizer.vocab_size
         ends = {key: getattr(tokenizer, key) for key in ("bos_id", "eos_id", "pad_id")}
         # Products of matrices are fastest at multiples of 64.
         shape["text"] = {"vocab_size": -(-tokens // 64) * 64, **ends, **(shape.get("text") or {})}
-    config = clip_config(shape)
-    network = build(config, seed=recipe.seed)
+    network = build(clip_config(shape), seed=recipe.seed)
     processor = None
-    for name, model in begun.items():
-        _take(network, _tower(model, name), name, getattr(recipe, f"{name}_init"))
+    for name, model in parts.items():
+        tower, own = _tower(model, name).state_dict(), getattr(network, name)
+        odd = {key for key in own.state_dict().keys() ^ tower.keys() if "head." not in key[:5]}
+        if odd:
+            raise BedstoneError(
+                f"{name}_init: {getattr(recipe, f'{name}_init')} holds another kind of {name} "
+                f"tower than this layout has (they differ in {min(odd)!r}). Name a model of pairs "
+                "of the same model.layout."
+            )
+        take_over(own, tower, f"{name}_init", f"model.{name}")
         processor = model.processor if name == "image" else processor
     return Model(network, tokenizer, processor=processor)
 
@@ -267,109 +264,3 @@ def _fresh(recipe: ContrastiveRecipe, tokenizer: Tokenizer) -> Model:
 def _tower(model: Model, name: str) -> Any:
     """A model's tower, or the model itself where it is one."""
     return getattr(model.network, name, model.network)
-
-
-def _take(network: nn.Module, tower: nn.Module, name: str, path: str) -> None:
-    """Copies a tower's weights.
-
-    Raises:
-        BedstoneError: the layout has another kind of tower.
-    """
-    ours: nn.Module = getattr(network, name)
-    theirs, mine = tower.state_dict(), ours.state_dict()
-    odd = {key for key in theirs.keys() ^ mine.keys() if not key.startswith("head.")}
-    odd |= {key for key in theirs.keys() & mine.keys() if theirs[key].shape != mine[key].shape}
-    if odd:
-        raise BedstoneError(
-            f"{name}_init: {path} holds another kind of {name} tower than this layout has (they "
-            f"differ in {min(odd)!r}). Name a model of pairs of the same model.layout."
-        )
-    ours.load_state_dict({key: theirs.get(key, value) for key, value in mine.items()})
-
-
-# Learning from pairs of pictures and texts: CLIP, SigLIP, CLIP with a CNN.
-
-
-def run_contrastive(
-    recipe: ContrastiveRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> RunResult:
-    """A new run, or one that goes on from a checkpoint."""
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    parse_budget(recipe.budget), build_schedule(recipe.schedule)  # before the data is read
-    augment_of(recipe, (1, 1))
-    course, scorer = contrastive_course(recipe, run, precision, checkpoint, quiet)
-    finished = train(recipe, run, course, precision, checkpoint, quiet=quiet)
-    if finished.model is not None:
-        record = {name: found.record() for name, found in scorer.figures().items()}
-        for found in record.values():
-            found.pop("confusion", None)
-        write_json(run / "evaluation.json", record)
-    return finished
-
-
-def contrastive_course(
-    recipe: ContrastiveRecipe,
-    run: Path,
-    precision: Precision,
-    checkpoint: Checkpoint | None,
-    quiet: bool,
-) -> tuple[RunPlan, ContrastiveScorer]:
-    """What is learnt, and what it is measured by.
-
-    Raises:
-        BedstoneError: the recipe, the data or a model it begins with can't do it.
-    """
-    splits = ContrastiveSplits.open(recipe, run, quiet=quiet)
-    tokenizer = contrastive_tokenizer(recipe, splits.train, run)
-    seed_everything(recipe.seed)
-    model = contrastive_model(recipe, tokenizer, checkpoint)
-    objective = objective_of(recipe, model.config)
-    if recipe.patch_dropout:
-        patches_of(model.network)
-    if recipe.chunk and recipe.chunk < recipe.batch_size and recipe.freeze != "image":
-        refuse_batch_norm(model.network.image.train())
-    model.network.to(precision.device)
-    encode = encoder_of(tokenizer, model.config)
-    processor = model.processor
-    assert processor is not None
-    batches = contrastive_batches(recipe, splits.train, processor, encode, quiet)
-    held = pictures_of(splits.held, processor, recipe.data, "reading held-out pictures", quiet)
-    scorer = ContrastiveScorer(
-        model,
-        held,
-        ContrastiveTexts(splits.held, encode),
-        precision,
-        objective.kind,
-        min(recipe.batch_size, len(held.readable)),
-    )
-    count, learning = weight_counts(model)
-    kept = "in memory" if batches.collate.images.kept else "decoded as they are read"
-    record = {**splits.record, "tokenizer": tokenizer.fingerprint()}
-    course = RunPlan(
-        model=model,
-        batches=batches,
-        objective=objective,
-        evaluate=scorer.flat,
-        data=record,
-        plan=(
-            f"{recipe.data.source}: {splits.train.describe()}, {kept}\n"
-            f"held out: {splits.held.describe()}\n"
-            f"{model.config.layout}: {count / 1e6:.2f}M parameters, {learning / 1e6:.2f}M of them "
-            f"trained, vocabulary {tokenizer.vocab_size:,}, {precision.name} on "
-            f"{precision.device}\n{batches.batch_size * recipe.accumulate:,} pairs a step, budget "
-            f"{recipe.budget}, into {recipe.out}"
-        ),
-        budget=recipe.budget,
-    )
-    return course, scorer
-
-
-def objective_of(recipe: ContrastiveRecipe, config: CLIPConfig) -> Contrastive:
-    """How a recipe learns: SigLIP by a sigmoid, others by a softmax, where it doesn't say."""
-    kind = recipe.objective or ("sigmoid" if config.layout == "siglip" else "softmax")
-    if kind == "sigmoid" and config.layout != "siglip":
-        raise BedstoneError(
-            f"objective: the {config.layout} layout has no bias, which sigmoid needs; take "
-            "model.layout: siglip, or softmax."
-        )
-    return Contrastive(kind, recipe.chunk, recipe.patch_dropout)

@@ -1,8 +1,8 @@
-"""The recipe of learning to draw: pictures, sounds, videos or volumes out of noise."""
+"""Training diffusion models: images, sounds, videos and volumes out of noise."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,9 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline, SignalSpec, text_part
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.signals.batches import SignalBatch, SignalTexts, signal_stream, texts_of
+from bedstone.data.signals.batches import signal_stream, texts_of
 from bedstone.data.signals.open import open_signals, spectrogram_of
 from bedstone.data.signals.signals import KINDS, TASKS, Signals, SignalsConfig
-from bedstone.data.stream import Stream
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_wordpiece
 from bedstone.diffusion.process import EDM, Discrete, Flow, Process
@@ -25,27 +24,34 @@ from bedstone.diffusion.targets import Target, target
 from bedstone.diffusion.times import times
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.generative import GenerativeScorer
+from bedstone.evaluate.runner import Evaluation
 from bedstone.models.bert import network as bert
 from bedstone.models.bert.network import BertConfig
-from bedstone.models.dit.network import Conditioned, DiTConfig, build
+from bedstone.models.dit.network import LAYOUTS, Conditioned, DiTConfig, build
 from bedstone.models.heads import HeadConfig
 from bedstone.objectives.diffusion import Denoising
-from bedstone.runtime import Precision, pick_device, pick_precision
-from bedstone.settings import at_least, check_shares, from_mapping
-from bedstone.train.averaging import steady
+from bedstone.recipes.base import Method, Trainer
+from bedstone.runtime import Precision
+from bedstone.settings import Settings, from_mapping, one_of, share, whole
+from bedstone.train.averaging import Decay, steady
+from bedstone.train.data import Splits
 from bedstone.train.logs import ProgressBar
+from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import RunPlan, RunRecipe, RunResult, check_unchanged, train
-from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
+from bedstone.train.run import RunRecipe
+from bedstone.train.schedule import ScheduleConfig
+from bedstone.train.start import Start
 
-PROCESS_NAMES = ("discrete", "flow", "edm")
+PROCESSES: dict[str, type[Any]] = {"discrete": Discrete, "flow": Flow, "edm": EDM}
+# Targets where none is said.
+USUAL_TARGETS = {"discrete": "v_prediction", "flow": "flow_prediction", "edm": "edm"}
 TARGET_NAMES = ("epsilon", "v_prediction", "sample", "flow_prediction", "edm")
 WEIGHTS = ("uniform", "snr", "min_snr", "truncated")
 TIMES = ("uniform", "logit_normal", "log_normal")
 
 
 @dataclass
-class SignalAugment:
+class SignalAugment(Settings):
     """How signals are changed when they are learnt from.
 
     Attributes:
@@ -53,14 +59,12 @@ class SignalAugment:
             a side is.
     """
 
-    flip: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_shares({"augment.flip": self.flip})
+    section = "augment."
+    flip: float = share(below_one=True, default=0.0)
 
 
 @dataclass
-class TextConfig:
+class TextConfig(Settings):
     """What reads the words that a signal is made from.
 
     Attributes:
@@ -71,20 +75,20 @@ class TextConfig:
         context: tokens of a text at most; longer ones are cut.
     """
 
+    section = "text."
     encoder: str = ""
     frozen: bool = True
-    layers: int = 2
-    width: int = 128
-    heads: int = 4
-    context: int = 32
+    layers: int = whole(1, default=2)
+    width: int = whole(1, default=128)
+    heads: int = whole(1, default=4)
+    context: int = whole(4, default=32)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "layers", "width", "heads", prefix="text.")
+        super().__post_init__()
         if self.width % self.heads:
             raise BedstoneError(
                 f"text.heads: {self.heads} don't divide text.width, {self.width}; choose a divisor."
             )
-        at_least(self, 4, "context", prefix="text.")
 
 
 @dataclass
@@ -107,7 +111,7 @@ class DiffusionOptim(OptimConfig):
 
 @dataclass
 class DiffusionRecipe(RunRecipe):
-    """Learning to draw signals out of noise.
+    """Training a diffusion model of images, sounds, videos or volumes.
 
     Attributes, besides those of every run:
         task: what is drawn from what: class-to-image, text-to-image,
@@ -136,45 +140,35 @@ class DiffusionRecipe(RunRecipe):
         samples: how many are drawn and shown when the network is evaluated.
     """
 
-    task: str = "class-to-image"
+    task: str = one_of(*TASKS, default="class-to-image")
     out: str = "runs/diffusion"
     budget: str = "2000 steps"
     init: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     process: dict[str, Any] = field(default_factory=lambda: {"kind": "flow"})
-    target: str = ""
-    weight: str = "uniform"
-    times: str = "uniform"
-    drop: float = 0.1
-    average: float = 0.999
+    target: str = one_of("", *TARGET_NAMES, default="")
+    weight: str = one_of(*WEIGHTS, default="uniform")
+    times: str = one_of(*TIMES, default="uniform")
+    drop: float = share(below_one=True, default=0.1)
+    average: float = share(below_one=True, default=0.999)
     text: TextConfig = field(default_factory=TextConfig)
     tokenizer: CaptionTokenizer = field(default_factory=CaptionTokenizer)
     autoencoder: str = ""
     data: SignalsConfig = field(default_factory=SignalsConfig)
     augment: SignalAugment = field(default_factory=SignalAugment)
-    batch_size: int = 128
+    batch_size: int = whole(1, default=128)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    evaluate_rows: int = 1000
-    samples: int = 64
+    evaluate_rows: int = whole(1, default=1000)
+    samples: int = whole(0, default=64)
     optim: DiffusionOptim = field(default_factory=DiffusionOptim)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.task not in TASKS:
-            raise BedstoneError(f"task: {self.task!r} is unknown{nearest(self.task, TASKS)}.")
         kind = self.process.get("kind", "flow")
-        for name, value, known in (
-            ("process.kind", kind, PROCESS_NAMES),
-            ("target", self.target or TARGET_NAMES[0], TARGET_NAMES),
-            ("weight", self.weight, WEIGHTS),
-            ("times", self.times, TIMES),
-        ):
-            if value not in known:
-                raise BedstoneError(f"{name}: {value!r} is unknown{nearest(str(value), known)}.")
-        check_shares({"drop": self.drop, "average": self.average})
-        at_least(self, 1, "batch_size", "evaluate_rows")
-        at_least(self, 0, "samples")
+        if kind not in PROCESSES:
+            near = nearest(str(kind), PROCESSES)
+            raise BedstoneError(f"process.kind: {kind!r} is unknown{near}.")
         sides = KINDS[self.kind]
         if self.data.size and len(self.data.size) != sides:
             raise BedstoneError(
@@ -199,78 +193,179 @@ class DiffusionRecipe(RunRecipe):
         return TASKS[self.task][1]
 
 
-# Signals of a run that draws: opened, turned into latents where that is asked for, in batches.
+class Diffusion(Method[DiffusionRecipe]):
+    """A denoiser of signals, of an autoencoder's latents where the recipe names one."""
 
-TOGETHER = 64  # pictures that become latents at a time
+    name = "diffusion"
+    Recipe = DiffusionRecipe
+    layouts = LAYOUTS
+    tasks = tuple(TASKS)
+    unit = "signals"
+    fault = "draws nothing"
+    records_tokenizer = False
 
+    def check(self, recipe: DiffusionRecipe) -> None:
+        process, _ = process_of(recipe)
+        objective_of(recipe)
+        check_sampling(process, recipe.sampling)
+        if not recipe.init:
+            _check_guided(recipe)
+        if recipe.text.encoder and recipe.tokenizer.path:
+            raise BedstoneError(
+                "tokenizer.path: text.encoder has its own; leave tokenizer.path out."
+            )
 
-def opened(recipe: DiffusionRecipe, quiet: bool) -> tuple[Signals, Signals]:
-    """Signals to learn from and signals held out.
+    def begin(self, recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Model | None:
+        if checkpoint is None and not recipe.init:
+            return None
+        path = checkpoint.path if checkpoint is not None else recipe.init
+        model = open_model(path, dtype=torch.float32)
+        if not isinstance(model, DiffusionPipeline):
+            raise BedstoneError(
+                f"init: {path} is a {model.config.layout}, which draws nothing. Name a run that "
+                "draws, or a published DiT pipeline."
+            )
+        process, aim = process_of(recipe)
+        if checkpoint is None:
+            _check_init(recipe, model)
+        _check_process(
+            model, process, aim, "the run" if checkpoint is not None else f"init = {path}"
+        )
+        # As the recipe says them, to the last bit; a file rounds, or says the steps of a schedule.
+        model.process, model.target = process, aim
+        model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
+        return model
 
-    Raises:
-        BedstoneError: as `data.signals.open.open_signals`.
-    """
-    with ProgressBar(f"reading {recipe.data.source}", quiet=quiet) as bar:
-        return open_signals(
-            recipe.data,
-            recipe.task,
-            seed=recipe.seed,
-            held=recipe.evaluate_rows,
-            progress=bar.update,
+    def parts(self, recipe: DiffusionRecipe) -> dict[str, Model]:
+        named = {"text": named_reader(recipe), "autoencoder": named_autoencoder(recipe)}
+        return {name: model for name, model in named.items() if model is not None}
+
+    def open(self, recipe: DiffusionRecipe, start: Start) -> Splits:
+        with ProgressBar(f"reading {recipe.data.source}", quiet=start.quiet) as bar:
+            train, held = open_signals(
+                recipe.data,
+                recipe.task,
+                seed=recipe.seed,
+                held=recipe.evaluate_rows,
+                progress=bar.update,
+            )
+        record = {"source": recipe.data.source, **train.record()}
+        notes = [f"{recipe.data.source}: {train.describe()}", f"held out: {held.describe()}"]
+        return Splits(train, held, record=record, notes=notes)
+
+    def texts(self, recipe: DiffusionRecipe, splits: Splits, start: Start) -> Iterable[str] | None:
+        texts: Iterable[str] = splits.train.texts()
+        return texts if recipe.condition == "text" else None
+
+    def trainers(self, recipe: DiffusionRecipe) -> Mapping[str, Trainer]:
+        return {
+            "wordpiece": lambda texts, section: train_wordpiece(
+                texts, section.vocab_size, lowercase=section.lowercase
+            )
+        }
+
+    def model(
+        self,
+        recipe: DiffusionRecipe,
+        splits: Splits,
+        tokenizer: Tokenizer | None,
+        start: Start,
+    ) -> Model:
+        learnt, sound = splits.train, _sound(recipe)
+        if start.model is not None:
+            _check_fits(recipe, start.model, learnt, sound)
+            model: Model = start.model
+            return model
+        process, aim = process_of(recipe)
+        reader, autoencoder = start.parts.get("text"), start.parts.get("autoencoder")
+        signal = SignalSpec(
+            kind=recipe.kind,
+            shape=learnt.shape,
+            condition=recipe.condition,
+            names=learnt.names if recipe.condition == "class" else (),
+            context=recipe.text.context if recipe.condition == "text" else 0,
+            sound=sound,
+            frozen=reader is not None and recipe.text.frozen,
+        )
+        if recipe.condition == "text" and reader is None:
+            assert tokenizer is not None
+            reader = fresh_reader(recipe, tokenizer)
+        if reader is not None:
+            signal.context = min(signal.context, text_config(reader).context)
+        config = _config(recipe, signal, reader, autoencoder)
+        text = None if reader is None else text_part(reader.network)
+        return DiffusionPipeline(
+            Conditioned(build(config), text, frozen=signal.frozen),
+            tokenizer,
+            process=process,
+            target=aim,
+            signal=signal,
+            sampling=recipe.sampling,
+            reader=reader,
+            autoencoder=autoencoder,
         )
 
+    def batches(
+        self, recipe: DiffusionRecipe, model: Model, splits: Splits, start: Start
+    ) -> Batches:
+        assert isinstance(model, DiffusionPipeline)
+        if model.autoencoder is not None:
+            coder, precision, quiet = model.autoencoder, start.precision, start.quiet
+            splits.train = latents_of(splits.train, coder, precision, quiet)
+            splits.validation = latents_of(splits.validation, coder, precision, quiet)
+        texts = texts_of(splits.train, model.prompts if recipe.condition == "text" else None)
+        if texts is not None and texts.cut:
+            long = f"{texts.cut:,} texts are longer than the network reads, and are cut"
+            splits.notes.insert(1, long)
+        return signal_stream(
+            splits.train,
+            recipe.batch_size,
+            texts=texts,
+            drop=recipe.drop if recipe.condition != "none" else 0.0,
+            flip=recipe.augment.flip,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+        )
 
-def diffusion_tokenizer(
-    recipe: DiffusionRecipe, learnt: Signals, reader: Model | None, run: Path
-) -> Tokenizer | None:
-    """The run's own if it has one; else the reader's, the one named, or a new one.
+    def objective(self, recipe: DiffusionRecipe, model: Model, start: Start) -> Objective:
+        return objective_of(recipe)
 
-    Args:
-        reader: what reads the words, or the model that the run goes on from.
-
-    Raises:
-        BedstoneError: it can't be read, its kind can't be trained here, or there are no words.
-    """
-    if recipe.condition != "text":
-        return None
-    own = run / "tokenizer"
-    if (own / "tokenizer.json").is_file():
-        return Tokenizer.load(own)
-    if reader is not None:
-        if reader.tokenizer is None:
-            raise BedstoneError(
-                f"text.encoder: {reader.path} has no tokenizer, so that its words can't be read. "
-                "Put the one that it was trained with into its folder."
+    def evaluations(
+        self,
+        recipe: DiffusionRecipe,
+        model: Model,
+        splits: Splits,
+        objective: Objective,
+        start: Start,
+    ) -> Sequence[Evaluation]:
+        assert isinstance(model, DiffusionPipeline) and isinstance(objective, Denoising)
+        assert start.folder is not None
+        prompts = model.prompts if recipe.condition == "text" else None
+        return [
+            GenerativeScorer(
+                model,
+                objective,
+                splits.validation,
+                texts_of(splits.validation, prompts),
+                start.precision,
+                rows=recipe.evaluate_rows,
+                samples=recipe.samples,
+                sheet=start.folder / "samples.png",
             )
-        tokenizer = reader.tokenizer
-    elif recipe.tokenizer.path:
-        tokenizer = Tokenizer.load(recipe.tokenizer.path)
-    else:
-        if recipe.tokenizer.kind != "wordpiece":
-            raise BedstoneError(
-                f"tokenizer.kind: {recipe.tokenizer.kind!r} was given; a small reader of captions "
-                "learns wordpiece. Leave it out, or name a tokenizer (tokenizer.path)."
-            )
-        lower = recipe.tokenizer.lowercase
-        tokenizer = train_wordpiece(learnt.texts(), recipe.tokenizer.vocab_size, lowercase=lower)
-    own.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(own)
-    return tokenizer
+        ]
+
+    def average(self, recipe: DiffusionRecipe) -> Decay | None:
+        return steady(recipe.average) if recipe.average else None
 
 
-def batches_of(
-    recipe: DiffusionRecipe, learnt: Signals, texts: SignalTexts | None
-) -> Stream[SignalBatch]:
-    """The endless stream that a run learns from."""
-    return signal_stream(
-        learnt,
-        recipe.batch_size,
-        texts=texts,
-        drop=recipe.drop if recipe.condition != "none" else 0.0,
-        flip=recipe.augment.flip,
-        seed=recipe.seed,
-        workers=recipe.data.workers,
-    )
+DECIDED = ("size", "channels", "out_channels", "classes", "memory_width")
+LATENTS = 64  # images that become latents at a time
+
+
+def objective_of(recipe: DiffusionRecipe) -> Denoising:
+    """The recipe's denoising loss."""
+    process, aim = process_of(recipe)
+    return Denoising(process, aim, weight=recipe.weight, times=recipe.times)
 
 
 def latents_of(signals: Signals, autoencoder: Model, precision: Precision, quiet: bool) -> Signals:
@@ -278,8 +373,8 @@ def latents_of(signals: Signals, autoencoder: Model, precision: Precision, quiet
     network: Any = autoencoder.network.to(precision.device).eval()
     parts = []
     with ProgressBar("making latents", quiet=quiet) as bar, torch.no_grad():
-        for first in range(0, len(signals), TOGETHER):
-            rows = np.arange(first, min(first + TOGETHER, len(signals)))
+        for first in range(0, len(signals), LATENTS):
+            rows = np.arange(first, min(first + LATENTS, len(signals)))
             with precision.autocast():
                 found = network.latents(signals.read(rows).to(precision.device))
             parts.append(found.float().cpu().numpy())
@@ -294,9 +389,6 @@ def latents_of(signals: Signals, autoencoder: Model, precision: Precision, quiet
         places=signals.places,
         faults=signals.faults,
     )
-
-
-# What a recipe that draws names beside its network: who reads its words, and whose latents.
 
 
 def named_reader(recipe: DiffusionRecipe) -> Model | None:
@@ -351,7 +443,7 @@ def check_flip(recipe: DiffusionRecipe) -> None:
 
 
 def text_config(reader: Model) -> Any:
-    """The configuration of what reads words in a model."""
+    """The configuration of a model's text encoder."""
     return text_part(reader.network).config
 
 
@@ -372,14 +464,6 @@ def fresh_reader(recipe: DiffusionRecipe, tokenizer: Tokenizer) -> Model:
     return Model(bert.build(config))
 
 
-# The network that a run which draws begins with: fresh, or gone on from.
-
-PROCESSES: dict[str, type[Any]] = {"discrete": Discrete, "flow": Flow, "edm": EDM}
-# Targets where none is said.
-USUAL_TARGETS = {"discrete": "v_prediction", "flow": "flow_prediction", "edm": "edm"}
-DECIDED = ("size", "channels", "out_channels", "classes", "memory_width")
-
-
 def process_of(recipe: DiffusionRecipe) -> tuple[Process, Target]:
     """How noise is added, and what is predicted.
 
@@ -390,94 +474,6 @@ def process_of(recipe: DiffusionRecipe) -> tuple[Process, Target]:
     kind = values.pop("kind", "flow")
     made = from_mapping(PROCESSES[kind], values, "recipe", "process.")
     return made, target(recipe.target or USUAL_TARGETS[kind])
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """The models that a run begins with.
-
-    Attributes:
-        model: that it goes on from; None where it begins afresh.
-        reader: another's network that reads words.
-        autoencoder: whose latents are drawn.
-    """
-
-    model: DiffusionPipeline | None = None
-    reader: Model | None = None
-    autoencoder: Model | None = None
-
-
-def begun_with(recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Start:
-    """Opens what a run begins with: its checkpoint, `init`, or the parts that the recipe names.
-
-    Raises:
-        BedstoneError: it can't be opened, or isn't what the recipe says.
-    """
-    if checkpoint is None and not recipe.init:
-        _check_guided(recipe)
-        return Start(None, named_reader(recipe), named_autoencoder(recipe))
-    path = checkpoint.path if checkpoint is not None else recipe.init
-    model = open_model(path, dtype=torch.float32)
-    if not isinstance(model, DiffusionPipeline):
-        raise BedstoneError(
-            f"init: {path} is a {model.config.layout}, which draws nothing. Name a run that draws, "
-            "or a published DiT pipeline."
-        )
-    said = process_of(recipe)
-    if checkpoint is None:
-        _check_init(recipe, model)
-    _check_process(model, *said, "the run" if checkpoint is not None else f"init = {path}")
-    # As the recipe says them, to the last bit; a file rounds, or says the steps of a schedule.
-    model.process, model.target = said
-    model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
-    return Start(model, model.reader, model.autoencoder)
-
-
-def diffusion_model(
-    recipe: DiffusionRecipe, learnt: Signals, tokenizer: Tokenizer | None, begun: Start
-) -> DiffusionPipeline:
-    """The model that a run begins with, or a new one; in fp32.
-
-    Args:
-        learnt: the signals as they are, before an autoencoder.
-
-    Raises:
-        BedstoneError: a shape that can't be, or a model that draws something else.
-    """
-    sound = _sound(recipe)
-    if begun.model is not None:
-        _check_fits(recipe, begun.model, learnt, sound)
-        return begun.model
-    process, wanted = process_of(recipe)
-    reader = begun.reader
-    signal = SignalSpec(
-        kind=recipe.kind,
-        shape=learnt.shape,
-        condition=recipe.condition,
-        names=learnt.names if recipe.condition == "class" else (),
-        context=recipe.text.context if recipe.condition == "text" else 0,
-        sound=sound,
-        frozen=reader is not None and recipe.text.frozen,
-    )
-    torch.manual_seed(recipe.seed)
-    if recipe.condition == "text" and reader is None:
-        assert tokenizer is not None
-        reader = fresh_reader(recipe, tokenizer)
-    if reader is not None:
-        signal.context = min(signal.context, text_config(reader).context)
-    config = _config(recipe, signal, reader, begun.autoencoder)
-    text = None if reader is None else text_part(reader.network)
-    network = Conditioned(build(config), text, frozen=signal.frozen)
-    return DiffusionPipeline(
-        network,
-        tokenizer,
-        process=process,
-        target=wanted,
-        signal=signal,
-        sampling=recipe.sampling,
-        reader=reader,
-        autoencoder=begun.autoencoder,
-    )
 
 
 def check_sampling(process: Process, sampling: SamplingConfig) -> None:
@@ -586,61 +582,3 @@ def _check_fits(
                 f"{name}: the model {model.path} has {has}, the recipe {wanted}. Choose data and "
                 "task as the model has them, or begin without init."
             )
-
-
-# Learning to draw: pictures, sounds, videos and volumes out of noise.
-
-
-def run_diffusion(
-    recipe: DiffusionRecipe, run: Path, checkpoint: Checkpoint | None, quiet: bool
-) -> RunResult:
-    """A new run, or one that goes on from a checkpoint."""
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
-    parse_budget(recipe.budget), build_schedule(recipe.schedule)
-    process, aim = process_of(recipe)
-    objective = Denoising(process, aim, weight=recipe.weight, times=recipe.times)
-    check_sampling(process, recipe.sampling)
-    begun = begun_with(recipe, checkpoint)
-    learnt, held = opened(recipe, quiet)
-    record = {"source": recipe.data.source, **learnt.record()}
-    if checkpoint is not None:
-        check_unchanged(run, record)
-    tokenizer = diffusion_tokenizer(recipe, learnt, begun.model or begun.reader, run)
-    model = diffusion_model(recipe, learnt, tokenizer, begun)
-    model.network.to(precision.device)
-    if model.autoencoder is not None:
-        learnt = latents_of(learnt, model.autoencoder, precision, quiet)
-        held = latents_of(held, model.autoencoder, precision, quiet)
-    prompts = model.prompts if recipe.condition == "text" else None
-    texts = texts_of(learnt, prompts)
-    scorer = GenerativeScorer(
-        model,
-        objective,
-        held,
-        texts_of(held, prompts),
-        precision,
-        rows=recipe.evaluate_rows,
-        samples=recipe.samples,
-        sheet=run / "samples.png",
-    )
-    count = sum(weight.numel() for weight in model.network.parameters())
-    config = model.config
-    cut = texts.cut if texts is not None else 0
-    told = f"{cut:,} texts are longer than the network reads, and are cut\n" if cut else ""
-    course = RunPlan(
-        model=model,
-        batches=batches_of(recipe, learnt, texts),
-        objective=objective,
-        evaluate=scorer.figures,
-        data=record,
-        plan=(
-            f"{recipe.data.source}: {learnt.describe()}\n{told}held out: {held.describe()}\n"
-            f"{config.layout} for {recipe.task}: {count / 1e6:.2f}M parameters, {config.tokens} "
-            f"patches of {' x '.join(map(str, config.patches))}, {precision.name} on "
-            f"{precision.device}\n{recipe.batch_size * recipe.accumulate:,} signals a step, budget "
-            f"{recipe.budget}, into {recipe.out}"
-        ),
-        budget=recipe.budget,
-        average=steady(recipe.average) if recipe.average else None,
-    )
-    return train(recipe, run, course, precision, checkpoint, quiet=quiet)

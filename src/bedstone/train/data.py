@@ -1,7 +1,8 @@
-"""What all runs on pictures with texts read alike: rows held out, pictures, augmentation."""
+"""The data of a run: held-out rows, cached images, augmentation, token caches."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,46 +15,70 @@ from bedstone.data.sources import Source
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
+from bedstone.files import read_json
 from bedstone.settings import from_mapping
 from bedstone.train.logs import ProgressBar
-from bedstone.train.run import check_unchanged
 
 MAX_SCENES = 20_000  # drawn where a recipe doesn't say how many
+MB = 1_000_000
 
-Recipe = Any  # of pictures with a `data` section of ImagesConfig
 Config = TypeVar("Config", bound=ImagesConfig)
 
 
-def held_out(recipe: Recipe, opened: Callable[[str], Dataset]) -> tuple[Dataset, Dataset]:
+@dataclass
+class Splits:
+    """The data of a run.
+
+    Attributes:
+        train: what it learns from.
+        validation: what it is measured on in training; None where nothing is held out.
+        test: what the finished model is measured on besides.
+        record: what `data.json` and the artefact say of it; `source` and `fingerprint` at least.
+        notes: lines of the plan that is printed before training.
+    """
+
+    train: Any
+    validation: Any
+    test: Any = None
+    record: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_unchanged(run: Path, record: Mapping[str, Any]) -> None:
+    """Raises BedstoneError where the run in this folder began with other data."""
+    path = run / "data.json"
+    if path.is_file() and read_json(path).get("fingerprint") != record["fingerprint"]:
+        raise BedstoneError(
+            f"data.source: {record['source']!r} has changed since the run in {run} began, so it "
+            "can't go on exactly. Bring the data back as it was, or begin another run with "
+            "init= the last checkpoint."
+        )
+
+
+def held_out(
+    data: ImagesConfig, opened: Callable[[str], Dataset], seed: int
+) -> tuple[Dataset, Dataset]:
     """Rows to learn from and rows to validate on, of sources that `opened` reads."""
-    data = recipe.data
     train = opened(data.source)
     if data.validation:
         held = opened(data.validation)
     else:
         train, held = train.hold_out(data.validation_share or 0.05)
-    return train.take(data.most_rows, recipe.seed), held
+    return train.take(data.most_rows, seed), held
 
 
-def record_of(recipe: Recipe, train: Dataset, run: Path | None) -> dict[str, Any]:
-    """What `data.json` and an artefact say of the rows.
-
-    Raises:
-        BedstoneError: the run in this folder began with others.
-    """
-    record = {
-        "source": recipe.data.source,
+def record_of(data: ImagesConfig, train: Dataset) -> dict[str, Any]:
+    """What `data.json` and an artefact say of rows with images."""
+    return {
+        "source": data.source,
         "fingerprint": train.fingerprint(),
         "rows": len(train),
         "left_out": len(train.faults.broken),
     }
-    if run is not None:
-        check_unchanged(run, record)
-    return record
 
 
 def recorded_data(kind: type[Config], recipe: Mapping[str, Any]) -> Config:
-    """What the recipe that made a model says of its data; as usual where there is none."""
+    """The `data` section of the recipe that made a model; defaults where there is none."""
     recorded = recipe.get("data") or {}
     names = {each.name for each in dataclasses.fields(kind)} & recorded.keys()
     values = {name: recorded[name] for name in names}
@@ -67,7 +92,7 @@ def pictures_of(
     label: str,
     quiet: bool,
 ) -> ImageCache:
-    """The rows' pictures, as the processor fits them."""
+    """The images of rows, as the processor fits them."""
     with ProgressBar(label, quiet=quiet) as bar:
         return ImageCache(
             rows, processor.fit, processor.size, memory_mb=data.memory_mb, progress=bar.update
@@ -75,15 +100,14 @@ def pictures_of(
 
 
 def learnt_pictures(
-    recipe: Recipe, rows: Dataset, processor: ImageProcessor, quiet: bool
+    rows: Dataset, processor: ImageProcessor, data: ImagesConfig, quiet: bool
 ) -> ImageCache:
-    """Pictures to learn from: as much larger than the network's as the recipe says, for crops."""
-    wide = wider(processor, recipe.data.enlarge)
-    return pictures_of(rows, wide, recipe.data, "reading pictures", quiet)
+    """Training images, larger than the network's by `data.enlarge`, for crops."""
+    return pictures_of(rows, wider(processor, data.enlarge), data, "reading pictures", quiet)
 
 
 def wider(processor: ImageProcessor, by: float) -> ImageProcessor:
-    """A processor whose pictures are larger by a factor."""
+    """A processor whose images are larger by a factor."""
 
     def grown(size: Any) -> Any:
         if size is None or by == 1:
@@ -95,32 +119,35 @@ def wider(processor: ImageProcessor, by: float) -> ImageProcessor:
     )
 
 
-def augment_of(recipe: Recipe, size: tuple[int, int]) -> FactAugment | None:
-    """How a recipe asks for pictures to be changed; None where they stay."""
-    if not recipe.augment and recipe.data.enlarge == 1:
+def augment_of(
+    augment: Mapping[str, Any], data: ImagesConfig, size: tuple[int, int] = (1, 1)
+) -> FactAugment | None:
+    """The augmentation of the `augment` section; None where images stay as they are.
+
+    Raises:
+        BedstoneError: a field is unknown or out of range, or the images aren't square.
+    """
+    if not augment and data.enlarge == 1:
         return None
-    if "size" in recipe.augment or size[0] != size[1]:
+    if "size" in augment or size[0] != size[1]:
         raise BedstoneError(
             "augment.size: what comes out is as large as the network's pictures, which must be "
             "square; leave it out."
         )
-    return fact_augment(recipe.augment, size[0])
+    return fact_augment(augment, size[0])
 
 
-def image_side(recipe: Recipe) -> int:
-    """Pixels of a picture's side, as the recipe says; 64 where a model's folder says it."""
-    size = (recipe.model.get("image") or {}).get("image_size", 64)
+def image_side(model: Mapping[str, Any]) -> int:
+    """Pixels of an image's side in a `model` section; 64 where it doesn't say."""
+    size = (model.get("image") or {}).get("image_size", 64)
     return max(size) if isinstance(size, list | tuple) else int(size)
 
 
-MB = 1_000_000
-
-
 def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = False) -> TokenCache:
-    """The source's token cache, with a bar while it is made."""
+    """The source's token cache, with a progress bar while it is made."""
     with ProgressBar("tokenising", quiet=quiet) as bar:
 
-        def told(done: int, total: int | None) -> None:
+        def progress(done: int, total: int | None) -> None:
             bar.update(done / total if total else 0.0, read=f"{done / MB:,.0f} MB")
 
-        return token_cache(source, tokenizer, validation_share=share, progress=told)
+        return token_cache(source, tokenizer, validation_share=share, progress=progress)

@@ -13,7 +13,6 @@ import torch
 
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file, write_json
-from bedstone.runtime import Precision
 from bedstone.train.logs import ProgressBar
 from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
 from bedstone.train.run import RunPlan
@@ -23,9 +22,8 @@ SMOOTHING = 0.9
 
 
 def find_rate(
-    course: RunPlan,
+    plan: RunPlan,
     optim: OptimConfig,
-    precision: Precision,
     folder: Path,
     *,
     steps: int = 100,
@@ -38,7 +36,7 @@ def find_rate(
     Raises:
         BedstoneError: the loss is never finite, or never falls.
     """
-    network = course.model.network
+    network, precision = plan.model.network, plan.start.precision
     before = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
     peak = optim.adamw_lr
     optimizer = build_optimizer(network, optim)
@@ -48,9 +46,9 @@ def find_rate(
     with ProgressBar("looking for a rate", quiet=quiet) as bar:
         for step in range(steps):
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (steps - 1))
-            batch = next(course.batches).to(precision.device)
+            batch = next(plan.batches).to(precision.device)
             with precision.autocast():
-                total, count = course.objective(network, batch)
+                total, count = plan.objective(network, batch)
             loss = total.item() / max(count, 1)
             if not math.isfinite(loss) or (losses and loss > 4 * min(losses)):
                 break

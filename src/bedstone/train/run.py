@@ -1,43 +1,48 @@
-"""A run: from what a recipe has made ready to the artefact, for every kind of recipe.
-
-A recipe's own command says what is learnt: a `Course`. What all runs share stands here: optimizer,
-budget, checkpoints, logs, the curve, leaving and coming back.
-"""
+"""A run of any training method: from a recipe to the artefact in the run's folder."""
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 
-from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.adapters import load_adapter, save_adapter, write_adapter_files
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
-from bedstone.errors import BedstoneError
-from bedstone.files import read_json, write_json, write_text
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError, nearest
+from bedstone.files import write_json, write_text
 from bedstone.models.interfaces import Denoiser, ImageTextModel
+from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
-from bedstone.runtime import Precision, keep_memory
-from bedstone.settings import at_least, to_yaml
-from bedstone.train.averaging import Average, Decay, Unaveraged
+from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_everything
+from bedstone.settings import Settings, number, to_yaml, whole
+from bedstone.train.averaging import Average, Unaveraged
+from bedstone.train.data import Splits, check_unchanged
 from bedstone.train.logs import ProgressBar, RunLog, clock, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
+from bedstone.train.start import Start, weight_counts
+
+Method = Any  # a `recipes.base.Method`, which stands above
 
 
 @dataclass
-class RunRecipe:
-    """What every recipe says of its run.
+class RunRecipe(Settings):
+    """Settings of every run.
 
     Attributes:
+        method: the training method, by its name in `recipes.base.METHODS`; where it isn't given,
+            the task or the model's layout decides.
         out: the folder of the run.
-        seed: of all that is drawn: fresh weights, the order of the data, dropout.
-        optim: how weights move.
-        schedule: how the learning rate moves.
+        seed: of all random draws: fresh weights, the order of the data, dropout.
+        optim: the optimizer.
+        schedule: of the learning rate.
         accumulate: micro-batches a step.
         precision: auto, bf16 or fp32.
         device: auto, cpu, cuda, mps.
@@ -49,63 +54,56 @@ class RunRecipe:
         log_every: steps between lines of the log.
     """
 
+    method: str = ""
     out: str = "runs/run"
-    seed: int = 0
+    seed: int = whole(0, 2**63 - 1, default=0)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    accumulate: int = 1
+    accumulate: int = whole(1, default=1)
     precision: str = "auto"
     device: str = "auto"
     compile: bool = False
     evaluate_every: int = 0
     save_every: int = 0
-    save_minutes: float = 5.0
-    keep: int = 2
-    log_every: int = 10
+    save_minutes: float = number(0, open_least=True, default=5.0)
+    keep: int = whole(1, default=2)
+    log_every: int = whole(1, default=10)
 
-    def __post_init__(self) -> None:
-        at_least(self, 1, "accumulate", "keep", "log_every")
-        at_least(self, 0, "seed")
-        if self.seed >= 2**63:
-            raise BedstoneError(f"seed: {self.seed} was given; expected less than 2^63.")
-        if self.save_minutes <= 0:
-            raise BedstoneError(f"save_minutes: {self.save_minutes} was given; it must be above 0.")
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a run stops early, and which checkpoint becomes its model.
+
+    Attributes:
+        best_by: the figure that picks the best checkpoint, lower is better; `-name` turns it.
+        patience: evaluations in a row without a better one after which to stop; 0 never does.
+        keep_best: whether the best checkpoint's weights become the model, not the last ones.
+    """
+
+    best_by: str = "validation_loss"
+    patience: int = 0
+    keep_best: bool = False
 
 
 @dataclass
 class RunPlan:
-    """What is learnt, and from what.
+    """A run made ready: the model on its device, and what it learns from.
 
     Attributes:
-        model: the network, on its device, with what is needed to use it.
+        start: what it begins with.
+        splits: the data.
+        model: the network, on its device, with tokenizer and processor.
         batches: the endless stream that it learns from.
         objective: (network, batch) to (sum of losses, number of targets).
-        evaluate: the network's figures on held-out data; None where nothing is held out.
-        data: what `data.json` and the artefact say of the data.
-        plan: what is about to be spent, to be said before it is.
         budget: how long: `5m`, `1000 steps`.
-        write_model: writes a checkpoint's deployable files; the whole model by default.
-        finish: the finished run to its artefact's folder; the model of the last step by default.
-        evaluate_every: steps between evaluations; 0 is as the recipe has it.
-        average: the decay of the weights' moving average, which is then what is evaluated and
-            written; None has none.
-        best_by, patience, save_best: as `train.loop.Trainer` and `Pace` have them.
     """
 
+    start: Start
+    splits: Splits
     model: Model
     batches: Batches
     objective: Objective
-    evaluate: Callable[[nn.Module], dict[str, float]] | None
-    data: dict[str, Any]
-    plan: str
     budget: str
-    write_model: Callable[[Path], None] | None = None
-    finish: Callable[[Path, Done, CheckpointStore], Path] | None = None
-    average: Decay | None = None
-    best_by: str = "validation_loss"
-    patience: int = 0
-    save_best: bool = False
-    evaluate_every: int = 0
 
 
 @dataclass
@@ -117,7 +115,7 @@ class RunResult:
     model: Path | None
 
 
-def begin(run: Path) -> None:
+def new_folder(run: Path) -> None:
     """Makes a folder ready for a new run.
 
     Raises:
@@ -134,99 +132,230 @@ def begin(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
 
 
-def train(
-    recipe: RunRecipe,
-    run: Path,
-    course: RunPlan,
-    precision: Precision,
-    checkpoint: Checkpoint | None,
+def run(
+    method: Method,
+    recipe: Any,
+    folder: Path,
+    checkpoint: Checkpoint | None = None,
     *,
     quiet: bool = False,
 ) -> RunResult:
-    """Trains until the budget is spent or a signal asks to leave, from a checkpoint if given.
+    """Trains by a method, until the budget is spent or a signal asks to leave.
 
-    The folder gets `recipe.yaml`, `data.json`, `log.jsonl`, `tensorboard/`, `checkpoints/`,
-    `curve.png` and, at the end, the artefact in `model/`.
+    The folder gets `recipe.yaml`, `data.json`, `tokenizer/` where the run has its own, `log.jsonl`,
+    `tensorboard/`, `checkpoints/`, `curve.png` and, at the end, the artefact in `model/`,
+    `adapter/` of a run that trains one, and `evaluation.json`.
+
+    Args:
+        method: a `recipes.base.Method`.
+        recipe: of that method.
+        checkpoint: of this run, to go on from.
 
     Raises:
-        BedstoneError: the disk can't hold it, or a loss isn't finite.
+        BedstoneError: the recipe, the data, a model or the disk can't do it, said before training
+            starts; or a loss isn't finite.
     """
+    plan = prepare(method, recipe, folder, checkpoint, quiet=quiet)
+    evaluations = method.evaluations(recipe, plan.model, plan.splits, plan.objective, plan.start)
+    result = _train(method, recipe, folder, plan, evaluations)
+    if result.model is not None:
+        record: dict[str, Any] = {}
+        for evaluation in evaluations:
+            record |= evaluation.report(folder, result.done.metrics, quiet=quiet)
+        if record:
+            write_json(folder / "evaluation.json", record)
+    return result
+
+
+def prepare(
+    method: Method,
+    recipe: Any,
+    folder: Path | None,
+    checkpoint: Checkpoint | None = None,
+    *,
+    quiet: bool = False,
+) -> RunPlan:
+    """Data, tokenizer, model, batches and objective of a run; with no folder nothing is written.
+
+    Raises:
+        BedstoneError: as `run`.
+    """
+    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    build_schedule(recipe.schedule)
+    if recipe.budget or not method.epochs:
+        parse_budget(recipe.budget)
+    method.check(recipe)
+    start = Start(precision, folder, checkpoint, quiet=quiet)
+    start.model = method.begin(recipe, checkpoint)
+    if start.model is None:
+        start.parts = method.parts(recipe)
+    splits = method.open(recipe, start)
+    if folder is not None:
+        check_unchanged(folder, splits.record)
+    tokenizer = choose_tokenizer(method, recipe, splits, start)
+    seed_everything(recipe.seed)
+    model = method.model(recipe, splits, tokenizer, start)
+    model.network.to(precision.device)
+    batches = method.batches(recipe, model, splits, start)
+    objective = method.objective(recipe, model, start)
+    return RunPlan(start, splits, model, batches, objective, method.budget(recipe, splits))
+
+
+def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) -> Tokenizer | None:
+    """The run's own if it has one; else the one named, the initial model's, or a new one.
+
+    None where the method reads no text, or reads it with its model's tokenizer.
+
+    Raises:
+        BedstoneError: it can't be read, or its kind isn't one that the method trains.
+    """
+    texts = method.texts(recipe, splits, start)
+    if texts is None:
+        return None
+    own = None if start.folder is None else start.folder / "tokenizer"
+    initial = start.model or start.parts.get("text")
+    if own is not None and (own / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.load(own)
+    else:
+        if recipe.tokenizer.path:
+            tokenizer = method.adopt(Tokenizer.load(recipe.tokenizer.path))
+        elif initial is not None:
+            tokenizer = method.adopt(tokenizer_of(initial))
+        else:
+            trainers, kind = method.trainers(recipe), recipe.tokenizer.kind
+            if kind not in trainers:
+                raise BedstoneError(
+                    f"tokenizer.kind: {kind!r} was given, which {method.name} doesn't train"
+                    f"{nearest(kind, trainers)}. Or name a tokenizer by tokenizer.path."
+                )
+            tokenizer = trainers[kind](texts, recipe.tokenizer)
+        if own is not None:
+            own.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(own)
+    if method.records_tokenizer:
+        splits.record["tokenizer"] = tokenizer.fingerprint()
+    return tokenizer
+
+
+def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
+    """What is about to be spent, said before it is: data, model, precision, budget."""
+    model, precision = plan.model, plan.start.precision
+    count, learning = weight_counts(model)
+    network = model.config.layout
+    if recipe_start := getattr(recipe, "init", "") or getattr(recipe, "model", ""):
+        network += f" from {recipe_start}" if isinstance(recipe_start, str) else ""
+    words = "" if model.tokenizer is None else f", vocabulary {model.tokenizer.vocab_size:,}"
+    return "\n".join(
+        (
+            *plan.splits.notes,
+            f"{network}: {count / 1e6:.2f}M parameters, {learning / 1e6:.2f}M of them trained "
+            f"by {method.name}{words}, {precision.name} on {precision.device}",
+            f"{method.step_size(recipe) * recipe.accumulate:,} {method.unit} a step, budget "
+            f"{plan.budget}, into {recipe.out}",
+        )
+    )
+
+
+def said(recipe: RunRecipe) -> dict[str, Any]:
+    """The recipe as `recipe.yaml` and the artefact record it: `method` only where it was given."""
+    values = dataclasses.asdict(recipe)
+    if not values["method"]:
+        del values["method"]
+    return values
+
+
+def _train(
+    method: Method, recipe: Any, folder: Path, plan: RunPlan, evaluations: Sequence[Any]
+) -> RunResult:
+    """The training loop, and what it writes."""
     keep_memory()
-    say = ProgressBar("", quiet=quiet).say
-    model = course.model
-    budget, schedule = parse_budget(course.budget), build_schedule(recipe.schedule)
+    start, model = plan.start, plan.model
+    say = ProgressBar("", quiet=start.quiet).say
+    adapts, stopping = bool(getattr(recipe, "lora", None)), method.stopping(recipe, model)
+    decay = method.average(recipe)
     _align(model.network)
     optimizer = build_optimizer(model.network, recipe.optim)
-    average = Average(model.network, course.average) if course.average else Unaveraged()
-    _check_disk(run, model, recipe.keep, copies=5 if course.average else 3)
-    write_text(run / "recipe.yaml", to_yaml(recipe))
-    write_json(run / "data.json", course.data)
-    say(course.plan)
-    model.record.update(recipe=dataclasses.asdict(recipe), data=course.data)
+    average = Average(model.network, decay) if decay else Unaveraged()
+    _check_disk(folder, model, recipe.keep, copies=5 if decay else 3)
+    write_text(folder / "recipe.yaml", to_yaml(said(recipe)))
+    write_json(folder / "data.json", plan.splits.record)
+    say(plan_text(method, recipe, plan))
+    model.record.update(recipe=said(recipe), data=plan.splits.record)
     if recipe.compile:
         _compile(model.network)
+    write: Callable[[Path], None] = lambda path: method.save(model, path)  # noqa: E731
+    if adapts:
+        write = lambda path: write_adapter_files(model, path)  # noqa: E731
 
-    def write_model(folder: Path, metrics: dict[str, float]) -> None:
+    def write_model(path: Path, metrics: dict[str, float]) -> None:
         model.record["metrics"] = metrics
-        (course.write_model or model.write_files)(folder)
+        write(path)
 
     trainer = Trainer(
         network=model.network,
-        objective=course.objective,
-        batches=course.batches,
+        objective=plan.objective,
+        batches=plan.batches,
         optimizer=optimizer,
-        budget=budget,
-        schedule=schedule,
-        precision=precision,
-        store=CheckpointStore(run / "checkpoints", recipe.keep),
+        budget=parse_budget(plan.budget),
+        schedule=build_schedule(recipe.schedule),
+        precision=start.precision,
+        store=CheckpointStore(folder / "checkpoints", recipe.keep),
         write_model=write_model,
-        evaluate=course.evaluate,
+        evaluate=evaluations[0].log if evaluations else None,
         accumulate=recipe.accumulate,
         clip=recipe.optim.clip,
-        best_by=course.best_by,
-        patience=course.patience,
+        best_by=stopping.best_by,
+        patience=stopping.patience,
         average=average,
         pace=Pace(
-            course.evaluate_every or recipe.evaluate_every,
+            method.evaluate_every(recipe, plan.splits),
             recipe.save_every,
             recipe.save_minutes,
             recipe.log_every,
-            course.save_best,
+            stopping.keep_best,
         ),
     )
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
+    if start.checkpoint is not None:
+        trainer.resume(start.checkpoint)
         say(f"Going on from step {trainer.step}, {clock(trainer.seconds)} into the run.")
-    log = RunLog(run, step=trainer.step)
+    log = RunLog(folder, step=trainer.step)
     try:
-        with ProgressBar("training", quiet=quiet) as bar:
+        with ProgressBar("training", quiet=start.quiet) as bar:
             done = trainer.run(log, bar)
     finally:
         log.close()
-    curve = draw_curve(read_log(run / "log.jsonl"), run / "curve.png", run.name)
+    curve = draw_curve(read_log(folder / "log.jsonl"), folder / "curve.png", folder.name)
     if done.reason != "finished":
-        say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {run}")
-        return RunResult(done, run, None)
+        say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {folder}")
+        return RunResult(done, folder, None)
     average.settle()
+    if stopping.keep_best:
+        _restore_best(model, trainer.store, done, adapts)
     model.record["metrics"] = done.metrics
-    path = course.finish(run, done, trainer.store) if course.finish else model.save(run / "model")
+    if adapts:
+        save_adapter(model, folder / "adapter")
+        fold(model.network)
+    path = method.finish(model, folder / "model")
     say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
     say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
-    return RunResult(done, run, path)
+    return RunResult(done, folder, path)
 
 
-def check_unchanged(run: Path, record: Mapping[str, Any]) -> None:
-    """Raises BedstoneError where the run in this folder began with other data."""
-    path = run / "data.json"
-    if path.is_file() and read_json(path).get("fingerprint") != record["fingerprint"]:
-        raise BedstoneError(
-            f"data.source: {record['source']!r} has changed since the run in {run} began, so it "
-            "can't go on exactly. Bring the data back as it was, or begin another run with "
-            "init= the last checkpoint."
-        )
+def _restore_best(model: Model, store: CheckpointStore, done: Done, adapts: bool) -> None:
+    """Puts the best checkpoint's weights into the model, and its figures into `done`."""
+    best = store.best()
+    if best is None or best.step == done.step:
+        return
+    if adapts:
+        remove_adapter(model.network, "default")
+        load_adapter(model, best.path)
+    else:
+        weights = open_model(best.path, dtype=torch.float32).network.state_dict()
+        model.network.load_state_dict(weights)
+    done.metrics = best.metrics
 
 
-def _align(network: nn.Module) -> None:
+def _align(network: Any) -> None:
     """Lays weights where fresh ones lie: products' last bits depend on it, and resuming is exact.
 
     Those of a file begin wherever they stand in it.
@@ -237,8 +366,7 @@ def _align(network: nn.Module) -> None:
 
 
 def _compile(network: Any) -> None:
-    """Compiles what most of the work is in: a network's states, the tower that sees, or what
-    takes noise away."""
+    """Compiles the part with most of the work: the states, the image tower, or the denoiser."""
     if isinstance(network, Denoiser):
         cast(Any, network).denoiser.compile()
         return

@@ -1,44 +1,201 @@
-"""A VLM that begins with what others have learnt: a tower for pictures, a BERT for text.
+"""How a run starts: from a checkpoint, from `init`, or from parts of other models.
 
-BLIP itself begins so (Li et al., 2022, section 4.1: a ViT trained on labels, a BERT).
-Cross-attention and what compares pictures with texts have nobody to begin with and stay fresh. What
-doesn't fit is named: a silent part would cost a whole run.
+BLIP begins with a ViT trained on labels and a BERT (Li et al., 2022, section 4.1). What doesn't fit
+is named: a part that silently stays fresh would cost a whole run.
 """
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bedstone.checkpoints import adapters
+from bedstone.checkpoints.adapters import load_adapter
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.store import Checkpoint
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import Bert
 from bedstone.models.blip.network import Blip, BlipText
 from bedstone.models.resnet.network import ResNet, ResNetTokens
 from bedstone.models.vit.network import ViT
+from bedstone.nn.lora import LoraConfig
+from bedstone.runtime import Precision
+from bedstone.settings import from_mapping
 
 
-def take_image(network: Blip, source: nn.Module) -> list[str]:
-    """Fills the image tower from another network's: a ViT, a ResNet, or what has one as `image`.
+@dataclass
+class Start:
+    """What a run begins with, and how it computes.
+
+    Attributes:
+        precision: device and dtype.
+        folder: of the run; None where nothing is to be written.
+        checkpoint: that it goes on from; None of a new run.
+        model: the checkpoint's, or that of `init`; None of a run with fresh weights. Of a run that
+            trains an adapter it is the base, and the checkpoint holds the adapter.
+        parts: other models that the recipe names, by the part that begins with theirs.
+        quiet: whether no progress is shown.
+    """
+
+    precision: Precision
+    folder: Path | None = None
+    checkpoint: Checkpoint | None = None
+    model: Any = None
+    parts: dict[str, Any] = field(default_factory=dict)
+    quiet: bool = False
+
+
+def begin(
+    recipe: Any,
+    checkpoint: Checkpoint | None,
+    layouts: Sequence[str],
+    *,
+    fault: str = "isn't trained so",
+    hint: str = "",
+) -> Any:
+    """The model that a run goes on from: the checkpoint's, that of `init`, or None; in fp32.
+
+    Args:
+        recipe: its `init` and `model` are read, and `lora`: an adapter's checkpoint has no base.
+        layouts: those that the method trains.
+        fault: what one of another layout doesn't do, for the error.
+        hint: a sentence after it.
+
+    Raises:
+        BedstoneError: the model can't be opened or has another layout, or the recipe says its
+            shape too.
+    """
+    if checkpoint is not None and not getattr(recipe, "lora", None):
+        model = open_model(checkpoint.path, dtype=torch.float32)
+    elif not recipe.init:
+        return None
+    else:
+        if checkpoint is None and recipe.model.keys() - {"layout"}:
+            raise BedstoneError(
+                f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
+            )
+        model = open_model(recipe.init, dtype=torch.float32)
+        if model.config.layout not in layouts:
+            raise BedstoneError(
+                f"init: {recipe.init} is a {model.config.layout}, which {fault}; expected one of "
+                f"{', '.join(layouts)}.{' ' if hint else ''}{hint}"
+            )
+    model.record = {}
+    return model
+
+
+def open_parts(recipe: Any, *names: str) -> dict[str, Model]:
+    """The models that a recipe names by `NAME_init`, by NAME, in fp32."""
+    paths = {name: getattr(recipe, f"{name}_init") for name in names}
+    return {name: open_model(path, dtype=torch.float32) for name, path in paths.items() if path}
+
+
+def adapt(model: Model, lora: Mapping[str, Any], start: Start, seed: int) -> None:
+    """Adds an adapter to a model, fresh or the checkpoint's (LoRA).
+
+    Args:
+        lora: the fields of `nn.lora.LoraConfig`.
+    """
+    if start.checkpoint is not None:
+        load_adapter(model, start.checkpoint.path)
+    else:
+        config = from_mapping(LoraConfig, lora, "recipe", "lora.")
+        adapters.adapt(model.network, config, seed=seed)
+
+
+def freeze(part: nn.Module) -> None:
+    """Keeps a part as it is: no gradient, and never in training mode, for its statistics."""
+    part.requires_grad_(False)
+    part.eval()
+    part.train = lambda mode=True: part  # type: ignore[method-assign]
+
+
+def weight_counts(model: Model) -> tuple[int, int]:
+    """How many weights there are, and how many of them learn."""
+    weights = list(model.network.parameters())
+    return sum(w.numel() for w in weights), sum(w.numel() for w in weights if w.requires_grad)
+
+
+# Weights that one network takes over from another.
+
+
+@torch.no_grad()
+def take_over(
+    part: nn.Module, source: Mapping[str, Tensor], what: str = "init", where: str = "model"
+) -> list[str]:
+    """Copies the tensors of `source` that the part has too; all are checked before one is copied.
+
+    Args:
+        source: tensors by the part's names.
+        what: the recipe's field that names the source, for errors.
+        where: the recipe's field of the part's shape.
+
+    Returns:
+        The part's tensors that stay fresh.
+
+    Raises:
+        BedstoneError: a shape or the number of blocks differs; nothing was copied.
+    """
+    own = part.state_dict()
+    found = {name: weight for name, weight in source.items() if name in own}
+    for name, weight in found.items():
+        if weight.shape != own[name].shape:
+            raise BedstoneError(
+                f"{what}: its {name} has the shape {tuple(weight.shape)}, {where} asks for "
+                f"{tuple(own[name].shape)}. Give {where} the shape of what it begins with."
+            )
+    deep, here = _blocks(source), _blocks(own)
+    if deep and deep != here:
+        raise BedstoneError(
+            f"{what}: has {len(deep)} blocks, {where}.layers is {len(here)}. Set it to {len(deep)}."
+        )
+    for name, weight in found.items():
+        own[name].copy_(weight)
+    return sorted(set(own) - set(found))
+
+
+def _blocks(weights: Mapping[str, Tensor]) -> set[str]:
+    return {name.split(".")[1] for name in weights if name.startswith("stack.")}
+
+
+def image_tower(network: Any, what: str) -> Any:
+    """The image tower of a network, or the network itself where it is one.
+
+    Args:
+        what: the network's path, for the error.
+
+    Raises:
+        BedstoneError: it has none.
+    """
+    while not isinstance(network, ViT | ResNet | ResNetTokens):
+        network = getattr(network, "image", None)
+        if network is None:
+            raise BedstoneError(
+                f"image_init: {what} reads no pictures; name a VLM, a CLIP or a ViT."
+            )
+    return network
+
+
+def take_image(network: Any, source: nn.Module) -> list[str]:
+    """Fills a network's image tower from a ViT, a ResNet, or a network that has one as `image`.
 
     A CLIP's tower has a norm before its blocks that BLIP's lacks: what both have is taken. A
     ResNet's pool stays behind.
 
-    Args:
-        source: a ViT, a ResNet, a CLIP, a labelled tower or a VLM.
-
     Returns:
-        The tower's parameters that stay fresh.
+        The tower's tensors that stay fresh.
 
     Raises:
-        BedstoneError: it is of another kind, or a shape differs; nothing was taken.
+        BedstoneError: the source is of another kind, or a shape differs; nothing was copied.
     """
+    own: Any = network.image
     tower: Any = source
     while not isinstance(tower, ViT | ResNet | ResNetTokens) and hasattr(tower, "image"):
         tower = tower.image
-    own: Any = network.image
     given = dict(tower.state_dict())
     if isinstance(own, ResNetTokens) and isinstance(tower, ResNet):
         given = {f"resnet.{name}": weight for name, weight in given.items()}
@@ -48,50 +205,42 @@ def take_image(network: Blip, source: nn.Module) -> list[str]:
             f"{'ResNet' if isinstance(own, ResNetTokens) else 'ViT'} is needed. Choose the layout "
             "that has such a tower: blip for a ViT, blip_resnet for a ResNet."
         )
-    alike = () if isinstance(own, ResNetTokens) else ("heads", "activation")  # heads are the pool's
-    _same(own.config, tower.config, "image_init", "model.image", alike)
-    return _take(own, given, "image_init", "model.image")
+    same = () if isinstance(own, ResNetTokens) else ("heads", "activation")  # heads are the pool's
+    _check_same(own.config, tower.config, "image_init", "model.image", same)
+    return take_over(own, given, "image_init", "model.image")
 
 
 def take_text(network: Blip, source: nn.Module) -> list[str]:
-    """Fills encoder and decoder, and the decoder's word head, from a BERT or another VLM.
+    """Fills encoder, decoder and the decoder's word head from a BERT or another BLIP.
 
-    A BERT's first segment, which each of its tokens is of, goes into the positions. The words must
-    be the same tokens: the caller sees to it that the tokenizer is the BERT's own; words that were
-    added behind its vocabulary stay fresh.
+    A BERT's first segment, which each of its tokens is of, is added to the positions. The words
+    must be the same tokens: the caller sees to it that the tokenizer is the BERT's own; tokens that
+    were added behind its vocabulary stay fresh.
 
     Returns:
-        Parameters of encoder, decoder and head that stay fresh.
+        Tensors of encoder, decoder and head that stay fresh.
 
     Raises:
-        BedstoneError: it is of another kind, or a shape differs; nothing was taken.
+        BedstoneError: the source is of another kind, or a shape differs; nothing was copied.
     """
-    body = _texts_of(source)
-    if body is None:
+    found = _text_weights(source)
+    if found is None:
         raise BedstoneError(
             f"text_init: a {type(source).__name__} has no text that reads as BLIP's does; take a "
             "bert or another BLIP."
         )
-    config, given, words = body
-    shape = ("heads", "activation")
-    _same(network.config.text, config, "text_init", "model.text", shape)
-    places: list[tuple[str, nn.Module | None, dict[str, Tensor]]] = [
-        ("encoder", network.encoder, given),
-        ("decoder", network.decoder, given),
-        ("head", network.head, words),
-    ]
-    parts = [(name, own, found) for name, own, found in places if own is not None]
-    for _, own, found in parts:  # all are checked before one is filled
-        _fitting(own, _grown(own, found), "text_init", "model.text")
+    config, body, head = found
+    _check_same(network.config.text, config, "text_init", "model.text", ("heads", "activation"))
     fresh = []
-    for name, own, found in parts:
-        left = _take(own, _grown(own, found), "text_init", "model.text")
-        fresh += [f"{name}.{each}" for each in left]
+    for name, given in (("encoder", body), ("decoder", body), ("head", head)):
+        if (part := getattr(network, name)) is not None:
+            left = take_over(part, _grown(part, given), "text_init", "model.text")
+            fresh += [f"{name}.{each}" for each in left]
     network.tie()
     return [name for name in fresh if name not in network.ties]
 
 
-def _texts_of(source: nn.Module) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]] | None:
+def _text_weights(source: nn.Module) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]] | None:
     """Shape, weights of the body and of the word head, by BlipText's names."""
     if isinstance(source, Blip):
         body = source.decoder or source.encoder
@@ -121,7 +270,7 @@ def _grown(own: nn.Module, given: dict[str, Tensor]) -> dict[str, Tensor]:
     return grown
 
 
-def _same(own: Any, given: Any, what: str, where: str, names: tuple[str, ...]) -> None:
+def _check_same(own: Any, given: Any, what: str, where: str, names: Sequence[str]) -> None:
     """Raises BedstoneError where what no weight's shape shows differs."""
     for name in names:
         mine, theirs = getattr(own, name, None), getattr(given, name, None)
@@ -129,85 +278,3 @@ def _same(own: Any, given: Any, what: str, where: str, names: tuple[str, ...]) -
             raise BedstoneError(
                 f"{what}: has {name} {theirs!r}, {where}.{name} is {mine!r}. Set it to {theirs!r}."
             )
-
-
-def _fitting(own: nn.Module, given: dict[str, Tensor], what: str, where: str) -> dict[str, Tensor]:
-    """Of `given` what this module has.
-
-    Raises:
-        BedstoneError: a shape differs, or nothing of it is there.
-    """
-    state = own.state_dict()
-    found = {name: weight for name, weight in given.items() if name in state}
-    for name, weight in found.items():
-        if weight.shape != state[name].shape:
-            raise BedstoneError(
-                f"{what}: its {name} has the shape {tuple(weight.shape)}, {where} asks for "
-                f"{tuple(state[name].shape)}. Give {where} the shape of what it begins with."
-            )
-    deep = {name.split(".")[1] for name in given if name.startswith("stack.")}
-    here = {name.split(".")[1] for name in state if name.startswith("stack.")}
-    if deep != here and deep:
-        raise BedstoneError(
-            f"{what}: has {len(deep)} blocks, {where}.layers is {len(here)}. Set it to {len(deep)}."
-        )
-    return found
-
-
-@torch.no_grad()
-def _take(own: nn.Module, given: dict[str, Tensor], what: str, where: str) -> list[str]:
-    """Fills what is there in both; the names of what stays fresh."""
-    found = _fitting(own, given, what, where)
-    state = own.state_dict()
-    for name, weight in found.items():
-        state[name].copy_(weight)
-    return sorted(set(state) - set(found))
-
-
-# The model that a run goes on from, where its recipe names one in `init`.
-
-
-class Start(Protocol):
-    """What is read of a recipe."""
-
-    @property
-    def init(self) -> str: ...
-    @property
-    def model(self) -> dict[str, Any]: ...
-
-
-def initial_model(recipe: Start, layouts: Sequence[str], fault: str, hint: str = "") -> Model:
-    """The model of `init`, in fp32.
-
-    Args:
-        layouts: those that the recipe's task learns with.
-        fault: what one of another layout is or does, for the message.
-        hint: a sentence after it.
-
-    Raises:
-        BedstoneError: it can't be opened or has another layout, or the recipe says its shape too.
-    """
-    if recipe.model.keys() - {"layout"}:
-        raise BedstoneError(
-            f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
-        )
-    model = open_model(recipe.init, dtype=torch.float32)
-    if model.config.layout not in layouts:
-        raise BedstoneError(
-            f"init: {recipe.init} is a {model.config.layout}, which {fault}; expected one of "
-            f"{', '.join(layouts)}.{' ' if hint else ''}{hint}"
-        )
-    return model
-
-
-def freeze(tower: nn.Module) -> None:
-    """A tower that stays as it is: no gradient, and never in training mode, for its statistics."""
-    tower.requires_grad_(False)
-    tower.eval()
-    tower.train = lambda mode=True: tower  # type: ignore[method-assign]
-
-
-def weight_counts(model: Model) -> tuple[int, int]:
-    """How many weights there are, and how many of them learn."""
-    weights = list(model.network.parameters())
-    return sum(w.numel() for w in weights), sum(w.numel() for w in weights if w.requires_grad)
