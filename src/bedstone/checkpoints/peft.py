@@ -324,9 +324,9 @@ def write_peft(layout: Layout, network: Any, name: str) -> tuple[dict[str, Any],
         transposed |= whole.transposed
         rank = len(a)
         alpha = scale * (math.sqrt(rank) if config.rslora else rank)
-        alphas = {config.alpha, *(config.alpha_of(parent_of(ours)) for ours in whole.ours)}
+        distinct = {config.alpha, *(config.alpha_of(parent_of(ours)) for ours in whole.ours)}
         # The number that was asked for, where it gives this scale to the last bit but one.
-        alpha = next((one for one in alphas if math.isclose(one, alpha, rel_tol=1e-12)), alpha)
+        alpha = next((one for one in distinct if math.isclose(one, alpha, rel_tol=1e-12)), alpha)
         if rank != config.rank:
             ranks[theirs] = rank
         if alpha != config.alpha:
