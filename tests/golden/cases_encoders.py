@@ -108,7 +108,8 @@ def add_cases() -> None:
     csv = {"train": "in/sentences.csv", "columns": {"text": "review", "label": "stars"}}
     csv |= {"test": "in/sentences.csv", "validation_share": 0.3, "most_rows": 20}
     train(LANE, "tuned-csv", {**tuned(LABELS, "sentences", epochs=1), "data": csv}, "finetune")
-    line(LANE, "find-rate", "finetune", "recipes/tuned-labels.yaml", "out=runs/rate", "--find-rate")
+    line(LANE, "find-rate", "finetune", "recipes/tuned-labels.yaml", "out=runs/rate", "--find-rate",
+         files=["runs/rate"])  # fmt: skip
     line(LANE, "augment-sample", "finetune", "recipes/tuned-labels-augmented.yaml", "--sample", "3")
     make(LANE, "published-encoders", publish)
     for name in (
@@ -164,6 +165,8 @@ def add_cases() -> None:
              "a fine story", "red boats", "--json", *FP32)  # fmt: skip
     line(LANE, "zero-shot-embedded", "run", "zero-shot-classification", "runs/bert-words", TEXT,
          "--option", "candidate_labels=film,boats", *FP32)  # fmt: skip
+    line(LANE, "moderation", "run", "moderation", "runs/tuned-labels", TEXT, "a dull film",
+         "--policy", "in/policy-labels.yaml", "--json", *FP32)  # fmt: skip
     call(LANE, "pipelines", pipelines)
     call(LANE, "api-states", states)
 

@@ -255,6 +255,8 @@ def signals(folder: Path) -> None:
 
 def posts(folder: Path) -> None:
     (folder / "policy.yaml").write_text(POLICY)
+    labels = "categories: {scorn: {labels: [blame], threshold: 0.5, action: flag}}\n"
+    (folder / "policy-labels.yaml").write_text(labels)
     found = [{"text": f"I cook {dish} for {n}", "label": "food"} for n in (2, 9) for dish in DISHES]
     found += [{"text": f"The {x} costs {n} euros", "label": "money"} for n in (3, 8) for x in SUMS]
     places = ["town", "the hills", "the south", "the north", "Oslo", "Rome", "May", "June"]

@@ -32,6 +32,7 @@ VOLATILE = re.compile(
     r"|platform|machine|made|written|when|pace|.*_per_second|.*_seconds|bedstone|size_on_disk)$"
 )
 TIMES = [
+    (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d(?::\d\d)?(?:\.\d+)?Z?"), "<date>"),
     (re.compile(r"\b\d+(?:[.,]\d+)*\s?(?:ms|s|seconds?|minutes?|min|h|us)\b"), "<time>"),
     (re.compile(r"\b\d+:\d\d(?::\d\d)?\b"), "<time>"),
     (re.compile(r"[\d,.]+(?=(?: [a-z]+)? (?:a|per) second)"), "<pace>"),
