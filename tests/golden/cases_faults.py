@@ -33,7 +33,7 @@ def gpt() -> dict[str, Any]:
 MODEL = "runs/fault-gpt"
 RECIPE = "recipes/fault-gpt.yaml"
 FAULTS: list[tuple[str, ...]] = [
-    ("pretrain", "recipes/none.yaml"),
+    ("pretrain", "nowhere/none.yaml"),
     ("pretrain", RECIPE),
     ("pretrain", RECIPE, "out=runs/x", "optim.lrr=1"),
     ("pretrain", RECIPE, "out=runs/x", "budget=soon"),

@@ -4,6 +4,7 @@ Of runs: recipes, files, fingerprints, tokenizers, counts of tokens, names and s
 commands: exit codes and messages of bad input, what `info` says, and the form of everything else.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ QUICK = [
 ]
 TOLD = ("faults/", "text/info", "drawing/info")  # cases whose very words are expected
 NUMBER = "<number>"
+LONG = 1500  # characters of a file of JSON; only a hash of a longer one is kept
 
 
 def quick(names: Mapping[str, Any]) -> list[str]:
@@ -69,9 +71,7 @@ def run(found: Mapping[str, Any]) -> dict[str, Any]:
             kept[key] = value
         elif key.startswith("evaluation"):
             kept[key] = form(value)
-        elif key == "tokenizer":
-            kept[key] = value
-        elif key in ("model", "adapter"):
+        elif key in ("model", "adapter", "tokenizer"):
             kept[key] = {file: of_file(file, content) for file, content in value.items()}
     return kept
 
@@ -82,7 +82,9 @@ def of_file(name: str, content: Any) -> Any:
     if name.endswith("bedstone.json"):
         return form(content)
     if name.endswith(".json"):
-        return numbered(content)
+        text = json.dumps(numbered(content), sort_keys=True)
+        long = len(text) > LONG
+        return hashlib.sha256(text.encode()).hexdigest() if long else numbered(content)
     return None if isinstance(content, dict) or name.endswith(".md") else content
 
 
