@@ -137,7 +137,7 @@ def find() -> None:
     """Indexes of pictures, search, what is similar."""
     line(LANE, "index", "index", "in/photos", "--model", "runs/clip", "--out", "photos.index",
          "--json", *FP32, kind="make")  # fmt: skip
-    line(LANE, "index-again", "index", "in/photos", "--out", "photos.index", *FP32)
+    line(LANE, "index-again", "index", "in/photos", "--out", "photos.index", *FP32, kind="make")
     line(LANE, "search", "search", "photos.index", "a red square", "--count", "4", "--json", *FP32)
     line(LANE, "search-text", "search", "photos.index", "a red square", "--count", "4", *FP32)
     line(LANE, "search-where", "search", "photos.index", "green", "--where",

@@ -6,7 +6,7 @@
 DIR is what `record.py OLD_CHECKOUT DIR` wrote. Three things are compared with the old results: a
 whole recording by the new code; what the new code says of the folders that the old code wrote; and
 what the new code makes of the old code's half-done runs. Exits with 1 where anything differs that
-changed.json doesn't name: there, a pattern of `case: output` has a reason.
+changed.json doesn't name: there, a pattern of `mode case: output` has a reason.
 """
 
 import argparse
@@ -58,7 +58,12 @@ ABSENT = "<absent>"
 
 
 def compare(
-    old: Mapping[str, Any], new: Mapping[str, Any], known: Mapping[str, str], *, part: bool
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    known: Mapping[str, str],
+    *,
+    mode: str = "whole",
+    part: bool = False,
 ) -> Found:
     """Compares outputs of cases.
 
@@ -75,7 +80,7 @@ def compare(
             before, after = one.get(name, ABSENT), other.get(name, ABSENT)
             if same(before, after):
                 continue
-            what = f"{case}: {name}"
+            what = f"{mode} {case}: {name}"
             reason = next((known[p] for p in known if fnmatch.fnmatch(what, p)), None)
             if reason is not None:
                 found.expected.append((case, name, reason))
@@ -133,7 +138,7 @@ def main() -> None:
         wanted = set(matching(old, given.only))
         if given.only:
             new = {name: value for name, value in new.items() if name in wanted}
-        found = compare(old, new, known, part=mode != "whole" or bool(given.only))
+        found = compare(old, new, known, mode=mode, part=mode != "whole" or bool(given.only))
         report(told, found, given.most)
         runs = sum("log" in old.get(case, {}) for case in new)
         counts["runs"] += runs

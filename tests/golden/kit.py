@@ -152,6 +152,10 @@ def run_outputs(run: Path) -> dict[str, Any]:
     for name in ("model", "adapter", "tokenizer"):
         if (run / name).is_dir():
             found[name] = folder_of(run / name)
+    for state in sorted((run / "checkpoints").glob("step-*/state"))[-1:]:
+        text = re.sub(r'\["seconds",[^\]]*\]', "", (state / "state.json").read_text())
+        found["state"] = {"tensors": tensors_of(state / "state.safetensors")}
+        found["state"]["rest"] = digest(text.encode())
     return found
 
 

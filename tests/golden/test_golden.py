@@ -24,7 +24,7 @@ def test_what_no_processor_changes_is_as_it_was(
     results = record(HERE.parents[1], tmp_path / "now", quick=True)
     new = {name: independent(name, found) for name, found in results.items()}
     assert sorted(new) == sorted(old)
-    found = compare(old, new, {}, part=False)
+    found = compare(old, new, {})
     assert found.outputs > 3000
     assert [
         f"{case}: {name}: {shown(before)} became {shown(after)}"
