@@ -2,7 +2,9 @@
 
 import importlib.util
 import types
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +14,8 @@ from bedstone.data.scenes.datasets import heldout_image_text_scenes
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.world import make_scene
 from bedstone.demo import bert, clip, draw, gpt, run, vlm
-from bedstone.recipes import image_text as told_data
+from bedstone.recipes import image_text
+from bedstone.report.pages import Section
 from runs import make_text
 
 # A CLIP of one step or two.
@@ -53,9 +56,8 @@ SMALL_DRAW = {
 
 
 def test_every_file_of_the_folder_is_a_part():
-    names = [module.__name__.rpartition(".")[2] for module in run.demonstrations()]
-    assert names == ["bert", "clip", "draw", "gpt", "vlm"]
-    assert all(module.SHARE > 0 for module in run.demonstrations())
+    files = Path(run.__file__).parent.glob("*.py")
+    assert sorted(run.demos()) == sorted({path.stem for path in files} - {"__init__", "run"})
 
 
 def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
@@ -68,20 +70,21 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "batch_size": 4,
         "evaluate_tokens": 1000,
     }
-    monkeypatch.setattr(gpt, "RECIPE", recipe)
+    monkeypatch.setattr(gpt, "DEMO", replace(gpt.DEMO, recipe=recipe))
     text = {"source": str(tmp_path / "text"), "validation_share": 0.1}
     shape = {"layout": "bert", "width": 32, "layers": 1, "heads": 2}
     small = {"context": 32, "batch_size": 4, "evaluate_tokens": 500, "data": text, "model": shape}
     words = {"kind": "wordpiece", "vocab_size": 300}
-    monkeypatch.setattr(bert, "PRETRAIN", {**bert.PRETRAIN, **small, "tokenizer": words})
+    masked = {**bert.PRETRAIN, **small, "tokenizer": words}
+    monkeypatch.setattr(bert, "DEMO", replace(bert.DEMO, recipe=masked))
     monkeypatch.setattr(bert, "python_passages", partial(python_passages, 200))
-    monkeypatch.setattr(clip, "RECIPE", SMALL_CLIP)
+    monkeypatch.setattr(clip, "DEMO", replace(clip.DEMO, recipe=SMALL_CLIP))
     monkeypatch.setattr(clip, "SEARCHED", 8)
-    monkeypatch.setattr(vlm, "RECIPE", SMALL_VLM)
-    monkeypatch.setattr(draw, "RECIPE", SMALL_DRAW)
+    monkeypatch.setattr(vlm, "DEMO", replace(vlm.DEMO, recipe=SMALL_VLM))
+    monkeypatch.setattr(draw, "DEMO", replace(draw.DEMO, recipe=SMALL_DRAW))
     monkeypatch.setattr(draw, "PROMPTS", 4)
     monkeypatch.setattr(
-        told_data,
+        image_text,
         "heldout_image_text_scenes",
         lambda split, count=0, **how: heldout_image_text_scenes(split, 6, **how),
     )
@@ -167,16 +170,15 @@ def test_without_an_index_the_demo_says_what_it_needs(tmp_path, monkeypatch):
 
 
 def test_parts_share_the_time_by_their_weights(tmp_path, monkeypatch):
-    from bedstone.report.pages import Section
-
     given = {}
 
     def part(name, share):
-        module = types.ModuleType(f"bedstone.demo.{name}")
-        module.SHARE = share
-        module.demonstrate = lambda folder, minutes: given.update({name: minutes}) or Section(name)
-        return module
+        def ran(folder, minutes, console):
+            given[name] = minutes
+            return Section(name)
 
-    monkeypatch.setattr(run, "demonstrations", lambda: [part("a", 1.0), part("b", 3.0)])
+        return types.SimpleNamespace(share=share, run=ran)
+
+    monkeypatch.setattr(run, "demos", lambda: {"a": part("a", 1.0), "b": part("b", 3.0)})
     run.run_demo(tmp_path, minutes=8.0)
     assert given == {"a": 2.0, "b": 6.0}

@@ -1,19 +1,15 @@
 """The demo's BERT: hidden words of Python's documentation, then kinds of passages told apart."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.commands.train import finetune, pretrain
 from bedstone.data.python_docs import PASSAGE_KINDS, python_passages, split_passages
+from bedstone.demo.run import Demo, Trained
 from bedstone.files import write_text
 from bedstone.models.bert.network import build
-from bedstone.recipes.base import PretrainRecipe
+from bedstone.recipes.base import train
 from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.report.pages import Sample, Section
 from bedstone.settings import from_mapping
@@ -21,7 +17,6 @@ from bedstone.tasks.pipeline import pipeline
 from bedstone.train.logs import clock
 from bedstone.train.run import RunResult
 
-SHARE = 0.75
 PRETRAINING = 0.7  # of the time; the rest goes to two fine-tunings, from it and from nothing
 
 PRETRAIN: dict[str, Any] = {
@@ -58,28 +53,21 @@ SENTENCES = (
 )
 
 
-def demonstrate(folder: Path, minutes: float) -> Section:
-    """Pretrains and fine-tunes for `minutes` into `folder`; shows what was learnt."""
-    console = Console()
-    console.print("\n[bold]BERT from scratch: hidden words, then kinds of passages[/bold]\n")
-    if folder.is_dir():  # an earlier demo's run
-        shutil.rmtree(folder)
-    seconds = 60 * minutes
-    values = {**PRETRAIN, "out": str(folder), "budget": f"{max(PRETRAINING * seconds, 1):.0f}s"}
-    pretrained = pretrain(from_mapping(PretrainRecipe, values, "demo"))
-    assert pretrained.model is not None
-    model = open_model(pretrained.model)
+def show(trained: Trained) -> Section:
+    """Fine-tunes with and without the pretraining; shows masked tokens and classes predicted."""
+    folder, model = trained.folder, trained.model
     untrained = folder / "untrained"
     Model(build(model.config, seed=1), model.tokenizer).save(untrained)
     rows = _write_passages(folder)
-    budget = f"{max((1 - PRETRAINING) / 2 * seconds, 1):.0f}s"
-    tuned = _tune(pretrained.model, rows, folder / "tuned", budget)
+    budget = f"{max((1 - PRETRAINING) / 2 * trained.seconds, 1):.0f}s"
+    tuned = _tune(trained.path, rows, folder / "tuned", budget)
     from_nothing = _tune(untrained, rows, folder / "tuned-from-nothing", budget)
     samples = _filled(model)
     for sample in samples:
-        console.print(f"{sample.prompt}\n[dim]{sample.outputs['proposes']}[/dim]", highlight=False)
-    figures, metrics = _figures(tuned), pretrained.done.metrics
-    count = sum(weight.numel() for weight in model.network.parameters())
+        trained.console.print(
+            f"{sample.prompt}\n[dim]{sample.outputs['proposes']}[/dim]", highlight=False
+        )
+    figures, metrics = _figures(tuned), trained.run.done.metrics
     assert tuned.model is not None
     return Section(
         title="BERT: words in their context",
@@ -89,8 +77,6 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             f"{', '.join(PASSAGE_KINDS)}. Validation is on modules that it never saw."
         ),
         figures={
-            "parameters": f"{count / 1e6:.1f} million",
-            "pretrained for": _spent(pretrained),
             "hidden words restored": f"{metrics['validation_word_accuracy']:.1%}",
             "next passage told": _pairs(metrics),
             "fine-tuned for": _spent(tuned),
@@ -103,7 +89,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         },
         samples=samples,
         commands={
-            f'bedstone run fill-mask {pretrained.model} "Return a new [MASK]."': "restore a word",
+            f'bedstone run fill-mask {trained.path} "Return a new [MASK]."': "restore a word",
             f'bedstone run text-classification {tuned.model} "def read(self): return 1"': (
                 "tell a passage's kind"
             ),
@@ -127,7 +113,7 @@ def _write_passages(folder: Path) -> dict[str, str]:
 
 def _tune(model: Path, rows: dict[str, str], out: Path, budget: str) -> RunResult:
     values = {**FINETUNE, "model": str(model), "data": rows, "out": str(out), "budget": budget}
-    return finetune(from_mapping(FinetuneRecipe, values, "demo"))
+    return train(from_mapping(FinetuneRecipe, values, "demo"))
 
 
 def _pairs(metrics: dict[str, float]) -> str:
@@ -157,3 +143,12 @@ def _filled(model: Model) -> list[Sample]:
         found = [f"{each['token_str']} {each['score']:.0%}" for each in fill(sentence, top_k=4)]
         samples.append(Sample(sentence, {"proposes": "\n" + ", ".join(found)}))
     return samples
+
+
+DEMO = Demo(
+    "BERT from scratch: masked words, then kinds of passages",
+    "masked_lm",
+    PRETRAIN,
+    show,
+    part=PRETRAINING,
+)

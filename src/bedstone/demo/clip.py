@@ -2,30 +2,21 @@
 
 import importlib.util
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
-from bedstone.checkpoints.load import open_model
-from bedstone.commands.train import pretrain
 from bedstone.data.scenes.captions import all_captions, check_caption
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import Scene, make_scene
+from bedstone.demo.run import Demo, Trained
 from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.files import atomic_file, write_text
-from bedstone.recipes.contrastive import ContrastiveRecipe
 from bedstone.report.pages import Section
 from bedstone.report.sheets import Query, search_sheet
-from bedstone.runtime import pick_device, pick_precision
-from bedstone.settings import from_mapping
 from bedstone.tasks.images.engine import ImageEngine
-from bedstone.train.logs import clock
-
-SHARE = 0.75
 
 RECIPE: dict[str, Any] = {
     "model": {
@@ -63,17 +54,9 @@ SIDE = 176  # pixels of a picture on the sheet
 _FIRST = 10**6  # their seeds are none of those that the figures are measured on
 
 
-def demonstrate(folder: Path, minutes: float) -> Section:
-    """Trains for `minutes` into `folder`; shows what is found by words."""
-    console = Console()
-    console.print("\n[bold]CLIP from scratch: drawn scenes and what is said of them[/bold]\n")
-    if folder.is_dir():  # an earlier demo's run
-        shutil.rmtree(folder)
-    values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
-    finished = pretrain(from_mapping(ContrastiveRecipe, values, "demo"))
-    assert finished.model is not None
-    model = open_model(finished.model)
-    how = pick_precision("auto", pick_device("cpu"))
+def show(trained: Trained) -> Section:
+    """Images found by sentences."""
+    folder, model, how = trained.folder, trained.model, trained.precision
     measured = evaluate_contrastive(model, "scenes", how)
     scenes = [
         make_scene(_FIRST + number, split="test", objects=(1, 3)) for number in range(SEARCHED)
@@ -81,9 +64,8 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     pictures = _write_pictures(scenes, folder / "pictures")
     found = _found(ImageEngine(model, how.name), scenes, pictures)
     for query in found:
-        console.print(f"{query.words}: [dim]{query.note}[/dim]", highlight=False)
+        trained.console.print(f"{query.words}: [dim]{query.note}[/dim]", highlight=False)
     sheet = search_sheet(found, folder / "found.png")
-    count = sum(weight.numel() for weight in model.network.parameters())
     right = sum(map(sum, (query.right for query in found)))  # type: ignore[arg-type]
     share = np.mean([sum(_right(scene, words) for scene in scenes) for words in QUERIES])
     return Section(
@@ -95,9 +77,6 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             "training caption named."
         ),
         figures={
-            "parameters": f"{count / 1e6:.1f} million",
-            "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
-            f"{RECIPE['batch_size']} pairs",
             "shape and colour told, of 80": _with_interval(measured["zero-shot"], "accuracy")
             + "; 1.25% by chance",
             "found by its sentence first, of 100": _with_interval(
@@ -111,7 +90,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             sheet: f"What was found for each sentence among {SEARCHED} unseen pictures, best first",
             folder / "curve.png": "Loss against tokens of captions read",
         },
-        commands=_next(finished.model, pictures),
+        commands=_next(trained.path, pictures),
     )
 
 
@@ -178,3 +157,12 @@ def _next(model: Path, pictures: Path) -> dict[str, str]:
         "train on your own pictures and their texts"
     )
     return commands
+
+
+DEMO = Demo(
+    "CLIP from scratch: drawn scenes and their captions",
+    "contrastive",
+    RECIPE,
+    show,
+    step=(RECIPE["batch_size"], "pairs"),
+)

@@ -1,28 +1,19 @@
 """The demo's diffusion: scenes drawn from words, and how they come out of noise."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
-from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
-from bedstone.commands.train import pretrain
 from bedstone.data.signals.open import held_out_prompts
+from bedstone.demo.run import Demo, Trained
 from bedstone.diffusion.denoiser import clip
 from bedstone.diffusion.sample import Conditioning, generators_of, sample
 from bedstone.evaluate.generative import samples_of
-from bedstone.recipes.diffusion import DiffusionRecipe
 from bedstone.report.pages import Section
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet
-from bedstone.runtime import Precision, pick_device, pick_precision
-from bedstone.settings import from_mapping
-from bedstone.train.logs import clock
-
-SHARE = 0.75
+from bedstone.runtime import Precision
 
 RECIPE: dict[str, Any] = {
     "task": "text-to-image",
@@ -52,26 +43,17 @@ STRIP = 4  # of them, shown as they come out of noise
 PROMPT = "a red circle"
 
 
-def demonstrate(folder: Path, minutes: float) -> Section:
-    """Trains for `minutes` into `folder`; draws prompts that training never named."""
-    console = Console()
-    console.print("\n[bold]Diffusion from scratch: scenes from words[/bold]\n")
-    if folder.is_dir():  # an earlier demo's run
-        shutil.rmtree(folder)
-    values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
-    finished = pretrain(from_mapping(DiffusionRecipe, values, "demo"))
-    assert finished.model is not None
-    model = open_model(finished.model)
+def show(trained: Trained) -> Section:
+    """Samples of prompts that training never named, and how they come out of noise."""
+    folder, model, how = trained.folder, trained.model, trained.precision
     assert isinstance(model, DiffusionPipeline)
-    how = pick_precision("auto", pick_device("cpu"))
     prompts = [prompt.text for prompt in held_out_prompts(PROMPTS, objects=(1, 1))]
     condition, null = model.prompts.condition(prompts), model.prompts.condition([""])
     drawn = samples_of(model, how, condition, null, len(prompts))
     sheet = samples_sheet(drawn, folder / "drawn.png", titles=prompts, columns=6, cell=128)
     frames = denoised(model, how, prompts[:STRIP])
     strip = strip_sheet(frames, folder / "strip.png", cell=96)
-    count = sum(weight.numel() for weight in model.network.parameters())
-    metrics = finished.done.metrics
+    metrics = trained.run.done.metrics
     return Section(
         title="Diffusion: pictures from words",
         words=(
@@ -80,9 +62,6 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             "combinations of shape and colour asked for here were never shown or named in training."
         ),
         figures={
-            "parameters": f"{count / 1e6:.1f} million",
-            "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
-            f"{RECIPE['batch_size']} pictures",
             "loss on scenes held out": f"{metrics.get('validation_loss', float('nan')):.3f}",
             "drawn in": f"{model.sampling.steps} steps, guidance {model.sampling.guidance:g}",
         },
@@ -91,7 +70,7 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             strip: "From noise to picture: what is in x after each few steps",
         },
         commands={
-            f'bedstone imagine {finished.model} "{PROMPT}" --out circle.png': "draw something",
+            f'bedstone imagine {trained.path} "{PROMPT}" --out circle.png': "draw something",
             "bedstone pretrain recipes/diffusion-scenes.yaml": "train longer, on two things too",
             "bedstone pretrain recipes/diffusion-scenes.yaml data.source=YOUR_FOLDER "
             "out=runs/mine": "train on your own pictures and captions",
@@ -122,3 +101,12 @@ def denoised(model: DiffusionPipeline, precision: Precision, prompts: list[str])
     )
     frames = [start, *moments]
     return [frames[place].clamp(-1, 1) for place in chosen_frames(len(frames), 8)]
+
+
+DEMO = Demo(
+    "Diffusion from scratch: scenes from words",
+    "diffusion",
+    RECIPE,
+    show,
+    step=(RECIPE["batch_size"], "images"),
+)

@@ -1,23 +1,13 @@
 """The demo's GPT: learns Python from the Python that runs, and completes its prose and code."""
 
-import shutil
-from pathlib import Path
-
-from rich.console import Console
-
-from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.commands.train import pretrain
+from bedstone.demo.run import Demo, Trained
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.models.gpt.network import build
-from bedstone.recipes.base import PretrainRecipe
 from bedstone.report.pages import Sample, Section
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.settings import from_mapping
-from bedstone.train.logs import clock, read_log
-
-SHARE = 1.0
+from bedstone.train.logs import read_log
 
 RECIPE = {
     "data": {"source": "python-docs"},
@@ -40,32 +30,22 @@ PROMPTS = (
 SAMPLING = Sampling(max_tokens=80, temperature=0.7, top_p=0.95, seed=0)
 
 
-def demonstrate(folder: Path, minutes: float) -> Section:
-    """Trains for `minutes` into `folder`; shows what the network writes before and after."""
-    console = Console()
-    console.print("\n[bold]GPT from scratch on the documentation and source of Python[/bold]\n")
-    recipe = from_mapping(
-        PretrainRecipe, {**RECIPE, "out": str(folder), "budget": f"{minutes * 60:.0f}s"}, "demo"
-    )
-    if (folder / "recipe.yaml").is_file():  # an earlier demo's run
-        shutil.rmtree(folder)
-    finished = pretrain(recipe)
-    assert finished.model is not None
-    model = open_model(finished.model)
-    fresh = Model(build(model.config, seed=recipe.seed), model.tokenizer)
+def show(trained: Trained) -> Section:
+    """Completions before and after training."""
+    console, model, folder = trained.console, trained.model, trained.folder
+    fresh = Model(build(model.config, seed=0), model.tokenizer)
     before, after = _completions(fresh), _completions(model)
     samples = []
-    for prompt, untrained, trained in zip(PROMPTS, before, after, strict=True):
-        samples.append(Sample(prompt, {"untrained": untrained, "trained": trained}))
+    for prompt, first, last in zip(PROMPTS, before, after, strict=True):
+        samples.append(Sample(prompt, {"untrained": first, "trained": last}))
         console.rule(style="dim")
         console.print("[dim]untrained[/dim]")
-        console.print(f"{prompt}{untrained}", markup=False, highlight=False)
+        console.print(f"{prompt}{first}", markup=False, highlight=False)
         console.print("[dim]trained[/dim]")
-        console.print(f"{prompt}{trained}", markup=False, highlight=False)
+        console.print(f"{prompt}{last}", markup=False, highlight=False)
     log = read_log(folder / "log.jsonl")
-    first = next(r["validation_loss"] for r in log if r.get("validation_loss") is not None)
-    done, metrics = finished.done, finished.done.metrics
-    count = sum(weight.numel() for weight in model.network.parameters())
+    began = next(r["validation_loss"] for r in log if r.get("validation_loss") is not None)
+    done, metrics = trained.run.done, trained.run.done.metrics
     return Section(
         title="GPT: Python from Python",
         words=(
@@ -74,10 +54,8 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             "never saw."
         ),
         figures={
-            "parameters": f"{count / 1e6:.1f} million",
-            "trained for": f"{clock(done.seconds)}, {done.step:,} steps, {done.tokens:,} tokens",
             "speed": f"{done.tokens / done.seconds:,.0f} tokens a second",
-            "validation loss": f"{first:.2f} at the first measure, "
+            "validation loss": f"{began:.2f} at the first evaluation, "
             f"{metrics['validation_loss']:.3f} nats a token at the end",
             "perplexity": f"{metrics['validation_perplexity']:.1f}",
             "bits per byte": f"{metrics['validation_bits_per_byte']:.3f}",
@@ -86,8 +64,8 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         pictures={folder / "curve.png": "Loss against tokens read"},
         samples=samples,
         commands={
-            f'bedstone generate {finished.model} "def read("': "complete a prompt",
-            f"bedstone info {finished.model}": "what the model is",
+            f'bedstone generate {trained.path} "def read("': "complete a prompt",
+            f"bedstone info {trained.path}": "what the model is",
             "bedstone pretrain recipes/python-docs.yaml budget=30m": "train longer",
             "bedstone pretrain recipes/python-docs.yaml data.source=YOUR_FOLDER out=runs/mine": (
                 "train on your own text or code"
@@ -107,3 +85,12 @@ def _completions(model: Model) -> list[str]:
         precision=precision,
     )
     return [one.text for one in written]
+
+
+DEMO = Demo(
+    "GPT from scratch on the documentation and source of Python",
+    "causal_lm",
+    RECIPE,
+    show,
+    share=1.0,
+)

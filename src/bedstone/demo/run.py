@@ -1,29 +1,108 @@
-"""`bedstone demo`: every family's demonstration, one after the other, in one report.
+"""`bedstone demo`: a small model of each family, trained without a network, in one report.
 
-A demonstration is a file in this folder with `SHARE`, its part of the time, and
-`demonstrate(folder, minutes) -> Section`. Adding one is adding one file.
+A demo is a recipe and what is shown of its model; training, reopening, timing and the report are
+written once, here.
 """
 
 import importlib
-import pkgutil
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from rich.console import Console
 
-from bedstone import demo
+from bedstone.checkpoints.load import open_model
+from bedstone.recipes.base import load_method, train
 from bedstone.report.pages import Section, write_report
+from bedstone.runtime import Precision, pick_device, pick_precision
+from bedstone.settings import from_mapping
 from bedstone.train.logs import clock
+from bedstone.train.run import RunResult
+
+DEMOS = ("bert", "clip", "draw", "gpt", "vlm")  # files of this folder, each with a `DEMO`
 
 
-def demonstrations() -> list[ModuleType]:
-    """The modules of this folder that demonstrate something, by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(demo.__path__))
-    modules = [importlib.import_module(f"bedstone.demo.{name}") for name in names if name != "run"]
-    return [module for module in modules if hasattr(module, "demonstrate")]
+@dataclass(frozen=True)
+class Trained:
+    """A demo's model and how it was trained.
+
+    Attributes:
+        folder: of the run.
+        seconds: that the whole demo has, training by `Demo.recipe` included.
+        model: opened again from the disk.
+        precision: of matrix products, as the processor is fast with.
+    """
+
+    folder: Path
+    seconds: float
+    run: RunResult
+    model: Any
+    precision: Precision
+    console: Console
+
+    @property
+    def path(self) -> Path:
+        """The artefact's folder."""
+        assert self.run.model is not None
+        return self.run.model
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A recipe that learns something within minutes, and what is shown of its model.
+
+    Attributes:
+        headline: printed before training.
+        method: the training method.
+        recipe: its values, but for `out` and `budget`.
+        show: makes the report's section; parameters and training time are added to its figures.
+        share: of all minutes, relative to the other demos.
+        part: share of its own time that `recipe` gets; `show` uses the rest.
+        begins_with: fields of the recipe that name the run of another demo, which comes before.
+        step: (what a step's batch has, its unit); tokens where None.
+    """
+
+    headline: str
+    method: str
+    recipe: Mapping[str, Any]
+    show: Callable[[Trained], Section]
+    share: float = 0.75
+    part: float = 1.0
+    begins_with: Mapping[str, str] = field(default_factory=dict)
+    step: tuple[int, str] | None = None
+
+    def run(self, folder: Path, minutes: float, console: Console) -> Section:
+        """Trains for `minutes` into `folder`, in the place of an earlier demo's run."""
+        console.print(f"\n[bold]{self.headline}[/bold]\n")
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        budget = f"{max(60 * minutes * self.part, 1):.0f}s"
+        values = {**self.recipe, "out": str(folder), "budget": budget}
+        values |= {name: str(folder.parent / other) for name, other in self.begins_with.items()}
+        finished = train(from_mapping(load_method(self.method).Recipe, values, "demo"))
+        assert finished.model is not None
+        precision = pick_precision("auto", pick_device("cpu"))
+        model = open_model(finished.model)
+        section = self.show(Trained(folder, 60 * minutes, finished, model, precision, console))
+        count = sum(weight.numel() for weight in model.network.parameters())
+        figures = {"parameters": f"{count / 1e6:.1f} million", "trained for": self._spent(finished)}
+        section.figures = figures | section.figures
+        return section
+
+    def _spent(self, finished: RunResult) -> str:
+        done = finished.done
+        if self.step is None:
+            return f"{clock(done.seconds)}, {done.step:,} steps, {done.tokens:,} tokens"
+        return f"{clock(done.seconds)}, {done.step:,} steps of {self.step[0]} {self.step[1]}"
+
+
+def demos() -> dict[str, Demo]:
+    """The demos by the names of their files."""
+    return {name: importlib.import_module(f"bedstone.demo.{name}").DEMO for name in DEMOS}
 
 
 def run_demo(out: str = "runs/demo", minutes: float = 10.0) -> Path:
@@ -38,18 +117,18 @@ def run_demo(out: str = "runs/demo", minutes: float = 10.0) -> Path:
     """
     console = Console()
     began = time.monotonic()
-    modules = demonstrations()
-    total = sum(module.SHARE for module in modules)
-    sections: list[Section] = []
-    for module in modules:
-        folder = Path(out) / module.__name__.rpartition(".")[2]
-        section = module.demonstrate(folder, minutes * module.SHARE / total)
+    parts = demos()
+    total = sum(demo.share for demo in parts.values())
+    sections = [
+        demo.run(Path(out) / name, minutes * demo.share / total, console)
+        for name, demo in parts.items()
+    ]
+    for section in sections:
         section.commands = {_typed(line): remark for line, remark in section.commands.items()}
-        sections.append(section)
     report = write_report(
         Path(out) / "report.html",
         "Bedstone: the demo",
-        f"Trained from nothing on this machine, in {clock(time.monotonic() - began)}, "
+        f"Trained from random weights on this machine, in {clock(time.monotonic() - began)}, "
         "on data that every Python carries and on drawn scenes.",
         sections,
     )

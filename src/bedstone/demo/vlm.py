@@ -1,32 +1,25 @@
 """The demo's VLM: drawn scenes, questions about them, and where it looks for a word."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 
-from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.commands.train import pretrain
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import COLOURS, SHAPES, Scene, make_scene
+from bedstone.demo.run import Demo, Trained
 from bedstone.evaluate.image_text import evaluate_image_text
 from bedstone.files import atomic_file
 from bedstone.inspect.attention import AttentionMap, attention_map, attention_sheet
 from bedstone.metrics.vqa import right_answer
-from bedstone.recipes.image_text import ImageTextRecipe
 from bedstone.report.pages import Captioned, Line, Section, write_caption_page
 from bedstone.report.plots import draw_learning_curve
 from bedstone.report.sheets import answer_sheet
-from bedstone.runtime import pick_device, pick_precision
-from bedstone.settings import from_mapping
 from bedstone.tasks.pipeline import pipeline
-from bedstone.train.logs import clock, read_log
+from bedstone.train.logs import read_log
 
-SHARE = 0.75
 CLIP = "clip"  # the part of the demo, run before, whose tower for pictures this one begins with
 
 RECIPE: dict[str, Any] = {
@@ -50,25 +43,16 @@ LOOKED = 3  # of them, with what the network looks at
 _FIRST = 10**6  # their seeds are none of those that the figures are measured on
 
 
-def demonstrate(folder: Path, minutes: float) -> Section:
-    """Trains for `minutes` into `folder`; shows what is answered, and what is looked at."""
-    console = Console()
-    console.print("\n[bold]VLM from scratch: questions about drawn scenes[/bold]\n")
-    if folder.is_dir():  # an earlier demo's run
-        shutil.rmtree(folder)
-    values = {**RECIPE, "out": str(folder), "budget": f"{max(60 * minutes, 1):.0f}s"}
-    values["image_init"] = str(folder.parent / CLIP)
-    finished = pretrain(from_mapping(ImageTextRecipe, values, "demo"))
-    assert finished.model is not None
-    model = open_model(finished.model)
-    how = pick_precision("auto", pick_device("cpu"))
+def show(trained: Trained) -> Section:
+    """Answers about scenes, and attention maps."""
+    folder, model, how = trained.folder, trained.model, trained.precision
     measured = evaluate_image_text(model, "scenes", how)["answers"]
     scenes = [make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(ASKED)]
     answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
     for each in answered:
         for line in each.lines:
             said = f"{line.text} ({'right' if line.right else f'wrong: {line.expected}'})"
-            console.print(f"{line.question} [dim]{said}[/dim]", highlight=False)
+            trained.console.print(f"{line.question} [dim]{said}[/dim]", highlight=False)
     page = write_caption_page(
         folder / "answers.html",
         "Questions about scenes",
@@ -87,7 +71,6 @@ def demonstrate(folder: Path, minutes: float) -> Section:
     log = read_log(folder / "log.jsonl")
     if drawn := draw_learning_curve(log, folder / "minutes.png", "Answers, by kind", beside=beside):
         pictures[drawn] = "Accuracy against minutes of training, on pictures held out"
-    count = sum(weight.numel() for weight in model.network.parameters())
     shown = next(iter(sorted((folder / "pictures").glob("*.png"))))
     return Section(
         title="VLM: questions about pictures",
@@ -98,9 +81,6 @@ def demonstrate(folder: Path, minutes: float) -> Section:
             "shows a combination of shape and colour that training never named."
         ),
         figures={
-            "parameters": f"{count / 1e6:.1f} million",
-            "trained for": f"{clock(finished.done.seconds)}, {finished.done.step:,} steps of "
-            f"{RECIPE['batch_size'] * RECIPE['texts']} questions",
             "questions answered rightly": f"{measured['accuracy']:.1%} "
             f"({measured['accuracy_low']:.1%} to {measured['accuracy_high']:.1%})",
             "without looking": ", ".join(
@@ -116,9 +96,9 @@ def demonstrate(folder: Path, minutes: float) -> Section:
         },
         pictures=pictures,
         commands={
-            f"bedstone run visual-question-answering {finished.model} {shown} "
+            f"bedstone run visual-question-answering {trained.path} {shown} "
             '--option question="How many objects are there?"': "ask about a picture",
-            f"bedstone evaluate {finished.model} scenes": "measure it, by kind of question",
+            f"bedstone evaluate {trained.path} scenes": "measure it, by kind of question",
             "bedstone pretrain recipes/vlm-scenes-answers.yaml": "train longer",
             "bedstone pretrain recipes/vlm-scenes-answers.yaml data.source=YOUR_FOLDER "
             "out=runs/mine": "train on your own pictures, questions and answers",
@@ -162,3 +142,13 @@ def _attended(model: Model, scenes: list[Scene]) -> list[tuple[AttentionMap, lis
                 found.append((attention_map(model, draw(scene), one.text), named[:2]))
                 break
     return found[:LOOKED]
+
+
+DEMO = Demo(
+    "Vision-language model from scratch: questions about drawn scenes",
+    "image_text",
+    RECIPE,
+    show,
+    begins_with={"image_init": CLIP},
+    step=(RECIPE["batch_size"] * RECIPE["texts"], "questions"),
+)
