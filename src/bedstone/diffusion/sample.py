@@ -9,7 +9,7 @@ Shapes: B rows, C channels; *S the sizes of a signal.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,11 +22,11 @@ from bedstone.diffusion.schedulers import Published
 from bedstone.diffusion.targets import Target
 from bedstone.diffusion.times import check_steps, shortened, times
 from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import at_least
+from bedstone.settings import Settings, number, share, whole
 
 
 @dataclass
-class SamplingConfig:
+class SamplingConfig(Settings):
     """How signals are drawn, when the network is evaluated and when it is used.
 
     Attributes:
@@ -38,27 +38,22 @@ class SamplingConfig:
         rescale: share by which a guided signal's spread is brought back to that of the condition's.
     """
 
+    section: ClassVar[str] = "sampling."
     method: str = "dpm_solver_2m"
-    steps: int = 20
+    steps: int = whole(1, default=20)
     spacing: str = "trailing"
-    guidance: float = 2.0
+    guidance: float = number(0, default=2.0)
     interval: tuple[float, ...] = (0.0, 1.0)
-    rescale: float = 0.0
+    rescale: float = share(default=0.0)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", prefix="sampling.")
-        if not 0 <= self.guidance < float("inf"):
-            raise BedstoneError(
-                f"sampling.guidance: {self.guidance} was given; expected 0 or more."
-            )
+        super().__post_init__()
         low, high = self.interval if len(self.interval) == 2 else (1.0, 0.0)
         if not 0 <= low < high <= 1:
             raise BedstoneError(
                 f"sampling.interval: {list(self.interval)} was given; expected two times, from 0 "
                 "(clean) to 1 (noise), the earlier first."
             )
-        if not 0 <= self.rescale <= 1:
-            raise BedstoneError(f"sampling.rescale: {self.rescale} was given; it is a share.")
 
 
 @dataclass(frozen=True)
