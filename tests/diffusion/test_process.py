@@ -155,8 +155,8 @@ def test_shifted_steps_are_steps_too():
         (lambda: Discrete(trained_betas=(0.1, 0.2)), "trained_betas: expected 1000"),
         (lambda: Flow(shift=-1.0), "shift: -1.0"),
         (lambda: EDM(sigma_min=2.0, sigma_max=1.0), "sigma_min, sigma_max: 2.0 and 1.0"),
-        (lambda: EDM(rho=0.0), "rho, data_std: 0.0"),
-        (lambda: EDM(rho=math.nan), "rho, data_std: nan"),
+        (lambda: EDM(rho=0.0), "rho: 0.0"),
+        (lambda: EDM(rho=math.nan), "rho: nan"),
         (lambda: EDM(sigma_max=math.inf), "sigma_max: 0.002 and inf"),
     ],
 )
