@@ -13,7 +13,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.commands.train import pretrain
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Conditioning, generators_of, sample
+from bedstone.diffusion.sample import SampleControls, generators_of, sample
 from bedstone.evaluate.generative import samples_of
 from bedstone.recipes.diffusion import DiffusionRecipe
 from bedstone.report.pages import Section
@@ -117,7 +117,7 @@ def denoised(model: DiffusionPipeline, precision: Precision, prompts: list[str])
         generators,
         condition=model.prompts.condition(prompts),
         null=model.prompts.condition([""]),
-        asked=Conditioning(noise=start, limit=clip(), callback=keep),
+        controls=SampleControls(noise=start, limit=clip(), callback=keep),
         autocast=precision.autocast,
     )
     frames = [start, *moments]

@@ -93,10 +93,10 @@ class Process(Protocol):
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         """The t that has this log-SNR."""
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         """The number that the network is given as its time."""
 
-    def time(self, told: Tensor | float) -> Tensor:
+    def time(self, timestep: Tensor | float) -> Tensor:
         """The t of which the network is told this number."""
 
     def scale_in(self, t: Tensor | float) -> Tensor:
@@ -216,11 +216,11 @@ class Discrete(Settings):
         inside = (high + part.clamp(max=1)) / self.steps
         return torch.where(ratio < table[0], (ratio - table[0]).exp() / self.steps, inside)
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         return self._position(_tensor(t)).clamp_min(0)
 
-    def time(self, told: Tensor | float) -> Tensor:
-        return (_tensor(told) + 1) / self.steps
+    def time(self, timestep: Tensor | float) -> Tensor:
+        return (_tensor(timestep) + 1) / self.steps
 
     def scale_in(self, t: Tensor | float) -> Tensor:
         return torch.ones_like(_tensor(t))
@@ -266,11 +266,11 @@ class Flow(Settings):
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         return (-_tensor(log_snr) / 2 - math.log(self.shift)).sigmoid()
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         return self.steps * self.sigma(t)
 
-    def time(self, told: Tensor | float) -> Tensor:
-        sigma = _tensor(told) / self.steps
+    def time(self, timestep: Tensor | float) -> Tensor:
+        sigma = _tensor(timestep) / self.steps
         return sigma / (self.shift - (self.shift - 1) * sigma)
 
     def scale_in(self, t: Tensor | float) -> Tensor:
@@ -323,11 +323,11 @@ class EDM(Settings):
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         return ((-_tensor(log_snr) / 2).exp() / self.sigma_max) ** (1 / self.rho)
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         return self.sigma(t).log() / 4
 
-    def time(self, told: Tensor | float) -> Tensor:
-        return self.time_at(-8 * _tensor(told))
+    def time(self, timestep: Tensor | float) -> Tensor:
+        return self.time_at(-8 * _tensor(timestep))
 
     def scale_in(self, t: Tensor | float) -> Tensor:
         return (self.sigma(t) ** 2 + self.data_std**2).rsqrt()
