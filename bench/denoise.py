@@ -34,7 +34,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.data.signals.signals import class_condition
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Conditioning, SamplingConfig, generators_of, sample
+from bedstone.diffusion.sample import SampleControls, SamplingConfig, generators_of, sample
 from bedstone.diffusion.schedulers import config_of, published
 from bedstone.evaluate.judges import open_judge
 from bedstone.metrics.generative import Moments, frechet_distance
@@ -121,7 +121,7 @@ def ours(
     model: DiffusionPipeline,
     dtype: torch.dtype,
     sampling: SamplingConfig,
-    asked: Conditioning,
+    asked: SampleControls,
 ) -> Contestant:
     network = for_inference(model.network, dtype)
     count = model.config.classes
@@ -130,10 +130,10 @@ def ours(
     def draws(noise: Tensor, classes: Tensor) -> Tensor:
         given = {"condition": class_condition(classes.tolist(), count)}
         given["null"] = class_condition([count], count)
-        how = Conditioning(noise=noise, limit=asked.limit, way=asked.way)
+        how = SampleControls(noise=noise, limit=asked.limit, way=asked.way)
         seeds = generators_of(range(len(noise)))
         parts = (network, model.process, model.target, shape, sampling, seeds)
-        return sample(*parts, **given, asked=how).clamp(-1, 1)
+        return sample(*parts, **given, controls=how).clamp(-1, 1)
 
     return Contestant(name, draws)
 
@@ -145,7 +145,7 @@ def contestants(
     steps, scale = options.steps, options.guidance
     same = SamplingConfig(method="ddim", steps=steps, guidance=scale)
     known = {"_class_name": "DDIMScheduler", **scheduler_of(model, options.tuned).config}
-    way = Conditioning(way=published(known))
+    way = SampleControls(way=published(known))
     few = SamplingConfig(
         method=options.method,
         steps=options.evaluations,
@@ -153,7 +153,7 @@ def contestants(
         guidance=scale,
         interval=tuple(options.interval),
     )
-    limited = Conditioning(limit=clip())
+    limited = SampleControls(limit=clip())
     return [
         theirs(
             f"diffusers DDIM-{steps}", model, folder, torch.float32, steps, scale, options.tuned

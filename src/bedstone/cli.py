@@ -228,7 +228,8 @@ class Parser:
     def _read_fields(self, owner: str, kind: Any) -> None:
         """The fields of a dataclass as a group of options, ahead of the command's own."""
         self.kinds[owner] = kind
-        hints, helps = typing.get_type_hints(kind), {}
+        hints = typing.get_type_hints(kind)
+        helps: dict[str, str] = {}
         for each in reversed(kind.__mro__):
             helps |= _helps(each.__doc__)
         title = _text(kind.__doc__).partition("\n")[0].rstrip(".")

@@ -61,7 +61,7 @@ def test_noise_is_added_alike_after_a_folder(tmp_path, process, predicts):
     found = load_pipeline(model.save(tmp_path / "model"))
     t = torch.linspace(0.1, 1, 10)
     torch.testing.assert_close(found.process.log_snr(t), process.log_snr(t), atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(found.process.told(t), process.told(t))
+    torch.testing.assert_close(found.process.timestep(t), process.timestep(t))
     assert found.target.name == predicts
 
 

@@ -31,7 +31,7 @@ def test_a_right_network_is_understood(process, name):
     found = denoiser(network, process, target(name))(x, t)
     torch.testing.assert_close(found[0], x0, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found[1], eps, atol=1e-4, rtol=1e-4)
-    assert torch.equal(asked[0][1], process.told(t))
+    assert torch.equal(asked[0][1], process.timestep(t))
     torch.testing.assert_close(asked[0][0], x * process.scale_in(t)[:, None, None, None])
 
 
@@ -39,7 +39,9 @@ def test_another_number_can_be_told():
     asked = []
     network = lambda x, told: asked.append(told) or x  # noqa: E731
     process = Discrete()
-    ask = denoiser(network, process, target("epsilon"), told=lambda t: process.told(t).round())
+    ask = denoiser(
+        network, process, target("epsilon"), timestep=lambda t: process.timestep(t).round()
+    )
     ask(torch.zeros(1, 1, 2), torch.tensor([0.5004]))
     assert asked[0].tolist() == [499.0]
 

@@ -62,11 +62,11 @@ def test_guidance_only_in_its_interval(process):
     network = Network()
     ask = guided(network, process, CONDITION, NULL, 3.0, interval=(0.25, 0.75))
     for t in (0.0, 0.24, 0.25, 0.5, 0.75, 0.76, 1.0):
-        ask(X, process.told(torch.full((4,), t)))
+        ask(X, process.timestep(torch.full((4,), t)))
     assert network.rows == [4, 4, 8, 8, 8, 4, 4]
     whole = guided(network, process, CONDITION, NULL, 3.0)
     for t in (1e-3, 1.0):
-        whole(X, process.told(torch.full((4,), t)))
+        whole(X, process.timestep(torch.full((4,), t)))
     assert network.rows[7:] == [8, 8]
 
 

@@ -44,7 +44,7 @@ def test_steps_are_those_of_diffusers(settings, process):
     assert torch.equal(process.alphas_cumprod, theirs.alphas_cumprod)
     steps = torch.arange(process.steps)
     t = process.time(steps)
-    assert torch.equal(process.told(t), steps.float())
+    assert torch.equal(process.timestep(t), steps.float())
     x0, eps = torch.randn(2, process.steps, 3, 4)
     ours = add_noise(process, x0, eps, t)
     torch.testing.assert_close(ours, theirs.add_noise(x0, eps, steps), atol=2e-6, rtol=0)
@@ -70,7 +70,7 @@ def test_noise_between_steps_is_what_diffusers_finds_the_step_of():
     logs = ((1 - theirs.alphas_cumprod) / theirs.alphas_cumprod).sqrt().log().numpy()
     expected = [float(theirs._sigma_to_t(sigma, logs)) for sigma in sigmas]
     ours = Discrete()
-    told = ours.told(ours.time_at(-2 * torch.tensor(sigmas).log()))
+    told = ours.timestep(ours.time_at(-2 * torch.tensor(sigmas).log()))
     torch.testing.assert_close(told.double(), torch.tensor(expected).double(), atol=2e-2, rtol=0)
 
 
@@ -80,7 +80,7 @@ def test_a_flow_is_that_of_diffusers(shift):
     process = Flow(shift)
     t = torch.arange(1000, 0, -1) / 1000
     torch.testing.assert_close(process.sigma(t), theirs.sigmas)
-    torch.testing.assert_close(process.told(t), theirs.timesteps)
+    torch.testing.assert_close(process.timestep(t), theirs.timesteps)
     assert process.first == pytest.approx(t[-1].item())
     torch.testing.assert_close(process.alpha(t) + process.sigma(t), torch.ones(1000))
 
@@ -91,7 +91,7 @@ def test_growing_noise_is_that_of_diffusers():
     process = EDM()
     t = process.time_at(-2 * theirs.sigmas[:-1].log())
     torch.testing.assert_close(process.sigma(t), theirs.sigmas[:-1])
-    torch.testing.assert_close(process.told(t), theirs.timesteps)
+    torch.testing.assert_close(process.timestep(t), theirs.timesteps)
     assert t[0] == pytest.approx(1) and t[-1] == pytest.approx(process.first)
     x = torch.randn(10, 2)
     for row, scale in enumerate(process.scale_in(t)):
@@ -111,7 +111,7 @@ def test_every_process_goes_from_clean_to_noise(process):
     expected = 2 * (process.alpha(t) / process.sigma(t)).log()
     torch.testing.assert_close(snr, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(process.time_at(snr), t, atol=1e-6, rtol=0)
-    torch.testing.assert_close(process.time(process.told(t)), t, atol=1e-6, rtol=0)
+    torch.testing.assert_close(process.time(process.timestep(t)), t, atol=1e-6, rtol=0)
     small = torch.tensor([process.first / 3, process.first / 2, process.first])
     assert (process.sigma(small).diff() > 0).all()
     if not isinstance(process, EDM):
@@ -121,7 +121,7 @@ def test_every_process_goes_from_clean_to_noise(process):
 @pytest.mark.parametrize("process", PROCESSES, ids=name)
 def test_times_keep_their_shape_and_dtype(process):
     for t in (torch.rand(3, dtype=torch.float64), torch.rand(2), torch.tensor(0.5)):
-        for found in (process.alpha(t), process.sigma(t), process.told(t), process.scale_in(t)):
+        for found in (process.alpha(t), process.sigma(t), process.timestep(t), process.scale_in(t)):
             assert (found.shape, found.dtype) == (t.shape, t.dtype)
     assert process.sigma(0.5).dtype == torch.float32
 
@@ -155,8 +155,8 @@ def test_shifted_steps_are_steps_too():
         (lambda: Discrete(trained_betas=(0.1, 0.2)), "trained_betas: expected 1000"),
         (lambda: Flow(shift=-1.0), "shift: -1.0"),
         (lambda: EDM(sigma_min=2.0, sigma_max=1.0), "sigma_min, sigma_max: 2.0 and 1.0"),
-        (lambda: EDM(rho=0.0), "rho, data_std: 0.0"),
-        (lambda: EDM(rho=math.nan), "rho, data_std: nan"),
+        (lambda: EDM(rho=0.0), "rho: 0.0"),
+        (lambda: EDM(rho=math.nan), "rho: nan"),
         (lambda: EDM(sigma_max=math.inf), "sigma_max: 0.002 and inf"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bedstone.data.signals.signals import class_condition
-from bedstone.diffusion.sample import Conditioning, Generator, SampleInputs
+from bedstone.diffusion.sample import Generator, SampleControls, SampleInputs
 from drawings import drawing
 
 
@@ -39,8 +39,8 @@ def test_starts_and_noise_of_each_row_go_with_their_seeds():
     model = drawing()
     condition, null = conditions(model, [0, 1, 2])
     noise, start = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    asked = Conditioning(start=start, noise=noise, strength=0.5)
-    given = {"condition": condition, "null": null, "asked": asked}
+    asked = SampleControls(start=start, noise=noise, strength=0.5)
+    given = {"condition": condition, "null": null, "controls": asked}
     whole = model.sample(range(3), **given)
     torch.testing.assert_close(
         model.sample(range(3), batch=1, **given), whole, atol=1e-4, rtol=1e-4

@@ -59,7 +59,7 @@ def both(name, steps, kind="epsilon", drawn=False, step=None, **settings):
     seeds = [torch.Generator().manual_seed(5) if drawn else None for _ in range(2)]
     scaled = name.startswith(("EulerD", "EulerA", "Heun"))
     expected = theirs(scheduler, network, noise, seeds[0], scaled)
-    ask = denoiser(network, process, target(kind), limit=way.limit, told=way.told(process))
+    ask = denoiser(network, process, target(kind), limit=way.limit, timestep=way.timestep(process))
     times = way.times(process, steps)
     found = METHODS[way.method](ask, noise, times, process, generator=seeds[1], **way.options)
     if scaled and times[-1] > 0:
@@ -234,7 +234,7 @@ def test_growing_noise():
     x = start = NOISE * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         x = scheduler.step(network(scheduler.scale_model_input(x, t), t), t, x).prev_sample
-    ask = denoiser(network, process, aim, told=way.told(process))
+    ask = denoiser(network, process, aim, timestep=way.timestep(process))
     same(METHODS[way.method](ask, start, way.times(process, 20), process), x)
 
 

@@ -24,12 +24,12 @@ def test_times_fall_to_the_clean_end(spacing, steps):
 
 
 def test_known_times():
-    told = Discrete().told(times(Discrete(), 4, "trailing")[:-1])
+    told = Discrete().timestep(times(Discrete(), 4, "trailing")[:-1])
     assert told.tolist() == [999, 749, 499, 249]
-    assert Discrete().told(times(Discrete(), 4, "leading")[:-1]).tolist() == [750, 500, 250, 0]
+    assert Discrete().timestep(times(Discrete(), 4, "leading")[:-1]).tolist() == [750, 500, 250, 0]
     offset = times(Discrete(), 4, "leading", offset=1)[:-1]
-    assert Discrete().told(offset).tolist() == [751, 501, 251, 1]
-    assert Discrete().told(times(Discrete(), 4, "linspace")[:-1]).tolist() == [999, 666, 333, 0]
+    assert Discrete().timestep(offset).tolist() == [751, 501, 251, 1]
+    assert Discrete().timestep(times(Discrete(), 4, "linspace")[:-1]).tolist() == [999, 666, 333, 0]
     assert times(Flow(), 4).tolist() == [1.0, 0.75, 0.5, 0.25, 0.0]
 
 

@@ -20,10 +20,10 @@ PROCESSES = [Discrete(), Discrete(20, shift=2.0), Flow(), Flow(3.0), EDM()]
 @dataclass
 class Batch:
     signals: torch.Tensor
-    told: dict = field(default_factory=dict)
+    given: dict = field(default_factory=dict)
 
     def conditions(self, network):
-        return self.told
+        return self.given
 
 
 class Listener(nn.Module):
@@ -33,8 +33,8 @@ class Listener(nn.Module):
         super().__init__()
         self.channels = channels
 
-    def forward(self, x, t, **told):
-        self.x, self.t, self.told = x, t, told
+    def forward(self, x, t, **given):
+        self.x, self.t, self.given = x, t, given
         return x.new_zeros(len(x), self.channels or x.shape[1], *x.shape[2:])
 
 
@@ -44,7 +44,7 @@ def test_times_are_within_what_a_network_is_asked(process, times):
     t = Denoising(process, target("v_prediction"), times=times).draw_times(500)
     assert t.min() >= process.first * (1 - 1e-6) and t.max() <= 1
     if isinstance(process, Discrete):
-        told = process.told(t)
+        told = process.timestep(t)
         assert torch.equal(told, told.round())
         assert told.min() >= 0 and told.max() <= process.steps - 1
 
@@ -54,7 +54,7 @@ def test_each_part_of_the_time_is_drawn_from_once():
     assert torch.equal((parts * 64).floor(), torch.arange(64.0))
     assert not torch.equal(parts, spread(64))
     # So each step of as many is learnt exactly once, where independent draws miss a third.
-    told = Discrete(64).told(Denoising(Discrete(64), target("epsilon")).draw_times(64))
+    told = Discrete(64).timestep(Denoising(Discrete(64), target("epsilon")).draw_times(64))
     assert torch.equal(told.sort().values, torch.arange(64.0))
 
 
@@ -121,8 +121,8 @@ def test_a_network_is_told_what_its_process_says(process, sizes):
     t = objective.draw_times(6)
     eps = torch.randn_like(batch.signals)
     assert count == 6
-    assert torch.equal(network.t, process.told(t))
-    assert network.told["classes"] is batch.told["classes"]
+    assert torch.equal(network.t, process.timestep(t))
+    assert network.given["classes"] is batch.given["classes"]
     rows = zip(batch.signals, eps, t, network.x, strict=True)
     expected = 0.0
     for x0, noise, when, x in rows:  # a row at a time, without anything of ours but the factors

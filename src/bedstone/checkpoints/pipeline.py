@@ -27,8 +27,8 @@ from bedstone.diffusion.sample import (
     BATCH,
     NOTHING_MORE,
     Autocast,
-    Conditioning,
     Progress,
+    SampleControls,
     SampleInputs,
     SamplingConfig,
     sample_many,
@@ -133,7 +133,7 @@ class DiffusionPipeline(Model):
         process: how noise was added when it learnt.
         target: what it predicts.
         signal: what it draws.
-        sampling: how it draws unless told otherwise.
+        sampling: how it draws where nothing else is given.
         reader: the model whose network, or text tower, is `network.text`.
         autoencoder: what turns its latents into pictures.
         scheduler: `scheduler_config.json` of a published pipeline, which says how it is drawn by;
@@ -187,7 +187,7 @@ class DiffusionPipeline(Model):
         null: SampleInputs = None,
         sampling: SamplingConfig | None = None,
         shape: tuple[int, ...] = (),
-        asked: Conditioning = NOTHING_MORE,
+        controls: SampleControls = NOTHING_MORE,
         network: Any = None,
         autocast: Autocast = contextlib.nullcontext,
         batch: int = BATCH,
@@ -201,7 +201,7 @@ class DiffusionPipeline(Model):
             null: one row that says nothing, or what not to sample; guidance goes away from it.
             sampling: the pipeline's own where None.
             shape: (C, *S) of what the denoiser samples; `sample_shape` where empty.
-            asked: starts, masks, noise and the like.
+            controls: starts, masks, noise and the like.
             network: a copy of the network that is ready for inference; the network itself for None.
             autocast: the precision in which the network computes.
             batch: rows sampled at a time.
@@ -219,7 +219,7 @@ class DiffusionPipeline(Model):
             seeds,
             condition=condition,
             null=null,
-            asked=asked,
+            controls=controls,
             autocast=autocast,
             batch=batch,
             progress=progress,

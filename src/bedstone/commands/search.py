@@ -17,7 +17,7 @@ from bedstone.report.pages import Tile, write_image_page
 from bedstone.tasks.image_text.image_text_matching import rerank as read_together
 from bedstone.tasks.pipeline import pipeline
 from bedstone.tasks.search.fill import Embeds, Filled, Source, fill, open_source
-from bedstone.tasks.search.index import NAME, Found, Index, Settings, shown
+from bedstone.tasks.search.index import NAME, Found, Index, IndexSettings, shown
 from bedstone.tasks.search.nearest import FEWEST
 
 PREVIEW = 20  # broken items that are named
@@ -133,7 +133,7 @@ def _remembered(path: Path) -> str:
     """The model that an index was made by."""
     if not (path / NAME).is_file():
         raise BedstoneError(f"{path}: a new index needs a model that sees: --model MODEL")
-    return Settings.read(path).model
+    return IndexSettings.read(path).model
 
 
 def _whole(model: str) -> str:

@@ -9,7 +9,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.demo.run import Demo, Trained
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Conditioning, generators_of, sample
+from bedstone.diffusion.sample import SampleControls, generators_of, sample
 from bedstone.evaluate.generative import samples_of
 from bedstone.report.pages import Section
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet
@@ -96,7 +96,7 @@ def denoised(model: DiffusionPipeline, precision: Precision, prompts: list[str])
         generators,
         condition=model.prompts.condition(prompts),
         null=model.prompts.condition([""]),
-        asked=Conditioning(noise=start, limit=clip(), callback=keep),
+        controls=SampleControls(noise=start, limit=clip(), callback=keep),
         autocast=precision.autocast,
     )
     frames = [start, *moments]

@@ -28,7 +28,7 @@ def denoiser(
     target: Target,
     *,
     limit: Limit | None = None,
-    told: Callable[[Tensor], Tensor] | None = None,
+    timestep: Callable[[Tensor], Tensor] | None = None,
     noise_stays: bool = False,
 ) -> Denoiser:
     """A network as samplers ask it.
@@ -40,7 +40,7 @@ def denoiser(
         told: the number that the network is told for a time, if not the process's own.
         noise_stays: the noise is the network's, whatever a limit leaves of the clean signal.
     """
-    says = told or process.told
+    says = timestep or process.timestep
 
     def ask(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         out = network(x * interpolate(process.scale_in(t), x), says(t))
@@ -198,17 +198,19 @@ def guided(
     if not alone:
         both = {name: _both(name, condition[name], null[name]) for name in condition}
     always = interval == (0.0, 1.0)
-    first, last = process.told(torch.tensor(interval, dtype=torch.float64)).tolist()
+    first, last = process.timestep(torch.tensor(interval, dtype=torch.float64)).tolist()
     slack = 1e-6 * max(1.0, abs(last))  # told numbers are of float32
 
-    def outside(told: Tensor) -> bool:
-        now = float(told.flatten()[0])  # samplers tell all rows the same
+    def outside(timestep: Tensor) -> bool:
+        now = float(timestep.flatten()[0])  # samplers tell all rows the same
         return not first - slack <= now <= last + slack
 
-    def ask(x: Tensor, told: Tensor) -> Tensor:
-        if alone or (not always and outside(told)):
-            return _in_parts(network, x, told, condition, most_rows)[:, : x.shape[1]]
-        twice = _in_parts(network, torch.cat([x, x]), torch.cat([told, told]), both, most_rows)
+    def ask(x: Tensor, timestep: Tensor) -> Tensor:
+        if alone or (not always and outside(timestep)):
+            return _in_parts(network, x, timestep, condition, most_rows)[:, : x.shape[1]]
+        twice = _in_parts(
+            network, torch.cat([x, x]), torch.cat([timestep, timestep]), both, most_rows
+        )
         given, without = twice[:, : x.shape[1]].chunk(2)
         by = interpolate(torch.as_tensor(scale, dtype=given.dtype, device=given.device), given)
         out = without + by * (given - without)
@@ -222,7 +224,7 @@ def conditioned(
 ) -> Network:
     """The network with its condition given, and no guidance: (x, told) -> output."""
     check_whole("most_rows", most_rows, 0)
-    return lambda x, told: _in_parts(network, x, told, condition, most_rows)
+    return lambda x, timestep: _in_parts(network, x, timestep, condition, most_rows)
 
 
 def _both(name: str, given: Tensor, without: Tensor) -> Tensor:
@@ -243,15 +245,15 @@ def _rescaled(out: Tensor, given: Tensor, share: float) -> Tensor:
 
 
 def _in_parts(
-    network: Callable[..., Tensor], x: Tensor, told: Tensor, condition: Condition, most: int
+    network: Callable[..., Tensor], x: Tensor, timestep: Tensor, condition: Condition, most: int
 ) -> Tensor:
     """The network's output for all rows, at most `most` of them at a time."""
     if not most or x.shape[0] <= most:
-        return network(x, told, **condition)
+        return network(x, timestep, **condition)
     parts = [
         network(
             x[start : start + most],
-            told[start : start + most],
+            timestep[start : start + most],
             **{name: value[start : start + most] for name, value in condition.items()},
         )
         for start in range(0, x.shape[0], most)

@@ -24,8 +24,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import check_whole
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, number, one_of, whole
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
@@ -93,10 +93,10 @@ class Process(Protocol):
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         """The t that has this log-SNR."""
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         """The number that the network is given as its time."""
 
-    def time(self, told: Tensor | float) -> Tensor:
+    def time(self, timestep: Tensor | float) -> Tensor:
         """The t of which the network is told this number."""
 
     def scale_in(self, t: Tensor | float) -> Tensor:
@@ -114,7 +114,7 @@ def add_noise(process: Process, x0: Tensor, eps: Tensor, t: Tensor | float) -> T
 
 
 @dataclass(frozen=True)
-class Discrete:
+class Discrete(Settings):
     """Noise in steps that keep the variance.
 
     The published step i, from 0 to `steps` - 1, is t = (i + 1) / steps, and its network is told i.
@@ -130,28 +130,23 @@ class Discrete:
         trained_betas: all of them, instead of a schedule.
     """
 
-    steps: int = 1000
-    schedule: str = "linear"
+    steps: int = whole(2, default=1000)
+    schedule: str = one_of(*SCHEDULES, default="linear")
     beta_start: float = 0.0001
     beta_end: float = 0.02
-    shift: float = 1.0
+    shift: float = number(0, open_least=True, default=1.0)
     zero_terminal_snr: bool = False
     trained_betas: tuple[float, ...] = ()
     prior: ClassVar[float] = 1.0
     data_std: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        check_whole("steps", self.steps, 2)
-        if self.schedule not in SCHEDULES:
-            raise BedstoneError(
-                f"schedule: {self.schedule!r} is unknown{nearest(self.schedule, SCHEDULES)}."
-            )
+        super().__post_init__()
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise BedstoneError(
                 f"beta_start, beta_end: {self.beta_start} and {self.beta_end} were given; expected "
                 "0 < beta_start <= beta_end < 1."
             )
-        _check_shift(self.shift)
         if self.trained_betas:
             right = all(0 < beta <= 1 for beta in self.trained_betas)
             if len(self.trained_betas) != self.steps or not right:
@@ -221,11 +216,11 @@ class Discrete:
         inside = (high + part.clamp(max=1)) / self.steps
         return torch.where(ratio < table[0], (ratio - table[0]).exp() / self.steps, inside)
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         return self._position(_tensor(t)).clamp_min(0)
 
-    def time(self, told: Tensor | float) -> Tensor:
-        return (_tensor(told) + 1) / self.steps
+    def time(self, timestep: Tensor | float) -> Tensor:
+        return (_tensor(timestep) + 1) / self.steps
 
     def scale_in(self, t: Tensor | float) -> Tensor:
         return torch.ones_like(_tensor(t))
@@ -239,7 +234,7 @@ class Discrete:
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(Settings):
     """The straight path from signal to noise: sigma is t after the shift, alpha what is left.
 
     Attributes:
@@ -247,14 +242,10 @@ class Flow:
         steps: what sigma is multiplied by for the network.
     """
 
-    shift: float = 1.0
-    steps: int = 1000
+    shift: float = number(0, open_least=True, default=1.0)
+    steps: int = whole(2, default=1000)
     prior: ClassVar[float] = 1.0
     data_std: ClassVar[float] = 1.0
-
-    def __post_init__(self) -> None:
-        _check_shift(self.shift)
-        check_whole("steps", self.steps, 2)
 
     @property
     def first(self) -> float:
@@ -275,11 +266,11 @@ class Flow:
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         return (-_tensor(log_snr) / 2 - math.log(self.shift)).sigmoid()
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         return self.steps * self.sigma(t)
 
-    def time(self, told: Tensor | float) -> Tensor:
-        sigma = _tensor(told) / self.steps
+    def time(self, timestep: Tensor | float) -> Tensor:
+        sigma = _tensor(timestep) / self.steps
         return sigma / (self.shift - (self.shift - 1) * sigma)
 
     def scale_in(self, t: Tensor | float) -> Tensor:
@@ -287,7 +278,7 @@ class Flow:
 
 
 @dataclass(frozen=True)
-class EDM:
+class EDM(Settings):
     """Noise added to a signal that stays as it is: alpha is 1, and sigma is sigma_max t^rho.
 
     The network gets x_t at unit variance and is told log(sigma) / 4. With the target `edm` of
@@ -301,18 +292,15 @@ class EDM:
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-    rho: float = 7.0
-    data_std: float = 0.5
+    rho: float = number(0, open_least=True, default=7.0)
+    data_std: float = number(0, open_least=True, default=0.5)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise BedstoneError(
                 f"sigma_min, sigma_max: {self.sigma_min} and {self.sigma_max} were given; expected "
                 "0 < sigma_min < sigma_max."
-            )
-        if not (0 < self.rho < math.inf and 0 < self.data_std < math.inf):
-            raise BedstoneError(
-                f"rho, data_std: {self.rho} and {self.data_std} were given; both must be above 0."
             )
 
     @property
@@ -335,11 +323,11 @@ class EDM:
     def time_at(self, log_snr: Tensor | float) -> Tensor:
         return ((-_tensor(log_snr) / 2).exp() / self.sigma_max) ** (1 / self.rho)
 
-    def told(self, t: Tensor | float) -> Tensor:
+    def timestep(self, t: Tensor | float) -> Tensor:
         return self.sigma(t).log() / 4
 
-    def time(self, told: Tensor | float) -> Tensor:
-        return self.time_at(-8 * _tensor(told))
+    def time(self, timestep: Tensor | float) -> Tensor:
+        return self.time_at(-8 * _tensor(timestep))
 
     def scale_in(self, t: Tensor | float) -> Tensor:
         return (self.sigma(t) ** 2 + self.data_std**2).rsqrt()
@@ -347,8 +335,3 @@ class EDM:
 
 def _tensor(value: Tensor | float) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float32)
-
-
-def _check_shift(shift: float) -> None:
-    if not 0 < shift < math.inf:
-        raise BedstoneError(f"shift: {shift} was given; it must be above 0, and 1 changes nothing.")

@@ -9,7 +9,7 @@ Shapes: B rows, C channels; *S the sizes of a signal.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,11 +22,11 @@ from bedstone.diffusion.schedulers import Published
 from bedstone.diffusion.targets import Target
 from bedstone.diffusion.times import check_steps, shortened, times
 from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import at_least
+from bedstone.settings import Settings, number, share, whole
 
 
 @dataclass
-class SamplingConfig:
+class SamplingConfig(Settings):
     """How signals are drawn, when the network is evaluated and when it is used.
 
     Attributes:
@@ -38,32 +38,27 @@ class SamplingConfig:
         rescale: share by which a guided signal's spread is brought back to that of the condition's.
     """
 
+    section: ClassVar[str] = "sampling."
     method: str = "dpm_solver_2m"
-    steps: int = 20
+    steps: int = whole(1, default=20)
     spacing: str = "trailing"
-    guidance: float = 2.0
+    guidance: float = number(0, default=2.0)
     interval: tuple[float, ...] = (0.0, 1.0)
-    rescale: float = 0.0
+    rescale: float = share(default=0.0)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "steps", prefix="sampling.")
-        if not 0 <= self.guidance < float("inf"):
-            raise BedstoneError(
-                f"sampling.guidance: {self.guidance} was given; expected 0 or more."
-            )
+        super().__post_init__()
         low, high = self.interval if len(self.interval) == 2 else (1.0, 0.0)
         if not 0 <= low < high <= 1:
             raise BedstoneError(
                 f"sampling.interval: {list(self.interval)} was given; expected two times, from 0 "
                 "(clean) to 1 (noise), the earlier first."
             )
-        if not 0 <= self.rescale <= 1:
-            raise BedstoneError(f"sampling.rescale: {self.rescale} was given; it is a share.")
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """What is asked for beside a condition.
+class SampleControls:
+    """Controls of sampling beside a condition.
 
     Attributes:
         start: clean signals (B or 1, C, *S) to begin from; noise where None.
@@ -110,7 +105,7 @@ class SamplingStep:
 SampleInputs = Condition | Mapping[str, Tensor] | None
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
 Progress = Callable[[SamplingStep], None]
-NOTHING_MORE = Conditioning()
+NOTHING_MORE = SampleControls()
 BATCH = 64  # rows sampled at a time
 
 
@@ -149,7 +144,7 @@ def sample(
     *,
     condition: SampleInputs = None,
     null: SampleInputs = None,
-    asked: Conditioning = NOTHING_MORE,
+    controls: SampleControls = NOTHING_MORE,
     autocast: Autocast = contextlib.nullcontext,
 ) -> Tensor:
     """Clean signals, (B, C, *S), one for each generator.
@@ -157,7 +152,7 @@ def sample(
     Args:
         shape: (C, *S) of what the network draws.
         sampling: method, steps, spacing, guidance.
-        condition: what to draw, of B rows; None where the network is told nothing.
+        condition: what to draw, of B rows; None where the network takes none.
         null: one row that says nothing, or what not to draw; guidance goes away from it.
         autocast: the precision in which the network computes.
 
@@ -165,33 +160,33 @@ def sample(
         BedstoneError: an unknown method or spacing; a start or mask of another shape; a process
             that a method can't do.
     """
-    name = sampling.method if asked.way is None else asked.way.method
-    method, options = METHODS.get(name), {} if asked.way is None else asked.way.options
+    name = sampling.method if controls.way is None else controls.way.method
+    method, options = METHODS.get(name), {} if controls.way is None else controls.way.options
     if method is None:
         raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
-    if asked.mask is not None and asked.start is None:
+    if controls.mask is not None and controls.start is None:
         raise BedstoneError("mask: was given without a start, of which it keeps a part.")
-    says = _says(network, process, target, sampling, condition, null, asked, autocast)
-    whole = _times(process, sampling, asked.way)
+    says = _says(network, process, target, sampling, condition, null, controls, autocast)
+    whole = _times(process, sampling, controls.way)
     x = torch.empty(len(generators), *shape, device=_device(network))
-    if asked.noise is None:
+    if controls.noise is None:
         x = noise_like(x, list(generators))
-    elif asked.noise.shape == x.shape:
-        x = asked.noise.to(x)
+    elif controls.noise.shape == x.shape:
+        x = controls.noise.to(x)
     else:
         raise BedstoneError(
-            f"noise: its shape is {tuple(asked.noise.shape)}; expected {tuple(x.shape)}, a row "
+            f"noise: its shape is {tuple(controls.noise.shape)}; expected {tuple(x.shape)}, a row "
             "for each that is drawn."
         )
-    if asked.start is not None:
-        _check_start(asked.start, x)
-        if asked.mask is not None:
-            says = with_inpainting(says, process, asked.start.to(x), asked.mask.to(x))
-        whole = shortened(whole, asked.strength)
-        x = add_noise(process, asked.start.to(x).expand_as(x), x, float(whole[0]))
+    if controls.start is not None:
+        _check_start(controls.start, x)
+        if controls.mask is not None:
+            says = with_inpainting(says, process, controls.start.to(x), controls.mask.to(x))
+        whole = shortened(whole, controls.strength)
+        x = add_noise(process, controls.start.to(x).expand_as(x), x, float(whole[0]))
     else:
         x = x * process.prior
-    more: dict[str, Any] = {"generator": list(generators), "callback": asked.callback}
+    more: dict[str, Any] = {"generator": list(generators), "callback": controls.callback}
     return method(says, x, whole, process, **more, **options)
 
 
@@ -205,7 +200,7 @@ def sample_many(
     *,
     condition: SampleInputs = None,
     null: SampleInputs = None,
-    asked: Conditioning = NOTHING_MORE,
+    controls: SampleControls = NOTHING_MORE,
     autocast: Autocast = contextlib.nullcontext,
     batch: int = BATCH,
     progress: Progress | None = None,
@@ -217,9 +212,9 @@ def sample_many(
     count = len(seeds)
     for first in range(0, count, batch):
         part = slice(first, first + batch)
-        rows = {name: getattr(asked, name) for name in ("start", "mask", "noise")}
+        rows = {name: getattr(controls, name) for name in ("start", "mask", "noise")}
         rows = {k: v[part] for k, v in rows.items() if v is not None and len(v) == count > 1}
-        own = replace(asked, **rows)
+        own = replace(controls, **rows)
         if progress is not None:
             own = replace(own, callback=_reported(progress, first, count))
         yield sample(
@@ -231,7 +226,7 @@ def sample_many(
             generators_of(seeds[part]),
             condition=_picked(condition, part),
             null=null,
-            asked=own,
+            controls=own,
             autocast=autocast,
         )
 
@@ -261,7 +256,7 @@ def invert(
     sampling: SamplingConfig,
     *,
     condition: SampleInputs = None,
-    asked: Conditioning = NOTHING_MORE,
+    controls: SampleControls = NOTHING_MORE,
     rounds: int = 3,
     autocast: Autocast = contextlib.nullcontext,
 ) -> Tensor:
@@ -270,14 +265,14 @@ def invert(
     Args:
         signals: clean, (B, C, *S).
         condition: what they show, of B rows.
-        asked: limits, most rows, a callback.
+        controls: limits, most rows, a callback.
         rounds: predictions a step, as in `ddim_invert`.
     """
     plain = replace(sampling, guidance=1.0)
-    says = _says(network, process, target, plain, condition, None, asked, autocast)
+    says = _says(network, process, target, plain, condition, None, controls, autocast)
     whole = _times(process, sampling, None)
     clean = signals.to(_device(network))
-    more: dict[str, Any] = {"rounds": rounds, "callback": asked.callback}
+    more: dict[str, Any] = {"rounds": rounds, "callback": controls.callback}
     return ddim_invert(says, clean, whole, process, **more) / process.prior
 
 
@@ -288,29 +283,29 @@ def _says(
     sampling: SamplingConfig,
     condition: SampleInputs,
     null: SampleInputs,
-    asked: Conditioning,
+    controls: SampleControls,
     autocast: Autocast,
 ) -> Denoiser:
     """What a sampler asks: the network with its condition and guidance."""
     with autocast():
-        told, none = _report(network, condition, null, sampling, _device(network))
+        read, none = _report(network, condition, null, sampling, _device(network))
 
     def ask(x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
         with autocast():
             return network.denoiser(x, t, **given).to(x.dtype)
 
     if none is None:
-        solved = conditioned(ask, told, most_rows=asked.most_rows)
+        solved = conditioned(ask, read, most_rows=controls.most_rows)
     else:
         interval = (sampling.interval[0], sampling.interval[1])
         options: dict[str, Any] = {"interval": interval, "rescale": sampling.rescale}
         scale = sampling.guidance
-        solved = guided(ask, process, told, none, scale, **options, most_rows=asked.most_rows)
-    way = asked.way
-    limit = way.limit if asked.limit is None and way is not None else asked.limit
+        solved = guided(ask, process, read, none, scale, **options, most_rows=controls.most_rows)
+    way = controls.way
+    limit = way.limit if controls.limit is None and way is not None else controls.limit
     if way is None:
         return denoiser(solved, process, target, limit=limit)
-    more: dict[str, Any] = {"told": way.told(process), "noise_stays": way.noise_stays}
+    more: dict[str, Any] = {"timestep": way.timestep(process), "noise_stays": way.noise_stays}
     return denoiser(solved, process, target, limit=limit, **more)
 
 
@@ -348,9 +343,9 @@ def _report(
         return network.read_condition(**condition.to(device).arguments()), None
     both = network.read_condition(**joined((condition, null)).to(device).arguments())
     rows = len(condition)
-    told = {name: value[:rows] for name, value in both.items()}
+    read = {name: value[:rows] for name, value in both.items()}
     none = {name: value[rows:] for name, value in both.items()}
-    return told, none
+    return read, none
 
 
 def _check_start(start: Tensor, x: Tensor) -> None:

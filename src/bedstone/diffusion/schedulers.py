@@ -228,7 +228,7 @@ class Published:
 
     method: str
     times: Callable[[Process, int], Tensor]
-    told: Callable[[Process], Callable[[Tensor], Tensor]]
+    timestep: Callable[[Process], Callable[[Tensor], Tensor]]
     limit: Limit | None = None
     noise_stays: bool = False
     options: dict[str, Any] = field(default_factory=dict)
@@ -360,14 +360,14 @@ def _described(
     if name == "DPMSolverMultistepScheduler" and rounded:
         rounded = config.get("beta_schedule") != "squaredcos_cap_v2"
 
-    def told(process: Process) -> Callable[[Tensor], Tensor]:
+    def timestep(process: Process) -> Callable[[Tensor], Tensor]:
         if name not in SOLVERS:
-            return process.told
+            return process.timestep
         if rounded:
-            return lambda t: process.told(t).round()
-        return lambda t: (process.told(t) + 2e-4).floor()  # what float32 lost of a whole number
+            return lambda t: process.timestep(t).round()
+        return lambda t: (process.timestep(t) + 2e-4).floor()  # what float32 lost of a whole number
 
-    return told
+    return timestep
 
 
 def _limit(name: str, config: Mapping[str, Any]) -> Limit | None:

@@ -36,8 +36,8 @@ def leading(process: Process, steps: int, offset: int = 0) -> Tensor:
             "spacing: 'leading' starts short of the noisiest step, and only processes in steps "
             "have one to start from; expected 'trailing'."
         )
-    told = torch.arange(steps - 1, -1, -1, dtype=DOUBLE) * (process.steps // steps) + offset
-    return process.time(told.clamp(max=process.steps - 1))
+    timestep = torch.arange(steps - 1, -1, -1, dtype=DOUBLE) * (process.steps // steps) + offset
+    return process.time(timestep.clamp(max=process.steps - 1))
 
 
 def linspace(process: Process, steps: int) -> Tensor:

@@ -27,7 +27,7 @@ from bedstone.data.signals.batches import SignalTexts, in_batches, texts_of
 from bedstone.data.signals.open import held_out_prompts, open_signals, signals_to_measure
 from bedstone.data.signals.signals import TASKS, Condition, Signals, SignalsConfig, class_condition
 from bedstone.diffusion.denoiser import clip
-from bedstone.diffusion.sample import Conditioning
+from bedstone.diffusion.sample import SampleControls
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.judges import (
     SIGNAL_CLASSIFIER,
@@ -140,7 +140,7 @@ def samples_of(
         range(count),
         condition=condition,
         null=null,
-        asked=Conditioning(limit=clip() if model.autoencoder is None else None),
+        controls=SampleControls(limit=clip() if model.autoencoder is None else None),
         network=for_inference(model.network, precision.dtype),
         autocast=precision.autocast,
         batch=SAMPLE_BATCH,
@@ -474,7 +474,7 @@ class GenerativeScorer(Evaluation):
             condition=condition,
             null=null,
             shape=self.held.shape,
-            asked=Conditioning(most_rows=LOSS_BATCH),
+            controls=SampleControls(most_rows=LOSS_BATCH),
             autocast=self.precision.autocast,
             batch=self.samples,
         )

@@ -123,7 +123,7 @@ class Denoising:
         """
         x0, process = batch.signals, self.process
         x = interpolate(process.scale_in(t), x0) * add_noise(process, x0, eps, t)
-        out = network(x, process.told(t), **batch.conditions(network))
+        out = network(x, process.timestep(t), **batch.conditions(network))
         channels = x0.shape[1]
         if out.shape[2:] != x0.shape[2:] or out.shape[1] not in (channels, 2 * channels):
             raise BedstoneError(
@@ -138,7 +138,7 @@ class Denoising:
         """(rows,): the times to learn, within what a network is asked; of steps, whole ones."""
         t = TIMES[self.times](self.process, spread(rows, device))
         if isinstance(self.process, Discrete):
-            return self.process.time(self.process.told(t).ceil())
+            return self.process.time(self.process.timestep(t).ceil())
         return t.clamp(self.process.first, 1.0)
 
     def weights(self, t: Tensor) -> Tensor:

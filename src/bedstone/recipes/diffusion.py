@@ -525,7 +525,7 @@ def _check_process(model: DiffusionPipeline, process: Process, aim: Target, name
 def _same_process(one: Process, other: Process) -> bool:
     """Whether noise is added alike, and a network told of it alike."""
     t = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
-    pairs = ((one.log_snr(t), other.log_snr(t)), (one.told(t), other.told(t)))
+    pairs = ((one.log_snr(t), other.log_snr(t)), (one.timestep(t), other.timestep(t)))
     return type(one) is type(other) and all(torch.allclose(*pair, atol=1e-3) for pair in pairs)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bedstone.diffusion.sample import Conditioning, generators_of, sample
+from bedstone.diffusion.sample import SampleControls, generators_of, sample
 from bedstone.errors import BedstoneError
 from bedstone.tasks.media.generator import MediaGenerator, rows_of
 from drawings import SHAPES, STEPS, drawing
@@ -290,11 +290,14 @@ def test_starts_and_masks_that_do_not_go_together_are_named():
     model = drawing("none")
     parts = model.network, model.process, model.target, (3, 8, 8), model.sampling
     for asked, said in (
-        (Conditioning(mask=torch.ones(1, 1, 8, 8)), "mask: was given without a start"),
-        (Conditioning(start=torch.zeros(3, 3, 8, 8)), "start: 3 signals were given to draw 2 from"),
+        (SampleControls(mask=torch.ones(1, 1, 8, 8)), "mask: was given without a start"),
+        (
+            SampleControls(start=torch.zeros(3, 3, 8, 8)),
+            "start: 3 signals were given to draw 2 from",
+        ),
     ):
         with pytest.raises(BedstoneError, match=said):
-            sample(*parts, generators_of([0, 1]), asked=asked)
+            sample(*parts, generators_of([0, 1]), controls=asked)
 
 
 def test_what_is_not_given_of_a_variation_is_as_said():

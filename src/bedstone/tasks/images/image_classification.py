@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.models.clip.network import states_of
-from bedstone.settings import at_least
+from bedstone.settings import optional, whole
 from bedstone.tasks.images.engine import ImageOptions, ImageTask, LabelledQuery, image_vectors
 from bedstone.tasks.task import embeds_both, embeds_images, shown
-from bedstone.tasks.text.text_classification import FUNCTIONS, scores_of
+from bedstone.tasks.text.text_classification import check_function, scores_of
 from bedstone.tasks.text.zero_shot_classification import label_names
 
 TEMPLATE = "This is a photo of {}."  # version 4's
@@ -33,17 +33,12 @@ class LabelOptions(ImageOptions):
         function_to_apply: softmax, sigmoid or none; default (or None) is by the model's problem.
     """
 
-    top_k: int | None = 5
+    top_k: int | None = optional(whole(1, default=5))
     function_to_apply: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "top_k", optional=True)
-        name = self.function_to_apply
-        if name is not None and str(name).lower() not in FUNCTIONS:
-            raise BedstoneError(
-                f"function_to_apply: {name!r} is unknown{nearest(str(name), FUNCTIONS)}."
-            )
+        check_function(self.function_to_apply)
 
 
 class ImageClassification(ImageTask):

@@ -20,8 +20,8 @@ from bedstone.data.signals.signals import Condition, class_condition, joined
 from bedstone.diffusion.process import interpolate
 from bedstone.diffusion.sample import (
     BATCH,
-    Conditioning,
     Progress,
+    SampleControls,
     SampleInputs,
     SamplingConfig,
     generators_of,
@@ -68,7 +68,7 @@ class GenerationEngine:
         seeds: Sequence[int],
         condition: SampleInputs,
         null: SampleInputs,
-        asked: Conditioning,
+        controls: SampleControls,
         progress: Progress | None,
         network: Any = None,
     ) -> Tensor:
@@ -83,7 +83,7 @@ class GenerationEngine:
             null=null,
             sampling=sampling,
             shape=shape,
-            asked=asked,
+            controls=controls,
             network=network or self.network,
             autocast=self.precision.autocast,
             batch=BATCH,
@@ -422,24 +422,24 @@ class MediaGenerator:
             )
         signal, drawn = shapes(self.model, size)
         record: dict[str, Any] = {"negative": negative, "size": list(size)}
-        asked = Conditioning(noise=noise, way=way)
+        controls = SampleControls(noise=noise, way=way)
         if image is None:
             if strength is not None or mask is not None:
                 name = "mask" if strength is None else "strength"
                 raise BedstoneError(f"{name}: was given without an image; give the image too.")
-            found = self.engine.sample(drawn, sampling, seeds, condition, null, asked, progress)
-            return self._generated(found, prompts, seeds, sampling, asked, record)
+            found = self.engine.sample(drawn, sampling, seeds, condition, null, controls, progress)
+            return self._generated(found, prompts, seeds, sampling, controls, record)
         clean = self.engine.signal(image, signal)
         keep = None if mask is None else self.engine.mask(mask, image, signal)
         strength = strength if strength is not None else STRENGTH if mask is None else 1.0
         record |= {"image": _named(image), "strength": strength, "mask": _named(mask)}
-        asked = replace(asked, start=self.engine.encoded(clean), strength=strength)
+        controls = replace(controls, start=self.engine.encoded(clean), strength=strength)
         if keep is not None:
-            asked = replace(asked, mask=self.engine.shrunk(keep, drawn))
-        found = self.engine.sample(drawn, sampling, seeds, condition, null, asked, progress)
+            controls = replace(controls, mask=self.engine.shrunk(keep, drawn))
+        found = self.engine.sample(drawn, sampling, seeds, condition, null, controls, progress)
         if keep is not None:  # what was to stay is as it was, also where an autoencoder blurs it
             found = torch.lerp(clean.expand_as(found), found, keep.expand_as(found))
-        return self._generated(found, prompts, seeds, sampling, asked, record)
+        return self._generated(found, prompts, seeds, sampling, controls, record)
 
     def variations(
         self,
@@ -477,10 +477,12 @@ class MediaGenerator:
         fresh = self.engine.noise(seeds, drawn).to(found)
         noise = slerp(found.expand_as(fresh), fresh, change)
         rows = self.engine.sample(
-            drawn, sampling, seeds, condition, null, Conditioning(noise=noise), progress
+            drawn, sampling, seeds, condition, null, SampleControls(noise=noise), progress
         )
         record = {"variation_of": _named(image), "change": change}
-        return self._generated(rows, [prompt] * len(seeds), seeds, sampling, Conditioning(), record)
+        return self._generated(
+            rows, [prompt] * len(seeds), seeds, sampling, SampleControls(), record
+        )
 
     def between(
         self,
@@ -508,17 +510,17 @@ class MediaGenerator:
         noise = slerp(one.expand(count, *drawn), other.expand(count, *drawn), shares)
         record: dict[str, Any] = {"negative": negative, "between": [first, last]}
         record |= {"seeds": list(seeds)}
-        asked, fresh = Conditioning(noise=noise, way=way), [seeds[0]] * count
+        controls, fresh = SampleControls(noise=noise, way=way), [seeds[0]] * count
         if ends is None:
-            rows = self.engine.sample(drawn, sampling, fresh, None, None, asked, progress)
+            rows = self.engine.sample(drawn, sampling, fresh, None, None, controls, progress)
         else:
             assert null is not None
             pair = ends.pick([0]), ends.pick([1])
             network, mixed, none = interpolated(self.engine.network, *pair, null, shares)
             rows = self.engine.sample(
-                drawn, sampling, fresh, mixed, none, asked, progress, network=network
+                drawn, sampling, fresh, mixed, none, controls, progress, network=network
             )
-        found = self._generated(rows, [first] * count, fresh, sampling, asked, record)
+        found = self._generated(rows, [first] * count, fresh, sampling, controls, record)
         for recipe, share in zip(found.recipes, shares.tolist(), strict=True):
             recipe["share"] = share
         return found
@@ -546,7 +548,7 @@ class MediaGenerator:
         prompts: Sequence[Prompt],
         seeds: Sequence[int],
         sampling: SamplingConfig,
-        asked: Conditioning,
+        controls: SampleControls,
         more: dict[str, Any],
     ) -> Generated:
         """The signals with their recipes.
@@ -561,8 +563,8 @@ class MediaGenerator:
                 "steps, or draw in precision fp32."
             )
         said: dict[str, Any] = {**asdict(sampling), "interval": list(sampling.interval)}
-        if asked.way is not None:
-            said |= {"method": asked.way.method, "spacing": "as scheduler_config.json has it"}
+        if controls.way is not None:
+            said |= {"method": controls.way.method, "spacing": "as scheduler_config.json has it"}
         same = {"model": str(self.model.path or ""), "sampling": said}
         same["precision"] = self.engine.precision.name
         same |= {name: value for name, value in more.items() if value not in (None, "", [])}

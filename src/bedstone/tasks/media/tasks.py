@@ -16,7 +16,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.signals.signals import TASKS
 from bedstone.diffusion.sample import SamplingConfig
 from bedstone.errors import BedstoneError
-from bedstone.settings import at_least
+from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.images.engine import is_image
 from bedstone.tasks.media.files import as_result, file_name, write_generated
 from bedstone.tasks.media.generator import Generated, MediaGenerator, conditions, rows_of
@@ -29,7 +29,7 @@ SETTINGS = tuple(field.name for field in fields(SamplingConfig))
 
 
 @dataclass(frozen=True)
-class SampleOptions:
+class SampleOptions(Settings):
     """How to draw. Settings that aren't given are the model's own.
 
     Attributes:
@@ -46,8 +46,8 @@ class SampleOptions:
         batch_size: taken and of no effect on what is drawn.
     """
 
-    num_images_per_prompt: int = 1
-    seed: int = 0
+    num_images_per_prompt: int = whole(1, default=1)
+    seed: int = whole(0, default=0)
     negative_prompt: Any = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
@@ -60,12 +60,7 @@ class SampleOptions:
     mask: Any = None
     prompt: Any = None
     out: Any = None
-    batch_size: int | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "num_images_per_prompt")
-        at_least(self, 0, "seed")
-        at_least(self, 1, "batch_size", optional=True)
+    batch_size: int | None = optional(whole(1))
 
     def settings(self) -> dict[str, Any]:
         """What is given of `SamplingConfig`."""

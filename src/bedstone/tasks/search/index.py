@@ -133,21 +133,11 @@ def shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def arrow_type(kind: Kind) -> Any:
-    """The type of a column in the table."""
+def arrow_types() -> dict[Kind, Any]:
+    """The type of a table's column of each kind."""
     import pyarrow as pa
 
-    types = {"text": pa.string(), "numbers": pa.float64(), "true or false": pa.bool_()}
-    return types[kind]
-
-
-def kind_of(type_: Any) -> Kind:
-    """What a column of the table holds."""
-    import pyarrow as pa
-
-    if pa.types.is_boolean(type_):
-        return "true or false"
-    return "numbers" if pa.types.is_floating(type_) else "text"
+    return {"text": pa.string(), "numbers": pa.float64(), "true or false": pa.bool_()}
 
 
 def _kind(value: Any) -> Kind | None:
@@ -164,11 +154,6 @@ def _kind(value: Any) -> Kind | None:
 def _item(value: Any) -> Any:
     """numpy's scalars as Python's."""
     return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
-
-
-# Rows of an index, how they become a table's, and what is wrong with a condition on them.
-#
-# Shapes: n rows, E numbers of a vector.
 
 
 @dataclass(frozen=True)
@@ -216,7 +201,7 @@ def table_of(rows: Sequence[Row], schema: Any, columns: Mapping[str, Kind], widt
 
 
 def units(vectors: Sequence[Any], names: Sequence[str], width: int) -> np.ndarray:
-    """Vectors at length 1, (n, E) fp32; `names` are told in errors.
+    """Vectors at length 1, (n, E) fp32; `names` stand in errors.
 
     Raises:
         BedstoneError: one has another width, isn't finite, or is zero.
@@ -237,22 +222,22 @@ def among(keys: Sequence[str]) -> str:
     return "key in ({})".format(", ".join("'" + key.replace("'", "''") + "'" for key in keys))
 
 
-def refusal(where: str, told: str, columns: Mapping[str, Kind]) -> str:
-    """What is wrong with a condition, of which LanceDB told in its words."""
-    if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", told):
+def refusal(where: str, error: str, columns: Mapping[str, Kind]) -> str:
+    """What is wrong with a condition, which LanceDB refused with `error`."""
+    if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", error):
         name = unknown[1]
         return f"where {where!r}: there is no column {name!r}{nearest(name, ['key', *columns])}"
     have = ", ".join(f"{name} ({kind})" for name, kind in {"key": "text", **columns}.items())
     return (
-        f"where {where!r}: can't be understood ({short(told)}). Expected one as SQL has it, "
+        f"where {where!r}: can't be understood ({short(error)}). Expected one as SQL has it, "
         f"such as \"price < 20 and colour = 'red'\", on the columns {have}."
     )
 
 
 def short(error: object) -> str:
     """The first line of a library's error, without where in its source it was raised."""
-    told = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r",? */\S+\.rs:\S*|Invalid (user )?input[,:] ", "", told)[:200].strip()
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r",? */\S+\.rs:\S*|Invalid (user )?input[,:] ", "", line)[:200].strip()
 
 
 def _text(key: str) -> str:
@@ -270,7 +255,7 @@ NAME = "index.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class IndexSettings:
     """What `index.json` holds.
 
     Attributes:
@@ -292,7 +277,7 @@ class Settings:
         write_json(folder / NAME, {"format": FORMAT, **asdict(self)})
 
     @classmethod
-    def read(cls, folder: Path) -> "Settings":
+    def read(cls, folder: Path) -> "IndexSettings":
         """Those of an index's folder.
 
         Raises:
@@ -329,7 +314,7 @@ class Index:
     Writing waits for nobody: a second process that writes is refused.
     """
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: IndexSettings) -> None:
         self.path, self.settings = path, settings
         self._database = _lancedb().connect(path)
         self._table: Any = None
@@ -358,7 +343,7 @@ class Index:
                 f"{path}: is there, and is no index. Name another place for the index."
             )
         _lancedb()
-        settings = Settings(name, width, model, source)
+        settings = IndexSettings(name, width, model, source)
         path.mkdir(parents=True, exist_ok=True)
         settings.write(path)
         return cls(path, settings)
@@ -374,7 +359,7 @@ class Index:
             BedstoneError: there is none, it is damaged or newer, or made by another model.
         """
         path = Path(path)
-        settings = Settings.read(path)
+        settings = IndexSettings.read(path)
         if name is not None and name != settings.name:
             raise BedstoneError(
                 f"{path}: was made by the model {settings.name}"
@@ -407,7 +392,8 @@ class Index:
         """The columns of metadata, and what each holds."""
         if self._columns is None:  # asking the table takes a good part of a quick search
             schema = () if self._table is None else self._table.schema
-            self._columns = {e.name: kind_of(e.type) for e in schema if e.name not in OWN}
+            kinds = {type_: kind for kind, type_ in arrow_types().items()}
+            self._columns = {e.name: kinds.get(e.type, "text") for e in schema if e.name not in OWN}
         return self._columns
 
     def stamps(self) -> dict[str, str]:
@@ -477,7 +463,8 @@ class Index:
                         f"column {name!r}: holds {have} in {self.path}, and {kind} was given. Mend "
                         "the values, or make a new index."
                     )
-            fields = [pa.field(k, arrow_type(v)) for k, v in kinds.items() if k not in self.columns]
+            types, new = arrow_types(), [name for name in kinds if name not in self.columns]
+            fields = [pa.field(name, types[kinds[name]]) for name in new]
             if self._table is None:
                 own = [pa.field("key", pa.string()), pa.field("stamp", pa.string())]
                 own += [pa.field("vector", pa.list_(pa.float32(), self.settings.width))]
@@ -507,7 +494,7 @@ class Index:
             return []
         how = None if exact else self.settings.approximate
         names = ["key", *self.columns]
-        with self._told(where):
+        with self._refused(where):
             if how is None:
                 query = exact_query(self._table, vector, count, names, where)
             else:
@@ -520,7 +507,7 @@ class Index:
 
     def count(self, where: str = "") -> int:
         """How many rows meet a condition. Raises BedstoneError as `search` does."""
-        with self._told(where):
+        with self._refused(where):
             return 0 if self._table is None else self._table.count_rows(where or None)
 
     def tidy(self) -> None:
@@ -563,7 +550,7 @@ class Index:
             if not self._writes:
                 self._held.enter_context(lock(self.path))
                 self._writes = True
-                self.settings = Settings.read(self.path)
+                self.settings = IndexSettings.read(self.path)
                 self._open_table()
             yield
 
@@ -586,7 +573,7 @@ class Index:
             yield tuple(part.column(name).to_pylist() for name in names)
 
     @contextlib.contextmanager
-    def _told(self, where: str) -> Iterator[None]:
+    def _refused(self, where: str) -> Iterator[None]:
         """LanceDB's complaints about a condition, in our words."""
         try:
             yield

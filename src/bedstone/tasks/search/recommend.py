@@ -17,7 +17,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import with_images
 from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import at_least
+from bedstone.settings import optional, share, whole
 from bedstone.tasks.images.engine import is_image
 from bedstone.tasks.moderation.moderation import Item, is_image_item, item_of
 from bedstone.tasks.task import Options, Task, embeds_both, shown
@@ -44,15 +44,8 @@ class CatalogueOptions(Options):
     text: str | None = None
     image: str | None = None
     id: str = "id"
-    text_weight: float = 0.5
-    top_k: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "top_k")
-        weight = self.text_weight
-        if not isinstance(weight, int | float) or not 0 <= weight <= 1:
-            raise BedstoneError(f"text_weight: {weight!r} was given; expected a share, 0 to 1.")
+    text_weight: float = share(default=0.5)
+    top_k: int = whole(1, default=5)
 
 
 @dataclass(frozen=True)
@@ -295,11 +288,7 @@ class ComplementaryOptions(CatalogueOptions):
 
     pairs: Any = None
     category: str | None = None
-    per_category: int | None = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "per_category", optional=True)
+    per_category: int | None = optional(whole(1, default=1))
 
 
 class ComplementaryItems(SimilarItems):

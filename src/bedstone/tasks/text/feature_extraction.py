@@ -19,6 +19,7 @@ from bedstone.data.text.encode import Input, text_batch, text_input
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.layers import Pooling, normalise, pool
+from bedstone.settings import one_of
 from bedstone.tasks.images.engine import ImageEngine
 from bedstone.tasks.task import (
     Options,
@@ -101,12 +102,7 @@ class EmbedOptions(Options):
 
     prompt: str | None = None
     prompt_name: str | None = None
-    long: str = "cut"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.long not in LONG:
-            raise BedstoneError(f"long: {self.long!r} is unknown{nearest(str(self.long), LONG)}.")
+    long: str = one_of(*LONG, default="cut")
 
 
 class Embedder(Task):

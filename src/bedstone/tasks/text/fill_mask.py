@@ -11,7 +11,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input, text_input
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError
-from bedstone.settings import at_least
+from bedstone.settings import optional, whole
 from bedstone.tasks.task import Options, Prepared, Reader, shown, text_of
 from bedstone.tasks.text.question_answering import best_places
 
@@ -25,12 +25,8 @@ class FillOptions(Options):
         targets: the words that a mask may be, one or a list; None allows all.
     """
 
-    top_k: int | None = 5
+    top_k: int | None = optional(whole(1, default=5))
     targets: str | Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "top_k", optional=True)
 
 
 @dataclass(frozen=True)

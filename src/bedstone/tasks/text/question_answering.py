@@ -19,7 +19,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input, question_windows
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError
-from bedstone.settings import at_least
+from bedstone.settings import optional, share, whole
 from bedstone.tasks.task import Options, Prepared, Reader, shown, text_of
 
 WINDOW, STRIDE = 384, 128  # tokens, as in version 4
@@ -50,18 +50,12 @@ class SpanOptions(Options):
         max_question_len: taken and of no effect: no question is cut.
     """
 
-    max_seq_len: int | None = None
-    doc_stride: int | None = None
-    max_answer_len: int = 15
+    max_seq_len: int | None = optional(whole(1))
+    doc_stride: int | None = optional(whole(0))
+    max_answer_len: int = whole(1, default=15)
     handle_impossible_answer: bool = False
     align_to_words: bool = True
     max_question_len: Any = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "max_answer_len")
-        at_least(self, 1, "max_seq_len", optional=True)
-        at_least(self, 0, "doc_stride", optional=True)
 
 
 class Answering(Reader):
@@ -101,11 +95,7 @@ class Answering(Reader):
 class AnswerOptions(SpanOptions):
     """Those, and `top_k`: how many answers; above 1 the result is a list."""
 
-    top_k: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "top_k")
+    top_k: int = whole(1, default=1)
 
 
 class QuestionAnswering(Answering):
@@ -177,7 +167,7 @@ class ExtractOptions(SpanOptions):
     """
 
     fields: Any = None
-    threshold: float = 0.1
+    threshold: float = share(default=0.1)
     handle_impossible_answer: bool = True
 
     def __post_init__(self) -> None:
@@ -192,8 +182,6 @@ class ExtractOptions(SpanOptions):
                 )
             for name, question in self.fields.items():
                 text_of(question, f"fields: the question of {name!r}")
-        if not isinstance(self.threshold, int | float) or not 0 <= self.threshold <= 1:
-            raise BedstoneError(f"threshold: {self.threshold!r} was given; expected 0 to 1.")
 
 
 class InformationExtraction(Answering):

@@ -21,9 +21,9 @@ from bedstone.data.text.token_cache import default_folder
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
 from bedstone.nn.fast.inference import inference_dtype
-from bedstone.settings import at_least
+from bedstone.settings import one_of, whole
 from bedstone.tasks.task import shown, text_of
-from bedstone.tasks.text.feature_extraction import Embedder, EmbedOptions, unit
+from bedstone.tasks.text.feature_extraction import LONG, Embedder, EmbedOptions, unit
 
 FORMAT = 1  # part of a cache's name: raise it when the same input would give other numbers
 ROWS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
@@ -47,13 +47,9 @@ class SearchOptions(EmbedOptions):
     file: str | Path | None = None
     texts: Sequence[str] | None = None
     column: str | None = None
-    top_k: int = 5
+    top_k: int = whole(1, default=5)
     cache: str | Path | None = None
-    long: str = "windows"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "top_k")
+    long: str = one_of(*LONG, default="windows")
 
 
 @dataclass(frozen=True)

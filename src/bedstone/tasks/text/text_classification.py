@@ -38,11 +38,15 @@ class ClassifyOptions(Options):
         super().__post_init__()
         if self.top_k != "":
             at_least(self, 1, "top_k", optional=True)
-        name = self.function_to_apply
-        if name is not None and str(name).lower() not in FUNCTIONS:
-            raise BedstoneError(
-                f"function_to_apply: {name!r} is unknown{nearest(str(name), FUNCTIONS)}."
-            )
+        check_function(self.function_to_apply)
+
+
+def check_function(name: str | None) -> None:
+    """Raises BedstoneError where labels' figures aren't made by such a function."""
+    if name is not None and str(name).lower() not in FUNCTIONS:
+        raise BedstoneError(
+            f"function_to_apply: {name!r} is unknown{nearest(str(name), FUNCTIONS)}."
+        )
 
 
 class TextClassification(Reader):

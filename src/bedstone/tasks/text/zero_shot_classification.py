@@ -16,8 +16,9 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input, text_input
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError
+from bedstone.settings import one_of
 from bedstone.tasks.task import shown, text_of
-from bedstone.tasks.text.feature_extraction import SCALE, Embedder, EmbedOptions, unit
+from bedstone.tasks.text.feature_extraction import LONG, SCALE, Embedder, EmbedOptions, unit
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ZeroShotOptions(EmbedOptions):
     hypothesis_template: str | None = None
     multi_label: bool = False
     multi_class: bool | None = None
-    long: str = "windows"
+    long: str = one_of(*LONG, default="windows")
 
     def __post_init__(self) -> None:
         super().__post_init__()
