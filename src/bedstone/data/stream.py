@@ -139,7 +139,7 @@ class Stream(Batches[B]):
         ahead: batches that are made before they are asked for.
         whole: an epoch has every row; its last batch may be smaller.
         shuffle: whether the order is drawn; else rows come in theirs.
-        identity: what a state must have been taken with, beside the seed; None is `rows`, the count.
+        identity: what a state must have been taken with, beside the seed; None is the count.
     """
 
     def __init__(
