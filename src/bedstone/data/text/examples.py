@@ -151,11 +151,11 @@ class Examples:
     def describe(self) -> str:
         """Rows, tokens, and how many are long, in a line."""
         several = np.bincount(self.owner) > 1
-        told = f"{len(self.rows):,} rows, {len(self.ids):,} tokens, longest {self.lengths.max():,}"
+        text = f"{len(self.rows):,} rows, {len(self.ids):,} tokens, longest {self.lengths.max():,}"
         if several.any():
             windows = int(np.bincount(self.owner)[several].sum())
-            told += f"; {several.sum():,} longer than {self.limit:,} became {windows:,} windows"
-        return told
+            text += f"; {several.sum():,} longer than {self.limit:,} became {windows:,} windows"
+        return text
 
     def fingerprint(self) -> str:
         """A hash (hex) of the rows."""

@@ -415,9 +415,9 @@ def find_prompts(rows: Dataset) -> tuple[list[str], list[str]]:
     if rows.column("completion"):
         return rows.texts(rows.need("prompt"), empty=True), rows.texts(rows.need("completion"))
     if rows.column("instruction"):
-        told, given = rows.texts(rows.need("instruction")), rows.column("input")
+        tasks, given = rows.texts(rows.need("instruction")), rows.column("input")
         inputs = rows.texts(given, empty=True) if given else [""] * len(rows)
-        prompts = [alpaca_prompt(*each) for each in zip(told, inputs, strict=True)]
+        prompts = [alpaca_prompt(*each) for each in zip(tasks, inputs, strict=True)]
         return prompts, rows.texts(rows.need("output"))
     texts = rows.texts(rows.need("text"))
     return [""] * len(texts), texts
