@@ -44,7 +44,8 @@ from transformers import (
 import bedstone
 from bedstone.checkpoints.adapters import adapt, save_adapter
 from bedstone.data.dataset import Dataset
-from bedstone.data.text.supervised import example_stream, make_examples
+from bedstone.data.text.examples import example_stream
+from bedstone.data.text.supervised import make_examples
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.supervised import completion_loss
 from bedstone.runtime import pick_precision, seed_everything

@@ -37,16 +37,14 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizer, DataCollato
 import bedstone
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.data.text.masked_lm import (
-    ALONE,
     Chosen,
     Corruption,
-    Documents,
     MaskedBatch,
     MaskingConfig,
     RowMaker,
-    Segments,
     row_keys,
 )
+from bedstone.data.text.sentences import ALONE, Documents, Segments
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.objectives.masked import MaskedLoss

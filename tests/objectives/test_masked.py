@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from bedstone.data.text.masked_lm import (
-    ALONE,
     Chosen,
     Corruption,
-    Documents,
     MaskedBatches,
     MaskingConfig,
     RowMaker,
     row_keys,
 )
+from bedstone.data.text.sentences import ALONE, Documents
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.models.bert.network import BertConfig, build
 from bedstone.models.heads import HeadConfig

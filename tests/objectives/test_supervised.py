@@ -7,7 +7,8 @@ import torch
 
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.convert_tokenizer import train_wordpiece
-from bedstone.data.text.supervised import example_stream, make_examples
+from bedstone.data.text.examples import example_stream
+from bedstone.data.text.supervised import make_examples
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.models.bert.network import BertConfig

@@ -160,7 +160,7 @@ def test_a_head_alone_learns_as_it_does_under_a_frozen_body(bases, data, tmp_pat
 
 def by_hand(recipe: FinetuneRecipe, seen, lines: int) -> list[float]:
     """Mean losses between lines of the log, of a linear map trained by torch's own AdamW."""
-    from bedstone.data.text.supervised import example_stream
+    from bedstone.data.text.examples import example_stream
     from bedstone.recipes.supervised import open_start, prepare
     from bedstone.runtime import seed_everything
     from bedstone.train.schedule import build_schedule

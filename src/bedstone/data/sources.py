@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bedstone.data.images.decode import find_images
 from bedstone.data.records import (
@@ -46,7 +46,7 @@ from bedstone.data.records import (
     records,
 )
 from bedstone.errors import BedstoneError, closest, nearest
-from bedstone.settings import Settings
+from bedstone.settings import Settings, share
 
 # Built-in text: the module and function that make its documents, loaded when asked for.
 BUILT_IN = {
@@ -438,5 +438,7 @@ class DataConfig(Settings):
     column: str = "text"
     split: str | None = None
     validation: str = ""
-    validation_share: float = 0.02
+    validation_share: float = share(below_one=True, default=0.02)
     streaming: bool = False
+
+    section: ClassVar[str] = "data."

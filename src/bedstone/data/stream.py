@@ -139,7 +139,7 @@ class Stream(Batches[B]):
         ahead: batches that are made before they are asked for.
         whole: an epoch has every row; its last batch may be smaller.
         shuffle: whether the order is drawn; else rows come in theirs.
-        identity: what else a state must have been taken with.
+        identity: what a state must have been taken with, beside the seed; None is the count.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Stream(Batches[B]):
         self.collate: Any = collate
         self.batch_size = batch_size if whole else min(batch_size, count)
         self.workers, self.ahead, self.whole, self.shuffle = workers, max(ahead, 1), whole, shuffle
-        self._identity = {"seed": seed, "rows": count, **(identity or {})}
+        self._identity = {"seed": seed, **(identity or {"rows": count})}
         self._at = (0, 0, 0)  # of the next batch: epoch, rows of it before, number
         self._next = self._at  # of the next to be made
         self._made: deque[Future[B]] = deque()
@@ -206,7 +206,12 @@ class Stream(Batches[B]):
         return batch
 
     def figures(self) -> dict[str, float]:
-        """Since the last call: the share of time that was spent waiting for a batch."""
+        """For the log: the epoch, and the share of time spent waiting since the last call.
+
+        Batches of `whole` epochs are made of what is in memory: there is nothing to report.
+        """
+        if self.whole:
+            return {}
         now = time.monotonic()
         share = self._waited / max(now - self._since, 1e-9)
         self._waited, self._since = 0.0, now

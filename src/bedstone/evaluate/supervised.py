@@ -19,7 +19,8 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.fields import PAIRS
 from bedstone.data.images.supervised import ImageExamples
 from bedstone.data.open import open_dataset
-from bedstone.data.text.supervised import ExampleBatch, Examples, evaluation_batches, make_examples
+from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
+from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.runner import Evaluation
 from bedstone.metrics.classification import classification, multi_label

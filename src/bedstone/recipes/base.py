@@ -16,7 +16,7 @@ from bedstone.data.text.train_tokenizer import TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
 from bedstone.files import read_json
-from bedstone.settings import check_shares, read_recipe, read_values, whole
+from bedstone.settings import read_recipe, read_values, whole
 from bedstone.train.averaging import Decay
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches, Objective
@@ -270,10 +270,6 @@ class PretrainRecipe(RunRecipe):
     context: int = whole(1, default=256)
     batch_size: int = whole(1, default=16)
     evaluate_tokens: int = 50_000
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares({"data.validation_share": self.data.validation_share})
 
 
 @dataclass

@@ -13,9 +13,9 @@ from bedstone.data.text.masked_lm import (
     Corruption,
     MaskedBatches,
     RowMaker,
-    Sentences,
     evaluation_batches,
 )
+from bedstone.data.text.sentences import Sentences
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_roberta

@@ -24,7 +24,8 @@ from bedstone.data.images.supervised import (
 )
 from bedstone.data.open import open_dataset
 from bedstone.data.text.augment import AugmentConfig, augment
-from bedstone.data.text.supervised import Examples, example_stream, make_examples
+from bedstone.data.text.examples import Examples, example_stream
+from bedstone.data.text.supervised import make_examples
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation

@@ -5,8 +5,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from bedstone.data.scenes.captions import OPPOSITE, PLACES, holds
 from bedstone.data.scenes.questions import KINDS, all_questions
+from bedstone.data.scenes.relations import OPPOSITE, PLACES, holds
 from bedstone.data.scenes.world import COLOURS, SHAPES, SIZES, SPLITS, allowed_pairs, make_scene
 
 ONE = r"the (?:(small|medium|large) )?(?:(\w+) )??(\w+?)"

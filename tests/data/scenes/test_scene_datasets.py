@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bedstone.data.scenes.captions import place
 from bedstone.data.scenes.datasets import scene_rows
+from bedstone.data.scenes.relations import place
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import (
     BACKGROUNDS,

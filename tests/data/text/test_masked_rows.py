@@ -6,20 +6,15 @@ import torch
 
 from bedstone.data.sources import Texts
 from bedstone.data.text.masked_lm import (
-    ALONE,
-    NEXT,
-    OTHER,
     Corruption,
-    Documents,
     MaskedBatches,
     MaskingConfig,
     RowMaker,
-    Sentences,
     evaluation_batches,
     row_keys,
-    sentences,
     word_edges,
 )
+from bedstone.data.text.sentences import ALONE, NEXT, OTHER, Documents, Sentences, sentences
 from bedstone.data.text.token_cache import TokenSplit, token_cache
 from bedstone.data.text.train_tokenizer import train_roberta, train_wordpiece
 from bedstone.errors import BedstoneError

@@ -8,7 +8,8 @@ import torch
 
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.encode import question_windows, text_input, text_windows, word_windows
-from bedstone.data.text.supervised import evaluation_batches, example_stream, make_examples
+from bedstone.data.text.examples import evaluation_batches, example_stream
+from bedstone.data.text.supervised import make_examples
 from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
 from bedstone.errors import BedstoneError
 

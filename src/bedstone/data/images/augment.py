@@ -1,10 +1,10 @@
-"""New pictures from old ones, a batch at a time: crop, flip, rotation, scale, colour, erasing.
+"""Augmentation of images, a batch at a time: crop, flip, rotation, scale, colour, erasing.
 
-All that moves pixels is one affine map a picture: a cut and a resizing where nothing turns, else
-one bilinear `grid_sample`. All that changes colours is one 3 x 3 matrix and an offset a picture.
+All that moves pixels is one affine map an image: a crop and a resizing without rotation, else one
+bilinear `grid_sample`. All that changes colours is one 3 x 3 matrix and an offset an image.
 Random resized crops as in Szegedy et al. (2015), random erasing as in Zhong et al. (2017).
 
-Every picture takes one row of random numbers, of the same length whatever is switched on, so the
+Every image takes one row of random numbers, of the same length whatever is switched on, so the
 same seed gives the same crops with and without colour.
 """
 
@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,21 +20,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bedstone.errors import BedstoneError
-from bedstone.settings import check_whole, from_mapping
+from bedstone.settings import Settings, from_mapping, number, share, whole
 
 _LUMA = (0.299, 0.587, 0.114)
 _DRAWS = 18  # random numbers a picture
 
 
 @dataclass(frozen=True)
-class ImageAugment:
-    """What may happen to a picture; as it stands, nothing does.
+class ImageAugment(Settings):
+    """How images are changed at random; by default not at all.
 
     Attributes:
-        crop: share of the picture's area that is kept and resized, from and to.
-        ratio: width over height of what is kept, from and to; of crops alone.
+        crop: share of the image's area that is kept and resized, from and to.
+        ratio: width over height of a crop, from and to.
         flip: probability of left and right changing places.
-        rotation: degrees at most, to either side; what comes in from outside mirrors the picture.
+        rotation: degrees at most, to either side; the corners mirror the image.
         scale: enlargement about the middle, from and to; below 1 it shrinks.
         colour: probability that the four below are applied.
         brightness: at most so much lighter or darker, as a share.
@@ -42,31 +42,28 @@ class ImageAugment:
         saturation: at most so much more or less, as a share; 1 reaches grey.
         hue: turns of the colour circle at most, to either side; 0.5 reaches all hues.
         erase: probability that a rectangle is painted over with one random colour.
-        erase_area: share of the picture's area that is painted over, from and to.
-        size: pixels of the sides of what comes out; 0 keeps those of what comes in.
+        erase_area: share of the image's area that is painted over, from and to.
+        size: pixels of the result's sides; 0 keeps those of the input.
     """
 
     crop: tuple[float, ...] = (1.0, 1.0)
     ratio: tuple[float, ...] = (3 / 4, 4 / 3)
-    flip: float = 0.0
-    rotation: float = 0.0
+    flip: float = share(default=0.0)
+    rotation: float = number(0, 180, default=0.0)
     scale: tuple[float, ...] = (1.0, 1.0)
-    colour: float = 1.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    erase: float = 0.0
+    colour: float = share(default=1.0)
+    brightness: float = share(default=0.0)
+    contrast: float = share(default=0.0)
+    saturation: float = share(default=0.0)
+    hue: float = number(0, 0.5, default=0.0)
+    erase: float = share(default=0.0)
     erase_area: tuple[float, ...] = (0.02, 0.2)
-    size: int = 0
+    size: int = whole(0, 16384, default=0)
+
+    section: ClassVar[str] = "augment."
 
     def __post_init__(self) -> None:
-        for name in ("flip", "colour", "erase", "brightness", "contrast", "saturation"):
-            _check(name, getattr(self, name), 0, 1)
-        _check("hue", self.hue, 0, 0.5)
-        _check("rotation", self.rotation, 0, 180)
-        _check("size", self.size, 0, 16384)
-        check_whole("augment.size", self.size, 0)
+        super().__post_init__()
         for name, least, most in (
             ("crop", 0.01, 1),
             ("erase_area", 0.001, 1),
@@ -231,12 +228,12 @@ def _span(middle: float, share: float, side: int) -> tuple[int, int]:
 
 
 def _erased(augment: ImageAugment, pixels: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Paints a rectangle of one random colour over the pictures drawn for it, in place."""
+    """Paints a rectangle of one random colour over the images drawn for it, in place."""
     if not augment.erase:
         return pixels
     height, width = pixels.shape[1:3]
     low, high = augment.erase_area
-    for picture, row in zip(pixels, draws.tolist(), strict=True):
+    for image, row in zip(pixels, draws.tolist(), strict=True):
         if row[0] >= augment.erase:
             continue
         area = low + row[1] * (high - low)
@@ -247,7 +244,7 @@ def _erased(augment: ImageAugment, pixels: torch.Tensor, draws: torch.Tensor) ->
         left, top = round(row[3] * (width - wide)), round(row[4] * (height - tall))
         digits = int(row[5] * 2**24)  # as fine as the draw is: three bytes of colour
         colour = [digits >> 16, digits >> 8 & 255, digits & 255]
-        picture[top : top + tall, left : left + wide] = picture.new_tensor(colour)
+        image[top : top + tall, left : left + wide] = image.new_tensor(colour)
     return pixels
 
 
@@ -259,11 +256,11 @@ def _check(name: str, value: object, least: float, most: float) -> None:
         )
 
 
-# Changes of a picture that leave true what is said of it.
+# Augmentation that keeps the texts of an image true.
 #
-# Where left or right is said, nothing is flipped; where a colour is said, no colour changes; where
-# a place, a number or a size is said, nothing is cut, turned, enlarged or covered. What is said is
-# what the batch teaches with the picture: the captions, questions and answers drawn for it.
+# An image whose texts state left or right is not flipped; one with a colour keeps its colours; one
+# with a place, a number or a size is not cropped, rotated, enlarged or covered. The texts are those
+# of the batch: the captions, questions and answers drawn for the image.
 
 SIDES, PLACES, COLOURS, COUNTS, SIZES = 1, 2, 4, 8, 16
 ALL = SIDES | PLACES | COLOURS | COUNTS | SIZES
@@ -300,7 +297,7 @@ _FINDS = re.compile(r"[^\W\d_]+|\d+")
 
 
 def facts_of(text: str) -> int:
-    """The sorts of facts that a text states or asks for, added up: SIDES, PLACES, ..."""
+    """The kinds of facts in a text, added up: SIDES, PLACES, ..."""
     facts = 0
     for word in _FINDS.findall(text.lower()):
         facts |= COUNTS if word.isdigit() else _TABLE.get(word, 0)
@@ -314,10 +311,10 @@ def facts_in(texts: Collection[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FactAugment:
-    """An `ImageAugment` that is held back picture by picture.
+    """An `ImageAugment` that keeps the texts of each image true.
 
     Attributes:
-        augment: what may happen where nothing is said against it.
+        augment: for images whose texts state no fact.
     """
 
     augment: ImageAugment
@@ -328,7 +325,7 @@ class FactAugment:
         """Pictures (P, H, W, 3) uint8 to (P, h, w, 3) uint8.
 
         Args:
-            facts: (P,) what is said of each picture, as `facts_of` tells it.
+            facts: (P,) the facts that the texts of each image state, as `facts_of` gives them.
         """
         kept = np.fromiter(facts, np.int64, len(pixels))
         side = self.augment.size
@@ -339,7 +336,7 @@ class FactAugment:
         return made
 
     def allowed(self, facts: int) -> ImageAugment:
-        """What may happen to a picture of which such facts are told."""
+        """The augmentation of an image whose texts state such facts."""
         changed: dict[str, Any] = {}
         if facts & SIDES:
             changed["flip"] = 0.0

@@ -157,7 +157,11 @@ def contrastive_stream(
         batch_size,
         seed=seed,
         workers=workers,
-        identity={"texts": len(texts), "tokens": len(texts.known.ids)},
+        identity={
+            "rows": len(images.readable),
+            "texts": len(texts),
+            "tokens": len(texts.known.ids),
+        },
     )
 
 

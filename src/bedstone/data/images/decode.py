@@ -1,6 +1,6 @@
-"""Picture files in, safe RGB pixels out.
+"""Safe decoding of image files to RGB pixels.
 
-What is defined, and tested on golden pixels: EXIF orientation is applied; palettes, grey, 1-bit and
+Defined, and tested on golden pixels: EXIF orientation is applied; palettes, grey, 1-bit and
 CMYK become RGB; transparency lies over white; 16-bit values are scaled, not clipped; of an
 animation the first frame counts. Colour profiles are not applied, as published processors don't.
 
@@ -190,10 +190,10 @@ def decode(
     except BedstoneError:
         raise
     except Exception as error:  # Pillow raises what its decoders happen to: all mean a bad file
-        told = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise BedstoneError(
-            f"{where}: is broken or cut short ({told[:200]}). Fetch or save the picture again, or "
-            "leave it out."
+            f"{where}: is broken or cut short ({reason[:200]}). Fetch or save the picture again, "
+            "or leave it out."
         ) from error
 
 
@@ -234,8 +234,8 @@ def _read(path: Path, where: str) -> bytes:
             )
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        told = getattr(error, "strerror", None) or error
-        raise BedstoneError(f"{where}: can't be read ({told}).") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BedstoneError(f"{where}: can't be read ({reason}).") from error
 
 
 def _open(data: bytes, where: str, most_pixels: int) -> Image.Image:
@@ -251,8 +251,8 @@ def _open(data: bytes, where: str, most_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
         kind = looks_like(data)
-        told = f"is no picture but {kind}" if kind else "is no picture, or its start is broken"
-        raise BedstoneError(f"{where}: {told}. {_READS}") from error
+        fault = f"is no picture but {kind}" if kind else "is no picture, or its start is broken"
+        raise BedstoneError(f"{where}: {fault}. {_READS}") from error
     except Image.DecompressionBombError as error:
         raise BedstoneError(_too_large(where, "its declared size", most_pixels)) from error
     _check_size(image.size, where, most_pixels)
@@ -272,9 +272,9 @@ def _check_size(size: tuple[int, ...], where: str, most_pixels: int) -> None:
         raise BedstoneError(_too_large(where, f"{size[0]:,} x {size[1]:,} pixels", most_pixels))
 
 
-def _too_large(where: str, told: str, most_pixels: int) -> str:
+def _too_large(where: str, size: str, most_pixels: int) -> str:
     return (
-        f"{where}: {told} is more than the {most_pixels:,} pixels that are decoded. Save it "
+        f"{where}: {size} is more than the {most_pixels:,} pixels that are decoded. Save it "
         "smaller or leave it out."
     )
 

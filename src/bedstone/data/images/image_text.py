@@ -393,6 +393,7 @@ def image_text_stream(
         seed=seed,
         workers=workers,
         identity={
+            "rows": len(images.readable),
             "texts": len(texts),
             "tokens": len(texts.known.ids),
             "captions": captions,

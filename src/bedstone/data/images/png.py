@@ -1,4 +1,4 @@
-"""PNG files that say how they were made: a recipe inside, as a note that viewers show."""
+"""PNG files with the recipe of a generated image in their metadata."""
 
 import json
 import zlib
@@ -17,7 +17,7 @@ MOST = 1 << 20  # bytes of a note that is read
 
 
 def save_png(
-    picture: Image.Image,
+    image: Image.Image,
     path: str | Path,
     recipe: Mapping[str, Any] | None = None,
     *,
@@ -27,7 +27,7 @@ def save_png(
     """Writes a PNG, whole or not at all, with `recipe` in its notes if one is given.
 
     Args:
-        frames: that follow the picture in an animation, which never ends.
+        frames: that follow the image in an animation, which never ends.
         milliseconds: that each of these is shown.
 
     Raises:
@@ -36,16 +36,16 @@ def save_png(
     notes = PngInfo()
     if recipe is not None:
         try:
-            told = json.dumps(dict(recipe), ensure_ascii=False, allow_nan=False)
+            text = json.dumps(dict(recipe), ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise BedstoneError(f"{path}: its recipe can't be kept as JSON ({error}).") from error
-        notes.add_itxt(KEY, told)
+        notes.add_itxt(KEY, text)
     moving: dict[str, Any] = {}
     if frames:
         moving = {"save_all": True, "append_images": list(frames), "duration": milliseconds}
         moving |= {"loop": 0}
     with atomic_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=notes, **moving)
+        image.save(temporary, format="PNG", pnginfo=notes, **moving)
     return Path(path)
 
 
@@ -63,7 +63,7 @@ def read_recipe(path: str | Path) -> dict[str, Any] | None:
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise BedstoneError(f"{path}: is no PNG; a recipe is kept in PNG files alone.")
     place = 8
-    while place + 12 <= len(data):  # chunks by hand: nothing of the picture is decoded
+    while place + 12 <= len(data):  # chunks by hand: nothing of the image is decoded
         size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
         body = data[place + 8 : place + 8 + size]
         if kind == b"iTXt" and body.startswith(f"{KEY}\0".encode()):
@@ -78,9 +78,9 @@ def _text_of(path: Path, body: bytes) -> dict[str, Any]:
         text = body[2:].split(b"\0", 2)[2]
         if body[0]:
             text = zlib.decompressobj().decompress(text, MOST)
-        told = json.loads(text[:MOST].decode())
+        recipe = json.loads(text[:MOST].decode())
     except (IndexError, ValueError, zlib.error, RecursionError) as error:
         raise BedstoneError(f"{path}: its recipe is broken ({error}).") from error
-    if not isinstance(told, dict):
+    if not isinstance(recipe, dict):
         raise BedstoneError(f"{path}: its recipe is no table of names and values.")
-    return told
+    return recipe

@@ -153,18 +153,18 @@ _LARGE = 4 * 1024**2  # pixels of a resized picture: beyond, only what the crop 
 
 @dataclass(frozen=True)
 class ImageProcessor:
-    """What is done to a picture.
+    """The preprocessing of images: resize, crop, normalisation.
 
     Attributes:
         kind: whose published form it has: clip, vit, siglip or blip.
-        resize: the shorter side's pixels; or (height, width), whatever the picture's shape; or
-            None, which leaves the picture as it is.
+        resize: the shorter side's pixels; or (height, width), whatever the image's shape; or
+            None, which leaves the image as it is.
         crop: (height, width) cut from the middle; None where `resize` says both already.
         resample: Pillow's number of a filter: 0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box,
             5 Hamming.
         mean, std: a channel each, of the values after `rescale`.
         rescale: what 8-bit values are multiplied by.
-        convert_rgb: kept for the file; pictures are RGB here.
+        convert_rgb: kept for the file; images are RGB here.
     """
 
     kind: str = "clip"
@@ -201,31 +201,31 @@ class ImageProcessor:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what comes out."""
+        """(height, width) of the result."""
         if self.crop is not None:
             return self.crop
         assert isinstance(self.resize, tuple)
         return self.resize
 
-    def fit(self, picture: np.ndarray) -> np.ndarray:
+    def fit(self, image: np.ndarray) -> np.ndarray:
         """Resizes and crops alone: (H, W, 3) uint8 to (h, w, 3) uint8.
 
         Raises:
             BedstoneError: the picture has another shape or type.
         """
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise BedstoneError(
-                f"a picture of shape {picture.shape} and type {picture.dtype}; expected (H, W, 3) "
+                f"a picture of shape {image.shape} and type {image.dtype}; expected (H, W, 3) "
                 "of uint8, as `data.images.decode.decode` gives."
             )
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         target = self._resized(height, width)
         if self.crop is not None and target[0] * target[1] > _LARGE:
-            return self._kept_part(picture, target)
+            return self._kept_part(image, target)
         if target != (height, width):
-            image = Image.fromarray(np.ascontiguousarray(picture))
-            picture = np.asarray(image.resize(target[::-1], self.resample))
-        return picture if self.crop is None else _centre(picture, self.crop)
+            resized = Image.fromarray(np.ascontiguousarray(image))
+            image = np.asarray(resized.resize(target[::-1], self.resample))
+        return image if self.crop is None else _centre(image, self.crop)
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, h, w, 3) uint8 to (B, 3, h, w) fp32."""
@@ -236,12 +236,12 @@ class ImageProcessor:
             out[:, channel] = table[channel].index_select(0, places).view(out[:, 0].shape)
         return out
 
-    def __call__(self, pictures: Sequence[np.ndarray]) -> torch.Tensor:
-        """Pictures (H, W, 3) uint8 of any sizes to (B, 3, h, w) fp32; raises as `fit` does."""
+    def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Images (H, W, 3) uint8 of any sizes to (B, 3, h, w) fp32; raises as `fit` does."""
         height, width = self.size
-        if not len(pictures):
+        if not len(images):
             return torch.empty(0, 3, height, width)
-        return self.normalise(torch.from_numpy(np.stack([self.fit(p) for p in pictures])))
+        return self.normalise(torch.from_numpy(np.stack([self.fit(image) for image in images])))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) after resizing."""
@@ -253,22 +253,22 @@ class ImageProcessor:
         longer = int(self.resize * long / short)
         return (longer, self.resize) if width <= height else (self.resize, longer)
 
-    def _kept_part(self, picture: np.ndarray, target: tuple[int, int]) -> np.ndarray:
-        """What the crop keeps of a very long or large result, which is never made whole.
+    def _kept_part(self, image: np.ndarray, target: tuple[int, int]) -> np.ndarray:
+        """The crop of a very long or large result, which is never made whole.
 
-        A 1 x 65,535 picture would have 3 billion pixels at 224.
+        A 1 x 65,535 image would have 3 billion pixels at 224.
         """
         assert self.crop is not None
         sides, box = [], []
-        for out, kept, source in zip(target, self.crop, picture.shape, strict=False):
+        for out, kept, source in zip(target, self.crop, image.shape, strict=False):
             start = max((out - kept) // 2, 0)
             end = min(start + kept, out)
             sides.append(end - start)
             box.append((start * source / out, end * source / out))
         (top, bottom), (left, right) = box
-        image = Image.fromarray(np.ascontiguousarray(picture))
-        image = image.resize((sides[1], sides[0]), self.resample, (left, top, right, bottom))
-        return _centre(np.asarray(image), self.crop)
+        cut = Image.fromarray(np.ascontiguousarray(image))
+        cut = cut.resize((sides[1], sides[0]), self.resample, (left, top, right, bottom))
+        return _centre(np.asarray(cut), self.crop)
 
     @classmethod
     def read(cls, folder: str | Path) -> "ImageProcessor | None":
@@ -287,9 +287,9 @@ class ImageProcessor:
                 try:
                     return cls(**from_published(values, str(path)))
                 except BedstoneError as error:
-                    told = str(error)
+                    text = str(error)
                     raise BedstoneError(
-                        told if told.startswith(str(path)) else f"{path}: {told}"
+                        text if text.startswith(str(path)) else f"{path}: {text}"
                     ) from error
         return None
 
@@ -329,18 +329,18 @@ def plain_processor(
     return ImageProcessor("vit", sides, None, BICUBIC, mean, std)
 
 
-def _centre(picture: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
-    """The middle (h, w) of a picture, black where it is smaller."""
+def _centre(image: np.ndarray, crop: tuple[int, int]) -> np.ndarray:
+    """The middle (h, w) of an image, black where it is smaller."""
     take, put, whole = [], [], True
-    for side, kept in zip(picture.shape, crop, strict=False):
+    for side, kept in zip(image.shape, crop, strict=False):
         start, offset = max((side - kept) // 2, 0), max((kept - side + 1) // 2, 0)
         take.append(slice(start, start + kept))
         put.append(slice(offset, offset + side))
         whole &= side >= kept
     if whole:
-        return picture[take[0], take[1]]
+        return image[take[0], take[1]]
     canvas = np.zeros((*crop, 3), np.uint8)
-    canvas[put[0], put[1]] = picture[take[0], take[1]]
+    canvas[put[0], put[1]] = image[take[0], take[1]]
     return canvas
 
 

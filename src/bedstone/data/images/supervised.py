@@ -289,5 +289,5 @@ def labelled_image_stream(
         batch_size,
         seed=seed,
         workers=workers,
-        identity={"labels": len(examples.labels)},
+        identity={"rows": len(examples), "labels": len(examples.labels)},
     )

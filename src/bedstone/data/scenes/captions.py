@@ -1,52 +1,38 @@
-"""Captions of scenes, every statement of which is true.
+"""Captions of scenes: true ones from templates, the check of any caption, and hard negatives.
 
-A template is a sentence with slots. What a slot can't say truly and plainly of a scene, its
-template doesn't say at all: a thing is named by what no other thing in the picture shares, a
-relation by a margin.
+A template is a sentence with slots; one that has a slot without a true and clear value is left
+out. An object is named by properties that no other object of the scene shares, a relation holds
+by a margin.
 """
 
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, permutations
 
+from bedstone.data.scenes.relations import (
+    OPPOSITE,
+    PLACES,
+    Item,
+    clearly,
+    holds,
+    matching,
+    place,
+    relations,
+)
 from bedstone.data.scenes.world import (
     COLOURS,
-    COVERED,
     SHAPES,
     SIGNS,
     SIZES,
     TEXTURES,
     Dice,
     Scene,
-    Sign,
     Thing,
     allowed_pairs,
-    hidden_share,
 )
-
-_MARGIN = 0.1  # of the picture's side, before a thing is said to be left of another
-_SEEN = 0.03  # and before one grants that it is
-_BORDER = 0.03  # from the lines that cut the picture in thirds
-
-RELATIONS = ("left of", "right of", "above", "below", "in front of", "behind")
-OPPOSITE = dict(zip(RELATIONS, (RELATIONS[n ^ 1] for n in range(6)), strict=True))
-OPPOSITE |= {"larger than": "smaller than", "smaller than": "larger than"}
-
-PLACES = {  # name -> as said
-    "top left": "in the top left",
-    "top": "at the top",
-    "top right": "in the top right",
-    "left": "on the left",
-    "middle": "in the middle",
-    "right": "on the right",
-    "bottom left": "in the bottom left",
-    "bottom": "at the bottom",
-    "bottom right": "in the bottom right",
-}
-_NAMES = tuple(PLACES)
 
 GROUNDS = {  # background -> as said
     "plain": "on a plain background",
@@ -59,76 +45,6 @@ GROUNDS = {  # background -> as said
     "night": "at night",
 }
 NUMBERS = ("no", "one", "two", "three", "four", "five")
-
-Item = Thing | Sign
-
-
-def place(item: Item, border: float = _BORDER) -> str | None:
-    """Which of nine parts of the picture its middle is in; None within `border` of another."""
-    for line in (1 / 3, 2 / 3):
-        if min(abs(item.x - line), abs(item.y - line)) < border:
-            return None
-    return _NAMES[3 * int(item.y * 3) + int(item.x * 3)]
-
-
-def _beyond(margin: float) -> dict[str, Callable[[Item, Item], bool]]:
-    return {
-        "left of": lambda one, other: one.x < other.x - margin,
-        "right of": lambda one, other: one.x > other.x + margin,
-        "above": lambda one, other: one.y < other.y - margin,
-        "below": lambda one, other: one.y > other.y + margin,
-        "in front of": _covers,
-        "behind": lambda one, other: _covers(other, one),
-        "larger than": lambda one, other: _radius(one) > _radius(other) > 0,
-        "smaller than": lambda one, other: 0 < _radius(one) < _radius(other),
-    }
-
-
-def _covers(one: Item, other: Item) -> bool:
-    if isinstance(one, Sign) or isinstance(other, Sign):
-        return False
-    return hidden_share(other, one) >= COVERED
-
-
-def _radius(item: Item) -> float:
-    return SIZES[item.size] if isinstance(item, Thing) else 0.0
-
-
-_CLEAR, _GRANTED = _beyond(_MARGIN), _beyond(_SEEN)
-
-
-def clearly(relation: str, one: Item, other: Item) -> bool:
-    """Whether it is plain enough to be said."""
-    return _CLEAR[relation](one, other)
-
-
-def holds(relation: str, one: Item, other: Item) -> bool:
-    """Whether it is true, if narrowly."""
-    return _GRANTED[relation](one, other)
-
-
-def relations(one: Item, other: Item) -> list[str]:
-    """What `one` plainly is to `other`: left of it, above it, in front of it."""
-    return [relation for relation in RELATIONS if clearly(relation, one, other)]
-
-
-def matching(
-    scene: Scene,
-    shape: str = "",
-    colour: str = "",
-    size: str = "",
-    texture: str = "",
-) -> list[Thing]:
-    """The things that are so; an empty word leaves that open."""
-    return [
-        thing
-        for thing in scene.objects
-        if shape in ("", thing.shape)
-        and colour in ("", thing.colour)
-        and size in ("", thing.size)
-        and texture in ("", thing.texture)
-    ]
-
 
 # Of most kinds a scene has one caption: of these it has two, since what learns from captions sees
 # a shape apart from its colours by them alone.
@@ -171,11 +87,11 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "this picture shows {full_a}",
     ),
     "count": (
-        "there {is_n} {n_alike}",
+        "there {is_n} {n_same}",
         "{n_shape} and {m_shape}",
         "a picture with {objects} {ground}",
         "{objects}, {n_of_them}",
-        "we see {n_alike} but {none}",
+        "we see {n_same} but {none}",
         "{a} and {none}",
     ),
     "shapes": (
@@ -217,10 +133,10 @@ def listed(parts: list[str]) -> str:
 def name(scene: Scene, thing: Thing) -> str | None:
     """The plainest phrase that means this thing and no other; None if there is none."""
     shape, colour = thing.shape, thing.colour
-    alike = [one for one in scene.objects if one.colour == colour and one.shape == shape]
-    if len(alike) == 1:
+    same = [one for one in scene.objects if one.colour == colour and one.shape == shape]
+    if len(same) == 1:
         return f"{thing.colour} {thing.shape}"
-    if [other.size for other in alike].count(thing.size) == 1:
+    if [other.size for other in same].count(thing.size) == 1:
         return f"{thing.size} {thing.colour} {thing.shape}"
     return None
 
@@ -241,15 +157,15 @@ def caption(scene: Scene) -> str:
 def _captions(scene: Scene) -> Iterator[str]:
     dice = Dice(f"words {scene}")
     for kind in ("whole", *dice.shuffled(tuple(TEMPLATES)[1:])):
-        told = filter(None, (tell(scene, form, dice) for form in dice.shuffled(TEMPLATES[kind])))
-        yield from islice(told, 2 if kind == TWICE else 1)
+        texts = filter(None, (tell(scene, form, dice) for form in dice.shuffled(TEMPLATES[kind])))
+        yield from islice(texts, 2 if kind == TWICE else 1)
 
 
 def prompts(shape: str, colour: str) -> tuple[str, ...]:
     """The sentences that name a shape of a colour, for telling pictures apart by words alone."""
     scene = Scene("plain", (Thing(shape, colour, "medium", 0.5, 0.5),))
-    told = [tell(scene, template, Dice("")) for template in TEMPLATES["whole"]]
-    return tuple(text for text in told if text and "background" not in text and ":" not in text)
+    texts = [tell(scene, template, Dice("")) for template in TEMPLATES["whole"]]
+    return tuple(text for text in texts if text and "background" not in text and ":" not in text)
 
 
 def tell(scene: Scene, template: str, dice: Dice) -> str | None:
@@ -269,7 +185,7 @@ def tell(scene: Scene, template: str, dice: Dice) -> str | None:
                 values |= _named(scene, letter, thing)
     if slots & {"all", "is_all", "objects", "shapes"}:
         values |= _whole(scene, dice)
-    if slots & {"n_alike", "n_shape", "n_of_them", "none"}:
+    if slots & {"n_same", "n_shape", "n_of_them", "none"}:
         values |= _counts(scene, dice)
     if scene.sign and slots & {"sign", "the_sign", "place_sign"}:
         values |= _sign(scene, things, dice, "rel" in slots)
@@ -300,9 +216,9 @@ def _named(scene: Scene, letter: str, thing: Thing) -> Values:
 
 def _whole(scene: Scene, dice: Dice) -> Values:
     things = scene.objects
-    told, one = _counted([f"{thing.colour} {thing.shape}" for thing in things], dice)
+    listing, one = _counted([f"{thing.colour} {thing.shape}" for thing in things], dice)
     return {
-        "all": told,
+        "all": listing,
         "is_all": "is" if one else "are",
         "shapes": _counted([thing.shape for thing in things], dice)[0],
         "objects": f"{NUMBERS[len(things)]} {noun(len(things), 'object')}",
@@ -336,10 +252,10 @@ def _chain(scene: Scene, things: list[Thing], dice: Dice) -> Values:
     for one, other, third in permutations(things, 3):
         first, second = relations(one, other), relations(one, third)
         if first and second:
-            told: Values = {"rel": dice.pick(first), "rel2": dice.pick(second)}
+            values: Values = {"rel": dice.pick(first), "rel2": dice.pick(second)}
             for letter, thing in zip("abc", (one, other, third), strict=True):
-                told |= _named(scene, letter, thing)
-            return told
+                values |= _named(scene, letter, thing)
+            return values
     return {}
 
 
@@ -355,17 +271,17 @@ def _counts(scene: Scene, dice: Dice) -> Values:
     shapes = dice.shuffled(sorted({thing.shape for thing in scene.objects}))
     colours = dice.shuffled(sorted({thing.colour for thing in scene.objects}))
     by_shape = [(len(matching(scene, shape=shape)), shape) for shape in shapes]
-    alike = [(count, f"{NUMBERS[count]} {noun(count, shape)}") for count, shape in by_shape]
+    counts = [(count, f"{NUMBERS[count]} {noun(count, shape)}") for count, shape in by_shape]
     absent = [shape for shape in SHAPES if shape not in shapes]
-    several = max(alike) if dice.chance(0.7) else alike[0]
+    several = max(counts) if dice.chance(0.7) else counts[0]
     share = len(matching(scene, colour=colours[0]))
     if dice.chance(0.4):
         several = (share, f"{NUMBERS[share]} {colours[0]} {noun(share, 'object')}")
     return {
-        "n_alike": several[1],
+        "n_same": several[1],
         "is_n": "is" if several[0] == 1 else "are",
-        "n_shape": alike[0][1],
-        "m_shape": alike[1][1] if len(alike) > 1 else None,
+        "n_shape": counts[0][1],
+        "m_shape": counts[1][1] if len(counts) > 1 else None,
         "n_of_them": f"{NUMBERS[share]} of them {colours[0]}" if len(colours) > 1 else None,
         "none": f"no {noun(2, dice.pick(absent))}",
     }
@@ -376,22 +292,22 @@ def _sign(scene: Scene, things: list[Thing], dice: Dice, related: bool) -> Value
     assert sign is not None
     text, where = sign.text.lower(), place(sign)
     kind = "number" if text.isdigit() else "word"
-    told: Values = {
+    values: Values = {
         "sign": dice.pick((f"a sign that says {text}", f"a sign with the {kind} {text}")),
         "the_sign": f"the sign says {text}",
         "place_sign": PLACES[where] if where else None,
     }
     for thing in things if related else []:
         if known := relations(thing, sign):
-            return {**told, **_named(scene, "a", thing), "rel": dice.pick(known)}
-    return told
+            return {**values, **_named(scene, "a", thing), "rel": dice.pick(known)}
+    return values
 
 
-# Reads a caption of a scene back and counts which of its statements are true.
+# The check of a caption: how many of its statements are true.
 #
-# The grammar is that of `scene_words`, and somewhat wider: things ("two small red circles"), signs,
+# The grammar is that of the templates, and somewhat wider: things ("two small red circles"), signs,
 # places, relations, numbers and backgrounds, joined by words that state nothing. What can't be read
-# counts as one false statement, so that noise is never scored as truth.
+# counts as one false statement.
 
 _PLACE_OF = {said: name for name, said in PLACES.items()}
 _GROUND_OF = {said: name for name, said in GROUNDS.items()}
@@ -512,14 +428,14 @@ def _found(scene: Scene, piece: Piece, said: Counter[str]) -> tuple[list[Item], 
         there = [scene.sign] if scene.sign and text in ("", scene.sign.text.lower()) else []
         return [*there], bool(there) != (piece.word("sign_count") == "no")
     count, shape = piece.word("count"), piece.word("shape")
-    asked = (shape if shape != "object" else "", piece.word("colour"), piece.word("size"))
-    things = matching(scene, *asked, piece.word("texture"))
+    wanted = (shape if shape != "object" else "", piece.word("colour"), piece.word("size"))
+    things = matching(scene, *wanted, piece.word("texture"))
     if count in NUMBERS:
         return [*things], len(things) == NUMBERS.index(count)
     if count == "the":
         return [*things], bool(things)
-    said[f"{asked} {piece.word('texture')}"] += 1
-    return [*things], len(things) >= said[f"{asked} {piece.word('texture')}"]
+    said[f"{wanted} {piece.word('texture')}"] += 1
+    return [*things], len(things) >= said[f"{wanted} {piece.word('texture')}"]
 
 
 def _related(relation: str, subjects: list[Item], others: list[Item]) -> bool:
@@ -564,10 +480,10 @@ def _is_fair(scene: Scene, caption: str) -> bool:
     if stated - true != 1 or "one object:" in caption:
         return False
     things = [piece for piece in read_caption(caption) if piece.kind == "thing"]
-    told = [(piece.word("size"), piece.word("colour"), piece.word("shape")) for piece in things]
+    named = [(piece.word("size"), piece.word("colour"), piece.word("shape")) for piece in things]
     denied = {piece.word("shape") for piece in things if piece.word("count") == "no"}
     said = {piece.word("shape") for piece in things if piece.word("count") != "no"}
-    return len(set(told)) == len(told) and not denied & said
+    return len(set(named)) == len(named) and not denied & said
 
 
 def _changed(scene: Scene, caption: str, piece: Piece, dice: Dice) -> str | None:

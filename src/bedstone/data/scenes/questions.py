@@ -1,23 +1,15 @@
 """Questions about scenes with exact answers, of nine kinds.
 
-Balanced, so that who answers without looking gains little: yes and no by a coin, before anything is
-asked; numbers by the number, not by the thing; and nothing asked betrays its answer.
+They are balanced, so that a question-only baseline gains little: yes and no are drawn before the
+question, numbers by the number and not by the object, and no question implies its answer.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import permutations
 
-from bedstone.data.scenes.captions import (
-    OPPOSITE,
-    articles,
-    clearly,
-    matching,
-    name,
-    noun,
-    place,
-    relations,
-)
+from bedstone.data.scenes.captions import articles, name, noun
+from bedstone.data.scenes.relations import OPPOSITE, clearly, matching, place, relations
 from bedstone.data.scenes.world import COLOURS, SHAPES, Dice, Scene, Thing, allowed_pairs
 
 
@@ -42,8 +34,8 @@ def all_questions(scene: Scene) -> tuple[Question, ...]:
     dice = Dice(f"questions {scene}")
     found = []
     for kind, ask in dice.shuffled(tuple(KINDS.items())):
-        if asked := ask(scene, dice):
-            found.append(Question(articles(asked[0]), asked[1], kind))
+        if question := ask(scene, dice):
+            found.append(Question(articles(question[0]), question[1], kind))
     return tuple(found)
 
 
@@ -72,39 +64,39 @@ def _existence(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 def _count(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """First the number, evenly among those to be had, then something that is so many."""
-    asked: dict[int, list[str]] = {len(scene.objects): ["objects"] * 2}
+    counted: dict[int, list[str]] = {len(scene.objects): ["objects"] * 2}
     for shape in SHAPES:
-        asked.setdefault(len(matching(scene, shape)), []).append(noun(2, shape))
+        counted.setdefault(len(matching(scene, shape)), []).append(noun(2, shape))
     for colour in COLOURS:
         several = len(matching(scene, colour=colour))
-        asked.setdefault(several, []).append(f"{colour} objects")
+        counted.setdefault(several, []).append(f"{colour} objects")
     # Where there is more than one to be counted, none and one are asked for half as often.
-    numbers = [n for n in sorted(asked) for _ in range(1 if n < 2 else 2)]
+    numbers = [n for n in sorted(counted) for _ in range(1 if n < 2 else 2)]
     number = dice.pick(numbers)
-    return f"How many {dice.pick(asked[number])} are there?", str(number)
+    return f"How many {dice.pick(counted[number])} are there?", str(number)
 
 
 def _colour(scene: Scene, dice: Dice) -> AnsweredQuestion:
     for thing in dice.shuffled(scene.objects):
-        told = [f"the {thing.size} {thing.shape}"] * (
+        phrases = [f"the {thing.size} {thing.shape}"] * (
             len(matching(scene, thing.shape, size=thing.size)) == 1
         )
-        told += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
-        told += [f"the {thing.size} object"] * (len(matching(scene, size=thing.size)) == 1)
-        if told:
-            return f"What colour is {dice.pick(told)}?", thing.colour
+        phrases += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
+        phrases += [f"the {thing.size} object"] * (len(matching(scene, size=thing.size)) == 1)
+        if phrases:
+            return f"What colour is {dice.pick(phrases)}?", thing.colour
     return None
 
 
 def _shape(scene: Scene, dice: Dice) -> AnsweredQuestion:
     for thing in dice.shuffled(scene.objects):
-        alike = matching(scene, colour=thing.colour)
-        told = [f"the {thing.colour} object"] * (len(alike) == 1)
+        same = matching(scene, colour=thing.colour)
+        phrases = [f"the {thing.colour} object"] * (len(same) == 1)
         sized = matching(scene, colour=thing.colour, size=thing.size)
-        told += [f"the {thing.size} {thing.colour} object"] * (len(sized) == 1)
-        told += [f"the {thing.size} object"] * (len(matching(scene, size=thing.size)) == 1)
-        if told:
-            return f"What shape is {dice.pick(told)}?", thing.shape
+        phrases += [f"the {thing.size} {thing.colour} object"] * (len(sized) == 1)
+        phrases += [f"the {thing.size} object"] * (len(matching(scene, size=thing.size)) == 1)
+        if phrases:
+            return f"What shape is {dice.pick(phrases)}?", thing.shape
     return None
 
 
@@ -113,25 +105,25 @@ def _unique(scene: Scene, dice: Dice) -> list[tuple[Thing, str]]:
     found = []
     for thing in dice.shuffled(scene.objects):
         phrase = name(scene, thing)
-        told = [f"the {phrase}"] if phrase else []
-        told += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
-        told += [f"the {thing.colour} object"] * (len(matching(scene, colour=thing.colour)) == 1)
-        if told:
-            found.append((thing, dice.pick(told)))
+        phrases = [f"the {phrase}"] if phrase else []
+        phrases += [f"the {thing.shape}"] * (len(matching(scene, thing.shape)) == 1)
+        phrases += [f"the {thing.colour} object"] * (len(matching(scene, colour=thing.colour)) == 1)
+        if phrases:
+            found.append((thing, dice.pick(phrases)))
     return found
 
 
 def _size(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    for thing, told in _unique(scene, dice):
-        if not any(f" {size} " in told for size in ("small", "medium", "large")):
-            return f"What size is {told}?", thing.size
+    for thing, phrase in _unique(scene, dice):
+        if not any(f" {size} " in phrase for size in ("small", "medium", "large")):
+            return f"What size is {phrase}?", thing.size
     return None
 
 
 def _position(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    for thing, told in _unique(scene, dice):
+    for thing, phrase in _unique(scene, dice):
         if where := place(thing):
-            return f"Where is {told}?", where
+            return f"Where is {phrase}?", where
     return None
 
 
@@ -144,16 +136,16 @@ def _relation(scene: Scene, dice: Dice) -> AnsweredQuestion:
         if not (known := _known(pair)):
             continue
         (_, one), (_, other) = pair
-        told = dice.pick(known[-1:] if known[-1] in ("in front of", "behind") else known)
+        relation = dice.pick(known[-1:] if known[-1] in ("in front of", "behind") else known)
         form = dice.below(3)
-        if form == 0 and told in ("left of", "right of"):
-            return f"Is {one} left or right of {other}?", told.split()[0]
-        if form == 0 and told in ("above", "below"):
-            return f"Is {one} above or below {other}?", told
-        if form == 1 and (shape := _shape_there(scene, pair[1][0], told)):
-            return f"What shape is {told} {other}?", shape
+        if form == 0 and relation in ("left of", "right of"):
+            return f"Is {one} left or right of {other}?", relation.split()[0]
+        if form == 0 and relation in ("above", "below"):
+            return f"Is {one} above or below {other}?", relation
+        if form == 1 and (shape := _shape_there(scene, pair[1][0], relation)):
+            return f"What shape is {relation} {other}?", shape
         yes = dice.chance(0.5)
-        return f"Is {one} {told if yes else OPPOSITE[told]} {other}?", _yes(yes)
+        return f"Is {one} {relation if yes else OPPOSITE[relation]} {other}?", _yes(yes)
     return None
 
 
@@ -173,7 +165,7 @@ def _shape_there(scene: Scene, thing: Thing, relation: str) -> str | None:
 
 def _comparison(scene: Scene, dice: Dice) -> AnsweredQuestion:
     forms = dice.shuffled((_more, _larger, _which, _same))
-    return next((asked for form in forms if (asked := form(scene, dice))), None)
+    return next((found for form in forms if (found := form(scene, dice))), None)
 
 
 def _more(scene: Scene, dice: Dice) -> AnsweredQuestion:
@@ -190,13 +182,13 @@ def _more(scene: Scene, dice: Dice) -> AnsweredQuestion:
 def _sized(scene: Scene, dice: Dice) -> tuple[str, str, Thing, Thing] | None:
     """Phrases for two things, the larger first, that don't name their sizes."""
     unique = [
-        (thing, told)
-        for thing, told in _unique(scene, dice)
-        if not any(f" {size} " in told for size in ("small", "medium", "large"))
+        (thing, phrase)
+        for thing, phrase in _unique(scene, dice)
+        if not any(f" {size} " in phrase for size in ("small", "medium", "large"))
     ]
-    for (one, told), (other, too) in permutations(unique, 2):
+    for (one, phrase), (other, too) in permutations(unique, 2):
         if clearly("larger than", one, other):
-            return told, too, one, other
+            return phrase, too, one, other
     return None
 
 
@@ -224,21 +216,21 @@ def _which(scene: Scene, dice: Dice) -> AnsweredQuestion:
 def _same(scene: Scene, dice: Dice) -> AnsweredQuestion:
     """Of two shapes that occur once, where both answers could be had: else no would prevail."""
     alone = [thing for thing in scene.objects if len(matching(scene, thing.shape)) == 1]
-    alike: dict[bool, list[tuple[Thing, Thing]]] = {True: [], False: []}
+    coloured: dict[bool, list[tuple[Thing, Thing]]] = {True: [], False: []}
     for one, other in permutations(alone, 2):
-        alike[one.colour == other.colour].append((one, other))
-    if not all(alike.values()):
+        coloured[one.colour == other.colour].append((one, other))
+    if not all(coloured.values()):
         return None
     yes = dice.chance(0.5)
-    one, other = dice.pick(alike[yes])
+    one, other = dice.pick(coloured[yes])
     return f"Are the {one.shape} and the {other.shape} of the same colour?", _yes(yes)
 
 
 def _sign(scene: Scene, dice: Dice) -> AnsweredQuestion:
     if not scene.sign:
         return None
-    asked = ("What does the sign say?", "What is written on the sign?", "What can you read?")
-    return dice.pick(asked), scene.sign.text.lower()
+    forms = ("What does the sign say?", "What is written on the sign?", "What can you read?")
+    return dice.pick(forms), scene.sign.text.lower()
 
 
 KINDS: dict[str, Callable[[Scene, Dice], AnsweredQuestion]] = {

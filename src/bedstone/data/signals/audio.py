@@ -1,9 +1,9 @@
-"""Sounds: WAV files to samples, samples to log magnitude spectrograms, and all the way back.
+"""Sounds: WAV files to samples, samples to log magnitude spectrograms, and back.
 
-A spectrogram is a signal with a channel for each frequency and one side, time. It has no phases, so
-they are found anew: by the fast Griffin-Lim algorithm (Griffin & Lim 1984, "Signal estimation from
+A spectrogram is a signal with a channel for each frequency and one side, time. Its phases are lost,
+and estimated by the fast Griffin-Lim algorithm (Griffin & Lim 1984, "Signal estimation from
 modified short-time Fourier transform"; Perraudin, Balazs & Sondergaard 2013, "A fast Griffin-Lim
-algorithm"), which takes in turns the spectrum of what can be heard, and the magnitudes asked for.
+algorithm"), which alternates between consistent spectra and the given magnitudes.
 
 Shapes: L samples, C bins of frequency, S frames, B sounds.
 """
@@ -13,6 +13,7 @@ import math
 import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
-from bedstone.settings import at_least
+from bedstone.settings import Settings, number, whole
 
 MOST_BYTES = 64 * 1024**2  # of a file
 WIDTHS = (1, 2, 3, 4)  # bytes of a sample
@@ -87,43 +88,37 @@ def resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Spectrogram:
-    """How sounds become signals (C, S), and signals sounds.
+class Spectrogram(Settings):
+    """The transform of sounds to signals (C, S), and back.
 
     Attributes:
         rate: samples a second.
-        window: samples that a frame looks at; half as many bins of frequency come of it.
+        window: samples of a frame; it has half as many bins of frequency.
         hop: samples from a frame to the next.
         frames: of a signal. Of a longer sound the loudest stretch is taken, a shorter one is set
             in the middle of silence.
         floor: decibels, below the loudest, of what counts as silence and becomes -1; a full tone
             becomes 1.
-        rounds: of finding the phases.
+        rounds: of the estimation of phases.
         momentum: of each round (0 is plain Griffin-Lim).
     """
 
-    rate: int = 8000
-    window: int = 256
-    hop: int = 64
-    frames: int = 96
-    floor: float = -60.0
-    rounds: int = 60
-    momentum: float = 0.99
+    rate: int = whole(1000, default=8000)
+    window: int = whole(16, default=256)
+    hop: int = whole(1, default=64)
+    frames: int = whole(4, default=96)
+    floor: float = number(-200, -20, default=-60.0)
+    rounds: int = whole(1, default=60)
+    momentum: float = number(0, 2, open_most=True, default=0.99)
+
+    section: ClassVar[str] = "data.sound."
 
     def __post_init__(self) -> None:
-        at_least(self, 1000, "rate", prefix="data.sound.")
-        at_least(self, 16, "window", prefix="data.sound.")
-        at_least(self, 1, "hop", "rounds", prefix="data.sound.")
-        at_least(self, 4, "frames", prefix="data.sound.")
+        super().__post_init__()
         if self.window % 2 or 2 * self.hop > self.window:
             raise BedstoneError(
                 f"data.sound: window {self.window} and hop {self.hop}; expected an even window, "
                 "and a hop of half of it at most, or phases can't be found again."
-            )
-        if not -200 <= self.floor <= -20 or not 0 <= self.momentum < 2:
-            raise BedstoneError(
-                f"data.sound: floor {self.floor} and momentum {self.momentum}; expected -200 to "
-                "-20 decibels, and 0 to below 2."
             )
 
     @property

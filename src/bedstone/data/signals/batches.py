@@ -154,7 +154,12 @@ def signal_stream(
         batch_size,
         seed=seed,
         workers=workers,
-        identity={"batch_size": min(batch_size, len(signals)), "drop": drop, "flip": flip},
+        identity={
+            "rows": len(signals),
+            "batch_size": min(batch_size, len(signals)),
+            "drop": drop,
+            "flip": flip,
+        },
     )
 
 

@@ -1,25 +1,25 @@
-"""One row in, new rows out: what to do is an `AugmentConfig`, who does it an `Augmenter`.
+"""Augmentation of text: new rows from old ones, with the same labels.
 
-A new row depends on the seed, the row, its number and the number of the copy alone: neither on
-other rows nor on their order, so any number of workers makes the same.
+Easy data augmentation (Wei and Zou, 2019): synonyms, random insertion, swap and deletion, one
+operation a new row; and paraphrase by a model. Models are handed in as callables. A new row depends
+on the seed, the row, its number and the number of the copy alone, not on other rows or their order.
 """
 
 import io
-import json
 import random
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bedstone.data.text.synonyms import Synonyms, read_synonyms
 from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import at_least
+from bedstone.settings import Settings, share, whole
 
 Candidates = Callable[[int], Sequence[str]]  # what may stand for the word at a place
 
@@ -240,174 +240,6 @@ def _is_mark(letter: str) -> bool:
     return unicodedata.category(letter)[0] in "PS"
 
 
-# Where synonyms come from: a thesaurus file of one's own, or the database of WordNet.
-#
-# A thesaurus is a JSON object of lists, or lines `word: other, another` or
-# `word<TAB>other<TAB>...`. WordNet (Miller, 1995; file formats in its manual page wndb) is a folder
-# of `index.*` and `data.*`; Debian and Ubuntu have it as the package wordnet-base, in
-# /usr/share/wordnet.
-#
-# Only the very form of a word is looked up: of an inflected one, the synonyms would be base forms
-# and the sentence would no longer agree.
-
-Synonyms = Callable[[str], tuple[str, ...]]  # of a word in lower case; () where none is known
-
-PARTS = ("noun", "verb", "adj", "adv")
-SENSES = 2  # of a word, the most frequent ones; rarer ones seldom fit
-
-Sense = tuple[str, int]  # part of speech, offset in its data
-
-# WordNet knows these as rare nouns and verbs (`in` as indium, `does` as plural of doe).
-FUNCTION_WORDS = (
-    "a about after all am an and any are as at back be been before being but by can could did do "
-    "does done down each even few for from get go had has have having he her here hers him his "
-    "how i if in into is it its just like may me might mine more most much must my no nor not now "
-    "of off on once one only or other our out over own same shall she should so some such than "
-    "that the their them then there these they this those through to too two under until up upon "
-    "us very was we well were what when where which while who whom why will with would you your "
-)
-
-
-def read_synonyms(path: str | Path) -> Synonyms:
-    """The synonyms of a thesaurus file or a folder of WordNet's database.
-
-    Raises:
-        BedstoneError: it can't be read, or is neither.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return WordNet(path)
-    try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
-    except OSError as error:
-        raise BedstoneError(
-            f"{path}: the thesaurus can't be read ({error.strerror}); expected a file of "
-            "`word: other, another` lines, TSV or JSON, or the folder of WordNet's database."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise BedstoneError(f"{path}: is not UTF-8 (byte {error.start:,}); save it so.") from error
-    words = _from_json(path, text) if path.suffix == ".json" else _from_lines(path, text)
-    if not words:
-        raise BedstoneError(f"{path}: the thesaurus holds no words.")
-    return lambda word: words.get(word, ())
-
-
-class WordNet:
-    """Words of the same synset, of the most frequent senses of a word's most frequent part of
-    speech. Names are left out, and irregular forms (`saw` is seldom the tool).
-
-    Raises:
-        BedstoneError: the folder lacks its files, or they don't belong together.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.data: dict[str, bytes] = {}
-        self.senses: dict[str, list[Sense]] = {}
-        tagged: dict[str, int] = {}  # senses found in tagged text, of the part that has most
-        skipped = set(FUNCTION_WORDS.split())
-        for part in PARTS:
-            try:
-                self.data[part] = (folder / f"data.{part}").read_bytes()
-                index = (folder / f"index.{part}").read_text(encoding="utf-8")
-                forms = folder / f"{part}.exc"
-                lines = forms.read_text(encoding="utf-8").splitlines() if forms.exists() else []
-            except (OSError, UnicodeDecodeError) as error:
-                raise BedstoneError(
-                    f"{folder}: is not a folder of WordNet's database: index.{part} or "
-                    f"data.{part} can't be read. It needs both for {', '.join(PARTS)}."
-                ) from error
-            skipped |= {line.partition(" ")[0] for line in lines}
-            for number, line in enumerate(index.splitlines(), 1):
-                if line.startswith("  "):  # the licence
-                    continue
-                word, count, offsets = self._entry(part, line.split(), number)
-                if count > tagged.get(word, -1):
-                    tagged[word] = count
-                    self.senses[word] = [(part, offset) for offset in offsets[:SENSES]]
-        for word in skipped:
-            self.senses.pop(word, None)
-
-    def _entry(self, part: str, fields: list[str], number: int) -> tuple[str, int, list[int]]:
-        """lemma, pos, synsets, p, p pointers, senses, tagged senses, offsets of the synsets."""
-        try:
-            after = 4 + int(fields[3])
-            count, offsets = int(fields[after + 1]), [int(item) for item in fields[after + 2 :]]
-            if len(offsets) != int(fields[2]):
-                raise ValueError("another number of synsets than it says")
-        except (IndexError, ValueError) as error:
-            raise BedstoneError(
-                f"{self.folder / f'index.{part}'}: line {number:,} is not WordNet's ({error}); "
-                "fetch the database again."
-            ) from error
-        return fields[0], count, offsets
-
-    def __call__(self, word: str) -> tuple[str, ...]:
-        others = (other for sense in self.senses.get(word, ()) for other in self._synset(*sense))
-        return tuple(o for o in _others(word, others) if len(o) > 1 and o == o.lower())
-
-    def _synset(self, part: str, offset: int) -> list[str]:
-        """offset, file, kind, words in hexadecimal, then each word and a number."""
-        data = self.data[part]
-        end = data.find(b"\n", offset)
-        fields = data[offset:end].decode("utf-8", "replace").split(" ")
-        if offset >= len(data) or not fields[0].isdigit() or int(fields[0]) != offset:
-            raise BedstoneError(
-                f"{self.folder}: index.{part} and data.{part} are not of one version of WordNet; "
-                "fetch the database again."
-            )
-        words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
-        return [word.partition("(")[0].replace("_", " ") for word in words]
-
-
-def _from_json(path: Path, text: str) -> dict[str, tuple[str, ...]]:
-    try:
-        loaded = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BedstoneError(f"{path}: is not valid JSON ({error}).") from error
-    if not isinstance(loaded, dict):
-        raise BedstoneError(f'{path}: expected an object such as {{"film": ["movie"]}}.')
-    return _merged((word, _listed(path, word, others)) for word, others in loaded.items())
-
-
-def _listed(path: Path, word: str, others: Any) -> list[str]:
-    if isinstance(others, str):
-        return others.split(",")
-    if isinstance(others, list) and all(isinstance(other, str) for other in others):
-        return others
-    raise BedstoneError(f"{path}: {word!r} has {others!r}; expected a list of words.")
-
-
-def _from_lines(path: Path, text: str) -> dict[str, tuple[str, ...]]:
-    pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        mark = "\t" if "\t" in line else ":"
-        word, found, others = line.partition(mark)
-        if not found or not word.strip():
-            raise BedstoneError(
-                f"{path}: line {number:,} is {line[:60]!r}; expected `word: other, another` or "
-                "tabs between them."
-            )
-        pairs.append((word, others.replace("\t", ",").split(",")))
-    return _merged(pairs)
-
-
-def _merged(pairs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, tuple[str, ...]]:
-    words: dict[str, tuple[str, ...]] = {}
-    for word, others in pairs:
-        word = word.strip().lower()
-        words[word] = _others(word, [*words.get(word, ()), *others])
-    return words
-
-
-def _others(word: str, others: Iterable[str]) -> tuple[str, ...]:
-    """Each once, in their order, without the word itself."""
-    stripped = dict.fromkeys(" ".join(other.split()) for other in others)
-    return tuple(other for other in stripped if other and other.lower() != word)
-
-
 Propose = Callable[[list[str], int], Sequence[str]]  # words, a place -> words that fit there
 Paraphrase = Callable[[list[str]], Sequence[str]]  # texts -> one paraphrase of each
 
@@ -422,8 +254,8 @@ NEGATIONS = (
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
-    """New rows from old ones.
+class AugmentConfig(Settings):
+    """How new rows are made from old ones.
 
     Attributes:
         copies: new rows a row, at most; each by one of the operations below. 0 makes none.
@@ -438,25 +270,21 @@ class AugmentConfig:
         seed: of all that is random.
     """
 
-    copies: int = 0
-    synonyms: float = 0.0
-    insertion: float = 0.0
-    deletion: float = 0.1
-    swap: float = 0.1
+    copies: int = whole(0, default=0)
+    synonyms: float = share(below_one=True, default=0.0)
+    insertion: float = share(below_one=True, default=0.0)
+    deletion: float = share(below_one=True, default=0.1)
+    swap: float = share(below_one=True, default=0.1)
     paraphrase: str = ""
     thesaurus: str = ""
     fill: str = ""
     keep: tuple[str, ...] = tuple(NEGATIONS.split())
     seed: int = 0
 
+    section: ClassVar[str] = "augment."
+
     def __post_init__(self) -> None:
-        at_least(self, 0, "copies", prefix="augment.")
-        for name in SHARES:
-            if not 0 <= getattr(self, name) < 1:
-                raise BedstoneError(
-                    f"augment.{name}: {getattr(self, name)} was given; it is a share of words, "
-                    "from 0 to below 1."
-                )
+        super().__post_init__()
         if not self.synonyms and not self.insertion and (self.thesaurus or self.fill):
             name = "thesaurus" if self.thesaurus else "fill"
             raise BedstoneError(
@@ -516,7 +344,7 @@ class Augmenter:
             )
 
     def copies(
-        self, row: Mapping[str, Any], number: int, said: Mapping[str, str] | None = None
+        self, row: Mapping[str, Any], number: int, known: Mapping[str, str] | None = None
     ) -> list[dict[str, Any]]:
         """New rows of one row: its own columns, the edited ones changed, and `augmented`.
 
@@ -526,7 +354,7 @@ class Augmenter:
         Args:
             row: its columns by name.
             number: its place in the data; another number makes other rows.
-            said: paraphrases that are known already.
+            known: paraphrases that are there already.
 
         Raises:
             BedstoneError: a column is missing or holds something else than it should.
@@ -543,14 +371,14 @@ class Augmenter:
                 if names == ["tokens"]:
                     found = self._tagged(row, number, operation, rng)
                 else:
-                    found = self._texts(row, names, operation, rng, said or {})
+                    found = self._texts(row, names, operation, rng, known or {})
                 if found and not any(found.items() <= old.items() for old in made):
                     made.append({**row, **found, MARK: operation})
                     break
         return made
 
-    def asked(self, row: Mapping[str, Any], number: int) -> list[str]:
-        """The texts of a row whose paraphrases `copies` will want."""
+    def to_paraphrase(self, row: Mapping[str, Any], number: int) -> list[str]:
+        """The texts of a row whose paraphrases `copies` will need."""
         names = self.names(row, number)
         orders = [self._order(self._rng(number, copy)) for copy in range(self.config.copies)]
         if names == ["tokens"] or not any(order[0] == "paraphrase" for order in orders):
@@ -598,14 +426,14 @@ class Augmenter:
         names: Sequence[str],
         operation: str,
         rng: random.Random,
-        said: Mapping[str, str],
+        known: Mapping[str, str],
     ) -> dict[str, Any] | None:
         """The columns of text after an operation; None where it changed none of them."""
         found = {}
         for name in names:
             text = row[name]
             if operation == "paraphrase":
-                found[name] = said[text] if text in said else self.paraphrased([text])[text]
+                found[name] = known[text] if text in known else self.paraphrased([text])[text]
                 continue
             pieces, end = cut(text)
             words = text_words(pieces, self.kept)
@@ -667,14 +495,14 @@ class Augmenter:
     def paraphrased(self, texts: list[str]) -> dict[str, str]:
         """A paraphrase of each text; the text itself where there is none."""
         assert self.paraphrase is not None
-        asked = [text for text in dict.fromkeys(texts) if text.strip()]
-        told = list(self.paraphrase(asked)) if asked else []
-        if len(told) != len(asked) or not all(isinstance(text, str) for text in told):
+        olds = [text for text in dict.fromkeys(texts) if text.strip()]
+        news = list(self.paraphrase(olds)) if olds else []
+        if len(news) != len(olds) or not all(isinstance(text, str) for text in news):
             raise BedstoneError(
-                f"augment.paraphrase: {len(asked)} texts were handed over and {_short(told)} came "
+                f"augment.paraphrase: {len(olds)} texts were handed over and {_short(news)} came "
                 "back; expected a text for each."
             )
-        better = {old: new if new.strip() else old for old, new in zip(asked, told, strict=True)}
+        better = {old: new if new.strip() else old for old, new in zip(olds, news, strict=True)}
         return {text: better.get(text, text) for text in texts}
 
 
@@ -683,16 +511,11 @@ def _unknown(word: str) -> tuple[str, ...]:
 
 
 def _short(value: Any) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else told[:59] + "…"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
-# New rows of text from those there are, with the same labels.
-#
-# Easy data augmentation (Wei and Zou, 2019): synonyms, random insertion, swap and deletion, one
-# operation a new row; and paraphrase by a model. What models do is handed in as callables.
-
-BATCH = 32  # rows whose paraphrases are asked for at one time
+BATCH = 32  # rows that are paraphrased at one time
 
 
 def augment(
@@ -744,13 +567,13 @@ def sample(
 def _all_copies(
     maker: Augmenter, rows: Iterable[Mapping[str, Any]], start: int = 0
 ) -> Iterator[tuple[Mapping[str, Any], list[dict[str, Any]]]]:
-    """Each row with its copies; paraphrases are asked for many rows at a time."""
+    """Each row with its copies; many rows are paraphrased at a time."""
     numbered = enumerate(rows, start)
     while batch := list(islice(numbered, BATCH)):
-        texts = [text for number, row in batch for text in maker.asked(row, number)]
-        said = maker.paraphrased(texts) if texts else {}
+        texts = [text for number, row in batch for text in maker.to_paraphrase(row, number)]
+        known = maker.paraphrased(texts) if texts else {}
         for number, row in batch:
-            yield row, maker.copies(row, number, said)
+            yield row, maker.copies(row, number, known)
 
 
 def _shown(row: Mapping[str, Any], names: Sequence[str]) -> str:

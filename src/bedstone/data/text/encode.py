@@ -363,10 +363,10 @@ def question_batch(
     """
     frame = frame_of(tokenizer, 2)
     room = frame.room(limit) or 0
-    asked = read_texts(tokenizer, questions, False, "question")
-    given = read_texts(tokenizer, contexts, False, "context")
+    questions_read = read_texts(tokenizer, questions, False, "question")
+    contexts_read = read_texts(tokenizer, contexts, False, "context")
     rows = []
-    for text, question, context in zip(questions, asked, given, strict=True):
+    for text, question, context in zip(questions, questions_read, contexts_read, strict=True):
         if len(question) + min(stride + 1, len(context)) > room:
             raise BedstoneError(
                 f"question: {text[:60]!r} has {len(question):,} tokens, which leave no "

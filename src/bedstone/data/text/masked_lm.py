@@ -1,56 +1,56 @@
-"""Masked rows: what an encoder learns from, laid end to end without padding.
+"""Batches for masked language modelling: rows with masked tokens, packed without padding.
 
-Shapes: n rows, N tokens of all rows, S spans, M hidden tokens.
+Shapes: n rows, N tokens of all rows, S spans, M masked tokens, V vocabulary.
 """
 
-import hashlib
-import random
-import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from tokenizers import decoders
 from torch import Tensor
 
-from bedstone.data.records import BLOCK, Piece
-from bedstone.data.sources import Source
+from bedstone import settings
 from bedstone.data.stream import Batch, Batches
 from bedstone.data.text.packing import Packed, lay
-from bedstone.data.text.token_cache import TokenSplit
+from bedstone.data.text.sentences import (
+    ALONE,
+    Documents,
+    Segments,
+    full_sentences,
+    sentence_pairs,
+)
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 
 
 @dataclass
-class MaskingConfig:
-    """What an encoder is asked to restore: words that are hidden, and which text follows which.
+class MaskingConfig(settings.Settings):
+    """Which tokens are masked, and whether rows are sentence pairs.
 
     Attributes:
-        share: of the tokens that are hidden.
+        share: of the tokens that are masked.
         mask: share of these that become the mask token.
-        other: share of these that become another token; the rest stays and is asked for too.
-        whole_words: hide all pieces of a word or none.
-        pairs: ask too whether the second of two texts follows the first; null does in bert alone.
+        other: share of these that become another token; the rest stays, and is predicted too.
+        whole_words: mask all pieces of a word or none.
+        pairs: predict too whether the second of two texts follows the first; null does in bert
+            alone.
         short_rows: share of the rows of pairs that are made shorter than `context`, at random.
     """
 
-    share: float = 0.15
-    mask: float = 0.8
-    other: float = 0.1
+    share: float = settings.share(default=0.15)
+    mask: float = settings.share(default=0.8)
+    other: float = settings.share(default=0.1)
     whole_words: bool = False
     pairs: bool | None = None
-    short_rows: float = 0.1
+    short_rows: float = settings.share(default=0.1)
+
+    section: ClassVar[str] = "masking."
 
     def __post_init__(self) -> None:
-        for name in ("share", "mask", "other", "short_rows"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BedstoneError(
-                    f"masking.{name}: {getattr(self, name)} was given; it is a share, 0 to 1."
-                )
+        super().__post_init__()
         if not self.share or self.mask + self.other > 1:
             raise BedstoneError(
                 f"masking: share {self.share} must be above 0, and mask {self.mask} and other "
@@ -58,16 +58,15 @@ class MaskingConfig:
             )
 
 
-# Hiding words: what an encoder is asked to restore.
+# Masking of tokens.
 #
 # BERT (Devlin et al., 2019, section 3.1) chooses 15 % of the tokens of a row; of these 80 % become
-# the mask token, 10 % another token, 10 % stay. Whole words (Xu et al., 2021; BERT's own later
-# code) hides all pieces of a word or none. RoBERTa (Liu et al., 2019) hides others at each visit.
+# the mask token, 10 % another token, 10 % stay. Whole-word masking (Xu et al., 2021; BERT's own
+# later code) masks all pieces of a word or none. RoBERTa (Liu et al., 2019) masks others at each
+# visit.
 #
-# Nothing here has a state: what is hidden is a function of a row's key and the token's place in it,
-# so a stream that resumes hides what it would have hidden, whatever its batches are.
-#
-# Shapes: n rows, N tokens of all rows, M hidden tokens, V vocabulary.
+# Nothing here has a state: the masked tokens are a function of a row's key and a token's place in
+# it, so a stream that resumes masks those that it would have masked, whatever its batches are.
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -96,16 +95,16 @@ def _draw(keys: np.ndarray, places: np.ndarray, stream: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Corruption:
-    """Hides tokens of rows laid end to end.
+    """Masks tokens of rows laid end to end.
 
     Attributes:
-        mask_id: the token that hides.
-        ordinary: ids that text is made of, one of which may stand in another's place.
-        hides: (V,) bool, True where a token may be hidden: of text, not special or unknown.
-        share: of these tokens, hidden.
-        mask, other: shares of the hidden that become the mask token, or another token.
-        begins, ends: (V,) bool, where words are hidden whole: a token goes on with a word if it
-            doesn't begin one and the token before it doesn't end one. None hides tokens one by one.
+        mask_id: the mask token.
+        ordinary: ids of ordinary tokens, one of which may replace another.
+        hides: (V,) bool, True where a token may be masked: of text, not special or unknown.
+        share: of these tokens, masked.
+        mask, other: shares of the masked that become the mask token, or another token.
+        begins, ends: (V,) bool, for whole-word masking: a token goes on with a word if it doesn't
+            begin one and the token before it doesn't end one. None masks tokens one by one.
     """
 
     mask_id: int
@@ -119,7 +118,7 @@ class Corruption:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, config: MaskingConfig) -> "Corruption":
-        """As a recipe asks for.
+        """The masking that a recipe sets.
 
         Raises:
             BedstoneError: the tokenizer has no mask token.
@@ -148,7 +147,7 @@ class Corruption:
     def __call__(
         self, ids: np.ndarray, lengths: np.ndarray, keys: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """What becomes of rows.
+        """Masks rows.
 
         Args:
             ids: (N,) int64, n rows laid end to end.
@@ -156,11 +155,11 @@ class Corruption:
             keys: (n,) uint64, of each row.
 
         Returns:
-            ids (N,) with tokens hidden, and where: (M,) ascending. A row with anything to hide
-            hides at least one.
+            ids (N,) with tokens masked, and where: (M,) ascending. A row with any token that may
+            be masked has at least one.
         """
         owner = np.repeat(np.arange(len(lengths)), lengths)
-        places = np.flatnonzero(self.hides[ids])  # (C,) what may be hidden
+        places = np.flatnonzero(self.hides[ids])  # (C,) which may be masked
         read = places[self._chosen(ids, places, owner[places], lengths, keys)]
         mine, within = keys[owner[read]], read - (np.cumsum(lengths) - lengths)[owner[read]]
         kind = _draw(mine, within, _KIND)
@@ -178,12 +177,12 @@ class Corruption:
         lengths: np.ndarray,
         keys: np.ndarray,
     ) -> np.ndarray:
-        """Which of `places` are hidden, (C,) bool: in each row its share of words, drawn.
+        """Which of `places` are masked, (C,) bool: in each row its share of words, drawn.
 
         Words are taken in a random order while at least half of the next still fits.
         """
         counts = np.bincount(owner, minlength=len(lengths))
-        # Rounded up or down at random, so that short rows hide their share on average too.
+        # Rounded up or down at random, so that short rows mask their share on average too.
         spare = _draw(keys, np.zeros(len(keys)), _COUNT)
         wanted = np.maximum(np.floor(self.share * counts + spare), 1)
         new = self._new_words(ids, places, owner)
@@ -199,7 +198,7 @@ class Corruption:
         return taken[np.cumsum(new) - 1]
 
     def _new_words(self, ids: np.ndarray, places: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """(C,) bool: where a word begins; everywhere if tokens are hidden one by one."""
+        """(C,) bool: where a word begins; everywhere if tokens are masked one by one."""
         new = np.ones(len(places), bool)
         if self.begins is not None and self.ends is not None and len(places):
             tokens = ids[places]
@@ -231,154 +230,6 @@ def _is_byte_of_word(letter: str) -> bool:
     if letter.isascii():
         return letter.isalnum()
     return ord(letter) < 256 or ord(letter) > 289  # between are blanks and controls
-
-
-# Rows of an encoder, as spans of a tokenised split: pairs of texts, or full sentences.
-#
-# Pairs are those of BERT (Devlin et al., 2019, section 3.1 and appendix A.2): a row is filled with
-# what follows in a document, parted at a sentence's edge drawn at random; in half of the rows the
-# second part is exchanged for text of another document. Full sentences are those of RoBERTa (Liu
-# et al., 2019, section 4.2): a row goes on over the ends of documents.
-#
-# Nothing is cut away: what a row's length leaves over begins the next row, so every token is read
-# once an epoch, and what stands in another's place besides.
-
-NEXT, OTHER, ALONE = 0, 1, -100  # the second text follows, is another's; there is none
-SHORTEST = 4  # tokens of a short row, at least
-
-
-@dataclass(frozen=True)
-class Segments:
-    """R rows of S spans in all.
-
-    Attributes:
-        spans: (S, 2) int64, the first token of the split in each span and the one after its last.
-        types: (S,) int64, 0 for a row's first text and 1 for its second.
-        rows: (R + 1,) int64, each row's first span, and at last S.
-        pairs: (R,) int64, `NEXT`, `OTHER` or `ALONE`.
-    """
-
-    spans: np.ndarray
-    types: np.ndarray
-    rows: np.ndarray
-    pairs: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def lengths(self) -> np.ndarray:
-        """(R,) tokens of each row: one before it, one after each span."""
-        sizes = self.spans[:, 1] - self.spans[:, 0] + 1
-        before = np.concatenate(([0], np.cumsum(sizes)))
-        return np.diff(before[self.rows]) + 1
-
-
-class Documents:
-    """A split's documents and sentences, as what rows are made of."""
-
-    def __init__(self, split: TokenSplit):
-        self.split = split
-        self.starts = split.starts
-        # What ends a document in the split is a matter of rows here.
-        self.stops = self.starts + split.lengths() - (split.eos_id is not None)
-        pieces = np.unique(split.starts if split.pieces is None else split.pieces)
-        owners = np.searchsorted(self.starts, pieces, side="right") - 1
-        real = pieces < self.stops[owners]
-        self.sentences, self.owners = pieces[real], owners[real]  # (P,) starts; of which document
-        places = np.arange(len(self.starts) + 1)
-        self.first = np.searchsorted(self.owners, places)  # a document's first sentence
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    @property
-    def several(self) -> bool:
-        """Whether there is another document with text, whichever one is taken."""
-        return len(self.owners) > 0 and self.owners[0] != self.owners[-1]
-
-    def edges(self, document: int) -> list[int]:
-        """Where its sentences begin."""
-        return self.sentences[self.first[document] : self.first[document + 1]].tolist()
-
-    def elsewhere(self, document: int, draw: random.Random) -> tuple[int, int]:
-        """A sentence of another document, each as likely: its start and the document's stop."""
-        first, after = int(self.first[document]), int(self.first[document + 1])
-        at = draw.randrange(len(self.sentences) - (after - first))
-        at += (after - first) * (at >= first)
-        return int(self.sentences[at]), int(self.stops[self.owners[at]])
-
-
-def sentence_pairs(
-    documents: Documents, order: Iterable[int], room: int, short: float, seed: int
-) -> Segments:
-    """Rows of pairs from the documents of `order`.
-
-    Args:
-        room: tokens of both texts together, at most; a share `short` of rows gets less.
-        seed: of what is drawn.
-    """
-    draw = random.Random(seed)
-    rows: list[tuple[int, int, int, int, int]] = []  # both spans, and what they are
-    several = documents.several
-    for document in order:
-        edges = documents.edges(document)
-        at, end = int(documents.starts[document]), int(documents.stops[document])
-        while at < end:
-            target = room
-            if draw.random() < short:
-                target = draw.randint(min(SHORTEST, room), room)
-            stop = min(at + target, end)
-            low = bisect_right(edges, at)
-            high = bisect_left(edges, stop, low)
-            if low == high or not several:
-                rows.append((at, stop, 0, 0, ALONE))
-                at = stop
-                continue
-            edge = edges[low + int(draw.random() * (high - low))]
-            if draw.random() < 0.5:
-                rows.append((at, edge, edge, stop, NEXT))
-                at = stop
-            else:
-                other, last = documents.elsewhere(document, draw)
-                rows.append((at, edge, other, min(other + target - (edge - at), last), OTHER))
-                at = edge
-    table = np.array(rows, np.int64).reshape(-1, 5)
-    spans, types = table[:, :4].reshape(-1, 2), np.tile([0, 1], len(table))
-    real = spans[:, 1] > spans[:, 0]
-    firsts = np.concatenate(([0], np.cumsum(real)))[::2]
-    return Segments(spans[real], types[real], firsts, table[:, 4])
-
-
-def full_sentences(documents: Documents, order: Iterable[int], room: int) -> Segments:
-    """Rows filled with sentences that follow each other, over the ends of documents.
-
-    Args:
-        room: tokens of a row's spans together with one after each, at most.
-    """
-    spans: list[tuple[int, int]] = []
-    rows = [0]
-    left = room
-    for document in order:
-        edges = [*documents.edges(document), int(documents.stops[document])]
-        at, end = edges[0], edges[-1]
-        while at < end:
-            stop = min(at + left - 1, end)
-            if stop < end:
-                stop = edges[bisect_right(edges, stop) - 1]  # the last sentence that fits whole
-            if stop <= at and left == room:
-                stop = at + room - 1  # a sentence longer than a row
-            if stop > at:
-                spans.append((at, stop))
-                left -= stop - at + 1
-                at = stop
-            if at < end or left < 2:
-                rows.append(len(spans))
-                left = room
-    if rows[-1] < len(spans):
-        rows.append(len(spans))
-    table = np.array(spans, np.int64).reshape(-1, 2)
-    alone = np.full(len(rows) - 1, ALONE)
-    return Segments(table, np.zeros(len(table), np.int64), np.array(rows), alone)
 
 
 LEAST_CONTEXT = 8
@@ -442,11 +293,11 @@ class Chosen(NamedTuple):
 
 @dataclass(frozen=True)
 class RowMaker:
-    """Rows of a split, as a network reads them.
+    """Makes the rows of a split, as a network reads them.
 
     Attributes:
-        documents: what they are made of.
-        corruption: what is hidden of them.
+        documents: of the split.
+        corruption: masks their tokens.
         cls_id, sep_id: set before a row, and after each of its texts.
         context: tokens of a row, at most.
         pairs: rows of two texts; else full sentences.
@@ -525,7 +376,7 @@ def _spans_of(segments: Segments, rows: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def check_rows(rows: RowMaker) -> None:
-    """Raises BedstoneError if there is nothing to make rows of, or no pairs."""
+    """Raises BedstoneError if a split is too small for rows, or for pairs."""
     split = rows.documents.split
     if rows.context < LEAST_CONTEXT:
         raise BedstoneError(
@@ -541,11 +392,9 @@ def check_rows(rows: RowMaker) -> None:
         )
 
 
-# The stream of batches of masked rows: hidden anew at each visit, exactly resumable.
-#
-# An epoch is cut into blocks of documents in a random order; of each block rows are made and
-# shuffled. So an epoch begins at once however large the data is, and a position in it is three
-# numbers. What is hidden depends on seed, epoch and row alone, not on how rows fall into batches.
+# The stream. An epoch is cut into blocks of documents in a random order; of each block rows are
+# made and shuffled, so an epoch begins at once however large the data is. The masked tokens depend
+# on seed, epoch and row alone, not on how rows fall into batches.
 
 BLOCK_TOKENS = 1 << 21
 
@@ -635,7 +484,7 @@ class MaskedBatches(Batches[MaskedBatch]):
 
 
 def evaluation_batches(rows: RowMaker, batch_tokens: int, seed: int = 0) -> Iterator[MaskedBatch]:
-    """All rows of a split in order, the same tokens hidden each time."""
+    """All rows of a split in order, the same tokens masked each time."""
     segments = rows.segments(np.arange(len(rows.documents)), (seed,))
     keys = row_keys((seed,), np.arange(len(segments)))
     lengths = segments.lengths()
@@ -649,49 +498,3 @@ def evaluation_batches(rows: RowMaker, batch_tokens: int, seed: int = 0) -> Iter
     if taken < len(segments):
         chosen = np.arange(taken, len(segments))
         yield rows.batch([Chosen(segments, chosen, keys[chosen])], number)
-
-
-# Text as sentences in documents: what rows of masked words and pairs of texts are made of.
-#
-# A source is wrapped so that its pieces are sentences; tokenised and kept by
-# `data.text.token_cache` as any other, it then says where each sentence begins. Nothing of the
-# text is lost or moved.
-
-RULES = 1  # raise it when the same text would be parted otherwise
-
-# A sentence ends with its line or lines, or with . ! ? (and what closes a quotation) before blanks
-# and what a sentence begins with. The blanks are the next sentence's, as tokenizers have it.
-_END = re.compile(r"\n\s*\n|\n|[.!?][\"'”’)\]]*(?=[ \t]+[\"'“‘(\[]*[A-Z0-9])")
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of `text` in order; joined they are the text."""
-    ends = [found.end() for found in _END.finditer(text)]
-    starts = [0, *(end for end in ends if end < len(text))]
-    return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
-
-
-class Sentences(Source):
-    """The same documents, each piece a sentence."""
-
-    def __init__(self, source: Source):
-        self.source, self.name = source, source.name
-
-    def pieces(self) -> Iterator[Piece]:
-        held, key = "", None  # a sentence that a piece of the document was cut in
-        for piece in self.source.pieces():
-            # Held-out documents are chosen by key: documents that begin alike must not share one.
-            key = key or piece.key or piece.text
-            parts = sentences(held + piece.text)
-            held = "" if piece.ends or len(parts[-1]) > BLOCK else parts.pop()
-            for number, part in enumerate(parts):
-                yield Piece(part, piece.ends and number == len(parts) - 1, key)
-            if piece.ends:
-                key = None
-
-    def fingerprint(self) -> str:
-        told = f"sentences {RULES} {self.source.fingerprint()}"
-        return hashlib.sha256(told.encode()).hexdigest()
-
-    def describe(self) -> dict[str, Any]:
-        return self.source.describe()

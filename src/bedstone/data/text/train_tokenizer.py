@@ -6,7 +6,7 @@ Byte-level BPE is Sennrich et al. 2016 (https://arxiv.org/abs/1508.07909) over b
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import tokenizers
 from tokenizers import (
@@ -24,6 +24,7 @@ from bedstone.data.records import cuts
 from bedstone.data.text import convert_tokenizer as encoder_tokenizers
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, whole
 
 END = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
@@ -166,8 +167,8 @@ def train_clip(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 @dataclass
-class TokenizerConfig:
-    """How text becomes tokens.
+class TokenizerConfig(Settings):
+    """The tokenizer of a run: one that is loaded, or one that is trained.
 
     Attributes:
         path: a folder or file of a tokenizer to load; empty trains one on the data.
@@ -179,6 +180,8 @@ class TokenizerConfig:
 
     path: str = ""
     kind: str = "bpe"
-    vocab_size: int = 8192
+    vocab_size: int = whole(1, default=8192)
     lowercase: bool = True
     sample_mb: float = 50.0
+
+    section: ClassVar[str] = "tokenizer."

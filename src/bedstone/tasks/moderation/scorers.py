@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.text.masked_lm import sentences
+from bedstone.data.text.sentences import sentences
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.moderation.policy import Policy, sigmoid
 from bedstone.tasks.task import embeds_images
