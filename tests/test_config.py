@@ -64,7 +64,7 @@ MINIMAL = {"model": "m", "data": {"train": "rows.csv"}}
         ({"task": "classification"}, "perhaps 'text-classification'"),
         ({"batch_size": 0}, "batch_size: 0"),
         ({"epochs": 0}, "epochs: 0"),
-        ({"quantize": 3}, "expected 0, 4 or 8"),
+        ({"quantize": 3}, "expected one of 0, 4, 8"),
         ({"quantize": 8}, "can't learn"),
         ({"patience": -1}, "patience: -1"),
         ({"optim": {"adam_lr": 1}}, "perhaps 'adamw_lr'"),

@@ -206,12 +206,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch
         assert torch.equal(value, seen[name])
 
 
-def test_a_second_run_into_the_same_folder_is_refused(whole):
-    recipe = make(whole)
-    with pytest.raises(BedstoneError, match="bedstone resume"):
-        pretrain(recipe, quiet=True)
-
-
 def test_changed_data_is_refused_on_resume(tmp_path, monkeypatch):
     recipe = make(tmp_path)
     stop_after(monkeypatch, 12)

@@ -16,7 +16,7 @@ from PIL import Image
 import bedstone
 from bedstone.checkpoints.model import load
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, read_pretraining, resume
+from bedstone.commands.train import pretrain, read_pretraining
 from bedstone.errors import BedstoneError
 from bedstone.recipes.contrastive import ContrastiveRecipe
 from bedstone.train.logs import read_log
@@ -99,31 +99,6 @@ def test_a_run_on_scenes(
     found = json.loads(capsys.readouterr().out)
     assert found["retrieval"]["rows"] == 10 and found["zero-shot"]["rows"] == 12
     assert len(found["zero-shot"]["labels"]) == 80
-
-
-def test_resume_is_exact(tmp_path: Path) -> None:
-    more: dict[str, Any] = {
-        "augment": {"crop": [0.5, 1.0], "flip": 0.5, "brightness": 0.2},
-        "patch_dropout": 0.5,
-        "chunk": 3,
-        "hard_negatives": 1,
-        "save_every": 2,
-        "keep": 9,
-    }
-    whole = pretrain(recipe_of(tmp_path / "whole", **more), quiet=True)
-    part = recipe_of(tmp_path / "part", **more)
-    pretrain(part, quiet=True)
-    for late in (tmp_path / "part" / "checkpoints").glob("*"):
-        digits = "".join(filter(str.isdigit, late.name))
-        if digits and int(digits) > 2:
-            for file in sorted(late.rglob("*"), reverse=True):
-                file.rmdir() if file.is_dir() else file.unlink()
-            late.rmdir()
-    again = resume(tmp_path / "part", quiet=True)
-    assert again.model is not None and whole.model is not None
-    assert losses(tmp_path / "whole") == losses(tmp_path / "part")
-    one, other = (load(path).network.state_dict() for path in (whole.model, again.model))
-    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_chunks_learn_the_same(tmp_path: Path) -> None:

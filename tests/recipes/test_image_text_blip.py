@@ -130,27 +130,6 @@ def test_a_run_on_scenes(
         assert {"accuracy", "majority", "blind", "accuracy/count"} <= set(found["answers"])
 
 
-def test_resume_is_exact(tmp_path: Path) -> None:
-    more: dict[str, Any] = {
-        "augment": {"crop": [0.5, 1.0], "flip": 0.5, "brightness": 0.2},
-        "smoothing": 0.1,
-        "budget": "6 steps",
-        "save_every": 2,
-        "evaluate_every": 3,
-        "keep": 9,
-        "data": {"most_rows": 24, "enlarge": 1.25},
-    }
-    whole = pretrain(recipe_of(tmp_path / "whole", JOINT, **more), quiet=True)
-    part = recipe_of(tmp_path / "part", JOINT, **more)
-    pretrain(part, quiet=True)
-    cut_back(tmp_path / "part")
-    again = resume(tmp_path / "part", quiet=True)
-    assert losses(tmp_path / "whole") == losses(tmp_path / "part")
-    assert whole.model is not None and again.model is not None
-    one, other = (load(path).network.state_dict() for path in (whole.model, again.model))
-    assert all(torch.equal(one[name], other[name]) for name in one)
-
-
 def cut_back(run: Path, step: int = 2) -> None:
     """Takes away a run's checkpoints after a step, and what it came to."""
     for late in (run / "checkpoints").glob("*"):

@@ -8,12 +8,12 @@ import transformers
 
 import bedstone
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, resume
+from bedstone.commands.train import pretrain
 from bedstone.errors import BedstoneError
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.settings import from_mapping
 from bedstone.train.logs import read_log
-from runs import WORDS, losses, recipe_values, stop_after, weights_hash, write_recipe
+from runs import WORDS, losses, recipe_values, write_recipe
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -99,19 +99,6 @@ def test_a_run_learns_and_opens_in_transformers(whole):
         assert (out.prediction_logits - ours[0]).abs().max() < 1e-4
     else:
         assert (out.logits - ours).abs().max() < 1e-4
-
-
-def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, monkeypatch):
-    layout, folder = whole
-    data = {"source": str(folder / "text"), "validation_share": 0.2}
-    recipe = make(tmp_path, layout, data=data)
-    stop_after(monkeypatch, 25)
-    assert pretrain(recipe, quiet=True).done.reason == "SIGTERM"
-    monkeypatch.undo()
-    run = Path(recipe.out)
-    again = resume(run, quiet=True)
-    assert weights_hash(again.model) == weights_hash(folder / "run" / "model")
-    assert losses(tmp_path / "run") == losses(folder / "run")
 
 
 def test_the_command_line_does_it(tmp_path, capsys):

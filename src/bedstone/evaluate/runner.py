@@ -67,7 +67,8 @@ def held_out_loss(
         most_batches: how many to read at most; None reads all.
         progress: called with the number of batches done.
     """
-    total, count = 0.0, 0.0
+    total: float = 0.0
+    count: float = 0  # whole where targets are counted in whole numbers
     network.eval()
     with torch.inference_mode(), precision.autocast():
         for number, batch in enumerate(islice(batches, most_batches)):

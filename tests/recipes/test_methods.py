@@ -1,0 +1,217 @@
+"""Every training method passes the same checks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bedstone.checkpoints.model import Model
+from bedstone.data.images.processor import clip_processor
+from bedstone.data.scenes.datasets import scene_texts
+from bedstone.data.text.train_tokenizer import train_bpe
+from bedstone.errors import BedstoneError
+from bedstone.models.clip import network as clip
+from bedstone.models.gpt import network as gpt
+from bedstone.models.gpt.network import GPTConfig
+from bedstone.models.heads import HeadConfig
+from bedstone.recipes.base import METHODS, PretrainRecipe, load_method, method_of, read
+from bedstone.recipes.contrastive import ContrastiveRecipe
+from methods import check_method
+from runs import make_text
+from small_models import SENTENCES, saved
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+SIZE = {"width": 16, "layers": 1, "heads": 2}
+VIT = {"image_size": 16, "patch": 8, **SIZE}
+CNN = {"image_size": 16, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 1}
+AUGMENT = {"crop": [0.5, 1.0], "flip": 0.5, "brightness": 0.2}
+FAST = {"kind": "adamw", "lr": 1e-2, "adamw_lr": 1e-2}
+
+
+def causal_lm(folder: Path) -> dict[str, Any]:
+    return {
+        "model": {**SIZE, "kv_heads": 1, "hidden": 32},
+        "data": {"source": str(make_text(folder / "text")), "validation_share": 0.1},
+        "tokenizer": {"vocab_size": 300},
+        "context": 32,
+        "batch_size": 4,
+        "accumulate": 2,
+        "budget": "20 steps",
+        "evaluate_every": 5,
+    }
+
+
+def masked_lm(folder: Path) -> dict[str, Any]:
+    return {
+        **causal_lm(folder),
+        "model": {"layout": "bert", **SIZE},
+        "tokenizer": {"kind": "wordpiece", "vocab_size": 150},
+        "optim": FAST,
+        "evaluate_tokens": 0,
+    }
+
+
+def contrastive(folder: Path) -> dict[str, Any]:
+    return {
+        "model": {
+            "layout": "clip",
+            "embed": 8,
+            "image": VIT,
+            "text": {**SIZE, "context": 24},
+        },
+        "data": {"most_rows": 24, "workers": 1},
+        "tokenizer": {"vocab_size": 300},
+        "batch_size": 8,
+        "evaluate_pairs": 60,
+        "augment": AUGMENT,
+        "patch_dropout": 0.5,
+        "chunk": 3,
+        "hard_negatives": 1,
+        "optim": FAST,
+        "budget": "16 steps",
+        "evaluate_every": 8,
+    }
+
+
+def image_text(folder: Path) -> dict[str, Any]:
+    return {
+        "task": "joint",
+        "model": {
+            "layout": "blip_resnet",
+            "image": CNN,
+            "text": {**SIZE, "context": 40},
+            "embed": 8,
+        },
+        "data": {"most_rows": 24, "enlarge": 1.25},
+        "tokenizer": {"vocab_size": 160},
+        "texts": 2,
+        "batch_size": 8,
+        "evaluate_rows": 8,
+        "augment": AUGMENT,
+        "smoothing": 0.1,
+        "budget": "6 steps",
+        "evaluate_every": 3,
+    }
+
+
+def flamingo(folder: Path) -> dict[str, Any]:
+    words = train_bpe([piece.text for piece in scene_texts(20)], 400)
+    config = GPTConfig(vocab_size=400, width=32, layers=2, heads=2, context=64)
+    Model(gpt.build(config, seed=0), words).save(folder / "gpt")
+    image = {**CNN, "shrink": 2}
+    shape = {"layout": "clip_resnet", "image": image, "text": {"vocab_size": 400, "width": 16}}
+    towers = clip.build(clip.clip_config({**shape, "embed": 16}), seed=0)
+    Model(towers, processor=clip_processor(16)).save(folder / "clip")
+    return {
+        "task": "joint",
+        "init": str(folder / "gpt"),
+        "image_init": str(folder / "clip"),
+        "model": {"layout": "flamingo", "every": 2},
+        "data": {"most_rows": 12},
+        "texts": 2,
+        "batch_size": 4,
+        "evaluate_rows": 3,
+        "optim": FAST,
+        "budget": "8 steps",
+        "evaluate_every": 4,
+    }
+
+
+def autoencoder(folder: Path) -> dict[str, Any]:
+    return {
+        "task": "autoencoding",
+        "model": {
+            "layout": "autoencoder_kl",
+            "image_size": 16,
+            "widths": [8, 8],
+            "groups": 4,
+            "attention": False,
+        },
+        "data": {"most_rows": 24, "workers": 1},
+        "batch_size": 8,
+        "evaluate_pictures": 10,
+        "augment": {"flip": 0.5, "brightness": 0.2},
+        "adversarial": {"weight": 0.02, "after": 5, "width": 8, "layers": 2},
+        "optim": {"kind": "adamw", "adamw_lr": 5e-3},
+        "budget": "12 steps",
+        "evaluate_every": 6,
+    }
+
+
+def diffusion(folder: Path) -> dict[str, Any]:
+    return {
+        "task": "text-to-image",
+        "data": {"source": "scenes", "size": [16, 16], "most_rows": 12, "objects": [1, 1]},
+        "model": {"patch": 4, **SIZE},
+        "text": SIZE,
+        "tokenizer": {"vocab_size": 120},
+        "batch_size": 4,
+        "evaluate_rows": 4,
+        "samples": 2,
+        "sampling": {"steps": 2},
+        "optim": {"lr": 1e-2, "adamw_lr": 1e-2},
+        "budget": "16 steps",
+        "evaluate_every": 8,
+    }
+
+
+def supervised(folder: Path) -> dict[str, Any]:
+    rows = "".join(
+        f'{{"text": "{text.split()[number % 3 % len(text.split())]}", "label": "{kind}"}}\n'
+        for number in range(6)
+        for kind, text in (("film", SENTENCES[2]), ("walk", SENTENCES[1]))
+    )
+    (folder / "rows.jsonl").write_text(rows)
+    return {
+        "task": "text-classification",
+        "model": str(saved(folder, HeadConfig("pooled"))),
+        "data": {"train": str(folder / "rows.jsonl"), "validation_share": 0.3},
+        "optim": {"adamw_lr": 3e-3},
+        "batch_size": 4,
+        "epochs": 5,
+        "best": "last",
+    }
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ONES", 12), ("SEVERAL", 10)):
+        monkeypatch.setattr(f"bedstone.data.scenes.datasets.{name}", value)
+    monkeypatch.setattr("bedstone.recipes.image_text.MOST_MEASURED", 10)
+    monkeypatch.setattr("bedstone.evaluate.image_text.LONGEST", 8)
+
+
+RECIPES = {
+    each.__name__: each
+    for each in (
+        causal_lm,
+        masked_lm,
+        contrastive,
+        image_text,
+        flamingo,
+        autoencoder,
+        diffusion,
+        supervised,
+    )
+}
+assert RECIPES.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method(name: str, tmp_path: Path) -> None:
+    check_method(name, RECIPES[name](tmp_path), tmp_path)
+
+
+def test_the_method_of_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("method: contrastive\nmodel: {embed: 8}\n")
+    found = read(path)
+    assert isinstance(found, ContrastiveRecipe) and method_of(found).name == "contrastive"
+    assert method_of(PretrainRecipe(model={"layout": "bert"})).name == "masked_lm"
+    assert method_of(PretrainRecipe()).name == "causal_lm"
+    with pytest.raises(BedstoneError, match="perhaps 'contrastive'"):
+        load_method("contrastiv")
+    found.method = "diffusion"
+    with pytest.raises(BedstoneError, match="a recipe of another"):
+        method_of(found)
