@@ -1,14 +1,20 @@
-"""The house: imports run one way, files stay small, nothing heavy or unsafe slips in."""
+"""The house: imports run one way, files and names keep the rules, nothing unsafe slips in."""
 
 import ast
 import graphlib
+import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from bedstone.models.published import FAMILIES
+from bedstone.recipes.base import METHODS
+from bedstone.tasks.pipeline import TASKS
 
 SOURCE = Path(__file__).parent.parent / "src" / "bedstone"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -36,7 +42,48 @@ LAYERS = [
     {"files", "settings", "runtime", "errors"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
-LIMIT = 900  # lines
+LEAST, MOST = 60, 600  # lines of a file
+# Files outside these sizes, each with the reason.
+SIZES = {
+    "errors.py": "the one error class, which everything imports",
+    "__init__.py": "the public names",
+    "models/resnet/published.py": "every family has this file",
+    "nn/dropout.py": "one layer with a hand-written gradient, used by several",
+    "checkpoints/load.py": "the one way to open a model",
+}
+# Files that one other file of their folder alone imports, each with the reason.
+ALONE = {
+    "checkpoints/peft.py": "the layout of another library's files",
+    "checkpoints/sentence_transformers.py": "the layout of another library's files",
+    "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
+    "evaluate/judges.py": "networks that judge; what is judged is another file's",
+    "recipes/causal_lm.py": "a training method",
+    "tasks/image_text/image_to_text.py": "a task",
+    "tasks/image_text/visual_question_answering.py": "a task",
+}
+# Files of tasks/ that bear no task's name: what several tasks share, and rooms of alike tasks.
+SHARED_TASK_FILES = {
+    "task.py",
+    "pipeline.py",
+    "text/engine.py",
+    "images/engine.py",
+    "image_text/engine.py",
+    "media/generator.py",
+    "media/files.py",
+    "media/tasks.py",
+    "search/index.py",
+    "search/nearest.py",
+    "search/fill.py",
+    "search/recommend.py",
+    "moderation/policy.py",
+    "moderation/scorers.py",
+    "moderation/fit.py",
+}
+# Words of no field: no identifier has one.
+BANNED = ("told", "telling", "sighted", "asked", "posts", "alike", "companion", "companions")
+KEPT_NAMES = {
+    "told_size",  # of a configuration that is saved in config.json and in recipes
+}
 
 # Optional extras and what only tests use: importing Bedstone must not need them.
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
@@ -136,9 +183,106 @@ def test_a_wrong_arrow_would_be_found():
     }
 
 
-def test_files_stay_small():
-    sizes = {str(p.relative_to(SOURCE)): len(p.read_text().splitlines()) for p in FILES}
-    assert {name: lines for name, lines in sizes.items() if lines > LIMIT} == {}
+def test_files_are_neither_fragments_nor_heaps():
+    sizes = {
+        str(path.relative_to(SOURCE)): len(path.read_text().splitlines())
+        for path in FILES
+        if path.name != "__init__.py"
+    }
+    wrong = {name: lines for name, lines in sizes.items() if not LEAST <= lines <= MOST}
+    assert {name: lines for name, lines in wrong.items() if name not in SIZES} == {}
+
+
+def test_no_file_is_a_fragment_of_its_neighbour():
+    users: dict[str, set[str]] = {module: set() for module in MODULES}
+    for module, targets in GRAPH.items():
+        for target in targets & set(users):
+            users[target].add(module)
+    alone = [
+        str(MODULES[module].relative_to(SOURCE))
+        for module, found in users.items()
+        if len(found) == 1 and next(iter(found)).rpartition(".")[0] == module.rpartition(".")[0]
+    ]
+    assert sorted(set(alone) - set(ALONE)) == []
+
+
+def identifiers(tree: ast.Module) -> set[str]:
+    """Every name that the code gives to something, or uses."""
+    found = set()
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name"):
+            value = getattr(node, field, None)
+            if isinstance(value, str):
+                found.add(value)
+    return found
+
+
+def words_of(name: str) -> list[str]:
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", name)
+    return [part.lower() for part in parts]
+
+
+def test_names_are_the_field_s():
+    wrong = {
+        module: sorted(bad)
+        for module, tree in TREES.items()
+        if (
+            bad := {
+                name for name in identifiers(tree) - KEPT_NAMES if set(words_of(name)) & set(BANNED)
+            }
+        )
+    }
+    assert wrong == {}
+    files = {str(path.relative_to(SOURCE)) for path in FILES}
+    assert [name for name in files if set(words_of(name)) & set(BANNED)] == []
+
+
+def test_a_banned_word_would_be_found():
+    tree = ast.parse("class ToldRows: pass\ndef f(told_rows): return x.asked")
+    found = {name for name in identifiers(tree) if set(words_of(name)) & set(BANNED)}
+    assert found == {"ToldRows", "told_rows", "asked"}
+    assert words_of("masked_fill") == ["masked", "fill"]
+
+
+def test_each_family_is_a_folder_in_one_table():
+    folders = {path.parent.name for path in (SOURCE / "models").glob("*/network.py")}
+    named = {home.split(".")[2] for home in FAMILIES.values()}
+    assert folders == named | {"resnet"}  # a part of others, published with them
+    for layout, home in FAMILIES.items():
+        assert layout in importlib.import_module(home).LAYOUTS, layout
+    tables = [m for m, tree in TREES.items() if "FAMILIES" in assigned(tree)]
+    assert tables == ["bedstone.models.published"]
+
+
+def test_each_method_is_a_file_in_one_table():
+    files = {path.stem for path in (SOURCE / "recipes").glob("*.py")} - {"__init__", "base"}
+    assert files == set(METHODS) == {place.partition(":")[0] for place in METHODS.values()}
+    tables = [m for m, tree in TREES.items() if "METHODS" in assigned(tree)]
+    assert "bedstone.recipes.base" in tables
+
+
+def test_each_task_is_a_file_that_bears_its_name_in_one_table():
+    homes = {name: place.partition(":")[0] for name, place in TASKS.items()}
+    shared = {file.removesuffix(".py").replace("/", ".") for file in SHARED_TASK_FILES}
+    for name, home in homes.items():
+        assert home in shared or home.rpartition(".")[2] == name.replace("-", "_"), name
+    files = {
+        str(path.relative_to(SOURCE / "tasks"))
+        for path in (SOURCE / "tasks").rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    named = {home.replace(".", "/") + ".py" for home in homes.values()}
+    assert files - named - SHARED_TASK_FILES == set()
+
+
+def assigned(tree: ast.Module) -> set[str]:
+    """Names that are assigned at the top of a file."""
+    found = set()
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        found |= {each.id for each in targets if isinstance(each, ast.Name)}
+    return found
 
 
 def test_package_files_stay_nearly_empty():
