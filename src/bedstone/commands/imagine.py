@@ -294,8 +294,8 @@ def imagine(
     pick_precision(precision, where)
     drawer = MediaGenerator(open_model(model, device=where), precision)
     kind = drawer.model.signal.kind
-    asked = max(len(prompts), 1)  # where nothing is told, nothing is drawn from once
-    several = way != "draw" or asked * (options.count or COUNTS[way]) > 1
+    rows = max(len(prompts), 1)  # without a condition one row is sampled
+    several = way != "draw" or rows * (options.count or COUNTS[way]) > 1
     place = planned(out, kind, several=several)
     frames = None
     if strip is not None or show_steps:
@@ -351,9 +351,9 @@ def _drawn(
         if len(prompts) > 1:
             raise BedstoneError("--variations: expected one prompt at most, of what it shows.")
         _, seeds = rows_of([None], count, options.seed)
-        told = prompts[0] if prompts else None
+        prompt = prompts[0] if prompts else None
         more |= {} if options.strength is None else {"change": options.strength}
-        return drawer.variations(options.variations, seeds, prompt=told, **more)
+        return drawer.variations(options.variations, seeds, prompt=prompt, **more)
     more |= {"negative": options.negative, "size": _size(options.size)}
     if way == "between":
         if len(prompts) != 1:
@@ -380,8 +380,8 @@ def _prompts(text: list[str], options: ImagineOptions) -> list[Prompt]:
     try:
         lines = Path(options.story).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        told = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise BedstoneError(f"{options.story}: can't be read ({told}).") from error
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise BedstoneError(f"{options.story}: can't be read ({reason}).") from error
     found: list[Prompt] = [line.strip() for line in lines if line.strip()]
     if not found:
         raise BedstoneError(f"{options.story}: has no line; expected a prompt on each.")

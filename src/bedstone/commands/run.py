@@ -81,16 +81,16 @@ def image_results(
     named = "\n".join(f"  {error}" for error in broken[:REPORTED])
     more = f"\n  and {len(broken) - REPORTED:,} more" if len(broken) > REPORTED else ""
     every = len({_name(value, number) for number, value in enumerate(inputs)})
-    told = f"{len(broken):,} of {every:,} pictures were left out:\n{named}{more}"
+    message = f"{len(broken):,} of {every:,} pictures were left out:\n{named}{more}"
     if len(broken) == every:
-        raise BedstoneError(told)
-    print(told, file=sys.stderr)
+        raise BedstoneError(message)
+    print(message, file=sys.stderr)
 
 
 def _name(value: Any, number: int) -> str:
     """What tells an input's picture from others."""
-    picture = value.get("image") if isinstance(value, dict) else value
-    return str(picture) if isinstance(picture, str | Path) else str(number)
+    image = value.get("image") if isinstance(value, dict) else value
+    return str(image) if isinstance(image, str | Path) else str(number)
 
 
 # Inputs from the command line of tasks that take both texts and pictures, such as posts.
@@ -158,8 +158,8 @@ def shown(value: Any, result: Any) -> list[RenderableType]:
 
 def _tables(result: Any) -> list[RenderableType]:
     if isinstance(result, Mapping) and "reason" in result:  # of moderation
-        told = Text(f"{result['action']}: {result['reason']}")
-        return [told, _table(result["categories"])]
+        message = Text(f"{result['action']}: {result['reason']}")
+        return [message, _table(result["categories"])]
     if isinstance(result, Mapping):
         return [_table(_rows_of(result))]
     if isinstance(result, list) and result and all(isinstance(one, Mapping) for one in result):
@@ -225,7 +225,7 @@ PAGES = {"image-to-text": "Pictures in words", **dict.fromkeys(ASK, "Questions a
 
 
 def answered(
-    task: str, pictures: Sequence[str], questions: Sequence[str], file: str | None
+    task: str, images: Sequence[str], questions: Sequence[str], file: str | None
 ) -> list[dict[str, Any]]:
     """Each question of each picture, those of a picture side by side; then the rows of a file.
 
@@ -234,7 +234,7 @@ def answered(
             messages.
     """
     key = "question" if task == "visual-question-answering" else "text"
-    names = image_files(pictures)
+    names = image_files(images)
     found = [{"image": name, key: text} for name in names for text in questions]
     if names and not questions:
         if key == "question":
@@ -277,29 +277,29 @@ class Page:
         if task not in PAGES:
             raise BedstoneError(f"--page: {task} makes none; {', '.join(PAGES)} do.")
         self.task, self.path = task, path
-        self.pictures: list[Captioned] = []
+        self.images: list[Captioned] = []
 
     def add(self, value: Any, result: Any) -> None:
         """Notes a result; what is asked of the same picture next stands with it."""
-        picture = value.get("image") if isinstance(value, dict) else value
+        image = value.get("image") if isinstance(value, dict) else value
         question = ""
         if isinstance(value, dict):
             question = str(value.get("question") or value.get("text") or "")
         lines = [replace(line, question=question) for line in _lines(result)]
-        last = self.pictures[-1] if self.pictures else None
-        if last is not None and picture is not None and last.picture == picture:
-            self.pictures[-1] = replace(last, lines=[*last.lines, *lines])
+        last = self.images[-1] if self.images else None
+        if last is not None and image is not None and last.picture == image:
+            self.images[-1] = replace(last, lines=[*last.lines, *lines])
         else:
-            name = str(picture) if isinstance(picture, str | Path) else f"{len(self.pictures) + 1}"
-            self.pictures.append(Captioned(picture, name, lines))
+            name = str(image) if isinstance(image, str | Path) else f"{len(self.images) + 1}"
+            self.images.append(Captioned(image, name, lines))
 
     def write(self, model: str, left_out: Sequence[BedstoneError] = ()) -> Path:
         """Writes it, whole or not at all."""
-        lead = f"{len(self.pictures):,} pictures, by {Path(model).name}"
+        lead = f"{len(self.images):,} pictures, by {Path(model).name}"
         if left_out:
             lead += f"; {len(left_out):,} can't be read: " + "; ".join(map(str, left_out[:5]))
             lead += " ..." if len(left_out) > 5 else ""
-        return write_caption_page(self.path, PAGES[self.task], lead + ".", self.pictures)
+        return write_caption_page(self.path, PAGES[self.task], lead + ".", self.images)
 
 
 def _lines(result: Any) -> Iterator[Line]:
@@ -515,8 +515,8 @@ def _questions(texts: Sequence[str], given: Inputs) -> list[Any]:
     """Questions of one context, or rows that have both."""
     if given.context is not None:
         context = _file_or_text(given.context)
-        asked = [*texts, *(_of_file(given) if given.file else [])]
-        return [{"question": question, "context": context} for question in asked]
+        questions = [*texts, *(_of_file(given) if given.file else [])]
+        return [{"question": question, "context": context} for question in questions]
     if given.file is None or texts:
         raise BedstoneError(
             "question-answering: expected questions and --context, a text or its file; or --file "

@@ -64,7 +64,7 @@ def index(
         print(f"skipped {fault}", file=sys.stderr)
     if len(done.broken) > PREVIEW:
         print(f"skipped {len(done.broken) - PREVIEW:,} more; --json names all", file=sys.stderr)
-    print(f"{path}: {len(held):,} pictures; {done.told()}")
+    print(f"{path}: {len(held):,} pictures; {done.summary()}")
     return done
 
 
@@ -101,7 +101,7 @@ def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool =
     if rows >= FEWEST and (how is None or not how.rows / GROWN < rows < how.rows * GROWN):
         how = held.approximate()
         if not as_json:
-            print(how.told())
+            print(how.summary())
     return done
 
 
@@ -271,7 +271,7 @@ def judged(judge: Any, words: str, found: list[Found], held: Index) -> list[Foun
             f"--rerank: the pictures of the index are gone ({held.settings.source}); they are read "
             "again to be put in order. Leave it out."
         )
-    matches = read_together(judge, words, [source.picture(one.key) for one in found])
+    matches = read_together(judge, words, [source.image(one.key) for one in found])
     chances = [-1.0 if each is None else each["score"] for each in matches]
     order = sorted(range(len(found)), key=lambda place: -chances[place])
     scores = [chance if match else 0.0 for chance, match in zip(chances, matches, strict=True)]
@@ -284,7 +284,7 @@ def _how(held: Index, approximate: bool, where: str) -> str:
         return "exact search"
     if how is None:
         return f"exact search: {len(held):,} rows are too few for an approximate index"
-    return how.told() + ("; measured without the condition" if where else "")
+    return how.summary() + ("; measured without the condition" if where else "")
 
 
 def _table(found: list[Found], width: int) -> Table:
@@ -313,7 +313,7 @@ def _tiles(held: Index, found: list[Found]) -> list[Tile]:
     tiles = []
     for one in found:
         facts = {name: shown(value) for name, value in one.columns.items() if value is not None}
-        tiles.append(Tile(source and source.picture(one.key), one.key, f"{one.score:.3f}", facts))
+        tiles.append(Tile(source and source.image(one.key), one.key, f"{one.score:.3f}", facts))
     return tiles
 
 

@@ -78,7 +78,7 @@ class Task:
         self.options = self._options(self.settings(), options)
         self.open(precision)
         self.given = frozenset(options)
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def open(self, precision: str) -> None:
         """Makes the model ready to read."""
@@ -128,10 +128,10 @@ class Task:
 
     def tell(self, message: str, once: str | None = None) -> None:
         """Logs a warning; of those with the same `once`, the first alone."""
-        if once not in self._told:
+        if once not in self._warned:
             log.warning("%s: %s", self.name, message)
         if once is not None:
-            self._told.add(once)
+            self._warned.add(once)
 
     def limit(self, options: Options) -> int:
         """Tokens of a row, at most: as many as rows had when the model learnt the task."""

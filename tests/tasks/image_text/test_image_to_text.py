@@ -87,7 +87,7 @@ def test_scores_are_probabilities_of_the_whole_text(model, task):
     picture = pictures(1)[0]
     found = task(picture, num_beams=3, num_return_sequences=3, return_scores=True)
     assert [set(one) for one in found] == [{"generated_text", "score"}] * 3
-    engine = task.pictures
+    engine = task.engine
     with torch.inference_mode():
         memory = engine.see(torch.tensor(engine.fitted(picture))[None])
         (own,) = engine.write(
@@ -118,7 +118,7 @@ def test_chance_is_a_pictures_own(task):
 def test_candidates_have_the_probability_of_being_written(model, task):
     given = pictures(3)
     found = task(given, candidates=GIVEN)
-    engine = task.pictures
+    engine = task.engine
     ids = [[*model.tokenizer.encode(text), model.tokenizer.sep_id] for text in GIVEN]
     for picture, own in zip(given, found, strict=True):
         with torch.inference_mode():
@@ -193,13 +193,13 @@ def test_a_broken_picture_is_left_out_and_told(task, tmp_path):
 
 def test_neighbours_with_one_picture_are_seen_once(task, monkeypatch):
     seen = []
-    see = task.pictures.see
+    see = task.engine.see
 
     def counted(pixels):
         seen.append(len(pixels))
         return see(pixels)
 
-    monkeypatch.setattr(task.pictures, "see", counted)
+    monkeypatch.setattr(task.engine, "see", counted)
     one, two = pictures(2)
     rows = [{"image": one, "prompt": "a"}, {"image": one}, {"image": two}, {"image": one}]
     found = task(rows)

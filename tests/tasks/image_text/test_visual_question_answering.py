@@ -49,7 +49,7 @@ def test_answers_are_those_of_transformers(tmp_path):
 
 
 def test_candidates_are_ranked_by_how_likely_they_are_written(model, task):
-    picture, engine = pictures(1)[0], task.pictures
+    picture, engine = pictures(1)[0], task.engine
     known = model.tokenizer
     for question in ASKED:
         found = task(picture, question, candidates=ANSWERS, top_k=9)
@@ -92,7 +92,7 @@ def test_the_ways_to_ask_are_those_of_version_4(task):
 
 def test_a_picture_is_seen_once_for_all_its_questions(task, monkeypatch):
     seen = []
-    see = task.pictures.see
+    see = task.engine.see
 
     def counted(pixels):
         seen.append(len(pixels))
@@ -102,7 +102,7 @@ def test_a_picture_is_seen_once_for_all_its_questions(task, monkeypatch):
     rows = [(one, ASKED[0]), (one, ASKED[1]), (two, ASKED[0]), (one, "yes or no?")]
     rows = [{"image": picture, "question": question} for picture, question in rows]
     alone = [task(row, candidates=ANSWERS) for row in rows]
-    monkeypatch.setattr(task.pictures, "see", counted)
+    monkeypatch.setattr(task.engine, "see", counted)
     together = task(rows, candidates=ANSWERS)
     assert seen == [3]
     for found, expected in zip(together, alone, strict=True):  # questions of other lengths beside
@@ -203,8 +203,8 @@ def test_a_gpt_reads_the_end_of_a_long_question_and_leaves_room_for_the_answer()
     task = bedstone.pipeline(VQA, sighted_model(), candidates=["red", "blue"], truncation=True)
     (picture,) = pictures(1)
     asked = task.prepare({"image": picture, "question": "two red " * 50}, task.options)
-    assert len(asked.ids) == task.pictures.form.room
-    assert task.pictures.text(asked.ids).endswith("red two red Answer:")  # as in training
+    assert len(asked.ids) == task.engine.form.room
+    assert task.engine.text(asked.ids).endswith("red two red Answer:")  # as in training
     rows = [{"image": picture, "question": question} for question in ("a?", "red " * 12)]
     long = ["red " * 40, "blue"]
     task = bedstone.pipeline(VQA, task.model, candidates=long)

@@ -218,7 +218,7 @@ def test_the_approximate_search_does_what_it_says(tmp_path):
         how = held.approximate(partitions=20, sample=40)
         assert held.settings.approximate == how == Index.open(held.path).settings.approximate
         assert how.recall >= 0.97 and how.rows == 3000 and how.probes < how.partitions
-        assert f"{how.recall:.1%}" in how.told()
+        assert f"{how.recall:.1%}" in how.summary()
         queries = clustered(40, seed=1)
         both = [
             [set(keys(held.search(query, exact=exact))) for query in queries]
@@ -328,7 +328,7 @@ def test_rows_of_a_table_are_items(folder, tmp_path):
         assert index.columns == {"price": "numbers"}
         held = [value for row in source.rows for value in row.values()]
         assert not any(isinstance(value, bytes | dict) for value in held)  # read when asked for
-        assert source.picture("rows.parquet#1") == pictures[1]["bytes"]
+        assert source.image("rows.parquet#1") == pictures[1]["bytes"]
         embedder = Colours()
         again = fill(index, embedder, open_source(tmp_path / "rows.parquet"))
         assert again.unchanged == 3 and not embedder.seen - 1  # the broken one is tried again

@@ -165,7 +165,7 @@ class ImageTextEngine(ImageEngine):
 class ImageTextTask(ImageTask):
     """A task whose rows ask something of a picture; several may share one."""
 
-    pictures: ImageTextEngine
+    images: ImageTextEngine
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class ImageTextTask(ImageTask):
         super().__init__(model, precision=precision, **options)
 
     def open(self, precision: str) -> None:
-        self.pictures = self._engine or ImageTextEngine(self.model, precision)
+        self.engine = self._engine or ImageTextEngine(self.model, precision)
         # candidates that were asked for lately: their ids, and which is the longest
         self._known: dict[tuple[str, ...], tuple[list[list[int]], int]] = {}
 
@@ -212,13 +212,13 @@ class ImageTextTask(ImageTask):
         found = ids(text)
         if len(found) <= room:
             return found
-        told = (
+        message = (
             f"{what}: has {len(text.split()):,} words, {len(found):,} tokens; the network reads "
             f"{room:,} at most"
         )
         if not may_cut(options):
-            raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
-        self.tell(f"{told}; it was cut to that, as truncation asks.")
+            raise BedstoneError(f"{message}. Shorten it, or let it be cut by truncation=True.")
+        self.tell(f"{message}; it was cut to that, as truncation asks.")
         return found[slice(room) if kept is None else kept]
 
     def candidate_ids(
@@ -229,24 +229,24 @@ class ImageTextTask(ImageTask):
         Raises:
             BedstoneError: one is longer than fits, and may not be cut.
         """
-        words = self.pictures.words
+        words = self.engine.words
         if candidates not in self._known:
             while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]
-            said = self.pictures.form.output(candidates)
+            said = self.engine.form.output(candidates)
             longest = max(range(len(said)), key=lambda number: len(said[number]))
             self._known[candidates] = [[*ids.tolist(), words.end] for ids in said], longest
         rows, longest = self._known[candidates]
         size, room = len(rows[longest]) - 1, words.context - len(words.begin) - 1 - begun
         if size <= room:
             return rows
-        told = (
+        message = (
             f"candidates[{longest}]: has {size:,} tokens, where the network has room for {room:,}"
         )
         if not may_cut(options):
-            raise BedstoneError(f"{told}. Shorten it, or let it be cut by truncation=True.")
-        told += "; candidates that are too long were cut, as truncation asks."
-        self.tell(told, once=told)
+            raise BedstoneError(f"{message}. Shorten it, or let it be cut by truncation=True.")
+        message += "; candidates that are too long were cut, as truncation asks."
+        self.tell(message, once=message)
         return [[*ids[:-1][:room], words.end] for ids in rows]
 
     def _run(
@@ -258,11 +258,11 @@ class ImageTextTask(ImageTask):
     ) -> Iterator[tuple[int, Any]]:
         held: dict[int, list[tuple[int, LabelledQuery]]] = {}  # of pictures on their way, who asks
 
-        def pictures() -> Iterator[Any]:
+        def images() -> Iterator[Any]:
             groups = shared(enumerate(rows), 1 if ahead == 1 else SHARE)
             for number, group in enumerate(groups):
                 held[number] = group
-                yield group[0][1].picture
+                yield group[0][1].image
 
         def left_out(number: int, error: BedstoneError) -> None:
             assert faults is not None
@@ -272,20 +272,20 @@ class ImageTextTask(ImageTask):
         def where(number: int) -> str:
             return self.name if ahead is None else f"{self.name}: inputs[{held[number][0][0]}]"
 
-        for numbers, pixels in self.pictures.batches(
-            pictures(),
-            options.batch_size or min(ahead or 1, self.pictures.batch_size),
+        for numbers, pixels in self.engine.batches(
+            images(),
+            options.batch_size or min(ahead or 1, self.engine.batch_size),
             ahead=ahead != 1,
             faults=left_out if faults else None,
             where=where,
         ):
             groups = [held.pop(number) for number in numbers]
             with torch.inference_mode():
-                memory = self.pictures.see(pixels)
-                asked = [[row for _, row in group] for group in groups]
-                outputs = self.say(memory, asked, options)
-            for group, told in zip(groups, outputs, strict=True):
-                for (row, _), output in zip(group, told, strict=True):
+                memory = self.engine.see(pixels)
+                queries = [[row for _, row in group] for group in groups]
+                outputs = self.say(memory, queries, options)
+            for group, own in zip(groups, outputs, strict=True):
+                for (row, _), output in zip(group, own, strict=True):
                     yield row, output
 
 
@@ -295,7 +295,7 @@ def shared(
     """Neighbours with the same picture, `most` at a time; with 1, no row is waited for."""
     group: list[tuple[int, LabelledQuery]] = []
     for number, row in rows:
-        if group and _name(group[0][1].picture) != _name(row.picture):
+        if group and _name(group[0][1].image) != _name(row.image):
             yield group
             group = []
         group.append((number, row))
@@ -306,9 +306,9 @@ def shared(
         yield group
 
 
-def _name(picture: Any) -> Any:
+def _name(image: Any) -> Any:
     """What is equal for the same picture: its file, or the object that holds it."""
-    return str(picture) if isinstance(picture, str | Path) else id(picture)
+    return str(image) if isinstance(image, str | Path) else id(image)
 
 
 def may_cut(options: Any) -> bool:
@@ -333,8 +333,8 @@ def by_count(
     """
     for count in sorted({len(own) for own in rows}):
         places = [place for place, own in enumerate(rows) if len(own) == count]
-        asked = [row for place in places for row in rows[place]]
-        yield places, memory if len(places) == len(rows) else memory[places], asked
+        queries = [row for place in places for row in rows[place]]
+        yield places, memory if len(places) == len(rows) else memory[places], queries
 
 
 def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[Any, list[int]]]:

@@ -81,7 +81,7 @@ class ImageTextMatching(ImageTextTask):
         return super().__call__(image_of(inputs, options), **options)
 
     def prepare(self, value: Any, options: MatchOptions) -> Compared:
-        asked = super().prepare(value, options)
+        query = super().prepare(value, options)
         own = value if isinstance(value, dict) else {}
         text = options.text if own.get("text") is None else own["text"]
         if text is None:
@@ -91,19 +91,19 @@ class ImageTextMatching(ImageTextTask):
         several = not isinstance(text, str)
         texts = texts_of(text, "text") if several else (str(text),)
         names = [f"text[{number}]" for number in range(len(texts))] if several else ["text"]
-        form = self.pictures.form
+        form = self.engine.form
         ids = tuple(
             tuple(form.framed(self.cut(one, form.question, form.room, what, options)))
             for one, what in zip(texts, names, strict=True)
         )
-        return Compared(asked.picture, texts=texts, ids=ids, several=several)
+        return Compared(query.image, texts=texts, ids=ids, several=several)
 
     def say(
         self, memory: Tensor, rows: Sequence[Sequence[Compared]], options: MatchOptions
     ) -> list[list[Any]]:
         pairs = [[ids for row in own for ids in row.ids] for own in rows]
-        told: list[list[Any]] = [[] for _ in rows]
-        vectors = normalise(self.pictures.network.image_vectors(memory).float())  # (P, E)
+        results: list[list[Any]] = [[] for _ in rows]
+        vectors = normalise(self.engine.network.image_vectors(memory).float())  # (P, E)
         for places, states, read in by_count(memory, pairs):
             each = len(read) // len(places)
             alone = self._alone(read)  # (n, E)
@@ -112,14 +112,14 @@ class ImageTextMatching(ImageTextTask):
             found = list(zip(chances, cosines.flatten().tolist(), strict=True))
             for number, place in enumerate(places):
                 mine = iter(found[number * each : (number + 1) * each])
-                told[place] = [[next(mine) for _ in row.texts] for row in rows[place]]
-        return told
+                results[place] = [[next(mine) for _ in row.texts] for row in rows[place]]
+        return results
 
     def finish(self, row: Any, output: Any, options: MatchOptions) -> Any:
-        told = [dict(zip(("score", "similarity"), one, strict=True)) for one in output]
+        results = [dict(zip(("score", "similarity"), one, strict=True)) for one in output]
         if not row.several:
-            return told[0]
-        both = [{"text": text} | one for text, one in zip(row.texts, told, strict=True)]
+            return results[0]
+        both = [{"text": text} | one for text, one in zip(row.texts, results, strict=True)]
         return sorted(both, key=lambda one: -one["score"])
 
     def _alone(self, read: Sequence[tuple[int, ...]]) -> Tensor:
@@ -128,7 +128,7 @@ class ImageTextMatching(ImageTextTask):
         parts = []
         for part in some_at_a_time(distinct):
             ids, keep = self._padded(part)
-            parts.append(normalise(self.pictures.network.text_vectors(ids, keep).float()))
+            parts.append(normalise(self.engine.network.text_vectors(ids, keep).float()))
         places = {ids: place for place, ids in enumerate(distinct)}
         found: Tensor = torch.cat(parts)[[places[ids] for ids in read]]
         return found
@@ -140,35 +140,35 @@ class ImageTextMatching(ImageTextTask):
             # whole pictures with all their texts, or one picture with some of them
             rows = [ids for place in at for ids in read[place * each :][part]]
             ids, keep = self._padded(rows)
-            logits = self.pictures.network.match_logits(ids, keep, states[at.start : at.stop])
+            logits = self.engine.network.match_logits(ids, keep, states[at.start : at.stop])
             chances += logits.float().softmax(-1)[:, 1].tolist()  # no, yes
         return chances
 
     def _padded(self, read: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        ids, keep = padded(read, self.pictures.words.pad)
-        return ids.to(self.pictures.device), keep.to(self.pictures.device)
+        ids, keep = padded(read, self.engine.words.pad)
+        return ids.to(self.engine.device), keep.to(self.engine.device)
 
 
-def _blocks(pictures: int, each: int) -> Iterator[tuple[range, slice]]:
+def _blocks(images: int, each: int) -> Iterator[tuple[range, slice]]:
     """Pictures, and which of their `each` texts, so that few are read together."""
     several = max(BATCH // each, 1)
-    for first in range(0, pictures, several):
+    for first in range(0, images, several):
         for start in range(0, each, BATCH):
-            last = min(first + several, pictures)
+            last = min(first + several, images)
             yield range(first, last), slice(start, min(start + BATCH, each))
 
 
 def rerank(
-    task: ImageTextMatching, words: str, pictures: Sequence[Any]
+    task: ImageTextMatching, words: str, images: Sequence[Any]
 ) -> list[dict[str, float] | None]:
     """How well each picture fits words, {"score", "similarity"}; None where it can't be read.
 
     Raises:
         BedstoneError: the words can't be read.
     """
-    found: list[dict[str, float] | None] = [None] * len(pictures)
-    there = [number for number, picture in enumerate(pictures) if picture is not None]
-    rows = ({"image": pictures[number], "text": words} for number in there)
-    for number, told in task.each(rows, lambda number, error: None):
-        found[there[number]] = told
+    found: list[dict[str, float] | None] = [None] * len(images)
+    there = [number for number, image in enumerate(images) if image is not None]
+    rows = ({"image": images[number], "text": words} for number in there)
+    for number, results in task.each(rows, lambda number, error: None):
+        found[there[number]] = results
     return found

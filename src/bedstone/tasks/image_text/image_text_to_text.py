@@ -66,7 +66,7 @@ class ImageTextToText(ImageTextTask):
 
     def __init__(self, model: Model, **options: Any) -> None:
         super().__init__(model, **options)
-        engine = self.pictures
+        engine = self.engine
         self.caption = ImageToText(model, engine=engine) if generates(model) else None
         self.answer = VisualQuestionAnswering(model, engine=engine) if answers(model) else None
 
@@ -99,16 +99,16 @@ class ImageTextToText(ImageTextTask):
             raise BedstoneError(
                 f"the keys are {', '.join(map(str, value))}; expected images, and messages or text."
             )
-        given, question, pictures, places = _read(value)
-        if places and places != len(pictures):
+        given, question, images, places = _read(value)
+        if places and places != len(images):
             raise BedstoneError(
                 f"has {places:,} places for a picture ({PLACEHOLDER}, or parts of type image), and "
-                f"{len(pictures):,} pictures were given. Their number must match."
+                f"{len(images):,} pictures were given. Their number must match."
             )
-        if len(pictures) != 1:
+        if len(images) != 1:
             raise BedstoneError(
-                f"{len(pictures):,} pictures were given; the network reads one. "
-                + ("Leave the others out." if pictures else "Give one, as images or in a message.")
+                f"{len(images):,} pictures were given; the network reads one. "
+                + ("Leave the others out." if images else "Give one, as images or in a message.")
             )
         if isinstance(given, list) and any(turn(one, "message")[0] != "user" for one in given):
             self.tell(
@@ -116,34 +116,34 @@ class ImageTextToText(ImageTextTask):
                 "user said before isn't told to it.",
                 once="alone",
             )
-        row: dict[str, Any] = {"image": pictures[0]}
+        row: dict[str, Any] = {"image": images[0]}
         asks: Question | Captioned
         if self.answer is not None and question:
             asks = self.answer.prepare({**row, "question": question}, self._asking(options))
         elif self.caption is not None:
-            asks = self.caption.prepare({**row, "prompt": question}, self._telling(options))
+            asks = self.caption.prepare({**row, "prompt": question}, self._captioning(options))
         else:
             raise BedstoneError(
                 "nothing is asked; the network answers questions. Say what you would know of the "
                 "picture."
             )
-        return Reply(asks.picture, given=given, asks=asks)
+        return Reply(asks.image, given=given, asks=asks)
 
     def say(
         self, memory: Tensor, rows: Sequence[Sequence[Any]], options: ChatOptions
     ) -> list[list[Any]]:
-        told: list[list[Any]] = [[None] * len(own) for own in rows]
+        results: list[list[Any]] = [[None] * len(own) for own in rows]
         for kind in (Question, Captioned):
             chosen = [[at for at, row in enumerate(own) if type(row.asks) is kind] for own in rows]
             places = [place for place, own in enumerate(chosen) if own]
             if not places:
                 continue
-            asked = [[rows[place][at].asks for at in chosen[place]] for place in places]
-            found = self._said(kind, memory[places], asked, options)
+            queries = [[rows[place][at].asks for at in chosen[place]] for place in places]
+            found = self._said(kind, memory[places], queries, options)
             for place, own in zip(places, found, strict=True):
                 for at, one in zip(chosen[place], own, strict=True):
-                    told[place][at] = one
-        return told
+                    results[place][at] = one
+        return results
 
     def finish(self, row: Any, output: Any, options: ChatOptions) -> list[dict[str, Any]]:
         given = row.given
@@ -158,42 +158,42 @@ class ImageTextToText(ImageTextTask):
         return found
 
     def _said(
-        self, kind: Any, memory: Tensor, asked: list[list[Any]], options: ChatOptions
+        self, kind: Any, memory: Tensor, queries: list[list[Any]], options: ChatOptions
     ) -> list[list[list[str]]]:
         """The texts of each row, best first."""
         if kind is Question:
             assert self.answer is not None
-            told = self.answer.say(memory, asked, self._asking(options))
-            return [[[one["answer"] for one in row] for row in own] for own in told]
+            results = self.answer.say(memory, queries, self._asking(options))
+            return [[[one["answer"] for one in row] for row in own] for own in results]
         assert self.caption is not None
-        told = self.caption.say(memory, asked, self._telling(options))
-        return [[[one["generated_text"] for one in row] for row in own] for own in told]
+        results = self.caption.say(memory, queries, self._captioning(options))
+        return [[[one["generated_text"] for one in row] for row in own] for own in results]
 
     def _asking(self, options: ChatOptions) -> Any:
         assert self.answer is not None
         several = options.generation().num_return_sequences or 1
         return replace(self.answer.options, top_k=several, **_writing(options))
 
-    def _telling(self, options: ChatOptions) -> Any:
+    def _captioning(self, options: ChatOptions) -> Any:
         assert self.caption is not None
         return replace(self.caption.options, **_writing(options))
 
-    def _paired(self, pictures: Any, text: Any) -> Any:
+    def _paired(self, images: Any, text: Any) -> Any:
         if isinstance(text, str):
-            several = isinstance(pictures, list | tuple)
-            return {"images": list(pictures) if several else [pictures], "text": text}
+            several = isinstance(images, list | tuple)
+            return {"images": list(images) if several else [images], "text": text}
         if not isinstance(text, list | tuple) or _is_conversation(text):
             raise BedstoneError(
                 f"{self.name}: text: {shown(text)} was given beside pictures; messages hold their "
                 "pictures themselves, as parts {'type': 'image', 'image': ...}."
             )
-        if not isinstance(pictures, list | tuple) or len(pictures) != len(text):
-            count = len(pictures) if isinstance(pictures, list | tuple) else 1
+        if not isinstance(images, list | tuple) or len(images) != len(text):
+            count = len(images) if isinstance(images, list | tuple) else 1
             raise BedstoneError(
                 f"{self.name}: {count:,} pictures and {len(text):,} texts were given; expected as "
                 "many."
             )
-        return [{"image": one, "text": words} for one, words in zip(pictures, text, strict=True)]
+        return [{"image": one, "text": words} for one, words in zip(images, text, strict=True)]
 
 
 def _writing(options: ChatOptions) -> dict[str, Any]:
@@ -234,8 +234,8 @@ def _read(value: Any) -> tuple[Any, str, list[Any], int]:
         )
     places, question, role = 0, "", ""
     for number, message in enumerate(given, 1):
-        role, text, more, pictures = turn(message, f"message {number:,}")
-        places, own = places + more, own + pictures
+        role, text, more, images = turn(message, f"message {number:,}")
+        places, own = places + more, own + images
         if role == "assistant":
             question = ""
         elif role == "user":
@@ -245,7 +245,7 @@ def _read(value: Any) -> tuple[Any, str, list[Any], int]:
             f"message {len(given):,}: is the {role}'s, and what is answered is the user's last "
             "words. Leave it out."
         )
-    for number, picture in enumerate(own):
-        if not is_image(picture):
-            raise BedstoneError(f"picture {number + 1:,}: {shown(picture)} is none.")
+    for number, image in enumerate(own):
+        if not is_image(image):
+            raise BedstoneError(f"picture {number + 1:,}: {shown(image)} is none.")
     return list(given), question, own, places

@@ -86,7 +86,7 @@ class ImageToText(ImageTextTask):
         return generates(model)
 
     def prepare(self, value: Any, options: CaptionOptions) -> Captioned:
-        asked = super().prepare(value, options)
+        query = super().prepare(value, options)
         own = value if isinstance(value, dict) else {}
         prompt = own.get("prompt", options.prompt)
         candidates = options.candidates
@@ -95,24 +95,24 @@ class ImageToText(ImageTextTask):
         if prompt is not None and not isinstance(prompt, str):
             raise BedstoneError(f"prompt: {shown(prompt)} was given; expected a string.")
         ids: list[int] = []
-        words = self.pictures.words
+        words = self.engine.words
         if prompt and prompt.strip():
             room = words.context - len(words.begin) - 1
-            form = self.pictures.form
+            form = self.engine.form
             ids = self.cut(prompt, lambda text: form.output([text])[0], room, "prompt", options)
             ids = [int(token) for token in ids]
         begun = len(words.begin) + len(ids)
         self._way(options, begun)
         if candidates:
             self.candidate_ids(tuple(candidates), options, len(ids))
-        return Captioned(asked.picture, prompt=tuple(ids), candidates=tuple(candidates or ()))
+        return Captioned(query.image, prompt=tuple(ids), candidates=tuple(candidates or ()))
 
     def say(
         self, memory: Tensor, rows: Sequence[Sequence[Captioned]], options: CaptionOptions
     ) -> list[list[Any]]:
         flat = [row for own in rows for row in own]
         owners = [place for place, own in enumerate(rows) for _ in own]
-        told: list[Any] = [None] * len(flat)
+        results: list[Any] = [None] * len(flat)
         for (prompt, candidates), places in by_value(
             flat, lambda row: (row.prompt, row.candidates)
         ):
@@ -120,8 +120,8 @@ class ImageToText(ImageTextTask):
                 memory[[owners[place] for place in places]], prompt, candidates, options
             )
             for place, one in zip(places, found, strict=True):
-                told[place] = one
-        rest = iter(told)
+                results[place] = one
+        rest = iter(results)
         return [[next(rest) for _ in own] for own in rows]
 
     def captions(
@@ -132,7 +132,7 @@ class ImageToText(ImageTextTask):
         options: CaptionOptions,
     ) -> list[list[dict[str, Any]]]:
         """The captions of each of (P, S, D)."""
-        engine = self.pictures
+        engine = self.engine
         begin = [*engine.words.begin, *prompt]
         writer = engine.network.writer(memory)
         if candidates:

@@ -108,19 +108,19 @@ class VisualQuestionAnswering(ImageTextTask):
             raise BedstoneError(
                 f"{self.name}: question: {shown(question)} was given; expected a text, or a list."
             )
-        pictures = [inputs] if is_image(inputs) else inputs
-        if not isinstance(pictures, list | tuple):
+        images = [inputs] if is_image(inputs) else inputs
+        if not isinstance(images, list | tuple):
             raise BedstoneError(
                 f"{self.name}: {shown(inputs)} was given with a list of questions; expected a "
                 "picture, or a list."
             )
         # in this order each picture is seen once
-        rows = [{"image": one, "question": text} for one in pictures for text in question]
-        told, each = super().__call__(rows, **options), len(question)
-        return [told[at] for first in range(each) for at in range(first, len(told), each)]
+        rows = [{"image": one, "question": text} for one in images for text in question]
+        results, each = super().__call__(rows, **options), len(question)
+        return [results[at] for first in range(each) for at in range(first, len(results), each)]
 
     def prepare(self, value: Any, options: VQAOptions) -> Question:
-        asked = super().prepare(value, options)
+        query = super().prepare(value, options)
         own = value if isinstance(value, dict) else {}
         question = own.get("question", options.question)
         if question is None:
@@ -133,32 +133,32 @@ class VisualQuestionAnswering(ImageTextTask):
             candidates = () if options.free else self.known_answers
         if own.get("candidates") is not None:
             candidates = texts_of(own["candidates"], "candidates")
-        form = self.pictures.form
+        form = self.engine.form
         read = self.cut(question, form.question, form.room, "question", options, form.kept)
         ids = form.framed(read)
         if candidates:
             self.candidate_ids(tuple(candidates), options, self._begun([form.prompt(ids)]))
         else:
             self._way(options)
-        return Question(asked.picture, ids=tuple(ids), candidates=tuple(candidates))
+        return Question(query.image, ids=tuple(ids), candidates=tuple(candidates))
 
     def say(
         self, memory: Tensor, rows: Sequence[Sequence[Question]], options: VQAOptions
     ) -> list[list[Any]]:
-        engine = self.pictures
-        told: list[list[Any]] = [[] for _ in rows]
-        for places, states, asked in by_count(memory, rows):
-            reading = engine.form.read(engine.network, [row.ids for row in asked], states)
-            found: list[Any] = [None] * len(asked)
-            for candidates, same in by_value(asked, lambda row: row.candidates):
+        engine = self.engine
+        results: list[list[Any]] = [[] for _ in rows]
+        for places, states, questions in by_count(memory, rows):
+            reading = engine.form.read(engine.network, [row.ids for row in questions], states)
+            found: list[Any] = [None] * len(questions)
+            for candidates, same in by_value(questions, lambda row: row.candidates):
                 for part in some_at_a_time(same):
                     best = self._best(*reading.part(part), candidates, options)
                     for at, own in zip(part, best, strict=True):
                         found[at] = [{"score": score, "answer": text} for text, score in own]
-            each = len(asked) // len(places)
+            each = len(questions) // len(places)
             for number, place in enumerate(places):
-                told[place] = found[number * each : (number + 1) * each]
-        return told
+                results[place] = found[number * each : (number + 1) * each]
+        return results
 
     def _best(
         self,
@@ -173,7 +173,7 @@ class VisualQuestionAnswering(ImageTextTask):
             for scores in rank(writer, prompts, given).softmax(-1):  # of (n, C)
                 yield ranked(candidates, scores)[: options.top_k]
             return
-        engine = self.pictures
+        engine = self.engine
         for own in engine.write(writer, prompts, self._way(options)):
             found: dict[str, float] = {}
             distinct = {tuple(one.ids): one.probability for one in own}  # chance repeats itself
@@ -184,12 +184,12 @@ class VisualQuestionAnswering(ImageTextTask):
 
     def _begun(self, prompts: Sequence[Sequence[int]]) -> int:
         """Tokens that the longest prompt has more than what every text begins with."""
-        return max(max(map(len, prompts)) - len(self.pictures.words.begin), 0)
+        return max(max(map(len, prompts)) - len(self.engine.words.begin), 0)
 
     def _distinct(self, answers: Sequence[str]) -> tuple[str, ...]:
         """Of answers that are written with the same tokens, such as Yes and yes, the first."""
         found: dict[bytes, str] = {}
-        for text, ids in zip(answers, self.pictures.form.output(answers), strict=True):
+        for text, ids in zip(answers, self.engine.form.output(answers), strict=True):
             found.setdefault(ids.tobytes(), text)
         return tuple(found.values())
 

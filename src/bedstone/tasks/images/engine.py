@@ -81,7 +81,7 @@ class ImageEngine:
         """What is the same only for vectors that may be compared: layout and hash of weights."""
         return f"{self.model.config.layout}-{weights_hash(self.model)[:16]}"
 
-    def images(self, pictures: Iterable[Any], *, faults: Faults | None = None) -> np.ndarray:
+    def images(self, images: Iterable[Any], *, faults: Faults | None = None) -> np.ndarray:
         """Vectors of pictures, (n, E) fp32, of length 1, in their order.
 
         Args:
@@ -91,7 +91,7 @@ class ImageEngine:
         Raises:
             BedstoneError: one can't be read, and there is no `faults`.
         """
-        found = [vector for _, vector in self.run(pictures, image_vectors, faults=faults)]
+        found = [vector for _, vector in self.run(images, image_vectors, faults=faults)]
         return np.stack(found) if found else np.zeros((0, self.width), dtype=np.float32)
 
     @torch.inference_mode()
@@ -126,7 +126,7 @@ class ImageEngine:
 
     def run(
         self,
-        pictures: Iterable[Any],
+        images: Iterable[Any],
         read: Read,
         batch_size: int | None = None,
         *,
@@ -142,16 +142,14 @@ class ImageEngine:
             where: the beginning of an error, by the picture's number.
         """
         size = batch_size or self.batch_size
-        for numbers, pixels in self.batches(
-            pictures, size, ahead=ahead, faults=faults, where=where
-        ):
+        for numbers, pixels in self.batches(images, size, ahead=ahead, faults=faults, where=where):
             with torch.inference_mode():
                 outputs = read(self.network, self.processor.normalise(pixels.to(self.device)))
             yield from zip(numbers, outputs, strict=True)
 
     def batches(
         self,
-        pictures: Iterable[Any],
+        images: Iterable[Any],
         size: int,
         *,
         ahead: bool = True,
@@ -159,14 +157,14 @@ class ImageEngine:
         where: Callable[[int], str] | None = None,
     ) -> Iterator[tuple[list[int], Tensor]]:
         """Numbers of pictures, and their pixels (B, H, W, 3) uint8, resized and cropped."""
-        numbered = enumerate(pictures)
+        numbered = enumerate(images)
         room = size * (1 + AHEAD) if ahead else size
         waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="picture-engine")
 
         def fill() -> None:
-            for number, picture in itertools.islice(numbered, room - len(waiting)):
-                waiting.append((number, pool.submit(self.fitted, picture)))
+            for number, image in itertools.islice(numbered, room - len(waiting)):
+                waiting.append((number, pool.submit(self.fitted, image)))
 
         try:
             fill()
@@ -189,18 +187,18 @@ class ImageEngine:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def fitted(self, picture: Any) -> np.ndarray:
+    def fitted(self, image: Any) -> np.ndarray:
         """A picture's pixels (H, W, 3) uint8 at the size that the network reads.
 
         Raises:
             BedstoneError: it can't be read, or is an address on the web.
         """
-        if isinstance(picture, str) and picture.startswith(("http://", "https://")):
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
             raise BedstoneError(
-                f"{picture}: is an address on the web, and Bedstone fetches none. Download the "
+                f"{image}: is an address on the web, and Bedstone fetches none. Download the "
                 "picture, and give its file."
             )
-        return self.processor.fit(decode(picture))
+        return self.processor.fit(decode(image))
 
 
 def image_vectors(network: Any, pixels: Tensor) -> np.ndarray:
@@ -268,7 +266,7 @@ class ImageOptions(Settings):
 class LabelledQuery:
     """A picture, and the labels that are asked of it alone."""
 
-    picture: Any
+    image: Any
     labels: tuple[str, ...] = ()
 
 
@@ -280,7 +278,7 @@ class ImageTask(Task):
     reads = "pictures"
 
     def open(self, precision: str) -> None:
-        self.pictures = ImageEngine(self.model, precision)
+        self.engine = ImageEngine(self.model, precision)
 
     def __call__(self, inputs: Any = None, **options: Any) -> Any:
         for name in ("images", "image"):  # as version 4 names them
@@ -298,15 +296,15 @@ class ImageTask(Task):
                     f"the keys are {', '.join(map(str, value)) or 'none'}; expected "
                     f"{' and maybe '.join(self.keys)}."
                 )
-            picture = value["image"]
+            image = value["image"]
         else:
-            picture = value
-        if not is_image(picture):
+            image = value
+        if not is_image(image):
             raise BedstoneError(
-                f"{shown(picture)} was given; expected a picture: a path, bytes, an array (H, W, "
+                f"{shown(image)} was given; expected a picture: a path, bytes, an array (H, W, "
                 "3) or Pillow's image."
             )
-        return LabelledQuery(picture)
+        return LabelledQuery(image)
 
     def results(self, rows: Sequence[LabelledQuery], options: Any) -> Iterator[Any]:
         for row, (_, output) in zip(rows, self._run(rows, options, None), strict=True):
@@ -322,7 +320,7 @@ class ImageTask(Task):
         """The number of each input and its result; `faults` is told of pictures that can't be
         read, which are left out."""
         chosen = self._options(self.options, options)
-        return self._numbered(values, chosen, chosen.batch_size or self.pictures.batch_size, faults)
+        return self._numbered(values, chosen, chosen.batch_size or self.engine.batch_size, faults)
 
     def _numbered(
         self, values: Iterable[Any], options: Any, ahead: int, faults: Faults | None
@@ -354,10 +352,10 @@ class ImageTask(Task):
         def where(number: int) -> str:
             return self.name if ahead is None else f"{self.name}: inputs[{number}]"
 
-        return self.pictures.run(
-            (row.picture for row in rows),
+        return self.engine.run(
+            (row.image for row in rows),
             lambda network, pixels: self.look(network, pixels, options),
-            options.batch_size or min(ahead or 1, self.pictures.batch_size),
+            options.batch_size or min(ahead or 1, self.engine.batch_size),
             ahead=ahead != 1,
             faults=faults,
             where=where,

@@ -134,7 +134,7 @@ class ZeroShotImageClassification(ImageTask):
         return super().__call__(inputs, **options)
 
     def prepare(self, value: Any, options: ZeroShotImageOptions) -> LabelledQuery:
-        asked = super().prepare(value, options)
+        query = super().prepare(value, options)
         own: Any = None
         if isinstance(value, dict):
             own = value.get("candidate_labels", value.get("text"))
@@ -144,7 +144,7 @@ class ZeroShotImageClassification(ImageTask):
                 "candidate_labels: none were given; name what the picture may show, such as "
                 "candidate_labels=['a cat', 'a dog']."
             )
-        return LabelledQuery(asked.picture, labels)
+        return LabelledQuery(query.image, labels)
 
     def look(self, network: Any, pixels: Tensor, options: Any) -> Sequence[np.ndarray]:
         return list(image_vectors(network, pixels))
@@ -162,7 +162,7 @@ class ZeroShotImageClassification(ImageTask):
         key = labels, templates
         if key not in self._known:
             texts = [each.replace("{}", label) for label in labels for each in templates]
-            found = self.pictures.texts(texts).reshape(len(labels), len(templates), -1).mean(1)
+            found = self.engine.texts(texts).reshape(len(labels), len(templates), -1).mean(1)
             found /= np.linalg.norm(found, axis=-1, keepdims=True).clip(1e-12)
             while len(self._known) >= CACHE_SIZE:
                 del self._known[next(iter(self._known))]

@@ -131,7 +131,7 @@ def _enlarged(image: Image.Image, by: int) -> Image.Image:
 # Shapes: C channels, H and W.
 
 
-def image_signal(picture: Any, shape: tuple[int, ...], where: str = "") -> Tensor:
+def image_signal(image: Any, shape: tuple[int, ...], where: str = "") -> Tensor:
     """A picture as (1, C, H, W) of -1 to 1: scaled to cover the size, its middle cut out.
 
     Args:
@@ -141,21 +141,21 @@ def image_signal(picture: Any, shape: tuple[int, ...], where: str = "") -> Tenso
     Raises:
         BedstoneError: it can't be read.
     """
-    image = Image.fromarray(decode(picture, where=where))
+    image = Image.fromarray(decode(image, where=where))
     channels, high, wide = shape
     image = ImageOps.fit(image.convert("L" if channels == 1 else "RGB"), (wide, high), _how(image))
     values = torch.from_numpy(np.array(image)).float() / 127.5 - 1
     return values.reshape(high, wide, channels).permute(2, 0, 1)[None]
 
 
-def mask_signal(mask: Any, picture: Any, shape: tuple[int, ...]) -> Tensor:
+def mask_signal(mask: Any, image: Any, shape: tuple[int, ...]) -> Tensor:
     """A mask picture as (1, 1, H, W): 1 where it is white and something is to be drawn.
 
     Raises:
         BedstoneError: it can't be read, is of another size than the picture, or is black, so that
             nothing is to be drawn.
     """
-    pixels, beside = decode(mask), decode(picture)
+    pixels, beside = decode(mask), decode(image)
     if pixels.shape[:2] != beside.shape[:2]:
         (high, wide), (other, across) = pixels.shape[:2], beside.shape[:2]
         raise BedstoneError(

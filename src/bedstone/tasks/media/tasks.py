@@ -106,16 +106,16 @@ class MediaTask(Task):
 
     def results(self, rows: Sequence[dict[str, Any]], options: SampleOptions) -> Iterator[Any]:
         for row in rows:  # one by one, so that each is there as soon as it is drawn
-            asked = dict(row)
+            inputs = dict(row)
             prompts, seeds = rows_of(
-                [asked.pop("prompt")], options.num_images_per_prompt, options.seed
+                [inputs.pop("prompt")], options.num_images_per_prompt, options.seed
             )
             drawn = self.drawer.draw(
                 prompts,
                 seeds,
                 negative=options.negative_prompt,
                 size=options.size or (),
-                **asked,
+                **inputs,
                 **options.settings(),
             )
             found = [self._result(drawn, number, options) for number in range(len(seeds))]
@@ -123,15 +123,15 @@ class MediaTask(Task):
 
     def _result(self, drawn: Generated, number: int, options: SampleOptions) -> dict[str, Any]:
         recipe, signal = drawn.recipes[number], drawn.signals[number]
-        told = {"prompt": recipe["prompt"], "seed": recipe["seed"]}
+        result = {"prompt": recipe["prompt"], "seed": recipe["seed"]}
         form = self.drawer.model.signal
         if options.out is None:
-            return {**told, **as_result(signal, form)}
+            return {**result, **as_result(signal, form)}
         recipe = {"task": self.name, **recipe}
         name = file_name(self._written, recipe, form.kind)
         self._written += 1
         return {
-            **told,
+            **result,
             "file": str(write_generated(signal, form, Path(options.out) / name, recipe)),
         }
 
@@ -151,7 +151,7 @@ class ImageToImage(MediaTask):
         return isinstance(inputs, Mapping) or is_image(inputs)
 
     def prepare(self, value: Any, options: SampleOptions) -> dict[str, Any]:
-        asked: dict[str, Any] = {"prompt": options.prompt, "mask": options.mask}
+        inputs: dict[str, Any] = {"prompt": options.prompt, "mask": options.mask}
         if isinstance(value, Mapping) and "image" in value:
             more = set(value) - {"image", "prompt", "mask"}
             if more:
@@ -159,12 +159,12 @@ class ImageToImage(MediaTask):
                     f"the input has {', '.join(map(repr, sorted(more)))}; expected image, prompt "
                     "and mask."
                 )
-            asked |= value
+            inputs |= value
         else:
-            asked["image"] = value
-        if not is_image(asked["image"]):
-            raise BedstoneError(f"the image is {shown(asked['image'])}; expected a picture.")
-        return {**asked, "strength": options.strength}
+            inputs["image"] = value
+        if not is_image(inputs["image"]):
+            raise BedstoneError(f"the image is {shown(inputs['image'])}; expected a picture.")
+        return {**inputs, "strength": options.strength}
 
 
 def _task(task: str) -> type[MediaTask]:

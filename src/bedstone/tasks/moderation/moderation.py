@@ -114,11 +114,11 @@ class Moderation(Task):
     ) -> Iterator[dict[str, Any]]:
         numbered = enumerate(values)
         while group := list(itertools.islice(numbered, ahead)):
-            posts = []
+            items = []
             for number, value in group:
                 with self._naming(number):
-                    posts.append(dataclasses.replace(self.prepare(value, options), number=number))
-            yield from self.results(posts, options)
+                    items.append(dataclasses.replace(self.prepare(value, options), number=number))
+            yield from self.results(items, options)
 
     def results(self, rows: Sequence[Item], options: ModerationOptions) -> Iterator[dict[str, Any]]:
         policy = self.policy(options)
@@ -179,14 +179,14 @@ class Moderation(Task):
         return found
 
     def _placed(
-        self, error: BedstoneError, read: Any, posts: Sequence[Item], part: str
+        self, error: BedstoneError, read: Any, items: Sequence[Item], part: str
     ) -> BedstoneError:
         """The error with the number of the post that has it, if it is one of several's."""
-        for post in posts:
+        for item in items:
             try:
-                read([getattr(post, part)])
+                read([getattr(item, part)])
             except BedstoneError as own:
-                where = "" if post.number is None else f"inputs[{post.number}]: "
+                where = "" if item.number is None else f"inputs[{item.number}]: "
                 return BedstoneError(f"{self.name}: {where}{own}")
         return error
 

@@ -118,8 +118,10 @@ def read_probability(values: Any, where: str, key: str) -> Probability:
             raise BedstoneError("a number is not finite.")
         return made
     except BedstoneError as error:
-        told = str(error)
-        raise BedstoneError(told if told.startswith(where) else f"{where}: {key}: {told}") from None
+        message = str(error)
+        raise BedstoneError(
+            message if message.startswith(where) else f"{where}: {key}: {message}"
+        ) from None
 
 
 def plain(probability: Probability) -> dict[str, Any]:
@@ -181,25 +183,25 @@ class Policy:
 
     def fingerprint(self) -> str:
         """A hash of what raw scores depend on: sentences, counters and labels."""
-        told = [
+        record = [
             [name, *self.sentences_of(name), each.labels] for name, each in self.categories.items()
         ]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
 
     def plain(self) -> dict[str, Any]:
         """As `read_policy` reads it back; what is not said is left out."""
-        told: dict[str, Any] = {"counters": list(self.counters)} if self.counters else {}
-        told["categories"] = {}
+        record: dict[str, Any] = {"counters": list(self.counters)} if self.counters else {}
+        record["categories"] = {}
         for name, each in self.categories.items():
             lists = {key: list(getattr(each, key)) for key in ("sentences", "counters", "labels")}
             values: dict[str, Any] = {key: value for key, value in lists.items() if value}
             values |= {"threshold": each.threshold, "action": each.action}
             if each.calibration:
                 values["calibration"] = {part: plain(how) for part, how in each.calibration.items()}
-            told["categories"][name] = values
+            record["categories"][name] = values
         if self.calibrated:
-            told["calibrated"] = self.calibrated
-        return told
+            record["calibrated"] = self.calibrated
+        return record
 
     def write(self, path: str | Path, comment: str = "") -> None:
         """Writes it as YAML, whole or not at all. Raises BedstoneError as `write_text` does."""
@@ -236,8 +238,8 @@ def read_policy(given: Any) -> Policy:
             "is one to begin with."
         ) from None
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise BedstoneError(f"{path}: is no YAML that can be read: {told}.") from None
+        reason = " ".join(str(error).split())
+        raise BedstoneError(f"{path}: is no YAML that can be read: {reason}.") from None
     return _policy(values, str(path))
 
 

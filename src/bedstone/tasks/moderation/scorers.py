@@ -49,7 +49,7 @@ class Scorer(Protocol):
     def texts(self, texts: Sequence[str]) -> Scored:
         """Of each text its worst passage counts."""
 
-    def images(self, pictures: Sequence[Any]) -> Scored:
+    def images(self, images: Sequence[Any]) -> Scored:
         """Of pictures."""
 
 
@@ -74,8 +74,8 @@ class BySentences:
         vectors = self.embedder.texts([part for each in parts for part in each])
         return self._scored(vectors, [len(each) for each in parts])
 
-    def images(self, pictures: Sequence[Any]) -> Scored:
-        return self._scored(self.embedder.images(pictures), [1] * len(pictures))
+    def images(self, images: Sequence[Any]) -> Scored:
+        return self._scored(self.embedder.images(images), [1] * len(images))
 
     def _scored(self, vectors: np.ndarray, counts: Sequence[int]) -> Scored:
         starts = np.cumsum([0, *counts[:-1]])
@@ -130,10 +130,10 @@ class ByLabels:
         parts = [passages(text) for text in texts]
         return self._scored([part for each in parts for part in each], [len(p) for p in parts])
 
-    def images(self, pictures: Sequence[Any]) -> Scored:
+    def images(self, images: Sequence[Any]) -> Scored:
         if self.reads_text:
             raise BedstoneError(f"{self.model.path}: classifies texts, and a picture was given.")
-        return self._scored(list(pictures), [1] * len(pictures))
+        return self._scored(list(images), [1] * len(images))
 
     def _scored(self, parts: list[Any], counts: Sequence[int]) -> Scored:
         starts = np.cumsum([0, *counts[:-1]])

@@ -46,11 +46,11 @@ class Item:
 
     def digest(self) -> str:
         """A hash of the content. Raises OSError."""
-        picture = self.read()
-        if isinstance(picture, Path):
-            with picture.open("rb") as file:
+        image = self.read()
+        if isinstance(image, Path):
+            with image.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-        return hashlib.sha256(picture).hexdigest()[:32]
+        return hashlib.sha256(image).hexdigest()[:32]
 
 
 class Source(Protocol):
@@ -69,7 +69,7 @@ class Source(Protocol):
     def items(self) -> list[Item]:
         """All of them, in a fixed order."""
 
-    def picture(self, key: str) -> Any:
+    def image(self, key: str) -> Any:
         """The path or bytes of an item by its key; None where it is gone."""
 
 
@@ -130,7 +130,7 @@ class FolderSource:
             )
         return items
 
-    def picture(self, key: str) -> Any:
+    def image(self, key: str) -> Any:
         path = self.folder / key
         return path if path.is_file() else None
 
@@ -190,17 +190,17 @@ class RowSource:
                 for name, value in row.items()
                 if name != self.column and value is not STORED
             }
-            picture = self._named(number)
-            if picture is None:
+            image = self._named(number)
+            if image is None:
                 self.broken[key] = f"{self.path}: row {number + 1:,} has no picture"
                 continue
-            own = _mark(picture) if isinstance(picture, Path) else mark
-            items.append(Item(key, own, lambda key=key: self.picture(key), rest))  # type: ignore[misc]
+            own = _mark(image) if isinstance(image, Path) else mark
+            items.append(Item(key, own, lambda key=key: self.image(key), rest))  # type: ignore[misc]
         if not items and not self.broken:
             raise BedstoneError(f"{self.path}: holds no row. Name a file that does.")
         return items
 
-    def picture(self, key: str) -> Any:
+    def image(self, key: str) -> Any:
         number = key.rpartition("#")[2]
         if not number.isdigit() or int(number) >= len(self.rows):
             return None
@@ -312,7 +312,7 @@ class Embeds(Protocol):
         """Numbers of a vector."""
 
     def images(
-        self, pictures: Iterable[Any], *, faults: Callable[[int, BedstoneError], None] | None = None
+        self, images: Iterable[Any], *, faults: Callable[[int, BedstoneError], None] | None = None
     ) -> np.ndarray:
         """Vectors (n, E) of pictures; `faults` is told of each that can't be read, left out."""
 
@@ -332,7 +332,7 @@ class Filled:
     broken: dict[str, str] = field(default_factory=dict)
     strays: int = 0  # rows of metadata that name no picture
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for people."""
         parts = [f"{self.added:,} added", f"{self.changed:,} changed"]
         parts += [f"{self.renewed:,} with new metadata"] if self.renewed else []
@@ -442,5 +442,5 @@ def _renew(index: Index, given: Sequence[tuple[Item, str]], done: Filled, stored
 
 
 def _digest(columns: Any) -> str:
-    told = json.dumps(dict(columns), sort_keys=True, default=str)
-    return hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()[:16]
+    text = json.dumps(dict(columns), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]

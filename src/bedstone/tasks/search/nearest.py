@@ -47,7 +47,7 @@ class Approximate:
     queries: int
     seconds: float
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """One line for people."""
         return (
             f"approximate search finds {self.recall:.1%} of the true {TOP} nearest "

@@ -130,16 +130,16 @@ class SimilarItems(Task):
         for place in np.argsort(-scores, kind="stable"):
             if count and not (isinstance(row, int) and place == row):
                 count -= 1
-                told = dict(catalogue.rows[place])
-                yield {"id": names[place], "score": float(scores[place]), "row": told}
+                columns = dict(catalogue.rows[place])
+                yield {"id": names[place], "score": float(scores[place]), "row": columns}
 
     def vectors(self, items: Sequence[Item], text_weight: float) -> np.ndarray:
         """(n, J) of length 1. Raises BedstoneError where a picture or a text can't be read."""
         texts = [n for n, item in enumerate(items) if item.text is not None]
-        pictures = [n for n, item in enumerate(items) if item.image is not None]
+        images = [n for n, item in enumerate(items) if item.image is not None]
         parts = []
         if embeds_both(self.model):
-            parts.append((pictures, self.embedder.images([items[n].image for n in pictures])))
+            parts.append((images, self.embedder.images([items[n].image for n in images])))
         elif len(texts) < len(items):
             self.embedder.images([])  # raises: a text model sees none
         words = self.embedder.texts([str(items[n].text) for n in texts])
@@ -167,7 +167,7 @@ class SimilarItems(Task):
         rows = rows_of(options.catalogue, "catalogue", options.text, options.image)
         text = rows.column("text")
         ids: dict[str, int] = {}
-        posts = []
+        items = []
         for number, row in enumerate(rows.rows):
             name = str(row.get(options.id, number))
             if name in ids:
@@ -177,16 +177,16 @@ class SimilarItems(Task):
             ids[name] = number
             words = row.get(text) if text else None
             words = words if isinstance(words, str) and words.strip() else None
-            picture = row["image"] if embeds_both(self.model) or words is None else None
-            if words is None and picture is None:
+            image = row["image"] if embeds_both(self.model) or words is None else None
+            if words is None and image is None:
                 raise BedstoneError(
                     f"{rows.where(number)}: has neither a text nor an image. Fill one in, or leave "
                     "the row out."
                 )
-            posts.append(Item(words, picture))
+            items.append(Item(words, image))
         parts = [
-            self.vectors(posts[start : start + BATCH], options.text_weight)
-            for start in range(0, len(posts), BATCH)
+            self.vectors(items[start : start + BATCH], options.text_weight)
+            for start in range(0, len(items), BATCH)
         ]
         return Catalogue([_described(row) for row in rows.rows], ids, np.concatenate(parts))
 
@@ -310,7 +310,7 @@ class ComplementaryItems(SimilarItems):
         kinds = self._kinds(catalogue, options)
         if options.pairs is not None:
             own = self.queries(rows, catalogue, options) - catalogue.vectors.mean(0)
-            asked = unit(own @ self._map(catalogue, options))
+            queries = unit(own @ self._map(catalogue, options))
             known = unit(catalogue.vectors - catalogue.vectors.mean(0))
         else:
             if not kinds:
@@ -325,8 +325,8 @@ class ComplementaryItems(SimilarItems):
                         "complementary-items: of a new item the category isn't known; give the id "
                         "of one in the catalogue, or pairs to learn from."
                     )
-            asked = known[[int(row) for row in rows if isinstance(row, int)]]
-        for row, query in zip(rows, asked, strict=True):
+            queries = known[[int(row) for row in rows if isinstance(row, int)]]
+        for row, query in zip(rows, queries, strict=True):
             scores = known @ query
             kind = kinds[row] if kinds and isinstance(row, int) else None
             ranked = self.best(scores, row, catalogue, len(catalogue.rows))

@@ -44,9 +44,9 @@ class Engine:
     @property
     def limit(self) -> int:
         """The most tokens a row may have: the network's, or fewer where its tokenizer says so."""
-        told = self.tokenizer.settings.get("model_max_length")
+        limit = self.tokenizer.settings.get("model_max_length")
         context = int(self.model.config.context)
-        return min(context, told) if isinstance(told, int) and told > 0 else context
+        return min(context, limit) if isinstance(limit, int) and limit > 0 else context
 
     def run(
         self,
@@ -79,9 +79,9 @@ class Engine:
         def one(part: list[int]) -> None:
             rows = [windows[number] for number in part]
             packed = pack(rows)
-            asked = None if places is None else torch.tensor(places(packed, rows))
-            asked = None if asked is None else asked.to(self.device)
-            states = self.network.packed_states(packed.to(self.device), asked)
+            chosen = None if places is None else torch.tensor(places(packed, rows))
+            chosen = None if chosen is None else chosen.to(self.device)
+            states = self.network.packed_states(packed.to(self.device), chosen)
             for number, output in zip(part, read(states, packed, rows), strict=True):
                 done[number] = output
 

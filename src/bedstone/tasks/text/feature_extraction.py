@@ -301,7 +301,7 @@ SCALE = 20.0  # of cosines, as sentence-transformers trains them against each ot
 class Embeds(Protocol):
     """Embeddings of length 1, (n, E) fp32: `TextEmbedder`, `picture_engine.ImageEngine`."""
 
-    def images(self, pictures: Iterable[Any]) -> np.ndarray:
+    def images(self, images: Iterable[Any]) -> np.ndarray:
         """Those of pictures."""
 
     def texts(self, texts: list[str]) -> np.ndarray:
@@ -319,7 +319,7 @@ class TextEmbedder:
         """(n, E), each of length 1."""
         return unit(self.embed.vectors(list(texts))) if texts else np.zeros((0, self.width), "f4")
 
-    def images(self, pictures: Iterable[Any]) -> np.ndarray:
+    def images(self, images: Iterable[Any]) -> np.ndarray:
         """Raises BedstoneError: a text model sees no pictures."""
         raise BedstoneError(
             f"{self.embed.model.path}: reads text alone, and a picture was given; name a model for "

@@ -197,8 +197,8 @@ class InformationExtraction(Answering):
                 "fields={'place': 'Where was it?'}."
             )
         text = text_of(value)
-        asked = [self.ask(question, text, options) for question in options.fields.values()]
-        return Prepared((text, [len(each) for each in asked]), [w for each in asked for w in each])
+        rows = [self.ask(question, text, options) for question in options.fields.values()]
+        return Prepared((text, [len(each) for each in rows]), [w for each in rows for w in each])
 
     def finish(
         self, row: Any, windows: list[Input], outputs: list[Found], options: ExtractOptions
