@@ -16,7 +16,7 @@ FIGURES = ("score", "stars")  # columns whose fractions are figures, not classes
 
 
 def find_problem(rows: Dataset, column: str) -> str:
-    """single, multi or regression: what the values of a column are."""
+    """The kind of problem that the values of a column are: single, multi or regression."""
     values = [rows.value(i, column) for i in range(len(rows))]
     if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
         return "multi"
@@ -53,7 +53,7 @@ def figures(rows: Dataset, column: str, count: int | None = None) -> np.ndarray:
 
 
 class Namer:
-    """Labels as rows have them -> their names, of one type throughout.
+    """Names of labels from the values of rows, which must have one type throughout.
 
     Args:
         labels: the names, where they are known. Whole numbers count them, unless these are names
@@ -167,7 +167,7 @@ def ordered(names: set[str]) -> tuple[str, ...]:
 def label_weights(
     weights: str | Mapping[str, float], labels: Sequence[str], counts: np.ndarray
 ) -> np.ndarray:
-    """What a target of each label counts for, (L,) float32.
+    """The weight of a target of each label, (L,) float32.
 
     Args:
         weights: `balanced`: as much for a label with few targets as for one with many, n / (L c);

@@ -198,7 +198,7 @@ def python_passages(most: int = 1500, seed: int = 0) -> list[dict[str, Any]]:
 def split_passages(
     rows: list[dict[str, Any]], share: float = 0.15
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """To learn from, and to measure on: by a hash of the module's name."""
+    """Passages to train on and passages held out, by a hash of the module's name."""
 
     def held(row: dict[str, Any]) -> bool:
         digest = hashlib.blake2b(row["module"].encode(), digest_size=4).digest()

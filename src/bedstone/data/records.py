@@ -148,6 +148,7 @@ def without_bom(block: bytes) -> tuple[bytes, int]:
 
 
 def blocks(path: Path) -> Iterator[bytes]:
+    """The file's bytes, a megabyte at a time."""
     with open_bytes(path) as file:
         while block := careful(path, lambda: file.read(BLOCK)):
             yield block
@@ -192,7 +193,7 @@ def looks_like_text(path: Path) -> bool:
 # Rows of each format. A JSON row may be of any type; what needs columns checks it.
 
 LARGEST_ROW = 64 << 20  # bytes; a row is held whole, so it needs a limit
-ROWS = 256  # of a table, read at a time
+ROWS, CELLS = 256, 128  # of a table, and of one column, read at a time
 # A page at a time: else the whole column of a row group would be read at once.
 PAGES: dict[str, Any] = {"buffer_size": 1 << 16, "pre_buffer": False}
 
@@ -284,7 +285,7 @@ def csv_rows(path: Path, numbers: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def _numbers(rows: Sequence[dict[str, str]], columns: Sequence[str]) -> dict[str, dict[str, float]]:
-    """What cells stand for, in those of the columns that hold only numbers."""
+    """The numbers of cells, in those of the columns that hold only numbers."""
     found: dict[str, dict[str, float]] = {}
     for column in set(rows[0]) & set(columns) if rows else ():
         cells = {row[column] for row in rows} - {""}
@@ -330,8 +331,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def table_rows(path: Path, names: Names | None = None) -> Iterator[Row]:
     """The rows of a Parquet or Arrow file; images and sounds are the bytes that are stored.
 
-    Args:
-        names: is given what the numbers of a column stand for, where the file says it.
+    `names` is given those that the file holds.
     """
     number = count(1)
     try:
@@ -380,9 +380,7 @@ def hub_rows(
 ) -> Iterator[Row]:
     """The rows of a data set on the hub, or of its copy in the offline cache.
 
-    Args:
-        names: is given what the numbers of a column stand for, where the set says it.
-        built_in: data that needs no network, which the message of a fault names.
+    `names` is given those that the set holds; `built_in` is data that an error recommends instead.
     """
     datasets = import_datasets()
     try:
@@ -462,7 +460,7 @@ def file_pieces(path: Path, column: str) -> Iterator[Piece]:
 
 
 def hub_pieces(name: str, split: str, column: str) -> Iterator[Piece]:
-    """A document a row of a data set on the hub."""
+    """The text of a data set on the hub: a document a row, the string in `column`."""
     return _pieces(hub_rows(name, split), column, name)
 
 
@@ -513,15 +511,11 @@ def _short(value: object) -> str:
     return text if len(text) <= 120 else text[:117] + "..."
 
 
-# Cells of one column of a Parquet or Arrow file, read when they are asked for.
-#
-# Of a Parquet file two batches of cells are held, and a page of it; an Arrow file is mapped.
-
-BATCH = 128  # rows read at a time
-
-
 class ParquetCells:
-    """Cells of a Parquet file: cheap in rising order; a step back reads its row group again."""
+    """Cells of a Parquet file: cheap in rising order; a step back reads its row group again.
+
+    Two batches of cells are held, and a page of the file.
+    """
 
     def __init__(self, path: Path, column: str) -> None:
         self._file, self._column = pq.ParquetFile(path, **PAGES), column
@@ -542,7 +536,7 @@ class ParquetCells:
             raise IndexError(number)
         if group != self._group or number < self._next:
             self._group, self._next = group, self._starts[group]
-            self._left = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._column])
+            self._left = self._file.iter_batches(CELLS, row_groups=[group], columns=[self._column])
         for batch in self._left:
             first, cells = self._next, batch.column(0)
             self._held.append((first, cells))
@@ -568,8 +562,6 @@ def stored_cells(path: Path, column: str) -> ParquetCells | ArrowCells:
     kind = ParquetCells if data_suffix(path) == ".parquet" else ArrowCells
     return kind(path, column)
 
-
-# Checks of a text.
 
 LARGEST = 1 << 22  # characters of one text: more than any book has
 

@@ -69,7 +69,7 @@ class Source:
     name: str
 
     def pieces(self) -> Iterator[Piece]:
-        """All documents as pieces of bounded size: what tokenising reads."""
+        """All documents as pieces of bounded size, for tokenization."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
@@ -220,7 +220,7 @@ def open_source(name: str | Path, *, text_column: str = "text", split: str | Non
 
 
 def find(name: str, column: str, split: str | None) -> Source:
-    """As `open_source`, without a look inside."""
+    """As `open_source`, without reading anything."""
     if name in BUILT_IN:
         module, function = BUILT_IN[name]
         return Texts(getattr(importlib.import_module(module), function), name)
@@ -380,7 +380,7 @@ def read_records(
 
 
 def image_folders(path: Path, split: str | None) -> list[Path]:
-    """The folder in `path` that holds pictures: that of a split, or itself; [] where none does.
+    """The folder in `path` that holds images: that of a split, or itself; [] where none does.
 
     Raises:
         BedstoneError: it has pictures, and none of the split that is asked for.

@@ -83,7 +83,7 @@ class ImageAugment(Settings):
 
     @property
     def turns(self) -> bool:
-        """Whether pixels move other than by a cut and a flip."""
+        """Whether pixels move other than by a crop and a flip."""
         return tuple(self.scale) != (1.0, 1.0) or self.rotation > 0
 
     @property
@@ -92,7 +92,7 @@ class ImageAugment(Settings):
         return self.colour > 0 and any(amounts)
 
     def __call__(self, pixels: torch.Tensor, generator: torch.Generator | int = 0) -> torch.Tensor:
-        """Pictures (B, H, W, 3) uint8 to (B, h, w, 3) uint8, h and w being `size` or H and W.
+        """Images (B, H, W, 3) uint8 to (B, h, w, 3) uint8, h and w being `size` or H and W.
 
         Args:
             pixels: on any device; feed pictures at most about twice as large as what comes out.
@@ -146,7 +146,7 @@ class ImageAugment(Settings):
     def _moved(
         self, pixels: torch.Tensor, draws: torch.Tensor, out: tuple[int, ...]
     ) -> torch.Tensor:
-        """(B, 3, h, w) fp32 by one affine map a picture."""
+        """(B, 3, h, w) fp32 by one affine map an image."""
         maps = self.maps(draws, pixels.shape[2] / pixels.shape[1])[..., None, None]
         y, x = (  # the middles of the new pixels, from -1 to 1
             (2 * torch.arange(side, device=pixels.device) + 1) / side - 1 for side in out
@@ -188,7 +188,7 @@ class ImageAugment(Settings):
         return torch.stack(rows, dim=1)
 
     def _recoloured(self, planes: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-        """(B, 3, h, w) by one matrix a picture: lighter, more contrast, more colour, other hue."""
+        """(B, 3, h, w) by one matrix an image: lighter, more contrast, more colour, other hue."""
         used = (draws[:, 4] < self.colour).float()[:, None]
         most = draws.new_tensor([self.brightness, self.contrast, self.saturation, self.hue])
         light, contrast, saturation, turn = ((2 * draws[:, :4] - 1) * most * used).unbind(1)
@@ -265,7 +265,7 @@ def _check(name: str, value: object, least: float, most: float) -> None:
 SIDES, PLACES, COLOURS, COUNTS, SIZES = 1, 2, 4, 8, 16
 ALL = SIDES | PLACES | COLOURS | COUNTS | SIZES
 
-# Words that state a fact of each sort, rather one too many than one too few. Written signs mirror
+# Words that state a fact of each kind, rather one too many than one too few. Written signs mirror
 # too, so they count as sides; what is said to be there could be cut off, so it counts as a number.
 WORDS = {
     SIDES: "left right leftmost rightmost lefthand righthand east west eastern western "
@@ -322,7 +322,7 @@ class FactAugment:
     def __call__(
         self, pixels: Tensor, generator: torch.Generator, facts: np.ndarray | Iterable[int]
     ) -> Tensor:
-        """Pictures (P, H, W, 3) uint8 to (P, h, w, 3) uint8.
+        """Images (P, H, W, 3) uint8 to (P, h, w, 3) uint8.
 
         Args:
             facts: (P,) the facts that the texts of each image state, as `facts_of` gives them.
@@ -348,7 +348,7 @@ class FactAugment:
 
 
 def fact_augment(values: Mapping[str, Any], size: int = 0) -> FactAugment | None:
-    """As a recipe asks for it; None where it asks for nothing.
+    """The augmentation that a recipe sets; None where it sets none.
 
     Args:
         values: the fields of `ImageAugment`.

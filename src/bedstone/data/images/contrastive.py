@@ -165,11 +165,11 @@ def contrastive_stream(
     )
 
 
-# Texts as the towers of CLIP and SigLIP read them, in training and in use alike.
+# Encoding of texts for the text towers of CLIP and SigLIP.
 #
-# CLIP's row is what the tokenizer makes of a text, its last token the end token, where the tower is
-# read; no padding. SigLIP's is padded to the whole context, as it was trained: the tower sees the
-# padding, and is read at the last token whatever that is.
+# CLIP's row is the tokenized text without padding; its last token is the end token, at which the
+# tower is read. SigLIP's row is padded to the whole context, as in training: the tower attends to
+# the padding, and is read at the last token.
 
 _OLD_END = 2  # published CLIPs take this id of an end token for the mark of an old file
 

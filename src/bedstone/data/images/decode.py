@@ -58,7 +58,7 @@ def gif_size(data: bytes) -> tuple[int, int] | None:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a WebP's first chunk declares; None where it can't be told."""
+    """Width and height that a WebP's first chunk declares; None where it declares none."""
     if len(data) < 30:
         return None
     kind = data[12:16]
@@ -73,7 +73,7 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """Passes over the picture that a JPEG asks for: 1, or some ten of a progressive one."""
+    """Passes over the image that a JPEG declares: 1, or some ten of a progressive one."""
     scans, at = 0, 2
     while found := _MARKER.search(data, at):
         at = found.end()
@@ -87,7 +87,7 @@ def jpeg_scans(data: bytes) -> int:
 
 
 def looks_like(data: bytes) -> str:
-    """What bytes that are no picture seem to be; empty where that can't be told."""
+    """The format of bytes that are no image, for a message; empty where it is unknown."""
     if not data:
         return "an empty file"
     for start, name in _KINDS:
@@ -154,7 +154,7 @@ Source = bytes | str | Path | np.ndarray | Image.Image | Mapping[str, Any]
 def decode(
     source: Source, *, where: str = "", most_pixels: int = 64 * 1024**2, size: int = 0
 ) -> np.ndarray:
-    """The pixels of a picture, (H, W, 3) uint8.
+    """The pixels of an image, (H, W, 3) uint8.
 
     Args:
         source: a file's bytes or its path; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of
@@ -198,7 +198,7 @@ def decode(
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Picture files below a folder by their names, sorted; hidden ones are left out.
+    """Image files below a folder by their names, sorted; hidden ones are left out.
 
     Links to folders are followed, each folder being read once.
 
@@ -239,7 +239,7 @@ def _read(path: Path, where: str) -> bytes:
 
 
 def _open(data: bytes, where: str, most_pixels: int) -> Image.Image:
-    """The picture with its header read alone."""
+    """The image with its header read alone."""
     size = None
     if data.startswith(b"GIF8"):
         size = gif_size(data)
@@ -280,7 +280,7 @@ def _too_large(where: str, size: str, most_pixels: int) -> str:
 
 
 def _opened(image: Image.Image, where: str, most_pixels: int, size: int) -> np.ndarray:
-    """The pixels of an opened picture, loaded here if it isn't yet."""
+    """The pixels of an opened image, loaded here if it isn't yet."""
     if image.format not in (None, "MPO", *FORMATS):  # opened by others; it may be lazy
         raise BedstoneError(f"{where}: is a picture in the format {image.format}. {_READS}")
     _check_size(image.size, where, most_pixels)
@@ -299,7 +299,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _rgb(image: Image.Image, where: str) -> np.ndarray:
-    """(H, W, 3) uint8 of a loaded picture in any mode of Pillow's."""
+    """(H, W, 3) uint8 of a loaded image in any mode of Pillow's."""
     if image.mode.startswith("I"):
         return _grey(*_wide(image, where))
     if image.mode == "F":

@@ -423,7 +423,7 @@ def question_text(question: str) -> str:
 
 
 def answer_text(text: str) -> str:
-    """An answer or a caption as it stands behind its prompt."""
+    """An answer or a caption as it follows its prompt."""
     return f" {text.strip()}"
 
 

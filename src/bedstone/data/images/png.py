@@ -73,7 +73,7 @@ def read_recipe(path: str | Path) -> dict[str, Any] | None:
 
 
 def _text_of(path: Path, body: bytes) -> dict[str, Any]:
-    """What follows the key of an iTXt chunk: flag, method, language, translated key, text."""
+    """The recipe in an iTXt chunk, after its key: flag, method, language, translated key, text."""
     try:
         text = body[2:].split(b"\0", 2)[2]
         if body[0]:

@@ -1,4 +1,4 @@
-"""Pictures as a network wants them: resized, cropped, normalised, exactly as it was trained.
+"""Image processors: resize, crop and normalise images exactly as a network was trained.
 
 The arithmetic is that of transformers' Pillow processors, whose `preprocessor_config.json` is read
 and written: Pillow's resampling on 8-bit pixels, the longer side rounded down, a centre crop that
@@ -40,7 +40,7 @@ _USUAL: dict[str, tuple[Any, Any, int, tuple[float, ...], tuple[float, ...]]] = 
 
 
 def to_published(fields: Mapping[str, Any], out: tuple[int, int]) -> dict[str, Any]:
-    """What `preprocessor_config.json` says of an `ImageProcessor`'s fields.
+    """An `ImageProcessor`'s fields as `preprocessor_config.json` has them.
 
     Args:
         fields: by their names.
@@ -70,7 +70,7 @@ def to_published(fields: Mapping[str, Any], out: tuple[int, int]) -> dict[str, A
 
 
 def from_published(values: Any, where: str) -> dict[str, Any]:
-    """Fields of an `ImageProcessor` from what a published file holds.
+    """The fields of an `ImageProcessor` from a published file.
 
     Raises:
         BedstoneError: its class isn't known, a value doesn't fit, or it asks for padding.
@@ -300,22 +300,22 @@ class ImageProcessor:
 
 
 def clip_processor(size: int = 224) -> ImageProcessor:
-    """CLIP's: shorter side to `size`, its middle, OpenAI's mean and deviation."""
+    """CLIP's processor: shorter side to `size`, centre crop, OpenAI's mean and deviation."""
     return ImageProcessor("clip", size, (size, size))
 
 
 def vit_processor(size: int = 224) -> ImageProcessor:
-    """ViT's: squeezed to a square, bilinear, values from -1 to 1."""
+    """ViT's processor: resized to a square, bilinear, values from -1 to 1."""
     return ImageProcessor("vit", (size, size), None, BILINEAR, HALF, HALF)
 
 
 def siglip_processor(size: int = 224) -> ImageProcessor:
-    """SigLIP's: squeezed to a square, bicubic, values from -1 to 1."""
+    """SigLIP's processor: resized to a square, bicubic, values from -1 to 1."""
     return ImageProcessor("siglip", (size, size), None, BICUBIC, HALF, HALF)
 
 
 def blip_processor(size: int = 384) -> ImageProcessor:
-    """BLIP's: squeezed to a square, bicubic, OpenAI's mean and deviation."""
+    """BLIP's processor: resized to a square, bicubic, OpenAI's mean and deviation."""
     return ImageProcessor("blip", (size, size), None)
 
 
@@ -324,7 +324,7 @@ def plain_processor(
     mean: tuple[float, float, float] = HALF,
     std: tuple[float, float, float] = HALF,
 ) -> ImageProcessor:
-    """Squeezed to (height, width), bicubic, with a mean and deviation of one's own."""
+    """A processor that resizes to (height, width), bicubic, with the mean and deviation given."""
     sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     return ImageProcessor("vit", sides, None, BICUBIC, mean, std)
 

@@ -46,8 +46,8 @@ GROUNDS = {  # background -> as said
 }
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 
-# Of most kinds a scene has one caption: of these it has two, since what learns from captions sees
-# a shape apart from its colours by them alone.
+# Of most kinds a scene has one caption: of these it has two, which alone name shapes without their
+# colours.
 TWICE = "shapes"
 
 # {all}: every thing; {a}, {b}, {c}: things named so that no other is meant; {full}: with its size.
@@ -131,7 +131,7 @@ def listed(parts: list[str]) -> str:
 
 
 def name(scene: Scene, thing: Thing) -> str | None:
-    """The plainest phrase that means this thing and no other; None if there is none."""
+    """The shortest phrase that names this object alone; None if there is none."""
     shape, colour = thing.shape, thing.colour
     same = [one for one in scene.objects if one.colour == colour and one.shape == shape]
     if len(same) == 1:
@@ -142,15 +142,15 @@ def name(scene: Scene, thing: Thing) -> str | None:
 
 
 def all_captions(scene: Scene) -> tuple[str, ...]:
-    """True captions of a scene, one of each kind that has something to say of it, two of shapes.
+    """True captions of a scene, one of each kind that applies to it, two of shapes.
 
-    The first names all things (not the sign) and is the one to tell pictures apart by.
+    The first names all objects (not the sign) and is the one for retrieval.
     """
     return tuple(dict.fromkeys(_captions(scene)))
 
 
 def caption(scene: Scene) -> str:
-    """The first of a scene's captions, without the work for the others."""
+    """The first of a scene's captions; the others are not made."""
     return next(_captions(scene))
 
 
@@ -162,14 +162,14 @@ def _captions(scene: Scene) -> Iterator[str]:
 
 
 def prompts(shape: str, colour: str) -> tuple[str, ...]:
-    """The sentences that name a shape of a colour, for telling pictures apart by words alone."""
+    """Captions that name a shape of a colour: prompts of zero-shot classification."""
     scene = Scene("plain", (Thing(shape, colour, "medium", 0.5, 0.5),))
     texts = [tell(scene, template, Dice("")) for template in TEMPLATES["whole"]]
     return tuple(text for text in texts if text and "background" not in text and ":" not in text)
 
 
 def tell(scene: Scene, template: str, dice: Dice) -> str | None:
-    """A template filled with what is true of the scene; None if it can't be."""
+    """A template filled with true values of the scene; None if a slot has none."""
     slots = _slots(template)
     things = dice.shuffled([thing for thing in scene.objects if name(scene, thing)])
     values: dict[str, str | None] = {"ground": GROUNDS[scene.background]}
@@ -236,7 +236,7 @@ def _counted(names: list[str], dice: Dice) -> tuple[str, bool]:
 
 
 def _relation(scene: Scene, things: list[Thing], dice: Dice) -> Values:
-    """Two things that touch, often, since few do; or any two."""
+    """Two objects that overlap, often, since few do; or any two."""
     pairs = list(permutations(things, 2))
     if dice.chance(0.5):
         pairs.sort(key=lambda pair: relations(*pair)[-1:] not in (["in front of"], ["behind"]))
@@ -347,7 +347,7 @@ class Piece:
     match: re.Match[str] | None = None
 
     def word(self, name: str) -> str:
-        """What stands in a part of it, with single spaces; "" if that part isn't there."""
+        """The text of a named group, with single spaces; "" if it isn't there."""
         found = self.match.group(name) if self.match else None
         return " ".join(found.split()) if found else ""
 
@@ -419,7 +419,7 @@ def _verdicts(scene: Scene, pieces: list[Piece]) -> Iterator[bool]:
 
 
 def _found(scene: Scene, piece: Piece, said: Counter[str]) -> tuple[list[Item], bool]:
-    """What a piece may speak of, and whether as many are there as it says.
+    """The objects that a piece may name, and whether the scene has as many as it states.
 
     `said` counts what was listed before, so that "a red circle and a red circle" needs two.
     """
@@ -475,7 +475,7 @@ def negatives(scene: Scene) -> tuple[str, ...]:
 
 
 def _is_fair(scene: Scene, caption: str) -> bool:
-    """One false statement, and none that the rest of the caption gives away without a picture."""
+    """Whether a caption has one false statement, which the caption alone doesn't reveal."""
     stated, true = check_caption(scene, caption)
     if stated - true != 1 or "one object:" in caption:
         return False
@@ -514,7 +514,7 @@ def _changed(scene: Scene, caption: str, piece: Piece, dice: Dice) -> str | None
 
 
 def _agreeing(caption: str, piece: Piece, part: str, after: str) -> str:
-    """What follows a changed shape or number, with the noun in the number that fits."""
+    """The rest of a caption after a changed shape or number, with the noun in agreement."""
     assert piece.match is not None
     count = after if part == "count" else piece.word("count")
     shape = after if part == "shape" else piece.word("shape")

@@ -1,4 +1,4 @@
-"""The built-in data `moving-scenes`: short drawn videos in which each thing moves its own way.
+"""The built-in data `moving-scenes`: short synthetic videos of moving objects.
 
 What a text says of a video, its shapes, colours and directions, is always true: things stay in the
 picture, move evenly, and never cover one another. Combinations of shape and colour are held out as
@@ -50,7 +50,7 @@ _FAR = (0.3, 0.45)  # how far a thing moves, as a share of the picture's side
 
 @dataclass(frozen=True)
 class Moving:
-    """A scene and where its things go.
+    """A scene and the paths of its objects.
 
     Attributes:
         scene: as it begins.
@@ -108,7 +108,7 @@ def make_moving(
 
 
 def moving_captions(moving: Moving) -> tuple[str, ...]:
-    """Sentences that name every thing's shape, colour and direction."""
+    """Captions that name every object's shape, colour and direction."""
     phrases: dict[str, list[str]] = {"moving": [], "moves": []}
     for thing, way in zip(moving.scene.objects, moving.ways, strict=True):
         for word, parts in phrases.items():
@@ -133,7 +133,7 @@ def moving_signals(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Signals:
-    """Videos of moving things: of one with its shape and direction as class, or with captions.
+    """Videos of moving objects: of one with its shape and direction as class, or with captions.
 
     Args:
         count: how many; 0 is as many as `data` says.
@@ -214,7 +214,7 @@ def _paths(dice: Dice, scene: Scene, attempt: int, least: str) -> Moving | None:
 
 
 def _apart(moving: Moving) -> bool:
-    """Whether the last thing never comes near another."""
+    """Whether the last object never comes near another."""
     for step in range(17):
         *others, last = moving.at(step / 16).objects
         for other in others:

@@ -44,7 +44,7 @@ def _yes(answer: bool) -> str:
 
 
 def _existence(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    """What isn't there is made, where it can be, of a colour and a shape that are."""
+    """Whether there is an object; an absent one has a colour and a shape of the scene's."""
     yes, form = dice.chance(0.5), dice.below(4)
     there = {thing.pair for thing in scene.objects}
     if form == 0:
@@ -63,7 +63,7 @@ def _existence(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 
 def _count(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    """First the number, evenly among those to be had, then something that is so many."""
+    """How many there are: the number is drawn first, then objects that are so many."""
     counted: dict[int, list[str]] = {len(scene.objects): ["objects"] * 2}
     for shape in SHAPES:
         counted.setdefault(len(matching(scene, shape)), []).append(noun(2, shape))
@@ -101,7 +101,7 @@ def _shape(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 
 def _unique(scene: Scene, dice: Dice) -> list[tuple[Thing, str]]:
-    """Things with a phrase that means no other, in random order."""
+    """Objects with a phrase that names no other, in random order."""
     found = []
     for thing in dice.shuffled(scene.objects):
         phrase = name(scene, thing)
@@ -128,7 +128,7 @@ def _position(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 
 def _relation(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    """Yes or no; or which of two; or what stands there."""
+    """A relation of two objects: yes or no, which of two, or the shape that is there."""
     pairs = list(permutations(_unique(scene, dice), 2))
     if dice.chance(0.4):  # things that hide others, often, since few do
         pairs.sort(key=lambda pair: not {"in front of", "behind"} & {*_known(pair)})
@@ -154,7 +154,7 @@ def _known(pair: tuple[tuple[Thing, str], tuple[Thing, str]]) -> list[str]:
 
 
 def _shape_there(scene: Scene, thing: Thing, relation: str) -> str | None:
-    """The shape of the one thing that is so to `thing`; None if others are, or nearly are."""
+    """The shape of the one object in a relation to `thing`; None if others nearly are."""
     others = [other for other in scene.objects if other is not thing]
     there = [other for other in others if clearly(relation, other, thing)]
     plain = [other for other in others if not clearly(OPPOSITE[relation], other, thing)]
@@ -180,7 +180,7 @@ def _more(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 
 def _sized(scene: Scene, dice: Dice) -> tuple[str, str, Thing, Thing] | None:
-    """Phrases for two things, the larger first, that don't name their sizes."""
+    """Phrases for two objects, the larger first, that don't name their sizes."""
     unique = [
         (thing, phrase)
         for thing, phrase in _unique(scene, dice)
@@ -202,7 +202,7 @@ def _larger(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 
 def _which(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    """Answered by the shape, where the two differ in it."""
+    """Which of two objects is larger or smaller, answered by its shape."""
     found = _sized(scene, dice)
     if not found or found[2].shape == found[3].shape:
         return None
@@ -214,7 +214,7 @@ def _which(scene: Scene, dice: Dice) -> AnsweredQuestion:
 
 
 def _same(scene: Scene, dice: Dice) -> AnsweredQuestion:
-    """Of two shapes that occur once, where both answers could be had: else no would prevail."""
+    """Whether two shapes have one colour, asked where both answers are possible."""
     alone = [thing for thing in scene.objects if len(matching(scene, thing.shape)) == 1]
     coloured: dict[bool, list[tuple[Thing, Thing]]] = {True: [], False: []}
     for one, other in permutations(alone, 2):

@@ -29,7 +29,7 @@ Item = Thing | Sign
 
 
 def place(item: Item, border: float = _BORDER) -> str | None:
-    """Which of nine parts of the picture its middle is in; None within `border` of another."""
+    """Which of nine parts of the image the middle is in; None within `border` of another."""
     for line in (1 / 3, 2 / 3):
         if min(abs(item.x - line), abs(item.y - line)) < border:
             return None
@@ -63,17 +63,17 @@ _CLEAR, _GRANTED = _beyond(_MARGIN), _beyond(_SEEN)
 
 
 def clearly(relation: str, one: Item, other: Item) -> bool:
-    """Whether it is plain enough to be said."""
+    """Whether a relation holds by the margin that a caption needs."""
     return _CLEAR[relation](one, other)
 
 
 def holds(relation: str, one: Item, other: Item) -> bool:
-    """Whether it is true, if narrowly."""
+    """Whether a relation holds, if narrowly."""
     return _GRANTED[relation](one, other)
 
 
 def relations(one: Item, other: Item) -> list[str]:
-    """What `one` plainly is to `other`: left of it, above it, in front of it."""
+    """The relations of `one` to `other` that clearly hold."""
     return [relation for relation in RELATIONS if clearly(relation, one, other)]
 
 
@@ -84,7 +84,7 @@ def matching(
     size: str = "",
     texture: str = "",
 ) -> list[Thing]:
-    """The things that are so; an empty word leaves that open."""
+    """The objects with these properties; an empty word allows any."""
     return [
         thing
         for thing in scene.objects

@@ -1,4 +1,4 @@
-"""The eight backgrounds of `scenes`: pale and quiet, so that every colour stands out before them.
+"""Rendering of scenes: backgrounds, signs, and antialiased shapes with shadows.
 
 Patterns are made of straight waves and soft steps, no sines: every machine rounds them alike.
 """
@@ -27,7 +27,7 @@ _CACHED = 256  # pictures of at most this side are kept: 12 kB each at 64
 
 
 def soft(distance: Field, width: float) -> Field:
-    """1 where `distance` is below 0, 0 above, and a slope `width` wide between."""
+    """1 where `distance` is below 0, 0 above, with a slope of `width` between."""
     return np.clip(0.5 - distance / width, 0, 1)
 
 
@@ -218,8 +218,8 @@ def glyph_distance(text: str, x: NDArray[Any], y: NDArray[Any], gap: float = 2.0
 
 # A scene's picture, at any resolution: antialiased shapes with an outline and a soft shadow.
 #
-# A pixel is covered by how far its middle is from a shape's edge, up to half a pixel either way; so
-# nothing is drawn larger and shrunk, and 64 by 64 takes less than a millisecond on one core.
+# The distance of a pixel's centre from a shape's edge, up to half a pixel either way, gives its
+# coverage: nothing is supersampled, and 64 by 64 takes less than a millisecond on one core.
 
 
 _OUTLINE = 0.013  # widths and shifts as shares of the picture's side
@@ -231,7 +231,7 @@ _BOARD = np.array((253, 252, 248), np.float32)
 
 
 def draw(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The picture of a scene, (size, size, 3), RGB.
+    """The image of a scene, (size, size, 3), RGB.
 
     Raises:
         BedstoneError: `size` is not from 16 to 4096.
@@ -250,7 +250,7 @@ def draw(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
 
 
 class _Window:
-    """The part of a picture that something may touch, and the middles of its pixels."""
+    """A window of the image that an object may touch, and the centres of its pixels."""
 
     def __init__(self, canvas: Field, x: float, y: float, wide: float, high: float):
         size = canvas.shape[0]
@@ -298,7 +298,7 @@ def _draw_thing(canvas: Field, thing: Thing, dark: bool) -> None:
 
 
 def _pattern(thing: Thing, u: Field, v: Field, window: _Window) -> Field:
-    """Where a thing's stripes or dots are, (h, w)."""
+    """The mask of an object's stripes or dots, (h, w)."""
     if thing.texture == "striped":
         along = (u + v) * np.float32(0.7071 / 0.56)
         away = np.abs(along - np.floor(along) - 0.5) - 0.16

@@ -1,4 +1,4 @@
-"""The built-in data `solids`: volumes that hold one solid each, of any size, place and turn.
+"""The built-in data `solids`: volumes of one solid each, of random size, place and rotation.
 
 A solid is a signed distance, as Quilez gives them ("distance functions",
 iquilezles.org/articles/distfunctions); a turn is a random quaternion (Shoemake 1992, "Uniform
@@ -50,7 +50,7 @@ def cylinder(p: Points) -> Points:
 
 
 def cone(p: Points) -> Points:
-    """Its base below, at -0.7, its tip at 1.1."""
+    """Signed distance of a cone with its base at -0.7 and its tip at 1.1."""
     slope = (_length(p[0], p[1]) * 1.8 + (p[2] - 1.1) * 0.88) / np.float32(np.hypot(1.8, 0.88))
     return np.maximum(slope, -0.7 - p[2])
 

@@ -1,4 +1,4 @@
-"""The world of `scenes`: what a scene is, and what hides what in it.
+"""Scenes: their objects, how one is made at random, and which objects hide others.
 
 A scene lies in the unit square: x goes right, y goes down. Some things (a shape of a colour, a
 size and a texture) stand back to front before a background, and sometimes there is a sign.
@@ -121,8 +121,8 @@ COVERED = 0.08  # what is hidden by another is hidden by this share at least
 
 PAIRS = tuple((shape, colour) for shape in SHAPES for colour in COLOURS)
 _NAMES = tuple(COLOURS)
-# Whole combinations that training never sees: two colours of each shape, one or two shapes of each
-# colour. Four are for validation, so that nothing is chosen by what the test asks.
+# Combinations held out of training: two colours of each shape, one or two shapes of each colour.
+# Four are for validation, so that nothing is chosen by the test split.
 _VALIDATION = {(SHAPES[n], _NAMES[n]) for n in (1, 3, 5, 7)}
 _TEST = {(SHAPES[n], _NAMES[n]) for n in (0, 2, 4, 6)}
 _TEST |= {(shape, _NAMES[(n + 5) % 10]) for n, shape in enumerate(SHAPES)}
@@ -136,17 +136,17 @@ Item = TypeVar("Item")
 
 
 def held_out(shape: str, colour: str) -> bool:
-    """Whether training never sees this combination."""
+    """Whether a combination of shape and colour is held out of training."""
     return (shape, colour) in _VALIDATION or (shape, colour) in _TEST
 
 
 def allowed_pairs(split: str) -> tuple[tuple[str, str], ...]:
-    """The (shape, colour) that pictures of a split may show, and its texts may name."""
+    """The (shape, colour) that images of a split may show, and its texts may name."""
     return _ALLOWED[split]
 
 
 class Dice:
-    """Chance by name: the same name throws the same, whatever the version of Python."""
+    """A random generator seeded by a name: the same draws in every version of Python."""
 
     def __init__(self, name: str):
         self._roll = random.Random(name).random  # the one draw that Python promises to keep
@@ -171,7 +171,7 @@ class Dice:
 
 @dataclass(frozen=True)
 class Thing:
-    """A shape in the picture; `z` is 0 for the farthest, `tilt` in degrees clockwise."""
+    """An object of a scene; `z` is 0 for the farthest, `tilt` in degrees clockwise."""
 
     shape: str
     colour: str
@@ -210,7 +210,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `objects` stand back to front."""
+    """A background with objects, back to front, and perhaps a sign."""
 
     background: str
     objects: tuple[Thing, ...]
@@ -222,18 +222,18 @@ class Scene:
 
 
 def without_textures(scene: Scene) -> Scene:
-    """The scene with all its things plain."""
+    """The scene with all its objects plain."""
     return replace(scene, objects=tuple(replace(each, texture="plain") for each in scene.objects))
 
 
 def near(one: Thing, other: Thing) -> bool:
-    """Whether two things could touch: a quick look before a slow one."""
+    """Whether two objects could touch: a quick test before a slow one."""
     x, y, far = one.x - other.x, one.y - other.y, (one.radius + other.radius) * REACH + 0.01
     return x * x + y * y < far * far
 
 
 def turned(thing: Thing, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Picture coordinates -> the thing's own: from its centre, in radii, tilt undone."""
+    """Image coordinates to an object's own: from its centre, in radii, tilt undone."""
     cos, sin = _TILTS[thing.tilt]
     x, y = (x - np.float32(thing.x)) / thing.radius, (y - np.float32(thing.y)) / thing.radius
     return x * cos + y * sin, y * cos - x * sin
@@ -264,7 +264,7 @@ def mask(thing: Thing) -> NDArray[np.bool_]:
 
 
 def hidden_share(behind: Thing, front: Thing) -> float:
-    """The share of a thing that another before it hides; 0 if that is not before it."""
+    """The share of an object that another before it hides; 0 if that is not before it."""
     if front.z <= behind.z or not near(behind, front):
         return 0.0
     whole = mask(behind)
@@ -272,7 +272,7 @@ def hidden_share(behind: Thing, front: Thing) -> float:
 
 
 def visible_share(thing: Thing, things: Sequence[Thing]) -> float:
-    """The share of a thing that nothing before it hides."""
+    """The share of an object that nothing before it hides."""
     before = [other for other in things if other.z > thing.z and near(thing, other)]
     if not before:
         return 1.0
@@ -283,13 +283,13 @@ def visible_share(thing: Thing, things: Sequence[Thing]) -> float:
     return float(seen.sum() / whole.sum())
 
 
-# A scene drawn at random by a seed.
+# A scene made at random by a seed.
 #
-# Things may overlap, but each keeps `VISIBLE` of itself in sight, two of one colour don't touch,
-# and two others either don't meet or one clearly hides a part of the other; nothing hides a sign.
-# So what is said about a scene is never a matter of opinion.
+# Objects may overlap, but a share `VISIBLE` of each is visible, two of one colour don't touch, and
+# two others either don't meet or one clearly hides a part of the other; nothing hides a sign. So
+# every statement about a scene is clearly true or false.
 #
-# A scene depends on its split, seed, number and sizes of things alone: not on the resolution, the
+# A scene depends on its split, seed, number and sizes of objects alone: not on the resolution, the
 # machine or Python's version.
 
 MOST_ATTEMPTS = 500  # to find room for all things
@@ -371,7 +371,7 @@ def _pairs(dice: Dice, split: str, count: int) -> list[tuple[str, str]]:
 def _layout(
     dice: Dice, pairs: list[tuple[str, str]], attempt: int, sizes: Sequence[str]
 ) -> tuple[tuple[Thing, ...], Sign | None] | None:
-    """Things and perhaps a sign in their places; None if one found no room."""
+    """Objects and perhaps a sign in their places; None if one found no room."""
     sign = None
     if dice.chance(0.35) and attempt < 20:
         sign = Sign(dice.pick(SIGNS), 0, 0)

@@ -128,7 +128,7 @@ class Spectrogram(Settings):
 
     @property
     def samples(self) -> int:
-        """Of the sound that a signal is."""
+        """Samples of the sound of one signal."""
         return (self.frames - 1) * self.hop
 
     def of(self, samples: np.ndarray, where: str = "a sound") -> Tensor:
@@ -170,7 +170,7 @@ class Spectrogram(Settings):
 
     @property
     def _full(self) -> float:
-        """The magnitude of a tone as loud as can be."""
+        """The magnitude of a full-scale tone."""
         return self.window / 4
 
     def _spectra(self, samples: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class Spectrogram(Settings):
         return 1 - 2 * decibels / self.floor
 
     def _fitted(self, samples: np.ndarray) -> np.ndarray:
-        """As many samples as a signal is of."""
+        """Samples cut or padded to the length of one signal."""
         spare = self.samples - len(samples)
         if spare >= 0:
             return np.pad(samples, (spare // 2, spare - spare // 2))

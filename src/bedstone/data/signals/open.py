@@ -146,7 +146,7 @@ def image_signals(
 
 
 def covering(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8, no larger than needed to cover (h, w), and of that the middle."""
+    """An image scaled to the least size that covers (h, w), and cropped to its middle."""
     sides = image.shape[:2]
     scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
     shorter = math.ceil(min(sides) * scale - 1e-6)  # what a product lost is no pixel

@@ -115,7 +115,7 @@ class Signals:
         return self.pick(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
     def hold_out(self, share: float) -> tuple["Signals", "Signals"]:
-        """Rows to learn from and rows held out; equal signals stay on one side.
+        """Rows to train on and rows held out; equal signals stay on one side.
 
         Raises:
             BedstoneError: a side would be empty.
@@ -139,7 +139,7 @@ class Signals:
         return digest.hexdigest()
 
     def record(self) -> dict[str, Any]:
-        """What an artefact says of them."""
+        """The record of the signals in an artefact."""
         return {
             "kind": self.kind,
             "shape": list(self.shape),
@@ -150,7 +150,7 @@ class Signals:
         }
 
     def describe(self) -> str:
-        """How many of what, in a line."""
+        """How many signals, classes and texts there are, in a line."""
         text = f"{len(self):,} signals ({self.kind}) of {' x '.join(map(str, self.shape))}"
         if self.classes is not None:
             text += f", {len(self.names):,} classes"
@@ -161,7 +161,7 @@ class Signals:
         return text
 
     def _hash(self, row: int) -> bytes:
-        """What tells a signal from another; of a drawn one, what it is drawn by."""
+        """A hash of a signal's values; of a drawn one, of its place."""
         content = self.values[row].tobytes() if self._draw is None else self.places[row].encode()
         return hashlib.sha256(content).digest()
 
@@ -232,7 +232,7 @@ class Condition(Tensors):
         return len(next(iter(self.arguments().values()), ()))
 
     def arguments(self) -> dict[str, Tensor]:
-        """What a network is called with, by the names of its arguments."""
+        """The network's conditioning arguments by their names."""
         fields = {"classes": self.classes, "ids": self.ids, "keep": self.keep}
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -323,12 +323,12 @@ class Prompts:
 
     @property
     def nothing(self) -> list[int]:
-        """The tokens of the text that says nothing."""
+        """The tokens of the empty text."""
         return self.encode([""])[0]
 
     @property
     def pad(self) -> int:
-        """What fills shorter texts up."""
+        """The id that fills shorter texts up."""
         return self.tokenizer.pad_id or 0
 
     def condition(self, texts: Sequence[str]) -> Condition:

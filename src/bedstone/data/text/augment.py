@@ -41,7 +41,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Words:
-    """What may be edited.
+    """Words of a text, and which of them may be edited.
 
     Attributes:
         words: of a text, without their punctuation.
@@ -134,7 +134,7 @@ def common(words: Sequence[str]) -> list[bool]:
 
 @dataclass(frozen=True)
 class Piece:
-    """A word of a text with what stands around it: space before, punctuation at both ends."""
+    """A word of a text with the space before it and the punctuation around it."""
 
     space: str
     lead: str
@@ -172,7 +172,7 @@ def joined(pieces: Sequence[Piece], end: str, slots: Sequence[Slot]) -> str:
 
 
 def text_words(pieces: Sequence[Piece], kept: frozenset[str]) -> Words:
-    """What may be edited of a text: words that have letters and are not to be kept.
+    """The words of a text; those with letters that are not to be kept may be edited.
 
     A word with punctuation at it is not deleted, so that no punctuation is lost or left alone.
     """
@@ -190,7 +190,7 @@ def text_words(pieces: Sequence[Piece], kept: frozenset[str]) -> Words:
 
 
 def tagged_words(words: Sequence[str], outside: Sequence[bool], kept: frozenset[str]) -> Words:
-    """What may be edited of tagged words: those outside of entities.
+    """Tagged words; those outside of entities may be edited.
 
     The word before an entity is never deleted: with all words between them gone, two entities might
     become one. None is added inside of one.
@@ -221,8 +221,7 @@ def _fitting(word: str, place: int, options: Candidates) -> list[str]:
 
 
 def _recased(text: Words, slots: list[Slot]) -> list[Slot]:
-    """The capital stays at the head of the text: the word that comes there gets it, where it may
-    be touched, and the one that left gives it up."""
+    """Moves the capital of a text's first word to the new first word, where that may be edited."""
     first = text.words[0] if text.words else ""
     if not first.istitle() or slots[0].source == 0 or not text.free[slots[0].source]:
         return slots
@@ -389,7 +388,7 @@ class Augmenter:
         return random.Random(f"{self.config.seed}/{number}/{copy}")
 
     def _order(self, rng: random.Random) -> list[str]:
-        """All operations, the one to try first first."""
+        """All operations in the order in which they are tried."""
         return rng.sample(self.operations, len(self.operations))
 
     def names(self, row: Mapping[str, Any], number: int) -> list[str]:
@@ -479,7 +478,7 @@ class Augmenter:
         return edit(text, share, self._options(text.words, single), rng)
 
     def _options(self, words: Sequence[str], single: bool) -> Candidates:
-        """What may stand for a word; of tagged words, one word alone."""
+        """The candidates for each word; for tagged words, single words alone."""
         usual = common(words)
 
         def options(place: int) -> Sequence[str]:

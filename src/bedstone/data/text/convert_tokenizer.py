@@ -161,7 +161,7 @@ def _check_size(vocab_size: int, least: int) -> None:
 def _surround(
     backend: tokenizers.Tokenizer, names: dict[str, str], *, between: str, segments: bool = True
 ) -> None:
-    """Sets tokens around one text and two; `segments` numbers the second text's tokens 1."""
+    """Sets special tokens around one text and two; with `segments`, the second has type 1."""
     first, last = names["cls_token"], names["sep_token"]
     one = ":1" if segments else ""
     backend.post_processor = processors.TemplateProcessing(
@@ -171,7 +171,7 @@ def _surround(
     )
 
 
-# A SentencePiece `tokenizer.model` -> the same tokenizer as a `tokenizers` object.
+# Conversion of a SentencePiece `tokenizer.model` to a `tokenizers` object.
 #
 # For byte-pair models with byte fallback as published with Llama 2: the model's scores give the
 # order of the merges (the rule of Kudo and Richardson, 2018, https://arxiv.org/abs/1808.06226), and
@@ -293,8 +293,8 @@ def _settings(model: Any) -> dict[str, Any]:
 
 # CLIP's published tokenizer: byte-level BPE of lower-case words, each ended by `</w>`.
 #
-# Radford et al., 2021, section 2.4; the ids are those of the published vocabulary. Spaces are only
-# what parts words, so text comes back with one space between them.
+# Radford et al., 2021, section 2.4; the ids are those of the published vocabulary. Spaces only
+# separate words, so decoded text has one space between them.
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 ENDING = "</w>"  # of a word
@@ -389,15 +389,14 @@ def from_merges(pairs: list[tuple[str, str]]) -> tuple[tokenizers.Tokenizer, dic
 
 
 def _letters() -> list[str]:
-    """What stands for each byte, in the order of the published ids: those one can see, then the
-    others as they come."""
+    """The letter of each byte in the order of the published ids: printable ones first."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = sum(byte not in seen for byte in range(256))
     return [*map(chr, seen), *(chr(256 + number) for number in range(hidden))]
 
 
 def _surround_clip(backend: tokenizers.Tokenizer) -> None:
-    """Its special tokens, one set before a text and one after it."""
+    """Sets CLIP's special tokens, one before a text and one after it."""
     backend.add_special_tokens([AddedToken(name, special=True) for name in (BEGIN, END)])
     ids = backend.get_vocab()
     last, first = ((name, ids[name]) for name in (END, BEGIN))

@@ -1,4 +1,4 @@
-"""Text as a network reads it: ids with what the tokenizer sets around them, and where from.
+"""Encoding of text as a network's input: ids with special tokens, segments and offsets.
 
 Training and use make their inputs here and nowhere else, so a model is served the very ids it was
 trained on. Nothing is cut in silence: what is longer than a row becomes several windows, each with
@@ -23,7 +23,7 @@ Offsets = list[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Text:
-    """A text as read, T tokens, without what stands around it. Fields as in `inputs.Input`."""
+    """A text of T tokens without special tokens. Fields as in `Input`."""
 
     ids: list[int]
     offsets: Offsets
@@ -39,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True)
 class SpecialTokenFrame:
-    """What a tokenizer sets around one text or two.
+    """The special tokens that a tokenizer sets around one text or two.
 
     Attributes:
         before: ids and types of what stands before the first.
@@ -70,7 +70,7 @@ _FRAMES: weakref.WeakKeyDictionary[Tokenizer, dict[int, SpecialTokenFrame]] = (
 
 
 def frame_of(tokenizer: Tokenizer, texts: int) -> SpecialTokenFrame:
-    """The frame of one text or two, found by letting the tokenizer set it."""
+    """The special tokens around one text or two, read off the tokenizer."""
     known = _FRAMES.setdefault(tokenizer, {})
     if texts not in known:
         known[texts] = _find_frame(tokenizer, texts)
@@ -98,7 +98,7 @@ def _find_frame(tokenizer: Tokenizer, texts: int) -> SpecialTokenFrame:
 def read_texts(
     tokenizer: Tokenizer, texts: Sequence[str], special_names: bool = False, what: str = "text"
 ) -> list[Text]:
-    """Each text as tokens, without what stands around it.
+    """Each text as tokens, without special tokens.
 
     Raises:
         BedstoneError: one is empty, far too long, broken, or holds nothing that the tokenizer
@@ -381,14 +381,14 @@ def question_batch(
 def word_windows(
     tokenizer: Tokenizer, words: Sequence[str], *, limit: int, stride: int = 0
 ) -> list[Input]:
-    """Words, such as those whose tags are asked for, as rows; see `word_batch`."""
+    """Words, such as those to be tagged, as rows; see `word_batch`."""
     return word_batch(tokenizer, [words], limit=limit, stride=stride)[0]
 
 
 def word_batch(
     tokenizer: Tokenizer, rows: Sequence[Sequence[str]], *, limit: int, stride: int = 0
 ) -> list[list[Input]]:
-    """Lists of words as rows of at most `limit` tokens; no word is parted.
+    """Lists of words as rows of at most `limit` tokens; no word is split.
 
     The ids are those of the words with a space between. Windows share at most `stride` tokens,
     whole words of them. A word may have no token (an empty one); one that is longer than a row
@@ -426,7 +426,7 @@ def read_words(windows: Sequence[Input]) -> list[list[int]]:
 
 
 def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[Input, int]:
-    """A prompt, what is to follow it and the end token, as one row; and where training begins.
+    """A prompt, its completion and the end token as one row; and where the targets begin.
 
     The prompt's ids are those that generation is fed; the completion's are read apart from it, so
     that they don't change them. An empty prompt gives a text to learn as it is.
@@ -461,7 +461,7 @@ def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tupl
 
 
 def _set(frame: SpecialTokenFrame, texts: Sequence[Text]) -> Input:
-    """One row: the texts with what the tokenizer sets around them."""
+    """One row: the texts with the special tokens around them."""
     ids, types = frame.before
     offsets, bare = [(0, 0)] * len(ids), [None] * len(ids)
     sources: list[int | None] = [*bare]

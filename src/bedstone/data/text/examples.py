@@ -68,7 +68,7 @@ class ExampleBatch(Batch):
         return self.rows.ids
 
     def states(self, network: Any) -> Tensor:
-        """What the head reads, (M, D)."""
+        """The head's input, (M, D)."""
         return network.packed_states(self.rows, self.read)
 
     def describe(self) -> str:
@@ -84,7 +84,7 @@ class ExampleBatch(Batch):
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch's windows are to give. Fields as in `ExampleBatch`, as arrays.
+    """The targets of a batch's windows. Fields as in `ExampleBatch`, as arrays.
 
     `count` is how many they are together; None says that each is one.
     """
@@ -194,7 +194,7 @@ class Examples:
         )
 
     def label_weights(self, weights: str | Mapping[str, float] | None) -> np.ndarray | None:
-        """What a target of each label counts for, (L,).
+        """The weight of a target of each label, (L,).
 
         Raises:
             BedstoneError: these examples have no classes to weigh, or a weight is wrong.
@@ -232,7 +232,7 @@ class Examples:
         reads: np.ndarray,
         weights: np.ndarray | None,
     ) -> Targets:
-        """What these windows are to give.
+        """The targets of these windows.
 
         Args:
             windows: (n,) numbers of the windows.

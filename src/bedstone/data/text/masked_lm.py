@@ -416,7 +416,7 @@ class MaskedBatches(Batches[MaskedBatch]):
         self._go(0, 0, 0)
 
     def _go(self, epoch: int, block: int, row: int) -> None:
-        """To a row of a block of an epoch, or to where the next begins."""
+        """Goes to a row of a block of an epoch, or to where the next begins."""
         sizes = np.maximum(self.rows.documents.stops - self.rows.documents.starts, 0)
         random = np.random.default_rng((self.seed, epoch))
         order = random.permutation(len(sizes))

@@ -99,7 +99,7 @@ class Segments:
 
 
 class Documents:
-    """A split's documents and sentences, as what rows are made of."""
+    """The documents and sentences of a split."""
 
     def __init__(self, split: TokenSplit):
         self.split = split
@@ -118,7 +118,7 @@ class Documents:
 
     @property
     def several(self) -> bool:
-        """Whether there is another document with text, whichever one is taken."""
+        """Whether at least two documents have text."""
         return len(self.owners) > 0 and self.owners[0] != self.owners[-1]
 
     def edges(self, document: int) -> list[int]:
@@ -126,7 +126,7 @@ class Documents:
         return self.sentences[self.first[document] : self.first[document + 1]].tolist()
 
     def elsewhere(self, document: int, draw: random.Random) -> tuple[int, int]:
-        """A sentence of another document, each as likely: its start and the document's stop."""
+        """A random sentence of another document: its start and the document's stop."""
         first, after = int(self.first[document]), int(self.first[document + 1])
         at = draw.randrange(len(self.sentences) - (after - first))
         at += (after - first) * (at >= first)

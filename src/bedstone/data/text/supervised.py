@@ -279,7 +279,7 @@ def span_places(window: Input, begin: int, end: int) -> tuple[int, int]:
 
 
 def find_answers(rows: Dataset, row: int, column: str, context: str) -> Answers:
-    """A row's answers as {text: [...], answer_start: [...]}, each of which is where it says.
+    """A row's answers as {text: [...], answer_start: [...]}, each checked against the context.
 
     Raises:
         BedstoneError: an answer isn't, or the column holds something else.
@@ -325,7 +325,7 @@ def find_answers(rows: Dataset, row: int, column: str, context: str) -> Answers:
     return found
 
 
-# Prompts and what is to follow them, or texts to be learnt as they are, for decoders.
+# Prompts with completions, or texts alone, for decoders.
 #
 # Only the completion and the end token are learnt. The wording of Alpaca's prompts is that of Taori
 # et al., 2023 (https://github.com/tatsu-lab/stanford_alpaca).
@@ -376,7 +376,7 @@ class CompletionExamples(Examples):
             self._learnt.append((first, len(window)))
 
     def _cut(self, number: int) -> list[Input]:
-        """A row's windows that have something to learn."""
+        """A row's windows that have targets."""
         row, first = completion_input(
             self.tokenizer, self.prompts[number], self.completions[number]
         )
@@ -424,7 +424,7 @@ def find_prompts(rows: Dataset) -> tuple[list[str], list[str]]:
 
 
 def alpaca_prompt(instruction: str, given: str = "") -> str:
-    """An instruction, with what it is about where that is given, as a prompt."""
+    """An instruction, with its input where one is given, as a prompt."""
     form = ALPACA_INPUT if given.strip() else ALPACA
     return form.format(instruction=instruction, input=given)
 

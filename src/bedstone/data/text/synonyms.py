@@ -168,6 +168,6 @@ def _merged(pairs: Iterable[tuple[str, Iterable[str]]]) -> dict[str, tuple[str, 
 
 
 def _others(word: str, others: Iterable[str]) -> tuple[str, ...]:
-    """Each once, in their order, without the word itself."""
+    """The other words, each once, in their order, without the word itself."""
     stripped = dict.fromkeys(" ".join(other.split()) for other in others)
     return tuple(other for other in stripped if other and other.lower() != word)

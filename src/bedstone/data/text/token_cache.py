@@ -1,4 +1,4 @@
-"""A source tokenised once, kept on disk and mapped into memory from then on.
+"""The token cache: a source tokenised once, kept on disk and mapped into memory.
 
 A cache is a folder named by what it was made of: content, tokenizer and settings. So it is never
 stale, only absent, and two processes that make the same one write the same bytes; the later one
@@ -310,7 +310,7 @@ def _build(
 
 
 def _split_by_position(train: _Writer, validation: _Writer, tokenizer: Tokenizer, cut: int) -> None:
-    """Joins the two and cuts them again after `cut` tokens, copying in pieces."""
+    """Joins two files of tokens and splits them after `cut` tokens, copying in pieces."""
     moved = train.count
     _copy(validation.map(), train)
     train.starts.extend(moved + start for start in validation.starts)

@@ -1,4 +1,4 @@
-"""Text <-> token ids: load and save a tokenizer, encode fast, decode as a stream.
+"""Tokenizers: loaded, saved, fast encoding of texts, streaming decoding of ids.
 
 A thin wrapper of the `tokenizers` library. What is written, `transformers.AutoTokenizer` opens,
 with the same ids.
@@ -223,7 +223,7 @@ def _read(path: Path) -> str:
 
 
 class Streamer:
-    """Text from ids, piece by piece, never half a character.
+    """Streaming decoder: text from ids, piece by piece, never half a character.
 
     The pieces and the `flush` at the end, joined, are what `decode` gives for all ids at once.
     """
@@ -239,7 +239,7 @@ class Streamer:
         return self._step(final=False)
 
     def flush(self) -> str:
-        """What is left at the end: an unfinished character shows as U+FFFD."""
+        """The rest of the text; an unfinished character is U+FFFD."""
         return self._step(final=True)
 
     def _step(self, final: bool) -> str:
@@ -260,7 +260,7 @@ _PROBE = "The cat (no dog) sat on 12 mats; x = y - 3 and so, é 漢字 was read 
 
 
 class Tokenizer:
-    """Text to ids and back.
+    """A tokenizer: text to ids and back.
 
     `settings` is what `tokenizer_config.json` holds; its roles (`eos_token`, ...) name tokens of
     the vocabulary. Make one with `Tokenizer.load`, or by `data/text/train_tokenizer.py`.
@@ -370,7 +370,7 @@ class Tokenizer:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """The ids of `text`; `special` adds what the tokenizer sets around a text, such as <s>.
+        """The ids of `text`; `special` adds the special tokens around a text, such as <s>.
 
         The name of a special token inside `text` becomes that token, as chat templates need.
         """

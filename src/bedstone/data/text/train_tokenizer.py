@@ -126,8 +126,8 @@ def _all_cuts(texts: Iterable[str]) -> Iterator[str]:
 # A small tokenizer of CLIP's kind: lower-case byte-level BPE, each text between two tokens.
 #
 # As in Radford et al. (2021, section 2.4), a text is read in lower case and stands between
-# `<|startoftext|>` and `<|endoftext|>`, which have the last ids. Word ends are told by the space
-# before the next word, not by a suffix; so nothing is unknown.
+# `<|startoftext|>` and `<|endoftext|>`, which have the last ids. The space before the
+# next word marks a word's end, not a suffix; so nothing is unknown.
 
 START, CLIP_END = "<|startoftext|>", "<|endoftext|>"
 SETTINGS = {"bos_token": START, "eos_token": CLIP_END, "pad_token": CLIP_END, "unk_token": CLIP_END}
