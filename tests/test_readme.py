@@ -39,7 +39,7 @@ SMALL_PAIRS = [
     "model.text.heads=2",
     "tokenizer.vocab_size=300",
 ]
-SMALL_TOLD = [
+SMALL_IMAGE_TEXT = [
     "budget=2 steps",
     "data.most_rows=16",
     "batch_size=4",
@@ -48,7 +48,7 @@ SMALL_TOLD = [
     "model.text.layers=1",
     "model.text.heads=2",
 ]
-SMALL_DRAWN = [
+SMALL_DIFFUSION = [
     "budget=2 steps",
     "data.size=[16,16]",
     "data.most_rows=16",
@@ -66,7 +66,7 @@ PICTURES = 4
 ROWS = {
     "rows.csv": "text,label\n"
     + "".join(f"a fine film {n},praise\na dull film {n},blame\n" for n in range(40)),
-    "told.jsonl": "".join(
+    "instructions.jsonl": "".join(
         json.dumps({"prompt": f"say {n}", "completion": f" {n}"}) + "\n" for n in range(80)
     ),
     "items.jsonl": "".join(
@@ -115,9 +115,9 @@ def test_the_commands_run(place, monkeypatch, capsys):
         if words[0] == "pretrain" and "clip" in command:
             words += SMALL_PAIRS
         elif words[0] == "pretrain" and "vlm" in command:
-            words += SMALL_TOLD
+            words += SMALL_IMAGE_TEXT
         elif words[0] == "pretrain" and "diffusion" in command:
-            words += SMALL_DRAWN
+            words += SMALL_DIFFUSION
         elif words[0] == "pretrain":
             words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
         if words[0] == "finetune":
