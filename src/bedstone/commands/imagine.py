@@ -1,4 +1,4 @@
-"""`bedstone imagine`: draw with a model, and write what was drawn."""
+"""`bedstone imagine`: generate media with a model and write the files."""
 
 import json
 import os
@@ -51,7 +51,7 @@ class Place:
 
 
 def planned(out: str | None, kind: str, *, several: bool) -> Place:
-    """Where files go, before anything is drawn.
+    """The places of the files, checked before anything is sampled.
 
     Raises:
         BedstoneError: the name ends as no file of this kind does, or is taken by another thing;
@@ -112,7 +112,7 @@ def write_all(
 
 
 class Frames:
-    """Some rows of a drawing at some of its steps, and the clean signals foreseen in them.
+    """A strip of sampling steps: some rows with their predicted clean signals.
 
     Args:
         drawer: whose drawing is seen.
@@ -136,7 +136,7 @@ class Frames:
         self.kept.append((now.step, torch.cat(rows[:PREVIEW]).detach().float().cpu()))
 
     def write(self, recipes: Sequence[Mapping[str, Any]]) -> Path:
-        """Writes the strip: above what is there after each step, below what is foreseen."""
+        """Writes the strip: above the signal after each step, below the predicted clean signal."""
         chosen = [self.kept[place] for place in chosen_frames(len(self.kept), LIMIT)]
         kind = self.drawer.model.signal.kind
         frames = [to_images(self.drawer.engine.shown(x), kind) for _, x in chosen]

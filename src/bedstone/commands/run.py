@@ -1,4 +1,4 @@
-"""`bedstone run`: a task done with a model on what stands on the command line or in a file."""
+"""`bedstone run`: a task over inputs from the command line or a file."""
 
 import dataclasses
 import json
@@ -22,16 +22,16 @@ from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
 from bedstone.tasks.text.semantic_search import ROWS, read_corpus
 
-REPORTED = 5  # broken pictures that are named
+REPORTED = 5  # broken images that are named
 
 
 def reads_images(task: str) -> bool:
-    """Whether a task's inputs are pictures."""
+    """Whether a task's inputs are images."""
     return task_class(task).reads == "pictures"
 
 
 def image_files(given: Sequence[str]) -> list[str]:
-    """The pictures of each name: itself, or all below a folder.
+    """The images of each name: itself, or all below a folder.
 
     Raises:
         BedstoneError: a folder holds none.
@@ -56,10 +56,10 @@ def image_results(
     options: dict[str, Any],
     broken: list[BedstoneError] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Each picture and its result; how many were broken is told at the end.
+    """Each image and its result; a summary of broken ones is printed at the end.
 
     Args:
-        broken: what is wrong with each picture that can't be read is added to it.
+        broken: what is wrong with each image that can't be read is added to it.
 
     Raises:
         BedstoneError: none can be read.
@@ -88,20 +88,20 @@ def image_results(
 
 
 def _name(value: Any, number: int) -> str:
-    """What tells an input's picture from others."""
+    """What tells an input's image from others."""
     image = value.get("image") if isinstance(value, dict) else value
     return str(image) if isinstance(image, str | Path) else str(number)
 
 
-# Inputs from the command line of tasks that take both texts and pictures, such as posts.
+# Inputs from the command line of tasks that take both texts and images, such as posts.
 
 TASKS = ("moderation", "similar-items", "complementary-items")  # that take both
 
 
 def items(texts: Sequence[str], file: str | None, column: str | None) -> list[Any]:
-    """Texts, names of pictures as `Path`, and the lines or rows of a file.
+    """Texts, names of images as `Path`, and the lines or rows of a file.
 
-    A word is a picture where there is a file of that name and its suffix is a picture's.
+    A word is an image where there is a file of that name and its suffix is an image's.
     """
     found: list[Any] = [_image(text) or text for text in texts]
     if file is None:
@@ -118,7 +118,7 @@ def items(texts: Sequence[str], file: str | None, column: str | None) -> list[An
 
 
 def described(value: Any) -> Any:
-    """An input as it is printed: pictures by their names."""
+    """An input as it is printed: images by their names."""
     if isinstance(value, dict):
         return {key: described(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -218,7 +218,7 @@ def _shape(value: Any) -> str:
     return " x ".join(f"{size:,}" for size in sizes) + " numbers"
 
 
-# `bedstone run` on pictures and words: questions, conversations, pages of captions.
+# `bedstone run` on images and words: questions, conversations, pages of captions.
 
 ASK = ("visual-question-answering", "image-text-to-text")  # take --question
 PAGES = {"image-to-text": "Pictures in words", **dict.fromkeys(ASK, "Questions about pictures")}
@@ -227,10 +227,10 @@ PAGES = {"image-to-text": "Pictures in words", **dict.fromkeys(ASK, "Questions a
 def answered(
     task: str, images: Sequence[str], questions: Sequence[str], file: str | None
 ) -> list[dict[str, Any]]:
-    """Each question of each picture, those of a picture side by side; then the rows of a file.
+    """Each question of each image, those of an image side by side; then the rows of a file.
 
     Raises:
-        BedstoneError: there is a picture and no question, or the rows hold neither questions nor
+        BedstoneError: there is an image and no question, or the rows hold neither questions nor
             messages.
     """
     key = "question" if task == "visual-question-answering" else "text"
@@ -267,10 +267,10 @@ def answered(
 
 
 class Page:
-    """Results that become a page of pictures with what was said of them.
+    """An HTML page of images with their captions or answers.
 
     Raises:
-        BedstoneError: the task says nothing of pictures.
+        BedstoneError: the task says nothing of images.
     """
 
     def __init__(self, task: str, path: str) -> None:
@@ -280,7 +280,7 @@ class Page:
         self.images: list[Captioned] = []
 
     def add(self, value: Any, result: Any) -> None:
-        """Notes a result; what is asked of the same picture next stands with it."""
+        """Adds a result; consecutive results of the same image stand together."""
         image = value.get("image") if isinstance(value, dict) else value
         question = ""
         if isinstance(value, dict):
@@ -318,7 +318,7 @@ WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is read beside the words.
+    """Further inputs.
 
     Attributes:
         file: read the lines of a text file, or rows (JSON, JSONL, CSV, Parquet, Arrow), instead;
@@ -381,7 +381,7 @@ def run(
         if key in chosen:
             raise BedstoneError(f"option {key!r}: is given twice. Leave one out.")
     chosen |= more
-    if kind.reads == "prompts":  # pictures can't be printed
+    if kind.reads == "prompts":  # images can't be printed
         chosen.setdefault("out", "drawn")
     shown_on = Page(name, page) if page is not None else None
     where = pick_device(device)

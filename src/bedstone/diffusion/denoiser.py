@@ -1,4 +1,4 @@
-"""What a sampler asks: the clean signal and the noise that a network sees in x.
+"""Denoisers: the clean signal and the noise that a network predicts in x, with guidance.
 
 `denoiser` makes one of a network, its process and what it was trained to predict; the others
 change what is asked or answered: limits of the clean signal, and drawing only a part of it.
@@ -17,7 +17,7 @@ from bedstone.diffusion.targets import Target
 from bedstone.errors import BedstoneError
 from bedstone.settings import check_whole
 
-# (x (B, C, *S), the time as it is told (B,)) -> (B, C or more, *S).
+# (x (B, C, *S), timestep (B,)) -> (B, C or more, *S).
 Network = Callable[[Tensor, Tensor], Tensor]
 Limit = Callable[[Tensor], Tensor]
 
@@ -31,13 +31,13 @@ def denoiser(
     timestep: Callable[[Tensor], Tensor] | None = None,
     noise_stays: bool = False,
 ) -> Denoiser:
-    """A network as samplers ask it.
+    """A network as a denoiser: (x, t) -> (clean signal, noise).
 
     Args:
         network: its conditions already given; of channels beyond those of x (a learnt variance),
             nothing is used.
         limit: of the clean signal, such as `clip`; the noise follows from what it leaves.
-        told: the number that the network is told for a time, if not the process's own.
+        told: the timestep that the network gets for a time, if not the process's own.
         noise_stays: the noise is the network's, whatever a limit leaves of the clean signal.
     """
     says = timestep or process.timestep
@@ -159,7 +159,7 @@ def guided(
     rescale: float = 0.0,
     most_rows: int = 0,
 ) -> Network:
-    """The network with its condition and guidance given: (x, told) -> output.
+    """The network with its condition and guidance given: (x, timestep) -> output.
 
     Both halves go through the network in one batch. With a scale of 1, and outside of `interval`,
     only the half with the condition is asked.
@@ -199,7 +199,7 @@ def guided(
         both = {name: _both(name, condition[name], null[name]) for name in condition}
     always = interval == (0.0, 1.0)
     first, last = process.timestep(torch.tensor(interval, dtype=torch.float64)).tolist()
-    slack = 1e-6 * max(1.0, abs(last))  # told numbers are of float32
+    slack = 1e-6 * max(1.0, abs(last))  # timesteps are of float32
 
     def outside(timestep: Tensor) -> bool:
         now = float(timestep.flatten()[0])  # samplers tell all rows the same
@@ -222,7 +222,7 @@ def guided(
 def conditioned(
     network: Callable[..., Tensor], condition: Condition, *, most_rows: int = 0
 ) -> Network:
-    """The network with its condition given, and no guidance: (x, told) -> output."""
+    """The network with its condition given, and no guidance: (x, timestep) -> output."""
     check_whole("most_rows", most_rows, 0)
     return lambda x, timestep: _in_parts(network, x, timestep, condition, most_rows)
 

@@ -1,4 +1,4 @@
-"""How a clean signal becomes noise: x_t = alpha(t) x0 + sigma(t) eps, for t from 0 to 1.
+"""Noise processes of diffusion: x_t = alpha(t) x0 + sigma(t) eps, for t from 0 to 1.
 
 One convention everywhere: t is continuous, 0 is clean (alpha 1, sigma 0) and 1 is noise; a process
 says what that means, and what number a network is told as its time. Three processes:
@@ -9,8 +9,8 @@ says what that means, and what number a network is told as its time. Three proce
     Flow      the straight path of rectified flow (Liu et al., 2022)
     EDM       noise that only grows (Karras et al., 2022, table 1)
 
-`shift` multiplies sigma / alpha: above 1 there is more noise at each t, as larger pictures need
-(Hoogeboom et al., 2023, equation 4, of a picture of 64 times `shift`; Esser et al., 2024,
+`shift` multiplies sigma / alpha: above 1 there is more noise at each t, as larger images need
+(Hoogeboom et al., 2023, equation 4, of an image of 64 times `shift`; Esser et al., 2024,
 equation 23).
 
 Shapes: B rows; a time is a number, or (B,). What comes back has the time's shape and dtype.
@@ -94,10 +94,10 @@ class Process(Protocol):
         """The t that has this log-SNR."""
 
     def timestep(self, t: Tensor | float) -> Tensor:
-        """The number that the network is given as its time."""
+        """The timestep of t: the number that conditions the network."""
 
     def time(self, timestep: Tensor | float) -> Tensor:
-        """The t of which the network is told this number."""
+        """The t of this timestep."""
 
     def scale_in(self, t: Tensor | float) -> Tensor:
         """What x_t is multiplied by before it enters the network."""
@@ -115,10 +115,11 @@ def add_noise(process: Process, x0: Tensor, eps: Tensor, t: Tensor | float) -> T
 
 @dataclass(frozen=True)
 class Discrete(Settings):
-    """Noise in steps that keep the variance.
+    """The variance-preserving process of DDPM, in discrete steps.
 
-    The published step i, from 0 to `steps` - 1, is t = (i + 1) / steps, and its network is told i.
-    Between two steps the log-SNR is linear; before the first one sigma / alpha goes to 0 with t.
+    The published step i, from 0 to `steps` - 1, is t = (i + 1) / steps; the network gets i as its
+    timestep. Between two steps the log-SNR is linear; before the first one sigma / alpha goes to 0
+    with t.
 
     Attributes:
         steps: how many.
@@ -235,7 +236,7 @@ class Discrete(Settings):
 
 @dataclass(frozen=True)
 class Flow(Settings):
-    """The straight path from signal to noise: sigma is t after the shift, alpha what is left.
+    """Flow matching: the straight path from signal to noise; sigma is t after the shift.
 
     Attributes:
         shift: what sigma / alpha is multiplied by.
@@ -279,10 +280,10 @@ class Flow(Settings):
 
 @dataclass(frozen=True)
 class EDM(Settings):
-    """Noise added to a signal that stays as it is: alpha is 1, and sigma is sigma_max t^rho.
+    """The variance-exploding process of EDM: alpha is 1, and sigma is sigma_max t^rho.
 
-    The network gets x_t at unit variance and is told log(sigma) / 4. With the target `edm` of
-    `diffusion.targets` it is preconditioned as in the paper.
+    The network gets x_t at unit variance and log(sigma) / 4 as its timestep. With the target `edm`
+    of `diffusion.targets` it is preconditioned as in the paper.
 
     Attributes:
         sigma_min, sigma_max: least and most noise at which a network is asked.

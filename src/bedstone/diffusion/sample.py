@@ -27,7 +27,7 @@ from bedstone.settings import Settings, number, share, whole
 
 @dataclass
 class SamplingConfig(Settings):
-    """How signals are drawn, when the network is evaluated and when it is used.
+    """Settings of sampling.
 
     Attributes:
         method: a sampler, of those in `diffusion.samplers.METHODS`.
@@ -260,7 +260,7 @@ def invert(
     rounds: int = 3,
     autocast: Autocast = contextlib.nullcontext,
 ) -> Tensor:
-    """The noise (B, C, *S) from which `draw` makes `signals`, without guidance: DDIM backwards.
+    """The noise (B, C, *S) from which `sample` makes `signals`, without guidance: DDIM backwards.
 
     Args:
         signals: clean, (B, C, *S).

@@ -1,5 +1,4 @@
-"""From noise to signal: samplers that look one step back. Those that look further, and the table
-of all by name, are in `denoise_multistep.py`.
+"""Samplers of diffusion models, from noise to signal; `METHODS` has them by name.
 
 Pure functions `(denoiser, x, times, process) -> x`. The denoiser predicts the clean signal x0 and
 the noise eps of x at a time; `times` (N+1,) falls from where x is to where it should go, 0 being
@@ -36,7 +35,7 @@ Callback = Callable[[int, int, Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Level:
-    """The noise at one time: x = alpha x0 + sigma eps.
+    """The noise level at one time: x = alpha x0 + sigma eps.
 
     Attributes:
         t: the time.
@@ -51,7 +50,7 @@ class Level:
 
 
 def levels(process: Process, times: Tensor | Sequence[float]) -> list[Level]:
-    """The noise at each of `times`.
+    """The noise level at each of `times`.
 
     Raises:
         BedstoneError: fewer than two times, or one outside 0 to 1.
@@ -117,7 +116,7 @@ def noise_like(x: Tensor, generator: Generators) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, share: float | Tensor) -> Tensor:
-    """Noise between two, on the arc from a to b (Shoemake, 1985): it stays as long as they are.
+    """Spherical interpolation from noise a to b (Shoemake, 1985), which keeps the norm.
 
     Drawing from noise on the straight line between two would draw from too little of it. Rows that
     point the same or opposite ways, where there is no arc, are mixed straight.

@@ -1,4 +1,4 @@
-"""How a published folder wants to be sampled: `scheduler_config.json` as a sampler and its times.
+"""Published schedulers: `scheduler_config.json` as a process, a sampler and its times.
 
 The names in it are those of diffusers; its process is read by `diffusion.schedulers`. What a
 sampler of diffusers does that none of ours does is refused, not guessed.
@@ -355,7 +355,7 @@ def _flow_times(name: str, config: Mapping[str, Any], process: Flow, steps: int)
 def _described(
     name: str, config: Mapping[str, Any]
 ) -> Callable[[Process], Callable[[Tensor], Tensor]]:
-    """The solvers tell whole numbers, whatever they computed."""
+    """The timesteps of a scheduler: solvers round them to whole numbers."""
     rounded = config.get("use_karras_sigmas") or config.get("use_lu_lambdas")
     if name == "DPMSolverMultistepScheduler" and rounded:
         rounded = config.get("beta_schedule") != "squaredcos_cap_v2"

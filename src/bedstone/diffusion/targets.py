@@ -1,4 +1,4 @@
-"""What a network predicts of a noised signal, and the clean signal and the noise back from it.
+"""Prediction types: what a network predicts, and the clean signal and noise that follow.
 
     epsilon          the noise (Ho et al., 2020, equation 14)
     sample           the clean signal
@@ -22,7 +22,7 @@ LEAST = 1e-8
 
 
 class Target(Protocol):
-    """What is predicted. `name` is its published one (`prediction_type`)."""
+    """A prediction type; `name` is the published `prediction_type`."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""The times at which a signal is denoised: where samplers ask the network.
+"""Spacings: the times at which a sampler evaluates the network.
 
 `times` gives (N+1,) float64 numbers that fall to 0, the clean end, where nothing is asked any
 more. Published names of spacings are kept (Lin et al., 2023, table 2).

@@ -22,7 +22,7 @@ Finish = Literal["stop", "length"]
 
 
 class Decoder(Protocol):
-    """What generation needs of a network; `models.gpt.network.GPT` is one."""
+    """A decoder that generation can use, such as `models.gpt.network.GPT`."""
 
     config: Any  # `context`: the most tokens a sequence may have; `vocab_size`
     head: Callable[[Tensor], Tensor]

@@ -1,4 +1,4 @@
-"""Given continuations ranked by their likelihood, such as answers from a list.
+"""Candidate continuations ranked by their likelihood, such as answers from a list.
 
 The score of a candidate is log p(candidate | prompt), the sum of its tokens' log-probabilities:
 the loss of a language model, turned around (Li et al., 2022, section 4.4, rank answers by it).

@@ -1,4 +1,4 @@
-"""How the next token is chosen from logits.
+"""Sampling: the choice of the next token from logits.
 
 Pure functions from logits (B, V) to logits (B, V), applied in the order that `transformers`
 applies them: repetition penalty, no repeated n-grams, temperature, top-k, top-p, min-p. A token
@@ -107,7 +107,7 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampling(Settings):
-    """How a continuation is chosen, and where it ends.
+    """Settings of sampling a continuation, and where it ends.
 
     Attributes:
         max_tokens: the most tokens to generate.

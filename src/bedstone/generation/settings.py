@@ -32,7 +32,7 @@ NEW_TOKENS = 256  # as in version 4 of transformers, where nothing says how many
 
 @dataclass(frozen=True)
 class BeamSearch:
-    """How continuations are searched for; in brackets the published names.
+    """Settings of beam search; in brackets the published names.
 
     Attributes:
         beams: followed at a time (num_beams); 1 is greedy.
@@ -100,7 +100,7 @@ class BeamSearch:
 
 @dataclass(frozen=True)
 class GenerationSettings(Settings):
-    """How text is generated. None is not given: it is as the model's generation_config.json says.
+    """Settings of text generation; None is not given: the model's generation_config.json counts.
 
     Attributes:
         max_new_tokens: tokens to generate, at most.
@@ -180,7 +180,7 @@ class GenerationSettings(Settings):
         *,
         usual: int = NEW_TOKENS,
     ) -> "Sampling | BeamSearch":
-        """One of the two ways to generate; `returned` of it is how many continuations there are.
+        """The settings as sampling or beam search; `returned` is the number of continuations.
 
         Args:
             published: the model's generation_config.json, which counts where nothing is given. Its

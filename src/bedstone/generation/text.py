@@ -1,4 +1,4 @@
-"""Text in, text out: generation between a tokenizer's two ends.
+"""Generation of text from text, with stop texts and streaming.
 
 Pieces of streamed text never hold half a UTF-8 character, nor the beginning of what may
 turn out to be a stop text.
@@ -16,7 +16,7 @@ from bedstone.runtime import Precision
 
 
 class StopText:
-    """Passes text on until one of `stops` comes, wherever pieces are cut."""
+    """Streams text up to the first of `stops`, wherever pieces are cut."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self.stops = tuple(stops)
@@ -24,7 +24,7 @@ class StopText:
         self._held = ""
 
     def push(self, text: str) -> str:
-        """The text that surely comes before a stop text; nothing once one was found."""
+        """The text that is certain to precede a stop text; nothing once one was found."""
         if self.found is not None:
             return ""
         text = self._held + text

@@ -1,6 +1,6 @@
-"""Tasks by their names: `pipeline("ner", model)`, as users of version 4 of transformers know them.
+"""Tasks by their names in version 4 of transformers: `pipeline("ner", model)`.
 
-A task's module is loaded when the task is first asked for.
+A task's module is loaded when the task is first used.
 """
 
 import importlib

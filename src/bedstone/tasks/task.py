@@ -1,4 +1,4 @@
-"""What every task shares: which inputs it takes, options of the call, batches, errors with a row.
+"""The base of all tasks: inputs, options of a call, batches, and errors that name the row.
 
 A task is called as in version 4 of transformers: with one input, which gives one result; with a
 list, which gives a list; with a generator, which gives a generator that is read as its results are
@@ -31,8 +31,8 @@ class Options(Settings):
     Attributes:
         batch_size: rows at a time, at most; None is as many as pay. A generator is then read one
             row at a time, so give one for speed.
-        truncation: cut what is longer than a row instead of reading it in windows; each cut is
-            told. True, or a name of a way to cut as tokenizers have them.
+        truncation: cut what is longer than a row instead of reading it in windows; each cut
+            is logged. True, or a name of a way to cut as tokenizers have them.
         max_length: tokens of a row, at most; None is the model's own limit.
         stride: tokens that two windows share.
         padding, num_workers: taken and of no effect: nothing is padded here.
@@ -59,19 +59,21 @@ class Prepared:
 
 
 class Task:
-    """One task over one model.
+    """A task over a model.
 
     Attributes:
         name: as users know it.
         asks: what the model has to have, for the error message.
         settings: the class of its options.
+        engine: what reads inputs with the network.
         reads: what its inputs are.
     """
 
     name: ClassVar[str]
     asks: ClassVar[str]
     settings: ClassVar[type[Any]] = Options
-    reads: ClassVar[str] = "text"  # or "pictures", or "both"
+    engine: Any
+    reads: ClassVar[str] = "text"  # or "images", or "both"
 
     def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:
         self.model = model
@@ -176,7 +178,7 @@ class Task:
         return self.fitted(windows, options, limit)
 
     def fitted(self, windows: list[Input], options: Options, limit: int) -> list[Input]:
-        """All windows, or with truncation the first alone, which is told."""
+        """All windows, or with truncation the first alone, with a warning."""
         if len(windows) > 1 and options.cuts:
             self.tell(
                 f"a text was cut after {limit:,} tokens, as truncation asks; the rest of it "
@@ -244,7 +246,7 @@ def embeds_both(model: Model) -> bool:
 
 
 def text_of(value: Any, what: str = "the text") -> str:
-    """The text that `value` is.
+    """`value`, checked to be a text.
 
     Raises:
         BedstoneError: it is none, is empty, or holds half a character.

@@ -1,9 +1,9 @@
-"""Pictures seen once for all that is asked of them: what tasks of pictures and words share.
+"""Tasks on images and texts: one image encoding shared by all questions about the image.
 
-Inputs that follow each other and have the same picture share its states: it is decoded once, goes
-through the tower once, and its keys and values are made once for all its texts.
+Consecutive inputs with the same image share its states: it is decoded once, goes through the image
+encoder once, and its keys and values are computed once for all its texts.
 
-Shapes: P pictures, n = m P texts (row i of picture i // m), S states of a picture, D width.
+Shapes: P images, n = m P texts (row i of image i // m), S states of an image, D width.
 """
 
 import math
@@ -61,7 +61,7 @@ def text_format(model: Model) -> TextFormat:
     return made(tokenizer_of(model), model.config)
 
 
-SHARE = 32  # inputs that share a picture's states at a time
+SHARE = 32  # inputs that share an image's states at a time
 BATCH = 64  # texts written at a time
 CACHE_SIZE = 16  # sets of candidates whose ids are kept
 
@@ -116,14 +116,14 @@ class ImageTextGenerationOptions(ImageOptions, GenerationSettings):
 
 @dataclass(frozen=True)
 class Generated:
-    """A text that was written: its new tokens and their probability, given the picture."""
+    """A generated text: its new tokens and their probability given the image."""
 
     ids: list[int]
     probability: float
 
 
 class ImageTextEngine(ImageEngine):
-    """A network that reads pictures and texts, ready for inference, and how its texts are made.
+    """An image-text network for inference, with its image processor and text format.
 
     Raises:
         BedstoneError: the model has no processor, or no tokenizer of its kind.
@@ -136,7 +136,7 @@ class ImageTextEngine(ImageEngine):
         self.words = self.form.words
 
     def see(self, pixels: Tensor) -> Tensor:
-        """States of pictures (P, H, W, 3) uint8, as they were resized, (P, S, D)."""
+        """Image states (P, S, D) of resized pixels (P, H, W, 3) uint8."""
         found: Tensor = self.network.memory(self.processor.normalise(pixels.to(self.device)))
         return found
 
@@ -158,14 +158,14 @@ class ImageTextEngine(ImageEngine):
         return [texts[at : at + each] for at in range(0, len(texts), each)]
 
     def text(self, ids: Iterable[int]) -> str:
-        """The words of ids, without what stands around them."""
+        """The text of token ids, without special tokens."""
         return self.tokenizer.decode(ids).strip()
 
 
 class ImageTextTask(ImageTask):
-    """A task whose rows ask something of a picture; several may share one."""
+    """A task over pairs of an image and a text; consecutive rows may share an image."""
 
-    images: ImageTextEngine
+    engine: ImageTextEngine
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class ImageTextTask(ImageTask):
         self._known: dict[tuple[str, ...], tuple[list[list[int]], int]] = {}
 
     def say(self, memory: Tensor, rows: Sequence[Sequence[Any]], options: Any) -> list[list[Any]]:
-        """What is said of pictures, (P, S, D), to each of the rows that ask about each."""
+        """The outputs of each row, given the image states (P, S, D) and the rows of each image."""
         raise NotImplementedError
 
     def finish(self, row: Any, output: Any, options: Any) -> Any:
@@ -256,7 +256,7 @@ class ImageTextTask(ImageTask):
         ahead: int | None,
         faults: Faults | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        held: dict[int, list[tuple[int, LabelledQuery]]] = {}  # of pictures on their way, who asks
+        held: dict[int, list[tuple[int, LabelledQuery]]] = {}  # of images on their way, who asks
 
         def images() -> Iterator[Any]:
             groups = shared(enumerate(rows), 1 if ahead == 1 else SHARE)
@@ -292,7 +292,7 @@ class ImageTextTask(ImageTask):
 def shared(
     rows: Iterable[tuple[int, LabelledQuery]], most: int
 ) -> Iterator[list[tuple[int, LabelledQuery]]]:
-    """Neighbours with the same picture, `most` at a time; with 1, no row is waited for."""
+    """Consecutive rows with the same image, at most `most` in a group."""
     group: list[tuple[int, LabelledQuery]] = []
     for number, row in rows:
         if group and _name(group[0][1].image) != _name(row.image):
@@ -307,17 +307,17 @@ def shared(
 
 
 def _name(image: Any) -> Any:
-    """What is equal for the same picture: its file, or the object that holds it."""
+    """What is equal for the same image: its file, or the object that holds it."""
     return str(image) if isinstance(image, str | Path) else id(image)
 
 
 def may_cut(options: Any) -> bool:
-    """Whether what is too long is to be cut."""
+    """Whether the options ask for truncation."""
     return options.truncation not in (None, False, "do_not_truncate")
 
 
 def image_of(inputs: Any, options: dict[str, Any]) -> Any:
-    """What a call is on, taken out of its options where it has another of its names."""
+    """The inputs of a call, whichever of their names (inputs, image, images) was used."""
     for name in ("image", "images", "inputs"):
         if inputs is None and name in options:
             inputs = options.pop(name)
@@ -327,9 +327,9 @@ def image_of(inputs: Any, options: dict[str, Any]) -> Any:
 def by_count(
     memory: Tensor, rows: Sequence[Sequence[Any]]
 ) -> Iterator[tuple[list[int], Tensor, list[Any]]]:
-    """Pictures that as many rows ask about: their places, their states, and all these rows.
+    """Groups of images with the same number of rows: their places, their states, their rows.
 
-    So that each picture's rows share its states, none is filled up.
+    So that each image's rows share its states, none is filled up.
     """
     for count in sorted({len(own) for own in rows}):
         places = [place for place, own in enumerate(rows) if len(own) == count]
@@ -338,7 +338,7 @@ def by_count(
 
 
 def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[Any, list[int]]]:
-    """Each value that rows have, and the places of those rows."""
+    """Each value of `key` over the rows, with the places of the rows that have it."""
     found: dict[Any, list[int]] = {}
     for place, row in enumerate(rows):
         found.setdefault(key(row), []).append(place)
@@ -346,13 +346,13 @@ def by_value(rows: Sequence[Any], key: Callable[[Any], Any]) -> Iterator[tuple[A
 
 
 def some_at_a_time(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Those that are read or written together."""
+    """Batches of at most `BATCH` rows."""
     for start in range(0, len(rows), BATCH):
         yield rows[start : start + BATCH]
 
 
 def texts_of(given: Any, what: str) -> tuple[str, ...]:
-    """Candidates, each once, in their order.
+    """The distinct candidates, in their order.
 
     Raises:
         BedstoneError: there is none, or one is no text.

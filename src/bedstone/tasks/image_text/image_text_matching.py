@@ -1,6 +1,6 @@
-"""image-text-matching: whether a text belongs to a picture; and search results put in that order.
+"""image-text-matching: the probability that a text describes an image; re-ranking by it.
 
-Shapes: P pictures, n = m P texts (row i of picture i // m), T tokens, E joint width.
+Shapes: P images, n = m P texts (row i of image i // m), T tokens, E joint width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from bedstone.tasks.image_text.engine import (
 )
 from bedstone.tasks.images.engine import ImageOptions, LabelledQuery
 
-BATCH = 256  # pairs of a picture and a text that are read at a time
+BATCH = 256  # pairs of an image and a text that are read at a time
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class MatchOptions(ImageOptions):
     """Options of image-text-matching.
 
     Attributes:
-        text: what pictures that come without a text are compared with; or a list.
+        text: what images that come without a text are compared with; or a list.
         truncation: cut a text that is too long, and say so.
     """
 
@@ -47,7 +47,7 @@ class MatchOptions(ImageOptions):
 
 @dataclass(frozen=True)
 class Compared(LabelledQuery):
-    """A picture and what it is compared with.
+    """An image and the texts it is compared with.
 
     Attributes:
         texts: one or several, and their ids as they are read.
@@ -60,10 +60,10 @@ class Compared(LabelledQuery):
 
 
 class ImageTextMatching(ImageTextTask):
-    """A picture and a text -> {"score", "similarity"}; of a list [{"text", ...}], best first.
+    """An image and a text -> {"score", "similarity"}; of a list [{"text", ...}], best first.
 
     The score is the probability that they belong together, by a network that reads the text with
-    the picture; the similarity is the cosine of the two, each read alone.
+    the image; the similarity is the cosine of the two, each read alone.
     """
 
     name = "image-text-matching"
@@ -123,7 +123,7 @@ class ImageTextMatching(ImageTextTask):
         return sorted(both, key=lambda one: -one["score"])
 
     def _alone(self, read: Sequence[tuple[int, ...]]) -> Tensor:
-        """Vectors of texts read without a picture, (n, E); of equal texts one is read."""
+        """Vectors of texts read without an image, (n, E); of equal texts one is read."""
         distinct = list(dict.fromkeys(read))
         parts = []
         for part in some_at_a_time(distinct):
@@ -134,10 +134,10 @@ class ImageTextMatching(ImageTextTask):
         return found
 
     def _together(self, read: Sequence[tuple[int, ...]], states: Tensor, each: int) -> list[float]:
-        """The probability that each text belongs to its picture, of (P, S, D) and `each` texts."""
+        """The probability that each text belongs to its image, of (P, S, D) and `each` texts."""
         chances: list[float] = []
         for at, part in _blocks(len(states), each):
-            # whole pictures with all their texts, or one picture with some of them
+            # whole images with all their texts, or one image with some of them
             rows = [ids for place in at for ids in read[place * each :][part]]
             ids, keep = self._padded(rows)
             logits = self.engine.network.match_logits(ids, keep, states[at.start : at.stop])
@@ -150,7 +150,7 @@ class ImageTextMatching(ImageTextTask):
 
 
 def _blocks(images: int, each: int) -> Iterator[tuple[range, slice]]:
-    """Pictures, and which of their `each` texts, so that few are read together."""
+    """Images, and which of their `each` texts, so that few are read together."""
     several = max(BATCH // each, 1)
     for first in range(0, images, several):
         for start in range(0, each, BATCH):
@@ -161,7 +161,7 @@ def _blocks(images: int, each: int) -> Iterator[tuple[range, slice]]:
 def rerank(
     task: ImageTextMatching, words: str, images: Sequence[Any]
 ) -> list[dict[str, float] | None]:
-    """How well each picture fits words, {"score", "similarity"}; None where it can't be read.
+    """The match of each image with a text, {"score", "similarity"}; None if it can't be read.
 
     Raises:
         BedstoneError: the words can't be read.

@@ -1,4 +1,4 @@
-"""image-text-to-text: an answer to a message with a picture, or a text about one that goes on.
+"""image-text-to-text: answers to messages with an image, or texts that continue a prompt.
 
 Messages are read as in training: what the last user says is the question, and it stands for
 itself.
@@ -41,7 +41,7 @@ class ChatOptions(ImageTextGenerationOptions):
 
 @dataclass(frozen=True)
 class Reply(LabelledQuery):
-    """A picture, what was said, and what is asked of the network.
+    """An image, the conversation, and the question or caption prompt that the network reads.
 
     Attributes:
         given: the messages, or the text.
@@ -53,10 +53,10 @@ class Reply(LabelledQuery):
 
 
 class ImageTextToText(ImageTextTask):
-    """Messages with a picture -> [{"input_text", "generated_text"}].
+    """Messages with an image -> [{"input_text", "generated_text"}].
 
     A network for answers takes the user's last words as its question; one for captions goes on
-    from them. Where nothing is said beside the picture it is described.
+    from them. Where nothing is said beside the image it is described.
     """
 
     name = "image-text-to-text"
@@ -75,12 +75,12 @@ class ImageTextToText(ImageTextTask):
         return generates(model) or answers(model)
 
     def __call__(self, inputs: Any = None, text: Any = None, **options: Any) -> Any:
-        """The answer to messages, or to a text with a picture.
+        """The answer to messages, or to a text with an image.
 
         Args:
-            inputs: or `images`: a picture, with `text`; messages, or a list of conversations.
-            text: with a picture, what is said of it, in which `<image>` may say where the picture
-                stands; with a list of pictures, a list as long. Without: the messages.
+            inputs: or `images`: an image, with `text`; messages, or a list of conversations.
+            text: with an image, what is said of it, in which `<image>` may say where the image
+                stands; with a list of images, a list as long. Without: the messages.
         """
         for name in ("images", "image"):
             if inputs is None and name in options:
@@ -211,7 +211,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _read(value: Any) -> tuple[Any, str, list[Any], int]:
-    """What was given, the user's last words, the pictures, and how many places they have."""
+    """What was given, the user's last words, the images, and how many places they have."""
     if is_image(value) and not isinstance(value, str):
         return "", "", [value], 0
     own: list[Any] = []

@@ -1,6 +1,6 @@
-"""image-to-text: captions of pictures, written or chosen from a list.
+"""image-to-text: captions of images, generated or ranked from candidates.
 
-Shapes: P pictures, S states of a picture, D width, C candidates.
+Shapes: P images, S states of an image, D width, C candidates.
 """
 
 from collections.abc import Sequence
@@ -59,14 +59,14 @@ class CaptionOptions(ImageTextGenerationOptions):
 
 @dataclass(frozen=True)
 class Captioned(LabelledQuery):
-    """A picture, what its caption begins with, and captions to choose among."""
+    """An image, the prompt of its caption, and candidate captions."""
 
     prompt: tuple[int, ...] = ()
     candidates: tuple[str, ...] = ()
 
 
 class ImageToText(ImageTextTask):
-    """A picture -> [{"generated_text": ...}], as many as were asked for.
+    """An image -> [{"generated_text": ...}], as many as were asked for.
 
     Given `candidates`, all of them with their probabilities, best first: of each, that the model
     would write it, if it had to write one of them.

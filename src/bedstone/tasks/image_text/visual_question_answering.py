@@ -1,6 +1,6 @@
-"""visual-question-answering: short answers to questions about pictures.
+"""visual-question-answering: short answers to questions about images.
 
-Shapes: P pictures, n = m P questions (row i of picture i // m), T tokens, C candidates.
+Shapes: P images, n = m P questions (row i of image i // m), T tokens, C candidates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class VQAOptions(ImageTextGenerationOptions):
     """Options of visual-question-answering.
 
     Attributes:
-        question: what is asked of pictures that come without a question of their own.
+        question: what is asked of images that come without a question of their own.
         top_k: how many answers to give, best first.
         candidates: the answers to choose among; None takes those that the model learnt from,
             where it says which these are.
@@ -65,14 +65,14 @@ class VQAOptions(ImageTextGenerationOptions):
 
 @dataclass(frozen=True)
 class Question(LabelledQuery):
-    """A picture, what is asked of it, and answers to choose among; without any it is free."""
+    """An image, a question, and candidate answers; without candidates the answer is generated."""
 
     ids: tuple[int, ...] = ()
     candidates: tuple[str, ...] = ()
 
 
 class VisualQuestionAnswering(ImageTextTask):
-    """A picture and a question -> [{"score", "answer"}], best first.
+    """An image and a question -> [{"score", "answer"}], best first.
 
     Of candidates a score is the probability that the model would give this answer, if it had to
     give one of them; of answers that are written freely, that it would write it.
@@ -92,12 +92,12 @@ class VisualQuestionAnswering(ImageTextTask):
         return answers(model)
 
     def __call__(self, inputs: Any = None, question: Any = None, **options: Any) -> Any:
-        """The answers to a question about a picture.
+        """The answers to a question about an image.
 
         Args:
-            inputs: or `image`: a picture, a list or a generator of them; or one or several
+            inputs: or `image`: an image, a list or a generator of them; or one or several
                 dictionaries with `image` and `question`.
-            question: a text; or a list: each question of each picture, all of the first question
+            question: a text; or a list: each question of each image, all of the first question
                 first, as version 4 has it.
         """
         inputs = image_of(inputs, options)
@@ -114,7 +114,7 @@ class VisualQuestionAnswering(ImageTextTask):
                 f"{self.name}: {shown(inputs)} was given with a list of questions; expected a "
                 "picture, or a list."
             )
-        # in this order each picture is seen once
+        # in this order each image is seen once
         rows = [{"image": one, "question": text} for one in images for text in question]
         results, each = super().__call__(rows, **options), len(question)
         return [results[at] for first in range(each) for at in range(first, len(results), each)]
@@ -205,7 +205,7 @@ class VisualQuestionAnswering(ImageTextTask):
 
 
 def learnt_answers(model: Model) -> tuple[str, ...]:
-    """The answers that a model learnt from, where its record holds them, commonest first."""
+    """The answers in the model's training data, if its record holds them, commonest first."""
     record = model.record
     data = record.get("data")
     known = record.get("answers") or (data.get("answers") if isinstance(data, dict) else None)

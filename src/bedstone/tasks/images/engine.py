@@ -1,8 +1,8 @@
-"""A model made ready to see: pictures go in, what it says of them comes out, in order.
+"""Image inference: images are decoded by threads and read by the network in batches, in order.
 
-Pictures are read, resized and cropped by threads, some batches ahead of the network: Pillow lets go
+Images are read, resized and cropped by threads, some batches ahead of the network: Pillow lets go
 of the interpreter while it decodes, so the network seldom waits. What a batch holds changes no
-result. Shapes: B pictures of a batch, n in all, E width of the joint space.
+result. Shapes: B images of a batch, n in all, E width of the joint space.
 """
 
 import itertools
@@ -33,12 +33,12 @@ from bedstone.tasks.task import Task, embeds_both, shown
 from bedstone.tasks.text.engine import batches
 
 log = logging.getLogger("bedstone.tasks")
-BATCH = 32  # pictures the network reads at a time
+BATCH = 32  # images the network reads at a time
 AHEAD = 2  # batches that are decoded before they are asked for
 MOST_THREADS = 8
 
 Read = Callable[[Any, Tensor], Iterable[Any]]  # (network, pixels (B, 3, H, W)) to B outputs
-Faults = Callable[[int, BedstoneError], None]  # told the number of a picture, and what it has
+Faults = Callable[[int, BedstoneError], None]  # told the number of an image, and what it has
 
 
 class ImageEngine:
@@ -46,11 +46,11 @@ class ImageEngine:
 
     Args:
         precision: of matrix products: fp32, bf16, or auto for bf16 where the hardware has it.
-        batch_size: pictures the network reads at a time.
+        batch_size: images the network reads at a time.
         threads: that decode; 0 takes one for each processor, eight at most.
 
     Raises:
-        BedstoneError: the model has no processor, so nothing says how its pictures are made.
+        BedstoneError: the model has no processor, so nothing says how its images are made.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class ImageEngine:
 
     @property
     def width(self) -> int:
-        """Numbers of a vector."""
+        """Size of an embedding."""
         config = self.model.config
         return int(getattr(config, "embed", None) or config.width)
 
     @property
     def name(self) -> str:
-        """What is the same only for vectors that may be compared: layout and hash of weights."""
+        """The model's layout and a hash of its weights: vectors of the same name are comparable."""
         return f"{self.model.config.layout}-{weights_hash(self.model)[:16]}"
 
     def images(self, images: Iterable[Any], *, faults: Faults | None = None) -> np.ndarray:
-        """Vectors of pictures, (n, E) fp32, of length 1, in their order.
+        """Vectors of images, (n, E) fp32, of length 1, in their order.
 
         Args:
-            pictures: paths, bytes, arrays (H, W, 3) or Pillow's images; read as they are needed.
-            faults: is told of each picture that can't be read, which is then left out.
+            images: paths, bytes, arrays (H, W, 3) or Pillow's images; read as they are needed.
+            faults: is told of each image that can't be read, which is then left out.
 
         Raises:
             BedstoneError: one can't be read, and there is no `faults`.
@@ -134,12 +134,12 @@ class ImageEngine:
         faults: Faults | None = None,
         where: Callable[[int], str] | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        """The number of each picture, from 0, and what `read` makes of it, in order.
+        """The number of each image, from 0, and what `read` makes of it, in order.
 
         Args:
-            ahead: whether pictures are taken from the iterable before they are asked for.
+            ahead: whether images are taken from the iterable before they are asked for.
             faults: as `images` has it.
-            where: the beginning of an error, by the picture's number.
+            where: the beginning of an error, by the image's number.
         """
         size = batch_size or self.batch_size
         for numbers, pixels in self.batches(images, size, ahead=ahead, faults=faults, where=where):
@@ -156,7 +156,7 @@ class ImageEngine:
         faults: Faults | None = None,
         where: Callable[[int], str] | None = None,
     ) -> Iterator[tuple[list[int], Tensor]]:
-        """Numbers of pictures, and their pixels (B, H, W, 3) uint8, resized and cropped."""
+        """Numbers of images, and their pixels (B, H, W, 3) uint8, resized and cropped."""
         numbered = enumerate(images)
         room = size * (1 + AHEAD) if ahead else size
         waiting: deque[tuple[int, Future[np.ndarray]]] = deque()
@@ -188,7 +188,7 @@ class ImageEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def fitted(self, image: Any) -> np.ndarray:
-        """A picture's pixels (H, W, 3) uint8 at the size that the network reads.
+        """An image's pixels (H, W, 3) uint8 at the size that the network reads.
 
         Raises:
             BedstoneError: it can't be read, or is an address on the web.
@@ -202,8 +202,7 @@ class ImageEngine:
 
 
 def image_vectors(network: Any, pixels: Tensor) -> np.ndarray:
-    """What pictures are compared by, (B, E) of length 1: of a network of pictures alone, what its
-    head is handed."""
+    """Image embeddings (B, E) of length 1; without a joint space, the features before the head."""
     seen = getattr(network, "image_features", None) or network.features
     return _unit(seen(pixels))
 
@@ -231,28 +230,28 @@ def _placed(error: BedstoneError, where: Callable[[int], str] | None, number: in
 
 
 def is_image(value: Any) -> bool:
-    """Whether a value may stand for one picture: a path, bytes, an array or Pillow's image."""
+    """Whether a value may stand for one image: a path, bytes, an array or Pillow's image."""
     if isinstance(value, str | Path | bytes):
         return True
     if isinstance(value, np.ndarray):
         return value.ndim in (2, 3)
-    if isinstance(value, Mapping):  # as `datasets` holds pictures
+    if isinstance(value, Mapping):  # as `datasets` holds images
         return bool(value) and value.keys() <= {"bytes", "path"}
     return hasattr(value, "convert") and hasattr(value, "getbands")  # Pillow's, without its import
 
 
-# What tasks on pictures share: which inputs they take, and reading them ahead of the network.
+# What tasks on images share: which inputs they take, and reading them ahead of the network.
 #
-# A picture is a path, bytes, an array (H, W, 3), Pillow's image, or a dictionary with one as
+# An image is a path, bytes, an array (H, W, 3), Pillow's image, or a dictionary with one as
 # `image`.
 
 
 @dataclass(frozen=True)
 class ImageOptions(Settings):
-    """Options of every task on pictures.
+    """Options of every task on images.
 
     Attributes:
-        batch_size: pictures at a time; None takes 32. A generator is then read one picture at a
+        batch_size: images at a time; None takes 32. A generator is then read one image at a
             time, so give one for speed.
         timeout, num_workers: taken and of no effect: nothing is fetched, and threads read ahead.
     """
@@ -264,18 +263,19 @@ class ImageOptions(Settings):
 
 @dataclass(frozen=True)
 class LabelledQuery:
-    """A picture, and the labels that are asked of it alone."""
+    """An image with its own candidate labels, if it has any."""
 
     image: Any
     labels: tuple[str, ...] = ()
 
 
 class ImageTask(Task):
-    """A task that reads pictures: decoded by threads, some batches ahead of the network."""
+    """A task that reads images: decoded by threads, some batches ahead of the network."""
 
     settings: ClassVar[type[Any]] = ImageOptions
     keys: ClassVar[tuple[str, ...]] = ("image",)  # of an input that is a dictionary
     reads = "pictures"
+    engine: ImageEngine
 
     def open(self, precision: str) -> None:
         self.engine = ImageEngine(self.model, precision)
@@ -317,7 +317,7 @@ class ImageTask(Task):
     def each(
         self, values: Iterable[Any], faults: Faults, **options: Any
     ) -> Iterator[tuple[int, Any]]:
-        """The number of each input and its result; `faults` is told of pictures that can't be
+        """The number of each input and its result; `faults` is told of images that can't be
         read, which are left out."""
         chosen = self._options(self.options, options)
         return self._numbered(values, chosen, chosen.batch_size or self.engine.batch_size, faults)
@@ -362,9 +362,9 @@ class ImageTask(Task):
         )
 
     def look(self, network: Any, pixels: Tensor, options: Any) -> Sequence[Any]:
-        """What the network says of each of (B, 3, H, W)."""
+        """The network's outputs for pixels (B, 3, H, W)."""
         raise NotImplementedError
 
     def finish(self, row: LabelledQuery, output: Any, options: Any) -> Any:
-        """The result of a picture from what `look` gave for it."""
+        """The result of an image from what `look` gave for it."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What is asked of pictures: image-classification, zero-shot-image-classification and features.
+"""image-classification, zero-shot-image-classification and image-feature-extraction.
 
 Shapes: L labels, T patches, D width, E joint width.
 """
@@ -42,7 +42,7 @@ class LabelOptions(ImageOptions):
 
 
 class ImageClassification(ImageTask):
-    """A picture -> its labels with their scores, best first: `[{"label", "score"}, ...]`."""
+    """An image -> its labels with their scores, best first: `[{"label", "score"}, ...]`."""
 
     name = "image-classification"
     asks = "a head for labels of a picture (ForImageClassification)"
@@ -105,7 +105,7 @@ class ZeroShotImageOptions(ImageOptions):
 
 
 class ZeroShotImageClassification(ImageTask):
-    """A picture and labels -> their scores, best first: `[{"score", "label"}, ...]`.
+    """An image and labels -> their scores, best first: `[{"score", "label"}, ...]`.
 
     A CLIP gives the softmax over the labels; a model that was trained with the sigmoid (SigLIP)
     gives each label's own probability.
@@ -175,7 +175,7 @@ class ImageFeatureOptions(ImageOptions):
     """Options of image-feature-extraction.
 
     Attributes:
-        pool: one vector a picture, instead of one a patch.
+        pool: one vector an image, instead of one a patch.
         return_tensors: results are tensors, not lists.
     """
 
@@ -184,9 +184,9 @@ class ImageFeatureOptions(ImageOptions):
 
 
 class ImageFeatureExtraction(ImageTask):
-    """A picture -> the states of its patches, (1, T, D), or with `pool` one vector, (1, D).
+    """An image -> the states of its patches, (1, T, D), or with `pool` one vector, (1, D).
 
-    The vector is what the network's head is handed; of a CLIP, the picture's place in the space
+    The vector is what the network's head is handed; of a CLIP, the image's place in the space
     that it shares with words.
     """
 

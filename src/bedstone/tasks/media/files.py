@@ -1,4 +1,4 @@
-"""Files of what was drawn: PNG, of videos animated; WAV; NPY. A PNG says how it was made.
+"""Generated signals as files: PNG (animated for videos), WAV, NPY; a PNG records its settings.
 
 Shapes: C channels; *S the sizes of a signal.
 """
@@ -30,12 +30,12 @@ def pixels(signal: Tensor) -> np.ndarray:
 
 
 def to_image(signal: Tensor) -> Image.Image:
-    """(1 or 3, H, W) as a picture, grey where it has one channel."""
+    """(1 or 3, H, W) as an image, grey where it has one channel."""
     return Image.fromarray(np.ascontiguousarray(pixels(signal)))
 
 
 def sound_form(form: SignalSpec, frames: int = 0) -> Spectrogram:
-    """How a model's signals become sounds.
+    """The spectrogram settings by which a model's signals become sounds.
 
     Raises:
         BedstoneError: it doesn't say, or says it of others than it draws.
@@ -51,7 +51,7 @@ def sound_form(form: SignalSpec, frames: int = 0) -> Spectrogram:
 
 
 def as_result(signal: Tensor, form: SignalSpec) -> dict[str, Any]:
-    """A signal (C, *S) as a task gives it: `image`, a picture of Pillow; `audio`, samples (L,) with
+    """A signal (C, *S) as a task gives it: `image`, an image of Pillow; `audio`, samples (L,) with
     `sampling_rate`; `video`, (F, H, W, 3) uint8; or `volume`, (D, H, W) float32."""
     if form.kind == "image":
         return {"image": to_image(signal)}
@@ -80,7 +80,7 @@ def write_generated(
 
     Args:
         recipe: how it was made, kept in a PNG's notes.
-        enlarge: how many times as wide and high pictures and videos are, in whole pixels.
+        enlarge: how many times as wide and high images and videos are, in whole pixels.
 
     Raises:
         BedstoneError: the file ends otherwise than its kind does, or can't be written.
@@ -126,16 +126,16 @@ def _enlarged(image: Image.Image, by: int) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST)
 
 
-# Pictures as signals to draw from: fitted to the size, and what of them is to be drawn anew.
+# Images as signals to draw from: fitted to the size, and what of them is to be drawn anew.
 #
 # Shapes: C channels, H and W.
 
 
 def image_signal(image: Any, shape: tuple[int, ...], where: str = "") -> Tensor:
-    """A picture as (1, C, H, W) of -1 to 1: scaled to cover the size, its middle cut out.
+    """An image as (1, C, H, W) of -1 to 1: scaled to cover the size, its middle cut out.
 
     Args:
-        picture: a path, bytes, an array (H, W, 3) or Pillow's.
+        image: a path, bytes, an array (H, W, 3) or Pillow's.
         shape: (C, H, W); of one channel, it becomes grey.
 
     Raises:
@@ -149,10 +149,10 @@ def image_signal(image: Any, shape: tuple[int, ...], where: str = "") -> Tensor:
 
 
 def mask_signal(mask: Any, image: Any, shape: tuple[int, ...]) -> Tensor:
-    """A mask picture as (1, 1, H, W): 1 where it is white and something is to be drawn.
+    """A mask image as (1, 1, H, W): 1 where it is white and something is to be drawn.
 
     Raises:
-        BedstoneError: it can't be read, is of another size than the picture, or is black, so that
+        BedstoneError: it can't be read, is of another size than the image, or is black, so that
             nothing is to be drawn.
     """
     pixels, beside = decode(mask), decode(image)

@@ -1,4 +1,4 @@
-"""Drawing with a model: from words, a class or nothing; from a picture; between two; in a series.
+"""Generating images, sounds, videos and volumes: from prompts, from an image, between two, series.
 
 Each row has a seed, and depends on nothing beside it. Signals come back decoded, about -1 to 1.
 
@@ -40,7 +40,7 @@ from bedstone.tasks.task import shown
 
 
 class GenerationEngine:
-    """A model, its device and its precision.
+    """A pipeline with its device and precision.
 
     Raises:
         BedstoneError: the model draws nothing, or its parts don't fit one another.
@@ -92,7 +92,7 @@ class GenerationEngine:
         )
 
     def signal(self, image: Any, shape: tuple[int, ...]) -> Tensor:
-        """What is begun from, (1, C, *S)."""
+        """The start of image-to-image, (1, C, *S)."""
         if isinstance(image, Tensor):
             if tuple(image.shape) != shape:
                 raise BedstoneError(
@@ -110,7 +110,7 @@ class GenerationEngine:
         return image_signal(image, shape)
 
     def mask(self, mask: Any, image: Any, shape: tuple[int, ...]) -> Tensor:
-        """What is drawn anew, (1, 1, *S), of 0 to 1."""
+        """The inpainting mask, (1, 1, *S), 1 where the signal is generated anew."""
         if not isinstance(mask, Tensor):
             if isinstance(image, Tensor):
                 raise BedstoneError("mask: is a picture, and the image is none; give a tensor.")
@@ -123,7 +123,7 @@ class GenerationEngine:
         return mask.detach().float().cpu()[None]
 
     def shrunk(self, mask: Tensor, drawn: tuple[int, ...]) -> Tensor:
-        """The mask of latents: drawn is whatever shows in a pixel that is to be."""
+        """The mask at the latents' size: a latent is masked if any of its pixels is."""
         if tuple(mask.shape[2:]) == drawn[1:]:
             return mask
         return torch.nn.functional.adaptive_max_pool2d(mask, drawn[1:])
@@ -136,7 +136,7 @@ class GenerationEngine:
         return latents
 
     def noise(self, seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-        """(B, *shape): what drawing by these seeds begins with."""
+        """(B, *shape): the initial noise of these seeds."""
         return noise_like(torch.empty(len(seeds), *shape), generators_of(seeds))
 
     def shown(self, x: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class GenerationEngine:
         return self.model.decode(x / spread, 1)
 
 
-# Halfway between two conditions: of two texts what is read, of two classes what is predicted.
+# Interpolation of conditions: text states of two texts, predictions of two classes.
 #
 # Shapes: B rows, C channels, M memories of width Dm; *S the sizes of a signal.
 
@@ -201,7 +201,7 @@ def interpolated(
     return network, mixed, {"memory": none[None], "memory_keep": nothing[None]}
 
 
-# What is asked of a network that draws, made into what it takes: conditions, sizes, settings.
+# Prompts, sizes and settings of a call as conditions, shapes and sampling settings.
 #
 # Shapes: B rows, C channels; *S the sizes of a signal.
 
@@ -273,7 +273,7 @@ def class_number(model: DiffusionPipeline, wanted: Prompt) -> int:
 def settings(
     model: DiffusionPipeline, given: Mapping[str, Any]
 ) -> tuple[SamplingConfig, Published | None]:
-    """How to draw: as the model has it, but for what is given; None is not given.
+    """The sampling settings: the model's own, overridden by those given; None is not given.
 
     Raises:
         BedstoneError: a setting that there is not, or a value that can't be.
@@ -300,7 +300,7 @@ def settings(
 
 
 def shapes(model: DiffusionPipeline, size: Sequence[int] = ()) -> tuple[tuple[int, ...], ...]:
-    """(C, *S) of a signal, and of what the denoiser draws, which may be its latents.
+    """(C, *S) of a signal, and of what the denoiser samples: signals or latents.
 
     Args:
         size: of the signal, where it isn't to be that which was learnt.
@@ -350,13 +350,13 @@ def _classes(names: Sequence[str]) -> str:
     return f"These are {', '.join(names[:REPORTED])}{more}." if names else ""
 
 
-STRENGTH = 0.6  # of drawing from a picture, where nothing is said
+STRENGTH = 0.6  # of drawing from an image, where nothing is said
 SEEDS = 2**64  # how many torch knows
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What was drawn.
+    """Generated signals and how each was made.
 
     Attributes:
         signals: (B, C, *S) fp32, about -1 to 1, on the CPU.
@@ -370,7 +370,7 @@ class Generated:
 
 
 class MediaGenerator:
-    """A model that is drawn with.
+    """A model that generates signals: `draw`, `variations`, `between`, `story`.
 
     What its methods share: `negative` is what not to draw, `size` another size than was learnt,
     `progress` sees each step, and `given` are fields of `SamplingConfig` that are to be otherwise.
@@ -402,10 +402,10 @@ class MediaGenerator:
         Args:
             prompts: words, classes by name or number, or None where the model takes no condition.
             seeds: as many.
-            image: a picture, or a clean signal (C, *S), to begin from.
+            image: an image, or a clean signal (C, *S), to begin from.
             strength: share of the steps taken from there; 1 keeps nearly nothing of it. 0.6, and
                 with a mask 1, where it isn't said.
-            mask: a picture of the image's size, or (1, *S) of 0 to 1: white is drawn anew, black
+            mask: an image of the image's size, or (1, *S) of 0 to 1: white is drawn anew, black
                 stays as it is.
             noise: (B, C, *S) to begin with, of the latents where latents are drawn.
 
@@ -451,7 +451,7 @@ class MediaGenerator:
         progress: Progress | None = None,
         **given: Any,
     ) -> Generated:
-        """Signals like one: the noise that it is drawn from is turned towards each seed's.
+        """Variations of a signal: its inverted noise is interpolated towards each seed's noise.
 
         Guidance is 1, and the method DDIM, unless they are given: by these the noise is found.
 
@@ -496,9 +496,9 @@ class MediaGenerator:
         progress: Progress | None = None,
         **given: Any,
     ) -> Generated:
-        """`count` signals on the way from one prompt and seed to another, both ends included.
+        """Interpolation: `count` signals from one prompt and seed to another, ends included.
 
-        The noise goes along the arc between both seeds' (`slerp`); see `draw_between` for prompts.
+        The noise goes along the arc between both seeds' (`slerp`); see `interpolated` for prompts.
         """
         check_whole("count", count, 2)
         self._check_seeds(seeds, 2)
@@ -528,7 +528,7 @@ class MediaGenerator:
     def story(
         self, prompts: Sequence[str], seed: int = 0, *, style: str = "", **more: Any
     ) -> Generated:
-        """A signal for each prompt, alike: all begin from one seed's noise, and share `style`.
+        """A series: a signal for each prompt, all from one seed's noise and with one `style`.
 
         Args:
             style: words that are added to each prompt.
@@ -554,7 +554,7 @@ class MediaGenerator:
         """The signals with their recipes.
 
         Raises:
-            BedstoneError: one is not finite, which a picture of it would hide.
+            BedstoneError: one is not finite, which an image of it would hide.
         """
         for row in (~signals.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
             raise BedstoneError(
@@ -593,7 +593,7 @@ def rows_of(prompts: Sequence[Prompt], count: int, seed: int) -> tuple[list[Prom
 
 
 def _named(value: Any) -> str | None:
-    """What a recipe says of a picture: its file, or what it is."""
+    """What a recipe says of an image: its file, or what it is."""
     if value is None:
         return None
     return str(value) if isinstance(value, str | Path) else f"a {type(value).__name__}"

@@ -1,6 +1,6 @@
-"""The tasks of models that draw: from words, a class or nothing, or from a picture.
+"""Media generation tasks: text-to-X, class-to-X, unconditional-X-generation, image-to-image.
 
-Of one picture asked for, a dictionary; of several (`num_images_per_prompt`), a list of them. Each
+Of one image asked for, a dictionary; of several (`num_images_per_prompt`), a list of them. Each
 has the `prompt` and the `seed`, and what was drawn: `image` (Pillow's), `audio` (L,) with
 `sampling_rate`, as version 4 of transformers gives it, `video` (F, H, W, 3), `volume` (D, H, W);
 or, where `out` names a folder, its `file` there.
@@ -30,7 +30,7 @@ SETTINGS = tuple(field.name for field in fields(SamplingConfig))
 
 @dataclass(frozen=True)
 class SampleOptions(Settings):
-    """How to draw. Settings that aren't given are the model's own.
+    """Options of media generation; settings that aren't given are the model's own.
 
     Attributes:
         num_images_per_prompt: how many of each prompt; the second has `seed` + 1.
@@ -39,9 +39,9 @@ class SampleOptions(Settings):
         num_inference_steps, guidance_scale: of the sampler, as diffusers names them.
         method, spacing, interval, rescale: as in a recipe's `sampling`.
         size: (height, width) and such, where it isn't to be what was learnt.
-        strength: of drawing from a picture, 0 to 1, which keeps nearly nothing of it.
-        mask: a picture of that one's size: white is drawn anew.
-        prompt: what to make of a picture.
+        strength: of drawing from an image, 0 to 1, which keeps nearly nothing of it.
+        mask: an image of that one's size: white is drawn anew.
+        prompt: what to make of an image.
         out: a folder to write files into.
         batch_size: taken and of no effect on what is drawn.
     """
@@ -69,7 +69,7 @@ class SampleOptions(Settings):
 
 
 class MediaTask(Task):
-    """A task over a model that draws."""
+    """A task over a diffusion pipeline."""
 
     settings: ClassVar[type[Any]] = SampleOptions
     reads: ClassVar[str] = "prompts"
@@ -93,7 +93,7 @@ class MediaTask(Task):
         return inputs is None or isinstance(inputs, str | int)
 
     def prepare(self, value: Any, options: SampleOptions) -> dict[str, Any]:
-        """What the drawer is asked."""
+        """The arguments of `MediaGenerator.draw`."""
         if options.prompt is not None or options.mask is not None or options.strength is not None:
             name = next(
                 n for n in ("prompt", "mask", "strength") if getattr(options, n) is not None
@@ -137,7 +137,7 @@ class MediaTask(Task):
 
 
 class ImageToImage(MediaTask):
-    """A picture -> one drawn from it, by `prompt`, `strength` and `mask`; or
+    """An image -> one drawn from it, by `prompt`, `strength` and `mask`; or
     `{"image": ..., "prompt": ..., "mask": ...}`."""
 
     name = "image-to-image"

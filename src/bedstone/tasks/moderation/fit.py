@@ -1,4 +1,4 @@
-"""Fitting a policy to posts of which it is known what they are.
+"""Calibrating a moderation policy on labelled items: probabilities and thresholds.
 
 Thresholds are chosen on probabilities that each post got from the others (five-fold), so that a
 learnt direction, which knows its own posts too well, isn't trusted more than it deserves.
@@ -34,7 +34,7 @@ Parts = Mapping[str, tuple[Mapping[int, int], Scored]]  # as `Moderation.scored`
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """A calibrated policy, and what there is to tell.
+    """A calibrated policy and its figures.
 
     Attributes:
         policy: with probabilities and thresholds.

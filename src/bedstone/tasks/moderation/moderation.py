@@ -1,4 +1,4 @@
-"""moderation: what a user's own policy says of a text, a picture, or a post of both.
+"""moderation: the action of a user's policy for a text, an image, or an item of both.
 
 Scores of an uncalibrated policy only order things; after `bedstone calibrate` they are
 probabilities. Shapes: n posts, C categories.
@@ -25,7 +25,7 @@ KEYS = {"text", "image"}
 
 @dataclass(frozen=True)
 class Item:
-    """A text, a picture, or both; `number` is its place among several."""
+    """A text, an image, or both; `number` is its place among several."""
 
     text: str | None = None
     image: Any = None
@@ -33,10 +33,10 @@ class Item:
 
 
 def item_of(value: Any) -> Item:
-    """The post that an input is: a string is a text, never a file's name.
+    """The item that an input is: a string is a text, never a file's name.
 
     Raises:
-        BedstoneError: it is neither text nor picture, is empty, or has other keys.
+        BedstoneError: it is neither text nor image, is empty, or has other keys.
     """
     text, image = value, None
     if isinstance(value, dict):
@@ -59,7 +59,7 @@ def item_of(value: Any) -> Item:
 
 
 def is_image_item(value: Any) -> bool:
-    """Whether a value is a picture or names one: a `Path`, bytes, an array or Pillow's image."""
+    """Whether a value is an image or names one: a `Path`, bytes, an array or Pillow's image."""
     if isinstance(value, Path | bytes | bytearray):
         return True
     if isinstance(value, np.ndarray):
@@ -79,10 +79,10 @@ class ModerationOptions(Options):
 
 
 class Moderation(Task):
-    """A post -> `{"action", "reason", "scores", "categories"}`.
+    """An item -> `{"action", "reason", "scores", "categories"}`.
 
     A string is a text, never the name of a file: what strangers wrote must not open files. A
-    picture is a `Path`, bytes, an array (H, W, 3) or Pillow's image. `{"text": ..., "image": ...}`
+    image is a `Path`, bytes, an array (H, W, 3) or Pillow's image. `{"text": ..., "image": ...}`
     is a post of both, or one, whose `image` may be a string that names a file.
 
     Each category has the score of the part that shows it more. The action is the gravest of those
@@ -251,7 +251,7 @@ def judged(policy: Policy, seen: Sequence[tuple[str, np.ndarray, Sequence[str]]]
 
 
 def reason(found: dict[str, Any]) -> str:
-    """What decided, in words."""
+    """The reason of the action, as a sentence."""
     side = "at least" if found["over"] else "below"
     return (
         f"{found['category']} {found['score']:.2f}, {side} its threshold of "

@@ -1,9 +1,9 @@
-"""How much a text or a picture is of each category of a policy: raw scores, and why.
+"""Raw scores of texts and images for each category of a policy, with their reasons.
 
 By sentences: the cosine with the nearest sentence of the category, less that with the nearest
 counter-sentence, if there are any. By labels: the log-odds of a classifier's labels.
 
-Shapes: n texts or pictures, C categories, E numbers of an embedding.
+Shapes: n texts or images, C categories, E numbers of an embedding.
 """
 
 import re
@@ -27,7 +27,7 @@ PASSAGE = 120  # of a stretch of a longer one, in which a bad line must not drow
 
 @dataclass(frozen=True)
 class Scored:
-    """What was found, for n texts or pictures.
+    """Raw scores of n texts or images, and the reason of each.
 
     Attributes:
         raw: (n, C) any numbers, the higher the likelier: what calibration starts from.
@@ -44,13 +44,13 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """Scores texts and pictures by one policy."""
+    """Scores texts and images by one policy."""
 
     def texts(self, texts: Sequence[str]) -> Scored:
         """Of each text its worst passage counts."""
 
     def images(self, images: Sequence[Any]) -> Scored:
-        """Of pictures."""
+        """Of images."""
 
 
 class BySentences:
@@ -99,7 +99,7 @@ class BySentences:
 
 
 class ByLabels:
-    """Reads the labels of a classifier of texts, or of pictures, as categories.
+    """Reads the labels of a classifier of texts, or of images, as categories.
 
     Of one label among several, those of a category are added; of any number of them, the likeliest
     counts.
@@ -155,7 +155,7 @@ class ByLabels:
 
 
 def passages(text: str) -> list[str]:
-    """A long text in stretches of about `PASSAGE` characters; a short one as it is.
+    """A long text split into passages of about `PASSAGE` characters; a short one whole.
 
     Stretches are whole sentences. One longer than that stands alone, and one longer than `WHOLE` is
     parted between words, a word longer than that anywhere.
@@ -210,7 +210,7 @@ def scorer_of(model: Model, embedder: Embeds | None, policy: Policy, precision: 
 
 
 def classifies(model: Model) -> bool:
-    """Whether a model has labels for a text or a picture."""
+    """Whether a model has labels for a text or an image."""
     head = getattr(model.config, "head", None)
     if head is None or not getattr(head, "labels", ()):
         return False

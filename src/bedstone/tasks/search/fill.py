@@ -1,4 +1,4 @@
-"""What an index is made of: the picture files of a folder with their metadata, or rows of a table.
+"""Sources of an image index (a folder with metadata, or rows of a table) and filling it.
 
 A source lists its items cheaply; an item's bytes are read only where its mark (size and time of
 change) differs from what the index has.
@@ -30,7 +30,7 @@ STORED: Any = object()  # stands for bytes in a row, which are read when they ar
 
 @dataclass(frozen=True)
 class Item:
-    """A picture to index.
+    """An image to index.
 
     Attributes:
         key: its name in the index.
@@ -58,7 +58,7 @@ class Source(Protocol):
 
     Attributes:
         place: its absolute path.
-        strays: rows of metadata that name no picture.
+        strays: rows of metadata that name no image.
         broken: items that can't even be listed, and why.
     """
 
@@ -74,14 +74,14 @@ class Source(Protocol):
 
 
 def open_source(place: str | Path, metadata: str | Path | None = None) -> Source:
-    """A folder of pictures, or a file of rows that hold them.
+    """A folder of images, or a file of rows that hold them.
 
     Args:
         metadata: a file of rows with a column `file_name`, instead of the folder's metadata.jsonl
             or metadata.csv.
 
     Raises:
-        BedstoneError: there is no such thing, it has no picture, or the metadata can't be read.
+        BedstoneError: there is no such thing, it has no image, or the metadata can't be read.
     """
     path = Path(place)
     if path.is_file() and data_suffix(path) in ROWS:
@@ -96,7 +96,7 @@ def open_source(place: str | Path, metadata: str | Path | None = None) -> Source
 
 
 class FolderSource:
-    """The pictures below a folder; their keys are their paths in it."""
+    """The images below a folder; their keys are their paths in it."""
 
     def __init__(self, folder: Path, metadata: Path | None = None) -> None:
         self.folder, self.place = folder, str(folder.resolve())
@@ -136,9 +136,9 @@ class FolderSource:
 
 
 class RowSource:
-    """The rows of a file with a column of pictures; their keys are the file's name and the row.
+    """The rows of a file with a column of images; their keys are the file's name and the row.
 
-    Pictures that the file holds aren't kept in memory.
+    Images that the file holds aren't kept in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -162,7 +162,7 @@ class RowSource:
 
     @cached_property
     def column(self) -> str:
-        """The column that holds the pictures.
+        """The column that holds the images.
 
         Raises:
             BedstoneError: there is none.
@@ -208,7 +208,7 @@ class RowSource:
         return _bytes(self._cells[int(number)]) if named is STORED else named
 
     def _named(self, number: int) -> Any:
-        """The path of a row's picture, or `STORED`; None where it has none."""
+        """The path of a row's image, or `STORED`; None where it has none."""
         value = self.rows[number].get(self.column)
         if isinstance(value, Mapping):
             value = value.get("path")
@@ -218,7 +218,7 @@ class RowSource:
 
 
 def _bytes(value: Any) -> bytes | None:
-    """The bytes that a cell holds, by themselves or as `datasets` stores pictures."""
+    """The bytes that a cell holds, by themselves or as `datasets` stores images."""
     held = value.get("bytes") if isinstance(value, Mapping) else value
     return held if isinstance(held, bytes) and held else None
 
@@ -243,7 +243,7 @@ def _found(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _read(file: Path, home: Path) -> dict[str, dict[str, Any]]:
-    """Metadata by the key of its picture."""
+    """Metadata by the key of its image."""
     rows = open_dataset(file)
     known = {name for row in rows.rows for name in row}
     column = next((name for name in FILE_COLUMNS if name in known), None)
@@ -295,17 +295,17 @@ def _number(cell: Any) -> float | None:
 # mark and an equal hash, only its stamp is renewed; with other metadata, its vector is kept.
 # Batches are stored as they come, so a run that is stopped goes on where it was.
 
-BATCH = 128  # pictures of a commit
+BATCH = 128  # images of a commit
 
 Stored = Callable[[list[str]], None]
 
 
 class Embeds(Protocol):
-    """What makes vectors, such as `picture_engine.ImageEngine`."""
+    """A model that embeds, such as `tasks.images.engine.ImageEngine`."""
 
     @property
     def name(self) -> str:
-        """Unlike that of any other model, and of other weights."""
+        """A name that only this model with these weights has."""
 
     @property
     def width(self) -> int:
@@ -314,7 +314,7 @@ class Embeds(Protocol):
     def images(
         self, images: Iterable[Any], *, faults: Callable[[int, BedstoneError], None] | None = None
     ) -> np.ndarray:
-        """Vectors (n, E) of pictures; `faults` is told of each that can't be read, left out."""
+        """Vectors (n, E) of images; `faults` is told of each that can't be read, left out."""
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors (n, E) of texts."""
@@ -322,7 +322,7 @@ class Embeds(Protocol):
 
 @dataclass
 class Filled:
-    """What a run did: numbers of items, and the broken ones by key, with why."""
+    """The result of filling: counts of items, and the broken ones by key with the reason."""
 
     added: int = 0
     changed: int = 0
@@ -330,7 +330,7 @@ class Filled:
     unchanged: int = 0
     removed: int = 0
     broken: dict[str, str] = field(default_factory=dict)
-    strays: int = 0  # rows of metadata that name no picture
+    strays: int = 0  # rows of metadata that name no image
 
     def summary(self) -> str:
         """One line for people."""
@@ -350,7 +350,7 @@ def fill(
     batch: int = BATCH,
     stored: Stored = lambda keys: None,
 ) -> Filled:
-    """Makes the index hold what the source does.
+    """Synchronises the index with its source: new and changed items are embedded.
 
     Args:
         batch: items embedded and stored at a time.

@@ -1,4 +1,4 @@
-"""An index on disk: rows of a key, a vector and columns of metadata, found by the nearest vectors.
+"""A vector index on disk: rows of a key, a vector and metadata, searched by cosine similarity.
 
 The rows are a table of LanceDB (the extra `search`); `index.json` beside it says which model made
 the vectors, since those of another mean nothing here. What `add` and `remove` have returned from is
@@ -223,7 +223,7 @@ def among(keys: Sequence[str]) -> str:
 
 
 def refusal(where: str, error: str, columns: Mapping[str, Kind]) -> str:
-    """What is wrong with a condition, which LanceDB refused with `error`."""
+    """The error message for a condition that LanceDB refused with `error`."""
     if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", error):
         name = unknown[1]
         return f"where {where!r}: there is no column {name!r}{nearest(name, ['key', *columns])}"
@@ -511,7 +511,7 @@ class Index:
             return 0 if self._table is None else self._table.count_rows(where or None)
 
     def tidy(self) -> None:
-        """Makes the table's files few, and brings new rows into the approximate index."""
+        """Compacts the table's files and adds new rows to the approximate index."""
         if self._table is not None:
             with self._writing():
                 self._table.optimize(cleanup_older_than=OLD)
@@ -521,7 +521,7 @@ class Index:
         """Builds the approximate index, measures what it finds, and keeps both.
 
         Args:
-            options: as `index_nearest.build` has them.
+            options: as `nearest.build` has them.
 
         Raises:
             BedstoneError: there are no rows, or another process writes.
@@ -536,7 +536,7 @@ class Index:
         return how
 
     def moved(self, **where: str) -> None:
-        """Notes another place of the `model` or the `source`."""
+        """Records another path of the `model` or the `source`."""
         with self._writing():
             self._keep(**where)
 

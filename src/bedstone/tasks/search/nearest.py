@@ -1,4 +1,4 @@
-"""How an index finds the nearest vectors: by reading all of them, or by partitions and short codes.
+"""Nearest-neighbour search of an index: exact, or approximate by partitions and product codes.
 
 Approximate search reads the `probes` partitions whose centres are nearest to the query (IVF: Jégou
 et al. 2011) and estimates cosines by codes of a bit a number (RaBitQ: Gao and Long 2024); of the

@@ -1,7 +1,7 @@
-"""similar-items: what of a catalogue is like an item.
+"""similar-items and complementary-items: recommendations from a catalogue by embeddings.
 
-An item's vector is its picture's and its text's, weighed: the cosine of two items is the weighted
-mean of the cosines of their pictures and of their texts. Search is exact.
+An item's vector is its image's and its text's, weighed: the cosine of two items is the weighted
+mean of the cosines of their images and of their texts. Search is exact.
 
 Shapes: n items, E numbers of an embedding, J of an item's vector (2E, or E of a text model).
 """
@@ -50,10 +50,10 @@ class CatalogueOptions(Options):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items that were embedded.
+    """The embedded items of a catalogue.
 
     Attributes:
-        rows: n of them, as read, without their pictures.
+        rows: n of them, as read, without their images.
         ids: of each, its name.
         vectors: (n, J) of length 1.
     """
@@ -71,7 +71,7 @@ class SimilarItems(Task):
     """An item -> those most like it, each {"id", "score", "row"}, best first, never itself.
 
     An item is the id of one in the catalogue, or a new one: `{"text": ..., "image": ...}` with
-    either or both, or a picture alone.
+    either or both, or an image alone.
     """
 
     name = "similar-items"
@@ -134,7 +134,7 @@ class SimilarItems(Task):
                 yield {"id": names[place], "score": float(scores[place]), "row": columns}
 
     def vectors(self, items: Sequence[Item], text_weight: float) -> np.ndarray:
-        """(n, J) of length 1. Raises BedstoneError where a picture or a text can't be read."""
+        """(n, J) of length 1. Raises BedstoneError where an image or a text can't be read."""
         texts = [n for n, item in enumerate(items) if item.text is not None]
         images = [n for n, item in enumerate(items) if item.image is not None]
         parts = []
@@ -192,7 +192,7 @@ class SimilarItems(Task):
 
 
 def _described(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of an item: all but pictures, whatever their column is called."""
+    """What is told of an item: all but images, whatever their column is called."""
     return {
         key: each
         for key, each in row.items()
@@ -206,7 +206,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 def rows_of(given: Any, what: str, text: str | None = None, image: str | None = None) -> Dataset:
-    """Rows with a picture or None as `image`, from a source's name or from a list.
+    """Rows with an image or None as `image`, from a source's name or from a list.
 
     Raises:
         BedstoneError: there are none, or they are no rows.
@@ -224,7 +224,7 @@ def rows_of(given: Any, what: str, text: str | None = None, image: str | None = 
 
 # Which items go together: learnt from pairs that did, or by a like style in another category.
 #
-# From pairs: a linear map from an item's vector to its companion's, by ridge regression in closed
+# From pairs: a linear map from an item's vector to its partner's, by ridge regression in closed
 # form, as word vectors of two languages are mapped (Mikolov, Le and Sutskever, 2013,
 # https://arxiv.org/abs/1309.4168). Both directions of a pair are learnt from.
 #
@@ -238,7 +238,7 @@ FEWEST = 2  # items of a category, so that its mean isn't the item itself
 
 
 def fit_co_purchase(vectors: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """(E, E): what turns an item's vector (as a row, from the right) into its companions'.
+    """(E, E): the linear map from an item's vector (a row) to those of items bought with it.
 
     The mean companion is left out: what goes with everything says nothing of what goes with this.
 

@@ -1,4 +1,4 @@
-"""A model made ready to read: rows of tokens go in, what a head says of them comes out, in order.
+"""Text inference: rows of tokens are packed into batches and read by the network, in order.
 
 Rows are sorted by length and laid end to end in batches without padding, so a batch's size changes
 neither the results nor, much, the time a token takes. On a CPU each core reads a batch of its own:

@@ -1,4 +1,4 @@
-"""Vectors of text: states of tokens, embeddings of whole texts, and how alike two texts are.
+"""feature-extraction, sentence embeddings and sentence-similarity.
 
 An embedding is what sentence-transformers gives (Reimers and Gurevych, 2019,
 https://arxiv.org/abs/1908.10084), pooled as the model's folder says; where it says nothing, it is
@@ -91,7 +91,7 @@ def joined(windows: Sequence[Input], outputs: Sequence[Tensor], stride: int) -> 
 
 @dataclass(frozen=True)
 class EmbedOptions(Options):
-    """Options of what embeds texts.
+    """Options of tasks that embed texts.
 
     Attributes:
         prompt: goes before each text.
@@ -106,7 +106,7 @@ class EmbedOptions(Options):
 
 
 class Embedder(Task):
-    """What tasks that embed texts share: `vectors`."""
+    """The base of tasks that embed texts."""
 
     asks = "a network that reads text"
     settings: ClassVar[type[Options]] = EmbedOptions
@@ -295,14 +295,14 @@ def _of_prompt(window: Input, size: int) -> int:
 SCALE = 20.0  # of cosines, as sentence-transformers trains them against each other
 
 
-# One face for what embeds: a CLIP, for pictures and texts, or a text model, for texts alone.
+# One interface for embedding: a CLIP, for images and texts, or a text model, for texts alone.
 
 
 class Embeds(Protocol):
-    """Embeddings of length 1, (n, E) fp32: `TextEmbedder`, `picture_engine.ImageEngine`."""
+    """Embeddings of length 1, (n, E) fp32: `TextEmbedder`, `images.engine.ImageEngine`."""
 
     def images(self, images: Iterable[Any]) -> np.ndarray:
-        """Those of pictures."""
+        """Those of images."""
 
     def texts(self, texts: list[str]) -> np.ndarray:
         """Those of texts."""
@@ -320,7 +320,7 @@ class TextEmbedder:
         return unit(self.embed.vectors(list(texts))) if texts else np.zeros((0, self.width), "f4")
 
     def images(self, images: Iterable[Any]) -> np.ndarray:
-        """Raises BedstoneError: a text model sees no pictures."""
+        """Raises BedstoneError: a text model sees no images."""
         raise BedstoneError(
             f"{self.embed.model.path}: reads text alone, and a picture was given; name a model for "
             "both, a CLIP."
@@ -330,19 +330,19 @@ class TextEmbedder:
 def can_embed(model: Model) -> bool:
     """Whether a model gives embeddings."""
     if embeds_images(model):
-        return embeds_both(model)  # one of pictures alone has no words to compare them with
+        return embeds_both(model)  # one of images alone has no words to compare them with
     kind = model.config.head.kind
     return model.pooling is not None or kind in ("states", "pooled")
 
 
 def embedder_of(model: Model, precision: str = "fp32") -> Embeds:
-    """What embeds by a model. Raises BedstoneError where it can't."""
+    """The embedder of a model. Raises BedstoneError where it can't embed."""
     if embeds_both(model):
         return ImageEngine(model, precision)
     return TextEmbedder(model, precision)
 
 
 def scale_of(model: Model) -> float:
-    """What cosines are multiplied by before they are weighed: as trained, else the usual."""
+    """The scale of cosines before a softmax: as trained, else `SCALE`."""
     scale = getattr(model.network, "scale", None)
     return SCALE if scale is None else float(scale.detach())

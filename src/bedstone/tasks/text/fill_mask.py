@@ -1,4 +1,4 @@
-"""fill-mask: what a masked word may be."""
+"""fill-mask: the likeliest tokens for each mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Questions answered from a text: question-answering, and fields extracted by asking for them.
+"""question-answering and information-extraction: answer spans of a context.
 
 Scores are those of version 4 of transformers: the probability of a start times that of an end,
 each over the context of one window and its first token, which stands for "no answer". A stretch
@@ -26,7 +26,7 @@ WINDOW, STRIDE = 384, 128  # tokens, as in version 4
 
 
 class Found(NamedTuple):
-    """What a window says: of no answer, and of its best stretches.
+    """The scores of a window: of no answer, and of its best spans.
 
     Attributes:
         nothing: the score of there being no answer.
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class SpanOptions(Options):
-    """Options of tasks that look for answers.
+    """Options of extractive question answering.
 
     Attributes:
         max_seq_len: tokens of a window with its question; 384, or fewer where the model is smaller.
@@ -215,7 +215,7 @@ class InformationExtraction(Answering):
 
 
 def find(window: Input, logits: Tensor, *, longest: int, count: int, whole: bool) -> Found:
-    """The best stretches of the context in one window.
+    """The best answer spans of the context in one window.
 
     Args:
         window: with the context as its second text.
@@ -272,13 +272,13 @@ def ranked(context: str, outputs: Sequence[Found], impossible: bool) -> list[dic
     return sorted(answers, key=lambda answer: -answer["score"])
 
 
-# Where an answer stands: from scores of starts and ends to stretches of the context.
+# Answer spans: from scores of starts and ends to characters of the context.
 #
 # Shapes: T tokens of a window.
 
 
 class Span(NamedTuple):
-    """A stretch of a context: characters `start` to `end`, and the sum of its two scores."""
+    """A span of a context: characters `start` to `end`, and the sum of its two scores."""
 
     score: float
     start: int
@@ -286,7 +286,7 @@ class Span(NamedTuple):
 
 
 def spans_of(window: Input, logits: Tensor, *, longest: int = 30, count: int = 20) -> list[Span]:
-    """The best stretches of the context within one window, best first.
+    """The best answer spans of the context within one window, best first.
 
     Args:
         window: with the context as its second text.

@@ -1,4 +1,4 @@
-"""Semantic search: the texts of a file that mean most nearly what a query means.
+"""semantic-search: the texts of a file whose embeddings are nearest to the query's.
 
 A file's texts are embedded once; the embeddings are kept in the user's cache, named by the texts,
 the model's weights and how it embeds, so they are never stale. The search is exact.
@@ -33,7 +33,7 @@ DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers
 
 @dataclass(frozen=True)
 class SearchOptions(EmbedOptions):
-    """Where to search, and how many to find.
+    """Options of semantic-search.
 
     Attributes:
         file: a text file, whose lines are searched, or rows (JSON, JSONL, CSV, Parquet, Arrow).
@@ -54,7 +54,7 @@ class SearchOptions(EmbedOptions):
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is searched.
+    """The searched texts with their embeddings.
 
     Attributes:
         texts: n of them.

@@ -1,4 +1,4 @@
-"""zero-shot-classification: labels that are named when they are asked for.
+"""zero-shot-classification: candidate labels scored by entailment or by embeddings.
 
 By entailment (Yin et al., 2019, https://arxiv.org/abs/1909.00161), or by embeddings.
 Shapes: n texts, L labels, D width.
