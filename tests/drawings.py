@@ -9,10 +9,11 @@ from bedstone.diffusion.process import Discrete, Flow, Process
 from bedstone.diffusion.sample import SamplingConfig
 from bedstone.diffusion.targets import Target, target
 from bedstone.models.autoencoder import network as autoencoder
-from bedstone.models.autoencoder.network import AutoencoderConfig
+from bedstone.models.autoencoder.config import AutoencoderConfig
 from bedstone.models.bert import network as bert
 from bedstone.models.bert.network import BertConfig
-from bedstone.models.dit.network import Conditioned, DiTConfig, build
+from bedstone.models.dit.config import DiTConfig
+from bedstone.models.dit.network import Conditioned, build
 from bedstone.models.heads import HeadConfig
 from networks import randomise
 

@@ -4,7 +4,8 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.images.image_text import train_image_text
 from bedstone.data.images.processor import blip_processor
 from bedstone.data.text.train_tokenizer import train_bpe
-from bedstone.models.blip.network import blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import build_blip
 from bedstone.models.flamingo import network as flamingo
 from bedstone.models.flamingo.network import FlamingoConfig
 from bedstone.models.gpt.network import GPTConfig

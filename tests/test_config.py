@@ -9,9 +9,9 @@ from bedstone.data.scenes import moving as moving_scenes
 from bedstone.data.scenes import solids
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import LAYOUTS, BertConfig
-from bedstone.models.blip.network import blip_config
+from bedstone.models.blip.config import blip_config
 from bedstone.models.clip.network import clip_config
-from bedstone.models.dit.network import DiTConfig
+from bedstone.models.dit.config import DiTConfig
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.recipes.contrastive import ContrastiveRecipe

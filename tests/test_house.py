@@ -2,7 +2,6 @@
 
 import ast
 import graphlib
-import importlib
 import importlib.util
 import re
 import subprocess

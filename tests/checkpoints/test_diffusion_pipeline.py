@@ -13,7 +13,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.diffusion.process import EDM, Discrete, Flow
 from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder import network as discrete_autoencoder
-from bedstone.models.autoencoder.network import DiscreteConfig
+from bedstone.models.autoencoder.config import DiscreteConfig
 from drawings import NAMES, SHAPES, coder, drawing, reader
 
 PARTS = {"none": {}, "class": {}, "text": {"text_encoder", "tokenizer"}}

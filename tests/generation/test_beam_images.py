@@ -8,7 +8,8 @@ import torch
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
 from bedstone.generation.settings import PUBLISHED, BeamSearch
-from bedstone.models.blip.network import blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import build_blip
 from bedstone.models.published import layout, to_published
 from networks import randomise
 

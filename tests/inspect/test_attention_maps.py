@@ -18,7 +18,8 @@ from bedstone.inspect.attention import (
     heat,
     over_places,
 )
-from bedstone.models.blip.network import blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import build_blip
 from bedstone.nn.attention import CrossAttention
 from bedstone.nn.blocks import Context
 from bedstone.nn.masks import Padding

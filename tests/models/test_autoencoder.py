@@ -13,7 +13,8 @@ import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
-from bedstone.models.autoencoder.network import AutoencoderConfig, Gaussian, build, make
+from bedstone.models.autoencoder.config import AutoencoderConfig
+from bedstone.models.autoencoder.network import Gaussian, build, make
 from bedstone.models.published import layout
 from networks import TOLERANCE, check_network, check_published, randomise
 

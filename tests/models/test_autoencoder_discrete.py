@@ -9,10 +9,10 @@ import torch
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
+from bedstone.models.autoencoder.config import DiscreteConfig
 from bedstone.models.autoencoder.network import (
     FSQ,
     DiscreteAutoencoder,
-    DiscreteConfig,
     build_discrete,
     make_discrete,
 )

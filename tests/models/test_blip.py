@@ -9,7 +9,8 @@ import torch
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.sampling import Sampling
-from bedstone.models.blip.network import Blip, BlipConfig, blip_config, build_blip
+from bedstone.models.blip.config import BlipConfig, blip_config
+from bedstone.models.blip.network import Blip, build_blip
 from bedstone.models.published import layout, load_published, to_published
 from bedstone.nn.fast.inference import for_inference
 from networks import check_network, randomise

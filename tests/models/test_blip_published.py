@@ -16,7 +16,8 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.sampling import Sampling
-from bedstone.models.blip.network import blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import build_blip
 from bedstone.nn.lora import LoraConfig, add_adapter
 from networks import randomise
 

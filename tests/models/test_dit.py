@@ -9,7 +9,8 @@ import torch
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
-from bedstone.models.dit.network import DiT, DiTConfig, build
+from bedstone.models.dit.config import DiTConfig
+from bedstone.models.dit.network import DiT, build
 from bedstone.nn.fast.inference import for_inference
 from networks import check_network, randomise
 

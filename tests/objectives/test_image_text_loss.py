@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bedstone.models.blip.network import Blip, blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import Blip, build_blip
 from bedstone.objectives.image_text import (
     ImageTextLoss,
     Texts,

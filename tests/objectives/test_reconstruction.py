@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from bedstone.data.images.plain import PixelBatch
 from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder import network as patchgan
-from bedstone.models.autoencoder.network import (
-    AutoencoderConfig,
-    DiscreteConfig,
-    build,
-    build_discrete,
-)
+from bedstone.models.autoencoder.config import AutoencoderConfig, DiscreteConfig
+from bedstone.models.autoencoder.network import build, build_discrete
 from bedstone.models.bert.network import BertConfig
 from bedstone.models.bert.network import build as build_bert
 from bedstone.models.resnet import network as resnet

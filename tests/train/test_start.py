@@ -6,7 +6,8 @@ import torch
 from bedstone.errors import BedstoneError
 from bedstone.models.bert import network as bert
 from bedstone.models.bert.network import BertConfig
-from bedstone.models.blip.network import Blip, blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import Blip, build_blip
 from bedstone.models.clip import network as clip
 from bedstone.models.heads import HeadConfig
 from bedstone.models.resnet import network as resnet

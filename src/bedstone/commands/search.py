@@ -118,7 +118,7 @@ def open_embedder(place: str, precision: str = "auto", device: str = "auto") -> 
         BedstoneError: the model can't be opened, or sees no pictures.
     """
     from bedstone.runtime import pick_device
-    from bedstone.tasks.images.engine import ImageEngine as ImageEngine
+    from bedstone.tasks.images.engine import ImageEngine
     from bedstone.tasks.task import embeds_images as sees
 
     model = open_model(place, device=pick_device(device))

@@ -8,12 +8,7 @@ from rich.table import Table
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.sources import open_source
-from bedstone.data.text.masked_lm import (
-    Corruption,
-    MaskingConfig,
-    RowMaker,
-    evaluation_batches,
-)
+from bedstone.data.text.masked_lm import Corruption, MaskingConfig, RowMaker, evaluation_batches
 from bedstone.data.text.sentences import Documents, Sentences
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer

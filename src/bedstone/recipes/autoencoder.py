@@ -23,15 +23,8 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.autoencoder import AutoencoderScorer
 from bedstone.evaluate.runner import Evaluation
-from bedstone.models.autoencoder.network import (
-    LAYOUTS,
-    AutoencoderConfig,
-    DiscreteConfig,
-    build,
-    build_discrete,
-    build_patchgan,
-    least_side,
-)
+from bedstone.models.autoencoder.config import LAYOUTS, AutoencoderConfig, DiscreteConfig
+from bedstone.models.autoencoder.network import build, build_discrete, build_patchgan, least_side
 from bedstone.objectives.reconstruction import Adversary, Perceptual, Reconstruction
 from bedstone.recipes.base import ImagesSchedule, Method
 from bedstone.runtime import seed_everything

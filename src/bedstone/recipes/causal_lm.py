@@ -11,11 +11,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.sources import Source, open_source
 from bedstone.data.text.causal_lm import PackedBatches, StreamedBatches, evaluation_batches
 from bedstone.data.text.tokenizer import Tokenizer
-from bedstone.data.text.train_tokenizer import (
-    train_bpe,
-    train_characters,
-    train_wordpiece,
-)
+from bedstone.data.text.train_tokenizer import train_bpe, train_characters, train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.language import text_figures
 from bedstone.evaluate.runner import Evaluation, LogOnly, held_out_loss

@@ -27,7 +27,8 @@ from bedstone.evaluate.generative import GenerativeScorer
 from bedstone.evaluate.runner import Evaluation
 from bedstone.models.bert import network as bert
 from bedstone.models.bert.network import BertConfig
-from bedstone.models.dit.network import LAYOUTS, Conditioned, DiTConfig, build
+from bedstone.models.dit.config import LAYOUTS, DiTConfig
+from bedstone.models.dit.network import Conditioned, build
 from bedstone.models.heads import HeadConfig
 from bedstone.objectives.diffusion import Denoising
 from bedstone.recipes.base import Method, Trainer

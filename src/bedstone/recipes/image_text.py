@@ -33,7 +33,8 @@ from bedstone.evaluate.image_text import (
 )
 from bedstone.evaluate.runner import Evaluation
 from bedstone.generation.settings import BeamSearch, published_beams
-from bedstone.models.blip.network import Blip, blip_config, build_blip
+from bedstone.models.blip.config import blip_config
+from bedstone.models.blip.network import Blip, build_blip
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import fresh_processor
 from bedstone.models.vit.network import ViTConfig

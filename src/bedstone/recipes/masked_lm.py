@@ -9,12 +9,7 @@ from torch import nn
 
 from bedstone.checkpoints.model import Model
 from bedstone.data.sources import Source
-from bedstone.data.text.masked_lm import (
-    Corruption,
-    MaskedBatches,
-    RowMaker,
-    evaluation_batches,
-)
+from bedstone.data.text.masked_lm import Corruption, MaskedBatches, RowMaker, evaluation_batches
 from bedstone.data.text.sentences import Sentences
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer

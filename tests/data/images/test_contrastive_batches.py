@@ -11,11 +11,7 @@ from torch import Tensor
 from bedstone.data.dataset import Dataset
 from bedstone.data.fields import Sample
 from bedstone.data.images.augment import fact_augment
-from bedstone.data.images.contrastive import (
-    ContrastiveBatch,
-    ContrastiveTexts,
-    contrastive_stream,
-)
+from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveTexts, contrastive_stream
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.stream import Stream
 from bedstone.errors import BedstoneError

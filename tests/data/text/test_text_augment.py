@@ -14,9 +14,9 @@ from bedstone.data.text.augment import (
     augment,
     cut,
     joined,
-    read_synonyms,
     sample,
 )
+from bedstone.data.text.synonyms import read_synonyms
 from bedstone.errors import BedstoneError
 from bedstone.metrics.ner import entity_spans
 from bedstone.settings import from_mapping

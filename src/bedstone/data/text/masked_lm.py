@@ -15,13 +15,7 @@ from torch import Tensor
 from bedstone import settings
 from bedstone.data.stream import Batch, Batches
 from bedstone.data.text.packing import Packed, lay
-from bedstone.data.text.sentences import (
-    ALONE,
-    Documents,
-    Segments,
-    full_sentences,
-    sentence_pairs,
-)
+from bedstone.data.text.sentences import ALONE, Documents, Segments, full_sentences, sentence_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 

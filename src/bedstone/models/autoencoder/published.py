@@ -14,7 +14,7 @@ from torch import Tensor
 from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder import network as autoencoder
 from bedstone.models.autoencoder import network as discrete_autoencoder
-from bedstone.models.autoencoder.network import AutoencoderConfig, DiscreteConfig
+from bedstone.models.autoencoder.config import AutoencoderConfig, DiscreteConfig
 from bedstone.models.published import Layout, Name
 from bedstone.settings import from_mapping
 

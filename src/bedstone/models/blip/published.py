@@ -20,7 +20,8 @@ from bedstone.data.images.image_text import BlipWords, padded
 from bedstone.data.images.processor import blip_processor
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.models.blip.network import START, TOWERS, BlipConfig, BlipTextConfig, make
+from bedstone.models.blip.config import TOWERS, BlipConfig, BlipTextConfig
+from bedstone.models.blip.network import START, make
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import Reading
 from bedstone.models.published import Layout, Name, refuse

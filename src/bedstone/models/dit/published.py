@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.models.dit.network import GATED, DiTConfig, make
+from bedstone.models.dit.config import GATED, DiTConfig
+from bedstone.models.dit.network import make
 from bedstone.models.published import Layout, Name, need, refuse
 from bedstone.models.vit.published import both
 from bedstone.settings import from_mapping

@@ -17,7 +17,7 @@ from bedstone.data.images.image_text import answer_text, gpt_words, question_tex
 from bedstone.data.images.processor import blip_processor
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
-from bedstone.models.blip.network import BlipConfig, BlipTextConfig
+from bedstone.models.blip.config import BlipConfig, BlipTextConfig
 from bedstone.models.clip.network import CLIPConfig
 from bedstone.models.flamingo.network import FLAMINGO, FlamingoConfig, make
 from bedstone.models.interfaces import Reading

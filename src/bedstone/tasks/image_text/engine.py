@@ -24,13 +24,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import NAMES, BeamSearch, GenerationSettings
 from bedstone.models.interfaces import ImageTextModel, TextFormat
 from bedstone.models.published import layout
-from bedstone.tasks.images.engine import (
-    Faults,
-    ImageEngine,
-    ImageOptions,
-    ImageTask,
-    LabelledQuery,
-)
+from bedstone.tasks.images.engine import Faults, ImageEngine, ImageOptions, ImageTask, LabelledQuery
 from bedstone.tasks.task import shown
 
 

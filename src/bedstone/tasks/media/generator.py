@@ -31,7 +31,8 @@ from bedstone.diffusion.samplers import METHODS, noise_like, slerp
 from bedstone.diffusion.schedulers import Published, published
 from bedstone.diffusion.times import SPACINGS, check_steps
 from bedstone.errors import BedstoneError, closest, nearest
-from bedstone.models.dit.network import Conditioned, divided
+from bedstone.models.dit.config import divided
+from bedstone.models.dit.network import Conditioned
 from bedstone.nn.fast.inference import for_inference
 from bedstone.runtime import pick_precision
 from bedstone.settings import check_whole, from_mapping

@@ -1,0 +1,187 @@
+"""Configurations of autoencoders: continuous latents (KL) and discrete codes (FSQ)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bedstone.errors import BedstoneError, nearest
+from bedstone.nn.layers import ACTIVATIONS
+from bedstone.settings import at_least
+
+LAYOUTS = ("autoencoder_kl", "fsq_autoencoder")
+MOST_CODES = 2**24
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The shape of an `AutoencoderKL`; defaults are diffusers'.
+
+    Attributes:
+        layout: autoencoder_kl.
+        image_size: of the pictures it is meant for, in pixels: one number, or height and width. It
+            reads any size that its stages divide.
+        channels: of the pictures.
+        out_channels: of what it gives back; 0 takes `channels`.
+        widths: channels of each stage; from the second on, a stage has half the side.
+        layers: residual blocks of a stage; the decoder has one more.
+        latent_channels: of the latents.
+        groups: of the norms; must divide every width.
+        activation: by its published name.
+        scaling_factor: what latents are multiplied by, to have a deviation of about 1.
+        shift_factor: what is subtracted from latents before; None is nothing.
+        latents_mean, latents_std: the same for each latent channel, where a model has them.
+        quant_conv: whether a 1 by 1 convolution follows the encoder.
+        post_quant_conv: whether one precedes the decoder.
+        attention: whether the middle of encoder and decoder attends.
+        force_upcast: kept for the file: whether half precision (fp16) is too coarse for it.
+    """
+
+    layout: str = "autoencoder_kl"
+    image_size: int | tuple[int, ...] = 32
+    channels: int = 3
+    out_channels: int = 0
+    widths: tuple[int, ...] = (64,)
+    layers: int = 1
+    latent_channels: int = 4
+    groups: int = 32
+    activation: str = "silu"
+    scaling_factor: float = 0.18215
+    shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    attention: bool = True
+    force_upcast: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "latent_channels", prefix="model.")
+        check_maps(self)
+        if not self.out_channels:
+            object.__setattr__(self, "out_channels", self.channels)
+        if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
+            raise BedstoneError(
+                f"model.scaling_factor: {self.scaling_factor} was given; expected a number above 0."
+            )
+        for name in ("latents_mean", "latents_std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.latent_channels:
+                raise BedstoneError(
+                    f"model.{name}: has {len(values)} numbers; expected one for each of the "
+                    f"{self.latent_channels} latent channels."
+                )
+        if not all(0 < each < math.inf for each in self.latents_std or ()):
+            raise BedstoneError(
+                f"model.latents_std: {list(self.latents_std or ())} was given; expected numbers "
+                "above 0."
+            )
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of a picture's side to one place of the latents'."""
+        return 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class DiscreteConfig:
+    """The shape of a `DiscreteAutoencoder`.
+
+    Attributes:
+        layout: fsq_autoencoder.
+        image_size, channels, widths, layers, groups, activation, attention: as in
+            `AutoencoderConfig`.
+        patch: pixels of a side that the first convolution reads as one place, which is what makes
+            it fast.
+        levels: values of each number of a code; their product is how many codes there are. Mentzer
+            et al. (2023, table 1) take (8, 6, 5) for 240, (8, 5, 5, 5) for 1,000 and
+            (7, 5, 5, 5, 5) for 4,375.
+    """
+
+    layout: str = "fsq_autoencoder"
+    image_size: int | tuple[int, ...] = 32
+    channels: int = 3
+    widths: tuple[int, ...] = (64, 128)
+    layers: int = 1
+    groups: int = 8
+    activation: str = "silu"
+    attention: bool = False
+    patch: int = 2
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "patch", prefix="model.")
+        check_maps(self)
+        if not self.levels or not all(type(n) is int and n >= 2 for n in self.levels):
+            raise BedstoneError(
+                f"model.levels: {list(self.levels)} was given; expected whole numbers, each at "
+                "least 2, as [8, 5, 5, 5]."
+            )
+        if self.codes > MOST_CODES:
+            raise BedstoneError(
+                f"model.levels: {list(self.levels)} make {self.codes:,} codes; expected at most "
+                f"{MOST_CODES:,}, which can be counted."
+            )
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are."""
+        return math.prod(self.levels)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of a picture's side to one code."""
+        return self.patch * 2 ** (len(self.widths) - 1)
+
+
+def check_maps(config: Any) -> None:
+    """Checks what both shapes have in common.
+
+    Raises:
+        BedstoneError: a size that can't be, naming the field.
+    """
+    if config.layout not in LAYOUTS:
+        raise BedstoneError(
+            f"model.layout: {config.layout!r} is unknown{nearest(str(config.layout), LAYOUTS)}."
+        )
+    at_least(config, 1, "channels", "layers", "groups", prefix="model.")
+    if not config.widths or min(config.widths) < 1:
+        raise BedstoneError(
+            f"model.widths: {list(config.widths)} was given; expected the channels of each stage."
+        )
+    for width in config.widths:
+        if width % config.groups:
+            raise BedstoneError(
+                f"model.groups: {config.groups} groups don't divide a stage of {width} channels; "
+                f"choose a divisor of all of {list(config.widths)}."
+            )
+    if config.activation not in ACTIVATIONS:
+        raise BedstoneError(
+            f"model.activation: {config.activation!r} is unknown"
+            f"{nearest(config.activation, ACTIVATIONS)}."
+        )
+    size = config.image_size
+    sides = size if isinstance(size, tuple) else (size, size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise BedstoneError(
+            f"model.image_size: {size} was given; expected pixels: a number, or height and width."
+        )
+
+
+def check_pixels(config: Any, shape: tuple[int, ...]) -> None:
+    """Checks pictures (B, C, H, W) against what an autoencoder reads.
+
+    Raises:
+        BedstoneError: other channels, or sides that its stages don't divide.
+    """
+    if len(shape) != 4 or shape[1] != config.channels:
+        raise BedstoneError(
+            f"pixels: have the shape {tuple(shape)}; this autoencoder reads (pictures, "
+            f"{config.channels}, height, width). Give pictures of {config.channels} channels, or "
+            "another autoencoder."
+        )
+    if not all(side and side % config.shrink == 0 for side in shape[2:]):
+        raise BedstoneError(
+            f"pixels: are {shape[2]} by {shape[3]}; this autoencoder makes one place of "
+            f"{config.shrink} by {config.shrink} pixels, so both sides must be multiples of "
+            f"{config.shrink}. Resize or crop the pictures."
+        )
