@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.fast.fused import rms_norm, usable
-from bedstone.settings import at_least
+from bedstone.settings import Settings, optional, whole
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -101,7 +102,7 @@ MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoke
 
 
 @dataclass(frozen=True)
-class Pooling:
+class Pooling(Settings):
     """How a model makes one vector of a text.
 
     Attributes:
@@ -116,21 +117,23 @@ class Pooling:
         similarity: how two vectors are compared: cosine, dot, euclidean or manhattan.
     """
 
+    section: ClassVar[str] = "pooling."
+
     modes: tuple[str, ...] = ("mean",)
     normalise: bool = False
-    max_tokens: int | None = None
+    max_tokens: int | None = optional(whole(1))
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     include_prompt: bool = True
     similarity: str = "cosine"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for mode in self.modes:
             if mode not in MODES:
                 raise BedstoneError(f"pooling: mode {mode!r} is unknown{nearest(mode, MODES)}.")
         if not self.modes:
             raise BedstoneError(f"pooling: no mode was given; expected some of {', '.join(MODES)}.")
-        at_least(self, 1, "max_tokens", prefix="pooling.", optional=True)
 
 
 def pool(

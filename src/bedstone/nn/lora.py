@@ -15,6 +15,7 @@ Shapes: D inputs, E outputs, R rank.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,11 +25,11 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.blocks import Stack
 from bedstone.nn.fast.frozen import CastOnce, adapted, working_dtype
 from bedstone.nn.quantize import TARGETS, QuantizedLinear
-from bedstone.settings import check_whole
+from bedstone.settings import Settings, check_whole, number, share, whole
 
 
 @dataclass(frozen=True)
-class LoraConfig:
+class LoraConfig(Settings):
     """What an adapter is made of.
 
     Attributes:
@@ -44,9 +45,11 @@ class LoraConfig:
         train: modules trained whole and kept with the adapter, by full name: new heads.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
+    section: ClassVar[str] = "lora."
+
+    rank: int = whole(1, default=16)
+    alpha: float = number(0.0, default=32.0)
+    dropout: float = share(below_one=True, default=0.0)
     targets: tuple[str, ...] = TARGETS
     rslora: bool = False
     ranks: dict[str, int] = field(default_factory=dict)
@@ -55,12 +58,9 @@ class LoraConfig:
     train: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, rank in {"rank": self.rank, **self.ranks}.items():
+        super().__post_init__()
+        for name, rank in self.ranks.items():
             check_whole(f"lora.{name}", rank, 1)
-        if not 0.0 <= self.dropout < 1.0:
-            raise BedstoneError(
-                f"lora.dropout: {self.dropout!r} was given; expected 0 or more, below 1."
-            )
         if not self.targets:
             raise BedstoneError(f"lora.targets: is empty; name some of {', '.join(TARGETS)}.")
 
@@ -104,9 +104,9 @@ def find_targets(network: nn.Module, config: LoraConfig) -> dict[str, nn.Module]
         BedstoneError: there are none, or some that can't have an adapter of their own.
     """
     known = linears(network)
-    for whole in config.train:
-        if whole not in dict(network.named_modules()):
-            raise BedstoneError(f"lora.train: the network has no module {whole!r}.")
+    for path in config.train:
+        if path not in dict(network.named_modules()):
+            raise BedstoneError(f"lora.train: the network has no module {path!r}.")
     for target in config.targets:
         if target not in TARGETS and target not in known:
             raise BedstoneError(

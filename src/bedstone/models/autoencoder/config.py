@@ -2,18 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.nn.layers import ACTIVATIONS
-from bedstone.settings import at_least
+from bedstone.settings import Settings, number, one_of, whole
 
 LAYOUTS = ("autoencoder_kl", "fsq_autoencoder")
 MOST_CODES = 2**24
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(Settings):
     """The shape of an `AutoencoderKL`; defaults are diffusers'.
 
     Attributes:
@@ -36,16 +36,18 @@ class AutoencoderConfig:
         force_upcast: kept for the file: whether half precision (fp16) is too coarse for it.
     """
 
-    layout: str = "autoencoder_kl"
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*LAYOUTS, default="autoencoder_kl")
     image_size: int | tuple[int, ...] = 32
-    channels: int = 3
-    out_channels: int = 0
+    channels: int = whole(1, default=3)
+    out_channels: int = whole(0, default=0)
     widths: tuple[int, ...] = (64,)
-    layers: int = 1
-    latent_channels: int = 4
-    groups: int = 32
-    activation: str = "silu"
-    scaling_factor: float = 0.18215
+    layers: int = whole(1, default=1)
+    latent_channels: int = whole(1, default=4)
+    groups: int = whole(1, default=32)
+    activation: str = one_of(*ACTIVATIONS, default="silu")
+    scaling_factor: float = number(0.0, open_least=True, default=0.18215)
     shift_factor: float | None = None
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
@@ -55,14 +57,10 @@ class AutoencoderConfig:
     force_upcast: bool = True
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "latent_channels", prefix="model.")
+        super().__post_init__()
         check_maps(self)
         if not self.out_channels:
             object.__setattr__(self, "out_channels", self.channels)
-        if not (math.isfinite(self.scaling_factor) and self.scaling_factor > 0):
-            raise BedstoneError(
-                f"model.scaling_factor: {self.scaling_factor} was given; expected a number above 0."
-            )
         for name in ("latents_mean", "latents_std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.latent_channels:
@@ -83,7 +81,7 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True)
-class DiscreteConfig:
+class DiscreteConfig(Settings):
     """The shape of a `DiscreteAutoencoder`.
 
     Attributes:
@@ -97,19 +95,21 @@ class DiscreteConfig:
             (7, 5, 5, 5, 5) for 4,375.
     """
 
-    layout: str = "fsq_autoencoder"
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*LAYOUTS, default="fsq_autoencoder")
     image_size: int | tuple[int, ...] = 32
-    channels: int = 3
+    channels: int = whole(1, default=3)
     widths: tuple[int, ...] = (64, 128)
-    layers: int = 1
-    groups: int = 8
-    activation: str = "silu"
+    layers: int = whole(1, default=1)
+    groups: int = whole(1, default=8)
+    activation: str = one_of(*ACTIVATIONS, default="silu")
     attention: bool = False
-    patch: int = 2
+    patch: int = whole(1, default=2)
     levels: tuple[int, ...] = (8, 5, 5, 5)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "patch", prefix="model.")
+        super().__post_init__()
         check_maps(self)
         if not self.levels or not all(type(n) is int and n >= 2 for n in self.levels):
             raise BedstoneError(
@@ -139,11 +139,6 @@ def check_maps(config: Any) -> None:
     Raises:
         BedstoneError: a size that can't be, naming the field.
     """
-    if config.layout not in LAYOUTS:
-        raise BedstoneError(
-            f"model.layout: {config.layout!r} is unknown{nearest(str(config.layout), LAYOUTS)}."
-        )
-    at_least(config, 1, "channels", "layers", "groups", prefix="model.")
     if not config.widths or min(config.widths) < 1:
         raise BedstoneError(
             f"model.widths: {list(config.widths)} was given; expected the channels of each stage."
@@ -154,11 +149,6 @@ def check_maps(config: Any) -> None:
                 f"model.groups: {config.groups} groups don't divide a stage of {width} channels; "
                 f"choose a divisor of all of {list(config.widths)}."
             )
-    if config.activation not in ACTIVATIONS:
-        raise BedstoneError(
-            f"model.activation: {config.activation!r} is unknown"
-            f"{nearest(config.activation, ACTIVATIONS)}."
-        )
     size = config.image_size
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or min(sides) < 1:

@@ -9,12 +9,12 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.models.heads import Head, HeadConfig, Headed, PretrainingHeads
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.blocks import Block, Context, PostNorm, Stack, lowered
@@ -22,13 +22,13 @@ from bedstone.nn.dropout import Dropout
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.masks import Full, Mask, Padding
 from bedstone.nn.positions import LearnedPositions
-from bedstone.settings import at_least
+from bedstone.settings import Settings, number, one_of, share, whole
 
 LAYOUTS = ("bert", "roberta", "distilbert")
 
 
 @dataclass(frozen=True)
-class BertConfig:
+class BertConfig(Settings):
     """The shape of a BERT.
 
     Attributes:
@@ -49,27 +49,26 @@ class BertConfig:
         head: what stands on it.
     """
 
-    layout: str = "bert"
-    vocab_size: int = 8192
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    hidden: int = 0
-    context: int = 512
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*LAYOUTS, default="bert")
+    vocab_size: int = whole(1, default=8192)
+    width: int = whole(1, default=256)
+    layers: int = whole(1, default=4)
+    heads: int = whole(1, default=4)
+    hidden: int = whole(0, default=0)
+    context: int = whole(1, default=512)
     segments: int | None = None
-    norm_eps: float = 1e-12
-    activation: str = "gelu"
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    norm_eps: float = number(0.0, open_least=True, default=1e-12)
+    activation: str = one_of(*ACTIVATIONS, default="gelu")
+    dropout: float = share(below_one=True, default=0.1)
+    attention_dropout: float = share(below_one=True, default=0.1)
     pad_id: int | None = None
     tied: bool = True
     head: HeadConfig = field(default_factory=partial(HeadConfig, "pretraining"))
 
     def __post_init__(self) -> None:
-        if self.layout not in LAYOUTS:
-            raise BedstoneError(
-                f"model.layout: {self.layout!r} is unknown{nearest(self.layout, LAYOUTS)}."
-            )
+        super().__post_init__()
         fill = partial(object.__setattr__, self)
         if not self.hidden:
             fill("hidden", 4 * self.width)
@@ -77,17 +76,10 @@ class BertConfig:
             fill("pad_id", 1 if self.layout == "roberta" else 0)
         if self.segments is None:
             fill("segments", {"bert": 2, "roberta": 1, "distilbert": 0}[self.layout])
-        sizes = ("vocab_size", "width", "layers", "heads", "hidden", "context")
-        at_least(self, 1, *sizes, prefix="model.")
         if self.width % self.heads:
             raise BedstoneError(
                 f"model.heads: {self.heads} doesn't divide the width {self.width}; choose a "
                 "divisor."
-            )
-        if self.activation not in ACTIVATIONS:
-            raise BedstoneError(
-                f"model.activation: {self.activation!r} is unknown"
-                f"{nearest(self.activation, ACTIVATIONS)}."
             )
         if self.layout == "distilbert" and self.segments:
             raise BedstoneError("model.segments: the distilbert layout has none; leave it out.")

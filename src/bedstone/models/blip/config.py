@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from bedstone.models.resnet import network as map_tower
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit.network import ViTConfig
 from bedstone.nn.layers import ACTIVATIONS
-from bedstone.settings import at_least, from_mapping
+from bedstone.settings import Settings, from_mapping, number, one_of, share, whole
 
 
 @dataclass(frozen=True)
-class BlipTextConfig:
+class BlipTextConfig(Settings):
     """The shape of a text network that reads a memory.
 
     Attributes:
@@ -36,37 +36,32 @@ class BlipTextConfig:
         tied: whether the word head shares the embedding's weights.
     """
 
-    vocab_size: int = 8192
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    hidden: int = 0
-    context: int = 512
-    norm_eps: float = 1e-12
-    activation: str = "gelu"
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    memory_width: int = 0
-    bos_id: int = 1
-    eos_id: int = 2
-    pad_id: int = 0
+    section: ClassVar[str] = "model.text."
+
+    vocab_size: int = whole(1, default=8192)
+    width: int = whole(1, default=256)
+    layers: int = whole(1, default=4)
+    heads: int = whole(1, default=4)
+    hidden: int = whole(0, default=0)
+    context: int = whole(1, default=512)
+    norm_eps: float = number(0.0, open_least=True, default=1e-12)
+    activation: str = one_of(*ACTIVATIONS, default="gelu")
+    dropout: float = share(below_one=True, default=0.0)
+    attention_dropout: float = share(below_one=True, default=0.0)
+    memory_width: int = whole(0, default=0)
+    bos_id: int = whole(0, default=1)
+    eos_id: int = whole(0, default=2)
+    pad_id: int = whole(0, default=0)
     tied: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.hidden:
             object.__setattr__(self, "hidden", 4 * self.width)
-        sizes = ("vocab_size", "width", "layers", "heads", "hidden", "context")
-        at_least(self, 1, *sizes, prefix="model.text.")
-        at_least(self, 0, "memory_width", "bos_id", "eos_id", "pad_id", prefix="model.text.")
         if self.width % self.heads:
             raise BedstoneError(
                 f"model.text.heads: {self.heads} doesn't divide the width {self.width}; choose a "
                 "divisor."
-            )
-        if self.activation not in ACTIVATIONS:
-            raise BedstoneError(
-                f"model.text.activation: {self.activation!r} is unknown"
-                f"{nearest(self.activation, ACTIVATIONS)}."
             )
         for name in ("bos_id", "eos_id", "pad_id"):
             if getattr(self, name) >= self.vocab_size:
@@ -89,7 +84,7 @@ HEADS = ("captions", "answers", "matching", "joint")
 
 
 @dataclass(frozen=True)
-class BlipConfig:
+class BlipConfig(Settings):
     """The shape of a BLIP.
 
     Attributes:
@@ -101,18 +96,17 @@ class BlipConfig:
         head: what it is for: captions, answers, matching (and contrast), joint (all).
     """
 
-    layout: str = "blip"
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*TOWERS, default="blip")
     image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
     text: BlipTextConfig = field(default_factory=BlipTextConfig)
-    decoder_layers: int = 0
-    embed: int = 256
+    decoder_layers: int = whole(0, default=0)
+    embed: int = whole(1, default=256)
     head: HeadConfig = field(default_factory=partial(HeadConfig, "captions"))
 
     def __post_init__(self) -> None:
-        if self.layout not in TOWERS:
-            raise BedstoneError(
-                f"model.layout: {self.layout!r} is unknown{nearest(self.layout, TOWERS)}."
-            )
+        super().__post_init__()
         if not isinstance(self.image, TOWERS[self.layout]):
             raise BedstoneError(
                 f"model.image: the {self.layout} layout has a {TOWERS[self.layout].__name__} for "
@@ -123,7 +117,6 @@ class BlipConfig:
                 f"model.head.kind: {self.head.kind!r} isn't a {self.layout}'s; it has "
                 f"{', '.join(HEADS)}."
             )
-        at_least(self, 1, "embed", prefix="model.")
         if isinstance(self.image, ViTConfig):
             object.__setattr__(self, "image", _published_tower(self.image))
         self._fill_decoder()
@@ -131,7 +124,6 @@ class BlipConfig:
 
     def _fill_decoder(self) -> None:
         """Says how many blocks the decoder has."""
-        at_least(self, 0, "decoder_layers", prefix="model.")
         if self.layout == "blip" and self.decoder_layers not in (0, self.text.layers):
             raise BedstoneError(
                 f"model.decoder_layers: {self.decoder_layers} was given; in the blip layout the "

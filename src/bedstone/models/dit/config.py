@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.patches import grid_of
-from bedstone.settings import at_least, check_shares, check_whole
+from bedstone.settings import Settings, check_whole, number, one_of, share, whole
 
 PUBLISHED = ("dit", "pixart")
 LAYOUTS = (*PUBLISHED, "bedstone_dit")
@@ -16,7 +17,7 @@ MODULATIONS = ("own", "shared")
 
 
 @dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(Settings):
     """The shape of a DiT. Fields that are empty, zero or None are as the layout has them.
 
     Attributes:
@@ -54,43 +55,41 @@ class DiTConfig:
         dropout: on what sublayers give, in training.
     """
 
-    layout: str = "bedstone_dit"
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*LAYOUTS, default="bedstone_dit")
     size: tuple[int, ...] = (32, 32)
-    channels: int = 3
-    out_channels: int = 0
+    channels: int = whole(1, default=3)
+    out_channels: int = whole(0, default=0)
     patch: int | tuple[int, ...] = 2
-    width: int = 256
-    layers: int = 8
-    heads: int = 4
-    head_width: int = 0
-    hidden: int = 0
+    width: int = whole(1, default=256)
+    layers: int = whole(1, default=8)
+    heads: int = whole(1, default=4)
+    head_width: int = whole(0, default=0)
+    hidden: int = whole(0, default=0)
     activation: str = ""
-    classes: int = 0
-    memory_width: int = 0
+    classes: int = whole(0, default=0)
+    memory_width: int = whole(0, default=0)
     projected: bool = False
     pooled: bool | None = None
-    positions: str = "sincos"
+    positions: str = one_of(*POSITIONS, default="sincos")
     rotary: bool | None = None
-    rotary_base: float = 100.0
+    rotary_base: float = number(0.0, open_least=True, default=100.0)
     qk_norm: bool | None = None
     qkv_bias: bool = True
     modulation: str = ""
     told_size: bool = False
-    interpolation: float = 1.0
-    conv_in: int = 0
-    fine: int = 0
+    interpolation: float = number(0.0, open_least=True, default=1.0)
+    conv_in: int = whole(0, default=0)
+    fine: int = whole(0, default=0)
     skips: bool = False
-    time_scale: float = 1.0
-    norm_eps: float = 0.0
-    dropout: float = 0.0
+    time_scale: float = number(0.0, open_least=True, default=1.0)
+    norm_eps: float = number(0.0, default=0.0)
+    dropout: float = share(below_one=True, default=0.0)
 
     def __post_init__(self) -> None:
-        _one_of("layout", self.layout, LAYOUTS)
+        super().__post_init__()
         self._fill_sizes()
-        at_least(self, 1, "channels", "width", "layers", "heads", prefix="model.")
-        at_least(self, 0, "out_channels", "head_width", "hidden", "classes", prefix="model.")
-        at_least(self, 0, "memory_width", "conv_in", "fine", prefix="model.")
-        check_shares({"model.dropout": self.dropout})
         if not self.head_width and self.width % self.heads:
             raise BedstoneError(
                 f"model.heads: {self.heads} heads don't divide the width, {self.width}; choose a "
@@ -109,18 +108,12 @@ class DiTConfig:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, not published)
         _one_of("activation", self.activation, PLAIN + GATED)
-        _one_of("positions", self.positions, POSITIONS)
         _one_of("modulation", self.modulation, MODULATIONS)
         if self.rotary and self.head_width % 2:
             raise BedstoneError(
                 f"model.head_width: {self.head_width} was given; rotary places turn pairs, so it "
                 "is even. Choose another, or rotary: false."
             )
-        for name in ("rotary_base", "interpolation", "time_scale", "norm_eps"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise BedstoneError(
-                    f"model.{name}: {getattr(self, name)} was given; expected a number above 0."
-                )
         if self.told_size and (len(self.size) != 2 or self.width % 3):
             raise BedstoneError(
                 f"model.told_size: height, width and their ratio are told of pictures, a third of "

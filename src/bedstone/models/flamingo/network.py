@@ -12,7 +12,7 @@ memory, D width of the GPT, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,14 @@ from bedstone.nn.blocks import Block, Gated, Stack
 from bedstone.nn.cache import Cache
 from bedstone.nn.layers import LayerNorm, RMSNorm
 from bedstone.nn.masks import Full, Mask
-from bedstone.settings import at_least
+from bedstone.settings import Settings, whole
 
 FLAMINGO = "flamingo"  # the layout's name
 OLD_NAMES = ("sighted_gpt",)  # what older recipes call it
 
 
 @dataclass(frozen=True)
-class FlamingoConfig:
+class FlamingoConfig(Settings):
     """The shape of a FlamingoGPT.
 
     Attributes:
@@ -50,20 +50,21 @@ class FlamingoConfig:
             brought to it.
     """
 
+    section: ClassVar[str] = "model."
+
     layout: str = FLAMINGO
     gpt: GPTConfig = field(default_factory=GPTConfig)
     image: ViTConfig | ResNetConfig = field(default_factory=ViTConfig)
-    every: int = 1
-    cross_heads: int = 0
-    memory_width: int = 0
+    every: int = whole(1, default=1)
+    cross_heads: int = whole(0, default=0)
+    memory_width: int = whole(0, default=0)
 
     def __post_init__(self) -> None:
         if self.layout in OLD_NAMES:
             object.__setattr__(self, "layout", FLAMINGO)
         if self.layout != FLAMINGO:
             raise BedstoneError(f"model.layout: {self.layout!r} was given; expected {FLAMINGO}.")
-        at_least(self, 1, "every", prefix="model.")
-        at_least(self, 0, "cross_heads", "memory_width", prefix="model.")
+        super().__post_init__()
         if self.every > self.gpt.layers:
             raise BedstoneError(
                 f"model.every: {self.every} was given and the GPT has {self.gpt.layers} blocks; "

@@ -12,7 +12,7 @@ Shapes: B batch, T tokens, D width, V vocabulary.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from bedstone.nn.cache import Cache
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Causal, Full, Mask
 from bedstone.nn.positions import LearnedPositions, Rotary, scaled_frequencies
-from bedstone.settings import at_least
+from bedstone.settings import Settings, number, one_of, share, whole
 
 # Which biases each published layout can have, its own first.
 BIASES: dict[str, dict[str, tuple[bool, ...]]] = {
@@ -38,7 +38,7 @@ BIASES: dict[str, dict[str, tuple[bool, ...]]] = {
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(Settings):
     """The shape of a GPT.
 
     Attributes:
@@ -64,16 +64,18 @@ class GPTConfig:
         head: what stands on it; by default the logits of the next token.
     """
 
-    layout: str = "qwen3"
-    vocab_size: int = 8192
-    width: int = 256
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 0
-    head_width: int = 0
-    hidden: int = 0
-    context: int = 512
-    norm_eps: float = 1e-6
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*BIASES, default="qwen3")
+    vocab_size: int = whole(1, default=8192)
+    width: int = whole(1, default=256)
+    layers: int = whole(1, default=4)
+    heads: int = whole(1, default=4)
+    kv_heads: int = whole(0, default=0)
+    head_width: int = whole(0, default=0)
+    hidden: int = whole(0, default=0)
+    context: int = whole(1, default=512)
+    norm_eps: float = number(0.0, open_least=True, default=1e-6)
     activation: str = ""
     tied: bool = True
     qkv_bias: bool | None = None
@@ -83,14 +85,11 @@ class GPTConfig:
     rope_scaling: dict[str, Any] = field(default_factory=dict)
     window: int | None = None
     window_layers: tuple[int, ...] | None = None
-    dropout: float = 0.0
+    dropout: float = share(below_one=True, default=0.0)
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
-        if self.layout not in BIASES:
-            raise BedstoneError(
-                f"model.layout: {self.layout!r} is unknown{nearest(self.layout, BIASES)}."
-            )
+        super().__post_init__()
         plain = self.layout == "gpt2"
         fill = partial(object.__setattr__, self)
         if not self.activation:
@@ -109,8 +108,6 @@ class GPTConfig:
 
     def _check(self) -> None:
         """Raises BedstoneError for a shape that can't be built."""
-        sizes = ("vocab_size", "width", "layers", "heads", "head_width", "hidden", "context")
-        at_least(self, 1, *sizes, "kv_heads", prefix="model.")
         if self.heads % self.kv_heads:
             raise BedstoneError(
                 f"model.kv_heads: {self.kv_heads} doesn't divide the {self.heads} heads; "

@@ -11,12 +11,12 @@ features.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.models.vit import network as vit
 from bedstone.models.vit.network import ViTConfig, initialise
 from bedstone.nn.attention import CrossAttention
@@ -25,13 +25,13 @@ from bedstone.nn.convolution import Basic, Bottleneck, ConvNorm, Shrink
 from bedstone.nn.layers import LayerNorm
 from bedstone.nn.masks import Full
 from bedstone.nn.positions import LearnedPositions
-from bedstone.settings import at_least
+from bedstone.settings import Settings, one_of, whole
 
 BLOCKS: dict[str, type[Bottleneck] | type[Basic]] = {"bottleneck": Bottleneck, "basic": Basic}
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(Settings):
     """The shape of a ResNet in CLIP's form; the defaults are those of CLIP's RN50.
 
     Attributes:
@@ -45,23 +45,19 @@ class ResNetConfig:
         features: what it gives for a picture, F.
     """
 
-    image_size: int = 224
-    channels: int = 3
-    width: int = 64
+    section: ClassVar[str] = "model.image."
+
+    image_size: int = whole(1, default=224)
+    channels: int = whole(1, default=3)
+    width: int = whole(1, default=64)
     blocks: tuple[int, ...] = (3, 4, 6, 3)
-    block: str = "bottleneck"
-    shrink: int = 4
-    heads: int = 0
-    features: int = 1024
+    block: str = one_of(*BLOCKS, default="bottleneck")
+    shrink: int = one_of(1, 2, 4, default=4)
+    heads: int = whole(0, default=0)
+    features: int = whole(1, default=1024)
 
     def __post_init__(self) -> None:
-        if self.block not in BLOCKS:
-            raise BedstoneError(
-                f"model.image.block: {self.block!r} is unknown{nearest(self.block, BLOCKS)}."
-            )
-        if self.shrink not in (1, 2, 4):
-            raise BedstoneError(f"model.image.shrink: {self.shrink} was given; expected 4, 2 or 1.")
-        at_least(self, 1, "image_size", "channels", "width", "features", prefix="model.image.")
+        super().__post_init__()
         if not self.blocks or min(self.blocks) < 1:
             raise BedstoneError(
                 f"model.image.blocks: {self.blocks} was given; expected at least one block for "
