@@ -3,7 +3,6 @@
 Shapes: N drawings and M real signals, (N, C, *S).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console, Group
-from rich.rule import Rule
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -36,7 +34,7 @@ from bedstone.evaluate.judges import (
     open_judge,
     open_signal_judge,
 )
-from bedstone.evaluate.runner import Evaluation, held_out_loss
+from bedstone.evaluate.runner import Evaluation, held_out_loss, present
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
 from bedstone.files import read_json
 from bedstone.metrics.figures import Figures
@@ -322,17 +320,10 @@ def evaluate_generative(
     record = {**figures.record(), **judged, **compared, "sampling": asdict(model.sampling)}
     if out:
         _show(model, drawn, titles, neighbours, Path(out))
-    if as_json:
-        print(json.dumps(record))
-        return record
     by = f", judged by {judge}" if judge else ""
-    say = Console().print
-    say(Rule(f"{model.path} beside {data}{by}", align="left"))
-    if figures.values:
-        say(figures)
-    if compared:
-        say(clip_report(compared))
-    return record
+    shown: list[Any] = [figures] if figures.values else []
+    shown += [clip_report(compared)] if compared else []
+    return present(record, {f"{model.path} beside {data}{by}": Group(*shown)}, as_json=as_json)
 
 
 def _show(
@@ -459,6 +450,11 @@ class GenerativeScorer(Evaluation):
         if self.samples:
             self.show()
         return {"validation_loss": loss}
+
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        return {}
 
     def show(self) -> Path:
         """Draws the first held-out rows' conditions anew, always from the same noise."""

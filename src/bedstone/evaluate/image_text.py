@@ -3,18 +3,14 @@
 Shapes: P pictures, n = m P texts, row i of picture i // m; T tokens, S places of the memory.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -30,11 +26,12 @@ from bedstone.data.images.image_text import (
 )
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.open import ImageTextConfig
-from bedstone.data.scenes.captions import check_caption, negatives
+from bedstone.data.scenes.captions import negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.runner import Evaluation, Progress, present
+from bedstone.evaluate.tasks import wrong_caption
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
@@ -115,22 +112,11 @@ class BlipScorer(Evaluation):
     name: str = "validation"
     kind: str = ""
 
-    def figures(
-        self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
-    ) -> dict[str, Figures]:
-        """By kind: `captions`, `true facts` (of scenes), `answers`, `matching`, `nearly right`."""
-        return self._figures(self.said(told=told), resamples)
-
-    def report(
-        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
-    ) -> dict[str, Any]:
-        return {self.name: {kind: found.record() for kind, found in self.figures().items()}}
-
     def log(self, network: Any) -> dict[str, float]:
         network.eval()
-        found = self.said()
+        found = self.predict()
         values = {"loss": found.loss}
-        for name, figures in self._figures(found, 0).items():
+        for name, figures in self.score(found, 0).items():
             if name in ("matching", "nearly right"):
                 values[f"{name}_accuracy"] = figures["accuracy"]
             else:
@@ -139,7 +125,7 @@ class BlipScorer(Evaluation):
         return {f"validation_{name}": value for name, value in plain.items()}
 
     @torch.no_grad()
-    def said(self, *, told: Callable[[float], None] | None = None) -> Predictions:
+    def predict(self, progress: Progress = None) -> Predictions:
         """What the model says of all pictures."""
         found, measured = Predictions(), self._measured()
         for done, chosen in self._chunks():
@@ -147,8 +133,8 @@ class BlipScorer(Evaluation):
             with self.precision.autocast():
                 for measure in measured:
                     measure(numbers, memory, found)
-            if told is not None:
-                told(done)
+            if progress is not None:
+                progress(done)
         return found
 
     def _measured(self) -> list[Measure]:
@@ -157,7 +143,8 @@ class BlipScorer(Evaluation):
         known = {"captions": self._captions, "answers": self._answers, "matching": self._match}
         return [measure for name, measure in known.items() if kind in (name, "joint")]
 
-    def _figures(self, found: Predictions, resamples: int) -> dict[str, Figures]:
+    def score(self, found: Predictions, resamples: int) -> dict[str, Figures]:
+        """By kind: `captions`, `true facts` (of scenes), `answers`, `matching`, `nearly right`."""
         figures: dict[str, Figures] = {}
         drawn = [row.scene for row in found.captioned if row.scene is not None]
         if found.captions and len(drawn) == len(found.captions):
@@ -254,7 +241,7 @@ class BlipScorer(Evaluation):
             own = row.captions[n % len(row.captions)]
             others = [rows[kept[(n + more) % len(kept)]] for more in range(1, 4)]
             hard = negatives(row.scene)[:1] if row.scene is not None else ()
-            texts += [own, wrong_of(row, others), hard[0] if hard else ""]
+            texts += [own, wrong_caption(row, others), hard[0] if hard else ""]
         ids, keep = self._read([text or "nothing" for text in texts])
         logits = self.model.network.match_logits(ids, keep, memory[kept]).float()  # (3 P, 2)
         real = torch.tensor([bool(text) for text in texts], device=logits.device)
@@ -314,20 +301,6 @@ class BlipScorer(Evaluation):
         sampling = Sampling(max_tokens=most, temperature=0.0)
         done = generate(writer, prompts, sampling, eos=[words.end])
         return [words.tokenizer.decode(each.ids).strip() for each in done]
-
-
-def wrong_of(row: Sample, others: Sequence[Sample]) -> str:
-    """A caption of another row that isn't true of this one, as far as can be known; "" of none."""
-    for other in others:
-        for text in other.captions[:1]:
-            if text in row.captions:
-                continue
-            if row.scene is not None:
-                stated, true = check_caption(row.scene, text)
-                if stated == true:
-                    continue
-            return text
-    return ""
 
 
 def _logged(name: str) -> bool:
@@ -511,18 +484,16 @@ def evaluate_image_text(
         kind=kind,
     )
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        found = scorer.figures(told=bar.update)
+        found = scorer.figures(progress=bar.update)
     record = {name: figures.record() for name, figures in found.items()}
-    if as_json:
-        print(json.dumps(record))
-        return record
-    for name, figures in found.items():
-        Console().print(Rule(f"{model.path} on {data}: {name}", align="left"), figures)
+    notes = []
     if "answers" in found and learnt is None:
-        Console().print(f"No baselines: {settings.source} can't be read any more.", highlight=False)
+        notes.append(f"No baselines: {settings.source} can't be read any more.")
     if rows.faults.broken:
-        Console().print(f"Left out: {rows.faults.summary()}", highlight=False)
-    return record
+        notes.append(f"Left out: {rows.faults.summary()}")
+    title = f"{model.path} on {data}"
+    parts = {f"{title}: {name}": figures for name, figures in found.items()}
+    return present(record, parts, notes=notes, as_json=as_json)
 
 
 def training_rows(settings: ImageTextConfig, recipe: dict[str, Any]) -> Dataset | None:

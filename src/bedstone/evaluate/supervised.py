@@ -3,7 +3,6 @@
 Shapes: M read states, L labels, N tokens, n rows of a batch.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.runner import Evaluation, present
 from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.ner import entities
@@ -164,14 +163,14 @@ def score(
     *,
     batch_size: int = 64,
     resamples: int = 1000,
-    told: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Scored:
     """The network's predictions on all rows, its mean loss, and the figures of both.
 
     Args:
         model: a `Model`, whose network has the head of the examples.
         resamples: of the bootstrap; 0 leaves intervals out.
-        told: called with the share that is done.
+        progress: called with the share that is done.
     """
     network, head = model.network, model.config.head
     reader = READERS[head.kind](examples, head) if head.kind in READERS else None
@@ -189,7 +188,7 @@ def score(
                 loss, targets = loss_of_scores(head, outputs, there)
                 reader.add(batch, outputs.cpu())
             total, count = total + loss.item(), count + targets
-            told((max(batch.origins) + 1) / len(examples.rows))
+            progress((max(batch.origins) + 1) / len(examples.rows))
     network.train(was_training)
     loss_mean = total / max(count, 1)
     if reader is None:
@@ -277,7 +276,7 @@ def evaluate_labels(
     else:
         examples = _texts(model, data, columns, split, context, stride)
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        found = score(model, examples, precision, batch_size=batch_size, told=bar.update)
+        found = score(model, examples, precision, batch_size=batch_size, progress=bar.update)
     assert found.figures is not None
     record = {"loss": found.loss, **found.figures.record()}
     if picture is not None:
@@ -285,11 +284,7 @@ def evaluate_labels(
             raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
         title = f"{model.path} on {Path(data).name}"
         draw_confusion(found.figures.confusion, found.figures.labels, picture, title)
-    if as_json:
-        print(json.dumps(record))
-        return record
-    Console().print(Rule(f"{model.path} on {data}", align="left"), found.figures)
-    return record
+    return present(record, {f"{model.path} on {data}": found.figures}, as_json=as_json)
 
 
 def _texts(
