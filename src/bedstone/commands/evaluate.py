@@ -8,8 +8,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.generative import evaluate_generative
-from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
-from bedstone.evaluate.image_text import evaluate_image_text
+from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
@@ -91,7 +90,7 @@ def evaluate(
     if picture is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
     sees = model.config.layout == FLAMINGO and not is_text(data)
-    if kind in TELLING.values() or sees:
+    if kind in IMAGE_TEXT_TASKS.values() or sees:
         return evaluate_image_text(model, data, how, column=column, split=split, as_json=as_json)
     if kind != "language" or not model.network.causal:
         return evaluate_masked(

@@ -1,4 +1,4 @@
-"""What an autoencoder makes of held-out pictures: PSNR, SSIM, its latents or codes, a sheet."""
+"""Evaluation of autoencoders on held-out images: PSNR, SSIM, latents or codes, a sheet."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SHOWN = 16  # pictures on the sheet
 
 
 class AutoencoderScorer(Evaluation):
-    """Measures the model on pictures.
+    """Loss, PSNR, SSIM and latent figures of an autoencoder on images.
 
     Args:
         objective: whose terms on pictures are the loss.

@@ -1,4 +1,4 @@
-"""How well a model of pairs does on held-out ones: loss, recall both ways, zero-shot accuracy.
+"""Evaluation of contrastive models: loss, retrieval recall both ways, zero-shot accuracy.
 
 Shapes: P pictures, T texts, E joint width.
 """
@@ -37,15 +37,15 @@ BATCH = 64  # pictures or texts that go through a tower at a time
 
 @dataclass
 class ContrastiveScorer(Evaluation):
-    """Figures of a model on pairs.
+    """Loss, retrieval and zero-shot figures of a contrastive model on images with texts.
 
     Attributes:
-        model: of pairs.
+        model: with image and text towers.
         pictures: of the rows, as the model reads them.
         texts: of the rows, tokenised.
         precision: of the matrix products.
-        kind: softmax or sigmoid: which loss is told.
-        batch_size: pairs that the loss tells from each other.
+        kind: softmax or sigmoid: which loss is reported.
+        batch_size: pairs in a batch of the loss.
     """
 
     model: Model
@@ -175,7 +175,7 @@ def _unit(vectors: Tensor) -> np.ndarray:
     return F.normalize(vectors.float(), dim=-1).cpu().numpy()
 
 
-# `bedstone evaluate` for a model of pairs: recall both ways, zero-shot accuracy.
+# `bedstone evaluate` for a contrastive model.
 
 
 def evaluate_contrastive(
@@ -193,7 +193,7 @@ def evaluate_contrastive(
     Columns, templates and names of classes are those of the model's own recipe where it has one.
 
     Args:
-        model: of pairs.
+        model: with image and text towers.
         data: pairs, as `data.sources` reads them, or `scenes`.
         column: the column of texts, where it isn't the recipe's.
         picture: a PNG to draw the confusion matrix of zero-shot classification into.

@@ -1,4 +1,4 @@
-"""`bedstone evaluate` for a model that draws: what judges see in it, and a CLIP beside its texts.
+"""Evaluation of diffusion models: FID and other judged figures, CLIP score, held-out loss.
 
 Shapes: N drawings and M real signals, (N, C, *S).
 """
@@ -337,8 +337,8 @@ def _show(
     folder.mkdir(parents=True, exist_ok=True)
     kind, recipe = model.signal.kind, {"model": str(model.path), **asdict(model.sampling)}
     pictures = to_images(drawn[:SHOWN], kind)
-    told = titles[:SHOWN]
-    samples_sheet(pictures, folder / "drawn.png", titles=told, recipe=recipe, columns=10)
+    texts = titles[:SHOWN]
+    samples_sheet(pictures, folder / "drawn.png", titles=texts, recipe=recipe, columns=10)
     if neighbours is not None:
         _, found, training = neighbours
         first = NearestNeighbours(found.places[:BESIDE], found.distances[:BESIDE])
@@ -409,7 +409,7 @@ def _training(
     return figures, found, training
 
 
-# How well a network that draws has learnt: its loss on held-out signals, and what it draws.
+# In training: the loss on held-out signals, and samples.
 #
 # Shapes: B rows, C channels; *S the sizes of a signal.
 
@@ -418,7 +418,7 @@ LOSS_BATCH = 256  # rows of a pass
 
 @dataclass
 class GenerativeScorer(Evaluation):
-    """Figures of a network in training, and a sheet of what it draws.
+    """Held-out loss of a diffusion model in training, and a sheet of its samples.
 
     Attributes:
         model: whose network it is.
@@ -458,13 +458,13 @@ class GenerativeScorer(Evaluation):
 
     def show(self) -> Path:
         """Draws the first held-out rows' conditions anew, always from the same noise."""
-        drawn, told = self.drawn()
-        return samples_sheet(drawn, self.sheet, titles=told)
+        drawn, texts = self.drawn()
+        return samples_sheet(drawn, self.sheet, titles=texts)
 
     def drawn(self) -> tuple[Tensor, list[str]]:
         """(B, C, H, W) pictures, and what each was to be."""
         model = self.model
-        condition, null, told = self._asked()
+        condition, null, texts = self._conditions()
         drawn = model.sample(
             range(self.samples),
             condition=condition,
@@ -474,14 +474,14 @@ class GenerativeScorer(Evaluation):
             autocast=self.precision.autocast,
             batch=self.samples,
         )
-        return to_images(drawn, model.signal.kind), told
+        return to_images(drawn, model.signal.kind), texts
 
-    def _asked(self) -> tuple[Condition | None, Condition | None, list[str]]:
+    def _conditions(self) -> tuple[Condition | None, Condition | None, list[str]]:
         names = self.model.signal.names
         if self.texts is not None and self.held.captions is not None:
             rows = np.arange(self.samples) % len(self.held)
-            told = [self.held.captions[row][0] for row in rows]
-            return self.texts.draw(rows, None)[0], self.texts.null, told  # cut, as in training
+            texts = [self.held.captions[row][0] for row in rows]
+            return self.texts.draw(rows, None)[0], self.texts.null, texts  # cut, as in training
         if self.model.signal.condition != "class":
             return None, None, [""] * self.samples
         classes = [number % len(names) for number in range(self.samples)]

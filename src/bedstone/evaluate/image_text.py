@@ -1,4 +1,4 @@
-"""How well a model puts held-out pictures into words: captions, answers by kind, matching.
+"""Evaluation of image-text models: captions, answers by kind of question, matching.
 
 Shapes: P pictures, n = m P texts, row i of picture i // m; T tokens, S places of the memory.
 """
@@ -41,8 +41,7 @@ from bedstone.metrics.captioning import captions as caption_figures
 from bedstone.metrics.captioning import true_facts
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import matching
-from bedstone.metrics.vqa import QuestionOnlyBaseline
-from bedstone.metrics.vqa import vqa_accuracy as asked_figures
+from bedstone.metrics.vqa import QuestionOnlyBaseline, vqa_accuracy
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.published import fresh_processor
 from bedstone.objectives.image_text import word_loss
@@ -61,11 +60,11 @@ Measure = Callable[[list[int], Tensor, "Predictions"], None]
 
 @dataclass
 class Predictions:
-    """What a model said of rows, and what it should have said.
+    """A model's captions, answers and matching probabilities, and what is right.
 
     Attributes:
         captions, captioned: captions, and the rows they are of.
-        answers, asked: answers, what they are to, and the numbers of their pictures.
+        answers, questions: answers, the numbers of their images and their questions.
         chances: (P, 3) that a picture's own caption belongs to it, another's, and one that is
             nearly right; NaN where there is none such.
         losses: sums in nats and what they are of: tokens, or pairs.
@@ -74,7 +73,7 @@ class Predictions:
     captions: list[str] = field(default_factory=list)
     captioned: list[Sample] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
-    asked: list[tuple[int, Question]] = field(default_factory=list)
+    questions: list[tuple[int, Question]] = field(default_factory=list)
     chances: list[list[float]] = field(default_factory=list)
     losses: list[tuple[float, int]] = field(default_factory=list)
 
@@ -87,17 +86,16 @@ class Predictions:
 
 @dataclass
 class BlipScorer(Evaluation):
-    """Figures of a model on pictures with captions, questions, or both.
+    """Figures of an image-text model on images with captions, questions, or both.
 
     Attributes:
         model: whose head says what is measured: captions, answers, matching, or all.
         pictures: of the rows, as the model reads them.
         precision: of the matrix products.
-        blind: answers of the training rows, for who doesn't look; None tells none.
+        blind: the question-only baseline of the training rows; None reports none.
         candidates: answers to choose among; empty lets the model write freely.
-        blank: whether it is shown no picture.
-        usual: the commonest caption of the training rows, beside which captions are told; empty
-            tells none.
+        blank: whether all images are hidden from it.
+        usual: the majority caption of the training rows, a baseline; empty reports none.
         name: of the rows: validation or test.
         kind: what is measured of a network that could do more: captions, answers or joint.
     """
@@ -157,14 +155,14 @@ class BlipScorer(Evaluation):
                 beside = {f"{name}/majority": value for name, value in same.values.items()}
                 figures["captions"].values.update(beside)
         if found.answers:
-            asked = [one for _, one in found.asked]
-            figures["answers"] = asked_figures(
+            questions = [one for _, one in found.questions]
+            figures["answers"] = vqa_accuracy(
                 found.answers,
-                [one.answers for one in asked],
-                [one.kind for one in asked],
-                questions=[one.question for one in asked],
+                [one.answers for one in questions],
+                [one.kind for one in questions],
+                questions=[one.question for one in questions],
                 blind=self.blind,
-                pictures=[number for number, _ in found.asked],
+                pictures=[number for number, _ in found.questions],
                 resamples=resamples,
             )
         if found.chances:
@@ -211,24 +209,24 @@ class BlipScorer(Evaluation):
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        asked = [self.pictures.rows[number].questions for number in numbers]
-        kept = [place for place, each in enumerate(asked) if each]
+        questions = [self.pictures.rows[number].questions for number in numbers]
+        kept = [place for place, each in enumerate(questions) if each]
         if not kept:
             return
-        each = max(map(len, asked))
+        each = max(map(len, questions))
         # Every picture has as many questions; those that only fill up aren't scored.
-        some = [n * each + m for n, place in enumerate(kept) for m in range(len(asked[place]))]
-        filled = [(*asked[p], *[asked[p][-1]] * each)[:each] for p in kept]
+        some = [n * each + m for n, place in enumerate(kept) for m in range(len(questions[place]))]
+        filled = [(*questions[p], *[questions[p][-1]] * each)[:each] for p in kept]
         ids, keep = self._read([one.question for of_one in filled for one in of_one])
         states = self.model.network.read(ids, keep, memory[kept])[some]  # (n, T, D)
         keep = keep[some]
-        said = [(numbers[place], one) for place in kept for one in asked[place]]
+        said = [(numbers[place], one) for place in kept for one in questions[place]]
         ids, targets = self._written([one.answers[0] for _, one in said])
         self._count(found, self.model.network.answer_states(ids, None, states, keep), targets)
         writer = self.model.network.writer(states, keep)
         prompts = [list(self.words.begin)] * len(said)
         found.answers += self._write(writer, prompts, SHORTEST, self.candidates)
-        found.asked += said
+        found.questions += said
 
     def _match(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
         rows = [self.pictures.rows[number] for number in numbers]
@@ -308,7 +306,7 @@ def _logged(name: str) -> bool:
     return not name.startswith(("majority", "blind"))
 
 
-# How well a GPT that sees puts held-out pictures into words.
+# Evaluation of a GPT with gated cross-attention.
 
 
 @dataclass
@@ -329,22 +327,24 @@ class FlamingoScorer(BlipScorer):
         rows = [rows[place] for place in kept]
         texts = [row.captions[n % len(row.captions)] for n, row in enumerate(rows)]
         prompts = [list(self.words.begin)] * len(rows)
-        found.captions += self._told(prompts, texts, memory[kept], found, LONGEST)
+        found.captions += self._written_after(prompts, texts, memory[kept], found, LONGEST)
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        asked = [
+        questions = [
             (place, number, one)
             for place, number in enumerate(numbers)
             for one in self.pictures.rows[number].questions
         ]
-        prompts = prompt_ids(self.words, [one.question for _, _, one in asked])
-        texts = [one.answers[0] for _, _, one in asked]
-        memory = memory[[place for place, _, _ in asked]]
-        found.answers += self._told(prompts, texts, memory, found, SHORTEST, self.candidates)
-        found.asked += [(number, one) for _, number, one in asked]
+        prompts = prompt_ids(self.words, [one.question for _, _, one in questions])
+        texts = [one.answers[0] for _, _, one in questions]
+        memory = memory[[place for place, _, _ in questions]]
+        found.answers += self._written_after(
+            prompts, texts, memory, found, SHORTEST, self.candidates
+        )
+        found.questions += [(number, one) for _, number, one in questions]
 
-    def _told(
+    def _written_after(
         self,
         prompts: list[list[int]],
         texts: list[str],
@@ -404,23 +404,23 @@ def with_parts(head: str, rows: Dataset, where: str) -> Dataset:
 
 
 def question_only_baseline(rows: Dataset) -> QuestionOnlyBaseline | None:
-    """What rows teach who doesn't look; None where nothing is asked of them."""
-    asked = [(one.question, one.answers) for row in rows for one in row.questions]
-    return QuestionOnlyBaseline(asked) if asked else None
+    """The question-only baseline of training rows; None where they have no questions."""
+    questions = [(one.question, one.answers) for row in rows for one in row.questions]
+    return QuestionOnlyBaseline(questions) if questions else None
 
 
 def majority_caption(rows: Dataset) -> str:
-    """The commonest caption: what is said who says the same of every picture. Empty for none."""
+    """The commonest caption of rows, a baseline; empty where they have none."""
     said = Counter(caption for row in rows for caption in row.captions)
     return said.most_common(1)[0][0] if said else ""
 
 
 def answer_vocabulary(rows: Dataset) -> tuple[str, ...]:
-    """The commonest answers, to choose among."""
+    """The commonest answers of rows, to choose among."""
     return tuple(answer for answer, _ in rows.answers.most_common(MOST_CANDIDATES))
 
 
-# What a model learns, by what it is asked for; the head that its network then has.
+# Tasks of image-text models, and the head that the network of each has.
 IMAGE_TEXT_TASKS = {
     "image-to-text": "captions",
     "visual-question-answering": "answers",
@@ -429,7 +429,7 @@ IMAGE_TEXT_TASKS = {
 }
 
 
-# `bedstone evaluate` for a model that puts pictures into words: captions, answers, matching.
+# `bedstone evaluate` for an image-text model.
 
 LEARNT = 5000  # scenes that the baselines know, where a recipe's own aren't fewer
 
@@ -446,8 +446,8 @@ def evaluate_image_text(
     """Prints and returns the figures over all rows, with 95 % intervals.
 
     Columns are those of the model's own recipe where it has one. Beside the accuracy of answers
-    stands that of who doesn't look: the commonest answer of the rows that the model learnt from,
-    where these can still be read.
+    stand the majority and question-only baselines of the rows that the model learnt from, where
+    these can still be read.
 
     Args:
         model: for captions, answers, matching, or all.
@@ -497,7 +497,7 @@ def evaluate_image_text(
 
 
 def training_rows(settings: ImageTextConfig, recipe: dict[str, Any]) -> Dataset | None:
-    """What a model learnt from; None where that isn't known, or isn't there any more."""
+    """The training rows of a model; None where they aren't known or can't be read any more."""
     if not recipe:
         return None
     if settings.source == SCENES:

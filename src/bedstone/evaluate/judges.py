@@ -1,4 +1,4 @@
-"""Judges: networks that say what a made picture is, and by whose features sets are compared.
+"""Judges: classifiers whose labels and features evaluate generated signals.
 
 A judge reads pictures as files would hold them: values are brought to 8 bits first, made ones like
 real ones. Each does to them what was done in its own training.
@@ -183,7 +183,7 @@ class ClassAccuracy:
     count: int
 
 
-def class_accuracy(logits: Tensor, asked: Tensor) -> ClassAccuracy:
+def class_accuracy(logits: Tensor, classes: Tensor) -> ClassAccuracy:
     """The share of pictures whose most likely class is that which was asked for.
 
     Args:
@@ -194,17 +194,17 @@ def class_accuracy(logits: Tensor, asked: Tensor) -> ClassAccuracy:
         BedstoneError: lengths differ, there are none, or a class that the judge doesn't know.
     """
     labels = logits.shape[1]
-    if len(logits) != len(asked) or not len(asked):
+    if len(logits) != len(classes) or not len(classes):
         raise BedstoneError(
-            f"judge: {len(logits)} pictures and {len(asked)} classes were given; expected one "
+            f"judge: {len(logits)} pictures and {len(classes)} classes were given; expected one "
             "class for each."
         )
-    if int(asked.min()) < 0 or int(asked.max()) >= labels:
-        wrong = int(asked.min()) if int(asked.min()) < 0 else int(asked.max())
+    if int(classes.min()) < 0 or int(classes.max()) >= labels:
+        wrong = int(classes.min()) if int(classes.min()) < 0 else int(classes.max())
         raise BedstoneError(f"judge: class {wrong} was asked for; it knows 0 to {labels - 1}.")
-    right = (logits.argmax(1) == asked).double()
-    of_each = [float(right[asked == number].mean()) for number in range(labels)]
-    return ClassAccuracy(float(right.mean()), tuple(of_each), len(asked))
+    right = (logits.argmax(1) == classes).double()
+    of_each = [float(right[classes == number].mean()) for number in range(labels)]
+    return ClassAccuracy(float(right.mean()), tuple(of_each), len(classes))
 
 
 def open_judge(path: str | Path) -> Judge:
@@ -509,7 +509,7 @@ def train_signal_judge(
     rate: float = 2e-3,
     width: int = 32,
     seed: int = 0,
-    told: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> SignalJudge:
     """A judge of the classes of `learnt`, with its accuracy on `held` in its record.
 
@@ -546,8 +546,8 @@ def train_signal_judge(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if told is not None and step % 25 == 0:
-            told(step, loss.item())
+        if progress is not None and step % 25 == 0:
+            progress(step, loss.item())
     judge = SignalJudge(network)
     _, said = judge.read(held.read(np.arange(len(held))))
     right = (said.argmax(1).numpy() == held.classes).mean()

@@ -1,4 +1,4 @@
-"""Which things a drawn picture shows, judged by a network trained on real drawings.
+"""The scene judge: a network that detects which objects a generated scene shows.
 
 A picture that was made from words is right where each thing that they state is seen, of its shape
 and its colour, as often as they say. `scene_learning` trains the judge, and says how often it is
@@ -198,9 +198,9 @@ def open_scene_judge(folder: str | Path) -> SceneJudge:
         key for key in wanted if tensors.get(key, wanted[key][..., None]).shape != wanted[key].shape
     ]
     if wrong or len(tensors) != len(wanted):
-        told = wrong[0] if wrong else min(set(tensors) - set(wanted))
+        odd = wrong[0] if wrong else min(set(tensors) - set(wanted))
         raise BedstoneError(
-            f"{folder / 'model.safetensors'}: tensor {told!r} is not what config.json asks for. "
+            f"{folder / 'model.safetensors'}: tensor {odd!r} is not what config.json asks for. "
             "Train the judge again."
         )
     network.load_state_dict(tensors)
@@ -229,7 +229,7 @@ class SceneFigures:
     count: int
 
 
-def judge_scenes(seen: Sequence[Things], asked: Sequence[Things]) -> SceneFigures:
+def judge_scenes(seen: Sequence[Things], prompts: Sequence[Things]) -> SceneFigures:
     """Compares what pictures show with what was asked for.
 
     Args:
@@ -239,21 +239,21 @@ def judge_scenes(seen: Sequence[Things], asked: Sequence[Things]) -> SceneFigure
     Raises:
         BedstoneError: there are none, or not as many of both.
     """
-    if not asked or len(seen) != len(asked):
+    if not prompts or len(seen) != len(prompts):
         raise BedstoneError(
-            f"scene judge: {len(seen)} pictures and {len(asked)} prompts were given; expected one "
-            "prompt for each picture."
+            f"scene judge: {len(seen)} pictures and {len(prompts)} prompts were given; expected "
+            "one prompt for each picture."
         )
-    rows, seen_of, asked_of = [], 0, 0
-    for there, wanted in zip(seen, asked, strict=True):
+    rows, seen_of, wanted_of = [], 0, 0
+    for there, wanted in zip(seen, prompts, strict=True):
         found = [min(_matching(there, *pair), count) for pair, count in wanted.items()]
         right = sum(found) == wanted.total()
-        alike = right and there.total() == wanted.total()
-        rows.append((right, _holds(there, wanted, 0), _holds(there, wanted, 1), alike))
+        exact = right and there.total() == wanted.total()
+        rows.append((right, _holds(there, wanted, 0), _holds(there, wanted, 1), exact))
         seen_of += sum(found)
-        asked_of += wanted.total()
+        wanted_of += wanted.total()
     right, shapes, colours, exact = (sum(each) / len(rows) for each in zip(*rows, strict=True))
-    things = seen_of / asked_of if asked_of else math.nan
+    things = seen_of / wanted_of if wanted_of else math.nan
     return SceneFigures(right, things, shapes, colours, exact, len(rows))
 
 

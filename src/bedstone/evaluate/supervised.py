@@ -1,4 +1,4 @@
-"""How well a model does a labelled task: predictions on rows, and their figures.
+"""Evaluation of models with a head for labels, tags or answers: loss and figures on rows.
 
 Shapes: M read states, L labels, N tokens, n rows of a batch.
 """
@@ -49,7 +49,7 @@ MAIN = {
 
 @dataclass
 class Scored:
-    """What an evaluation gives.
+    """Loss, figures and predictions of an evaluation.
 
     Attributes:
         loss: mean over targets, in nats or squared units.
@@ -65,7 +65,7 @@ class Scored:
 
 
 class PredictionReader:
-    """Collects a head's outputs and says what they predict of each source row."""
+    """Collects a head's outputs and turns them into a prediction for each source row."""
 
     def __init__(self, examples: Examples, head: HeadConfig) -> None:
         self.examples = examples

@@ -77,7 +77,11 @@ class Classes(Metric):
         entails = known is not None and any(each.lower().startswith("entail") for each in known)
         own = [] if known is None or (entails and "pair" not in rows.columns) else known
         self.problem = head.problem if head is not None and own else "single"
-        read: dict[str, Any] = {"single": labels.single, "multi": labels.several, "regression": labels.figures}
+        read: dict[str, Any] = {
+            "single": labels.single,
+            "multi": labels.several,
+            "regression": labels.figures,
+        }
         if self.problem == "regression":
             self.actual = labels.figures(rows, column, len(own) or None).tolist()
         else:
@@ -235,7 +239,7 @@ class VQA(Metric):
     def __init__(self, rows: Dataset, model: Model) -> None:
         super().__init__(rows.pick([i for i, row in enumerate(rows) if row.questions]), model)
         numbered = enumerate(self.rows)
-        self.asked = [(number, one) for number, row in numbered for one in row.questions]
+        self.questions = [(number, one) for number, row in numbered for one in row.questions]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -243,17 +247,19 @@ class VQA(Metric):
 
     def inputs(self) -> list[Any]:
         images = [image_of(row) for row in self.rows]
-        return [{"image": images[number], "question": one.question} for number, one in self.asked]
+        return [
+            {"image": images[number], "question": one.question} for number, one in self.questions
+        ]
 
     def score(self, results: Sequence[Any], resamples: int) -> Figures:
-        questions = [one for _, one in self.asked]
+        questions = [one for _, one in self.questions]
         return vqa_accuracy(
             [each[0]["answer"] for each in results],
             [one.answers for one in questions],
             [one.kind for one in questions],
             questions=[one.question for one in questions],
             blind=self.blind,
-            pictures=[number for number, _ in self.asked],
+            pictures=[number for number, _ in self.questions],
             resamples=resamples,
         )
 

@@ -1,4 +1,4 @@
-"""Figures of captions: BLEU, ROUGE-L and CIDEr-D beside what people wrote; true facts of scenes.
+"""Captioning metrics: BLEU, ROUGE-L and CIDEr-D; true facts of drawn scenes.
 
 BLEU (Papineni et al., 2002) by sacrebleu: four words, tokenised as 13a, in lower case. ROUGE-L
 (Lin, 2004) by rouge-score: F1 of the longest common subsequence, with the best of a picture's

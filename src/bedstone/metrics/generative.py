@@ -1,4 +1,4 @@
-"""Has it copied? The nearest training pictures of made ones, in pixels or in features.
+"""Metrics of generative models: memorization, FID, KID, PRDC, CLIP score, PSNR and SSIM.
 
 How near is too near is told by real pictures that were held out from training: who copies is
 nearer to training than they are.
@@ -441,12 +441,12 @@ def beside_training(
         `suspects` (the share nearer than all but 1 % of held-out ones; 0.01 where alike).
     """
     found = nearest(drawn, training, count)
-    told = memorization(found, nearest(held, training))
+    copied = memorization(found, nearest(held, training))
     return {
-        "nearest": told.made,
-        "nearest_held_out": told.held,
-        "nearer": told.nearer,
-        "suspects": told.suspects,
+        "nearest": copied.made,
+        "nearest_held_out": copied.held,
+        "nearer": copied.nearer,
+        "suspects": copied.suspects,
     }, found
 
 

@@ -1,4 +1,4 @@
-"""How well pictures and texts find each other: recall at k, both ways.
+"""Retrieval metrics of images and texts: recall at k both ways, zero-shot accuracy, matching.
 
 A query counts at k where one of its right answers is among the k nearest (as in VSE++, Faghri et
 al., 2018, section 4). Whatever is as near as the right answer counts as nearer, so that a network

@@ -1,4 +1,4 @@
-"""Learning from pairs of pictures and texts: each picture is to be nearest to its own text.
+"""Contrastive losses of images with texts: softmax (CLIP) and sigmoid (SigLIP).
 
 The softmax form is CLIP's (Radford et al., 2021, figure 3), the sigmoid form SigLIP's (Zhai et al.,
 2023, equation 1). Equal texts in a batch are all right answers: the softmax form then aims at all

@@ -1,4 +1,4 @@
-"""Learning to draw: a network sees a noised signal and says what of it is noise.
+"""The denoising loss of diffusion models.
 
 Denoising as Ho et al., 2020, equation 14, for any process of `diffusion.process` and any target of
 `diffusion.targets`. What a time counts for is said by the error of the clean signal that the output

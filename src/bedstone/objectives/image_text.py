@@ -1,4 +1,4 @@
-"""Learning to put pictures into words: captions, answers, which text belongs to which picture.
+"""Image-text losses: captions, answers, contrast and matching.
 
 Captions are predicted token by token over the picture, answers over the question as it was read
 with the picture (BLIP, Li et al., 2022, sections 3.1 and 4.4). Contrast tells each picture's text

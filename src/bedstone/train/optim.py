@@ -1,4 +1,4 @@
-"""What moves the weights: Muon for hidden matrices, AdamW for the rest; or AdamW alone.
+"""Optimizers: Muon for hidden matrices with AdamW for the rest, or AdamW alone.
 
 Muon is for matrices inside a stack and the kernels of convolutions: embeddings, the head,
 positions, norms and biases learn better with AdamW (Jordan et al., 2024). Weight decay is on

@@ -1,4 +1,4 @@
-"""How long a run is, and how the learning rate moves over it.
+"""Budgets of runs, and learning rate schedules over them.
 
 A budget is a number of steps, tokens or seconds; how far along a run is, is the share of it
 that is spent. A schedule is a pure function of that share, so a resumed run goes on exactly
@@ -76,13 +76,13 @@ def parse_budget(text: str | int) -> Budget:
         BedstoneError: it can't be read, or isn't above zero.
     """
     amount: float
-    told = str(text).strip().lower().replace("_", "").replace(",", "")
-    if match := re.fullmatch(rf"{_NUMBER}\s*([kmbgt]?)\s*(steps?|tokens?)", told):
+    given = str(text).strip().lower().replace("_", "").replace(",", "")
+    if match := re.fullmatch(rf"{_NUMBER}\s*([kmbgt]?)\s*(steps?|tokens?)", given):
         number, scale, unit = match.groups()
         amount, unit = round(float(number) * _COUNTS[scale]), unit.rstrip("s") + "s"
-    elif match := re.fullmatch(rf"{_NUMBER}\s*(s|m|h|d)(?:ec|econd|in|inute|r|our|ay)?s?", told):
+    elif match := re.fullmatch(rf"{_NUMBER}\s*(s|m|h|d)(?:ec|econd|in|inute|r|our|ay)?s?", given):
         amount, unit = float(match[1]) * _SECONDS[match[2]], "seconds"
-    elif match := re.fullmatch(_NUMBER, told):
+    elif match := re.fullmatch(_NUMBER, given):
         amount, unit = round(float(match[1])), "steps"
     else:
         raise BedstoneError(f"budget: {text!r} can't be read; {ACCEPTED}.")
