@@ -13,7 +13,7 @@ Shapes: B pictures, C channels, H and W; F features, L labels.
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from bedstone.data.signals.signals import Signals
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.scene_judge import SCENE_GRID, open_scene_judge
 from bedstone.files import atomic_folder, read_json, write_json
-from bedstone.settings import at_least, from_mapping
+from bedstone.settings import Settings, from_mapping, whole
 
 SIDE = 32  # of the pictures it reads
 WIDTH = 84  # of its features
@@ -361,7 +361,7 @@ GROUPS = 8
 
 
 @dataclass(frozen=True)
-class SignalClassifierConfig:
+class SignalClassifierConfig(Settings):
     """The shape of it.
 
     Attributes:
@@ -373,13 +373,15 @@ class SignalClassifierConfig:
 
     shape: tuple[int, ...] = (1, 28, 28)
     labels: tuple[str, ...] = ()
-    width: int = 32
-    stages: int = 4
+    width: int = whole(1, default=32)
+    stages: int = whole(1, default=4)
+
+    section: ClassVar[str] = "judge."
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "labels", tuple(self.labels))
-        at_least(self, 1, "width", "stages", prefix="judge.")
         if not 2 <= len(self.shape) <= 4 or min(self.shape) < 1 or self.width % GROUPS:
             raise BedstoneError(
                 f"judge: signals of {self.shape} and a width of {self.width} were given; expected "

@@ -24,13 +24,13 @@ from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, read_json, write_json
 from bedstone.models.resnet.network import initialise_convolutions
 from bedstone.nn.convolution import Basic, ConvNorm
-from bedstone.settings import at_least, from_mapping
+from bedstone.settings import Settings, from_mapping, whole
 
 SHRINK = 4  # pixels of a cell's side
 
 
 @dataclass(frozen=True)
-class SceneGridConfig:
+class SceneGridConfig(Settings):
     """The shape of a network that reads scenes.
 
     Attributes:
@@ -40,15 +40,15 @@ class SceneGridConfig:
         sizes, shapes, colours: how many of each there are, Z, P and K.
     """
 
-    size: int = 32
-    width: int = 48
-    blocks: int = 1
-    sizes: int = 3
-    shapes: int = 8
-    colours: int = 10
+    size: int = whole(1, default=32)
+    width: int = whole(1, default=48)
+    blocks: int = whole(1, default=1)
+    sizes: int = whole(1, default=3)
+    shapes: int = whole(1, default=8)
+    colours: int = whole(1, default=10)
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "size", "width", "blocks", "sizes", "shapes", "colours")
+        super().__post_init__()
         if self.size % SHRINK:
             raise BedstoneError(
                 f"size: pictures of {self.size} pixels aren't divided by cells of {SHRINK}; choose "

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.data.text.packing import Packed
-from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import check_shares
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, one_of, share, whole
 
 KINDS = ("softmax", "sigmoid")
 # CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit, and those published
@@ -78,7 +78,7 @@ def sigmoid_loss(
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class ContrastiveLoss(Settings):
     """The objective: (network, batch) to the sum of losses and the number of pictures.
 
     Attributes:
@@ -88,16 +88,11 @@ class Contrastive:
         patch_dropout: share of a picture's patches that are not read.
     """
 
-    kind: str = "softmax"
-    chunk: int = 0
-    patch_dropout: float = 0.0
+    kind: str = one_of(*KINDS, default="softmax")
+    chunk: int = whole(0, default=0)
+    patch_dropout: float = share(below_one=True, default=0.0)
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise BedstoneError(f"objective: {self.kind!r} is unknown{nearest(self.kind, KINDS)}.")
-        if self.chunk < 0:
-            raise BedstoneError(f"chunk: {self.chunk} was given; at least 0.")
-        check_shares({"patch_dropout": self.patch_dropout})
+    section = "objective."
 
     def __call__(self, network: Any, batch: Pairs) -> tuple[Tensor, float]:
         image = self.pictures(network, batch.pixels)

@@ -17,8 +17,7 @@ from bedstone.evaluate.contrastive import ContrastiveScorer
 from bedstone.evaluate.runner import Evaluation
 from bedstone.models.clip.network import CLIPConfig, build, clip_config
 from bedstone.models.published import fresh_processor
-from bedstone.objectives.contrastive import Contrastive as ContrastiveLoss
-from bedstone.objectives.contrastive import patches_of, refuse_batch_norm
+from bedstone.objectives.contrastive import KINDS, ContrastiveLoss, patches_of, refuse_batch_norm
 from bedstone.recipes.base import ImagesOptim, ImagesSchedule, Method, Trainer
 from bedstone.settings import one_of, share, whole
 from bedstone.train.data import (
@@ -76,7 +75,7 @@ class ContrastiveRecipe(RunRecipe):
     data: PairsConfig = field(default_factory=PairsConfig)
     augment: dict[str, Any] = field(default_factory=dict)
     tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(vocab_size=2048))
-    objective: str = ""
+    objective: str = one_of("", *KINDS, default="")
     batch_size: int = whole(2, default=256)
     chunk: int = whole(0, default=0)
     patch_dropout: float = share(below_one=True, default=0.0)
