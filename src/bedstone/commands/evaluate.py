@@ -29,7 +29,7 @@ def evaluate(
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
-    picture: str | None = None,
+    confusion: str | None = None,
     judge: str = "",
     clip: str = "",
     samples: int = 1000,
@@ -51,7 +51,7 @@ def evaluate(
     if metric:
         check_head(task_class(task), model)
     if metric and metric not in OWN:
-        if picture is not None:
+        if confusion is not None:
             raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
         columns = None if column == "text" else {"text": column}
         return evaluate_task(task, model, data, how, columns=columns, split=split, as_json=as_json)
@@ -81,13 +81,13 @@ def evaluate(
             context=context,
             batch_size=batch_size,
             as_json=as_json,
-            picture=picture,
+            confusion=confusion,
         )
     if kind == "towers":
         return evaluate_contrastive(
-            model, data, how, column=column, split=split, as_json=as_json, picture=picture
+            model, data, how, column=column, split=split, as_json=as_json, confusion=confusion
         )
-    if picture is not None:
+    if confusion is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
     sees = model.config.layout == FLAMINGO and not is_text(data)
     if kind in IMAGE_TEXT_TASKS.values() or sees:
@@ -167,7 +167,7 @@ def evaluate_(
         as_json=json,
         precision=precision,
         device=device,
-        picture=confusion,
+        confusion=confusion,
         judge=judge,
         clip=clip,
         samples=samples,

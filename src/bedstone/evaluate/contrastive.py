@@ -29,7 +29,7 @@ from bedstone.models.published import fresh_processor
 from bedstone.objectives.contrastive import LARGEST_SCALE, sigmoid_loss, softmax_loss
 from bedstone.report.plots import draw_confusion
 from bedstone.runtime import Precision
-from bedstone.train.data import pictures_of, recorded_data
+from bedstone.train.data import cached_images, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 64  # pictures or texts that go through a tower at a time
@@ -41,7 +41,7 @@ class ContrastiveScorer(Evaluation):
 
     Attributes:
         model: with image and text towers.
-        pictures: of the rows, as the model reads them.
+        images: of the rows, as the model reads them.
         texts: of the rows, tokenised.
         precision: of the matrix products.
         kind: softmax or sigmoid: which loss is reported.
@@ -49,7 +49,7 @@ class ContrastiveScorer(Evaluation):
     """
 
     model: Model
-    pictures: ImageCache
+    images: ImageCache
     texts: ContrastiveTexts
     precision: Precision
     kind: str = "softmax"
@@ -57,7 +57,7 @@ class ContrastiveScorer(Evaluation):
 
     @property
     def rows(self) -> Dataset:
-        rows: Any = self.pictures.rows
+        rows: Any = self.images.rows
         return rows
 
     def predict(self, progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
@@ -124,9 +124,9 @@ class ContrastiveScorer(Evaluation):
         processor, device = self.model.processor, self.precision.device
         assert processor is not None
         numbers, vectors = [], []
-        readable = self.pictures.readable
+        readable = self.images.readable
         for at in range(0, len(readable), BATCH):
-            read, pixels = self.pictures.read(readable[at : at + BATCH])
+            read, pixels = self.images.read(readable[at : at + BATCH])
             shown = processor.normalise(torch.from_numpy(pixels)).to(device)
             with torch.no_grad(), self.precision.autocast():
                 found = self.model.network.image_features(shown)
@@ -186,7 +186,7 @@ def evaluate_contrastive(
     column: str = "text",
     split: str | None = None,
     as_json: bool = False,
-    picture: str | None = None,
+    confusion: str | None = None,
 ) -> dict[str, Any]:
     """Prints and returns the figures over all pairs, with 95 % intervals.
 
@@ -196,7 +196,7 @@ def evaluate_contrastive(
         model: with image and text towers.
         data: pairs, as `data.sources` reads them, or `scenes`.
         column: the column of texts, where it isn't the recipe's.
-        picture: a PNG to draw the confusion matrix of zero-shot classification into.
+        confusion: a PNG to draw the confusion matrix of zero-shot classification into.
 
     Raises:
         BedstoneError: the pairs can't be read, or there is nothing to measure.
@@ -210,10 +210,10 @@ def evaluate_contrastive(
         rows = settings.open(data, split)
     if model.processor is None:
         model.processor = fresh_processor(model.config)
-    pictures = pictures_of(rows, model.processor, settings, "reading pictures", as_json)
+    images = cached_images(rows, model.processor, settings, "reading pictures", as_json)
     texts = ContrastiveTexts(rows, encoder_of(tokenizer_of(model), model.config))
     kind = "sigmoid" if model.config.layout == "siglip" else "softmax"
-    scorer = ContrastiveScorer(model, pictures, texts, precision, kind)
+    scorer = ContrastiveScorer(model, images, texts, precision, kind)
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = scorer.figures(progress=bar.update)
     if not found:
@@ -221,11 +221,11 @@ def evaluate_contrastive(
             f"data {data!r}: has neither texts of its own to find nor two classes to tell apart."
         )
     record = {name: figures.record() for name, figures in found.items()}
-    if picture is not None:
+    if confusion is not None:
         if "zero-shot" not in found:
             raise BedstoneError("confusion: the rows have no labels, so there is no such matrix.")
         labelled, title = found["zero-shot"], f"{model.path} on {Path(data).name}"
-        draw_confusion(labelled.confusion or [], labelled.labels, picture, title)
+        draw_confusion(labelled.confusion or [], labelled.labels, confusion, title)
     return present(
         record,
         {f"{model.path} on {data}: {name}": figures.table() for name, figures in found.items()},

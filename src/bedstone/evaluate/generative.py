@@ -179,10 +179,10 @@ def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> 
     return Figures("drawings", "right", values, {}, rows=len(prompts))
 
 
-def _at_size(pictures: Tensor, size: int) -> Tensor:
-    if pictures.shape[-1] == size:
-        return pictures
-    return torch.nn.functional.interpolate(pictures, size=(size, size), mode="area")
+def _at_size(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size:
+        return images
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="area")
 
 
 # Who judges drawings: a judge of pictures, who sees any signal as one, or one of signals.
@@ -336,16 +336,16 @@ def _show(
     """Sheets of what was drawn, and of the nearest training signals, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     kind, recipe = model.signal.kind, {"model": str(model.path), **asdict(model.sampling)}
-    pictures = to_images(drawn[:SHOWN], kind)
+    images = to_images(drawn[:SHOWN], kind)
     texts = titles[:SHOWN]
-    samples_sheet(pictures, folder / "drawn.png", titles=texts, recipe=recipe, columns=10)
+    samples_sheet(images, folder / "drawn.png", titles=texts, recipe=recipe, columns=10)
     if neighbours is not None:
         _, found, training = neighbours
         first = NearestNeighbours(found.places[:BESIDE], found.distances[:BESIDE])
         shown, places = torch.unique(first.places, return_inverse=True)
         near = to_images(training[shown], kind)
         beside = NearestNeighbours(places, first.distances)
-        neighbours_sheet(pictures[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
+        neighbours_sheet(images[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
 
 
 def _recipe_of(model: DiffusionPipeline) -> "SignalSection":

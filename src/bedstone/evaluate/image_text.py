@@ -47,7 +47,7 @@ from bedstone.models.published import fresh_processor
 from bedstone.objectives.image_text import word_loss
 from bedstone.objectives.tokens import token_loss
 from bedstone.runtime import Precision
-from bedstone.train.data import pictures_of, recorded_data
+from bedstone.train.data import cached_images, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 32  # pictures at a time, with all their texts
@@ -90,7 +90,7 @@ class BlipScorer(Evaluation):
 
     Attributes:
         model: whose head says what is measured: captions, answers, matching, or all.
-        pictures: of the rows, as the model reads them.
+        images: of the rows, as the model reads them.
         precision: of the matrix products.
         blind: the question-only baseline of the training rows; None reports none.
         candidates: answers to choose among; empty lets the model write freely.
@@ -101,7 +101,7 @@ class BlipScorer(Evaluation):
     """
 
     model: Model
-    pictures: ImageCache
+    images: ImageCache
     precision: Precision
     blind: QuestionOnlyBaseline | None = None
     candidates: Sequence[str] = ()
@@ -162,7 +162,7 @@ class BlipScorer(Evaluation):
                 [one.kind for one in questions],
                 questions=[one.question for one in questions],
                 blind=self.blind,
-                pictures=[number for number, _ in found.questions],
+                images=[number for number, _ in found.questions],
                 resamples=resamples,
             )
         if found.chances:
@@ -177,7 +177,7 @@ class BlipScorer(Evaluation):
 
     def _chunks(self) -> Iterator[tuple[float, np.ndarray]]:
         """Numbers of some rows, those with as many questions together; and the share done."""
-        rows, readable = self.pictures.rows, self.pictures.readable
+        rows, readable = self.images.rows, self.images.readable
         order = sorted(readable.tolist(), key=lambda number: len(rows[number].questions))
         for at in range(0, len(order), BATCH):
             yield at / len(order), np.array(order[at : at + BATCH])
@@ -186,14 +186,14 @@ class BlipScorer(Evaluation):
         """Numbers of the rows whose pictures can be read, and their memory (P, S, D)."""
         processor = self.model.processor
         assert processor is not None
-        numbers, pixels = self.pictures.read(numbers)
+        numbers, pixels = self.images.read(numbers)
         shown = processor.normalise(torch.from_numpy(pixels)).to(self.precision.device)
         shown = torch.zeros_like(shown) if self.blank else shown
         with self.precision.autocast():
             return numbers.tolist(), self.model.network.memory(shown)
 
     def _captions(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        rows = [self.pictures.rows[number] for number in numbers]
+        rows = [self.images.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         if not kept:
             return
@@ -209,7 +209,7 @@ class BlipScorer(Evaluation):
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        questions = [self.pictures.rows[number].questions for number in numbers]
+        questions = [self.images.rows[number].questions for number in numbers]
         kept = [place for place, each in enumerate(questions) if each]
         if not kept:
             return
@@ -229,7 +229,7 @@ class BlipScorer(Evaluation):
         found.questions += said
 
     def _match(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        rows = [self.pictures.rows[number] for number in numbers]
+        rows = [self.images.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         if not kept:
             return
@@ -322,7 +322,7 @@ class FlamingoScorer(BlipScorer):
         return [measure for name, measure in known.items() if self.kind in (name, "joint")]
 
     def _captions(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        rows = [self.pictures.rows[number] for number in numbers]
+        rows = [self.images.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         rows = [rows[place] for place in kept]
         texts = [row.captions[n % len(row.captions)] for n, row in enumerate(rows)]
@@ -334,7 +334,7 @@ class FlamingoScorer(BlipScorer):
         questions = [
             (place, number, one)
             for place, number in enumerate(numbers)
-            for one in self.pictures.rows[number].questions
+            for one in self.images.rows[number].questions
         ]
         prompts = prompt_ids(self.words, [one.question for _, _, one in questions])
         texts = [one.answers[0] for _, _, one in questions]
@@ -475,7 +475,7 @@ def evaluate_image_text(
     made = FlamingoScorer if model.config.layout == FLAMINGO else BlipScorer
     scorer = made(
         model,
-        pictures_of(rows, model.processor, settings, "reading pictures", as_json),
+        cached_images(rows, model.processor, settings, "reading pictures", as_json),
         precision,
         None if learnt is None else question_only_baseline(learnt),
         answer_vocabulary(learnt) if learnt is not None and recipe.get("rank") else (),

@@ -137,19 +137,19 @@ class Judge:
     look: Look
 
     @torch.inference_mode()
-    def read(self, pictures: Tensor, batch: int = BATCH) -> tuple[Tensor, Tensor | None]:
+    def read(self, images: Tensor, batch: int = BATCH) -> tuple[Tensor, Tensor | None]:
         """Features (B, F) and logits (B, L) of pictures in one pass, fp32; logits None without
         labels.
 
         Args:
-            pictures: (B, 1 or 3, H, W), about [-1, 1], of any size.
+            images: (B, 1 or 3, H, W), about [-1, 1], of any size.
 
         Raises:
             BedstoneError: they have another shape, there are none, or one is not finite.
         """
-        _check(pictures)
+        _check(images)
         features, logits = [], []
-        for part in pictures.split(batch):
+        for part in images.split(batch):
             # What a file holds: neither values between two greys nor ones beyond white.
             whole = ((part.float() + 1) * 127.5).round().clamp(0, 255)
             seen, said = self.look(self.prepare(whole))
@@ -158,17 +158,17 @@ class Judge:
                 logits.append(said.float())
         return torch.cat(features), torch.cat(logits) if logits else None
 
-    def features(self, pictures: Tensor, batch: int = BATCH) -> Tensor:
+    def features(self, images: Tensor, batch: int = BATCH) -> Tensor:
         """(B, F) as `read` has it."""
-        return self.read(pictures, batch)[0]
+        return self.read(images, batch)[0]
 
-    def logits(self, pictures: Tensor, batch: int = BATCH) -> Tensor:
+    def logits(self, images: Tensor, batch: int = BATCH) -> Tensor:
         """(B, L) as `read` has it.
 
         Raises:
             BedstoneError: as `read` does, or the judge has no labels.
         """
-        found = self.read(pictures, batch)[1]
+        found = self.read(images, batch)[1]
         if found is None:
             raise BedstoneError(f"judge {self.name!r}: has features alone, and no labels.")
         return found
@@ -314,31 +314,31 @@ def _filled(path: Path, network: Any, tensors: dict[str, Tensor]) -> Any:
     return network.float().eval()
 
 
-def _resized(pictures: Tensor, side: int) -> Tensor:
+def _resized(images: Tensor, side: int) -> Tensor:
     """Squeezed to a square, bilinear, averaging where it shrinks."""
-    if pictures.shape[-2:] == (side, side):
-        return pictures
-    shrinks = max(pictures.shape[-2:]) > side
-    return F.interpolate(pictures, (side, side), mode="bilinear", antialias=shrinks)
+    if images.shape[-2:] == (side, side):
+        return images
+    shrinks = max(images.shape[-2:]) > side
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=shrinks)
 
 
-def _rgb(pictures: Tensor) -> Tensor:
-    return pictures if pictures.shape[1] == 3 else pictures.expand(-1, 3, -1, -1)
+def _rgb(images: Tensor) -> Tensor:
+    return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
 
 
-def _grey(pictures: Tensor) -> Tensor:
-    if pictures.shape[1] == 1:
-        return pictures
-    return (pictures * torch.tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
+def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images
+    return (images * torch.tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
 
 
-def _check(pictures: Tensor) -> None:
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or not len(pictures):
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise BedstoneError(
-            f"judge: pictures of shape {tuple(pictures.shape)} were given; expected (pictures, 1 "
+            f"judge: pictures of shape {tuple(images.shape)} were given; expected (pictures, 1 "
             "or 3 channels, height, width), and at least one."
         )
-    finite = pictures.isfinite().flatten(1).all(1)
+    finite = images.isfinite().flatten(1).all(1)
     if not finite.all():
         row = int((~finite).nonzero()[0])
         raise BedstoneError(

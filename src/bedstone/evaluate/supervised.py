@@ -253,7 +253,7 @@ def evaluate_labels(
     stride: int = 0,
     batch_size: int = 64,
     as_json: bool = False,
-    picture: str | None = None,
+    confusion: str | None = None,
 ) -> dict[str, Any]:
     """Prints and returns the task's figures with 95 % intervals over all rows.
 
@@ -264,7 +264,7 @@ def evaluate_labels(
             is the column of their labels.
         context: tokens a row at most; longer rows become windows.
         stride: tokens that a window shares with the one before.
-        picture: a PNG to draw the confusion matrix into.
+        confusion: a PNG to draw the confusion matrix into.
 
     Raises:
         BedstoneError: the rows can't be read, or have labels that the model hasn't.
@@ -272,18 +272,18 @@ def evaluate_labels(
     kind = model.config.head.kind
     examples: Any
     if embeds_images(model):
-        examples = _pictures(model, data, columns, split)
+        examples = _images(model, data, columns, split)
     else:
         examples = _texts(model, data, columns, split, context, stride)
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = score(model, examples, precision, batch_size=batch_size, progress=bar.update)
     assert found.figures is not None
     record = {"loss": found.loss, **found.figures.record()}
-    if picture is not None:
+    if confusion is not None:
         if found.figures.confusion is None:
             raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
         title = f"{model.path} on {Path(data).name}"
-        draw_confusion(found.figures.confusion, found.figures.labels, picture, title)
+        draw_confusion(found.figures.confusion, found.figures.labels, confusion, title)
     return present(record, {f"{model.path} on {data}": found.figures}, as_json=as_json)
 
 
@@ -309,7 +309,7 @@ def _texts(
     )
 
 
-def _pictures(
+def _images(
     model: Model, data: str, columns: dict[str, str] | None, split: str | None
 ) -> ImageExamples:
     named = {} if columns is None else {"label": columns["text"]}

@@ -259,7 +259,7 @@ class VQA(Metric):
             [one.kind for one in questions],
             questions=[one.question for one in questions],
             blind=self.blind,
-            pictures=[number for number, _ in self.questions],
+            images=[number for number, _ in self.questions],
             resamples=resamples,
         )
 

@@ -53,11 +53,9 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.nd
         references: one or more a picture, in the same order.
     """
     known = [[_ngrams(text) for text in texts] for texts in references]
-    pictures = Counter(
-        ngram for texts in known for ngram in {g for t in texts for c in t for g in c}
-    )
+    images = Counter(ngram for texts in known for ngram in {g for t in texts for c in t for g in c})
     top = math.log(len(captions)) if captions else 0.0
-    rare = {ngram: top - math.log(count) for ngram, count in pictures.items()}
+    rare = {ngram: top - math.log(count) for ngram, count in images.items()}
     scores = np.zeros(len(captions))
     for row, caption in enumerate(captions):
         said = _ngrams(caption)

@@ -380,7 +380,7 @@ def _reach(rows: Tensor, nearest: int) -> Tensor:
 class Reads(Protocol):
     """A judge: of pictures, or of signals."""
 
-    def read(self, pictures: Tensor, /) -> tuple[Tensor, Tensor | None]: ...
+    def read(self, images: Tensor, /) -> tuple[Tensor, Tensor | None]: ...
 
 
 MOST = 5000  # rows of each whose distances are taken one by one
@@ -467,7 +467,7 @@ class Compares(Protocol):
     @property
     def name(self) -> str: ...
 
-    def images(self, pictures: Iterable[Any]) -> np.ndarray: ...
+    def images(self, images: Iterable[Any]) -> np.ndarray: ...
 
     def texts(self, texts: Sequence[str]) -> np.ndarray: ...
 
@@ -492,17 +492,17 @@ class ClipScore:
     clip: str
 
 
-def clip_score(clip: Compares, pictures: Iterable[Any], texts: Sequence[str]) -> ClipScore:
+def clip_score(clip: Compares, images: Iterable[Any], texts: Sequence[str]) -> ClipScore:
     """The score of each picture with its own text.
 
     Args:
         clip: such as `tasks.images.engine.ImageEngine`.
-        pictures: paths, bytes, arrays (H, W, 3) uint8 or Pillow's images.
+        images: paths, bytes, arrays (H, W, 3) uint8 or Pillow's images.
 
     Raises:
         BedstoneError: there are none, or not as many pictures as texts.
     """
-    shown, kinds = clip.images(pictures), list(dict.fromkeys(texts))
+    shown, kinds = clip.images(images), list(dict.fromkeys(texts))
     if not texts or len(shown) != len(texts):
         raise BedstoneError(
             f"clip score: {len(shown)} pictures and {len(texts)} texts were given; expected one "

@@ -106,7 +106,7 @@ def vqa_accuracy(
     *,
     questions: Sequence[str] = (),
     blind: QuestionOnlyBaseline | None = None,
-    pictures: Sequence[int] | None = None,
+    images: Sequence[int] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Figures:
@@ -119,8 +119,8 @@ def vqa_accuracy(
             the right answers.
         questions: their texts, which `blind` needs.
         blind: learnt from the questions of training; None leaves the baselines out.
-        pictures: the number of each question's picture. Questions about one picture are right
-            together: intervals draw pictures, each with all its questions. None draws questions.
+        images: the number of each question's image. Questions about one image are right
+            together: intervals draw images, each with all its questions. None draws questions.
         resamples: of the bootstrap; 0 leaves intervals out.
 
     Raises:
@@ -136,7 +136,7 @@ def vqa_accuracy(
         if not isinstance(answer, str):
             raise BedstoneError(f"predicted, row {row}: {answer!r} is no text.")
     given = {"questions": questions if blind else None, "kinds": kinds or None}
-    for name, listed in [*given.items(), ("pictures", pictures)]:
+    for name, listed in [*given.items(), ("images", images)]:
         if listed is not None and len(listed) != rows:
             raise BedstoneError(f"{name}: there are {len(listed):,} for {rows:,} questions.")
     known = [kind or answer_kind(truth[row]) for row, kind in enumerate(kinds or [""] * rows)]
@@ -150,8 +150,8 @@ def vqa_accuracy(
     member = np.c_[np.ones(rows), member]  # all questions, then each kind
     sums = (member[:, :, None] * right[:, None]).reshape(rows, -1)  # (N, (1 + K) B)
     counts = np.c_[sums, member]
-    if pictures is not None:
-        _, owner = np.unique(np.asarray(pictures), return_inverse=True)
+    if images is not None:
+        _, owner = np.unique(np.asarray(images), return_inverse=True)
         together = np.zeros((owner.max() + 1, counts.shape[1]))
         np.add.at(together, owner, counts)
         counts = together  # (P, ...)

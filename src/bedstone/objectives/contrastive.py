@@ -55,13 +55,13 @@ def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, groups: Tensor) -> 
         scale: what cosines are multiplied by.
         groups: (n,) equal numbers are equal texts.
     """
-    pictures = len(image)
+    images = len(image)
     logits = scale * image @ text.T  # (B, n)
-    right = (groups[:pictures, None] == groups).to(logits.dtype)  # (B, n)
-    own = right[:, :pictures]
+    right = (groups[:images, None] == groups).to(logits.dtype)  # (B, n)
+    own = right[:, :images]
     which_text = -(logits.log_softmax(1) * (right / right.sum(1, keepdim=True))).sum()
-    which_picture = -(logits[:, :pictures].log_softmax(0) * (own / own.sum(0))).sum()
-    return (which_text + which_picture) / 2
+    which_image = -(logits[:, :images].log_softmax(0) * (own / own.sum(0))).sum()
+    return (which_text + which_image) / 2
 
 
 def sigmoid_loss(
@@ -95,7 +95,7 @@ class ContrastiveLoss(Settings):
     section = "objective."
 
     def __call__(self, network: Any, batch: Pairs) -> tuple[Tensor, float]:
-        image = self.pictures(network, batch.pixels)
+        image = self.images(network, batch.pixels)
         text = self.texts(network, batch.rows)
         device = batch.pixels.device.type
         # Cosines times 100 need more than bf16's three digits.
@@ -110,7 +110,7 @@ class ContrastiveLoss(Settings):
                 loss = softmax_loss(image, text, scale, batch.groups)
         return loss, len(image)
 
-    def pictures(self, network: Any, pixels: Tensor) -> Tensor:
+    def images(self, network: Any, pixels: Tensor) -> Tensor:
         """(B, E), in chunks where asked for."""
         kept = None
         if self.patch_dropout:
@@ -141,10 +141,10 @@ class ContrastiveLoss(Settings):
         return self.chunk if self.chunk < count and learns and torch.is_grad_enabled() else 0
 
 
-def draw_patches(pictures: int, patches: int, dropped: float) -> Tensor:
+def draw_patches(images: int, patches: int, dropped: float) -> Tensor:
     """(B, K): which patches of each picture are read, in their order, drawn by torch's seed."""
     kept = max(round(patches * (1 - dropped)), 1)
-    return torch.rand(pictures, patches).argsort(1)[:, :kept].sort(1).values
+    return torch.rand(images, patches).argsort(1)[:, :kept].sort(1).values
 
 
 def patches_of(network: Any) -> int:

@@ -24,10 +24,10 @@ from bedstone.train.data import (
     MAX_SCENES,
     Splits,
     augment_of,
+    cached_images,
+    cached_training_images,
     held_out,
     image_side,
-    learnt_pictures,
-    pictures_of,
     record_of,
 )
 from bedstone.train.logs import ProgressBar
@@ -149,7 +149,7 @@ class Contrastive(Method[ContrastiveRecipe]):
     ) -> Batches:
         processor, tokenizer = model.processor, model.tokenizer
         assert processor is not None and tokenizer is not None
-        images = learnt_pictures(splits.train, processor, recipe.data, start.quiet)
+        images = cached_training_images(splits.train, processor, recipe.data, start.quiet)
         batches = contrastive_stream(
             images,
             ContrastiveTexts(splits.train, encoder_of(tokenizer, model.config)),
@@ -178,12 +178,12 @@ class Contrastive(Method[ContrastiveRecipe]):
         assert isinstance(objective, ContrastiveLoss)
         processor, tokenizer, held = model.processor, model.tokenizer, splits.validation
         assert processor is not None and tokenizer is not None
-        pictures = pictures_of(
+        images = cached_images(
             held, processor, recipe.data, "reading held-out pictures", start.quiet
         )
         texts = ContrastiveTexts(held, encoder_of(tokenizer, model.config))
-        size = min(recipe.batch_size, len(pictures.readable))
-        return [ContrastiveScorer(model, pictures, texts, start.precision, objective.kind, size)]
+        size = min(recipe.batch_size, len(images.readable))
+        return [ContrastiveScorer(model, images, texts, start.precision, objective.kind, size)]
 
 
 def open_rows(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Splits:
