@@ -39,7 +39,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.text.packing import lay
 from bedstone.data.text.train_tokenizer import train_clip
 from bedstone.models.clip.network import build, clip_config
-from bedstone.objectives.contrastive import Contrastive
+from bedstone.objectives.contrastive import ContrastiveLoss
 from bedstone.runtime import Precision, keep_memory
 from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
 from rounds import spread
@@ -148,7 +148,7 @@ def ours(folder: Path, data: Data, *, bf16: bool, chunk: int = 0) -> Contestant:
     config = OptimConfig(
         kind="adamw", lr=LR, adamw_lr=LR, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1
     )
-    optimizer, objective = build_optimizer(network, config), Contrastive(chunk=chunk)
+    optimizer, objective = build_optimizer(network, config), ContrastiveLoss(chunk=chunk)
     precision = Precision(torch.device("cpu"), torch.bfloat16 if bf16 else torch.float32)
 
     def step(number: int) -> float:
@@ -231,7 +231,7 @@ def from_files(options: argparse.Namespace) -> None:
     network = build(clip_config({"image": {"patch": 32}, "text": text, "embed": 512}), seed=0)
     network.train()
     optimizer = build_optimizer(network, OptimConfig(kind="adamw", adamw_lr=LR))
-    precision, objective = Precision(torch.device("cpu"), torch.bfloat16), Contrastive()
+    precision, objective = Precision(torch.device("cpu"), torch.bfloat16), ContrastiveLoss()
     for number in range(options.steps + 2):
         if number == 2:  # the first steps make ready what all need
             batches.figures()

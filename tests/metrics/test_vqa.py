@@ -101,7 +101,7 @@ def test_intervals_draw_pictures_with_all_their_questions():
     truth = ["yes"] * 400
     said = (["yes"] * 10 + ["no"] * 10) * 20  # every twenty questions are about two pictures
     alone = vqa_accuracy(said, truth)
-    together = vqa_accuracy(said, truth, pictures=[n // 10 for n in range(400)])
+    together = vqa_accuracy(said, truth, images=[n // 10 for n in range(400)])
     assert alone.values == together.values
     widths = [high - low for low, high in (f.intervals["accuracy"] for f in (alone, together))]
     assert widths[1] > 2 * widths[0]
@@ -120,8 +120,8 @@ def test_what_cannot_be_scored_is_named():
         vqa_accuracy([3], ["3"])
     with pytest.raises(BedstoneError, match="kinds: there are 1 for 2 questions"):
         vqa_accuracy(["a", "b"], ["a", "b"], ["one"])
-    with pytest.raises(BedstoneError, match="pictures: there are 1 for 2 questions"):
-        vqa_accuracy(["a", "b"], ["a", "b"], pictures=[0])
+    with pytest.raises(BedstoneError, match="images: there are 1 for 2 questions"):
+        vqa_accuracy(["a", "b"], ["a", "b"], images=[0])
 
 
 def test_scenes_give_little_to_who_does_not_look():

@@ -14,7 +14,7 @@ from transformers.models.clip.modeling_clip import image_text_contrastive_loss
 from bedstone.data.text.packing import Packed, lay
 from bedstone.errors import BedstoneError
 from bedstone.objectives.contrastive import (
-    Contrastive,
+    ContrastiveLoss,
     cached,
     draw_patches,
     sigmoid_loss,
@@ -81,7 +81,9 @@ def batch(pictures: int = 7, extra: int = 3) -> Batch:
     return Batch(pixels, lay(ids, np.zeros_like(ids), lengths), groups)
 
 
-def gradients(objective: Contrastive, **options: object) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(
+    objective: ContrastiveLoss, **options: object
+) -> tuple[float, dict[str, torch.Tensor]]:
     torch.manual_seed(3)
     network = Towers(**options)  # type: ignore[arg-type]
     torch.manual_seed(4)
@@ -139,7 +141,7 @@ def test_hard_negatives_push_pictures_away() -> None:
 @pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
 def test_cached_gradient_is_the_plain_one(kind: str, chunk: int) -> None:
     found = []
-    for objective in (Contrastive(kind, patch_dropout=0.5), Contrastive(kind, chunk, 0.5)):
+    for objective in (ContrastiveLoss(kind, patch_dropout=0.5), ContrastiveLoss(kind, chunk, 0.5)):
         torch.manual_seed(3)
         network = Towers(biased=kind == "sigmoid", dropout=0.0)
         torch.manual_seed(4)
@@ -182,11 +184,11 @@ def test_cached_backward_sees_the_same_dropout() -> None:
 
 
 def test_cached_learns_under_autocast() -> None:
-    plain, chunked = [gradients(Contrastive(chunk=chunk)) for chunk in (0, 2)]
+    plain, chunked = [gradients(ContrastiveLoss(chunk=chunk)) for chunk in (0, 2)]
     with torch.autocast("cpu", torch.bfloat16):
         torch.manual_seed(3)
         network = Towers().eval()
-        loss, count = Contrastive(chunk=2)(network, batch())
+        loss, count = ContrastiveLoss(chunk=2)(network, batch())
     (loss / count).backward()
     weight = network.join.weight.grad
     assert weight is not None and weight.dtype == torch.float32 and weight.abs().sum() > 0
@@ -196,7 +198,7 @@ def test_cached_learns_under_autocast() -> None:
 def test_frozen_tower_stays_and_is_run_once() -> None:
     network = Towers()
     network.image.requires_grad_(False)
-    loss, _ = Contrastive(chunk=2)(network, batch())
+    loss, _ = ContrastiveLoss(chunk=2)(network, batch())
     loss.backward()
     assert network.seen == [7]
     assert all(weight.grad is None for weight in network.image.parameters())
@@ -215,7 +217,7 @@ def test_scale_is_at_most_100_in_the_softmax_form_alone() -> None:
     losses = {}
     for kind in ("softmax", "sigmoid"):
         network = Towers(dropout=0.0, biased=kind == "sigmoid")
-        objective = Contrastive(kind)
+        objective = ContrastiveLoss(kind)
         for scale in (100, 117):  # a published SigLIP has 117
             network.log_scale.data.fill_(math.log(scale))
             losses[kind, scale] = objective(network, batch())[0].item()
@@ -225,16 +227,16 @@ def test_scale_is_at_most_100_in_the_softmax_form_alone() -> None:
 
 def test_told_what_cannot_be() -> None:
     with pytest.raises(BedstoneError, match="perhaps 'softmax'"):
-        Contrastive("softmx")
+        ContrastiveLoss("softmx")
     with pytest.raises(BedstoneError, match="patch_dropout"):
-        Contrastive(patch_dropout=1.0)
+        ContrastiveLoss(patch_dropout=1.0)
     network = Towers()
     network.config.image.patch = 0
     with pytest.raises(BedstoneError, match="no patches"):
-        Contrastive(patch_dropout=0.5)(network, batch())
+        ContrastiveLoss(patch_dropout=0.5)(network, batch())
     network.image.append(nn.BatchNorm1d(8))
     with pytest.raises(BedstoneError, match="batch norm"):
-        Contrastive(chunk=2)(network, batch())
+        ContrastiveLoss(chunk=2)(network, batch())
 
 
 def test_parts_of_packed_rows() -> None:

@@ -27,9 +27,9 @@ def test_a_resumed_log_forgets_what_came_after(tmp_path):
 def test_the_first_signal_asks_and_the_second_leaves():
     before = signal.getsignal(signal.SIGTERM)
     with Interrupts() as interrupts:
-        assert interrupts.asked is None
+        assert interrupts.received is None
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupts.asked is signal.SIGTERM
+        assert interrupts.received is signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before

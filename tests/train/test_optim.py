@@ -232,3 +232,20 @@ def test_what_is_not_finite_shows_in_the_norm_and_is_not_spread(wrong: float) ->
     norm = clip_gradients(net, 1.0)
     assert not norm < float("inf")
     assert all(bool((g == 0.5).all()) for g in gradients[1:])
+
+
+def test_weights_that_were_renamed_go_on_with_their_state() -> None:
+    def named(name: str) -> torch.nn.Module:
+        net = torch.nn.Module()
+        net.add_module(name, torch.nn.Linear(3, 2))
+        return net
+
+    config = OptimConfig(kind="adamw")
+    old, new = build_optimizer(named("look"), config), build_optimizer(named("image_norm"), config)
+    gradients = [torch.ones_like(weight) for weight in old.weights]
+    for weight, gradient in zip(old.weights, gradients, strict=True):
+        weight.grad = gradient
+    old.step(1.0)
+    new.load_state_dict(old.state_dict())
+    first, second = old.state_dict()["adamw"], new.state_dict()["adamw"]
+    assert torch.equal(first["look.weight"]["exp_avg"], second["image_norm.weight"]["exp_avg"])

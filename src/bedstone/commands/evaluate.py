@@ -1,38 +1,27 @@
-"""`bedstone evaluate`: how well a model predicts text, hidden words, labels, answers or pairs, and
-how well one draws."""
+"""`bedstone evaluate`: a model's figures on data, of what it was trained for or of a task."""
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.model import tokenizer_of
 from bedstone.checkpoints.pipeline import DiffusionPipeline
-from bedstone.data.sources import open_source
-from bedstone.data.text.causal_lm import evaluation_batches
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.generative import evaluate_generative
-from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS as TELLING
-from bedstone.evaluate.image_text import evaluate_image_text
-from bedstone.evaluate.language import evaluate_masked, text_figures
-from bedstone.evaluate.runner import held_out_loss
+from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
+from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
+from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
-from bedstone.objectives.tokens import next_token_loss
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.train.data import cached
-from bedstone.train.logs import ProgressBar
+from bedstone.tasks.pipeline import check_head, task_class
 
 
 def evaluate(
     path: str,
     data: str,
     *,
+    task: str = "",
     column: str = "text",
     split: str | None = None,
     context: int | None = None,
@@ -40,22 +29,32 @@ def evaluate(
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
-    picture: str | None = None,
+    confusion: str | None = None,
     judge: str = "",
     clip: str = "",
     samples: int = 1000,
     out: str = "",
 ) -> dict[str, Any]:
-    """Prints and returns loss, perplexity and bits per byte over all of the data.
+    """Prints and returns a model's figures over all of the data.
 
-    Every token but a document's first is scored once, with at most `context` tokens before it.
+    Args:
+        task: whose results are scored by the task's metric; empty measures what the model was
+            trained for, with its loss.
 
     Raises:
-        BedstoneError: the model or the data can't be opened, the context is too long, or an option
-            is of another kind of model.
+        BedstoneError: the model or the data can't be opened, the task has no metric or the model
+            can't do it, the context is too long, or an option is of another kind of model.
     """
+    metric = metric_of(task) if task else ""
     how = pick_precision(precision, pick_device(device))
     model = open_model(path, device=how.device)
+    if metric:
+        check_head(task_class(task), model)
+    if metric and metric not in OWN:
+        if confusion is not None:
+            raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
+        columns = None if column == "text" else {"text": column}
+        return evaluate_task(task, model, data, how, columns=columns, split=split, as_json=as_json)
     if isinstance(model, DiffusionPipeline):
         return evaluate_generative(
             model, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
@@ -82,51 +81,31 @@ def evaluate(
             context=context,
             batch_size=batch_size,
             as_json=as_json,
-            picture=picture,
+            confusion=confusion,
         )
     if kind == "towers":
         return evaluate_contrastive(
-            model, data, how, column=column, split=split, as_json=as_json, picture=picture
+            model, data, how, column=column, split=split, as_json=as_json, confusion=confusion
         )
-    if picture is not None:
+    if confusion is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
     sees = model.config.layout == FLAMINGO and not is_text(data)
-    if kind in TELLING.values() or sees:
+    if kind in IMAGE_TEXT_TASKS.values() or sees:
         return evaluate_image_text(model, data, how, column=column, split=split, as_json=as_json)
     if kind != "language" or not model.network.causal:
         return evaluate_masked(
             model, data, how, column=column, split=split, context=context, as_json=as_json
         )
-    longest = min(context or model.config.context, model.config.context)
-    if context and context > longest:
-        raise BedstoneError(
-            f"context: {context} was given; the model is made for {longest} tokens at most."
-        )
-    tokenizer = tokenizer_of(model)
-    source = open_source(data, text_column=column, split=split)
-    tokens = cached(source, tokenizer, 0.0, quiet=as_json).train
-    longest = min(longest, max(len(tokens) - 1, 1))
-    batches = evaluation_batches(tokens, longest, batch_size)
-    total = math.ceil(len(tokens) / (longest * batch_size))
-    with ProgressBar("evaluating", quiet=as_json) as bar:
-        loss, count = held_out_loss(
-            model.network,
-            next_token_loss,
-            batches,
-            how,
-            progress=lambda done: bar.update(done / total),
-        )
-    figures = text_figures(loss, count / max(tokens.bytes, 1))
-    if as_json:
-        print(json.dumps({**figures, "tokens": count, "bytes": tokens.bytes, "context": longest}))
-        return figures
-    table = Table(title=f"{path} on {data}", show_header=False, title_justify="left")
-    table.add_row("loss", f"{figures['loss']:.4f} nats a token")
-    table.add_row("perplexity", f"{figures['perplexity']:.3f}")
-    table.add_row("bits per byte", f"{figures['bits_per_byte']:.4f}")
-    table.add_row("scored", f"{count:,} tokens, {tokens.bytes:,} bytes, context {longest}")
-    Console().print(table)
-    return figures
+    return evaluate_causal(
+        model,
+        data,
+        how,
+        column=column,
+        split=split,
+        context=context,
+        batch_size=batch_size,
+        as_json=as_json,
+    )
 
 
 def is_text(data: str) -> bool:
@@ -137,6 +116,7 @@ def is_text(data: str) -> bool:
 def evaluate_(
     model: str,
     data: str,
+    task: str = "",
     column: str = "text",
     split: str | None = None,
     context: int | None = None,
@@ -159,6 +139,8 @@ def evaluate_(
     Args:
         model: a folder or a hub id.
         data: a built-in name, a path, a glob or a hub id.
+        task: a task whose results on labelled rows are scored, such as zero-shot-classification;
+            without it, what the model was trained for.
         column: the column that holds the text, in formats that have columns; of pictures with
             labels, that of the labels.
         split: of a hub id or a folder with splits.
@@ -177,6 +159,7 @@ def evaluate_(
     evaluate(
         model,
         data,
+        task=task,
         column=column,
         split=split,
         context=context,
@@ -184,7 +167,7 @@ def evaluate_(
         as_json=json,
         precision=precision,
         device=device,
-        picture=confusion,
+        confusion=confusion,
         judge=judge,
         clip=clip,
         samples=samples,

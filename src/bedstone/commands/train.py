@@ -35,7 +35,7 @@ from bedstone.recipes.supervised import (
 from bedstone.report.sheets import augmentation_sheet, contact_sheet
 from bedstone.settings import read_recipe, read_values
 from bedstone.tasks.images.engine import processor_of
-from bedstone.train.data import augment_of, image_side, learnt_pictures
+from bedstone.train.data import augment_of, cached_training_images, image_side
 from bedstone.train.lr_finder import find_rate
 from bedstone.train.run import RunRecipe, RunResult, prepare, run
 
@@ -192,8 +192,8 @@ def augmentation_sample(
         opened, processor = image_text.open_rows(recipe, quiet=quiet), blip_processor(side)
     rows = opened.train.take(SAMPLES, recipe.seed)
     augment = augment_of(recipe.augment, recipe.data, processor.size)
-    pictures = learnt_pictures(rows, processor, recipe.data, quiet)
-    numbers, pixels = pictures.read(pictures.readable)
+    images = cached_training_images(rows, processor, recipe.data, quiet)
+    numbers, pixels = images.read(images.readable)
     texts = [_text(rows[number], recipe) for number in numbers.tolist()]
     forms = [torch.from_numpy(pixels)] * FORMS
     if augment is not None:

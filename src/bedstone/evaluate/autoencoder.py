@@ -1,4 +1,4 @@
-"""What an autoencoder makes of held-out pictures: PSNR, SSIM, its latents or codes, a sheet."""
+"""Evaluation of autoencoders on held-out images: PSNR, SSIM, latents or codes, a sheet."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ SHOWN = 16  # pictures on the sheet
 
 
 class AutoencoderScorer(Evaluation):
-    """Measures the model on pictures.
+    """Loss, PSNR, SSIM and latent figures of an autoencoder on images.
 
     Args:
         objective: whose terms on pictures are the loss.
@@ -31,12 +31,12 @@ class AutoencoderScorer(Evaluation):
     def __init__(
         self,
         model: Model,
-        pictures: ImageCache,
+        images: ImageCache,
         precision: Precision,
         objective: Reconstruction,
         batch_size: int,
     ) -> None:
-        self.model, self.pictures, self.precision = model, pictures, precision
+        self.model, self.images, self.precision = model, images, precision
         self.objective, self.batch_size = objective, batch_size
 
     @torch.no_grad()
@@ -83,17 +83,17 @@ class AutoencoderScorer(Evaluation):
         return contact_sheet(shown, path, titles=titles, columns=8)
 
     def _batches(self, size: int = 0) -> Iterator[PixelBatch]:
-        size, numbers = size or self.batch_size, self.pictures.readable
+        size, numbers = size or self.batch_size, self.images.readable
         assert self.model.processor is not None
         for number, first in enumerate(range(0, len(numbers), size)):
-            _, pixels = self.pictures.read(numbers[first : first + size])
+            _, pixels = self.images.read(numbers[first : first + size])
             shown = self.model.processor.normalise(torch.from_numpy(pixels))
             yield PixelBatch(shown, number, []).to(self.precision.device)
 
 
-def _bytes(picture: Tensor) -> np.ndarray:
+def _bytes(image: Tensor) -> np.ndarray:
     """(3, H, W) from -1 to 1 as (H, W, 3) uint8."""
-    values = (picture.clamp(-1, 1) + 1) * 127.5
+    values = (image.clamp(-1, 1) + 1) * 127.5
     return values.round().byte().permute(1, 2, 0).cpu().numpy()
 
 

@@ -1,10 +1,9 @@
-"""How well a model of pairs does on held-out ones: loss, recall both ways, zero-shot accuracy.
+"""Evaluation of contrastive models: loss, retrieval recall both ways, zero-shot accuracy.
 
 Shapes: P pictures, T texts, E joint width.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -25,14 +22,14 @@ from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs
 from bedstone.data.text.packing import Packed, pack
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.runner import Evaluation, Progress, present
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import class_vectors, prompts, retrieval, zero_shot
 from bedstone.models.published import fresh_processor
 from bedstone.objectives.contrastive import LARGEST_SCALE, sigmoid_loss, softmax_loss
 from bedstone.report.plots import draw_confusion
 from bedstone.runtime import Precision
-from bedstone.train.data import pictures_of, recorded_data
+from bedstone.train.data import cached_images, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 64  # pictures or texts that go through a tower at a time
@@ -40,19 +37,19 @@ BATCH = 64  # pictures or texts that go through a tower at a time
 
 @dataclass
 class ContrastiveScorer(Evaluation):
-    """Figures of a model on pairs.
+    """Loss, retrieval and zero-shot figures of a contrastive model on images with texts.
 
     Attributes:
-        model: of pairs.
-        pictures: of the rows, as the model reads them.
+        model: with image and text towers.
+        images: of the rows, as the model reads them.
         texts: of the rows, tokenised.
         precision: of the matrix products.
-        kind: softmax or sigmoid: which loss is told.
-        batch_size: pairs that the loss tells from each other.
+        kind: softmax or sigmoid: which loss is reported.
+        batch_size: pairs in a batch of the loss.
     """
 
     model: Model
-    pictures: ImageCache
+    images: ImageCache
     texts: ContrastiveTexts
     precision: Precision
     kind: str = "softmax"
@@ -60,24 +57,49 @@ class ContrastiveScorer(Evaluation):
 
     @property
     def rows(self) -> Dataset:
-        rows: Any = self.pictures.rows
+        rows: Any = self.images.rows
         return rows
 
-    def figures(
-        self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
-    ) -> dict[str, Figures]:
-        """By kind: `retrieval` where rows have texts of their own, `zero-shot` where labels."""
-        return self._measure(resamples, told)[0]
+    def predict(self, progress: Progress = None) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of rows (P,) and their images' vectors (P, E), of unit length."""
+        with torch.no_grad():
+            return self._images(progress)
+
+    @torch.no_grad()
+    def score(self, found: tuple[np.ndarray, np.ndarray], resamples: int) -> dict[str, Figures]:
+        """`retrieval` where rows have texts of their own, `zero-shot` where they have labels."""
+        numbers, images = found
+        pairs = [self.rows[int(i)] for i in numbers]
+        figures: dict[str, Figures] = {}
+        own = [i for i, pair in enumerate(pairs) if not pair.made]
+        if len(own) > 1:
+            chosen = [self.texts.captions[numbers[i]] for i in own]
+            owners = np.repeat(np.arange(len(own)), [len(each) for each in chosen])
+            flat = np.array([text for each in chosen for text in each])
+            vectors = self._texts(flat)
+            figures["retrieval"] = retrieval(
+                images[own], vectors, owners, flat, resamples=resamples
+            )
+        labelled = [i for i, pair in enumerate(pairs) if pair.label is not None]
+        classes = self.rows.classes
+        if labelled and len(classes) > 1:
+            known = {name: number for number, name in enumerate(classes)}
+            actual = np.array([known[str(pairs[i].label)] for i in labelled])
+            vectors = self.class_vectors(classes, self.rows.templates)
+            figures["zero-shot"] = zero_shot(
+                images[labelled], vectors, actual, classes, resamples=resamples
+            )
+        return figures
 
     def log(self, network: Any) -> dict[str, float]:
         network.eval()
-        found, loss = self._measure(0, None)
-        values = {"loss": loss}
-        for figures in found.values():
-            told = {"accuracy": "zero_shot_accuracy"} if figures.kind == "zero-shot" else None
-            for name, value in figures.values.items():
-                if told is None or name in told:
-                    values[told[name] if told else name] = value
+        found = self.predict()
+        figures = self.score(found, 0)
+        values = {"loss": self._loss(*found)}
+        if "retrieval" in figures:
+            values |= figures["retrieval"].values
+        if "zero-shot" in figures:
+            values["zero_shot_accuracy"] = figures["zero-shot"]["accuracy"]
         return {f"validation_{name}": value for name, value in values.items()}
 
     def report(
@@ -88,31 +110,6 @@ class ContrastiveScorer(Evaluation):
             figures.pop("confusion", None)
         return record
 
-    @torch.no_grad()
-    def _measure(
-        self, resamples: int, told: Callable[[float], None] | None
-    ) -> tuple[dict[str, Figures], float]:
-        numbers, images = self._images(told)
-        pairs = [self.rows[int(i)] for i in numbers]
-        found: dict[str, Figures] = {}
-        own = [i for i, pair in enumerate(pairs) if not pair.made]
-        if len(own) > 1:
-            chosen = [self.texts.captions[numbers[i]] for i in own]
-            owners = np.repeat(np.arange(len(own)), [len(each) for each in chosen])
-            flat = np.array([text for each in chosen for text in each])
-            vectors = self._texts(flat)
-            found["retrieval"] = retrieval(images[own], vectors, owners, flat, resamples=resamples)
-        labelled = [i for i, pair in enumerate(pairs) if pair.label is not None]
-        classes = self.rows.classes
-        if labelled and len(classes) > 1:
-            known = {name: number for number, name in enumerate(classes)}
-            actual = np.array([known[str(pairs[i].label)] for i in labelled])
-            vectors = self.class_vectors(classes, self.rows.templates)
-            found["zero-shot"] = zero_shot(
-                images[labelled], vectors, actual, classes, resamples=resamples
-            )
-        return found, self._loss(numbers, images)
-
     def class_vectors(self, classes: Sequence[str], templates: Sequence[str]) -> np.ndarray:
         """(C, E), each the mean of its prompts."""
         tokenizer, config = tokenizer_of(self.model), self.model.config
@@ -122,21 +119,21 @@ class ContrastiveScorer(Evaluation):
             parts.append(self._text_vectors(rows))
         return class_vectors(np.concatenate(parts), len(classes))
 
-    def _images(self, told: Callable[[float], None] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _images(self, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of rows (P,) and their vectors (P, E), of unit length."""
         processor, device = self.model.processor, self.precision.device
         assert processor is not None
         numbers, vectors = [], []
-        readable = self.pictures.readable
+        readable = self.images.readable
         for at in range(0, len(readable), BATCH):
-            read, pixels = self.pictures.read(readable[at : at + BATCH])
+            read, pixels = self.images.read(readable[at : at + BATCH])
             shown = processor.normalise(torch.from_numpy(pixels)).to(device)
             with torch.no_grad(), self.precision.autocast():
                 found = self.model.network.image_features(shown)
             numbers.append(read)
             vectors.append(_unit(found))
-            if told is not None:
-                told(at / len(readable))
+            if progress is not None:
+                progress(at / len(readable))
         return np.concatenate(numbers), np.concatenate(vectors)
 
     def _texts(self, chosen: np.ndarray) -> np.ndarray:
@@ -152,6 +149,7 @@ class ContrastiveScorer(Evaluation):
         with torch.no_grad(), self.precision.autocast():
             return _unit(self.model.network.text_features(rows.to(self.precision.device)))
 
+    @torch.no_grad()
     def _loss(self, numbers: np.ndarray, images: np.ndarray) -> float:
         """A pair's loss among `batch_size` of them, each picture with its first text."""
         network = self.model.network
@@ -177,7 +175,7 @@ def _unit(vectors: Tensor) -> np.ndarray:
     return F.normalize(vectors.float(), dim=-1).cpu().numpy()
 
 
-# `bedstone evaluate` for a model of pairs: recall both ways, zero-shot accuracy.
+# `bedstone evaluate` for a contrastive model.
 
 
 def evaluate_contrastive(
@@ -188,17 +186,17 @@ def evaluate_contrastive(
     column: str = "text",
     split: str | None = None,
     as_json: bool = False,
-    picture: str | None = None,
+    confusion: str | None = None,
 ) -> dict[str, Any]:
     """Prints and returns the figures over all pairs, with 95 % intervals.
 
     Columns, templates and names of classes are those of the model's own recipe where it has one.
 
     Args:
-        model: of pairs.
+        model: with image and text towers.
         data: pairs, as `data.sources` reads them, or `scenes`.
         column: the column of texts, where it isn't the recipe's.
-        picture: a PNG to draw the confusion matrix of zero-shot classification into.
+        confusion: a PNG to draw the confusion matrix of zero-shot classification into.
 
     Raises:
         BedstoneError: the pairs can't be read, or there is nothing to measure.
@@ -212,28 +210,25 @@ def evaluate_contrastive(
         rows = settings.open(data, split)
     if model.processor is None:
         model.processor = fresh_processor(model.config)
-    pictures = pictures_of(rows, model.processor, settings, "reading pictures", as_json)
+    images = cached_images(rows, model.processor, settings, "reading pictures", as_json)
     texts = ContrastiveTexts(rows, encoder_of(tokenizer_of(model), model.config))
     kind = "sigmoid" if model.config.layout == "siglip" else "softmax"
-    scorer = ContrastiveScorer(model, pictures, texts, precision, kind)
+    scorer = ContrastiveScorer(model, images, texts, precision, kind)
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        found = scorer.figures(told=bar.update)
+        found = scorer.figures(progress=bar.update)
     if not found:
         raise BedstoneError(
             f"data {data!r}: has neither texts of its own to find nor two classes to tell apart."
         )
     record = {name: figures.record() for name, figures in found.items()}
-    if picture is not None:
+    if confusion is not None:
         if "zero-shot" not in found:
             raise BedstoneError("confusion: the rows have no labels, so there is no such matrix.")
-        told = found["zero-shot"]
-        title = f"{model.path} on {Path(data).name}"
-        draw_confusion(told.confusion or [], told.labels, picture, title)
-    if as_json:
-        print(json.dumps(record))
-        return record
-    for name, figures in found.items():
-        Console().print(Rule(f"{model.path} on {data}: {name}", align="left"), figures.table())
-    if rows.faults.broken:
-        Console().print(f"Left out: {rows.faults.summary()}", highlight=False)
-    return record
+        labelled, title = found["zero-shot"], f"{model.path} on {Path(data).name}"
+        draw_confusion(labelled.confusion or [], labelled.labels, confusion, title)
+    return present(
+        record,
+        {f"{model.path} on {data}: {name}": figures.table() for name, figures in found.items()},
+        notes=[f"Left out: {rows.faults.summary()}"] if rows.faults.broken else (),
+        as_json=as_json,
+    )

@@ -1,9 +1,8 @@
-"""`bedstone evaluate` for a model that draws: what judges see in it, and a CLIP beside its texts.
+"""Evaluation of diffusion models: FID and other judged figures, CLIP score, held-out loss.
 
 Shapes: N drawings and M real signals, (N, C, *S).
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console, Group
-from rich.rule import Rule
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -36,7 +34,7 @@ from bedstone.evaluate.judges import (
     open_judge,
     open_signal_judge,
 )
-from bedstone.evaluate.runner import Evaluation, held_out_loss
+from bedstone.evaluate.runner import Evaluation, held_out_loss, present
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
 from bedstone.files import read_json
 from bedstone.metrics.figures import Figures
@@ -181,10 +179,10 @@ def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> 
     return Figures("drawings", "right", values, {}, rows=len(prompts))
 
 
-def _at_size(pictures: Tensor, size: int) -> Tensor:
-    if pictures.shape[-1] == size:
-        return pictures
-    return torch.nn.functional.interpolate(pictures, size=(size, size), mode="area")
+def _at_size(images: Tensor, size: int) -> Tensor:
+    if images.shape[-1] == size:
+        return images
+    return torch.nn.functional.interpolate(images, size=(size, size), mode="area")
 
 
 # Who judges drawings: a judge of pictures, who sees any signal as one, or one of signals.
@@ -322,17 +320,10 @@ def evaluate_generative(
     record = {**figures.record(), **judged, **compared, "sampling": asdict(model.sampling)}
     if out:
         _show(model, drawn, titles, neighbours, Path(out))
-    if as_json:
-        print(json.dumps(record))
-        return record
     by = f", judged by {judge}" if judge else ""
-    say = Console().print
-    say(Rule(f"{model.path} beside {data}{by}", align="left"))
-    if figures.values:
-        say(figures)
-    if compared:
-        say(clip_report(compared))
-    return record
+    shown: list[Any] = [figures] if figures.values else []
+    shown += [clip_report(compared)] if compared else []
+    return present(record, {f"{model.path} beside {data}{by}": Group(*shown)}, as_json=as_json)
 
 
 def _show(
@@ -345,16 +336,16 @@ def _show(
     """Sheets of what was drawn, and of the nearest training signals, in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     kind, recipe = model.signal.kind, {"model": str(model.path), **asdict(model.sampling)}
-    pictures = to_images(drawn[:SHOWN], kind)
-    told = titles[:SHOWN]
-    samples_sheet(pictures, folder / "drawn.png", titles=told, recipe=recipe, columns=10)
+    images = to_images(drawn[:SHOWN], kind)
+    texts = titles[:SHOWN]
+    samples_sheet(images, folder / "drawn.png", titles=texts, recipe=recipe, columns=10)
     if neighbours is not None:
         _, found, training = neighbours
         first = NearestNeighbours(found.places[:BESIDE], found.distances[:BESIDE])
         shown, places = torch.unique(first.places, return_inverse=True)
         near = to_images(training[shown], kind)
         beside = NearestNeighbours(places, first.distances)
-        neighbours_sheet(pictures[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
+        neighbours_sheet(images[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
 
 
 def _recipe_of(model: DiffusionPipeline) -> "SignalSection":
@@ -418,7 +409,7 @@ def _training(
     return figures, found, training
 
 
-# How well a network that draws has learnt: its loss on held-out signals, and what it draws.
+# In training: the loss on held-out signals, and samples.
 #
 # Shapes: B rows, C channels; *S the sizes of a signal.
 
@@ -427,7 +418,7 @@ LOSS_BATCH = 256  # rows of a pass
 
 @dataclass
 class GenerativeScorer(Evaluation):
-    """Figures of a network in training, and a sheet of what it draws.
+    """Held-out loss of a diffusion model in training, and a sheet of its samples.
 
     Attributes:
         model: whose network it is.
@@ -460,15 +451,20 @@ class GenerativeScorer(Evaluation):
             self.show()
         return {"validation_loss": loss}
 
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        return {}
+
     def show(self) -> Path:
         """Draws the first held-out rows' conditions anew, always from the same noise."""
-        drawn, told = self.drawn()
-        return samples_sheet(drawn, self.sheet, titles=told)
+        drawn, texts = self.drawn()
+        return samples_sheet(drawn, self.sheet, titles=texts)
 
     def drawn(self) -> tuple[Tensor, list[str]]:
         """(B, C, H, W) pictures, and what each was to be."""
         model = self.model
-        condition, null, told = self._asked()
+        condition, null, texts = self._conditions()
         drawn = model.sample(
             range(self.samples),
             condition=condition,
@@ -478,14 +474,14 @@ class GenerativeScorer(Evaluation):
             autocast=self.precision.autocast,
             batch=self.samples,
         )
-        return to_images(drawn, model.signal.kind), told
+        return to_images(drawn, model.signal.kind), texts
 
-    def _asked(self) -> tuple[Condition | None, Condition | None, list[str]]:
+    def _conditions(self) -> tuple[Condition | None, Condition | None, list[str]]:
         names = self.model.signal.names
         if self.texts is not None and self.held.captions is not None:
             rows = np.arange(self.samples) % len(self.held)
-            told = [self.held.captions[row][0] for row in rows]
-            return self.texts.draw(rows, None)[0], self.texts.null, told  # cut, as in training
+            texts = [self.held.captions[row][0] for row in rows]
+            return self.texts.draw(rows, None)[0], self.texts.null, texts  # cut, as in training
         if self.model.signal.condition != "class":
             return None, None, [""] * self.samples
         classes = [number % len(names) for number in range(self.samples)]

@@ -1,20 +1,16 @@
-"""How well a model puts held-out pictures into words: captions, answers by kind, matching.
+"""Evaluation of image-text models: captions, answers by kind of question, matching.
 
 Shapes: P pictures, n = m P texts, row i of picture i // m; T tokens, S places of the memory.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.rule import Rule
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -30,11 +26,12 @@ from bedstone.data.images.image_text import (
 )
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.open import ImageTextConfig
-from bedstone.data.scenes.captions import check_caption, negatives
+from bedstone.data.scenes.captions import negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.runner import Evaluation, Progress, present
+from bedstone.evaluate.tasks import wrong_caption
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
@@ -44,14 +41,13 @@ from bedstone.metrics.captioning import captions as caption_figures
 from bedstone.metrics.captioning import true_facts
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import matching
-from bedstone.metrics.vqa import QuestionOnlyBaseline
-from bedstone.metrics.vqa import vqa_accuracy as asked_figures
+from bedstone.metrics.vqa import QuestionOnlyBaseline, vqa_accuracy
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.published import fresh_processor
 from bedstone.objectives.image_text import word_loss
 from bedstone.objectives.tokens import token_loss
 from bedstone.runtime import Precision
-from bedstone.train.data import pictures_of, recorded_data
+from bedstone.train.data import cached_images, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 32  # pictures at a time, with all their texts
@@ -64,11 +60,11 @@ Measure = Callable[[list[int], Tensor, "Predictions"], None]
 
 @dataclass
 class Predictions:
-    """What a model said of rows, and what it should have said.
+    """A model's captions, answers and matching probabilities, and what is right.
 
     Attributes:
         captions, captioned: captions, and the rows they are of.
-        answers, asked: answers, what they are to, and the numbers of their pictures.
+        answers, questions: answers, the numbers of their images and their questions.
         chances: (P, 3) that a picture's own caption belongs to it, another's, and one that is
             nearly right; NaN where there is none such.
         losses: sums in nats and what they are of: tokens, or pairs.
@@ -77,7 +73,7 @@ class Predictions:
     captions: list[str] = field(default_factory=list)
     captioned: list[Sample] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
-    asked: list[tuple[int, Question]] = field(default_factory=list)
+    questions: list[tuple[int, Question]] = field(default_factory=list)
     chances: list[list[float]] = field(default_factory=list)
     losses: list[tuple[float, int]] = field(default_factory=list)
 
@@ -90,23 +86,22 @@ class Predictions:
 
 @dataclass
 class BlipScorer(Evaluation):
-    """Figures of a model on pictures with captions, questions, or both.
+    """Figures of an image-text model on images with captions, questions, or both.
 
     Attributes:
         model: whose head says what is measured: captions, answers, matching, or all.
-        pictures: of the rows, as the model reads them.
+        images: of the rows, as the model reads them.
         precision: of the matrix products.
-        blind: answers of the training rows, for who doesn't look; None tells none.
+        blind: the question-only baseline of the training rows; None reports none.
         candidates: answers to choose among; empty lets the model write freely.
-        blank: whether it is shown no picture.
-        usual: the commonest caption of the training rows, beside which captions are told; empty
-            tells none.
+        blank: whether all images are hidden from it.
+        usual: the majority caption of the training rows, a baseline; empty reports none.
         name: of the rows: validation or test.
         kind: what is measured of a network that could do more: captions, answers or joint.
     """
 
     model: Model
-    pictures: ImageCache
+    images: ImageCache
     precision: Precision
     blind: QuestionOnlyBaseline | None = None
     candidates: Sequence[str] = ()
@@ -115,22 +110,11 @@ class BlipScorer(Evaluation):
     name: str = "validation"
     kind: str = ""
 
-    def figures(
-        self, *, resamples: int = 1000, told: Callable[[float], None] | None = None
-    ) -> dict[str, Figures]:
-        """By kind: `captions`, `true facts` (of scenes), `answers`, `matching`, `nearly right`."""
-        return self._figures(self.said(told=told), resamples)
-
-    def report(
-        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
-    ) -> dict[str, Any]:
-        return {self.name: {kind: found.record() for kind, found in self.figures().items()}}
-
     def log(self, network: Any) -> dict[str, float]:
         network.eval()
-        found = self.said()
+        found = self.predict()
         values = {"loss": found.loss}
-        for name, figures in self._figures(found, 0).items():
+        for name, figures in self.score(found, 0).items():
             if name in ("matching", "nearly right"):
                 values[f"{name}_accuracy"] = figures["accuracy"]
             else:
@@ -139,7 +123,7 @@ class BlipScorer(Evaluation):
         return {f"validation_{name}": value for name, value in plain.items()}
 
     @torch.no_grad()
-    def said(self, *, told: Callable[[float], None] | None = None) -> Predictions:
+    def predict(self, progress: Progress = None) -> Predictions:
         """What the model says of all pictures."""
         found, measured = Predictions(), self._measured()
         for done, chosen in self._chunks():
@@ -147,8 +131,8 @@ class BlipScorer(Evaluation):
             with self.precision.autocast():
                 for measure in measured:
                     measure(numbers, memory, found)
-            if told is not None:
-                told(done)
+            if progress is not None:
+                progress(done)
         return found
 
     def _measured(self) -> list[Measure]:
@@ -157,7 +141,8 @@ class BlipScorer(Evaluation):
         known = {"captions": self._captions, "answers": self._answers, "matching": self._match}
         return [measure for name, measure in known.items() if kind in (name, "joint")]
 
-    def _figures(self, found: Predictions, resamples: int) -> dict[str, Figures]:
+    def score(self, found: Predictions, resamples: int) -> dict[str, Figures]:
+        """By kind: `captions`, `true facts` (of scenes), `answers`, `matching`, `nearly right`."""
         figures: dict[str, Figures] = {}
         drawn = [row.scene for row in found.captioned if row.scene is not None]
         if found.captions and len(drawn) == len(found.captions):
@@ -170,14 +155,14 @@ class BlipScorer(Evaluation):
                 beside = {f"{name}/majority": value for name, value in same.values.items()}
                 figures["captions"].values.update(beside)
         if found.answers:
-            asked = [one for _, one in found.asked]
-            figures["answers"] = asked_figures(
+            questions = [one for _, one in found.questions]
+            figures["answers"] = vqa_accuracy(
                 found.answers,
-                [one.answers for one in asked],
-                [one.kind for one in asked],
-                questions=[one.question for one in asked],
+                [one.answers for one in questions],
+                [one.kind for one in questions],
+                questions=[one.question for one in questions],
                 blind=self.blind,
-                pictures=[number for number, _ in found.asked],
+                images=[number for number, _ in found.questions],
                 resamples=resamples,
             )
         if found.chances:
@@ -192,7 +177,7 @@ class BlipScorer(Evaluation):
 
     def _chunks(self) -> Iterator[tuple[float, np.ndarray]]:
         """Numbers of some rows, those with as many questions together; and the share done."""
-        rows, readable = self.pictures.rows, self.pictures.readable
+        rows, readable = self.images.rows, self.images.readable
         order = sorted(readable.tolist(), key=lambda number: len(rows[number].questions))
         for at in range(0, len(order), BATCH):
             yield at / len(order), np.array(order[at : at + BATCH])
@@ -201,14 +186,14 @@ class BlipScorer(Evaluation):
         """Numbers of the rows whose pictures can be read, and their memory (P, S, D)."""
         processor = self.model.processor
         assert processor is not None
-        numbers, pixels = self.pictures.read(numbers)
+        numbers, pixels = self.images.read(numbers)
         shown = processor.normalise(torch.from_numpy(pixels)).to(self.precision.device)
         shown = torch.zeros_like(shown) if self.blank else shown
         with self.precision.autocast():
             return numbers.tolist(), self.model.network.memory(shown)
 
     def _captions(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        rows = [self.pictures.rows[number] for number in numbers]
+        rows = [self.images.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         if not kept:
             return
@@ -224,27 +209,27 @@ class BlipScorer(Evaluation):
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        asked = [self.pictures.rows[number].questions for number in numbers]
-        kept = [place for place, each in enumerate(asked) if each]
+        questions = [self.images.rows[number].questions for number in numbers]
+        kept = [place for place, each in enumerate(questions) if each]
         if not kept:
             return
-        each = max(map(len, asked))
+        each = max(map(len, questions))
         # Every picture has as many questions; those that only fill up aren't scored.
-        some = [n * each + m for n, place in enumerate(kept) for m in range(len(asked[place]))]
-        filled = [(*asked[p], *[asked[p][-1]] * each)[:each] for p in kept]
+        some = [n * each + m for n, place in enumerate(kept) for m in range(len(questions[place]))]
+        filled = [(*questions[p], *[questions[p][-1]] * each)[:each] for p in kept]
         ids, keep = self._read([one.question for of_one in filled for one in of_one])
         states = self.model.network.read(ids, keep, memory[kept])[some]  # (n, T, D)
         keep = keep[some]
-        said = [(numbers[place], one) for place in kept for one in asked[place]]
+        said = [(numbers[place], one) for place in kept for one in questions[place]]
         ids, targets = self._written([one.answers[0] for _, one in said])
         self._count(found, self.model.network.answer_states(ids, None, states, keep), targets)
         writer = self.model.network.writer(states, keep)
         prompts = [list(self.words.begin)] * len(said)
         found.answers += self._write(writer, prompts, SHORTEST, self.candidates)
-        found.asked += said
+        found.questions += said
 
     def _match(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        rows = [self.pictures.rows[number] for number in numbers]
+        rows = [self.images.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         if not kept:
             return
@@ -254,7 +239,7 @@ class BlipScorer(Evaluation):
             own = row.captions[n % len(row.captions)]
             others = [rows[kept[(n + more) % len(kept)]] for more in range(1, 4)]
             hard = negatives(row.scene)[:1] if row.scene is not None else ()
-            texts += [own, wrong_of(row, others), hard[0] if hard else ""]
+            texts += [own, wrong_caption(row, others), hard[0] if hard else ""]
         ids, keep = self._read([text or "nothing" for text in texts])
         logits = self.model.network.match_logits(ids, keep, memory[kept]).float()  # (3 P, 2)
         real = torch.tensor([bool(text) for text in texts], device=logits.device)
@@ -316,26 +301,12 @@ class BlipScorer(Evaluation):
         return [words.tokenizer.decode(each.ids).strip() for each in done]
 
 
-def wrong_of(row: Sample, others: Sequence[Sample]) -> str:
-    """A caption of another row that isn't true of this one, as far as can be known; "" of none."""
-    for other in others:
-        for text in other.captions[:1]:
-            if text in row.captions:
-                continue
-            if row.scene is not None:
-                stated, true = check_caption(row.scene, text)
-                if stated == true:
-                    continue
-            return text
-    return ""
-
-
 def _logged(name: str) -> bool:
     """Whether a figure belongs in a log: baselines are the same each time."""
     return not name.startswith(("majority", "blind"))
 
 
-# How well a GPT that sees puts held-out pictures into words.
+# Evaluation of a GPT with gated cross-attention.
 
 
 @dataclass
@@ -351,27 +322,29 @@ class FlamingoScorer(BlipScorer):
         return [measure for name, measure in known.items() if self.kind in (name, "joint")]
 
     def _captions(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        rows = [self.pictures.rows[number] for number in numbers]
+        rows = [self.images.rows[number] for number in numbers]
         kept = [place for place, row in enumerate(rows) if row.captions]
         rows = [rows[place] for place in kept]
         texts = [row.captions[n % len(row.captions)] for n, row in enumerate(rows)]
         prompts = [list(self.words.begin)] * len(rows)
-        found.captions += self._told(prompts, texts, memory[kept], found, LONGEST)
+        found.captions += self._written_after(prompts, texts, memory[kept], found, LONGEST)
         found.captioned += rows
 
     def _answers(self, numbers: list[int], memory: Tensor, found: Predictions) -> None:
-        asked = [
+        questions = [
             (place, number, one)
             for place, number in enumerate(numbers)
-            for one in self.pictures.rows[number].questions
+            for one in self.images.rows[number].questions
         ]
-        prompts = prompt_ids(self.words, [one.question for _, _, one in asked])
-        texts = [one.answers[0] for _, _, one in asked]
-        memory = memory[[place for place, _, _ in asked]]
-        found.answers += self._told(prompts, texts, memory, found, SHORTEST, self.candidates)
-        found.asked += [(number, one) for _, number, one in asked]
+        prompts = prompt_ids(self.words, [one.question for _, _, one in questions])
+        texts = [one.answers[0] for _, _, one in questions]
+        memory = memory[[place for place, _, _ in questions]]
+        found.answers += self._written_after(
+            prompts, texts, memory, found, SHORTEST, self.candidates
+        )
+        found.questions += [(number, one) for _, number, one in questions]
 
-    def _told(
+    def _written_after(
         self,
         prompts: list[list[int]],
         texts: list[str],
@@ -431,23 +404,23 @@ def with_parts(head: str, rows: Dataset, where: str) -> Dataset:
 
 
 def question_only_baseline(rows: Dataset) -> QuestionOnlyBaseline | None:
-    """What rows teach who doesn't look; None where nothing is asked of them."""
-    asked = [(one.question, one.answers) for row in rows for one in row.questions]
-    return QuestionOnlyBaseline(asked) if asked else None
+    """The question-only baseline of training rows; None where they have no questions."""
+    questions = [(one.question, one.answers) for row in rows for one in row.questions]
+    return QuestionOnlyBaseline(questions) if questions else None
 
 
 def majority_caption(rows: Dataset) -> str:
-    """The commonest caption: what is said who says the same of every picture. Empty for none."""
+    """The commonest caption of rows, a baseline; empty where they have none."""
     said = Counter(caption for row in rows for caption in row.captions)
     return said.most_common(1)[0][0] if said else ""
 
 
 def answer_vocabulary(rows: Dataset) -> tuple[str, ...]:
-    """The commonest answers, to choose among."""
+    """The commonest answers of rows, to choose among."""
     return tuple(answer for answer, _ in rows.answers.most_common(MOST_CANDIDATES))
 
 
-# What a model learns, by what it is asked for; the head that its network then has.
+# Tasks of image-text models, and the head that the network of each has.
 IMAGE_TEXT_TASKS = {
     "image-to-text": "captions",
     "visual-question-answering": "answers",
@@ -456,7 +429,7 @@ IMAGE_TEXT_TASKS = {
 }
 
 
-# `bedstone evaluate` for a model that puts pictures into words: captions, answers, matching.
+# `bedstone evaluate` for an image-text model.
 
 LEARNT = 5000  # scenes that the baselines know, where a recipe's own aren't fewer
 
@@ -473,8 +446,8 @@ def evaluate_image_text(
     """Prints and returns the figures over all rows, with 95 % intervals.
 
     Columns are those of the model's own recipe where it has one. Beside the accuracy of answers
-    stands that of who doesn't look: the commonest answer of the rows that the model learnt from,
-    where these can still be read.
+    stand the majority and question-only baselines of the rows that the model learnt from, where
+    these can still be read.
 
     Args:
         model: for captions, answers, matching, or all.
@@ -502,7 +475,7 @@ def evaluate_image_text(
     made = FlamingoScorer if model.config.layout == FLAMINGO else BlipScorer
     scorer = made(
         model,
-        pictures_of(rows, model.processor, settings, "reading pictures", as_json),
+        cached_images(rows, model.processor, settings, "reading pictures", as_json),
         precision,
         None if learnt is None else question_only_baseline(learnt),
         answer_vocabulary(learnt) if learnt is not None and recipe.get("rank") else (),
@@ -511,22 +484,20 @@ def evaluate_image_text(
         kind=kind,
     )
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        found = scorer.figures(told=bar.update)
+        found = scorer.figures(progress=bar.update)
     record = {name: figures.record() for name, figures in found.items()}
-    if as_json:
-        print(json.dumps(record))
-        return record
-    for name, figures in found.items():
-        Console().print(Rule(f"{model.path} on {data}: {name}", align="left"), figures)
+    notes = []
     if "answers" in found and learnt is None:
-        Console().print(f"No baselines: {settings.source} can't be read any more.", highlight=False)
+        notes.append(f"No baselines: {settings.source} can't be read any more.")
     if rows.faults.broken:
-        Console().print(f"Left out: {rows.faults.summary()}", highlight=False)
-    return record
+        notes.append(f"Left out: {rows.faults.summary()}")
+    title = f"{model.path} on {data}"
+    parts = {f"{title}: {name}": figures for name, figures in found.items()}
+    return present(record, parts, notes=notes, as_json=as_json)
 
 
 def training_rows(settings: ImageTextConfig, recipe: dict[str, Any]) -> Dataset | None:
-    """What a model learnt from; None where that isn't known, or isn't there any more."""
+    """The training rows of a model; None where they aren't known or can't be read any more."""
     if not recipe:
         return None
     if settings.source == SCENES:

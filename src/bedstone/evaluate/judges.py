@@ -1,4 +1,4 @@
-"""Judges: networks that say what a made picture is, and by whose features sets are compared.
+"""Judges: classifiers whose labels and features evaluate generated signals.
 
 A judge reads pictures as files would hold them: values are brought to 8 bits first, made ones like
 real ones. Each does to them what was done in its own training.
@@ -137,19 +137,19 @@ class Judge:
     look: Look
 
     @torch.inference_mode()
-    def read(self, pictures: Tensor, batch: int = BATCH) -> tuple[Tensor, Tensor | None]:
+    def read(self, images: Tensor, batch: int = BATCH) -> tuple[Tensor, Tensor | None]:
         """Features (B, F) and logits (B, L) of pictures in one pass, fp32; logits None without
         labels.
 
         Args:
-            pictures: (B, 1 or 3, H, W), about [-1, 1], of any size.
+            images: (B, 1 or 3, H, W), about [-1, 1], of any size.
 
         Raises:
             BedstoneError: they have another shape, there are none, or one is not finite.
         """
-        _check(pictures)
+        _check(images)
         features, logits = [], []
-        for part in pictures.split(batch):
+        for part in images.split(batch):
             # What a file holds: neither values between two greys nor ones beyond white.
             whole = ((part.float() + 1) * 127.5).round().clamp(0, 255)
             seen, said = self.look(self.prepare(whole))
@@ -158,17 +158,17 @@ class Judge:
                 logits.append(said.float())
         return torch.cat(features), torch.cat(logits) if logits else None
 
-    def features(self, pictures: Tensor, batch: int = BATCH) -> Tensor:
+    def features(self, images: Tensor, batch: int = BATCH) -> Tensor:
         """(B, F) as `read` has it."""
-        return self.read(pictures, batch)[0]
+        return self.read(images, batch)[0]
 
-    def logits(self, pictures: Tensor, batch: int = BATCH) -> Tensor:
+    def logits(self, images: Tensor, batch: int = BATCH) -> Tensor:
         """(B, L) as `read` has it.
 
         Raises:
             BedstoneError: as `read` does, or the judge has no labels.
         """
-        found = self.read(pictures, batch)[1]
+        found = self.read(images, batch)[1]
         if found is None:
             raise BedstoneError(f"judge {self.name!r}: has features alone, and no labels.")
         return found
@@ -183,7 +183,7 @@ class ClassAccuracy:
     count: int
 
 
-def class_accuracy(logits: Tensor, asked: Tensor) -> ClassAccuracy:
+def class_accuracy(logits: Tensor, classes: Tensor) -> ClassAccuracy:
     """The share of pictures whose most likely class is that which was asked for.
 
     Args:
@@ -194,17 +194,17 @@ def class_accuracy(logits: Tensor, asked: Tensor) -> ClassAccuracy:
         BedstoneError: lengths differ, there are none, or a class that the judge doesn't know.
     """
     labels = logits.shape[1]
-    if len(logits) != len(asked) or not len(asked):
+    if len(logits) != len(classes) or not len(classes):
         raise BedstoneError(
-            f"judge: {len(logits)} pictures and {len(asked)} classes were given; expected one "
+            f"judge: {len(logits)} pictures and {len(classes)} classes were given; expected one "
             "class for each."
         )
-    if int(asked.min()) < 0 or int(asked.max()) >= labels:
-        wrong = int(asked.min()) if int(asked.min()) < 0 else int(asked.max())
+    if int(classes.min()) < 0 or int(classes.max()) >= labels:
+        wrong = int(classes.min()) if int(classes.min()) < 0 else int(classes.max())
         raise BedstoneError(f"judge: class {wrong} was asked for; it knows 0 to {labels - 1}.")
-    right = (logits.argmax(1) == asked).double()
-    of_each = [float(right[asked == number].mean()) for number in range(labels)]
-    return ClassAccuracy(float(right.mean()), tuple(of_each), len(asked))
+    right = (logits.argmax(1) == classes).double()
+    of_each = [float(right[classes == number].mean()) for number in range(labels)]
+    return ClassAccuracy(float(right.mean()), tuple(of_each), len(classes))
 
 
 def open_judge(path: str | Path) -> Judge:
@@ -314,31 +314,31 @@ def _filled(path: Path, network: Any, tensors: dict[str, Tensor]) -> Any:
     return network.float().eval()
 
 
-def _resized(pictures: Tensor, side: int) -> Tensor:
+def _resized(images: Tensor, side: int) -> Tensor:
     """Squeezed to a square, bilinear, averaging where it shrinks."""
-    if pictures.shape[-2:] == (side, side):
-        return pictures
-    shrinks = max(pictures.shape[-2:]) > side
-    return F.interpolate(pictures, (side, side), mode="bilinear", antialias=shrinks)
+    if images.shape[-2:] == (side, side):
+        return images
+    shrinks = max(images.shape[-2:]) > side
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=shrinks)
 
 
-def _rgb(pictures: Tensor) -> Tensor:
-    return pictures if pictures.shape[1] == 3 else pictures.expand(-1, 3, -1, -1)
+def _rgb(images: Tensor) -> Tensor:
+    return images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1)
 
 
-def _grey(pictures: Tensor) -> Tensor:
-    if pictures.shape[1] == 1:
-        return pictures
-    return (pictures * torch.tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
+def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images
+    return (images * torch.tensor(_GREY)[:, None, None]).sum(1, keepdim=True)
 
 
-def _check(pictures: Tensor) -> None:
-    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or not len(pictures):
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise BedstoneError(
-            f"judge: pictures of shape {tuple(pictures.shape)} were given; expected (pictures, 1 "
+            f"judge: pictures of shape {tuple(images.shape)} were given; expected (pictures, 1 "
             "or 3 channels, height, width), and at least one."
         )
-    finite = pictures.isfinite().flatten(1).all(1)
+    finite = images.isfinite().flatten(1).all(1)
     if not finite.all():
         row = int((~finite).nonzero()[0])
         raise BedstoneError(
@@ -371,17 +371,17 @@ class SignalClassifierConfig(Settings):
         stages: how many.
     """
 
-    section: ClassVar[str] = "judge."
-
     shape: tuple[int, ...] = (1, 28, 28)
     labels: tuple[str, ...] = ()
     width: int = whole(1, default=32)
     stages: int = whole(1, default=4)
 
+    section: ClassVar[str] = "judge."
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "labels", tuple(self.labels))
-        super().__post_init__()
         if not 2 <= len(self.shape) <= 4 or min(self.shape) < 1 or self.width % GROUPS:
             raise BedstoneError(
                 f"judge: signals of {self.shape} and a width of {self.width} were given; expected "
@@ -511,7 +511,7 @@ def train_signal_judge(
     rate: float = 2e-3,
     width: int = 32,
     seed: int = 0,
-    told: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> SignalJudge:
     """A judge of the classes of `learnt`, with its accuracy on `held` in its record.
 
@@ -548,8 +548,8 @@ def train_signal_judge(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if told is not None and step % 25 == 0:
-            told(step, loss.item())
+        if progress is not None and step % 25 == 0:
+            progress(step, loss.item())
     judge = SignalJudge(network)
     _, said = judge.read(held.read(np.arange(len(held))))
     right = (said.argmax(1).numpy() == held.classes).mean()

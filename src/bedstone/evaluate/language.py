@@ -1,21 +1,23 @@
-"""`bedstone evaluate` for an encoder with a word head: how well it restores hidden words."""
+"""Evaluation of language models: perplexity of causal ones, masked tokens of encoders."""
 
-import json
 import math
 
-from rich.console import Console
 from rich.table import Table
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.sources import open_source
+from bedstone.data.text.causal_lm import evaluation_batches as causal_batches
 from bedstone.data.text.masked_lm import Corruption, MaskingConfig, RowMaker, evaluation_batches
 from bedstone.data.text.sentences import Documents, Sentences
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import held_out_loss, present
 from bedstone.objectives.masked import MaskedScores, masked_scores
+from bedstone.objectives.tokens import next_token_loss
 from bedstone.runtime import Precision
 from bedstone.train.data import cached
+from bedstone.train.logs import ProgressBar
 
 
 def row_maker(
@@ -67,10 +69,10 @@ def evaluate_masked(
     context: int | None = None,
     as_json: bool = False,
 ) -> dict[str, float]:
-    """Prints and returns loss, perplexity and accuracy on hidden words, the same ones every time.
+    """Prints and returns loss, perplexity and accuracy on masked tokens, the same every time.
 
-    15 % of the tokens are hidden as in training (80/10/10); pairs are asked too where the model has
-    a head for them.
+    15 % of the tokens are masked as in training (80/10/10); pairs of texts are classified too where
+    the model has a head for them.
 
     Raises:
         BedstoneError: the model has no head for words, or the data can't be read.
@@ -91,14 +93,11 @@ def evaluate_masked(
     batches = evaluation_batches(rows, 32 * longest)
     scores = masked_scores(model.network, batches, precision)
     found = masked_figures(scores)
-    if as_json:
-        print(json.dumps({**found, "words": scores.words, "context": longest}))
-        return found
     table = Table(title=f"{model.path} on {data}", show_header=False, title_justify="left")
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}")
-    table.add_row("scored", f"{scores.words:,} hidden words, rows of {longest} tokens")
-    Console().print(table)
+    table.add_row("scored", f"{scores.words:,} masked tokens, rows of {longest} tokens")
+    present({**found, "words": scores.words, "context": longest}, {"": table}, as_json=as_json)
     return found
 
 
@@ -112,3 +111,50 @@ def text_figures(loss: float, tokens_a_byte: float) -> dict[str, float]:
         "perplexity": math.exp(min(loss, 700.0)),
         "bits_per_byte": loss / math.log(2) * tokens_a_byte,
     }
+
+
+def evaluate_causal(
+    model: Model,
+    data: str,
+    precision: Precision,
+    *,
+    column: str = "text",
+    split: str | None = None,
+    context: int | None = None,
+    batch_size: int = 8,
+    as_json: bool = False,
+) -> dict[str, float]:
+    """Prints and returns loss, perplexity and bits per byte over all of the data.
+
+    Every token but a document's first is scored once, with at most `context` tokens before it.
+
+    Raises:
+        BedstoneError: the data can't be opened, or the context is too long.
+    """
+    longest = min(context or model.config.context, model.config.context)
+    if context and context > longest:
+        raise BedstoneError(
+            f"context: {context} was given; the model is made for {longest} tokens at most."
+        )
+    source = open_source(data, text_column=column, split=split)
+    tokens = cached(source, tokenizer_of(model), 0.0, quiet=as_json).train
+    longest = min(longest, max(len(tokens) - 1, 1))
+    batches = causal_batches(tokens, longest, batch_size)
+    total = math.ceil(len(tokens) / (longest * batch_size))
+    with ProgressBar("evaluating", quiet=as_json) as bar:
+        loss, count = held_out_loss(
+            model.network,
+            next_token_loss,
+            batches,
+            precision,
+            progress=lambda done: bar.update(done / total),
+        )
+    figures = text_figures(loss, count / max(tokens.bytes, 1))
+    table = Table(title=f"{model.path} on {data}", show_header=False, title_justify="left")
+    table.add_row("loss", f"{figures['loss']:.4f} nats a token")
+    table.add_row("perplexity", f"{figures['perplexity']:.3f}")
+    table.add_row("bits per byte", f"{figures['bits_per_byte']:.4f}")
+    table.add_row("scored", f"{count:,} tokens, {tokens.bytes:,} bytes, context {longest}")
+    counts = {"tokens": count, "bytes": tokens.bytes, "context": longest}
+    present({**figures, **counts}, {"": table}, as_json=as_json)
+    return figures

@@ -1,26 +1,49 @@
 """Evaluation of a model on held-out data: the loss of its objective, and figures of predictions."""
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.rule import Rule
 from torch import Tensor, nn
 
+from bedstone.metrics.figures import Figures
 from bedstone.runtime import Precision
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, float]]
+Progress = Callable[[float], None] | None  # is handed the share done
 
 
 class Evaluation:
-    """What measures a model in training, and at its end.
+    """What measures a model: in training for the log, at its end, and in `bedstone evaluate`.
+
+    A subclass predicts and scores, or gives its own `log` and `report`.
 
     Attributes:
         name: of the data: validation or test.
     """
 
     name: str
+
+    def predict(self, progress: Progress = None) -> Any:
+        """What the model says of all rows."""
+        raise NotImplementedError
+
+    def score(self, found: Any, resamples: int) -> dict[str, Figures]:
+        """Figures of predictions, by kind.
+
+        Args:
+            resamples: of the bootstrap; 0 leaves intervals out.
+        """
+        raise NotImplementedError
+
+    def figures(self, *, resamples: int = 1000, progress: Progress = None) -> dict[str, Figures]:
+        """Figures of the model's predictions on all rows, by kind."""
+        return self.score(self.predict(progress), resamples)
 
     def log(self, network: nn.Module) -> dict[str, float]:
         """Figures for the log, quickly, by `validation_...`; the loss is `validation_loss`."""
@@ -34,21 +57,26 @@ class Evaluation:
         Args:
             metrics: what `log` gave last.
         """
-        return {}
+        return {self.name: {kind: each.record() for kind, each in self.figures().items()}}
 
 
 class LogOnly(Evaluation):
     """Figures for the log alone.
 
     Args:
-        figures: of a network, by `validation_...`.
+        figures: of a network, by name.
     """
 
-    def __init__(self, figures: Callable[[nn.Module], dict[str, float]]) -> None:
-        self.figures = figures
+    def __init__(self, measured: Callable[[nn.Module], Mapping[str, float]]) -> None:
+        self.measured = measured
 
     def log(self, network: nn.Module) -> dict[str, float]:
-        return self.figures(network)
+        return {f"validation_{name}": value for name, value in self.measured(network).items()}
+
+    def report(
+        self, folder: Path, metrics: dict[str, float], *, quiet: bool = False
+    ) -> dict[str, Any]:
+        return {}
 
 
 def held_out_loss(
@@ -77,3 +105,26 @@ def held_out_loss(
             count += targets
             progress(number + 1)
     return total / max(count, 1), count
+
+
+def present(
+    record: dict[str, Any], parts: Mapping[str, Any], *, notes: Iterable[str] = (), as_json: bool
+) -> dict[str, Any]:
+    """Prints an evaluation, as one JSON object or for people; returns the record.
+
+    Args:
+        record: what the JSON object holds.
+        parts: what people read, by its heading; a heading of "" is not printed.
+        notes: lines after them.
+    """
+    if as_json:
+        print(json.dumps(record))
+        return record
+    console = Console()
+    for heading, part in parts.items():
+        if heading:
+            console.print(Rule(heading, align="left"))
+        console.print(part)
+    for note in notes:
+        console.print(note, highlight=False)
+    return record

@@ -1,4 +1,4 @@
-"""Which things a drawn picture shows, judged by a network trained on real drawings.
+"""The scene judge: a network that detects which objects a generated scene shows.
 
 A picture that was made from words is right where each thing that they state is seen, of its shape
 and its colour, as often as they say. `scene_learning` trains the judge, and says how often it is
@@ -76,13 +76,13 @@ class SceneGrid(nn.Module):
         self.parts = 1 + config.shapes + config.colours
         self.out = nn.Conv2d(2 * width, config.sizes * self.parts, 1)
 
-    def maps(self, pictures: Tensor) -> Tensor:
+    def maps(self, images: Tensor) -> Tensor:
         """The last map, (B, D, G, G)."""
-        x = pictures
+        x = images
         return self.blocks(self.stem(x))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.out(self.maps(pictures)).unflatten(1, (-1, self.parts))
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.maps(images)).unflatten(1, (-1, self.parts))
 
 
 def counts(cells: Tensor, config: SceneGridConfig) -> Tensor:
@@ -129,36 +129,36 @@ class SceneJudge:
         return self.network.config.size
 
     @torch.inference_mode()
-    def counts(self, pictures: Tensor, batch: int = 256) -> Tensor:
+    def counts(self, images: Tensor, batch: int = 256) -> Tensor:
         """How many of each shape and colour are seen, (B, P, K), in fractions.
 
         Args:
-            pictures: (B, 3, S, S), about [-1, 1], at the size that it reads.
+            images: (B, 3, S, S), about [-1, 1], at the size that it reads.
 
         Raises:
             BedstoneError: they have another shape, or values that are not finite.
         """
         size = (3, self.size, self.size)
-        if pictures.ndim != 4 or tuple(pictures.shape[1:]) != size:
+        if images.ndim != 4 or tuple(images.shape[1:]) != size:
             raise BedstoneError(
-                f"scene judge: pictures of shape {tuple(pictures.shape)} were given; it reads "
+                f"scene judge: pictures of shape {tuple(images.shape)} were given; it reads "
                 f"(B, {size[0]}, {size[1]}, {size[2]}). Train one for their size."
             )
-        for row in (~pictures.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
+        for row in (~images.isfinite().flatten(1).all(1)).nonzero()[:1, 0].tolist():
             raise BedstoneError(
                 f"scene judge: picture {row} holds values that are not finite. Look at how it was "
                 "drawn."
             )
         config, parts = self.network.config, []
-        for part in pictures.split(batch):
+        for part in images.split(batch):
             whole = ((part.float() + 1) * 127.5).round().clamp(0, 255)  # what a file holds
             parts.append(counts(self.network(whole / 127.5 - 1), config))
         return torch.cat(parts) if parts else torch.zeros(0, len(SHAPES), len(_NAMES))
 
-    def things(self, pictures: Tensor) -> list[Things]:
+    def things(self, images: Tensor) -> list[Things]:
         """What each picture shows; arguments and errors are those of `counts`."""
         found = []
-        for seen in self.counts(pictures).round().int():
+        for seen in self.counts(images).round().int():
             places = seen.nonzero().tolist()
             found.append(Counter({(SHAPES[p], _NAMES[k]): int(seen[p, k]) for p, k in places}))
         return found
@@ -198,9 +198,9 @@ def open_scene_judge(folder: str | Path) -> SceneJudge:
         key for key in wanted if tensors.get(key, wanted[key][..., None]).shape != wanted[key].shape
     ]
     if wrong or len(tensors) != len(wanted):
-        told = wrong[0] if wrong else min(set(tensors) - set(wanted))
+        odd = wrong[0] if wrong else min(set(tensors) - set(wanted))
         raise BedstoneError(
-            f"{folder / 'model.safetensors'}: tensor {told!r} is not what config.json asks for. "
+            f"{folder / 'model.safetensors'}: tensor {odd!r} is not what config.json asks for. "
             "Train the judge again."
         )
     network.load_state_dict(tensors)
@@ -229,7 +229,7 @@ class SceneFigures:
     count: int
 
 
-def judge_scenes(seen: Sequence[Things], asked: Sequence[Things]) -> SceneFigures:
+def judge_scenes(seen: Sequence[Things], prompts: Sequence[Things]) -> SceneFigures:
     """Compares what pictures show with what was asked for.
 
     Args:
@@ -239,21 +239,21 @@ def judge_scenes(seen: Sequence[Things], asked: Sequence[Things]) -> SceneFigure
     Raises:
         BedstoneError: there are none, or not as many of both.
     """
-    if not asked or len(seen) != len(asked):
+    if not prompts or len(seen) != len(prompts):
         raise BedstoneError(
-            f"scene judge: {len(seen)} pictures and {len(asked)} prompts were given; expected one "
-            "prompt for each picture."
+            f"scene judge: {len(seen)} pictures and {len(prompts)} prompts were given; expected "
+            "one prompt for each picture."
         )
-    rows, seen_of, asked_of = [], 0, 0
-    for there, wanted in zip(seen, asked, strict=True):
+    rows, seen_of, wanted_of = [], 0, 0
+    for there, wanted in zip(seen, prompts, strict=True):
         found = [min(_matching(there, *pair), count) for pair, count in wanted.items()]
         right = sum(found) == wanted.total()
-        alike = right and there.total() == wanted.total()
-        rows.append((right, _holds(there, wanted, 0), _holds(there, wanted, 1), alike))
+        exact = right and there.total() == wanted.total()
+        rows.append((right, _holds(there, wanted, 0), _holds(there, wanted, 1), exact))
         seen_of += sum(found)
-        asked_of += wanted.total()
+        wanted_of += wanted.total()
     right, shapes, colours, exact = (sum(each) / len(rows) for each in zip(*rows, strict=True))
-    things = seen_of / asked_of if asked_of else math.nan
+    things = seen_of / wanted_of if wanted_of else math.nan
     return SceneFigures(right, things, shapes, colours, exact, len(rows))
 
 

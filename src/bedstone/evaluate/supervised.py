@@ -1,9 +1,8 @@
-"""How well a model does a labelled task: predictions on rows, and their figures.
+"""Evaluation of models with a head for labels, tags or answers: loss and figures on rows.
 
 Shapes: M read states, L labels, N tokens, n rows of a batch.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.runner import Evaluation, present
 from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.ner import entities
@@ -50,7 +49,7 @@ MAIN = {
 
 @dataclass
 class Scored:
-    """What an evaluation gives.
+    """Loss, figures and predictions of an evaluation.
 
     Attributes:
         loss: mean over targets, in nats or squared units.
@@ -66,7 +65,7 @@ class Scored:
 
 
 class PredictionReader:
-    """Collects a head's outputs and says what they predict of each source row."""
+    """Collects a head's outputs and turns them into a prediction for each source row."""
 
     def __init__(self, examples: Examples, head: HeadConfig) -> None:
         self.examples = examples
@@ -164,14 +163,14 @@ def score(
     *,
     batch_size: int = 64,
     resamples: int = 1000,
-    told: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Scored:
     """The network's predictions on all rows, its mean loss, and the figures of both.
 
     Args:
         model: a `Model`, whose network has the head of the examples.
         resamples: of the bootstrap; 0 leaves intervals out.
-        told: called with the share that is done.
+        progress: called with the share that is done.
     """
     network, head = model.network, model.config.head
     reader = READERS[head.kind](examples, head) if head.kind in READERS else None
@@ -189,7 +188,7 @@ def score(
                 loss, targets = loss_of_scores(head, outputs, there)
                 reader.add(batch, outputs.cpu())
             total, count = total + loss.item(), count + targets
-            told((max(batch.origins) + 1) / len(examples.rows))
+            progress((max(batch.origins) + 1) / len(examples.rows))
     network.train(was_training)
     loss_mean = total / max(count, 1)
     if reader is None:
@@ -254,7 +253,7 @@ def evaluate_labels(
     stride: int = 0,
     batch_size: int = 64,
     as_json: bool = False,
-    picture: str | None = None,
+    confusion: str | None = None,
 ) -> dict[str, Any]:
     """Prints and returns the task's figures with 95 % intervals over all rows.
 
@@ -265,7 +264,7 @@ def evaluate_labels(
             is the column of their labels.
         context: tokens a row at most; longer rows become windows.
         stride: tokens that a window shares with the one before.
-        picture: a PNG to draw the confusion matrix into.
+        confusion: a PNG to draw the confusion matrix into.
 
     Raises:
         BedstoneError: the rows can't be read, or have labels that the model hasn't.
@@ -273,23 +272,19 @@ def evaluate_labels(
     kind = model.config.head.kind
     examples: Any
     if embeds_images(model):
-        examples = _pictures(model, data, columns, split)
+        examples = _images(model, data, columns, split)
     else:
         examples = _texts(model, data, columns, split, context, stride)
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        found = score(model, examples, precision, batch_size=batch_size, told=bar.update)
+        found = score(model, examples, precision, batch_size=batch_size, progress=bar.update)
     assert found.figures is not None
     record = {"loss": found.loss, **found.figures.record()}
-    if picture is not None:
+    if confusion is not None:
         if found.figures.confusion is None:
             raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
         title = f"{model.path} on {Path(data).name}"
-        draw_confusion(found.figures.confusion, found.figures.labels, picture, title)
-    if as_json:
-        print(json.dumps(record))
-        return record
-    Console().print(Rule(f"{model.path} on {data}", align="left"), found.figures)
-    return record
+        draw_confusion(found.figures.confusion, found.figures.labels, confusion, title)
+    return present(record, {f"{model.path} on {data}": found.figures}, as_json=as_json)
 
 
 def _texts(
@@ -314,7 +309,7 @@ def _texts(
     )
 
 
-def _pictures(
+def _images(
     model: Model, data: str, columns: dict[str, str] | None, split: str | None
 ) -> ImageExamples:
     named = {} if columns is None else {"label": columns["text"]}

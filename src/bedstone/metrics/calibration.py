@@ -1,4 +1,4 @@
-"""How well scores from 0 to 1 find what they are to find, and how true they are as probabilities.
+"""Calibration and detection metrics of scores from 0 to 1.
 
 Expected calibration error: Naeini, Cooper and Hauskrecht (2015), with the bins of Guo et al.
 (2017, https://arxiv.org/abs/1706.04599), on the probability that the category holds, not on the

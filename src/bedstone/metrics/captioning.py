@@ -1,4 +1,4 @@
-"""Figures of captions: BLEU, ROUGE-L and CIDEr-D beside what people wrote; true facts of scenes.
+"""Captioning metrics: BLEU, ROUGE-L and CIDEr-D; true facts of drawn scenes.
 
 BLEU (Papineni et al., 2002) by sacrebleu: four words, tokenised as 13a, in lower case. ROUGE-L
 (Lin, 2004) by rouge-score: F1 of the longest common subsequence, with the best of a picture's
@@ -53,11 +53,9 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.nd
         references: one or more a picture, in the same order.
     """
     known = [[_ngrams(text) for text in texts] for texts in references]
-    pictures = Counter(
-        ngram for texts in known for ngram in {g for t in texts for c in t for g in c}
-    )
+    images = Counter(ngram for texts in known for ngram in {g for t in texts for c in t for g in c})
     top = math.log(len(captions)) if captions else 0.0
-    rare = {ngram: top - math.log(count) for ngram, count in pictures.items()}
+    rare = {ngram: top - math.log(count) for ngram, count in images.items()}
     scores = np.zeros(len(captions))
     for row, caption in enumerate(captions):
         said = _ngrams(caption)

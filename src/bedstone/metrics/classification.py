@@ -1,4 +1,4 @@
-"""Figures of labels: one a row, or any number a row.
+"""Classification metrics: one label a row, or any number a row.
 
 The figures come from scikit-learn; the same figures of the bootstrap's resamples come
 from counts, since a thousand library calls would take minutes. Tests hold the two together.

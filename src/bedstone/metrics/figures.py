@@ -1,4 +1,4 @@
-"""What an evaluation found: named figures with their intervals, to print, log and keep."""
+"""Figures of an evaluation: named values with bootstrap intervals, to print, log and save."""
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence

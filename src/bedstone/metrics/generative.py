@@ -1,4 +1,4 @@
-"""Has it copied? The nearest training pictures of made ones, in pixels or in features.
+"""Metrics of generative models: memorization, FID, KID, PRDC, CLIP score, PSNR and SSIM.
 
 How near is too near is told by real pictures that were held out from training: who copies is
 nearer to training than they are.
@@ -380,7 +380,7 @@ def _reach(rows: Tensor, nearest: int) -> Tensor:
 class Reads(Protocol):
     """A judge: of pictures, or of signals."""
 
-    def read(self, pictures: Tensor, /) -> tuple[Tensor, Tensor | None]: ...
+    def read(self, images: Tensor, /) -> tuple[Tensor, Tensor | None]: ...
 
 
 MOST = 5000  # rows of each whose distances are taken one by one
@@ -441,12 +441,12 @@ def beside_training(
         `suspects` (the share nearer than all but 1 % of held-out ones; 0.01 where alike).
     """
     found = nearest(drawn, training, count)
-    told = memorization(found, nearest(held, training))
+    copied = memorization(found, nearest(held, training))
     return {
-        "nearest": told.made,
-        "nearest_held_out": told.held,
-        "nearer": told.nearer,
-        "suspects": told.suspects,
+        "nearest": copied.made,
+        "nearest_held_out": copied.held,
+        "nearer": copied.nearer,
+        "suspects": copied.suspects,
     }, found
 
 
@@ -467,7 +467,7 @@ class Compares(Protocol):
     @property
     def name(self) -> str: ...
 
-    def images(self, pictures: Iterable[Any]) -> np.ndarray: ...
+    def images(self, images: Iterable[Any]) -> np.ndarray: ...
 
     def texts(self, texts: Sequence[str]) -> np.ndarray: ...
 
@@ -492,17 +492,17 @@ class ClipScore:
     clip: str
 
 
-def clip_score(clip: Compares, pictures: Iterable[Any], texts: Sequence[str]) -> ClipScore:
+def clip_score(clip: Compares, images: Iterable[Any], texts: Sequence[str]) -> ClipScore:
     """The score of each picture with its own text.
 
     Args:
         clip: such as `tasks.images.engine.ImageEngine`.
-        pictures: paths, bytes, arrays (H, W, 3) uint8 or Pillow's images.
+        images: paths, bytes, arrays (H, W, 3) uint8 or Pillow's images.
 
     Raises:
         BedstoneError: there are none, or not as many pictures as texts.
     """
-    shown, kinds = clip.images(pictures), list(dict.fromkeys(texts))
+    shown, kinds = clip.images(images), list(dict.fromkeys(texts))
     if not texts or len(shown) != len(texts):
         raise BedstoneError(
             f"clip score: {len(shown)} pictures and {len(texts)} texts were given; expected one "

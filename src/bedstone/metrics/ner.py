@@ -1,4 +1,4 @@
-"""Figures of named entities: an entity counts as found where its type and both ends are right.
+"""Named entity metrics: an entity counts as found where its type and both ends are right.
 
 This is conlleval's definition (Tjong Kim Sang and Buchholz, 2000) and seqeval's default. The
 counting is nervaluate's `strict` strategy. Tags are read into spans here first, because nervaluate

@@ -1,4 +1,4 @@
-"""Figures of numbers: correlation and error.
+"""Regression metrics: correlation and error.
 
 The figures come from scipy and scikit-learn; those of the bootstrap's resamples are made from how
 often each row was drawn, without sorting a thousand times. Tests hold the two together.
@@ -75,8 +75,8 @@ def _ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     level[order] = np.repeat(np.arange(len(starts)), np.diff([*starts, len(values)]))
 
     def ranks(drawn: np.ndarray) -> np.ndarray:
-        alike = np.add.reduceat(drawn[:, order], starts, axis=1)
-        return (np.cumsum(alike, axis=1) - (alike - 1) / 2)[:, level]
+        equal = np.add.reduceat(drawn[:, order], starts, axis=1)
+        return (np.cumsum(equal, axis=1) - (equal - 1) / 2)[:, level]
 
     return ranks
 

@@ -1,4 +1,4 @@
-"""How well pictures and texts find each other: recall at k, both ways.
+"""Retrieval metrics of images and texts: recall at k both ways, zero-shot accuracy, matching.
 
 A query counts at k where one of its right answers is among the k nearest (as in VSE++, Faghri et
 al., 2018, section 4). Whatever is as near as the right answer counts as nearer, so that a network
@@ -57,37 +57,37 @@ def retrieval(
     Raises:
         BedstoneError: there is nothing to find, or a picture without a text.
     """
-    pictures, count = len(images), len(texts)
+    total, count = len(images), len(texts)
     groups = np.arange(count) if groups is None else groups
-    if not pictures or set(owners.tolist()) != set(range(pictures)):
+    if not total or set(owners.tolist()) != set(range(total)):
         raise BedstoneError(
-            f"retrieval: {pictures:,} pictures and {count:,} texts were given; every picture needs "
+            f"retrieval: {total:,} pictures and {count:,} texts were given; every picture needs "
             "at least one text."
         )
     known = {group: number for number, group in enumerate(np.unique(groups).tolist())}
     codes = np.array([known[group] for group in groups.tolist()])
-    says = np.zeros((pictures, len(known)), dtype=bool)  # which texts are right of a picture
+    says = np.zeros((total, len(known)), dtype=bool)  # which texts are right of a picture
     says[owners, codes] = True
     to_text = _by_blocks(images, texts, lambda block: says[block][:, codes])
     to_image = _by_blocks(texts, images, lambda block: says[:, codes[block]].T)
     names = [f"{way}_recall@{k}" for way in ("image_to_text", "text_to_image") for k in ks]
-    per_picture = np.bincount(owners, minlength=pictures).astype(float)  # texts of each
+    per_image = np.bincount(owners, minlength=total).astype(float)  # texts of each
     hits = [(to_text < k).astype(float) for k in ks]
-    hits += [np.bincount(owners, (to_image < k).astype(float), pictures) for k in ks]
+    hits += [np.bincount(owners, (to_image < k).astype(float), total) for k in ks]
     sums = np.stack(hits, 1)  # (P, 2 ks)
-    counts = np.stack([np.ones(pictures)] * len(ks) + [per_picture] * len(ks), 1)
+    counts = np.stack([np.ones(total)] * len(ks) + [per_image] * len(ks), 1)
 
     def figures(drawn: np.ndarray) -> np.ndarray:  # (R, P) to (R, 2 ks)
         return (drawn @ sums) / (drawn @ counts)
 
-    values = figures(np.ones((1, pictures)))[0]
-    ends = bootstrap(figures, pictures, resamples=resamples) if resamples else None
+    values = figures(np.ones((1, total)))[0]
+    ends = bootstrap(figures, total, resamples=resamples) if resamples else None
     return Figures(
         kind="retrieval",
         main=f"text_to_image_recall@{ks[0]}",
         values=named(names, values),
         intervals={} if ends is None else with_ends(names, ends),
-        rows=pictures,
+        rows=total,
     )
 
 

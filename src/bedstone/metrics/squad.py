@@ -1,4 +1,4 @@
-"""Figures of answers to questions: exact match and F1 of words, as SQuAD defines them.
+"""Question answering metrics: exact match and F1 of words, as SQuAD defines them.
 
 Rajpurkar et al. (2016); a question without an answer as in SQuAD 2.0 (2018): there the empty
 answer is right and every other wrong. Scored by torchmetrics, one row at a time, so that rows can

@@ -1,4 +1,4 @@
-"""Figures of answers to questions about pictures, by kind of question, beside who doesn't look.
+"""Visual question answering accuracy by kind of question, with a question-only baseline.
 
 Accuracy is that of VQA (Antol et al., 2015, section 3.3): answers are compared in one plain form
 (`metrics.vqa`), and where ten people answered, min(people who said so / 3, 1), the mean over
@@ -63,23 +63,23 @@ Answers = str | Sequence[str]
 
 
 class QuestionOnlyBaseline:
-    """Answers that can be given without looking, learnt from questions and their answers.
+    """A baseline that reads the question alone, learnt from questions and their answers.
 
     To a question that training asked, the most common of its answers; to another, that of the
     questions that begin with the most of its words; to one that begins like none, the most common
     of all. Of equally common ones, the one more common among all.
 
     Args:
-        asked: questions and their right answers, of training.
+        questions: and their right answers, of training.
 
     Raises:
         BedstoneError: there are none.
     """
 
-    def __init__(self, asked: Iterable[tuple[str, Answers]]) -> None:
+    def __init__(self, questions: Iterable[tuple[str, Answers]]) -> None:
         self.all: Counter[str] = Counter()
         self.by: dict[tuple[str, ...], Counter[str]] = {}  # of the whole question, and its starts
-        for question, given in asked:
+        for question, given in questions:
             said = [normalise_answer(answer) for answer in _listed(given)]
             self.all.update(said)
             for start in _starts(question):
@@ -106,7 +106,7 @@ def vqa_accuracy(
     *,
     questions: Sequence[str] = (),
     blind: QuestionOnlyBaseline | None = None,
-    pictures: Sequence[int] | None = None,
+    images: Sequence[int] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Figures:
@@ -119,8 +119,8 @@ def vqa_accuracy(
             the right answers.
         questions: their texts, which `blind` needs.
         blind: learnt from the questions of training; None leaves the baselines out.
-        pictures: the number of each question's picture. Questions about one picture are right
-            together: intervals draw pictures, each with all its questions. None draws questions.
+        images: the number of each question's image. Questions about one image are right
+            together: intervals draw images, each with all its questions. None draws questions.
         resamples: of the bootstrap; 0 leaves intervals out.
 
     Raises:
@@ -136,22 +136,22 @@ def vqa_accuracy(
         if not isinstance(answer, str):
             raise BedstoneError(f"predicted, row {row}: {answer!r} is no text.")
     given = {"questions": questions if blind else None, "kinds": kinds or None}
-    for name, listed in [*given.items(), ("pictures", pictures)]:
+    for name, listed in [*given.items(), ("images", images)]:
         if listed is not None and len(listed) != rows:
             raise BedstoneError(f"{name}: there are {len(listed):,} for {rows:,} questions.")
-    told = [kind or answer_kind(truth[row]) for row, kind in enumerate(kinds or [""] * rows)]
-    sorts = sorted(set(told))
+    known = [kind or answer_kind(truth[row]) for row, kind in enumerate(kinds or [""] * rows)]
+    sorts = sorted(set(known))
     who = {"accuracy": [normalise_answer(answer) for answer in predicted]}
     if blind is not None:  # before accuracy, which intervals of a kind are given for
         guesses = [blind.guess(question) for question in questions]
         who = {"majority": [blind.majority] * rows, "blind": guesses, **who}
     right = np.stack([_scores(said, truth) for said in who.values()], 1)  # (N, B)
-    member = np.array([[kind == sort for sort in sorts] for kind in told], dtype=float)  # (N, K)
+    member = np.array([[kind == sort for sort in sorts] for kind in known], dtype=float)  # (N, K)
     member = np.c_[np.ones(rows), member]  # all questions, then each kind
     sums = (member[:, :, None] * right[:, None]).reshape(rows, -1)  # (N, (1 + K) B)
     counts = np.c_[sums, member]
-    if pictures is not None:
-        _, owner = np.unique(np.asarray(pictures), return_inverse=True)
+    if images is not None:
+        _, owner = np.unique(np.asarray(images), return_inverse=True)
         together = np.zeros((owner.max() + 1, counts.shape[1]))
         np.add.at(together, owner, counts)
         counts = together  # (P, ...)
@@ -171,7 +171,7 @@ def vqa_accuracy(
         values=named(names, figures(repeats[None].astype(float))[0]),
         intervals={} if ends is None else with_ends(names, ends),
         rows=rows,
-        support={sort: told.count(sort) for sort in sorts},
+        support={sort: known.count(sort) for sort in sorts},
     )
 
 

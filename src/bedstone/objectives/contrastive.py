@@ -1,4 +1,4 @@
-"""Learning from pairs of pictures and texts: each picture is to be nearest to its own text.
+"""Contrastive losses of images with texts: softmax (CLIP) and sigmoid (SigLIP).
 
 The softmax form is CLIP's (Radford et al., 2021, figure 3), the sigmoid form SigLIP's (Zhai et al.,
 2023, equation 1). Equal texts in a batch are all right answers: the softmax form then aims at all
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.data.text.packing import Packed
-from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import check_shares
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, one_of, share, whole
 
 KINDS = ("softmax", "sigmoid")
 # CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit, and those published
@@ -55,13 +55,13 @@ def softmax_loss(image: Tensor, text: Tensor, scale: Tensor, groups: Tensor) -> 
         scale: what cosines are multiplied by.
         groups: (n,) equal numbers are equal texts.
     """
-    pictures = len(image)
+    images = len(image)
     logits = scale * image @ text.T  # (B, n)
-    right = (groups[:pictures, None] == groups).to(logits.dtype)  # (B, n)
-    own = right[:, :pictures]
+    right = (groups[:images, None] == groups).to(logits.dtype)  # (B, n)
+    own = right[:, :images]
     which_text = -(logits.log_softmax(1) * (right / right.sum(1, keepdim=True))).sum()
-    which_picture = -(logits[:, :pictures].log_softmax(0) * (own / own.sum(0))).sum()
-    return (which_text + which_picture) / 2
+    which_image = -(logits[:, :images].log_softmax(0) * (own / own.sum(0))).sum()
+    return (which_text + which_image) / 2
 
 
 def sigmoid_loss(
@@ -78,7 +78,7 @@ def sigmoid_loss(
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class ContrastiveLoss(Settings):
     """The objective: (network, batch) to the sum of losses and the number of pictures.
 
     Attributes:
@@ -88,19 +88,14 @@ class Contrastive:
         patch_dropout: share of a picture's patches that are not read.
     """
 
-    kind: str = "softmax"
-    chunk: int = 0
-    patch_dropout: float = 0.0
+    kind: str = one_of(*KINDS, default="softmax")
+    chunk: int = whole(0, default=0)
+    patch_dropout: float = share(below_one=True, default=0.0)
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise BedstoneError(f"objective: {self.kind!r} is unknown{nearest(self.kind, KINDS)}.")
-        if self.chunk < 0:
-            raise BedstoneError(f"chunk: {self.chunk} was given; at least 0.")
-        check_shares({"patch_dropout": self.patch_dropout})
+    section = "objective."
 
     def __call__(self, network: Any, batch: Pairs) -> tuple[Tensor, float]:
-        image = self.pictures(network, batch.pixels)
+        image = self.images(network, batch.pixels)
         text = self.texts(network, batch.rows)
         device = batch.pixels.device.type
         # Cosines times 100 need more than bf16's three digits.
@@ -115,7 +110,7 @@ class Contrastive:
                 loss = softmax_loss(image, text, scale, batch.groups)
         return loss, len(image)
 
-    def pictures(self, network: Any, pixels: Tensor) -> Tensor:
+    def images(self, network: Any, pixels: Tensor) -> Tensor:
         """(B, E), in chunks where asked for."""
         kept = None
         if self.patch_dropout:
@@ -146,10 +141,10 @@ class Contrastive:
         return self.chunk if self.chunk < count and learns and torch.is_grad_enabled() else 0
 
 
-def draw_patches(pictures: int, patches: int, dropped: float) -> Tensor:
+def draw_patches(images: int, patches: int, dropped: float) -> Tensor:
     """(B, K): which patches of each picture are read, in their order, drawn by torch's seed."""
     kept = max(round(patches * (1 - dropped)), 1)
-    return torch.rand(pictures, patches).argsort(1)[:, :kept].sort(1).values
+    return torch.rand(images, patches).argsort(1)[:, :kept].sort(1).values
 
 
 def patches_of(network: Any) -> int:

@@ -1,4 +1,4 @@
-"""Learning to draw: a network sees a noised signal and says what of it is noise.
+"""The denoising loss of diffusion models.
 
 Denoising as Ho et al., 2020, equation 14, for any process of `diffusion.process` and any target of
 `diffusion.targets`. What a time counts for is said by the error of the clean signal that the output
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from bedstone.diffusion.process import Discrete, Process, add_noise, interpolate
 from bedstone.diffusion.targets import EpsilonPrediction, Target
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, one_of
 
 # Of the SNR (B,) at which a row is noised: the weight of the error of its clean signal.
 Weight = Callable[[Tensor], Tensor]
@@ -76,7 +77,7 @@ TIMES: dict[str, Callable[[Process, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Denoising:
+class Denoising(Settings):
     """The objective: (network, batch) to the sum of the rows' losses and how many rows.
 
     A row's loss is the mean over its values. Noise and times come from torch's global seed. Of a
@@ -92,16 +93,11 @@ class Denoising:
 
     process: Process
     target: Target
-    weight: str = "uniform"
-    times: str = "uniform"
+    weight: str = one_of(*WEIGHTS, default="uniform")
+    times: str = one_of(*TIMES, default="uniform")
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("weight", self.weight, WEIGHTS),
-            ("times", self.times, TIMES),
-        ):
-            if value not in known:
-                raise BedstoneError(f"{name}: {value!r} is unknown{nearest(str(value), known)}.")
+        super().__post_init__()
         ends = getattr(self.process, "zero_terminal_snr", False)
         if ends and isinstance(self.target, EpsilonPrediction):
             raise BedstoneError(

@@ -1,4 +1,4 @@
-"""Learning to put pictures into words: captions, answers, which text belongs to which picture.
+"""Image-text losses: captions, answers, contrast and matching.
 
 Captions are predicted token by token over the picture, answers over the question as it was read
 with the picture (BLIP, Li et al., 2022, sections 3.1 and 4.4). Contrast tells each picture's text
@@ -94,7 +94,7 @@ class ImageTextLoss:
         if captions is not None and (self.contrast or self.match):
             texts = first_texts(captions)
             if len(texts.ids):
-                loss = loss + count * self.joined(network, texts, memory[texts.pictures])
+                loss = loss + count * self.joined(network, texts, memory[texts.images])
         return loss, count
 
     def written(self, head: Any, states: Tensor, part: Part) -> Tensor:
@@ -123,7 +123,7 @@ class Texts:
     ids: Tensor
     keep: Tensor
     groups: Tensor
-    pictures: Tensor
+    images: Tensor
 
 
 def first_texts(part: Part) -> Texts:
@@ -148,16 +148,16 @@ def match_logits(
         (R, 2) logits, no and yes, and (R,) 1 where the pair is right. R is 3 P; a text that all
         pictures share has no wrong one.
     """
-    pictures = len(memory)
+    images = len(memory)
     wrong = texts.groups[:, None] != texts.groups  # (P, P)
     some = wrong.any(1)
     other = drawn(similar, wrong)  # the wrong text of each picture
     image = drawn(similar.T, wrong)  # the wrong picture of each text
-    both = torch.stack((torch.arange(pictures, device=other.device), other), 1).flatten()
+    both = torch.stack((torch.arange(images, device=other.device), other), 1).flatten()
     logits = network.match_logits(texts.ids[both], texts.keep[both], memory)  # (2 P, 2)
-    right = (torch.arange(2 * pictures, device=logits.device) % 2 == 0) * 1
+    right = (torch.arange(2 * images, device=logits.device) % 2 == 0) * 1
     more = network.match_logits(texts.ids, texts.keep, memory[image])  # (P, 2)
-    real = torch.cat((some[:, None].new_ones(pictures, 1), some[:, None]), 1).flatten()
+    real = torch.cat((some[:, None].new_ones(images, 1), some[:, None]), 1).flatten()
     logits = torch.cat((logits[real], more[some]))
     return logits, torch.cat((right[real], right.new_zeros(int(some.sum()))))
 

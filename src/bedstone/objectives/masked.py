@@ -1,4 +1,4 @@
-"""What an encoder learns by: restoring hidden words, and telling whether two texts belong together.
+"""The masked language modelling loss, and next sentence classification.
 
 BERT (Devlin et al., 2019, section 3.1) adds the mean loss of words and the mean loss of pairs. A
 mean over a batch is another for each split of a step into micro-batches; so a pair weighs here as
@@ -42,8 +42,8 @@ class MaskedLoss:
         loss, count = token_loss(words.prepare(hidden), words.out, batch.targets)
         if pairs is not None and batch.pairs is not None and self.pair_weight:
             logits = pairs(first).float()
-            told = F.cross_entropy(logits, batch.pairs, ignore_index=IGNORED, reduction="sum")
-            loss = loss + self.pair_weight * told
+            pair_loss = F.cross_entropy(logits, batch.pairs, ignore_index=IGNORED, reduction="sum")
+            loss = loss + self.pair_weight * pair_loss
         return loss, count
 
 

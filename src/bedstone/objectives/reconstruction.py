@@ -1,4 +1,4 @@
-"""How autoencoders learn: a picture is to come back as it went in.
+"""Reconstruction losses of autoencoders: pixel, perceptual, adversarial, and latents' KL.
 
 The sum of up to four terms, each optional but the first (Rombach et al., 2022, appendix G; Esser et
 al., 2021, equations 4 to 7): the distance of pixels; the nats of the latents; the distance of what
@@ -112,10 +112,10 @@ class Adversary:
         judge = network.discriminator
         frozen = {name: each.detach() for name, each in judge.named_parameters()}
         fooled = -_verdicts(functional_call(judge, frozen, (made,))).sum()
-        asked = self.weight * adaptive_weight(fit, fooled, network.last_weight) * fooled
-        told_real, told_made = judge(real), judge(made.detach())
-        hinge = F.relu(1.0 - told_real.float()), F.relu(1.0 + told_made.float())
-        return asked + 0.5 * sum(_verdicts(each).sum() for each in hinge)
+        fooling = self.weight * adaptive_weight(fit, fooled, network.last_weight) * fooled
+        verdicts_real, verdicts_made = judge(real), judge(made.detach())
+        hinge = F.relu(1.0 - verdicts_real.float()), F.relu(1.0 + verdicts_made.float())
+        return fooling + 0.5 * sum(_verdicts(each).sum() for each in hinge)
 
 
 def _verdicts(patches: Tensor) -> Tensor:

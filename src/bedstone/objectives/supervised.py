@@ -1,4 +1,4 @@
-"""How a network learns from labelled rows: classes, numbers, tags, spans, completions.
+"""Losses of labelled rows: classes, numbers, tags, spans, completions.
 
 Each takes rows laid end to end and the states that the head reads, (M, D) of them, and gives a sum
 of losses beside a count, so that a row weighs the same whatever stands beside it, however a step is

@@ -1,4 +1,4 @@
-"""One masked cross-entropy for every family that predicts tokens.
+"""The next-token cross-entropy, without a gradient of all logits in memory.
 
 GPT, BERT, sequence to sequence, captions, DALL-E and fine-tuning differ in what they take as
 targets, and so in their data alone. The loss is a *sum* beside a count of real targets, so that

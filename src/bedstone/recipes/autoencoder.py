@@ -33,9 +33,9 @@ from bedstone.train.data import (
     MAX_SCENES,
     Splits,
     augment_of,
+    cached_images,
+    cached_training_images,
     held_out,
-    learnt_pictures,
-    pictures_of,
     record_of,
 )
 from bedstone.train.loop import Batches, Objective
@@ -190,11 +190,11 @@ class Autoencoder(Method[AutoencoderRecipe]):
     ) -> Batches:
         processor = model.processor
         assert processor is not None
-        pictures = learnt_pictures(splits.train, processor, recipe.data, start.quiet)
+        images = cached_training_images(splits.train, processor, recipe.data, start.quiet)
         augment = augment_of(recipe.augment, recipe.data, processor.size)
-        splits.notes[0] += ", in memory" if pictures.kept else ", decoded as they are read"
+        splits.notes[0] += ", in memory" if images.kept else ", decoded as they are read"
         return pixel_stream(
-            pictures,
+            images,
             recipe.batch_size,
             processor.normalise,
             augment=None if augment is None else augment.allowed(0),
@@ -214,7 +214,7 @@ class Autoencoder(Method[AutoencoderRecipe]):
         start: Start,
     ) -> Sequence[Evaluation]:
         assert isinstance(objective, Reconstruction) and model.processor is not None
-        shown = pictures_of(
+        shown = cached_images(
             splits.validation,
             model.processor,
             recipe.data,

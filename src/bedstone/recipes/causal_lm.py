@@ -176,8 +176,7 @@ class CausalLM(TextMethod):
         def log(network: nn.Module) -> dict[str, float]:
             batches = evaluation_batches(split, recipe.context, recipe.batch_size)
             loss, _ = held_out_loss(network, objective, batches, start.precision, most_batches=most)
-            figures = text_figures(loss, tokens_a_byte)
-            return {f"validation_{name}": value for name, value in figures.items()}
+            return text_figures(loss, tokens_a_byte)
 
         return [LogOnly(log)]
 

@@ -17,18 +17,17 @@ from bedstone.evaluate.contrastive import ContrastiveScorer
 from bedstone.evaluate.runner import Evaluation
 from bedstone.models.clip.network import CLIPConfig, build, clip_config
 from bedstone.models.published import fresh_processor
-from bedstone.objectives.contrastive import Contrastive as ContrastiveLoss
-from bedstone.objectives.contrastive import patches_of, refuse_batch_norm
+from bedstone.objectives.contrastive import KINDS, ContrastiveLoss, patches_of, refuse_batch_norm
 from bedstone.recipes.base import ImagesOptim, ImagesSchedule, Method, Trainer
 from bedstone.settings import one_of, share, whole
 from bedstone.train.data import (
     MAX_SCENES,
     Splits,
     augment_of,
+    cached_images,
+    cached_training_images,
     held_out,
     image_side,
-    learnt_pictures,
-    pictures_of,
     record_of,
 )
 from bedstone.train.logs import ProgressBar
@@ -76,7 +75,7 @@ class ContrastiveRecipe(RunRecipe):
     data: PairsConfig = field(default_factory=PairsConfig)
     augment: dict[str, Any] = field(default_factory=dict)
     tokenizer: TokenizerConfig = field(default_factory=lambda: TokenizerConfig(vocab_size=2048))
-    objective: str = ""
+    objective: str = one_of("", *KINDS, default="")
     batch_size: int = whole(2, default=256)
     chunk: int = whole(0, default=0)
     patch_dropout: float = share(below_one=True, default=0.0)
@@ -150,7 +149,7 @@ class Contrastive(Method[ContrastiveRecipe]):
     ) -> Batches:
         processor, tokenizer = model.processor, model.tokenizer
         assert processor is not None and tokenizer is not None
-        images = learnt_pictures(splits.train, processor, recipe.data, start.quiet)
+        images = cached_training_images(splits.train, processor, recipe.data, start.quiet)
         batches = contrastive_stream(
             images,
             ContrastiveTexts(splits.train, encoder_of(tokenizer, model.config)),
@@ -179,12 +178,12 @@ class Contrastive(Method[ContrastiveRecipe]):
         assert isinstance(objective, ContrastiveLoss)
         processor, tokenizer, held = model.processor, model.tokenizer, splits.validation
         assert processor is not None and tokenizer is not None
-        pictures = pictures_of(
+        images = cached_images(
             held, processor, recipe.data, "reading held-out pictures", start.quiet
         )
         texts = ContrastiveTexts(held, encoder_of(tokenizer, model.config))
-        size = min(recipe.batch_size, len(pictures.readable))
-        return [ContrastiveScorer(model, pictures, texts, start.precision, objective.kind, size)]
+        size = min(recipe.batch_size, len(images.readable))
+        return [ContrastiveScorer(model, images, texts, start.precision, objective.kind, size)]
 
 
 def open_rows(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Splits:

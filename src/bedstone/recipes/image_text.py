@@ -45,10 +45,10 @@ from bedstone.train.data import (
     MAX_SCENES,
     Splits,
     augment_of,
+    cached_images,
+    cached_training_images,
     held_out,
     image_side,
-    learnt_pictures,
-    pictures_of,
     record_of,
 )
 from bedstone.train.logs import ProgressBar
@@ -254,7 +254,7 @@ class ImageText(Method[Any]):
         answers = recipe.head == "answers" or (
             recipe.head == "joint" and bool(splits.train.answers)
         )
-        images = learnt_pictures(splits.train, processor, recipe.data, start.quiet)
+        images = cached_training_images(splits.train, processor, recipe.data, start.quiet)
         batches = image_text_stream(
             images,
             texts,
@@ -286,7 +286,9 @@ class ImageText(Method[Any]):
         return [
             type(self).scorer(
                 model,
-                pictures_of(rows, processor, recipe.data, f"reading {name} pictures", start.quiet),
+                cached_images(
+                    rows, processor, recipe.data, f"reading {name} pictures", start.quiet
+                ),
                 start.precision,
                 question_only_baseline(train),
                 answer_vocabulary(train) if recipe.rank else (),

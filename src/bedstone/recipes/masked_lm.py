@@ -102,7 +102,7 @@ class MaskedLM(TextMethod):
         def log(network: nn.Module) -> dict[str, float]:
             batches = evaluation_batches(rows, tokens, recipe.seed)  # always the same masks
             scores = masked_scores(network, batches, start.precision, most_batches=most)
-            return {f"validation_{name}": v for name, v in masked_figures(scores).items()}
+            return masked_figures(scores)
 
         return [LogOnly(log)]
 

@@ -448,15 +448,15 @@ def see(
     model: Model,
     examples: ImageExamples,
     precision: Precision,
-    told: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> FeatureExamples:
-    """What the network's head reads of each picture, made once."""
+    """The features of a frozen network, computed once for each image."""
     network = model.network.eval()
     found = []
     with torch.inference_mode(), precision.autocast():
         for batch in in_batches(examples, TOGETHER):
             found.append(network.features(batch.shown.to(precision.device)).float().cpu())
-            told(len(found) * TOGETHER / len(examples))
+            progress(len(found) * TOGETHER / len(examples))
     return FeatureExamples(examples, torch.cat(found).clone())
 
 

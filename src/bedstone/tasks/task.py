@@ -67,12 +67,16 @@ class Task:
         settings: the class of its options.
         engine: what reads inputs with the network.
         reads: what its inputs are.
+        fields: of a labelled row, by which its results are scored (`data.fields.FIELDS`).
+        metric: that scores them, by its name in `evaluate.tasks`; tasks without one have "".
     """
 
     name: ClassVar[str]
     asks: ClassVar[str]
     settings: ClassVar[type[Any]] = Options
     engine: Any
+    fields: ClassVar[tuple[str, ...]] = ()
+    metric: ClassVar[str] = ""
     reads: ClassVar[str] = "text"  # or "images", or "both"
 
     def __init__(self, model: Model, *, precision: str = "fp32", **options: Any) -> None:

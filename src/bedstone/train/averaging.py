@@ -1,4 +1,4 @@
-"""A moving average of weights: what a network that draws is judged and used by.
+"""An exponential moving average of weights (EMA), which is evaluated and saved in their place.
 
 At step n the average moves by 1 - decay(n) towards the weights. Two decays: one that stays after a
 warm-up, as in the code of Ho et al., 2020, and a power of the step, whose memory is a share of all

@@ -85,7 +85,7 @@ def recorded_data(kind: type[Config], recipe: Mapping[str, Any]) -> Config:
     return from_mapping(kind, values, "bedstone.json", "recipe.data.")
 
 
-def pictures_of(
+def cached_images(
     rows: Dataset,
     processor: ImageProcessor,
     data: ImagesConfig,
@@ -99,11 +99,11 @@ def pictures_of(
         )
 
 
-def learnt_pictures(
+def cached_training_images(
     rows: Dataset, processor: ImageProcessor, data: ImagesConfig, quiet: bool
 ) -> ImageCache:
     """Training images, larger than the network's by `data.enlarge`, for crops."""
-    return pictures_of(rows, wider(processor, data.enlarge), data, "reading pictures", quiet)
+    return cached_images(rows, wider(processor, data.enlarge), data, "reading pictures", quiet)
 
 
 def wider(processor: ImageProcessor, by: float) -> ImageProcessor:

@@ -143,10 +143,10 @@ class ProgressBar:
 
 
 class Interrupts:
-    """Inside the `with` block, `asked` holds the signal that came, or None."""
+    """Inside the `with` block, `received` holds the signal that came, or None."""
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -160,6 +160,6 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.received is not None:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
+        self.received = signal.Signals(number)

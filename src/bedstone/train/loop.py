@@ -1,4 +1,4 @@
-"""The training loop: one for every family.
+"""The training loop, which knows no family and no loss.
 
 It knows no family and no loss: an objective maps (network, batch) to a sum of losses and a
 count of targets, and evaluation is a callable handed in. A step's gradient is the sum over all
@@ -181,14 +181,16 @@ class Trainer:
         self.started = time.monotonic() - self.seconds
         self.saved_at = (self.step, self.elapsed())
         self.network.train()
-        told = (self.tokens, self.elapsed())  # at the last line of the log
+        logged = (self.tokens, self.elapsed())  # at the last line of the log
         with Interrupts() as interrupts:
-            while interrupts.asked is None and not self.enough() and (share := self.share()) < 1.0:
+            while (
+                interrupts.received is None and not self.enough() and (share := self.share()) < 1.0
+            ):
                 loss, norm, rate = self.one_step(share)
                 self.recent.append(loss)
                 if self.step % self.pace.log_every == 0:
-                    figures = self.figures(*told)
-                    told = (self.tokens, self.elapsed())
+                    figures = self.figures(*logged)
+                    logged = (self.tokens, self.elapsed())
                     log.write(self.step, **figures, learning_rate=rate, gradient_norm=norm)
                     bar.update(
                         self.share(),
@@ -200,7 +202,7 @@ class Trainer:
                     self.run_evaluation(log, bar)
                 if self.save_due():
                     self.save()
-            reason = interrupts.asked.name if interrupts.asked else "finished"
+            reason = interrupts.received.name if interrupts.received else "finished"
             if reason == "finished" and self.evaluated_at[0] != self.step:
                 self.run_evaluation(log, bar)
             if self.saved_at[0] != self.step or reason == "finished":
@@ -247,8 +249,8 @@ class Trainer:
 
     def _stop(self, what: str, batches: list[Any]) -> None:
         self.optimizer.zero_grad()
-        told = "; ".join(batch.describe() for batch in batches)
-        where = textwrap.shorten(told.replace("\n", ";"), 800, placeholder=" ...")
+        described = "; ".join(batch.describe() for batch in batches)
+        where = textwrap.shorten(described.replace("\n", ";"), 800, placeholder=" ...")
         last = self.store.latest()
         kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
         raise BedstoneError(
@@ -275,10 +277,10 @@ class Trainer:
         self.overhead["evaluation"] = time.monotonic() - began
         self.evaluated_at = (self.step, self.share())
         log.write(self.step, **self.metrics, seconds=self.elapsed(), tokens=float(self.tokens))
-        told = "  ".join(
+        figures = "  ".join(
             f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.metrics.items()
         )
-        bar.say(f"step {self.step}: {told}")
+        bar.say(f"step {self.step}: {figures}")
 
     def save_due(self) -> bool:
         best = self.pace.save_best and self.evaluated_at[0] == self.step

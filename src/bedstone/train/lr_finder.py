@@ -1,4 +1,4 @@
-"""`bedstone finetune --find-rate`: which learning rate a recipe should have (Smith, 2017).
+"""The learning rate finder of `bedstone finetune --find-rate` (Smith, 2017).
 
 The rate grows exponentially over a hundred steps, from far too low to far too high. The loss falls
 where the rate is right and rises where it is too high; what is proposed is the rate at which the

@@ -1,4 +1,4 @@
-"""What moves the weights: Muon for hidden matrices, AdamW for the rest; or AdamW alone.
+"""Optimizers: Muon for hidden matrices with AdamW for the rest, or AdamW alone.
 
 Muon is for matrices inside a stack and the kernels of convolutions: embeddings, the head,
 positions, norms and biases learn better with AdamW (Jordan et al., 2024). Weight decay is on
@@ -191,6 +191,10 @@ class AdamW:
                 }
 
 
+# Weights whose names have changed, by how they begin: runs that began before go on.
+RENAMED = {"look.": "image_norm."}
+
+
 class Optimizer:
     """One or two optimizers that together move every trainable weight of a network."""
 
@@ -220,6 +224,10 @@ class Optimizer:
         Raises:
             BedstoneError: it is of another network, or of another kind of optimizer.
         """
+        state = {
+            part: {_renamed(name): each for name, each in own.items()}
+            for part, own in state.items()
+        }
         strange = set(state) ^ set(self.parts)
         for name in set(state) & set(self.parts):
             strange |= self.parts[name].foreign(state[name])
@@ -297,3 +305,9 @@ def clip_gradients(network: nn.Module, limit: float) -> float:
     if 0 < limit < norm < float("inf"):
         torch._foreach_mul_(gradients, limit / norm)
     return norm
+
+
+def _renamed(name: str) -> str:
+    """The name that a weight has now."""
+    begins = next((old for old in RENAMED if name.startswith(old)), "")
+    return f"{RENAMED[begins]}{name.removeprefix(begins)}" if begins else name

@@ -1,4 +1,4 @@
-"""How long a run is, and how the learning rate moves over it.
+"""Budgets of runs, and learning rate schedules over them.
 
 A budget is a number of steps, tokens or seconds; how far along a run is, is the share of it
 that is spent. A schedule is a pure function of that share, so a resumed run goes on exactly
@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, one_of, share
 
 
 @dataclass
@@ -76,13 +77,13 @@ def parse_budget(text: str | int) -> Budget:
         BedstoneError: it can't be read, or isn't above zero.
     """
     amount: float
-    told = str(text).strip().lower().replace("_", "").replace(",", "")
-    if match := re.fullmatch(rf"{_NUMBER}\s*([kmbgt]?)\s*(steps?|tokens?)", told):
+    given = str(text).strip().lower().replace("_", "").replace(",", "")
+    if match := re.fullmatch(rf"{_NUMBER}\s*([kmbgt]?)\s*(steps?|tokens?)", given):
         number, scale, unit = match.groups()
         amount, unit = round(float(number) * _COUNTS[scale]), unit.rstrip("s") + "s"
-    elif match := re.fullmatch(rf"{_NUMBER}\s*(s|m|h|d)(?:ec|econd|in|inute|r|our|ay)?s?", told):
+    elif match := re.fullmatch(rf"{_NUMBER}\s*(s|m|h|d)(?:ec|econd|in|inute|r|our|ay)?s?", given):
         amount, unit = float(match[1]) * _SECONDS[match[2]], "seconds"
-    elif match := re.fullmatch(_NUMBER, told):
+    elif match := re.fullmatch(_NUMBER, given):
         amount, unit = round(float(match[1])), "steps"
     else:
         raise BedstoneError(f"budget: {text!r} can't be read; {ACCEPTED}.")
@@ -92,7 +93,7 @@ def parse_budget(text: str | int) -> Budget:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(Settings):
     """Share of the budget spent, 0 to 1, to a factor on the peak learning rate.
 
     Attributes:
@@ -105,21 +106,11 @@ class Schedule:
         BedstoneError: an unknown shape, or shares that don't fit into one budget.
     """
 
-    warmup: float = 0.0
-    decay: float = 0.0
-    shape: str = "linear"
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise BedstoneError(
-                f"schedule.shape: {self.shape!r} is unknown{nearest(self.shape, SHAPES)}."
-            )
-        for name in ("warmup", "decay", "floor"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise BedstoneError(
-                    f"schedule.{name}: {getattr(self, name)} was given; it is a share, 0 to 1."
-                )
+    section = "schedule."
+    warmup: float = share(default=0.0)
+    decay: float = share(default=0.0)
+    shape: str = one_of(*SHAPES, default="linear")
+    floor: float = share(default=0.0)
 
     def __call__(self, share: float) -> float:
         factor = 1.0

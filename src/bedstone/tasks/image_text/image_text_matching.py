@@ -67,6 +67,8 @@ class ImageTextMatching(ImageTextTask):
     """
 
     name = "image-text-matching"
+    fields = ("image", "captions")
+    metric = "matching"
     asks = "a network that matches texts with pictures (BlipForImageTextRetrieval)"
     settings = MatchOptions
     keys = ("image", "text")

@@ -73,6 +73,8 @@ class ImageToText(ImageTextTask):
     """
 
     name = "image-to-text"
+    fields = ("image", "captions")
+    metric = "captions"
     asks = "a network that writes captions (BlipForConditionalGeneration)"
     settings = CaptionOptions
     keys = ("image", "prompt", "candidates")

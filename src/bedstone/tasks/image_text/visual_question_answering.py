@@ -79,6 +79,8 @@ class VisualQuestionAnswering(ImageTextTask):
     """
 
     name = "visual-question-answering"
+    fields = ("image", "questions")
+    metric = "vqa"
     asks = "a network that answers questions about pictures (BlipForQuestionAnswering)"
     settings = VQAOptions
     keys = ("image", "question", "candidates")

@@ -45,6 +45,8 @@ class ImageClassification(ImageTask):
     """An image -> its labels with their scores, best first: `[{"label", "score"}, ...]`."""
 
     name = "image-classification"
+    fields = ("image", "class")
+    metric = "classification"
     asks = "a head for labels of a picture (ForImageClassification)"
     settings = LabelOptions
 
@@ -112,6 +114,8 @@ class ZeroShotImageClassification(ImageTask):
     """
 
     name = "zero-shot-image-classification"
+    fields = ("image", "class")
+    metric = "zero_shot"
     asks = "a model of pictures and words, such as a CLIP"
     settings = ZeroShotImageOptions
     keys = ("image", "candidate_labels", "text")

@@ -73,6 +73,8 @@ class MediaTask(Task):
 
     settings: ClassVar[type[Any]] = SampleOptions
     reads: ClassVar[str] = "prompts"
+    fields: ClassVar[tuple[str, ...]] = ("image",)
+    metric: ClassVar[str] = "judges"
     condition: ClassVar[str]
     kind: ClassVar[str]
 
@@ -141,6 +143,8 @@ class ImageToImage(MediaTask):
     `{"image": ..., "prompt": ..., "mask": ...}`."""
 
     name = "image-to-image"
+    fields = ()
+    metric = ""
     asks = "a model that draws pictures"
 
     @classmethod

@@ -235,6 +235,8 @@ class SentenceSimilarity(Embedder):
     """{"source_sentence", "sentences"} -> the cosine of each sentence with the source."""
 
     name = "sentence-similarity"
+    fields = ("text", "pair", "label")
+    metric = "similarity"
 
     def __call__(
         self,

@@ -53,6 +53,8 @@ class FillMask(Reader):
     """
 
     name = "fill-mask"
+    fields = ("text",)
+    metric = "masked_tokens"
     asks = "a head for masked words (ForMaskedLM, ForPreTraining) and a tokenizer with a mask"
     settings = FillOptions
 

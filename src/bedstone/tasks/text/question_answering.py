@@ -102,6 +102,8 @@ class QuestionAnswering(Answering):
     """{"question", "context"} -> {"score", "start", "end", "answer"}."""
 
     name = "question-answering"
+    fields = ("question", "context", "answers")
+    metric = "answers"
     settings = AnswerOptions
 
     def __call__(

@@ -58,6 +58,8 @@ class TextClassification(Reader):
     """
 
     name = "text-classification"
+    fields = ("text", "label")
+    metric = "classification"
     asks = "a head for labels of a text (ForSequenceClassification)"
     settings = ClassifyOptions
 

@@ -38,6 +38,8 @@ class TextGeneration(Task):
     """A text -> [{"generated_text": ...}], one for each sequence asked for."""
 
     name = "text-generation"
+    fields = ("text",)
+    metric = "perplexity"
     asks = "a decoder with its language head"
     settings = TextGenerationOptions
 

@@ -162,6 +162,8 @@ class TokenClassification(Reader):
     """
 
     name = "token-classification"
+    fields = ("tokens", "tags")
+    metric = "entities"
     asks = "a head for labels of tokens (ForTokenClassification)"
     settings = EntityOptions
 

@@ -94,6 +94,8 @@ class ZeroShotClassification(Embedder):
     """
 
     name = "zero-shot-classification"
+    fields = ("text", "label")
+    metric = "zero_shot"
     asks = "a head for labels of a text, one of them named entailment, or a model that embeds texts"
     settings = ZeroShotOptions
 

@@ -1,0 +1,423 @@
+"""Evaluation of any task: its results on labelled rows, scored by the metric that it names.
+
+A task's class says which `fields` a labelled row needs and which `metric` scores its results;
+`METRICS` says for each metric how rows become inputs, and results figures.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, ClassVar
+
+from bedstone.checkpoints.model import Model
+from bedstone.data import labels
+from bedstone.data.dataset import Dataset
+from bedstone.data.fields import IMAGE_TEXT, PAIRS, Need, Sample
+from bedstone.data.open import open_dataset
+from bedstone.data.scenes.captions import check_caption
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import Evaluation, Progress, present
+from bedstone.metrics.captioning import captions, true_facts
+from bedstone.metrics.classification import classification, multi_label
+from bedstone.metrics.figures import Figures
+from bedstone.metrics.ner import entities
+from bedstone.metrics.regression import regression
+from bedstone.metrics.retrieval import matching
+from bedstone.metrics.squad import answers
+from bedstone.metrics.vqa import QuestionOnlyBaseline, vqa_accuracy
+from bedstone.runtime import Precision
+from bedstone.tasks.pipeline import TASKS, pipeline, task_class
+from bedstone.tasks.task import Task
+from bedstone.train.logs import ProgressBar
+
+# Metrics of a model's own evaluation, which needs no task's results.
+OWN = ("perplexity", "masked_tokens", "judges")
+
+
+class Metric:
+    """How rows become inputs of a task, and its results figures.
+
+    Args:
+        rows: of the evaluation.
+        model: that does the task.
+    """
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        self.rows, self.model = rows, model
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the task."""
+        return {}
+
+    def inputs(self) -> list[Any]:
+        """Inputs of the task, in order."""
+        raise NotImplementedError
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        """Figures of the results for these inputs."""
+        raise NotImplementedError
+
+
+class Classes(Metric):
+    """Labels of texts or images; several or numbers a row where the model's head has such."""
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        rows = with_labels(rows)
+        super().__init__(rows, model)
+        head = getattr(model.config, "head", None)
+        known = list(head.labels) if head is not None and head.kind == "sequence" else None
+        self.problem, self.actual = "single", []
+        if rows.samples:
+            self.actual = [str(row.label) for row in rows]
+            self.labels = known or list(rows.classes)
+            return
+        column = rows.need("label")
+        entails = known is not None and any(each.lower().startswith("entail") for each in known)
+        own = [] if known is None or (entails and "pair" not in rows.columns) else known
+        self.problem = head.problem if head is not None and own else "single"
+        read: dict[str, Any] = {
+            "single": labels.single,
+            "multi": labels.several,
+            "regression": labels.figures,
+        }
+        if self.problem == "regression":
+            self.actual = labels.figures(rows, column, len(own) or None).tolist()
+        else:
+            self.actual = list(read[self.problem](rows, column, None))
+        self.labels = own or sorted(set(self.actual))
+
+    def inputs(self) -> list[Any]:
+        if self.rows.samples:
+            return [{"image": image_of(row)} for row in self.rows]
+        texts, column = self.rows.texts(self.rows.need("text")), self.rows.column("pair")
+        if column is None:
+            return texts
+        pairs = self.rows.texts(column, empty=True)
+        return [
+            {"text": text, "text_pair": pair} if pair else text
+            for text, pair in zip(texts, pairs, strict=True)
+        ]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"top_k": 1} if self.rows.samples else {"return_all_scores": True}
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        if self.rows.samples:
+            found = [result[0]["label"] for result in results]
+            return classification(found, self.actual, self.labels, resamples=resamples)
+        names = [each["label"] for each in results[0]]
+        if self.problem == "regression":
+            numbers = [[each["score"] for each in result] for result in results]
+            return regression(numbers, self.actual, names, resamples=resamples)
+        if self.problem == "multi":
+            sets = [[one["label"] for one in each if one["score"] > 0.5] for each in results]
+            return multi_label(sets, self.actual, names, resamples=resamples)
+        best = [max(result, key=lambda each: each["score"])["label"] for result in results]
+        return classification(best, self.actual, names, resamples=resamples)
+
+
+class ZeroShotClasses(Metric):
+    """Labels among those of the rows, which the model was never trained on."""
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        rows = with_labels(rows)
+        super().__init__(rows, model)
+        if rows.samples:
+            self.actual = [str(row.label) for row in rows]
+        else:
+            self.actual = labels.single(rows, rows.need("label"), None)
+        self.labels = list(rows.classes) or sorted(set(self.actual))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"candidate_labels": self.labels}
+
+    def inputs(self) -> list[Any]:
+        if self.rows.samples:
+            return [{"image": image_of(row)} for row in self.rows]
+        return self.rows.texts(self.rows.need("text"))
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        found = [
+            result["labels"][0] if isinstance(result, Mapping) else result[0]["label"]
+            for result in results
+        ]
+        return classification(found, self.actual, self.labels, resamples=resamples)
+
+
+class Tags(Metric):
+    """A tag a word: that of the word's first token."""
+
+    options: ClassVar[dict[str, Any]] = {
+        "is_split_into_words": True,
+        "ignore_labels": [],
+        "aggregation_strategy": "none",
+    }
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows, model)
+        column = rows.need("tokens")
+        self.actual = labels.tags(rows, column, rows.need("tags"), model.config.head.labels)
+        self.words = [rows.value(number, column) for number in range(len(rows))]
+
+    def inputs(self) -> list[Any]:
+        return self.words
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        found = []
+        for words, result in zip(self.words, results, strict=True):
+            begins = [0, *accumulate(len(word) + 1 for word in words)]
+            tags: dict[int, str] = {}
+            for token in result:
+                word = bisect_right(begins, max(token["end"] - 1, 0)) - 1
+                tags.setdefault(word, token["entity"])
+            found.append([tags.get(number, "O") for number in range(len(words))])
+        return entities(found, self.actual, resamples=resamples)
+
+
+class Answers(Metric):
+    """Stretches of contexts that answer questions, as SQuAD scores them."""
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows, model)
+        column = rows.need("answers")
+        self.actual = [rows.value(number, column)["text"] for number in range(len(rows))]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"handle_impossible_answer": any(not each for each in self.actual)}
+
+    def inputs(self) -> list[Any]:
+        columns = [self.rows.texts(self.rows.need(name)) for name in ("question", "context")]
+        return [{"question": one, "context": two} for one, two in zip(*columns, strict=True)]
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        return answers([each["answer"] for each in results], self.actual, resamples=resamples)
+
+
+class Similarity(Metric):
+    """Cosines of pairs of texts, beside how similar they are said to be."""
+
+    def inputs(self) -> list[Any]:
+        columns = [self.rows.texts(self.rows.need(name)) for name in ("text", "pair")]
+        return [{"source_sentence": a, "sentences": [b]} for a, b in zip(*columns, strict=True)]
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        actual = labels.figures(self.rows, self.rows.need("label"), 1).tolist()
+        return regression(list(results), actual, ["similarity"], resamples=resamples)
+
+
+class Captions(Metric):
+    """Captions of images beside their references; of drawn scenes, their true facts."""
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows.pick([i for i, row in enumerate(rows) if row.captions]), model)
+
+    def inputs(self) -> list[Any]:
+        return [image_of(row) for row in self.rows]
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        found = [each[0]["generated_text"] for each in results]
+        scenes = [row.scene for row in self.rows if row.scene is not None]
+        if len(scenes) == len(found):
+            return true_facts(found, scenes, resamples=resamples)
+        return captions(found, [row.captions for row in self.rows], resamples=resamples)
+
+
+class VQA(Metric):
+    """Answers to questions about images.
+
+    Attributes:
+        blind: the baseline that reads the question alone; None leaves baselines out.
+    """
+
+    blind: QuestionOnlyBaseline | None = None
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows.pick([i for i, row in enumerate(rows) if row.questions]), model)
+        numbered = enumerate(self.rows)
+        self.questions = [(number, one) for number, row in numbered for one in row.questions]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"top_k": 1}
+
+    def inputs(self) -> list[Any]:
+        images = [image_of(row) for row in self.rows]
+        return [
+            {"image": images[number], "question": one.question} for number, one in self.questions
+        ]
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        questions = [one for _, one in self.questions]
+        return vqa_accuracy(
+            [each[0]["answer"] for each in results],
+            [one.answers for one in questions],
+            [one.kind for one in questions],
+            questions=[one.question for one in questions],
+            blind=self.blind,
+            images=[number for number, _ in self.questions],
+            resamples=resamples,
+        )
+
+
+class Matching(Metric):
+    """Whether texts belong to images: of each its own caption, and another row's."""
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows.pick([i for i, row in enumerate(rows) if row.captions]), model)
+        self.pairs = list(self._pairs())
+
+    def _pairs(self) -> Iterator[tuple[Sample, str, bool]]:
+        count = len(self.rows)
+        for number, row in enumerate(self.rows):
+            yield row, row.captions[number % len(row.captions)], True
+            others = [self.rows[(number + more) % count] for more in range(1, 4)]
+            if wrong := wrong_caption(row, others):
+                yield row, wrong, False
+
+    def inputs(self) -> list[Any]:
+        return [{"image": image_of(row), "text": text} for row, text, _ in self.pairs]
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        truth = [true for _, _, true in self.pairs]
+        return matching([each["score"] for each in results], truth, resamples=resamples)
+
+
+METRICS: dict[str, type[Metric]] = {
+    "classification": Classes,
+    "zero_shot": ZeroShotClasses,
+    "entities": Tags,
+    "answers": Answers,
+    "similarity": Similarity,
+    "captions": Captions,
+    "vqa": VQA,
+    "matching": Matching,
+}
+
+
+def with_labels(rows: Dataset) -> Dataset:
+    """Of samples those that have a label; rows of text as they are."""
+    if not rows.samples:
+        return rows
+    return rows.pick([number for number, row in enumerate(rows) if row.label is not None])
+
+
+def image_of(row: Sample) -> Any:
+    """A row's image as tasks take it; what draws it is called."""
+    return row.image() if callable(row.image) else row.image
+
+
+def wrong_caption(row: Sample, others: Sequence[Sample]) -> str:
+    """A caption of another row that isn't true of this one, as far as can be known; "" of none."""
+    for other in others:
+        for text in other.captions[:1]:
+            if text in row.captions:
+                continue
+            if row.scene is not None:
+                stated, true = check_caption(row.scene, text)
+                if stated == true:
+                    continue
+            return text
+    return ""
+
+
+@dataclass
+class TaskEvaluation(Evaluation):
+    """A task's results on labelled rows, and their figures.
+
+    Attributes:
+        task: with its model.
+        rows: that have the fields that the task names.
+        name: of the data.
+        metric: made of both.
+    """
+
+    task: Task
+    rows: Dataset
+    name: str = "validation"
+    metric: Metric = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metric = METRICS[self.task.metric](self.rows, self.task.model)
+
+    def predict(self, progress: Progress = None) -> list[Any]:
+        inputs = self.metric.inputs()
+
+        def counted() -> Iterator[Any]:
+            for number, each in enumerate(inputs):
+                if progress is not None:
+                    progress(number / len(inputs))
+                yield each
+
+        size = {"batch_size": BATCH}
+        return list(self.task(counted(), **self.metric.options, **size))
+
+    def score(self, found: list[Any], resamples: int) -> dict[str, Figures]:
+        return {self.task.name: self.metric.score(found, resamples)}
+
+
+BATCH = 32  # inputs that are read at a time
+
+
+def needs_of(kind: type[Task]) -> Sequence[Need]:
+    """What a task needs of samples; nothing of rows of text, which are read by their columns."""
+    if "image" not in kind.fields:
+        return ()
+    return PAIRS if "class" in kind.fields else IMAGE_TEXT
+
+
+def measured_tasks() -> list[str]:
+    """Names of the tasks whose classes name a metric."""
+    return [name for name in TASKS if task_class(name).metric]
+
+
+def metric_of(task: str) -> str:
+    """The metric of a task, by its name.
+
+    Raises:
+        BedstoneError: there is no such task, or it has none.
+    """
+    kind = task_class(task)
+    if not kind.metric:
+        raise BedstoneError(
+            f"task: {task} has no metric. Tasks that have one: {', '.join(measured_tasks())}."
+        )
+    return kind.metric
+
+
+def evaluate_task(
+    task: str,
+    model: Model,
+    data: str,
+    precision: Precision,
+    *,
+    columns: dict[str, str] | None = None,
+    split: str | None = None,
+    as_json: bool = False,
+    resamples: int = 1000,
+) -> dict[str, Any]:
+    """Prints and returns a task's figures on labelled rows, with 95 % intervals.
+
+    Args:
+        columns: which column holds what, where the usual names aren't used.
+
+    Raises:
+        BedstoneError: the model can't do the task, or the rows can't be read or lack a field.
+    """
+    kind = task_class(task)
+    done = pipeline(task, model, precision=precision.name)
+    rows = open_dataset(data, needs_of(kind), columns=columns, split=split)
+    evaluation = TaskEvaluation(done, rows, data)
+    with ProgressBar("evaluating", quiet=as_json) as bar:
+        found = evaluation.figures(resamples=resamples, progress=bar.update)
+    title = f"{model.path} on {data}"
+    return present(
+        {name: figures.record() for name, figures in found.items()},
+        {f"{title}: {name}": figures for name, figures in found.items()},
+        notes=[f"Left out: {rows.faults.summary()}"] if rows.faults.broken else (),
+        as_json=as_json,
+    )
