@@ -65,6 +65,14 @@ def test_every_command_explains_its_arguments(name, capsys):
     assert len(capsys.readouterr().out) > 200
 
 
+def test_help_names_options_as_they_are_typed(capsys):
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "one of --temperature, --top-k, --top-p and --min-p is" in shown
+    assert "_" not in shown.replace("generation_config.json", "")
+
+
 def test_words_may_stand_behind_options(monkeypatch):
     asked = []
 

@@ -65,7 +65,10 @@ SHARED_TASK_FILES = {
     "task.py",
     "pipeline.py",
     "text/engine.py",
+    "text/feature_extraction.py",  # and sentence-similarity
+    "text/question_answering.py",  # and information-extraction
     "images/engine.py",
+    "images/image_classification.py",  # and the two other tasks on images alone
     "image_text/engine.py",
     "media/generator.py",
     "media/files.py",

@@ -175,9 +175,11 @@ class Parser:
         self._read_signature(command)
         for place in self.places:
             self._add_place(place)
+        flags = {each.name: each.flag for group in self.groups.values() for each in group}
         for title, options in self.groups.items():
             group = self.parser.add_argument_group(title)
             for option in options:
+                option.help = re.sub(r"`(\w+)`", lambda m: flags.get(m[1], m[0]), option.help)
                 _add_option(group, option)
             if title == "options":
                 group.add_argument("-h", "--help", action="help", help="show this help and exit")

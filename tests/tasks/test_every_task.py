@@ -1,4 +1,4 @@
-"""Every task of the table passes `check_task` on a small model, and has the file of its name."""
+"""Every task of the table passes `check_task` on a small model."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import pytest
 from bedstone.checkpoints.model import Model
 from bedstone.data.signals.signals import TASKS as MEDIA
 from bedstone.models.heads import HeadConfig
-from bedstone.tasks.pipeline import TASKS, task_class
+from bedstone.tasks.pipeline import TASKS
 from drawings import drawing
 from image_models import clip_model, labelled_model, pictures
 from image_text_models import told_model
@@ -25,17 +25,6 @@ POLICY = {
 }
 CATALOGUE = [{"id": str(number), "text": text} for number, text in enumerate(SENTENCES)]
 CONTEXT = "Zoë Müller flew from Paris to New York in the evening."
-# Rooms that hold several tasks: the file that a task's name would have, and where it stands.
-ROOMS = {
-    "information-extraction": "text.question_answering",
-    "sentence-similarity": "text.feature_extraction",
-    "zero-shot-image-classification": "images.image_classification",
-    "image-feature-extraction": "images.image_classification",
-    "similar-items": "search.recommend",
-    "complementary-items": "search.recommend",
-    "image-to-image": "media.tasks",
-    **dict.fromkeys(MEDIA, "media.tasks"),
-}
 
 
 @dataclass(frozen=True)
@@ -141,13 +130,3 @@ def test_what_holds_for_every_task(name, tmp_path, monkeypatch):
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path))
     case = CASES[name]
     check_task(name, case.model(), case.inputs, case.bad, case.said, **case.options)
-
-
-@pytest.mark.parametrize("name", TASKS)
-def test_the_file_of_a_task_bears_its_name(name):
-    kind = task_class(name)
-    assert kind.name == name
-    module = ROOMS.get(name) or TASKS[name].partition(":")[0]
-    assert kind.__module__ == f"bedstone.tasks.{module}"
-    if name not in ROOMS:
-        assert module.rpartition(".")[2] == name.replace("-", "_")
