@@ -31,7 +31,7 @@ from torch import Tensor
 
 import bedstone
 from bedstone.data.fields import PAIRS
-from bedstone.data.images.augment import ImageAugment
+from bedstone.data.images.augment import FactAugment, ImageAugment
 from bedstone.data.images.contrastive import ContrastiveBatch, ContrastiveTexts, contrastive_stream
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import clip_processor
@@ -212,7 +212,7 @@ def from_files(options: argparse.Namespace) -> None:
     processor = clip_processor(224)
     wide = clip_processor(round(224 * 1.15))
     tokenizer = train_clip(rows.all_texts(), 4096)
-    augment = ImageAugment(
+    changes = ImageAugment(
         crop=(0.6, 1.0), flip=0.5, brightness=0.2, contrast=0.2, saturation=0.2, size=224
     )
     pictures = ImageCache(rows, wide.fit, wide.size, memory_mb=0)
@@ -224,7 +224,7 @@ def from_files(options: argparse.Namespace) -> None:
         texts,
         options.batch,
         processor.normalise,
-        augment=augment,
+        augment=FactAugment(changes),
         workers=options.workers,
     )
     text = {"vocab_size": 4160, "eos_id": tokenizer.eos_id}

@@ -100,7 +100,7 @@ def test_rows_that_are_none(tmp_path):
         ({"text": "a" * 10_000_000}, r"line 2: column 'text': has 10,000,000 characters"),
     ],
 )
-def test_a_bad_text_is_told_with_its_place(tmp_path, row, said):
+def test_a_bad_text_is_reported_with_its_place(tmp_path, row, said):
     path = write(tmp_path, "a.jsonl", [{"text": "a"}, row])
     with pytest.raises(BedstoneError, match=said):
         open_dataset(path).texts("text")

@@ -169,7 +169,7 @@ def test_broken_pictures_are_counted_when_decoded(tmp_path: Path) -> None:
         ImageCache(open_dataset(path, PAIRS, most_broken=0.1), fit, (4, 4))
 
 
-def test_told_what_is_missing(tmp_path: Path) -> None:
+def test_what_is_missing_is_reported(tmp_path: Path) -> None:
     nothing = parquet(tmp_path / "a.parquet", [{"image": png(), "size": 3}] * 2)
     with pytest.raises(BedstoneError, match=r"has no text.*'size'"):
         open_dataset(nothing, PAIRS)

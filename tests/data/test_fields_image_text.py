@@ -160,7 +160,7 @@ def test_scenes_tell_the_truth_and_keep_combinations_apart() -> None:
         heldout_image_text_scenes("tset")
 
 
-def test_scenes_are_drawn_when_they_are_asked_for() -> None:
+def test_scenes_are_drawn_when_they_are_read() -> None:
     rows = image_text_scenes(5)
     drawn: list[int] = []
 

@@ -118,7 +118,7 @@ def faulty(tmp_path, name, content):
     return message
 
 
-def test_faults_are_told_in_one_paragraph(tmp_path):
+def test_faults_are_reported_in_one_paragraph(tmp_path):
     good = b'{"text": "fine"}\n'
     assert "is empty" in faulty(tmp_path, "a.txt", b"")
     assert "no text at all" in faulty(tmp_path, "blank.txt", b" \n")

@@ -161,7 +161,7 @@ def test_made_ahead_on_other_threads() -> None:
     assert stream.figures()["waited"] > 0.9
 
 
-def test_a_fault_in_a_thread_is_told() -> None:
+def test_a_fault_in_a_thread_is_reported() -> None:
     def broken(pixels: Tensor, generator: torch.Generator, facts: object) -> Tensor:
         raise BedstoneError("augment: can't")
 

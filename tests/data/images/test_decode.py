@@ -197,7 +197,7 @@ def test_sources_that_are_no_picture(source):
         decode(source, where="row 3")
 
 
-def test_smaller_scale_is_never_below_the_side_asked_for():
+def test_smaller_scale_is_never_below_the_side_wanted():
     data = saved(blocks(COLOURS, 100), "JPEG")
     assert decode(data).shape == (300, 200, 3)
     assert decode(data, size=100).shape == (150, 100, 3)
@@ -210,10 +210,10 @@ def test_smaller_scale_is_never_below_the_side_asked_for():
 # What must be refused.
 
 
-def refused(source, *told, **options):
+def refused(source, *parts, **options):
     with pytest.raises(BedstoneError) as caught:
         decode(source, **options)
-    for text in told:
+    for text in parts:
         assert text in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -294,7 +294,7 @@ def test_a_jpeg_of_endless_passes():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "an empty file"),
         (b"Dear diary, this is a photo.\n" * 30, "text"),
@@ -311,10 +311,10 @@ def test_a_jpeg_of_endless_passes():
         (bytes(100), "start is broken"),
     ],
 )
-def test_what_is_no_picture(data, told, tmp_path):
+def test_what_is_no_picture(data, message, tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(data)
-    refused(path, "photo.jpg", told)
+    refused(path, "photo.jpg", message)
 
 
 def test_postscript_never_reaches_its_program(tmp_path, monkeypatch):
@@ -349,7 +349,7 @@ def test_thin_pictures(size):
     assert found.shape == (size[1], size[0], 3) and (found == [255, 0, 0]).all()
 
 
-def test_random_damage_is_always_told():
+def test_random_damage_is_always_reported():
     rng = np.random.default_rng(1)
     for kind in ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"):
         data = saved(blocks(COLOURS, 8), kind)
@@ -364,7 +364,7 @@ def test_random_damage_is_always_told():
                 pass
 
 
-def test_sizes_told_by_headers():
+def test_sizes_declared_by_headers():
     for width, height in ((1, 1), (300, 7), (70, 500)):
         image = Image.new("RGB", (width, height), "blue")
         assert gif_size(saved(image, "GIF", comment=b"x, y" * 100)) == (width, height)

@@ -242,7 +242,7 @@ def test_from_a_recipe():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"crop": (0.0, 1.0)}, "augment.crop: 0.0"),
         ({"crop": (0.5, 1.5)}, "augment.crop: 1.5"),
@@ -263,8 +263,8 @@ def test_from_a_recipe():
         ({"size": 1.5}, "augment.size"),
     ],
 )
-def test_options_are_checked(options, told):
-    with pytest.raises(BedstoneError, match=told):
+def test_options_are_checked(options, message):
+    with pytest.raises(BedstoneError, match=message):
         ImageAugment(**options)
 
 

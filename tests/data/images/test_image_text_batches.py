@@ -33,9 +33,9 @@ def rows(count: int = 10) -> Dataset:
     for i in range(count):
         picture = np.zeros((4, 4, 3), np.uint8)
         picture[:, 0] = i  # the first column tells which it is, and where it stands whether flipped
-        asked = tuple(Question(f"is {LETTERS[i]} {n}", (f"{n}", f"{n} so")) for n in range(2))
+        questions = tuple(Question(f"is {LETTERS[i]} {n}", (f"{n}", f"{n} so")) for n in range(2))
         captions = tuple(f"{LETTERS[i]} {n}" for n in range(i + 1))
-        found.append(Sample(picture, captions, asked, f"row {i}"))
+        found.append(Sample(picture, captions, questions, f"row {i}"))
     return Dataset(found)
 
 
@@ -60,25 +60,25 @@ def stream(
 
 def read(part: Part) -> list[str]:
     """What the encoder reads; the special tokens around it checked."""
-    told = []
+    texts = []
     for ids, keep in zip(part.ids, part.keep, strict=True):
         row = ids[keep].tolist()
         assert (row[0], row[-1]) == (TOKENIZER.cls_id, TOKENIZER.sep_id)
         assert (ids[~keep] == TOKENIZER.pad_id).all()
-        told.append(TOKENIZER.decode(row))
-    return told
+        texts.append(TOKENIZER.decode(row))
+    return texts
 
 
 def said(part: Part) -> list[str]:
     """What the decoder is to say; what it is fed checked."""
-    told = []
+    texts = []
     for ids, targets in zip(part.ids_in, part.targets, strict=True):
         row = targets[targets != -100]
         assert ids[0] == TOKENIZER.bos_id and row[-1] == TOKENIZER.sep_id
         start = int((targets != -100).nonzero()[0])
         assert torch.equal(ids[start + 1 : start + len(row)], row[:-1])
-        told.append(TOKENIZER.decode(row.tolist()))
-    return told
+        texts.append(TOKENIZER.decode(row.tolist()))
+    return texts
 
 
 def numbers(batch: ImageTextBatch) -> list[int]:
@@ -208,8 +208,8 @@ def test_a_flip_never_meets_left() -> None:
 def test_an_answer_that_says_left_forbids_a_flip_too() -> None:
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[:, 0] = 200
-    asked = (Question("so it is", ("left",)), Question("so it is", ("up",)))
-    found = Dataset([Sample(pixels, ("a",), asked)])
+    questions = (Question("so it is", ("left",)), Question("so it is", ("up",)))
+    found = Dataset([Sample(pixels, ("a",), questions)])
     made = stream(found, size=1, captions=1, answers=1, augment=FactAugment(ImageAugment(flip=1)))
     met = set()
     for _ in range(20):

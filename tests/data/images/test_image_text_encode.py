@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bedstone.data.images import image_text as told_text
+from bedstone.data.images import image_text as message_text
 from bedstone.data.images.image_text import (
     BlipWords,
     as_image_text,
@@ -40,7 +40,7 @@ def test_a_vocabulary_has_room_for_letters() -> None:
 def test_of_many_texts_some_are_enough_and_no_letter_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(told_text, "ENOUGH", 60)
+    monkeypatch.setattr(message_text, "ENOUGH", 60)
     texts = ["is there a lighthouse?", "certainly"] * 100
     trained = train_image_text([*texts, "ß"], 300)
     assert [len(row) for row in BlipWords.of(trained, 9).plain(["lighthouse", "certainly"])] == [
@@ -76,8 +76,8 @@ def test_transformers_reads_the_same(tokenizer: Tokenizer, tmp_path: Path) -> No
 @pytest.mark.shared
 def test_the_published_vocabulary_gets_blips_numbers(shared_data: Path) -> None:
     bert = Tokenizer.load(shared_data / "tokenizers" / "bert-base-uncased-vocab.txt")
-    told = as_image_text(bert)
-    assert (told.bos_id, told.id_of("[ENC]"), told.vocab_size) == (30522, 30523, 30524)
+    made = as_image_text(bert)
+    assert (made.bos_id, made.id_of("[ENC]"), made.vocab_size) == (30522, 30523, 30524)
     assert bert.id_of("[DEC]") is None  # the one that was given stays as it was
     assert BlipWords.of(bert, 20).read(["a dog"]) == [[101, 1037, 3899, 102]]
 

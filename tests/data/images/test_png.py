@@ -47,10 +47,10 @@ def test_bad_notes(tmp_path):
     with pytest.raises(BedstoneError, match="can't be read"):
         read_recipe(tmp_path / "none.png")
     good = save_png(Image.fromarray(noise()), tmp_path / "c.png", {"seed": 1}).read_bytes()
-    for wrong, told in ((b'["seed": 1]', "broken"), (b'["seed", 1]', "no table")):
+    for wrong, message in ((b'["seed": 1]', "broken"), (b'["seed", 1]', "no table")):
         assert len(wrong) == len(b'{"seed": 1}')
         (tmp_path / "d.png").write_bytes(good.replace(b'{"seed": 1}', wrong))
-        with pytest.raises(BedstoneError, match=told):
+        with pytest.raises(BedstoneError, match=message):
             read_recipe(tmp_path / "d.png")
     (tmp_path / "e.png").write_bytes(good[:40])  # cut off: no note, and no crash
     assert read_recipe(tmp_path / "e.png") is None

@@ -169,7 +169,7 @@ def test_old_and_sparse_files(values, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({}, "image_processor_type"),
         ([], "mapping"),
@@ -190,12 +190,12 @@ def test_old_and_sparse_files(values, tmp_path):
         ({"image_processor_type": "ViTImageProcessor", "rescale_factor": {}}, "doesn't fit"),
     ],
 )
-def test_bad_files(values, told, tmp_path):
+def test_bad_files(values, message, tmp_path):
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps(values))
     with pytest.raises(BedstoneError) as caught:
         ImageProcessor.read(tmp_path)
-    assert str(path) in str(caught.value) and told in str(caught.value)
+    assert str(path) in str(caught.value) and message in str(caught.value)
     path.write_text("{")
     with pytest.raises(BedstoneError, match="JSON"):
         ImageProcessor.read(tmp_path)

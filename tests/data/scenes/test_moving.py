@@ -91,7 +91,7 @@ def test_videos_as_signals():
     assert any(mirrored)
 
 
-def test_combinations_are_held_out_and_what_cant_move_is_told():
+def test_combinations_are_held_out_and_what_cant_move_is_reported():
     learnt = moving_signals(SignalsConfig(size=(4, 16, 16)), "text", count=60)
     held = moving_signals(SignalsConfig(size=(4, 16, 16)), "text", split="test", count=20)
     named = {(s, c) for s, c in PAIRS if f"{c} {s}" in "|".join(learnt.texts())}
@@ -106,7 +106,7 @@ def test_combinations_are_held_out_and_what_cant_move_is_told():
         moving_signals(SignalsConfig(memory_mb=10))
 
 
-def test_things_are_of_the_sizes_and_the_plainness_asked_for():
+def test_things_are_of_the_sizes_and_the_plainness_wanted():
     every = {each.size for seed in range(40) for each in make_moving(seed).scene.objects}
     assert every == set(SIZES)
     for seed in range(40):
@@ -117,8 +117,8 @@ def test_things_are_of_the_sizes_and_the_plainness_asked_for():
     plain = moving_signals(SignalsConfig(**shape, textures=False))
     assert "large" in plain.places[0] and "plain" in plain.places[0]
     rows = np.arange(30)
-    alike = (rough.read(rows) == plain.read(rows)).flatten(1).all(1)
-    assert alike.any() and not alike.all()  # only some had stripes or dots
+    same_kind = (rough.read(rows) == plain.read(rows)).flatten(1).all(1)
+    assert same_kind.any() and not same_kind.all()  # only some had stripes or dots
 
 
 def test_things_too_large_to_move_apart_are_refused():

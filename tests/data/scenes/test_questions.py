@@ -13,7 +13,7 @@ ONE = r"the (?:(small|medium|large) )?(?:(\w+) )??(\w+?)"
 
 
 @pytest.fixture(scope="module")
-def asked():
+def answered():
     scenes = [make_scene(seed, split=split) for split in SPLITS for seed in range(300)]
     return [(scene, each) for scene in scenes for each in all_questions(scene)]
 
@@ -76,31 +76,31 @@ def expected(scene, text):
     return scene.sign.text.lower()
 
 
-def test_every_answer_is_right(asked):
-    for scene, each in asked:
+def test_every_answer_is_right(answered):
+    for scene, each in answered:
         assert each.answer == expected(scene, each.text), (each, scene)
 
 
-def test_all_kinds_and_many_answers(asked):
-    kinds = Counter(each.kind for _, each in asked)
+def test_all_kinds_and_many_answers(answered):
+    kinds = Counter(each.kind for _, each in answered)
     assert set(kinds) == set(KINDS) and len(kinds) == 9
     assert min(kinds.values()) > 250
-    assert len({each.answer for _, each in asked}) >= 60
+    assert len({each.answer for _, each in answered}) >= 60
 
 
-def test_yes_is_as_frequent_as_no(asked):
+def test_yes_is_as_frequent_as_no(answered):
     for kind in ("existence", "relation", "comparison"):
-        answers = Counter(each.answer for _, each in asked if each.kind == kind)
+        answers = Counter(each.answer for _, each in answered if each.kind == kind)
         assert 0.44 < answers["yes"] / (answers["yes"] + answers["no"]) < 0.56, kind
 
 
-def test_guessing_is_weak(asked):
+def test_guessing_is_weak(answered):
     """The commonest answer to a kind of question, and the commonest to its very words."""
     limits = {"existence": 0.55, "count": 0.4, "colour": 0.2, "shape": 0.25, "size": 0.45}
     limits |= {"position": 0.25, "relation": 0.5, "comparison": 0.55, "sign": 0.15}
     answers = defaultdict(Counter)
     words = defaultdict(Counter)
-    for _, each in asked:
+    for _, each in answered:
         answers[each.kind][each.answer] += 1
         words[re.sub("|".join((*COLOURS, *SHAPES)), "*", each.text)][each.answer] += 1
     for kind, known in answers.items():
@@ -112,12 +112,12 @@ def test_guessing_is_weak(asked):
     assert right / sum(sum(known.values()) for known in common.values()) < 0.4
 
 
-def test_questions_of_a_split_name_only_what_it_knows(asked):
+def test_questions_of_a_split_name_only_what_it_knows(answered):
     pattern = rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
-    for scene, each in asked:
+    for scene, each in answered:
         named = {(shape, colour) for colour, shape in re.findall(pattern, each.text)}
         assert named <= set(allowed_pairs(scene.split))
 
 
-def test_the_same_scene_is_asked_the_same():
+def test_the_same_scene_has_the_same_questions():
     assert all_questions(make_scene(9)) == all_questions(make_scene(9))

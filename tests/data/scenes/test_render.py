@@ -98,7 +98,7 @@ def lab(rgb):
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
 
 
-def test_colours_are_told_apart_from_each_other_and_from_backgrounds():
+def test_colours_differ_from_each_other_and_from_backgrounds():
     seen = {name: lab(rgb) for name, rgb in COLOURS.items()}
     assert min(np.linalg.norm(seen[a] - seen[b]) for a in seen for b in seen if a < b) > 30
     for background in BACKGROUNDS:

@@ -114,9 +114,9 @@ def test_what_is_missing_is_wrong_once():
 
 def test_every_caption_is_true(scenes):
     for scene in scenes:
-        told = all_captions(scene)
-        assert len(told) == len(set(told)) >= 2
-        for text in told:
+        found = all_captions(scene)
+        assert len(found) == len(set(found)) >= 2
+        for text in found:
             stated, true = check_caption(scene, text)
             assert stated == true > 0, (text, scene)
     assert sum(len(all_captions(scene)) for scene in scenes) > 4.5 * len(scenes)
@@ -156,8 +156,8 @@ def test_every_template_is_used(scenes):
     """Each fills somewhere, with all its slots, and no two give the same words everywhere."""
     found = {}
     for template in (template for kind in TEMPLATES.values() for template in kind):
-        told = (tell(scene, template, Dice(template)) for scene in scenes)
-        text = next(filter(None, told), None)
+        texts = (tell(scene, template, Dice(template)) for scene in scenes)
+        text = next(filter(None, texts), None)
         assert text and "{" not in text and "None" not in text, template
         found[template] = text
     assert len(found) >= 24 and len(set(found.values())) >= 24

@@ -111,7 +111,7 @@ def test_a_seed_is_the_same_scene_everywhere():
     assert [Dice("a").below(1000), Dice("b").below(1000)] == [272, 722]
 
 
-def test_things_are_of_the_sizes_asked_for():
+def test_things_are_of_the_sizes_wanted():
     for sizes in (("large",), ("medium", "small")):
         made = [make_scene(seed, objects=(1, 3), sizes=sizes) for seed in range(60)]
         assert {thing.size for scene in made for thing in scene.objects} == set(sizes)

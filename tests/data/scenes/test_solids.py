@@ -65,8 +65,8 @@ def test_volumes_as_signals():
     learnt, held = signals_of(DiffusionRecipe(task="class-to-volume", data=data, evaluate_rows=9))
     assert learnt.shape == (1, 16, 16, 16) and learnt.names == SOLIDS and len(held) == 9
     assert SOLIDS[learnt.classes[7]] == solid_of(7)[0] and set(learnt.classes) == set(range(8))
-    told = solid_signals(data, "text", count=30)
-    for row, (said, short) in enumerate(told.captions):
+    captioned = solid_signals(data, "text", count=30)
+    for row, (said, short) in enumerate(captioned.captions):
         name, radius, _ = solid_of(row)
         assert short.endswith(f" {name}") and said.endswith(name)
         assert ("large" in said) == (radius >= 0.675) and "a octa" not in short

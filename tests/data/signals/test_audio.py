@@ -56,7 +56,7 @@ def test_channels_become_their_mean_and_what_is_written_is_read():
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (b"", "row 3: is no sound that can be read"),
         (b"ID3\x04 an mp3, it seems", "does not start with RIFF"),
@@ -66,8 +66,8 @@ def test_channels_become_their_mean_and_what_is_written_is_read():
         (wav(tone(), rate=20), "16 bits at 20 a second"),
     ],
 )
-def test_broken_files_are_told(data, told):
-    with pytest.raises(BedstoneError, match=told):
+def test_broken_files_are_reported(data, message):
+    with pytest.raises(BedstoneError, match=message):
         decode_sound(data, "row 3")
 
 
@@ -98,7 +98,7 @@ def test_of_a_long_sound_the_loudest_stretch_is_taken():
     assert (signal.argmax(0)[1:-1] == 1500 * 256 // RATE).all()
 
 
-def test_silence_is_told():
+def test_silence_is_reported():
     for samples in (np.zeros(100), np.zeros(0), np.full(9, np.nan)):
         with pytest.raises(BedstoneError, match="row 1: is silent"):
             Spectrogram().of(samples.astype(np.float32), "row 1")
@@ -151,8 +151,8 @@ def test_rows_of_sounds(tmp_path):
     assert learnt.kind == "audio" and learnt.shape == (128, 48) and learnt.names == ("high", "low")
     bins = learnt.read(range(len(learnt)))[:, :, 24].argmax(1)
     assert ((bins < 24).long() == torch.from_numpy(learnt.classes)).all()  # 0 is high, 1 low
-    told, _ = opened("text-to-audio", templates=["a {label} tone"], validation=str(tmp_path))
-    assert told.captions[:2] == [("a low tone",), ("a high tone",)]
+    captioned, _ = opened("text-to-audio", templates=["a {label} tone"], validation=str(tmp_path))
+    assert captioned.captions[:2] == [("a low tone",), ("a high tone",)]
     smaller, _ = opened(sound={"window": 128, "hop": 32}, validation_share=0.3)
     assert smaller.shape == (64, 48)
     with pytest.raises(BedstoneError, match=r"unknown key 'data.sound.windows'; perhaps"):

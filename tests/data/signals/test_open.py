@@ -43,8 +43,10 @@ def test_a_folder_of_classes(folder):
     assert grey.shape == (1, 8, 8) and grey.values[-1, 0, 0, 0] == expected
     none, _ = signals_of(recipe("unconditional-image-generation", **options))
     assert none.classes is None and none.captions is None
-    told, _ = signals_of(recipe("text-to-image", **options, templates=["a {label}", "one {label}"]))
-    assert told.captions[0] == ("a cat", "one cat")
+    captioned, _ = signals_of(
+        recipe("text-to-image", **options, templates=["a {label}", "one {label}"])
+    )
+    assert captioned.captions[0] == ("a cat", "one cat")
 
 
 @pytest.mark.parametrize("sides", [(20, 40), (33, 40), (20, 61), (70, 50), (60, 20), (151, 100)])
@@ -64,7 +66,7 @@ def test_a_picture_just_covers_the_size_and_its_middle_is_kept(sides, size):
         assert seen == pytest.approx(200 * (kept - 1) / (scale * side), abs=25)
 
 
-def test_what_is_wrong_with_rows_is_told(folder):
+def test_what_is_wrong_with_rows_is_reported(folder):
     def refused(task="class-to-image", **data):
         with pytest.raises(BedstoneError) as error:
             signals_of(recipe(task, **{"source": str(folder), "size": (8, 8)} | data))
@@ -82,11 +84,11 @@ def test_what_is_wrong_with_rows_is_told(folder):
     other = folder.parent / "other" / "bird"
     other.mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(other / "x.png")
-    told = refused(most_broken=0.2, validation=str(other.parent))
-    assert "x.png: is of class 'bird', which is none of the 2 learnt" in told
+    message = refused(most_broken=0.2, validation=str(other.parent))
+    assert "x.png: is of class 'bird', which is none of the 2 learnt" in message
 
 
-def test_a_number_that_is_no_class_is_told(tmp_path):
+def test_a_number_that_is_no_class_is_reported(tmp_path):
     for number in range(4):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
     rows = [{"file_name": f"{n}.png", "label": n} for n in range(4)]
@@ -152,7 +154,7 @@ def test_scenes_of_one_thing_have_its_shape_as_class():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"task": "class-to-picture"}, "task: 'class-to-picture' is unknown; perhaps"),
         ({"task": "class-to-audio"}, "'scenes' is image, and class-to-audio makes audio"),
@@ -165,10 +167,10 @@ def test_scenes_of_one_thing_have_its_shape_as_class():
         ({"task": "class-to-volume", "augment": {"flip": 0.5}}, "augment.flip: mirrors"),
     ],
 )
-def test_what_a_recipe_says_wrong_is_told(wrong, told):
+def test_what_a_recipe_says_wrong_is_reported(wrong, message):
     from bedstone.settings import from_mapping
 
-    with pytest.raises(BedstoneError, match=told):
+    with pytest.raises(BedstoneError, match=message):
         signals_of(from_mapping(DiffusionRecipe, wrong, "recipe"))
 
 

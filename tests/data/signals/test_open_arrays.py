@@ -52,14 +52,14 @@ def test_what_cannot_be_read(tmp_path):
     path = str(tmp_path / "a.npz")
     np.savez(path, signals=VALUES, classes=NAMES)
     whole = SignalsConfig()
-    for wrong, told in (
+    for wrong, message in (
         (lambda: read("none.npz", whole, "class"), r"'none\.npz' is no \.npz file"),
         (lambda: read(path, whole, "text"), "no array 'captions'"),
         (lambda: read(path, SignalsConfig(size=(4, 4, 8)), "class"), "data.size"),
         (lambda: read(path, SignalsConfig(memory_mb=1e-4), "class"), "data.memory_mb"),
         (lambda: read(path, whole, "class", names=["ball"]), "'box', which is none of the 1"),
     ):
-        with pytest.raises(BedstoneError, match=told):
+        with pytest.raises(BedstoneError, match=message):
             wrong()
     flat, pickled, broken = (str(tmp_path / f"{n}.npz") for n in "fpb")
     np.savez(flat, signals=VALUES[:, 0, 0])
@@ -68,13 +68,13 @@ def test_what_cannot_be_read(tmp_path):
     single, odd = str(tmp_path / "s.npz"), str(tmp_path / "o.npz")
     np.savez(single, signals=VALUES, classes=np.int64(3), captions=np.array("a thing"))
     np.savez(odd, signals=VALUES.repeat(2, 1))
-    for each, condition, told in (
+    for each, condition, message in (
         (single, "class", r"classes of shape \(\); expected one for each of 20"),
         (single, "text", r"captions of shape \(\)"),
         (odd, "none", "signals of 2 channels"),
     ):
-        with pytest.raises(BedstoneError, match=told):
+        with pytest.raises(BedstoneError, match=message):
             read(each, whole, condition)
-    for each, told in ((flat, "has 3 sides"), (pickled, "can't be read"), (broken, "read")):
-        with pytest.raises(BedstoneError, match=told):
+    for each, message in ((flat, "has 3 sides"), (pickled, "can't be read"), (broken, "read")):
+        with pytest.raises(BedstoneError, match=message):
             read(each, whole, "none")

@@ -97,10 +97,10 @@ def test_words_are_filled_up_and_a_dropped_row_says_nothing():
     assert texts.longest == 8 and texts.cut == 0
     seen = set()
     for batch in itertools.islice(signal_stream(signals, 20, texts=texts, drop=0.5), 20):
-        told = batch.conditions()
-        assert told["ids"].shape == told["keep"].shape == (20, 8)
+        given = batch.conditions()
+        assert given["ids"].shape == given["keep"].shape == (20, 8)
         for row, dropped, ids, keep in zip(
-            batch.rows.tolist(), batch.drop, told["ids"], told["keep"], strict=True
+            batch.rows.tolist(), batch.drop, given["ids"], given["keep"], strict=True
         ):
             said = " ".join(WORDS[i] for i in ids[keep][1:-1])
             assert (ids[~keep] == 9).all() and ids[keep][-1] == 8
@@ -142,34 +142,34 @@ def test_rows_held_out_are_others_and_equal_signals_stay_together():
 
 
 def test_what_is_drawn_is_drawn_once_and_picked_by_its_number():
-    asked = []
+    drawn = []
 
     def draw(row):
-        asked.append(row)
+        drawn.append(row)
         return np.full((1, 2), row, np.uint8)
 
     signals = Signals(draw, kind="audio", name="drawn", shape=(30, 1, 2))
     picked = signals.pick([4, 9])
     assert [int(x) for x in number_of(picked.read([1, 0, 1])[..., None])] == [9, 4, 9]
     picked.read([0, 1])
-    assert sorted(set(asked)) == [4, 9] and len(asked) <= 3
+    assert sorted(set(drawn)) == [4, 9] and len(drawn) <= 3
     assert picked.fingerprint() != signals.pick([4, 8]).fingerprint()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"classes": [0, 1, 5], "names": ("a", "b")}, "some 2: is of class 5; expected 0 to 1"),
         ({"classes": [0, 1], "names": ("a", "b")}, "3 signals have 2 classes"),
         ({"captions": [("a",), (), ("a",)]}, "some 1: has no text"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_told(wrong, told):
-    with pytest.raises(BedstoneError, match=told):
+def test_what_is_wrong_with_a_row_is_reported(wrong, message):
+    with pytest.raises(BedstoneError, match=message):
         some(3, **wrong)
 
 
-def test_values_that_arent_finite_are_told():
+def test_values_that_arent_finite_are_reported():
     values = np.zeros((3, 1, 2), np.float32)
     values[1, 0, 0] = np.nan
     with pytest.raises(BedstoneError, match="row 1: holds values that aren't finite"):

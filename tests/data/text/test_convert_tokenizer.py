@@ -53,7 +53,7 @@ def test_equal_texts_give_equal_vocabularies(kind):
     assert len(prints) == 1
 
 
-def test_case_is_kept_where_asked():
+def test_case_is_kept_where_wanted():
     assert TRAINED["cased"]().encode("The") != TRAINED["cased"]().encode("the")
     assert TRAINED["wordpiece"]().encode("THE") == TRAINED["wordpiece"]().encode("the")
 

@@ -129,7 +129,7 @@ def test_batches_are_single_rows(both):
 
 
 @pytest.mark.shared
-def test_names_of_special_tokens_are_text_unless_asked_for(both):
+def test_names_of_special_tokens_are_text_unless_wanted(both):
     ours, _ = both("bert")
     assert ours.mask_id not in text_input(ours, "a [MASK] b").ids
     assert text_input(ours, "a [MASK] b", special_names=True).ids[2] == ours.mask_id
@@ -179,9 +179,9 @@ def test_words_read_as_their_text_does(both, name):
     for at, word in enumerate(row.words):
         if word is not None:
             start, end = row.offsets[at]
-            told = (begins[word] + start, begins[word] + end)
+            span = (begins[word] + start, begins[word] + end)
             # gpt2 counts a word's space to its first token
-            assert told == whole.offsets[at] or name == "gpt2"
+            assert span == whole.offsets[at] or name == "gpt2"
 
 
 @pytest.mark.shared

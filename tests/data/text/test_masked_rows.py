@@ -85,7 +85,7 @@ def test_shares_and_kinds(share):
     assert len(other.unique()) > 300  # drawn from the whole vocabulary
 
 
-def test_everything_hidden_becomes_what_is_asked():
+def test_everything_hidden_becomes_a_target():
     ids, lengths = np.arange(5, 205), np.array([120, 80])
     keys = row_keys((0,), np.arange(2))
     hidden, read = corruption(share=1.0, mask=1.0, other=0.0)(ids, lengths, keys)
@@ -97,7 +97,7 @@ def test_everything_hidden_becomes_what_is_asked():
     assert read.tolist() == [2]  # one at least, where there is one
 
 
-def test_a_row_is_hidden_alike_whatever_stands_beside_it():
+def test_a_row_is_masked_equally_whatever_stands_beside_it():
     ids = np.random.default_rng(0).integers(5, SIZE, 100)
     keys = row_keys((1, 2), np.arange(3))
     hide = corruption()
@@ -165,12 +165,12 @@ def test_pairs_are_what_they_say(short):
         starts = SPLIT.starts[spans[:, 1]]
         for row, (ids, types) in enumerate(rows_of(batch)):
             mine = np.flatnonzero(spans[:, 0] == row)
-            told = ALONE if batch.pairs is None else int(batch.pairs[row])
+            label = ALONE if batch.pairs is None else int(batch.pairs[row])
             parts = [
                 SPLIT.tokens[starts[i] + spans[i, 2] : starts[i] + spans[i, 3]].tolist()
                 for i in mine
             ]
-            assert len(parts) == (1 if told == ALONE else 2)
+            assert len(parts) == (1 if label == ALONE else 2)
             want = [CLS]
             for part in parts:
                 assert part
@@ -179,16 +179,16 @@ def test_pairs_are_what_they_say(short):
             edge = len(parts[0]) + 2
             assert types.tolist() == [0] * edge + [1] * (len(want) - edge)
             first, last = spans[mine[0]], spans[mine[-1]]
-            if told == NEXT:
+            if label == NEXT:
                 assert first[1] == last[1] and first[3] == last[2]
-            if told == OTHER:
+            if label == OTHER:
                 assert first[1] != last[1]
-            if told != ALONE:  # the second text begins with a sentence
+            if label != ALONE:  # the second text begins with a sentence
                 assert SPLIT.starts[last[1]] + last[2] in documents.sentences
-            own = mine if told != OTHER else mine[:1]
+            own = mine if label != OTHER else mine[:1]
             for i in own:
                 seen[starts[i] + spans[i, 2] : starts[i] + spans[i, 3]] += 1
-            labels.append(told)
+            labels.append(label)
             lengths.append(len(want))
     assert (seen == 1).all()  # every token is read once an epoch
     assert max(lengths) <= 40
@@ -241,7 +241,7 @@ def test_streams_resume_exactly_and_any_block_is_left(pairs):
         return MaskedBatches(rows, 300, seed=4, block_tokens=700)
 
     straight = stream()
-    told = [next(straight) for _ in range(40)]
+    straight_batches = [next(straight) for _ in range(40)]
     assert straight.epoch > 1
     for stop in (1, 7, 23):
         first = stream()
@@ -249,7 +249,7 @@ def test_streams_resume_exactly_and_any_block_is_left(pairs):
             next(first)
         second = stream()
         second.load_state_dict(first.state_dict())
-        for want in told[stop : stop + 6]:
+        for want in straight_batches[stop : stop + 6]:
             found = next(second)
             assert torch.equal(found.ids, want.ids) and torch.equal(found.read, want.read)
             assert found.number == want.number and found.rows.lengths == want.rows.lengths
@@ -269,8 +269,8 @@ def test_what_is_hidden_does_not_depend_on_the_batch_size():
 
 def test_batches_say_where_they_are_from():
     batch = next(MaskedBatches(maker(SPLIT), 200))
-    told = batch.describe()
-    assert told.startswith(f"batch 0: {batch.target_count} hidden tokens\n  row 0: document ")
+    text = batch.describe()
+    assert text.startswith(f"batch 0: {batch.target_count} hidden tokens\n  row 0: document ")
     assert batch.to("cpu") is batch
 
 
@@ -310,11 +310,11 @@ def test_the_cache_knows_where_sentences_begin(tmp_path):
     for split in (again.train, again.validation):
         assert split.documents and len(split.pieces) == 3 * split.documents
         ends = [*split.pieces[1:], len(split)]
-        told = [
+        message = [
             tokenizer.decode(split.tokens[a:b].tolist())
             for a, b in zip(split.pieces, ends, strict=True)
         ]
-        assert told[1].startswith("the dogs barked") and told[2] == "and so on"
+        assert message[1].startswith("the dogs barked") and message[2] == "and so on"
     assert again.train.documents + again.validation.documents == 60
     one = token_cache(
         Sentences(Texts(["\n".join(texts)], "one")), tokenizer, tmp_path, validation_share=0.2

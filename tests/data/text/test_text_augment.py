@@ -187,7 +187,7 @@ def test_pairs_and_questions():
         assert new["question"] != row["question"]
 
 
-def test_paraphrases_are_asked_for_together_and_once():
+def test_paraphrases_are_wanted_together_and_once():
     calls = []
 
     def paraphrase(texts):
@@ -271,10 +271,10 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_bad_thesauruses_are_named(tmp_path, case):
-    name, text, told = BAD_FILES[case]
+    name, text, message = BAD_FILES[case]
     if name:
         (tmp_path / name).write_text(text)
-    with pytest.raises(BedstoneError, match=told):
+    with pytest.raises(BedstoneError, match=message):
         read_synonyms(tmp_path / (name or "none.txt"))
 
 
@@ -308,8 +308,8 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_named(case):
-    call, told = BAD[case]
-    with pytest.raises(BedstoneError, match=told):
+    call, message = BAD[case]
+    with pytest.raises(BedstoneError, match=message):
         call()
 
 

@@ -155,7 +155,7 @@ def test_pairs_are_read_as_pairs(bert):
     assert examples.batch(np.arange(1)).rows.types.max() == 1
 
 
-def test_problems_are_told_from_their_labels(bert):
+def test_problems_are_found_from_their_labels(bert):
     def head(values, column="label", **options):
         rows = [{"text": "the cat", column: value} for value in values]
         examples = classes(rows, bert, **options)
@@ -210,7 +210,7 @@ def test_known_labels_may_be_missed(bert):
     assert examples.labels == ("a", "b")
 
 
-def test_a_text_without_tokens_is_told_with_its_row(bert):
+def test_a_text_without_tokens_is_reported_with_its_row(bert):
     rows = [*texts(3), {"text": "\u200d", "label": "a"}]
     with pytest.raises(BedstoneError, match=r"row 4: text: .* holds no character"):
         classes(rows, bert)
@@ -287,8 +287,8 @@ def test_a_words_tag_is_learnt_once_at_its_first_sub_word(bert, gpt, stride):
 def test_weights_of_tags_count_what_is_read(bert):
     batch = next(example_stream(tagged(TAGGED[:1], bert), 1, weights="balanced"))
     expected = {"B": 5 / 3, "O": 5 / 9, "L": 5 / 3}
-    told = [expected[tag] for tag in TAGGED[0]["ner_tags"]]
-    torch.testing.assert_close(batch.weights, torch.tensor(told))
+    weights = [expected[tag] for tag in TAGGED[0]["ner_tags"]]
+    torch.testing.assert_close(batch.weights, torch.tensor(weights))
 
 
 def test_tags_by_number(bert):

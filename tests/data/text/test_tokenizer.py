@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bedstone.data.records import LONGEST, PIECE, cuts
@@ -248,6 +248,7 @@ def test_gpt2_gives_the_published_ids(gpt2, text):
 @settings(deadline=None)
 @given(TEXTS)
 def test_gpt2_random(gpt2, text):
+    assume(END not in text)  # a batch reads a special token's name as text
     check_same(gpt2[0], gpt2[1].encode, text)
 
 

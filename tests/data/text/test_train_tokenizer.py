@@ -26,6 +26,6 @@ def test_texts_stand_between_start_and_end(tmp_path: Path) -> None:
     assert len(row) == 6 and row.ids[-1] == tokenizer.eos_id
 
 
-def test_told_of_too_few_ids() -> None:
+def test_too_few_ids_are_reported() -> None:
     with pytest.raises(BedstoneError, match="258 or more"):
         train_clip(["a"], 200)
