@@ -37,7 +37,7 @@ COMMANDS = {
         "search": "commands.search:search",
     },
     "measure": {
-        "evaluate": "commands.evaluate:evaluate_",
+        "evaluate": "commands.evaluate:evaluate",
         "calibrate": "commands.calibrate:calibrate",
         "info": "commands.info:info",
     },

@@ -18,7 +18,7 @@ from bedstone.tasks.pipeline import check_head, task_class
 
 
 def evaluate(
-    path: str,
+    model: str,
     data: str,
     *,
     task: str = "",
@@ -35,11 +35,34 @@ def evaluate(
     samples: int = 1000,
     out: str = "",
 ) -> dict[str, Any]:
-    """Prints and returns a model's figures over all of the data.
+    """Evaluate a model on data: the metrics of its task, or how well it predicts text.
+
+    Prints metrics with 95 % bootstrap intervals for a model with labels, tags or answers; loss,
+    perplexity and bits per byte for a language model; what judges and a CLIP see in the samples of
+    a model that generates media.
 
     Args:
-        task: whose results are scored by the task's metric; empty measures what the model was
-            trained for, with its loss.
+        model: a folder or a hub id.
+        data: a built-in name, a path, a glob or a hub id.
+        task: a task whose results on labelled rows are scored by its metric, such as
+            zero-shot-classification; without it, what the model was trained for, with its loss.
+        column: the column that holds the text, in formats that have columns; of images with
+            labels, that of the labels.
+        split: of a hub id or a folder with splits.
+        context: tokens a window; the model's own context where not given.
+        batch_size: windows at a time.
+        as_json: print one JSON object.
+        precision: auto, bf16 or fp32.
+        device: auto, cpu, cuda, mps.
+        confusion: a PNG to draw the confusion matrix into, for a model with labels.
+        judge: of a model that generates: the network that judges, a folder or a file of weights.
+        clip: of a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
+            how well each sample shows its text; with a judge or without.
+        samples: of a model that generates: how many samples are judged.
+        out: of a model that generates: a folder for sheets of samples.
+
+    Example:
+        bedstone evaluate runs/finetune-own rows.csv
 
     Raises:
         BedstoneError: the model or the data can't be opened, the task has no metric or the model
@@ -47,33 +70,33 @@ def evaluate(
     """
     metric = metric_of(task) if task else ""
     how = pick_precision(precision, pick_device(device))
-    model = open_model(path, device=how.device)
+    opened = open_model(model, device=how.device)
     if metric:
-        check_head(task_class(task), model)
+        check_head(task_class(task), opened)
     if metric and metric not in OWN:
         if confusion is not None:
             raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
         columns = None if column == "text" else {"text": column}
-        return evaluate_task(task, model, data, how, columns=columns, split=split, as_json=as_json)
-    if isinstance(model, DiffusionPipeline):
+        return evaluate_task(task, opened, data, how, columns=columns, split=split, as_json=as_json)
+    if isinstance(opened, DiffusionPipeline):
         return evaluate_generative(
-            model, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
+            opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
     if judge or clip:
         raise BedstoneError(
-            f"{'judge' if judge else 'clip'}: {judge or clip} was given, and {path} draws nothing "
+            f"{'judge' if judge else 'clip'}: {judge or clip} was given, and {model} draws nothing "
             "that it could see. Leave it out, or give a model that draws."
         )
-    if not hasattr(model.config, "head"):
+    if not hasattr(opened.config, "head"):
         raise BedstoneError(
-            f"{path}: is a {model.config.layout}, which says nothing of texts or pictures to "
+            f"{model}: is a {opened.config.layout}, which says nothing of texts or pictures to "
             "measure; its run's evaluation.json has its figures."
         )
-    kind = model.config.head.kind
+    kind = opened.config.head.kind
     if kind in TASKS:
         columns = None if column == "text" else {"text": column}
         return evaluate_labels(
-            model,
+            opened,
             data,
             how,
             columns=columns,
@@ -85,19 +108,19 @@ def evaluate(
         )
     if kind == "towers":
         return evaluate_contrastive(
-            model, data, how, column=column, split=split, as_json=as_json, confusion=confusion
+            opened, data, how, column=column, split=split, as_json=as_json, confusion=confusion
         )
     if confusion is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
-    sees = model.config.layout == FLAMINGO and not is_text(data)
+    sees = opened.config.layout == FLAMINGO and not is_text(data)
     if kind in IMAGE_TEXT_TASKS.values() or sees:
-        return evaluate_image_text(model, data, how, column=column, split=split, as_json=as_json)
-    if kind != "language" or not model.network.causal:
+        return evaluate_image_text(opened, data, how, column=column, split=split, as_json=as_json)
+    if kind != "language" or not opened.network.causal:
         return evaluate_masked(
-            model, data, how, column=column, split=split, context=context, as_json=as_json
+            opened, data, how, column=column, split=split, context=context, as_json=as_json
         )
     return evaluate_causal(
-        model,
+        opened,
         data,
         how,
         column=column,
@@ -111,65 +134,3 @@ def evaluate(
 def is_text(data: str) -> bool:
     """Whether a GPT that sees is measured on text alone there; all else has pictures."""
     return data == "python-docs" or Path(data).suffix in (".txt", ".md", ".gz")
-
-
-def evaluate_(
-    model: str,
-    data: str,
-    task: str = "",
-    column: str = "text",
-    split: str | None = None,
-    context: int | None = None,
-    batch_size: int = 8,
-    json: bool = False,
-    precision: str = "auto",
-    device: str = "auto",
-    confusion: str | None = None,
-    judge: str = "",
-    clip: str = "",
-    samples: int = 1000,
-    out: str = "",
-) -> None:
-    """A model's figures on data: of its task on labelled rows, else how well it predicts text.
-
-    With 95 % intervals by the bootstrap, for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for one that predicts text; what judges and a CLIP see in drawings,
-    for a model that draws.
-
-    Args:
-        model: a folder or a hub id.
-        data: a built-in name, a path, a glob or a hub id.
-        task: a task whose results on labelled rows are scored, such as zero-shot-classification;
-            without it, what the model was trained for.
-        column: the column that holds the text, in formats that have columns; of pictures with
-            labels, that of the labels.
-        split: of a hub id or a folder with splits.
-        context: tokens a window; the model's own context where not given.
-        batch_size: windows at a time.
-        json: print one JSON object.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
-        confusion: a PNG to draw the confusion matrix into, for a model with labels.
-        judge: of a model that draws: the network that judges, a folder or a file of weights.
-        clip: of a model that draws from words: a CLIP (a run, a folder or a hub id) that scores how
-            well each drawing shows its text; with a judge or without.
-        samples: of a model that draws: how many drawings are judged.
-        out: of a model that draws: a folder for sheets of what was drawn.
-    """
-    evaluate(
-        model,
-        data,
-        task=task,
-        column=column,
-        split=split,
-        context=context,
-        batch_size=batch_size,
-        as_json=json,
-        precision=precision,
-        device=device,
-        confusion=confusion,
-        judge=judge,
-        clip=clip,
-        samples=samples,
-        out=out,
-    )
