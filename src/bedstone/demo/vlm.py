@@ -37,7 +37,7 @@ RECIPE: dict[str, Any] = {
     "optim": {"kind": "muon", "lr": 5e-3, "adamw_lr": 2e-3, "momentum": 0.9},
     "save_minutes": 2.0,
 }
-ASKED = 6  # held-out scenes whose questions are shown
+SHOWN_SCENES = 6  # held-out scenes whose questions are shown
 EACH = 4  # questions of each
 LOOKED = 3  # of them, with what the network looks at
 _FIRST = 10**6  # their seeds are none of those that the figures are measured on
@@ -47,7 +47,9 @@ def show(trained: Trained) -> Section:
     """Answers about scenes, and attention maps."""
     folder, model, how = trained.folder, trained.model, trained.precision
     measured = evaluate_image_text(model, "scenes", how)["answers"]
-    scenes = [make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(ASKED)]
+    scenes = [
+        make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(SHOWN_SCENES)
+    ]
     answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
     for each in answered:
         for line in each.lines:
