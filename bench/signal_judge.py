@@ -39,7 +39,7 @@ def main() -> None:
         if step % 50 == 0:
             print(f"step {step}: loss {loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
 
-    judge = train_signal_judge(learnt, held, steps=given.steps, width=given.width, told=told)
+    judge = train_signal_judge(learnt, held, steps=given.steps, width=given.width, progress=told)
     judge.record["seconds"] = round(time.perf_counter() - began)
     judge.save(given.folder)
     print(json.dumps(judge.record, indent=1))

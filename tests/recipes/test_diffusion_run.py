@@ -67,7 +67,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "class-to-volume": {"data": {"source": "solids", "size": [8, 8, 8], "most_rows": 8}},
 }
-ASKED = {"none": None, "class": 0, "text": "a red circle"}
+PROMPTS = {"none": None, "class": 0, "text": "a red circle"}
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -90,7 +90,7 @@ def test_a_run_of_every_signal_and_what_it_leaves(tmp_path: Path, task: str) -> 
     assert isinstance(model, DiffusionPipeline)
     form = model.signal
     assert TASKS[task] == (form.condition, form.kind)
-    prompt = ASKED[form.condition]
+    prompt = PROMPTS[form.condition]
     picture = drawn(model, prompt)
     assert picture.shape[1:] == form.shape
     # A folder written again draws the same, to the last bit.
