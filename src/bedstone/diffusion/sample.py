@@ -20,9 +20,9 @@ from bedstone.diffusion.process import Process, add_noise
 from bedstone.diffusion.samplers import METHODS, Callback, Denoiser, ddim_invert, noise_like
 from bedstone.diffusion.schedulers import Published
 from bedstone.diffusion.targets import Target
-from bedstone.diffusion.times import check_steps, shortened, times
-from bedstone.errors import BedstoneError, nearest
-from bedstone.settings import Settings, number, share, whole
+from bedstone.diffusion.times import SPACINGS, check_steps, shortened, times
+from bedstone.errors import BedstoneError
+from bedstone.settings import Settings, number, one_of, share, whole
 
 
 @dataclass
@@ -39,9 +39,9 @@ class SamplingConfig(Settings):
     """
 
     section: ClassVar[str] = "sampling."
-    method: str = "dpm_solver_2m"
+    method: str = one_of(*METHODS, default="dpm_solver_2m")
     steps: int = whole(1, default=20)
-    spacing: str = "trailing"
+    spacing: str = one_of(*SPACINGS, default="trailing")
     guidance: float = number(0, default=2.0)
     interval: tuple[float, ...] = (0.0, 1.0)
     rescale: float = share(default=0.0)
@@ -157,13 +157,10 @@ def sample(
         autocast: the precision in which the network computes.
 
     Raises:
-        BedstoneError: an unknown method or spacing; a start or mask of another shape; a process
-            that a method can't do.
+        BedstoneError: a start or mask of another shape; a process that a method can't do.
     """
     name = sampling.method if controls.way is None else controls.way.method
-    method, options = METHODS.get(name), {} if controls.way is None else controls.way.options
-    if method is None:
-        raise BedstoneError(f"method: {name!r} is unknown{nearest(name, METHODS)}.")
+    method, options = METHODS[name], {} if controls.way is None else controls.way.options
     if controls.mask is not None and controls.start is None:
         raise BedstoneError("mask: was given without a start, of which it keeps a part.")
     says = _says(network, process, target, sampling, condition, null, controls, autocast)
@@ -288,7 +285,7 @@ def _says(
 ) -> Denoiser:
     """What a sampler asks: the network with its condition and guidance."""
     with autocast():
-        read, none = _report(network, condition, null, sampling, _device(network))
+        read, none = _read_conditions(network, condition, null, sampling, _device(network))
 
     def ask(x: Tensor, t: Tensor, **given: Tensor) -> Tensor:
         with autocast():
@@ -326,7 +323,7 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _report(
+def _read_conditions(
     network: Any,
     condition: SampleInputs,
     null: SampleInputs,

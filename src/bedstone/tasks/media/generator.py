@@ -27,10 +27,10 @@ from bedstone.diffusion.sample import (
     generators_of,
     invert,
 )
-from bedstone.diffusion.samplers import METHODS, noise_like, slerp
+from bedstone.diffusion.samplers import noise_like, slerp
 from bedstone.diffusion.schedulers import Published, published
-from bedstone.diffusion.times import SPACINGS, check_steps
-from bedstone.errors import BedstoneError, closest, nearest
+from bedstone.diffusion.times import check_steps
+from bedstone.errors import BedstoneError, closest
 from bedstone.models.dit.config import divided
 from bedstone.models.dit.network import Conditioned
 from bedstone.nn.fast.inference import for_inference
@@ -289,12 +289,6 @@ def settings(
         )
     base |= {"guidance": 1.0} if alone else {}
     sampling = from_mapping(SamplingConfig, {**base, **given}, "sampling")
-    for name, value, known in (
-        ("method", sampling.method, METHODS),
-        ("spacing", sampling.spacing, SPACINGS),
-    ):
-        if value not in known:
-            raise BedstoneError(f"{name}: {value!r} is unknown{nearest(value, known)}.")
     check_steps(model.process, sampling.steps)
     own = model.scheduler and not given.keys() & {"method", "spacing"}
     return sampling, published(model.scheduler) if own else None
