@@ -263,7 +263,6 @@ def _check(name: str, value: object, least: float, most: float) -> None:
 # of the batch: the captions, questions and answers drawn for the image.
 
 SIDES, PLACES, COLOURS, COUNTS, SIZES = 1, 2, 4, 8, 16
-ALL = SIDES | PLACES | COLOURS | COUNTS | SIZES
 
 # Words that state a fact of each kind, rather one too many than one too few. Written signs mirror
 # too, so they count as sides; what is said to be there could be cut off, so it counts as a number.

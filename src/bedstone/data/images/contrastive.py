@@ -16,15 +16,15 @@ from torch import Tensor
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, facts_in
 from bedstone.data.images.pixels import ImageCache, augmented
-from bedstone.data.stream import Batch, Stream
+from bedstone.data.stream import Stream
 from bedstone.data.text.encode import Input, text_batch
-from bedstone.data.text.packing import Encode, KnownTexts, Packed, lay
+from bedstone.data.text.packing import Encode, KnownTexts, Packed, PackedBatch, lay
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 
 
 @dataclass(frozen=True)
-class ContrastiveBatch(Batch):
+class ContrastiveBatch(PackedBatch):
     """A batch of image-text pairs.
 
     Attributes:
@@ -43,16 +43,6 @@ class ContrastiveBatch(Batch):
     extra: int
     places: list[str]
     number: int
-
-    @property
-    def ids(self) -> Tensor:
-        """(1, N) token ids."""
-        return self.rows.ids
-
-    @property
-    def items(self) -> int:
-        """Tokens."""
-        return self.rows.ids.numel()
 
     @property
     def target_count(self) -> int:

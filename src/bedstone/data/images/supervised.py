@@ -174,7 +174,6 @@ class FeatureExamples:
     def __init__(self, examples: ImageExamples, features: Tensor) -> None:
         self.examples, self.features = examples, features
         self.rows, self.actual, self.head = examples.rows, examples.actual, examples.head
-        self.ids = examples.targets
 
     def __len__(self) -> int:
         return len(self.features)

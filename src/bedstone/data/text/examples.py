@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bedstone.data.dataset import Dataset
-from bedstone.data.stream import Batch, Stream
+from bedstone.data.stream import Stream
 from bedstone.data.text.encode import Input
-from bedstone.data.text.packing import Packed, lay
+from bedstone.data.text.packing import Packed, PackedBatch, lay
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.settings import check_whole
@@ -26,7 +26,7 @@ BATCH = 1024  # rows tokenised at a time
 
 
 @dataclass(frozen=True)
-class ExampleBatch(Batch):
+class ExampleBatch(PackedBatch):
     """A batch of windows of labelled rows.
 
     Attributes:
@@ -57,15 +57,6 @@ class ExampleBatch(Batch):
     words: Tensor | None = None
 
     on_cpu: ClassVar[tuple[str, ...]] = ("owners", "words")
-
-    @property
-    def items(self) -> int:
-        return self.rows.ids.numel()
-
-    @property
-    def ids(self) -> Tensor:
-        """(1, N) token ids."""
-        return self.rows.ids
 
     def states(self, network: Any) -> Tensor:
         """The head's input, (M, D)."""

@@ -13,8 +13,8 @@ from tokenizers import decoders
 from torch import Tensor
 
 from bedstone import settings
-from bedstone.data.stream import Batch, Batches
-from bedstone.data.text.packing import Packed, lay
+from bedstone.data.stream import Batches
+from bedstone.data.text.packing import Packed, PackedBatch, lay
 from bedstone.data.text.sentences import ALONE, Documents, Segments, full_sentences, sentence_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -230,7 +230,7 @@ LEAST_CONTEXT = 8
 
 
 @dataclass(frozen=True)
-class MaskedBatch(Batch):
+class MaskedBatch(PackedBatch):
     """A batch of masked language modelling.
 
     Attributes:
@@ -249,15 +249,6 @@ class MaskedBatch(Batch):
     pairs: Tensor | None
     number: int
     spans: np.ndarray
-
-    @property
-    def ids(self) -> Tensor:
-        """(1, N)."""
-        return self.rows.ids
-
-    @property
-    def items(self) -> int:
-        return self.rows.ids.numel()
 
     @property
     def target_count(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.stream import Tensors
+from bedstone.data.stream import Batch, Tensors
 from bedstone.data.text.encode import Input
 
 
@@ -59,6 +59,26 @@ class Packed(Tensors):
             documents=self.documents[:, start:end] - first,
             lengths=self.lengths[first:last],
         )
+
+
+class PackedBatch(Batch):
+    """Base of batches of packed rows.
+
+    Attributes, besides those of all batches:
+        rows: laid end to end, N tokens.
+    """
+
+    rows: Packed
+
+    @property
+    def ids(self) -> Tensor:
+        """(1, N) token ids."""
+        return self.rows.ids
+
+    @property
+    def items(self) -> int:
+        """Tokens."""
+        return self.rows.ids.numel()
 
 
 def pack(rows: Sequence[Input]) -> Packed:
