@@ -102,7 +102,7 @@ class CaptionTokenizer(TokenizerConfig):
 
 @dataclass
 class DiffusionOptim(OptimConfig):
-    """`OptimConfig` without decay: a network that draws is averaged, not shrunk."""
+    """`OptimConfig` without weight decay: the weights are averaged instead."""
 
     lr: float = 2e-3
     adamw_lr: float = 2e-3
