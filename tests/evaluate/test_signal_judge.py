@@ -13,8 +13,8 @@ from bedstone.evaluate.judges import (
     SignalClassifierConfig,
     SignalJudge,
     open_signal_judge,
-    train_signal_judge,
 )
+from signal_judge import train_signal_judge
 
 SHAPES = [(3, 32), (1, 12, 9), (2, 4, 3, 16)]
 

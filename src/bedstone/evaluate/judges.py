@@ -15,14 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
-from bedstone.data.signals.signals import Signals
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.scene_judge import SCENE_GRID, open_scene_judge
 from bedstone.files import atomic_folder, read_json, write_json
@@ -426,8 +424,6 @@ class SignalClassifier(nn.Module):
 # Shapes: B signals, C channels, S sides; F features, L labels.
 
 SIGNAL_CLASSIFIER = "signal_classifier"
-SHIFT = 0.06  # of a side, at most, that a training signal is moved by
-NOISE = 0.08  # deviation, at most, of what is added to it
 Made = Callable[[Tensor], Tensor]
 
 
@@ -500,69 +496,3 @@ def open_signal_judge(folder: str | Path) -> SignalJudge:
         raise BedstoneError(f"{folder}: its weights are not of its config.json.") from error
     record = folder / "bedstone.json"
     return SignalJudge(network, read_json(record) if record.is_file() else {}, folder.name)
-
-
-def train_signal_judge(
-    learnt: Signals,
-    held: Signals,
-    *,
-    steps: int = 600,
-    batch: int = 32,
-    rate: float = 2e-3,
-    width: int = 32,
-    seed: int = 0,
-    progress: Callable[[int, float], None] | None = None,
-) -> SignalJudge:
-    """A judge of the classes of `learnt`, with its accuracy on `held` in its record.
-
-    Each signal is moved a little and gets a little noise, so that grain says nothing.
-
-    Args:
-        told: is handed the step and the loss, every 25 steps.
-
-    Raises:
-        BedstoneError: the signals have no classes, or those held out have others.
-    """
-    if learnt.classes is None or held.classes is None:
-        raise BedstoneError("judge: the signals have no classes to tell apart.")
-    if learnt.names != held.names:
-        raise BedstoneError(
-            f"judge: it learns {', '.join(learnt.names)}; those held out are of "
-            f"{', '.join(held.names)}. Number both alike, by the names that are learnt."
-        )
-    torch.manual_seed(seed)
-    random = np.random.default_rng(seed)
-    network = SignalClassifier(SignalClassifierConfig(learnt.shape, learnt.names, width)).train()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False
-    )
-    for step in range(1, steps + 1):
-        rows = random.integers(0, len(learnt), batch)
-        signals = _varied(learnt.read(rows), random)
-        loss = F.cross_entropy(
-            network(signals), torch.from_numpy(learnt.classes[rows]), label_smoothing=0.05
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if progress is not None and step % 25 == 0:
-            progress(step, loss.item())
-    judge = SignalJudge(network)
-    _, said = judge.read(held.read(np.arange(len(held))))
-    right = (said.argmax(1).numpy() == held.classes).mean()
-    judge.record = {"accuracy": float(right), "held_out": len(held), "steps": steps, "batch": batch}
-    return judge
-
-
-def _varied(signals: Tensor, random: np.random.Generator) -> Tensor:
-    """Signals moved along their sides, what leaves on one end being repeated, and with noise."""
-    for side in range(2, signals.dim()):
-        most = int(SHIFT * signals.shape[side])
-        move = int(random.integers(-most, most + 1))
-        if move:
-            places = torch.arange(signals.shape[side]).sub(move).clamp(0, signals.shape[side] - 1)
-            signals = signals.index_select(side, places)
-    return signals + float(random.uniform(0, NOISE)) * torch.randn_like(signals)

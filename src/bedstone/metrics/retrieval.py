@@ -103,7 +103,7 @@ def _by_blocks(
     return np.concatenate(found)
 
 
-# Classes told apart by their names alone: zero-shot accuracy with an ensemble of prompts.
+# Classification by the names of classes alone: zero-shot accuracy with an ensemble of prompts.
 #
 # A class's vector is the mean of those of its prompts, each of unit length, itself brought to unit
 # length (Radford et al., 2021, section 3.1.4).

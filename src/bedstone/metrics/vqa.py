@@ -4,8 +4,8 @@ Accuracy is that of VQA (Antol et al., 2015, section 3.3): answers are compared 
 (`metrics.vqa`), and where ten people answered, min(people who said so / 3, 1), the mean over
 all sets of nine of them. A row of fewer answers lists what is right: any of them is.
 
-Two baselines answer without the picture: `majority` says the same to all, `blind` what was most
-often right of that very question in training. What doesn't beat them hasn't looked.
+Two baselines answer without the image: `majority` gives one answer to all, `blind` the one most
+often right of that question in training. A model that does not beat them does not use the image.
 
 Shapes: N questions, K kinds, P pictures, R resamples.
 """

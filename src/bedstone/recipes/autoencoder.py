@@ -40,7 +40,7 @@ from bedstone.train.data import (
 )
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import RunRecipe
+from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.start import Start
 
 TASK = "autoencoding"
@@ -205,23 +205,20 @@ class Autoencoder(Method[AutoencoderRecipe]):
     def objective(self, recipe: AutoencoderRecipe, model: Model, start: Start) -> Objective:
         return objective_of(recipe, start.precision.device)
 
-    def evaluations(
-        self,
-        recipe: AutoencoderRecipe,
-        model: Model,
-        splits: Splits,
-        objective: Objective,
-        start: Start,
-    ) -> Sequence[Evaluation]:
-        assert isinstance(objective, Reconstruction) and model.processor is not None
+    def evaluations(self, recipe: AutoencoderRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+        assert isinstance(plan.objective, Reconstruction) and plan.model.processor is not None
         shown = cached_images(
-            splits.validation,
-            model.processor,
+            plan.splits.validation,
+            plan.model.processor,
             recipe.data,
             "reading held-out pictures",
-            start.quiet,
+            plan.start.quiet,
         )
-        return [AutoencoderScorer(model, shown, start.precision, objective, recipe.batch_size)]
+        return [
+            AutoencoderScorer(
+                plan.model, shown, plan.start.precision, plan.objective, recipe.batch_size
+            )
+        ]
 
     def save(self, model: Model, folder: Path) -> None:
         with without_discriminator(model.network) as discriminator:

@@ -21,7 +21,7 @@ from bedstone.train.averaging import Decay
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import RunRecipe, RunResult, Stopping, new_folder, run
+from bedstone.train.run import RunPlan, RunRecipe, RunResult, Stopping, new_folder, run
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start, begin
 
@@ -110,9 +110,7 @@ class Method(Generic[R]):
         """(network, batch) to (sum of losses, number of targets)."""
         raise NotImplementedError
 
-    def evaluations(
-        self, recipe: R, model: Model, splits: Splits, objective: Objective, start: Start
-    ) -> Sequence[Evaluation]:
+    def evaluations(self, recipe: R, plan: RunPlan) -> Sequence[Evaluation]:
         """What measures the model; the first does it in training too."""
         raise NotImplementedError
 

@@ -22,6 +22,7 @@ from bedstone.settings import from_mapping
 from bedstone.train.data import MB, Splits, cached
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
+from bedstone.train.run import RunPlan
 from bedstone.train.start import Start
 
 
@@ -165,17 +166,17 @@ class CausalLM(TextMethod):
     def objective(self, recipe: Any, model: Model, start: Start) -> Objective:
         return next_token_loss
 
-    def evaluations(
-        self, recipe: Any, model: Model, splits: Splits, objective: Objective, start: Start
-    ) -> Sequence[Evaluation]:
-        if (split := splits.validation) is None or len(split) < 2:
+    def evaluations(self, recipe: Any, plan: RunPlan) -> Sequence[Evaluation]:
+        if (split := plan.splits.validation) is None or len(split) < 2:
             return []
         most = -(-recipe.evaluate_tokens // (recipe.batch_size * recipe.context)) or None
         tokens_a_byte = len(split) / max(split.bytes, 1)
 
         def log(network: nn.Module) -> dict[str, float]:
             batches = evaluation_batches(split, recipe.context, recipe.batch_size)
-            loss, _ = held_out_loss(network, objective, batches, start.precision, most_batches=most)
+            loss, _ = held_out_loss(
+                network, plan.objective, batches, plan.start.precision, most_batches=most
+            )
             return text_figures(loss, tokens_a_byte)
 
         return [LogOnly(log)]

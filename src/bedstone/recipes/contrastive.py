@@ -32,7 +32,7 @@ from bedstone.train.data import (
 )
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
-from bedstone.train.run import RunRecipe
+from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.start import Start, freeze, open_parts, take_over
 
 LAYOUTS = ("clip", "siglip", "clip_resnet")
@@ -167,23 +167,24 @@ class Contrastive(Method[ContrastiveRecipe]):
     def objective(self, recipe: ContrastiveRecipe, model: Model, start: Start) -> Objective:
         return objective_of(recipe, model.config)
 
-    def evaluations(
-        self,
-        recipe: ContrastiveRecipe,
-        model: Model,
-        splits: Splits,
-        objective: Objective,
-        start: Start,
-    ) -> Sequence[Evaluation]:
-        assert isinstance(objective, ContrastiveLoss)
-        processor, tokenizer, held = model.processor, model.tokenizer, splits.validation
+    def evaluations(self, recipe: ContrastiveRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+        assert isinstance(plan.objective, ContrastiveLoss)
+        processor, tokenizer, held = (
+            plan.model.processor,
+            plan.model.tokenizer,
+            plan.splits.validation,
+        )
         assert processor is not None and tokenizer is not None
         images = cached_images(
-            held, processor, recipe.data, "reading held-out pictures", start.quiet
+            held, processor, recipe.data, "reading held-out pictures", plan.start.quiet
         )
-        texts = ContrastiveTexts(held, encoder_of(tokenizer, model.config))
+        texts = ContrastiveTexts(held, encoder_of(tokenizer, plan.model.config))
         size = min(recipe.batch_size, len(images.readable))
-        return [ContrastiveScorer(model, images, texts, start.precision, objective.kind, size)]
+        return [
+            ContrastiveScorer(
+                plan.model, images, texts, plan.start.precision, plan.objective.kind, size
+            )
+        ]
 
 
 def open_rows(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Splits:

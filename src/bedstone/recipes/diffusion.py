@@ -39,7 +39,7 @@ from bedstone.train.data import Splits
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import RunRecipe
+from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start
 
@@ -102,7 +102,7 @@ class CaptionTokenizer(TokenizerConfig):
 
 @dataclass
 class DiffusionOptim(OptimConfig):
-    """`OptimConfig` without decay: a network that draws is averaged, not shrunk."""
+    """`OptimConfig` without weight decay: the weights are averaged instead."""
 
     lr: float = 2e-3
     adamw_lr: float = 2e-3
@@ -331,27 +331,20 @@ class Diffusion(Method[DiffusionRecipe]):
     def objective(self, recipe: DiffusionRecipe, model: Model, start: Start) -> Objective:
         return objective_of(recipe)
 
-    def evaluations(
-        self,
-        recipe: DiffusionRecipe,
-        model: Model,
-        splits: Splits,
-        objective: Objective,
-        start: Start,
-    ) -> Sequence[Evaluation]:
-        assert isinstance(model, DiffusionPipeline) and isinstance(objective, Denoising)
-        assert start.folder is not None
-        prompts = model.prompts if recipe.condition == "text" else None
+    def evaluations(self, recipe: DiffusionRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+        assert isinstance(plan.model, DiffusionPipeline) and isinstance(plan.objective, Denoising)
+        assert plan.start.folder is not None
+        prompts = plan.model.prompts if recipe.condition == "text" else None
         return [
             GenerativeScorer(
-                model,
-                objective,
-                splits.validation,
-                texts_of(splits.validation, prompts),
-                start.precision,
+                plan.model,
+                plan.objective,
+                plan.splits.validation,
+                texts_of(plan.splits.validation, prompts),
+                plan.start.precision,
                 rows=recipe.evaluate_rows,
                 samples=recipe.samples,
-                sheet=start.folder / "samples.png",
+                sheet=plan.start.folder / "samples.png",
             )
         ]
 

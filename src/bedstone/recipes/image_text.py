@@ -53,7 +53,7 @@ from bedstone.train.data import (
 )
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
-from bedstone.train.run import RunRecipe
+from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.start import (
     Start,
     adapt,
@@ -277,19 +277,17 @@ class ImageText(Method[Any]):
     def objective(self, recipe: Any, model: Model, start: Start) -> Objective:
         return objective_of(recipe)
 
-    def evaluations(
-        self, recipe: Any, model: Model, splits: Splits, objective: Objective, start: Start
-    ) -> Sequence[Evaluation]:
-        processor, train = model.processor, splits.train
+    def evaluations(self, recipe: Any, plan: RunPlan) -> Sequence[Evaluation]:
+        processor, train = plan.model.processor, plan.splits.train
         assert processor is not None
-        measured = {"validation": splits.validation, "test": splits.test}
+        measured = {"validation": plan.splits.validation, "test": plan.splits.test}
         return [
             type(self).scorer(
-                model,
+                plan.model,
                 cached_images(
-                    rows, processor, recipe.data, f"reading {name} pictures", start.quiet
+                    rows, processor, recipe.data, f"reading {name} pictures", plan.start.quiet
                 ),
-                start.precision,
+                plan.start.precision,
                 question_only_baseline(train),
                 answer_vocabulary(train) if recipe.rank else (),
                 recipe.data.blank,

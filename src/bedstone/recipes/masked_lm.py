@@ -24,6 +24,7 @@ from bedstone.recipes.base import PretrainRecipe, Trainer
 from bedstone.recipes.causal_lm import TextMethod
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches, Objective
+from bedstone.train.run import RunPlan
 from bedstone.train.start import Start
 
 
@@ -90,18 +91,16 @@ class MaskedLM(TextMethod):
         pairs = model.config.head.kind == "pretraining"
         return MaskedLoss(recipe.masking.share * recipe.context if pairs else 0.0)
 
-    def evaluations(
-        self, recipe: Any, model: Model, splits: Splits, objective: Objective, start: Start
-    ) -> Sequence[Evaluation]:
-        if not splits.validation:
+    def evaluations(self, recipe: Any, plan: RunPlan) -> Sequence[Evaluation]:
+        if not plan.splits.validation:
             return []
-        rows = self._rows(recipe, model, splits.validation)
+        rows = self._rows(recipe, plan.model, plan.splits.validation)
         tokens = recipe.context * recipe.batch_size
         most = -(-recipe.evaluate_tokens // tokens) or None
 
         def log(network: nn.Module) -> dict[str, float]:
             batches = evaluation_batches(rows, tokens, recipe.seed)  # always the same masks
-            scores = masked_scores(network, batches, start.precision, most_batches=most)
+            scores = masked_scores(network, batches, plan.start.precision, most_batches=most)
             return masked_figures(scores)
 
         return [LogOnly(log)]

@@ -50,7 +50,7 @@ from bedstone.train.data import Splits
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import RunRecipe, Stopping
+from bedstone.train.run import RunPlan, RunRecipe, Stopping
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start, adapt
 
@@ -258,17 +258,10 @@ class Supervised(Method[FinetuneRecipe]):
     def objective(self, recipe: FinetuneRecipe, model: Model, start: Start) -> Objective:
         return objective_of(model.config.head)
 
-    def evaluations(
-        self,
-        recipe: FinetuneRecipe,
-        model: Model,
-        splits: Splits,
-        objective: Objective,
-        start: Start,
-    ) -> Sequence[Evaluation]:
-        found = {"validation": splits.validation, "test": splits.test}
+    def evaluations(self, recipe: FinetuneRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+        found = {"validation": plan.splits.validation, "test": plan.splits.test}
         return [
-            SupervisedEvaluation(name, model, examples, start.precision)
+            SupervisedEvaluation(name, plan.model, examples, plan.start.precision)
             for name, examples in found.items()
             if examples
         ]

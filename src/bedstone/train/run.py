@@ -156,7 +156,7 @@ def run(
             starts; or a loss isn't finite.
     """
     plan = prepare(method, recipe, folder, checkpoint, quiet=quiet)
-    evaluations = method.evaluations(recipe, plan.model, plan.splits, plan.objective, plan.start)
+    evaluations = method.evaluations(recipe, plan)
     result = _train(method, recipe, folder, plan, evaluations)
     if result.model is not None:
         record: dict[str, Any] = {}
