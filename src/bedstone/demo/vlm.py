@@ -47,9 +47,7 @@ def show(trained: Trained) -> Section:
     """Answers about scenes, and attention maps."""
     folder, model, how = trained.folder, trained.model, trained.precision
     measured = evaluate_image_text(model, "scenes", how)["answers"]
-    scenes = [
-        make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(SCENES)
-    ]
+    scenes = [make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(SCENES)]
     answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
     for each in answered:
         for line in each.lines:
