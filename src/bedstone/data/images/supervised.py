@@ -178,6 +178,11 @@ class FeatureExamples:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def token_count(self) -> int:
+        """How many inputs there are; each is one."""
+        return len(self.examples.targets)
+
     def describe(self) -> str:
         return f"{self.examples.describe()}; {self.features.shape[1]:,} numbers of each, made once"
 

@@ -131,6 +131,11 @@ class Examples:
         return len(self.lengths)
 
     @property
+    def token_count(self) -> int:
+        """Tokens of all windows."""
+        return len(self.ids)
+
+    @property
     def head(self) -> tuple[str, tuple[str, ...], str]:
         """kind, labels and problem of the head that learns them."""
         return self.kind, self.labels, self.problem
@@ -308,7 +313,7 @@ def example_stream(
             "shuffle": shuffle,
             "rows": len(examples.rows),
             "windows": len(examples),
-            "tokens": len(examples.ids),
+            "tokens": examples.token_count,
         },
     )
 
