@@ -69,7 +69,7 @@ def test_help_names_options_as_they_are_typed(capsys):
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "one of --temperature, --top-k, --top-p and --min-p is" in shown
+    assert "one of --temperature, --top-k, --top-p and --min-p is given" in shown
     assert "_" not in shown.replace("generation_config.json", "")
 
 

@@ -1,6 +1,6 @@
-"""`bedstone calibrate`: a policy's scores become probabilities, and its thresholds are proposed.
+"""`bedstone calibrate`: calibrates the scores of a moderation policy and proposes thresholds.
 
-One share of a labelled sample is learnt from, the other is held out and measured on.
+One share of a labelled sample is fitted to, the other is held out for evaluation.
 """
 
 import dataclasses
@@ -32,16 +32,17 @@ from bedstone.train.logs import ProgressBar
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """How to calibrate.
+    """Calibration settings.
 
     Attributes:
         method: platt, isotonic, or direction, which fits a new linear classifier to the sample.
-        wished_precision: the precision that thresholds are to reach; neither: the best F1.
-        wished_recall: the recall that thresholds are to reach.
-        clean: a label of rows that are of no category; may be given several times.
-        held_out: the share of the sample that is measured on.
-        most: rows taken of the sample, at most; 0 takes all.
-        seed: of which rows are taken and held out.
+        wished_precision: the precision that thresholds must reach, 0 to 1; without this or a
+            recall, thresholds maximise F1.
+        wished_recall: the recall that thresholds must reach, 0 to 1.
+        clean: a label of rows that belong to no category; may be given several times.
+        held_out: share of the sample held out for evaluation, 0 to 1.
+        most: maximum number of rows to take from the sample; 0 takes all.
+        seed: random seed of the choice of rows and of the held-out share.
     """
 
     method: str = "platt"
@@ -55,13 +56,13 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibration gave.
+    """The result of a calibration.
 
     Attributes:
         policy: as written into the file `out`.
-        before, after: figures of the rows held out, by the policy as given and as calibrated.
+        before, after: metrics on the held-out rows, of the policy as given and as calibrated.
         thresholds: of the categories, before and after.
-        notes: what the user should know of categories.
+        notes: warnings about categories, for the user.
     """
 
     policy: Policy
@@ -86,22 +87,22 @@ def calibrate(
     precision: str = "auto",
     device: str = "auto",
 ) -> Calibrated:
-    """Fit a moderation policy to a labelled sample: probabilities and thresholds.
+    """Calibrate a moderation policy on a labelled sample: probabilities and thresholds.
 
-    Writes the calibrated policy and prints its figures beside those of the policy as given.
+    Writes the calibrated policy and prints its metrics beside those of the policy as given.
 
     Args:
-        policy: a YAML file; recipes/moderation-policy.yaml is one to begin with.
+        policy: a YAML file; start from recipes/moderation-policy.yaml.
         model: a folder or a hub id.
         sample: rows with `text`, `image` (or `file_name`) or both, and `label`: a category of the
             policy, a list of them, or one of `clean`.
-        column: of the text, where it isn't called text.
-        label: the column of the label, where it isn't called label.
-        out: the policy to write; NAME.calibrated.yaml beside it where not given.
-        picture: a PNG to draw precision and recall by threshold into.
+        column: the column of the text (default: text).
+        label: the column of the label (default: label).
+        out: the policy file to write (default: NAME.calibrated.yaml beside the policy).
+        picture: a PNG file to draw precision and recall by threshold into.
         as_json: print one JSON object.
-        precision: of matrix products: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
 
     Example:
         bedstone calibrate recipes/moderation-policy.yaml runs/clip-scenes labelled.jsonl
@@ -174,7 +175,7 @@ def calibrate(
 def read_items(
     rows: Dataset, policy: Policy, clean: Sequence[str] = ()
 ) -> tuple[list[Item], np.ndarray]:
-    """The posts of labelled rows, and (n, C) whether a category holds.
+    """The items of labelled rows, and (n, C) whether an item belongs to a category.
 
     Raises:
         BedstoneError: a row has neither text nor picture, no label, or one that is unknown.
@@ -228,7 +229,7 @@ def _with_progress(bar: ProgressBar, *sides: Sequence[Item]) -> Iterator[Sequenc
 
 
 def _probabilities(policy: Policy, parts: Parts, count: int) -> np.ndarray:
-    """(n, C) scores of posts: of their parts the higher."""
+    """(n, C) scores of items: the highest over their parts."""
     scores = np.zeros((count, len(policy.categories)))
     for part, (numbers, scored) in parts.items():
         own = np.array(list(numbers))
@@ -241,7 +242,7 @@ def _thresholds(policy: Policy) -> list[float]:
 
 
 def _show(done: Calibrated, learnt: int, as_json: bool) -> None:
-    """Prints the figures, before and after."""
+    """Prints the metrics before and after calibration."""
     sides = {"as given": done.before, "calibrated": done.after}
     if as_json:
         records = {name: figures.record() for name, figures in sides.items()}

@@ -1,4 +1,4 @@
-"""`bedstone evaluate`: a model's figures on data, of what it was trained for or of a task."""
+"""`bedstone evaluate`: metrics of a model on data, for its own training task or a named task."""
 
 from pathlib import Path
 from typing import Any
@@ -35,31 +35,31 @@ def evaluate(
     samples: int = 1000,
     out: str = "",
 ) -> dict[str, Any]:
-    """Evaluate a model on data: the metrics of its task, or how well it predicts text.
+    """Evaluate a model on data by the metrics of its task.
 
     Prints metrics with 95 % bootstrap intervals for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for a language model; what judges and a CLIP see in the samples of
-    a model that generates media.
+    perplexity and bits per byte for a language model; and, for a model that generates media, the
+    scores that a judge network or a CLIP gives to its samples.
 
     Args:
         model: a folder or a hub id.
         data: a built-in name, a path, a glob or a hub id.
-        task: a task whose results on labelled rows are scored by its metric, such as
-            zero-shot-classification; without it, what the model was trained for, with its loss.
-        column: the column that holds the text, in formats that have columns; of images with
-            labels, that of the labels.
-        split: of a hub id or a folder with splits.
-        context: tokens a window; the model's own context where not given.
-        batch_size: windows at a time.
+        task: the task to run on labelled rows and score by its metric, such as
+            zero-shot-classification; by default what the model was trained for, with its loss.
+        column: the column of the text, in formats that have columns; for images with labels, the
+            column of the labels.
+        split: the split of a hub id or a folder with splits.
+        context: tokens per window; by default the model's own context.
+        batch_size: windows per batch.
         as_json: print one JSON object.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
-        confusion: a PNG to draw the confusion matrix into, for a model with labels.
-        judge: of a model that generates: the network that judges, a folder or a file of weights.
-        clip: of a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
-            how well each sample shows its text; with a judge or without.
-        samples: of a model that generates: how many samples are judged.
-        out: of a model that generates: a folder for sheets of samples.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
+        confusion: a PNG file to draw the confusion matrix into, for a model with labels.
+        judge: for a model that generates media: the judge network, a folder or a file of weights.
+        clip: for a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
+            how well each sample matches its text; with or without a judge.
+        samples: for a model that generates media: number of samples to judge.
+        out: for a model that generates media: a folder for sheets of samples.
 
     Example:
         bedstone evaluate runs/finetune-own rows.csv
@@ -132,5 +132,5 @@ def evaluate(
 
 
 def is_text(data: str) -> bool:
-    """Whether a GPT that sees is measured on text alone there; all else has pictures."""
+    """Whether the data is text alone, so that a Flamingo is evaluated as a language model."""
     return data == "python-docs" or Path(data).suffix in (".txt", ".md", ".gz")

@@ -28,13 +28,13 @@ NEW_TOKENS = 200  # at most, where no length is given
 
 @dataclass(frozen=True)
 class PromptSettings(GenerationSettings):
-    """Generation settings; what isn't given is as the model's generation_config.json has it.
+    """Generation settings (default: the model's generation_config.json).
 
     Attributes:
-        max_new_tokens: tokens to generate, at most; 200 where no length is given.
-        max_tokens: --max-new-tokens by its older name.
-        stop: end at this text; may be given several times.
-        seed: of sampling; the next row has one more.
+        max_new_tokens: maximum number of tokens to generate (default: 200).
+        max_tokens: the older name of --max-new-tokens.
+        stop: stop at this text; may be given several times.
+        seed: random seed of the first continuation; each further one adds 1.
     """
 
     max_tokens: int | None = optional(whole(1))
@@ -59,15 +59,15 @@ def generate(
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
-    """Continue a prompt, or several at once, with a model; a single text as it comes.
+    """Generate the continuation of one or more prompts; a single one is printed as a stream.
 
     Args:
         model: a folder or a hub id.
         prompt: one or more texts; `-` reads one from standard input.
         log_probabilities: print each token with its log-probability.
-        as_json: print one JSON object a continuation.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
+        as_json: print one JSON object per continuation.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
 
     Example:
         bedstone generate runs/gpt "def main(" --temperature 0.8 --max-new-tokens 100

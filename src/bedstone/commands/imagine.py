@@ -30,7 +30,7 @@ WIDEST = 512
 
 @dataclass(frozen=True)
 class Place:
-    """Where files go.
+    """Output paths.
 
     Attributes:
         file: the only one; None where there are several.
@@ -64,7 +64,7 @@ def planned(out: str | None, kind: str, *, several: bool) -> Place:
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Raises BedstoneError where a folder is none or is closed, before anything is drawn for it."""
+    """Raises BedstoneError where a folder is none or is closed, before anything is sampled."""
     folder = folder.resolve()
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -147,7 +147,7 @@ class Frames:
 
 
 def _sheet(drawn: Generated, kind: str, path: Path, columns: int) -> Path:
-    """All that was drawn, a cell each; of a video or a volume a row, with a cell for each frame."""
+    """A sheet with a cell for each sample; a video or a volume has a row of frames."""
     signals, titles, recipe = drawn.signals, _titles(drawn.recipes), {"drawn": drawn.recipes}
     if kind in ("video", "volume"):
         chosen = chosen_frames(signals.shape[2])
@@ -160,7 +160,7 @@ def _sheet(drawn: Generated, kind: str, path: Path, columns: int) -> Path:
 
 
 def _titles(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tells rows from one another: their prompts, or else their seeds."""
+    """Titles of samples: their prompts if these differ, or else their seeds."""
     prompts = [recipe["prompt"] for recipe in recipes]
     if any("share" in recipe for recipe in recipes):
         return [f"{recipe['share']:.0%}" for recipe in recipes]
@@ -174,15 +174,15 @@ COUNTS = {"draw": 4, "variations": 4, "between": 7, "story": 1}
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Sampling; what isn't given is the model's own.
+    """Sampling settings (default: the model's own).
 
     Attributes:
-        steps: of the sampler; more are slower and better.
-        method: a sampler, such as ddim, dpm_solver_2m, unipc, euler, heun, ddpm.
-        spacing: of its times, such as trailing, linspace, karras.
-        guidance: how far towards the words; 1 goes no farther than was learnt.
-        interval: two times from 0 (clean) to 1 (noise) with guidance between them, as 0.1,0.8.
-        rescale: a share by which guidance's glare is taken back.
+        steps: number of sampling steps; more are slower and better.
+        method: the sampler, such as ddim, dpm_solver_2m, unipc, euler, heun, ddpm.
+        spacing: of the sampling times, such as trailing, linspace, karras.
+        guidance: scale of classifier-free guidance; 1 turns it off.
+        interval: two times from 0 (clean) to 1 (noise) between which guidance applies, as 0.1,0.8.
+        rescale: share by which guidance is rescaled against overexposure, 0 to 1.
     """
 
     steps: int | None = None
@@ -201,20 +201,20 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class ImagineOptions:
-    """What is sampled.
+    """What to generate.
 
     Attributes:
-        count: how many of each; 4, of a series 1, between two 7.
-        seed: of the first; the next has one more.
-        negative: what not to draw.
-        size: another than was learnt, as 64x48 (height, width).
-        image: an image to begin from.
-        strength: how much of the image is drawn anew, 0 to 1; how far variations go.
-        mask: an image as large as the other: white is drawn anew, black stays.
-        variations: an image to draw the like of.
-        between: words to end with, on the way from the first; or a seed, where no words are read.
-        story: a file of prompts, one a line, all drawn from one seed.
-        style: words added to each prompt; several prompts are then drawn from one seed.
+        count: samples per prompt (default: 4; for a story 1, for an interpolation 7).
+        seed: random seed of the first sample; each further one adds 1.
+        negative: a negative prompt.
+        size: another size than in training, in pixels, as 64x48 (height, width).
+        image: an image to start from.
+        strength: share of the image that is regenerated, 0 to 1; for variations, their distance.
+        mask: an image of the same size: white is regenerated, black stays.
+        variations: an image to generate variations of.
+        between: interpolate from the prompt to this one; without a text condition, to this seed.
+        story: a file of prompts, one per line, all sampled from one seed.
+        style: text added to each prompt; several prompts are then sampled from one seed.
     """
 
     count: int | None = None
@@ -263,28 +263,28 @@ def imagine(
     precision: str = "auto",
     device: str = "auto",
 ) -> list[Path]:
-    """Draw images, sounds, videos or volumes: from words, a class, an image, or noise alone.
+    """Generate images, audio, videos or volumes from text, a class, an image, or noise.
 
-    A single image becomes one file; several become files in a folder and a sheet of them all. Each
-    PNG says in its notes how it was made.
+    One sample is written as a file; several are written into a folder with a sheet of them all. The
+    metadata of each PNG records how it was made.
 
     Args:
         model: a folder or a hub id.
-        text: what to draw: words, or classes by their names or numbers; one or more, or none for a
-            model that takes no condition.
-        out: a file, or a folder where it has no suffix; imagined.png or imagined/ where not given.
-        enlarge: make pixels of files so many times as large.
-        strip: a PNG of how the first images come out of noise, step by step.
-        show_steps: the same, beside the result.
-        as_json: print one JSON object a file.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
+        text: prompts, or classes by name or number; one or more, or none for an unconditional
+            model.
+        out: a file, or a folder if it has no suffix (default: imagined.png or imagined/).
+        enlarge: integer factor by which images are enlarged.
+        strip: a PNG file to write the sampling steps of the first samples into.
+        show_steps: write the sampling steps into a file beside the result.
+        as_json: print one JSON object per file.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
 
     Example:
         bedstone imagine runs/diffusion-scenes "a red circle left of a blue square" --count 8
 
     Raises:
-        BedstoneError: the model draws nothing, or what is asked can't be.
+        BedstoneError: the model generates no media, or the options don't fit it.
     """
     way = options.way
     prompts = _prompts(text, options)
@@ -328,7 +328,7 @@ def imagine(
 
 
 def _print_rows(files: Sequence[Path], drawn: Generated) -> None:
-    """An object for each file, with the recipe of what is drawn in it alone."""
+    """Prints one object per file; files of a single sample have its recipe."""
     rows = [{"file": str(file)} for file in files]
     for row, recipe in zip(rows, drawn.recipes, strict=False):
         row |= recipe

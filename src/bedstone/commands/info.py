@@ -1,4 +1,4 @@
-"""`bedstone info`: what a model is."""
+"""`bedstone info`: layout, sizes and origin of a model."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from bedstone.models.gpt.network import GPTConfig
 
 
 def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
-    """Print what a model or a run's folder is: layout, shape, size, tokenizer, origin.
+    """Print the layout, sizes, tokenizer and origin of a model or a run.
 
     Args:
         model: a folder or a hub id.
@@ -70,7 +70,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def _drawing(model: Model) -> dict[str, Any]:
-    """What a model draws, from what, by which sampler, and what its parts weigh."""
+    """Output, condition, sampler and parameter counts of a model that generates media."""
     if not isinstance(model, DiffusionPipeline):
         return {}
     how = model.sampling
@@ -87,14 +87,14 @@ def _drawing(model: Model) -> dict[str, Any]:
 
 
 def _head(config: Any) -> dict[str, str]:
-    """What stands on a network, where something may."""
+    """The head of a network, where it has one."""
     head = getattr(config, "head", None)
     if head is None:
         return {}
     return {"head": head.kind, **({"labels": ", ".join(head.labels)} if head.labels else {})}
 
 
-# What a configuration may say of its size, by the word for it here.
+# Fields of a configuration that are sizes, with the names that they are printed by.
 _SIZES = {
     "width": "width",
     "widths": "channels_of_each_stage",
@@ -114,7 +114,7 @@ _SIZES = {
 
 
 def _sizes(config: Any) -> dict[str, Any]:
-    """Of one network; of two towers, each by its name."""
+    """Sizes of a network; those of two encoders each by its name."""
     facts: dict[str, Any] = {}
     for tower in ("image", "text"):
         if hasattr(config, tower):
@@ -133,6 +133,6 @@ def _joined(values: tuple[Any, ...], field: str) -> str:
 
 
 def _embeddings(network: Any) -> dict[str, int]:
-    """Parameters that stand for tokens, where there are any."""
+    """Parameters of token embeddings, where there are any."""
     tables = [w for name, w in network.named_parameters() if f".{name}".endswith(".embed.weight")]
     return {"of_which_embeddings": sum(table.numel() for table in tables)} if tables else {}

@@ -1,4 +1,4 @@
-"""`bedstone run`: a task over inputs from the command line or a file."""
+"""`bedstone run`: runs a task on inputs from the command line or a file."""
 
 import dataclasses
 import json
@@ -88,12 +88,12 @@ def image_results(
 
 
 def _name(value: Any, number: int) -> str:
-    """What tells an input's image from others."""
+    """A name that identifies the image of an input."""
     image = value.get("image") if isinstance(value, dict) else value
     return str(image) if isinstance(image, str | Path) else str(number)
 
 
-# Inputs from the command line of tasks that take both texts and images, such as posts.
+# Inputs from the command line of tasks that take both texts and images, such as moderation.
 
 TASKS = ("moderation", "similar-items", "complementary-items")  # that take both
 
@@ -137,7 +137,7 @@ def _image(word: str) -> Path | None:
         return None
 
 
-# What a task gives, as tables for people.
+# Results of a task as tables.
 
 LONGEST = 300  # characters of a cell
 LEFT_OUT = ("row",)  # --json has it
@@ -174,7 +174,7 @@ def _tables(result: Any) -> list[RenderableType]:
 
 
 def _rows_of(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A dictionary as rows: of its columns, of its fields, or itself as one."""
+    """Rows of a dictionary: from its lists as columns, from its fields, or the dictionary itself."""
     columns = {key: each for key, each in result.items() if isinstance(each, list)}
     if columns:  # labels beside their scores
         names = [key.removesuffix("s") for key in columns]
@@ -270,7 +270,7 @@ class Page:
     """An HTML page of images with their captions or answers.
 
     Raises:
-        BedstoneError: the task says nothing of images.
+        BedstoneError: the task generates no text about images.
     """
 
     def __init__(self, task: str, path: str) -> None:
@@ -303,7 +303,7 @@ class Page:
 
 
 def _lines(result: Any) -> Iterator[Line]:
-    """Of answers the best alone; of captions all."""
+    """Lines of a result: the best answer, or all captions."""
     for one in result[:1] if result and "answer" in result[0] else result:
         said = one.get("answer", one.get("generated_text"))
         if isinstance(said, list):  # messages: the last is the answer
@@ -312,22 +312,22 @@ def _lines(result: Any) -> Iterator[Line]:
 
 
 AT_A_TIME = 64  # inputs read ahead
-# What a word on the command line may mean that is no JSON.
+# Words on the command line that have a meaning and are not JSON.
 WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Further inputs.
+    """Task inputs.
 
     Attributes:
-        file: read the lines of a text file, or rows (JSON, JSONL, CSV, Parquet, Arrow), instead;
-            for semantic-search, what is searched.
-        column: of rows, the column that holds the text.
-        context: for question-answering, the text that holds the answers, or its file.
+        file: read inputs from the lines of a text file, or from rows (JSON, JSONL, CSV, Parquet,
+            Arrow); for semantic-search, the corpus.
+        column: the column of the text, for rows.
+        context: for question-answering, the text that contains the answers, or its file.
         field: for information-extraction, name=question; may be given several times.
-        policy: for moderation, the policy's file.
-        question: about each image; may be given several times.
+        policy: for moderation, the policy file.
+        question: a question about each image; may be given several times.
     """
 
     file: str | None = None
@@ -350,28 +350,27 @@ def run(
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
-    """Do a task with a model: fill-mask, question-answering, semantic-search and others.
+    """Run a task with a model: fill-mask, question-answering, semantic-search and others.
 
-    docs/tasks.md has one line for each task.
+    docs/tasks.md lists all tasks with an example of each.
 
     Args:
-        task: its name, as in version 4 of transformers.
+        task: the name of the task, as in version 4 of transformers.
         model: a folder or a hub id.
-        text: what to read; of question-answering the questions, of semantic-search the queries, of
-            sentence-similarity the source and what is compared with it; of images, their files or
-            folders. `-` reads lines from standard input.
+        text: the inputs: texts; for question-answering the questions, for semantic-search the
+            queries, for sentence-similarity a source and the texts to compare it with; for images
+            their files or folders. `-` reads lines from standard input.
         option: an option of the task, key=value; may be given several times.
-        page: an HTML file of the images with what was said of them.
-        as_json: print one JSON object an input.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
+        page: an HTML file to write, with the images and their captions or answers.
+        as_json: print one JSON object per input.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
 
     Example:
         bedstone run ner runs/entities "Ada flew to Bremen." --option aggregation_strategy=simple
 
     Raises:
-        BedstoneError: there is no such task or option, nothing to read, or the model is none for
-            the task.
+        BedstoneError: there is no such task or option, no input, or the model can't do the task.
     """
     kind = task_class(task)
     name = kind.name
@@ -410,7 +409,7 @@ def run(
 
 
 def _plain(value: Any) -> float | str:
-    """A number of another library's as Python's; a date, say, in words."""
+    """A number of another library as a Python number; anything else, such as a date, as text."""
     try:
         return float(value)
     except (TypeError, ValueError):

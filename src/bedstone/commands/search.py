@@ -1,4 +1,4 @@
-"""`bedstone search`: the pictures of an index that are nearest to words or to a picture."""
+"""`bedstone index` and `bedstone search`: an index of images, searched by text or by image."""
 
 import json
 import sys
@@ -34,22 +34,22 @@ def index(
     precision: str = "auto",
     device: str = "auto",
 ) -> Filled:
-    """Embed images and keep them in an index; run again, only what is new or changed is embedded.
+    """Embed images into an index; a second run embeds only new and changed images.
 
     Args:
-        folder: of images, or a file of rows (Parquet, Arrow, JSONL, CSV) that hold them.
-        model: a folder or a hub id; an index that is there remembers its own.
-        out: where the index is kept; FOLDER.index where not given.
+        folder: a folder of images, or a file of rows (Parquet, Arrow, JSONL, CSV) that hold images.
+        model: a folder or a hub id (default for an existing index: its own model).
+        out: the index to write (default: FOLDER.index).
         metadata: rows with a column file_name, instead of the folder's metadata.jsonl or .csv.
-        as_json: print what is stored, each batch as one JSON object.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
+        as_json: print the stored keys, one JSON object per batch.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
 
     Example:
         bedstone index photos --model runs/clip-scenes
 
     Raises:
-        BedstoneError: there is no picture, no model, or the index is of something else.
+        BedstoneError: there is no image or no model, or the index is of another source.
     """
     path = Path(out) if out else default_place(folder)
     source = open_source(folder, metadata)
@@ -87,7 +87,7 @@ def open_for(path: Path, embedder: Embeds, source: Source, model: str) -> Index:
 
 
 def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool = False) -> Filled:
-    """Fills an index, saying what is stored as it is, and makes it quick where it is large."""
+    """Fills an index and prints its progress; a large one also gets an approximate index."""
     stored = 0
 
     def tell(keys: list[str]) -> None:
@@ -106,16 +106,16 @@ def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool =
 
 
 def default_place(folder: str) -> Path:
-    """Where an index is kept unless it is said: beside what it is of."""
+    """The default path of an index: beside its source."""
     path = Path(folder).resolve()
     return path.with_name(f"{path.name}.index")
 
 
 def open_embedder(place: str, precision: str = "auto", device: str = "auto") -> Any:
-    """What makes vectors of pictures and words by a model.
+    """An engine that embeds images and texts by a model.
 
     Raises:
-        BedstoneError: the model can't be opened, or sees no pictures.
+        BedstoneError: the model can't be opened, or embeds no images.
     """
     from bedstone.runtime import pick_device
     from bedstone.tasks.images.engine import ImageEngine
@@ -161,21 +161,21 @@ def search(
     precision: str = "auto",
     device: str = "auto",
 ) -> list[Found]:
-    """Find images of an index by text, or by an image like them.
+    """Search an index of images by text or by an example image.
 
     Args:
-        index: a folder that `bedstone index` made.
-        text: what to look for.
-        image: an image to find similar ones of, instead of text.
-        where: a condition on the metadata, such as "price < 20 and colour = 'red'".
-        count: how many to find, at most.
-        page: an HTML file to show them in.
-        approximate: search an approximate index, and print its measured recall.
-        rerank: a model for image-text-matching that reorders the nearest by its score.
-        model: where the index's model is, if it was moved.
-        as_json: print one JSON object an image.
-        precision: auto, bf16 or fp32.
-        device: auto, cpu, cuda, mps.
+        index: a folder that `bedstone index` wrote.
+        text: the query.
+        image: an example image to search by, instead of text.
+        where: an SQL condition on the metadata, such as "price < 20 and colour = 'red'".
+        count: maximum number of results.
+        page: an HTML file to write the results into.
+        approximate: search the approximate index, and print its measured recall.
+        rerank: a model for image-text-matching that reranks the nearest images.
+        model: the path of the index's model, if it was moved.
+        as_json: print one JSON object per image.
+        precision: of computation: auto, bf16 or fp32.
+        device: auto, cpu, cuda or mps.
 
     Example:
         bedstone search photos.index "a red circle" --page found.html
@@ -214,10 +214,10 @@ def search(
 
 
 def open_judge(place: str, precision: str = "auto", device: str = "auto") -> Any:
-    """What says how well pictures fit words, by a model for image-text-matching.
+    """A task that scores how well images match a text, by a model for image-text-matching.
 
     Raises:
-        BedstoneError: the model can't be opened, or doesn't match texts with pictures.
+        BedstoneError: the model can't be opened, or has no matching head.
     """
     return pipeline("image-text-matching", place, precision=precision, device=device)
 
@@ -234,7 +234,7 @@ def answer(
     judge: Any = None,
     as_json: bool = False,
 ) -> list[Found]:
-    """Searches by a query's vector, prints what is found and writes the page."""
+    """Searches by a query's vector, prints the results and writes the page."""
     most = count if judge is None else max(JUDGED * count, JUDGED_LEAST)
     found = held.search(vector, most, where=where, exact=not approximate)
     how = _how(held, approximate, where)
@@ -263,8 +263,7 @@ def answer(
 
 
 def judged(judge: Any, words: str, found: list[Found], held: Index) -> list[Found]:
-    """The likeliest pictures for words first, their scores probabilities; those that can't be read
-    stand last, with 0."""
+    """Reranks images by the probability that they match a text; unreadable ones come last, with 0."""
     source = _source(held)
     if source is None:
         raise BedstoneError(
@@ -288,7 +287,7 @@ def _how(held: Index, approximate: bool, where: str) -> str:
 
 
 def _table(found: list[Found], width: int) -> Table:
-    """Scores and names, and as many columns as there is room for."""
+    """A table of scores, keys, and as many metadata columns as fit the width."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("score", justify="right", no_wrap=True)
     longest = min(max(len(one.key) for one in found), max(width // 2, 8))
@@ -318,6 +317,6 @@ def _tiles(held: Index, found: list[Found]) -> list[Tile]:
 
 
 def _source(held: Index) -> Any:
-    """What the index is of; None where it is gone."""
+    """The source of the index; None where it no longer exists."""
     place = held.settings.source
     return open_source(place) if place and Path(place).exists() else None

@@ -65,7 +65,7 @@ def read_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def pretrain(recipe: RunRecipe, *, quiet: bool = False) -> RunResult:
-    """Trains as the recipe says, into the folder `recipe.out`.
+    """Trains a model by a recipe, into the folder `recipe.out`.
 
     The folder holds `recipe.yaml`, `data.json`, `tokenizer/`, `log.jsonl`, `tensorboard/`,
     `checkpoints/`, `curve.png` and, at the end, the artefact in `model/`.
@@ -78,10 +78,10 @@ def pretrain(recipe: RunRecipe, *, quiet: bool = False) -> RunResult:
 
 
 def finetune(recipe: RunRecipe, *, quiet: bool = False) -> RunResult:
-    """Fine-tunes as the recipe says, into the folder `recipe.out`.
+    """Fine-tunes a model by a recipe, into the folder `recipe.out`.
 
-    The folder holds what every run's does; `model/` is the best checkpoint, and of an adapter
-    there is also `adapter/`, as peft has it, while `model/` has it merged.
+    The folder holds the files of every run. `model/` is the best checkpoint. A LoRA run also has
+    `adapter/`, in the format of peft; `model/` then has the adapter merged.
 
     Raises:
         BedstoneError: the recipe, the model or the data can't do it, said before training
@@ -91,7 +91,7 @@ def finetune(recipe: RunRecipe, *, quiet: bool = False) -> RunResult:
 
 
 def resume(folder: str | Path, *, quiet: bool = False) -> RunResult:
-    """Goes on with a run from its last whole checkpoint, exactly as if it had never stopped.
+    """Resumes a run from its last complete checkpoint, with the same results as without a stop.
 
     Raises:
         BedstoneError: there is no run there, or its data has changed since it began.
@@ -107,7 +107,7 @@ def resume(folder: str | Path, *, quiet: bool = False) -> RunResult:
 
 
 def propose_rate(recipe: Any, *, quiet: bool = False) -> float:
-    """Tries learning rates out and proposes one; trains nothing (`--find-rate`).
+    """Runs a learning-rate range test and proposes a rate (`--find-rate`).
 
     Raises:
         BedstoneError: as `finetune`, or no rate makes the loss fall.
@@ -162,7 +162,7 @@ def augmented_sheet(recipe: FinetuneRecipe, count: int) -> Path:
 
 
 def show_sample(recipe: Any, path: str) -> None:
-    """Draws a recipe's images, augmented as a run would, and trains nothing.
+    """Draws a sheet of a recipe's augmented images, without training.
 
     Raises:
         BedstoneError: the recipe has no images with texts, or they can't be read.
@@ -210,7 +210,7 @@ def augmentation_sample(
 
 
 def _text(row: Sample, recipe: ContrastiveRecipe | ImageTextRecipe) -> str:
-    """What is learnt with an image: a question with its answer, or a caption."""
+    """The text trained on with an image: a question with its answer, or a caption."""
     if row.questions:
         answers = isinstance(recipe, ImageTextRecipe) and recipe.head == "answers"
         if answers or not row.captions:
@@ -222,14 +222,17 @@ def _text(row: Sample, recipe: ContrastiveRecipe | ImageTextRecipe) -> str:
 
 
 def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> None:
-    """Train a model from scratch, as a recipe says: on text, or on pictures with their texts.
+    """Pretrain a model by a recipe: on text, images, images with texts, audio, video or volumes.
 
-    Any field of the recipe can be set after it: `budget=5m optim.lr=1e-3 model.layers=6`.
+    Any field of the recipe can be overridden: `budget=5m optim.lr=1e-3 model.layers=6`.
 
     Args:
-        recipe: a YAML file; recipes/ has one for each use.
+        recipe: a YAML file; the folder recipes/ has examples.
         overrides: fields of the recipe to set, as key=value.
-        sample: only draw pictures as the network would see them, augmented, into this PNG.
+        sample: a PNG file; write a sheet of augmented training images into it, without training.
+
+    Example:
+        bedstone pretrain recipes/python-docs.yaml budget=20m
     """
     read = read_pretraining(recipe, overrides)
     if sample is not None:
@@ -239,15 +242,18 @@ def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> N
 
 
 def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample: int = 0) -> None:
-    """Fine-tune a model on labelled rows, whole or by an adapter (LoRA), as a recipe says.
+    """Fine-tune a model on labelled rows by a recipe, fully or by a LoRA adapter.
 
-    Any field of the recipe can be set after it: `epochs=2 lora.rank=16 data.train=rows.jsonl`.
+    Any field of the recipe can be overridden: `epochs=2 lora.rank=16 data.train=rows.jsonl`.
 
     Args:
-        recipe: a YAML file; recipes/ has one for each use.
+        recipe: a YAML file; the folder recipes/ has examples.
         overrides: fields of the recipe to set, as key=value.
-        find_rate: only try rates out, and propose one with its curve.
-        sample: only show so many augmented rows beside what they were made from.
+        find_rate: run a learning-rate range test and propose a rate, without training.
+        sample: show this many augmented rows beside the originals, without training.
+
+    Example:
+        bedstone finetune recipes/finetune-own.yaml model=runs/bert-python-docs data.train=rows.csv
     """
     read = read_finetuning(recipe, overrides)
     if sample:
@@ -259,10 +265,13 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
 
 
 def resume_(run: str) -> None:
-    """Go on with a stopped run, exactly where its last checkpoint stands.
+    """Resume a stopped run from its last checkpoint.
 
     Args:
         run: the run's folder.
+
+    Example:
+        bedstone resume runs/python-docs
     """
     _leave(resume(run).done.reason)
 

@@ -110,7 +110,7 @@ def run_demo(out: str = "runs/demo", minutes: float = 10.0) -> Path:
 
     Args:
         out: the folder for the runs, their models and report.html.
-        minutes: of training, shared by all parts of the demo.
+        minutes: minutes of training, shared by all parts of the demo.
 
     Example:
         bedstone demo --minutes 4

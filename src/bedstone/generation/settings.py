@@ -100,27 +100,30 @@ class BeamSearch:
 
 @dataclass(frozen=True)
 class GenerationSettings(Settings):
-    """Settings of text generation; None is not given: the model's generation_config.json counts.
+    """Settings of text generation; None takes the model's generation_config.json.
 
     Attributes:
-        max_new_tokens: tokens to generate, at most.
-        max_length: tokens of prompt and continuation, where `max_new_tokens` isn't given.
-        min_new_tokens: no end token before so many; with beams, or without chance.
-        do_sample: whether to draw tokens by chance; where it isn't given, whether one of
-            `temperature`, `top_k`, `top_p` and `min_p` is, or as the model has it.
-        temperature: 0 takes the likeliest token; higher is more varied.
-        top_k: choose among the k likeliest tokens; 0 among all.
-        top_p: choose among the likeliest tokens that sum to this probability.
-        min_p: choose among tokens at least this share as likely as the likeliest.
-        repetition_penalty: above 1 makes tokens that were there less likely.
-        no_repeat_ngram_size: so many tokens never come twice in the same order; 0 lets them.
-        num_beams: 2 or more search for the likeliest continuations, instead of sampling.
-        length_penalty: of that search: above 0 favours longer continuations, below 0 shorter.
-        early_stopping: whether that search stops at as many ended continuations as beams; or never.
-        num_return_sequences: continuations of each prompt; of beams the best, best first.
-        stop: a text, or several, at which a continuation ends; it is cut off.
-        seed: of chance: a prompt then has the same continuations each time, whatever stands beside
-            it; the second of them has `seed` + 1. None draws others each time.
+        max_new_tokens: maximum number of tokens to generate.
+        max_length: maximum length of prompt and continuation in tokens, if `max_new_tokens` isn't
+            given.
+        min_new_tokens: minimum number of tokens before the end token; for beam search or greedy
+            decoding.
+        do_sample: whether to sample tokens; by default whether one of
+            `temperature`, `top_k`, `top_p` and `min_p` is given, or the model's own setting.
+        temperature: of sampling; 0 takes the most likely token, higher values are more varied.
+        top_k: sample among the k most likely tokens; 0 among all.
+        top_p: sample among the most likely tokens that sum to this probability, 0 to 1.
+        min_p: sample among tokens with at least this share of the highest probability, 0 to 1.
+        repetition_penalty: above 1 makes tokens of the text so far less likely; 1 turns it off.
+        no_repeat_ngram_size: n-grams of this size are never repeated; 0 turns it off.
+        num_beams: number of beams; 2 or more turn on beam search.
+        length_penalty: of beam search: above 0 favours longer continuations, below 0 shorter.
+        early_stopping: of beam search: whether to stop at as many finished continuations as beams;
+            or never.
+        num_return_sequences: continuations per prompt; of beam search the best, best first.
+        stop: a text, or several, at which a continuation ends; the text itself is removed.
+        seed: random seed of sampling: a prompt has the same continuations whatever else is in the
+            batch; the second continuation has `seed` + 1. None samples anew each time.
 
     Raises:
         BedstoneError: a value is out of range.

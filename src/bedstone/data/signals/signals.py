@@ -379,9 +379,9 @@ class SignalsConfig(Settings):
             [depth, height, width] of volumes.
         channels: of pictures: 3, or 1 for grey ones.
         sound: how sounds become signals: the fields of `data.signals.audio.Spectrogram` but
-        `frames`. most_rows: take this many rows at most, drawn by the seed; 0 takes all. Of what
-        is built
-            in, how many are drawn; 0 is as many as suits it.
+            `frames`.
+        most_rows: maximum number of rows, chosen by the seed; 0 takes all. Of built-in data, how
+            many are made; 0 takes the default of each.
         most_broken: share of rows that may be broken; such rows are left out and named.
         objects: things in a picture of scenes, the fewest and the most.
         captions: of scenes: whole, sentences that name every thing with its colour, or all kinds.

@@ -28,7 +28,7 @@ BATCH = 512  # items embedded between two blocks
 
 @dataclass(frozen=True)
 class CatalogueOptions(Options):
-    """Options of both tasks.
+    """Options of similar-items and complementary-items.
 
     Attributes:
         catalogue: a file or folder of rows (see `data.sources`), or a list of dictionaries, with

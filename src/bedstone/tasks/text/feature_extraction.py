@@ -38,7 +38,7 @@ LONG = ("cut", "windows")
 
 @dataclass(frozen=True)
 class FeatureOptions(Options):
-    """Those of every task, and `return_tensors`: whether results are tensors, not lists."""
+    """Options of feature-extraction: `return_tensors` returns tensors instead of lists."""
 
     return_tensors: bool | str = False
 

@@ -93,7 +93,7 @@ class Answering(Reader):
 
 @dataclass(frozen=True)
 class AnswerOptions(SpanOptions):
-    """Those, and `top_k`: how many answers; above 1 the result is a list."""
+    """Options of question-answering: `top_k` is the number of answers; above 1 gives a list."""
 
     top_k: int = whole(1, default=1)
 
@@ -161,7 +161,7 @@ class QuestionAnswering(Answering):
 
 @dataclass(frozen=True)
 class ExtractOptions(SpanOptions):
-    """Those, and what to look for.
+    """Options of information-extraction.
 
     Attributes:
         fields: {field: question}, or a list of questions, which are then the fields.
