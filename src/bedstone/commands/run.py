@@ -174,7 +174,7 @@ def _tables(result: Any) -> list[RenderableType]:
 
 
 def _rows_of(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Rows of a dictionary: from its lists as columns, from its fields, or the dictionary itself."""
+    """Rows of a dictionary: of its lists as columns, of its fields, or the dictionary itself."""
     columns = {key: each for key, each in result.items() if isinstance(each, list)}
     if columns:  # labels beside their scores
         names = [key.removesuffix("s") for key in columns]

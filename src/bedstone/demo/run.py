@@ -106,7 +106,7 @@ def demos() -> dict[str, Demo]:
 
 
 def run_demo(out: str = "runs/demo", minutes: float = 10.0) -> Path:
-    """Train a small model of each family, without a network, and write a report.
+    """Train a small model of each family, offline, and write a report.
 
     Args:
         out: the folder for the runs, their models and report.html.
