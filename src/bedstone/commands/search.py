@@ -263,7 +263,7 @@ def answer(
 
 
 def judged(judge: Any, words: str, found: list[Found], held: Index) -> list[Found]:
-    """Reranks images by the probability that they match a text; unreadable ones are last, with 0."""
+    """Reranks images by the probability that they match a text; unreadable ones are last."""
     source = _source(held)
     if source is None:
         raise BedstoneError(
