@@ -1,4 +1,4 @@
-"""`bedstone generate`: continue prompts, streamed as they are written."""
+"""`bedstone generate`: text generation from prompts, streamed or in batches."""
 
 import json
 import sys

@@ -64,7 +64,7 @@ def planned(out: str | None, kind: str, *, several: bool) -> Place:
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Raises BedstoneError where a folder is none or is closed, before anything is sampled."""
+    """Raises BedstoneError if a folder can't be written to, before anything is sampled."""
     folder = folder.resolve()
     there = next(each for each in (folder, *folder.parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -96,7 +96,7 @@ def _place(out: str | None, kind: str, several: bool) -> Place:
 def write_all(
     drawn: Generated, form: SignalSpec, place: Place, *, enlarge: int = 1, columns: int = 0
 ) -> list[Path]:
-    """Writes every file; the sheet is the last of them, where there is one.
+    """Writes all files; the sheet, if there is one, is the last.
 
     Raises:
         BedstoneError: the disk refuses.
@@ -115,7 +115,7 @@ class Frames:
     """A strip of sampling steps: some rows with their predicted clean signals.
 
     Args:
-        drawer: whose drawing is seen.
+        drawer: the generator whose steps are kept.
         path: the PNG to write.
     """
 
@@ -127,7 +127,7 @@ class Frames:
         self.kept: list[tuple[int, Tensor]] = []  # (2B, C, *S) of each step
 
     def see(self, now: SamplingStep) -> None:
-        """Keeps a step of the first rows; where one sampling follows another, that of the last."""
+        """Keeps a step of the first rows; of several samplings, the last one."""
         if now.first:
             return
         if now.step == 1:

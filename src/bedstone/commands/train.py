@@ -44,7 +44,7 @@ FORMS = 4
 
 
 def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Any:
-    """The recipe in a file: its method, task, or model's layout says of which kind it is.
+    """Reads a recipe from a file; its method, task or layout decides its class.
 
     Raises:
         BedstoneError: as `recipes.base.read`.
@@ -53,7 +53,7 @@ def read_pretraining(path: str | Path, overrides: Sequence[str] = ()) -> Any:
 
 
 def read_finetuning(path: str | Path, overrides: Sequence[str] = ()) -> Any:
-    """The recipe in a file: of labelled rows, or of images with texts where its task is that.
+    """Reads a fine-tuning recipe from a file: of labelled rows, or of an image-text task.
 
     Raises:
         BedstoneError: as `recipes.base.read`.
