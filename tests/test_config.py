@@ -79,3 +79,9 @@ def test_finetuning_has_its_own_defaults_where_a_section_says_less():
     recipe = from_mapping(FinetuneRecipe, {**MINIMAL, "optim": {"adamw_lr": 1e-4}}, "recipe")
     assert recipe.optim.kind == "adamw"
     assert recipe.optim.betas == (0.9, 0.999)
+
+
+def test_the_old_import_of_the_recipe_stays():
+    from bedstone.config import PretrainRecipe as old
+
+    assert old is PretrainRecipe

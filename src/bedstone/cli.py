@@ -250,7 +250,8 @@ class Parser:
         if place.name == "overrides" and self.name in RECIPES and self.explain:
             module, recipe = RECIPES[self.name]
             fields = field_names(getattr(importlib.import_module(module), recipe))
-            text += f" These are: {', '.join(fields)}."
+            whose = ", of a language model" if self.name == "pretrain" else ""
+            text += f" These are{whose}: {', '.join(fields)}."
         many = {"nargs": "*" if place.name in MAY_LACK else "+"} if place.is_list else {}
         self.parser.add_argument(place.name, help=_plain(text), **many)  # type: ignore[arg-type]
 
