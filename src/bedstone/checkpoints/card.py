@@ -100,7 +100,8 @@ def _shape(config: Any) -> dict[str, str]:
         return rows | {"joint width": str(config.embed)}
     if hasattr(config, "widths"):
         return {"channels of each stage": ", ".join(map(str, config.widths))}
-    rows = {"width, layers, heads": f"{config.width}, {config.layers}, {config.heads}"}
+    sizes = [name for name in ("width", "layers", "heads") if hasattr(config, name)]
+    rows = {", ".join(sizes): ", ".join(str(getattr(config, name)) for name in sizes)}
     if hasattr(config, "size"):
         return rows | {"size": f"{' by '.join(map(str, config.size))} pixels"}
     return rows | {

@@ -82,6 +82,8 @@ class Layout:
         usual: tensors of ours that published files may lack, and what they are then.
         library: whose published folders it is of: transformers, or diffusers.
         processor: how images become pixels for a fresh model; None where it reads none.
+        fresh: (sizes as a recipe says them, seed) -> a network with fresh weights that learns from
+            labelled images; None where it doesn't.
         text_format: (tokenizer, configuration) -> how an image-text model reads and writes text.
     """
 
@@ -100,6 +102,7 @@ class Layout:
     usual: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}
     library: str = "transformers"
     processor: Callable[[Any], ImageProcessor] | None = None
+    fresh: Callable[[Mapping[str, Any], int], Any] | None = None
     text_format: Callable[[Any, Any], TextFormat] | None = None
 
     @property

@@ -1,5 +1,6 @@
 """Training methods: their interface, their registry, and which one a recipe asks for."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -235,7 +236,12 @@ def train(recipe: Any, *, quiet: bool = False) -> RunResult:
     """
     folder = Path(recipe.out)
     new_folder(folder)
-    return run(method_of(recipe), recipe, folder, quiet=quiet)
+    method = method_of(recipe)
+    if not recipe.method and method.name != "supervised":
+        values = {"init": recipe.init, "model": recipe.model, "task": getattr(recipe, "task", None)}
+        if _by_values(values) != method.name:  # the folder is to say whose recipe it holds
+            recipe = dataclasses.replace(recipe, method=method.name)
+    return run(method, recipe, folder, quiet=quiet)
 
 
 # Recipes and sections that several methods share.

@@ -175,7 +175,7 @@ class CausalLM(TextMethod):
         def log(network: nn.Module) -> dict[str, float]:
             batches = evaluation_batches(split, recipe.context, recipe.batch_size)
             loss, _ = held_out_loss(
-                network, plan.objective, batches, plan.start.precision, most_batches=most
+                network, next_token_loss, batches, plan.start.precision, most_batches=most
             )
             return text_figures(loss, tokens_a_byte)
 

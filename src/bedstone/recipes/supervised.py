@@ -35,9 +35,9 @@ from bedstone.generation.text import write
 from bedstone.models.clip import network as image_classifiers
 from bedstone.models.clip.network import CLIP, ImageClassifierConfig
 from bedstone.models.heads import HeadConfig
+from bedstone.models.published import FAMILIES
+from bedstone.models.published import layout as layout_of
 from bedstone.models.resnet.network import ResNetConfig
-from bedstone.models.vit import network as vit
-from bedstone.models.vit.network import ViTConfig
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.quantize import quantize
 from bedstone.objectives.supervised import objective_of
@@ -281,7 +281,6 @@ class Supervised(Method[FinetuneRecipe]):
         return math.ceil(len(splits.train) / (recipe.batch_size * recipe.accumulate))
 
 
-FRESH = ("vit", "resnet")
 TOGETHER = 64  # images that a frozen network reads at a time
 PARAPHRASE = "Say the sentence in other words.\nSentence: {text}\nIn other words:"
 PROPOSALS = 8  # words that a masked model proposes for a place
@@ -333,20 +332,19 @@ def fresh_model(values: dict[str, Any], seed: int) -> Model:
         BedstoneError: a size doesn't fit, or the layout isn't one that can be trained so.
     """
     layout = values.get("layout", "vit")
-    if layout not in FRESH:
+    sizes = {name: value for name, value in values.items() if name != "layout"}
+    if layout == "resnet":  # the image tower of `clip_resnet`
+        tower = from_mapping(ResNetConfig, sizes, "recipe", "model.")
+        network: Any = image_classifiers.build_classifier(
+            ImageClassifierConfig("clip_resnet", tower), seed=seed
+        )
+    elif layout in FAMILIES and (fresh := layout_of(layout).fresh) is not None:
+        network = fresh(sizes, seed)
+    else:
+        able = ["resnet", *(name for name in FAMILIES if layout_of(name).fresh is not None)]
         raise BedstoneError(
             f"model.layout: {layout!r} can't be trained from scratch on labels"
-            f"{nearest(str(layout), FRESH)}."
-        )
-    sizes = {name: value for name, value in values.items() if name != "layout"}
-    network: Any
-    if layout == "vit":
-        shape = from_mapping(ViTConfig, {**sizes, "layout": layout}, "recipe", "model.")
-        network = vit.build(shape, seed=seed)
-    else:
-        tower = from_mapping(ResNetConfig, sizes, "recipe", "model.")
-        network = image_classifiers.build_classifier(
-            ImageClassifierConfig("clip_resnet", tower), seed=seed
+            f"{nearest(str(layout), able)}."
         )
     return Model(network, processor=plain_processor(network.config.size))
 

@@ -4,7 +4,7 @@ Configuration keys and tensor names are those that `transformers` writes. The bo
 stand under `vit.` beside a head, and under no prefix alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import Layout, Name, need, read_head, refuse, write_head
-from bedstone.models.vit.network import ViTConfig, make
+from bedstone.models.vit.network import ViT, ViTConfig, build, make
 from bedstone.settings import from_mapping
 
 _SIZES = {
@@ -135,6 +135,11 @@ def _without_pooler(config: ViTConfig, tensors: set[str]) -> ViTConfig:
     return config
 
 
+def _fresh(sizes: Mapping[str, Any], seed: int) -> ViT:
+    shape = from_mapping(ViTConfig, {**sizes, "layout": "vit"}, "recipe", "model.")
+    return build(shape, seed=seed)
+
+
 LAYOUTS = {
     "vit": Layout(
         model_type="vit",
@@ -147,5 +152,6 @@ LAYOUTS = {
         prefix="vit.",
         ignored=("embeddings.mask_token",),
         fit=_without_pooler,
+        fresh=_fresh,
     )
 }
