@@ -11,8 +11,12 @@ import torch
 
 import bedstone
 from bedstone import cli
+from bedstone.checkpoints.model import Model
 from bedstone.cli import main
 from bedstone.commands.train import pretrain
+from bedstone.data.text.train_tokenizer import train_wordpiece
+from bedstone.models.bert.network import BertConfig
+from bedstone.models.bert.network import build as build_bert
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.settings import from_mapping
 from runs import make_text, recipe_values, write_recipe
@@ -335,3 +339,23 @@ def test_a_full_disk_leaves_the_model_that_was_there(capsys, run, tmp_path, monk
     monkeypatch.undo()
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["copy"]
+
+
+def test_words_that_are_wrong_are_refused_in_one_paragraph(run, capsys, tmp_path):
+    assert "perhaps 'pretrain' is meant" in told(capsys, "pretran")
+    assert "'--temperature' is meant" in told(capsys, "generate", "m", "p", "--temperatur", "1")
+    assert "required: recipe." in told(capsys, "pretrain")
+    assert "--option=VALUE" in told(capsys, "generate", "m", "p", "--stop", "-x")
+    assert "--temperature = 'hot'" in told(capsys, "generate", "m", "p", "--temperature", "hot")
+    recipe = tmp_path / "labels.yaml"
+    recipe.write_text("task: text-classification\nmodel: runs/m\n")
+    assert "run bedstone finetune" in told(capsys, "pretrain", recipe)
+    recipe.write_text("data: {source: x}\ncontext: 8\n")
+    assert "leave it out" in told(capsys, "pretrain", recipe, "method=contrastive")
+
+
+def test_generate_needs_a_decoder(capsys, tmp_path):
+    config = BertConfig(vocab_size=300, width=16, layers=1, heads=2)
+    text = ["some words to learn from"] * 50
+    Model(build_bert(config, seed=0), train_wordpiece(text, 300)).save(tmp_path / "m")
+    assert "needs a decoder" in told(capsys, "generate", tmp_path / "m", "the cat")

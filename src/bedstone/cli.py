@@ -197,7 +197,7 @@ class Parser:
             flags = [each.flag for each in options if each not in self.places]
             known = closest(unknown[0].partition("=")[0], flags)
             raise BedstoneError(
-                f"bedstone {self.name}: {unknown[0]!r} is no option or one word too many"
+                f"{self.name}: {unknown[0]!r} is no option or one word too many"
                 f"{known}. See bedstone {self.name} --help."
             )
         values: dict[str, Any] = {}
@@ -252,8 +252,10 @@ class Parser:
             fields = field_names(getattr(importlib.import_module(module), recipe))
             whose = ", of a language model" if self.name == "pretrain" else ""
             text += f" These are{whose}: {', '.join(fields)}."
-        many = {"nargs": "*" if place.name in MAY_LACK else "+"} if place.is_list else {}
-        self.parser.add_argument(place.name, help=_plain(text), **many)  # type: ignore[arg-type]
+        many: dict[str, Any] = {"nargs": "+"} if place.is_list else {}
+        if place.is_list and place.name in MAY_LACK:
+            many = {"nargs": "*", "default": []}
+        self.parser.add_argument(place.name, help=_plain(text), **many)
 
     def _options_last(self, words: Sequence[str]) -> list[str]:
         """The words with all options at their end, where argparse reads each of them.
@@ -276,7 +278,10 @@ class Parser:
 
 class _Argparse(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise BedstoneError(f"{self.prog}: {message}. See {self.prog} --help.")
+        name = self.prog.removeprefix("bedstone ")
+        if "expected one argument" in message:
+            message += "; a value that begins with a dash is written --option=VALUE"
+        raise BedstoneError(f"{name}: {message}. See {self.prog} --help.")
 
 
 def _add_option(group: Any, option: Option) -> None:

@@ -22,6 +22,8 @@ from bedstone.generation.text import (
 )
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import optional, whole
+from bedstone.tasks.pipeline import check_head
+from bedstone.tasks.text.text_generation import TextGeneration
 
 NEW_TOKENS = 200  # at most, where no length is given
 
@@ -77,6 +79,7 @@ def generate(
     """
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, device=how.device)
+    check_head(TextGeneration, opened)
     if isinstance(opened, DiffusionPipeline):
         raise BedstoneError(
             f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."

@@ -196,7 +196,14 @@ def read(path: str | Path, overrides: Sequence[str] = (), *, usual: str = "") ->
     """
     values = read_values(path, overrides)
     name = values.get("method") or _by_values(values, str(path), usual)
-    return read_recipe(load_method(str(name)).Recipe, path, overrides)
+    try:
+        return read_recipe(load_method(str(name)).Recipe, path, overrides)
+    except BedstoneError as error:
+        if not values.get("method"):
+            raise
+        raise BedstoneError(
+            f"{error} The recipe says method: {name}; leave it out unless it is of that method."
+        ) from error
 
 
 def _by_values(values: Mapping[str, Any], path: str = "recipe", usual: str = "") -> str:
@@ -208,6 +215,10 @@ def _by_values(values: Mapping[str, Any], path: str = "recipe", usual: str = "")
     if task is not None and task not in tasks:
         if usual:
             return usual
+        if task in load_method("supervised").tasks:
+            raise BedstoneError(
+                f"{path}: task: {task} is learnt from labelled rows; run bedstone finetune."
+            )
         raise BedstoneError(f"{path}: task: {task!r} is unknown{nearest(str(task), tasks)}.")
     if task is None and layout is None and isinstance(init, str) and init:
         layout = layout_of(init)
