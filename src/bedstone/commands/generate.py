@@ -79,11 +79,11 @@ def generate(
     """
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, device=how.device)
-    check_head(TextGeneration, opened)
     if isinstance(opened, DiffusionPipeline):
         raise BedstoneError(
             f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
         )
+    check_head(TextGeneration, opened)
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     lengths = [len(encode_prompt(tokenizer, text)) for text in texts]
