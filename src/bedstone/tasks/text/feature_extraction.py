@@ -18,6 +18,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input, text_batch, text_input
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError, nearest
+from bedstone.models.interfaces import TextEncoder
 from bedstone.nn.layers import Pooling, normalise, pool
 from bedstone.settings import one_of
 from bedstone.tasks.images.engine import ImageEngine
@@ -56,7 +57,7 @@ class FeatureExtraction(Reader):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return hasattr(model.network, "packed_states")
+        return isinstance(model.network, TextEncoder)
 
     def prepare(self, value: Any, options: FeatureOptions) -> Prepared:
         stride = self._stride(options)
@@ -117,7 +118,7 @@ class Embedder(Task):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return hasattr(model.network, "packed_states")
+        return isinstance(model.network, TextEncoder)
 
     def vectors(
         self, texts: Sequence[str], options: Any = None, *, first: int | None = None
