@@ -18,7 +18,13 @@ from torch import Tensor
 
 @runtime_checkable
 class CausalLM(Protocol):
-    """A decoder: each token is predicted from those before it (GPT, FlamingoGPT)."""
+    """A decoder with a key/value cache (GPT, FlamingoGPT).
+
+    Attributes:
+        causal: whether each token is predicted from those before it alone.
+    """
+
+    causal: bool
 
     def states(self, ids: Tensor, **known: Any) -> Tensor:
         """Last hidden states (B, T, D) of token ids (B, T)."""
@@ -78,14 +84,6 @@ class Denoiser(Protocol):
         self, classes: Tensor | None = None, ids: Tensor | None = None, keep: Tensor | None = None
     ) -> dict[str, Tensor]:
         """What the denoiser reads of a class or text, computed once for all steps."""
-
-
-@runtime_checkable
-class Autoencoder(Protocol):
-    """Pixels to a smaller grid of latents or codes, and back."""
-
-    def learn(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The reconstruction (P, C, H, W) and the loss of the latents."""
 
 
 @dataclass(frozen=True)
