@@ -1,4 +1,4 @@
-"""The demo's BERT: hidden words of Python's documentation, then kinds of passages told apart."""
+"""The demo's BERT: pretrained on Python's documentation, then fine-tuned on its passages."""
 
 import json
 from pathlib import Path
@@ -70,28 +70,28 @@ def show(trained: Trained) -> Section:
     figures, metrics = _figures(tuned), trained.run.done.metrics
     assert tuned.model is not None
     return Section(
-        title="BERT: words in their context",
+        title="BERT: masked tokens and classification",
         words=(
-            "An encoder trained from random weights to restore hidden words and to tell whether "
-            "one passage follows another; then fine-tuned to tell four kinds of passages apart: "
-            f"{', '.join(PASSAGE_KINDS)}. Validation is on modules that it never saw."
+            "An encoder trained from random weights to predict masked tokens and whether one "
+            "passage follows another, then fine-tuned to classify passages as one of four kinds: "
+            f"{', '.join(PASSAGE_KINDS)}. It is validated on modules that it was not trained on."
         ),
         figures={
-            "hidden words restored": f"{metrics['validation_word_accuracy']:.1%}",
-            "next passage told": _pairs(metrics),
+            "masked tokens predicted": f"{metrics['validation_word_accuracy']:.1%}",
+            "next passage predicted": _pairs(metrics),
             "fine-tuned for": _spent(tuned),
-            "kinds told apart": _with_interval(figures),
+            "accuracy of kinds": _with_interval(figures),
             "without pretraining": _with_interval(_figures(from_nothing)),
         },
         pictures={
             folder / "curve.png": "Pretraining: loss against tokens read",
-            tuned.run / "confusion-validation.png": "What each kind was taken for",
+            tuned.run / "confusion-validation.png": "Predicted kind of each actual kind",
         },
         samples=samples,
         commands={
-            f'bedstone run fill-mask {trained.path} "Return a new [MASK]."': "restore a word",
+            f'bedstone run fill-mask {trained.path} "Return a new [MASK]."': "fill in a mask",
             f'bedstone run text-classification {tuned.model} "def read(self): return 1"': (
-                "tell a passage's kind"
+                "classify a passage"
             ),
             "bedstone pretrain recipes/bert-python-docs.yaml": "pretrain longer",
             "bedstone finetune recipes/finetune-own.yaml model=MODEL data.train=ROWS": (

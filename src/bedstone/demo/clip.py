@@ -1,4 +1,4 @@
-"""The demo's CLIP: drawn scenes and their captions, then pictures found by sentences."""
+"""The demo's CLIP: trained on rendered scenes with captions; images found by text."""
 
 import importlib.util
 import json
@@ -69,17 +69,18 @@ def show(trained: Trained) -> Section:
     right = sum(map(sum, (query.right for query in found)))  # type: ignore[arg-type]
     share = np.mean([sum(_right(scene, words) for scene in scenes) for words in QUERIES])
     return Section(
-        title="CLIP: pictures found by words",
+        title="CLIP: images found by text",
         words=(
-            "Two networks, one for pictures and one for sentences, trained from random weights "
-            "until what is said of a picture is nearer to it than what is said of others. Each "
-            "picture that it is measured on shows a combination of shape and colour that no "
-            "training caption named."
+            "An image encoder and a text encoder, trained from random weights so that an image's "
+            "vector is near its caption's and far from other captions'. Each image that it is "
+            "evaluated on shows a combination of shape and colour that no training caption named."
         ),
         figures={
-            "shape and colour told, of 80": _with_interval(measured["zero-shot"], "accuracy")
+            "zero-shot accuracy over 80 shapes and colours": _with_interval(
+                measured["zero-shot"], "accuracy"
+            )
             + "; 1.25% by chance",
-            "found by its sentence first, of 100": _with_interval(
+            "recall@1 of 100 images by their caption": _with_interval(
                 measured["retrieval"], "text_to_image_recall@1"
             )
             + "; 1% by chance",
@@ -87,8 +88,8 @@ def show(trained: Trained) -> Section:
             f"{BEST * len(QUERIES) * share / SEARCHED:.1f} by chance",
         },
         pictures={
-            sheet: f"What was found for each sentence among {SEARCHED} unseen pictures, best first",
-            folder / "curve.png": "Loss against tokens of captions read",
+            sheet: f"The best matches of each text among {SEARCHED} unseen images, best first",
+            folder / "curve.png": "Loss against caption tokens",
         },
         commands=_next(trained.path, pictures),
     )
@@ -138,23 +139,23 @@ def _next(model: Path, pictures: Path) -> dict[str, str]:
     page = pictures.with_name("found.html")
     commands = {}
     if importlib.util.find_spec("lancedb") is None:
-        commands["pip install 'bedstone[search]'"] = "what an index of pictures needs"
-        commands[f"bedstone index {pictures} --model {model}"] = "index pictures"
+        commands["pip install 'bedstone[search]'"] = "what an index of images needs"
+        commands[f"bedstone index {pictures} --model {model}"] = "index images"
     else:
         from bedstone.commands.search import index, search
 
         index(str(pictures), str(model), place)
         search(place, [QUERIES[0]], count=12, page=str(page))
     commands[f'bedstone search {place} "{QUERIES[1]}" --page {page}'] = (
-        "find pictures by words, on a page"
+        "search images by text, on a page"
     )
     commands[
         f"bedstone run zero-shot-image-classification {model} {pictures / 'scene-000.png'} "
         '--option candidate_labels="a red circle,a yellow moon,a cyan heart"'
-    ] = "name what a picture shows"
+    ] = "classify an image, zero-shot"
     commands["bedstone pretrain recipes/clip-scenes.yaml"] = "train longer"
     commands["bedstone pretrain recipes/clip-scenes.yaml data.source=YOUR_FOLDER out=runs/mine"] = (
-        "train on your own pictures and their texts"
+        "train on your own images and texts"
     )
     return commands
 

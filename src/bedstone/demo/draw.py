@@ -1,4 +1,4 @@
-"""The demo's diffusion: scenes drawn from words, and how they come out of noise."""
+"""The demo's diffusion model: scenes generated from text, and the steps from noise."""
 
 from typing import Any
 
@@ -55,25 +55,25 @@ def show(trained: Trained) -> Section:
     strip = strip_sheet(frames, folder / "strip.png", cell=96)
     metrics = trained.run.done.metrics
     return Section(
-        title="Diffusion: pictures from words",
+        title="Diffusion: images from text",
         words=(
-            "A transformer over patches learnt what noise was added to drawn scenes, told a "
-            "sentence each; taking noise away step by step then draws what a sentence says. The "
-            "combinations of shape and colour asked for here were never shown or named in training."
+            "A diffusion transformer, trained to remove noise from rendered scenes given their "
+            "captions. Sampling starts from noise and removes it step by step, guided by a prompt. "
+            "The combinations of shape and colour in these prompts never occurred in training."
         ),
         figures={
-            "loss on scenes held out": f"{metrics.get('validation_loss', float('nan')):.3f}",
-            "drawn in": f"{model.sampling.steps} steps, guidance {model.sampling.guidance:g}",
+            "loss on held-out scenes": f"{metrics.get('validation_loss', float('nan')):.3f}",
+            "sampler": f"{model.sampling.steps} steps, guidance {model.sampling.guidance:g}",
         },
         pictures={
-            sheet: "Prompts with combinations that training never had",
-            strip: "From noise to picture: what is in x after each few steps",
+            sheet: "Samples of prompts with held-out combinations",
+            strip: "From noise to image, every few steps",
         },
         commands={
-            f'bedstone imagine {trained.path} "{PROMPT}" --out circle.png': "draw something",
-            "bedstone pretrain recipes/diffusion-scenes.yaml": "train longer, on two things too",
+            f'bedstone imagine {trained.path} "{PROMPT}" --out circle.png': "generate an image",
+            "bedstone pretrain recipes/diffusion-scenes.yaml": "train longer, on two objects too",
             "bedstone pretrain recipes/diffusion-scenes.yaml data.source=YOUR_FOLDER "
-            "out=runs/mine": "train on your own pictures and captions",
+            "out=runs/mine": "train on your own images and captions",
         },
     )
 

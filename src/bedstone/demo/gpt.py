@@ -50,8 +50,8 @@ def show(trained: Trained) -> Section:
         title="GPT: Python from Python",
         words=(
             "A language model trained from random weights on the documentation topics, docstrings "
-            "and source of the Python standard library. Validation is on whole documents that it "
-            "never saw."
+            "and source of the Python standard library. It is validated on documents that it was "
+            "not trained on."
         ),
         figures={
             "speed": f"{done.tokens / done.seconds:,.0f} tokens a second",
@@ -65,7 +65,7 @@ def show(trained: Trained) -> Section:
         samples=samples,
         commands={
             f'bedstone generate {trained.path} "def read("': "complete a prompt",
-            f"bedstone info {trained.path}": "what the model is",
+            f"bedstone info {trained.path}": "describe the model",
             "bedstone pretrain recipes/python-docs.yaml budget=30m": "train longer",
             "bedstone pretrain recipes/python-docs.yaml data.source=YOUR_FOLDER out=runs/mine": (
                 "train on your own text or code"

@@ -1,4 +1,4 @@
-"""The demo's VLM: drawn scenes, questions about them, and where it looks for a word."""
+"""The demo's vision-language model: questions about scenes, and attention maps."""
 
 from pathlib import Path
 from typing import Any
@@ -56,36 +56,39 @@ def show(trained: Trained) -> Section:
     page = write_caption_page(
         folder / "answers.html",
         "Questions about scenes",
-        "What a network answered that was trained for minutes.",
+        "Answers of a model trained for minutes.",
         answered,
     )
     pictures = {
         answer_sheet(answered, folder / "answers.png"): (
-            f"What it answers about scenes that it never saw; the page is {page}"
+            f"Answers about held-out scenes; the page is {page}"
         ),
         attention_sheet(_attended(model, scenes), folder / "attention.png"): (
-            "Where it looks while it reads a word: the lighter, the more attention"
+            "Attention over the image while a word is read: lighter is more"
         ),
     }
     beside = {name: measured[name] for name in ("majority", "blind") if name in measured}
     log = read_log(folder / "log.jsonl")
     if drawn := draw_learning_curve(log, folder / "minutes.png", "Answers, by kind", beside=beside):
-        pictures[drawn] = "Accuracy against minutes of training, on pictures held out"
+        pictures[drawn] = "Accuracy on held-out images against minutes of training"
     shown = next(iter(sorted((folder / "pictures").glob("*.png"))))
     return Section(
-        title="VLM: questions about pictures",
+        title="Vision-language model: questions about images",
         words=(
-            "A network that sees and one that reads, joined by cross-attention in every block, "
-            "trained to answer questions about drawn scenes: what there is, how many, which "
-            "colour, where. It begins with the CLIP's eyes. Each picture that it is measured on "
-            "shows a combination of shape and colour that training never named."
+            "An image encoder and a text network that attends to it in every block, trained to "
+            "answer questions about rendered scenes: what there is, how many, which colour, where. "
+            "It begins with the CLIP's image encoder. Each image that it is evaluated on shows a "
+            "combination of shape and colour that never occurred in training."
         ),
         figures={
-            "questions answered rightly": f"{measured['accuracy']:.1%} "
+            "accuracy of answers": f"{measured['accuracy']:.1%} "
             f"({measured['accuracy_low']:.1%} to {measured['accuracy_high']:.1%})",
-            "without looking": ", ".join(
+            "baselines without the image": ", ".join(
                 f"{beside[name]:.1%} {words}"
-                for name, words in (("blind", "by the question"), ("majority", "by one answer"))
+                for name, words in (
+                    ("blind", "by the question alone"),
+                    ("majority", "by the commonest answer"),
+                )
                 if name in beside
             ),
             **{
@@ -97,11 +100,11 @@ def show(trained: Trained) -> Section:
         pictures=pictures,
         commands={
             f"bedstone run visual-question-answering {trained.path} {shown} "
-            '--option question="How many objects are there?"': "ask about a picture",
-            f"bedstone evaluate {trained.path} scenes": "measure it, by kind of question",
+            '--option question="How many objects are there?"': "ask a question about an image",
+            f"bedstone evaluate {trained.path} scenes": "evaluate it, by kind of question",
             "bedstone pretrain recipes/vlm-scenes-answers.yaml": "train longer",
             "bedstone pretrain recipes/vlm-scenes-answers.yaml data.source=YOUR_FOLDER "
-            "out=runs/mine": "train on your own pictures, questions and answers",
+            "out=runs/mine": "train on your own images, questions and answers",
         },
     )
 
