@@ -1,10 +1,12 @@
 """Text in, text out: stop texts wherever they are cut, and whole characters alone."""
 
 import pytest
+import tokenizers
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
@@ -179,3 +181,67 @@ def test_beams_give_text_best_first(tokenizer):
         assert [(one.ids, one.score) for one in own] == [(one.ids, one.score) for one in want]
         assert [one.text for one in own] == [tokenizer.decode(list(one.ids)) for one in want]
         assert own[0].score >= own[1].score >= own[2].score
+
+
+def metaspace(unknown: str = "<unk>") -> Tokenizer:
+    """A tokenizer of letters that writes spaces and starts as SentencePiece does (Llama 2)."""
+    letters = ["▁", *"abLily.Tsotnhec"]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    names += dict.fromkeys([*letters, *(f"▁{letter}" for letter in letters[1:])])
+    vocabulary = {name: number for number, name in enumerate(names)}
+    merges = [("▁", letter) for letter in dict.fromkeys(letters[1:])]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary, merges, unk_token=unknown, byte_fallback=True)
+    )
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    backend.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return Tokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    text=st.text("ab. 漢🙂", min_size=2, max_size=30),
+    cut=st.integers(1, 29),
+    kind=st.sampled_from(["metaspace", "bytes"]),
+)
+@example("Lily. She", 5, "metaspace")
+def test_a_continuation_is_what_is_added_to_the_prompt(text, cut, kind):
+    """Whatever the tokenizer writes at the start of a word: the space after the prompt stays."""
+    known = metaspace() if kind == "metaspace" else train_bpe([TEXT], 300)
+    ids = known.encode(text)
+    cut = min(cut, len(ids) - 1)
+    before, after = ids[:cut], ids[cut:]
+    start = known.decode(before)
+    assume("\ufffd" not in start)  # a prompt is whole
+    assert start + known.continuation(before, after) == known.decode(ids)
+    parts = known.parts(before, after)
+    assert len(parts) == len(after)
+    assert "".join(parts) == known.continuation(before, after)
+
+
+def test_streams_beams_and_rows_keep_the_space_after_the_prompt():
+    known = metaspace()
+    prompt = "the cat"
+    said = [*known.encode("sat"), known.eos_id]
+    assert known.decode(said) == "sat"
+    rows = write(Script(known.vocab_size, [said]), known, [prompt])
+    assert rows[0].text == " sat"
+    pieces = stream_text(Script(known.vocab_size, [said]), known, [prompt])
+    assert "".join(piece.text for piece in pieces) == " sat"
+    config = GPTConfig(vocab_size=known.vocab_size, width=32, layers=1, heads=2, context=64)
+    network = build(config).eval()
+    randomise(network)
+    found = write_beams(network, known, [prompt], BeamSearch(beams=3, returned=3, max_tokens=6))[0]
+    before = encode_prompt(known, prompt)
+    for one in found:
+        assert prompt + one.text == known.decode([*before, *one.ids])

@@ -106,8 +106,9 @@ def generate(
             print(json.dumps(_as_json(tokenizer, text, one), ensure_ascii=False))
         elif log_probabilities:
             print(text)
-            for number, logprob in zip(one.ids, one.log_probabilities, strict=True):
-                print(f"{logprob:9.4f}  {tokenizer.decode([number], skip_special=False)!r}")
+            parts = tokenizer.parts(encode_prompt(tokenizer, text), one.ids)
+            for part, logprob in zip(parts, one.log_probabilities, strict=True):
+                print(f"{logprob:9.4f}  {part!r}")
         else:
             print(f"{text}{one.text}\n" + "-" * 40)
 
@@ -146,7 +147,7 @@ def _as_json(tokenizer: Tokenizer, prompt: str, written: Written) -> dict[str, A
         "prompt": prompt,
         "generated_text": written.text,
         "finish_reason": written.finish,
-        "tokens": [tokenizer.decode([number], skip_special=False) for number in written.ids],
+        "tokens": tokenizer.parts(encode_prompt(tokenizer, prompt), written.ids),
         "log_probabilities": written.log_probabilities,
     }
 
@@ -156,7 +157,7 @@ def _searched_json(tokenizer: Tokenizer, prompt: str, found: Searched) -> dict[s
         "prompt": prompt,
         "generated_text": found.text,
         "finish_reason": found.finish,
-        "tokens": [tokenizer.decode([number], skip_special=False) for number in found.ids],
+        "tokens": tokenizer.parts(encode_prompt(tokenizer, prompt), found.ids),
         "score": found.score,
         "log_probability": found.log_probability,
     }

@@ -98,8 +98,8 @@ class Searched(Hypothesis):
 class _Row:
     """One row's way from tokens to text."""
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
-        self.streamer = tokenizer.streamer()
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str]) -> None:
+        self.streamer = tokenizer.streamer(prompt)
         self.stop = StopText(stops)
         self.pending = ""
 
@@ -182,14 +182,9 @@ def write_beams(
     ends = _ends(tokenizer, eos)
     found = beam_search(network, ids, search, eos=ends, precision=precision)
     return [
-        [Searched(**vars(each), text=_text(tokenizer, each.ids)) for each in own] for own in found
+        [Searched(**vars(each), text=tokenizer.continuation(before, each.ids)) for each in own]
+        for before, own in zip(ids, found, strict=True)
     ]
-
-
-def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of tokens that continue one."""
-    streamer = tokenizer.streamer()
-    return "".join([streamer.push(token) for token in ids]) + streamer.flush()
 
 
 def _ends(tokenizer: Tokenizer, eos: Iterable[int] | None) -> list[int]:
@@ -222,7 +217,7 @@ def _start(
     precision: Precision | None,
 ) -> tuple[list[_Row], Iterator[Step]]:
     sampling = sampling or Sampling()
-    rows = [_Row(tokenizer, sampling.stop) for _ in ids]
+    rows = [_Row(tokenizer, prompt, sampling.stop) for prompt in ids]
     steps = stream(
         network,
         ids,

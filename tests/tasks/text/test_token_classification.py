@@ -1,9 +1,12 @@
 """token-classification: strategies by hand, long texts, words in lists."""
 
+import functools
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bedstone
 from bedstone.errors import BedstoneError
@@ -32,7 +35,7 @@ def pieces(*given):
         best = int(np.argmax(scores))
         size = len(name.removeprefix("##"))
         made.append(
-            Piece(name, np.array(scores), LABELS[best], scores[best], at, at + size, index, word)
+            Piece((name,), np.array(scores), LABELS[best], scores[best], at, at + size, index, word)
         )
         at += size
     return made
@@ -42,8 +45,8 @@ def test_a_word_is_labelled_by_each_strategy():
     given = pieces(
         ("un", 0, [0.4, 0.6, 0, 0]), ("##kind", 0, [0.1, 0, 0, 0.9]), ("go", 1, [1.0, 0, 0, 0])
     )
-    found = {name: words_of(given, name, LABELS, joined) for name in ("first", "average", "max")}
-    assert [word.name for word in found["first"]] == ["unkind", "go"]
+    found = {name: words_of(given, name, LABELS) for name in ("first", "average", "max")}
+    assert [word.names for word in found["first"]] == [("un", "##kind"), ("go",)]
     assert {name: words[0].label for name, words in found.items()} == {
         "first": "B-PER",
         "average": "B-LOC",
@@ -53,9 +56,24 @@ def test_a_word_is_labelled_by_each_strategy():
     assert (found["max"][0].start, found["max"][0].end) == (0, 6)
 
 
+@pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
+@settings(deadline=None, max_examples=25)
+@given(text=st.text("aé ïß漢🙂'.Ω", min_size=1, max_size=12).filter(str.strip))
+def test_words_of_byte_level_tokens_are_those_of_the_text(text, strategy):
+    """Each token is decoded once: decoded text isn't taken for tokens again."""
+    tags = HeadConfig("tokens", ("PER", "LOC"))
+    for each in _byte_level(tags)(text, aggregation_strategy=strategy):
+        assert each["word"].strip() == text[each["start"] : each["end"]].strip()
+
+
+@functools.cache
+def _byte_level(tags):
+    return bedstone.pipeline("ner", model(tags, "roberta"))
+
+
 def kinds(*labels, bioes=False):
     given = [
-        Piece(f"w{i}", np.zeros(1), label, 0.5, i, i + 1, i, i) for i, label in enumerate(labels)
+        Piece((f"w{i}",), np.zeros(1), label, 0.5, i, i + 1, i, i) for i, label in enumerate(labels)
     ]
     return [
         (each["entity_group"], each["start"], each["end"])

@@ -225,13 +225,14 @@ def _read(path: Path) -> str:
 class Streamer:
     """Streaming decoder: text from ids, piece by piece, never half a character.
 
-    The pieces and the `flush` at the end, joined, are what `decode` gives for all ids at once.
+    The pieces and the `flush` at the end, joined, are what `decode` adds to the text of `before`
+    when the ids follow it.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str]):
+    def __init__(self, decode: Callable[[list[int]], str], before: Sequence[int] = ()):
         self._decode = decode
-        self._ids: list[int] = []  # from the last piece that was given out on
-        self._given = 0  # how many of those that piece had
+        self._ids = [int(number) for number in before]  # from the last piece that was given out on
+        self._given = len(self._ids)  # how many of those that piece had
 
     def push(self, number: int) -> str:
         """The text that is certain now that this id follows; often empty."""
@@ -256,6 +257,7 @@ class Streamer:
         return new
 
 
+CONTEXT = 64  # ids of a prompt that are decoded beside its continuation
 _PROBE = "The cat (no dog) sat on 12 mats; x = y - 3 and so, é 漢字 was read twice . The end"
 
 
@@ -414,9 +416,32 @@ class Tokenizer:
             [int(number) for number in ids], skip_special_tokens=skip_special
         )
 
-    def streamer(self, skip_special: bool = True) -> Streamer:
-        """Decodes ids one by one, as they are generated."""
-        return Streamer(lambda ids: self.decode(ids, skip_special))
+    def streamer(self, before: Sequence[int] = (), skip_special: bool = True) -> Streamer:
+        """Decodes ids one by one, as they are generated after those of a prompt.
+
+        Args:
+            before: ids of the prompt. SentencePiece writes the space between two words at the
+                start of the second and drops it at the start of a text: a continuation that is
+                decoded alone loses it.
+        """
+        return Streamer(lambda ids: self.decode(ids, skip_special), before[-CONTEXT:])
+
+    def continuation(self, before: Sequence[int], ids: Iterable[int]) -> str:
+        """The text that `ids` add to the text of `before`."""
+        return "".join(self.parts(before, ids, skip_special=True))
+
+    def parts(
+        self, before: Sequence[int], ids: Iterable[int], skip_special: bool = False
+    ) -> list[str]:
+        """The text that each id adds after `before`; joined, the text of all.
+
+        An id in the middle of a character adds nothing, the one that completes it the character.
+        """
+        stream = self.streamer(before, skip_special)
+        found = [stream.push(number) for number in ids]
+        if found:
+            found[-1] += stream.flush()
+        return found
 
     def pieces(self, text: str, continued: bool = False) -> list[str]:
         pieces = list(cuts(text))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model
@@ -25,7 +26,7 @@ class Piece:
     """A token, or a word that several were joined to.
 
     Attributes:
-        name: as the vocabulary has it.
+        names: its tokens as the vocabulary has them; they are decoded once, all together.
         scores: (L,) probabilities of the labels.
         score: of `label`.
         start, end: characters in the text.
@@ -33,7 +34,7 @@ class Piece:
         word: which word it is of; None where that isn't known.
     """
 
-    name: str
+    names: tuple[str, ...]
     scores: np.ndarray
     label: str
     score: float
@@ -43,9 +44,7 @@ class Piece:
     word: int | None
 
 
-def words_of(
-    pieces: Sequence[Piece], strategy: str, labels: Sequence[str], joined: Joined
-) -> list[Piece]:
+def words_of(pieces: Sequence[Piece], strategy: str, labels: Sequence[str]) -> list[Piece]:
     """Each word as one piece: labelled by its first token, its surest, or the mean of all.
 
     Fine-tuning teaches a word's label at its first token, so `first` is as it was learnt.
@@ -56,10 +55,10 @@ def words_of(
             parted[-1].append(piece)
         else:
             parted.append([piece])
-    return [_word(parts, strategy, labels, joined) for parts in parted]
+    return [_word(parts, strategy, labels) for parts in parted]
 
 
-def _word(parts: list[Piece], strategy: str, labels: Sequence[str], joined: Joined) -> Piece:
+def _word(parts: list[Piece], strategy: str, labels: Sequence[str]) -> Piece:
     if strategy == "average":
         scores = np.mean([part.scores for part in parts], axis=0)
     elif strategy == "max":
@@ -67,10 +66,10 @@ def _word(parts: list[Piece], strategy: str, labels: Sequence[str], joined: Join
     else:
         scores = parts[0].scores
     best, first = int(scores.argmax()), parts[0]
-    name = joined([part.name for part in parts])
+    names = tuple(name for part in parts for name in part.names)
     score = float(scores[best])
     return Piece(
-        name, scores, labels[best], score, first.start, parts[-1].end, first.index, first.word
+        names, scores, labels[best], score, first.start, parts[-1].end, first.index, first.word
     )
 
 
@@ -92,7 +91,7 @@ def entities_of(pieces: Sequence[Piece], bioes: bool, joined: Joined) -> list[di
         {
             "entity_group": group[0].label.split("-", 1)[-1],
             "score": float(np.mean([piece.score for piece in group])),
-            "word": joined([piece.name for piece in group]),
+            "word": joined([name for piece in group for name in piece.names]),
             "start": group[0].start,
             "end": group[-1].end,
         }
@@ -209,16 +208,16 @@ class TokenClassification(Reader):
     def finish(
         self, row: Words, windows: list[Input], outputs: list[Any], options: EntityOptions
     ) -> list[dict[str, Any]]:
-        pieces = self._pieces(row, windows, outputs)
         labels = self.model.config.head.labels
         strategy, ignored = options.aggregation_strategy, set(options.ignore_labels or ())
+        pieces = self._pieces(row, windows, outputs, strategy)
         if strategy == "none":
             return [
                 {
                     "entity": piece.label,
                     "score": piece.score,
                     "index": piece.index,
-                    "word": piece.name,
+                    "word": piece.names[0],
                     "start": piece.start,
                     "end": piece.end,
                 }
@@ -226,12 +225,14 @@ class TokenClassification(Reader):
                 if piece.label not in ignored
             ]
         if strategy != "simple":
-            pieces = words_of(pieces, strategy, labels, self._joined)
+            pieces = words_of(pieces, strategy, labels)
         bioes = any(label.startswith(("S-", "U-")) for label in labels)
         found = entities_of(pieces, bioes, self._joined)
         return [each for each in found if each["entity_group"] not in ignored]
 
-    def _pieces(self, row: Words, windows: list[Input], outputs: list[np.ndarray]) -> list[Piece]:
+    def _pieces(
+        self, row: Words, windows: list[Input], outputs: list[np.ndarray], strategy: str
+    ) -> list[Piece]:
         """Each token of the text, once."""
         labels = self.model.config.head.labels
         unknown = self.tokenizer.settings.get("unk_token")
@@ -245,13 +246,21 @@ class TokenClassification(Reader):
                 start, end = start + row.begins[word], end + row.begins[word]
             name = self.tokenizer.backend.id_to_token(window.ids[place]) or ""
             if name == unknown:
-                name = row.text[start:end]
+                name = self._as_token(row.text[start:end], strategy)
             best = int(scores.argmax())
             score = float(scores[best])
             pieces.append(
-                Piece(name, scores, labels[best], score, start, end, number + before, word)
+                Piece((name,), scores, labels[best], score, start, end, number + before, word)
             )
         return pieces
+
+    def _as_token(self, text: str, strategy: str) -> str:
+        """Text that the vocabulary lacks, so that decoding gives it back."""
+        decoder = self.tokenizer.backend.decoder
+        if strategy == "none" or decoder is None or decoder.decode(["Ã©"]) != "é":
+            return text
+        pieces = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+        return "".join(name for name, _ in pieces)
 
     def _joined(self, names: Sequence[str]) -> str:
         decoder = self.tokenizer.backend.decoder
