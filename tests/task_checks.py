@@ -1,11 +1,14 @@
 """Checks that every task passes, and results compared with those of another library."""
 
+import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import bedstone
 from bedstone.checkpoints.model import Model
@@ -25,7 +28,8 @@ def check_task(
 
     One input gives what it gives in a list; a list keeps its order; a generator gives a generator
     that is read as results are taken; the batch size changes nothing; precision is taken; an
-    unknown option is named with the nearest; a bad input is named with its row.
+    unknown option is named with the nearest; a bad input is named with its row; outputs that aren't
+    finite are an error.
 
     Args:
         inputs: three or more that differ, or are all the same object.
@@ -45,6 +49,7 @@ def check_task(
     check_generator(task, given, expected, within)
     check_options(name, model, given, options)
     check_faults(task, given, bad, said)
+    check_not_finite(name, model, given, options)
     declared = getattr(task, "fields", ())
     assert all(isinstance(field, str) for field in declared)
     assert not declared or getattr(task, "metric", None)
@@ -101,6 +106,18 @@ def check_faults(task: Any, given: list[Any], bad: Any, said: str) -> None:
         task([*given[:2], bad, *given[2:]])
     with pytest.raises(BedstoneError, match=where):
         list(task(iter([*given[:2], bad])))
+
+
+def check_not_finite(name: str, model: Model, given: list[Any], options: Mapping[str, Any]) -> None:
+    """A network that computes nan or infinity gives an error, not a result."""
+    for value in (math.nan, math.inf):
+        hurt = copy.deepcopy(model)
+        with torch.no_grad():
+            for weight in hurt.network.parameters():
+                weight.fill_(value)
+        with pytest.raises(BedstoneError, match=r"(aren't|not|isn't) finite"):
+            found = bedstone.pipeline(name, hurt, **options)(given)
+            raise AssertionError(str(found)[:300])
 
 
 def near(one: Any, other: Any, within: float = 2e-4) -> bool:

@@ -36,6 +36,17 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def check_finite(values: torch.Tensor | np.ndarray, what: str) -> None:
+    """Raises BedstoneError if what a network computed isn't finite."""
+    found = torch.as_tensor(values)
+    if found.is_floating_point() and not bool(torch.isfinite(found).all()):
+        raise BedstoneError(
+            f"{what} are not finite (nan or infinite), so no result follows from them: the weights "
+            "hold such values, or the computation overflows. Check the file of the weights, or "
+            "compute in precision fp32."
+        )
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 products are computed by hardware there, not emulated."""
     if device.type == "cuda":

@@ -16,7 +16,7 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
 from bedstone.nn.fast.inference import for_inference, inference_dtype
-from bedstone.runtime import Precision
+from bedstone.runtime import Precision, check_finite
 
 Finish = Literal["stop", "length"]
 
@@ -57,13 +57,24 @@ def prefill(
         chosen = here if chosen is None else torch.where((last >= start)[:, None], here, chosen)
     assert chosen is not None
     cache.set_lengths(lengths)
-    return network.head(chosen)
+    return _logits(network, chosen)
 
 
 @torch.inference_mode()
 def decode(network: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
     """Reads one more token a row, (B,), into the cache; logits of the one after, (B, V)."""
-    return network.head(network.states(tokens[:, None], cache=cache)[:, 0])
+    return _logits(network, network.states(tokens[:, None], cache=cache)[:, 0])
+
+
+def _logits(network: Decoder, states: Tensor) -> Tensor:
+    """The head's outputs (B, V) for states (B, D).
+
+    Raises:
+        BedstoneError: a row's largest isn't finite: nan spreads to it.
+    """
+    logits = network.head(states)
+    check_finite(logits.amax(-1), "the network's logits")
+    return logits
 
 
 @dataclass(frozen=True)

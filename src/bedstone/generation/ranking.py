@@ -17,6 +17,7 @@ from torch import Tensor
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import Decoder, check_prompts, pad, prefill
 from bedstone.nn.cache import Cache
+from bedstone.runtime import check_finite
 
 # Tokens that the caches of a group may hold together, which bounds its memory.
 TOKENS = 8192
@@ -55,6 +56,7 @@ def rank(
     scores = first.float().log_softmax(-1)[:, begins]  # (n, C)
     for group in _groups(candidates, len(prompts) * cache.capacity):
         scores[:, group] += _rest(decoder, cache, [candidates[index] for index in group])
+    check_finite(scores, "the candidates' log-probabilities")
     return scores
 
 

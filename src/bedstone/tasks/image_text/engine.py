@@ -24,6 +24,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import NAMES, BeamSearch, GenerationSettings
 from bedstone.models.interfaces import ImageTextModel, TextFormat
 from bedstone.models.published import layout
+from bedstone.runtime import check_finite
 from bedstone.tasks.images.engine import Faults, ImageEngine, ImageOptions, ImageTask, LabelledQuery
 from bedstone.tasks.task import shown
 
@@ -132,6 +133,7 @@ class ImageTextEngine(ImageEngine):
     def see(self, pixels: Tensor) -> Tensor:
         """Image states (P, S, D) of resized pixels (P, H, W, 3) uint8."""
         found: Tensor = self.network.memory(self.processor.normalise(pixels.to(self.device)))
+        check_finite(found, "the states of images")
         return found
 
     def write(

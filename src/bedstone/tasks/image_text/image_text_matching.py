@@ -14,6 +14,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.images.image_text import padded
 from bedstone.errors import BedstoneError
 from bedstone.nn.layers import normalise
+from bedstone.runtime import check_finite
 from bedstone.tasks.image_text.engine import (
     ImageTextTask,
     by_count,
@@ -143,6 +144,7 @@ class ImageTextMatching(ImageTextTask):
             rows = [ids for place in at for ids in read[place * each :][part]]
             ids, keep = self._padded(rows)
             logits = self.engine.network.match_logits(ids, keep, states[at.start : at.stop])
+            check_finite(logits, "the matching head's outputs")
             chances += logits.float().softmax(-1)[:, 1].tolist()  # no, yes
         return chances
 

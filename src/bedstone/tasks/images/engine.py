@@ -27,7 +27,7 @@ from bedstone.data.text.packing import pack
 from bedstone.errors import BedstoneError
 from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.layers import normalise
-from bedstone.runtime import pick_precision
+from bedstone.runtime import check_finite, pick_precision
 from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.task import Task, embeds_both, shown
 from bedstone.tasks.text.engine import batches
@@ -122,6 +122,7 @@ class ImageEngine:
         for part in batches([len(row) for row in rows], None):
             packed = pack([rows[number] for number in part]).to(self.device)
             vectors[part] = _unit(self.network.text_features(packed))
+        check_finite(vectors, "the vectors of texts")
         return vectors
 
     def run(
@@ -145,6 +146,8 @@ class ImageEngine:
         for numbers, pixels in self.batches(images, size, ahead=ahead, faults=faults, where=where):
             with torch.inference_mode():
                 outputs = read(self.network, self.processor.normalise(pixels.to(self.device)))
+            for output in outputs:
+                check_finite(output, "the network's outputs")
             yield from zip(numbers, outputs, strict=True)
 
     def batches(

@@ -18,7 +18,7 @@ from bedstone.data.text.encode import Input
 from bedstone.data.text.packing import Packed, pack
 from bedstone.models.heads import PretrainingHeads
 from bedstone.nn.fast.inference import for_inference, for_mixed_inference
-from bedstone.runtime import pick_precision
+from bedstone.runtime import check_finite, pick_precision
 
 TOKENS = 2048  # of a batch: enough for large products, few enough to stay in the cache
 
@@ -82,6 +82,7 @@ class Engine:
             chosen = None if places is None else torch.tensor(places(packed, rows))
             chosen = None if chosen is None else chosen.to(self.device)
             states = self.network.packed_states(packed.to(self.device), chosen)
+            check_finite(states, "the network's states")
             for number, output in zip(part, read(states, packed, rows), strict=True):
                 done[number] = output
 
@@ -97,7 +98,9 @@ class Engine:
         """The head's outputs in fp32, on the CPU; of two pretraining heads, the words'."""
         head = self.network.head
         head = head.words if isinstance(head, PretrainingHeads) else head
-        return head(states).float().cpu()
+        found: Tensor = head(states).float().cpu()
+        check_finite(found, "the head's outputs")
+        return found
 
     def row_places(self, packed: Packed, rows: Sequence[Input]) -> list[int]:
         """Where a head that reads a row once reads: at its first token or its last."""
