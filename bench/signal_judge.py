@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bedstone.commands.train import read_pretraining
 from bedstone.data.signals.open import open_signals, signals_to_measure
 from bedstone.data.signals.signals import Signals
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.judges import SignalClassifier, SignalClassifierConfig, SignalJudge
 from bedstone.recipes.diffusion import DiffusionRecipe
+from bedstone.recipes.given import read_pretraining
 
 SHIFT = 0.06  # of a side, at most, that a training signal is moved by
 NOISE = 0.08  # deviation, at most, of what is added to it

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from bedstone.commands.train import pretrain, read_pretraining
+from bedstone.commands.train import pretrain
 from bedstone.data.signals.audio import write_sound
 from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import Signals
 from bedstone.recipes.diffusion import DiffusionRecipe
+from bedstone.recipes.given import read_pretraining
 from bedstone.train.run import RunResult
 
 SHAPE = {"patch": 4, "width": 16, "layers": 1, "heads": 2}

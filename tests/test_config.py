@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from bedstone.commands.train import read_finetuning, read_pretraining
 from bedstone.data.scenes import moving as moving_scenes
 from bedstone.data.scenes import solids
 from bedstone.errors import BedstoneError
@@ -16,6 +15,7 @@ from bedstone.models.gpt.network import GPTConfig
 from bedstone.recipes.base import PretrainRecipe
 from bedstone.recipes.contrastive import ContrastiveRecipe
 from bedstone.recipes.diffusion import DiffusionRecipe, check_sampling, process_of
+from bedstone.recipes.given import read_finetuning, read_pretraining
 from bedstone.recipes.image_text import ImageTextRecipe
 from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import from_mapping

@@ -1,8 +1,9 @@
 """Bedstone: the whole life of foundation models on one Transformer core.
 
-    model = bedstone.load("runs/demo/gpt/model")      # or a hub id, or any published folder
-    model.network(ids)                                # token ids (B, T) to logits (B, T, V)
-    model.save("copy")                                # opens in transformers unchanged
+    run = bedstone.finetune("finetune-own", model="runs/bert", data=rows)  # rows: a list, DataFrame
+    model = bedstone.load(run.model)                 # or a hub id, or any published folder
+    classify = bedstone.pipeline(model=run.model)    # tasks by their names in transformers
+    classify("too long and too dull")
 
 Names are loaded when they are first used, so importing the package is quick.
 """
@@ -30,6 +31,14 @@ __all__ = ["BedstoneError", "Model", "finetune", "load", "pipeline", "pretrain",
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("bedstone")
     if name not in _HOMES:
         raise AttributeError(f"module 'bedstone' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "__doc__", "__name__", "__file__", "__path__"]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bedstone.errors import BedstoneError, closest, nearest
-from bedstone.settings import field_names, fit
+from bedstone.settings import field_helps, field_names, fit
 
 # Groups of commands, and where each command's function is.
 COMMANDS = {
@@ -41,7 +41,11 @@ COMMANDS = {
         "calibrate": "commands.calibrate:calibrate",
         "info": "commands.info:info",
     },
-    "try": {"demo": "demo.run:run_demo"},
+    "learn": {
+        "demo": "demo.run:run_demo",
+        "recipes": "commands.recipes:recipes",
+        "completion": "cli:completion",
+    },
 }
 # The recipe whose fields a command's `overrides` set.
 RECIPES = {
@@ -54,7 +58,7 @@ EVERYWHERE = (
     "precision",
     "device",
 )  # options that most commands have, listed last
-MAY_LACK = ("overrides", "text")  # lists of words that may be empty
+MAY_LACK = ("overrides", "text", "names")  # lists of words that may be empty
 ABOUT = (
     "The whole life of foundation models: pretrain, adapt, prompt, evaluate, use, serve.\n"
     "`bedstone COMMAND --help` explains a command; --debug shows full tracebacks."
@@ -85,7 +89,7 @@ def _run(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
         return
-    if argv[0] == "--version":
+    if argv[0] in ("-V", "--version"):
         from importlib.metadata import version
 
         print(version("bedstone"))
@@ -104,6 +108,30 @@ def find_command(name: str) -> Callable[..., Any]:
     module, _, function = place.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(f"bedstone.{module}"), function)
     return found
+
+
+def completion(shell: str) -> None:
+    """Print a script that completes commands, options, recipes and tasks in a shell.
+
+    Args:
+        shell: bash, zsh or fish.
+
+    Example:
+        bedstone completion bash >> ~/.bashrc
+        bedstone completion zsh >> ~/.zshrc
+        bedstone completion fish > ~/.config/fish/completions/bedstone.fish
+
+    Raises:
+        BedstoneError: there is no such shell.
+    """
+    from bedstone.commands.recipes import completion_script
+    from bedstone.tasks.pipeline import ALIASES, TASKS
+
+    options = {}
+    for name in (name for group in COMMANDS.values() for name in group):
+        groups = Parser(name, find_command(name)).groups.values()
+        options[name] = [*(each.flag for group in groups for each in group), "--help"]
+    print(completion_script(shell, options, [*TASKS, *ALIASES]))
 
 
 def _overview() -> str:
@@ -214,7 +242,7 @@ class Parser:
 
     def _read_signature(self, command: Callable[..., Any]) -> None:
         hints = typing.get_type_hints(command)
-        helps = _helps(command.__doc__)
+        helps = field_helps(command.__doc__)
         for name, parameter in inspect.signature(command).parameters.items():
             hint = hints[name]
             if dataclasses.is_dataclass(hint):
@@ -233,7 +261,7 @@ class Parser:
         hints = typing.get_type_hints(kind)
         helps: dict[str, str] = {}
         for each in reversed(kind.__mro__):
-            helps |= _helps(each.__doc__)
+            helps |= field_helps(each.__doc__)
         title = _text(kind.__doc__).partition("\n")[0].rstrip(".")
         options = []
         for each in dataclasses.fields(kind):
@@ -306,22 +334,6 @@ def _metavar(hint: Any) -> str:
     if typing.get_origin(hint) in (list, tuple):
         return _metavar(inner[0])
     return {int: "N", float: "X", bool: "true|false"}.get(hint, "TEXT")
-
-
-def _helps(doc: str | None) -> dict[str, str]:
-    """What a docstring says of each argument or attribute."""
-    found: dict[str, str] = {}
-    section = re.search(r"\n\s*(?:Args|Attributes)[^\n]*:\n(.*?)(?:\n\s*\n|\Z)", doc or "", re.S)
-    name = ""
-    lines = inspect.cleandoc(section[1]).splitlines() if section else []
-    for line in lines:
-        if opens := re.match(r"(\w+(?:, \w+)*): (.*)", line):
-            names, text = opens[1].split(", "), opens[2]
-            found |= dict.fromkeys(names, text)
-            name = names[-1]
-        elif name:
-            found[name] += " " + line.strip()
-    return found
 
 
 def _text(doc: str | None) -> str:

@@ -3,14 +3,41 @@
 import contextlib
 import ctypes
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
+from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from bedstone.errors import BedstoneError
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Leaves weights of the meta device as they are where a module would draw their values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "normal_":
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def without_weights() -> Iterator[None]:
+    """Modules made in it have shapes and no memory; weights are assigned to them later.
+
+    Drawing normal numbers for a tensor without memory would load all of torch's compiler.
+    """
+    with torch.device("meta"), _WithoutValues():
+        yield
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -4,8 +4,11 @@ A field declares what it may hold (`layers: int = whole(1, default=6)`); a datac
 from `Settings` checks its fields when one is made. Errors name the field as the user writes it.
 """
 
+import copy
 import dataclasses
+import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -20,26 +23,36 @@ T = TypeVar("T")
 _BOUND = "bound"  # the key of a field's metadata
 
 
+Overrides = Sequence["str | Mapping[str, Any]"]  # `optim.lr=1e-3`, or {"optim": {"lr": 1e-3}}
+
+
 def read_recipe(
-    cls: type[T], path: str | Path | None, overrides: Sequence[str] = (), **defaults: Any
+    cls: type[T],
+    path: str | Path | Mapping[str, Any] | None,
+    overrides: Overrides = (),
+    **defaults: Any,
 ) -> T:
-    """A recipe from a YAML file, with `key=value` overrides (`optim.lr=1e-3`).
+    """A recipe from a YAML file or from values by name, with overrides.
 
     Raises:
         BedstoneError: the file can't be read, a key is unknown or a value has the wrong type.
     """
     values = {**defaults, **read_values(path, overrides)}
-    return from_mapping(cls, values, "recipe" if path is None else str(path))
+    return from_mapping(cls, values, str(path) if isinstance(path, str | Path) else "recipe")
 
 
-def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file and the overrides say, whatever recipe it is of.
+def read_values(
+    path: str | Path | Mapping[str, Any] | None, overrides: Overrides = ()
+) -> dict[str, Any]:
+    """What a YAML file, or values by name, and the overrides say, whatever recipe it is of.
 
     Raises:
         BedstoneError: the file can't be read, or an override isn't one.
     """
     values: dict[str, Any] = {}
-    if path is not None:
+    if isinstance(path, Mapping):
+        values = copy.deepcopy(dict(path))
+    elif path is not None:
         try:
             loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -55,11 +68,26 @@ def read_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[
             raise BedstoneError(f"{path}: a recipe is a mapping of keys to values.")
         values.update(loaded or {})
     for override in overrides:
+        if isinstance(override, Mapping):
+            _merge(values, override)
+            continue
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise BedstoneError(f"{override!r}: an override is written key=value, as budget=5m.")
         _set(values, key.strip().split("."), _yaml_value(text), override)
     return values
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Sets fields by name; `optim.lr` is one of a section, and a section keeps its other fields."""
+    for key, value in changes.items():
+        section, dot, rest = str(key).partition(".")
+        if dot:
+            _merge(values, {section: {rest: value}})
+        elif isinstance(value, Mapping) and isinstance(values.get(key), dict):
+            _merge(values[key], value)
+        else:
+            values[key] = dict(value) if isinstance(value, Mapping) else value
 
 
 def _yaml_value(text: str) -> Any:
@@ -167,6 +195,22 @@ def field_names(cls: Any, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + item.name)
     return names
+
+
+def field_helps(doc: str | None) -> dict[str, str]:
+    """What a docstring says of each argument or attribute."""
+    found: dict[str, str] = {}
+    section = re.search(r"\n\s*(?:Args|Attributes)[^\n]*:\n(.*?)(?:\n\s*\n|\Z)", doc or "", re.S)
+    name = ""
+    lines = inspect.cleandoc(section[1]).splitlines() if section else []
+    for line in lines:
+        if opens := re.match(r"(\w+(?:, \w+)*): (.*)", line):
+            names, text = opens[1].split(", "), opens[2]
+            found |= dict.fromkeys(names, text)
+            name = names[-1]
+        elif name:
+            found[name] += " " + line.strip()
+    return found
 
 
 def to_yaml(recipe: Any) -> str:

@@ -14,11 +14,13 @@ from PIL import Image
 
 from bedstone.checkpoints.model import load
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, read_pretraining, resume, show_sample
+from bedstone.commands.preview import show_sample
+from bedstone.commands.train import pretrain, resume
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import make_scene
 from bedstone.errors import BedstoneError
 from bedstone.recipes.autoencoder import AutoencoderRecipe, objective_of
+from bedstone.recipes.given import read_pretraining
 from bedstone.train.logs import read_log
 
 KL: dict[str, Any] = {

@@ -16,9 +16,10 @@ from PIL import Image
 import bedstone
 from bedstone.checkpoints.model import load
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, read_pretraining
+from bedstone.commands.train import pretrain
 from bedstone.errors import BedstoneError
 from bedstone.recipes.contrastive import ContrastiveRecipe
+from bedstone.recipes.given import read_pretraining
 from bedstone.train.logs import read_log
 
 SHAPE: dict[str, Any] = {

@@ -16,10 +16,11 @@ from PIL import Image
 
 from bedstone.checkpoints.model import load
 from bedstone.cli import main
-from bedstone.commands.train import pretrain, read_finetuning, read_pretraining, resume
+from bedstone.commands.train import pretrain, resume
 from bedstone.errors import BedstoneError
 from bedstone.evaluate import image_text as told_scoring
 from bedstone.generation.beam import beam_search
+from bedstone.recipes.given import read_finetuning, read_pretraining
 from bedstone.recipes.image_text import ImageTextRecipe, open_rows
 from bedstone.train.logs import read_log
 

@@ -9,7 +9,7 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.model import Model
-from bedstone.commands.train import pretrain, read_pretraining, resume
+from bedstone.commands.train import pretrain, resume
 from bedstone.data.dataset import Dataset
 from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import FlamingoTexts, gpt_words
@@ -24,6 +24,7 @@ from bedstone.models.clip import network as clip
 from bedstone.models.gpt import network as gpt
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.recipes.flamingo import FlamingoRecipe
+from bedstone.recipes.given import read_pretraining
 
 IMAGE = {"image_size": 16, "width": 8, "blocks": [1, 1], "block": "basic", "shrink": 2}
 

@@ -9,7 +9,7 @@ from bedstone.models.heads import HeadConfig
 from bedstone.tasks.pipeline import ALIASES, TASKS, task_class
 from bedstone.tasks.text.text_classification import TextClassification
 from bedstone.tasks.text.token_classification import TokenClassification
-from small_models import NLI, TAGS, model, saved
+from small_models import NLI, TAGS, decoder, model, saved
 
 LABELS = HeadConfig("sequence", ("bad", "good"))
 
@@ -89,7 +89,7 @@ def test_the_tasks_of_a_head_are_named():
     ("call", "said"),
     [
         (lambda: bedstone.pipeline("fil-mask", model(LABELS)), "perhaps 'fill-mask'"),
-        (lambda: bedstone.pipeline(None, model(LABELS)), "None is unknown"),
+        (lambda: bedstone.pipeline(3, model(LABELS)), "3 is unknown"),
         (lambda: bedstone.pipeline("ner"), "no model was named.*ForTokenClassification"),
         (lambda: bedstone.pipeline("ner", "no/such/folder"), "no/such/folder"),
         (lambda: bedstone.pipeline("ner", model(TAGS), precision="fp8"), "'fp8' is unknown"),
@@ -108,3 +108,112 @@ def test_a_model_without_a_tokenizer():
     made.tokenizer = None
     with pytest.raises(BedstoneError, match="no tokenizer"):
         bedstone.pipeline("text-classification", made)
+
+
+def test_arguments_of_transformers_stand_for_ours(tmp_path):
+    folder = saved(tmp_path, LABELS)
+    plain = bedstone.pipeline("text-classification", folder, device="cpu")("go")
+    same = [
+        {"dtype": torch.float32},
+        {"torch_dtype": "float32", "device_map": "cpu"},
+        {"device_map": {"": "cpu"}, "framework": "pt", "use_fast": True, "token": None},
+        {"model_kwargs": {"torch_dtype": torch.float32, "low_cpu_mem_usage": True}},
+        {"revision": None, "trust_remote_code": False},
+    ]
+    for given in same:
+        assert bedstone.pipeline("text-classification", folder, **given)("go") == plain
+    near = bedstone.pipeline("text-classification", folder, dtype=torch.bfloat16)
+    assert near.engine.network is not plain
+    assert near("go") == bedstone.pipeline("text-classification", folder, precision="bf16")("go")
+    assert near("go") != plain
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"torch_dtype": torch.float16}, "torch_dtype: 'float16' isn't computed in.*bfloat16"),
+        ({"device_map": "balanced"}, "device_map: .* expected one device"),
+        ({"token": "x"}, "token: .*HF_TOKEN"),
+        ({"trust_remote_code": True}, "trust_remote_code: no code"),
+        ({"streamer": object()}, "streamer: stream by"),
+        ({"model_kwargs": {"nosuch": 1}}, "model_kwargs: 'nosuch' is unknown"),
+        ({"model_kwargs": 3}, "model_kwargs: .* expected a dictionary"),
+        ({"generation_config": 3}, "generation_config: .* expected a dictionary"),
+        ({"generation_config": {"num_beams": 2}}, "option 'num_beams' is unknown"),
+    ],
+)
+def test_arguments_that_are_refused_say_what_to_use(given, message, tmp_path):
+    with pytest.raises(BedstoneError, match=message):
+        bedstone.pipeline("text-classification", model(LABELS), **given)
+
+
+def test_a_model_says_its_task():
+    made = {
+        "text-classification": model(LABELS),
+        "token-classification": model(TAGS),
+        "feature-extraction": model(HeadConfig("states")),
+        "fill-mask": model(HeadConfig("language")),
+        "text-generation": decoder(HeadConfig("language"), "llama"),
+    }
+    for name, each in made.items():
+        task = bedstone.pipeline(model=each)
+        assert task.name == name
+        assert name in repr(task)
+        assert repr(each) in repr(task)
+        assert each.config.layout in repr(each)
+        assert len(repr(task)) < 300
+    with pytest.raises(BedstoneError, match="none was given, and no model"):
+        bedstone.pipeline()
+
+
+def test_generation_settings_of_transformers_are_taken():
+    transformers = pytest.importorskip("transformers")
+    made = decoder(HeadConfig("language"), "llama")
+    config = transformers.GenerationConfig(max_new_tokens=3, num_beams=2)
+    one = bedstone.pipeline("text-generation", made)("go", generation_config=config)
+    two = bedstone.pipeline("text-generation", made)("go", max_new_tokens=3, num_beams=2)
+    three = bedstone.pipeline("text-generation", made, generation_config={"max_new_tokens": 3})
+    assert one == two
+    assert three("go", num_beams=2) == two
+
+
+def test_rows_that_are_fetched_by_number_are_read_one_by_one():
+    class Rows:
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, number):
+            if number >= 3:
+                raise IndexError
+            return ["go", "a cat", "go"][number]
+
+    task = bedstone.pipeline("text-classification", model(LABELS))
+    found = task(Rows())
+    assert not isinstance(found, list)
+    assert list(found) == task(["go", "a cat", "go"])
+
+
+def test_a_model_generates_moves_and_shows_itself(tmp_path):
+    made = decoder(HeadConfig("language"), "llama")
+    task = bedstone.pipeline("text-generation", made, return_full_text=False, max_new_tokens=5)
+    assert made.generate("go", max_new_tokens=5) == task("go")[0]["generated_text"]
+    assert made.generate(["go", "a cat"], max_new_tokens=5, num_beams=2) == [
+        each[0]["generated_text"] for each in task(["go", "a cat"], num_beams=2)
+    ]
+    assert made.to("cpu", dtype=torch.bfloat16) is made
+    assert next(made.network.parameters()).dtype == torch.bfloat16
+    with pytest.raises(BedstoneError, match="writes no text"):
+        model(LABELS).generate("go")
+    with pytest.raises(BedstoneError, match="not token ids"):
+        made.generate([[1, 2]])
+    assert "llama" in repr(made)
+
+
+def test_a_run_is_opened_by_the_names_of_transformers(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("task: text-classification\n")
+    folder = saved(run, LABELS)
+    expected = bedstone.pipeline("text-classification", folder)("go")
+    opened = bedstone.Model.from_pretrained(run)
+    assert bedstone.pipeline("text-classification", opened, tokenizer=run)("go") == expected

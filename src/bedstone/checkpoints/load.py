@@ -7,10 +7,8 @@ import torch
 
 from bedstone.checkpoints import model as artefact
 from bedstone.checkpoints.hub import resolve
-from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.model import Model, model_folder
 from bedstone.checkpoints.pipeline import is_pipeline, load_pipeline
-from bedstone.checkpoints.store import CheckpointStore
-from bedstone.errors import BedstoneError
 
 
 def load(
@@ -35,7 +33,7 @@ def load(
         BedstoneError: it isn't there, isn't whole, was tampered with, holds pickled weights, is of
             a layout that Bedstone doesn't open, or is a run that has no checkpoint yet.
     """
-    folder = resolve(_model_of(path), revision=revision)
+    folder = resolve(model_folder(path), revision=revision)
     opens = load_pipeline if is_pipeline(folder) else artefact.load
     model: Model = opens(folder, dtype=dtype, device=device, verify=verify)
     return model
@@ -44,16 +42,3 @@ def load(
 def open_model(path: str | Path, **options: Any) -> Model:
     """`load`, as commands call it."""
     return load(path, **options)
-
-
-def _model_of(path: str | Path) -> str | Path:
-    """The folder of a run's model; what is no run stays as it is."""
-    run = Path(path)
-    if not (run / "recipe.yaml").is_file():
-        return path
-    if (run / "model" / "config.json").is_file() or is_pipeline(run / "model"):
-        return run / "model"
-    latest = CheckpointStore(run / "checkpoints").latest()
-    if latest is None:
-        raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
-    return latest.path

@@ -7,6 +7,7 @@ weights come from and what every file weighs and hashes to, and `README.md` is t
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bedstone.checkpoints.sentence_transformers import (
     read_pooling,
     write_pooling,
 )
+from bedstone.checkpoints.store import CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.text.tokenizer import Tokenizer
@@ -35,14 +37,17 @@ from bedstone.files import (
     write_json,
     write_text,
 )
+from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
+from bedstone.generation.text import encode_prompt, write, write_beams
+from bedstone.models.interfaces import CausalLM
 from bedstone.models.published import Layout, layout, load_published, model_type, to_published
 from bedstone.nn.layers import Pooling
-from bedstone.runtime import versions
+from bedstone.runtime import versions, without_weights
 
 RECORD = "bedstone.json"
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A network and all that is needed to use it.
 
@@ -76,8 +81,61 @@ class Model:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **options: Any) -> "Model":
-        """`load`, by the name that users of `transformers` know."""
+        """`bedstone.load`, by the name that users of `transformers` know."""
         return load(path, **options)
+
+    def __repr__(self) -> str:
+        config = self.config
+        count = sum(weight.numel() for weight in self.network.parameters())
+        head = getattr(config, "head", None)
+        parts = [config.layout, *([f"{head.kind} head"] if head else []), f"{count / 1e6:.2f}M"]
+        if self.tokenizer is not None:
+            parts.append(f"vocabulary {self.tokenizer.vocab_size:,}")
+        return f"<Model {', '.join(parts)}, {self.device}>"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        found: torch.device = next(self.network.parameters()).device
+        return found
+
+    def to(self, device: torch.device | str | None = None, dtype: Any = None) -> "Model":
+        """Moves the weights to a device, or to a type of numbers; gives this model back."""
+        self.network.to(device=device, dtype=dtype)
+        return self
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it continues texts."""
+        causal = isinstance(self.network, CausalLM) and self.network.causal
+        return causal and self.config.head.kind == "language"
+
+    def generate(self, prompt: str | Sequence[str], **settings: Any) -> Any:
+        """The continuation of a text, or of each of several.
+
+        Args:
+            prompt: one text or a list.
+            settings: fields of `GenerationSettings`, such as `max_new_tokens` or `temperature`.
+
+        Raises:
+            BedstoneError: the model writes no text, or a setting is out of range.
+        """
+        if not self.writes_text:
+            raise BedstoneError(f"{self!r} writes no text; take a GPT with its language head.")
+        known = tokenizer_of(self)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not all(isinstance(each, str) for each in prompts):
+            raise BedstoneError("prompt: expected a text or a list of texts, not token ids.")
+        sizes = [len(encode_prompt(known, each)) for each in prompts]
+        chosen = GenerationSettings(**settings)
+        way = chosen.resolve(without_lengths(self.generation), max(sizes, default=1))
+        if isinstance(way, BeamSearch):
+            beams = write_beams(self.network, known, prompts, way, eos=self.end_ids)
+            texts = [own[0].text for own in beams]
+        else:
+            rows = write(self.network, known, prompts, way, eos=self.end_ids)
+            texts = [each.text for each in rows]
+        return texts[0] if isinstance(prompt, str) else texts
 
     def save_pretrained(self, path: str | Path) -> Path:
         """`save`, by the name that users of `transformers` know."""
@@ -174,7 +232,7 @@ def load(
         BedstoneError: it isn't there, isn't whole, was tampered with, holds pickled weights,
             or is of a layout that Bedstone doesn't open.
     """
-    outer = resolve(path, revision=revision)
+    outer = resolve(model_folder(path), revision=revision)
     if (outer / ADAPTER).is_file() and not (outer / "config.json").is_file():
 
         def open_base(base: str) -> Model:
@@ -200,7 +258,7 @@ def load(
     kind = layout(model_type(published))
     tensors = load_tensors(folder, name=kind.weights)
     config = kind.fit(kind.read_config(published), set(tensors))
-    with torch.device("meta"):
+    with without_weights():
         network = kind.build(config)
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)
     tokenizer = _tokenizer(folder)
@@ -217,6 +275,23 @@ def load(
     if generation_file.is_file():
         model.generation = read_json(generation_file)
     return model
+
+
+def model_folder(path: str | Path) -> str | Path:
+    """The folder of a run's model, or of its latest checkpoint; what is no run stays as it is.
+
+    Raises:
+        BedstoneError: it is a run that has no checkpoint yet.
+    """
+    run = Path(path)
+    if not (run / "recipe.yaml").is_file():
+        return path
+    if any((run / "model" / name).is_file() for name in ("config.json", "model_index.json")):
+        return run / "model"
+    latest = CheckpointStore(run / "checkpoints").latest()
+    if latest is None:
+        raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
+    return latest.path
 
 
 def tokenizer_of(model: Model) -> Tokenizer:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.store import Checkpoint
+from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.data.sources import DataConfig
 from bedstone.data.text.masked_lm import MaskingConfig
 from bedstone.data.text.tokenizer import Tokenizer
@@ -17,7 +17,7 @@ from bedstone.data.text.train_tokenizer import TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
 from bedstone.files import read_json
-from bedstone.settings import read_recipe, read_values, whole
+from bedstone.settings import Overrides, read_recipe, read_values, whole
 from bedstone.train.averaging import Decay
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches, Objective
@@ -183,11 +183,13 @@ def method_of(recipe: Any) -> Method[Any]:
     raise BedstoneError(f"{type(recipe).__name__} is no recipe of a training method.")
 
 
-def read(path: str | Path, overrides: Sequence[str] = (), *, usual: str = "") -> Any:
+def read(
+    path: str | Path | Mapping[str, Any], overrides: Overrides = (), *, usual: str = ""
+) -> Any:
     """The recipe in a file: its method, its task, or its model's layout says of which kind it is.
 
     Args:
-        path: a YAML file.
+        path: a YAML file, or values by name.
         overrides: `key=value`, set after it.
         usual: the method of a recipe whose task no other method knows; empty has none.
 
@@ -195,7 +197,8 @@ def read(path: str | Path, overrides: Sequence[str] = (), *, usual: str = "") ->
         BedstoneError: as `settings.read_recipe`, or method, task or layout is unknown.
     """
     values = read_values(path, overrides)
-    name = values.get("method") or _by_values(values, str(path), usual)
+    where = "recipe" if isinstance(path, Mapping) else str(path)
+    name = values.get("method") or _by_values(values, where, usual)
     try:
         return read_recipe(load_method(str(name)).Recipe, path, overrides)
     except BedstoneError as error:
@@ -253,6 +256,49 @@ def train(recipe: Any, *, quiet: bool = False) -> RunResult:
         if _by_values(values) != method.name:  # the folder is to say whose recipe it holds
             recipe = dataclasses.replace(recipe, method=method.name)
     return run(method, recipe, folder, quiet=quiet)
+
+
+# What may change when a run goes on: how long it learns, and what isn't learnt from.
+EXTENDABLE = (
+    "budget",
+    "epochs",
+    "patience",
+    "evaluate_every",
+    "save_every",
+    "save_minutes",
+    "keep",
+    "log_every",
+    "device",
+)
+
+
+def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
+    """Goes on with the run in a folder, from its last complete checkpoint.
+
+    Raises:
+        BedstoneError: there is no run there, its data has changed since it began, or an override
+            would change what it has learnt from.
+    """
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise BedstoneError(f"{folder}: holds no recipe.yaml, so it is not a run's folder.")
+    for key in read_values(None, overrides):
+        if key not in EXTENDABLE:
+            raise BedstoneError(
+                f"{key}: can't be changed when a run goes on{nearest(key, EXTENDABLE)}. Start a "
+                f"new run that begins with this one's model, {folder / 'model'}."
+            )
+    checkpoint = CheckpointStore(folder / "checkpoints").latest()
+    recipe = read(path, overrides, usual="supervised")
+    moved = {}
+    for each in dataclasses.fields(recipe.data):  # rows of its own are where the folder is now
+        value = getattr(recipe.data, each.name)
+        if isinstance(value, str) and value.startswith(f"{recipe.out}/"):
+            moved[each.name] = str(folder / value.removeprefix(f"{recipe.out}/"))
+    data = dataclasses.replace(recipe.data, **moved)
+    # The folder may have been moved since: `out` is where it is now.
+    recipe = dataclasses.replace(recipe, data=data, out=str(folder))
+    return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
 
 
 # Recipes and sections that several methods share.

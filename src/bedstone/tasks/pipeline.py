@@ -16,7 +16,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
-from bedstone.tasks.task import Task, embeds_images, reads_image_and_text
+from bedstone.tasks.task import Task, embeds_images, reads_image_and_text, shown
 
 TASKS = {
     "text-classification": "text.text_classification:TextClassification",
@@ -58,45 +58,155 @@ ALIASES |= {"vqa": "visual-question-answering"}
 
 
 def pipeline(
-    task: str,
+    task: str | None = None,
     model: Model | str | Path | None = None,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
-    precision: str = "fp32",
+    precision: str | None = None,
     device: str | int | torch.device = "auto",
+    revision: str | None = None,
     **options: Any,
-) -> Any:
+) -> Task:
     """A task over a model, to be called with one input, a list, or a generator.
 
+        classify = bedstone.pipeline("text-classification", "runs/sentiment")
+        classify("a lovely evening")  # [{"label": "good", "score": 0.98}]
+
     Args:
-        task: one of `TASKS`, or of `ALIASES`.
+        task: one of `TASKS`, or of `ALIASES`; None takes the one that the model was made for.
         model: a `Model`, a folder (a model's or a run's) or a hub id.
         tokenizer: another than the model's own.
-        precision: of matrix products: fp32, bf16, auto for bf16 where the hardware has it, or
-            mixed for fp32 with such bf16 in late MLPs alone (`nn/fast/inference.py`): embeddings
-            stay the same to five digits of the cosine.
+        precision: of matrix products: fp32 (as None), bf16, auto for bf16 where the hardware has
+            it, or mixed for fp32 with such bf16 in late MLPs alone (`nn/fast/inference.py`):
+            embeddings stay the same to five digits of the cosine.
         device: cpu, cuda, ... or a number as in transformers (-1 is the CPU). A `Model` is moved
             there, and stays where it is with auto.
-        options: the task's own, defaults of its calls.
+        revision: branch, tag or commit of a hub id.
+        options: the task's own, defaults of its calls. Of version 4 of transformers also
+            `torch_dtype`, `dtype`, `device_map`, `model_kwargs`, and what has no effect here.
 
     Raises:
         BedstoneError: the task is unknown, no model was named, or it has no head for the task.
     """
-    kind = task_class(task)
+    opening, options = published_arguments(options)
+    device = opening.get("device", device)
+    precision, revision = (
+        precision or opening.get("precision", "fp32"),
+        opening.get("revision", revision),
+    )
+    if task is None and model is None:
+        raise BedstoneError("task: none was given, and no model that says one. Name either.")
+    if isinstance(task, Model):
+        raise BedstoneError("task: a model was given; name it as model=.")
+    kind = None if task is None else task_class(task)
     if model is None:
+        assert kind is not None
         raise BedstoneError(
             f"{task}: no model was named, and Bedstone takes none on its own. Give as model= the "
             f"folder or hub id of one with {kind.asks}."
         )
     where = _device(device)
     if not isinstance(model, Model):
-        model = open_model(model, device=pick_device("auto") if where is None else where)
+        on = pick_device("auto") if where is None else where
+        model = open_model(model, device=on, revision=revision)
     elif where is not None:
         model.network.to(where)
     if tokenizer is not None:
         model = _with_tokenizer(model, tokenizer)
+    kind = kind or task_class(natural_task(model))
     check_head(kind, model)
     return kind(model, precision=precision, **options)
+
+
+def natural_task(model: Model) -> str:
+    """The name of the task that a model was made for: the first that its head can do.
+
+    Raises:
+        BedstoneError: there is none.
+    """
+    for name in TASKS:
+        # any encoder can do that one by its vectors
+        if name != "zero-shot-classification" and _fits(task_class(name), model):
+            return name
+    raise BedstoneError(
+        f"{model.path or 'this model'}: is a {model.config.layout}, which can do no task. "
+        "Fine-tune it for one."
+    )
+
+
+# Arguments of version 4 of transformers: what each stands for here, or why it is refused.
+HARMLESS = ("framework", "use_fast", "low_cpu_mem_usage", "attn_implementation", "use_safetensors")
+REFUSED = {
+    "token": "a hub's token is read from the environment, HF_TOKEN",
+    "use_auth_token": "a hub's token is read from the environment, HF_TOKEN",
+    "config": "a model is opened by its own config.json",
+    "feature_extractor": "images are read as the model's own preprocessor_config.json says",
+    "image_processor": "images are read as the model's own preprocessor_config.json says",
+    "processor": "inputs are read as the model's own folder says",
+    "quantization_config": "quantise by bedstone.nn.quantize",
+    "load_in_8bit": "quantise by bedstone.nn.quantize",
+    "load_in_4bit": "quantise by bedstone.nn.quantize",
+    "streamer": "stream by bedstone.generation.text.stream_text, or `bedstone generate`",
+}
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "auto": "auto"}
+
+
+def published_arguments(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of transformers' `pipeline` as ours: (how a model is opened, options that stay).
+
+    Raises:
+        BedstoneError: one is refused, with what to use.
+    """
+    inner = given.get("model_kwargs") or {}
+    if not isinstance(inner, dict):
+        raise BedstoneError(f"model_kwargs: {shown(inner)} was given; expected a dictionary.")
+    found: dict[str, Any] = {}
+    rest = {}
+    for name, value in [*given.items(), *inner.items()]:
+        if name == "model_kwargs" or name in HARMLESS:
+            continue
+        if name in REFUSED:
+            if value is not None:
+                raise BedstoneError(f"{name}: {REFUSED[name]}. Leave it out.")
+        elif name == "trust_remote_code":
+            if value:
+                raise BedstoneError(
+                    "trust_remote_code: no code of a model's folder is run. Leave it out."
+                )
+        elif name in ("torch_dtype", "dtype"):
+            if value is not None:
+                found["precision"] = _precision(name, value)
+        elif name == "device_map":
+            if value is not None:
+                found["device"] = _device_map(value)
+        elif name == "revision":
+            found["revision"] = value
+        elif name in given:
+            rest[name] = value
+        else:
+            raise BedstoneError(f"model_kwargs: {name!r} is unknown. Leave it out.")
+    return found, rest
+
+
+def _precision(name: str, value: Any) -> str:
+    said = str(value).removeprefix("torch.")
+    if said not in DTYPES:
+        hint = " fp16 overflows and is slow on a processor." if said == "float16" else ""
+        raise BedstoneError(
+            f"{name}: {said!r} isn't computed in;{hint} expected one of {', '.join(DTYPES)}."
+        )
+    return DTYPES[said]
+
+
+def _device_map(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {""}:
+        value = value[""]
+    if isinstance(value, dict) or value in ("balanced", "sequential"):
+        raise BedstoneError(
+            f"device_map: {shown(value)} spreads a model over devices; expected one device, such "
+            "as 'auto' or 'cuda:0'."
+        )
+    return value
 
 
 def task_class(task: str) -> type[Task]:
@@ -143,13 +253,21 @@ def _fits(kind: type[Task], model: Model) -> bool:
 
 
 def _with_tokenizer(model: Model, tokenizer: Tokenizer | str | Path) -> Model:
-    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(tokenizer)
+    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(_folder(tokenizer))
     if chosen.vocab_size > model.config.vocab_size:
         raise BedstoneError(
             f"tokenizer: has {chosen.vocab_size:,} tokens, the model's weights "
             f"{model.config.vocab_size:,}. Take both from the same model."
         )
     return replace(model, tokenizer=chosen)
+
+
+def _folder(place: str | Path) -> Path:
+    """Where a tokenizer's files are: of a run's folder, in it."""
+    folder = Path(place)
+    run = (folder / "recipe.yaml").is_file()
+    inner = [folder / "tokenizer", folder / "model"] if run else []
+    return next((each for each in inner if each.is_dir()), folder)
 
 
 def _device(device: str | int | torch.device) -> torch.device | None:

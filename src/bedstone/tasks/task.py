@@ -86,6 +86,15 @@ class Task:
         self.given = frozenset(options)
         self._warned: set[str] = set()
 
+    def __repr__(self) -> str:
+        changed = [
+            f"{each.name}={getattr(self.options, each.name)!r}"
+            for each in dataclasses.fields(self.options)
+            if each.name in self.given
+        ]
+        where = "" if self.model.path is None else f" of {self.model.path}"
+        return f"<{self.name}{where}: {', '.join([repr(self.model), *changed])}>"
+
     def open(self, precision: str) -> None:
         """Makes the model ready to read."""
         self.engine = Engine(self.model, precision)
@@ -113,6 +122,8 @@ class Task:
             return next(iter(self.results([prepared], chosen)))
         if isinstance(inputs, list | tuple):
             return list(self.stream(inputs, chosen, chosen.batch_size or BUFFER))
+        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+            inputs = map(inputs.__getitem__, range(len(inputs)))  # as torch's datasets are
         if isinstance(inputs, Iterable):
             return self.stream(inputs, chosen, chosen.batch_size or 1)
         kind = "a picture" if self.reads == "pictures" else "text"
@@ -205,6 +216,9 @@ class Task:
             if isinstance(given.get(nested), dict) and nested not in names:
                 given = {**given, **given[nested]}
                 del given[nested]
+        if "generation_config" in given and "generation_config" not in names:
+            given = {**_generation_config(given["generation_config"]), **given}
+            del given["generation_config"]
         for name in given:
             if name not in names:
                 raise BedstoneError(
@@ -232,6 +246,17 @@ class Reader(Task):
         outputs = self.engine.run(windows, read, options.batch_size, self.places)
         for row, output in zip(rows, outputs, strict=True):
             yield self.finish(row.row, row.windows, output, options)
+
+
+def _generation_config(value: Any) -> dict[str, Any]:
+    """The settings of a generation_config: a dictionary, or an object of transformers."""
+    settings = value.to_diff_dict() if hasattr(value, "to_diff_dict") else value
+    if not isinstance(settings, dict):
+        raise BedstoneError(
+            f"generation_config: {shown(value)} was given; expected a dictionary of settings."
+        )
+    own = ("transformers_version", "_from_model_config")
+    return {key: each for key, each in settings.items() if key not in own and each is not None}
 
 
 def embeds_images(model: Model) -> bool:

@@ -10,13 +10,12 @@ from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
 
-import torch
-
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.dit.config import GATED, DiTConfig
 from bedstone.models.dit.network import make
 from bedstone.models.published import Layout, Name, need, refuse
 from bedstone.models.vit.published import both
+from bedstone.runtime import without_weights
 from bedstone.settings import from_mapping
 
 CLASSES = {
@@ -194,7 +193,7 @@ def write_own(config: DiTConfig) -> dict[str, Any]:
 
 
 def names_own(config: DiTConfig) -> Iterator[Name]:
-    with torch.device("meta"):
+    with without_weights():
         ours = list(make(config).state_dict())
     for name in ours:
         yield Name(name, (name,))

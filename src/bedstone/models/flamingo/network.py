@@ -30,6 +30,7 @@ from bedstone.nn.blocks import Block, Gated, Stack
 from bedstone.nn.cache import Cache
 from bedstone.nn.layers import LayerNorm, RMSNorm
 from bedstone.nn.masks import Full, Mask
+from bedstone.runtime import without_weights
 from bedstone.settings import Settings, whole
 
 FLAMINGO = "flamingo"  # the layout's name
@@ -302,7 +303,7 @@ class FlamingoGPT(Headed):
     def gpt_only(self) -> GPT:
         """The GPT as it was, without eyes; it shares its weights with this network."""
         shape = self.gpt.config
-        with torch.device("meta"):
+        with without_weights():
             plain = gpts.LAYOUTS[shape.layout](shape)
         for name in ("embed", "positions", "rotary", "norm", "head"):
             setattr(plain, name, getattr(self.gpt, name))

@@ -10,7 +10,6 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
 from bedstone.generation.text import encode_prompt, write, write_beams
-from bedstone.models.interfaces import CausalLM
 from bedstone.tasks.task import Options, Task, shown
 
 BATCH = 32  # continuations written at a time
@@ -46,8 +45,7 @@ class TextGeneration(Task):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        writes = isinstance(model.network, CausalLM) and model.network.causal
-        return bool(writes and model.config.head.kind == "language")
+        return model.writes_text
 
     def prepare(self, value: Any, options: TextGenerationOptions) -> Prompt:
         if not isinstance(value, str):

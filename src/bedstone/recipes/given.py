@@ -1,0 +1,127 @@
+"""Recipes as they are given: a file, values by name, an object; with fields to set, and rows.
+
+Rows of the caller's own, such as a DataFrame, are written into the run's folder as Parquet, so
+that the run is read, fingerprinted and resumed as one of files.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bedstone.data.write import write_rows
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
+from bedstone.recipes.base import read
+from bedstone.recipes.supervised import FinetuneRecipe
+from bedstone.settings import read_recipe, read_values
+from bedstone.train.run import RunRecipe, new_folder
+
+ROWS = "rows"  # the folder of a run that holds rows of the caller's own
+PLACES = ("train", "source", "validation", "test")  # fields of `data` that name rows
+
+
+def read_pretraining(
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str | Mapping[str, Any]] = ()
+) -> Any:
+    """Reads a recipe; its method, task or layout decides its class.
+
+    Raises:
+        BedstoneError: as `recipes.base.read`.
+    """
+    return read(path, overrides)
+
+
+def read_finetuning(
+    path: str | Path | Mapping[str, Any], overrides: Sequence[str | Mapping[str, Any]] = ()
+) -> Any:
+    """Reads a fine-tuning recipe: of labelled rows, or of an image-text task.
+
+    Raises:
+        BedstoneError: as `recipes.base.read`.
+    """
+    values = read_values(path, overrides)
+    if values.get("method") or values.get("task") in IMAGE_TEXT_TASKS:
+        return read(path, overrides)
+    return read_recipe(FinetuneRecipe, path, overrides)
+
+
+def recipe(
+    given: RunRecipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    data: Any,
+    fields: Mapping[str, Any],
+    *,
+    finetunes: bool = False,
+) -> Any:
+    """A recipe object, its rows in files.
+
+    Args:
+        given: a recipe object, a YAML file, or values by name.
+        overrides: `key=value`, set after it.
+        data: rows, fields of the section `data` by name (which may be rows themselves), or None.
+        fields: fields to set, those of a section as a mapping.
+        finetunes: whether it is of labelled rows where nothing else is said.
+
+    Raises:
+        BedstoneError: as `recipes.base.read`; or the rows can't be written.
+    """
+    if isinstance(given, RunRecipe):
+        if overrides or fields or data is not None:
+            raise BedstoneError(
+                "recipe: fields were given beside a recipe object. Set them on the object "
+                "(dataclasses.replace), or give the recipe's name or file."
+            )
+        return given
+    if data is None and isinstance(given, Mapping):
+        data, given = given.get("data"), {key: given[key] for key in given if key != "data"}
+    values = read_values(given, [*overrides, fields])
+    supervised = finetunes and not (values.get("method") or values.get("task") in IMAGE_TEXT_TASKS)
+    main = "train" if supervised else "source"
+    is_section = isinstance(data, Mapping) and all(
+        key in PLACES or is_plain(value) for key, value in data.items()
+    )
+    section = data if is_section else {} if data is None else {main: data}
+    rows = {
+        key: value
+        for key, value in section.items()
+        if key in PLACES and not isinstance(value, str | Path)
+    }
+    said = {key: str(value) if isinstance(value, Path) else value for key, value in section.items()}
+    said |= dict.fromkeys(rows, ROWS)  # until the run's folder is known
+    changes = [{"data": said}, *overrides, fields]
+    made = (read_finetuning if finetunes else read_pretraining)(given, changes)
+    return _with_rows(made, rows)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is one that a recipe's field may hold, and no column of rows."""
+    if isinstance(value, Mapping):
+        return all(isinstance(each, str | list) for each in value.values())
+    return value is None or isinstance(value, str | int | float | bool | Path)
+
+
+def _with_rows(made: Any, rows: Mapping[str, Any]) -> Any:
+    """The recipe with files in the place of rows."""
+    if not rows:
+        return made
+    new_folder(Path(made.out))  # a run that is there keeps its rows
+    files = {}
+    for name, value in rows.items():
+        path = Path(made.out) / ROWS / f"{name}.parquet"
+        write_rows(_listed(value), path, f"data.{name}")
+        files[name] = str(path)
+    return dataclasses.replace(made, data=dataclasses.replace(made.data, **files))
+
+
+def _listed(value: Any) -> Any:
+    """Rows as `write_rows` takes them: texts become rows with the column `text`."""
+    if isinstance(value, Iterable) and not isinstance(value, Mapping) and not _is_table(value):
+        value = list(value)
+        if value and all(isinstance(each, str) for each in value):
+            return [{"text": each} for each in value]
+    return value
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "to_parquet")  # pandas, datasets
