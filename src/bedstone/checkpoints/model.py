@@ -199,7 +199,7 @@ def load(
         raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
     kind = layout(model_type(published))
     tensors = load_tensors(folder, name=kind.weights)
-    config = kind.fit(kind.read_config(published), set(tensors))
+    config = kind.read(published, set(tensors), folder / "config.json")
     with torch.device("meta"):
         network = kind.build(config)
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)
