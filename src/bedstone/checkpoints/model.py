@@ -136,7 +136,7 @@ class Model:
             if self.tokenizer is not None and self.pooling.max_tokens:
                 self.tokenizer.settings["model_max_length"] = self.pooling.max_tokens
         if self.tokenizer is not None:
-            self.tokenizer.save(folder)
+            self.tokenizer.save(folder, segments=getattr(self.config, "segments", 1) != 0)
             self.layout.write_ends(config, self.tokenizer)
         if self.processor is not None:
             self.processor.write(folder)
