@@ -194,7 +194,7 @@ class Model:
             if self.tokenizer is not None and self.pooling.max_tokens:
                 self.tokenizer.settings["model_max_length"] = self.pooling.max_tokens
         if self.tokenizer is not None:
-            self.tokenizer.save(folder)
+            self.tokenizer.save(folder, segments=getattr(self.config, "segments", 1) != 0)
             self.layout.write_ends(config, self.tokenizer)
         if self.processor is not None:
             self.processor.write(folder)
@@ -257,7 +257,7 @@ def load(
         raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
     kind = layout(model_type(published))
     tensors = load_tensors(folder, name=kind.weights)
-    config = kind.fit(kind.read_config(published), set(tensors))
+    config = kind.read(published, set(tensors), folder / "config.json")
     with without_weights():
         network = kind.build(config)
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)

@@ -96,15 +96,15 @@ class LabelReader(PredictionReader):
 
     def say(self, found: list[Any]) -> Any:
         logits, labels = torch.stack(found).mean(0), self.head.labels
-        if self.head.problem == "single":
+        if self.head.measured_as == "single":
             return labels[int(logits.argmax())]
-        if self.head.problem == "multi":
+        if self.head.measured_as == "multi":
             return [label for label, logit in zip(labels, logits, strict=True) if logit > 0]
         return logits.tolist()
 
     def figures(self, resamples: int) -> Figures:
         by_problem = {"single": classification, "multi": multi_label, "regression": regression}
-        measure = by_problem[self.head.problem]
+        measure = by_problem[self.head.measured_as]
         actual = self.examples.actual
         return measure(self.predicted(), actual, list(self.head.labels), resamples=resamples)
 
@@ -302,7 +302,7 @@ def _texts(
         open_dataset(data, columns=columns, split=split),
         tokenizer_of(model),
         labels=list(head.labels) or None,
-        problem=head.problem if head.kind == "sequence" else "auto",
+        problem=head.measured_as if head.kind == "sequence" else "auto",
         limit=limit,
         stride=stride or (limit // 4 if head.kind == "spans" else 0),
         known=True,

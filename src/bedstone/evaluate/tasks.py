@@ -76,7 +76,7 @@ class Classes(Metric):
         column = rows.need("label")
         entails = known is not None and any(each.lower().startswith("entail") for each in known)
         own = [] if known is None or (entails and "pair" not in rows.columns) else known
-        self.problem = head.problem if head is not None and own else "single"
+        self.problem = head.measured_as if head is not None and own else "single"
         read: dict[str, Any] = {
             "single": labels.single,
             "multi": labels.several,
@@ -102,7 +102,10 @@ class Classes(Metric):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"top_k": 1} if self.rows.samples else {"return_all_scores": True}
+        if self.rows.samples:
+            return {"top_k": 1}
+        outputs = {"function_to_apply": "none"} if self.problem == "regression" else {}
+        return {"return_all_scores": True, **outputs}
 
     def score(self, results: Sequence[Any], resamples: int) -> Figures:
         if self.rows.samples:

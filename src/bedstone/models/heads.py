@@ -38,7 +38,8 @@ class HeadConfig:
             belong together), joint (all three).
         labels: names of the outputs, in their order; of a regression, the names of its figures.
         problem: of a sequence head: single (one label of several), multi (any number of
-            labels), regression (numbers).
+            labels), regression (numbers). A published model with one output and no problem, such
+            as a reranker, is single with one label: its score is the sigmoid of the output.
     """
 
     kind: str = "language"
@@ -55,6 +56,12 @@ class HeadConfig:
         if len(set(self.labels)) < len(self.labels):
             twice = next(label for label in self.labels if self.labels.count(label) > 1)
             raise BedstoneError(f"head.labels: {twice!r} is there twice; each must be another.")
+
+    @property
+    def measured_as(self) -> str:
+        """The problem by which labelled rows measure it: numbers where it has one output alone."""
+        lone = self.problem == "single" and len(self.labels) == 1
+        return "regression" if lone else self.problem
 
     @property
     def outputs(self) -> int:

@@ -5,8 +5,10 @@ which of ours. The tables hold for both directions, so what is read is what is w
 """
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
+from bedstone.published_keys import Keys, keys
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ class Layout:
         fresh: (sizes as a recipe says them, seed) -> a network with fresh weights that learns from
             labelled images; None where it doesn't.
         text_format: (tokenizer, configuration) -> how an image-text model reads and writes text.
+        keys: every key of its `config.json`: honoured, harmless or refused.
+        defaults: what a file means by leaving a key out: the defaults of the library's own class.
+        classes: classes with a head, in the order in which they are tried where a file names none.
     """
 
     model_type: str
@@ -104,6 +110,45 @@ class Layout:
     processor: Callable[[Any], ImageProcessor] | None = None
     fresh: Callable[[Mapping[str, Any], int], Any] | None = None
     text_format: Callable[[Any, Any], TextFormat] | None = None
+    keys: Keys = field(default_factory=Keys)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+    def read(
+        self, published: dict[str, Any], tensors: set[str], where: str | Path = "config.json"
+    ) -> Any:
+        """Our configuration from a published one and the names of the stored tensors.
+
+        Raises:
+            BedstoneError: a key asks for something that isn't built, or a value doesn't fit.
+        """
+        self.keys.check(published, where)
+        values = {**self.defaults, **published}
+        if not published.get("architectures"):
+            values["architectures"] = self._class_of(values, tensors)
+        return self.fit(self.read_config(values), tensors)
+
+    def _class_of(self, values: dict[str, Any], tensors: set[str]) -> list[str] | None:
+        """The class whose tensors are all there, where the file names none."""
+        stored = {_current(self, name) for name in tensors}
+        for name in self.classes:
+            config = self.read_config({**values, "architectures": [name]})
+            usual = self.usual(config)
+            lacking = (
+                each
+                for each in self.names(config)
+                if each.theirs not in stored and each.theirs not in usual
+            )
+            missing = list(itertools.islice(lacking, 3))  # two may be copies of tied ones
+            if len(missing) < 3 and (not missing or self._copied(config, missing)):
+                return [name]
+        return None
+
+    def _copied(self, config: Any, names: Iterable[Name]) -> bool:
+        """Whether these tensors are all copies of others, which a file need not hold."""
+        with torch.device("meta"):
+            copies = set(ties(self.build(config)))
+        return all(copies & set(name.ours) for name in names)
 
     @property
     def weights(self) -> str:
@@ -244,8 +289,9 @@ def load_published(
             tensors.pop(name.theirs, None)  # a tied copy, stored all the same by some
             continue
         bare = name.theirs.removeprefix(layout.prefix)
-        whole = tensors.pop(name.theirs, None)
-        whole = tensors.pop(bare, None) if whole is None else whole
+        whole = None
+        for stored in (name.theirs, bare, layout.prefix + bare):  # with the body's name, or without
+            whole = tensors.pop(stored, None) if whole is None else whole
         whole = usual.get(name.theirs) if whole is None else whole
         if whole is None:
             missing.append(name.theirs)
@@ -358,7 +404,7 @@ def _labels(config: dict[str, Any]) -> tuple[str, ...]:
 def _problem(config: dict[str, Any]) -> str:
     kind = config.get("problem_type")
     if kind is None:
-        return "regression" if len(config.get("id2label") or "ab") == 1 else "single"
+        return "single"  # of one output alone, transformers then gives the sigmoid
     problems = {theirs: ours for ours, theirs in _PROBLEMS.items()}
     if kind not in problems:
         raise BedstoneError(
@@ -375,7 +421,51 @@ def write_head(head: HeadConfig) -> dict[str, Any]:
         "id2label": {str(i): label for i, label in enumerate(head.labels)},
         "label2id": {label: i for i, label in enumerate(head.labels)},
     }
-    return labels | ({"problem_type": _PROBLEMS[head.problem]} if head.kind == "sequence" else {})
+    if head.kind != "sequence" or (head.problem == "single" and len(head.labels) == 1):
+        return labels  # no published problem is that of one output: it is the absence of one
+    return labels | {"problem_type": _PROBLEMS[head.problem]}
+
+
+# Keys that every `config.json` of a library may have.
+
+_GENERATION = keys(
+    """bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample
+    early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
+    forced_bos_token_id forced_eos_token_id length_penalty max_length max_new_tokens min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores
+    remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature
+    top_k top_p typical_p"""
+)
+# Older versions of transformers write settings of generation into config.json: `checkpoints.model`
+# reads them where there is no generation_config.json, and networks that write no text need none.
+TRANSFORMERS = Keys(
+    honoured=keys(
+        "architectures bos_token_id eos_token_id id2label model_type num_labels pad_token_id "
+        "problem_type tie_word_embeddings"
+    )
+    | _GENERATION,
+    harmless=keys(
+        """_attn_implementation _attn_implementation_autoset _attn_implementation_internal
+        _commit_hash _from_model_config _name_or_path _num_labels attn_implementation
+        chunk_size_feed_forward cls_token_id dtype finetuning_task gradient_checkpointing
+        initializer_factor initializer_range label2id mask_token_id name_or_path output_attentions
+        output_hidden_states output_past prefix return_dict sep_token_id task_specific_params
+        tf_legacy_loss tokenizer_class torch_dtype torchscript transformers_version unk_token_id
+        use_bfloat16 use_cache use_return_dict xla_device"""
+    ),
+    plain={
+        "is_encoder_decoder": (False,),
+        "tie_encoder_decoder": (False,),
+        "pruned_heads": ({},),
+        "cross_attention_hidden_size": (),
+        "quantization_config": (),
+    },
+    reported=keys("auto_map"),
+)
+DIFFUSERS = Keys(
+    honoured=keys("_class_name"),
+    harmless=keys("_diffusers_version _name_or_path _commit_hash _use_default_values"),
+)
 
 
 # Reading values of a published `config.json`, each checked.

@@ -101,7 +101,7 @@ LOSSES: dict[str, Callable[[Tensor, LabelledBatch], Tensor]] = {
 
 def loss_of_scores(head: HeadConfig, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
     """The sum of a head's losses, each times its weight, and how many there are."""
-    losses = LOSSES[head.problem if head.kind == "sequence" else head.kind](logits, batch)
+    losses = LOSSES[head.measured_as if head.kind == "sequence" else head.kind](logits, batch)
     if batch.weights is None:
         return losses.sum(), batch.target_count
     return torch.dot(losses, batch.weights.to(losses)), batch.target_count

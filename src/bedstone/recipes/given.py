@@ -14,7 +14,7 @@ from bedstone.errors import BedstoneError
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
 from bedstone.recipes.base import read
 from bedstone.recipes.supervised import FinetuneRecipe
-from bedstone.settings import read_recipe, read_values
+from bedstone.settings import Overrides, read_recipe, read_values
 from bedstone.train.run import RunRecipe, new_folder
 
 ROWS = "rows"  # the folder of a run that holds rows of the caller's own
@@ -89,7 +89,7 @@ def recipe(
     }
     said = {key: str(value) if isinstance(value, Path) else value for key, value in section.items()}
     said |= dict.fromkeys(rows, ROWS)  # until the run's folder is known
-    changes = [{"data": said}, *overrides, fields]
+    changes: Overrides = [{"data": said}, *overrides, fields]
     made = (read_finetuning if finetunes else read_pretraining)(given, changes)
     return _with_rows(made, rows)
 

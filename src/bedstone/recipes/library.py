@@ -85,7 +85,8 @@ def schema(kinds: dict[str, type[Any]]) -> dict[str, Any]:
 
 
 def _section(kind: Any) -> dict[str, Any]:
-    hints, helps = typing.get_type_hints(kind), {}
+    hints = typing.get_type_hints(kind)
+    helps: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         helps |= field_helps(each.__doc__)
     fields = {}

@@ -475,7 +475,8 @@ def set_dropout(network: Any, share: float) -> None:
         elif isinstance(module, SelfAttention):
             module.dropout = share
     names = {item.name for item in dataclasses.fields(network.config)}
-    shares = {name: share for name in ("dropout", "attention_dropout") if name in names}
+    kinds = ("dropout", "attention_dropout", "embedding_dropout")
+    shares = {name: share for name in kinds if name in names}
     network.config = dataclasses.replace(network.config, **shares)
 
 

@@ -189,6 +189,7 @@ class Task:
             limit=limit,
             stride=self.stride(options, stride),
             special_names=special_names,
+            from_end=options.cuts and self.tokenizer.keeps_end,
         )
         return self.fitted(windows, options, limit)
 
@@ -196,11 +197,17 @@ class Task:
         """All windows, or with truncation the first alone, with a warning."""
         if len(windows) > 1 and options.cuts:
             self.tell(
-                f"a text was cut after {limit:,} tokens, as truncation asks; the rest of it "
+                f"a text was cut {self.cut_to(limit)}, as truncation asks; the rest of it "
                 f"({len(windows) - 1} more windows) was not read."
             )
             return windows[:1]
         return windows
+
+    def cut_to(self, limit: int) -> str:
+        """How a text is cut to `limit` tokens, for a message."""
+        if self.tokenizer.keeps_end:
+            return f"to its last {limit:,} tokens"
+        return f"after {limit:,} tokens"
 
     @contextlib.contextmanager
     def _naming(self, number: int | None) -> Iterator[None]:

@@ -208,7 +208,8 @@ def test_folders_without_a_whole_tokenizer(tmp_path, trained):
 
 def test_a_configuration_adds_tokens_and_a_generation_config_names_the_end(trained, tmp_path):
     trained.save(tmp_path)
-    config = {"added_tokens_decoder": {"500": {"content": "<|im_start|>", "special": True}}}
+    token = {"content": "<|im_start|>", "special": True}
+    config = {"added_tokens_decoder": {str(trained.vocab_size): token}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": "<s>"}))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [trained.eos_id]}))
     loaded = Tokenizer.load(tmp_path)
@@ -216,6 +217,10 @@ def test_a_configuration_adds_tokens_and_a_generation_config_names_the_end(train
     assert loaded.encode("<|im_start|>") == [trained.vocab_size]
     assert loaded.bos_id == trained.vocab_size + 1
     assert loaded.vocab_size == trained.vocab_size + 2
+    config = {"added_tokens_decoder": {"5000": token}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(BedstoneError, match=r"tokenizer_config.json: .*im_start.* id 5,000"):
+        Tokenizer.load(tmp_path)
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):

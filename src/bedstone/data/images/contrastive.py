@@ -175,7 +175,8 @@ def text_rows(tokenizer: Tokenizer, texts: Sequence[str], config: Any) -> list[I
     """
     config = getattr(config, "text", config)
     _check(tokenizer, config)
-    rows = [windows[0] for windows in text_batch(tokenizer, texts, limit=config.context)]
+    windows = text_batch(tokenizer, texts, limit=config.context, from_end=tokenizer.keeps_end)
+    rows = [own[0] for own in windows]
     if config.layout == "clip_text_model":
         return rows
     assert tokenizer.pad_id is not None

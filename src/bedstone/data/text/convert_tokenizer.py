@@ -7,7 +7,7 @@ after it and one after a second text; what is hidden from the network has a toke
 
 import gzip
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tokenizers import (
     trainers,
 )
 
+from bedstone.data.text.tokenizer_settings import content_of
 from bedstone.errors import BedstoneError
 
 # The ids they get are those of the published vocabularies' order: padding is 0, and 1 in RoBERTa.
@@ -45,15 +46,26 @@ LONGEST_WORD = 100  # characters; longer ones are unknown to WordPiece, as publi
 
 
 def wordpiece(
-    vocabulary: dict[str, int] | None = None, *, lowercase: bool = True
+    vocabulary: dict[str, int] | None = None,
+    *,
+    lowercase: bool = True,
+    named: Mapping[str, Any] | None = None,
 ) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """A WordPiece tokenizer with BERT's normaliser, as an object and its settings.
+
+    Args:
+        vocabulary: ids by tokens; None has the special tokens alone.
+        lowercase: whether texts are put in lower case, and their accents left out.
+        named: settings that name special tokens otherwise than BERT does.
 
     Raises:
         BedstoneError: the vocabulary lacks a special token.
     """
-    known = BERT if vocabulary is None else vocabulary
-    missing = [token for token in BERT.values() if vocabulary is not None and token not in known]
+    given = {role: (named or {}).get(role) for role in BERT}
+    names = {role: content_of(given[role]) or token for role, token in BERT.items()}
+    missing = [
+        token for token in names.values() if vocabulary is not None and token not in vocabulary
+    ]
     if missing:
         raise BedstoneError(
             f"vocabulary: lacks {', '.join(missing)}, which BERT needs; name its vocab.txt."
@@ -61,17 +73,17 @@ def wordpiece(
     backend = tokenizers.Tokenizer(
         models.WordPiece(
             vocab=vocabulary or {token: number for number, token in enumerate(BERT.values())},
-            unk_token=BERT["unk_token"],
+            unk_token=names["unk_token"],
             max_input_chars_per_word=LONGEST_WORD,
         )
     )
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    backend.add_special_tokens(list(BERT.values()))
+    backend.add_special_tokens(list(names.values()))
     if vocabulary is not None:
-        _surround(backend, BERT, between="[SEP]")
-    return backend, {**BERT, "do_lower_case": lowercase}
+        _surround(backend, names, between=names["sep_token"])
+    return backend, {**names, "do_lower_case": lowercase}
 
 
 def train_wordpiece(
@@ -313,8 +325,9 @@ _PATTERN = (
 
 
 def is_clip(vocabulary: Iterable[str]) -> bool:
-    """Whether a vocabulary is CLIP's by its special tokens."""
-    return {BEGIN, END} <= set(vocabulary)
+    """Whether a vocabulary is CLIP's: by its special tokens, and by tokens that end words."""
+    tokens = set(vocabulary)
+    return {BEGIN, END} <= tokens and any(token.endswith(ENDING) for token in tokens)
 
 
 def clip_backend(

@@ -188,8 +188,10 @@ def _parts_words(tokenizer: Tokenizer) -> bool:
     return ids(["the", "cat"]) == ids("the cat") or ids(["the", " cat"]) != ids("the cat")
 
 
-def parts(text: Text, room: int | None, stride: int) -> list[Text]:
+def parts(text: Text, room: int | None, stride: int, from_end: bool = False) -> list[Text]:
     """Windows of `room` tokens, each with `stride` of the one before; one where all fits.
+
+    With `from_end` the first holds the last tokens, the next those before them, and so on.
 
     Raises:
         BedstoneError: `stride` leaves no room for new tokens.
@@ -198,6 +200,9 @@ def parts(text: Text, room: int | None, stride: int) -> list[Text]:
         return [text]
     _check_stride(room, stride)
     starts = range(0, len(text) - stride, room - stride)
+    if from_end:
+        ends = [len(text) - start for start in starts]
+        return [text.cut(max(end - room, 0), end) for end in ends]
     return [text.cut(start, start + room) for start in starts]
 
 
@@ -294,11 +299,18 @@ def text_windows(
     limit: int,
     stride: int = 0,
     special_names: bool = False,
+    from_end: bool = False,
 ) -> list[Input]:
     """A text or a pair as rows of at most `limit` tokens; see `text_batch`."""
     pairs = None if pair is None else [pair]
     return text_batch(
-        tokenizer, [text], pairs, limit=limit, stride=stride, special_names=special_names
+        tokenizer,
+        [text],
+        pairs,
+        limit=limit,
+        stride=stride,
+        special_names=special_names,
+        from_end=from_end,
     )[0]
 
 
@@ -310,12 +322,16 @@ def text_batch(
     limit: int | None = None,
     stride: int = 0,
     special_names: bool = False,
+    from_end: bool = False,
 ) -> list[list[Input]]:
     """The rows of each text, or of each text with its pair.
 
     What is longer than `limit` tokens becomes windows. Of a pair the longer text is cut and the
     shorter stands whole in each; where the shorter takes more than half, it is cut too, and every
     part of one meets every part of the other.
+
+    Args:
+        from_end: whether windows begin at a text's end: the first then holds its last tokens.
 
     Raises:
         BedstoneError: a text is empty, far too long, or holds half a character; `stride` leaves
@@ -325,7 +341,8 @@ def text_batch(
     if pairs is None:
         frame = frame_of(tokenizer, 1)
         return [
-            [_set(frame, [part]) for part in parts(row, frame.room(limit), stride)] for row in first
+            [_set(frame, [part]) for part in parts(row, frame.room(limit), stride, from_end)]
+            for row in first
         ]
     frame = frame_of(tokenizer, 2)
     room = frame.room(limit)
@@ -336,7 +353,7 @@ def text_batch(
             least = min(len(one), len(two), room // 2)
             rooms = (least, room - least) if len(one) <= len(two) else (room - least, least)
         # a text that fits whole is one part, whatever the stride
-        sides = [parts(*each, stride) for each in zip((one, two), rooms, strict=True)]
+        sides = [parts(*each, stride, from_end) for each in zip((one, two), rooms, strict=True)]
         rows.append([_set(frame, each) for each in product(*sides)])
     return rows
 

@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from bedstone.data.records import LONGEST, cuts
+from bedstone.data.text import tokenizer_settings
 from bedstone.data.text.convert_tokenizer import (
     BERT,
     ROBERTA,
@@ -28,10 +29,18 @@ from bedstone.data.text.convert_tokenizer import (
     read_vocabulary,
     wordpiece,
 )
+from bedstone.data.text.tokenizer_settings import (
+    ADDED,
+    CONFIG,
+    CONFIG_KEYS,
+    MAP,
+    MAP_KEYS,
+    PLAIN,
+    ROLES,
+)
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file, read_json, write_json
-
-ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+from bedstone.published_keys import Keys
 
 # Names that published tokenizers give the token that ends a text, where no file says it.
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
@@ -48,18 +57,14 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """
     folder = path if path.is_dir() else path.parent
     backend, settings = _backend(path)
-    given = _object(folder / "tokenizer_config.json")
-    for role, token in _object(folder / "special_tokens_map.json").items():
-        given.setdefault(role, token)
-    settings |= {key: value for key, value in given.items() if value is not None}
+    settings |= _settings_of(folder)
     template = folder / "chat_template.jinja"
     if template.is_file():
         settings["chat_template"] = _read(template)
-    _add_missing(backend, settings)
+    tokenizer_settings.apply(backend, settings, _object(folder / ADDED), folder)
     for role in ROLES:
         if role in settings:
             settings[role] = _content(settings[role], folder / "tokenizer_config.json", role)
-    _set_start_and_end(backend, settings)
     if is_clip(backend.get_vocab()):
         as_clip(backend, settings)
     _guess_encoder(backend, settings)
@@ -68,17 +73,32 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     return backend, settings
 
 
+def _settings_of(folder: Path) -> dict[str, Any]:
+    """What the files beside a vocabulary say; null says nothing."""
+    given, named = _object(folder / CONFIG), _object(folder / MAP)
+    own = {name for name in {*given, *named} if name.endswith("_token")}  # named by the model
+    allowed = Keys(honoured=frozenset(own))
+    (CONFIG_KEYS | allowed).check(given, folder / CONFIG)
+    (MAP_KEYS | allowed).check(named, folder / MAP)
+    # as in transformers: newer files list all tokens in tokenizer_config.json, which then counts
+    first, second = (named, given) if "added_tokens_decoder" in given else (given, named)
+    return {key: value for key, value in {**first, **second}.items() if value is not None}
+
+
 def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     if path.is_dir():
         if (path / "tokenizer.json").is_file():
             return _from_json(path / "tokenizer.json"), {}
+        given = _settings_of(path)
         if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-            return _from_merges(path / "vocab.json", path / "merges.txt")
+            tokenizer_settings.check_class(given, path / "vocab.json")
+            return _from_merges(path / "vocab.json", path / "merges.txt", given)
         if (path / "tokenizer.model").is_file():
+            tokenizer_settings.check_class(given, path / "tokenizer.model")
             return convert_sentencepiece(path / "tokenizer.model")
         if (path / "vocab.txt").is_file():
-            lower = _object(path / "tokenizer_config.json").get("do_lower_case", True)
-            return wordpiece(read_vocabulary(path / "vocab.txt"), lowercase=bool(lower))
+            tokenizer_settings.check_class(given, path / "vocab.txt")
+            return wordpiece(read_vocabulary(path / "vocab.txt"), named=given)
         raise BedstoneError(
             f"{path}: holds no tokenizer. Expected tokenizer.json, vocab.json with merges.txt, "
             "tokenizer.model or vocab.txt in that folder."
@@ -108,7 +128,9 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
         ) from error
 
 
-def _from_merges(vocabulary: Path, merges: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
+def _from_merges(
+    vocabulary: Path, merges: Path, given: dict[str, Any]
+) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     ids = read_json(vocabulary)
     pairs = []
     for number, line in enumerate(_read(merges).split("\n"), 1):
@@ -120,8 +142,14 @@ def _from_merges(vocabulary: Path, merges: Path) -> tuple[tokenizers.Tokenizer, 
                 f"{merges}: line {number:,} is {line!r}; expected two tokens with a space between."
             )
         pairs.append((pair[0], pair[1]))
-    if is_clip(ids):
+    kind = tokenizer_settings.class_of(given)
+    if is_clip(ids) and kind in ("CLIP", *PLAIN):
         return clip_backend(ids, pairs)
+    if kind == "CLIP":
+        raise BedstoneError(
+            f"{vocabulary}: isn't CLIP's vocabulary, which {CONFIG} says it is (tokenizer_class "
+            f"{given['tokenizer_class']!r}). Take all files of the tokenizer from the same model."
+        )
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs))
     except Exception as error:
@@ -132,44 +160,16 @@ def _from_merges(vocabulary: Path, merges: Path) -> tuple[tokenizers.Tokenizer, 
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
     settings: dict[str, Any] = {}
-    if set(ROBERTA.values()) <= set(ids):
+    if kind == "Qwen2":
+        tokenizer_settings.split_as_qwen2(backend)
+        backend.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
+        return backend, {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    if set(ROBERTA.values()) <= set(ids) and kind != "GPT2":
         return backend, as_roberta(backend)
     if "<|endoftext|>" in ids:
         backend.add_special_tokens([AddedToken("<|endoftext|>", special=True)])
         settings = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
     return backend, settings
-
-
-def _add_missing(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """Tokens that only the configuration knows, in the order and places it gives them."""
-    listed = settings.pop("added_tokens_decoder", None) or {}
-    wanted = [listed[number] for number in sorted(listed, key=int)]
-    wanted += [settings[role] for role in ROLES if settings.get(role)]
-    extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
-    wanted += list(extra.values()) if isinstance(extra, dict) else extra
-    for token in wanted:
-        fields = dict(token) if isinstance(token, dict) else {"content": token}
-        content = fields.pop("content", None)
-        if not isinstance(content, str) or backend.token_to_id(content) is not None:
-            continue
-        known = ("single_word", "lstrip", "rstrip", "normalized")
-        flags = {key: bool(fields[key]) for key in known if key in fields}
-        backend.add_special_tokens([AddedToken(content, special=True, **flags)])
-
-
-def _set_start_and_end(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
-    """`add_bos_token` and `add_eos_token`, where given, decide what surrounds a text."""
-    if not {"add_bos_token", "add_eos_token"} & set(settings):
-        return
-    bos = settings.get("bos_token") if settings.pop("add_bos_token", False) else None
-    eos = settings.get("eos_token") if settings.pop("add_eos_token", False) else None
-    single = " ".join(part for part in (bos, "$A", eos) if part)
-    pair = " ".join(part for part in (bos, "$A", eos, bos, "$B:1", eos) if part)
-    backend.post_processor = processors.TemplateProcessing(
-        single=single,
-        pair=pair,
-        special_tokens=[(token, backend.token_to_id(token)) for token in {bos, eos} if token],
-    )
 
 
 def _guess_encoder(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
@@ -287,8 +287,12 @@ class Tokenizer:
         """
         return cls(*read_tokenizer(Path(path)))
 
-    def save(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all."""
+    def save(self, folder: str | Path, *, segments: bool = True) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all.
+
+        Args:
+            segments: whether the network reads which of two texts a token is of.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / "tokenizer.json") as temporary:
@@ -302,7 +306,9 @@ class Tokenizer:
         for key in ("auto_map", "add_prefix_space", "legacy", "sp_model_kwargs", "vocab_file"):
             settings.pop(key, None)
         # transformers leaves segments out otherwise; a GPT-2 would take them for words
-        if self.cls_id is not None and 1 in self.backend.encode("a", "b").type_ids:
+        if not segments:
+            settings["model_input_names"] = ["input_ids", "attention_mask"]
+        elif self.cls_id is not None and 1 in self.backend.encode("a", "b").type_ids:
             names = ["input_ids", "token_type_ids", "attention_mask"]
             settings.setdefault("model_input_names", names)
         write_json(folder / "tokenizer_config.json", settings)
@@ -349,6 +355,11 @@ class Tokenizer:
     @property
     def mask_id(self) -> int | None:
         return self._role("mask_token")
+
+    @property
+    def keeps_end(self) -> bool:
+        """Whether a text that is cut keeps its last tokens, not its first."""
+        return self.settings.get("truncation_side") == "left"
 
     @property
     def special_ids(self) -> list[int]:

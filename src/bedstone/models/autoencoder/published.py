@@ -15,7 +15,8 @@ from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder import network as autoencoder
 from bedstone.models.autoencoder import network as discrete_autoencoder
 from bedstone.models.autoencoder.config import AutoencoderConfig, DiscreteConfig
-from bedstone.models.published import Layout, Name
+from bedstone.models.published import DIFFUSERS, TRANSFORMERS, Layout, Name
+from bedstone.published_keys import Keys, keys
 from bedstone.settings import from_mapping
 
 CLASS = "AutoencoderKL"
@@ -38,6 +39,7 @@ _KEYS = {
     "attention": "mid_block_add_attention",
     "force_upcast": "force_upcast",
 }
+_KL = DIFFUSERS | Keys(honoured=frozenset(_KEYS.values()) | keys("down_block_types up_block_types"))
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -158,6 +160,7 @@ LAYOUTS = {
             for leaf in ("weight", "bias")
         },
         library="diffusers",
+        keys=_KL,
     ),
     "fsq_autoencoder": Layout(
         model_type="fsq_autoencoder",
@@ -166,5 +169,6 @@ LAYOUTS = {
         write_config=write_discrete,
         build=discrete_autoencoder.make_discrete,
         names=names_discrete,
+        keys=TRANSFORMERS | Keys(honoured=frozenset(item.name for item in fields(DiscreteConfig))),
     ),
 }

@@ -11,14 +11,15 @@ from typing import Any
 
 from bedstone.models.bert.network import Bert, BertConfig
 from bedstone.models.published import (
+    TRANSFORMERS,
     Layout,
     Name,
     architecture,
     need,
     read_head,
-    refuse,
     write_head,
 )
+from bedstone.published_keys import Keys, keys
 from bedstone.settings import from_mapping
 
 # The published word for each of ours, by layout.
@@ -67,17 +68,64 @@ _BLOCK = {
 }
 _BLOCK["roberta"] = _BLOCK["bert"]
 _STEMS = {"bert": "Bert", "roberta": "Roberta", "distilbert": "DistilBert"}
+_PLAIN = {
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "position_embedding_type": ("absolute",),
+}
+_KEYS = {
+    "bert": TRANSFORMERS
+    | Keys(
+        honoured=keys("vocab_size max_position_embeddings type_vocab_size layer_norm_eps")
+        | frozenset(_SHAPE["bert"].values()),
+        # dropout of heads is a fine-tuning recipe's; the poolers' sizes are read by nobody
+        harmless=keys(
+            """classifier_dropout directionality pooler_fc_size pooler_num_attention_heads
+            pooler_num_fc_layers pooler_size_per_head pooler_type layer_norm_type"""
+        ),
+        plain=_PLAIN,
+    ),
+    "distilbert": TRANSFORMERS
+    | Keys(
+        honoured=keys("vocab_size max_position_embeddings")
+        | frozenset(_SHAPE["distilbert"].values()),
+        # positions are read from the weights, whatever they were made from
+        harmless=keys("qa_dropout seq_classif_dropout sinusoidal_pos_embds tie_weights_"),
+        plain=_PLAIN,
+    ),
+}
+_KEYS["roberta"] = _KEYS["bert"]
+_BERT_DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "bert": _BERT_DEFAULTS,
+    "roberta": {**_BERT_DEFAULTS, "vocab_size": 50265},
+    "distilbert": {
+        "vocab_size": 30522,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "max_position_embeddings": 512,
+    },
+}
+# In this order the tensors of one are not those of a later one too.
+_CLASSES = (
+    "ForPreTraining",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+)
 
 
 def read_bert(config: dict[str, Any], *, layout: str) -> BertConfig:
-    refuse(
-        config,
-        {
-            "is_decoder": False,
-            "add_cross_attention": False,
-            "position_embedding_type": "absolute",
-        },
-    )
     sizes = ("width", "layers", "heads", "hidden")
     words = _SHAPE[layout]
     pad = config.get("pad_token_id")
@@ -218,6 +266,13 @@ def _layout(layout: str) -> Layout:
         ignored=("embeddings.position_ids", "embeddings.token_type_ids"),
         renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         fit=_without_pooler,
+        keys=_KEYS[layout],
+        defaults=_DEFAULTS[layout],
+        classes=tuple(
+            _STEMS[layout] + ending
+            for ending in _CLASSES
+            if layout == "bert" or ending != "ForPreTraining"
+        ),
     )
 
 

@@ -24,11 +24,12 @@ from bedstone.models.blip.config import TOWERS, BlipConfig, BlipTextConfig
 from bedstone.models.blip.network import START, make
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import Reading
-from bedstone.models.published import Layout, Name, refuse
+from bedstone.models.published import TRANSFORMERS, Layout, Name
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.resnet.published import names_resnet
 from bedstone.models.vit.network import ViTConfig
 from bedstone.models.vit.published import both, square
+from bedstone.published_keys import Keys, keys
 from bedstone.settings import from_mapping
 
 _SIZES = {
@@ -104,11 +105,38 @@ _TEXT_BLOCK |= {
     "mlp.sublayer.down": "output.dense",
     "mlp.norm": "output.LayerNorm",
 }
+_SECTIONS = {
+    "text_config": TRANSFORMERS
+    | Keys(
+        honoured=frozenset(_TEXT.values()),
+        # what it reads is as wide as the image tower's states, whatever stands here
+        harmless=keys("encoder_hidden_size eos_token_id label_smoothing projection_dim"),
+        plain={"is_decoder": (True,)},
+    ),
+    "vision_config": TRANSFORMERS
+    | Keys(
+        honoured=frozenset(_IMAGE.values()),
+        harmless=keys("dropout projection_dim"),
+        plain={"num_channels": (3,)},
+    ),
+}
+_OWN_SECTIONS = {
+    "text_config": _SECTIONS["text_config"] | Keys(honoured=keys("encoder_hidden_size")),
+    "vision_config": TRANSFORMERS | Keys(honoured=frozenset(_RESNET.values())),
+}
+_KEYS = {
+    layout: TRANSFORMERS
+    | Keys(
+        honoured=keys("image_text_hidden_size decoder_layers"),
+        harmless=keys("label_smoothing logit_scale_init_value projection_dim"),
+        sections=sections,
+    )
+    for layout, sections in (("blip", _SECTIONS), ("blip_resnet", _OWN_SECTIONS))
+}
 
 
 def read_blip(config: dict[str, Any], *, layout: str) -> BlipConfig:
     vision, words = _section(config, "vision_config"), _section(config, "text_config")
-    refuse(words, {"is_decoder": True})
     where = "config.json"
     tower: ViTConfig | ResNetConfig
     if layout == "blip_resnet":
@@ -305,6 +333,8 @@ def _layout(layout: str) -> Layout:
         usual=_usual,
         processor=lambda config: blip_processor(max(config.image.size)),
         text_format=BlipFormat,
+        keys=_KEYS[layout],
+        classes=tuple(_CLASSES[kind] for kind in ("answers", "matching", "captions")),
     )
 
 

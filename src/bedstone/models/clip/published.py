@@ -23,11 +23,19 @@ from bedstone.models.clip.network import (
     make_classifier,
 )
 from bedstone.models.heads import HeadConfig
-from bedstone.models.published import Layout, Name, read_head, refuse, write_ends, write_head
+from bedstone.models.published import (
+    TRANSFORMERS,
+    Layout,
+    Name,
+    read_head,
+    write_ends,
+    write_head,
+)
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.resnet.published import names_resnet
 from bedstone.models.vit.network import ViTConfig
 from bedstone.models.vit.published import both, square
+from bedstone.published_keys import Keys, keys
 from bedstone.settings import from_mapping
 
 _BOTH = {
@@ -99,13 +107,30 @@ _RESNET = {
     "heads": "num_attention_heads",
     "features": "output_dim",
 }
+_SECTIONS = {
+    "text_config": TRANSFORMERS
+    | Keys(
+        honoured=frozenset(_TEXT.values()) | keys("projection_size"),
+        harmless=keys("projection_dim dropout"),  # the first stands outside; none reads the other
+    ),
+    "vision_config": TRANSFORMERS
+    | Keys(
+        honoured=frozenset({*_IMAGE.values(), *_RESNET.values()}),
+        harmless=keys("projection_dim dropout"),
+        plain={"vision_use_head": (True,)},
+    ),
+}
+KEYS = TRANSFORMERS | Keys(
+    honoured=keys("projection_dim"),
+    harmless=keys("logit_scale_init_value"),  # its value is in the weights
+    sections={**_SECTIONS, **{f"{name}_dict": section for name, section in _SECTIONS.items()}},
+)
 
 
 def read_clip(config: dict[str, Any], *, layout: str) -> CLIPConfig:
     image, text = TOWERS[layout]
     vision = _section(config, "vision_config")
     words = _section(config, "text_config")
-    refuse(vision, {"vision_use_head": True})
     where = "config.json"
     read: dict[str, Any] = (
         {} if layout == "siglip" else {"embed": config.get("projection_dim") or 512}
@@ -177,6 +202,8 @@ def write_clip(config: CLIPConfig, *, layout: str) -> dict[str, Any]:
 
 
 _CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "clip_resnet": "CLIPResNet"}
+_STEMS = {"clip": "CLIP", "siglip": "Siglip", "clip_resnet": "CLIPResNet"}
+ENDING = "ForImageClassification"
 
 
 def _blocks(theirs: str, ours: str, count: int) -> Iterator[Name]:
@@ -250,6 +277,8 @@ def _layout(layout: str) -> Layout:
         processor=lambda config: (siglip_processor if layout == "siglip" else clip_processor)(
             max(config.image.size)
         ),
+        keys=KEYS,
+        classes=(_CLASSES[layout], _STEMS[layout] + ENDING),
     )
 
 
@@ -259,9 +288,6 @@ PLAIN = {layout: _layout(layout) for layout in TOWERS}
 # CLIPs, and their image towers with labels, which are published under the same `model_type`.
 #
 # The class in `architectures` tells them apart: `CLIPModel` or `CLIPForImageClassification`.
-
-ENDING = "ForImageClassification"
-_STEMS = {"clip": "CLIP", "siglip": "Siglip", "clip_resnet": "CLIPResNet"}
 
 
 def _architecture(config: Any, *, plain: Layout) -> Any:

@@ -13,8 +13,9 @@ from typing import Any
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.dit.config import GATED, DiTConfig
 from bedstone.models.dit.network import make
-from bedstone.models.published import Layout, Name, need, refuse
+from bedstone.models.published import DIFFUSERS, Layout, Name, need, refuse
 from bedstone.models.vit.published import both
+from bedstone.published_keys import Keys, keys
 from bedstone.runtime import without_weights
 from bedstone.settings import from_mapping
 
@@ -40,21 +41,52 @@ _ACTIVATIONS = {
     "swiglu": "swiglu",
     "silu": "linear-silu",
 }
-_UNBUILT = {
-    "upcast_attention": False,
-    "norm_elementwise_affine": False,
-    "attention_type": "default",
-    "num_vector_embeds": None,
-    "only_cross_attention": False,
-    "double_self_attention": False,
-    "use_linear_projection": False,
+_DIT = DIFFUSERS | Keys(
+    honoured=keys("activation_fn num_embeds_ada_norm out_channels sample_size")
+    | {*_SIZES.values(), *_OTHERS.values()},
+    harmless=keys("norm_num_groups"),  # of networks that read no patches
+    plain={
+        "upcast_attention": (False,),
+        "norm_elementwise_affine": (False,),
+        "attention_type": ("default",),
+        "num_vector_embeds": (),
+        "only_cross_attention": (False,),
+        "double_self_attention": (False,),
+        "use_linear_projection": (False,),
+    },
+)
+_TEXT = keys("caption_channels cross_attention_dim interpolation_scale use_additional_conditions")
+_KEYS = {
+    "dit": _DIT
+    | Keys(
+        # a DiT of an older class lists what only others have
+        harmless=keys("caption_channels interpolation_scale use_additional_conditions"),
+        plain={"norm_type": (_NORMS["dit"],), "cross_attention_dim": ()},
+    ),
+    "pixart": _DIT
+    | Keys(
+        honoured=_TEXT,
+        harmless=keys("num_embeds_ada_norm"),  # it reads no classes
+        plain={"norm_type": (_NORMS["pixart"],)},
+    ),
+}
+_COMMON = {
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "num_layers": 28,
+    "patch_size": 2,
+    "attention_bias": True,
+}
+_DEFAULTS = {
+    "dit": {**_COMMON, "sample_size": 32, "norm_eps": 1e-5},
+    "pixart": {**_COMMON, "sample_size": 128, "norm_eps": 1e-6},
 }
 _WIDE = 128  # of a latent: a published PixArt of that size is told its size
 
 
 def read_published(layout: str, config: dict[str, Any]) -> DiTConfig:
     """Raises BedstoneError where the configuration has parts that aren't built."""
-    refuse(config, {**_UNBUILT, "norm_type": _NORMS[layout]})
     name = config.get("activation_fn", "gelu-approximate")
     ours = {theirs: own for own, theirs in _ACTIVATIONS.items()}
     if name not in ours:
@@ -209,6 +241,8 @@ def _published(layout: str, names: Any) -> Layout:
         names=names,
         ignored=("pos_embed.pos_embed",),
         library="diffusers",
+        keys=_KEYS[layout],
+        defaults=_DEFAULTS[layout],
     )
 
 
@@ -223,5 +257,6 @@ LAYOUTS = {
         build=make,
         names=names_own,
         library="diffusers",
+        keys=DIFFUSERS | Keys(honoured=frozenset(item.name for item in fields(DiTConfig))),
     ),
 }

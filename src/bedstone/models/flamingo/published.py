@@ -21,9 +21,12 @@ from bedstone.models.blip.config import BlipConfig, BlipTextConfig
 from bedstone.models.clip.network import CLIPConfig
 from bedstone.models.flamingo.network import FLAMINGO, FlamingoConfig, make
 from bedstone.models.interfaces import Reading
-from bedstone.models.published import Layout, Name, layout, need, write_ends
+from bedstone.models.published import TRANSFORMERS, Layout, Name, layout, need, write_ends
 from bedstone.models.resnet.network import ResNetConfig
+from bedstone.models.vit.published import DEFAULTS as VIT_DEFAULTS
+from bedstone.models.vit.published import KEYS as VIT_KEYS
 from bedstone.models.vit.published import both, names_vit, read_vit, write_vit
+from bedstone.published_keys import Keys, keys
 
 OLD_TYPE = "sighted_gpt"  # the name of the layout in older folders
 _CROSS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
@@ -58,15 +61,20 @@ def read_flamingo(config: dict[str, Any]) -> FlamingoConfig:
         raise BedstoneError(
             f"config.json: vision_layout {family!r} is unknown{nearest(str(family), families)}."
         )
+    gpt = layout(str(words.get("model_type")))
+    seen = VIT_KEYS if family == "vit" else layout(family).keys.sections["vision_config"]
+    Keys(sections={"text_config": gpt.keys, "vision_config": seen}).check(
+        {"text_config": words, "vision_config": vision}, "config.json"
+    )
     if family == "vit":
-        image: Any = read_vit(vision)
+        image: Any = read_vit({**VIT_DEFAULTS, **vision})
         image = replace(image, head=replace(image.head, kind="states"))
     else:
         # SigLIP's text tower gives as many features as its image tower
         text = {"projection_size": vision.get("hidden_size")}
         image = layout(family).read_config({"vision_config": vision, "text_config": text}).image
     return FlamingoConfig(
-        gpt=layout(str(words.get("model_type"))).read_config(words),
+        gpt=gpt.read_config({**gpt.defaults, **words}),
         image=image,
         every=need(config, "cross_attention_every"),
         cross_heads=need(config, "cross_attention_heads"),
@@ -168,5 +176,13 @@ _LAYOUT = Layout(
     write_ends=_write_ends,
     processor=lambda config: blip_processor(max(config.image.size)),
     text_format=FlamingoFormat,
+    # the keys of its sections are those of the layouts that they name: read_flamingo checks them
+    keys=TRANSFORMERS
+    | Keys(
+        honoured=keys(
+            """text_config vision_layout vision_config vocab_size cross_attention_every
+            cross_attention_heads memory_size"""
+        )
+    ),
 )
 LAYOUTS = {FLAMINGO: _LAYOUT, OLD_TYPE: _LAYOUT}

@@ -25,7 +25,7 @@ from bedstone.nn.cache import Cache
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Causal, Full, Mask
 from bedstone.nn.positions import LearnedPositions, Rotary, scaled_frequencies
-from bedstone.settings import Settings, number, one_of, share, whole
+from bedstone.settings import Settings, number, one_of, optional, share, whole
 
 # Which biases each published layout can have, its own first.
 BIASES: dict[str, dict[str, tuple[bool, ...]]] = {
@@ -60,7 +60,9 @@ class GPTConfig(Settings):
         rope_scaling: `rope_parameters` of the published configuration, beyond the base.
         window: width of the sliding window in tokens, None for none.
         window_layers: blocks that have the window; None says all.
-        dropout: on the residual stream and attention, in training.
+        dropout: on the residual stream, in training.
+        attention_dropout: on attention weights, in training; None is as `dropout`.
+        embedding_dropout: on the sum of embeddings, where positions are learnt; None likewise.
         head: what stands on it; by default the logits of the next token.
     """
 
@@ -86,6 +88,8 @@ class GPTConfig(Settings):
     window: int | None = None
     window_layers: tuple[int, ...] | None = None
     dropout: float = share(below_one=True, default=0.0)
+    attention_dropout: float | None = optional(share(below_one=True))
+    embedding_dropout: float | None = optional(share(below_one=True))
     head: HeadConfig = field(default_factory=HeadConfig)
 
     def __post_init__(self) -> None:
@@ -97,6 +101,9 @@ class GPTConfig(Settings):
         for name, allowed in BIASES[self.layout].items():
             if getattr(self, name) is None:
                 fill(name, allowed[0])
+        for name in ("attention_dropout", "embedding_dropout"):
+            if getattr(self, name) is None:
+                fill(name, self.dropout)
         if not self.kv_heads:
             fill("kv_heads", self.heads)
         if not self.head_width:
@@ -172,7 +179,8 @@ class GPT(Headed):
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.positions = positions
         self.rotary = rotary
-        self.dropout = nn.Dropout(config.dropout if positions is not None else 0.0)
+        drops = config.embedding_dropout if positions is not None else None
+        self.dropout = nn.Dropout(drops or 0.0)
         self.stack = Stack(blocks)
         self.norm = norm
         self.head = make_head(config)
@@ -283,7 +291,7 @@ def _attention(
         bias=bool(config.qkv_bias),
         out_bias=bool(config.out_bias),
         window=config.window_of(layer),
-        dropout=config.dropout,
+        dropout=config.attention_dropout or 0.0,
         q_norm=norm(),
         k_norm=norm(),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from bedstone.models.gpt.network import LAYOUTS as NETWORKS
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.published import (
+    TRANSFORMERS,
     Layout,
     Name,
     architecture,
@@ -18,18 +19,11 @@ from bedstone.models.published import (
     refuse,
     write_head,
 )
+from bedstone.published_keys import Keys, keys
 from bedstone.settings import from_mapping
 
 
 def read_gpt2(config: dict[str, Any]) -> GPTConfig:
-    refuse(
-        config,
-        {
-            "add_cross_attention": False,
-            "scale_attn_by_inverse_layer_idx": False,
-            "scale_attn_weights": True,
-        },
-    )
     shape = {
         "layout": "gpt2",
         "vocab_size": need(config, "vocab_size"),
@@ -42,6 +36,8 @@ def read_gpt2(config: dict[str, Any]) -> GPTConfig:
         "activation": config.get("activation_function", "gelu_new"),
         "tied": config.get("tie_word_embeddings", True),
         "dropout": config.get("resid_pdrop", 0.1),
+        "attention_dropout": config.get("attn_pdrop", 0.1),
+        "embedding_dropout": config.get("embd_pdrop", 0.1),
         "head": read_head(config, bare="states"),
     }
     return from_mapping(GPTConfig, shape, "config.json")
@@ -61,8 +57,8 @@ def write_gpt2(config: GPTConfig) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_eps,
         "activation_function": config.activation,
         "tie_word_embeddings": config.tied,
-        "attn_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.attention_dropout,
+        "embd_pdrop": config.embedding_dropout,
         "resid_pdrop": config.dropout,
         **write_head(config.head),
     }
@@ -104,7 +100,6 @@ def _head(config: GPTConfig, *, tokens: str) -> Iterator[Name]:
 
 def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
     """Also mistral, qwen2 and qwen3: one set of keys, some of them not in every layout."""
-    refuse(config, {"attention_multiplier": None})
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     base = rope.pop("rope_theta", None) or config.get("rope_theta", 10_000.0)
     refuse(rope, {"partial_rotary_factor": 1.0})
@@ -113,7 +108,7 @@ def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
     elif original := config.get("original_max_position_embeddings"):
         rope.setdefault("original_max_position_embeddings", original)
     heads = need(config, "num_attention_heads")
-    # A missing key, not a null one, means that every head has its own keys and values.
+    # A null key means that every head has its own keys and values, a missing one the default.
     kv_heads = config.get("num_key_value_heads") or heads
     attention_bias = bool(config.get("attention_bias", False))
     layers = need(config, "num_hidden_layers")
@@ -138,7 +133,9 @@ def read_llama(config: dict[str, Any], *, layout: str) -> GPTConfig:
         "rope_scaling": rope,
         "window": window,
         "window_layers": window_layers,
-        "dropout": config.get("attention_dropout", 0.0),
+        "dropout": config.get("resid_pdrop")
+        or 0.0,  # published networks have it on attention alone
+        "attention_dropout": config.get("attention_dropout") or 0.0,
         "head": read_head(config, bare="states"),
     }
     return from_mapping(GPTConfig, shape, "config.json")
@@ -175,11 +172,13 @@ def write_llama(config: GPTConfig, *, layout: str) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "hidden_act": config.activation,
         "tie_word_embeddings": config.tied,
-        "attention_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
         "rope_parameters": rope,
         "rope_theta": config.rope_base,  # where versions before 5 look for it
         **write_head(config.head),
     }
+    if config.dropout:
+        published["resid_pdrop"] = config.dropout
     if config.rope_scaling:
         published["rope_scaling"] = rope
     if layout in ("llama", "qwen3"):
@@ -228,6 +227,71 @@ def names_llama(config: GPTConfig) -> Iterator[Name]:
 
 
 _STEMS = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+_WINDOWED = keys("use_sliding_window max_window_layers layer_types")
+_ROPE = Keys(
+    honoured=keys(
+        """rope_theta rope_type type factor original_max_position_embeddings low_freq_factor
+        high_freq_factor beta_fast beta_slow mscale mscale_all_dim attention_factor truncate
+        short_factor long_factor"""
+    ),
+    plain={"partial_rotary_factor": (1.0,)},
+)
+_LLAMA = TRANSFORMERS | Keys(
+    honoured=keys(
+        """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+        num_key_value_heads head_dim hidden_act max_position_embeddings
+        original_max_position_embeddings rms_norm_eps rope_theta attention_bias attention_dropout
+        mlp_bias sliding_window resid_pdrop"""
+    ),
+    harmless=keys("pretraining_tp"),
+    plain={"attention_multiplier": (), "partial_rotary_factor": (1.0,)},
+    sections={"rope_parameters": _ROPE, "rope_scaling": _ROPE},
+    reported=keys("task_specific_params") | _WINDOWED,
+)
+_KEYS = {
+    "llama": _LLAMA | Keys(reported=keys("sliding_window")),
+    "mistral": _LLAMA | Keys(plain={"attention_bias": (False,), "mlp_bias": (False,)}),
+    "qwen2": _LLAMA | Keys(honoured=_WINDOWED, plain={"mlp_bias": (False,)}),
+    "qwen3": _LLAMA | Keys(honoured=_WINDOWED, plain={"mlp_bias": (False,)}),
+}
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"vocab_size": 32000, "intermediate_size": 11008, "max_position_embeddings": 2048},
+    "mistral": {
+        "vocab_size": 32000,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    },
+    "qwen2": {"vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768},
+}
+_DEFAULTS["qwen2"] |= {"num_key_value_heads": 32, "sliding_window": 4096}
+_DEFAULTS["qwen3"] = {**_DEFAULTS["qwen2"], "head_dim": 128}
+_SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
+_CLASSES = (
+    "ForCausalLM",
+    "ForTokenClassification",  # with a bias, where a row's labels have none
+    "ForSequenceClassification",
+    "ForQuestionAnswering",
+)
+_GPT2 = TRANSFORMERS | Keys(
+    honoured=keys(
+        """vocab_size n_embd n_layer n_head n_inner n_positions layer_norm_epsilon
+        activation_function resid_pdrop embd_pdrop attn_pdrop"""
+    ),
+    # the summary is of a class with two heads; upcasting rounds less and changes nothing in fp32
+    harmless=keys(
+        """n_ctx reorder_and_upcast_attn summary_activation summary_first_dropout
+        summary_proj_to_labels summary_type summary_use_proj"""
+    ),
+    plain={
+        "add_cross_attention": (False,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "scale_attn_weights": (True,),
+    },
+    reported=keys("task_specific_params"),
+)
+_GPT2_SIZES = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
 
 
 def _llama_like(layout: str) -> Layout:
@@ -240,6 +304,9 @@ def _llama_like(layout: str) -> Layout:
         names=names_llama,
         prefix="model.",
         ignored=("rotary_emb.inv_freq",),
+        keys=_KEYS[layout],
+        defaults={**_SIZES, **_DEFAULTS[layout]},
+        classes=tuple(_STEMS[layout] + ending for ending in _CLASSES),
     )
 
 
@@ -253,6 +320,14 @@ LAYOUTS = {
         names=names_gpt2,
         prefix="transformer.",
         ignored=(".attn.bias", ".attn.masked_bias"),
+        keys=_GPT2,
+        defaults=_GPT2_SIZES,
+        classes=(
+            "GPT2LMHeadModel",
+            "GPT2ForTokenClassification",
+            "GPT2ForSequenceClassification",
+            "GPT2ForQuestionAnswering",
+        ),
     ),
     **{layout: _llama_like(layout) for layout in _STEMS},
 }

@@ -11,8 +11,17 @@ from typing import Any
 
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
-from bedstone.models.published import Layout, Name, need, read_head, refuse, write_head
+from bedstone.models.published import (
+    TRANSFORMERS,
+    Layout,
+    Name,
+    need,
+    read_head,
+    refuse,
+    write_head,
+)
 from bedstone.models.vit.network import ViT, ViTConfig, build, make
+from bedstone.published_keys import Keys, keys
 from bedstone.settings import from_mapping
 
 _SIZES = {
@@ -52,6 +61,21 @@ _MODULES = {
     "mlp.sublayer.up": "mlp.fc1",
     "mlp.sublayer.down": "mlp.fc2",
 }
+KEYS = TRANSFORMERS | Keys(
+    honoured=keys("pooler_output_size") | {*_SIZES.values(), *_OTHERS.values()},
+    harmless=keys("encoder_stride"),  # of pixels that are hidden in pretraining
+    plain={"pooler_act": ("tanh",)},
+)
+DEFAULTS = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
 _CLASSES = {"sequence": "ViTForImageClassification", "pooled": "ViTModel", "states": "ViTModel"}
 
 
@@ -62,7 +86,7 @@ def architecture(head: HeadConfig) -> str:
 
 def read_vit(config: dict[str, Any]) -> ViTConfig:
     width = need(config, "hidden_size")
-    refuse(config, {"pooler_act": "tanh", "pooler_output_size": width})
+    refuse(config, {"pooler_output_size": width})
     shape = {
         "layout": "vit",
         "head": _read_head(config),
@@ -153,5 +177,8 @@ LAYOUTS = {
         ignored=("embeddings.mask_token",),
         fit=_without_pooler,
         fresh=_fresh,
+        keys=KEYS,
+        defaults=DEFAULTS,
+        classes=("ViTForImageClassification",),
     )
 }

@@ -107,7 +107,7 @@ class ByLabels:
 
     def __init__(self, model: Model, policy: Policy, precision: str) -> None:
         head = model.config.head
-        self.model, self.adds = model, head.problem == "single"
+        self.model, self.adds = model, head.measured_as == "single"
         self.labels = [list(each.labels) for each in policy.categories.values()]
         for name, each in policy.categories.items():
             for label in each.labels:

@@ -184,7 +184,8 @@ class Embedder(Task):
     def _rows(self, texts: Sequence[str], options: Any, first: int | None) -> list[list[Input]]:
         limit = min(self.pooling.max_tokens or self.engine.limit, self.limit(options))
         try:
-            rows = text_batch(self.tokenizer, texts, limit=limit)
+            from_end = options.long == "cut" and self.tokenizer.keeps_end
+            rows = text_batch(self.tokenizer, texts, limit=limit, from_end=from_end)
         except BedstoneError:
             for number, text in enumerate(texts):  # which one was it?
                 with self._naming(None if first is None else first + number):
@@ -194,7 +195,7 @@ class Embedder(Task):
             longest = max(map(len, rows))
             if longest > 1:
                 self.tell(
-                    f"texts are cut after {limit:,} tokens, as sentence-transformers does: the "
+                    f"texts are cut {self.cut_to(limit)}, as sentence-transformers does: the "
                     f"model embeds no more, and one has about {longest * limit:,}. "
                     "long='windows' embeds all of it.",
                     once="cut",

@@ -196,6 +196,8 @@ class TokenClassification(Reader):
         between = " " if options.delimiter is None else options.delimiter
         begins = [0, *accumulate(len(word) + len(between) for word in value)]
         text = between.join(value)
+        if options.cuts and self.tokenizer.keeps_end:
+            windows = windows[::-1]
         return Prepared(Words(text, begins), self.fitted(windows, options, limit))
 
     def read(

@@ -197,7 +197,7 @@ def _contradiction(head: Any) -> int:
 
 
 def _begins(head: Any, beginning: str) -> int | None:
-    if head.kind != "sequence" or head.problem == "regression":
+    if head.kind != "sequence" or head.measured_as == "regression":
         return None
     return next((i for i, x in enumerate(head.labels) if x.lower().startswith(beginning)), None)
 
