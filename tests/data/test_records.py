@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bedstone.data.records import stored_cells
+from bedstone.data.tables import stored_cells
 
 ROWS = 6000
 

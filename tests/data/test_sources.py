@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from bedstone.data import records as readers
+from bedstone.data import bytes as readers
 from bedstone.data.sources import Texts, open_source
 from bedstone.errors import BedstoneError
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
+from bedstone.data.bytes import check_text
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import with_images
-from bedstone.data.records import check_text
 from bedstone.errors import BedstoneError, nearest
 from bedstone.metrics.calibration import FIGURES, detection
 from bedstone.metrics.figures import Figures

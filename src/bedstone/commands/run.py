@@ -13,14 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
+from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
 from bedstone.data.open import open_dataset, with_images
-from bedstone.data.records import data_suffix, read_text
+from bedstone.data.records import FORMATS
 from bedstone.errors import BedstoneError, nearest
 from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
-from bedstone.tasks.text.semantic_search import ROWS, read_corpus
+from bedstone.tasks.text.semantic_search import read_corpus
 
 REPORTED = 5  # broken images that are named
 
@@ -107,7 +108,7 @@ def items(texts: Sequence[str], file: str | None, column: str | None) -> list[An
     if file is None:
         return found
     path = Path(file)
-    if path.is_file() and data_suffix(path) not in ROWS:
+    if path.is_file() and data_suffix(path) not in FORMATS:
         return [*found, *read_corpus(file, column)[0]]
     rows = with_images(file, columns={"text": column} if column else None)
     text = rows.column("text")

@@ -1,58 +1,24 @@
 """The dataset of a run: rows by their columns, or samples, that can be split, drawn and hashed.
 
-Broken rows are left out, counted and named (`Faults`); too large a share of them is an error.
+Broken rows are left out, counted and named (`data.records.Faults`); too large a share of them is an
+error.
 """
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bedstone.data.bytes import check_text
 from bedstone.data.fields import FIELDS, ROW_FIELDS, TEMPLATES, Sample, StoredImage
-from bedstone.data.records import check_text
+from bedstone.data.records import Faults, Reading
 from bedstone.errors import BedstoneError, nearest
 
-REPORTED = 5  # broken rows that a message names
 CONTENT = ("captions", "questions", "negatives", "label")  # of a sample, beside its image
-
-
-@dataclass
-class Faults:
-    """Broken rows, which were left out.
-
-    Attributes:
-        name: of the data, for messages.
-        most: the share of rows that may be broken.
-        rows: how many were read.
-        broken: what is wrong with each broken one.
-    """
-
-    name: str
-    most: float
-    rows: int = 0
-    broken: list[str] = field(default_factory=list)
-
-    def add(self, error: BedstoneError | str) -> None:
-        self.broken.append(str(error))
-
-    def check(self) -> None:
-        """Raises BedstoneError where more than the share `most` of the rows is broken."""
-        if len(self.broken) > self.most * self.rows:
-            raise BedstoneError(
-                f"data {self.name!r}: {len(self.broken):,} of {self.rows:,} rows are broken, more "
-                f"than data.most_broken = {self.most:g} of them: {self.summary()} Mend or remove "
-                "them, or raise data.most_broken."
-            )
-
-    def summary(self) -> str:
-        """The first broken rows, and how many more there are."""
-        more = len(self.broken) - REPORTED
-        return "; ".join(self.broken[:REPORTED]) + (f"; and {more:,} more." if more > 0 else ".")
 
 
 class Dataset:
@@ -68,6 +34,7 @@ class Dataset:
         classes: names of all classes, in their order; () takes the labels of the samples.
         templates: what makes a text of a class's name.
         faults: rows that were left out.
+        reading: what was found beside the rows when they were read.
 
     Raises:
         BedstoneError: there is no row, or `columns` doesn't fit.
@@ -85,11 +52,13 @@ class Dataset:
         classes: Sequence[str] = (),
         templates: Sequence[str] = TEMPLATES,
         faults: Faults | None = None,
+        reading: Reading | None = None,
     ) -> None:
         self.rows, self.name = list(rows), name
         self.columns, self.names = dict(columns or {}), dict(names or {})
         self.fields, self.templates = tuple(fields), tuple(templates)
         self.faults = faults or Faults(name, 0.0, len(self.rows))
+        self.reading = reading or Reading()
         self._places = places
         self.samples = bool(self.rows) and isinstance(self.rows[0], Sample)
         if not self.rows:
@@ -196,7 +165,8 @@ class Dataset:
             fields=self.fields,
             classes=self.classes,
             templates=self.templates,
-            faults=self.faults if self.samples else None,
+            faults=self.faults,
+            reading=self.reading,
         )
 
     def fingerprint(self) -> str:
@@ -215,7 +185,7 @@ class Dataset:
     def describe(self) -> str:
         """How many rows, texts, questions and classes there are, in a line."""
         if not self.samples:
-            return f"{len(self):,} rows"
+            return f"{len(self):,} rows{self._left_out()}"
         text = f"{len(self):,} pictures"
         captions = sum(len(row.captions) for row in self.rows)
         if "questions" in self.fields:
@@ -225,9 +195,12 @@ class Dataset:
         elif "captions" in self.fields:
             text += f", {captions:,} texts"
             text += f", {len(self.classes):,} classes" if self.classes else ""
-        if self.faults.broken:
-            text += f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
-        return text
+        return text + self._left_out()
+
+    def _left_out(self) -> str:
+        if not self.faults.broken:
+            return ""
+        return f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
 
     # Samples.
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from bedstone.data.bytes import check_text
 from bedstone.data.messages import conversation
-from bedstone.data.records import Record, check_text
+from bedstone.data.records import Record
 from bedstone.data.scenes.world import Scene
 from bedstone.errors import BedstoneError, nearest
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bedstone.data.records import check_text
+from bedstone.data.bytes import check_text
 from bedstone.errors import BedstoneError, nearest
 
 PLACEHOLDER = "<image>"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bedstone.data.dataset import CONTENT, Dataset, Faults
+from bedstone.data.dataset import CONTENT, Dataset
 from bedstone.data.fields import (
     FIELDS,
     IMAGE_TEXT,
@@ -21,13 +21,14 @@ from bedstone.data.fields import (
     SampleReader,
     needed,
 )
-from bedstone.data.records import Names, Record
+from bedstone.data.records import Faults, Reading, Record
 from bedstone.data.sources import read_records
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, share, whole
 
 # Built-in samples: the module and function that make them, loaded when asked for.
 BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
+MOST_BROKEN = 0.05  # the share of rows that may be broken, where nobody says
 # Columns of rows that may have an image beside their text.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")
 
@@ -38,8 +39,8 @@ def open_dataset(
     *,
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
-    most_broken: float = 0.05,
-    **reading: Any,
+    most_broken: float | None = None,
+    **sampling: Any,
 ) -> Dataset:
     """All rows of a source; see `data.sources` for what its name may be.
 
@@ -51,27 +52,30 @@ def open_dataset(
         need: fields that a row must have, such as `("image", any_of("captions", "questions"))`.
         columns: {part: column}, where the usual names (`data.fields`) aren't used.
         split: train, validation or test, of a folder's files or of a hub id.
-        most_broken: the share of samples that may be broken; they are left out and named.
-        reading: how samples are read: other arguments of `data.fields.SampleReader`.
+        most_broken: the share of rows that may be broken; they are left out and named. None is
+            0.05 of samples, and of other rows none.
+        sampling: how samples are read: other arguments of `data.fields.SampleReader`.
 
     Raises:
         BedstoneError: there is no such data, it can't be read, `columns` doesn't fit it, or too
             much of it is broken.
     """
     if not need:
-        return _open_rows(str(name), columns, split)
+        return _open_rows(str(name), columns, split, most_broken)
     names = tuple(needed(need))
     kept = [each for each in CONTENT if each in names or (each == "label" and "class" in names)]
     if str(name) in BUILT_IN:
         module, function = BUILT_IN[str(name)]
         found: Dataset = getattr(importlib.import_module(module), function)(kept, split or "test")
         return found
-    reader = SampleReader(need, columns or {}, **reading)
-    faults, own, samples = Faults(str(name), most_broken), Names(), []
-    for record in read_records(name, split, images=True, names=own):
-        if not faults.rows:
+    reader = SampleReader(need, columns or {}, **sampling)
+    faults = Faults(str(name), MOST_BROKEN if most_broken is None else most_broken)
+    reading, samples, first = Reading(faults), [], True
+    for record in read_records(name, split, images=True, reading=reading):
+        if first:
             column = reader.column("class", record.values) or ""
-            reader = replace(reader, names=reader.class_names(own.get(column, ())))
+            reader = replace(reader, names=reader.class_names(reading.names.get(column, ())))
+            first = False
         faults.rows += 1
         try:
             samples.append(reader.read(record))
@@ -85,16 +89,40 @@ def open_dataset(
         classes=tuple(dict.fromkeys(reader.names.values())) if "class" in names else (),
         templates=reader.templates or TEMPLATES,
         faults=faults,
+        reading=reading,
     )
 
 
-def _open_rows(name: str, columns: Mapping[str, str] | None, split: str | None) -> Dataset:
+def _open_rows(
+    name: str, columns: Mapping[str, str] | None, split: str | None, most_broken: float | None
+) -> Dataset:
     chosen = (columns or {}).get("label")
     labels = (chosen,) if chosen else FIELDS["label"].columns
-    names = Names()
-    found = list(read_records(name, split, names=names, numbers=labels))
-    rows, places = [each.values for each in found], [each.place for each in found]
-    return Dataset(rows, name, columns, places=places, names=names)
+    option = "" if most_broken is None else "data.most_broken"
+    reading = Reading(Faults(name, most_broken or 0.0, option=option), labels)
+    assert reading.faults is not None
+    found = list(read_records(name, split, reading=reading))
+    reading.faults.rows += len(found)
+    reading.faults.check()
+    return _by_column(name, [each.values for each in found], columns, found, reading)
+
+
+def _by_column(
+    name: str,
+    rows: list[dict[str, Any]],
+    columns: Mapping[str, str] | None,
+    found: Sequence[Record],
+    reading: Reading,
+) -> Dataset:
+    return Dataset(
+        rows,
+        name,
+        columns,
+        places=[each.place for each in found],
+        names=reading.names,
+        faults=reading.faults,
+        reading=reading,
+    )
 
 
 def with_images(
@@ -116,14 +144,16 @@ def with_images(
         BedstoneError: there is no such data or column, or a row's image is neither bytes nor a
             file's name.
     """
-    names = Names()
-    found = list(read_records(name, split, images=True, names=names))
+    reading = Reading(Faults(str(name), 1.0, option=""))
+    assert reading.faults is not None
+    found = list(read_records(name, split, images=True, reading=reading))
+    reading.faults.rows += len(found)
     known = {key for each in found for key in each.values}
     if image is not None and image not in known:
         raise BedstoneError(f"data {str(name)!r}: has no column {image!r}{nearest(image, known)}.")
     column = image or next((each for each in IMAGE_COLUMNS if each in known), None)
     rows = [{**each.values, "image": _image(each, column)} for each in found]
-    return Dataset(rows, str(name), columns, places=[each.place for each in found], names=names)
+    return _by_column(str(name), rows, columns, found, reading)
 
 
 def _image(record: Record, column: str | None) -> Path | bytes | None:
@@ -178,7 +208,7 @@ class ImagesConfig(Settings):
     validation_share: float = share(below_one=True, default=0.05)
     columns: dict[str, Any] = field(default_factory=dict)
     most_rows: int = whole(0, default=0)
-    most_broken: float = share(below_one=True, default=0.05)
+    most_broken: float = share(below_one=True, default=MOST_BROKEN)
     objects: tuple[int, ...] = (1, 5)
     enlarge: float = number(1, 4, default=1.0)
     memory_mb: float = 2048.0

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bedstone.data.records import Piece
+from bedstone.data.bytes import Piece
 from bedstone.errors import BedstoneError
 
 KINDS = ("docstring", "source", "topic")

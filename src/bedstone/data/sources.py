@@ -20,31 +20,31 @@ for each class.
 import hashlib
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bedstone.data.images.decode import find_images
+from bedstone.data.bytes import BLOCK, Piece, data_suffix, looks_like_text, read_text
+from bedstone.data.folders import (
+    PROSE,
+    class_names,
+    has_images,
+    image_records,
+    text_classes,
+    text_record,
+)
 from bedstone.data.records import (
-    BLOCK,
     FORMATS,
-    Names,
-    Piece,
+    Reading,
     Record,
-    csv_rows,
-    data_suffix,
     file_pieces,
     file_rows,
     hub_pieces,
-    hub_rows,
-    import_datasets,
-    json_rows,
-    looks_like_text,
-    read_text,
     records,
 )
+from bedstone.data.tables import Row, hub_rows, import_datasets
 from bedstone.errors import BedstoneError, closest, nearest
 from bedstone.settings import Settings, share
 
@@ -60,7 +60,6 @@ SPLITS = {
 }
 
 _NOT_DATA = re.compile(r"(readme|license|licence|copying|notice|dataset_infos?)\b", re.I)
-_PROSE = {".txt", ".md"}  # bad UTF-8 in these is an error; elsewhere the file is no text
 
 
 class Source:
@@ -137,15 +136,16 @@ class Files(Source):
         *,
         tree: bool = False,
         skipped: int = 0,
+        folder: Path | None = None,
     ):
         self.name, self.paths, self.column = name, paths, column
-        self.tree, self.skipped = tree, skipped
+        self.tree, self.skipped, self.folder = tree, skipped, folder
 
     def pieces(self) -> Iterator[Piece]:
         for path in self.paths:
             if not self.tree:
                 yield from file_pieces(path, self.column)
-            elif data_suffix(path) in _PROSE:
+            elif data_suffix(path) in PROSE:
                 yield from read_text(path)
             else:
                 yield from self._maybe_text(path)
@@ -244,7 +244,7 @@ def find(name: str, column: str, split: str | None) -> Source:
 
 
 def _known_suffix(path: Path) -> bool:
-    return data_suffix(path) in {*FORMATS, *_PROSE}
+    return data_suffix(path) in {*FORMATS, *PROSE}
 
 
 def _checked(path: Path) -> Path:
@@ -262,8 +262,14 @@ def _checked(path: Path) -> Path:
 def _folder(name: str, path: Path, column: str, split: str | None) -> Source:
     found = sorted(_walk(path))
     data = [file for file in found if not _NOT_DATA.match(file.name)]
+    for home in split_folders(path, split):  # texts by class: train/pos/1.txt
+        inner = [file for file in data if home in file.parents]
+        if inner and text_classes(home, inner):
+            return Files(name, [_checked(file) for file in inner], column, folder=home)
     if data and all(_known_suffix(file) for file in data):
-        return Files(name, [_checked(file) for file in _of_split(data, name, split)], column)
+        by_class = split is None and text_classes(path, data)
+        chosen = data if by_class else _of_split(data, name, split)
+        return Files(name, [_checked(file) for file in chosen], column, folder=path)
     if split:
         raise BedstoneError(
             f"data {name!r}: is a source tree, which has no split {split!r}. Leave the split out."
@@ -292,7 +298,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _is_document(path: Path) -> bool:
-    return data_suffix(path) in _PROSE or looks_like_text(path)
+    return data_suffix(path) in PROSE or looks_like_text(path)
 
 
 def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:
@@ -325,38 +331,37 @@ def _missing(name: str, path: Path) -> BedstoneError:
 
 # Rows of a source.
 
-METADATA = ("metadata.jsonl", "metadata.csv")  # of a folder of images
-
 
 def read_records(
     name: str | Path,
     split: str | None = None,
     *,
     images: bool = False,
-    names: Names | None = None,
-    numbers: Sequence[str] = (),
+    reading: Reading | None = None,
 ) -> Iterator[Record]:
     """All rows of a source; nothing of an image is decoded.
 
     Args:
         images: whether rows with images are asked for: a folder of images is read, and text
-            refused. Without it, a document of text is a row with the column `text`.
-        names: is given what the numbers of a column stand for, where the data says it.
-        numbers: columns of a CSV whose cells are numbers, where all of a column's are.
+            refused. Without it, a document of text is a row with the column `text`; where all
+            texts of a folder lie in two or more sub-folders, these are the column `label`.
+        reading: how rows are read, and what is found beside them.
 
     Raises:
         BedstoneError: there is no such data, or a file can't be read.
     """
-    name = str(name)
+    name, reading = str(name), reading or Reading()
     path = Path(name).expanduser()
     if images and path.is_dir() and (folders := image_folders(path, split)):
         for folder in folders:
-            yield from _image_folder(folder)
+            yield from image_records(folder, path, reading)
         return
     source = find(name, "text", split)
     if isinstance(source, Hub):
         built_in = "scenes" if images else "python-docs"
-        yield from records(name, hub_rows(name, source.split, names, built_in))
+        rows: Iterator[Row] | None = hub_rows(name, source.split, reading.names, built_in)
+        assert rows is not None
+        yield from records(name, rows, reading=reading)
     elif images and (not isinstance(source, Files) or source.tree):
         raise BedstoneError(
             f"data {name!r}: holds no pictures that can be read; expected a Parquet, Arrow, JSONL "
@@ -364,16 +369,22 @@ def read_records(
             "metadata.jsonl."
         )
     elif isinstance(source, Files):
-        for file in source.paths:
-            rows = file_rows(file, names, numbers)
+        labels = [""] * len(source.paths)
+        if not images and source.folder is not None and text_classes(source.folder, source.paths):
+            labels = class_names(source.paths, source.folder, reading)
+        for file, label in zip(source.paths, labels, strict=True):
+            rows = file_rows(file, reading)
             if rows is None and images:
                 raise BedstoneError(
                     f"{file}: holds no rows; expected a Parquet, Arrow, JSONL, JSON or CSV file."
                 )
             if rows is None:
-                text = "".join(piece.text for piece in read_text(file))
-                rows = iter([("the file", {"text": text})])
-            yield from records(file, rows, file.parent)
+                try:
+                    yield text_record(file, label)
+                except BedstoneError as error:
+                    reading.broken(str(error))
+            else:
+                yield from records(file, rows, file.parent, reading)
     else:
         for number, piece in enumerate(source.pieces(), 1):
             yield Record(f"{name}: document {number:,}", {"text": piece.text})
@@ -385,8 +396,8 @@ def image_folders(path: Path, split: str | None) -> list[Path]:
     Raises:
         BedstoneError: it has pictures, and none of the split that is asked for.
     """
-    named = [path / word for word in SPLITS.get(split or "train", ()) if (path / word).is_dir()]
-    found = [folder for folder in [*named, path] if _has_images(folder)][:1]
+    named = split_folders(path, split)
+    found = [folder for folder in [*named, path] if has_images(folder)][:1]
     if split is not None and found == [path]:
         have = ", ".join(sorted(each.name for each in path.iterdir() if each.is_dir())) or "none"
         raise BedstoneError(
@@ -396,29 +407,9 @@ def image_folders(path: Path, split: str | None) -> list[Path]:
     return found
 
 
-def _has_images(folder: Path) -> bool:
-    if any((folder / each).is_file() for each in METADATA):
-        return True
-    tables = any(data_suffix(each) in (".parquet", ".arrow") for each in folder.iterdir())
-    return not tables and bool(find_images(folder))
-
-
-def _image_folder(folder: Path) -> Iterator[Record]:
-    """A folder's rows: by its metadata, else an image each, its class the folder it is in."""
-    for name in METADATA:
-        file = folder / name
-        if file.is_file():
-            rows = json_rows(file) if name.endswith("l") else csv_rows(file)
-            for place, row in rows:
-                if not isinstance(row, dict) or not row.get("file_name"):
-                    row = {**(row if isinstance(row, dict) else {}), "file_name": None}
-                yield Record(f"{file}: {place}", row, folder, inside=True)
-            return
-    for image in find_images(folder):
-        values: dict[str, Any] = {"file_name": str(image.relative_to(folder))}
-        if image.parent != folder:
-            values["label"] = image.parent.name
-        yield Record(str(image), values, folder, inside=True)
+def split_folders(path: Path, split: str | None) -> list[Path]:
+    """The folders in `path` that are named after a split; without one, after `train`."""
+    return [path / word for word in SPLITS.get(split or "train", ()) if (path / word).is_dir()]
 
 
 @dataclass

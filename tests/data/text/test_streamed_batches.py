@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedstone.data.records import Piece
+from bedstone.data.bytes import Piece
 from bedstone.data.sources import Texts
 from bedstone.data.stream import IGNORED
 from bedstone.data.text.causal_lm import StreamedBatches

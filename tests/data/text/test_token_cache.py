@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from bedstone.data.records import Piece
+from bedstone.data.bytes import Piece
 from bedstone.data.sources import Texts, open_source
 from bedstone.data.text import token_cache as tokens_module
 from bedstone.data.text.token_cache import TokenSplit, default_folder, token_cache

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bedstone.data.records import LONGEST, PIECE, cuts
+from bedstone.data.bytes import LONGEST, PIECE, cuts
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import END, UNKNOWN, train_bpe, train_characters
 from bedstone.errors import BedstoneError

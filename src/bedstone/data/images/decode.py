@@ -133,6 +133,15 @@ IMAGE_SUFFIXES = frozenset(
         ".tiff",
     ]
 )
+# Images in formats that aren't read: of phones, cameras, drawings and others.
+UNREAD_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("heic", "heif", "hif", "avif", "jxl", "jp2", "j2k", "jxr", "tga", "psd", "svg", "ico"),
+        *("exr", "hdr", "ppm", "pgm", "pbm", "pnm", "raw", "dng", "cr2", "cr3", "nef", "nrw"),
+        *("arw", "orf", "rw2", "raf", "pef", "srw"),
+    )
+)
 MOST_BYTES = 512 * 1024**2  # of a file
 PASSES = 20  # over the largest picture: the work that a JPEG may ask for
 
@@ -205,6 +214,20 @@ def find_images(folder: str | Path) -> list[Path]:
     Raises:
         BedstoneError: there is no such folder.
     """
+    return _find(folder, IMAGE_SUFFIXES)
+
+
+def find_unread(folder: str | Path) -> list[Path]:
+    """Image files below a folder in formats that aren't read, such as HEIC; as `find_images`.
+
+    One beside an image of the same name that is read, as cameras save both, is left out.
+    """
+    found = _find(folder, UNREAD_SUFFIXES)
+    read = {path.with_suffix("") for path in find_images(folder)} if found else set()
+    return [path for path in found if path.with_suffix("") not in read]
+
+
+def _find(folder: str | Path, suffixes: frozenset[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise BedstoneError(f"{folder}: no such folder. Name a folder of pictures.")
@@ -217,7 +240,7 @@ def find_images(folder: str | Path) -> list[Path]:
         seen.add((state.st_dev, state.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 found.append(Path(root, name))
     return sorted(found)
 

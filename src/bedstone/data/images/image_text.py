@@ -15,10 +15,10 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 
+from bedstone.data.bytes import check_text
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, facts_in
 from bedstone.data.images.pixels import ImageCache, augmented
-from bedstone.data.records import check_text
 from bedstone.data.stream import IGNORED, Batch, Stream, Tensors
 from bedstone.data.text.packing import KnownTexts
 from bedstone.data.text.tokenizer import Tokenizer

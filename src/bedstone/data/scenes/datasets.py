@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from bedstone.data.bytes import Piece
 from bedstone.data.dataset import Dataset, Faults
 from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import CAPTION, answer_text, question_text
-from bedstone.data.records import Piece
 from bedstone.data.scenes.captions import all_captions, caption, negatives, prompts
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw

@@ -14,7 +14,7 @@ from itertools import product
 
 from tokenizers import Encoding
 
-from bedstone.data.records import LARGEST, check_characters, check_text
+from bedstone.data.bytes import LARGEST, check_characters, check_text
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bedstone.data.records import BLOCK, Piece
+from bedstone.data.bytes import BLOCK, Piece
 from bedstone.data.sources import Source
 from bedstone.data.text.token_cache import TokenSplit
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from bedstone.data.records import Piece
+from bedstone.data.bytes import Piece
 from bedstone.data.sources import Source
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError

@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from bedstone.data.records import LONGEST, cuts
+from bedstone.data.bytes import LONGEST, cuts
 from bedstone.data.text import tokenizer_settings
 from bedstone.data.text.convert_tokenizer import (
     BERT,

@@ -20,7 +20,7 @@ from tokenizers import (
     trainers,
 )
 
-from bedstone.data.records import cuts
+from bedstone.data.bytes import cuts
 from bedstone.data.text import convert_tokenizer as encoder_tokenizers
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError

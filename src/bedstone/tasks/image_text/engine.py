@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.records import check_text
+from bedstone.data.bytes import check_text
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline, check_parts
-from bedstone.data.records import check_characters
+from bedstone.data.bytes import check_characters
 from bedstone.data.signals.signals import Condition, class_condition, joined
 from bedstone.diffusion.process import interpolate
 from bedstone.diffusion.sample import (

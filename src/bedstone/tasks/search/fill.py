@@ -14,15 +14,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.bytes import data_suffix
+from bedstone.data.folders import find_metadata
+from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images, find_unread
 from bedstone.data.open import open_dataset
-from bedstone.data.records import ArrowCells, ParquetCells, data_suffix, stored_cells
+from bedstone.data.records import FORMATS, Reading, cell_numbers
 from bedstone.data.sources import read_records
+from bedstone.data.tables import ArrowCells, ParquetCells, stored_cells
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.search.index import Index, Row, kinds_of
 
-ROWS = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_COLUMNS = ("file_name", "file", "filename", "image", "path")
 PICTURE_COLUMNS = ("image", "img", "picture", "file_name", "path")
 STORED: Any = object()  # stands for bytes in a row, which are read when they are asked for
@@ -84,13 +85,13 @@ def open_source(place: str | Path, metadata: str | Path | None = None) -> Source
         BedstoneError: there is no such thing, it has no image, or the metadata can't be read.
     """
     path = Path(place)
-    if path.is_file() and data_suffix(path) in ROWS:
+    if path.is_file() and data_suffix(path) in FORMATS:
         if metadata is not None:
             raise BedstoneError(f"{path}: its rows have their own columns; leave --metadata out.")
         return RowSource(path)
     if path.is_file():
         raise BedstoneError(
-            f"{path}: is a file; expected a folder of pictures, or rows ({', '.join(ROWS)})."
+            f"{path}: is a file; expected a folder of pictures, or rows ({', '.join(FORMATS)})."
         )
     return FolderSource(path, None if metadata is None else Path(metadata))
 
@@ -106,13 +107,16 @@ class FolderSource:
             raise BedstoneError(f"{folder}: no such folder. Name a folder of pictures.")
         if metadata is not None and not metadata.is_file():
             raise BedstoneError(f"{metadata}: no such file of metadata.")
-        self._metadata = [(metadata, folder)] if metadata else list(_found(folder))
+        self._metadata = [(metadata, folder)] if metadata else find_metadata(folder)
 
     def items(self) -> list[Item]:
         columns: dict[str, dict[str, Any]] = {}
         for file, home in self._metadata:
             columns |= _read(file, home.relative_to(self.folder))
         items = []
+        for path in find_unread(self.folder):
+            key = ascii(path.relative_to(self.folder).as_posix())
+            self.broken[key] = f"{key}: is a picture in a format that isn't read ({path.suffix})"
         for path in find_images(self.folder):
             key = path.relative_to(self.folder).as_posix()
             try:
@@ -149,15 +153,16 @@ class RowSource:
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
         """All rows, `STORED` in the place of bytes, classes by their names."""
-        names: dict[str, list[str]] = {}
+        reading = Reading()
         rows = [
             {name: STORED if _bytes(value) else value for name, value in raw.values.items()}
-            for raw in read_records(self.path, images=True, names=names)
+            for raw in read_records(self.path, images=True, reading=reading)
         ]
         for row in rows:
-            for column in names.keys() & row.keys():
-                if isinstance(row[column], int) and 0 <= row[column] < len(names[column]):
-                    row[column] = names[column][row[column]]
+            for column in reading.names.keys() & row.keys():
+                names = reading.names[column]
+                if isinstance(row[column], int) and 0 <= row[column] < len(names):
+                    row[column] = names[row[column]]
         return rows
 
     @cached_property
@@ -232,16 +237,6 @@ def _mark(path: Path) -> str:
     return f"{state.st_size}:{state.st_mtime_ns}"
 
 
-def _found(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Files of metadata below a folder, and the folder that each tells of."""
-    homes = sorted({folder, *(path.parent for path in find_images(folder))})
-    for home in homes:
-        for name in METADATA:
-            if (home / name).is_file():
-                yield home / name, home
-                break
-
-
 def _read(file: Path, home: Path) -> dict[str, dict[str, Any]]:
     """Metadata by the key of its image."""
     rows = open_dataset(file)
@@ -266,26 +261,17 @@ def _read(file: Path, home: Path) -> dict[str, dict[str, Any]]:
 def _typed(rows: list[dict[str, Any]], file: Path) -> list[dict[str, Any]]:
     """Rows whose columns may be an index's; a CSV's columns of only numbers hold numbers."""
     named = [{_column_name(key): value for key, value in row.items()} for row in rows]
-    if data_suffix(file) != ".csv":
+    if data_suffix(file) not in (".csv", ".tsv"):
         return named
-    numbers = set()
-    for column in {name for row in named for name in row}:
-        cells = [row[column] for row in named if row.get(column) is not None]
-        if cells and all(_number(cell) is not None for cell in cells):
-            numbers.add(column)
-    return [{k: _number(v) if k in numbers else v for k, v in row.items()} for row in named]
+    numbers = cell_numbers(named, sorted({name for row in named for name in row}))
+    return [
+        {k: numbers[k].get(v, v) if k in numbers else v for k, v in row.items()} for row in named
+    ]
 
 
 def _column_name(name: Any) -> str:
     """A point would mean a part of the column."""
     return str(name).replace(".", "_")
-
-
-def _number(cell: Any) -> float | None:
-    try:
-        return None if cell is None else float(cell)
-    except (TypeError, ValueError):
-        return None
 
 
 # Filling an index from a source: only what is new or changed is embedded.

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from bedstone.checkpoints.model import Model, weights_hash
+from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.open import open_dataset
-from bedstone.data.records import data_suffix, read_text
+from bedstone.data.records import FORMATS
 from bedstone.data.text.token_cache import default_folder
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
@@ -26,7 +27,6 @@ from bedstone.tasks.task import shown, text_of
 from bedstone.tasks.text.feature_extraction import LONG, Embedder, EmbedOptions, unit
 
 FORMAT = 1  # part of a cache's name: raise it when the same input would give other numbers
-ROWS = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 BLOCK = 1 << 16  # texts compared at a time
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers looks for them
 
@@ -162,7 +162,7 @@ def read_corpus(name: str, column: str | None = None) -> tuple[list[str], list[d
         BedstoneError: it can't be read, or has no text.
     """
     path = Path(name)
-    if path.is_file() and data_suffix(path) not in ROWS:
+    if path.is_file() and data_suffix(path) not in FORMATS:
         whole = "".join(piece.text for piece in read_text(path))
         lines = [(line.strip(), number) for number, line in enumerate(whole.split("\n"), 1)]
         kept = [(line, number) for line, number in lines if line]

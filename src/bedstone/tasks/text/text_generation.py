@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.records import check_characters
+from bedstone.data.bytes import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
