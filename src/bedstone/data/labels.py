@@ -3,6 +3,9 @@
 Every fault of a row is raised before training begins, with its file, row, column and value.
 """
 
+import difflib
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +16,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import is_number
 
 FIGURES = ("score", "stars")  # columns whose fractions are figures, not classes
+NO_LABEL = "-100"  # what other libraries write where there is no label
 
 
 def find_problem(rows: Dataset, column: str) -> str:
@@ -34,22 +38,28 @@ def figures(rows: Dataset, column: str, count: int | None = None) -> np.ndarray:
     """
     found: list[list[float]] = []
     for number in range(len(rows)):
-        value = rows.value(number, column)
-        given = list(value) if isinstance(value, list | tuple) else [value]
-        if not given or not all(is_number(each) for each in given):
-            raise rows.fault(
-                number,
-                column,
-                f"is {str(value)[:60]!r}; expected a finite number, for regression",
-                "Mend it, or leave the row out.",
-            )
-        count = count or len(given)
-        if len(given) != count:
-            raise rows.fault(
-                number, column, f"has {len(given)} numbers; expected {count}", "Mend that row."
-            )
-        found.append([float(each) for each in given])
+        found.append(figures_of(rows, number, column, count))
+        count = len(found[0])
     return np.array(found, dtype=np.float32)
+
+
+def figures_of(rows: Dataset, number: int, column: str, count: int | None) -> list[float]:
+    """The numbers of one row; see `figures`."""
+    value = rows.value(number, column)
+    given = list(value) if isinstance(value, list | tuple) else [value]
+    if not given or not all(is_number(each) for each in given):
+        raise rows.fault(
+            number,
+            column,
+            f"is {str(value)[:60]!r}; expected a finite number, for regression",
+            "Mend it, or leave the row out.",
+        )
+    count = count or len(given)
+    if len(given) != count:
+        raise rows.fault(
+            number, column, f"has {len(given)} numbers; expected {count}", "Mend that row."
+        )
+    return [float(each) for each in given]
 
 
 class Namer:
@@ -77,6 +87,12 @@ class Namer:
             BedstoneError: it is no label, of another type than the first, or none of those known.
         """
         kind = type(value)
+        if str(value) == NO_LABEL:
+            raise self._fault(
+                row,
+                value,
+                f"{NO_LABEL} stands for no {self.what} in other libraries, and isn't learnt",
+            )
         if kind not in (str, int, bool) or value == "":
             hint = " (for figures, say problem: regression)" if kind is float else ""
             raise self._fault(row, value, f"expected a string or a whole number{hint}")
@@ -114,21 +130,77 @@ def single(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[str
 
 
 def several(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[list[str]]:
-    """The labels of each row, which may be none."""
-    namer = Namer(rows, column, labels)
-    found = []
-    for number in range(len(rows)):
-        value = rows.value(number, column)
-        if not isinstance(value, list | tuple):
-            raise rows.fault(
-                number,
-                column,
-                f"is {str(value)[:60]!r} of type {type(value).__name__}; expected a list of labels",
-                "Mend that row: every row needs a list, if one has it.",
-            )
-        names = [namer.name(number, each) for each in value]
-        found.append(list(dict.fromkeys(names)))
-    return found
+    """The labels of each row, which may be none: a list of names, or a vector of 0 and 1."""
+    namer, names = Namer(rows, column, labels), vector_names(rows, column, labels)
+    return [several_of(namer, number, names) for number in range(len(rows))]
+
+
+def several_of(namer: "Namer", number: int, names: Sequence[str] | None) -> list[str]:
+    """The labels of one row.
+
+    Args:
+        names: of the places of a vector of 0 and 1; None where rows have lists of names.
+
+    Raises:
+        BedstoneError: the row has none such.
+    """
+    rows, column = namer.rows, namer.column
+    value = rows.value(number, column)
+    if not isinstance(value, list | tuple):
+        raise rows.fault(
+            number,
+            column,
+            f"is {str(value)[:60]!r} of type {type(value).__name__}; expected a list of labels",
+            "Mend that row: every row needs a list, if one has it.",
+        )
+    if names is None:
+        return list(dict.fromkeys(namer.name(number, each) for each in value))
+    if len(value) != len(names) or not _vector(value):
+        raise rows.fault(
+            number,
+            column,
+            f"is {str(value)[:60]!r}; expected a vector of {len(names)} numbers, 0 or 1, as in "
+            "other rows",
+            "Mend it, or leave the row out.",
+        )
+    return [name for name, on in zip(names, value, strict=True) if on]
+
+
+def vector_names(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[str] | None:
+    """The names of the places of vectors of 0 and 1, as `[0, 1, 1]`; None where rows hold names.
+
+    Lists are vectors where most are of one length of at least 2, and hold nothing but 0 and 1; or
+    where they hold truth values.
+
+    Raises:
+        BedstoneError: the vectors have another length than there are labels.
+    """
+    lists = [row.get(column) for row in rows.rows]
+    lists = [each for each in lists if isinstance(each, list | tuple) and each]
+    vectors = [each for each in lists if _vector(each)]
+    truths = any(type(one) is bool for each in lists for one in each)
+    if not vectors or (not truths and 2 * len(vectors) <= len(lists)):
+        return None
+    sizes = Counter(map(len, vectors))
+    (size, often), *_ = sizes.most_common(1)
+    numbers = [each for each in lists if all(type(one) in (int, bool, float) for one in each)]
+    if not truths and (size < 2 or often < len(vectors) or len(numbers) > len(vectors)):
+        return None  # numbers of classes: of several lengths, or with others than 0 and 1
+    known = list(labels or rows.names.get(column) or map(str, range(size)))
+    if len(known) == size:
+        return known
+    repeats = truths or any(len(set(each)) < len(each) for each in vectors)
+    if not repeats:
+        return None  # numbers of classes, none twice in a row
+    raise BedstoneError(
+        f"data {rows.name!r}: column {column!r} holds vectors of {size} numbers, 0 or 1, as "
+        f"{vectors[0]}, and there are {len(known)} labels. Give each label a number, or rows lists "
+        "of names."
+    )
+
+
+def _vector(value: Sequence[Any]) -> bool:
+    return all(type(one) in (int, bool, float) and one in (0, 1) for one in value)
 
 
 def tags(rows: Dataset, tokens: str, column: str, labels: Sequence[str] | None) -> list[list[str]]:
@@ -138,29 +210,32 @@ def tags(rows: Dataset, tokens: str, column: str, labels: Sequence[str] | None) 
         BedstoneError: a row has other than one tag a word, or one that is none of `labels`.
     """
     namer = Namer(rows, column, labels, "tag")
-    found = []
-    for number in range(len(rows)):
-        words, value = rows.value(number, tokens), rows.value(number, column)
-        for name, each in ((tokens, words), (column, value)):
-            if not isinstance(each, list | tuple):
-                raise rows.fault(
-                    number, name, f"is {str(each)[:60]!r}; expected a list", "Mend that row."
-                )
-        if len(words) != len(value):
+    return [tags_of(namer, number, tokens) for number in range(len(rows))]
+
+
+def tags_of(namer: Namer, number: int, tokens: str) -> list[str]:
+    """The tag of each word of one row."""
+    rows, column = namer.rows, namer.column
+    words, value = rows.value(number, tokens), rows.value(number, column)
+    for name, each in ((tokens, words), (column, value)):
+        if not isinstance(each, list | tuple):
             raise rows.fault(
-                number,
-                column,
-                f"has {len(value):,} tags for {len(words):,} words in {tokens!r}",
-                "Give each word one.",
+                number, name, f"is {str(each)[:60]!r}; expected a list", "Mend that row."
             )
-        found.append([namer.name(number, each) for each in value])
-    return found
+    if len(words) != len(value):
+        raise rows.fault(
+            number,
+            column,
+            f"has {len(value):,} tags for {len(words):,} words in {tokens!r}",
+            "Give each word one.",
+        )
+    return [namer.name(number, each) for each in value]
 
 
 def ordered(names: set[str]) -> tuple[str, ...]:
     """Labels in their order: numbers by size, `O` first, others by the alphabet."""
     if all(_whole(name) for name in names):
-        return tuple(sorted(names, key=int))
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names, key=lambda name: (name != "O", name)))
 
 
@@ -194,6 +269,56 @@ def label_weights(
             raise BedstoneError(f"class_weights.{label}: is {weight!r}; expected a number above 0.")
         result[list(labels).index(str(label))] = weight
     return result
+
+
+# Names that may be one.
+
+RARE = 10  # times as often as a name that may be a slip of it
+NEAR = 0.85  # similarity, 0 to 1, of such names
+
+
+def doubtful_names(counts: Mapping[str, int]) -> list[str]:
+    """Sentences on labels that may be one: by case, spaces, Unicode form, zeros, or a slip.
+
+    Args:
+        counts: how often each label occurs.
+    """
+    forms: dict[Any, list[str]] = {}
+    for name in counts:
+        forms.setdefault(_form(name), []).append(name)
+    found = []
+    for names in forms.values():
+        if len(names) > 1:
+            each = ", ".join(f"{name!r} ({counts[name]:,})" for name in names[:8])
+            found.append(f"labels {each} differ only by how they are written")
+    by_count = sorted(forms.values(), key=lambda names: -sum(counts[name] for name in names))
+    words = [names[0] for names in by_count if len(names[0]) > 4 and names[0].isalpha()]
+    for place, name in enumerate(words[:MOST_COMPARED]):
+        for other in words[place + 1 : MOST_COMPARED]:
+            if counts[other] * RARE <= counts[name] and _similar(name, other):
+                found.append(
+                    f"label {other!r} ({counts[other]:,}) may be a slip of {name!r} "
+                    f"({counts[name]:,})"
+                )
+    if (count := counts.get("-1", 0)) and len(counts) > 1:
+        found.append(f"label '-1' ({count:,}) is what other libraries write where there is none")
+    return found
+
+
+MOST_COMPARED = 200  # names
+
+
+def _form(name: str) -> Any:
+    """What two ways to write one name have in common."""
+    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    try:
+        return float(text) if text.isascii() and len(text) < 16 else text
+    except ValueError:
+        return text
+
+
+def _similar(one: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= NEAR
 
 
 def _whole(name: str) -> bool:

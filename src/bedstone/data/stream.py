@@ -59,7 +59,10 @@ class Batch(Tensors):
     Attributes:
         number: which batch of the stream this is, from 0.
         places: where each item is from.
+        unit: what `items` counts, for logs.
     """
+
+    unit: ClassVar[str] = "images"
 
     number: int
     places: list[str]
@@ -71,7 +74,7 @@ class Batch(Tensors):
 
     def holds(self) -> str:
         """What there is how much of, such as `4 pictures`."""
-        return f"{self.items} pictures"
+        return f"{self.items} {self.unit}"
 
     def describe(self) -> str:
         """Which rows are in it."""
@@ -192,6 +195,11 @@ class Stream(Batches[B]):
         full = self.count // self.batch_size
         return -(-self.count // self.batch_size) if self.whole else full
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether the last batch was the last of an epoch that has every row."""
+        return self.whole and self._at[1] >= self.count
+
     def __next__(self) -> B:
         began = time.monotonic()
         if self.workers:
@@ -208,9 +216,9 @@ class Stream(Batches[B]):
     def figures(self) -> dict[str, float]:
         """For the log: the epoch, and the share of time spent waiting since the last call.
 
-        Batches of `whole` epochs are made of what is in memory: there is nothing to report.
+        Batches that no thread makes are of what is in memory: there is nothing to report.
         """
-        if self.whole:
+        if not self.workers:
             return {}
         now = time.monotonic()
         share = self._waited / max(now - self._since, 1e-9)

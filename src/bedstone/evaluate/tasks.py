@@ -85,7 +85,8 @@ class Classes(Metric):
         if self.problem == "regression":
             self.actual = labels.figures(rows, column, len(own) or None).tolist()
         else:
-            self.actual = list(read[self.problem](rows, column, None))
+            several = self.problem == "multi"  # a vector's places are named by the labels
+            self.actual = list(read[self.problem](rows, column, own if several else None))
         self.labels = own or sorted(set(self.actual))
 
     def inputs(self) -> list[Any]:

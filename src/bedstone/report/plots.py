@@ -11,6 +11,8 @@ from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
 from bedstone.metrics.calibration import reliability, sweep
 
+UNITS = ("tokens", "pairs", "images", "signals")  # what a log counts
+
 
 def curve_points(
     records: Sequence[dict[str, Any]], name: str, by: str = "step"
@@ -21,7 +23,7 @@ def curve_points(
 
 
 def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) -> Path | None:
-    """Training and validation loss against tokens, as a PNG; None where matplotlib is absent.
+    """Training and validation loss against what is counted, as a PNG; None without matplotlib.
 
     Args:
         records: of `train.logs.read_log`.
@@ -36,16 +38,17 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
-    x, y = curve_points(records, "loss", "tokens")
+    unit = next((name for name in UNITS if any(name in each for each in records)), UNITS[0])
+    x, y = curve_points(records, "loss", unit)
     axes.plot(x, y, color="#8fb3d9", linewidth=1.2, label="training")
-    x, y = curve_points(records, "validation_loss", "tokens")
+    x, y = curve_points(records, "validation_loss", unit)
     axes.plot(x, y, color="#c0392b", marker="o", markersize=4, linewidth=1.6, label="validation")
     if y:
         axes.annotate(
             f"{y[-1]:.3f}", (x[-1], y[-1]), xytext=(0, 8), textcoords="offset points", ha="right"
         )
     axes.xaxis.set_major_formatter(lambda value, _: _short_tokens(value))
-    axes.set(xlabel="tokens", ylabel="mean loss of a target", title=title)
+    axes.set(xlabel=unit, ylabel="mean loss of a target", title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

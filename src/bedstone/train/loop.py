@@ -64,6 +64,7 @@ class Done:
     tokens: int
     seconds: float
     metrics: dict[str, float]
+    unit: str = "tokens"  # what `tokens` counts
 
 
 @dataclass
@@ -108,6 +109,7 @@ class Trainer:
     metrics: dict[str, float] = field(default_factory=dict)
     recent: list[float] = field(default_factory=list)  # losses since the log's last line
     history: list[float] = field(default_factory=list)  # what each evaluation gave, by `best_by`
+    unit: str = field(default="tokens", init=False)  # what `tokens` counts, as its batches say
     started: float = field(default=0.0, init=False)  # by the monotonic clock, less `seconds`
     saved_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, clock
     evaluated_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, share
@@ -196,7 +198,7 @@ class Trainer:
                         self.share(),
                         step=str(self.step),
                         loss=f"{figures['loss']:.3f}",
-                        tokens_s=f"{figures['tokens_per_second']:,.0f}",
+                        **{f"{self.unit}_s": f"{figures[f'{self.unit}_per_second']:,.0f}"},
                     )
                 if self.evaluation_due():
                     self.run_evaluation(log, bar)
@@ -208,7 +210,7 @@ class Trainer:
             if self.saved_at[0] != self.step or reason == "finished":
                 self.save()
         self.seconds = self.elapsed()
-        return Done(reason, self.step, self.tokens, self.seconds, dict(self.metrics))
+        return Done(reason, self.step, self.tokens, self.seconds, dict(self.metrics), self.unit)
 
     def figures(self, tokens: int, seconds: float) -> dict[str, float]:
         """The mean loss and the pace since the log's last line, at those tokens and seconds."""
@@ -217,15 +219,15 @@ class Trainer:
         self.recent = []
         return {
             "loss": loss,
-            "tokens": float(self.tokens),
+            self.unit: float(self.tokens),
             "seconds": now,
-            "tokens_per_second": (self.tokens - tokens) / max(now - seconds, 1e-9),
+            f"{self.unit}_per_second": (self.tokens - tokens) / max(now - seconds, 1e-9),
             **getattr(self.batches, "figures", dict)(),  # such as how long they let us wait
         }
 
     def one_step(self, share: float) -> tuple[float, float, float]:
         """One update; returns the loss a target, the gradient's norm, the rate's factor."""
-        micro = [next(self.batches) for _ in range(self.accumulate)]
+        micro = self.micro_batches()
         count = max(sum(batch.target_count for batch in micro), 1)
         device = self.precision.device
         total = 0.0
@@ -246,6 +248,16 @@ class Trainer:
         self.step += 1
         self.tokens += sum(batch.items for batch in micro)
         return total / count, norm, factor
+
+    def micro_batches(self) -> list[Any]:
+        """The batches of one step: `accumulate`, or what is left of an epoch that counts rows."""
+        micro: list[Any] = []
+        while len(micro) < self.accumulate:
+            micro.append(next(self.batches))
+            if getattr(self.batches, "ends_epoch", False):
+                break
+        self.unit = getattr(micro[0], "unit", self.unit)
+        return micro
 
     def _stop(self, what: str, batches: list[Any]) -> None:
         self.optimizer.zero_grad()
@@ -276,7 +288,8 @@ class Trainer:
         self.history.append(_or_infinity(score(self.metrics, self.best_by)))
         self.overhead["evaluation"] = time.monotonic() - began
         self.evaluated_at = (self.step, self.share())
-        log.write(self.step, **self.metrics, seconds=self.elapsed(), tokens=float(self.tokens))
+        seen = {self.unit: float(self.tokens)}
+        log.write(self.step, **self.metrics, seconds=self.elapsed(), **seen)
         figures = "  ".join(
             f"{name.replace('_', ' ')} {value:.3f}" for name, value in self.metrics.items()
         )

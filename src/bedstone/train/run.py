@@ -336,7 +336,7 @@ def _train(
         save_adapter(model, folder / "adapter")
         fold(model.network)
     path = method.finish(model, folder / "model")
-    say(f"{done.step:,} steps, {done.tokens:,} tokens, {clock(done.seconds)}. Model: {path}")
+    say(f"{done.step:,} steps, {done.tokens:,} {done.unit}, {clock(done.seconds)}. Model: {path}")
     say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
     return RunResult(done, folder, path)
 

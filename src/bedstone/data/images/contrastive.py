@@ -7,7 +7,7 @@ Shapes: B images, n texts (the images' own and hard negatives), N tokens, H x W 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,13 @@ class ContrastiveBatch(PackedBatch):
     extra: int
     places: list[str]
     number: int
+
+    unit: ClassVar[str] = "pairs"
+
+    @property
+    def items(self) -> int:
+        """Images, each with its text."""
+        return len(self.pixels)
 
     @property
     def target_count(self) -> int:

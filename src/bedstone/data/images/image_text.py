@@ -8,6 +8,7 @@ Shapes: P images, n = m P texts (row i belongs to image i // m), T and U tokens,
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import tokenizers
@@ -228,6 +229,8 @@ class ImageTextBatch(Batch):
     @property
     def parts(self) -> list[Part]:
         return [part for part in (self.captions, self.answers) if part is not None]
+
+    unit: ClassVar[str] = "tokens"
 
     @property
     def items(self) -> int:

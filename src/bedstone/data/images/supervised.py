@@ -293,5 +293,6 @@ def labelled_image_stream(
         batch_size,
         seed=seed,
         workers=workers,
+        whole=True,
         identity={"rows": len(examples), "labels": len(examples.labels)},
     )

@@ -5,7 +5,7 @@ Shapes: B signals, C channels, S sides, T tokens.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class SignalBatch(Batch):
     rows: Tensor
     places: list[str]
     number: int
+
+    unit: ClassVar[str] = "signals"
 
     @property
     def items(self) -> int:

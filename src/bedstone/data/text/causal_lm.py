@@ -8,7 +8,7 @@ reach over a document's edge: `documents` numbers them within a row, `positions`
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,6 +45,8 @@ class TokenBatch(Batch):
     number: int
     origin: np.ndarray
     offsets: np.ndarray
+
+    unit: ClassVar[str] = "tokens"
 
     @property
     def items(self) -> int:

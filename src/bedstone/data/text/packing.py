@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -74,6 +75,8 @@ class PackedBatch(Batch):
     def ids(self) -> Tensor:
         """(1, N) token ids."""
         return self.rows.ids
+
+    unit: ClassVar[str] = "tokens"
 
     @property
     def items(self) -> int:

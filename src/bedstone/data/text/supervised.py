@@ -6,7 +6,7 @@ holds the answer; prompts with completions.
 Shapes: n windows of a batch, M read states, L labels.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,7 @@ class TextExamples(Examples):
         if self.problem == "multi":
             several = labelling.several(rows, column, labels)
             names = {name for each in several for name in each}
+            names |= set(labelling.vector_names(rows, column, labels) or ())
         else:
             names = set(one := labelling.single(rows, column, labels))
         self.labels = tuple(labels) if labels else labelling.ordered(names)
@@ -246,12 +247,14 @@ class SpanExamples(Examples):
 
     def _keep(self, row: int, windows: list[Input]) -> None:
         answers = self.actual[row]
-        for window in windows:
-            if not answers["text"]:
-                self._found.append((0, 0))
-                continue
-            begin = answers["answer_start"][0]
-            self._found.append(span_places(window, begin, begin + len(answers["text"][0])))
+        if not answers["text"]:
+            self._found += [(0, 0)] * len(windows)
+            return
+        text, start = answers["text"][0], answers["answer_start"][0]
+        begin = start + len(text) - len(text.lstrip())  # outer spaces are no part of an answer
+        end = begin + len(text.strip())
+        tokens = {offsets for window in windows for offsets in context_offsets(window)}
+        self._found += [span_places(window, begin, end, tokens) for window in windows]
 
     def _targets(
         self,
@@ -265,17 +268,38 @@ class SpanExamples(Examples):
         return Targets(np.arange(lengths.sum()), owners, self._spans[windows])
 
 
-def span_places(window: Input, begin: int, end: int) -> tuple[int, int]:
-    """The places of the tokens in which characters `begin` to `end` of the context begin and end.
+def context_offsets(window: Input) -> list[tuple[int, int]]:
+    """The characters of the context that each of its tokens in a window covers."""
+    pairs = zip(window.offsets, window.sources, strict=True)
+    return [offsets for offsets, source in pairs if source == 1]
 
-    (0, 0) where the window doesn't hold all of them.
+
+def span_places(
+    window: Input, begin: int, end: int, tokens: Collection[tuple[int, int]] | None = None
+) -> tuple[int, int]:
+    """The places of the first and the last token that cover characters `begin` to `end`.
+
+    Characters that no token covers, such as spaces and accents that are stripped, have no place.
+
+    Args:
+        tokens: the characters of all tokens of the context; None takes the window's.
+
+    Returns:
+        The two places; (0, 0) where the window doesn't hold all tokens of these characters.
     """
-    inside = [place for place, source in enumerate(window.sources) if source == 1]
-    if not inside or window.offsets[inside[0]][0] > begin or window.offsets[inside[-1]][1] < end:
+
+    def covers(offsets: tuple[int, int]) -> bool:
+        return offsets[0] < end and offsets[1] > begin and offsets[0] < offsets[1]
+
+    found = [
+        place
+        for place, (offsets, source) in enumerate(zip(window.offsets, window.sources, strict=True))
+        if source == 1 and covers(offsets)
+    ]
+    own = context_offsets(window) if tokens is None else tokens
+    if not found or {each for each in own if covers(each)} - {window.offsets[at] for at in found}:
         return 0, 0
-    first = max(place for place in inside if window.offsets[place][0] <= begin)
-    last = min(place for place in inside if window.offsets[place][1] >= end)
-    return (first, last) if first <= last else (last, last)
+    return found[0], found[-1]
 
 
 def find_answers(rows: Dataset, row: int, column: str, context: str) -> Answers:
