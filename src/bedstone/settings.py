@@ -90,7 +90,20 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
             values[key] = dict(value) if isinstance(value, Mapping) else value
 
 
+class Cleared(str):
+    """The value of an override without one, as `data.test=`: nothing, in the field's own type."""
+
+
+def _cleared(hint: Any) -> Any:
+    if type(None) in typing.get_args(hint):
+        return None
+    kind = typing.get_origin(hint) or hint
+    return kind() if kind in (list, dict, tuple) else ""
+
+
 def _yaml_value(text: str) -> Any:
+    if not text.strip():
+        return Cleared()
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -126,6 +139,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
 def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     """`value` as the type `hint`, or BedstoneError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, Cleared):
+        value = _cleared(hint)
     if origin is typing.Literal and value in inner:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
@@ -142,6 +157,8 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
             except BedstoneError:
                 continue
         return _fit(first, value, where, key)
+    if origin is list and isinstance(value, str):
+        value = _listed(value)
     if origin in (tuple, list) and isinstance(value, list | tuple):
         return origin(_fit(inner[0], item, where, key) for item in value)
     if (hint is Any or origin is dict or hint is dict) and (hint is Any or isinstance(value, dict)):
@@ -163,6 +180,16 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
         other = "one of " + ", ".join(map(str, inner))
     place = f"{where}: " if where else ""
     raise BedstoneError(f"{place}{key} = {value!r}; expected {wanted.get(hint, other)}.")
+
+
+def _listed(text: str) -> list[str]:
+    """A text where a list of texts is expected: one, or several as `[a photo of a {label}, x]`.
+
+    Braces are no YAML inside a list without quotes.
+    """
+    if text.startswith("[") and text.endswith("]"):
+        return [each.strip().strip("'\"") for each in text[1:-1].split(",") if each.strip()]
+    return [text] if text else []
 
 
 def fit(hint: Any, text: Any, name: str) -> Any:

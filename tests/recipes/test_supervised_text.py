@@ -19,9 +19,11 @@ from bedstone.models.bert.network import build as build_bert
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
+from bedstone.recipes.base import method_of
 from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import from_mapping
 from bedstone.train.logs import read_log
+from bedstone.train.run import prepare
 
 GOOD, BAD = ["good", "fine", "great", "lovely"], ["bad", "poor", "awful", "dull"]
 FILLING = ["the", "film", "is", "a", "story", "of", "red", "boats", "and", "it", "was"]
@@ -296,9 +298,27 @@ def test_bad_rows_are_told_before_training(name, bases, tmp_path):
     recipe = recipe_for(tmp_path, bases["bert"], task)
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
+    recipe.data.most_broken = 0.0
     with pytest.raises(BedstoneError, match=told_of):
         finetune(recipe, quiet=True)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_few_broken_rows_are_left_out_and_counted(bases, tmp_path):
+    recipe = recipe_for(tmp_path, bases["bert"], "text-classification")
+    rows = [*sentences(160), {"text": "", "label": "praise"}, {"text": "a film", "label": None}]
+    write_rows(tmp_path / "train.jsonl", [*rows, {"text": "a film", "label": -100}])
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write('{"text": "cut\n')
+    plan = prepare(method_of(recipe), recipe, None, quiet=True)
+    assert len(plan.splits.train.rows) == 160
+    (note,) = [each for each in plan.splits.notes if "train.jsonl" in each]
+    assert "4 rows left out" in note
+    for place in ("line 161", "line 162", "line 163", "line 164"):
+        assert place in note
+    write_rows(tmp_path / "train.jsonl", [*rows, *[{"text": "", "label": "praise"}] * 20])
+    with pytest.raises(BedstoneError, match=r"22 of 182 rows are broken, more than data.most_brok"):
+        prepare(method_of(recipe), recipe, None, quiet=True)
 
 
 def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):
@@ -309,6 +329,7 @@ def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):
     recipe = recipe_for(tmp_path / "b", bases["bert"], "text-classification")
     rows = [*sentences(160), {"text": "a" * 10_000_000, "label": "praise"}]
     write_rows(tmp_path / "b" / "train.jsonl", rows)
+    recipe.data.most_broken = 0.0
     with pytest.raises(BedstoneError, match=r"line 161: column 'text': has 10,000,000 characters"):
         finetune(recipe, quiet=True)
 

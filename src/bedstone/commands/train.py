@@ -102,7 +102,9 @@ def _recipe(
 # The commands.
 
 
-def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> None:
+def pretrain_(
+    recipe: str, overrides: list[str], sample: str | None = None, strict: bool = False
+) -> None:
     """Pretrain a model by a recipe: on text, images, images with texts, audio, video or volumes.
 
     Any field of the recipe can be overridden: `budget=5m optim.lr=1e-3 model.layers=6`.
@@ -111,11 +113,12 @@ def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> N
         recipe: the name of one of `bedstone recipes`, or a YAML file.
         overrides: fields of the recipe to set, as key=value.
         sample: a PNG file; write a sheet of augmented training images into it, without training.
+        strict: refuse data of which something may have been misunderstood.
 
     Example:
         bedstone pretrain python-docs budget=20m
     """
-    read = _recipe(recipe, overrides, None, {})
+    read = _recipe(recipe, [*overrides, *_strict(strict)], None, {})
     if sample is not None:
         from bedstone.commands.preview import show_sample
 
@@ -124,7 +127,13 @@ def pretrain_(recipe: str, overrides: list[str], sample: str | None = None) -> N
         _leave(pretrain(read).done.reason)
 
 
-def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample: int = 0) -> None:
+def finetune_(
+    recipe: str,
+    overrides: list[str],
+    find_rate: bool = False,
+    sample: int = 0,
+    strict: bool = False,
+) -> None:
     """Fine-tune a model on labelled rows by a recipe, fully or by a LoRA adapter.
 
     Any field of the recipe can be overridden: `epochs=2 lora.rank=16 data.train=rows.jsonl`.
@@ -134,17 +143,22 @@ def finetune_(recipe: str, overrides: list[str], find_rate: bool = False, sample
         overrides: fields of the recipe to set, as key=value.
         find_rate: run a learning-rate range test and propose a rate, without training.
         sample: show this many augmented rows beside the originals, without training.
+        strict: refuse data of which something may have been misunderstood.
 
     Example:
         bedstone finetune finetune-own model=runs/bert-python-docs data.train=rows.csv
     """
-    read = _recipe(recipe, overrides, None, {}, finetunes=True)
+    read = _recipe(recipe, [*overrides, *_strict(strict)], None, {}, finetunes=True)
     if sample or find_rate:
         from bedstone.commands.preview import preview_augmented, propose_rate
 
         preview_augmented(read, sample) if sample else propose_rate(read)
     else:
         _leave(finetune(read).done.reason)
+
+
+def _strict(given: bool) -> list[str]:
+    return ["strict=true"] if given else []
 
 
 def resume_(run: str, overrides: list[str]) -> None:

@@ -7,7 +7,7 @@ error.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Dataset:
         self.rows, self.name = list(rows), name
         self.columns, self.names = dict(columns or {}), dict(names or {})
         self.fields, self.templates = tuple(fields), tuple(templates)
-        self.faults = faults or Faults(name, 0.0, len(self.rows))
+        self.faults = faults or Faults(name, 0.0, len(self.rows), option="")
         self.reading = reading or Reading()
         self._places = places
         self.samples = bool(self.rows) and isinstance(self.rows[0], Sample)
@@ -112,17 +112,28 @@ class Dataset:
 
     # Splits and draws.
 
-    def hold_out(self, share: float) -> tuple["Dataset", "Dataset"]:
+    def hold_out(
+        self, share: float, classes: Sequence[Any] | None = None
+    ) -> tuple["Dataset", "Dataset"]:
         """Rows to train on and rows held out: equal rows, or equal images, stay on one side.
 
         The content alone decides, so the order of the rows doesn't matter.
+
+        Args:
+            classes: of each row; the same share of each class is held out, at least one row where
+                that leaves no class out, and never all.
 
         Raises:
             BedstoneError: a side would be empty.
         """
         if not self.samples and not 0 < share < 1:
             raise BedstoneError(f"validation_share: {share} is out of range; expected 0 to 1.")
-        held = [_number(_image(row) if self.samples else _json(row)) < share for row in self.rows]
+        keys = [content_key(row) for row in self.rows]
+        if classes is None:
+            held = [_number(key) < share for key in keys]
+        else:
+            chosen = _stratified(keys, classes, share)
+            held = [key in chosen for key in keys]
         sides = [[i for i, out in enumerate(held) if out is side] for side in (False, True)]
         if not all(sides):
             option = " (data.validation)" if self.samples else ""
@@ -131,6 +142,25 @@ class Dataset:
                 f"them. Name more rows, or rows to validate on{option}."
             )
         return self.pick(sides[0]), self.pick(sides[1])
+
+    def usable(self, check: Callable[[int], Any]) -> "Dataset":
+        """The rows that a check passes; others are broken, and left out.
+
+        Args:
+            check: is given a row's number; raises BedstoneError where the row is broken.
+
+        Raises:
+            BedstoneError: too many are broken; the first are named.
+        """
+        good = []
+        for number in range(len(self)):
+            try:
+                check(number)
+                good.append(number)
+            except BedstoneError as error:
+                self.faults.add(error)
+        self.faults.check()
+        return self if len(good) == len(self) else self.pick(good)
 
     def take(self, count: int, seed: int = 0) -> "Dataset":
         """At most `count` of the rows, drawn by `seed`, in their order; 0 takes all."""
@@ -185,7 +215,7 @@ class Dataset:
     def describe(self) -> str:
         """How many rows, texts, questions and classes there are, in a line."""
         if not self.samples:
-            return f"{len(self):,} rows{self._left_out()}"
+            return f"{len(self):,} rows{self.left_out()}"
         text = f"{len(self):,} pictures"
         captions = sum(len(row.captions) for row in self.rows)
         if "questions" in self.fields:
@@ -195,7 +225,7 @@ class Dataset:
         elif "captions" in self.fields:
             text += f", {captions:,} texts"
             text += f", {len(self.classes):,} classes" if self.classes else ""
-        return text + self._left_out()
+        return text + self.left_out()
 
     def _left_out(self) -> str:
         if not self.faults.broken:
@@ -264,17 +294,39 @@ class Dataset:
         Raises:
             BedstoneError: one is no text that a tokenizer can read, naming its row.
         """
-        found = []
-        for number, row in enumerate(self.rows):
-            value = row.get(column)
-            if not (empty and (value is None or value == "")):
-                check_text(self.value(number, column), f"{self.where(number)}: column {column!r}")
-            found.append(value or "")
-        return found
+        return [self.text(number, column, empty=empty) for number in range(len(self))]
+
+    def text(self, row: int, column: str, *, empty: bool = False) -> str:
+        """One text of a column; see `texts`."""
+        value = self.rows[row].get(column)
+        if not (empty and (value is None or value == "")):
+            check_text(self.value(row, column), f"{self.where(row)}: column {column!r}")
+        return value or ""
 
     def fault(self, row: int, column: str, what: str, advice: str) -> BedstoneError:
         """The error that a row has in a column."""
         return BedstoneError(f"{self.where(row)}: column {column!r} {what}. {advice}")
+
+
+def _stratified(keys: Sequence[bytes], classes: Sequence[Any], share: float) -> set[bytes]:
+    """The contents that are held out: of each class the share of them with the least numbers."""
+    members: dict[str, list[bytes]] = {}
+    known: set[bytes] = set()
+    for key, name in zip(keys, classes, strict=True):
+        if key not in known:
+            members.setdefault(str(name), []).append(key)
+            known.add(key)
+    least = int(share * len(known) >= len(members))
+    chosen: set[bytes] = set()
+    for each in members.values():
+        count = min(max(round(share * len(each)), least), len(each) - 1)
+        chosen |= set(sorted(each, key=_number)[:count])
+    return chosen
+
+
+def content_key(row: Any) -> bytes:
+    """What tells a row from another; of a sample, its image."""
+    return _image(row) if isinstance(row, Sample) else _json(row)
 
 
 def _json(row: Mapping[str, Any]) -> bytes:

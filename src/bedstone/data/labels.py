@@ -6,7 +6,7 @@ Every fault of a row is raised before training begins, with its file, row, colum
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,11 @@ class Namer:
         if self._names is None and labels and not any(_whole(label) for label in labels):
             self._names = list(labels)
         self._first: tuple[int, type] | None = None
+        cells = [row.get(column) for row in rows.rows]
+        kinds = Counter(type(cell) for cell in cells if isinstance(cell, str | int))
+        if kinds:  # what most rows have is right, not what the first has
+            kind = max(kinds, key=lambda each: kinds[each])
+            self._first = next(i for i, cell in enumerate(cells) if type(cell) is kind), kind
 
     def name(self, row: int, value: Any) -> str:
         """The name of a value.
@@ -269,6 +274,29 @@ def label_weights(
             raise BedstoneError(f"class_weights.{label}: is {weight!r}; expected a number above 0.")
         result[list(labels).index(str(label))] = weight
     return result
+
+
+def checker(
+    rows: Dataset, column: str, labels: Sequence[str] | None, problem: str
+) -> Callable[[int], Any]:
+    """What raises BedstoneError of a row whose label can't be learnt.
+
+    Args:
+        problem: single, multi or regression.
+    """
+    namer = Namer(rows, column, labels)
+    if problem == "multi":
+        names = vector_names(rows, column, labels)
+        return lambda row: several_of(namer, row, names)
+    if problem == "regression":
+        sizes = Counter(_size(row.get(column)) for row in rows.rows)
+        count = len(labels) if labels else max(sizes, key=lambda size: sizes[size], default=1)
+        return lambda row: figures_of(rows, row, column, count)
+    return lambda row: namer.name(row, rows.value(row, column))
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) and value else 1
 
 
 # Names that may be one.

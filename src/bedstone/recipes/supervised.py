@@ -22,10 +22,11 @@ from bedstone.data.images.supervised import (
     in_batches,
     labelled_image_stream,
 )
-from bedstone.data.open import open_dataset
+from bedstone.data.open import MOST_BROKEN, open_dataset
+from bedstone.data.summary import summarise
 from bedstone.data.text.augment import AugmentConfig, augment
 from bedstone.data.text.examples import Examples, example_stream
-from bedstone.data.text.supervised import make_examples
+from bedstone.data.text.supervised import PARTS, make_examples, usable_rows
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
@@ -43,10 +44,10 @@ from bedstone.nn.quantize import quantize
 from bedstone.objectives.supervised import objective_of
 from bedstone.recipes.base import Method
 from bedstone.runtime import Precision
-from bedstone.settings import Settings, check_shares, from_mapping, number, one_of, whole
+from bedstone.settings import Settings, check_shares, from_mapping, number, one_of, share, whole
 from bedstone.tasks.images.engine import processor_of
 from bedstone.tasks.pipeline import pipeline
-from bedstone.train.data import Splits
+from bedstone.train.data import SPLIT, Splits, stratifies
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
@@ -55,6 +56,7 @@ from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start, adapt
 
 IMAGE_TASKS = "image-classification"
+WITHOUT_CLASSES = ("question-answering", "text-generation")
 TASKS = (
     "text-classification",
     "token-classification",
@@ -78,6 +80,7 @@ class LabelledConfig(Settings):
         labels: the labels in their order; empty takes those of the training rows.
         validation_share: the share of rows held out.
         most_rows: take this many training rows at most, drawn by the seed; 0 takes all.
+        most_broken: share of rows that may be broken; such rows are left out and named.
     """
 
     section = "data."
@@ -88,7 +91,8 @@ class LabelledConfig(Settings):
     columns: dict[str, Any] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
     validation_share: float = number(0, 1, open_least=True, open_most=True, default=0.1)
-    most_rows: int = 0
+    most_rows: int = whole(0, default=0)
+    most_broken: float = share(below_one=True, default=MOST_BROKEN)
 
 
 @dataclass
@@ -203,17 +207,28 @@ class Supervised(Method[FinetuneRecipe]):
 
     def open(self, recipe: FinetuneRecipe, start: Start) -> Splits:
         opened = open_images if recipe.task == IMAGE_TASKS else open_texts
-        train, validation, test = opened(recipe, start.model, start.quiet)
+        stratified = stratifies(start.folder)
+        train, validation, test = opened(recipe, start.model, start.quiet, stratified=stratified)
         record = {
             "source": recipe.data.train,
             "fingerprint": train.fingerprint(),
             "rows": len(train),
         }
+        if stratified:
+            record["split"] = SPLIT
+        found = {"train": train, "validation": validation, "test": test}
+        examples = {split: each for split, each in found.items() if each is not None}
+        labels = {split: each.actual for split, each in examples.items()}
+        understood = summarise(
+            {split: each.rows for split, each in examples.items()},
+            {} if recipe.task in WITHOUT_CLASSES else labels,
+            PARTS.get(recipe.task, ()),
+        )
         notes = [
             f"{recipe.data.train}: {train.describe()}",
             f"validation: {validation.describe()}",
         ]
-        return Splits(train, validation, test, record, notes)
+        return Splits(train, validation, test, record, notes, understood)
 
     def model(
         self,
@@ -350,7 +365,7 @@ def fresh_model(values: dict[str, Any], seed: int) -> Model:
 
 
 def open_images(
-    recipe: FinetuneRecipe, model: Model, quiet: bool
+    recipe: FinetuneRecipe, model: Model, quiet: bool, *, stratified: bool = True
 ) -> tuple[ImageExamples, ImageExamples, ImageExamples | None]:
     """The labelled images of a recipe: training, validation and test.
 
@@ -362,7 +377,8 @@ def open_images(
     if data.validation:
         held = open_image_rows(recipe, data.validation)
     else:
-        learnt, held = learnt.hold_out(data.validation_share)
+        classes = [row.label for row in learnt] if stratified else None
+        learnt, held = learnt.hold_out(data.validation_share, classes)
     learnt = learnt.take(data.most_rows, recipe.seed)
     tested = open_image_rows(recipe, data.test) if data.test else None
     processor = processor_of(model)
@@ -380,11 +396,14 @@ def open_images(
 
 def open_image_rows(recipe: FinetuneRecipe, name: str) -> Dataset:
     """The rows of a source of labelled images."""
-    return open_dataset(name, PAIRS, columns=recipe.data.columns, split=recipe.data.split)
+    data = recipe.data
+    return open_dataset(
+        name, PAIRS, columns=data.columns, split=data.split, most_broken=data.most_broken
+    )
 
 
 def open_texts(
-    recipe: FinetuneRecipe, model: Model, quiet: bool
+    recipe: FinetuneRecipe, model: Model, quiet: bool, *, stratified: bool = True
 ) -> tuple[Examples, Examples, Examples | None]:
     """The labelled texts of a recipe, augmented and tokenised: training, validation and test.
 
@@ -394,13 +413,17 @@ def open_texts(
     data = recipe.data
 
     def opened(name: str) -> Dataset:
-        return open_dataset(name, columns=data.columns, split=data.split)
+        rows = open_dataset(
+            name, columns=data.columns, split=data.split, most_broken=data.most_broken
+        )
+        return usable_rows(recipe.task, rows, data.labels or None, recipe.problem)
 
     learnt = opened(data.train)
     if data.validation:
         held = opened(data.validation)
     else:
-        learnt, held = learnt.hold_out(data.validation_share)
+        classes = classes_of(learnt) if stratified else None
+        learnt, held = learnt.hold_out(data.validation_share, classes)
     if data.most_rows:
         learnt = learnt.take(data.most_rows, recipe.seed)
     if recipe.augment:
@@ -426,6 +449,13 @@ def open_texts(
         train = examples(learnt)
         test = opened(data.test) if data.test else None
         return train, examples(held, train), None if test is None else examples(test, train)
+
+
+def classes_of(rows: Dataset) -> list[Any] | None:
+    """The class of each row; None where rows have numbers, several labels or none."""
+    column = rows.column("label")
+    cells = [row.get(column) for row in rows.rows] if column else []
+    return cells if cells and all(isinstance(cell, str | int) for cell in cells) else None
 
 
 def augmenter(recipe: FinetuneRecipe) -> ImageAugment | None:

@@ -12,6 +12,7 @@ from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.open import ImagesConfig
 from bedstone.data.sources import Source
+from bedstone.data.summary import Summary, summarise
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -35,6 +36,7 @@ class Splits:
         test: what the finished model is measured on besides.
         record: what `data.json` and the artefact say of it; `source` and `fingerprint` at least.
         notes: lines of the plan that is printed before training.
+        understood: the columns, classes and doubts of the rows, printed with it.
     """
 
     train: Any
@@ -42,6 +44,33 @@ class Splits:
     test: Any = None
     record: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    understood: Summary | None = None
+
+
+def understood(splits: Splits) -> Summary:
+    """What was understood of the rows of a run; empty where they are no datasets."""
+    named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows = {split: each for split, each in named.items() if isinstance(each, Dataset)}
+    return summarise(rows, labels_of(rows)) if rows else Summary()
+
+
+def labels_of(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
+    """The classes of samples, by their split; empty where they have none."""
+    labels = {split: [row.label or "" for row in rows] for split, rows in splits.items()}
+    return labels if any(any(each) for each in labels.values()) else {}
+
+
+SPLIT = 2  # the version of how rows are held out; runs without one have equal chances for all rows
+
+
+def stratifies(folder: Path | None) -> bool:
+    """Whether a run holds out the same share of each class, as those that begin today do.
+
+    Args:
+        folder: of the run, where it may have begun under an earlier version.
+    """
+    path = None if folder is None else folder / "data.json"
+    return path is None or not path.is_file() or read_json(path).get("split", 1) >= SPLIT
 
 
 def check_unchanged(run: Path, record: Mapping[str, Any]) -> None:

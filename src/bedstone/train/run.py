@@ -13,6 +13,7 @@ from bedstone.checkpoints.adapters import load_adapter, save_adapter, write_adap
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
+from bedstone.data.summary import Summary
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json, write_text
@@ -22,7 +23,7 @@ from bedstone.report.plots import draw_curve
 from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_everything
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
-from bedstone.train.data import Splits, check_unchanged
+from bedstone.train.data import Splits, check_unchanged, understood
 from bedstone.train.logs import ProgressBar, RunLog, clock, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import OptimConfig, build_optimizer
@@ -52,6 +53,8 @@ class RunRecipe(Settings):
         save_minutes: minutes between checkpoints.
         keep: checkpoints to keep besides the best.
         log_every: steps between lines of the log.
+        strict: refuse data of which something may have been misunderstood, such as labels that
+            differ by a space, instead of reporting it.
     """
 
     method: str = ""
@@ -68,6 +71,7 @@ class RunRecipe(Settings):
     save_minutes: float = number(0, open_least=True, default=5.0)
     keep: int = whole(1, default=2)
     log_every: int = whole(1, default=10)
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,9 @@ def prepare(
     if start.model is None:
         start.parts = method.parts(recipe)
     splits = method.open(recipe, start)
+    splits.understood = splits.understood or understood(splits)
+    if recipe.strict:
+        splits.understood.check()
     if folder is not None:
         check_unchanged(folder, splits.record)
     tokenizer = choose_tokenizer(method, recipe, splits, start)
@@ -248,6 +255,7 @@ def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
     return "\n".join(
         (
             *plan.splits.notes,
+            *(plan.splits.understood or Summary()).text(),
             f"{network}: {count / 1e6:.2f}M parameters, {learning / 1e6:.2f}M of them trained "
             f"by {method.name}{words}, {precision.name} on {precision.device}",
             f"{method.step_size(recipe) * recipe.accumulate:,} {method.unit} a step, budget "

@@ -109,10 +109,7 @@ class ImageExamples:
     def describe(self) -> str:
         """How many pictures and labels, and how many were left out, in a line."""
         text = f"{len(self):,} pictures, {len(self.labels):,} labels"
-        faults = self.rows.faults
-        if faults.broken:
-            text += f"; {len(faults.broken):,} rows left out: {faults.summary()}"
-        return text
+        return text + self.rows.left_out()
 
     def fingerprint(self) -> str:
         """A hash (hex) of the rows."""

@@ -6,7 +6,7 @@ holds the answer; prompts with completions.
 Shapes: n windows of a batch, M read states, L labels.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -458,6 +458,69 @@ def alpaca_prompt(instruction: str, given: str = "") -> str:
 TASKS = ("text-classification", "token-classification", "question-answering", "text-generation")
 
 
+PARTS = {
+    "text-classification": ("text", "pair", "label"),
+    "token-classification": ("tokens", "tags"),
+    "question-answering": ("question", "context", "answers"),
+    "text-generation": ("prompt", "instruction", "input", "text", "completion", "output"),
+}
+
+
+def usable_rows(
+    task: str, rows: Dataset, labels: Sequence[str] | None = None, problem: str = "auto"
+) -> Dataset:
+    """The rows that a task can learn; broken ones are left out and counted in `rows.faults`.
+
+    Raises:
+        BedstoneError: a column is missing, or too many rows are broken.
+    """
+
+    def check_cells(*columns: str) -> Callable[[int], Any]:
+        return lambda row: [rows.text(row, column) for column in columns]
+
+    if task == "text-classification":
+        texts = [rows.need("text"), *filter(None, [rows.column("pair")])]
+        column = rows.need("label")
+
+        def check_present(row: int) -> None:
+            check_cells(*texts)(row)
+            rows.value(row, column)
+
+        rows = rows.usable(check_present)
+        kind = labelling.find_problem(rows, column) if problem == "auto" else problem
+        return rows.usable(labelling.checker(rows, column, labels, kind))
+    if task == "token-classification":
+        tokens, column = rows.need("tokens"), rows.need("tags")
+        namer = labelling.Namer(rows, column, labels, "tag")
+        return rows.usable(lambda row: labelling.tags_of(namer, row, tokens))
+    if task == "question-answering":
+        question, context, column = (rows.need(p) for p in PARTS[task])
+
+        def check_answers(row: int) -> None:
+            check_cells(question, context)(row)
+            find_answers(rows, row, column, rows.rows[row][context])
+
+        return rows.usable(check_answers)
+    needed = check_cells(*_learnt_columns(rows))
+    spare = [column for part in ("prompt", "input") if (column := rows.column(part))]
+
+    def check_completion(row: int) -> None:
+        needed(row)
+        for column in spare:
+            rows.text(row, column, empty=True)
+
+    return rows.usable(check_completion)
+
+
+def _learnt_columns(rows: Dataset) -> list[str]:
+    """The columns of text-generation that no row may lack."""
+    if rows.column("completion"):
+        return [rows.need("completion")]
+    if rows.column("instruction"):
+        return [rows.need("instruction"), rows.need("output")]
+    return [rows.need("text")]
+
+
 def make_examples(
     task: str,
     rows: Dataset,
@@ -483,6 +546,7 @@ def make_examples(
         BedstoneError: the task is unknown, or a row can't be learnt.
     """
     room = {"limit": limit, "stride": stride}
+    rows = usable_rows(task, rows, labels, problem)
     if task == "text-classification":
         return TextExamples(rows, tokenizer, labels=labels, problem=problem, known=known, **room)
     if task == "token-classification":
