@@ -22,7 +22,8 @@ def evaluate(
     data: str,
     *,
     task: str = "",
-    column: str = "text",
+    column: str = "",
+    label_column: str = "",
     split: str | None = None,
     context: int | None = None,
     batch_size: int = 8,
@@ -46,8 +47,9 @@ def evaluate(
         data: a built-in name, a path, a glob or a hub id.
         task: the task to run on labelled rows and score by its metric, such as
             zero-shot-classification; by default what the model was trained for, with its loss.
-        column: the column of the text, in formats that have columns; for images with labels, the
-            column of the labels.
+        column: the column of the text, in formats that have columns; by default the one that the
+            model learnt from, or a usual name.
+        label_column: the column of the labels; likewise.
         split: the split of a hub id or a folder with splits.
         context: tokens per window; by default the model's own context.
         batch_size: windows per batch.
@@ -71,12 +73,13 @@ def evaluate(
     metric = metric_of(task) if task else ""
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, device=how.device)
+    named = {"text": column, "label": label_column}
+    columns = {part: name for part, name in named.items() if name}
     if metric:
         check_head(task_class(task), opened)
     if metric and metric not in OWN:
         if confusion is not None:
             raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
-        columns = None if column == "text" else {"text": column}
         return evaluate_task(task, opened, data, how, columns=columns, split=split, as_json=as_json)
     if isinstance(opened, DiffusionPipeline):
         return evaluate_generative(
@@ -94,7 +97,6 @@ def evaluate(
         )
     kind = opened.config.head.kind
     if kind in TASKS:
-        columns = None if column == "text" else {"text": column}
         return evaluate_labels(
             opened,
             data,

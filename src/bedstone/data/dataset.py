@@ -227,7 +227,8 @@ class Dataset:
             text += f", {len(self.classes):,} classes" if self.classes else ""
         return text + self.left_out()
 
-    def _left_out(self) -> str:
+    def left_out(self) -> str:
+        """How many rows were left out, and the first of them, after a semicolon; or nothing."""
         if not self.faults.broken:
             return ""
         return f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"

@@ -290,16 +290,36 @@ def read_file(record: Record, value: Any, what: str, kind: str = "picture") -> b
     if isinstance(value, bytes | bytearray) and value:
         return bytes(value)
     if isinstance(value, str) and value:
-        path = record.folder / value
-        if record.inside and not path.resolve().is_relative_to(record.folder.resolve()):
-            raise BedstoneError(f"{record.place}: {value!r} leads out of {record.folder}.")
-        if not path.is_file():
-            raise BedstoneError(f"{record.place}: there is no file {path}.")
-        return path
+        return named_file(record, value)
     raise BedstoneError(
         f"{record.place}: {what} holds no {kind} (it is {str(value)[:40]!r}); expected encoded "
         "bytes or a path."
     )
+
+
+def named_file(record: Record, value: str) -> Path:
+    """The file that a row names, relative to the record's folder.
+
+    Raises:
+        BedstoneError: there is none, it leads out of that folder, or no file can be named so.
+    """
+    path = record.folder / value
+    try:
+        if record.inside and not path.resolve().is_relative_to(record.folder.resolve()):
+            raise BedstoneError(
+                f"{record.place}: {value[:200]!r} leads out of {record.folder}; expected a file of "
+                "that folder."
+            )
+        there = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, half a character, a loop
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise BedstoneError(
+            f"{record.place}: {value[:60]!r} can't be a file's name ({reason}). Mend it, or leave "
+            "the row out."
+        ) from error
+    if not there:
+        raise BedstoneError(f"{record.place}: there is no file {str(path)[:300]}.")
+    return path
 
 
 def _captions(reader: SampleReader, record: Record) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from bedstone.data.fields import (
     TEMPLATES,
     Need,
     SampleReader,
+    named_file,
     needed,
 )
 from bedstone.data.records import Faults, Reading, Record
@@ -91,6 +92,34 @@ def open_dataset(
         faults=faults,
         reading=reading,
     )
+
+
+def remembered_columns(
+    recorded: Mapping[str, Any],
+    name: str | Path,
+    given: Mapping[str, Any] | None = None,
+    *,
+    split: str | None = None,
+    images: bool = False,
+) -> dict[str, Any]:
+    """The columns of other rows than a run learnt from: those given, else its own where they exist.
+
+    Args:
+        recorded: {part: column} of the run's recipe.
+        given: {part: column} that are named now.
+        images: whether rows have images.
+    """
+    found = dict(given or {})
+    rest = {part: column for part, column in recorded.items() if part not in found}
+    if rest and str(name) not in BUILT_IN:
+        first = next(
+            read_records(name, split, images=images, reading=Reading(Faults("", 1.0))), None
+        )
+        values = {} if first is None else first.values
+        for part, column in rest.items():
+            if not isinstance(column, str) or "{" in column or column in values:
+                found[part] = column
+    return found
 
 
 def _open_rows(
@@ -167,13 +196,7 @@ def _image(record: Record, column: str | None) -> Path | bytes | None:
             f"{record.place}: column {column!r} is {str(value)[:60]!r}; expected a picture's bytes "
             "or its file's name. Mend it, or leave the row out."
         )
-    path = record.folder / value
-    if record.inside and not path.resolve().is_relative_to(record.folder.resolve()):
-        raise BedstoneError(
-            f"{record.place}: column {column!r} is {value!r}, which lies outside {record.folder}; "
-            "expected a file of that folder."
-        )
-    return path
+    return named_file(record, value)
 
 
 # What recipes say of rows with images.

@@ -17,7 +17,7 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.contrastive import ContrastiveTexts, encoder_of, text_rows
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import PairsConfig
+from bedstone.data.open import PairsConfig, remembered_columns
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs
 from bedstone.data.text.packing import Packed, pack
@@ -183,7 +183,7 @@ def evaluate_contrastive(
     data: str,
     precision: Precision,
     *,
-    column: str = "text",
+    column: str = "",
     split: str | None = None,
     as_json: bool = False,
     confusion: str | None = None,
@@ -202,8 +202,8 @@ def evaluate_contrastive(
         BedstoneError: the pairs can't be read, or there is nothing to measure.
     """
     settings = recorded_data(PairsConfig, model.record.get("recipe") or {})
-    if column != "text":
-        settings.columns = {**settings.columns, "text": column}
+    given = {"text": column} if column else {}
+    settings.columns = remembered_columns(settings.columns, data, given, split=split, images=True)
     if data == SCENES:
         rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
     else:

@@ -25,7 +25,7 @@ from bedstone.data.images.image_text import (
     targets_of,
 )
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import ImageTextConfig
+from bedstone.data.open import ImageTextConfig, remembered_columns
 from bedstone.data.scenes.captions import negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
@@ -439,7 +439,7 @@ def evaluate_image_text(
     data: str,
     precision: Precision,
     *,
-    column: str = "text",
+    column: str = "",
     split: str | None = None,
     as_json: bool = False,
 ) -> dict[str, Any]:
@@ -459,8 +459,8 @@ def evaluate_image_text(
     """
     recipe = model.record.get("recipe") or {}
     settings = recorded_data(ImageTextConfig, recipe)
-    if column != "text":
-        settings.columns = {**settings.columns, "text": column}
+    given = {"text": column} if column else {}
+    settings.columns = remembered_columns(settings.columns, data, given, split=split, images=True)
     rows = opened(settings, data, split=split, size=max(model.config.image.size))
     kind = model.config.head.kind
     kind = (

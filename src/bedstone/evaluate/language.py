@@ -59,12 +59,18 @@ def masked_figures(scores: MaskedScores) -> dict[str, float]:
     return figures
 
 
+def text_column(model: Model, given: str) -> str:
+    """The column of texts: the one given, else that of the model's recipe, else `text`."""
+    recipe = model.record.get("recipe") or {}
+    return given or str((recipe.get("data") or {}).get("column") or "text")
+
+
 def evaluate_masked(
     model: Model,
     data: str,
     precision: Precision,
     *,
-    column: str = "text",
+    column: str = "",
     split: str | None = None,
     context: int | None = None,
     as_json: bool = False,
@@ -86,7 +92,7 @@ def evaluate_masked(
     tokenizer = tokenizer_of(model)
     longest = min(context or 128, model.config.context)
     masking = MaskingConfig()
-    source = open_source(data, text_column=column, split=split)
+    source = open_source(data, text_column=text_column(model, column), split=split)
     tokens = cached(Sentences(source), tokenizer, 0.0, quiet=as_json).train
     corruption, pairs = Corruption.of(tokenizer, masking), kind == "pretraining"
     rows = row_maker(tokenizer, tokens, corruption, longest, masking.short_rows, pairs)
@@ -118,7 +124,7 @@ def evaluate_causal(
     data: str,
     precision: Precision,
     *,
-    column: str = "text",
+    column: str = "",
     split: str | None = None,
     context: int | None = None,
     batch_size: int = 8,
@@ -136,7 +142,7 @@ def evaluate_causal(
         raise BedstoneError(
             f"context: {context} was given; the model is made for {longest} tokens at most."
         )
-    source = open_source(data, text_column=column, split=split)
+    source = open_source(data, text_column=text_column(model, column), split=split)
     tokens = cached(source, tokenizer_of(model), 0.0, quiet=as_json).train
     longest = min(longest, max(len(tokens) - 1, 1))
     batches = causal_batches(tokens, longest, batch_size)

@@ -17,7 +17,7 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.fields import PAIRS
 from bedstone.data.images.supervised import ImageExamples
-from bedstone.data.open import open_dataset
+from bedstone.data.open import MOST_BROKEN, open_dataset, remembered_columns
 from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
@@ -260,8 +260,8 @@ def evaluate_labels(
     Args:
         model: with a head for labels, tags or answers.
         data: rows with what is so, in the columns of the task.
-        columns: which column holds what, where the usual names aren't used; of pictures, `text`
-            is the column of their labels.
+        columns: which column holds what, where it isn't the column that the model learnt from; of
+            images, `text` is the column of their labels too.
         context: tokens a row at most; longer rows become windows.
         stride: tokens that a window shares with the one before.
         confusion: a PNG to draw the confusion matrix into.
@@ -271,7 +271,11 @@ def evaluate_labels(
     """
     kind = model.config.head.kind
     examples: Any
-    if embeds_images(model):
+    images = embeds_images(model)
+    if images and columns:
+        columns = {"label": columns.get("label") or columns["text"]}
+    columns = columns_of_run(model, data, columns, split, images=images)
+    if images:
         examples = _images(model, data, columns, split)
     else:
         examples = _texts(model, data, columns, split, context, stride)
@@ -284,7 +288,25 @@ def evaluate_labels(
             raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
         title = f"{model.path} on {Path(data).name}"
         draw_confusion(found.figures.confusion, found.figures.labels, confusion, title)
-    return present(record, {f"{model.path} on {data}": found.figures}, as_json=as_json)
+    notes = [left] if (left := examples.rows.left_out().removeprefix("; ")) else ()
+    title = f"{model.path} on {data}"
+    return present(record, {title: found.figures}, notes=notes, as_json=as_json)
+
+
+def columns_of_run(
+    model: Model,
+    data: str,
+    given: dict[str, str] | None,
+    split: str | None,
+    *,
+    images: bool = False,
+) -> dict[str, str]:
+    """The columns that are given, and those of the model's recipe where the data has them."""
+    recipe = model.record.get("recipe") if isinstance(model.record, dict) else None
+    section = recipe.get("data") if isinstance(recipe, dict) else None
+    recorded = section.get("columns") if isinstance(section, dict) else None
+    recorded = recorded if isinstance(recorded, dict) else {}
+    return remembered_columns(recorded, data, given, split=split, images=images)
 
 
 def _texts(
@@ -299,7 +321,7 @@ def _texts(
     limit = min(context or model.config.context, model.config.context)
     return make_examples(
         TASKS[head.kind],
-        open_dataset(data, columns=columns, split=split),
+        open_dataset(data, columns=columns, split=split, most_broken=MOST_BROKEN),
         tokenizer_of(model),
         labels=list(head.labels) or None,
         problem=head.measured_as if head.kind == "sequence" else "auto",
@@ -312,6 +334,5 @@ def _texts(
 def _images(
     model: Model, data: str, columns: dict[str, str] | None, split: str | None
 ) -> ImageExamples:
-    named = {} if columns is None else {"label": columns["text"]}
-    rows = open_dataset(data, PAIRS, columns=named, split=split)
+    rows = open_dataset(data, PAIRS, columns=columns, split=split)
     return ImageExamples(rows, processor_of(model), labels=model.config.head.labels, known=True)

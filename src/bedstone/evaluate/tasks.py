@@ -18,6 +18,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.scenes.captions import check_caption
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.runner import Evaluation, Progress, present
+from bedstone.evaluate.supervised import columns_of_run
 from bedstone.metrics.captioning import captions, true_facts
 from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import Figures
@@ -414,7 +415,9 @@ def evaluate_task(
     """
     kind = task_class(task)
     done = pipeline(task, model, precision=precision.name)
-    rows = open_dataset(data, needs_of(kind), columns=columns, split=split)
+    need = needs_of(kind)
+    columns = columns_of_run(model, data, columns, split, images=bool(need))
+    rows = open_dataset(data, need, columns=columns, split=split)
     evaluation = TaskEvaluation(done, rows, data)
     with ProgressBar("evaluating", quiet=as_json) as bar:
         found = evaluation.figures(resamples=resamples, progress=bar.update)

@@ -10,6 +10,7 @@ Shapes: L samples, C bins of frequency, S frames, B sounds.
 
 import io
 import math
+import struct
 import wave
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,10 @@ def decode_sound(source: bytes | Path, where: str = "a sound") -> tuple[np.ndarr
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             declared = file.getnframes()
             data = file.readframes(declared)
-    except (wave.Error, EOFError, OSError, ValueError, ArithmeticError) as error:
+    except (
+        *(wave.Error, EOFError, OSError, ValueError, ArithmeticError),
+        *(RuntimeError, MemoryError, struct.error),  # of sizes in the header that are untrue
+    ) as error:
         reason = " ".join(str(error).split()) or "it ends too soon"
         raise BedstoneError(
             f"{where}: is no sound that can be read ({reason[:120]}). {_READS}"

@@ -4,7 +4,9 @@ Shapes: N signals, C channels, S sides; H x W pixels of images.
 """
 
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -285,7 +287,8 @@ def array_signals(
     Raises:
         BedstoneError: there is no such file, or it holds something else.
     """
-    arrays = _read(name, ("signals", *filter(None, [CONDITION_ARRAYS[condition]])))
+    parts = ("signals", *filter(None, [CONDITION_ARRAYS[condition]]))
+    arrays = _read(name, parts, data.memory_mb)
     values, sides = arrays["signals"], KINDS[kind]
     if values.ndim == sides + 1:
         values = values[:, None]
@@ -329,22 +332,49 @@ def array_signals(
     return Signals(values, kind=kind, name=name, **labels).take(data.most_rows, seed)
 
 
-def _read(name: str, parts: Sequence[str]) -> dict[str, np.ndarray]:
+def _read(name: str, parts: Sequence[str], memory_mb: float) -> dict[str, np.ndarray]:
+    """Arrays of a `.npz` file; their headers are compared with the file before any is made."""
     if not Path(name).is_file() or Path(name).suffix != ".npz":
         raise BedstoneError(
             f"data.source: {name!r} is no .npz file. Save signals (N, C, *S) and what they are "
             f"made from: numpy.savez(file, {', '.join(f'{part}=...' for part in parts)})."
         )
     try:
-        with np.load(name, allow_pickle=False) as file:
+        with zipfile.ZipFile(name) as archive:
+            held = [each.removesuffix(".npy") for each in archive.namelist()]
             for part in parts:
-                if part not in file:
+                if part not in held:
                     raise BedstoneError(
-                        f"data {name!r}: has no array {part!r}; it has {', '.join(file)}."
+                        f"data {name!r}: has no array {part!r}; it has {', '.join(held[:20])}."
                     )
-            return {part: file[part] for part in parts}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BedstoneError(f"data {name!r}: can't be read ({error}). Save it again.") from error
+            return {part: _array(archive, part, name, memory_mb) for part in parts}
+    # zipfile and numpy raise these for what is encrypted, packed by another method, or untrue.
+    except (
+        *(OSError, ValueError, EOFError, RuntimeError, MemoryError, SyntaxError, TypeError),
+        *(KeyError, zipfile.BadZipFile, zlib.error, struct.error),
+    ) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BedstoneError(f"data {name!r}: can't be read ({reason}). Save it again.") from error
+
+
+def _array(archive: zipfile.ZipFile, part: str, name: str, memory_mb: float) -> np.ndarray:
+    member = archive.getinfo(f"{part}.npy")
+    with archive.open(member) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else _header_2
+        shape, _, kind = read(file)
+    size = math.prod(shape) * kind.itemsize
+    if min(shape, default=0) < 0 or size > member.file_size:
+        raise BedstoneError(
+            f"data {name!r}: the array {part!r} declares the shape {shape} of {kind}, {size:,} "
+            f"bytes, and the file holds {member.file_size:,} of it. Save it again."
+        )
+    check_memory(shape, kind.itemsize, memory_mb, name)
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+_header_2 = np.lib.format.read_array_header_2_0
 
 
 def spectrogram_of(data: SignalsConfig) -> Spectrogram:

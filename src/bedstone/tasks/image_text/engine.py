@@ -223,7 +223,8 @@ class ImageTextTask(ImageTask):
         """Candidates as they are written, their end included, after `begun` tokens of a prompt.
 
         Raises:
-            BedstoneError: one is longer than fits, and may not be cut.
+            BedstoneError: one is longer than fits, and may not be cut; the answers that the model
+                learnt from always may.
         """
         words = self.engine.words
         if candidates not in self._known:
@@ -239,9 +240,11 @@ class ImageTextTask(ImageTask):
         message = (
             f"candidates[{longest}]: has {size:,} tokens, where the network has room for {room:,}"
         )
-        if not may_cut(options):
+        learnt = candidates == getattr(self, "known_answers", None)  # training cut them too
+        if not (learnt or may_cut(options)):
             raise BedstoneError(f"{message}. Shorten it, or let it be cut by truncation=True.")
-        message += "; candidates that are too long were cut, as truncation asks."
+        why = "as they were in training" if learnt else "as truncation asks"
+        message += f"; candidates that are too long were cut, {why}."
         self.tell(message, once=message)
         return [[*ids[:-1][:room], words.end] for ids in rows]
 
