@@ -108,7 +108,7 @@ class Model:
     def writes_text(self) -> bool:
         """Whether it continues texts."""
         causal = isinstance(self.network, CausalLM) and self.network.causal
-        return causal and self.config.head.kind == "language"
+        return bool(causal and self.config.head.kind == "language")
 
     def generate(self, prompt: str | Sequence[str], **settings: Any) -> Any:
         """The continuation of a text, or of each of several.

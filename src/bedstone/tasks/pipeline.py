@@ -124,6 +124,8 @@ def natural_task(model: Model) -> str:
     Raises:
         BedstoneError: there is none.
     """
+    if model.writes_text:
+        return "text-generation"
     for name in TASKS:
         # any encoder can do that one by its vectors
         if name != "zero-shot-classification" and _fits(task_class(name), model):
