@@ -322,7 +322,8 @@ def _stratified(keys: Sequence[bytes], classes: Sequence[Any], share: float) -> 
     for each in members.values():
         count = min(max(round(share * len(each)), least), len(each) - 1)
         chosen |= set(sorted(each, key=_number)[:count])
-    return chosen
+    spare = [key for each in members.values() if len(each) > 1 for key in each]
+    return chosen or set(sorted(spare, key=_number)[:1])
 
 
 def content_key(row: Any) -> bytes:

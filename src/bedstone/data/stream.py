@@ -216,9 +216,9 @@ class Stream(Batches[B]):
     def figures(self) -> dict[str, float]:
         """For the log: the epoch, and the share of time spent waiting since the last call.
 
-        Batches that no thread makes are of what is in memory: there is nothing to report.
+        Whole epochs that no thread makes are of what is in memory: there is nothing to report.
         """
-        if not self.workers:
+        if self.whole and not self.workers:
             return {}
         now = time.monotonic()
         share = self._waited / max(now - self._since, 1e-9)
