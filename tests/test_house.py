@@ -38,7 +38,7 @@ LAYERS = [
     {"models"},
     {"data"},
     {"nn"},
-    {"files", "settings", "published_keys", "runtime", "errors", "config"},
+    {"files", "settings", "outputs", "published_keys", "runtime", "errors", "config"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LEAST, MOST = 60, 600  # lines of a file

@@ -33,6 +33,7 @@ COMMANDS = {
         "generate": "commands.generate:generate",
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
+        "predict": "commands.predict:predict",
         "index": "commands.search:index",
         "search": "commands.search:search",
     },

@@ -7,6 +7,7 @@ from `Settings` checks its fields when one is made. Errors name the field as the
 import copy
 import dataclasses
 import inspect
+import json
 import math
 import re
 import types
@@ -250,6 +251,36 @@ def to_yaml(recipe: Any) -> str:
 
     values = recipe if isinstance(recipe, dict) else dataclasses.asdict(recipe)
     return yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
+
+
+# Words on the command line that have a meaning and are not JSON.
+WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def read_options(task: str, settings: type[Any], given: Sequence[str]) -> dict[str, Any]:
+    """Options `key=value`; a value is JSON, or true, false or none in any case, or else text."""
+    names = {each.name for each in dataclasses.fields(settings)}
+    found: dict[str, Any] = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise BedstoneError(f"--option {each!r}: expected key=value, such as top_k=3.")
+        if key not in names:
+            raise BedstoneError(
+                f"--option {key!r}: {task} has no such option{nearest(key, names)}."
+            )
+        found[key] = _value(value)
+    return found
+
+
+def _value(word: str) -> Any:
+    if word.lower() in WORDS:
+        return WORDS[word.lower()]
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
 
 
 # Bounds that a field declares: `layers: int = whole(1, default=6)`.

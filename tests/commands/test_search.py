@@ -99,7 +99,9 @@ def test_the_page_needs_no_other_file_and_trusts_no_name(made, folder, tmp_path,
     assert text.count("data:image/jpeg") == 3 and "be shown" in text
     assert "green1.png" in text and "price" in text
     example = str(folder / "blue1.png")
-    assert run(capsys, "search", made, "--image", example, "--page", str(page))[0] == 0
+    assert (
+        run(capsys, "search", made, "--image", example, "--page", str(page), "--overwrite")[0] == 0
+    )
     assert "Like blue1.png" in page.read_text() and 'class="example"' in page.read_text()
 
 

@@ -69,7 +69,8 @@ def test_the_confusion_matrix_is_drawn(pieces, tmp_path, capsys):
     assert main(["evaluate", model, rows, "--confusion", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     tagger, tagged = prepared("tags", pieces, tmp_path / "tags")
-    assert main(["evaluate", tagger, tagged, "--confusion", str(picture)]) == 2
+    other = str(tmp_path / "tags.png")
+    assert main(["evaluate", tagger, tagged, "--confusion", other]) == 2
     assert "no such matrix" in capsys.readouterr().err
 
 

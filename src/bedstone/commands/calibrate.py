@@ -21,6 +21,7 @@ from bedstone.data.open import with_images
 from bedstone.errors import BedstoneError, nearest
 from bedstone.metrics.calibration import FIGURES, detection
 from bedstone.metrics.figures import Figures
+from bedstone.outputs import new_file
 from bedstone.report.plots import draw_calibration
 from bedstone.runtime import pick_device
 from bedstone.tasks.moderation.fit import Parts, fit_policy
@@ -83,6 +84,7 @@ def calibrate(
     label: str | None = None,
     out: str | None = None,
     picture: str | None = None,
+    overwrite: bool = False,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
@@ -100,6 +102,7 @@ def calibrate(
         label: the column of the label (default: label).
         out: the policy file to write (default: NAME.calibrated.yaml beside the policy).
         picture: a PNG file to draw precision and recall by threshold into.
+        overwrite: replace files of the same names.
         as_json: print one JSON object.
         precision: of computation: auto, bf16 or fp32.
         device: auto, cpu, cuda or mps.
@@ -114,6 +117,11 @@ def calibrate(
     named = {"text": column, "label": label}
     columns = {part: name for part, name in named.items() if name}
     bare = _uncalibrated(read_policy(policy))
+    source = Path(policy)
+    path = Path(out) if out else source.with_name(f"{source.stem}.calibrated.yaml")
+    new_file(path, "--out", overwrite=overwrite)
+    if picture is not None:
+        new_file(picture, "--picture", overwrite=overwrite)
     rows = with_images(sample, columns=columns)
     if calibration.most:
         rows = rows.take(calibration.most, calibration.seed)
@@ -155,8 +163,6 @@ def calibrate(
         "held_out": {name: float(f"{value:.4g}") for name, value in after.flat().items()},
     }
     calibrated = dataclasses.replace(fitted.policy, calibrated=kept)
-    source = Path(policy)
-    path = Path(out) if out else source.with_name(f"{source.stem}.calibrated.yaml")
     command = f"bedstone calibrate {source.name} {model} {Path(sample).name}"
     calibrated.write(path, f"Written by {command}: mend {source.name} and run it again.")
     if picture is not None and not draw_calibration(

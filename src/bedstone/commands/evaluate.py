@@ -13,6 +13,7 @@ from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
+from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
 
@@ -35,6 +36,7 @@ def evaluate(
     clip: str = "",
     samples: int = 1000,
     out: str = "",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a model on data by the metrics of its task.
 
@@ -62,6 +64,7 @@ def evaluate(
             how well each sample matches its text; with or without a judge.
         samples: for a model that generates media: number of samples to judge.
         out: for a model that generates media: a folder for sheets of samples.
+        overwrite: replace files of the same names.
 
     Example:
         bedstone evaluate runs/finetune-own rows.csv
@@ -71,6 +74,10 @@ def evaluate(
             can't do it, the context is too long, or an option is of another kind of model.
     """
     metric = metric_of(task) if task else ""
+    if confusion is not None:
+        new_file(confusion, "--confusion", overwrite=overwrite)
+    if out:
+        new_folder(out, "--out", overwrite=overwrite)
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, device=how.device)
     named = {"text": column, "label": label_column}

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.diffusion.sample import Progress, SamplingStep
 from bedstone.errors import BedstoneError
+from bedstone.outputs import free_path, new_file, next_number
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet, to_images
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.media.files import SUFFIXES, check_enlarged, file_name, write_generated
@@ -36,11 +37,13 @@ class Place:
         file: the only one; None where there are several.
         folder: of several.
         sheet: of them all; of a single sound, video or volume, of what it looks like.
+        first: the number of the first of several.
     """
 
     file: Path | None
     folder: Path
     sheet: Path
+    first: int = 0
 
     def beside(self, word: str) -> Path:
         """A PNG beside the result."""
@@ -50,17 +53,35 @@ class Place:
         return self.sheet.parent / f"{stem}-{word}.png"
 
 
-def planned(out: str | None, kind: str, *, several: bool) -> Place:
+def planned(out: str | None, kind: str, *, several: bool, overwrite: bool = False) -> Place:
     """The places of the files, checked before anything is sampled.
 
+    Samples of earlier calls are kept: numbers in a folder go on from theirs, and where no name was
+    given the next free one is taken.
+
     Raises:
-        BedstoneError: the name ends as no file of this kind does, or is taken by another thing;
-            nothing can be written there.
+        BedstoneError: the name ends as no file of this kind does, or is taken; nothing can be
+            written there.
     """
     place = _place(out, kind, several)
+    if not overwrite:
+        place = _kept(place, named=out is not None and Path(out).suffix != "")
     check_folder(place.folder, "--out")
     check_folder(place.sheet.parent, "--out")
     return place
+
+
+def _kept(place: Place, *, named: bool) -> Place:
+    """The place, or one beside it, so that no file that is there is replaced."""
+    if named:
+        for path in (place.file, place.sheet):
+            if path is not None:
+                new_file(path, "--out")
+    if place.file is not None:
+        file = place.file if named else free_path(place.file)
+        sheet = file if place.sheet == place.file else file.with_name(f"{file.stem}-shown.png")
+        return Place(file, place.folder, sheet)
+    return replace(place, sheet=free_path(place.sheet), first=next_number(place.folder))
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -103,7 +124,8 @@ def write_all(
     """
     files = []
     for number, (signal, recipe) in enumerate(zip(drawn.signals, drawn.recipes, strict=True)):
-        path = place.file or place.folder / file_name(number, recipe, form.kind)
+        name = file_name(place.first + number, recipe, form.kind)
+        path = place.file or place.folder / name
         files.append(write_generated(signal, form, path, recipe, enlarge=enlarge))
     if len(files) > 1 or form.kind != "image":
         _sheet(drawn, form.kind, place.sheet, columns)
@@ -119,7 +141,8 @@ class Frames:
         path: the PNG to write.
     """
 
-    def __init__(self, drawer: MediaGenerator, path: Path) -> None:
+    def __init__(self, drawer: MediaGenerator, path: Path, *, overwrite: bool = False) -> None:
+        new_file(path, "--strip", overwrite=overwrite)
         if path.suffix.lower() != ".png":
             raise BedstoneError(f"--strip: {path} was given; expected a name that ends in .png.")
         check_folder(path.parent, "--strip")
@@ -258,6 +281,7 @@ def imagine(
     enlarge: int = 1,
     strip: str | None = None,
     show_steps: bool = False,
+    overwrite: bool = False,
     *,
     as_json: bool = False,
     precision: str = "auto",
@@ -276,6 +300,7 @@ def imagine(
         enlarge: integer factor by which images are enlarged.
         strip: a PNG file to write the sampling steps of the first samples into.
         show_steps: write the sampling steps into a file beside the result.
+        overwrite: replace files of the same names.
         as_json: print one JSON object per file.
         precision: of computation: auto, bf16 or fp32.
         device: auto, cpu, cuda or mps.
@@ -296,10 +321,12 @@ def imagine(
     kind = drawer.model.signal.kind
     rows = max(len(prompts), 1)  # without a condition one row is sampled
     several = way != "draw" or rows * (options.count or COUNTS[way]) > 1
-    place = planned(out, kind, several=several)
+    place = planned(out, kind, several=several, overwrite=overwrite)
     frames = None
     if strip is not None or show_steps:
-        frames = Frames(drawer, Path(strip) if strip is not None else place.beside("steps"))
+        steps = place.beside("steps")
+        steps = Path(strip) if strip is not None else steps if overwrite else free_path(steps)
+        frames = Frames(drawer, steps, overwrite=overwrite)
     began = time.monotonic()
     with ProgressBar("drawing") as bar:
 

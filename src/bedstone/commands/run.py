@@ -1,6 +1,5 @@
 """`bedstone run`: runs a task on inputs from the command line or a file."""
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +16,11 @@ from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
 from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import FORMATS
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
+from bedstone.outputs import new_file
 from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
+from bedstone.settings import read_options
 from bedstone.tasks.pipeline import check_head, task_class
 from bedstone.tasks.text.semantic_search import read_corpus
 
@@ -313,8 +314,6 @@ def _lines(result: Any) -> Iterator[Line]:
 
 
 AT_A_TIME = 64  # inputs read ahead
-# Words on the command line that have a meaning and are not JSON.
-WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 @dataclass(frozen=True)
@@ -346,6 +345,7 @@ def run(
     given: Inputs,
     option: tuple[str, ...] = (),
     page: str | None = None,
+    overwrite: bool = False,
     *,
     as_json: bool = False,
     precision: str = "auto",
@@ -363,6 +363,7 @@ def run(
             their files or folders. `-` reads lines from standard input.
         option: an option of the task, key=value; may be given several times.
         page: an HTML file to write, with the images and their captions or answers.
+        overwrite: replace a page of the same name.
         as_json: print one JSON object per input.
         precision: of computation: auto, bf16 or fp32.
         device: auto, cpu, cuda or mps.
@@ -383,6 +384,8 @@ def run(
     chosen |= more
     if kind.reads == "prompts":  # images can't be printed
         chosen.setdefault("out", "drawn")
+    if page is not None:
+        new_file(page, "--page", overwrite=overwrite)
     shown_on = Page(name, page) if page is not None else None
     where = pick_device(device)
     pick_precision(precision, where)
@@ -425,32 +428,6 @@ def _results(
     else:
         options = {"batch_size": AT_A_TIME, **options}
         yield from zip(inputs, task(iter(inputs), **options), strict=True)
-
-
-def read_options(task: str, settings: type[Any], given: Sequence[str]) -> dict[str, Any]:
-    """Options `key=value`; a value is JSON, or true, false or none in any case, or else text."""
-    names = {each.name for each in dataclasses.fields(settings)}
-    found: dict[str, Any] = {}
-    for each in given:
-        key, equals, value = each.partition("=")
-        key = key.strip().replace("-", "_")
-        if not equals:
-            raise BedstoneError(f"--option {each!r}: expected key=value, such as top_k=3.")
-        if key not in names:
-            raise BedstoneError(
-                f"--option {key!r}: {task} has no such option{nearest(key, names)}."
-            )
-        found[key] = _value(value)
-    return found
-
-
-def _value(word: str) -> Any:
-    if word.lower() in WORDS:
-        return WORDS[word.lower()]
-    try:
-        return json.loads(word)
-    except ValueError:
-        return word
 
 
 def make_inputs(task: str, words: Sequence[str], given: Inputs) -> tuple[list[Any], dict[str, Any]]:

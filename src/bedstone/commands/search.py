@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
 from bedstone.errors import BedstoneError
+from bedstone.outputs import new_file
 from bedstone.report.pages import Tile, write_image_page
 from bedstone.tasks.image_text.image_text_matching import rerank as read_together
 from bedstone.tasks.pipeline import pipeline
@@ -156,6 +157,7 @@ def search(
     page: str | None = None,
     approximate: bool = False,
     rerank: str | None = None,
+    overwrite: bool = False,
     as_json: bool = False,
     model: str | None = None,
     precision: str = "auto",
@@ -171,6 +173,7 @@ def search(
         count: maximum number of results.
         page: an HTML file to write the results into.
         approximate: search the approximate index, and print its measured recall.
+        overwrite: replace a page of the same name.
         rerank: a model for image-text-matching that reranks the nearest images.
         model: the path of the index's model, if it was moved.
         as_json: print one JSON object per image.
@@ -191,6 +194,8 @@ def search(
         )
     if words is not None and not words.strip():
         raise BedstoneError("search: the words are empty. Say what to look for.")
+    if page is not None:
+        new_file(page, "--page", overwrite=overwrite)
     held = Index.open(path)
     if where:
         held.count(where)  # a wrong condition is told before a model is opened

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bedstone.outputs import new_file
 from bedstone.recipes import library
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def pretrain_(
     read = _recipe(recipe, [*overrides, *_strict(strict)], None, {})
     if sample is not None:
         from bedstone.commands.preview import show_sample
+
+        new_file(sample, "--sample")
 
         show_sample(read, sample)
     else:

@@ -143,6 +143,14 @@ class Task:
                     rows.append(self.prepare(value, options))
             yield from self.results(rows, options)
 
+    def chosen(self, **options: Any) -> Any:
+        """The options of a call: those of the task, with some set.
+
+        Raises:
+            BedstoneError: one is unknown or out of range.
+        """
+        return self._options(self.options, options)
+
     def tell(self, message: str, once: str | None = None) -> None:
         """Logs a warning; of those with the same `once`, the first alone."""
         if once not in self._warned:

@@ -16,6 +16,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.signals.signals import TASKS
 from bedstone.diffusion.sample import SamplingConfig
 from bedstone.errors import BedstoneError
+from bedstone.outputs import next_number
 from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.images.engine import is_image
 from bedstone.tasks.media.files import as_result, file_name, write_generated
@@ -80,7 +81,6 @@ class MediaTask(Task):
 
     def open(self, precision: str) -> None:
         self.drawer = MediaGenerator(self.model, precision)
-        self._written = 0
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -130,12 +130,9 @@ class MediaTask(Task):
         if options.out is None:
             return {**result, **as_result(signal, form)}
         recipe = {"task": self.name, **recipe}
-        name = file_name(self._written, recipe, form.kind)
-        self._written += 1
-        return {
-            **result,
-            "file": str(write_generated(signal, form, Path(options.out) / name, recipe)),
-        }
+        folder = Path(options.out)
+        path = folder / file_name(next_number(folder), recipe, form.kind)
+        return {**result, "file": str(write_generated(signal, form, path, recipe))}
 
 
 class ImageToImage(MediaTask):
