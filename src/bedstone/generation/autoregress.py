@@ -44,7 +44,7 @@ def prefill(
         ids: prompts, padded on the right with any id, (B, T).
         lengths: real tokens of each row, (B,).
         chunk: read at most so many columns at a time, which bounds the memory that a long
-            prompt takes. Don't where rotary frequencies depend on the sequence's length.
+            prompt takes.
     """
     rows = torch.arange(len(ids), device=ids.device)
     last = lengths - 1
@@ -52,6 +52,7 @@ def prefill(
     chosen: Tensor | None = None  # (B, D)
     for start in range(0, end, chunk or end):
         part = ids[:, start : start + (chunk or end)]
+        cache.coming = lengths
         states = network.states(part, cache=cache)  # (B, chunk, D)
         here = states[rows, (last - start).clamp(0, part.shape[1] - 1)]
         chosen = here if chosen is None else torch.where((last >= start)[:, None], here, chosen)
