@@ -79,6 +79,11 @@ class Keys:
             elif key in self.sections and isinstance(value, Mapping):
                 yield from self.sections[key].unknown(value, f"{prefix}{key}.")
 
+    def report(self, values: Mapping[str, Any], where: str | Path) -> None:
+        """Reports unknown keys alone: what is refused is refused where the settings are used."""
+        names = {*self.honoured, *self.harmless, *self.plain, *self.sections}
+        self.check({k: v for k, v in values.items() if k not in names}, where)
+
     def check(self, values: Mapping[str, Any], where: str | Path, prefix: str = "") -> None:
         """Refuses or reports keys that are neither honoured nor harmless.
 

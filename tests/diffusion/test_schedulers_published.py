@@ -7,7 +7,14 @@ import torch
 from bedstone.diffusion.denoiser import clip, denoiser
 from bedstone.diffusion.process import EDM, Flow
 from bedstone.diffusion.samplers import METHODS, ddim_invert
-from bedstone.diffusion.schedulers import config_of, process_from, published
+from bedstone.diffusion.schedulers import (
+    GROWING,
+    KEYS,
+    OURS,
+    config_of,
+    process_from,
+    published,
+)
 from bedstone.diffusion.targets import target
 from bedstone.errors import BedstoneError
 
@@ -271,3 +278,101 @@ def test_a_schedule_without_signal_at_its_end(name):
 def test_what_ours_have_not_is_refused(config, said):
     with pytest.raises(BedstoneError, match=said):
         published(config)
+
+
+# Values other than the default of each key, where it isn't a switch.
+VALUES = {
+    "num_train_timesteps": [500],
+    "beta_start": [0.001],
+    "beta_end": [0.015],
+    "beta_schedule": ["scaled_linear", "squaredcos_cap_v2"],
+    "trained_betas": [[0.001 + 0.00001 * step for step in range(1000)]],
+    "prediction_type": ["sample", "v_prediction"],
+    "timestep_spacing": SPACINGS,
+    "steps_offset": [1],
+    "variance_type": ["fixed_large", "fixed_small_log", "learned_range"],
+    "clip_sample_range": [0.5],
+    "dynamic_thresholding_ratio": [0.9],
+    "sample_max_value": [2.0],
+    "solver_order": [1, 3],
+    "solver_p": ["a solver"],
+    "algorithm_type": ["dpmsolver", "sde-dpmsolver++"],
+    "solver_type": ["heun", "bh1"],
+    "final_sigmas_type": ["sigma_min"],
+    "sigma_min": [0.1],
+    "sigma_max": [10.0],
+    "interpolation_type": ["log_linear"],
+    "timestep_type": ["continuous"],
+    "lambda_min_clipped": [-3.0],
+    "disable_corrector": [[0, 1]],
+    "flow_shift": [3.0],
+    "shift": [3.0],
+    "time_shift_type": ["linear"],
+    "base_shift": [0.7],
+    "max_shift": [2.0],
+    "base_image_seq_len": [100],
+    "max_image_seq_len": [100],
+    "shift_terminal": [0.1],
+    "sigma_schedule": ["exponential"],
+    "sigma_data": [0.7],
+    "rho": [5.0],
+}
+PUBLISHED = [name for name in KEYS if name != OURS]
+
+
+def defaults(name):
+    config = dict(getattr(diffusers, name)().config)
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_key_of_a_scheduler_is_in_a_list(name):
+    assert list(KEYS[name].unknown({**getattr(diffusers, name)().config})) == []
+    KEYS[name].check(defaults(name) | {"timestep_spacing": "leading"}, "its defaults")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_key_counts_or_is_refused(name):
+    if name == GROWING:
+        pytest.skip("its network is told otherwise: test_edm compares it")
+    counted, usual = set(), {"clip_sample": False} if "clip_sample" in defaults(name) else {}
+    noisy = name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler")
+    for key, value in defaults(name).items():
+        for other in [not value] if isinstance(value, bool) else VALUES[key]:
+            settings = {**usual, key: other}
+            kind = settings.pop("prediction_type", "epsilon")
+            if name.startswith("Flow"):
+                kind = "flow_prediction"
+            try:
+                published({**defaults(name), **settings, "_class_name": name})
+            except BedstoneError as error:
+                assert key in str(error)
+                continue
+            if key.startswith("use_flow") or other == "sde-dpmsolver++":
+                continue  # compared above, each with what it needs
+            if name.startswith("EulerA") and kind == "sample":
+                continue  # theirs has none
+            counted.add(key)
+            found, expected = both(name, 20, kind, drawn=noisy, **settings)
+            if expected.isfinite().all():  # theirs isn't with UniPC's last steps of full order
+                steep = key == "beta_schedule" and name.startswith("Heun")  # noise of 20,000
+                same(found, expected, within=0.05 if steep else 1e-3)
+    assert counted
+
+
+@pytest.mark.parametrize("name", ["HeunDiscreteScheduler", "DDIMScheduler"])
+def test_what_a_file_leaves_out_is_as_its_class_has_it(name):
+    whole = {**defaults(name), "_class_name": name}
+    assert process_from({"_class_name": name}) == process_from(whole)
+
+
+def test_an_unknown_spacing_is_refused():
+    config = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "even"}
+    with pytest.raises(BedstoneError, match="timestep_spacing = 'even'"):
+        published(config)
+
+
+def test_noise_after_the_last_step_is_refused():
+    large = {"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}
+    with pytest.raises(BedstoneError, match=r"variance_type is 'fixed_large'.*trailing"):
+        published({**large, "timestep_spacing": "trailing"})

@@ -5,9 +5,11 @@ import torch
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import decode, generate, pad, prefill, stream
+from bedstone.generation.ranking import rank
 from bedstone.generation.sampling import Sampling
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.nn.fast.inference import for_inference
+from bedstone.nn.masks import Documents
 from bedstone.runtime import Precision
 from networks import randomise
 
@@ -197,3 +199,72 @@ def test_steps_of_a_round_come_in_order_and_the_caller_isnt_in_inference_mode(qw
         assert not torch.is_inference_mode_enabled()
         rows.append(step.row)
     assert rows == [0, 1, 2, 3] * 3
+
+
+SCALINGS = {
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "original_max_position_embeddings": 32,
+    },
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+}
+
+
+@pytest.fixture(scope="module", params=SCALINGS)
+def stretched(request):
+    """A network whose rotary frequencies depend on a sequence's length."""
+    rope = SCALINGS[request.param]
+    shape = {"vocab_size": 61, "width": 32, "layers": 2, "heads": 4, "hidden": 48}
+    context = 32 if request.param == "dynamic" else 128
+    made = build(GPTConfig(layout="llama", context=context, rope_scaling=rope, **shape), seed=0)
+    randomise(made, 1)
+    with torch.no_grad():
+        for layer in made.stack.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.mul_(3)
+    object.__setattr__(made.config, "context", 128)  # positions past the trained length
+    return made.eval()
+
+
+def test_rows_keep_their_own_frequencies_beside_longer_ones(stretched):
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, 61, (size,), generator=draw).tolist() for size in (12, 90, 28)]
+    how = Sampling(max_tokens=10)  # the third grows past the trained length
+    together = generate(stretched, prompts, how)
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = generate(stretched, [prompt], how)[0]
+        assert found.ids == alone.ids
+        assert found.log_probabilities == pytest.approx(alone.log_probabilities, abs=1e-4)
+    logits = prefill(stretched, *pad(prompts, CPU), stretched.new_cache(3, 100))
+    parts = prefill(stretched, *pad(prompts, CPU), stretched.new_cache(3, 100), chunk=20)
+    assert torch.allclose(logits, parts, atol=1e-4)
+
+
+def test_padded_and_packed_rows_keep_their_own_frequencies(stretched):
+    draw = torch.Generator().manual_seed(0)
+    rows = [torch.randint(0, 61, (size,), generator=draw) for size in (12, 90)]
+    ids, lengths = pad([row.tolist() for row in rows], CPU)
+    keep = torch.arange(ids.shape[1]) < lengths[:, None]
+    numbers = torch.cat([torch.full((len(row),), n - 1) for n, row in enumerate(rows)])[None]
+    positions = torch.cat([torch.arange(len(row)) for row in rows])[None]
+    with torch.no_grad():
+        padded = stretched(ids, keep)
+        whole = torch.cat(rows)[None]
+        packed = stretched(whole, mask=Documents(numbers), positions=positions)[0]
+        alone = [stretched(row[None])[0] for row in rows]
+    for number, (row, want) in enumerate(zip(rows, alone, strict=True)):
+        assert torch.allclose(padded[number, : len(row)], want, atol=1e-3)
+    assert torch.allclose(packed, torch.cat(alone), atol=1e-3)
+
+
+def test_candidates_keep_their_own_frequencies(stretched):
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, 61, (size,), generator=draw).tolist() for size in (26, 80)]
+    candidates = [[3, 4, 5], list(range(10, 20))]
+    together = rank(stretched, prompts, candidates)
+    for row, prompt in enumerate(prompts):
+        for column, candidate in enumerate(candidates):
+            alone = rank(stretched, [prompt], [candidate])
+            assert together[row, column] == pytest.approx(float(alone), abs=1e-3)

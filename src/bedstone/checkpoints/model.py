@@ -37,10 +37,18 @@ from bedstone.files import (
     write_json,
     write_text,
 )
-from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
+from bedstone.generation.constraints import KEYS as GENERATION_KEYS
+from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.models.interfaces import CausalLM
-from bedstone.models.published import Layout, layout, load_published, model_type, to_published
+from bedstone.models.published import (
+    GENERATION,
+    Layout,
+    layout,
+    load_published,
+    model_type,
+    to_published,
+)
 from bedstone.nn.layers import Pooling
 from bedstone.runtime import versions, without_weights
 
@@ -128,7 +136,7 @@ class Model:
             raise BedstoneError("prompt: expected a text or a list of texts, not token ids.")
         sizes = [len(encode_prompt(known, each)) for each in prompts]
         chosen = GenerationSettings(**settings)
-        way = chosen.resolve(without_lengths(self.generation), max(sizes, default=1))
+        way = chosen.resolve(without_usual_length(self.generation), max(sizes, default=1))
         if isinstance(way, BeamSearch):
             beams = write_beams(self.network, known, prompts, way, eos=self.end_ids)
             texts = [own[0].text for own in beams]
@@ -274,6 +282,9 @@ def load(
     generation_file = folder / "generation_config.json"
     if generation_file.is_file():
         model.generation = read_json(generation_file)
+        GENERATION_KEYS.report(model.generation, generation_file)
+    elif getattr(network, "causal", False):
+        model.generation = _older_generation(published)
     return model
 
 
@@ -292,6 +303,16 @@ def model_folder(path: str | Path) -> str | Path:
     if latest is None:
         raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
     return latest.path
+
+
+def _older_generation(published: dict[str, Any]) -> dict[str, Any]:
+    """Settings of generation that stand in config.json, where older versions keep them.
+
+    A default of those versions that is written out says nothing.
+    """
+    ends = {"bos_token_id", "eos_token_id", "pad_token_id"}
+    found = {k: published[k] for k in GENERATION | ends if published.get(k) is not None}
+    return without_usual_length(found)
 
 
 def tokenizer_of(model: Model) -> Tokenizer:

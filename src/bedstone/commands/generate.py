@@ -11,7 +11,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
+from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import (
     Searched,
     Written,
@@ -87,7 +87,7 @@ def generate(
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     lengths = [len(encode_prompt(tokenizer, text)) for text in texts]
-    way = settings.resolve(without_lengths(opened.generation), max(lengths), usual=NEW_TOKENS)
+    way = settings.resolve(without_usual_length(opened.generation), max(lengths), usual=NEW_TOKENS)
     if isinstance(way, BeamSearch):
         if log_probabilities:
             raise BedstoneError(

@@ -4,6 +4,7 @@ The names in it are those of diffusers; its process is read by `diffusion.schedu
 sampler of diffusers does that none of ours does is refused, not guessed.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -19,7 +20,9 @@ from bedstone.diffusion.targets import Target, target
 from bedstone.diffusion.times import even, karras, leading, linspace, log_snr, trailing
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import read_json, write_json
+from bedstone.published_keys import Keys, keys
 
+NAME = "scheduler_config.json"
 OURS = "BedstoneScheduler"
 KINDS: dict[str, type[Discrete | Flow | EDM]] = {"discrete": Discrete, "flow": Flow, "edm": EDM}
 # Our samplers as diffusers names them, the first of a name where several share it.
@@ -40,6 +43,10 @@ STEPPED = ("epsilon", "sample", "v_prediction")  # targets that every class of s
 STRAIGHT = ("epsilon", "sample")  # beside its own, targets of a flow that the solvers know
 
 
+# What a class means by leaving a key out, where it isn't what the others mean.
+DEFAULTS = {"HeunDiscreteScheduler": {"beta_start": 0.00085, "beta_end": 0.012}}
+
+
 def process_from(config: Mapping[str, Any]) -> tuple[Process, Target]:
     """How noise is added, and what the network predicts.
 
@@ -51,6 +58,7 @@ def process_from(config: Mapping[str, Any]) -> tuple[Process, Target]:
         raise BedstoneError(f"_class_name: {name!r} is unknown{nearest(str(name), NAMES)}.")
     if name == OURS:
         return _ours(config)
+    config = {**DEFAULTS.get(name, {}), **config}
     said = config.get("prediction_type", "epsilon")
     if name == FLOW:
         return Flow(_number(config, "shift", 1.0), steps_of(config)), target("flow_prediction")
@@ -198,19 +206,101 @@ def _betas(config: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(map(float, betas))
 
 
-PUBLISHED = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "FlowMatchEulerDiscreteScheduler",
-    *SOLVERS,
-    GROWING,
-    OURS,
+# Every key of each class, with the values that ours can't do otherwise than.
+_COMMON = Keys(
+    honoured=keys("_class_name num_train_timesteps prediction_type"),
+    harmless=keys("_diffusers_version _use_default_values _commit_hash _name_or_path"),
+    remedy=f"Name a sampler instead: {', '.join(METHODS)}.",
 )
-# Spacings of noise that none of ours is.
-UNKNOWN = ("use_beta_sigmas", "use_dynamic_shifting", "stochastic_sampling", "shift_terminal")
+_STEPS = _COMMON | Keys(
+    honoured=keys("beta_start beta_end beta_schedule trained_betas steps_offset"),
+    plain={"timestep_spacing": ("leading", "linspace", "trailing")},
+    remedy=_COMMON.remedy,
+)
+_ZERO = keys("rescale_betas_zero_snr")
+_LIMITS = keys("thresholding dynamic_thresholding_ratio sample_max_value")
+_CLIPS = keys("clip_sample clip_sample_range")
+_SPACED = Keys(
+    honoured=keys("use_karras_sigmas use_exponential_sigmas"),
+    plain={"use_beta_sigmas": (False,)},
+    remedy=_COMMON.remedy,
+)
+_SHIFTED = Keys(
+    harmless=keys("time_shift_type base_shift max_shift base_image_seq_len max_image_seq_len"),
+    plain={"use_dynamic_shifting": (False,), "shift_terminal": ()},
+    remedy=_COMMON.remedy,
+)
+_BOUNDED = {"sigma_min": (), "sigma_max": ()}
+_ENDS = {"final_sigmas_type": ("zero", "sigma_min")}
+
+
+def _more(base: Keys, honoured: frozenset[str] = frozenset(), **plain: tuple[Any, ...]) -> Keys:
+    return base | Keys(honoured=honoured, plain=plain, remedy=_COMMON.remedy)
+
+
+_SOLVED = _more(_STEPS | _SPACED | _SHIFTED, _ZERO | _LIMITS, **_ENDS) | Keys(
+    honoured=keys("solver_order lower_order_final use_flow_sigmas flow_shift"),
+    remedy=_COMMON.remedy,
+)
+KEYS: dict[str, Keys] = {
+    "DDPMScheduler": _more(
+        _STEPS,
+        _ZERO | _LIMITS | _CLIPS,
+        variance_type=("fixed_small", "fixed_small_log", "fixed_large"),
+    ),
+    # with linspace, diffusers' steps end at other times than the next ones begin
+    "DDIMScheduler": _more(
+        _STEPS,
+        _ZERO | _LIMITS | _CLIPS | keys("set_alpha_to_one"),
+        timestep_spacing=("leading", "trailing"),
+    ),
+    "EulerDiscreteScheduler": _more(
+        _STEPS | _SPACED,
+        _ZERO,
+        interpolation_type=("linear",),
+        timestep_type=("discrete",),
+        **_ENDS,
+        **_BOUNDED,
+    ),
+    "EulerAncestralDiscreteScheduler": _more(_STEPS, _ZERO),
+    "HeunDiscreteScheduler": _more(_STEPS | _SPACED, _CLIPS),
+    "DPMSolverMultistepScheduler": _more(
+        _SOLVED,
+        keys("euler_at_final use_lu_lambdas"),
+        algorithm_type=("dpmsolver++", "sde-dpmsolver++"),
+        solver_type=("midpoint",),
+        lambda_min_clipped=(-math.inf,),
+        variance_type=(),
+    ),
+    "UniPCMultistepScheduler": _more(
+        _SOLVED,
+        predict_x0=(True,),
+        solver_type=("bh2",),
+        disable_corrector=([],),
+        solver_p=(),
+        **_BOUNDED,
+    ),
+    "FlowMatchEulerDiscreteScheduler": _more(
+        _COMMON | _SHIFTED,
+        keys("shift"),
+        invert_sigmas=(False,),
+        stochastic_sampling=(False,),
+        use_karras_sigmas=(False,),
+        use_exponential_sigmas=(False,),
+        use_beta_sigmas=(False,),
+    ),
+    GROWING: _more(
+        _COMMON,
+        keys("sigma_min sigma_max sigma_data rho"),
+        sigma_schedule=("karras",),
+        **_ENDS,
+    ),
+    OURS: _more(
+        _COMMON,
+        keys("process target method")
+        | {each.name for kind in KINDS.values() for each in fields(kind)},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -241,14 +331,12 @@ def published(config: Mapping[str, Any]) -> Published:
         BedstoneError: a sampler, or a setting of one, that ours don't have.
     """
     name = config.get("_class_name", "")
-    if name not in PUBLISHED:
+    if name not in KEYS:
         raise BedstoneError(
             f"scheduler_config.json: the sampler {name!r} is not one of ours. Name a sampler "
             f"instead: {', '.join(METHODS)}."
         )
-    for setting in UNKNOWN:
-        if config.get(setting):
-            raise _refused(setting, config[setting], "nothing")
+    KEYS[name].check(config, NAME)
     method = method_from(config)
     if method not in METHODS:
         raise BedstoneError(f"method: {method!r} is unknown{nearest(method, METHODS)}.")
@@ -256,13 +344,13 @@ def published(config: Mapping[str, Any]) -> Published:
     if name == "DDPMScheduler":
         large = str(config.get("variance_type", "fixed_small")).startswith("fixed_large")
         options["variance"] = "large" if large else "small"
+        if large and config.get("timestep_spacing") == "trailing":  # noise after the last step
+            raise _refused("variance_type", config["variance_type"], "fixed_small with trailing")
     elif name == "DPMSolverMultistepScheduler":
         method = _dpm_solver(config)
         if method.startswith("dpm"):
             options["calm_end"] = config.get("lower_order_final", True)
     elif name == "UniPCMultistepScheduler":
-        _only(config, "solver_type", "bh2")
-        _only(config, "predict_x0", True)
         options["order"] = config.get("solver_order", 2)
         options["calm_end"] = config.get("lower_order_final", True)
     return Published(
@@ -277,9 +365,6 @@ def published(config: Mapping[str, Any]) -> Published:
 
 def _dpm_solver(config: Mapping[str, Any]) -> str:
     kind = config.get("algorithm_type", "dpmsolver++")
-    if kind not in ("dpmsolver++", "sde-dpmsolver++"):
-        raise _refused("algorithm_type", kind, "dpmsolver++ or sde-dpmsolver++")
-    _only(config, "solver_type", "midpoint")
     if config.get("euler_at_final") and config.get("final_sigmas_type", "zero") != "zero":
         raise _refused("euler_at_final", True, "False")
     order = config.get("solver_order", 2)
@@ -307,8 +392,6 @@ def _inner(name: str, config: Mapping[str, Any], process: Process, steps: int) -
     if name == OURS:
         return trailing(process, steps)
     if name == GROWING:
-        if config.get("sigma_schedule", "karras") != "karras":
-            raise _refused("sigma_schedule", config["sigma_schedule"], "karras")
         return karras(process, steps, rho=config.get("rho", 7.0))
     if isinstance(process, Flow):
         return _flow_times(name, config, process, steps)
@@ -379,11 +462,6 @@ def _limit(name: str, config: Mapping[str, Any]) -> Limit | None:
     return None
 
 
-def _only(config: Mapping[str, Any], name: str, wanted: Any) -> None:
-    if config.get(name, wanted) != wanted:
-        raise _refused(name, config[name], str(wanted))
-
-
 def _refused(name: str, value: Any, expected: str) -> BedstoneError:
     return BedstoneError(
         f"scheduler_config.json: {name} is {value!r}; expected {expected}. Name a sampler instead: "
@@ -393,7 +471,6 @@ def _refused(name: str, value: Any, expected: str) -> BedstoneError:
 
 # `scheduler_config.json` of a pipeline's folder: how its network's signals were noised.
 
-NAME = "scheduler_config.json"
 VERSION = "0.39.0"  # of diffusers, whose form is written
 
 
@@ -407,6 +484,8 @@ def read_scheduler(folder: str | Path) -> tuple[Process, Target, str]:
     config = read_json(path)
     if not isinstance(config, dict):
         raise BedstoneError(f"{path}: expected an object of settings; it is damaged.")
+    if (known := KEYS.get(str(config.get("_class_name")))) is not None:
+        known.report(config, path)
     try:
         return *process_from(config), method_from(config)
     except BedstoneError as error:

@@ -35,7 +35,6 @@ from bedstone.evaluate.tasks import wrong_caption
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.ranking import rank
-from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings
 from bedstone.metrics.captioning import captions as caption_figures
 from bedstone.metrics.captioning import true_facts
@@ -296,8 +295,7 @@ class BlipScorer(Evaluation):
         if isinstance(search, BeamSearch):
             found = beam_search(writer, prompts, search, eos=[words.end])
             return [words.tokenizer.decode(each[0].ids).strip() for each in found]
-        sampling = Sampling(max_tokens=most, temperature=0.0)
-        done = generate(writer, prompts, sampling, eos=[words.end])
+        done = generate(writer, prompts, search, eos=[words.end])
         return [words.tokenizer.decode(each.ids).strip() for each in done]
 
 

@@ -44,7 +44,7 @@ def prefill(
         ids: prompts, padded on the right with any id, (B, T).
         lengths: real tokens of each row, (B,).
         chunk: read at most so many columns at a time, which bounds the memory that a long
-            prompt takes. Don't where rotary frequencies depend on the sequence's length.
+            prompt takes.
     """
     rows = torch.arange(len(ids), device=ids.device)
     last = lengths - 1
@@ -52,6 +52,7 @@ def prefill(
     chosen: Tensor | None = None  # (B, D)
     for start in range(0, end, chunk or end):
         part = ids[:, start : start + (chunk or end)]
+        cache.coming = lengths
         states = network.states(part, cache=cache)  # (B, chunk, D)
         here = states[rows, (last - start).clamp(0, part.shape[1] - 1)]
         chosen = here if chosen is None else torch.where((last >= start)[:, None], here, chosen)
@@ -167,7 +168,7 @@ def stream(
         precision: a copy of the network that is ready for it does the work; None takes the
             network as it is. To generate often, make that copy once:
             `nn.fast.inference.for_inference`.
-        ended: called with each step of an unfinished row; True ends it with "stop".
+        ended: called with each step, that of an end token too; True ends the row with "stop".
 
     Yields:
         Steps, at each round in the order of rows.
@@ -210,13 +211,18 @@ def _stream(
     live = list(range(len(prompts)))  # rows of the batch, by index of the prompt
     while True:
         chosen = sampling.choose(
-            logits, [history[row] for row in live], [generators[row] for row in live]
+            logits,
+            [history[row] for row in live],
+            [generators[row] for row in live],
+            [len(prompts[row]) for row in live],
+            eos,
         )
         staying = []
         for place, step in enumerate(_steps(live, logits, chosen, top)):
             row = step.row
             history[row].append(step.token)
-            if step.token in eos or (ended is not None and ended(step)):
+            stopped = ended is not None and ended(step)
+            if step.token in eos or stopped:
                 step = replace(step, finish="stop")
             elif len(history[row]) - len(prompts[row]) == rooms[row]:
                 step = replace(step, finish="length")

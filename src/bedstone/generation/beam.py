@@ -11,9 +11,8 @@ done leaves the batch. Shapes: L prompts still being continued, b beams of each 
 first step), V vocabulary.
 """
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +27,7 @@ from bedstone.generation.autoregress import (
     prefill,
     ready,
 )
-from bedstone.generation.sampling import no_repeat_ngram, repetition_penalty
+from bedstone.generation.sampling import constrain
 from bedstone.generation.settings import BeamSearch
 from bedstone.runtime import Precision
 
@@ -187,17 +186,13 @@ def _penalised(
     own: Tensor, live: list[_Search], search: BeamSearch, ends: frozenset[int]
 ) -> Tensor:
     """Log-probabilities (L b, V) after penalties and bans, in the published order."""
-    found = own
-    if search.repetition_penalty != 1 or search.no_repeat_ngram:
-        history = [[*one.prompt, *beam.ids] for one in live for beam in one.beams]
-        if search.repetition_penalty != 1:
-            found = repetition_penalty(found, history, search.repetition_penalty)
-        if search.no_repeat_ngram:
-            found = no_repeat_ngram(found, history, search.no_repeat_ngram)
-    if len(live[0].beams[0].ids) < search.min_tokens:
-        banned = [end for end in ends if 0 <= end < own.shape[-1]]
-        found = found.index_fill(-1, torch.tensor(banned, device=own.device).long(), -math.inf)
-    return found
+    history = [[*one.prompt, *beam.ids] for one in live for beam in one.beams]
+    sizes = [len(one.prompt) for one in live for _ in one.beams]
+    rules = search.constraints
+    least = max(rules.min_new_tokens, search.min_tokens)
+    how = replace(search, constraints=replace(rules, min_new_tokens=least))
+    found = constrain(own, history, how, sizes, ends)
+    return found.log_softmax(-1) if rules.renormalise else found
 
 
 def _step(

@@ -77,7 +77,10 @@ def _rest(decoder: Decoder, cache: Cache, group: list[Sequence[int]]) -> Tensor:
     ids, lengths = pad(group, cache.device)  # (G, T)
     prompts = cache.rows
     rows = torch.arange(prompts, device=cache.device).repeat_interleave(len(group))
-    states = decoder.states(ids[:, :-1].repeat(prompts, 1), cache=cache.fork(rows))
+    forked = cache.fork(rows)
+    held = forked.length if forked.lengths is None else forked.lengths
+    forked.coming = held + lengths.repeat(prompts) - 1
+    states = decoder.states(ids[:, :-1].repeat(prompts, 1), cache=forked)
     real = torch.arange(1, ids.shape[1], device=cache.device) < lengths[:, None]  # (G, T - 1)
     real = real.repeat(prompts, 1)
     states, wanted = states[real], ids[:, 1:].repeat(prompts, 1)[real]

@@ -1,19 +1,21 @@
 """Sampling: the choice of the next token from logits.
 
 Pure functions from logits (B, V) to logits (B, V), applied in the order that `transformers`
-applies them: repetition penalty, no repeated n-grams, temperature, top-k, top-p, min-p. A token
-that may not be chosen has -inf. Shapes: B rows, V vocabulary.
+applies them: biases, repetition penalty, no repeated n-grams, the other constraints, temperature,
+top-k, top-p, min-p, typical, epsilon and eta. A token that may not be chosen has -inf. Shapes: B
+rows, V vocabulary.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from bedstone.errors import BedstoneError
+from bedstone.generation.constraints import FILE, NONE, Constraints
 from bedstone.settings import Settings, number, optional, share, whole
 
 # Top-p looks at this many tokens before it sorts a whole vocabulary.
@@ -59,6 +61,130 @@ def no_repeat_ngram(logits: Tensor, history: Sequence[Sequence[int]], size: int)
     return logits.masked_fill(banned.to(logits.device), -math.inf)
 
 
+class Penalties(Protocol):
+    """What `constrain` reads of the settings of sampling or of beam search."""
+
+    @property
+    def repetition_penalty(self) -> float: ...
+    @property
+    def no_repeat_ngram(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def constraints(self) -> Constraints: ...
+
+
+def constrain(
+    logits: Tensor,
+    history: Sequence[Sequence[int]],
+    how: Penalties,
+    sizes: Sequence[int],
+    ends: Iterable[int],
+) -> Tensor:
+    """Logits, or log-probabilities of beams, after penalties and constraints, (B, V).
+
+    Args:
+        logits: fp32, (B, V).
+        history: each row's own prompt and generated ids, without padding.
+        sizes: the number of tokens in each row's prompt.
+        ends: ids that end a continuation.
+
+    Raises:
+        BedstoneError: constraints leave a row no token.
+    """
+    rules = how.constraints
+    for ids, bias in rules.sequence_bias:
+        logits = _biased(logits, history, ids, bias)
+    if how.repetition_penalty != 1:
+        logits = repetition_penalty(logits, history, how.repetition_penalty)
+    if how.no_repeat_ngram:
+        logits = no_repeat_ngram(logits, history, how.no_repeat_ngram)
+    if rules == NONE:
+        return logits
+    last = [end for end in ends if 0 <= end < logits.shape[-1]]
+    for ids in rules.bad_words:
+        if len(ids) > 1 or ids[0] not in last:
+            logits = _biased(logits, history, ids, -math.inf)
+    lengths = [len(ids) for ids in history]
+    made = [length - size for length, size in zip(lengths, sizes, strict=True)]
+    early = [
+        length < rules.min_length or new < rules.min_new_tokens
+        for length, new in zip(lengths, made, strict=True)
+    ]
+    logits = _banned(logits, early, last)
+    if rules.forced_first is not None:
+        logits = _forced(logits, [length == 1 for length in lengths], [rules.forced_first])
+    if rules.forced_last:
+        logits = _forced(logits, [new == how.max_tokens - 1 for new in made], rules.forced_last)
+    if rules.decay is not None:
+        logits = _likelier(logits, made, last, rules.decay)
+    logits = _banned(logits, [True] * len(made), rules.suppressed)
+    shifts = [int(size == 1 and rules.forced_first is not None) for size in sizes]
+    begins = [new == shift for new, shift in zip(made, shifts, strict=True)]
+    logits = _banned(logits, begins, rules.suppressed_first)
+    if not how.no_repeat_ngram and (logits.amax(-1) == -math.inf).any():
+        raise BedstoneError(
+            f"{FILE}: no token may follow any more: suppress_tokens, begin_suppress_tokens and "
+            "bad_words_ids leave none. Shorten them."
+        )
+    return logits
+
+
+def _biased(
+    logits: Tensor, history: Sequence[Sequence[int]], ids: Sequence[int], bias: float
+) -> Tensor:
+    """Logits with a bias on the last of `ids`, in rows that end with the others."""
+    *first, last = ids
+    if last >= logits.shape[-1]:
+        raise BedstoneError(
+            f"{FILE}: the token {last:,} of bad_words_ids or sequence_bias isn't one of the "
+            f"vocabulary's {logits.shape[-1]:,}. Is the file another model's?"
+        )
+    fits = [not first or list(own[-len(first) :]) == first for own in history]
+    if not any(fits):
+        return logits
+    more = torch.zeros_like(logits)
+    more[torch.tensor(fits, device=logits.device), last] = bias
+    return logits + more
+
+
+def _banned(logits: Tensor, rows: Sequence[bool], ids: Iterable[int]) -> Tensor:
+    """Logits without those tokens, in the rows that are True."""
+    known = [number for number in ids if 0 <= number < logits.shape[-1]]
+    if not known or not any(rows):
+        return logits
+    mask = torch.zeros(logits.shape, dtype=torch.bool)
+    mask[:, known] = True
+    mask &= torch.tensor(list(rows))[:, None]
+    return logits.masked_fill(mask.to(logits.device), -math.inf)
+
+
+def _forced(logits: Tensor, rows: Sequence[bool], ids: Sequence[int]) -> Tensor:
+    """Logits of 0 for those tokens and none for others, in the rows that are True."""
+    if not any(rows):
+        return logits
+    forced = torch.full_like(logits, -math.inf)
+    forced[:, [number for number in ids if number < logits.shape[-1]]] = 0.0
+    return torch.where(torch.tensor(list(rows), device=logits.device)[:, None], forced, logits)
+
+
+def _likelier(
+    logits: Tensor, made: Sequence[int], ends: Sequence[int], decay: tuple[int, float]
+) -> Tensor:
+    """The end tokens' logits raised by a penalty on length that grows exponentially.
+
+    Args:
+        made: tokens of each row's continuation.
+        decay: from how many of them on, and the factor of a step.
+    """
+    start, factor = decay
+    grown = [factor ** max(new - start, 0) - 1 for new in made]
+    own = logits[:, list(ends)]
+    more = own.abs() * torch.tensor(grown, dtype=logits.dtype, device=logits.device)[:, None]
+    places = torch.tensor(list(ends), device=logits.device, dtype=torch.long)
+    return logits.index_add(1, places, more.masked_fill(~own.isfinite(), 0.0))
+
+
 def temperature(logits: Tensor, value: float) -> Tensor:
     """Logits divided by a temperature above 0 (Ackley et al., 1985)."""
     return logits / value
@@ -91,6 +217,32 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(probabilities < least, -math.inf)
 
 
+def typical(logits: Tensor, mass: float) -> Tensor:
+    """Tokens whose surprise is nearest to the entropy, up to a mass (Meister et al., 2022)."""
+    known = logits.log_softmax(-1)
+    entropy = -(known.exp() * known).nansum(-1, keepdim=True)
+    distance, order = (-known - entropy).abs().sort()
+    total = logits.gather(-1, order).softmax(-1).cumsum(-1)
+    last = (total < mass).sum(-1).clamp(max=logits.shape[-1] - 1)
+    cut = distance > distance.gather(-1, last[:, None])
+    cut[..., 0] = False
+    return logits.masked_fill(cut.scatter(-1, order, cut), -math.inf)
+
+
+def epsilon_cutoff(logits: Tensor, least: float | Tensor) -> Tensor:
+    """Tokens at least that likely, and the likeliest (Hewitt et al., 2022, section 4)."""
+    probabilities = logits.softmax(-1)
+    unlikely = (probabilities < least) & (logits < logits.amax(-1, keepdim=True))
+    return logits.masked_fill(unlikely, -math.inf)
+
+
+def eta_cutoff(logits: Tensor, least: float) -> Tensor:
+    """`epsilon_cutoff`, lower where the entropy is high (Hewitt et al., 2022, section 4)."""
+    known = logits.log_softmax(-1)
+    entropy = -(known.exp() * known).nansum(-1, keepdim=True)
+    return epsilon_cutoff(logits, (math.sqrt(least) * (-entropy).exp()).clamp(max=least))
+
+
 def draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """One token a row, (B,), from softmax(logits), by inversion of the cumulative distribution.
 
@@ -117,7 +269,12 @@ class Sampling(Settings):
         min_p: leave out tokens less likely than this share of the likeliest.
         repetition_penalty: above 1 makes what a row already holds less likely; 1 is no penalty.
         no_repeat_ngram: so many tokens never come twice in the same order; 0 lets them.
+        typical_p: sample from tokens of typical surprise that reach this probability; 1 from all.
+        epsilon_cutoff: leave out tokens less likely than this.
+        eta_cutoff: the same, less where many are likely.
+        constraints: on the next token, of a model's generation_config.json.
         stop: texts at which generation ends; they are cut off.
+        keep_stop: whether they stay instead, with all of their last token, as in transformers.
         seed: of the first row, the next row's is one more; None draws a fresh one.
         returned: continuations of each prompt, for callers who make rows of prompts (`seeds`).
 
@@ -129,11 +286,16 @@ class Sampling(Settings):
     max_tokens: int = whole(1, default=128)
     temperature: float = number(0, default=0.0)
     top_k: int = whole(0, default=0)
-    top_p: float = number(0, 1, open_least=True, default=1.0)
+    top_p: float = share(default=1.0)
     min_p: float = share(default=0.0)
     repetition_penalty: float = number(0, open_least=True, default=1.0)
     no_repeat_ngram: int = whole(0, default=0)
+    typical_p: float = number(0, 1, open_least=True, default=1.0)
+    epsilon_cutoff: float = share(below_one=True, default=0.0)
+    eta_cutoff: float = share(below_one=True, default=0.0)
+    constraints: Constraints = NONE
     stop: tuple[str, ...] = ()
+    keep_stop: bool = False
     seed: int | None = optional(whole(0, 2**63 - 1))
     returned: int = whole(1, default=1)
 
@@ -159,18 +321,21 @@ class Sampling(Settings):
             return [each.initial_seed() for each in self.generators(prompts * self.returned)]
         return [(self.seed + row) % 2**63 for row in range(self.returned)] * prompts
 
-    def warp(self, logits: Tensor, history: Sequence[Sequence[int]]) -> Tensor:
+    def warp(
+        self,
+        logits: Tensor,
+        history: Sequence[Sequence[int]],
+        sizes: Sequence[int] | None = None,
+        ends: Iterable[int] = (),
+    ) -> Tensor:
         """The logits, fp32, that a token is drawn from: softmax of them is its distribution."""
-        logits = logits.float()
-        if self.repetition_penalty != 1:
-            logits = repetition_penalty(logits, history, self.repetition_penalty)
-        if self.no_repeat_ngram:
-            logits = no_repeat_ngram(logits, history, self.no_repeat_ngram)
-            if (logits.amax(-1) == -math.inf).any():
-                raise BedstoneError(
-                    f"sampling.no_repeat_ngram: with {self.no_repeat_ngram}, a row has come to "
-                    "where every token would be a repeat. Raise it, or lower max_tokens."
-                )
+        sizes = [0] * len(history) if sizes is None else sizes
+        logits = constrain(logits.float(), history, self, sizes, ends)
+        if self.no_repeat_ngram and (logits.amax(-1) == -math.inf).any():
+            raise BedstoneError(
+                f"sampling.no_repeat_ngram: with {self.no_repeat_ngram}, a row has come to "
+                "where every token would be a repeat. Raise it, or lower max_tokens."
+            )
         if self.temperature == 0:
             return logits
         if self.temperature != 1:
@@ -181,20 +346,28 @@ class Sampling(Settings):
             logits = top_p(logits, self.top_p)
         if self.min_p > 0:
             logits = min_p(logits, self.min_p)
-        return logits
+        if self.typical_p < 1:
+            logits = typical(logits, self.typical_p)
+        if self.epsilon_cutoff:
+            logits = epsilon_cutoff(logits, self.epsilon_cutoff)
+        return eta_cutoff(logits, self.eta_cutoff) if self.eta_cutoff else logits
 
     def choose(
         self,
         logits: Tensor,
         history: Sequence[Sequence[int]],
         generators: Sequence[torch.Generator],
+        sizes: Sequence[int] | None = None,
+        ends: Iterable[int] = (),
     ) -> Tensor:
         """The next token of each row, (B,).
 
         Args:
             logits: of the next token, (B, V).
-            history: each row's ids so far, its prompt's and its own; read by the penalty alone.
+            history: each row's ids so far, its prompt's and its own.
             generators: one a row, on the CPU; unused where the temperature is 0.
+            sizes: tokens of each row's prompt; None counts none.
+            ends: ids that end a row.
         """
-        logits = self.warp(logits, history)
+        logits = self.warp(logits, history, sizes, ends)
         return logits.argmax(-1) if self.temperature == 0 else draw(logits, generators)

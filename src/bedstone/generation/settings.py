@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
+from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ MINIMA = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
 OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
-LENGTHS = ("max_new_tokens", "max_length")
+CUTOFFS = ("typical_p", "epsilon_cutoff", "eta_cutoff")  # published ones that need chance
+TOP_K = 50  # of published models that say nothing, as in transformers
+USUAL_LENGTH = 20  # a max_length that older files hold because it was the default
 NEW_TOKENS = 256  # as in version 4 of transformers, where nothing says how many
 
 
@@ -47,6 +50,7 @@ class BeamSearch:
         returned: continuations to give of each prompt, best first (num_return_sequences).
         max_tokens: the most tokens to generate (max_new_tokens).
         repetition_penalty: above 1 makes what a beam already holds less likely.
+        constraints: on the next token, of a model's generation_config.json.
 
     Raises:
         BedstoneError: a value is out of range, or two don't fit.
@@ -60,6 +64,7 @@ class BeamSearch:
     returned: int = 1
     max_tokens: int = 64
     repetition_penalty: float = 1.0
+    constraints: Constraints = NONE
 
     def __post_init__(self) -> None:
         for name, field in PUBLISHED.items():
@@ -106,12 +111,11 @@ class GenerationSettings(Settings):
         max_new_tokens: maximum number of tokens to generate.
         max_length: maximum length of prompt and continuation in tokens, if `max_new_tokens` isn't
             given.
-        min_new_tokens: minimum number of tokens before the end token; for beam search or greedy
-            decoding.
+        min_new_tokens: minimum number of tokens before the end token.
         do_sample: whether to sample tokens; by default whether one of
             `temperature`, `top_k`, `top_p` and `min_p` is given, or the model's own setting.
         temperature: of sampling; 0 takes the most likely token, higher values are more varied.
-        top_k: sample among the k most likely tokens; 0 among all.
+        top_k: sample among the k most likely tokens, 50 by default as in transformers; 0 among all.
         top_p: sample among the most likely tokens that sum to this probability, 0 to 1.
         min_p: sample among tokens with at least this share of the highest probability, 0 to 1.
         repetition_penalty: above 1 makes tokens of the text so far less likely; 1 turns it off.
@@ -135,7 +139,7 @@ class GenerationSettings(Settings):
     do_sample: bool | None = None
     temperature: float | None = optional(number(0))
     top_k: int | None = optional(whole(0))
-    top_p: float | None = optional(number(0, 1, open_least=True))
+    top_p: float | None = optional(share())
     min_p: float | None = optional(share())
     repetition_penalty: float | None = optional(number(0, open_least=True))
     no_repeat_ngram_size: int | None = optional(whole(0))
@@ -172,6 +176,8 @@ class GenerationSettings(Settings):
 
     def samples(self, published: Mapping[str, Any]) -> bool:
         """Whether tokens are drawn by chance: the model's own chance gives way to given beams."""
+        if self.temperature is None and published.get("temperature") == 0:
+            return False
         if self.chance is not None:
             return self.chance
         return bool(published.get("do_sample")) and (self.num_beams or 1) == 1
@@ -194,6 +200,11 @@ class GenerationSettings(Settings):
         Raises:
             BedstoneError: two settings don't fit, or a value is out of range.
         """
+        rules = constraints_of(published)
+        if self.min_new_tokens is not None:
+            rules = dataclasses.replace(rules, min_new_tokens=self.min_new_tokens)
+        if rules.min_new_tokens:  # it goes before the length that counts the prompt
+            rules = dataclasses.replace(rules, min_length=0)
         room = self._room(published, prompt_tokens, usual)
         samples, beams = self.samples(published), self._beams(published)
         if beams == 1:
@@ -203,14 +214,14 @@ class GenerationSettings(Settings):
                         f"{name}: {value!r} was given, which counts for beam search alone. Give "
                         "num_beams of 2 or more, or leave it out."
                     )
-        if beams > 1 or (self.min_new_tokens and not samples):
-            return self._search(published, beams, room)
-        if self.min_new_tokens:
+        if (self.min_new_tokens or 0) > room:
             raise BedstoneError(
-                f"min_new_tokens: {self.min_new_tokens} was given, which counts without chance "
-                "alone. Leave it out, or give do_sample=False."
+                f"min_new_tokens: is {self.min_new_tokens}, more than max_new_tokens, {room}. "
+                "Lower the one, or raise the other."
             )
-        return self._sampling(published, samples, room)
+        if beams > 1:
+            return self._search(published, beams, room, rules)
+        return self._sampling(published, samples, room, rules)
 
     def _room(self, published: Mapping[str, Any], prompt_tokens: int, usual: int) -> int:
         """Tokens to generate, at most."""
@@ -239,30 +250,48 @@ class GenerationSettings(Settings):
             )
         return self.num_beams
 
-    def _search(self, published: Mapping[str, Any], beams: int, room: int) -> BeamSearch:
+    def _search(
+        self, published: Mapping[str, Any], beams: int, room: int, rules: Constraints
+    ) -> BeamSearch:
         if self.stop:
             raise BedstoneError(
                 f"stop: {self.stop!r} was given, which beam search can't end at. Leave it out, or "
                 "give num_beams=1."
             )
-        held = {**published_beams(published), "returned": 1}
+        if published.get("stop_strings"):
+            raise BedstoneError(
+                f"{FILE}: stop_strings = {published['stop_strings']!r} can't end beam search. Give "
+                "num_beams=1, or take the key out of the file."
+            )
+        held = published_beams(published)
         held["min_tokens"] = min(held.get("min_tokens", 0), room)  # a limit that is given wins
         said = {**held, **published_beams(self.given)}
-        return BeamSearch(**{**said, "beams": beams, "max_tokens": room})
+        rules = dataclasses.replace(rules, min_new_tokens=0)  # a field of its own says it
+        return BeamSearch(**{**said, "beams": beams, "max_tokens": room, "constraints": rules})
 
-    def _sampling(self, published: Mapping[str, Any], samples: bool, room: int) -> "Sampling":
+    def _sampling(
+        self, published: Mapping[str, Any], samples: bool, room: int, rules: Constraints
+    ) -> "Sampling":
         from bedstone.generation.sampling import Sampling  # loads torch
 
-        names = [*(SAMPLED if samples else ()), "repetition_penalty", "no_repeat_ngram_size"]
-        said = {name: published[name] for name in names if published.get(name)}
+        chosen = (*SAMPLED, *CUTOFFS) if samples else ()
+        names = (*chosen, "repetition_penalty", "no_repeat_ngram_size")
+        said = {name: published[name] for name in names if published.get(name) is not None}
         said |= {name: value for name, value in self.given.items() if name in names}
+        if samples:
+            said.setdefault("top_k", TOP_K)
         if "no_repeat_ngram_size" in said:
             said["no_repeat_ngram"] = said.pop("no_repeat_ngram_size")
+        own = published.get("num_return_sequences") if samples else None
+        returned = self.num_return_sequences or own or 1
+        stops = self.stop or published.get("stop_strings") or ()
         made = Sampling(
             max_tokens=room,
-            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop),
+            stop=(stops,) if isinstance(stops, str) else tuple(stops),
+            keep_stop=bool(stops) and not self.stop,
+            constraints=rules,
             seed=self.seed,
-            returned=self.num_return_sequences or 1,
+            returned=returned,
             **{"temperature": 1.0 if samples else 0.0, **said},
         )
         if made.returned > 1 and made.temperature == 0:
@@ -282,6 +311,10 @@ def published_beams(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {PUBLISHED[name]: value for name, value in known.items() if value is not None}
 
 
-def without_lengths(published: Mapping[str, Any]) -> dict[str, Any]:
-    """A generation_config.json but for its lengths, where these aren't to count."""
-    return {name: value for name, value in published.items() if name not in LENGTHS}
+def without_usual_length(published: Mapping[str, Any]) -> dict[str, Any]:
+    """A generation_config.json but for a max_length that is only transformers' default.
+
+    As in its pipelines, a task's own length then counts.
+    """
+    usual = published.get("max_length") == USUAL_LENGTH
+    return {k: v for k, v in published.items() if not (usual and k == "max_length")}

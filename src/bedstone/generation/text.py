@@ -16,10 +16,14 @@ from bedstone.runtime import Precision
 
 
 class StopText:
-    """Streams text up to the first of `stops`, wherever pieces are cut."""
+    """Streams text up to the first of `stops`, wherever pieces are cut.
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    With `keep` the piece that completes a stop text is given out whole.
+    """
+
+    def __init__(self, stops: Sequence[str], keep: bool = False) -> None:
         self.stops = tuple(stops)
+        self.keep = keep
         self.found: str | None = None
         self._held = ""
 
@@ -32,7 +36,7 @@ class StopText:
         places = [(text.find(stop), stop) for stop in self.stops if stop in text]
         if places:
             first, self.found = min(places)
-            return text[:first]
+            return text if self.keep else text[:first]
         held = max((_overlap(text, stop) for stop in self.stops), default=0)
         cut = len(text) - held
         self._held = text[cut:]
@@ -98,9 +102,9 @@ class Searched(Hypothesis):
 class _Row:
     """One row's way from tokens to text."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling) -> None:
         self.streamer = tokenizer.streamer(prompt)
-        self.stop = StopText(stops)
+        self.stop = StopText(sampling.stop, sampling.keep_stop)
         self.pending = ""
 
     def take(self, step: Step) -> bool:
@@ -217,7 +221,7 @@ def _start(
     precision: Precision | None,
 ) -> tuple[list[_Row], Iterator[Step]]:
     sampling = sampling or Sampling()
-    rows = [_Row(tokenizer, prompt, sampling.stop) for prompt in ids]
+    rows = [_Row(tokenizer, prompt, sampling) for prompt in ids]
     steps = stream(
         network,
         ids,

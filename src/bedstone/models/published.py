@@ -428,7 +428,7 @@ def write_head(head: HeadConfig) -> dict[str, Any]:
 
 # Keys that every `config.json` of a library may have.
 
-_GENERATION = keys(
+GENERATION = keys(
     """bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample
     early_stopping encoder_no_repeat_ngram_size exponential_decay_length_penalty
     forced_bos_token_id forced_eos_token_id length_penalty max_length max_new_tokens min_length
@@ -443,7 +443,7 @@ TRANSFORMERS = Keys(
         "architectures bos_token_id eos_token_id id2label model_type num_labels pad_token_id "
         "problem_type tie_word_embeddings"
     )
-    | _GENERATION,
+    | GENERATION,
     harmless=keys(
         """_attn_implementation _attn_implementation_autoset _attn_implementation_internal
         _commit_hash _from_model_config _name_or_path _num_labels attn_implementation

@@ -34,6 +34,7 @@ class Cache:
         self.capacity = capacity
         self.length: int = 0  # of the longest row
         self.lengths: Tensor | None = None  # (B,), only where rows differ
+        self.coming: Tensor | None = None  # (B,) lengths after a pass whose rows are padded
         self.memory_keep: Tensor | None = None  # which states of the memories are real, (P, S)
         self._slots: Tensor | None = None  # of the tokens being written
         self.layers = [
@@ -63,7 +64,7 @@ class Cache:
 
     def advance(self, new: int) -> None:
         """Counts `new` tokens a row as written. Called once a forward pass, by the network."""
-        self._slots = None
+        self._slots = self.coming = None
         self.length += new
         if self.lengths is not None:
             self.lengths = self.lengths + new

@@ -101,6 +101,16 @@ class Documents:
             return same
         return same & Causal(self.window).dense(queries, keys)
 
+    def lengths(self, positions: Tensor) -> Tensor:
+        """The tokens of each token's document, (B, T), of positions that begin at 0 in each."""
+        positions = positions.expand_as(self.numbers)
+        rows = torch.arange(len(self.numbers), device=self.numbers.device)[:, None]
+        own = self.numbers - self.numbers.min()
+        which = (own + rows * (own.max() + 1)).flatten().long()
+        found = positions.new_zeros(int(which.max()) + 1)
+        found = found.scatter_reduce(0, which, positions.flatten() + 1, "amax")
+        return found[which].view_as(self.numbers)
+
     def narrow(self, window: int | None) -> "Documents":
         """The same mask with a sliding window, if that is narrower."""
         if window is None or (self.window is not None and self.window <= window):

@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, D width, W head width.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,20 +16,33 @@ from bedstone.nn.fast.fused import turn, usable
 
 
 class Frequencies(Protocol):
-    """Inverse frequencies for the positions at hand."""
+    """Inverse frequencies for the positions at hand.
 
-    def at(self, positions: Tensor) -> tuple[Tensor, float]:
-        """(W / 2,) in radians a position, on the device of `positions`, and a factor."""
+    Attributes:
+        varies: whether they depend on the length of the sequence that a token is of.
+    """
+
+    varies: bool
+
+    def at(self, positions: Tensor, lengths: Tensor) -> tuple[Tensor, float]:
+        """(W / 2,), or (B or 1, T or 1, W / 2), in radians a position, and a factor.
+
+        Args:
+            positions: (B or 1, T).
+            lengths: tokens of each token's own sequence so far, (B or 1, T or 1).
+        """
 
 
 class Fixed:
     """The same frequencies at every length."""
 
+    varies = False
+
     def __init__(self, inverse: Tensor, factor: float = 1.0) -> None:
         self.inverse = inverse
         self.factor = factor
 
-    def at(self, positions: Tensor) -> tuple[Tensor, float]:
+    def at(self, positions: Tensor, lengths: Tensor) -> tuple[Tensor, float]:
         if self.inverse.device != positions.device:
             self.inverse = self.inverse.to(positions.device)
         return self.inverse, self.factor
@@ -43,12 +56,18 @@ class DynamicNTK:
     base: float
     factor: float
     trained: int
+    varies: ClassVar[bool] = True
 
-    def at(self, positions: Tensor) -> tuple[Tensor, float]:
-        length = max(int(positions.max()) + 1, self.trained)
+    def at(self, positions: Tensor, lengths: Tensor) -> tuple[Tensor, float]:
+        known, which = lengths.clamp(min=self.trained).unique(return_inverse=True)
+        rows = torch.stack([self._inverse(length) for length in known.tolist()])
+        return rows.to(positions.device)[which], 1.0
+
+    def _inverse(self, length: int) -> Tensor:
+        """(W / 2,) of a sequence of that length."""
         stretch = self.factor * length / self.trained - (self.factor - 1)
         base = self.base * stretch ** (self.width / (self.width - 2))
-        return inverse_frequencies(self.width, base).to(positions.device), 1.0
+        return inverse_frequencies(self.width, base)
 
 
 @dataclass
@@ -59,10 +78,11 @@ class LongRope:
     long: Tensor
     factor: float
     trained: int
+    varies: ClassVar[bool] = True
 
-    def at(self, positions: Tensor) -> tuple[Tensor, float]:
-        long = int(positions.max()) + 1 > self.trained
-        return (self.long if long else self.short).to(positions.device), self.factor
+    def at(self, positions: Tensor, lengths: Tensor) -> tuple[Tensor, float]:
+        short, long = (each.to(positions.device) for each in (self.short, self.long))
+        return torch.where((lengths > self.trained)[..., None], long, short), self.factor
 
 
 def inverse_frequencies(width: int, base: float) -> Tensor:
@@ -219,8 +239,10 @@ class SinusoidalPositions(nn.Module):
 class Rotary(nn.Module):
     """Rotary position embedding (Su et al., 2021), in the half-split layout of Llama.
 
-    `frequencies` is a published scaling of them (see `rope_scaling`). Maps positions,
-    (B or 1, T), to the (cos, sin) that `rotate` takes, each (B or 1, 1, T, W).
+    `frequencies` is a published scaling of them (see `scaled_frequencies`). Maps positions,
+    (B or 1, T), to the (cos, sin) that `rotate` takes, each (B or 1, 1, T, W). Scalings that depend
+    on the length of a sequence read `lengths`, (B or 1, T or 1), of each token's own; where it is
+    None, a row is one sequence, and all of it is real.
     """
 
     def __init__(self, frequencies: Frequencies) -> None:
@@ -231,8 +253,10 @@ class Rotary(nn.Module):
     def plain(cls, width: int, base: float = 10_000.0) -> "Rotary":
         return cls(plain_frequencies(width, base))
 
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        inverse, factor = self.frequencies.at(positions)
+    def forward(self, positions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if lengths is None:
+            lengths = positions.amax(-1, keepdim=True) + 1
+        inverse, factor = self.frequencies.at(positions, lengths)
         angles = positions[..., None].float() * inverse  # (B, T, W / 2)
         angles = torch.cat((angles, angles), -1)[:, None]  # (B, 1, T, W)
         return angles.cos() * factor, angles.sin() * factor

@@ -25,7 +25,8 @@ def model():
 
 
 def continued(model, prompt, **options):
-    sampling = Sampling(**{"max_tokens": 8, **options})
+    usual = {"top_k": 50} if options.get("temperature") else {}  # as in transformers
+    sampling = Sampling(**{"max_tokens": 8, **usual, **options})
     return write(model.network, model.tokenizer, [prompt], sampling, eos=model.end_ids)[0].text
 
 

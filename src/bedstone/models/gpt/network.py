@@ -23,7 +23,7 @@ from bedstone.nn.attention import SelfAttention
 from bedstone.nn.blocks import Block, Context, PreNorm, Stack
 from bedstone.nn.cache import Cache
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
-from bedstone.nn.masks import Causal, Full, Mask
+from bedstone.nn.masks import Causal, Documents, Full, Mask
 from bedstone.nn.positions import LearnedPositions, Rotary, scaled_frequencies
 from bedstone.settings import Settings, number, one_of, optional, share, whole
 
@@ -202,6 +202,7 @@ class GPT(Headed):
         cache: Cache | None = None,
         memory: Tensor | None = None,
         memory_mask: Mask | None = None,
+        keep: Tensor | None = None,
     ) -> Tensor:
         """The last hidden states, (B, T, D), before the head.
 
@@ -212,6 +213,8 @@ class GPT(Headed):
             cache: keys and values of earlier tokens; new ones are added to it.
             memory, memory_mask: what cross-attention reads, where blocks have any
                 (models.flamingo.network).
+            keep: (B, T) bool, True where a token is real; read by rotary frequencies that depend
+                on a row's length.
         """
         length = ids.shape[1]
         if cache is not None:
@@ -222,7 +225,11 @@ class GPT(Headed):
         x = self.embed(ids)
         if self.positions is not None:
             x = self.dropout(x + self.positions(positions))
-        rotation = None if self.rotary is None else self.rotary(positions)
+        rotation = None
+        if self.rotary is not None:
+            varies = self.rotary.frequencies.varies
+            lengths = _lengths(positions, mask, cache, keep) if varies else None
+            rotation = self.rotary(positions, lengths)
         context = Context(
             mask=mask or Causal(),
             rotation=rotation,
@@ -251,7 +258,8 @@ class GPT(Headed):
                 padding stands on the right, where a causal mask lets nobody see it.
             ids, mask, positions, cache: as for `states`.
         """
-        return self.read(self.states(ids, mask=mask, positions=positions, cache=cache), keep)
+        states = self.states(ids, mask=mask, positions=positions, cache=cache, keep=keep)
+        return self.read(states, keep)
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
@@ -265,6 +273,17 @@ class GPT(Headed):
             dtype=dtype or self.embed.weight.dtype,
             device=self.embed.weight.device,
         )
+
+
+def _lengths(
+    positions: Tensor, mask: Mask | None, cache: Cache | None, keep: Tensor | None
+) -> Tensor | None:
+    """Tokens of each token's own sequence, (B or 1, T or 1); None where a row is one, all of it."""
+    if cache is not None and cache.coming is not None:
+        return cache.coming[:, None]
+    if isinstance(mask, Documents):
+        return mask.lengths(positions)
+    return None if keep is None else keep.sum(1, keepdim=True)
 
 
 def make_head(config: GPTConfig) -> nn.Module:

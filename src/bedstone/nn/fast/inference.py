@@ -21,7 +21,7 @@ from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, qui
 from bedstone.nn.lora import LoRALinear
 from bedstone.nn.masks import Documents
 from bedstone.nn.patches import PatchEmbed, chosen, patchify
-from bedstone.nn.positions import Grid, GridRotary, Rotary
+from bedstone.nn.positions import Frequencies, Grid, GridRotary, Rotary
 from bedstone.nn.quantize import QuantizedLinear
 
 
@@ -348,8 +348,13 @@ class CastRotary(nn.Module):
         self.rotary = source
         self.dtype = dtype
 
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        cos, sin = self.rotary(positions)
+    @property
+    def frequencies(self) -> Frequencies:
+        """Those of its source."""
+        return self.rotary.frequencies
+
+    def forward(self, positions: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rotary(positions, lengths)
         return cos.to(self.dtype), sin.to(self.dtype)
 
 

@@ -147,6 +147,11 @@ class ImageTextEngine(ImageEngine):
                 [Generated(list(one.ids), math.exp(one.log_probability)) for one in row]
                 for row in found
             ]
+        if way.stop:
+            raise BedstoneError(
+                f"generation_config.json: stop_strings = {way.stop!r}; texts about images end at "
+                "the model's own end token alone. Take the key out of the file."
+            )
         each, seeds = way.returned, way.seeds(len(prompts))
         rows = [prompt for prompt in prompts for _ in range(each)]
         done = generate(writer, rows, way, eos=ends, seeds=seeds)

@@ -1,8 +1,10 @@
 """question-answering and information-extraction: answer spans of a context.
 
-Scores are those of version 4 of transformers: the probability of a start times that of an end,
-each over the context of one window and its first token, which stands for "no answer". A stretch
-that several windows hold has the best of its scores.
+Scores are those of version 4 of transformers (4.57): the probability of a start times that of an
+end, each over the context of one window and its first token, which stands for "no answer".
+question-answering adds the scores of answers with the same text, whatever their case, as version 4
+does: of several windows, or of several places, so a score may be above 1; it stands at the first of
+them. information-extraction takes the greatest instead, which is a probability.
 
 Shapes: T tokens of a window, A tokens of the longest answer.
 """
@@ -78,7 +80,9 @@ class Answering(Reader):
     def read(
         self, states: Tensor, packed: Packed, rows: Sequence[Input], options: Any
     ) -> list[Found]:
-        count = 2 * getattr(options, "top_k", 1) + 10  # some become one when they take whole words
+        count = getattr(options, "top_k", 1)
+        if options.align_to_words:
+            count = 2 * count + 10  # as in version 4: some become one when they take whole words
         return [
             find(
                 window,
@@ -138,7 +142,7 @@ class QuestionAnswering(Answering):
     def finish(
         self, row: str, windows: list[Input], outputs: list[Found], options: AnswerOptions
     ) -> Any:
-        answers = ranked(row, outputs, options.handle_impossible_answer)
+        answers = ranked(row, outputs, options.handle_impossible_answer, added=True)
         return answers[0] if options.top_k == 1 else answers[: options.top_k]
 
     def _pairs(self, given: Mapping[str, Any]) -> Any:
@@ -258,16 +262,24 @@ def _characters(window: Input, start: int, end: int, whole: bool) -> tuple[int, 
     return window.offsets[start][0], window.offsets[end][1]
 
 
-def ranked(context: str, outputs: Sequence[Found], impossible: bool) -> list[dict[str, Any]]:
-    """Answers from all windows, best first; with none among them if there may be none."""
-    best: dict[tuple[int, int], float] = {}
+def ranked(
+    context: str, outputs: Sequence[Found], impossible: bool, *, added: bool = False
+) -> list[dict[str, Any]]:
+    """Answers from all windows, best first; with none among them if there may be none.
+
+    Args:
+        added: whether answers with the same text are one, with the sum of their scores; otherwise
+            those of the same place are, with the greatest.
+    """
+    found: dict[Any, dict[str, Any]] = {}
     for output in outputs:
         for score, start, end in output.spans:
-            best[start, end] = max(score, best.get((start, end), 0.0))
-    answers = [
-        {"score": score, "start": start, "end": end, "answer": context[start:end]}
-        for (start, end), score in best.items()
-    ]
+            text = context[start:end]
+            new = {"score": score, "start": start, "end": end, "answer": text}
+            known = found.setdefault(text.lower() if added else (start, end), new)
+            if known is not new:
+                known["score"] = known["score"] + score if added else max(known["score"], score)
+    answers = list(found.values())
     if impossible:
         least = min(output.nothing for output in outputs)
         answers.append({"score": least, "start": 0, "end": 0, "answer": ""})

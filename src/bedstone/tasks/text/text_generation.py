@@ -8,7 +8,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data.bytes import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import BeamSearch, GenerationSettings, without_lengths
+from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.tasks.task import Options, Task, shown
 
@@ -59,7 +59,7 @@ class TextGeneration(Task):
                 f"the prompt has {size:,} tokens; the model's context is {context:,}, and at least "
                 "one must be left to generate. Shorten the prompt."
             )
-        return Prompt(value, options.resolve(without_lengths(self.model.generation), size))
+        return Prompt(value, options.resolve(without_usual_length(self.model.generation), size))
 
     def results(
         self, rows: Sequence[Prompt], options: TextGenerationOptions
