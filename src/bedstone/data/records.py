@@ -86,6 +86,8 @@ class Faults:
         """Raises BedstoneError where more than the share `most` of the rows is broken."""
         if len(self.broken) <= self.most * self.rows:
             return
+        if len(self.broken) == 1 and not self.option:
+            raise BedstoneError(self.broken[0])
         count = f"{len(self.broken):,} of {self.rows:,} rows are broken"
         limit, advice = "", ""
         if self.option:

@@ -382,6 +382,8 @@ def read_records(
                 try:
                     yield text_record(file, label)
                 except BedstoneError as error:
+                    if len(source.paths) == 1:
+                        raise
                     reading.broken(str(error))
             else:
                 yield from records(file, rows, file.parent, reading)
