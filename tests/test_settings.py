@@ -84,9 +84,9 @@ def test_an_override_without_a_value_clears_what_the_recipe_says(tmp_path):
 
 
 def test_a_list_of_texts_with_braces_needs_no_quotes():
-    for given, wanted in (
+    for override, wanted in (
         ("data.templates=[a photo of a {label}, a {label}]", ["a photo of a {label}", "a {label}"]),
         ("data.templates=a {label}", ["a {label}"]),
         ('data.templates=["a, {label}"]', ["a, {label}"]),
     ):
-        assert read_recipe(ContrastiveRecipe, None, [given]).data.templates == wanted
+        assert read_recipe(ContrastiveRecipe, None, [override]).data.templates == wanted

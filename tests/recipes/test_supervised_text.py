@@ -348,7 +348,7 @@ def test_a_run_s_columns_are_those_of_its_evaluation(bases, tmp_path, capsys):
     capsys.readouterr()
 
     def figures(*words: str) -> dict:
-        assert main(["evaluate", str(tmp_path / "run"), *words, "--as-json"]) == 0
+        assert main(["evaluate", str(tmp_path / "run"), *words, "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
     own = figures(str(tmp_path / "validation.jsonl"))
@@ -388,9 +388,8 @@ def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_
     splits = prepare(method_of(fresh), fresh, None, quiet=True).splits
     counts = Counter(splits.validation.actual)
     assert splits.record["split"] == 2
-    assert counts["praise"] == round(
-        0.2 * (counts["praise"] + Counter(splits.train.actual)["praise"])
-    )
+    whole = counts["praise"] + Counter(splits.train.actual)["praise"]
+    assert counts["praise"] == round(0.2 * whole)
 
 
 def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):

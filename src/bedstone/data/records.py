@@ -228,13 +228,14 @@ def cell_numbers(
     found: dict[str, dict[str, float]] = {}
     for column in columns:
         cells = {row.get(column) for row in rows} - {"", None}
-        numbers = {cell: number_of(cell) for cell in cells}
-        if cells and None not in numbers.values():
-            if any(type(each) is float for each in numbers.values()):
-                numbers = {cell: float(each or 0) for cell, each in numbers.items()}
-                if any(abs(each) >= 2**53 for each in numbers.values()):
-                    continue
-            found[column] = numbers  # type: ignore[assignment]
+        numbers = {cell: number for cell in cells if (number := number_of(cell)) is not None}
+        if not cells or len(numbers) < len(cells):
+            continue
+        if any(type(each) is float for each in numbers.values()):
+            if any(abs(each) >= 2**53 for each in numbers.values()):
+                continue
+            numbers = {cell: float(each) for cell, each in numbers.items()}
+        found[column] = numbers
     return found
 
 

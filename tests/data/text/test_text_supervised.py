@@ -3,10 +3,11 @@
 import json
 import re
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from bedstone.data.dataset import Dataset
@@ -491,14 +492,8 @@ ANSWERS = (
     ("zoe\u0308 lives in rome", "zoe\u0308", ["zoe"]),
     ("in rome lives zoe\u0308", "zoe\u0308", ["zoe"]),
 )
-SPOKEN = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *["who", "ada", "lives", "in", "rome", "zoe", "."],
-]
+SPOKEN = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPOKEN += ["who", "ada", "lives", "in", "rome", "zoe", "."]
 
 
 @pytest.mark.parametrize(("context", "answer", "wanted"), ANSWERS)
@@ -519,7 +514,7 @@ def test_spaces_and_accents_at_an_answers_ends_are_no_tokens(context, answer, wa
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(st.data())
+@hypothesis.given(st.data())
 def test_the_tokens_of_an_answer_are_those_that_its_characters_meet(data):
     tokenizer = Tokenizer(*wordpiece({word: number for number, word in enumerate(SPOKEN)}))
     words = data.draw(st.lists(st.sampled_from(SPOKEN[6:-1]), min_size=1, max_size=12))
