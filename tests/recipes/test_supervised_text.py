@@ -7,12 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
 from bedstone.commands.train import finetune, resume
 from bedstone.data.text.convert_tokenizer import train_wordpiece
+from bedstone.data.text.supervised import alpaca_prompt
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
@@ -409,3 +411,39 @@ def test_a_task_the_model_cannot_have(bases, tmp_path):
     recipe = recipe_for(tmp_path, bases["bert"], "text-generation")
     with pytest.raises(BedstoneError, match="needs a decoder"):
         finetune(recipe, quiet=True)
+
+
+def test_the_form_of_instructions_is_kept_as_the_chat_template(bases, tmp_path, capsys):
+    bpe = Tokenizer.load(bases["gpt"])
+    config = GPTConfig(
+        layout="gpt2", vocab_size=bpe.vocab_size, width=32, layers=1, heads=4, context=256
+    )
+    Model(build_gpt(config, seed=1).eval(), bpe).save(tmp_path / "base")
+    recipe = recipe_for(tmp_path, tmp_path / "base", "text-generation", epochs=1)
+    rows = [{"instruction": f"say {word}", "input": "", "output": word} for word in GOOD] * 4
+    for name in ("train", "validation"):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    finetune(recipe, quiet=True)
+    task = bedstone.pipeline("text-generation", str(tmp_path / "run"), max_new_tokens=4)
+    messages = [{"role": "user", "content": "say so"}]
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    shown = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert shown == alpaca_prompt("say so")
+    (found,) = task(messages)
+    (plain,) = task(alpaca_prompt("say so"), return_full_text=False)
+    reply = {"role": "assistant", "content": plain["generated_text"]}
+    assert found["generated_text"] == [*messages, reply]
+    assert task(messages, return_full_text=False) == [plain]
+    capsys.readouterr()
+    words = ["generate", str(tmp_path / "run"), "say so", "--max-new-tokens", "4", "--json"]
+    assert main([*words, "--chat"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["generated_text"] == plain["generated_text"]
+    assert main(words) == 0
+    assert "--chat" in capsys.readouterr().err
+    assert main(["generate", str(bases["gpt"]), "say so", "--chat"]) == 2
+    assert "no chat_template" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(BedstoneError, match="only messages of user"):
+        task([{"role": "system", "content": "be kind"}])
+    with pytest.raises(BedstoneError, match=r"messages\[0\]"):
+        task([{"role": "user", "content": 3}])

@@ -537,3 +537,25 @@ def test_the_tokens_of_an_answer_are_those_that_its_characters_meet(data):
         seen += one > 0
         assert len(ids) <= limit
     assert seen or len(made) > 1
+
+
+@pytest.mark.parametrize("words", [3, 20, 200])
+def test_of_a_long_prompt_the_end_is_kept_and_what_was_cut_is_said(gpt, words):
+    rows = [
+        {"prompt": "the cat " * 100 + "on a mat", "completion": " dogs" * words},
+        {"prompt": "the", "completion": " cat"},
+    ]
+    made = completed(rows, gpt, limit=32)
+    first = made.owner.tolist().index(0)
+    batch = made.batch(np.array([first]))
+    ids = batch.rows.ids[0].tolist()
+    learnt = batch.targets.tolist()
+    assert len(ids) == 32
+    assert gpt.decode(ids[: 32 - len(learnt)]).endswith("on a mat")
+    assert len(learnt) == min(len(gpt.encode(" dogs" * words)) + 1, 16)
+    assert "of 1 long prompts the first tokens were cut" in made.describe()
+    total = sum(
+        len(made.batch(np.array([n])).targets) for n in range(len(made)) if made.owner[n] == 0
+    )
+    assert total == len(gpt.encode(" dogs" * words)) + 1
+    assert "cut" not in completed(rows[1:], gpt, limit=32).describe()
