@@ -294,9 +294,10 @@ class Dataset:
         if column is None:
             have = ", ".join(sorted(repr(str(key)) for key in self._known)[:20])
             usual = " or ".join(FIELDS[part].columns)
+            option = {"text": ", or --column", "label": ", or --label-column of bedstone evaluate"}
             raise BedstoneError(
                 f"data {self.name!r}: has no column for the {part} ({usual}); it has {have}. Name "
-                f"it: columns: {{{part}: ...}}"
+                f"it: data.columns={{{part}: NAME}} of a recipe{option.get(part, '')}."
             )
         return column
 

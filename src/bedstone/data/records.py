@@ -428,8 +428,8 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
     if not isinstance(text, str):
         raise BedstoneError(
             f"{name}: column {column!r} in {place} holds {short(repr(text))} of type "
-            f"{type(text).__name__}; expected a string. Remove that row or name another column "
-            "with data.column=..."
+            f"{type(text).__name__}; expected a string. Remove that row, or name another column by "
+            "data.column of a recipe or --column of a command."
         )
     if half := half_character(text):
         raise BedstoneError(
@@ -444,5 +444,6 @@ def _check_column(row: dict[str, Any], column: str, name: str | Path, place: str
     have = ", ".join(repr(str(key)) for key in list(row)[:20]) or "none"
     raise BedstoneError(
         f"{name}: {place} has no column {column!r}{closest(column, list(map(str, row)))}. It "
-        f"has the columns {have}. Name the one that holds the text with data.column=..."
+        f"has the columns {have}. Name the one that holds the text: data.column of a recipe, or "
+        "--column of a command."
     )
