@@ -36,6 +36,7 @@ from bedstone.errors import BedstoneError, closest
 # A number as programs write it: no zeros before it, no plus, no spaces, ASCII digits.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 EXACT_DIGITS = 17  # of a fraction; a float keeps no more
+EARLY = 1000  # broken rows, where they are most, after which the rest isn't read
 REPORTED = 5  # broken rows that a message names
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is held whole
 MOST_COLUMNS = 100_000  # of a CSV file
@@ -132,6 +133,8 @@ class Reading:
             raise BedstoneError(message)
         self.faults.rows += 1
         self.faults.add(message)
+        if len(self.faults.broken) >= EARLY and 2 * len(self.faults.broken) > self.faults.rows:
+            self.faults.check()  # such as a column that no row has
 
     def note(self, text: str) -> None:
         """Keeps a note, once."""
@@ -208,7 +211,7 @@ def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
     reading = reading or Reading()
     rows = _csv(path, reading)
     next(rows, None)
-    known: dict[str, dict[str, float]] = {}
+    known: dict[str, dict[Any, int | float]] = {}
     if reading.numbers:
         held = list(rows)
         known = cell_numbers([row for _, row in held], reading.numbers)
@@ -219,13 +222,13 @@ def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
 
 def cell_numbers(
     rows: Sequence[dict[str, Any]], columns: Sequence[str]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[Any, int | float]]:
     """{column: {cell: number}} of those of the columns whose cells are all numbers.
 
     A column is of numbers only where each cell can be written back from its number: `007` and
     `+1` are names, and so is a fraction or a large number that a float would round.
     """
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[Any, int | float]] = {}
     for column in columns:
         cells = {row.get(column) for row in rows} - {"", None}
         numbers = {cell: number for cell in cells if (number := number_of(cell)) is not None}

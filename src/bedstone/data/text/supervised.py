@@ -403,7 +403,7 @@ class CompletionExamples(Examples):
         self.chat_template = ""  # that makes the learnt prompt of an instruction
         if not rows.column("completion") and rows.column("instruction"):
             ids = frame_of(tokenizer, 1).before[0]
-            before = "".join(tokenizer.backend.id_to_token(number) for number in ids)
+            before = "".join(tokenizer.backend.id_to_token(number) or "" for number in ids)
             self.chat_template = instruction_template(ALPACA, before)
         self.actual = self.completions
         self._learnt: list[tuple[int, int]] = []  # of each window: first target, end
