@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from bedstone.errors import BedstoneError
 from bedstone.recipes.base import PretrainRecipe
+from bedstone.recipes.contrastive import ContrastiveRecipe
+from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import from_mapping, read_recipe, to_yaml
 from bedstone.train.optim import OptimConfig
 
@@ -68,3 +70,23 @@ def test_any_value_is_taken_or_refused_in_words(value):
 def test_numbers_in_scientific_form_are_numbers():
     assert isinstance(yaml.safe_load("1e-3"), str)  # why recipes convert
     assert from_mapping(OptimConfig, {"lr": "1e-3"}, "r").lr == 1e-3
+
+
+def test_an_override_without_a_value_clears_what_the_recipe_says(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("model: m\ndata: {train: a, test: b, split: train, labels: [x]}\n")
+    clear = ["data.test=", "data.split=", "data.labels="]
+    recipe = read_recipe(FinetuneRecipe, path, clear)
+    assert (recipe.data.test, recipe.data.split, recipe.data.labels) == ("", None, [])
+    assert "labels: []" in to_yaml(recipe)
+    with pytest.raises(BedstoneError, match=r"epochs = ''; expected a number"):
+        read_recipe(FinetuneRecipe, path, ["epochs="])
+
+
+def test_a_list_of_texts_with_braces_needs_no_quotes():
+    for override, wanted in (
+        ("data.templates=[a photo of a {label}, a {label}]", ["a photo of a {label}", "a {label}"]),
+        ("data.templates=a {label}", ["a {label}"]),
+        ('data.templates=["a, {label}"]', ["a, {label}"]),
+    ):
+        assert read_recipe(ContrastiveRecipe, None, [override]).data.templates == wanted

@@ -5,7 +5,8 @@ import json
 import datasets
 import pytest
 
-from bedstone.data.dataset import Dataset
+from bedstone.data.dataset import Dataset, image_numbers
+from bedstone.data.fields import IMAGE_TEXT
 from bedstone.data.open import open_dataset
 from bedstone.errors import BedstoneError
 
@@ -130,3 +131,20 @@ def test_some_of_the_rows():
     assert some.rows != many.take(10, 4).rows
     assert many.take(200) is many
     assert some.fingerprint() != many.fingerprint()
+
+
+def test_rows_of_one_image_are_one_image(tmp_path):
+    from PIL import Image
+
+    for name in ("a/0.png", "b/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (9 * len(name), ord(name[0]), ord(name[2]))).save(tmp_path / name)
+    rows = [
+        {"image": name, "question": f"what {n}?", "answer": "x"}
+        for n, name in enumerate(("a/0.png", "b/0.png", "a/0.png", "b/1.png", "b/0.png"))
+    ]
+    write(tmp_path, "a.jsonl", rows)
+    found = open_dataset(tmp_path / "a.jsonl", IMAGE_TEXT)
+    assert image_numbers(found, range(5)) == [0, 1, 0, 2, 1]
+    assert found.describe().startswith("3 pictures in 5 rows, 5 questions")
+    assert len({(tmp_path / name).stat().st_size for name in ("a/0.png", "b/0.png")}) == 1

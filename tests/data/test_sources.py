@@ -202,3 +202,20 @@ def test_a_line_of_100_megabytes_is_refused_in_little_time_and_memory(tmp_path, 
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 300_000  # KiB
     assert time.monotonic() - began < 60
+
+
+def test_broken_rows_of_a_text_are_left_out_and_counted(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", ["one"] * 30)
+    with path.open("a") as file:
+        file.write('{"text": null}\n{"text": \n{"body": "x"}\n{"text": "last"}\n')
+    source = open_source(path, most_broken=0.1)
+    assert list(source.documents()) == ["one"] * 30 + ["last"]
+    assert len(source.faults.broken) == 3
+    assert source.faults.rows == 34
+    with pytest.raises(BedstoneError, match="3 of 34 rows are broken, more than"):
+        list(open_source(path, most_broken=0.05).documents())
+    with pytest.raises(BedstoneError, match="line 31 holds None"):
+        list(open_source(path).documents())
+    write_rows(path, ["one"] * 5000, column="body")
+    with pytest.raises(BedstoneError, match="1,000 of 1,000 rows are broken"):
+        open_source(path, most_broken=0.05)

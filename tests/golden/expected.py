@@ -56,6 +56,12 @@ def quick(names: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name in QUICK or name in more]
 
 
+def _seen(line: Mapping[str, Any]) -> Any:
+    """What a line of a log counts of the data."""
+    units = ("tokens", "pairs", "images", "signals")
+    return next((line[unit] for unit in units if unit in line), None)
+
+
 def independent(name: str, found: Mapping[str, Any]) -> Any:
     """What is expected of a case's outputs on every processor."""
     if "log" in found:
@@ -65,7 +71,7 @@ def independent(name: str, found: Mapping[str, Any]) -> Any:
 
 def run(found: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {"recipe": found["recipe"], "files": found["files"]}
-    kept["log"] = [[each.get("step"), each.get("tokens"), sorted(each)] for each in found["log"]]
+    kept["log"] = [[each.get("step"), _seen(each), sorted(each)] for each in found["log"]]
     for key, value in found.items():
         if key == "data.json":
             kept[key] = value

@@ -1,16 +1,20 @@
 """`bedstone finetune` from end to end, on small models and rows made here."""
 
 import json
+import math
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
-from bedstone.commands.train import finetune
+from bedstone.commands.train import finetune, resume
 from bedstone.data.text.convert_tokenizer import train_wordpiece
+from bedstone.data.text.supervised import alpaca_prompt
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
@@ -21,9 +25,10 @@ from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
 from bedstone.recipes.base import method_of
 from bedstone.recipes.supervised import FinetuneRecipe
-from bedstone.settings import from_mapping
+from bedstone.settings import from_mapping, to_yaml
 from bedstone.train.logs import read_log
 from bedstone.train.run import prepare
+from runs import stop_after
 
 GOOD, BAD = ["good", "fine", "great", "lovely"], ["bad", "poor", "awful", "dull"]
 FILLING = ["the", "film", "is", "a", "story", "of", "red", "boats", "and", "it", "was"]
@@ -236,7 +241,6 @@ def test_class_weights_pull_the_rare_label_up(bases, tmp_path):
 def test_a_rate_is_proposed(bases, tmp_path, capsys):
     recipe = recipe_for(tmp_path, bases["bert"], "text-classification")
     path = tmp_path / "recipe.yaml"
-    from bedstone.settings import to_yaml
 
     path.write_text(to_yaml(recipe))
     assert main(["finetune", str(path), "--find-rate"]) == 0
@@ -253,7 +257,6 @@ def test_augmented_rows_are_learnt_and_shown(bases, tmp_path, capsys):
     )
     done = finetune(recipe, quiet=True)
     assert json.loads((done.run / "data.json").read_text())["rows"] > 250
-    from bedstone.settings import to_yaml
 
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
     assert main(["finetune", str(tmp_path / "r.yaml"), "--sample", "3"]) == 0
@@ -321,6 +324,76 @@ def test_few_broken_rows_are_left_out_and_counted(bases, tmp_path):
         prepare(method_of(recipe), recipe, None, quiet=True)
 
 
+@pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (2, 4), (2, 8), (5, 3)])
+def test_epochs_learn_each_row_as_often_whatever_the_accumulation(
+    bases, tmp_path, batch, accumulate
+):
+    recipe = recipe_for(tmp_path, bases["bert"], "text-classification", epochs=2, best="last")
+    write_rows(tmp_path / "train.jsonl", sentences(26))
+    recipe.batch_size, recipe.accumulate, recipe.log_every = batch, accumulate, 1
+    plan = prepare(method_of(recipe), recipe, None, quiet=True)
+    run = finetune(recipe, quiet=True)
+    assert run.done.tokens == 2 * plan.splits.train.token_count
+    assert run.done.step == 2 * math.ceil(26 / (batch * accumulate))
+    last = max(each["tokens"] for each in read_log(tmp_path / "run" / "log.jsonl"))
+    assert last == run.done.tokens
+
+
+def test_a_run_s_columns_are_those_of_its_evaluation(bases, tmp_path, capsys):
+    recipe = recipe_for(tmp_path, bases["bert"], "text-classification", epochs=1)
+    for name in ("train", "validation"):
+        rows = [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        named = [{"body": row["text"], "kind": row["label"]} for row in rows]
+        write_rows(tmp_path / f"{name}.jsonl", named)
+    recipe.data.columns = {"text": "body", "label": "kind"}
+    finetune(recipe, quiet=True)
+    capsys.readouterr()
+
+    def figures(*words: str) -> dict:
+        assert main(["evaluate", str(tmp_path / "run"), *words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    own = figures(str(tmp_path / "validation.jsonl"))
+    usual = [{"text": row["body"], "label": row["kind"]} for row in named]
+    assert figures(str(write_rows(tmp_path / "usual.jsonl", usual))) == own
+    other = [{"words": row["body"], "is": row["kind"], "body": "no"} for row in named]
+    path = str(write_rows(tmp_path / "other.jsonl", other))
+    assert figures(path, "--column", "words", "--label-column", "is") == own
+
+
+def test_strict_refuses_data_with_doubts(bases, tmp_path, capsys):
+    recipe = recipe_for(tmp_path, bases["bert"], "text-classification", epochs=1)
+    rows = sentences(40)
+    write_rows(tmp_path / "train.jsonl", [*rows, {"text": "a film", "label": "praise "}])
+    (tmp_path / "r.yaml").write_text(to_yaml(recipe))
+    assert main(["finetune", str(tmp_path / "r.yaml"), "--strict"]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "strict: the data has" in error and "'praise '" in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert main(["finetune", str(tmp_path / "r.yaml")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "doubtful: labels 'praise'" in said
+    assert "classes, rows of train / validation" in said
+
+
+def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_path, monkeypatch):
+    recipe = recipe_for(tmp_path, bases["bert"], "text-classification", epochs=2)
+    recipe.data.validation, recipe.data.validation_share = "", 0.2
+    with monkeypatch.context() as older:
+        older.setattr("bedstone.recipes.supervised.stratifies", lambda folder: False)
+        stop_after(older, 3)
+        assert finetune(recipe, quiet=True).done.reason == "SIGTERM"
+    assert "split" not in json.loads((tmp_path / "run" / "data.json").read_text())
+    assert resume(tmp_path / "run", quiet=True).done.reason == "finished"
+    fresh = recipe_for(tmp_path / "new", bases["bert"], "text-classification", epochs=1)
+    fresh.data.validation, fresh.data.validation_share = "", 0.2
+    splits = prepare(method_of(fresh), fresh, None, quiet=True).splits
+    counts = Counter(splits.validation.actual)
+    assert splits.record["split"] == 2
+    whole = counts["praise"] + Counter(splits.train.actual)["praise"]
+    assert counts["praise"] == round(0.2 * whole)
+
+
 def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):
     recipe = recipe_for(tmp_path / "a", bases["bert"], "text-classification")
     write_rows(tmp_path / "a" / "validation.jsonl", [{"text": "a film", "label": "prase"}])
@@ -338,3 +411,39 @@ def test_a_task_the_model_cannot_have(bases, tmp_path):
     recipe = recipe_for(tmp_path, bases["bert"], "text-generation")
     with pytest.raises(BedstoneError, match="needs a decoder"):
         finetune(recipe, quiet=True)
+
+
+def test_the_form_of_instructions_is_kept_as_the_chat_template(bases, tmp_path, capsys):
+    bpe = Tokenizer.load(bases["gpt"])
+    config = GPTConfig(
+        layout="gpt2", vocab_size=bpe.vocab_size, width=32, layers=1, heads=4, context=256
+    )
+    Model(build_gpt(config, seed=1).eval(), bpe).save(tmp_path / "base")
+    recipe = recipe_for(tmp_path, tmp_path / "base", "text-generation", epochs=1)
+    rows = [{"instruction": f"say {word}", "input": "", "output": word} for word in GOOD] * 4
+    for name in ("train", "validation"):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    finetune(recipe, quiet=True)
+    task = bedstone.pipeline("text-generation", str(tmp_path / "run"), max_new_tokens=4)
+    messages = [{"role": "user", "content": "say so"}]
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    shown = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert shown == alpaca_prompt("say so")
+    (found,) = task(messages)
+    (plain,) = task(alpaca_prompt("say so"), return_full_text=False)
+    reply = {"role": "assistant", "content": plain["generated_text"]}
+    assert found["generated_text"] == [*messages, reply]
+    assert task(messages, return_full_text=False) == [plain]
+    capsys.readouterr()
+    words = ["generate", str(tmp_path / "run"), "say so", "--max-new-tokens", "4", "--json"]
+    assert main([*words, "--chat"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["generated_text"] == plain["generated_text"]
+    assert main(words) == 0
+    assert "--chat" in capsys.readouterr().err
+    assert main(["generate", str(bases["gpt"]), "say so", "--chat"]) == 2
+    assert "no chat_template" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(BedstoneError, match="only messages of user"):
+        task([{"role": "system", "content": "be kind"}])
+    with pytest.raises(BedstoneError, match=r"messages\[0\]"):
+        task([{"role": "user", "content": 3}])

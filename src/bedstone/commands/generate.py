@@ -8,6 +8,7 @@ from typing import Any
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.data.text.chat import render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
@@ -57,6 +58,7 @@ def generate(
     settings: PromptSettings,
     log_probabilities: bool = False,
     *,
+    chat: bool = False,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
@@ -67,12 +69,15 @@ def generate(
         model: a folder or a hub id.
         prompt: one or more texts; `-` reads one from standard input.
         log_probabilities: print each token with its log-probability.
+        chat: read each prompt as a user's message, which the model's chat template wraps: what a
+            model that learnt from instructions or conversations expects.
         as_json: print one JSON object per continuation.
         precision: of computation: auto, bf16 or fp32.
         device: auto, cpu, cuda or mps.
 
     Example:
         bedstone generate runs/gpt "def main(" --temperature 0.8 --max-new-tokens 100
+        bedstone generate runs/lora-instruct "Name three rivers." --chat
 
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
@@ -86,6 +91,11 @@ def generate(
     check_head(TextGeneration, opened)
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
+    if chat:
+        texts = [render(tokenizer, [{"role": "user", "content": text}]) for text in texts]
+    elif tokenizer.chat_template:
+        note = "note: the model has a chat template; --chat reads prompts as a user's messages"
+        print(note, file=sys.stderr)
     lengths = [len(encode_prompt(tokenizer, text)) for text in texts]
     way = settings.resolve(without_usual_length(opened.generation), max(lengths), usual=NEW_TOKENS)
     if isinstance(way, BeamSearch):

@@ -17,6 +17,7 @@ from bedstone.data.bytes import check_text
 from bedstone.data.fields import FIELDS, ROW_FIELDS, TEMPLATES, Sample, StoredImage
 from bedstone.data.records import Faults, Reading
 from bedstone.errors import BedstoneError, nearest
+from bedstone.files import sha256
 
 CONTENT = ("captions", "questions", "negatives", "label")  # of a sample, beside its image
 
@@ -128,10 +129,11 @@ class Dataset:
         """
         if not self.samples and not 0 < share < 1:
             raise BedstoneError(f"validation_share: {share} is out of range; expected 0 to 1.")
-        keys = [content_key(row) for row in self.rows]
         if classes is None:
-            held = [_number(key) < share for key in keys]
+            rows = (_image(row) if self.samples else _json(row) for row in self.rows)
+            held = [_number(key) < share for key in rows]
         else:
+            keys = self.keys()
             chosen = _stratified(keys, classes, share)
             held = [key in chosen for key in keys]
         sides = [[i for i, out in enumerate(held) if out is side] for side in (False, True)]
@@ -142,6 +144,28 @@ class Dataset:
                 f"them. Name more rows, or rows to validate on{option}."
             )
         return self.pick(sides[0]), self.pick(sides[1])
+
+    def keys(self) -> list[bytes]:
+        """What tells each row from others: all of it, or of a sample its image.
+
+        Of images in files that is the name and the size, and of files with one name and size their
+        content.
+        """
+        if not self.samples:
+            return [_json(row) for row in self.rows]
+        found = [_image(row) for row in self.rows]
+        paths: dict[bytes, set[Path]] = {}
+        for key, row in zip(found, self.rows, strict=True):
+            if isinstance(row.image, Path):
+                paths.setdefault(key.rpartition(b" ")[2], set()).add(row.image)
+        sizes = {size for size, each in paths.items() if len(each) > 1}
+        digests: dict[Path, bytes] = {}
+        for number, row in enumerate(self.rows):
+            if isinstance(row.image, Path) and found[number].rpartition(b" ")[2] in sizes:
+                if row.image not in digests:
+                    digests[row.image] = bytes.fromhex(sha256(row.image))
+                found[number] = digests[row.image]
+        return found
 
     def usable(self, check: Callable[[int], Any]) -> "Dataset":
         """The rows that a check passes; others are broken, and left out.
@@ -216,7 +240,9 @@ class Dataset:
         """How many rows, texts, questions and classes there are, in a line."""
         if not self.samples:
             return f"{len(self):,} rows{self.left_out()}"
-        text = f"{len(self):,} pictures"
+        images = len(set(self.keys()))
+        text = f"{images:,} pictures"
+        text += f" in {len(self):,} rows" if images < len(self) else ""
         captions = sum(len(row.captions) for row in self.rows)
         if "questions" in self.fields:
             text += f", {captions:,} captions" if captions else ""
@@ -268,9 +294,10 @@ class Dataset:
         if column is None:
             have = ", ".join(sorted(repr(str(key)) for key in self._known)[:20])
             usual = " or ".join(FIELDS[part].columns)
+            option = {"text": ", or --column", "label": ", or --label-column of bedstone evaluate"}
             raise BedstoneError(
                 f"data {self.name!r}: has no column for the {part} ({usual}); it has {have}. Name "
-                f"it: columns: {{{part}: ...}}"
+                f"it: data.columns={{{part}: NAME}} of a recipe{option.get(part, '')}."
             )
         return column
 
@@ -309,6 +336,13 @@ class Dataset:
         return BedstoneError(f"{self.where(row)}: column {column!r} {what}. {advice}")
 
 
+def image_numbers(rows: Dataset, chosen: Sequence[int]) -> list[int]:
+    """A number for the image of each of these rows; equal images have equal numbers."""
+    keys = rows.keys()
+    numbers: dict[bytes, int] = {}
+    return [numbers.setdefault(keys[row], len(numbers)) for row in chosen]
+
+
 def _stratified(keys: Sequence[bytes], classes: Sequence[Any], share: float) -> set[bytes]:
     """The contents that are held out: of each class the share of them with the least numbers."""
     members: dict[str, list[bytes]] = {}
@@ -324,11 +358,6 @@ def _stratified(keys: Sequence[bytes], classes: Sequence[Any], share: float) -> 
         chosen |= set(sorted(each, key=_number)[:count])
     spare = [key for each in members.values() if len(each) > 1 for key in each]
     return chosen or set(sorted(spare, key=_number)[:1])
-
-
-def content_key(row: Any) -> bytes:
-    """What tells a row from another; of a sample, its image."""
-    return _image(row) if isinstance(row, Sample) else _json(row)
 
 
 def _json(row: Mapping[str, Any]) -> bytes:

@@ -22,7 +22,8 @@ NO_LABEL = "-100"  # what other libraries write where there is no label
 def find_problem(rows: Dataset, column: str) -> str:
     """The kind of problem that the values of a column are: single, multi or regression."""
     values = [rows.value(i, column) for i in range(len(rows))]
-    if any(isinstance(value, Sequence) and not isinstance(value, str) for value in values):
+    lists = sum(isinstance(value, list | tuple) for value in values)
+    if lists and 2 * lists >= len(values):  # what most rows have is right
         return "multi"
     floats = [type(value) is float for value in values]
     if all(floats) or (any(floats) and column in FIGURES):
@@ -174,8 +175,8 @@ def several_of(namer: "Namer", number: int, names: Sequence[str] | None) -> list
 def vector_names(rows: Dataset, column: str, labels: Sequence[str] | None) -> list[str] | None:
     """The names of the places of vectors of 0 and 1, as `[0, 1, 1]`; None where rows hold names.
 
-    Lists are vectors where most are of one length of at least 2, and hold nothing but 0 and 1; or
-    where they hold truth values.
+    Lists are vectors where most hold nothing but 0 and 1, and one repeats a number, as no list of
+    classes does; or where all have one length of at least 2; or where they hold truth values.
 
     Raises:
         BedstoneError: the vectors have another length than there are labels.
@@ -188,13 +189,12 @@ def vector_names(rows: Dataset, column: str, labels: Sequence[str] | None) -> li
         return None
     sizes = Counter(map(len, vectors))
     (size, often), *_ = sizes.most_common(1)
-    numbers = [each for each in lists if all(type(one) in (int, bool, float) for one in each)]
-    if not truths and (size < 2 or often < len(vectors) or len(numbers) > len(vectors)):
+    repeats = truths or any(len(set(each)) < len(each) for each in vectors)
+    if not repeats and (size < 2 or often < len(lists)):
         return None  # numbers of classes: of several lengths, or with others than 0 and 1
     known = list(labels or rows.names.get(column) or map(str, range(size)))
     if len(known) == size:
         return known
-    repeats = truths or any(len(set(each)) < len(each) for each in vectors)
     if not repeats:
         return None  # numbers of classes, none twice in a row
     raise BedstoneError(

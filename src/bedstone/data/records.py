@@ -36,6 +36,7 @@ from bedstone.errors import BedstoneError, closest
 # A number as programs write it: no zeros before it, no plus, no spaces, ASCII digits.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 EXACT_DIGITS = 17  # of a fraction; a float keeps no more
+EARLY = 1000  # broken rows, where they are most, after which the rest isn't read
 REPORTED = 5  # broken rows that a message names
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is held whole
 MOST_COLUMNS = 100_000  # of a CSV file
@@ -86,6 +87,8 @@ class Faults:
         """Raises BedstoneError where more than the share `most` of the rows is broken."""
         if len(self.broken) <= self.most * self.rows:
             return
+        if len(self.broken) == 1 and not self.option:
+            raise BedstoneError(self.broken[0])
         count = f"{len(self.broken):,} of {self.rows:,} rows are broken"
         limit, advice = "", ""
         if self.option:
@@ -130,6 +133,8 @@ class Reading:
             raise BedstoneError(message)
         self.faults.rows += 1
         self.faults.add(message)
+        if len(self.faults.broken) >= EARLY and 2 * len(self.faults.broken) > self.faults.rows:
+            self.faults.check()  # such as a column that no row has
 
     def note(self, text: str) -> None:
         """Keeps a note, once."""
@@ -206,7 +211,7 @@ def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
     reading = reading or Reading()
     rows = _csv(path, reading)
     next(rows, None)
-    known: dict[str, dict[str, float]] = {}
+    known: dict[str, dict[Any, int | float]] = {}
     if reading.numbers:
         held = list(rows)
         known = cell_numbers([row for _, row in held], reading.numbers)
@@ -217,22 +222,23 @@ def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
 
 def cell_numbers(
     rows: Sequence[dict[str, Any]], columns: Sequence[str]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[Any, int | float]]:
     """{column: {cell: number}} of those of the columns whose cells are all numbers.
 
     A column is of numbers only where each cell can be written back from its number: `007` and
     `+1` are names, and so is a fraction or a large number that a float would round.
     """
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[Any, int | float]] = {}
     for column in columns:
         cells = {row.get(column) for row in rows} - {"", None}
-        numbers = {cell: number_of(cell) for cell in cells}
-        if cells and None not in numbers.values():
-            if any(type(each) is float for each in numbers.values()):
-                numbers = {cell: float(each or 0) for cell, each in numbers.items()}
-                if any(abs(each) >= 2**53 for each in numbers.values()):
-                    continue
-            found[column] = numbers  # type: ignore[assignment]
+        numbers = {cell: number for cell in cells if (number := number_of(cell)) is not None}
+        if not cells or len(numbers) < len(cells):
+            continue
+        if any(type(each) is float for each in numbers.values()):
+            if any(abs(each) >= 2**53 for each in numbers.values()):
+                continue
+            numbers = {cell: float(each) for cell, each in numbers.items()}
+        found[column] = numbers
     return found
 
 
@@ -425,8 +431,8 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
     if not isinstance(text, str):
         raise BedstoneError(
             f"{name}: column {column!r} in {place} holds {short(repr(text))} of type "
-            f"{type(text).__name__}; expected a string. Remove that row or name another column "
-            "with data.column=..."
+            f"{type(text).__name__}; expected a string. Remove that row, or name another column by "
+            "data.column of a recipe or --column of a command."
         )
     if half := half_character(text):
         raise BedstoneError(
@@ -441,5 +447,6 @@ def _check_column(row: dict[str, Any], column: str, name: str | Path, place: str
     have = ", ".join(repr(str(key)) for key in list(row)[:20]) or "none"
     raise BedstoneError(
         f"{name}: {place} has no column {column!r}{closest(column, list(map(str, row)))}. It "
-        f"has the columns {have}. Name the one that holds the text with data.column=..."
+        f"has the columns {have}. Name the one that holds the text: data.column of a recipe, or "
+        "--column of a command."
     )

@@ -37,6 +37,7 @@ from bedstone.data.folders import (
 )
 from bedstone.data.records import (
     FORMATS,
+    Faults,
     Reading,
     Record,
     file_pieces,
@@ -66,6 +67,19 @@ class Source:
     """Documents in a fixed order, read anew at every call."""
 
     name: str
+    most_broken: float | None = None  # the share of rows that may be broken; None raises the first
+    faults: Faults | None = None  # broken rows of the last pass
+
+    def reading(self) -> Reading:
+        """How the rows of one pass are read."""
+        faults = None if self.most_broken is None else Faults(self.name, self.most_broken)
+        return Reading(faults)
+
+    def finished(self, reading: Reading) -> None:
+        """Keeps the faults of a whole pass. Raises BedstoneError where they are too many."""
+        self.faults = reading.faults
+        if reading.faults is not None:
+            reading.faults.check()
 
     def pieces(self) -> Iterator[Piece]:
         """All documents as pieces of bounded size, for tokenization."""
@@ -142,13 +156,15 @@ class Files(Source):
         self.tree, self.skipped, self.folder = tree, skipped, folder
 
     def pieces(self) -> Iterator[Piece]:
+        reading = self.reading()
         for path in self.paths:
             if not self.tree:
-                yield from file_pieces(path, self.column)
+                yield from file_pieces(path, self.column, reading)
             elif data_suffix(path) in PROSE:
                 yield from read_text(path)
             else:
                 yield from self._maybe_text(path)
+        self.finished(reading)
 
     def _maybe_text(self, path: Path) -> Iterator[Piece]:
         open_document = False
@@ -182,7 +198,9 @@ class Hub(Source):
         self.name, self.split, self.column = name, split, column
 
     def pieces(self) -> Iterator[Piece]:
-        return hub_pieces(self.name, self.split, self.column)
+        reading = self.reading()
+        yield from hub_pieces(self.name, self.split, self.column, reading)
+        self.finished(reading)
 
     def fingerprint(self) -> str:
         # Its content can't be hashed without fetching all of it: the builder's hash names the
@@ -200,18 +218,26 @@ class Hub(Source):
         ).hexdigest()
 
 
-def open_source(name: str | Path, *, text_column: str = "text", split: str | None = None) -> Source:
+def open_source(
+    name: str | Path,
+    *,
+    text_column: str = "text",
+    split: str | None = None,
+    most_broken: float | None = None,
+) -> Source:
     """The documents that `name` stands for; the module's docstring says what it may be.
 
     `text_column` is the column of a row that holds the text. `split` (`train`, `validation`,
     `test`) picks the files so named of a folder of data files, or the hub's split; without it,
-    the files named after `train` where there are such, else all.
+    the files named after `train` where there are such, else all. `most_broken` is the share of rows
+    that may be broken, which are left out and counted in `Source.faults`; None raises the first.
 
     Raises:
         BedstoneError: there is no such data, or its first document can't be read: told now, not
             in the middle of a run. Later faults are told when they are met.
     """
     source = find(str(name), text_column, split)
+    source.most_broken = most_broken
     if not any(piece.text.strip() for piece in source.pieces()):
         raise BedstoneError(
             f"data {source.name!r}: holds no text at all. Name data with at least one document."
@@ -382,6 +408,8 @@ def read_records(
                 try:
                     yield text_record(file, label)
                 except BedstoneError as error:
+                    if len(source.paths) == 1:
+                        raise
                     reading.broken(str(error))
             else:
                 yield from records(file, rows, file.parent, reading)
@@ -423,6 +451,7 @@ class DataConfig(Settings):
         validation: another source to validate on; empty holds out a share of `source`.
         validation_share: the share of documents held out; of a single document, its end.
         streaming: tokenise as it trains, for what doesn't fit on the disk twice.
+        most_broken: share of rows that may be broken; such rows are left out and named.
     """
 
     source: str = "python-docs"
@@ -431,5 +460,6 @@ class DataConfig(Settings):
     validation: str = ""
     validation_share: float = share(below_one=True, default=0.02)
     streaming: bool = False
+    most_broken: float = share(below_one=True, default=0.05)
 
     section: ClassVar[str] = "data."

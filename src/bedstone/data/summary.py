@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bedstone.data.dataset import Dataset, content_key
+from bedstone.data.dataset import Dataset
 from bedstone.data.labels import doubtful_names
 from bedstone.errors import BedstoneError
 
@@ -133,8 +133,8 @@ def _duplicates(
     against: dict[bytes, str] = {}
     for split, rows in splits.items():
         said = labels.get(split) or [""] * len(rows)
-        for number, label in enumerate(said):
-            key = _input(rows, number, parts)
+        keys = _inputs(rows, parts)
+        for number, (key, label) in enumerate(zip(keys, said, strict=True)):
             if key not in homes:
                 homes[key], seen[key] = split, str(label)
                 continue
@@ -157,11 +157,13 @@ def _duplicates(
         )
 
 
-def _input(rows: Dataset, number: int, parts: Sequence[str]) -> bytes:
-    """What a model reads of a row, as a hash."""
-    row = rows[number]
+def _inputs(rows: Dataset, parts: Sequence[str]) -> list[bytes]:
+    """What a model reads of each row, as a hash."""
     if rows.samples:
-        return content_key(row)
-    names = [rows.column(part) for part in parts[:-1]] if parts else sorted(row)
-    values = [row.get(name) for name in names if name]
-    return hashlib.sha256(json.dumps(values, default=str).encode()).digest()
+        return rows.keys()
+    found = []
+    for row in rows:
+        names = [rows.column(part) for part in parts[:-1]] if parts else sorted(row)
+        values = [row.get(name) for name in names if name]
+        found.append(hashlib.sha256(json.dumps(values, default=str).encode()).digest())
+    return found

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.dataset import Dataset
+from bedstone.data.dataset import Dataset, image_numbers
 from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import (
     BlipWords,
@@ -161,7 +161,7 @@ class BlipScorer(Evaluation):
                 [one.kind for one in questions],
                 questions=[one.question for one in questions],
                 blind=self.blind,
-                images=[number for number, _ in found.questions],
+                images=image_numbers(self.images.rows, [number for number, _ in found.questions]),
                 resamples=resamples,
             )
         if found.chances:

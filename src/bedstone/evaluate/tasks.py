@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from bedstone.checkpoints.model import Model
 from bedstone.data import labels
-from bedstone.data.dataset import Dataset
+from bedstone.data.dataset import Dataset, image_numbers
 from bedstone.data.fields import IMAGE_TEXT, PAIRS, Need, Sample
 from bedstone.data.open import open_dataset
 from bedstone.data.scenes.captions import check_caption
@@ -264,7 +264,7 @@ class VQA(Metric):
             [one.kind for one in questions],
             questions=[one.question for one in questions],
             blind=self.blind,
-            images=[number for number, _ in self.questions],
+            images=image_numbers(self.rows, [number for number, _ in self.questions]),
             resamples=resamples,
         )
 

@@ -7,6 +7,7 @@ turn out to be a stop text.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bedstone.data.text.chat import Rendered
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.generation.autoregress import Decoder, Finish, Generated, Step, stream
 from bedstone.generation.beam import Hypothesis, beam_search
@@ -200,6 +201,8 @@ def _ends(tokenizer: Tokenizer, eos: Iterable[int] | None) -> list[int]:
 
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text to continue: with what the tokenizer sets before it, not after it."""
+    if isinstance(text, Rendered):  # its template has set all special tokens
+        return tokenizer.backend.encode(text, add_special_tokens=False).ids
     if not text:  # any other text shows what stands before one
         shown = encode_prompt(tokenizer, "a")
         return shown[: len(shown) - len(tokenizer.encode("a"))]

@@ -59,10 +59,11 @@ class TextMethod(Method[Any]):
 
     def open(self, recipe: Any, start: Start) -> Splits:
         data = recipe.data
-        source = open_source(data.source, text_column=data.column, split=data.split)
+        how = {"text_column": data.column, "split": data.split, "most_broken": data.most_broken}
+        source = open_source(data.source, **how)
         held = None
         if data.validation:
-            held = open_source(data.validation, text_column=data.column, split=data.split)
+            held = open_source(data.validation, **how)
         # What is too much to keep is too much to hash; its size has to do.
         print_of = str(source.describe()["bytes"]) if data.streaming else source.fingerprint()
         return Splits(source, held, record={"source": source.name, "fingerprint": print_of})

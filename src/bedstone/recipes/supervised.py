@@ -443,6 +443,7 @@ def open_texts(
             limit=limit,
             stride=recipe.stride,
             known=known is not None,
+            keep_ends=stratified,
         )
 
     with ProgressBar("reading the rows", quiet=quiet):
@@ -494,6 +495,8 @@ def prepare(model: Model, recipe: FinetuneRecipe, examples: Examples) -> None:
         group = next(size for size in (64, 32) if not any(n % size for n in sizes) or size == 32)
         quantize(model.network, bits=recipe.quantize, group=group)
     model.pooling = None  # it makes labels now, not vectors
+    if template := getattr(examples, "chat_template", ""):
+        tokenizer_of(model).settings["chat_template"] = template
 
 
 def set_dropout(network: Any, share: float) -> None:

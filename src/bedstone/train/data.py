@@ -179,4 +179,7 @@ def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = Fal
         def progress(done: int, total: int | None) -> None:
             bar.update(done / total if total else 0.0, read=f"{done / MB:,.0f} MB")
 
-        return token_cache(source, tokenizer, validation_share=share, progress=progress)
+        made = token_cache(source, tokenizer, validation_share=share, progress=progress)
+        if (faults := source.faults) is not None and faults.broken:
+            bar.say(f"{source.name}: {len(faults.broken):,} rows left out: {faults.summary()}")
+        return made

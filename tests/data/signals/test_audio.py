@@ -172,3 +172,18 @@ def test_spoken_digits(shared_data):
     learnt, held = signals_of(DiffusionRecipe(task="class-to-audio", data=data))
     assert len(learnt) + len(held) == 40 and learnt.shape == (128, 96)
     assert learnt.names == tuple("0123456789")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0, 3])
+@pytest.mark.parametrize("chunk", ["fmt", "data", "riff"])
+def test_sizes_in_a_header_that_are_untrue(size, chunk):
+    sizes = {"fmt": 16, "data": 8, "riff": 44} | {chunk: size}
+    form = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)
+    data = b"RIFF" + struct.pack("<I", sizes["riff"]) + b"WAVEfmt "
+    data += struct.pack("<I", sizes["fmt"]) + form + b"data"
+    data += struct.pack("<I", sizes["data"]) + b"\1\2" * 4
+    try:
+        samples, _ = decode_sound(data, "here")
+        assert len(samples) <= 4
+    except BedstoneError as error:
+        assert str(error).startswith("here: ")

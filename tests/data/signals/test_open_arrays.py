@@ -1,5 +1,7 @@
 """Arrays of one's own as signals: what they hold comes out, what can't be is named."""
 
+import struct
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -78,3 +80,50 @@ def test_what_cannot_be_read(tmp_path):
     for each, message in ((flat, "has 3 sides"), (pickled, "can't be read"), (broken, "read")):
         with pytest.raises(BedstoneError, match=message):
             read(each, whole, "none")
+
+
+def header(shape):
+    text = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode()
+    text += b" " * (64 - (10 + len(text) + 1) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def packed(path, data):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("signals.npy", data)
+    return path.read_bytes()
+
+
+def test_archives_that_are_encrypted_or_packed_otherwise(tmp_path):
+    path = tmp_path / "a.npz"
+    body = packed(path, header((12, 1, 8, 8, 8)) + b"\0" * 6144)
+    assert len(read(str(path), SignalsConfig(), "none")) == 12
+    encrypted = body.replace(b"PK\x03\x04\x14\0\0\0", b"PK\x03\x04\x14\0\1\0")
+    encrypted = encrypted.replace(b"PK\x01\x02\x14\x03\x14\0\0\0", b"PK\x01\x02\x14\x03\x14\0\1\0")
+    method = body.replace(b"PK\x03\x04\x14\0\0\0\x08", b"PK\x03\x04\x14\0\0\0\x63")
+    method = method.replace(b"\x14\x03\x14\0\0\0\x08", b"\x14\x03\x14\0\0\0\x63")
+    for data in (encrypted, method, body[:60], b"", b"PK"):
+        path.write_bytes(data)
+        with pytest.raises(BedstoneError, match=r"a\.npz.*can't be read"):
+            read(str(path), SignalsConfig(), "none")
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((10**6, 1, 10**3, 10**3, 10**3), "declares the shape"),
+        ((10**30,), "declares the shape"),
+        ((-1, 8, 8, 8), "declares the shape"),
+    ],
+)
+def test_headers_of_arrays_are_compared_with_the_file(tmp_path, shape, said):
+    packed(tmp_path / "a.npz", header(shape))
+    with pytest.raises(BedstoneError, match=said):
+        read(str(tmp_path / "a.npz"), SignalsConfig(), "none")
+
+
+def test_an_array_larger_than_memory_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    packed(tmp_path / "a.npz", header((1000, 1, 32, 32, 32)) + b"\0" * 32_768_000)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(BedstoneError, match=r"data\.memory_mb"):
+        read(str(tmp_path / "a.npz"), SignalsConfig(memory_mb=10), "none")

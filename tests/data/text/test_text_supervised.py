@@ -1,15 +1,21 @@
 """Examples and their batches: whatever a row is, it is learnt once an epoch, as it is served."""
 
 import json
+import re
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from bedstone.data.dataset import Dataset
+from bedstone.data.text.convert_tokenizer import wordpiece
 from bedstone.data.text.encode import question_windows, text_input, text_windows, word_windows
 from bedstone.data.text.examples import evaluation_batches, example_stream
 from bedstone.data.text.supervised import make_examples
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
 from bedstone.errors import BedstoneError
 
@@ -473,3 +479,83 @@ def test_what_can_not_be(bert, gpt):
         completed([{"text": "the cat"}], gpt, limit=9, stride=9)
     with pytest.raises(BedstoneError, match="batch_size"):
         example_stream(classes(texts(), bert), 0)
+
+
+# Answers whose outer characters no token covers.
+
+ANSWERS = (
+    ("ada lives in rome .", "ada ", ["ada"]),
+    ("ada lives in rome .", " rome", ["rome"]),
+    ("ada lives in rome .", " lives ", ["lives"]),
+    ("ada lives in rome ", "rome ", ["rome"]),
+    ("ada  lives   in rome", "  lives   in ", ["lives", "in"]),
+    ("zoe\u0308 lives in rome", "zoe\u0308", ["zoe"]),
+    ("in rome lives zoe\u0308", "zoe\u0308", ["zoe"]),
+)
+SPOKEN = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SPOKEN += ["who", "ada", "lives", "in", "rome", "zoe", "."]
+
+
+@pytest.mark.parametrize(("context", "answer", "wanted"), ANSWERS)
+def test_spaces_and_accents_at_an_answers_ends_are_no_tokens(context, answer, wanted):
+    tokenizer = Tokenizer(*wordpiece({word: number for number, word in enumerate(SPOKEN)}))
+    begin = context.index(answer)
+    row = {"question": "who", "context": context}
+    row["answers"] = {"text": [answer], "answer_start": [begin]}
+    made = make_examples("question-answering", Dataset([row]), tokenizer, limit=32)
+    first, last = made.batch(np.arange(1)).targets[0].tolist()
+    assert [SPOKEN[number] for number in made.ids[first : last + 1]] == wanted
+    short = make_examples("question-answering", Dataset([row]), tokenizer, limit=5)  # one a window
+    for number in range(len(short)):
+        batch = short.batch(np.array([number]))
+        held = [SPOKEN[each] for each in batch.rows.ids[0].tolist()]
+        first, last = batch.targets[0].tolist()
+        assert (first > 0) == (len(wanted) == 1 and held[3] == wanted[0])
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@hypothesis.given(st.data())
+def test_the_tokens_of_an_answer_are_those_that_its_characters_meet(data):
+    tokenizer = Tokenizer(*wordpiece({word: number for number, word in enumerate(SPOKEN)}))
+    words = data.draw(st.lists(st.sampled_from(SPOKEN[6:-1]), min_size=1, max_size=12))
+    context = "".join(word + " " * data.draw(st.integers(1, 3)) for word in words)
+    first = data.draw(st.integers(0, len(words) - 1))
+    count = data.draw(st.integers(1, len(words) - first))
+    pieces = re.findall(r"\w+ *", context)
+    begin = len("".join(pieces[:first]))
+    answer = "".join(pieces[first : first + count])
+    row = {"question": "who", "context": context}
+    row["answers"] = {"text": [answer], "answer_start": [begin]}
+    limit = data.draw(st.integers(5, 20))
+    made = make_examples("question-answering", Dataset([row]), tokenizer, limit=limit)
+    batch = made.batch(np.arange(len(made)))
+    seen = 0
+    for (start, end), (one, two) in zip(batch.rows.spans, batch.targets.tolist(), strict=True):
+        ids = batch.rows.ids[0][start:end].tolist()
+        if one:
+            assert [SPOKEN[each] for each in ids[one : two + 1]] == words[first : first + count]
+        seen += one > 0
+        assert len(ids) <= limit
+    assert seen or len(made) > 1
+
+
+@pytest.mark.parametrize("words", [3, 20, 200])
+def test_of_a_long_prompt_the_end_is_kept_and_what_was_cut_is_said(gpt, words):
+    rows = [
+        {"prompt": "the cat " * 100 + "on a mat", "completion": " dogs" * words},
+        {"prompt": "the", "completion": " cat"},
+    ]
+    made = completed(rows, gpt, limit=32)
+    first = made.owner.tolist().index(0)
+    batch = made.batch(np.array([first]))
+    ids = batch.rows.ids[0].tolist()
+    learnt = batch.targets.tolist()
+    assert len(ids) == 32
+    assert gpt.decode(ids[: 32 - len(learnt)]).endswith("on a mat")
+    assert len(learnt) == min(len(gpt.encode(" dogs" * words)) + 1, 16)
+    assert "of 1 long prompts the first tokens were cut" in made.describe()
+    total = sum(
+        len(made.batch(np.array([n])).targets) for n in range(len(made)) if made.owner[n] == 0
+    )
+    assert total == len(gpt.encode(" dogs" * words)) + 1
+    assert "cut" not in completed(rows[1:], gpt, limit=32).describe()

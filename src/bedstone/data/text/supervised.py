@@ -13,9 +13,11 @@ import numpy as np
 
 from bedstone.data import labels as labelling
 from bedstone.data.dataset import Dataset
+from bedstone.data.text.chat import instruction_template
 from bedstone.data.text.encode import (
     Input,
     completion_input,
+    frame_of,
     question_batch,
     read_words,
     text_batch,
@@ -370,7 +372,11 @@ class CompletionExamples(Examples):
     `text` alone.
 
     What is longer than a row goes on in windows, each with `stride` tokens of the one before; a
-    token is learnt once, and a window without any to learn is left out.
+    token is learnt once, and a window without any to learn is left out. Of a prompt that leaves too
+    little room, the end is kept that fits before the completion, or before its first half row.
+
+    Args:
+        keep_ends: whether prompts are cut so; runs of earlier versions cut them anywhere.
 
     Raises:
         BedstoneError: naming the file, row and column of what can't be learnt.
@@ -378,13 +384,27 @@ class CompletionExamples(Examples):
 
     kind = "language"
 
-    def __init__(self, rows: Dataset, tokenizer: Tokenizer, *, limit: int, stride: int = 0) -> None:
+    def __init__(
+        self,
+        rows: Dataset,
+        tokenizer: Tokenizer,
+        *,
+        limit: int,
+        stride: int = 0,
+        keep_ends: bool = True,
+    ) -> None:
+        self._keep_ends, self._cut_off = keep_ends, [0, 0]  # prompts, and tokens of them
         if not 0 <= stride < limit - 1:
             raise BedstoneError(
                 f"stride: {stride:,} tokens shared between windows leave nothing new in rows of "
                 f"{limit:,}. Lower it, or raise the limit."
             )
         self.prompts, self.completions = find_prompts(rows)
+        self.chat_template = ""  # that makes the learnt prompt of an instruction
+        if not rows.column("completion") and rows.column("instruction"):
+            ids = frame_of(tokenizer, 1).before[0]
+            before = "".join(tokenizer.backend.id_to_token(number) or "" for number in ids)
+            self.chat_template = instruction_template(ALPACA, before)
         self.actual = self.completions
         self._learnt: list[tuple[int, int]] = []  # of each window: first target, end
         super().__init__(rows, tokenizer, limit=limit, stride=stride)
@@ -405,6 +425,11 @@ class CompletionExamples(Examples):
             self.tokenizer, self.prompts[number], self.completions[number]
         )
         windows, start = [], 0
+        if self._keep_ends and len(row) > self.limit and self.prompts[number]:
+            room = self.limit - min(len(row) - first, self.limit // 2)
+            start = max(first - room, 0)
+            self._cut_off[0] += start > 0
+            self._cut_off[1] += start
         while True:
             end = min(start + self.limit, len(row))
             if first < end:
@@ -413,6 +438,12 @@ class CompletionExamples(Examples):
                 return windows
             # at least one, to foretell the first new token
             start = end - max(self.stride, 1)
+
+    def describe(self) -> str:
+        text, (prompts, tokens) = super().describe(), self._cut_off
+        if prompts:
+            text += f"; of {prompts:,} long prompts the first tokens were cut, {tokens:,} in all"
+        return text
 
     def _targets(
         self,
@@ -502,12 +533,12 @@ def usable_rows(
 
         return rows.usable(check_answers)
     needed = check_cells(*_learnt_columns(rows))
-    spare = [column for part in ("prompt", "input") if (column := rows.column(part))]
+    spare = [name for part in ("prompt", "input") if (name := rows.column(part))]
 
     def check_completion(row: int) -> None:
         needed(row)
-        for column in spare:
-            rows.text(row, column, empty=True)
+        for name in spare:
+            rows.text(row, name, empty=True)
 
     return rows.usable(check_completion)
 
@@ -531,6 +562,7 @@ def make_examples(
     limit: int,
     stride: int = 0,
     known: bool = False,
+    keep_ends: bool = True,
 ) -> Examples:
     """The rows as examples of a task, all of them checked and tokenised.
 
@@ -541,6 +573,7 @@ def make_examples(
         limit: tokens of a row at most; what is longer becomes windows.
         stride: tokens that a window shares with the one before.
         known: whether labels and problem are those of a model that is there.
+        keep_ends: of text-generation, whether of long prompts the end is kept.
 
     Raises:
         BedstoneError: the task is unknown, or a row can't be learnt.
@@ -554,5 +587,5 @@ def make_examples(
     if task == "question-answering":
         return SpanExamples(rows, tokenizer, **room)
     if task == "text-generation":
-        return CompletionExamples(rows, tokenizer, **room)
+        return CompletionExamples(rows, tokenizer, keep_ends=keep_ends, **room)
     raise BedstoneError(f"task: {task!r} can't be learnt from rows{nearest(task, TASKS)}.")

@@ -1,11 +1,12 @@
 """text-generation: texts that continue a prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bedstone.checkpoints.model import Model
 from bedstone.data.bytes import check_characters
+from bedstone.data.text.chat import is_conversation, render
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
@@ -32,10 +33,15 @@ class Prompt:
 
     text: str
     way: Sampling | BeamSearch
+    messages: Sequence[Mapping[str, Any]] = ()
 
 
 class TextGeneration(Task):
-    """A text -> [{"generated_text": ...}], one for each sequence asked for."""
+    """A text, or a list of messages, -> [{"generated_text": ...}], one for each sequence asked for.
+
+    Messages are written by the tokenizer's chat template; the result is then all messages, with the
+    reply as the last.
+    """
 
     name = "text-generation"
     fields = ("text",)
@@ -47,7 +53,13 @@ class TextGeneration(Task):
     def fits(cls, model: Model) -> bool:
         return model.writes_text
 
+    def is_one(self, inputs: Any) -> bool:
+        return super().is_one(inputs) or is_conversation(inputs)
+
     def prepare(self, value: Any, options: TextGenerationOptions) -> Prompt:
+        messages = value if is_conversation(value) else ()
+        if messages:
+            value = render(self.tokenizer, messages)
         if not isinstance(value, str):
             raise BedstoneError(f"the prompt is {shown(value)}; expected a string.")
         check_characters(value, "the prompt")
@@ -59,7 +71,8 @@ class TextGeneration(Task):
                 f"the prompt has {size:,} tokens; the model's context is {context:,}, and at least "
                 "one must be left to generate. Shorten the prompt."
             )
-        return Prompt(value, options.resolve(without_usual_length(self.model.generation), size))
+        way = options.resolve(without_usual_length(self.model.generation), size)
+        return Prompt(value, way, messages)
 
     def results(
         self, rows: Sequence[Prompt], options: TextGenerationOptions
@@ -74,8 +87,7 @@ class TextGeneration(Task):
             for number, own in zip(numbers, several, strict=True):
                 found[number] = own
         for row, texts in zip(rows, found, strict=True):
-            before = row.text if options.return_full_text else ""
-            yield [{"generated_text": before + text} for text in texts]
+            yield [{"generated_text": _full(row, text, options)} for text in texts]
 
     def _continued(
         self, texts: Sequence[str], way: Sampling | BeamSearch, batch_size: int | None
@@ -97,3 +109,12 @@ class TextGeneration(Task):
             for one in write(network, known, prompts[part], way, eos=ends, seeds=seeds[part])
         ]
         return [said[start : start + each] for start in range(0, len(said), each)]
+
+
+def _full(row: Prompt, text: str, options: TextGenerationOptions) -> Any:
+    """What is returned of a continuation."""
+    if not options.return_full_text:
+        return text
+    if row.messages:
+        return [*row.messages, {"role": "assistant", "content": text}]
+    return row.text + text
