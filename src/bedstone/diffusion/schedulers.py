@@ -18,7 +18,8 @@ from bedstone.diffusion.samplers import METHODS
 from bedstone.diffusion.targets import Target, target
 from bedstone.diffusion.times import even, karras, leading, linspace, log_snr, trailing
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import read_json, write_json
+from bedstone.files import write_json
+from bedstone.reading import read_json
 
 OURS = "BedstoneScheduler"
 KINDS: dict[str, type[Discrete | Flow | EDM]] = {"discrete": Discrete, "flow": Flow, "edm": EDM}

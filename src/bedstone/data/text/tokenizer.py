@@ -39,8 +39,9 @@ from bedstone.data.text.tokenizer_settings import (
     ROLES,
 )
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file, read_json, write_json
+from bedstone.files import atomic_file, write_json
 from bedstone.published_keys import Keys
+from bedstone.reading import read_json
 
 # Names that published tokenizers give the token that ends a text, where no file says it.
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")

@@ -24,7 +24,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import read_json, write_json
+from bedstone.files import lock, make_folder, write_json
+from bedstone.reading import read_json
 from bedstone.tasks.search.nearest import Approximate, approximate_query, build, exact_query
 
 
@@ -67,28 +68,6 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for writing; the system lets go when this process ends, however it does.
-
-    Raises:
-        BedstoneError: another process, or another `Index` of this one, holds it.
-    """
-    with (folder / ".lock").open("a") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows; there, the table's own commits alone keep writers apart
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BedstoneError(
-                f"{folder}: another process is writing to this index. Wait until it has finished."
-            ) from error
-        yield
 
 
 # Metadata as an index keeps it: text, numbers, true or false; anything else as JSON text.
@@ -306,6 +285,7 @@ TABLE = "rows"
 COMMITS = 64  # small writes after which the table's many files are made few
 OLD = timedelta(minutes=10)  # how long another process may still read what a rewrite replaced
 AT_ONCE = 1000  # keys named in one filter
+BUSY = "another process is writing to this index. Wait until it has finished."
 
 
 class Index:
@@ -344,7 +324,7 @@ class Index:
             )
         _lancedb()
         settings = IndexSettings(name, width, model, source)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         settings.write(path)
         return cls(path, settings)
 
@@ -548,7 +528,7 @@ class Index:
     def _writing(self) -> Iterator[None]:
         with self._guard:
             if not self._writes:
-                self._held.enter_context(lock(self.path))
+                self._held.enter_context(lock(self.path, BUSY))
                 self._writes = True
                 self.settings = IndexSettings.read(self.path)
                 self._open_table()
