@@ -38,8 +38,7 @@ def to_path(name: str | Path, where: str = "") -> Path:
         fault = "holds half a character"
     except RuntimeError:  # ~nobody/x
         fault = f"begins with the home of {text.partition('/')[0][1:]!r}, a user unknown here"
-    shown = text if len(text) <= 80 else f"{text[:80]}…"
-    raise BedstoneError(f"{where + ': ' if where else ''}{shown!a} {fault}. Mend the name.")
+    raise BedstoneError(f"{where + ': ' if where else ''}{shown(text)} {fault}. Mend the name.")
 
 
 def kind_of(path: Path) -> str:

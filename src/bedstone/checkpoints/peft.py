@@ -323,7 +323,7 @@ def _regex(pattern: str, key: str, where: str) -> re.Pattern[str]:
 
 def _number(published: dict[str, Any], key: str, where: str, default: float | None = None) -> float:
     value = published.get(key, default)
-    if not is_number(value):
+    if value is None or not is_number(value):
         raise BedstoneError(
             f"{where}/adapter_config.json: {key} = {shown(value)}; expected a finite number."
         )

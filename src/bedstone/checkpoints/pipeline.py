@@ -118,9 +118,9 @@ def read_spec(
     said = index.get("id2label")
     labels = said if isinstance(said, dict) else {}
     names = tuple(str(labels.get(str(n), n)) for n in range(config.classes))  # by their numbers
-    form = SignalSpec("image", (channels, *size), "class" if config.classes else "none", names)
+    spec = SignalSpec("image", (channels, *size), "class" if config.classes else "none", names)
     guidance = 4.0 if config.classes else 1.0
-    return form, SamplingConfig(method=method, steps=50, guidance=guidance), False
+    return spec, SamplingConfig(method=method, steps=50, guidance=guidance), False
 
 
 INDEX = "model_index.json"

@@ -161,6 +161,8 @@ def _oversized(config: Any, largest: int) -> str:
         if leaf in FREE:
             continue
         sides = [value] if isinstance(value, int) else value
+        if min(sides) < 0:
+            return f"{name}: {shown(value)} was given; expected a whole number, 0 or more."
         most = SIDE if leaf in PIXELS else limit
         if any(side > most for side in sides):
             why = f"the weights' largest dimension is {largest:,}" if leaf not in PIXELS else ""
@@ -212,9 +214,13 @@ def _named(kind: Layout, published: dict[str, Any], fault: str, path: Path) -> s
 
 def _shows(text: str, value: Any) -> bool:
     """Whether a text shows a value of a JSON file, as a word of its own."""
-    value = tuple(value) if isinstance(value, list) else value
-    shape = rf"(?<![\w.]){re.escape(repr(value))}(?![\w.])"
-    return bool(re.search(shape, text))
+    forms = [value]
+    if isinstance(value, list):
+        forms.append(tuple(value))
+    elif type(value) is int and abs(value) < 2**53:
+        forms.append(float(value))
+    shapes = [rf"(?<![\w.]){re.escape(repr(form))}(?![\w.])" for form in forms]
+    return any(re.search(shape, text) for shape in shapes)
 
 
 def _leaves(published: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

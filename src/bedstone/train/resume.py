@@ -34,8 +34,8 @@ EXTENDABLE = (
     "device",
 )
 # Where data lies may change too, since its content is compared.
-FREE = (*EXTENDABLE, "out", "compile", "strict")
-FREE += ("data.source", "data.train", "data.validation", "data.test")
+FREE = {*EXTENDABLE, "out", "compile", "strict"}
+FREE |= {"data.source", "data.train", "data.validation", "data.test"}
 EXACTLY = "so it can't go on exactly"
 ANEW = "or begin another run with init= the last checkpoint"
 
