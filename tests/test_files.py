@@ -19,11 +19,11 @@ from bedstone.files import (
     atomic_folder,
     inside,
     manifest,
-    read_json,
     verify_manifest,
     write_json,
     write_text,
 )
+from bedstone.reading import read_json
 from faults import every_cut, killed, needs_fork, raised, steps
 
 OLD = {"a.txt": "old", "state/b.txt": "old too", "only-old": "x"}
@@ -329,5 +329,5 @@ def test_symlinks_are_refused(tmp_path):
 )
 def test_damaged_manifest_entries_are_refused(tmp_path, entry):
     (tmp_path / "a").write_text("x")
-    with pytest.raises(BedstoneError, match="entry for 'a' is damaged"):
+    with pytest.raises(BedstoneError, match="entry of the manifest for 'a' is damaged"):
         verify_manifest(tmp_path, {"a": entry})

@@ -38,7 +38,7 @@ LAYERS = [
     {"models"},
     {"data"},
     {"nn"},
-    {"files", "settings", "outputs", "published_keys", "runtime", "errors", "config"},
+    {"files", "outputs", "reading", "settings", "published_keys", "runtime", "errors", "config"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LEAST, MOST = 60, 600  # lines of a file
@@ -56,6 +56,8 @@ ALONE = {
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
+    "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",
+    "checkpoints/sizes.py": "what a file says against what its weights bear out",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",
     "recipes/causal_lm.py": "a training method",
@@ -76,6 +78,7 @@ SHARED_TASK_FILES = {
     "media/files.py",
     "media/tasks.py",
     "search/index.py",
+    "search/durable.py",
     "search/nearest.py",
     "search/fill.py",
     "search/recommend.py",

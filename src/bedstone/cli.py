@@ -7,11 +7,14 @@ loaded only when that command runs or explains itself, so `bedstone --help` is q
 
 import argparse
 import ast
+import contextlib
 import dataclasses
+import errno
 import importlib
 import inspect
 import os
 import re
+import signal
 import sys
 import types
 import typing
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bedstone.errors import BedstoneError, closest, nearest
+from bedstone.reading import shown
 from bedstone.settings import field_helps, field_names, fit
 
 # Groups of commands, and where each command's function is.
@@ -72,17 +76,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv
     try:
         _run([word for word in argv if word != "--debug"])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output left: `bedstone ... | head`
+        _leave_stdout()
+        return 0
     except BedstoneError as error:
         if debug:
             raise
-        print(f"bedstone: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of our output left: `bedstone ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+        return _refuse(str(error))
+    except OSError as error:
+        if debug or not (reason := _reason(error)):
+            raise
+        return _refuse(reason)
+    except KeyboardInterrupt as stop:  # by a second SIGTERM with its number
+        return 128 + next(iter(stop.args), int(signal.SIGINT))
     return 0
+
+
+# What the system says of a file that a user named, or of a full disk; other numbers are our bugs.
+_USERS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
+_USERS |= {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+
+
+def _reason(error: OSError) -> str:
+    """What the user can mend of a system's error; "" where it is none of theirs."""
+    if error.errno not in _USERS:
+        return ""
+    if error.filename is None:
+        _leave_stdout()
+        return f"the output can't be written: {error.strerror}. Write it elsewhere."
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{shown(str(name), 300)}: {error.strerror}. Mend the name or its permissions."
+
+
+def _refuse(reason: str) -> int:
+    """Prints why nothing was done; control characters, as of a file's name, are escaped."""
+    safe = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in reason)
+    print(f"bedstone: {safe}", file=sys.stderr)
+    return 2
+
+
+def _leave_stdout() -> None:
+    """What is still to be printed goes nowhere, without another error as the process ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.errors import BedstoneError
+from bedstone.reading import kind_of, shown, to_path
 
 OLD_SECONDS = 24 * 3600  # a temporary this old belongs to nobody, whatever its process number says
 
@@ -103,13 +105,25 @@ def atomic_file(path: str | Path, *, needed: int | None = None) -> Iterator[Path
     """Yields a temporary path to write; on leaving, that file takes `path`'s place.
 
     After an exception, in the block or here, the temporary is gone and `path` is as it was.
-    A symlink stays a link: the file it points to is replaced. `needed` bytes are only told to
-    the user when the disk is full.
+    A symlink stays a link: the file it points to is replaced. Only a plain file is ever replaced:
+    a device or a pipe is written into. `needed` bytes are only told to the user when the disk is
+    full.
 
     Raises:
-        BedstoneError: the disk is full, read-only or forbidden, or `path` is a folder.
+        BedstoneError: the disk is full, read-only or forbidden, or `path` is a folder, a socket, a
+            disk, or a pipe that nobody reads.
     """
-    path = Path(path).resolve()
+    path = to_path(path)
+    kind = kind_of(path)
+    if kind in ("a pipe", "a device"):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, "written")
+            yield temporary
+            _write_through(temporary, path)
+        return
+    if kind not in ("", "a plain file", "a folder"):
+        raise BedstoneError(f"{path}: is {kind}, which can't be written. Choose another name.")
+    path = path.resolve()
     with _replacing(path, needed) as temporary:
         if path.is_dir():
             raise BedstoneError(f"{path}: is a folder, where a file was to be written.")
@@ -119,6 +133,30 @@ def atomic_file(path: str | Path, *, needed: int | None = None) -> Iterator[Path
         _fsync(temporary)
         _rename(temporary, path)
         _settle(path)
+
+
+def _write_through(source: Path, target: Path) -> None:
+    """Copies a file into a device or a pipe, which stays what it is."""
+    until = time.monotonic() + 1
+    while True:
+        try:
+            handle = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError as error:
+            if error.errno == errno.ENXIO and time.monotonic() < until:
+                time.sleep(0.02)  # whoever reads the pipe may be about to open it
+                continue
+            why = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
+            raise BedstoneError(f"{target}: can't be written: {why}.") from error
+    os.set_blocking(handle, True)
+    with source.open("rb") as file, os.fdopen(handle, "wb") as pipe:
+        try:
+            shutil.copyfileobj(file, pipe)
+            pipe.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise BedstoneError(f"{target}: can't be written: {error.strerror}.") from error
 
 
 @contextlib.contextmanager
@@ -167,6 +205,48 @@ def atomic_folder(path: str | Path, *, needed: int | None = None) -> Iterator[Pa
                     _remove(old)  # what can't be removed now is swept by a later write
 
 
+def make_folder(path: str | Path) -> Path:
+    """Makes a folder, and those above it, where there is none.
+
+    Raises:
+        BedstoneError: the name can't be, a file is there, or the system refuses.
+    """
+    path = to_path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BedstoneError(_refusal(path, error, None)) from error
+    return path
+
+
+@contextlib.contextmanager
+def lock(folder: Path, refusal: str) -> Iterator[None]:
+    """Holds a folder for one process; the system lets go when that ends, however it does.
+
+    Args:
+        refusal: what to say where another process, or another part of this one, holds it.
+
+    Raises:
+        BedstoneError: it is held, or nothing can be written there.
+    """
+    path = folder / ".lock"
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise BedstoneError(_refusal(folder, error, None)) from error
+    with file:
+        try:
+            import fcntl
+        except ImportError:  # Windows, which has no such locks
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BedstoneError(f"{folder}: {refusal}") from error
+        yield
+
+
 def remove_folder(path: str | Path) -> None:
     """Removes a folder so that a crash leaves all of it, or a leftover that `sweep` knows.
 
@@ -201,22 +281,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes indented JSON, whole or not at all. Raises BedstoneError as `atomic_file` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        BedstoneError: the file is missing, unreadable or no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
-    except (ValueError, RecursionError) as error:
-        raise BedstoneError(
-            f"{path}: is not valid JSON ({error}). Fetch or write the file again."
-        ) from error
 
 
 def sweep(folder: Path, pattern: str) -> None:
@@ -341,8 +405,10 @@ def manifest(folder: str | Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def verify_manifest(folder: str | Path, expected: dict[str, dict[str, Any]]) -> None:
-    """Checks every file that the manifest names, cheapest test first.
+def verify_manifest(
+    folder: str | Path, expected: dict[str, dict[str, Any]], name: str = "the manifest"
+) -> None:
+    """Checks every file that the manifest names, cheapest test first; `name` is its own.
 
     Raises:
         BedstoneError: a file is missing, of another size or of other content; or the manifest
@@ -350,14 +416,14 @@ def verify_manifest(folder: str | Path, expected: dict[str, dict[str, Any]]) -> 
     """
     folder = Path(folder)
     remedy = "Use another copy of this folder, or an earlier checkpoint."
-    for name, entry in expected.items():
-        path = inside(folder, name)
+    for file, entry in expected.items():
+        path = inside(folder, file)
         try:
             size, digest = int(entry["size"]), str(entry["sha256"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BedstoneError(
-                f"{folder}: the manifest's entry for {name!r} is damaged: "
-                f"{entry!r}; expected size and sha256. {remedy}"
+                f"{folder}: the entry of {name} for {shown(file)} is damaged: "
+                f"{shown(entry)}; expected size and sha256. {remedy}"
             ) from error
         if not path.is_file():
             raise BedstoneError(f"{path}: is missing; expected {size:,} bytes. {remedy}")
@@ -389,7 +455,7 @@ def inside(folder: str | Path, name: str, linked_to: Iterable[Path] = ()) -> Pat
         path = path / part
         if odd or (path.is_symlink() and not _leads_into(path.resolve(), linked_to)):
             raise BedstoneError(
-                f"{folder}: the file name {name!r} leads out of this folder; expected a plain "
+                f"{folder}: the file name {shown(name)} leads out of this folder; expected a plain "
                 "relative name. Don't use this copy: fetch it again from where you trust."
             )
     return path

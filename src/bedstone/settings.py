@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import yaml
 
 from bedstone.errors import BedstoneError, nearest
+from bedstone.reading import kind_of, read_text, shown, to_path
 
 T = TypeVar("T")
 _BOUND = "bound"  # the key of a field's metadata
@@ -54,17 +55,13 @@ def read_values(
     if isinstance(path, Mapping):
         values = copy.deepcopy(dict(path))
     elif path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not kind_of(to_path(path)):
             folder = Path(path).parent
             near = [str(folder / p.name) for p in folder.glob("*.y*ml")] if folder.is_dir() else []
             raise BedstoneError(
                 f"{path}: no such recipe{nearest(str(path), near) if near else ''}."
-            ) from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            why = " ".join(str(error).split())
-            raise BedstoneError(f"{path}: is not a YAML recipe that can be read: {why}.") from None
+            )
+        loaded = load_yaml(read_text(to_path(path), YAML_LIMIT), f"{path}: is not a YAML recipe")
         if not isinstance(loaded, dict | None):
             raise BedstoneError(f"{path}: a recipe is a mapping of keys to values.")
         values.update(loaded or {})
@@ -102,12 +99,72 @@ def _cleared(hint: Any) -> Any:
     return kind() if kind in (list, dict, tuple) else ""
 
 
+YAML_LIMIT = 1 << 20  # bytes of a recipe or a policy
+VALUES = 100_000  # that one holds at most, those behind its aliases counted as often as they stand
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice: the second value would replace the first."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen and name != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} is there twice", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str, fault: str) -> Any:
+    """The value of a YAML text.
+
+    Args:
+        fault: what the error begins with: the file and what it isn't.
+
+    Raises:
+        BedstoneError: it can't be read, or is larger with its aliases written out, or nested
+            deeper, than any recipe.
+    """
+    try:
+        made = _Loader(text)
+        try:
+            value = made.get_single_data()
+        finally:
+            made.dispose()
+    except RecursionError:
+        raise BedstoneError(f"{fault}: it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise BedstoneError(f"{fault} that can be read: {why}.") from None
+    if _count(value, {}, ()) > VALUES:
+        raise BedstoneError(
+            f"{fault}: with its aliases written out it holds over {VALUES:,} values, or itself."
+        )
+    return value
+
+
+def _count(value: Any, known: dict[int, int], around: tuple[int, ...]) -> int:
+    """How many values one is made of, its aliases written out."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) in around or len(around) > 50:
+        return VALUES + 1
+    if id(value) not in known:
+        inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        around = (*around, id(value))
+        known[id(value)] = 1 + sum(_count(each, known, around) for each in inner)
+    return known[id(value)]
+
+
 def _yaml_value(text: str) -> Any:
     if not text.strip():
         return Cleared()
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return load_yaml(text, "")
+    except BedstoneError:
         return text
 
 
@@ -133,7 +190,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
             raise BedstoneError(
                 f"{where}: unknown key {prefix + str(key)!r}{nearest(str(key), known)}."
             )
-        chosen[key] = _fit(hints[key], value, where, prefix + key)
+        chosen[str(key)] = _fit(hints[key], value, where, prefix + str(key))
     return cls(**chosen)
 
 
@@ -142,7 +199,7 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Cleared):
         value = _cleared(hint)
-    if origin is typing.Literal and value in inner:
+    if origin is typing.Literal and not isinstance(value, dict | list) and value in inner:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
         return value
@@ -167,7 +224,7 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -180,7 +237,7 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     if origin is typing.Literal:
         other = "one of " + ", ".join(map(str, inner))
     place = f"{where}: " if where else ""
-    raise BedstoneError(f"{place}{key} = {value!r}; expected {wanted.get(hint, other)}.")
+    raise BedstoneError(f"{place}{key} = {shown(value)}; expected {wanted.get(hint, other)}.")
 
 
 def _listed(text: str) -> list[str]:
@@ -279,7 +336,7 @@ def _value(word: str) -> Any:
         return WORDS[word.lower()]
     try:
         return json.loads(word)
-    except ValueError:
+    except (ValueError, RecursionError):
         return word
 
 
@@ -316,7 +373,7 @@ class Whole:
         check_whole(name, value, self.least)
         if self.most is not None and value > self.most:
             raise BedstoneError(
-                f"{name}: {value!r} was given; expected a whole number, at most {self.most:,}."
+                f"{name}: {shown(value)} was given; expected a whole number, at most {self.most:,}."
             )
 
 
@@ -332,7 +389,7 @@ class Number:
     def check(self, name: str, value: Any) -> None:
         if is_number(value) and self._holds(float(value)):
             return
-        raise BedstoneError(f"{name}: {value!r} was given; expected {self._range()}.")
+        raise BedstoneError(f"{name}: {shown(value)} was given; expected {self._range()}.")
 
     def _holds(self, value: float) -> bool:
         above = value > self.least if self.open_least else value >= self.least
@@ -354,7 +411,7 @@ class OneOf:
     choices: tuple[Any, ...]
 
     def check(self, name: str, value: Any) -> None:
-        if value not in self.choices:
+        if isinstance(value, dict | list) or value not in self.choices:
             raise BedstoneError(
                 f"{name}: {value!r} is unknown{nearest(str(value), map(str, self.choices))}."
             )
@@ -458,10 +515,12 @@ def check_whole(name: str, value: Any, least: int) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise BedstoneError(
-            f"{name}: {value!r} was given; expected a whole number, at least {least}."
+            f"{name}: {shown(value)} was given; expected a whole number, at least {least}."
         )
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether a value is a finite number that a float can hold."""
+    if type(value) is int:
+        return value.bit_length() < 1024
+    return type(value) is float and math.isfinite(value)

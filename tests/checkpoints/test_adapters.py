@@ -331,7 +331,7 @@ def rewrite(folder, drop=None, tensors=None, **config):
         ({"something_new": {"a": 1}}, "something_new.*is unknown"),
         ({"r": 0}, "r = 0; expected a whole number"),
         ({"r": 3}, "rank 3 ask for"),
-        ({"lora_alpha": "much"}, "lora_alpha = 'much'; expected a number"),
+        ({"lora_alpha": "much"}, "lora_alpha = 'much'; expected a finite number"),
         ({"lora_dropout": 2.0}, "lora.dropout: 2.0"),
         ({"rank_pattern": {"q_proj": 5}}, "rank 5 ask for"),
         ({"rank_pattern": {"q_proj": "5"}}, "'5' for 'q_proj'"),
@@ -390,7 +390,7 @@ def test_folders_that_hold_no_adapter(tmp_path):
         load_with_adapter(tmp_path / "adapter", load)
     rewrite_config = tmp_path / "adapter" / "adapter_config.json"
     rewrite_config.write_text("[]")
-    with pytest.raises(BedstoneError, match="is not a JSON object"):
+    with pytest.raises(BedstoneError, match="expected a JSON object"):
         load_adapter(small("llama"), tmp_path / "adapter")
 
 
@@ -401,7 +401,7 @@ def test_no_base_is_named_or_its_head_is_damaged(tmp_path):
     with pytest.raises(BedstoneError, match="expected kind, labels and problem"):
         load_with_adapter(tmp_path / "adapter", load)
     record.write_text("[]")
-    with pytest.raises(BedstoneError, match="is not a JSON object"):
+    with pytest.raises(BedstoneError, match="expected a JSON object"):
         load_with_adapter(tmp_path / "adapter", load)
     rewrite(tmp_path / "adapter", base_model_name_or_path=None)
     with pytest.raises(BedstoneError, match="its base is not known"):

@@ -122,7 +122,7 @@ def test_codes_are_no_latents(tmp_path):
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        ([], "expected an object with signal and sampling"),
+        ([], "expected a JSON object"),
         ({"signal": {}}, "expected an object with signal and sampling"),
         ({"signal": {"kind": "film"}, "sampling": {}}, "draws 'film' from 'none'"),
         ({"signal": {"condition": "song"}, "sampling": {}}, "draws 'image' from 'song'"),

@@ -87,7 +87,7 @@ def test_no_pickle_and_no_code_is_asked_for(hub, monkeypatch):
         ("runs/a/modle", r"perhaps 'runs/a/model'"),
         ("modle", r"perhaps 'model'.*hasn't got it"),
         ("rnus/a/model", r"perhaps 'runs'"),
-        ("model/config.json", "is a file; expected the folder"),
+        ("model/config.json", "is a plain file; expected the folder"),
         ("", "no name was given"),
     ],
 )

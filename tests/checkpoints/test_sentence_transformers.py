@@ -154,7 +154,7 @@ def module(path: str, kind: str) -> dict:
         ([module("", "Transformer"), module("3_Dense", "Dense")], "models.Dense' is not one"),
         ([module("", "Transformer")] * 2, "is not one that Bedstone runs"),
         ([module("1_Pooling", "Pooling")], "names no Transformer"),
-        ([module("", "Transformer"), module("../other", "Pooling")], "leads out of the folder"),
+        ([module("", "Transformer"), module("../other", "Pooling")], "no name of a folder inside"),
     ],
 )
 def test_folders_that_cannot_be_run_are_refused(plain, tmp_path, modules, told):

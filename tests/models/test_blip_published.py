@@ -251,7 +251,10 @@ def test_words_are_tied_where_theirs_ties_them(whole, text, tmp_path):
         ({"architectures": ["BlipModel"]}, "'BlipModel'"),
         ({"text_config": 3}, "text_config = 3"),
         ({"text_config": {"is_decoder": False}}, "is_decoder"),
-        ({"vision_config": {"hidden_size": "wide"}}, "vision_config.width = 'wide'"),
+        (
+            {"vision_config": {"hidden_size": "wide"}},
+            "vision_config.hidden_size = 'wide'; expected a whole number",
+        ),
     ],
 )
 def test_configurations_that_cannot_be(change, told, tmp_path):

@@ -370,7 +370,6 @@ def test_scales():
         ({"targets": ()}, "lora.targets: is empty"),
         ({"targets": ("qq",)}, "perhaps 'q'"),
         ({"targets": ("gate",)}, "no block has any of gate"),
-        ({"targets": ("head",)}, "shares its weight with embed"),
         ({"train": ("heads",)}, "no module 'heads'"),
         ({"train": ("stack",)}, "is trained whole"),
         ({"shared": ("q", "k"), "ranks": {"q": 2}}, "give them one rank"),

@@ -6,7 +6,6 @@ not in it; the configuration says where it was.
 """
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +14,10 @@ from typing import Any
 import torch
 
 from bedstone.checkpoints.peft import PREFIX, TASKS, read_peft, write_peft
+from bedstone.checkpoints.side_files import RECORD, read_record, write_record
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
-from bedstone.files import (
-    atomic_folder,
-    manifest,
-    read_json,
-    verify_manifest,
-    write_json,
-    write_text,
-)
+from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import layout
 from bedstone.nn.lora import (
@@ -37,11 +30,11 @@ from bedstone.nn.lora import (
     shared_names,
     use_adapter,
 )
-from bedstone.runtime import versions
+from bedstone.reading import read_object, shown, to_path
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-RECORD = "bedstone.json"
+BASE = "base_model_name_or_path"
 TASK_HEADS = ("sequence", "tokens", "spans")
 
 
@@ -132,11 +125,9 @@ def write_adapter_files(
         **model.record,
         "base": None if base is None else os.path.relpath(base, (home or folder).resolve()),
         "head": {"kind": head.kind, "labels": list(head.labels), "problem": head.problem},
-        "versions": versions(),
-        "saved": time.strftime("%FT%TZ", time.gmtime()),
     }
     write_text(folder / "README.md", _card(published, tensors, record))
-    write_json(folder / RECORD, {**record, "files": manifest(folder)})
+    write_record(folder, record)
 
 
 def _card(
@@ -174,7 +165,7 @@ def load_adapter(model: Any, folder: str | Path, name: str = "default") -> None:
     """
     network = getattr(model, "network", model)
     folder = Path(folder)
-    published = _json_object(folder / CONFIG)
+    published = read_object(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10])
         raise BedstoneError(
@@ -208,19 +199,24 @@ def load_with_adapter(folder: str | Path, open_base: Callable[[str], Any]) -> An
         BedstoneError: no base is named, or as `open_base` and `load_adapter`.
     """
     folder = Path(folder)
-    published = _json_object(folder / CONFIG)
-    record = _json_object(folder / RECORD) if (folder / RECORD).is_file() else {}
-    if files := record.pop("files", None):
-        verify_manifest(folder, files)
+    published = read_object(folder / CONFIG)
+    record = read_record(folder, verify=True)
     named = published.get("base_model_name_or_path")
     relative = record.get("base")
-    beside = [folder / one for one in (relative, named) if isinstance(one, str) and one]
+    beside = [folder / to_path(one) for one in (relative, named) if isinstance(one, str) and one]
     if not isinstance(named, str) or not named:
         raise BedstoneError(
-            f"{folder / CONFIG}: base_model_name_or_path is {named!r}, so its base is not known. "
+            f"{folder / CONFIG}: {BASE} is {shown(named)}, so its base is not known. "
             "Open the base yourself and add this with load_adapter."
         )
-    local = [path for path in (Path(named).expanduser(), *beside) if path.is_dir()]
+    local = [
+        path for path in (to_path(named, f"{folder / CONFIG}: {BASE}"), *beside) if path.is_dir()
+    ]
+    if local and (local[0] / CONFIG).is_file() and not (local[0] / "config.json").is_file():
+        raise BedstoneError(
+            f"{folder / CONFIG}: {BASE} is {named!r}, which is an adapter itself; expected the "
+            "folder or hub id of a model. Name the model that it was trained on."
+        )
     try:
         model = open_base(str(local[0]) if local else named)
     except BedstoneError as error:
@@ -230,13 +226,6 @@ def load_with_adapter(folder: str | Path, open_base: Callable[[str], Any]) -> An
     model.network.eval()
     model.record = record
     return model
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise BedstoneError(f"{path}: is not a JSON object; fetch it again.")
-    return value
 
 
 def _give_head(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bedstone.errors import BedstoneError
 from bedstone.files import recover_folder
+from bedstone.reading import kind_of, to_path
 
 # What an artefact is made of. No pickle and no code is even downloaded.
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
@@ -27,11 +28,14 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         raise BedstoneError("model: no name was given; expected a folder or a hub id.")
     if named.startswith("package:"):
         return _in_package(named)
-    folder = recover_folder(Path(named).expanduser())
-    if folder.is_dir():
+    folder = to_path(named, "model")
+    kind = kind_of(folder)
+    if not kind:
+        kind = kind_of(recover_folder(folder))
+    if kind == "a folder":
         return folder
-    if folder.exists():
-        raise BedstoneError(f"{named}: is a file; expected the folder that it lies in.")
+    if kind:
+        raise BedstoneError(f"{named}: is {kind}; expected the folder of a model.")
     if _looks_local(named):
         raise BedstoneError(f"{named}: there is no such folder{_sibling(folder)}. Mend the path.")
     # Imported late: it takes a while, and it reads HF_HOME and HF_HUB_OFFLINE as it is imported.
@@ -93,7 +97,10 @@ def _sibling(folder: Path) -> str:
     missing = folder
     while not missing.parent.is_dir():
         missing = missing.parent
-    names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+    try:
+        names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
+    except OSError:  # it may not be read
+        names = []
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
     if close:
         return f" (perhaps {str(missing.parent / close[0])!r} is meant)"

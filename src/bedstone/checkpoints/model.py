@@ -6,7 +6,7 @@ weights come from and what every file weighs and hashes to, and `README.md` is t
 """
 
 import hashlib
-import time
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,35 +24,30 @@ from bedstone.checkpoints.sentence_transformers import (
     read_pooling,
     write_pooling,
 )
+from bedstone.checkpoints.side_files import read_generation, read_record, write_record
+from bedstone.checkpoints.sizes import build, read_config
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.images.processor import FILES as PROCESSORS
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.files import (
-    atomic_folder,
-    manifest,
-    read_json,
-    verify_manifest,
-    write_json,
-    write_text,
-)
-from bedstone.generation.constraints import KEYS as GENERATION_KEYS
+from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.models.interfaces import CausalLM
 from bedstone.models.published import (
     GENERATION,
     Layout,
+    has_own_copies,
     layout,
     load_published,
     model_type,
     to_published,
 )
 from bedstone.nn.layers import Pooling
-from bedstone.runtime import versions, without_weights
-
-RECORD = "bedstone.json"
+from bedstone.nn.ties import without_ties
+from bedstone.reading import check_kinds, is_plain, read_object, to_path
 
 
 @dataclass(repr=False)
@@ -183,12 +178,7 @@ class Model:
         """Writes every file of the artefact into an existing folder, not atomically."""
         self.write_network(folder)
         write_text(folder / "README.md", self.card())
-        record = {
-            **self.record,
-            "versions": versions(),
-            "saved": time.strftime("%FT%TZ", time.gmtime()),
-        }
-        write_json(folder / RECORD, {**record, "files": manifest(folder)})
+        write_record(folder, self.record)
 
     def write_network(self, folder: Path) -> None:
         """Writes the published files alone: configuration, weights, and how inputs are read."""
@@ -251,39 +241,38 @@ def load(
         model.network.to(device).eval()
         return model
     folder = network_folder(outer)
-    if not (folder / "config.json").is_file():
+    if not is_plain(folder / "config.json"):
         raise BedstoneError(
             f"{folder}: has no config.json, so it is not a model. Give the folder that "
             "`bedstone pretrain` reports, or a published one."
         )
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    files = record.pop("files", None)
-    if files and verify:
-        verify_manifest(folder, files)
-    published = read_json(folder / "config.json")
-    if not isinstance(published, dict):
-        raise BedstoneError(f"{folder / 'config.json'}: is not a JSON object; fetch it again.")
-    kind = layout(model_type(published))
+    record = read_record(folder, verify=verify)
+    published = read_object(folder / "config.json")
+    check_kinds(published, {"model_type": "text", "_class_name": "text"}, folder / "config.json")
+    try:
+        kind = layout(model_type(published))
+    except BedstoneError as error:
+        raise BedstoneError(f"{folder}/{error}") from None
     tensors = load_tensors(folder, name=kind.weights)
-    config = kind.read(published, set(tensors), folder / "config.json")
-    with without_weights():
-        network = kind.build(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = read_config(kind, published, shapes, folder / "config.json")
+    network = build(kind, config, folder / "config.json")
+    if has_own_copies(kind, network, tensors):
+        network = build(kind, without_ties(config), folder / "config.json")
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)
     tokenizer = _tokenizer(folder)
     model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)
     model.pooling = _pooling(outer, tokenizer)
     model.processor = ImageProcessor.read(folder)
+    _check_pixels(model, folder)
     if tokenizer is not None and tokenizer.vocab_size > getattr(model.config, "vocab_size", 0):
         raise BedstoneError(
             f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
             f"{tokenizer.vocab_size} tokens, the weights {model.config.vocab_size}. Take both "
             "from the same model."
         )
-    generation_file = folder / "generation_config.json"
-    if generation_file.is_file():
-        model.generation = read_json(generation_file)
-        GENERATION_KEYS.report(model.generation, generation_file)
-    elif getattr(network, "causal", False):
+    model.generation = read_generation(folder)
+    if not model.generation and getattr(network, "causal", False):
         model.generation = _older_generation(published)
     return model
 
@@ -294,10 +283,10 @@ def model_folder(path: str | Path) -> str | Path:
     Raises:
         BedstoneError: it is a run that has no checkpoint yet.
     """
-    run = Path(path)
-    if not (run / "recipe.yaml").is_file():
+    run = to_path(path, "model")
+    if not is_plain(run / "recipe.yaml"):
         return path
-    if any((run / "model" / name).is_file() for name in ("config.json", "model_index.json")):
+    if any(is_plain(run / "model" / name) for name in ("config.json", "model_index.json")):
         return run / "model"
     latest = CheckpointStore(run / "checkpoints").latest()
     if latest is None:
@@ -313,6 +302,20 @@ def _older_generation(published: dict[str, Any]) -> dict[str, Any]:
     ends = {"bos_token_id", "eos_token_id", "pad_token_id"}
     found = {k: published[k] for k in GENERATION | ends if published.get(k) is not None}
     return without_usual_length(found)
+
+
+def _check_pixels(model: Model, folder: Path) -> None:
+    """Raises BedstoneError where pictures are made much larger than the network reads them."""
+    reads = getattr(getattr(model.config, "image", model.config), "size", None)
+    if model.processor is None or not isinstance(reads, tuple):
+        return
+    made = model.processor.size
+    if math.prod(made) > 4 * math.prod(reads):
+        file = next(name for name in PROCESSORS if (folder / name).exists())
+        raise BedstoneError(
+            f"{folder / file}: makes pictures of {made[0]} x {made[1]} pixels; by config.json "
+            f"the network reads {reads[0]} x {reads[1]}. Take both from the same model."
+        )
 
 
 def tokenizer_of(model: Model) -> Tokenizer:

@@ -23,6 +23,8 @@ from bedstone.nn.lora import (
     parent_of,
     shared_names,
 )
+from bedstone.reading import shown
+from bedstone.settings import is_number
 
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
@@ -140,6 +142,11 @@ def read_peft(
         bare = key.removeprefix(PREFIX)
         if bare.endswith(B) and key.removesuffix(B) + A in tensors:
             continue  # read with its A
+        if ".base_layer." in bare:
+            _check_base(
+                network, bare.replace(".base_layer.", "."), names, layout, tensors[key], where
+            )
+            continue
         if not bare.endswith((A, B)):
             name = _find(bare, names, layout)
             if name is None:
@@ -208,9 +215,35 @@ def _find(bare: str, known: Iterable[str], layout: Layout) -> str | None:
     return next((name for name in tried if name in known), None)
 
 
+def _check_base(
+    network: nn.Module,
+    bare: str,
+    names: dict[str, Name],
+    layout: Layout,
+    tensor: Tensor,
+    where: str,
+) -> None:
+    """Raises BedstoneError if weights of the base, stored beside the adapter, aren't this base's.
+
+    peft stores those of an adapted head or embedding.
+    """
+    found = _find(bare, names, layout)
+    if found is not None:
+        same = names[found].write(dict(network.state_dict())).to(tensor.dtype)
+        if same.shape == tensor.shape and torch.equal(same.cpu(), tensor):
+            return
+    raise BedstoneError(
+        f"{where}: holds the weights {bare!r} of its base, which this {layout.model_type} base "
+        "doesn't have. Take the base that the adapter was trained on."
+    )
+
+
 def _whole(network: nn.Module, name: Name, tensor: Tensor, where: str) -> dict[str, Tensor]:
     """Our parameters of a published tensor that was trained whole."""
-    parts = name.read(tensor)
+    try:
+        parts = name.read(tensor)
+    except BedstoneError as error:
+        raise BedstoneError(f"{where}: {error}") from None
     for ours, part in parts.items():
         wanted = network.get_parameter(ours)
         if part.shape != wanted.shape:
@@ -265,9 +298,9 @@ def _pattern(published: dict[str, Any], key: str, module: str, default: float, w
         raise BedstoneError(f"{where}/adapter_config.json: {key} = {table!r} is no mapping.")
     for pattern, value in table.items():
         if _regex(rf"(.*\.)?({pattern})$", key, where).match(module):
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            if not is_number(value) or value <= 0:
                 raise BedstoneError(
-                    f"{where}/adapter_config.json: {key} gives {value!r} for {pattern!r}; "
+                    f"{where}/adapter_config.json: {key} gives {shown(value)} for {pattern!r}; "
                     "expected a number above 0."
                 )
             return value
@@ -290,8 +323,10 @@ def _regex(pattern: str, key: str, where: str) -> re.Pattern[str]:
 
 def _number(published: dict[str, Any], key: str, where: str, default: float | None = None) -> float:
     value = published.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BedstoneError(f"{where}/adapter_config.json: {key} = {value!r}; expected a number.")
+    if value is None or not is_number(value):
+        raise BedstoneError(
+            f"{where}/adapter_config.json: {key} = {shown(value)}; expected a finite number."
+        )
     return float(value)
 
 
@@ -299,7 +334,7 @@ def _count(published: dict[str, Any], key: str, where: str) -> int:
     value = published.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise BedstoneError(
-            f"{where}/adapter_config.json: {key} = {value!r}; expected a whole number above 0."
+            f"{where}/adapter_config.json: {key} = {shown(value)}; expected a whole number above 0."
         )
     return value
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from bedstone.checkpoints.card import pipeline_card
 from bedstone.checkpoints.hub import resolve
-from bedstone.checkpoints.model import RECORD, Model
+from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.model import load as load_part
+from bedstone.checkpoints.side_files import read_record
 from bedstone.data.signals.signals import KINDS, TASKS, Prompts
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.diffusion.process import Discrete, Process
@@ -37,8 +38,9 @@ from bedstone.diffusion.schedulers import NAME as SCHEDULER
 from bedstone.diffusion.schedulers import read_scheduler, write_scheduler
 from bedstone.diffusion.targets import EpsilonPrediction, Target
 from bedstone.errors import BedstoneError
-from bedstone.files import read_json, verify_manifest, write_json
+from bedstone.files import write_json
 from bedstone.models.dit.network import Conditioned
+from bedstone.reading import is_plain, read_object
 from bedstone.settings import from_mapping
 
 SPEC = "drawing.json"
@@ -95,9 +97,10 @@ def read_spec(
         BedstoneError: our file is damaged, or says what can't be.
     """
     if (folder / SPEC).is_file():
-        form = read_json(folder / SPEC)
-        whole = isinstance(form, dict) and {"signal", "sampling"} <= form.keys()
-        if not whole or not all(isinstance(form[name], dict) for name in ("signal", "sampling")):
+        form = read_object(folder / SPEC)
+        if not {"signal", "sampling"} <= form.keys() or not all(
+            isinstance(form[name], dict) for name in ("signal", "sampling")
+        ):
             raise BedstoneError(
                 f"{folder / SPEC}: expected an object with signal and sampling; it is damaged. "
                 "Fetch or save the model again."
@@ -115,9 +118,9 @@ def read_spec(
     said = index.get("id2label")
     labels = said if isinstance(said, dict) else {}
     names = tuple(str(labels.get(str(n), n)) for n in range(config.classes))  # by their numbers
-    form = SignalSpec("image", (channels, *size), "class" if config.classes else "none", names)
+    spec = SignalSpec("image", (channels, *size), "class" if config.classes else "none", names)
     guidance = 4.0 if config.classes else 1.0
-    return form, SamplingConfig(method=method, steps=50, guidance=guidance), False
+    return spec, SamplingConfig(method=method, steps=50, guidance=guidance), False
 
 
 INDEX = "model_index.json"
@@ -284,7 +287,7 @@ class DiffusionPipeline(Model):
 
 def is_pipeline(folder: Path) -> bool:
     """Whether a folder holds something that draws."""
-    return (folder / INDEX).is_file()
+    return is_plain(folder / INDEX)
 
 
 def load_pipeline(
@@ -306,10 +309,8 @@ def load_pipeline(
             f"{folder}: has no {INDEX}, so it draws nothing. Give the folder that `bedstone "
             "pretrain` reports for a recipe that draws, or a published DiT pipeline."
         )
-    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
-    if (files := record.pop("files", None)) and verify:
-        verify_manifest(folder, files)
-    index = read_json(folder / INDEX)
+    record = read_record(folder, verify=verify)
+    index = read_object(folder / INDEX)
     parts = {
         name: load_part(folder / name, dtype=dtype, device=device, verify=verify)
         for name in ("transformer", "text_encoder", "vae")
@@ -337,7 +338,7 @@ def load_pipeline(
         sampling=sampling,
         reader=reader,
         autoencoder=autoencoder,
-        scheduler={} if own else read_json(folder / "scheduler" / SCHEDULER),
+        scheduler={} if own else read_object(folder / "scheduler" / SCHEDULER),
     )
     check_parts(model)
     return model

@@ -13,8 +13,9 @@ from tokenizers import normalizers
 
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.files import read_json, write_json
+from bedstone.files import inside, write_json
 from bedstone.nn.layers import MODES, Pooling
+from bedstone.reading import is_plain, read_json, read_object, shown
 
 MODULES = "modules.json"
 _SETTINGS = "config_sentence_transformers.json"
@@ -166,12 +167,16 @@ def _parts(folder: Path) -> dict[str, str]:
 
 def _inside(folder: Path, named: str) -> Path:
     """A module's folder, which must not lie outside the model's."""
-    path = folder / named
-    if not path.resolve().is_relative_to(folder.resolve()):
+    plain = named.removeprefix("./").rstrip("/")
+    if plain in ("", "."):
+        return folder
+    try:
+        return inside(folder, plain, linked_to=[folder.resolve()])
+    except BedstoneError as error:
         raise BedstoneError(
-            f"{folder / MODULES}: path {named!r} leads out of the folder. Don't trust this model."
-        )
-    return path
+            f"{folder / MODULES}: path {shown(named)} is no name of a folder inside this one. "
+            "Don't trust this model."
+        ) from error
 
 
 def _network_settings(inner: Path) -> dict[str, Any]:
@@ -198,9 +203,4 @@ def _read_pooling(path: Path) -> dict[str, Any]:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise BedstoneError(f"{path}: is not a JSON object; fetch it again.")
-    return value
+    return read_object(path) if is_plain(path) else {}

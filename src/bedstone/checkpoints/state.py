@@ -22,7 +22,8 @@ from torch import Tensor
 
 from bedstone.checkpoints.tensors import DTYPES, load_tensors, save_tensors
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, read_json, recover_folder, write_text
+from bedstone.files import atomic_folder, recover_folder, write_text
+from bedstone.reading import read_json
 
 SCHEMA = 1
 

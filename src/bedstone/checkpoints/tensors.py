@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file, inside, read_json, write_json
+from bedstone.files import atomic_file, inside, write_json
+from bedstone.reading import read_json
 
 SHARD_BYTES = 5 * 2**30
 HEADER_LIMIT = 100_000_000  # bytes, the format's own bound

@@ -171,7 +171,7 @@ def beside(row: Mapping[str, Any], result: Any, error: BedstoneError | None) -> 
 
     Columns of the row that have these names are kept; the new ones are then named `prediction_2`.
     """
-    new = {"prediction": None, "score": None} if error else flat(result)
+    new: dict[str, Any] = {"prediction": None, "score": None} if error else flat(result)
     if error is not None:
         new["error"] = str(error)
     kept = dict(row)

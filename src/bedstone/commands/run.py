@@ -1,6 +1,7 @@
 """`bedstone run`: runs a task on inputs from the command line or a file."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import FORMATS
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
+from bedstone.reading import kind_of, to_path
 from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
@@ -40,7 +42,7 @@ def image_files(given: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in given:
-        if not Path(name).is_dir():
+        if kind_of(to_path(name, "picture")) != "a folder":
             found.append(name)
             continue
         inside = find_images(name)
@@ -505,11 +507,27 @@ def _questions(texts: Sequence[str], given: Inputs) -> list[Any]:
 
 
 def _file_or_text(given: str) -> str:
+    """The text of a file where one is named, else the words themselves.
+
+    Raises:
+        BedstoneError: the file can't be read, or one word that reads as a name names none.
+    """
     try:
-        there = Path(given).is_file()
-    except OSError:  # too long to be a name
-        there = False
-    return "".join(piece.text for piece in read_text(Path(given))) if there else given
+        path = to_path(given)
+        kind = kind_of(path)
+    except BedstoneError:  # too long to be a name, say
+        return given
+    if kind == "a plain file":
+        return "".join(piece.text for piece in read_text(path))
+    if kind or (not re.search(r"\s", given) and ("/" in given or path.suffix.lower() in TEXTS)):
+        found = f"is {kind}" if kind else "there is no such file"
+        raise BedstoneError(
+            f"--context: {given}: {found}; expected a text, or a plain file that holds one."
+        )
+    return given
+
+
+TEXTS = (".txt", ".md", ".rst", ".html", ".json", ".csv")  # endings that a text is named by
 
 
 def _fields(given: Sequence[str]) -> dict[str, str]:

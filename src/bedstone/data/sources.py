@@ -47,6 +47,7 @@ from bedstone.data.records import (
 )
 from bedstone.data.tables import Row, hub_rows, import_datasets
 from bedstone.errors import BedstoneError, closest, nearest
+from bedstone.reading import kind_of, to_path
 from bedstone.settings import Settings, share
 
 # Built-in text: the module and function that make its documents, loaded when asked for.
@@ -250,7 +251,7 @@ def find(name: str, column: str, split: str | None) -> Source:
     if name in BUILT_IN:
         module, function = BUILT_IN[name]
         return Texts(getattr(importlib.import_module(module), function), name)
-    path = Path(name).expanduser()
+    path = to_path(name, "data")
     if path.is_file():
         return Files(name, [_checked(path)], column)
     if path.is_dir():
@@ -342,6 +343,11 @@ def _of_split(files: list[Path], name: str, split: str | None) -> list[Path]:
 
 
 def _missing(name: str, path: Path) -> BedstoneError:
+    if kind := kind_of(path):
+        return BedstoneError(
+            f"data {name!r}: is {kind}; expected a plain file, since rows are read more than once. "
+            "Write what it gives into a file."
+        )
     folder = path.parent
     if folder.is_dir():
         near = closest(path.name, [*(entry.name for entry in folder.iterdir()), *BUILT_IN])
@@ -377,7 +383,7 @@ def read_records(
         BedstoneError: there is no such data, or a file can't be read.
     """
     name, reading = str(name), reading or Reading()
-    path = Path(name).expanduser()
+    path = to_path(name, "data")
     if images and path.is_dir() and (folders := image_folders(path, split)):
         for folder in folders:
             yield from image_records(folder, path, reading)

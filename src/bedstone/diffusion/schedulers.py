@@ -19,8 +19,9 @@ from bedstone.diffusion.samplers import METHODS
 from bedstone.diffusion.targets import Target, target
 from bedstone.diffusion.times import even, karras, leading, linspace, log_snr, trailing
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import read_json, write_json
+from bedstone.files import write_json
 from bedstone.published_keys import Keys, keys
+from bedstone.reading import read_json
 
 NAME = "scheduler_config.json"
 OURS = "BedstoneScheduler"

@@ -36,11 +36,11 @@ from bedstone.evaluate.judges import (
 )
 from bedstone.evaluate.runner import Evaluation, held_out_loss, present
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
-from bedstone.files import read_json
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.generative import NearestNeighbours, beside_real, beside_training, clip_score
 from bedstone.nn.fast.inference import for_inference
 from bedstone.objectives.diffusion import Denoising
+from bedstone.reading import read_json
 from bedstone.report.sheets import as_pixels, neighbours_sheet, samples_sheet, to_images
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole, from_mapping

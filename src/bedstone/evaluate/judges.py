@@ -23,7 +23,8 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.scene_judge import SCENE_GRID, open_scene_judge
-from bedstone.files import atomic_folder, read_json, write_json
+from bedstone.files import atomic_folder, write_json
+from bedstone.reading import read_json
 from bedstone.settings import Settings, from_mapping, whole
 
 SIDE = 32  # of the pictures it reads

@@ -21,9 +21,10 @@ from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.scenes.captions import NUMBERS, read_caption
 from bedstone.data.scenes.world import COLOURS, SHAPES
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, read_json, write_json
+from bedstone.files import atomic_folder, write_json
 from bedstone.models.resnet.network import initialise_convolutions
 from bedstone.nn.convolution import Basic, ConvNorm
+from bedstone.reading import read_json
 from bedstone.settings import Settings, from_mapping, whole
 
 SHRINK = 4  # pixels of a cell's side

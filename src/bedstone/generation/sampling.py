@@ -20,6 +20,8 @@ from bedstone.settings import Settings, number, optional, share, whole
 
 # Top-p looks at this many tokens before it sorts a whole vocabulary.
 LIKELY = 512
+# Divisors in fp32: below the first, quotients may overflow; below the second, they are 0 / 0.
+_COLD, _TINY = 1e-6, 1e-30
 
 
 def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -38,7 +40,9 @@ def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty
         known = torch.tensor(ids, dtype=torch.long)
         seen[row, known[known < vocabulary]] = True
     seen = seen.to(logits.device)
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    penalised = torch.where(logits < 0, logits * penalty, logits / max(penalty, _TINY))
+    largest = torch.finfo(logits.dtype).max  # of two infinite logits no distribution is known
+    return torch.where(seen & logits.isfinite(), penalised.clamp(-largest, largest), logits)
 
 
 def no_repeat_ngram(logits: Tensor, history: Sequence[Sequence[int]], size: int) -> Tensor:
@@ -187,7 +191,9 @@ def _likelier(
 
 def temperature(logits: Tensor, value: float) -> Tensor:
     """Logits divided by a temperature above 0 (Ackley et al., 1985)."""
-    return logits / value
+    if value < _COLD:  # the quotients of all but the largest may then be infinite
+        logits = logits - logits.amax(-1, keepdim=True)
+    return logits / max(value, _TINY)
 
 
 def top_k(logits: Tensor, k: int) -> Tensor:

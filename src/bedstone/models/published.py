@@ -6,10 +6,12 @@ which of ours. The tables hold for both directions, so what is read is what is w
 
 import importlib
 import itertools
+import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,10 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
+from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,14 +51,23 @@ class Name:
         return whole.t().contiguous() if self.transposed else whole
 
     def read(self, whole: Tensor) -> dict[str, Tensor]:
-        """Our parameters, from the published tensor."""
+        """Our parameters, from the published tensor.
+
+        Raises:
+            BedstoneError: it doesn't divide into them.
+        """
         whole = whole.t() if self.transposed and whole.dim() == 2 else whole
         if self.leading:
             bare = whole.shape[: self.leading] == (1,) * self.leading
             whole = whole.reshape(whole.shape[self.leading :]) if bare else whole
         if len(self.ours) == 1:
             return {self.ours[0]: whole.contiguous()}
-        parts = whole.chunk(len(self.ours))
+        parts = whole.chunk(len(self.ours)) if whole.dim() else ()
+        if len({part.shape for part in parts}) != 1 or len(parts) != len(self.ours):
+            raise BedstoneError(
+                f"{self.theirs} has shape {tuple(whole.shape)}; expected {len(self.ours)} equal "
+                "parts. Take weights and config.json from the same model."
+            )
         return {name: part.contiguous() for name, part in zip(self.ours, parts, strict=True)}
 
 
@@ -130,7 +144,7 @@ class Layout:
 
     def _class_of(self, values: dict[str, Any], tensors: set[str]) -> list[str] | None:
         """The class whose tensors are all there, where the file names none."""
-        stored = {_current(self, name) for name in tensors}
+        stored = set(_current_names(self, dict.fromkeys(tensors)))
         for name in self.classes:
             config = self.read_config({**values, "architectures": [name]})
             usual = self.usual(config)
@@ -231,11 +245,6 @@ def fresh_processor(config: Any) -> ImageProcessor:
     return made(config)
 
 
-def ties(network: nn.Module) -> dict[str, str]:
-    """Parameters that are another's, {copy: original}, as the network declares them."""
-    return dict(getattr(network, "ties", {}))
-
-
 def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
     """The network's weights under their published names; tied ones are written once.
 
@@ -277,26 +286,23 @@ def load_published(
         BedstoneError: tensors are missing or have the wrong shape; nothing was filled.
     """
     copies = ties(network)
-    tensors = {
-        _current(layout, name): tensor
-        for name, tensor in tensors.items()
-        if not name.endswith(layout.ignored or "\0")
-    }
+    tensors = _current_names(layout, tensors)
     state: dict[str, Tensor] = {}
-    missing, usual = [], layout.usual(network.config)
+    missing, usual, known = [], layout.usual(network.config), set()
     for name in layout.names(network.config):
         if set(name.ours) & set(copies):
             tensors.pop(name.theirs, None)  # a tied copy, stored all the same by some
             continue
         bare = name.theirs.removeprefix(layout.prefix)
         whole = None
-        for stored in (name.theirs, bare, layout.prefix + bare):  # with the body's name, or without
+        for stored in _places(layout, name):
             whole = tensors.pop(stored, None) if whole is None else whole
         whole = usual.get(name.theirs) if whole is None else whole
-        if whole is None:
+        known.add(_numberless(bare))
+        if whole is not None:
+            state.update(_read(name, whole, where))
+        elif not set(name.ours) <= set(state):  # one parameter may have two names in files
             missing.append(name.theirs)
-        else:
-            state.update(name.read(whole))
     if missing:
         raise BedstoneError(
             f"{where}: {len(missing)} tensors that its config.json asks for are missing, "
@@ -304,6 +310,12 @@ def load_published(
             "download is not whole: fetch the folder again."
         )
     _check_shapes(network, state, where)
+    for left in sorted(tensors):
+        if (bare := left.removeprefix(layout.prefix)) != _numberless(bare) in known:
+            raise BedstoneError(
+                f"{where}: the weights hold {left!r}, a layer more than config.json asks for. Take "
+                "weights and config.json from the same model."
+            )
     if dtype is not None:
         state = {
             n: each.to(dtype) if each.is_floating_point() else each for n, each in state.items()
@@ -316,11 +328,77 @@ def load_published(
     return sorted(tensors)
 
 
-def _current(layout: Layout, name: str) -> str:
-    for old, new in layout.renamed.items():
-        if name.endswith(old):
-            return name.removesuffix(old) + new
-    return name
+def _current_names(layout: Layout, tensors: Mapping[str, T]) -> dict[str, T]:
+    """Those that hold weights, by their names of today."""
+    found: dict[str, T] = {}
+    for name, tensor in tensors.items():
+        for old, new in layout.renamed.items():
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+                break
+        if not name.endswith(layout.ignored or "\0"):
+            found[name] = tensor
+    return found
+
+
+def _places(layout: Layout, name: Name) -> tuple[str, str, str]:
+    """Where a tensor may stand: with the body's name before it, or without."""
+    bare = name.theirs.removeprefix(layout.prefix)
+    return name.theirs, bare, layout.prefix + bare
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+COUNTERS = ("num_batches_tracked",)  # endings of stored tensors that count
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def _read(name: Name, whole: Tensor, where: str) -> dict[str, Tensor]:
+    """Our parameters of a stored tensor.
+
+    Raises:
+        BedstoneError: it doesn't divide into them, holds no plain numbers, or some that aren't
+            finite.
+    """
+    if whole.dtype not in FLOATS and not name.theirs.endswith(COUNTERS):
+        raise BedstoneError(
+            f"{where}: {name.theirs} holds {str(whole.dtype).removeprefix('torch.')}; expected "
+            "float32, float16 or bfloat16. Quantised by another library, it means nothing without "
+            "its scales: take the weights in full precision."
+        )
+    if (
+        whole.dtype in FLOATS
+        and whole.numel()
+        and not math.isfinite(sum(map(float, whole.aminmax())))
+    ):
+        raise BedstoneError(
+            f"{where}: {name.theirs} holds numbers that aren't finite (NaN or infinity); nothing "
+            "that it gives means anything. Take another copy, or an earlier checkpoint."
+        )
+    try:
+        return name.read(whole)
+    except BedstoneError as error:
+        raise BedstoneError(f"{where}: {error}") from None
+
+
+def has_own_copies(layout: Layout, network: Any, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors that the network would tie are stored beside one another and differ.
+
+    So it is after an output layer was trained by itself, whatever the configuration says.
+    """
+    stored = _current_names(layout, tensors)
+    copies, found = ties(network), dict[str, Tensor]()
+    for name in layout.names(without_ties(network.config)):
+        key = next((key for key in _places(layout, name) if key in stored), None)
+        if key is None or len(name.ours) > 1:
+            continue
+        whole = stored[key]
+        other = found.setdefault(copies.get(name.ours[0], name.ours[0]), whole)
+        if other is not whole and not (other.shape == whole.shape and torch.equal(other, whole)):
+            return True
+    return False
 
 
 def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -25,6 +25,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.blocks import Stack
 from bedstone.nn.fast.frozen import CastOnce, adapted, working_dtype
 from bedstone.nn.quantize import TARGETS, QuantizedLinear
+from bedstone.nn.ties import Untied, retie, ties, untie
 from bedstone.settings import Settings, check_whole, number, share, whole
 
 
@@ -118,16 +119,7 @@ def find_targets(network: nn.Module, config: LoraConfig) -> dict[str, nn.Module]
         for path, (module, inside) in known.items()
         if path in config.targets or (inside and leaf_of(path) in config.targets)
     }
-    owners: dict[int, list[str]] = {}
-    for key, parameter in network.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(key)
-    for path, module in found.items():
-        weight = module._parameters.get("weight")
-        if weight is not None and len(owners[id(weight)]) > 1:
-            raise BedstoneError(
-                f"lora.targets: {path} shares its weight with {owners[id(weight)][0]}, so it "
-                "can't have an adapter of its own. Leave it out."
-            )
+    for path in found:
         if any(f"{path}.".startswith(f"{whole}.") for whole in config.train):
             raise BedstoneError(
                 f"lora.targets: {path} is trained whole (lora.train = {', '.join(config.train)}); "
@@ -342,8 +334,10 @@ class _Record:
     configs: dict[str, LoraConfig] = field(default_factory=dict)
     active: str | None = None
     merged: bool = False
-    # Modules trained whole: their weights as each adapter not in use has them; None is the base.
-    whole: dict[str | None, dict[str, Tensor]] = field(default_factory=dict)
+    # Modules trained whole by some adapter: the base's weights, and those of adapters not in use.
+    base: dict[str, Tensor] = field(default_factory=dict)
+    whole: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    untied: Untied = field(default_factory=Untied)
 
 
 def add_adapter(
@@ -377,6 +371,7 @@ def add_adapter(
     if record.merged:
         raise BedstoneError(f"lora: {record.active!r} is merged; unmerge it before adding another.")
     targets = find_targets(network, config)
+    _give_own_weights(network, [*targets, *config.train], record)
     for path, (module, inside) in linears(network).items():
         if path in targets or (inside and type(module) is nn.Linear):
             make_adapted(module)
@@ -391,9 +386,20 @@ def add_adapter(
         a = shared[group]
         b = nn.Parameter(a.new_zeros(layer.out_features, len(a)))
         layer.adapters[name] = Adapter(a, b, config.scale_of(path), config.dropout)
+    for key, parameter in _under(network, set(config.train)).items():
+        record.base.setdefault(key, parameter.detach().clone())
     network._adapters_record = record  # type: ignore[assignment]
     record.configs[name] = config
     use_adapter(network, name)
+
+
+def _give_own_weights(network: nn.Module, paths: list[str], record: _Record) -> None:
+    """Unties what an adapter changes from what it doesn't, as peft trains a tied head by itself."""
+    for pair in ties(network).items():
+        if any(f"{key}.".startswith(f"{path}.") for path in paths for key in pair):
+            record.was_trained += [pair[0]] if pair[1] in record.was_trained else []
+            record.untied = untie(network)
+            return
 
 
 def use_adapter(network: nn.Module, name: str | None) -> None:
@@ -408,10 +414,14 @@ def use_adapter(network: nn.Module, name: str | None) -> None:
     unmerge(network)
     parts = {part for config in record.configs.values() for part in config.train}
     live = _under(network, parts)
+    own = record.configs[record.active].train if record.active else parts
+    left = {key: p.detach().clone() for key, p in _under(network, set(own)).items()}
+    if record.active is None:
+        record.base |= left
+    else:
+        record.whole[record.active] = left
     with torch.no_grad():
-        record.whole[record.active] = {key: p.detach().clone() for key, p in live.items()}
-        base = record.whole.get(None, {})
-        for key, weight in {**base, **record.whole.get(name, {})}.items():
+        for key, weight in {**record.base, **record.whole.get(name or "", {})}.items():
             live[key].copy_(weight)
     record.active = name
     for layer in adapted_layers(network).values():
@@ -528,6 +538,7 @@ def _restore(network: nn.Module, record: _Record) -> None:
     """Plain layers in the place of adapted ones; gradients for what asked for them before."""
     for layer in adapted_layers(network).values():
         make_plain(layer)
+    retie(network, record.untied)
     parameters = dict(network.named_parameters())
     for key in record.was_trained:
         if key in parameters:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.fast.fused import turn, usable
+from bedstone.reading import shown
+from bedstone.settings import is_number
 
 
 class Frequencies(Protocol):
@@ -171,6 +173,12 @@ SCALINGS = {
 }
 
 
+# Numbers of `rope_parameters` that divide, or whose logarithm is taken.
+_POSITIVE = {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"}
+_POSITIVE |= {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
+_POSITIVE |= {"short_factor", "long_factor"}
+
+
 def scaled_frequencies(
     width: int, base: float, parameters: Mapping[str, Any] | None, context: int
 ) -> Frequencies:
@@ -183,22 +191,31 @@ def scaled_frequencies(
         context: `max_position_embeddings`.
 
     Raises:
-        BedstoneError: the type is unknown, or one of its numbers is missing.
+        BedstoneError: the type is unknown, or one of its numbers is missing or not above 0.
     """
     parameters = parameters or {}
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind == "default":
         return plain_frequencies(width, base)
-    if kind not in SCALINGS:
-        raise BedstoneError(
-            f"config: rope_type {kind!r} is unknown{nearest(kind, ['default', *SCALINGS])}."
-        )
+    if not isinstance(kind, str) or kind not in SCALINGS:
+        known = nearest(str(kind), ["default", *SCALINGS])
+        raise BedstoneError(f"rope_type: {kind!r} is unknown{known}.")
+    for name in _POSITIVE & parameters.keys():
+        value = parameters[name]
+        given = value if isinstance(value, list | tuple) else [value]
+        if value is not None and not all(is_number(each) and each > 0 for each in given):
+            raise BedstoneError(f"{name}: {shown(value)} was given; expected a number above 0.")
     try:
         return SCALINGS[kind](width, base, parameters, context)
     except KeyError as missing:
         raise BedstoneError(
             f"config: rope_type {kind!r} needs {missing} beside it in rope_parameters."
         ) from missing
+    except (ArithmeticError, RuntimeError, ValueError) as error:
+        raise BedstoneError(
+            f"rope_type {kind!r}: its numbers give no frequencies for a head of {width} and "
+            f"{context} positions ({error}). Take those that the model was published with."
+        ) from error
 
 
 class LearnedPositions(nn.Module):

@@ -112,7 +112,7 @@ def _product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
 
 
 class _KeptLoss(torch.autograd.Function):
-    """Sum of cross-entropies of a linear head; softmax and error stay in the product's dtype.
+    """Sum of cross-entropies of a linear head, all rows at once; the error is kept for backward.
 
     With p = softmax(x W^T + b) and y the targets one-hot, the gradient of the sum is
     (p - y) W for x, (p - y)^T x for W and the sum of p - y for b.
@@ -127,15 +127,14 @@ class _KeptLoss(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             some, low = states.to(dtype), weight.to(dtype)  # (N, D), (V, D)
             logits = F.linear(some, low, None if bias is None else bias.to(dtype))  # (N, V)
-            wanted = targets[:, None]
-            found = logits.gather(1, wanted).to(full)
-            largest = logits.amax(1, keepdim=True).to(full)
-            error = torch.softmax(logits, -1)  # p
+            logp = torch.log_softmax(logits, -1, dtype=full)
             del logits
-            # The largest p is 1 / sum(exp(logits - largest)), and can't underflow.
-            total = (largest - found - error.amax(1, keepdim=True).to(full).log()).sum()
+            wanted = targets[:, None]
+            total = -logp.gather(1, wanted).sum()
+            # In low precision p - y of a confident target would be 0.
+            error = logp.exp_()
             error.scatter_add_(1, wanted, error.new_full(wanted.shape, -1.0))  # p - y
-        ctx.save_for_backward(error, some, low)
+        ctx.save_for_backward(error.to(dtype), some, low)
         ctx.dtypes = states.dtype, weight.dtype, None if bias is None else bias.dtype
         return total
 

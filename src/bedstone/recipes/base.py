@@ -16,13 +16,22 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
-from bedstone.files import read_json
+from bedstone.reading import check_kinds, is_plain, kind_of, read_object
 from bedstone.settings import Overrides, read_recipe, read_values, whole
 from bedstone.train.averaging import Decay
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
-from bedstone.train.run import RunPlan, RunRecipe, RunResult, Stopping, new_folder, run
+from bedstone.train.resume import EXTENDABLE, RECIPE, recover_files
+from bedstone.train.run import (
+    RunPlan,
+    RunRecipe,
+    RunResult,
+    Stopping,
+    held_folder,
+    new_folder,
+    run,
+)
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start, begin
 
@@ -196,7 +205,7 @@ def read(
     Raises:
         BedstoneError: as `settings.read_recipe`, or method, task or layout is unknown.
     """
-    values = read_values(path, overrides)
+    values = read_start(path, overrides)
     where = "recipe" if isinstance(path, Mapping) else str(path)
     name = values.get("method") or _by_values(values, where, usual)
     try:
@@ -207,6 +216,18 @@ def read(
         raise BedstoneError(
             f"{error} The recipe says method: {name}; leave it out unless it is of that method."
         ) from error
+
+
+def read_start(path: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> dict[str, Any]:
+    """A recipe's values; those that its method is told from are texts.
+
+    Raises:
+        BedstoneError: as `settings.read_values`, or one is of another kind.
+    """
+    values = read_values(path, overrides)
+    where = "recipe" if isinstance(path, Mapping) else path
+    check_kinds(values, dict.fromkeys(("method", "task", "init"), "text"), where)
+    return values
 
 
 def _by_values(values: Mapping[str, Any], path: str = "recipe", usual: str = "") -> str:
@@ -238,8 +259,8 @@ def _by_values(values: Mapping[str, Any], path: str = "recipe", usual: str = "")
 def layout_of(path: str) -> str | None:
     """The layout that a model's folder or hub id says; None where it says none."""
     config = resolve(path) / "config.json"
-    published = read_json(config) if config.is_file() else {}
-    return published.get("model_type") if isinstance(published, dict) else None
+    published = read_object(config) if is_plain(config) else {}
+    return published.get("model_type")
 
 
 def train(recipe: Any, *, quiet: bool = False) -> RunResult:
@@ -248,57 +269,46 @@ def train(recipe: Any, *, quiet: bool = False) -> RunResult:
     Raises:
         BedstoneError: as `train.run.run`; or the folder holds a run already.
     """
-    folder = Path(recipe.out)
-    new_folder(folder)
     method = method_of(recipe)
     if not recipe.method and method.name != "supervised":
         values = {"init": recipe.init, "model": recipe.model, "task": getattr(recipe, "task", None)}
         if _by_values(values) != method.name:  # the folder is to say whose recipe it holds
             recipe = dataclasses.replace(recipe, method=method.name)
-    return run(method, recipe, folder, quiet=quiet)
-
-
-# What may change when a run goes on: how long it learns, and what isn't learnt from.
-EXTENDABLE = (
-    "budget",
-    "epochs",
-    "patience",
-    "evaluate_every",
-    "save_every",
-    "save_minutes",
-    "keep",
-    "log_every",
-    "device",
-)
+    with held_folder(recipe.out) as folder:
+        new_folder(folder)
+        return run(method, recipe, folder, quiet=quiet)
 
 
 def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
     """Goes on with the run in a folder, from its last complete checkpoint.
 
     Raises:
-        BedstoneError: there is no run there, its data has changed since it began, or an override
-            would change what it has learnt from.
+        BedstoneError: there is no run there, or another process trains it; its recipe, data or
+            tokenizer isn't what it began with; or an override would change what it has learnt from.
     """
-    path = folder / "recipe.yaml"
-    if not path.is_file():
-        raise BedstoneError(f"{folder}: holds no recipe.yaml, so it is not a run's folder.")
+    if kind_of(folder) != "a folder":
+        raise BedstoneError(f"{folder}: there is no such folder; expected that of a run.")
+    store = CheckpointStore(folder / "checkpoints")
+    if not kind_of(folder / RECIPE) and store.latest() is None:
+        raise BedstoneError(f"{folder}: holds no {RECIPE}, so it is not a run's folder.")
     for key in read_values(None, overrides):
         if key not in EXTENDABLE:
             raise BedstoneError(
                 f"{key}: can't be changed when a run goes on{nearest(key, EXTENDABLE)}. Start a "
                 f"new run that begins with this one's model, {folder / 'model'}."
             )
-    checkpoint = CheckpointStore(folder / "checkpoints").latest()
-    recipe = read(path, overrides, usual="supervised")
-    moved = {}
-    for each in dataclasses.fields(recipe.data):  # rows of its own are where the folder is now
-        value = getattr(recipe.data, each.name)
-        if isinstance(value, str) and value.startswith(f"{recipe.out}/"):
-            moved[each.name] = str(folder / value.removeprefix(f"{recipe.out}/"))
-    data = dataclasses.replace(recipe.data, **moved)
-    # The folder may have been moved since: `out` is where it is now.
-    recipe = dataclasses.replace(recipe, data=data, out=str(folder))
-    return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
+    with held_folder(folder):
+        checkpoint = store.latest()
+        recipe = read(recover_files(folder, checkpoint), overrides, usual="supervised")
+        moved = {}
+        for each in dataclasses.fields(recipe.data):  # rows of its own are where the folder is now
+            value = getattr(recipe.data, each.name)
+            if isinstance(value, str) and value.startswith(f"{recipe.out}/"):
+                moved[each.name] = str(folder / value.removeprefix(f"{recipe.out}/"))
+        data = dataclasses.replace(recipe.data, **moved)
+        # The folder may have been moved since: `out` is where it is now.
+        recipe = dataclasses.replace(recipe, data=data, out=str(folder))
+        return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
 
 
 # Recipes and sections that several methods share.

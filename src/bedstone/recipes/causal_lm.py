@@ -53,6 +53,10 @@ class TextMethod(Method[Any]):
                 f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
             )
 
+        if not recipe.init:  # the vocabulary alone is not known before the data is
+            shape = {"vocab_size": 2**20, "context": recipe.context, **self.shape(recipe, None)}
+            from_mapping(self.config, shape | recipe.model, "recipe", "model.")
+
     def source(self, source: Source) -> Source:
         """The source as documents are cut."""
         return source
@@ -83,7 +87,7 @@ class TextMethod(Method[Any]):
     def step_size(self, recipe: Any) -> int:
         return int(recipe.context * recipe.batch_size)
 
-    def shape(self, recipe: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+    def shape(self, recipe: Any, tokenizer: Tokenizer | None) -> dict[str, Any]:
         """Fields of the configuration that the run decides where the recipe doesn't say."""
         return {}
 

@@ -110,6 +110,10 @@ class Contrastive(Method[ContrastiveRecipe]):
 
     def check(self, recipe: ContrastiveRecipe) -> None:
         augment_of(recipe.augment, recipe.data)
+        if not (recipe.init or recipe.image_init or recipe.text_init):
+            text = recipe.model.get("text", {})
+            if isinstance(text, Mapping):
+                clip_config({**recipe.model, "text": {"vocab_size": 2**20, **text}})
 
     def parts(self, recipe: ContrastiveRecipe) -> dict[str, Model]:
         return open_parts(recipe, "image", "text")

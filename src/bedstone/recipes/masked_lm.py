@@ -63,9 +63,9 @@ class MaskedLM(TextMethod):
             "bpe": lambda texts, section: train_roberta(texts, section.vocab_size),
         }
 
-    def shape(self, recipe: Any, tokenizer: Tokenizer) -> dict[str, Any]:
+    def shape(self, recipe: Any, tokenizer: Tokenizer | None) -> dict[str, Any]:
         shape: dict[str, Any] = {"head": _head(recipe)}
-        if tokenizer.pad_id is not None:
+        if tokenizer is not None and tokenizer.pad_id is not None:
             shape["pad_id"] = tokenizer.pad_id
         return shape
 

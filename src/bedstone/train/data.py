@@ -16,7 +16,7 @@ from bedstone.data.summary import Summary, summarise
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.files import read_json
+from bedstone.reading import is_plain, read_object
 from bedstone.settings import from_mapping
 from bedstone.train.logs import ProgressBar
 
@@ -70,18 +70,11 @@ def stratifies(folder: Path | None) -> bool:
         folder: of the run, where it may have begun under an earlier version.
     """
     path = None if folder is None else folder / "data.json"
-    return path is None or not path.is_file() or read_json(path).get("split", 1) >= SPLIT
-
-
-def check_unchanged(run: Path, record: Mapping[str, Any]) -> None:
-    """Raises BedstoneError where the run in this folder began with other data."""
-    path = run / "data.json"
-    if path.is_file() and read_json(path).get("fingerprint") != record["fingerprint"]:
-        raise BedstoneError(
-            f"data.source: {record['source']!r} has changed since the run in {run} began, so it "
-            "can't go on exactly. Bring the data back as it was, or begin another run with "
-            "init= the last checkpoint."
-        )
+    return (
+        path is None
+        or not is_plain(path)
+        or read_object(path, finite=False).get("split", 1) >= SPLIT
+    )
 
 
 def held_out(

@@ -14,19 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from bedstone.files import write_text
+from bedstone.reading import is_plain
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`; a line cut short by a crash is passed over."""
+    """The records of a `log.jsonl`; a line that is cut short or damaged is passed over."""
     path = Path(path)
-    if not path.is_file():
+    if not is_plain(path):
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
     return records
 
 
@@ -161,5 +164,5 @@ class Interrupts:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(int(number))
         self.received = signal.Signals(number)

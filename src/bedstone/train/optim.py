@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.nn.blocks import Stack
 from bedstone.runtime import has_fast_bf16
+from bedstone.settings import Bound, Number, OneOf
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -135,8 +136,23 @@ class OptimConfig:
     eps: float = 1e-8
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        for name, bound in BOUNDS.items():  # not by fields: methods have defaults of their own
+            value = getattr(self, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                bound.check(f"optim.{name}", each)
+        if len(self.betas) != 2:
+            raise BedstoneError(f"optim.betas: {self.betas} was given; expected two numbers.")
+
 
 KINDS = ("muon", "adamw")
+BOUNDS: dict[str, Bound] = {
+    "kind": OneOf(KINDS),
+    **dict.fromkeys(("lr", "adamw_lr", "weight_decay", "clip"), Number(0.0)),
+    "momentum": Number(0.0, 1.0, open_most=True),
+    "betas": Number(0.0, 1.0, open_most=True),
+    "eps": Number(0.0),
+}
 PIXEL_CHANNELS = 4  # a convolution with so few inputs reads a picture: it is an embedding
 
 
@@ -244,10 +260,8 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
     """An optimizer for all weights of `network` that ask for a gradient.
 
     Raises:
-        BedstoneError: an unknown kind, or nothing to train.
+        BedstoneError: there is nothing to train.
     """
-    if config.kind not in KINDS:
-        raise BedstoneError(f"optim.kind: {config.kind!r} is unknown{nearest(config.kind, KINDS)}.")
     named: dict[str, Tensor] = {
         name: w for name, w in network.named_parameters() if w.requires_grad
     }

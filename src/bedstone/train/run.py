@@ -1,8 +1,9 @@
 """A run of any training method: from a recipe to the artefact in the run's folder."""
 
+import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +17,18 @@ from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.data.summary import Summary
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import write_json, write_text
+from bedstone.files import lock, make_folder, write_json, write_text
 from bedstone.models.interfaces import Denoiser, ImageTextModel
 from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
 from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_everything
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
-from bedstone.train.data import Splits, check_unchanged, understood
+from bedstone.train.data import Splits, understood
 from bedstone.train.logs import ProgressBar, RunLog, clock, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import OptimConfig, build_optimizer
+from bedstone.train.resume import DATA, RECIPE, check_data, check_recipe, checked_tokenizer
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from bedstone.train.start import Start, weight_counts
 
@@ -66,8 +68,8 @@ class RunRecipe(Settings):
     precision: str = "auto"
     device: str = "auto"
     compile: bool = False
-    evaluate_every: int = 0
-    save_every: int = 0
+    evaluate_every: int = whole(0, default=0)
+    save_every: int = whole(0, default=0)
     save_minutes: float = number(0, open_least=True, default=5.0)
     keep: int = whole(1, default=2)
     log_every: int = whole(1, default=10)
@@ -119,6 +121,19 @@ class RunResult:
     model: Path | None
 
 
+@contextlib.contextmanager
+def held_folder(run: str | Path) -> Iterator[Path]:
+    """A run's folder, made where there is none, held so that no other run writes there.
+
+    Raises:
+        BedstoneError: another run does, or nothing can be written there.
+    """
+    folder = make_folder(run)
+    busy = "another run is training there. Wait until it has ended, or choose another out=..."
+    with lock(folder, busy):
+        yield folder
+
+
 def new_folder(run: Path) -> None:
     """Makes a folder ready for a new run.
 
@@ -132,7 +147,7 @@ def new_folder(run: Path) -> None:
         )
     # What a run that came to no checkpoint left behind is not this run's.
     shutil.rmtree(run / "tokenizer", ignore_errors=True)
-    for name in ("log.jsonl", "data.json"):
+    for name in ("log.jsonl", DATA):
         (run / name).unlink(missing_ok=True)
 
 
@@ -189,6 +204,8 @@ def prepare(
     if recipe.budget or not method.epochs:
         parse_budget(recipe.budget)
     method.check(recipe)
+    if folder is not None:
+        check_recipe(folder / RECIPE, said(recipe), checkpoint)
     start = Start(precision, folder, checkpoint, quiet=quiet)
     start.model = method.begin(recipe, checkpoint)
     if start.model is None:
@@ -198,7 +215,7 @@ def prepare(
     if recipe.strict:
         splits.understood.check()
     if folder is not None:
-        check_unchanged(folder, splits.record)
+        check_data(folder, splits.record, checkpoint)
     tokenizer = choose_tokenizer(method, recipe, splits, start)
     seed_everything(recipe.seed)
     model = method.model(recipe, splits, tokenizer, start)
@@ -221,9 +238,8 @@ def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) 
         return None
     own = None if start.folder is None else start.folder / "tokenizer"
     initial = start.model or start.parts.get("text")
-    if own is not None and (own / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.load(own)
-    else:
+    tokenizer = None if own is None else checked_tokenizer(own, start.checkpoint)
+    if tokenizer is None:
         if recipe.tokenizer.path:
             tokenizer = method.adopt(Tokenizer.load(recipe.tokenizer.path))
         elif initial is not None:
@@ -237,7 +253,6 @@ def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) 
                 )
             tokenizer = trainers[kind](texts, recipe.tokenizer)
         if own is not None:
-            own.mkdir(parents=True, exist_ok=True)
             tokenizer.save(own)
     if method.records_tokenizer:
         splits.record["tokenizer"] = tokenizer.fingerprint()
@@ -285,8 +300,8 @@ def _train(
     optimizer = build_optimizer(model.network, recipe.optim)
     average = Average(model.network, decay) if decay else Unaveraged()
     _check_disk(folder, model, recipe.keep, copies=5 if decay else 3)
-    write_text(folder / "recipe.yaml", to_yaml(said(recipe)))
-    write_json(folder / "data.json", plan.splits.record)
+    write_text(folder / RECIPE, to_yaml(said(recipe)))
+    write_json(folder / DATA, plan.splits.record)
     say(plan_text(method, recipe, plan))
     model.record.update(recipe=said(recipe), data=plan.splits.record)
     if recipe.compile:
@@ -390,7 +405,6 @@ def _check_disk(run: Path, model: Model, keep: int, copies: int) -> None:
     Args:
         copies: a checkpoint's size in weights: they and up to two moments; an average has two more.
     """
-    run.mkdir(parents=True, exist_ok=True)
     weights = 4 * sum(parameter.numel() for parameter in model.network.parameters())
     # Those kept; the newest, the best, one in the making.
     needed = copies * weights * (keep + 2) + weights

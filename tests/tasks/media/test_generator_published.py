@@ -7,7 +7,8 @@ import torch
 import bedstone
 from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.errors import BedstoneError
-from bedstone.files import read_json, write_json
+from bedstone.files import write_json
+from bedstone.reading import read_json
 from bedstone.tasks.media.generator import MediaGenerator
 from drawings import STEPS, drawing
 from networks import randomise

@@ -1,5 +1,6 @@
 """An index on disk: rows once by key, conditions, both searches, filling, and what is refused."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from bedstone.errors import BedstoneError
+from bedstone.tasks.search.durable import Durable
 from bedstone.tasks.search.fill import fill, open_source
-from bedstone.tasks.search.index import Durable, Index, Row
+from bedstone.tasks.search.index import Index, Row
 from colours import WIDTH, Colours, paint
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 30), "blue": (10, 30, 230)}
@@ -180,7 +182,7 @@ def test_an_empty_index_finds_nothing(held):
 def test_what_was_written_is_fsynced_before_add_returns(held, monkeypatch):
     held.add(rows(range(3)))
     synced = set()
-    monkeypatch.setattr("bedstone.tasks.search.index._fsync", lambda path: synced.add(Path(path)))
+    monkeypatch.setattr("bedstone.tasks.search.durable._fsync", lambda path: synced.add(Path(path)))
     table = held.path / "rows.lance"
     before = {path for path in table.rglob("*") if path.is_file()}
     held.add(rows(range(3, 6)))
@@ -193,15 +195,15 @@ def test_what_was_written_is_fsynced_before_add_returns(held, monkeypatch):
 
 def test_settling_knows_a_file_that_changed(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr("bedstone.tasks.search.index._fsync", synced.append)
+    monkeypatch.setattr("bedstone.tasks.search.durable._fsync", synced.append)
     file = tmp_path / "a"
     file.write_text("1")
     disk = Durable(tmp_path)
-    disk.settle()
-    disk.settle()
+    disk.settle(1)
+    disk.settle(1)
     assert synced.count(file) == 1
     file.write_text("22")
-    disk.settle()
+    disk.settle(1)
     assert synced.count(file) == 2
 
 
@@ -372,3 +374,102 @@ def test_sources_that_are_none(tmp_path):
         open_source(tmp_path / "r.jsonl").items()
     with pytest.raises(BedstoneError, match="no such file of metadata"):
         open_source(tmp_path, tmp_path / "m.csv")
+
+
+# Tables that are not what was written.
+
+
+def _copy(held, tmp_path, change):
+    held.close()
+    folder = Path(shutil.copytree(held.path, tmp_path / "copy"))
+    change(folder / "rows.lance")
+    return folder
+
+
+def _newest(table):
+    return min((table / "_versions").glob("*.manifest"))  # they are numbered downwards
+
+
+def _flip(table):
+    file = next((table / "data").glob("*.lance"))
+    data = bytearray(file.read_bytes())
+    data[40] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda table: _newest(table).unlink(), "is damaged: commit 2 .* 1 is the last"),
+        (lambda table: shutil.rmtree(table / "_versions"), "is damaged: commit 2 .* none is there"),
+        (shutil.rmtree, "is damaged: commit 2"),
+        (_flip, "its content was changed"),
+        (lambda table: os.truncate(next((table / "data").iterdir()), 500), "content was changed"),
+        (lambda table: next((table / "data").iterdir()).unlink(), "its table can't be read"),
+        (lambda table: (table.parent / "rows.json").write_text("[]"), "expected a JSON object"),
+    ],
+)
+def test_a_table_that_is_not_what_was_written_is_refused(held, tmp_path, change, fault):
+    held.add(rows(range(9)))
+    folder = _copy(held, tmp_path, change)
+    with pytest.raises(BedstoneError, match=fault):
+        Index.open(folder).search(np.ones(8))
+
+
+def test_an_index_without_a_seal_opens_and_one_behind_its_table_too(held, tmp_path):
+    held.add(rows(range(3)))
+    seal = (held.path / "rows.json").read_bytes()
+    held.add(rows(range(3, 5)))
+    (held.path / "rows.json").write_bytes(seal)  # killed between the commit and its seal
+    assert len(Index.open(held.path)) == 5
+    (held.path / "rows.json").unlink()  # as older versions left it
+    assert len(Index.open(held.path)) == 5
+
+
+def test_a_change_stays_known_when_more_is_added(held, tmp_path):
+    held.add(rows(range(9)))
+    folder = _copy(held, tmp_path, lambda table: None)
+    with Index.open(folder) as index:
+        _flip(folder / "rows.lance")
+        index.add(rows(range(9, 12)))
+    with pytest.raises(BedstoneError, match="its content was changed"):
+        Index.open(folder)
+
+
+@pytest.mark.parametrize("mark", [";", "--", "/*"])
+def test_a_condition_is_one_condition(held, mark):
+    held.add(rows(range(3)))
+    with pytest.raises(BedstoneError, match="outside of quotes"):
+        held.search(np.ones(8), where=f"key = 'k1' {mark} key = 'k2'")
+    assert held.search(np.ones(8), where=f"key = 'a{mark}b'") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("width", 10**12), ("width", "8"), ("model", 5), ("approximate", [])]
+)
+def test_settings_of_an_index_are_compared_with_its_table(held, key, value):
+    held.add(rows(range(3)))
+    file = held.path / "index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
+    with pytest.raises(BedstoneError, match=rf"index\.json: {key}"):
+        Index.open(held.path)
+
+
+def test_a_count_is_a_number_of_rows(held):
+    held.add(rows(range(3)))
+    assert len(held.search(np.ones(8), 2**31 - 1)) == 3
+    with pytest.raises(BedstoneError, match="count"):
+        held.search(np.ones(8), 10**24)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(held, monkeypatch):
+    held.add(rows(range(3)))
+
+    def full(*_):
+        raise RuntimeError("lance error: IO: No space left on device (os error 28), /x/y.rs:1")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(held._table), "merge_insert", full)
+        with pytest.raises(BedstoneError, match="the disk is full"):
+            held.add(rows([7]))
+    assert len(Index.open(held.path)) == 3

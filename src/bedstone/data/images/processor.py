@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import read_json, write_json
+from bedstone.files import write_json
+from bedstone.reading import kind_of, read_object
 
 CLASSES = {
     "clip": "CLIPImageProcessor",
@@ -147,6 +148,7 @@ def _three(value: Any) -> tuple[float, float, float]:
 
 FILE = "preprocessor_config.json"
 WHOLE = "processor_config.json"  # version 5 writes it for tokenizer and pictures together
+FILES = (FILE, WHOLE)
 
 _LARGE = 4 * 1024**2  # pixels of a resized picture: beyond, only what the crop keeps is made
 
@@ -277,10 +279,10 @@ class ImageProcessor:
         Raises:
             BedstoneError: its file is broken, or asks for what isn't built.
         """
-        for name in (FILE, WHOLE):
-            if (path := Path(folder) / name).exists():
-                values = read_json(path)
-                if name == WHOLE and isinstance(values, dict):
+        for name in FILES:
+            if kind_of(path := Path(folder) / name):
+                values: Any = read_object(path)
+                if name == WHOLE:
                     values = values.get("image_processor")
                     if values is None:  # of a tokenizer and sounds, say
                         continue

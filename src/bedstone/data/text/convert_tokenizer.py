@@ -24,8 +24,10 @@ from tokenizers import (
     trainers,
 )
 
+from bedstone.data.text.tokenizer_limits import LARGEST
 from bedstone.data.text.tokenizer_settings import content_of
 from bedstone.errors import BedstoneError
+from bedstone.reading import read_bytes, read_text
 
 # The ids they get are those of the published vocabularies' order: padding is 0, and 1 in RoBERTa.
 BERT = {
@@ -154,10 +156,7 @@ def as_roberta(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 def read_vocabulary(path: Path) -> dict[str, int]:
     """A published `vocab.txt`: a token a line, its id the line's number."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BedstoneError(f"{path}: can't be read as a vocabulary ({error}).") from error
+    lines = read_text(path, LARGEST).split("\n")
     if lines and not lines[-1]:
         lines.pop()
     return {token.removesuffix("\r"): number for number, token in enumerate(lines)}
@@ -216,7 +215,7 @@ def convert_sentencepiece(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
         ) from error
     model = sentencepiece.SentencePieceProcessor()
     try:
-        model.LoadFromSerializedProto(path.read_bytes())
+        model.LoadFromSerializedProto(read_bytes(path, LARGEST))
         pieces = [model.IdToPiece(number) for number in range(model.GetPieceSize())]
     except (OSError, RuntimeError, ValueError) as error:
         raise BedstoneError(

@@ -16,6 +16,7 @@ from tokenizers import Encoding
 
 from bedstone.data.bytes import LARGEST, check_characters, check_text
 from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.tokenizer_limits import guarded
 from bedstone.errors import BedstoneError
 
 Offsets = list[tuple[int, int]]
@@ -112,7 +113,8 @@ def read_texts(
         pieces += new
         counts.append(len(new))
     engine = tokenizer.backend if special_names else tokenizer.plain
-    encodings = engine.encode_batch(pieces, add_special_tokens=False)
+    with guarded(tokenizer.path, pieces[0] if pieces else ""):
+        encodings = engine.encode_batch(pieces, add_special_tokens=False)
     read, at = [], 0
     for text, count in zip(texts, counts, strict=True):
         row = _joined(text, pieces[at : at + count], encodings[at : at + count])
@@ -160,9 +162,11 @@ def read_word_lists(tokenizer: Tokenizer, rows: Sequence[Sequence[str]]) -> list
             raise BedstoneError(f"words: have more than {LARGEST:,} characters. Split the row.")
         given.append([f" {w}" if spaced and n and w else w for n, w in enumerate(words)])
     read = []
-    for encoding in tokenizer.plain.encode_batch(
-        given, is_pretokenized=True, add_special_tokens=False
-    ):
+    with guarded(tokenizer.path):
+        encodings = tokenizer.plain.encode_batch(
+            given, is_pretokenized=True, add_special_tokens=False
+        )
+    for encoding in encodings:
         if not encoding.ids:
             raise BedstoneError(
                 "words: are empty, or hold no character that the tokenizer reads; expected at "

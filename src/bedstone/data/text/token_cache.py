@@ -4,7 +4,8 @@ A cache is a folder named by what it was made of: content, tokenizer and setting
 stale, only absent, and two processes that make the same one write the same bytes; the later one
 takes the earlier one's place in a single step. In it: `train.tokens` and `validation.tokens`
 (ids, flat, little-endian), `*.starts` and `*.pieces` (int64: where documents and their pieces
-begin), and `meta.json`, whose sizes are checked on opening.
+begin), and `meta.json` with the hash of each file, which is checked on opening: a changed token
+would be learnt without a word.
 """
 
 import array
@@ -24,7 +25,8 @@ from bedstone.data.bytes import Piece
 from bedstone.data.sources import Source
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, recover_folder, write_json
+from bedstone.files import atomic_folder, manifest, recover_folder, verify_manifest, write_json
+from bedstone.reading import read_object
 
 GROUP = 2 << 20  # characters tokenised at once: enough for all processors, about 200 MB of memory
 
@@ -161,7 +163,7 @@ def _groups(placed: Iterable[_Placed]) -> Iterator[list[_Placed]]:
         yield group
 
 
-FORMAT = 2  # part of a cache's name: raise it when the same input would give other files
+FORMAT = 3  # part of a cache's name: raise it when the same input would give other files
 _PLACES = ("starts", "pieces")
 
 Progress = Callable[[int, int | None], None]
@@ -225,17 +227,15 @@ def token_cache(
 
 
 def _open(target: Path, eos: int | None) -> TokenCache | None:
-    """The cache in `target`; None if there is none or its files are not whole."""
+    """The cache in `target`; None if there is none or its files are not as they were written."""
     try:
-        meta = json.loads((target / "meta.json").read_text())
-        for name, size in meta["sizes"].items():
-            if (target / name).stat().st_size != size:
-                return None
+        meta = read_object(target / "meta.json")
+        verify_manifest(target, meta["files"])
         splits = [
             _open_split(target, name, meta["dtype"], meta[name]["bytes"], eos)
             for name in ("train", "validation")
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (BedstoneError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return TokenCache(target, splits[0], splits[1])
 
@@ -304,8 +304,7 @@ def _build(
     if not share / 4 <= validation.count / count <= min(4 * share, 1):
         _split_by_position(train, validation, tokenizer, round(count * (1 - share)))
     splits = {writer.name: writer.close() for writer in (train, validation)}
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    meta = {"source": source.name, "dtype": dtype.str, **splits, "sizes": sizes}
+    meta = {"source": source.name, "dtype": dtype.str, **splits, "files": manifest(folder)}
     write_json(folder / "meta.json", meta)
 
 

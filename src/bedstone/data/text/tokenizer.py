@@ -29,6 +29,7 @@ from bedstone.data.text.convert_tokenizer import (
     read_vocabulary,
     wordpiece,
 )
+from bedstone.data.text.tokenizer_limits import LARGEST, check_growth, guarded
 from bedstone.data.text.tokenizer_settings import (
     ADDED,
     CONFIG,
@@ -39,8 +40,9 @@ from bedstone.data.text.tokenizer_settings import (
     ROLES,
 )
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file, read_json, write_json
+from bedstone.files import make_folder, write_json, write_text
 from bedstone.published_keys import Keys
+from bedstone.reading import is_plain, read_object, read_text, shown, to_path
 
 # Names that published tokenizers give the token that ends a text, where no file says it.
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
@@ -117,21 +119,26 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 
 def _from_json(path: Path) -> tokenizers.Tokenizer:
+    text = _read(path)
     try:
-        return tokenizers.Tokenizer.from_str(_read(path))
-    except BedstoneError:
-        raise
-    except Exception as error:  # that library raises plain Exception
+        with guarded(path):
+            backend = tokenizers.Tokenizer.from_str(text)
+    except BedstoneError as error:
         raise BedstoneError(
-            f"{path}: can't be read as a tokenizer ({error}). Expected a tokenizer.json as the "
-            "tokenizers library writes it; fetch or write it again."
+            f"{path}: can't be read as a tokenizer ({error.__cause__}). Expected a tokenizer.json "
+            "as the tokenizers library writes it; fetch or write it again."
         ) from error
+    check_growth(text, path)
+    return backend
 
 
 def _from_merges(
     vocabulary: Path, merges: Path, given: dict[str, Any]
 ) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-    ids = read_json(vocabulary)
+    ids = read_object(vocabulary)
+    for token, number in ids.items():
+        if type(number) is not int or not 0 <= number < 2**32:
+            raise BedstoneError(f"{vocabulary}: {token} = {shown(number)}; expected an id.")
     pairs = []
     for number, line in enumerate(_read(merges).split("\n"), 1):
         if line.startswith("#version") or not line:
@@ -200,23 +207,11 @@ def _content(token: Any, path: Path, role: str) -> str:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise BedstoneError(f"{path}: holds {type(value).__name__}; expected a JSON object.")
-    return value
+    return read_object(path) if is_plain(path) else {}
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except OSError as error:
-        raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise BedstoneError(
-            f"{path}: is not UTF-8 at byte {error.start:,}. Fetch or write the file again."
-        ) from error
+    return read_text(path, LARGEST)
 
 
 # Text out of token ids as they are generated, one by one.
@@ -268,9 +263,15 @@ class Tokenizer:
     the vocabulary. Make one with `Tokenizer.load`, or by `data/text/train_tokenizer.py`.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, settings: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        settings: dict[str, Any] | None = None,
+        path: str | Path = "tokenizer",
+    ):
         self.backend = backend
         self.settings = dict(settings or {})
+        self.path = path  # for errors
         backend.no_truncation()
         backend.no_padding()
         for role in ROLES:
@@ -285,7 +286,9 @@ class Tokenizer:
         Raises:
             BedstoneError: there is none, a file is damaged, or an extra is needed.
         """
-        return cls(*read_tokenizer(Path(path)))
+        path = to_path(path, "tokenizer")
+        file = path / "tokenizer.json"
+        return cls(*read_tokenizer(path), path=file if is_plain(file) else path)
 
     def save(self, folder: str | Path, *, segments: bool = True) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all.
@@ -293,10 +296,9 @@ class Tokenizer:
         Args:
             segments: whether the network reads which of two texts a token is of.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / "tokenizer.json") as temporary:
-            self.backend.save(str(temporary))
+        folder = make_folder(folder)
+        # the library's own way to write hides the error number of a full disk
+        write_text(folder / "tokenizer.json", self.backend.to_str(pretty=True))
         # tokenizer.json says all about ids; this class makes transformers take it as it is.
         settings = {
             **self.settings,
@@ -387,15 +389,16 @@ class Tokenizer:
 
         The name of a special token inside `text` becomes that token, as chat templates need.
         """
-        if len(text) <= LONGEST:
-            return self.backend.encode(text, add_special_tokens=special).ids
-        ids = [
-            number
-            for encoding in self.backend.encode_batch_fast(
-                self.pieces(text), add_special_tokens=False
-            )
-            for number in encoding.ids
-        ]
+        with guarded(self.path, text):
+            if len(text) <= LONGEST:
+                return self.backend.encode(text, add_special_tokens=special).ids
+            ids = [
+                number
+                for encoding in self.backend.encode_batch_fast(
+                    self.pieces(text), add_special_tokens=False
+                )
+                for number in encoding.ids
+            ]
         before, after = self._around if special else ([], [])
         return [*before, *ids, *after]
 
@@ -413,7 +416,8 @@ class Tokenizer:
             new = self.pieces(text, continued is not None and continued[number])
             pieces += new
             counts.append(len(new))
-        encodings = self.plain.encode_batch_fast(pieces, add_special_tokens=False)
+        with guarded(self.path, pieces[0] if pieces else ""):
+            encodings = self.plain.encode_batch_fast(pieces, add_special_tokens=False)
         parts = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         result, at = [], 0
         for count in counts:
@@ -423,9 +427,10 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
-        return self.backend.decode(
-            [int(number) for number in ids], skip_special_tokens=skip_special
-        )
+        with guarded(self.path):
+            return self.backend.decode(
+                [int(number) for number in ids], skip_special_tokens=skip_special
+            )
 
     def streamer(self, before: Sequence[int] = (), skip_special: bool = True) -> Streamer:
         """Decodes ids one by one, as they are generated after those of a prompt.

@@ -83,7 +83,7 @@ class GPTConfig(Settings):
     qkv_bias: bool | None = None
     out_bias: bool | None = None
     mlp_bias: bool | None = None
-    rope_base: float = 10_000.0
+    rope_base: float = number(1.0, open_least=True, default=10_000.0)
     rope_scaling: dict[str, Any] = field(default_factory=dict)
     window: int | None = None
     window_layers: tuple[int, ...] | None = None

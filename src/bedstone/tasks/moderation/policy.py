@@ -26,7 +26,8 @@ import yaml
 
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_text
-from bedstone.settings import from_mapping
+from bedstone.reading import kind_of, read_text, to_path
+from bedstone.settings import YAML_LIMIT, from_mapping, load_yaml
 
 
 @dataclass(frozen=True)
@@ -227,19 +228,14 @@ def read_policy(given: Any) -> Policy:
         raise BedstoneError(
             f"policy: {given!r} was given; expected a YAML file, or a dict with categories."
         )
-    path = Path(given)
-    try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        loader.name = path.name
-        values = loader.get_single_data()
-    except OSError as error:
+    path = to_path(given)
+    if not kind_of(path):
         raise BedstoneError(
-            f"{path}: the policy can't be read ({error.strerror}). recipes/moderation-policy.yaml "
-            "is one to begin with."
-        ) from None
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise BedstoneError(f"{path}: is no YAML that can be read: {reason}.") from None
+            f"{path}: the policy can't be read (there is no such file). "
+            "recipes/moderation-policy.yaml is one to begin with."
+        )
+    text = read_text(path, YAML_LIMIT)
+    values = load_yaml(text, f"{path}: is no YAML")
     return _policy(values, str(path))
 
 
@@ -334,21 +330,6 @@ def _texts(given: Any, where: str, key: str) -> tuple[str, ...]:
                 f"{where}: {key}: holds {each!r}; expected texts that aren't empty."
             )
     return tuple(dict.fromkeys(each.strip() for each in found))
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is there twice: a second category of a name would replace the first."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen and name != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {name!r} is there twice", key.start_mark
-                )
-            seen.add(name)
-        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):

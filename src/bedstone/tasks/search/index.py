@@ -12,7 +12,6 @@ Shapes: n rows, E numbers of a vector.
 import contextlib
 import json
 import math
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,72 +23,10 @@ from typing import Any, Literal
 import numpy as np
 
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import read_json, write_json
+from bedstone.files import lock, make_folder, write_json
+from bedstone.reading import check_kinds, is_plain, read_object, to_path
+from bedstone.tasks.search.durable import Durable, check
 from bedstone.tasks.search.nearest import Approximate, approximate_query, build, exact_query
-
-
-class Durable:
-    """Brings to the disk what another library wrote below a folder.
-
-    LanceDB commits by a rename and leaves the rest to the system; a power cut could take back what
-    it said was written. A kill can't: those bytes are the system's already.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._known: dict[str, tuple[int, int]] = {}  # files on the disk, as they were
-
-    def settle(self) -> None:
-        """Returns when every file below, and every list of names, is on the disk."""
-        seen: dict[str, tuple[int, int]] = {}
-        changed = set()
-        for root, _, names in os.walk(self.folder):
-            for name in names:
-                path = Path(root, name)
-                try:
-                    state = path.stat()
-                    seen[str(path)] = mark = (state.st_size, state.st_mtime_ns)
-                    if self._known.get(str(path)) != mark:
-                        _fsync(path)
-                        changed.add(Path(root))
-                except FileNotFoundError:  # a rewrite took it away meanwhile
-                    continue
-        for folder in {one for each in changed for one in (each, each.parent)}:
-            _fsync(folder)
-        self._known = seen
-
-
-def _fsync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # folders can't be opened there
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for writing; the system lets go when this process ends, however it does.
-
-    Raises:
-        BedstoneError: another process, or another `Index` of this one, holds it.
-    """
-    with (folder / ".lock").open("a") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows; there, the table's own commits alone keep writers apart
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BedstoneError(
-                f"{folder}: another process is writing to this index. Wait until it has finished."
-            ) from error
-        yield
-
 
 # Metadata as an index keeps it: text, numbers, true or false; anything else as JSON text.
 
@@ -252,6 +189,11 @@ def _text(key: str) -> str:
 
 FORMAT = 1
 NAME = "index.json"
+KINDS = {
+    **dict.fromkeys(("name", "model", "source"), "text"),
+    **dict.fromkeys(("format", "width"), "a whole number"),
+    "approximate": "an object",
+}
 
 
 @dataclass(frozen=True)
@@ -283,18 +225,21 @@ class IndexSettings:
         Raises:
             BedstoneError: it is no index, its settings are damaged, or it is newer.
         """
-        if not (folder / NAME).is_file():
+        if not is_plain(folder / NAME):
             raise BedstoneError(
                 f"{folder}: is no index ({NAME} is missing). Make one: bedstone index FOLDER "
                 f"--model MODEL --out {folder}"
             )
-        held = read_json(folder / NAME)
+        held = read_object(folder / NAME)
+        check_kinds(held, KINDS, folder / NAME)
         try:
             if held.pop("format") > FORMAT:
                 raise BedstoneError(
                     f"{folder}: was made by a newer Bedstone. Update Bedstone, or make it again."
                 )
             how = held.pop("approximate")
+            if held["width"] < 1:
+                raise KeyError("width")
             return cls(**held, approximate=Approximate(**how) if how else None)
         except (KeyError, TypeError, AttributeError) as error:
             raise BedstoneError(
@@ -306,6 +251,7 @@ TABLE = "rows"
 COMMITS = 64  # small writes after which the table's many files are made few
 OLD = timedelta(minutes=10)  # how long another process may still read what a rewrite replaced
 AT_ONCE = 1000  # keys named in one filter
+BUSY = "another process is writing to this index. Wait until it has finished."
 
 
 class Index:
@@ -336,7 +282,7 @@ class Index:
             BedstoneError: something else is there, or it is another model's.
         """
         path = Path(path)
-        if (path / NAME).is_file():
+        if is_plain(path / NAME):
             return cls.open(path, name=name)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise BedstoneError(
@@ -344,7 +290,7 @@ class Index:
             )
         _lancedb()
         settings = IndexSettings(name, width, model, source)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         settings.write(path)
         return cls(path, settings)
 
@@ -358,7 +304,7 @@ class Index:
         Raises:
             BedstoneError: there is none, it is damaged or newer, or made by another model.
         """
-        path = Path(path)
+        path = to_path(path, "index")
         settings = IndexSettings.read(path)
         if name is not None and name != settings.name:
             raise BedstoneError(
@@ -366,12 +312,17 @@ class Index:
                 f"{f' ({settings.model})' if settings.model else ''}, and {name} was given. "
                 "Vectors of two models can't be compared: take that model, or make a new index."
             )
-        try:
-            return cls(path, settings)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise BedstoneError(
-                f"{path}: can't be opened ({short(error)}). It may be damaged: make it again."
-            ) from error
+        with explained(path):
+            index = cls(path, settings)
+        check(path, 0 if index._table is None else index._table.version)
+        if index._table is not None:
+            kind = index._table.schema.field("vector").type
+            if (width := getattr(kind, "list_size", None)) != settings.width:
+                raise BedstoneError(
+                    f"{path / NAME}: width = {settings.width}; the vectors of its table have "
+                    f"{width} numbers. Put that back, or make the index again."
+                )
+        return index
 
     def __enter__(self) -> "Index":
         return self
@@ -385,7 +336,8 @@ class Index:
         self._held.close()
 
     def __len__(self) -> int:
-        return 0 if self._table is None else self._table.count_rows()
+        with explained(self.path):
+            return 0 if self._table is None else self._table.count_rows()
 
     @property
     def columns(self) -> dict[str, Kind]:
@@ -487,14 +439,17 @@ class Index:
         Raises:
             BedstoneError: the width, the condition or one of its columns is wrong.
         """
-        if count < 1:
-            raise BedstoneError(f"count: {count}; expected 1 or more.")
+        if not 1 <= count < 2**31:
+            raise BedstoneError(f"count: {count}; expected 1 or more, below {2**31:,}.")
         vector = units([vector], ["the query"], self.settings.width)[0]
         if self._table is None:
             return []
         how = None if exact else self.settings.approximate
         names = ["key", *self.columns]
-        with self._refused(where):
+        with explained(self.path, where, self.columns):
+            count = min(count, self._table.count_rows())
+            if not count:
+                return []
             if how is None:
                 query = exact_query(self._table, vector, count, names, where)
             else:
@@ -507,7 +462,7 @@ class Index:
 
     def count(self, where: str = "") -> int:
         """How many rows meet a condition. Raises BedstoneError as `search` does."""
-        with self._refused(where):
+        with explained(self.path, where, self.columns):
             return 0 if self._table is None else self._table.count_rows(where or None)
 
     def tidy(self) -> None:
@@ -548,11 +503,13 @@ class Index:
     def _writing(self) -> Iterator[None]:
         with self._guard:
             if not self._writes:
-                self._held.enter_context(lock(self.path))
+                self._held.enter_context(lock(self.path, BUSY))
                 self._writes = True
                 self.settings = IndexSettings.read(self.path)
-                self._open_table()
-            yield
+                with explained(self.path):
+                    self._open_table()
+            with explained(self.path):
+                yield
 
     def _open_table(self) -> None:
         """The table as it is now; it is not there until the first row is."""
@@ -560,7 +517,7 @@ class Index:
             self._table, self._columns = self._database.open_table(TABLE), None
 
     def _settle(self, commits: int = 1) -> None:
-        self._disk.settle()
+        self._disk.settle(self._table.version)
         self._commits += commits
         if self._commits >= COMMITS:
             self.tidy()
@@ -568,19 +525,43 @@ class Index:
     def _rows(self, names: list[str], where: str = "") -> Iterator[tuple[list[Any], ...]]:
         if self._table is None:
             return
-        query = self._table.search().select(names)
-        for part in (query.where(where) if where else query).to_batches():
-            yield tuple(part.column(name).to_pylist() for name in names)
+        with explained(self.path):
+            query = self._table.search().select(names)
+            for part in (query.where(where) if where else query).to_batches():
+                yield tuple(part.column(name).to_pylist() for name in names)
 
-    @contextlib.contextmanager
-    def _refused(self, where: str) -> Iterator[None]:
-        """LanceDB's complaints about a condition, in our words."""
-        try:
-            yield
-        except (ValueError, RuntimeError) as error:
-            if not where:
-                raise
-            raise BedstoneError(refusal(where, str(error), self.columns)) from error
+
+@contextlib.contextmanager
+def explained(
+    path: Path, where: str = "", columns: Mapping[str, Kind] | None = None
+) -> Iterator[None]:
+    """LanceDB's complaints about a table, a full disk or a condition, in our words.
+
+    Raises:
+        BedstoneError: in their place; or the condition has more than one part.
+    """
+    bare = re.sub(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`", "", where)
+    for mark in (";", "--", "/*"):
+        if mark in bare:  # LanceDB reads what is before it and drops the rest
+            raise BedstoneError(
+                f"where {where!r}: holds {mark!r} outside of quotes; expected one condition."
+            )
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError, OverflowError) as error:
+        if where and not isinstance(error, OSError):
+            raise BedstoneError(refusal(where, str(error), columns or {})) from error
+        if re.search(r"No space left|os error (?:28|122)", str(error)):
+            raise BedstoneError(
+                f"{path}: the disk is full. What was added before is kept. Free some space, then "
+                "run it again."
+            ) from error
+        if isinstance(error, OSError) or "ermission denied" in str(error):
+            raise BedstoneError(f"{path}: can't be read or written ({short(error)}).") from error
+        raise BedstoneError(
+            f"{path}: its table can't be read ({short(error)}). It may be damaged: take a copy of "
+            "the index, or make it again."
+        ) from error
 
 
 def _lancedb() -> Any:

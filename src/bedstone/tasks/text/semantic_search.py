@@ -22,6 +22,7 @@ from bedstone.data.text.token_cache import default_folder
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
 from bedstone.nn.fast.inference import inference_dtype
+from bedstone.reading import is_plain, to_path
 from bedstone.settings import one_of, whole
 from bedstone.tasks.task import shown, text_of
 from bedstone.tasks.text.feature_extraction import LONG, Embedder, EmbedOptions, unit
@@ -161,8 +162,8 @@ def read_corpus(name: str, column: str | None = None) -> tuple[list[str], list[d
     Raises:
         BedstoneError: it can't be read, or has no text.
     """
-    path = Path(name)
-    if path.is_file() and data_suffix(path) not in FORMATS:
+    path = to_path(name, "data")
+    if is_plain(path) and data_suffix(path) not in FORMATS:
         whole = "".join(piece.text for piece in read_text(path))
         lines = [(line.strip(), number) for number, line in enumerate(whole.split("\n"), 1)]
         kept = [(line, number) for line, number in lines if line]
