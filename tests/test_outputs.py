@@ -13,7 +13,7 @@ def test_a_file_that_is_there_is_replaced_only_on_demand(tmp_path):
     path = tmp_path / "page.html"
     assert new_file(path, "--page") == path
     path.write_text("kept")
-    with pytest.raises(BedstoneError, match="--page: .* is there already.* --overwrite"):
+    with pytest.raises(BedstoneError, match=r"--page: .* is there already.* --overwrite"):
         new_file(path, "--page")
     assert new_file(path, "--page", overwrite=True) == path
     for overwrite in (False, True):

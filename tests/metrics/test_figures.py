@@ -1,10 +1,17 @@
 """Intervals: they cover what they should, and come out the same."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bedstone.errors import BedstoneError
+from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import bootstrap, grouped
+from bedstone.metrics.ner import entities
+from bedstone.metrics.regression import regression
+from bedstone.metrics.squad import answers
 
 
 def mean_of(values):
@@ -65,3 +72,39 @@ def test_resamples_without_the_figure_are_left_out():
 def test_bad_input_is_named(rows, options, named):
     with pytest.raises(BedstoneError, match=named):
         bootstrap(mean_of(np.ones(3)), rows, **options)
+
+
+def test_a_baseline_stands_beside_the_figure_and_is_warned_of():
+    """A classifier below the commonest class, one whose interval reaches it, and one above."""
+    labels = ["a", "b", "c", "d"]
+    actual = ["a"] * 40 + ["b", "c", "d"] * 20
+    useless = classification(["b"] * 100, actual, labels)
+    assert useless.baselines == {"majority": 0.4, "chance": 0.25}
+    assert useless.warning.startswith("No better than a baseline: accuracy 0.2000 beside 0.4000")
+    near = classification(["a"] * 40 + ["b"] * 60, actual, labels)
+    assert near.score == 0.6 and not near.warning
+    little = classification(["a"] * 40 + ["b"] * 5 + ["d"] * 55, actual, labels)
+    assert little.intervals["accuracy"][0] > 0.4 or "Not surely better" in little.warning
+    same = classification(["a"] * 100, actual, labels)
+    assert "No better than a baseline" in same.warning
+    record = useless.record()
+    assert record["baselines"] == useless.baselines and record["warning"] == useless.warning
+    text = shown(useless)
+    assert "accuracy of majority" in text and "No better than a baseline" in " ".join(text.split())
+    assert "baseline" not in " ".join(shown(near).split())
+
+
+def test_baselines_of_other_figures():
+    assert entities([["O", "O"]], [["B-X", "O"]]).baselines == {"none": 0.0}
+    assert "No better" in entities([["O", "O"]], [["B-X", "O"]]).warning
+    assert regression([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]).warning
+    assert not regression([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], resamples=0).warning
+    found = multi_label([["a"], ["a", "b"]], [["a"], ["b"]], ["a", "b"])
+    assert found.baselines == {"all labels": pytest.approx(2 / 3)}  # two right of four said
+    assert answers(["", "x"], ["", "y"]).baselines == {"no answer": 0.5}
+
+
+def shown(figures) -> str:
+    console = Console(width=200, file=io.StringIO())
+    console.print(figures)
+    return console.file.getvalue()

@@ -212,6 +212,7 @@ def classification(
         tuple(names),
         dict(zip(names, per_class[3].tolist(), strict=True)),
         confusion.tolist(),
+        baselines={"majority": float(per_class[3].max()) / rows, "chance": 1 / len(names)},
     )
 
 
@@ -268,8 +269,17 @@ def multi_label(
         )
         intervals = with_ends(found, ends)
     support = dict(zip(names, per_class[3].tolist(), strict=True))
+    true = sum(support.values())
+    baselines = {"all labels": 2 * true / max(true + rows * len(names), 1)}
     return Figures(
-        "multi-label", "f1_micro", named(found, values), intervals, rows, tuple(names), support
+        "multi-label",
+        "f1_micro",
+        named(found, values),
+        intervals,
+        rows,
+        tuple(names),
+        support,
+        baselines=baselines,
     )
 
 

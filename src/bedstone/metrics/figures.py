@@ -27,6 +27,8 @@ class Figures:
         labels: classes, in the order of `confusion`.
         support: how often each class truly occurs.
         confusion: how often the class of the row was taken for that of the column, or None.
+        baselines: the main figure of who doesn't look at the input, by name: `majority` always
+            gives the commonest answer, `chance` draws one.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Figures:
     labels: tuple[str, ...] = ()
     support: dict[str, int] = field(default_factory=dict)
     confusion: list[list[int]] | None = None
+    baselines: dict[str, float] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -45,6 +48,25 @@ class Figures:
     def score(self) -> float:
         """The main figure."""
         return self.values[self.main]
+
+    @property
+    def warning(self) -> str:
+        """What is to be said of a figure that no baseline stands below; "" where one does."""
+        if not self.baselines:
+            return ""
+        name, value = max(self.baselines.items(), key=lambda item: item[1])
+        beside = f"{self.main} {self.score:.4f} beside {value:.4f} of the baseline {name}"
+        if self.score <= value:
+            return (
+                f"No better than a baseline: {beside}, which doesn't look at the input. The model "
+                "is of no use yet: train longer, give more rows, or look at the data."
+            )
+        if self.main in self.intervals and self.intervals[self.main][0] <= value:
+            return (
+                f"Not surely better than a baseline: {beside}, which is inside the interval. "
+                f"Measure on more than {self.rows:,} rows, or train longer."
+            )
+        return ""
 
     def flat(self) -> dict[str, float]:
         """Figures in one level, for logs: each as itself, `NAME_low` and `NAME_high`."""
@@ -58,6 +80,9 @@ class Figures:
     def record(self) -> dict[str, Any]:
         """All of it, as JSON has it."""
         more: dict[str, Any] = {"kind": self.kind, "main": self.main, **self.flat()}
+        if self.baselines:
+            more["baselines"] = dict(self.baselines)
+            more["warning"] = self.warning
         if self.labels:
             more["labels"] = list(self.labels)
         if self.support:
@@ -76,6 +101,9 @@ class Figures:
             if "/" not in name:
                 style = "bold" if name == self.main else None
                 table.add_row(Text(name), f"{value:.4f}", self._between(name), style=style)
+        for name, value in self.baselines.items():
+            if name not in self.values:
+                table.add_row(Text(f"{self.main} of {name}"), f"{value:.4f}", "", style="dim")
         table.caption = f"{self.rows:,} rows"
         return table
 
@@ -99,7 +127,8 @@ class Figures:
 
     def __rich__(self) -> Group:
         classes = self.classes()
-        return Group(self.table(), *([classes] if classes else []))
+        warning = [Text(self.warning, style="bold yellow")] if self.warning else []
+        return Group(self.table(), *([classes] if classes else []), *warning)
 
     def _between(self, name: str) -> str:
         if name not in self.intervals:

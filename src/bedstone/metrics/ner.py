@@ -99,7 +99,9 @@ def entities(
         intervals = with_ends(found, ends)
     values = dict(zip(found, _rates(flat.sum(0)[None])[0].tolist(), strict=True))
     support = {kind: int(n) for kind, n in zip(kinds, counts.sum(0)[:, 2], strict=True)}
-    return Figures("entities", "f1", values, intervals, rows, tuple(kinds), support)
+    return Figures(
+        "entities", "f1", values, intervals, rows, tuple(kinds), support, baselines={"none": 0.0}
+    )
 
 
 def _rates(sums: np.ndarray) -> np.ndarray:

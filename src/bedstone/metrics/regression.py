@@ -64,7 +64,15 @@ def regression(
         )
         intervals = with_ends(found, ends)
     shown = tuple(names) if width > 1 else ()
-    return Figures("regression", "spearman", named(found, values), intervals, rows, shown)
+    return Figures(
+        "regression",
+        "spearman",
+        named(found, values),
+        intervals,
+        rows,
+        shown,
+        baselines={"constant": 0.0},
+    )
 
 
 def _ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -88,6 +88,7 @@ def retrieval(
         values=named(names, values),
         intervals={} if ends is None else with_ends(names, ends),
         rows=total,
+        baselines={"chance": min(ks[0] / total, 1.0)},
     )
 
 
@@ -179,6 +180,10 @@ def zero_shot(
         labels=tuple(classes),
         support={name: int(n) for name, n in zip(classes, support, strict=True)},
         confusion=confusion.tolist(),
+        baselines={
+            "majority": float(support.max()) / len(images),
+            "chance": 1 / len(classes),
+        },
     )
 
 
@@ -231,4 +236,5 @@ def matching(
         values={name: value for name, value in values.items() if value == value},
         intervals={} if ends is None else with_ends(NAMES, ends),
         rows=rows,
+        baselines={"majority": values["majority"]},
     )

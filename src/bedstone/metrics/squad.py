@@ -64,7 +64,8 @@ def answers(
         )
         intervals = with_ends(names, ends)
     values = dict(zip(names, _means(counts.sum(0)[None])[0].tolist(), strict=True))
-    return Figures("answers", "f1", values, intervals, rows, (), support)
+    baselines = {"no answer": float((~kinds).mean())}
+    return Figures("answers", "f1", values, intervals, rows, (), support, baselines=baselines)
 
 
 def _means(sums: np.ndarray) -> np.ndarray:

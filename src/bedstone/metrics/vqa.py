@@ -165,13 +165,15 @@ def vqa_accuracy(
             return found[:, : len(names)] / below
 
     ends = bootstrap(figures, repeats, resamples=resamples, seed=seed) if resamples else None
+    all_values = named(names, figures(repeats[None].astype(float))[0])
     return Figures(
         kind="asked",
         main="accuracy",
-        values=named(names, figures(repeats[None].astype(float))[0]),
+        values=all_values,
         intervals={} if ends is None else with_ends(names, ends),
         rows=rows,
         support={sort: known.count(sort) for sort in sorts},
+        baselines={name: all_values[name] for name in ("majority", "blind") if name in all_values},
     )
 
 
