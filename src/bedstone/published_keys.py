@@ -108,7 +108,7 @@ class Keys:
             elif key in self.sections:
                 if isinstance(value, Mapping):
                     self.sections[key].check(value, where, f"{name}.")
-            elif key not in self.honoured | self.harmless:
+            elif key not in self.honoured | self.harmless and value not in ({}, [], ""):
                 _report(name, value, where, known=key in self.reported)
 
 

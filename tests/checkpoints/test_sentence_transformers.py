@@ -15,6 +15,7 @@ from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import BertConfig, build
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.layers import MODES, Pooling, normalise, pool
+from bedstone.tasks.text.feature_extraction import SentenceEmbedding
 from networks import randomise
 
 TEXTS = ["the cat sat", "A dog ran after the cat, and the cat ran", "the " * 40 + "end"]
@@ -181,3 +182,18 @@ def test_damaged_settings_are_named(plain, tmp_path, name, fields, told):
     change(tmp_path / "a" / name, **fields)
     with pytest.raises(BedstoneError, match=told):
         bedstone.load(tmp_path / "a")
+
+
+def test_vectors_are_cut_as_the_folder_says(plain, tmp_path):
+    """`truncate_dim`: what sentence-transformers gives, after the normalisation."""
+    library = pytest.importorskip("sentence_transformers")
+    pooled(plain, Pooling(normalise=True, width=6)).save(tmp_path / "a")
+    opened = bedstone.load(tmp_path / "a")
+    assert opened.pooling is not None and opened.pooling.width == 6
+    task = SentenceEmbedding(opened)
+    ours, theirs = task(TEXTS), library.SentenceTransformer(str(tmp_path / "a"), device="cpu")
+    assert ours.shape == (3, 6) and task.width == 6
+    assert abs(ours - theirs.encode(TEXTS)).max() < 1e-5
+    change(tmp_path / "a" / "config_sentence_transformers.json", model_type="SparseEncoder")
+    with pytest.raises(BedstoneError, match="model_type = 'SparseEncoder'"):
+        bedstone.load(tmp_path / "a", verify=False)

@@ -8,6 +8,7 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.model import Model
+from bedstone.data.text.train_tokenizer import train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import BertConfig, build
 from bedstone.models.heads import HeadConfig
@@ -275,3 +276,43 @@ def test_heads_that_cannot_be():
         HeadConfig("tokens", ("a", "b", "a"))
     with pytest.raises(BedstoneError, match="perhaps 'tokens'"):
         HeadConfig("token", ("a",))
+
+
+@pytest.mark.parametrize("named", [None, ["Model"]], ids=["unnamed", "the body"])
+@pytest.mark.parametrize("kind", ["language", "pretraining", "sequence", "tokens", "spans"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_weights_with_a_head_open_without_its_class(tmp_path, family, kind, named):
+    """config.json without `architectures` has the head of its tensors; one of the body, none."""
+    if kind == "pretraining" and family != "bert":
+        pytest.skip("only BERT has them")
+    labels = ("a", "b", "c") if kind in ("sequence", "tokens") else ()
+    config = BertConfig(family, 50, 16, 1, 2, 32, 32, head=HeadConfig(kind, labels))
+    network = build(config, seed=0)
+    randomise(network)
+    Model(network).save(tmp_path)
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text())
+    stem = said["architectures"][0].split("For")[0]
+    said["architectures"] = named and [stem + "Model"]
+    path.write_text(json.dumps(said))
+    opened = bedstone.load(tmp_path, verify=False)
+    assert opened.config.head.kind in ((kind,) if named is None else ("states", "pooled"))
+    ids = torch.randint(5, 50, (1, 8))
+    with torch.no_grad():
+        assert torch.equal(opened.network.states(ids), network.eval().states(ids))
+
+
+def test_what_a_distilbert_reads_is_what_its_folder_says(tmp_path):
+    tokenizer = train_wordpiece(["the cat sat on the mat"] * 3, 120)
+    for family, segments in (("distilbert", False), ("bert", True)):
+        config = BertConfig(
+            family, tokenizer.vocab_size, 16, 1, 2, 32, 32, head=HeadConfig("states")
+        )
+        Model(build(config), tokenizer).save(tmp_path / family)
+        said = json.loads((tmp_path / family / "tokenizer_config.json").read_text())
+        assert ("token_type_ids" in said["model_input_names"]) is segments
+        import transformers
+
+        theirs = transformers.AutoModel.from_pretrained(tmp_path / family)
+        words = transformers.AutoTokenizer.from_pretrained(tmp_path / family)
+        theirs(**words("the cat", return_tensors="pt"))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bedstone.checkpoints.model import Model, load
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt.network import LAYOUTS, GPTConfig, build
 from bedstone.models.heads import HeadConfig
@@ -232,3 +233,44 @@ def test_heads_are_theirs(name, head, ids, tmp_path):
         visible(outputs),
     )
     assert check.read_config(check.write_config(case)).head == case.head
+
+
+def test_attention_dropout_of_a_llama_is_of_attention_alone():
+    import transformers
+
+    theirs = transformers.LlamaConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=1, num_attention_heads=4
+    )
+    theirs.attention_dropout = 0.3
+    network = build(layout("llama").read(theirs.to_dict(), set()))
+    assert {part.p for part in network.modules() if isinstance(part, torch.nn.Dropout)} == {0.0}
+    assert network.stack[0].attn.sublayer.dropout == 0.3
+    again = layout("llama").read(layout("llama").write_config(network.config), set())
+    assert again == network.config
+    ours = GPTConfig(layout="llama", dropout=0.2)  # of a recipe: both
+    assert (ours.dropout, ours.attention_dropout) == (0.2, 0.2)
+    assert layout("llama").read(layout("llama").write_config(ours), set()) == ours
+
+
+def test_the_dropouts_of_a_gpt2_are_three():
+    shares = {"resid_pdrop": 0.1, "attn_pdrop": 0.2, "embd_pdrop": 0.3}
+    network = build(layout("gpt2").read({"n_layer": 1, "n_embd": 24, "n_head": 2, **shares}, set()))
+    assert network.dropout.p == 0.3
+    assert network.stack[0].attn.sublayer.dropout == 0.2
+    assert network.config.dropout == 0.1
+    written = layout("gpt2").write_config(network.config)
+    assert {name: written[name] for name in shares} == shares
+
+
+@pytest.mark.parametrize("head", ["language", "sequence", "tokens", "states"])
+def test_a_decoder_without_its_class_has_the_head_of_its_tensors(tmp_path, head):
+    labels = ("a", "b") if head in ("sequence", "tokens") else ()
+    shape = {"vocab_size": 61, "width": 32, "layers": 1, "heads": 4, "hidden": 48}
+    for family, tied in (("llama", False), ("qwen2", True), ("gpt2", True)):
+        config = GPTConfig(layout=family, tied=tied, head=HeadConfig(head, labels), **shape)
+        Model(build(config, seed=0)).save(tmp_path / family)
+        path = tmp_path / family / "config.json"
+        said = json.loads(path.read_text())
+        del said["architectures"]
+        path.write_text(json.dumps(said))
+        assert load(tmp_path / family, verify=False).config.head == config.head

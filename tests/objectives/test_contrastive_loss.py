@@ -39,14 +39,14 @@ class Towers(nn.Module):
         self.text = nn.Embedding(50, 8)
         self.join = nn.Linear(8, 5)
         self.drop = nn.Dropout(dropout)
-        self.log_scale = nn.Parameter(torch.tensor(1.0))
+        self.logit_scale = nn.Parameter(torch.tensor(1.0))
         self.shift = nn.Parameter(torch.tensor(-2.0)) if biased else None
         self.patch = patch
         self.seen: list[int] = []
 
     @property
     def scale(self) -> torch.Tensor:
-        return self.log_scale.exp()
+        return self.logit_scale.exp()
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -213,16 +213,24 @@ def test_patches_are_drawn_anew() -> None:
     assert draw_patches(2, 4, 0.99).shape == (2, 1)
 
 
-def test_scale_is_at_most_100_in_the_softmax_form_alone() -> None:
-    losses = {}
-    for kind in ("softmax", "sigmoid"):
+def test_the_scale_is_clamped_after_a_step_in_the_softmax_form_alone() -> None:
+    for kind, kept in (("softmax", 100.0), ("sigmoid", 117.0)):  # a published SigLIP has 117
         network = Towers(dropout=0.0, biased=kind == "sigmoid")
-        objective = ContrastiveLoss(kind)
-        for scale in (100, 117):  # a published SigLIP has 117
-            network.log_scale.data.fill_(math.log(scale))
-            losses[kind, scale] = objective(network, batch())[0].item()
-    assert losses["softmax", 117] == pytest.approx(losses["softmax", 100])
-    assert losses["sigmoid", 117] > losses["sigmoid", 100] * 1.1
+        network.logit_scale.data.fill_(math.log(117))
+        ContrastiveLoss(kind).after_step(network)
+        assert float(network.scale) == pytest.approx(kept)
+    network.logit_scale.data.fill_(-1.0)
+    ContrastiveLoss("softmax").after_step(network)
+    assert float(network.scale) == 1
+
+
+def test_the_scale_has_a_gradient_at_its_bound_and_above() -> None:
+    """As in open_clip: it can come back down where the pairs are bad."""
+    for scale in (100, 109.9):
+        network = Towers(dropout=0.0)
+        network.logit_scale.data.fill_(math.log(scale))
+        ContrastiveLoss()(network, batch())[0].backward()
+        assert network.logit_scale.grad is not None and abs(float(network.logit_scale.grad)) > 1e-3
 
 
 def test_told_what_cannot_be() -> None:

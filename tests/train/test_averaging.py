@@ -194,3 +194,24 @@ def test_a_state_of_another_network_is_refused():
     state = Average(nn.Linear(2, 2), steady(0.9)).state_dict()
     with pytest.raises(BedstoneError, match="Resume with the recipe"):
         average.load_state_dict(state)
+
+
+class Bounded:
+    """An objective that keeps a weight at most 0.01 after each update."""
+
+    def __call__(self, network, batch):
+        return objective(network, batch)
+
+    def after_step(self, network):
+        with torch.no_grad():
+            network[1].weight.clamp_(max=0.01)
+
+
+def test_what_an_objective_bounds_is_bounded_before_it_is_averaged(tmp_path):
+    trainer = trainer_of(network_of(), tmp_path, 5)
+    trainer.objective = Bounded()
+    trainer.network[1].weight.data.fill_(0.01)
+    run(trainer, tmp_path)
+    assert float(trainer.network[1].weight.max()) <= 0.01 + 1e-7
+    with trainer.average.applied():
+        assert float(trainer.network[1].weight.max()) <= 0.01 + 1e-7

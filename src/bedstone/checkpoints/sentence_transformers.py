@@ -15,6 +15,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import inside, write_json
 from bedstone.nn.layers import MODES, Pooling
+from bedstone.published_keys import Keys, keys
 from bedstone.reading import is_plain, read_json, read_object, shown
 
 MODULES = "modules.json"
@@ -29,6 +30,41 @@ _SWITCHES = {
     "lasttoken": "pooling_mode_lasttoken",
 }
 _VERSION = "6.2.0"  # whose form is written
+SETTINGS_KEYS = Keys(
+    honoured=keys("default_prompt_name model_type prompts similarity_fn_name truncate_dim"),
+    harmless=keys("__version__ requirements"),
+    remedy="Open a model of the kind SentenceTransformer.",
+)
+_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+NETWORK_KEYS = Keys(
+    honoured=keys("max_seq_length do_lower_case"),
+    # how the parts of an input are found, and padding, which nothing here has
+    harmless=keys("unpad_inputs cache_dir cache_folder tokenizer_name_or_path backend"),
+    plain={
+        "transformer_task": ("feature-extraction",),
+        "module_output_name": ("token_embeddings",),
+        "query_length": (),
+        "document_length": (),
+        "query_expansion": (),
+    },
+    reported=keys(
+        """config_args config_kwargs model_args model_kwargs processing_kwargs processor_kwargs
+        tokenizer_args tokenizer_kwargs"""
+    ),
+    sections={"modality_config": Keys(plain={"text": (_TEXT,)})},
+    remedy="Open it with sentence-transformers.",
+)
+POOLING_KEYS = Keys(
+    honoured=keys("pooling_mode include_prompt") | frozenset(_SWITCHES.values()),
+    harmless=keys("embedding_dimension word_embedding_dimension"),
+)
+MODULE_KEYS = Keys(honoured=keys("path type"), harmless=keys("idx name"), reported=keys("kwargs"))
+NORMALISE_KEYS = Keys(
+    plain={
+        "module_input_name": ("sentence_embedding",),
+        "module_output_name": ("sentence_embedding",),
+    }
+)
 
 
 def network_folder(folder: Path) -> Path:
@@ -55,6 +91,13 @@ def read_pooling(folder: Path) -> tuple[Pooling, bool] | None:
     parts = _parts(folder)
     inner = _inside(folder, parts["network"])
     settings = _optional(folder / _SETTINGS)
+    SETTINGS_KEYS.check(settings, folder / _SETTINGS)
+    kind = settings.get("model_type")
+    if kind not in (None, "SentenceTransformer"):
+        raise BedstoneError(
+            f"{folder / _SETTINGS}: model_type = {kind!r}; expected 'SentenceTransformer', which "
+            "gives one vector of a text. Open it with sentence-transformers."
+        )
     network = _network_settings(inner)
     limit = network.get("max_seq_length")
     if limit is None:
@@ -62,6 +105,9 @@ def read_pooling(folder: Path) -> tuple[Pooling, bool] | None:
     pooling: dict[str, Any] = {}
     if "pooling" in parts:
         pooling = _read_pooling(_inside(folder, parts["pooling"]) / "config.json")
+    if "normalise" in parts:
+        path = _inside(folder, parts["normalise"]) / "config.json"
+        NORMALISE_KEYS.check(_optional(path), path)
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(one, str) for one in prompts.values()):
         raise BedstoneError(
@@ -75,6 +121,7 @@ def read_pooling(folder: Path) -> tuple[Pooling, bool] | None:
         max_tokens=int(limit) if limit is not None and limit < 1e9 else None,
         prompts={name: text for name, text in prompts.items() if text},
         default_prompt=settings.get("default_prompt_name"),
+        width=settings.get("truncate_dim"),
         similarity=settings.get("similarity_fn_name") or "cosine",
     ), bool(network.get("do_lower_case"))
 
@@ -101,9 +148,7 @@ def write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
         folder / "sentence_bert_config.json",
         {
             "transformer_task": "feature-extraction",
-            "modality_config": {
-                "text": {"method": "forward", "method_output_name": "last_hidden_state"}
-            },
+            "modality_config": {"text": _TEXT},
             "module_output_name": "token_embeddings",
         },
     )
@@ -131,6 +176,7 @@ def write_pooling(folder: Path, pooling: Pooling, width: int) -> None:
             "model_type": "SentenceTransformer",
             "prompts": {"document": "", "query": "", **pooling.prompts},
             "similarity_fn_name": pooling.similarity,
+            **({} if pooling.width is None else {"truncate_dim": pooling.width}),
         },
     )
 
@@ -151,6 +197,7 @@ def _parts(folder: Path) -> dict[str, str]:
         raise BedstoneError(f"{folder / MODULES}: is not a list of modules; fetch it again.")
     parts: dict[str, str] = {}
     for module in listed:
+        MODULE_KEYS.check(module, folder / MODULES)
         kind = str(module.get("type", "")).rpartition(".")[2]
         known = {"Pooling": "pooling", "Normalize": "normalise"}
         part = "network" if kind in _NETWORKS else known.get(kind)
@@ -181,13 +228,16 @@ def _inside(folder: Path, named: str) -> Path:
 
 def _network_settings(inner: Path) -> dict[str, Any]:
     for name in ("bert", "roberta", "distilbert"):
-        if found := _optional(inner / f"sentence_{name}_config.json"):
+        path = inner / f"sentence_{name}_config.json"
+        if found := _optional(path):
+            NETWORK_KEYS.check(found, path)
             return found
     return {}
 
 
 def _read_pooling(path: Path) -> dict[str, Any]:
     config = _optional(path)
+    POOLING_KEYS.check(config, path)
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for mode in MODES if config.get(_SWITCHES[mode])] or ["mean"]

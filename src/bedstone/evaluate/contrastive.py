@@ -26,7 +26,7 @@ from bedstone.evaluate.runner import Evaluation, Progress, present
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.retrieval import class_vectors, prompts, retrieval, zero_shot
 from bedstone.models.published import fresh_processor
-from bedstone.objectives.contrastive import LARGEST_SCALE, sigmoid_loss, softmax_loss
+from bedstone.objectives.contrastive import sigmoid_loss, softmax_loss
 from bedstone.report.plots import draw_confusion
 from bedstone.runtime import Precision
 from bedstone.train.data import cached_images, recorded_data
@@ -166,8 +166,7 @@ class ContrastiveScorer(Evaluation):
             if self.kind == "sigmoid":
                 total += float(sigmoid_loss(image, text, scale, group, bias))
             else:
-                most = scale.clamp(max=LARGEST_SCALE)
-                total += float(softmax_loss(image, text, most, group))
+                total += float(softmax_loss(image, text, scale, group))
         return total / len(order)
 
 

@@ -115,6 +115,7 @@ class Pooling(Settings):
         default_prompt: the name of the one that goes before every text.
         include_prompt: whether the prompt's own tokens are pooled too.
         similarity: how two vectors are compared: cosine, dot, euclidean or manhattan.
+        width: how many of a vector's first numbers are kept, after `normalise`; None keeps all.
     """
 
     section: ClassVar[str] = "pooling."
@@ -126,6 +127,7 @@ class Pooling(Settings):
     default_prompt: str | None = None
     include_prompt: bool = True
     similarity: str = "cosine"
+    width: int | None = optional(whole(1))
 
     def __post_init__(self) -> None:
         super().__post_init__()

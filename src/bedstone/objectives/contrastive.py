@@ -11,6 +11,7 @@ Shapes: B pictures, n >= B texts, E joint width, P patches of a picture, K of th
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,9 +25,10 @@ from bedstone.errors import BedstoneError
 from bedstone.settings import Settings, one_of, share, whole
 
 KINDS = ("softmax", "sigmoid")
-# CLIP, section 2.5: a larger one makes training unstable. SigLIP has no limit, and those published
-# learnt scales above it.
-LARGEST_SCALE = 100.0
+# CLIP, section 2.5: a larger scale makes training unstable. The parameter is clamped after each
+# step, as open_clip does, so that its gradient never vanishes. SigLIP has no limit, and those
+# published learnt scales above it.
+SCALES = (1.0, 100.0)
 
 
 class Pairs(Protocol):
@@ -77,6 +79,13 @@ def sigmoid_loss(
     return -F.logsigmoid(torch.where(right, logits, -logits)).sum()
 
 
+@torch.no_grad()
+def bound_scale(network: Any) -> None:
+    """Clamps the logarithm of a network's scale, the parameter `logit_scale`, to `SCALES`."""
+    least, most = map(math.log, SCALES)
+    network.logit_scale.clamp_(least, most)
+
+
 @dataclass(frozen=True)
 class ContrastiveLoss(Settings):
     """The objective: (network, batch) to the sum of losses and the number of pictures.
@@ -106,9 +115,13 @@ class ContrastiveLoss(Settings):
                 bias = 0.0 if network.bias is None else network.bias.float()
                 loss = sigmoid_loss(image, text, scale, batch.groups, bias)
             else:
-                scale = scale.clamp(max=LARGEST_SCALE)
                 loss = softmax_loss(image, text, scale, batch.groups)
         return loss, len(image)
+
+    def after_step(self, network: Any) -> None:
+        """Keeps the softmax form's scale within its bounds; called after each update."""
+        if self.kind == "softmax":
+            bound_scale(network)
 
     def images(self, network: Any, pixels: Tensor) -> Tensor:
         """(B, E), in chunks where asked for."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.data.stream import IGNORED
-from bedstone.objectives.contrastive import LARGEST_SCALE, softmax_loss
+from bedstone.objectives.contrastive import bound_scale, softmax_loss
 from bedstone.objectives.tokens import token_loss
 
 
@@ -97,6 +97,11 @@ class ImageTextLoss:
                 loss = loss + count * self.joined(network, texts, memory[texts.images])
         return loss, count
 
+    def after_step(self, network: Any) -> None:
+        """Keeps the scale of contrast within its bounds; called after each update."""
+        if self.contrast or self.match:
+            bound_scale(network)
+
     def written(self, head: Any, states: Tensor, part: Part) -> Tensor:
         """The sum of losses of a part's tokens, () fp32, from the decoder's states (n, U, D)."""
         return word_loss(head, states, part.targets, self.smoothing)[0]
@@ -105,7 +110,7 @@ class ImageTextLoss:
         """Contrast and matching, means over the pictures, () fp32."""
         image = F.normalize(network.image_vectors(memory).float(), dim=-1)  # (P, E)
         text = F.normalize(network.text_vectors(texts.ids, texts.keep).float(), dim=-1)
-        scale = network.logit_scale.float().exp().clamp(max=LARGEST_SCALE)
+        scale = network.logit_scale.float().exp()
         loss = image.new_zeros(())
         if self.contrast:
             loss = self.contrast * softmax_loss(image, text, scale, texts.groups) / len(image)

@@ -73,7 +73,8 @@ class Trainer:
 
     Attributes:
         network: what learns.
-        objective: (network, batch) to (sum of losses, number of targets).
+        objective: (network, batch) to (sum of losses, number of targets); its `after_step`, if it
+            has one, is called with the network after each update.
         batches: what it learns from; each has `ids`, `target_count` and `describe()`.
         optimizer: moves the weights.
         budget: when it ends, and how far along it is.
@@ -243,6 +244,8 @@ class Trainer:
             self._stop(f"the gradient's norm is {norm}", micro)
         factor = self.schedule(share)
         self.optimizer.step(factor)
+        if (bound := getattr(self.objective, "after_step", None)) is not None:
+            bound(self.network)
         self.average.update()
         self.optimizer.zero_grad()
         self.step += 1

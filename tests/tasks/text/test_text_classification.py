@@ -1,14 +1,18 @@
 """text-classification: how results nest, which function makes scores, how long texts are read."""
 
+import json
+
 import pytest
 import torch
 
 import bedstone
+from bedstone.checkpoints.model import load
 from bedstone.data.text.encode import text_windows
 from bedstone.data.text.packing import pack
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from bedstone.tasks.pipeline import pipeline
+from bedstone.tasks.text.text_classification import TextClassification
 from small_models import SENTENCES, model
 
 LABELS = ("bad", "fair", "good")
@@ -96,3 +100,57 @@ def test_bad_pairs(classify, value, said):
 def test_bad_options(classify, options, said):
     with pytest.raises(BedstoneError, match=said):
         classify("go", **options)
+
+
+@pytest.mark.parametrize("problem", [None, "regression"])
+def test_one_output_without_a_problem_is_a_sigmoid(tmp_path, problem):
+    """Rerankers and reward models: as transformers' own pipeline, before and after saving."""
+    import transformers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = transformers.BertConfig(vocab_size=7, intermediate_size=8, num_labels=1, **sizes)
+    config.problem_type = problem
+    network = transformers.BertForSequenceClassification(config)
+    with torch.no_grad():
+        network.classifier.bias.fill_(-3.0)
+    network.save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "vocab.txt").write_text("\n".join(words) + "\n")
+    named = json.dumps({"tokenizer_class": "BertTokenizer"})
+    (tmp_path / "a" / "tokenizer_config.json").write_text(named)
+    load(tmp_path / "a").save(tmp_path / "b")
+    scores = []
+    for folder in ("a", "b"):
+        pair = {"text": "a", "text_pair": "b"}
+        theirs = transformers.pipeline("text-classification", str(tmp_path / folder))(pair)
+        ours = TextClassification(load(tmp_path / folder))(pair)
+        scores += [theirs["score"], ours["score"]]
+    assert scores == pytest.approx([scores[0]] * 4, abs=1e-5)
+    assert (0 < scores[0] < 0.1) if problem is None else scores[0] < -2
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_truncation_keeps_the_side_that_the_tokenizer_says(tmp_path, side):
+    import transformers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        intermediate_size=16,
+        max_position_embeddings=8,
+        initializer_range=0.5,
+        **sizes,
+    )
+    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    settings = {"tokenizer_class": "BertTokenizer", "truncation_side": side, "model_max_length": 8}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs = transformers.pipeline("text-classification", str(tmp_path))
+    ours = TextClassification(load(tmp_path))
+    for given in ("a b c d e f g h i j a j", {"text": "a b c d e f", "text_pair": "g h i j a b c"}):
+        wanted = theirs(given, truncation=True, top_k=None)
+        found = ours(given, truncation=True, top_k=None)
+        scores = [{each["label"]: each["score"] for each in one} for one in (wanted, found)]
+        assert scores[1] == pytest.approx(scores[0], abs=1e-5)

@@ -1,8 +1,10 @@
 """text-generation under version 4's names."""
 
+import json
+
 import pytest
 
-from bedstone.checkpoints.model import Model
+from bedstone.checkpoints.model import Model, load
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
@@ -144,3 +146,44 @@ def test_no_ngram_comes_twice_without_beams(model):
     free = task("the")[0]["generated_text"]
     bound = task("the", no_repeat_ngram_size=2)[0]["generated_text"]
     assert bound == continued(model, "the", max_tokens=30, no_repeat_ngram=2) != free
+
+
+def test_settings_of_the_folder_count_as_in_transformers(tmp_path, model):
+    import transformers
+
+    folder = tmp_path / "m"
+    model.save(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    given = words("the red boat", return_tensors="pt")
+    start = given["input_ids"].shape[1]
+    plain = theirs.generate(**given, max_new_tokens=8, do_sample=False)[0].tolist()[start:]
+    text = words.decode(plain)
+    for fields in (
+        {"suppress_tokens": [plain[0]]},
+        {"min_new_tokens": 6, "eos_token_id": plain[2]},
+        {"stop_strings": [text[3:5]]},
+        {"max_new_tokens": 3},
+        {"max_length": start + 4},
+    ):
+        said = {"eos_token_id": model.tokenizer.eos_id, "pad_token_id": 0, **fields}
+        (folder / "generation_config.json").write_text(json.dumps(said))
+        length = {} if {"max_new_tokens", "max_length"} & set(fields) else {"max_new_tokens": 8}
+        more = {**length, "tokenizer": words} if "stop_strings" in fields else length
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        wanted = theirs.generate(**given, **more)[0][start:]
+        task = TextGeneration(load(folder, verify=False), return_full_text=False)
+        found = task("the red boat", **length)[0]["generated_text"]
+        assert found == words.decode(wanted, skip_special_tokens=True), fields
+
+
+def test_settings_in_an_older_config_count_where_there_is_no_file_for_them(tmp_path, model):
+    model.save(tmp_path / "m")
+    (tmp_path / "m" / "generation_config.json").unlink()
+    path = tmp_path / "m" / "config.json"
+    older = {"max_length": 20, "repetition_penalty": 1.7, "eos_token_id": 3}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **older}))
+    opened = load(tmp_path / "m", verify=False)
+    assert opened.end_ids == {3}
+    assert opened.generation["repetition_penalty"] == 1.7
+    assert "max_length" not in opened.generation  # a default of that version, written out

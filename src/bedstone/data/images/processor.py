@@ -19,6 +19,7 @@ from PIL import Image
 
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json
+from bedstone.published_keys import Keys, keys
 from bedstone.reading import kind_of, read_object
 
 CLASSES = {
@@ -38,6 +39,30 @@ _USUAL: dict[str, tuple[Any, Any, int, tuple[float, ...], tuple[float, ...]]] = 
     "siglip": ([224, 224], None, BICUBIC, HALF, HALF),
     "blip": ([384, 384], None, BICUBIC, CLIP_MEAN, CLIP_STD),
 }
+KEYS = Keys(
+    honoured=keys(
+        """crop_size default_to_square do_center_crop do_convert_rgb do_normalize do_rescale
+        do_resize feature_extractor_type image_mean image_processor_type image_std resample
+        rescale_factor size"""
+    ),
+    harmless=keys(
+        """_processor_class _valid_processor_keys device disable_grouping do_reduce_labels
+        image_seq_length input_data_format processor_class return_tensors"""
+    ),
+    plain={
+        "crop_pct": (),
+        "data_format": ("channels_first",),
+        "do_flip_channel_order": (False,),
+        "do_pad": (False,),
+        "pad_size": (),
+        "size_divisor": (),
+    },
+    reported=keys("auto_map"),
+    remedy="Set it so, if the model can do without it.",
+)
+WHOLE_KEYS = Keys(
+    honoured=keys("image_processor"), harmless=keys("processor_class"), reported=keys("auto_map")
+)
 
 
 def to_published(fields: Mapping[str, Any], out: tuple[int, int]) -> dict[str, Any]:
@@ -79,16 +104,17 @@ def from_published(values: Any, where: str) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise BedstoneError(f"{where}: expected a mapping of settings, found {values!r:.60}.")
     kind = _kind(values, where)
+    KEYS.check(values, where)
     size, crop, resample, mean, std = _USUAL[kind]
     said = {key: value for key, value in values.items() if value is not None}
-    if said.get("do_pad"):
-        raise BedstoneError(f"{where}: do_pad is true; padding isn't built. Set it to false.")
+    # A bare number means the shorter side to CLIP and SigLIP, a square to ViT and BLIP.
+    square = bool(said.get("default_to_square", kind not in ("clip", "siglip")))
     crops = said.get("do_center_crop", crop is not None)
     size = said.get("size", size)
     try:
         fields = {
             "kind": kind,
-            "resize": _resize(size, kind, where) if said.get("do_resize", True) else None,
+            "resize": _resize(size, square, where) if said.get("do_resize", True) else None,
             "crop": _pair(said.get("crop_size", crop or size), where, "crop_size")
             if crops
             else None,
@@ -120,9 +146,8 @@ def _kind(values: Mapping[str, Any], where: str) -> str:
     )
 
 
-def _resize(size: Any, kind: str, where: str) -> int | tuple[int, int]:
-    # A bare number means the shorter side to CLIP and SigLIP, a square to ViT and BLIP.
-    if isinstance(size, int) and kind in ("clip", "siglip"):
+def _resize(size: Any, square: bool, where: str) -> int | tuple[int, int]:
+    if isinstance(size, int) and not square:
         return size
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
         return size["shortest_edge"]
@@ -283,6 +308,7 @@ class ImageProcessor:
             if kind_of(path := Path(folder) / name):
                 values: Any = read_object(path)
                 if name == WHOLE:
+                    WHOLE_KEYS.check(values, path)
                     values = values.get("image_processor")
                     if values is None:  # of a tokenizer and sounds, say
                         continue

@@ -268,11 +268,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 _DEFAULTS["qwen2"] |= {"num_key_value_heads": 32, "sliding_window": 4096}
 _DEFAULTS["qwen3"] = {**_DEFAULTS["qwen2"], "head_dim": 128}
 _SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
-_CLASSES = (
-    "ForCausalLM",
-    "ForTokenClassification",  # with a bias, where a row's labels have none
+_CLASSES = (  # in this order the tensors of one are not those of a later one too
+    "ForTokenClassification",
     "ForSequenceClassification",
     "ForQuestionAnswering",
+    "ForCausalLM",
 )
 _GPT2 = TRANSFORMERS | Keys(
     honoured=keys(
@@ -322,12 +322,7 @@ LAYOUTS = {
         ignored=(".attn.bias", ".attn.masked_bias"),
         keys=_GPT2,
         defaults=_GPT2_SIZES,
-        classes=(
-            "GPT2LMHeadModel",
-            "GPT2ForTokenClassification",
-            "GPT2ForSequenceClassification",
-            "GPT2ForQuestionAnswering",
-        ),
+        classes=(*(f"GPT2{ending}" for ending in _CLASSES[:-1]), "GPT2LMHeadModel"),
     ),
     **{layout: _llama_like(layout) for layout in _STEMS},
 }

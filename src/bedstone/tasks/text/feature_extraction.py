@@ -149,7 +149,8 @@ class Embedder(Task):
     @property
     def width(self) -> int:
         """Numbers of an embedding."""
-        return int(self.model.config.width) * len(self.pooling.modes)
+        whole = int(self.model.config.width) * len(self.pooling.modes)
+        return min(whole, self.pooling.width or whole)
 
     def prompt(self, options: Any) -> str:
         """What goes before each text.
@@ -179,7 +180,8 @@ class Embedder(Task):
 
         outputs = self.engine.run(rows, read, options.batch_size)
         vectors = torch.stack([_mean(row, own) for row, own in zip(rows, outputs, strict=True)])
-        return normalise(vectors) if self.pooling.normalise else vectors
+        vectors = normalise(vectors) if self.pooling.normalise else vectors
+        return vectors[:, : self.pooling.width]
 
     def _rows(self, texts: Sequence[str], options: Any, first: int | None) -> list[list[Input]]:
         limit = min(self.pooling.max_tokens or self.engine.limit, self.limit(options))
