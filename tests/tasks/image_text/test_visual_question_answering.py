@@ -127,6 +127,18 @@ def test_answers_that_were_learnt_are_ranked_unless_it_is_free():
     assert {one["answer"] for one in other} == {"one", "three"}
 
 
+def test_learnt_answers_longer_than_the_context_are_cut_as_in_training(caplog):
+    learnt = told_model()
+    long = "a red circle left of a blue square " * 9
+    learnt.record["answers"] = ["yes", "no", long]
+    task = bedstone.pipeline(VQA, learnt, top_k=3)
+    found = {each["answer"].strip() for each in task(pictures(1)[0], ASKED[0])}
+    assert found == {"yes", "no", long.strip()}
+    assert "were cut, as they were in training" in caplog.text
+    with pytest.raises(BedstoneError, match=r"candidates\[1\]: has .*truncation=True"):
+        task(pictures(1)[0], ASKED[0], candidates=["yes", long])
+
+
 def test_learnt_answers_that_are_written_alike_count_once():
     model = told_model()
     model.record["answers"] = ["yes", "no", "Yes", "NO", "two red"]
