@@ -19,7 +19,15 @@ from bedstone.models.gpt import network as gpt
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import layout
-from bedstone.nn.lora import LoraConfig, adapter_parameters, add_adapter, fold, merge, use_adapter
+from bedstone.nn.lora import (
+    LoraConfig,
+    adapter_parameters,
+    add_adapter,
+    fold,
+    merge,
+    remove_adapter,
+    use_adapter,
+)
 from bedstone.nn.quantize import quantize
 from networks import randomise
 
@@ -319,6 +327,9 @@ def rewrite(folder, drop=None, tensors=None, **config):
     save_file(kept, file, metadata={"format": "pt"})
 
 
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -332,7 +343,15 @@ def rewrite(folder, drop=None, tensors=None, **config):
         ({"r": 0}, "r = 0; expected a whole number"),
         ({"r": 3}, "rank 3 ask for"),
         ({"lora_alpha": "much"}, "lora_alpha = 'much'; expected a finite number"),
-        ({"lora_dropout": 2.0}, "lora.dropout: 2.0"),
+        ({"lora_dropout": 2.0}, "adapter_config.json: lora_dropout = 2.0"),
+        ({"lora_alpha": float("nan")}, "adapter_config.json: lora_alpha = nan"),
+        ({"lora_alpha": -1}, "adapter_config.json: lora_alpha = -1"),
+        ({"alpha_pattern": {"q_proj": float("inf")}}, "alpha_pattern.q_proj = inf"),
+        ({"r": 10**30}, "ask for"),
+        ({"modules_to_save": 5}, "modules_to_save = 5; expected a list of texts"),
+        ({"task_type": ["x"]}, "task_type = .*; expected text"),
+        ({"tensors": {f"{Q}.lora_A.weight": torch.full((2, 32), torch.nan)}}, "aren't finite"),
+        ({"tensors": {f"{Q}.lora_B.weight": torch.ones(32, 2).byte()}}, "holds uint8"),
         ({"rank_pattern": {"q_proj": 5}}, "rank 5 ask for"),
         ({"rank_pattern": {"q_proj": "5"}}, "'5' for 'q_proj'"),
         ({"rank_pattern": [3]}, "is no mapping"),
@@ -406,3 +425,83 @@ def test_no_base_is_named_or_its_head_is_damaged(tmp_path):
     rewrite(tmp_path / "adapter", base_model_name_or_path=None)
     with pytest.raises(BedstoneError, match="its base is not known"):
         load_with_adapter(tmp_path / "adapter", load)
+
+
+def test_an_adapter_that_names_an_adapter_as_its_base_is_refused(tmp_path):
+    saved(tmp_path)
+    shutil.copytree(tmp_path / "adapter", tmp_path / "other")
+    rewrite(tmp_path / "other", base_model_name_or_path=str(tmp_path / "other"))
+    rewrite(tmp_path / "adapter", base_model_name_or_path=str(tmp_path / "other"))
+    for name in ("other", "adapter"):
+        with pytest.raises(BedstoneError, match="which is an adapter itself"):
+            load(tmp_path / name)
+    rewrite(tmp_path / "other", base_model_name_or_path="x" * 5000)
+    with pytest.raises(BedstoneError, match=r"base_model_name_or_path: .* characters long"):
+        load(tmp_path / "other")
+
+
+# Adapters over tied weights, and those that peft stores weights of the base beside.
+
+
+def tied(name="gpt2"):
+    network = small(name)
+    assert network.head.weight is network.embed.weight
+    return network
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["c_attn"], "modules_to_save": ["wte"]},
+        {"target_modules": ["c_attn", "lm_head"]},
+    ],
+    ids=["head", "embedding", "adapted head"],
+)
+def test_what_peft_trains_of_a_tied_network_leaves_the_other_as_it_is(options, tmp_path):
+    network = tied()
+    with torch.no_grad():
+        base = network(IDS)
+    theirs = from_peft(network, tmp_path, fan_in_fan_out=True, **options)
+    load_adapter(Model(network), tmp_path / "theirs", "a")
+    with torch.no_grad():
+        close(network(IDS), logits(theirs))
+        assert (network(IDS) - base).abs().max() > 1e-3
+        use_adapter(network, None)
+        assert torch.equal(network(IDS), base)
+        use_adapter(network, "a")
+        save_adapter(Model(network), tmp_path / "ours")
+        again = tied()
+        load_adapter(Model(again), tmp_path / "ours")
+        assert torch.equal(again(IDS), network(IDS))
+        fold(again)
+        close(again(IDS), logits(theirs))
+    Model(again).save(tmp_path / "folded")
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "folded").network(IDS), again(IDS))
+    remove_adapter(network, "a")
+    assert network.head.weight is network.embed.weight and network.config.tied
+    with torch.no_grad():
+        assert torch.equal(network(IDS), base)
+
+
+def test_a_tied_head_can_be_trained_whole():
+    network = tied()
+    add_adapter(network, LoraConfig(rank=2, train=("head",)))
+    network(IDS).sum().backward()
+    assert network.head.weight.grad is not None and network.embed.weight.grad is None
+
+
+def test_weights_of_the_base_beside_an_adapter_are_compared(tmp_path):
+    network = gpt.build(GPTConfig(**{**vars(small("llama").config), "tied": False}), seed=0).eval()
+    theirs = from_peft(network, tmp_path, target_modules=["q_proj", "lm_head"])
+    file = tmp_path / "theirs" / "adapter_model.safetensors"
+    key = "base_model.model.lm_head.base_layer.weight"
+    stored = load_file(file)
+    save_file({**stored, key: network.head.weight.detach().clone()}, file)
+    load_adapter(Model(network), tmp_path / "theirs", "a")
+    with torch.no_grad():
+        close(network(IDS), logits(theirs))
+    save_file({**stored, key: network.head.weight.detach() + 1}, file)
+    with pytest.raises(BedstoneError, match=r"lm_head\.weight.*of its base"):
+        load_adapter(Model(network), tmp_path / "theirs", "b")

@@ -159,3 +159,75 @@ def test_a_model_can_be_saved_over_itself(tmp_path):
     again.save(tmp_path / "a")
     last = bedstone.load(tmp_path / "a").network.state_dict()
     assert all(torch.equal(last[name], value) for name, value in before.items())
+
+
+# Weights that a configuration ties, and whose file holds both.
+
+HEADS = {
+    "LlamaForCausalLM": "lm_head.weight",
+    "GPT2LMHeadModel": "lm_head.weight",
+    "BertForMaskedLM": "cls.predictions.decoder.weight",
+    "RobertaForMaskedLM": "lm_head.decoder.weight",
+    "DistilBertForMaskedLM": "vocab_projector.weight",
+}
+
+
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_of_its_own_is_used_whatever_the_tied_flag_says(name, equal, tmp_path):
+    import transformers
+
+    kind = getattr(transformers, name)
+    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if name.startswith("Distil"):
+        shape = {"vocab_size": 50, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    config = kind.config_class(**shape, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    kind(config).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    words = next(value for key, value in tensors.items() if "word_embed" in key or ".wte." in key
+                 or "embed_tokens" in key)  # fmt: skip
+    tensors[HEADS[name]] = words.clone() if equal else torch.randn(50, 16)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    ours, theirs = bedstone.load(tmp_path), kind.from_pretrained(tmp_path).eval()
+    ids = torch.randint(5, 50, (1, 8))
+    with torch.no_grad():
+        assert (ours.network(ids) - theirs(ids).logits).abs().max() < 1e-4
+    assert ours.config.tied is equal
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[]", "expected a JSON object"),
+        ('{"files": ["a"]}', r"files = \['a'\]; expected an object"),
+        ('{"files": {"config.json": {"size": Infinity, "sha256": "x"}}}', "is damaged"),
+        ('{"files": {"config.json": 5}}', "is damaged"),
+        ('{"recipe": 5}', "recipe = 5; expected an object"),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(tmp_path, text, fault):
+    small("llama").save(tmp_path / "m")
+    (tmp_path / "m" / "bedstone.json").write_text(text)
+    with pytest.raises(BedstoneError, match=rf"bedstone\.json.*{fault}"):
+        bedstone.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("eos_token_id", {"a": 1}),
+        ("eos_token_id", [[1]]),
+        ("temperature", "hot"),
+        ("top_k", 1.5),
+        ("repetition_penalty", [1]),
+        ("do_sample", "yes"),
+        ("top_p", float("nan")),
+    ],
+)
+def test_generation_settings_of_another_kind_are_named(tmp_path, key, value):
+    small("llama").save(tmp_path / "m")
+    (tmp_path / "m" / "bedstone.json").unlink()
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps({key: value}))
+    with pytest.raises(BedstoneError, match=rf"generation_config\.json: {key} = "):
+        bedstone.load(tmp_path / "m")

@@ -202,3 +202,27 @@ def test_refuses_what_is_out_of_range(name, value):
 
 def test_one_stop_text_may_stand_alone():
     assert Sampling(stop="end").stop == ("end",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [1e-7, 1e-40, 1e-320, 5e-324])
+@pytest.mark.parametrize("spread", [1e-3, 3.0, 1e30])
+def test_temperatures_near_zero_draw_the_likeliest_token(value, spread):
+    scores = logits(4, 300, seed=0, spread=spread)
+    scores[0, 7] = -math.inf
+    warped = Sampling(temperature=value).warp(scores, [[]] * 4)
+    assert torch.equal(warped.softmax(-1).argmax(-1), scores.argmax(-1))
+    drawn = draw(warped, [torch.Generator().manual_seed(n) for n in range(4)])
+    assert (drawn < 300).all()
+    if spread > 1:
+        assert torch.equal(drawn, scores.argmax(-1))
+
+
+@pytest.mark.parametrize("penalty", [1e-46, 5e-324, 1e40, 1e300])
+def test_extreme_penalties_draw_inside_the_vocabulary(penalty):
+    scores = logits(2, 300, seed=1)
+    history = [list(range(300)), [3, 4]]
+    for temperature in (1.0, 1e-40):
+        how = Sampling(temperature=temperature, repetition_penalty=penalty)
+        warped = how.warp(scores, history)
+        assert warped.softmax(-1).isfinite().all()
+        assert (how.choose(scores, history, how.generators(2)) < 300).all()

@@ -423,3 +423,28 @@ def test_a_compiler_traces_the_same(bits):
     network.zero_grad()
     layer(x).sum().backward()
     torch.testing.assert_close(found, layer.adapters["default"].a.grad)
+
+
+def test_adapters_that_train_different_modules_leave_the_base_as_it_is():
+    network = build_bert(
+        BertConfig(vocab_size=60, width=32, layers=2, heads=4, head=HeadConfig("sequence", ("a",)))
+    )
+    before = copy.deepcopy(network.state_dict())
+    add_adapter(network, LoraConfig(rank=2, train=("head.dense",)), "a")
+    shake(network, "a", seed=1)
+    first = {key: value.clone() for key, value in network.state_dict().items()}
+    add_adapter(network, LoraConfig(rank=2, train=("head.out",)), "b")
+    shake(network, "b", seed=2)
+    use_adapter(network, "a")
+    now = network.state_dict()
+    assert all(torch.equal(value, now[key]) for key, value in first.items())
+    for name in (None, "b", None):
+        use_adapter(network, name)
+    now = network.state_dict()
+    assert all(torch.equal(value, now[key]) for key, value in before.items())
+    use_adapter(network, "b")
+    remove_adapter(network, "b")
+    remove_adapter(network, "a")
+    now = network.state_dict()
+    assert now.keys() == before.keys()
+    assert all(torch.equal(value, now[key]) for key, value in before.items())

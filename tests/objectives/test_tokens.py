@@ -1,5 +1,6 @@
 """The loss of tokens against the plain form: values, gradients, masks, accumulation."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -227,3 +228,32 @@ def test_packed_documents_do_not_see_each_other() -> None:
         halves.append(next_token_loss(network, SimpleNamespace(**alone)))
     assert count == sum(targets for _, targets in halves)
     torch.testing.assert_close(together, halves[0][0] + halves[1][0])
+
+
+def test_gradients_of_confident_targets_are_no_worse_than_autocast_gives() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(16, 4000)
+    states = F.normalize(torch.randn(32, 16), dim=-1) * 8
+    targets = torch.arange(32)
+    with torch.no_grad():
+        head.weight.mul_(0.1)
+        head.weight[targets] = F.normalize(states, dim=-1) * 2
+        head.bias.zero_()
+        chance = torch.softmax(head(states), -1)[targets, targets]
+    assert 0.99 < float(chance.median()) < 1  # 1 - p is lost where p - y is formed in bf16
+
+    def errors(loss_of, states, head) -> list[Tensor]:
+        states = states.clone().requires_grad_()
+        loss = loss_of(states, head)
+        return list(torch.autograd.grad(loss, [states, *head.parameters()]))
+
+    def plain(states: Tensor, head: nn.Module) -> Tensor:
+        return F.cross_entropy(head(states).float(), targets, reduction="sum")
+
+    exact = errors(plain, states.double(), copy.deepcopy(head).double())
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = errors(lambda s, h: token_loss(s, h, targets)[0], states, head)
+        theirs = errors(plain, states, head)
+    for one, two, true in zip(ours, theirs, exact, strict=True):
+        wrong = [float((each.double() - true).norm() / true.norm()) for each in (one, two)]
+        assert wrong[0] < 1.1 * wrong[1] + 1e-3, wrong

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bedstone.checkpoints.peft import PREFIX, TASKS, read_peft, write_peft
+from bedstone.checkpoints.peft import KINDS, PREFIX, TASKS, read_peft, write_peft
 from bedstone.checkpoints.side_files import RECORD, read_record, write_record
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
@@ -30,7 +30,7 @@ from bedstone.nn.lora import (
     shared_names,
     use_adapter,
 )
-from bedstone.reading import read_object, shown, to_path
+from bedstone.reading import check_kinds, read_object, shown, to_path
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -200,18 +200,19 @@ def load_with_adapter(folder: str | Path, open_base: Callable[[str], Any]) -> An
     """
     folder = Path(folder)
     published = read_object(folder / CONFIG)
+    check_kinds(published, KINDS, folder / CONFIG)
     record = read_record(folder, verify=True)
     named = published.get("base_model_name_or_path")
-    relative = record.get("base")
-    beside = [folder / to_path(one) for one in (relative, named) if isinstance(one, str) and one]
+    relative, said = record.get("base"), f"{folder / CONFIG}: {BASE}"
+    beside = [
+        folder / to_path(one, said) for one in (relative, named) if isinstance(one, str) and one
+    ]
     if not isinstance(named, str) or not named:
         raise BedstoneError(
             f"{folder / CONFIG}: {BASE} is {shown(named)}, so its base is not known. "
             "Open the base yourself and add this with load_adapter."
         )
-    local = [
-        path for path in (to_path(named, f"{folder / CONFIG}: {BASE}"), *beside) if path.is_dir()
-    ]
+    local = [path for path in (to_path(named, said), *beside) if path.is_dir()]
     if local and (local[0] / CONFIG).is_file() and not (local[0] / "config.json").is_file():
         raise BedstoneError(
             f"{folder / CONFIG}: {BASE} is {named!r}, which is an adapter itself; expected the "

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
-from bedstone.models.published import Layout, Name
+from bedstone.models.published import Layout, Name, check_weights
 from bedstone.nn.lora import (
     Adapted,
     Adapter,
@@ -23,7 +23,7 @@ from bedstone.nn.lora import (
     parent_of,
     shared_names,
 )
-from bedstone.reading import shown
+from bedstone.reading import check_kinds, shown
 from bedstone.settings import is_number
 
 PREFIX = "base_model.model."
@@ -77,6 +77,16 @@ READ = {"r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "al
 READ |= {"use_rslora", "modules_to_save", "fan_in_fan_out", "task_type"}
 READ |= {"base_model_name_or_path", "runtime_config"}
 
+KINDS = {
+    "peft_type": "text",
+    "task_type": "text",
+    "bias": "text",
+    "base_model_name_or_path": "text",
+    "modules_to_save": "a list of texts",
+    "use_rslora": "true or false",
+    "fan_in_fan_out": "true or false",
+}
+
 
 def published_linears(names: Iterable[Name], network: Any) -> dict[str, Name]:
     """Published modules that are linear layers of ours, by their names; several may be one."""
@@ -126,6 +136,7 @@ def read_peft(
     Raises:
         BedstoneError: it is no plain LoRA, is of another base, or is not whole.
     """
+    check_kinds(published, KINDS, f"{where}/adapter_config.json")
     check_plain(published, where)
     config = network.config  # adapters of other versions name modules as files do
     names = {n.theirs: n for n in (*layout.names(config), *layout.module_names(config))}
@@ -139,6 +150,7 @@ def read_peft(
     shared: list[str] = []
     found = set()
     for key in sorted(tensors):
+        check_weights(key, tensors[key], where)
         bare = key.removeprefix(PREFIX)
         if bare.endswith(B) and key.removesuffix(B) + A in tensors:
             continue  # read with its A
@@ -186,10 +198,15 @@ def read_peft(
         if len(ours) > 1:
             shared += ours
     _check_whole(layout, published, modules, found, where)
+    dropout = _number(published, "lora_dropout", where, 0.0)
+    if dropout >= 1:
+        raise BedstoneError(
+            f"{where}/adapter_config.json: lora_dropout = {dropout}; expected a share below 1."
+        )
     config = LoraConfig(
         rank=rank,
         alpha=alpha,
-        dropout=_number(published, "lora_dropout", where, 0.0),
+        dropout=dropout,
         targets=tuple(values),
         rslora=rslora,
         ranks=ranks,
@@ -323,9 +340,10 @@ def _regex(pattern: str, key: str, where: str) -> re.Pattern[str]:
 
 def _number(published: dict[str, Any], key: str, where: str, default: float | None = None) -> float:
     value = published.get(key, default)
-    if value is None or not is_number(value):
+    if value is None or not is_number(value) or value < 0:
         raise BedstoneError(
-            f"{where}/adapter_config.json: {key} = {shown(value)}; expected a finite number."
+            f"{where}/adapter_config.json: {key} = {shown(value)}; expected a finite number, 0 or "
+            "more."
         )
     return float(value)
 

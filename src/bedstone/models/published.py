@@ -355,28 +355,30 @@ COUNTERS = ("num_batches_tracked",)  # endings of stored tensors that count
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def _read(name: Name, whole: Tensor, where: str) -> dict[str, Tensor]:
-    """Our parameters of a stored tensor.
+def check_weights(name: str, whole: Tensor, where: str) -> None:
+    """Checks the dtype and the values of a stored tensor.
 
     Raises:
-        BedstoneError: it doesn't divide into them, holds no plain numbers, or some that aren't
-            finite.
+        BedstoneError: it holds no plain floating-point numbers, or some that aren't finite.
     """
-    if whole.dtype not in FLOATS and not name.theirs.endswith(COUNTERS):
+    if whole.dtype not in FLOATS:
+        if name.endswith(COUNTERS):
+            return
         raise BedstoneError(
-            f"{where}: {name.theirs} holds {str(whole.dtype).removeprefix('torch.')}; expected "
+            f"{where}: {name} holds {str(whole.dtype).removeprefix('torch.')}; expected "
             "float32, float16 or bfloat16. Quantised by another library, it means nothing without "
             "its scales: take the weights in full precision."
         )
-    if (
-        whole.dtype in FLOATS
-        and whole.numel()
-        and not math.isfinite(sum(map(float, whole.aminmax())))
-    ):
+    if whole.numel() and not all(map(math.isfinite, map(float, whole.aminmax()))):
         raise BedstoneError(
-            f"{where}: {name.theirs} holds numbers that aren't finite (NaN or infinity); nothing "
+            f"{where}: {name} holds numbers that aren't finite (NaN or infinity); nothing "
             "that it gives means anything. Take another copy, or an earlier checkpoint."
         )
+
+
+def _read(name: Name, whole: Tensor, where: str) -> dict[str, Tensor]:
+    """Our parameters of a stored tensor, checked."""
+    check_weights(name.theirs, whole, where)
     try:
         return name.read(whole)
     except BedstoneError as error:
