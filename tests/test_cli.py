@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -359,3 +360,79 @@ def test_generate_needs_a_decoder(capsys, tmp_path):
     text = ["some words to learn from"] * 50
     Model(build_bert(config, seed=0), train_wordpiece(text, 300)).save(tmp_path / "m")
     assert "needs a decoder" in told(capsys, "generate", tmp_path / "m", "the cat")
+
+
+# The edges of the command line: outputs that can't be written, signals, names.
+
+
+def leave(*words, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "bedstone.cli", *map(str, words)],
+        capture_output="stdout" not in options,
+        text=True,
+        timeout=120,
+        **options,
+    )
+
+
+def test_an_output_that_is_full_is_an_error(run):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        left = leave("info", run / "model", stdout=full, stderr=subprocess.PIPE)
+    assert left.returncode == 2 and "can't be written: No space left" in left.stderr
+    assert "Traceback" not in left.stderr and "Exception ignored" not in left.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(run):
+    command = f"{sys.executable} -m bedstone.cli info {run / 'model'}"
+    words = f"{command} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    left = subprocess.run(["bash", "-c", words], capture_output=True, text=True, timeout=120)
+    assert left.returncode == 0 and left.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("info", "~nosuchuser42/x"),
+        ("info", "y" * 5000),
+        ("info", "a\0b"),
+        ("info", "\x1b[31mred"),
+        ("pretrain", "y" * 5000),
+        ("pretrain", "\x1b]0;title\x07"),
+        ("resume", "~nosuchuser42/x"),
+        ("resume", "y" * 5000),
+    ],
+)
+def test_names_are_refused_and_printed_without_their_control_characters(capsys, words):
+    message = told(capsys, *words)
+    assert message.replace("\n", "").isprintable()
+
+
+def test_texts_that_read_as_the_name_of_a_file_name_one(capsys, run, tmp_path):
+    message = told(capsys, "run", "question-answering", run, "who?", "--context", "notes.txt")
+    assert "there is no such file" in message
+
+
+def test_a_second_signal_exits_with_its_number(monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt(15)
+
+    monkeypatch.setattr(cli, "_run", stopped)
+    assert main(["info", "x"]) == 143
+    monkeypatch.setattr(cli, "_run", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["info", "x"]) == 130
+
+
+def test_what_a_recipe_cannot_have_is_refused_before_data_is_read(tmp_path, capsys):
+    recipe = write_recipe(tmp_path)
+    for word in (
+        "model.width=-1",
+        "optim.kind=x",
+        "optim.betas=[1,2]",
+        "task=[a]",
+    ):
+        began = time.monotonic()
+        message = told(capsys, "pretrain", str(recipe), word, f"data.source={tmp_path / 'none'}")
+        assert word.partition("=")[0] in message, message
+        assert time.monotonic() - began < 10

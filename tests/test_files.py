@@ -331,3 +331,63 @@ def test_damaged_manifest_entries_are_refused(tmp_path, entry):
     (tmp_path / "a").write_text("x")
     with pytest.raises(BedstoneError, match="entry of the manifest for 'a' is damaged"):
         verify_manifest(tmp_path, {"a": entry})
+
+
+# What is no plain file is never replaced.
+
+
+def _device(path):
+    try:
+        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except OSError:
+        pytest.skip("devices can't be made here")
+
+
+def test_a_device_is_written_into(tmp_path):
+    _device(tmp_path / "null")
+    write_text(tmp_path / "null", "x")
+    (tmp_path / "link").symlink_to("null")
+    write_json(tmp_path / "link", {})
+    assert stat.S_ISCHR((tmp_path / "null").stat().st_mode) and (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["link", "null"]
+
+
+def test_a_pipe_is_written_into(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    write_text(tmp_path / "pipe", "x" * 200_000)
+    reader.join(10)
+    assert got == ["x" * 200_000] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_pipe_that_nobody_reads_is_told(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BedstoneError, match="nobody reads this pipe"):
+        write_text(tmp_path / "pipe", "x")
+    assert names(tmp_path) == ["pipe"] and stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_socket_is_refused(tmp_path):
+    import socket
+
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(tmp_path / "s"))
+        with pytest.raises(BedstoneError, match="is a socket, which can't be written"):
+            write_text(tmp_path / "s", "x")
+    assert stat.S_ISSOCK((tmp_path / "s").stat().st_mode)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\ud800"])
+def test_names_that_no_file_has_are_refused(tmp_path, name):
+    with pytest.raises(BedstoneError, match="Mend the name"):
+        write_text(f"{tmp_path}/{name}", "x")
+    assert names(tmp_path) == []
+
+
+def test_a_full_device_is_told():
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with pytest.raises(BedstoneError, match="No space left"):
+        write_text("/dev/full", "x" * 100_000)

@@ -90,3 +90,43 @@ def test_a_list_of_texts_with_braces_needs_no_quotes():
         ('data.templates=["a, {label}"]', ["a, {label}"]),
     ):
         assert read_recipe(ContrastiveRecipe, None, [override]).data.templates == wanted
+
+
+# YAML from anyone.
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]\n" for n in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (LAUGHS, "aliases written out"),
+        ("model: &top\n  x: *top\n", "aliases written out"),
+        ("model: " + "[" * 20_000, "nested too deeply"),
+        ("seed: " + "9" * 5000, "can be read"),
+        ("{[1]: 2}", "can be read"),
+        ("seed: 1\nseed: 2\n", "'seed' is there twice"),
+        ("!!python/object:os.system {}", "can be read"),
+        ("#" * (2 << 20), "expected at most 1,048,576"),
+    ],
+)
+def test_yaml_that_blows_up_or_is_no_recipe_is_refused(tmp_path, text, fault):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(BedstoneError, match=fault) as caught:
+        read_recipe(PretrainRecipe, tmp_path / "r.yaml")
+    assert "r.yaml" in str(caught.value) and len(str(caught.value)) < 700
+
+
+def test_aliases_of_a_recipe_are_read(tmp_path):
+    (tmp_path / "r.yaml").write_text("optim: &o {lr: 0.1}\nmodel: {a: *o, b: *o}\n")
+    recipe = read_recipe(PretrainRecipe, tmp_path / "r.yaml")
+    assert recipe.model == {"a": {"lr": 0.1}, "b": {"lr": 0.1}}
+
+
+@pytest.mark.parametrize("text", ["seed=" + "9" * 5000, "model=" + "[" * 9000, "context=9e99"])
+def test_overrides_that_are_no_values_are_named(text):
+    with pytest.raises(BedstoneError) as caught:
+        read_recipe(PretrainRecipe, None, [text])
+    assert len(str(caught.value)) < 400

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.objectives.tokens import token_loss
+from bedstone.recipes.base import ImagesOptim
 from bedstone.train.optim import (
     Muon,
     OptimConfig,
@@ -249,3 +250,25 @@ def test_weights_that_were_renamed_go_on_with_their_state() -> None:
     new.load_state_dict(old.state_dict())
     first, second = old.state_dict()["adamw"], new.state_dict()["adamw"]
     assert torch.equal(first["look.weight"]["exp_avg"], second["image_norm.weight"]["exp_avg"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kind", "x"),
+        ("kind", ["muon"]),
+        ("lr", -1),
+        ("lr", float("nan")),
+        ("adamw_lr", float("inf")),
+        ("weight_decay", -0.1),
+        ("momentum", 1.0),
+        ("betas", (1.0, 2.0)),
+        ("betas", (0.9,)),
+        ("eps", float("nan")),
+        ("clip", -1),
+    ],
+)
+@pytest.mark.parametrize("config", [OptimConfig, ImagesOptim])
+def test_values_that_no_optimizer_takes_are_refused_by_name(config, field, value) -> None:
+    with pytest.raises(BedstoneError, match=f"optim.{field}"):
+        config(**{field: value})

@@ -184,3 +184,19 @@ def test_two_processes_may_build_at_once(many, tmp_path):
     fresh = token_cache(many, TOKENIZER, tmp_path / "other")
     assert np.array_equal(token_cache(many, TOKENIZER, tmp_path).train.tokens, fresh.train.tokens)
     assert len([path for path in tmp_path.iterdir() if path.name != "other"]) == 1
+
+
+@pytest.mark.parametrize("value", [65, 0xFFFF])
+def test_a_cache_whose_tokens_were_changed_is_made_anew(many, tmp_path, value):
+    cache = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1)
+    whole = np.array(cache.train.tokens)
+    path = cache.folder / "train.tokens"
+    tokens = np.fromfile(path, "<u2")
+    tokens[7] = value  # of the same size
+    del cache
+    tokens.tofile(path)
+    again = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1)
+    assert np.array_equal(again.train.tokens, whole)
+    (again.folder / "meta.json").write_text("[]")
+    again = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1)
+    assert np.array_equal(again.train.tokens, whole)

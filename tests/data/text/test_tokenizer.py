@@ -312,3 +312,85 @@ def test_published_folders_open_and_are_saved_whole(shared_data, tmp_path, name)
         ids = published.encode(text)
         assert ours.encode(text, special=True) == ids
         assert opened.encode(text) == ids
+
+
+# Tokenizer files that blow a text up, or that the library gives up on.
+
+
+def changed(folder, **parts):
+    train_bpe(["the cat sees a dog"] * 20, 300).save(folder)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **parts}))
+    return path
+
+
+def replaced(content, pattern="a"):
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+
+@pytest.mark.parametrize(
+    ("key", "rule"),
+    [
+        ("normalizer", {"type": "Sequence", "normalizers": [replaced("a" * 1000)] * 4}),
+        ("normalizer", {"type": "Sequence", "normalizers": [replaced("aaa")] * 4}),
+        ("normalizer", {"type": "Replace", "pattern": {"Regex": "."}, "content": "x" * 65}),
+        ("decoder", {"type": "Sequence", "decoders": [replaced("a" * 100)] * 2}),
+    ],
+)
+def test_rules_that_make_very_many_letters_of_one_are_refused(tmp_path, key, rule):
+    changed(tmp_path, **{key: rule})
+    with pytest.raises(BedstoneError, match=rf"tokenizer\.json: {key} may make"):
+        Tokenizer.load(tmp_path)
+
+
+def test_rules_of_published_tokenizers_are_read(tmp_path):
+    rules = [replaced("\u2581", " "), {"type": "Prepend", "prepend": "\u2581"}, {"type": "NFKC"}]
+    changed(tmp_path, normalizer={"type": "Sequence", "normalizers": rules})
+    assert Tokenizer.load(tmp_path).encode("the cat")
+
+
+def test_a_pattern_that_is_given_up_names_the_tokenizers_file(tmp_path, capfd):
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    changed(tmp_path, pre_tokenizer=split)
+    tokenizer = Tokenizer.load(tmp_path)
+    for read in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(BedstoneError, match=r"tokenizer\.json: .* can't make tokens of 'aaa"):
+            read("a" * 60 + "!")
+    assert tokenizer.encode("the cat")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "5", '{"version": "1.0"}', "{" * 9999])
+def test_files_that_are_no_tokenizer_are_named(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(BedstoneError, match=r"tokenizer\.json: can't be read as a tokenizer"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "vocabulary", ["[]", '{"a": "x"}', '{"a": -1}', '{"a": 1e9}', '{"a": true}']
+)
+def test_vocabularies_that_are_no_table_of_ids_are_named(tmp_path, vocabulary):
+    (tmp_path / "vocab.json").write_text(vocabulary)
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(BedstoneError, match=r"vocab\.json"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_full_disk_is_an_error_of_ours(tmp_path, monkeypatch):
+    from bedstone import files
+
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    tokenizer = train_bpe(["the cat sees a dog"] * 20, 300)
+    tokenizer.save(tmp_path)
+    before = (tmp_path / "tokenizer.json").read_bytes()
+    monkeypatch.setattr(files, "_write", full)
+    with pytest.raises(BedstoneError, match="No space left on device"):
+        tokenizer.save(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == before
