@@ -40,10 +40,14 @@ def read_finetuning(
     Raises:
         BedstoneError: as `recipes.base.read`.
     """
-    values = read_values(path, overrides)
-    if values.get("method") or values.get("task") in IMAGE_TEXT_TASKS:
-        return read(path, overrides)
-    return read_recipe(FinetuneRecipe, path, overrides)
+    if _is_supervised(read_values(path, overrides)):
+        return read_recipe(FinetuneRecipe, path, overrides)
+    return read(path, overrides)
+
+
+def _is_supervised(values: Mapping[str, Any]) -> bool:
+    """Whether a recipe of `finetune` is of labelled rows, and of no image-text task."""
+    return not (values.get("method") or str(values.get("task")) in IMAGE_TEXT_TASKS)
 
 
 def recipe(
@@ -75,8 +79,7 @@ def recipe(
         return given
     if data is None and isinstance(given, Mapping):
         data, given = given.get("data"), {key: given[key] for key in given if key != "data"}
-    values = read_values(given, [*overrides, fields])
-    supervised = finetunes and not (values.get("method") or values.get("task") in IMAGE_TEXT_TASKS)
+    supervised = finetunes and _is_supervised(read_values(given, [*overrides, fields]))
     main = "train" if supervised else "source"
     is_section = isinstance(data, Mapping) and all(
         key in PLACES or is_plain(value) for key, value in data.items()
