@@ -44,6 +44,8 @@ COMMANDS = {
     "measure": {
         "evaluate": "commands.evaluate:evaluate",
         "calibrate": "commands.calibrate:calibrate",
+        "report": "commands.report:report",
+        "compare": "commands.report:compare",
         "info": "commands.info:info",
     },
     "learn": {

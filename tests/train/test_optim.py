@@ -272,3 +272,10 @@ def test_weights_that_were_renamed_go_on_with_their_state() -> None:
 def test_values_that_no_optimizer_takes_are_refused_by_name(config, field, value) -> None:
     with pytest.raises(BedstoneError, match=f"optim.{field}"):
         config(**{field: value})
+
+
+def test_the_log_has_rates_not_the_schedules_factor() -> None:
+    muon = build_optimizer(network(), OptimConfig(lr=0.2, adamw_lr=0.1))
+    assert muon.rates(0.5) == {"learning_rate": 0.05, "muon_learning_rate": 0.1}
+    adamw = build_optimizer(network(), OptimConfig(kind="adamw", lr=0.2, adamw_lr=0.1))
+    assert adamw.rates(0.5) == {"learning_rate": 0.05}

@@ -3,9 +3,10 @@
 Shapes: M read states, L labels, N tokens, n rows of a batch.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batch
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.runner import Evaluation, present
+from bedstone.files import write_text
 from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.ner import entities
@@ -35,6 +37,9 @@ from bedstone.tasks.images.engine import processor_of
 from bedstone.tasks.task import embeds_images
 from bedstone.tasks.text.question_answering import best_answer
 from bedstone.train.logs import ProgressBar
+
+WORST = 20  # mistaken rows that are kept
+LONGEST = 300  # characters of a row's text
 
 # The figure that picks the best checkpoint, by head and problem; `-` says that higher is better.
 MAIN = {
@@ -56,12 +61,14 @@ class Scored:
         figures: of the task; None where it has a loss alone.
         predicted: what was said of each source row.
         actual: what is so.
+        worst: the rows that were mistaken most surely, as `PredictionReader.worst` gives them.
     """
 
     loss: float
     figures: Figures | None
     predicted: list[Any]
     actual: list[Any]
+    worst: list[dict[str, Any]] = field(default_factory=list)
 
 
 class PredictionReader:
@@ -78,6 +85,10 @@ class PredictionReader:
 
     def figures(self, resamples: int) -> Figures:
         raise NotImplementedError
+
+    def worst(self, most: int) -> list[dict[str, Any]]:
+        """The rows that were mistaken most surely: `row`, `predicted`, `actual`, `probability`."""
+        return []
 
     def predicted(self) -> list[Any]:
         """What is said of each row, in the rows' order."""
@@ -101,6 +112,18 @@ class LabelReader(PredictionReader):
         if self.head.measured_as == "multi":
             return [label for label, logit in zip(labels, logits, strict=True) if logit > 0]
         return logits.tolist()
+
+    def worst(self, most: int) -> list[dict[str, Any]]:
+        if self.head.measured_as != "single":
+            return []
+        found = []
+        for row, actual in enumerate(self.examples.actual):
+            chances = torch.stack(self.found[row]).float().mean(0).softmax(-1)
+            best = int(chances.argmax())
+            if self.head.labels[best] != actual:
+                said = {"predicted": self.head.labels[best], "actual": actual}
+                found.append({"row": row, **said, "probability": float(chances[best])})
+        return sorted(found, key=lambda one: -one["probability"])[:most]
 
     def figures(self, resamples: int) -> Figures:
         by_problem = {"single": classification, "multi": multi_label, "regression": regression}
@@ -194,7 +217,8 @@ def score(
     if reader is None:
         return Scored(loss_mean, None, [], [])
     figures = reader.figures(resamples)
-    return Scored(loss_mean, figures, reader.predicted(), examples.actual)
+    worst = reader.worst(WORST)
+    return Scored(loss_mean, figures, reader.predicted(), examples.actual, worst)
 
 
 @dataclass
@@ -228,9 +252,20 @@ class SupervisedEvaluation(Evaluation):
         if figures.confusion is not None:
             path, title = folder / f"confusion-{self.name}.png", f"{folder.name}: {self.name}"
             draw_confusion(figures.confusion or [], figures.labels, path, title)
+        if found.worst:
+            lines = [json.dumps(self._named(one), ensure_ascii=False) for one in found.worst]
+            write_text(folder / f"worst-{self.name}.jsonl", "".join(f"{line}\n" for line in lines))
         if not quiet:
             Console().print(Rule(f"{self.name}: {self.examples.rows.name}", align="left"), figures)
         return {self.name: {"loss": found.loss, **figures.record()}}
+
+    def _named(self, one: dict[str, Any]) -> dict[str, Any]:
+        """A mistaken row with its place and the start of its text."""
+        rows = self.examples.rows
+        found = {**one, "where": rows.where(one["row"])}
+        if not rows.samples and (column := rows.column("text")):
+            found["text"] = str(rows.rows[one["row"]].get(column) or "")[:LONGEST]
+        return found
 
 
 # `bedstone evaluate` for a model with a task's head: its figures on labelled rows.

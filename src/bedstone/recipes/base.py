@@ -270,6 +270,10 @@ def train(recipe: Any, *, quiet: bool = False) -> RunResult:
         BedstoneError: as `train.run.run`; or the folder holds a run already.
     """
     method = method_of(recipe)
+    usual = type(recipe.optim)()
+    if recipe.optim.kind == "adamw" and recipe.optim.adamw_lr == usual.adamw_lr != recipe.optim.lr:
+        optim = dataclasses.replace(recipe.optim, adamw_lr=recipe.optim.lr)  # `lr` alone was set
+        recipe = dataclasses.replace(recipe, optim=optim)
     if not recipe.method and method.name != "supervised":
         values = {"init": recipe.init, "model": recipe.model, "task": getattr(recipe, "task", None)}
         if _by_values(values) != method.name:  # the folder is to say whose recipe it holds

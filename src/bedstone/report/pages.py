@@ -275,7 +275,9 @@ class Section:
         figures: measured numbers, as they are to be shown.
         pictures: PNG files and their captions.
         samples: prompts with outputs side by side.
+        tables: rows of cells under their headings, by caption; the first row is the head.
         commands: what to try next, each with a remark.
+        warning: what is wrong, said before all else.
     """
 
     title: str
@@ -283,15 +285,22 @@ class Section:
     figures: dict[str, str] = field(default_factory=dict)
     pictures: dict[Path, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
+    warning: str = ""
 
 
 REPORT_PAGE = """
 {% block style %}
 h2 { margin-top: 2.6rem }
 table { border-collapse: collapse; margin: 1rem 0 }
-td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
-td + td { font-variant-numeric: tabular-nums }
+td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
+     overflow-wrap: anywhere }
+.wide td { overflow-wrap: break-word; min-width: 4rem }
+td + td { font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
+th { text-align: left; font-weight: 600; padding: .25rem 1.6rem .25rem 0; color: var(--dim) }
+.warning { border-left: 4px solid var(--wrong); padding: .5rem .9rem; background: var(--tile) }
+nav a { margin-right: 1rem } a { color: var(--mark) }
 figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: var(--dim); font-size: .9rem }
 pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
       font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -301,12 +310,22 @@ pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow
 .who { color: var(--dim); font-size: .85rem } b { color: var(--mark); font-weight: 600 }
 {% endblock %}
 {% block content %}
+{% if sections | length > 1 %}<nav>{% for section in sections %}
+<a href="#part-{{ loop.index }}">{{ section.title }}</a>{% endfor %}</nav>{% endif %}
 {% for section in sections %}
-<h2>{{ section.title }}</h2>
-<p>{{ section.words }}</p>
+<h2 id="part-{{ loop.index }}">{{ section.title }}</h2>
+{% if section.warning %}<p class="warning">{{ section.warning }}</p>{% endif %}
+{% if section.words %}<p>{{ section.words }}</p>{% endif %}
 {% if section.figures %}<table>
 {% for name, value in section.figures.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
 {% endfor %}</table>{% endif %}
+{% for caption, rows in section.tables.items() %}
+<p class="who">{{ caption }}</p><div class="wide"><table>
+{% for row in rows %}<tr>{% for cell in row %}
+<{{ "th" if rows[0] is sameas row else "td" }}>{{ cell }}
+</{{ "th" if rows[0] is sameas row else "td" }}>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% endfor %}
 {% for path, caption in section.pictures.items() %}
 <figure><img src="data:image/png;base64,{{ inline(path) }}" alt="{{ caption }}">
 <figcaption>{{ caption }}</figcaption></figure>

@@ -40,7 +40,9 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     unit = next((name for name in UNITS if any(name in each for each in records)), UNITS[0])
     x, y = curve_points(records, "loss", unit)
-    axes.plot(x, y, color="#8fb3d9", linewidth=1.2, label="training")
+    if y:  # a single point would draw no line
+        marker = "o" if len(y) == 1 else None
+        axes.plot(x, y, color="#8fb3d9", linewidth=1.2, marker=marker, label="training")
     x, y = curve_points(records, "validation_loss", unit)
     axes.plot(x, y, color="#c0392b", marker="o", markersize=4, linewidth=1.6, label="validation")
     if y:
@@ -49,6 +51,38 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
         )
     axes.xaxis.set_major_formatter(lambda value, _: _short_tokens(value))
     axes.set(xlabel=unit, ylabel="mean loss of a target", title=title)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    pyplot.close(figure)
+    return Path(path)
+
+
+def draw_curves(
+    runs: Mapping[str, Sequence[dict[str, Any]]], path: str | Path, title: str
+) -> Path | None:
+    """Validation loss of several runs against minutes, as a PNG; None without matplotlib.
+
+    Args:
+        runs: records of `train.logs.read_log` by the run's name.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    for number, (name, records) in enumerate(runs.items()):
+        found = [each for each in records if "validation_loss" in each and "seconds" in each]
+        x = [each["seconds"] / 60 for each in found]
+        y = [each["validation_loss"] for each in found]
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(x, y, color=colour, marker="o", markersize=4, linewidth=1.6, label=name)
+    axes.set(xlabel="minutes", ylabel="validation loss", title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

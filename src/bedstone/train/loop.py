@@ -194,7 +194,8 @@ class Trainer:
                 if self.step % self.pace.log_every == 0:
                     figures = self.figures(*logged)
                     logged = (self.tokens, self.elapsed())
-                    log.write(self.step, **figures, learning_rate=rate, gradient_norm=norm)
+                    rates = self.optimizer.rates(rate)
+                    log.write(self.step, **figures, **rates, gradient_norm=norm)
                     bar.update(
                         self.share(),
                         step=str(self.step),

@@ -119,7 +119,8 @@ class OptimConfig:
     Attributes:
         kind: muon (Muon for hidden matrices, AdamW for the rest) or adamw.
         lr: peak learning rate of hidden matrices under Muon, in AdamW's scale.
-        adamw_lr: peak learning rate of the rest, or of all under adamw.
+        adamw_lr: peak learning rate of the rest, or of all under adamw; a new run under adamw
+            that sets `lr` alone takes that.
         weight_decay: decoupled, on matrices only, times the learning rate.
         momentum: of Muon.
         betas: of AdamW.
@@ -222,6 +223,14 @@ class Optimizer:
         """One update at `factor` times the peak learning rates."""
         for part in self.parts.values():
             part.step(factor)
+
+    def rates(self, factor: float = 1.0) -> dict[str, float]:
+        """The learning rates of a step, for the log: AdamW's, and Muon's where it has weights."""
+        found = {}
+        for name, part in self.parts.items():
+            peak = part.lr if isinstance(part, Muon) else max(part.peaks)
+            found["learning_rate" if name == "adamw" else f"{name}_learning_rate"] = peak * factor
+        return found
 
     def zero_grad(self) -> None:
         for weight in self.weights:
