@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.errors import BedstoneError
+from bedstone.reading import shown
 
 log = logging.getLogger("bedstone.published")  # without a handler, Python writes it to stderr
-SHOWN = 80  # characters of a value in a message
 
 _reported: set[tuple[str, str]] = set()
 
@@ -102,7 +102,7 @@ class Keys:
                 if not any(_same(value, plain) for plain in self.plain[key]):
                     expected = " or ".join(repr(plain) for plain in self.plain[key]) or "no value"
                     raise BedstoneError(
-                        f"{where}: {name} = {short(value)} is not supported; expected {expected}. "
+                        f"{where}: {name} = {shown(value)} is not supported; expected {expected}. "
                         f"{self.remedy}"
                     )
             elif key in self.sections:
@@ -115,12 +115,6 @@ class Keys:
 def keys(words: str) -> frozenset[str]:
     """The keys in a text, separated by white space."""
     return frozenset(words.split())
-
-
-def short(value: Any) -> str:
-    """A value for a message, cut to `SHOWN` characters."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 
 def _same(value: Any, plain: Any) -> bool:
@@ -140,6 +134,6 @@ def _report(name: str, value: Any, where: str | Path, *, known: bool) -> None:
         "if the model doesn't need it.",
         where,
         name,
-        short(value),
+        shown(value),
         what,
     )

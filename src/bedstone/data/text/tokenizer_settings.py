@@ -15,7 +15,8 @@ import tokenizers
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
 from bedstone.errors import BedstoneError
-from bedstone.published_keys import Keys, keys, short
+from bedstone.published_keys import Keys, keys
+from bedstone.reading import shown
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -79,7 +80,7 @@ def check_class(settings: Mapping[str, Any], vocabulary: Path) -> None:
     if class_of(settings) not in (*known, *PLAIN):
         raise BedstoneError(
             f"{vocabulary.parent / CONFIG}: tokenizer_class = "
-            f"{short(settings['tokenizer_class'])} splits text by a rule of its own, which isn't "
+            f"{shown(settings['tokenizer_class'])} splits text by a rule of its own, which isn't "
             f"built; beside {vocabulary.name}, {', '.join(known)} are. Save the tokenizer as "
             "tokenizer.json (save_pretrained of its fast class) and put that beside it."
         )
@@ -185,7 +186,7 @@ def _add_tokens(
         content = tokens[number].content
         if (found := backend.token_to_id(content)) != number:
             raise BedstoneError(
-                f"{source}: the token {short(content)} has id {number:,} there, and {found:,} in "
+                f"{source}: the token {shown(content)} has id {number:,} there, and {found:,} in "
                 "the vocabulary beside it. Take all files of the tokenizer from the same model."
             )
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
