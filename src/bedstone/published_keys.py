@@ -15,6 +15,7 @@ from typing import Any
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 
+REMEDY = "Bedstone doesn't build what it asks for: choose another model."
 log = logging.getLogger("bedstone.published")  # without a handler, Python writes it to stderr
 
 _reported: set[tuple[str, str]] = set()
@@ -40,7 +41,7 @@ class Keys:
     plain: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reported: frozenset[str] = frozenset()
     sections: Mapping[str, "Keys"] = field(default_factory=dict)
-    remedy: str = "Bedstone doesn't build what it asks for; choose another model."
+    remedy: str = ""
 
     def __or__(self, other: "Keys") -> "Keys":
         """Both lists in one; a key that `other` lists is taken out of this one's other lists."""
@@ -51,7 +52,7 @@ class Keys:
             plain={k: v for k, v in self.plain.items() if k not in theirs} | dict(other.plain),
             reported=(self.reported - theirs) | other.reported,
             sections={**self.sections, **other.sections},
-            remedy=other.remedy,
+            remedy=other.remedy or self.remedy,
         )
 
     @property
@@ -103,7 +104,7 @@ class Keys:
                     expected = " or ".join(repr(plain) for plain in self.plain[key]) or "no value"
                     raise BedstoneError(
                         f"{where}: {name} = {shown(value)} is not supported; expected {expected}. "
-                        f"{self.remedy}"
+                        f"{self.remedy or REMEDY}"
                     )
             elif key in self.sections:
                 if isinstance(value, Mapping):
