@@ -68,7 +68,8 @@ class Keys:
             "harmless": len(self.harmless),
             "refused or reported": len({*self.plain, *self.reported}),
         }
-        for section in self.sections.values():
+        own = {id(section): section for section in self.sections.values()}  # each counts once
+        for section in own.values():
             found = {name: count + section.counts()[name] for name, count in found.items()}
         return found
 
