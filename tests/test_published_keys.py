@@ -14,7 +14,7 @@ from bedstone.diffusion.schedulers import KEYS as SCHEDULER_KEYS
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import KEYS as GENERATION_KEYS
 from bedstone.models.published import FAMILIES, layout
-from bedstone.published_keys import Keys, keys, short
+from bedstone.published_keys import Keys, keys
 
 SMALL = Keys(
     honoured=keys("size rope"),
@@ -40,7 +40,7 @@ def test_honoured_and_harmless_keys_pass_without_a_word(caplog):
         ({"scale": True}, "scale = True"),
         ({"cross": 0}, "cross = 0 is not supported; expected no value"),
         ({"inner": {"pad": True}}, r"a.json: inner.pad = True"),
-        ({"scale": [1] * 999}, r"scale = \[1.{78}\.\.\. \(2,997 characters\)"),
+        ({"scale": [1] * 999}, r"scale = \[1.{78}… is not"),
     ],
 )
 def test_what_isnt_built_is_refused_by_file_key_and_value(values, words):
@@ -72,7 +72,6 @@ def test_one_list_takes_a_key_from_the_others():
     assert both.honoured == keys("scale version rope") and not both.harmless
     assert set(both.plain) == {"size", "cross"}
     assert both.counts() == {"honoured": 5, "harmless": 0, "refused or reported": 4}
-    assert short("x" * 200) == f"'{'x' * 79}... (202 characters)"
 
 
 # Default configurations of every class that Bedstone opens.

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.errors import BedstoneError
+from bedstone.reading import shown
 
+REMEDY = "Bedstone doesn't build what it asks for: choose another model."
 log = logging.getLogger("bedstone.published")  # without a handler, Python writes it to stderr
-SHOWN = 80  # characters of a value in a message
 
 _reported: set[tuple[str, str]] = set()
 
@@ -40,7 +41,7 @@ class Keys:
     plain: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     reported: frozenset[str] = frozenset()
     sections: Mapping[str, "Keys"] = field(default_factory=dict)
-    remedy: str = "Bedstone doesn't build what it asks for; choose another model."
+    remedy: str = ""
 
     def __or__(self, other: "Keys") -> "Keys":
         """Both lists in one; a key that `other` lists is taken out of this one's other lists."""
@@ -51,7 +52,7 @@ class Keys:
             plain={k: v for k, v in self.plain.items() if k not in theirs} | dict(other.plain),
             reported=(self.reported - theirs) | other.reported,
             sections={**self.sections, **other.sections},
-            remedy=other.remedy,
+            remedy=other.remedy or self.remedy,
         )
 
     @property
@@ -67,7 +68,8 @@ class Keys:
             "harmless": len(self.harmless),
             "refused or reported": len({*self.plain, *self.reported}),
         }
-        for section in self.sections.values():
+        own = {id(section): section for section in self.sections.values()}  # each counts once
+        for section in own.values():
             found = {name: count + section.counts()[name] for name, count in found.items()}
         return found
 
@@ -102,8 +104,8 @@ class Keys:
                 if not any(_same(value, plain) for plain in self.plain[key]):
                     expected = " or ".join(repr(plain) for plain in self.plain[key]) or "no value"
                     raise BedstoneError(
-                        f"{where}: {name} = {short(value)} is not supported; expected {expected}. "
-                        f"{self.remedy}"
+                        f"{where}: {name} = {shown(value)} is not supported; expected {expected}. "
+                        f"{self.remedy or REMEDY}"
                     )
             elif key in self.sections:
                 if isinstance(value, Mapping):
@@ -115,12 +117,6 @@ class Keys:
 def keys(words: str) -> frozenset[str]:
     """The keys in a text, separated by white space."""
     return frozenset(words.split())
-
-
-def short(value: Any) -> str:
-    """A value for a message, cut to `SHOWN` characters."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 
 def _same(value: Any, plain: Any) -> bool:
@@ -140,6 +136,6 @@ def _report(name: str, value: Any, where: str | Path, *, known: bool) -> None:
         "if the model doesn't need it.",
         where,
         name,
-        short(value),
+        shown(value),
         what,
     )

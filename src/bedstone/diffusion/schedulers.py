@@ -216,7 +216,6 @@ _COMMON = Keys(
 _STEPS = _COMMON | Keys(
     honoured=keys("beta_start beta_end beta_schedule trained_betas steps_offset"),
     plain={"timestep_spacing": ("leading", "linspace", "trailing")},
-    remedy=_COMMON.remedy,
 )
 _ZERO = keys("rescale_betas_zero_snr")
 _LIMITS = keys("thresholding dynamic_thresholding_ratio sample_max_value")
@@ -224,24 +223,21 @@ _CLIPS = keys("clip_sample clip_sample_range")
 _SPACED = Keys(
     honoured=keys("use_karras_sigmas use_exponential_sigmas"),
     plain={"use_beta_sigmas": (False,)},
-    remedy=_COMMON.remedy,
 )
 _SHIFTED = Keys(
     harmless=keys("time_shift_type base_shift max_shift base_image_seq_len max_image_seq_len"),
     plain={"use_dynamic_shifting": (False,), "shift_terminal": ()},
-    remedy=_COMMON.remedy,
 )
-_BOUNDED = {"sigma_min": (), "sigma_max": ()}
-_ENDS = {"final_sigmas_type": ("zero", "sigma_min")}
+_BOUNDED: dict[str, Any] = {"sigma_min": (), "sigma_max": ()}
+_ENDS: dict[str, Any] = {"final_sigmas_type": ("zero", "sigma_min")}
 
 
 def _more(base: Keys, honoured: frozenset[str] = frozenset(), **plain: tuple[Any, ...]) -> Keys:
-    return base | Keys(honoured=honoured, plain=plain, remedy=_COMMON.remedy)
+    return base | Keys(honoured=honoured, plain=plain)
 
 
 _SOLVED = _more(_STEPS | _SPACED | _SHIFTED, _ZERO | _LIMITS, **_ENDS) | Keys(
     honoured=keys("solver_order lower_order_final use_flow_sigmas flow_shift"),
-    remedy=_COMMON.remedy,
 )
 KEYS: dict[str, Keys] = {
     "DDPMScheduler": _more(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bedstone.errors import BedstoneError
-from bedstone.published_keys import Keys, keys, short
+from bedstone.published_keys import Keys, keys
+from bedstone.reading import shown
 
 FILE = "generation_config.json"
 Ids = tuple[int, ...]
@@ -147,5 +148,5 @@ def _count(published: Mapping[str, Any], key: str) -> int:
 
 def _wrong(published: Mapping[str, Any], key: str, expected: str) -> BedstoneError:
     return BedstoneError(
-        f"{FILE}: {key} = {short(published[key])}; expected {expected}. Mend it, or take it out."
+        f"{FILE}: {key} = {shown(published[key])}; expected {expected}. Mend it, or take it out."
     )

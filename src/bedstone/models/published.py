@@ -516,14 +516,13 @@ GENERATION = keys(
     remove_invalid_values repetition_penalty return_dict_in_generate suppress_tokens temperature
     top_k top_p typical_p"""
 )
-# Older versions of transformers write settings of generation into config.json: `checkpoints.model`
-# reads them where there is no generation_config.json, and networks that write no text need none.
+# Older versions of transformers write settings of generation into every config.json: decoders have
+# them where there is no generation_config.json (`checkpoints.model`), and other networks need none.
 TRANSFORMERS = Keys(
     honoured=keys(
         "architectures bos_token_id eos_token_id id2label model_type num_labels pad_token_id "
         "problem_type tie_word_embeddings"
-    )
-    | GENERATION,
+    ),
     harmless=keys(
         """_attn_implementation _attn_implementation_autoset _attn_implementation_internal
         _commit_hash _from_model_config _name_or_path _num_labels attn_implementation
@@ -532,7 +531,8 @@ TRANSFORMERS = Keys(
         output_hidden_states output_past prefix return_dict sep_token_id task_specific_params
         tf_legacy_loss tokenizer_class torch_dtype torchscript transformers_version unk_token_id
         use_bfloat16 use_cache use_return_dict xla_device"""
-    ),
+    )
+    | GENERATION,
     plain={
         "is_encoder_decoder": (False,),
         "tie_encoder_decoder": (False,),

@@ -24,7 +24,8 @@ class Frequencies(Protocol):
         varies: whether they depend on the length of the sequence that a token is of.
     """
 
-    varies: bool
+    @property
+    def varies(self) -> bool: ...
 
     def at(self, positions: Tensor, lengths: Tensor) -> tuple[Tensor, float]:
         """(W / 2,), or (B or 1, T or 1, W / 2), in radians a position, and a factor.

@@ -185,3 +185,18 @@ def test_every_key_that_transformers_writes_is_known(tmp_path, kind):
     assert list(CONFIG_KEYS.unknown(written)) == []
     path = tmp_path / "saved" / "special_tokens_map.json"
     assert not path.exists() or list(MAP_KEYS.unknown(json.loads(path.read_text()))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "words"),
+    [
+        ("added_tokens", {"<new>": "x"}, r"added_tokens.json: '<new>' has the id 'x'"),
+        ("added_tokens", {"<new>": -1}, "'<new>' has the id -1"),
+        ("tokenizer_config", {"added_tokens_decoder": {"x": {"content": "a"}}}, "the id 'x'"),
+    ],
+)
+def test_ids_that_are_none_are_named(tmp_path, name, values, words):
+    folder = write(tmp_path / "bert", "bert", {})
+    (folder / f"{name}.json").write_text(json.dumps(values))
+    with pytest.raises(BedstoneError, match=words):
+        Tokenizer.load(folder)

@@ -15,7 +15,8 @@ import tokenizers
 from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 
 from bedstone.errors import BedstoneError
-from bedstone.published_keys import Keys, keys, short
+from bedstone.published_keys import Keys, keys
+from bedstone.reading import shown
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
@@ -79,7 +80,7 @@ def check_class(settings: Mapping[str, Any], vocabulary: Path) -> None:
     if class_of(settings) not in (*known, *PLAIN):
         raise BedstoneError(
             f"{vocabulary.parent / CONFIG}: tokenizer_class = "
-            f"{short(settings['tokenizer_class'])} splits text by a rule of its own, which isn't "
+            f"{shown(settings['tokenizer_class'])} splits text by a rule of its own, which isn't "
             f"built; beside {vocabulary.name}, {', '.join(known)} are. Save the tokenizer as "
             "tokenizer.json (save_pretrained of its fast class) and put that beside it."
         )
@@ -174,18 +175,19 @@ def _add_tokens(
         special = {content_of(token) for token in named}
         tokens = {
             number: AddedToken(token, special=token in special, normalized=token not in special)
-            for token, number in added.items()
+            for token, number in _numbered(added, folder / ADDED)
         }
         source = folder / ADDED
     else:
-        tokens = {int(number): _token(token) for number, token in listed.items()}
         source = folder / CONFIG
+        pairs = _numbered({number: number for number in listed}, source)
+        tokens = {number: _token(listed[name]) for name, number in pairs}
     for number in sorted(tokens):
         backend.add_tokens([tokens[number]])
-        content = tokens[number].content
-        if (found := backend.token_to_id(content)) != number:
+        text = tokens[number].content
+        if (found := backend.token_to_id(text)) != number:
             raise BedstoneError(
-                f"{source}: the token {short(content)} has id {number:,} there, and {found:,} in "
+                f"{source}: the token {shown(text)} has id {number:,} there, and {found:,} in "
                 "the vocabulary beside it. Take all files of the tokenizer from the same model."
             )
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -193,6 +195,18 @@ def _add_tokens(
         if (content := content_of(token)) is not None and content not in known:
             backend.add_special_tokens([_token(token, special=True)])
             known.add(content)
+
+
+def _numbered(ids: Mapping[str, Any], source: Path) -> Iterator[tuple[str, int]]:
+    """Names with their ids, which files hold as numbers or as their digits."""
+    for name, number in ids.items():
+        text = str(number)
+        if isinstance(number, bool) or not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise BedstoneError(
+                f"{source}: {shown(name)} has the id {shown(number)}; expected a whole number, 0 "
+                "or more. Fetch the file again."
+            )
+        yield name, int(text)
 
 
 def _named(settings: Mapping[str, Any]) -> Iterator[Any]:
@@ -203,7 +217,8 @@ def _named(settings: Mapping[str, Any]) -> Iterator[Any]:
             yield value
     for name in sorted(_EXTRA):
         extra = settings.get(name) or []
-        yield from extra.values() if isinstance(extra, dict) else extra
+        extra = list(extra.values()) if isinstance(extra, dict) else extra
+        yield from extra if isinstance(extra, list) else [extra]
 
 
 def content_of(token: Any) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from bedstone.models.gpt.network import LAYOUTS as NETWORKS
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.published import (
+    GENERATION,
     TRANSFORMERS,
     Layout,
     Name,
@@ -237,7 +238,8 @@ _ROPE = Keys(
     plain={"partial_rotary_factor": (1.0,)},
 )
 _LLAMA = TRANSFORMERS | Keys(
-    honoured=keys(
+    honoured=GENERATION
+    | keys(
         """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
         num_key_value_heads head_dim hidden_act max_position_embeddings
         original_max_position_embeddings rms_norm_eps rope_theta attention_bias attention_dropout
@@ -275,7 +277,8 @@ _CLASSES = (  # in this order the tensors of one are not those of a later one to
     "ForCausalLM",
 )
 _GPT2 = TRANSFORMERS | Keys(
-    honoured=keys(
+    honoured=GENERATION
+    | keys(
         """vocab_size n_embd n_layer n_head n_inner n_positions layer_norm_epsilon
         activation_function resid_pdrop embd_pdrop attn_pdrop"""
     ),
