@@ -231,20 +231,30 @@ def lock(folder: Path, refusal: str) -> Iterator[None]:
     """
     path = folder / ".lock"
     try:
-        file = path.open("a")
-    except OSError as error:
-        raise BedstoneError(_refusal(folder, error, None)) from error
-    with file:
-        try:
-            import fcntl
-        except ImportError:  # Windows, which has no such locks
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BedstoneError(f"{folder}: {refusal}") from error
+        import fcntl
+    except ImportError:  # Windows, which has no such locks
         yield
+        return
+    while True:
+        try:
+            file = path.open("a")
+        except OSError as error:
+            raise BedstoneError(_refusal(folder, error, None)) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BedstoneError(f"{folder}: {refusal}") from error
+            try:
+                if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    continue  # whoever held it has just removed it
+            except FileNotFoundError:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
 
 
 def remove_folder(path: str | Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bedstone.outputs import new_file
+from bedstone.reading import to_path
 from bedstone.recipes import library
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def resume(folder: str | Path, *overrides: str, quiet: bool = False) -> "RunResu
     """
     from bedstone.recipes.base import go_on
 
-    return go_on(Path(folder), overrides, quiet=quiet)
+    return go_on(to_path(folder, "resume"), overrides, quiet=quiet)
 
 
 def _recipe(

@@ -290,8 +290,6 @@ def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> Ru
         BedstoneError: there is no run there, or another process trains it; its recipe, data or
             tokenizer isn't what it began with; or an override would change what it has learnt from.
     """
-    if kind_of(folder) != "a folder":
-        raise BedstoneError(f"{folder}: there is no such folder; expected that of a run.")
     store = CheckpointStore(folder / "checkpoints")
     if not kind_of(folder / RECIPE) and store.latest() is None:
         raise BedstoneError(f"{folder}: holds no {RECIPE}, so it is not a run's folder.")

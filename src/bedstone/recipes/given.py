@@ -12,9 +12,9 @@ from typing import Any
 from bedstone.data.write import write_rows
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
-from bedstone.recipes.base import read
+from bedstone.recipes.base import read, read_start
 from bedstone.recipes.supervised import FinetuneRecipe
-from bedstone.settings import Overrides, read_recipe, read_values
+from bedstone.settings import Overrides, read_recipe
 from bedstone.train.run import RunRecipe, new_folder
 
 ROWS = "rows"  # the folder of a run that holds rows of the caller's own
@@ -40,7 +40,7 @@ def read_finetuning(
     Raises:
         BedstoneError: as `recipes.base.read`.
     """
-    if _is_supervised(read_values(path, overrides)):
+    if _is_supervised(read_start(path, overrides)):
         return read_recipe(FinetuneRecipe, path, overrides)
     return read(path, overrides)
 
@@ -79,7 +79,7 @@ def recipe(
         return given
     if data is None and isinstance(given, Mapping):
         data, given = given.get("data"), {key: given[key] for key in given if key != "data"}
-    supervised = finetunes and _is_supervised(read_values(given, [*overrides, fields]))
+    supervised = finetunes and _is_supervised(read_start(given, [*overrides, fields]))
     main = "train" if supervised else "source"
     is_section = isinstance(data, Mapping) and all(
         key in PLACES or is_plain(value) for key, value in data.items()

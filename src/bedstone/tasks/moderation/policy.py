@@ -231,7 +231,7 @@ def read_policy(given: Any) -> Policy:
     path = to_path(given)
     if not kind_of(path):
         raise BedstoneError(
-            f"{path}: the policy can't be read (there is no such file). "
+            f"{path}: the policy can't be read (No such file or directory). "
             "recipes/moderation-policy.yaml is one to begin with."
         )
     text = read_text(path, YAML_LIMIT)
