@@ -113,8 +113,11 @@ class QuantizedLinear(nn.Module):
     def product(self, x: Tensor) -> Tensor:
         """x W^T + b for rows (N, D) in a floating dtype; no gradient."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        if len(x) <= FEW and x.dtype is torch.bfloat16 and self._small_kernel_fits():
-            y = self._few_rows(x.contiguous())
+        quick = x.dtype is torch.bfloat16 or self.dtype is not None  # exact where it may learn
+        if len(x) <= FEW and quick and self._small_kernel_fits():
+            # torch's kernels are quick in bf16 alone, on every processor; rounding the rows to it
+            # costs less than rounding the weight to codes did
+            y = self._few_rows(x.bfloat16().contiguous()).to(x.dtype)
             return y if bias is None else y.add_(bias)
         return F.linear(x, self.whole(x.dtype), bias)
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bedstone.runtime import speedup
+
 # Rows a product is packed for. The layout for one row costs up to twice the time with eight in
 # fp32, and a twentieth more with a thousand; this one is as fast with one (measured, AVX-512).
 _ROWS = 64
@@ -37,9 +39,15 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.after = after
         self.dtype = weight.dtype
-        self.packed = pack(weight)  # neither a parameter nor a buffer: it can't be saved
-        self.weight = None if self.packed is not None else nn.Parameter(weight, False)
+        self.packed: Tensor | None = None  # neither a parameter nor a buffer: it can't be saved
+        self.weight: nn.Parameter | None = nn.Parameter(weight, False)
         self.bias = None if bias is None else nn.Parameter(bias.to(weight.dtype), False)
+
+    def lay_out(self, rows: int) -> None:
+        """Packs the weight where products of so many rows are faster so, on this processor."""
+        if self.weight is not None and pays(self.dtype, rows):
+            self.packed = pack(self.weight)
+            self.weight = self.weight if self.packed is None else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
@@ -75,6 +83,24 @@ def _packs(dtype: torch.dtype) -> bool:
         return torch.equal(found, F.linear(x, weight))
     except (AttributeError, RuntimeError, TypeError):
         return False
+
+
+@cache
+def pays(dtype: torch.dtype, rows: int) -> bool:
+    """Whether packed products of so many rows work here and aren't slower: measured once.
+
+    On processors with AVX2 alone, and for one row in fp32, the plain product is the faster one.
+    """
+    if not _packs(dtype):
+        return False
+    weight, x = torch.ones(1536, 768, dtype=dtype), torch.ones(rows, 768, dtype=dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    by_pack = torch.ops.mkldnn._linear_pointwise
+    with torch.inference_mode():
+        found = speedup(
+            lambda: F.linear(x, weight), lambda: by_pack(x, packed, None, "none", [], ""), 15
+        )
+    return found > 1.0
 
 
 def working_dtype(x: Tensor, weight: Tensor | None = None) -> torch.dtype:

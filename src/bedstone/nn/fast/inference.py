@@ -24,6 +24,8 @@ from bedstone.nn.patches import PatchEmbed, chosen, patchify
 from bedstone.nn.positions import Frequencies, Grid, GridRotary, Rotary
 from bedstone.nn.quantize import QuantizedLinear
 
+MANY = 64  # rows of a product, where not one token is read at a time
+
 
 class FusedAdaZero(nn.Module):
     """x + gate * sublayer(norm(x) * (1 + scale) + shift), and no dropout.
@@ -118,6 +120,10 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
             memo[id(module)] = _as_swish(module, dtype)
     ready = copy.deepcopy(network, memo)
     _edit(ready, dtype)
+    rows = 1 if getattr(network, "causal", False) else MANY  # of the products that cost the most
+    for module in ready.modules():
+        if isinstance(module, PackedLinear):
+            module.lay_out(rows)
     ready.eval()  # the new parts too: some drop out in training
     setattr(ready, _MARK, dtype)
     return ready
