@@ -125,8 +125,8 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
             backend = tokenizers.Tokenizer.from_str(text)
     except BedstoneError as error:
         raise BedstoneError(
-            f"{path}: can't be read as a tokenizer ({str(error.__cause__)[:200]}). Expected a tokenizer.json "
-            "as the tokenizers library writes it; fetch or write it again."
+            f"{path}: can't be read as a tokenizer ({str(error.__cause__)[:200]}). Expected a "
+            "tokenizer.json as the tokenizers library writes it; fetch or write it again."
         ) from error
     check_growth(text, path)
     return backend
@@ -277,7 +277,7 @@ class Tokenizer:
         for role in ROLES:
             token = self.settings.get(role)
             if token is not None and backend.token_to_id(token) is None:
-                raise BedstoneError(f"tokenizer: {role} {token!r} is not in the vocabulary.")
+                raise BedstoneError(f"{self.path}: {role} {shown(token)} is not in the vocabulary.")
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
