@@ -359,6 +359,7 @@ def campaign(count: int, seed: int, part: str, home: Path) -> dict[str, collecti
     for kind in sorted(by_kind):
         draw.shuffle(by_kind[kind])
         chosen += by_kind[kind][: -(-count // len(by_kind))]
+    draw.shuffle(chosen)
     counts: dict[str, collections.Counter[str]] = {}
     for kind, model, file, change in chosen[:count]:
         copy = Path(shutil.copytree(home / "sound" / model, home / "hostile"))
