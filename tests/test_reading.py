@@ -80,6 +80,7 @@ def test_files_are_read_up_to_a_limit(tmp_path):
         ('{"a": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{"a": [1, {"b": NaN}]}', r"a\[1\]\.b = nan; expected a finite number"),
         ('{"a": 1e999}', "a = inf"),
+        ('{"a": "\\ud83d"}', "not valid JSON"),
         ('{"a": "' + "x" * 10**6, "not valid JSON"),
     ],
 )
@@ -89,6 +90,15 @@ def test_objects_are_checked_before_they_are_used(tmp_path, text, fault):
     with pytest.raises(BedstoneError, match=fault) as caught:
         read_object(path)
     assert str(caught.value).startswith(str(path)) and len(str(caught.value)) < 600
+
+
+def test_pairs_of_surrogates_are_one_character(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": "\\uD83D\\ude00"}')
+    assert read_object(tmp_path / "a.json") == {"a": "\U0001f600"}
+
+
+def test_errors_show_the_beginning_of_a_long_word():
+    assert str(BedstoneError(f"a/{'b' * 255}: {'x' * 5000} c")) == f"a/{'b' * 255}: {'x' * 80}… c"
 
 
 def test_records_may_hold_numbers_that_are_not_finite(tmp_path):

@@ -1,6 +1,7 @@
 """The one exception a user is meant to read."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -8,8 +9,15 @@ class BedstoneError(Exception):
     """Something the user can mend: one paragraph that names the thing and what to do.
 
     The command line prints it without a traceback and leaves with exit code 2.
-    Everything else that escapes is a bug of ours and keeps its traceback.
+    Everything else that escapes is a bug of ours and keeps its traceback. A word longer than a
+    file's name can be, out of somebody's file, is shown by its beginning.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(_LONG.sub(lambda word: f"{word[0][:80]}…", str(message)))
+
+
+_LONG = re.compile(r"[^\s/]{300,}")
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

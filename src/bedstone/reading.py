@@ -126,8 +126,12 @@ def read_json(path: str | Path, limit: int = JSON_LIMIT) -> Any:
     Raises:
         BedstoneError: the file is missing, unreadable, larger than `limit` bytes, or no JSON.
     """
+    data = read_bytes(path, limit)
     try:
-        return json.loads(read_bytes(path, limit).decode())
+        value = json.loads(data.decode())
+        if b"\\ud" in data.lower():  # of a pair, which makes one character, or half of one
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits are ValueErrors
         raise BedstoneError(
             f"{path}: is not valid JSON ({str(error)[:200]}). Fetch or write the file again."

@@ -105,11 +105,15 @@ def read_spec(
                 f"{folder / SPEC}: expected an object with signal and sampling; it is damaged. "
                 "Fetch or save the model again."
             )
-        return (
-            from_mapping(SignalSpec, form["signal"], SPEC, "signal."),
-            from_mapping(SamplingConfig, form["sampling"], SPEC, "sampling."),
-            not form.get("published"),
-        )
+        try:
+            return (
+                from_mapping(SignalSpec, form["signal"], SPEC, "signal."),
+                from_mapping(SamplingConfig, form["sampling"], SPEC, "sampling."),
+                not form.get("published"),
+            )
+        except BedstoneError as error:
+            fault = str(error).removeprefix(f"{SPEC}: ")
+            raise BedstoneError(f"{folder / SPEC}: {fault}") from None
     config = parts["transformer"].config
     size, channels = tuple(config.size), config.channels
     if "vae" in parts:

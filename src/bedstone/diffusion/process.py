@@ -131,7 +131,7 @@ class Discrete(Settings):
         trained_betas: all of them, instead of a schedule.
     """
 
-    steps: int = whole(2, default=1000)
+    steps: int = whole(2, 1_000_000, default=1000)
     schedule: str = one_of(*SCHEDULES, default="linear")
     beta_start: float = 0.0001
     beta_end: float = 0.02
@@ -244,7 +244,7 @@ class Flow(Settings):
     """
 
     shift: float = number(0, open_least=True, default=1.0)
-    steps: int = whole(2, default=1000)
+    steps: int = whole(2, 1_000_000, default=1000)
     prior: ClassVar[float] = 1.0
     data_std: ClassVar[float] = 1.0
 

@@ -40,7 +40,7 @@ class SamplingConfig(Settings):
 
     section: ClassVar[str] = "sampling."
     method: str = one_of(*METHODS, default="dpm_solver_2m")
-    steps: int = whole(1, default=20)
+    steps: int = whole(1, 1_000_000, default=20)
     spacing: str = one_of(*SPACINGS, default="trailing")
     guidance: float = number(0, default=2.0)
     interval: tuple[float, ...] = (0.0, 1.0)

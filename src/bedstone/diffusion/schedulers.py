@@ -21,7 +21,7 @@ from bedstone.diffusion.times import even, karras, leading, linspace, log_snr, t
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json
 from bedstone.published_keys import Keys, keys
-from bedstone.reading import read_json
+from bedstone.reading import read_object
 
 NAME = "scheduler_config.json"
 OURS = "BedstoneScheduler"
@@ -478,15 +478,18 @@ def read_scheduler(folder: str | Path) -> tuple[Process, Target, str]:
         BedstoneError: there is no such file, or it says what isn't known.
     """
     path = Path(folder) / NAME
-    config = read_json(path)
-    if not isinstance(config, dict):
-        raise BedstoneError(f"{path}: expected an object of settings; it is damaged.")
+    config = read_object(path)
     if (known := KEYS.get(str(config.get("_class_name")))) is not None:
         known.report(config, path)
     try:
         return *process_from(config), method_from(config)
     except BedstoneError as error:
         raise BedstoneError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise BedstoneError(
+            f"{path}: a value is of another kind than expected ({type(error).__name__}: {error}). "
+            "Take the file that the model was published with."
+        ) from error
 
 
 def write_scheduler(

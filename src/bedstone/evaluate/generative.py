@@ -40,7 +40,7 @@ from bedstone.metrics.figures import Figures
 from bedstone.metrics.generative import NearestNeighbours, beside_real, beside_training, clip_score
 from bedstone.nn.fast.inference import for_inference
 from bedstone.objectives.diffusion import Denoising
-from bedstone.reading import read_json
+from bedstone.reading import is_plain, read_object
 from bedstone.report.sheets import as_pixels, neighbours_sheet, samples_sheet, to_images
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole, from_mapping
@@ -218,7 +218,7 @@ class Shown:
 def judge_of(path: str, model: DiffusionPipeline) -> Shown | SignalJudge:
     """A judge of pictures; or one of signals, who hears sounds as they are made of signals."""
     config, form = Path(path) / "config.json", model.signal
-    if not config.is_file() or read_json(config).get("model_type") != SIGNAL_CLASSIFIER:
+    if not is_plain(config) or read_object(config).get("model_type") != SIGNAL_CLASSIFIER:
         return Shown(open_judge(path), form.kind)
     judge = open_signal_judge(path)
     if form.kind == "audio":

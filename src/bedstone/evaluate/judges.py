@@ -24,7 +24,7 @@ from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.scene_judge import SCENE_GRID, open_scene_judge
 from bedstone.files import atomic_folder, write_json
-from bedstone.reading import read_json
+from bedstone.reading import is_plain, read_object
 from bedstone.settings import Settings, from_mapping, whole
 
 SIDE = 32  # of the pictures it reads
@@ -215,7 +215,7 @@ def open_judge(path: str | Path) -> Judge:
     path = Path(path)
     if path.is_dir():
         config = path / "config.json"
-        kind = read_json(config).get("model_type") if config.is_file() else None
+        kind = read_object(config).get("model_type") if is_plain(config) else None
         return _scenes(path) if kind == SCENE_GRID else _model(path)
     if not path.is_file():
         raise BedstoneError(
@@ -484,7 +484,7 @@ def open_signal_judge(folder: str | Path) -> SignalJudge:
     """
     folder = Path(folder)
     path = folder / "config.json"
-    values = read_json(path) if path.is_file() else {}
+    values = read_object(path) if is_plain(path) else {}
     if values.pop("model_type", None) != SIGNAL_CLASSIFIER:
         raise BedstoneError(
             f"{folder}: holds no judge of signals. Train one: python bench/signal_judge.py RECIPE "
@@ -496,4 +496,6 @@ def open_signal_judge(folder: str | Path) -> SignalJudge:
     except RuntimeError as error:
         raise BedstoneError(f"{folder}: its weights are not of its config.json.") from error
     record = folder / "bedstone.json"
-    return SignalJudge(network, read_json(record) if record.is_file() else {}, folder.name)
+    return SignalJudge(
+        network, read_object(record, finite=False) if is_plain(record) else {}, folder.name
+    )

@@ -24,7 +24,7 @@ from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, write_json
 from bedstone.models.resnet.network import initialise_convolutions
 from bedstone.nn.convolution import Basic, ConvNorm
-from bedstone.reading import read_json
+from bedstone.reading import is_plain, read_object
 from bedstone.settings import Settings, from_mapping, whole
 
 SHRINK = 4  # pixels of a cell's side
@@ -183,11 +183,11 @@ def open_scene_judge(folder: str | Path) -> SceneJudge:
         BedstoneError: there is none, or its files don't fit each other.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not is_plain(folder / "config.json"):
         raise BedstoneError(
             f"{folder}: holds no judge of scenes. Train one: python bench/scene_judge.py {folder}"
         )
-    values = read_json(folder / "config.json")
+    values = read_object(folder / "config.json")
     kind = values.pop("model_type", None)
     if kind != SCENE_GRID:
         raise BedstoneError(
@@ -206,7 +206,7 @@ def open_scene_judge(folder: str | Path) -> SceneJudge:
         )
     network.load_state_dict(tensors)
     record = folder / "bedstone.json"
-    return SceneJudge(network, read_json(record) if record.is_file() else {})
+    return SceneJudge(network, read_object(record, finite=False) if is_plain(record) else {})
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
+from bedstone.reading import shown
 
 T = TypeVar("T")
 
@@ -231,7 +232,7 @@ def layout(model_type: str) -> Layout:
     """
     if model_type not in FAMILIES:
         raise BedstoneError(
-            f"config.json: model_type {model_type!r} is not one Bedstone opens"
+            f"config.json: model_type {shown(model_type)} is not one Bedstone opens"
             f"{nearest(str(model_type), FAMILIES)}."
         )
     return importlib.import_module(FAMILIES[model_type]).LAYOUTS[model_type]

@@ -81,8 +81,9 @@ def frame_of(tokenizer: Tokenizer, texts: int) -> SpecialTokenFrame:
 def _find_frame(tokenizer: Tokenizer, texts: int) -> SpecialTokenFrame:
     backend = tokenizer.backend
     some = ("a", "e", "0", ".", "\n")  # any that the vocabulary has
-    letter = next((x for x in some if backend.encode(x, add_special_tokens=False).ids), "a")
-    shown = backend.encode(letter, letter if texts == 2 else None)
+    with guarded(tokenizer.path):
+        letter = next((x for x in some if backend.encode(x, add_special_tokens=False).ids), "a")
+        shown = backend.encode(letter, letter if texts == 2 else None)
     before: tuple[list[int], list[int]] = ([], [])
     after: list[tuple[list[int], list[int]]] = [([], []) for _ in range(texts)]
     types, at = [0] * texts, -1
@@ -187,7 +188,9 @@ def _parts_words(tokenizer: Tokenizer) -> bool:
 
     def ids(text: str | list[str]) -> list[int]:
         listed = isinstance(text, list)
-        return tokenizer.plain.encode(text, is_pretokenized=listed, add_special_tokens=False).ids
+        with guarded(tokenizer.path):
+            plain = tokenizer.plain
+            return plain.encode(text, is_pretokenized=listed, add_special_tokens=False).ids
 
     return ids(["the", "cat"]) == ids("the cat") or ids(["the", " cat"]) != ids("the cat")
 

@@ -125,8 +125,8 @@ def _from_json(path: Path) -> tokenizers.Tokenizer:
             backend = tokenizers.Tokenizer.from_str(text)
     except BedstoneError as error:
         raise BedstoneError(
-            f"{path}: can't be read as a tokenizer ({error.__cause__}). Expected a tokenizer.json "
-            "as the tokenizers library writes it; fetch or write it again."
+            f"{path}: can't be read as a tokenizer ({str(error.__cause__)[:200]}). Expected a "
+            "tokenizer.json as the tokenizers library writes it; fetch or write it again."
         ) from error
     check_growth(text, path)
     return backend
@@ -277,7 +277,7 @@ class Tokenizer:
         for role in ROLES:
             token = self.settings.get(role)
             if token is not None and backend.token_to_id(token) is None:
-                raise BedstoneError(f"tokenizer: {role} {token!r} is not in the vocabulary.")
+                raise BedstoneError(f"{self.path}: {role} {shown(token)} is not in the vocabulary.")
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
@@ -485,14 +485,16 @@ class Tokenizer:
             return [number for part in parts for number in encode(part)]
 
         def encode(text: str) -> list[int]:
-            return self.backend.encode(text, add_special_tokens=False).ids
+            with guarded(self.path, text):
+                return self.backend.encode(text, add_special_tokens=False).ids
 
         return pieced(strip=False) != encode(_PROBE) and pieced(strip=True) == encode(_PROBE)
 
     @functools.cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        inner = self.backend.encode("a", add_special_tokens=False).ids
-        outer = self.backend.encode("a", add_special_tokens=True).ids
+        with guarded(self.path, "a"):
+            inner = self.backend.encode("a", add_special_tokens=False).ids
+            outer = self.backend.encode("a", add_special_tokens=True).ids
         for at in range(len(outer) - len(inner) + 1):
             if outer[at : at + len(inner)] == inner:
                 return outer[:at], outer[at + len(inner) :]
