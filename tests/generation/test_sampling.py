@@ -8,12 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from bedstone.errors import BedstoneError
@@ -201,6 +204,30 @@ def test_top_p_sorts_all_where_the_distribution_is_flat():
     scores = torch.zeros(1, 4 * sampling.LIKELY)
     kept = sampling.top_p(scores, 0.75).isfinite().sum()
     assert abs(int(kept) - 3 * sampling.LIKELY) <= 1
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 6.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_other_cuts_are_those_of_transformers(spread, seed):
+    scores, ids = logits(4, 300, seed, spread), torch.zeros(4, 1, dtype=torch.long)
+    pairs = [
+        (sampling.typical, TypicalLogitsWarper, (0.2, 0.9)),
+        (sampling.epsilon_cutoff, EpsilonLogitsWarper, (1e-4, 3e-3, 0.5)),  # 0.5: none is likely
+        (sampling.eta_cutoff, EtaLogitsWarper, (1e-4, 3e-3, 0.3)),
+    ]
+    for ours, made, values in pairs:
+        for value in values:
+            found, expected = ours(scores, value), made(value)(ids, scores)
+            assert torch.equal(found.isfinite(), expected.isfinite()), (made, value)
+            assert found.isfinite().any(-1).all()
+
+
+def test_top_p_looks_at_each_row():
+    """A flat row needs all of its tokens, whatever the sure row beside it does."""
+    scores = torch.zeros(2, 4 * sampling.LIKELY)
+    scores[0, 7] = 50.0
+    kept = sampling.top_p(scores, 0.75).isfinite().sum(-1)
+    assert kept[0] == 1 and abs(int(kept[1]) - 3 * sampling.LIKELY) <= 1
 
 
 def test_top_k_keeps_ties():
