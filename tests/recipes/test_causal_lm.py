@@ -164,7 +164,7 @@ def test_accumulation_is_one_big_batch(tmp_path, whole):
     for ours, other in zip(got, want, strict=True):
         # Optimizers hide a factor on the gradient; its norm before they see it does not.
         for name in {"loss", "gradient_norm"} & set(other):
-            assert ours[name] == pytest.approx(other[name], rel=1e-3), name
+            assert ours[name] == pytest.approx(other[name], rel=0.01), name
     assert sum("gradient_norm" in line for line in want) == 6
 
 
