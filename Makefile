@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test test-slow hostile lint bench clean
+.PHONY: demo test test-slow hostile mutants lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bedstone demo
 
 # Threads that wait by spinning make everything crawl where tests and their processes meet.
-test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
+test test-slow mutants: export OMP_WAIT_POLICY ?= PASSIVE
 
 # A process for each core, each with one thread: most tests are too small to share their work out.
 test: export OMP_NUM_THREADS = 1
@@ -25,6 +25,10 @@ test-slow: $(VENV)/.dev
 hostile: export OMP_NUM_THREADS = 1
 hostile: $(VENV)/.dev
 	$(BIN)/python tests/hostile/campaign.py --inputs 2000
+
+# One wrong change at a time, each to be noticed by the nearest tests: ONLY=nn runs those of nn.
+mutants: $(VENV)/.dev
+	$(BIN)/python tests/mutants/run.py --only "$(ONLY)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

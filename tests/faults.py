@@ -7,6 +7,8 @@ until it did not visits every step there is.
 import contextlib
 import itertools
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,4 +153,54 @@ def every_cut(
     return cuts
 
 
+@contextlib.contextmanager
+def disk_calls(exchange: bool = True) -> Iterator[list[str]]:
+    """Yields the system's calls that decide what a power cut leaves, in their order.
+
+    `fsync NAME`, `rename NAME NEW`, `exchange NAME OTHER`, `remove NAME`; of a hidden name `~`
+    stands for what makes it one of its own. Nothing of `bedstone.files` but the swap, which no
+    function of Python's makes, is replaced: what it leaves out can't be seen here.
+    """
+    log: list[str] = []
+    opened: dict[int, str] = {}
+    plain_open, plain_replace = os.open, os.replace
+    plain_exchange, plain_remove = files._exchange, files._remove
+
+    def name(path):
+        return re.sub(r"^\.(.+)\.tmp-\d+-\w{8}-\w{8}$", r"~\1", Path(path).name)
+
+    def open_(path, *rest, **options):
+        handle = plain_open(path, *rest, **options)
+        opened[handle] = name(os.fsdecode(path)) if not isinstance(path, int) else str(path)
+        return handle
+
+    def fsync(handle):
+        log.append(f"fsync {opened[handle]}")
+
+    def replace(source, target, **options):
+        log.append(f"rename {name(source)} {name(target)}")
+        plain_replace(source, target, **options)
+
+    def swap(one, other):
+        if not exchange:
+            return False
+        log.append(f"exchange {name(one)} {name(other)}")
+        return plain_exchange(one, other)
+
+    def remove(path):
+        log.append(f"remove {name(path)}")
+        plain_remove(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", open_)
+        patch.setattr(os, "fsync", fsync)
+        patch.setattr(os, "replace", replace)
+        patch.setattr(files, "_exchange", swap)
+        patch.setattr(files, "_remove", remove)
+        yield log
+
+
+syncs_by_fsync = pytest.mark.skipif(
+    sys.platform in ("darwin", "win32"), reason="the system's own call differs"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can fork")

@@ -24,7 +24,7 @@ from bedstone.files import (
     write_text,
 )
 from bedstone.reading import read_json
-from faults import every_cut, killed, needs_fork, raised, steps
+from faults import disk_calls, every_cut, killed, needs_fork, raised, steps, syncs_by_fsync
 
 OLD = {"a.txt": "old", "state/b.txt": "old too", "only-old": "x"}
 NEW = {"a.txt": "new and longer", "state/b.txt": "new", "state/c.txt": "more"}
@@ -102,6 +102,84 @@ def test_all_is_on_disk_before_it_takes_its_place(tmp_path):
     assert log[swap - 1].startswith("fsync .model.tmp-")  # the folder itself, last
     assert log[swap + 1] == f"fsync {tmp_path.name}"
     assert log[swap + 2].startswith("remove .model.tmp-")
+
+
+@syncs_by_fsync
+@pytest.mark.parametrize("before", [None, "old"])
+def test_a_file_is_synced_before_its_rename_and_its_folder_after(tmp_path, before):
+    if before:
+        write_text(tmp_path / "a.txt", before)
+    with disk_calls() as log:
+        write_text(tmp_path / "a.txt", "new")
+    assert log == ["fsync ~a.txt", "rename ~a.txt a.txt", f"fsync {tmp_path.name}"]
+
+
+@syncs_by_fsync
+def test_folders_made_on_the_way_are_synced_into_those_above(tmp_path):
+    with disk_calls() as log:
+        write_text(tmp_path / "one" / "two" / "a.txt", "new")
+    assert log == [
+        f"fsync {tmp_path.name}",
+        "fsync one",
+        "fsync ~a.txt",
+        "rename ~a.txt a.txt",
+        "fsync two",
+    ]
+
+
+INSIDE = [  # each file before its folder, the whole last
+    {"fsync b.txt", "fsync c.txt"},
+    {"fsync state"},
+    {"fsync a.txt"},
+    {"fsync ~model"},
+]
+PLACED = {
+    "new": ["rename ~model model", "fsync runs"],
+    "exchange": ["exchange ~model model", "fsync runs", "remove ~model"],
+    "two renames": [
+        "remove .model.previous",
+        "rename model .model.previous",
+        "rename ~model model",
+        "fsync runs",
+        "remove .model.previous",
+    ],
+}
+
+
+@syncs_by_fsync
+@pytest.mark.parametrize("way", PLACED)
+def test_a_folder_is_synced_before_it_takes_its_place_and_its_parent_after(tmp_path, way):
+    path = tmp_path / "runs" / "model"
+    path.parent.mkdir()
+    if way != "new":
+        put(path, OLD)
+    with disk_calls(exchange=way == "exchange") as log:
+        put(path, NEW)
+    at = 0
+    for group in INSIDE:
+        assert set(log[at : at + len(group)]) == group
+        at += len(group)
+    assert log[at:] == PLACED[way]
+    assert content(path) == NEW
+
+
+@syncs_by_fsync
+def test_a_folder_brought_back_is_synced(tmp_path):
+    put(tmp_path / "model", OLD)
+    (tmp_path / "model").rename(tmp_path / ".model.previous")
+    with disk_calls() as log:
+        files.recover_folder(tmp_path / "model")
+    assert log == ["rename .model.previous model", f"fsync {tmp_path.name}"]
+    assert content(tmp_path / "model") == OLD
+
+
+@syncs_by_fsync
+def test_a_folder_to_remove_loses_its_name_first(tmp_path):
+    put(tmp_path / "model", OLD)
+    with disk_calls() as log:
+        files.remove_folder(tmp_path / "model")
+    assert log == ["rename model ~model", "remove ~model"]
+    assert names(tmp_path) == []
 
 
 def test_the_kernel_swaps_here():

@@ -15,7 +15,7 @@ from bedstone.checkpoints.state import load_state, save_state
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
-from faults import every_cut, killed, needs_fork, raised
+from faults import disk_calls, every_cut, killed, needs_fork, raised, syncs_by_fsync
 
 
 def writer(value: int):
@@ -95,6 +95,37 @@ def test_a_first_save_cut_leaves_nothing_or_all(tmp_path, monkeypatch):
         shutil.rmtree(store.folder, ignore_errors=True)
 
     assert every_cut(killed, prepare, lambda: store.save(1, writer(1)), check) > 100
+
+
+@syncs_by_fsync
+@pytest.mark.parametrize("again", [False, True])
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, again):
+    def write(folder: Path) -> None:
+        (folder / "state").mkdir()
+        (folder / "state" / "moment").write_text("x")
+
+    store = CheckpointStore(tmp_path / "run", keep_last=1)
+    if again:
+        store.save(7, write)
+    else:
+        store.save(6, write)
+    with disk_calls() as log:
+        store.save(7, write)
+    name, old = "step-00000007", "step-00000006"
+    placed = [f"exchange ~{name} {name}"] if again else [f"rename ~{name} {name}"]
+    removed = [f"remove ~{name}"] if again else [f"rename {old} ~{old}", f"remove ~{old}"]
+    assert log == [
+        "fsync ~manifest.json",  # its own, as soon as it is written
+        "rename ~manifest.json manifest.json",
+        f"fsync ~{name}",
+        "fsync moment",  # and all that is there, each before its folder
+        "fsync state",
+        "fsync manifest.json",
+        f"fsync ~{name}",
+        *placed,
+        "fsync run",
+        *removed,  # nothing of old before the new one is safe
+    ]
 
 
 def test_the_last_and_the_best_stay(tmp_path):

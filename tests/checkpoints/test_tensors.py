@@ -315,12 +315,22 @@ def test_fuzzed_headers_load_or_are_refused(tmp_path, header, data, lie):
 @fuzz
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255))
 def test_changed_bytes_load_or_are_refused(tmp_path, place, value):
-    save_tensors(tmp_path, {"a": torch.zeros(3), "b": torch.ones(2, 2).half()})
+    plain = {"a": torch.zeros(3), "b": torch.ones(2, 2).half()}
+    save_tensors(tmp_path, plain)
     data = bytearray((tmp_path / FILE).read_bytes())
-    data[place % len(data)] = value
+    place %= len(data)
+    of_header = place < len(data) - sum(tensor.nbytes for tensor in plain.values())
+    before, data[place] = data[place], value
     (tmp_path / FILE).write_bytes(data)
     try:
         read_header(tmp_path / FILE)
-        load_tensors(tmp_path)
+        found = load_tensors(tmp_path)
     except BedstoneError:
-        pass
+        assert of_header and value != before
+    else:
+        raw = [tensor.view(torch.uint8) for tensor in found.values()]
+        assert sum(tensor.numel() for tensor in raw) == 20
+        if not of_header:
+            wanted = [tensor.view(torch.uint8) for tensor in plain.values()]
+            differ = sum(int((a != b).sum()) for a, b in zip(raw, wanted, strict=True))
+            assert differ == (value != before)

@@ -103,6 +103,12 @@ CASES = {
         OFTEN,
     ),
     "short": (BeamSearch(beams=3, max_tokens=16, length_penalty=-1.0, returned=3), OFTEN),
+    "short, never": (
+        BeamSearch(3, -1.0, "never", max_tokens=16, returned=3),
+        OFTEN,
+    ),
+    "shorter, never": (BeamSearch(2, -2.5, "never", max_tokens=20, returned=2), OFTEN),
+    "no length, never": (BeamSearch(3, 0.0, "never", max_tokens=16, returned=3), OFTEN),
     "no length": (BeamSearch(beams=3, max_tokens=16, length_penalty=0, returned=3), OFTEN),
     "not before five": (BeamSearch(beams=3, max_tokens=12, min_tokens=5, returned=3), OFTEN),
     "no pair twice": (BeamSearch(beams=3, max_tokens=25, no_repeat_ngram=2, returned=2), SOME_END),

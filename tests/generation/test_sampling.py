@@ -1,18 +1,22 @@
 """Sampling: the same kept tokens and probabilities as transformers; draws as probabilities say."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation.logits_process import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     MinPLogitsWarper,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from bedstone.errors import BedstoneError
@@ -70,12 +74,96 @@ def test_distribution_is_that_of_transformers(
     expected = theirs(scores, ids, how)
     differ = ours.isfinite() != expected.isfinite()
     if differ.any():
-        # The two sum probabilities in opposite orders, so a token that stands within rounding
-        # of the limit may fall on either side: at most one a row.
-        assert differ.sum(-1).max() <= 1
-        assert top_p < 1
-    else:
-        torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1))
+        # The two sum probabilities in opposite orders, so a token that stands within rounding of
+        # the limit may fall on either side: it alone, and only there.
+        assert top_p < 1 and differ.sum(-1).max() == 1
+        warped = theirs(scores, ids, replace(how, top_p=1.0, min_p=0.0)).double().softmax(-1)
+        own = (warped * differ).amax(-1, keepdim=True)
+        before = (warped * (warped > own)).sum(-1)
+        edge = torch.stack((before - top_p, before + own[:, 0] - top_p)).abs().amin(0)
+        assert edge[differ.any(-1)].max() < 1e-5
+    ours, expected = (each.masked_fill(differ, -math.inf) for each in (ours, expected))
+    torch.testing.assert_close(ours.softmax(-1), expected.softmax(-1))
+
+
+def halves(*values: float) -> torch.Tensor:
+    """Logits of probabilities that fp32 holds exactly, and whose sums it does."""
+    assert sum(values) == 1
+    found = torch.tensor([values]).log()
+    assert torch.equal(found.softmax(-1), torch.tensor([values]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("p", "kept"),
+    [(0.0, 1), (0.25, 1), (0.5, 1), (0.5001, 2), (0.74, 2), (0.75, 2), (0.76, 3), (0.875, 3)],
+)
+def test_top_p_keeps_the_fewest_that_reach_it(p, kept):
+    """Those before a token may not have reached it; the one that reaches it is kept."""
+    scores = halves(0.5, 0.25, 0.125, 0.0625, 0.0625)
+    assert sampling.top_p(scores, p).isfinite()[0].tolist() == [place < kept for place in range(5)]
+    assert sampling.top_p(scores.flip(-1), p).isfinite().sum() == kept
+
+
+def test_min_p_keeps_what_is_exactly_as_likely():
+    scores = halves(0.5, 0.25, 0.125, 0.125)
+    for p, kept in ((0.0, 4), (0.25, 4), (0.26, 2), (0.5, 2), (0.51, 1), (1.0, 1)):
+        assert sampling.min_p(scores, p).isfinite().sum() == kept
+    assert sampling.min_p(torch.zeros(1, 5), 1.0).isfinite().all()
+
+
+def test_top_p_comes_before_min_p():
+    """Before top-p the tail takes a share of what top-p counts; after it, it would not."""
+    scores = torch.tensor([[0.4, 0.2, 0.1, 0.1, 0.1, 0.1]]).log()
+    how = Sampling(temperature=1.0, top_p=0.55, min_p=0.3)
+    # 0.4 + 0.2 reach 0.55; had the tail gone first, 0.4 of 0.6 would.
+    assert how.warp(scores, [[]]).isfinite()[0].tolist() == [True] * 2 + [False] * 4
+
+
+def test_cuts_come_in_the_published_order():
+    cuts = ("temperature", "top_k", "top_p", "min_p", "typical", "epsilon_cutoff", "eta_cutoff")
+    called: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in cuts:
+            plain = getattr(sampling, name)
+            patch.setattr(
+                sampling, name, lambda *a, name=name, plain=plain: called.append(name) or plain(*a)
+            )
+        Sampling(
+            temperature=0.9,
+            top_k=9,
+            top_p=0.9,
+            min_p=0.01,
+            typical_p=0.9,
+            epsilon_cutoff=1e-4,
+            eta_cutoff=1e-4,
+        ).warp(logits(2, 20, seed=0), [[], []])
+    assert [name for name in called if name in cuts][: len(cuts) - 1] == list(cuts[:-1])
+    assert "eta_cutoff" in called
+
+
+@pytest.mark.parametrize(
+    ("number", "token"),
+    [(0.0, 1), (0.2499, 1), (0.2501, 2), (0.4999, 2), (0.5001, 4), (1 - 2**-53, 4)],
+)
+def test_a_draw_inverts_the_cumulative_distribution(number, token, monkeypatch):
+    """The token at whose part of 0 to 1 the number stands; never one without a part."""
+    scores = torch.tensor([[0.0, 0.25, 0.25, 0.0, 0.5, 0.0]]).log()
+    monkeypatch.setattr(
+        sampling.torch, "rand", lambda *a, **k: torch.tensor([number], dtype=torch.float64)
+    )
+    assert draw(scores, [torch.Generator()]).tolist() == [token]
+
+
+def test_a_draw_never_runs_past_probabilities_that_sum_to_less_than_one(monkeypatch):
+    """In fp32 the probabilities of a large vocabulary sum to a little less or more than 1."""
+    monkeypatch.setattr(
+        sampling.torch, "rand", lambda *a, **k: torch.tensor([1 - 2**-53], dtype=torch.float64)
+    )
+    for seed in range(20):
+        scores = logits(1, 50_000, seed, spread=0.5)
+        scores[:, 40_000:] = -math.inf
+        assert draw(scores, [torch.Generator()]).item() < 40_000
 
 
 def test_repetition_penalty_reads_each_rows_own_history():
@@ -116,6 +204,30 @@ def test_top_p_sorts_all_where_the_distribution_is_flat():
     scores = torch.zeros(1, 4 * sampling.LIKELY)
     kept = sampling.top_p(scores, 0.75).isfinite().sum()
     assert abs(int(kept) - 3 * sampling.LIKELY) <= 1
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 6.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_other_cuts_are_those_of_transformers(spread, seed):
+    scores, ids = logits(4, 300, seed, spread), torch.zeros(4, 1, dtype=torch.long)
+    pairs = [
+        (sampling.typical, TypicalLogitsWarper, (0.2, 0.9)),
+        (sampling.epsilon_cutoff, EpsilonLogitsWarper, (1e-4, 3e-3, 0.5)),  # 0.5: none is likely
+        (sampling.eta_cutoff, EtaLogitsWarper, (1e-4, 3e-3, 0.3)),
+    ]
+    for ours, made, values in pairs:
+        for value in values:
+            found, expected = ours(scores, value), made(value)(ids, scores)
+            assert torch.equal(found.isfinite(), expected.isfinite()), (made, value)
+            assert found.isfinite().any(-1).all()
+
+
+def test_top_p_looks_at_each_row():
+    """A flat row needs all of its tokens, whatever the sure row beside it does."""
+    scores = torch.zeros(2, 4 * sampling.LIKELY)
+    scores[0, 7] = 50.0
+    kept = sampling.top_p(scores, 0.75).isfinite().sum(-1)
+    assert kept[0] == 1 and abs(int(kept[1]) - 3 * sampling.LIKELY) <= 1
 
 
 def test_top_k_keeps_ties():

@@ -40,6 +40,16 @@ def test_on_a_line():
     assert found.coverage == pytest.approx(2 / 4)
 
 
+def test_what_lies_on_a_balls_edge_is_inside():
+    real = torch.tensor([[0.0], [1.0], [2.0]])  # reach 1 each
+    made = torch.tensor([[3.0], [5.0]])  # reach 2 each
+    found = prdc(real, made, nearest=1)
+    assert found.precision == pytest.approx(1 / 2)  # 3 is on the edge of 2's ball
+    assert found.recall == pytest.approx(2 / 3)  # 1 is on the edge of 3's ball, 2 within
+    assert found.density == pytest.approx(1 / 2)
+    assert found.coverage == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_as_written_out(k, monkeypatch):
     real, made = normal(70, seed=1), normal(50, seed=2) * 0.6 + 0.4

@@ -11,6 +11,7 @@ from bedstone.nn.attention import CrossAttention, SelfAttention, attend
 from bedstone.nn.blocks import Context
 from bedstone.nn.cache import Cache
 from bedstone.nn.masks import Both, Causal, Documents, Full, Padding, Prefix, with_window
+from bedstone.nn.positions import Rotary
 
 
 def plain(q, k, v, allowed, scale=None, bias=0.0):
@@ -93,6 +94,72 @@ def test_documents_of_any_lengths(lengths, rows, window):
 def test_window_of_one_sees_only_itself():
     q, k, v = inputs(groups=4)
     assert torch.allclose(attend(q, k, v, Causal(1)), v, atol=1e-6)
+
+
+@pytest.mark.parametrize("window", range(1, 9))
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_window_about_as_long_as_the_longest_document(window, causal):
+    lengths = [4, 6, 2]
+    numbers = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    q, k, v = (x.requires_grad_() for x in inputs(batch=1))
+    out = attend(q, k, v, Documents(numbers, causal=causal, window=window))
+    allowed = (SAME_THREE & CAUSAL[:1]) & (I[:, None] - I < window)
+    assert torch.allclose(out, plain(q, k, v, allowed), atol=1e-5)
+
+
+SAME_THREE = torch.block_diag(*(torch.ones(n, n) for n in (4, 6, 2))).bool()[None]
+
+
+@pytest.mark.parametrize("window", [1, 10, 11, 12, 13])
+def test_a_window_about_as_long_as_the_sequence(window):
+    q, k, v = inputs()
+    allowed = CAUSAL & (I[:, None] - I < window)
+    assert torch.allclose(attend(q, k, v, Causal(window)), plain(q, k, v, allowed), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 8, 9])
+@pytest.mark.parametrize("scale", [None, 0.1])
+def test_one_query_is_plain_attention(window, scale):
+    q, k, v = inputs(length=1, keys=9)
+    seen = torch.ones(2, 1, 9, dtype=torch.bool)
+    if window is not None:
+        seen[:, :, : 9 - window] = False
+    out = attend(q, k, v, Causal(window), slots=torch.tensor([[8]]), scale=scale)
+    assert torch.allclose(out, plain(q, k, v, seen, scale), atol=1e-5)
+
+
+def test_the_narrower_of_two_windows_holds():
+    for wide, narrow in ((None, 3), (5, 3), (3, 3)):
+        assert Causal(wide).narrow(narrow) == Causal(3) == Causal(narrow).narrow(wide)
+        numbers = torch.zeros(1, 7, dtype=torch.int32)
+        assert Documents(numbers, window=wide).narrow(narrow).window == 3
+        assert Documents(numbers, window=narrow).narrow(wide).window == 3
+    slots = torch.arange(7)
+    both = Both(Causal(), Padding(torch.ones(1, 7, dtype=torch.bool))).narrow(2)
+    assert torch.equal(both.dense(slots[None], slots), Causal(2).dense(slots[None], slots))
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_attention_weights_are_dropped_in_training_alone(cross):
+    torch.manual_seed(0)
+    make = CrossAttention if cross else SelfAttention
+    layer, exact = make(16, 4, dropout=0.5), make(16, 4)
+    exact.load_state_dict(layer.state_dict())
+    x, context = torch.randn(2, 9, 16), Context(memory=torch.randn(2, 5, 16))
+    assert not torch.allclose(layer(x, context), exact(x, context), atol=1e-3)
+    assert torch.equal(layer.eval()(x, context), exact.eval()(x, context))
+
+
+def test_queries_and_keys_are_both_turned():
+    """Scores depend on how far apart tokens are, wherever the sequence stands."""
+    layer, rotary = SelfAttention(16, 4).eval(), Rotary.plain(4, 10.0)
+    x = torch.randn(1, 6, 16)
+    at = torch.arange(6)[None]
+    here, there, spread = (
+        layer(x, Context(rotation=rotary(positions))) for positions in (at, at + 5, 2 * at)
+    )
+    assert torch.allclose(here, there, atol=1e-5)
+    assert not torch.allclose(here, spread, atol=1e-3)
 
 
 def run_steps(layer, x, sizes, cache):

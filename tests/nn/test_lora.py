@@ -218,6 +218,21 @@ def test_merging_is_equal_and_unmerging_exact(dtype):
         assert torch.equal(network.state_dict()[name], value), name
 
 
+def test_merging_adds_in_fp32_and_rounds_once():
+    """In bf16 a delta that is rounded before it is added ends up elsewhere."""
+    network = small().to(torch.bfloat16)
+    add_adapter(network, LoraConfig(rank=4), seed=1)
+    shake(network)
+    layer = network.stack[0]["attn"].sublayer.q
+    weight, adapter = layer.weight.detach().clone(), layer.adapter()
+    delta = (adapter.b.double() @ adapter.a.double()) * adapter.scale
+    exact = (weight.double() + delta).to(torch.bfloat16)
+    twice = weight + delta.to(torch.bfloat16)
+    assert (twice != exact).float().mean() > 0.05
+    merge(network)
+    assert (layer.weight != exact).float().mean() < 0.01
+
+
 name_of_q = "stack.0.attn.sublayer.q.weight"
 
 

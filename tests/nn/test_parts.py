@@ -60,6 +60,49 @@ def test_rotary_scalings_are_the_published_ones(kind, length):
         assert torch.allclose(got[:, 0], want, atol=1e-5)
 
 
+YARN = {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"mscale": 0.7, "mscale_all_dim": 1.3},
+        {"mscale": 1.0, "mscale_all_dim": 1.0},
+        {"attention_factor": 1.7},
+        {"truncate": False, "beta_fast": 4.0, "beta_slow": 1.5},
+        {"beta_fast": 4.0, "beta_slow": 1.5},
+    ],
+    ids=str,
+)
+def test_more_of_yarns_numbers_are_the_published_ones(more):
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    parameters = {**YARN, **more}
+    config = LlamaConfig(
+        hidden_size=64,
+        num_attention_heads=4,
+        head_dim=16,
+        max_position_embeddings=64,
+        rope_parameters={"rope_theta": 5000.0, **parameters},
+    )
+    inverse, attention = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
+    at = torch.arange(3)[None]
+    found, factor = scaled_frequencies(16, 5000.0, parameters, 64).at(at, at)
+    assert factor == pytest.approx(attention)
+    torch.testing.assert_close(found, inverse)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_frequencies_change_just_past_the_trained_length(kind):
+    parameters = {"rope_type": kind, **SCALING_CASES[kind]}
+    trained = parameters.get("original_max_position_embeddings", 64)
+    rotary = Rotary(scaled_frequencies(16, 5000.0, parameters, 64))
+    short, edge, past = (rotary(torch.arange(n)[None])[0] for n in (5, trained, trained + 1))
+    assert torch.equal(edge[:, :, :5], short)
+    assert not torch.allclose(past[:, :, :5], short, atol=1e-6)
+
+
 def test_rotation_keeps_lengths_and_depends_on_distance_alone():
     rotary = Rotary.plain(16)
     q, k = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 1, 16)

@@ -74,12 +74,46 @@ def test_extremes_are_kept(bits, group):
         plain.weight[1] = 3.0
         plain.weight[2, :] = 1e-30
         plain.weight[3, 5] = 100.0
-    found = QuantizedLinear(plain, bits, group).whole(torch.float32)
+    layer = QuantizedLinear(plain, bits, group)
+    assert (layer.scales > 0).all()  # rows without a step too: 0 / 0 has no code
+    found = layer.whole(torch.float32)
     assert found.isfinite().all()
     assert (found[0] == 0).all()
     torch.testing.assert_close(found[1], torch.full((64,), 3.0), atol=0.02, rtol=0.01)
     assert found[2].abs().max() < 1e-6
     assert abs(found[3, 5] - 100) < 0.6
+
+
+@pytest.mark.parametrize("group", [32, 64])
+def test_the_greatest_of_a_group_far_from_zero_is_reached(group):
+    """The lowest value is kept in bf16; what that costs is not added to the greatest."""
+    generator = torch.Generator().manual_seed(0)
+    plain = linear(16, 128)
+    with torch.no_grad():
+        plain.weight.copy_(10.03 + 0.05 * torch.rand(16, 128, generator=generator))
+    grouped = plain.weight.detach().unflatten(1, (-1, group))
+    lowest = grouped.amin(-1).bfloat16().float()
+    step = (grouped.amax(-1) - lowest) / 15  # from the lowest as it is kept
+    layer = QuantizedLinear(plain, 4, group)
+    torch.testing.assert_close(layer.scales.float(), step, rtol=2**-8, atol=0)
+    above = (grouped >= lowest[..., None]).float()
+    found = layer.whole(torch.float32).unflatten(1, (-1, group))
+    off = ((found - grouped).abs() * above).amax(-1)
+    assert (off <= step * (0.5 + 15 * 2**-8) + 1e-6).all()
+
+
+def test_eight_bits_are_symmetric():
+    """The greatest size of a row is 127 steps, whatever its sign."""
+    generator = torch.Generator().manual_seed(0)
+    plain = linear(200, 64)
+    with torch.no_grad():
+        plain.weight.copy_(torch.randn(200, 64, generator=generator))
+    codes = QuantizedLinear(plain, 8).codes
+    mirrored = linear(200, 64)
+    with torch.no_grad():
+        mirrored.weight.copy_(-plain.weight)
+    assert torch.equal(QuantizedLinear(mirrored, 8).codes, -codes)
+    assert codes.amin() == -127 and codes.amax() == 127
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -79,6 +79,18 @@ def test_min_snr_weights_are_those_of_the_paper(name):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-7)
 
 
+def test_weights_of_the_clean_signals_error_are_the_papers():
+    """SNR, min(SNR, 5) and max(SNR, 1) at SNRs below, between and above the limits."""
+    t = torch.linspace(0.05, 0.95, 31, dtype=torch.float64)
+    snr = (Flow().alpha(t) / Flow().sigma(t)).square()
+    for low, high in ((0, 0.5), (0.5, 1), (1, 4), (4, 5), (5, math.inf)):
+        assert ((snr > low) & (snr < high)).any()
+    expected = {"snr": snr, "min_snr": snr.clamp(max=5), "truncated": snr.clamp(min=1)}
+    for weight, want in expected.items():
+        found = Denoising(Flow(), target("sample"), weight=weight).weights(t)
+        torch.testing.assert_close(found, want, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @pytest.mark.parametrize("weight", [name for name in WEIGHTS if name != "uniform"])
 def test_a_weight_is_the_same_error_whatever_is_predicted(process, weight):

@@ -1,5 +1,6 @@
 """Pictures into words: the losses beside their plain forms, sharing, padding, hard negatives."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -205,3 +206,40 @@ def test_pictures_without_captions_are_not_told_apart() -> None:
     none = Nothing(ids, keep, ids_in, torch.full_like(ids_in, -100), told.captions.each)
     learnt = ImageTextLoss(contrast=1.0, match=1.0)
     assert learnt(network(), replace(told, captions=none))[0] == 0
+
+
+@pytest.mark.parametrize("parts", [{"contrast": 1.0}, {"match": 0.5}, {"contrast": 1, "match": 1}])
+@pytest.mark.parametrize(("scale", "bounded"), [(1e4, 100.0), (0.01, 1.0), (20.0, 20.0)])
+def test_the_scale_of_contrast_is_bounded_after_a_step(parts, scale, bounded) -> None:
+    made = network("matching")
+    with torch.no_grad():
+        made.logit_scale.fill_(math.log(scale))
+    ImageTextLoss(1.0, 1.0).after_step(made)  # reads no scale, and leaves it
+    assert made.logit_scale.exp().item() == pytest.approx(scale, rel=1e-4)
+    ImageTextLoss(**parts).after_step(made)
+    assert made.logit_scale.exp().item() == pytest.approx(bounded, rel=1e-4)
+
+
+def test_hard_pairs_are_drawn_by_how_similar_they_are(monkeypatch) -> None:
+    """Of three wrong texts and pictures the nearest comes most often, each by its own side."""
+    torch.manual_seed(0)
+    texts, memory = pictures([3, 4, 5])
+    similar = torch.tensor([[9.0, 3.0, 0.0], [0.0, 9.0, 3.0], [3.0, 0.0, 9.0]])
+    found: list[torch.Tensor] = []
+
+    class Watched(Judge):
+        def match_logits(self, ids, keep, memory):
+            found.append(
+                torch.stack(
+                    (ids[:, 1].float(), memory[:, 0, 0].repeat_interleave(len(ids) // len(memory)))
+                )
+            )
+            return super().match_logits(ids, keep, memory)
+
+    for _ in range(60):
+        match_logits(Watched(), texts, memory, similar)
+    of_images = torch.stack([text[0].view(3, 2)[:, 1] for text in found[::2]])
+    of_texts = torch.stack([pair[1] for pair in found[1::2]])
+    hard = torch.tensor([4.0, 5.0, 3.0])  # row i is most like column i + 1
+    assert (of_images == hard).float().mean() > 0.85
+    assert (of_texts == torch.tensor([5.0, 3.0, 4.0])).float().mean() > 0.85

@@ -159,8 +159,13 @@ def test_accumulation_is_one_big_batch(tmp_path, whole):
     shape = {"budget": "6 steps", "precision": "fp32", "data": data}
     one = pretrain(make(tmp_path / "a", batch_size=8, accumulate=1, **shape), quiet=True)
     many = pretrain(make(tmp_path / "b", batch_size=2, accumulate=4, **shape), quiet=True)
-    got, want = losses(many.run), losses(one.run)
-    assert got == pytest.approx(want, rel=1e-4)
+    got, want = (read_log(done.run / "log.jsonl") for done in (many, one))
+    assert len(got) == len(want) >= 6
+    for ours, other in zip(got, want, strict=True):
+        # Optimizers hide a factor on the gradient; its norm before they see it does not.
+        for name in {"loss", "gradient_norm"} & set(other):
+            assert ours[name] == pytest.approx(other[name], rel=0.01), name
+    assert sum("gradient_norm" in line for line in want) == 6
 
 
 def test_time_budgets_end_on_time(tmp_path):

@@ -235,6 +235,31 @@ def test_what_is_not_finite_shows_in_the_norm_and_is_not_spread(wrong: float) ->
     assert all(bool((g == 0.5).all()) for g in gradients[1:])
 
 
+@pytest.mark.parametrize("eps", [1e-8, 1e-3])
+def test_every_number_of_adamw_is_the_recipes(eps: float) -> None:
+    """Gradients of the size of eps, which then halves the step; against torch's own."""
+    ours, theirs = network(), network()
+    config = OptimConfig(kind="adamw", adamw_lr=0.01, weight_decay=0.3, betas=(0.7, 0.8), eps=eps)
+    matrices = [w for w in theirs.parameters() if w.ndim >= 2]
+    vectors = [w for w in theirs.parameters() if w.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": 0.3},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    other = torch.optim.AdamW(groups, lr=0.01, betas=(0.7, 0.8), eps=eps)
+    optimizer, before = build_optimizer(ours, config), copy.deepcopy(ours)
+    for size in (eps, 3 * eps):
+        gradients_of(ours, size)
+        gradients_of(theirs, size)
+        optimizer.step()
+        other.step()
+    for got, want, old in zip(
+        ours.parameters(), theirs.parameters(), before.parameters(), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8)
+        assert not torch.equal(got, old)
+
+
 def test_weights_that_were_renamed_go_on_with_their_state() -> None:
     def named(name: str) -> torch.nn.Module:
         net = torch.nn.Module()

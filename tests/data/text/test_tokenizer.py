@@ -72,7 +72,8 @@ def check_same(ours, ids_of, text):
 def test_byte_level_text_comes_back(trained, text):
     ids = trained.encode(text)
     assert trained.decode(ids, skip_special=False) == text
-    assert trained.encode_batch([text, text])[1].tolist() == trained.encode(text) or END in text
+    if END not in text:
+        assert trained.encode_batch([text, text])[1].tolist() == ids
 
 
 @settings(deadline=None)

@@ -41,3 +41,20 @@ def test_each_word_once(limit, stride):
 def test_a_text_of_one_letter_is_told_apart_by_its_offsets():
     windows = text_windows(tokenizer(), "a " * 90, limit=20, stride=7)
     assert len(best_places(windows)) == 90
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 8])
+def test_no_other_window_has_more_around_a_token(stride):
+    windows = text_windows(tokenizer(), "a " * 60, limit=20, stride=stride)
+    around: dict[tuple[int, int], list[tuple[int, int]]] = {}  # of each token: (least side, window)
+    for number, window in enumerate(windows):
+        last = len(window) - 2
+        for place in range(1, last + 1):
+            ahead = place - 1 if number else 99
+            behind = last - place if number < len(windows) - 1 else 99
+            around.setdefault(window.offsets[place], []).append((min(ahead, behind), number))
+    places = best_places(windows)
+    assert len(places) == len(around) == 60
+    for window, place in places:
+        held = around[windows[window].offsets[place]]
+        assert {number: least for least, number in held}[window] == max(held)[0]

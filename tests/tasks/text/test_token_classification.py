@@ -56,6 +56,13 @@ def test_a_word_is_labelled_by_each_strategy():
     assert (found["max"][0].start, found["max"][0].end) == (0, 6)
 
 
+def test_of_equally_sure_tokens_a_word_takes_the_first():
+    given = pieces(("un", 0, [0.1, 0, 0.9, 0]), ("##kind", 0, [0.9, 0, 0.1, 0]))
+    (word,) = words_of(given, "max", LABELS)
+    assert (word.label, word.score) == ("I-PER", 0.9)
+    assert word.scores.tolist() == [0.1, 0, 0.9, 0]
+
+
 @pytest.mark.parametrize("strategy", ["simple", "first", "average", "max"])
 @settings(deadline=None, max_examples=25)
 @given(text=st.text("aé ïß漢🙂'.Ω", min_size=1, max_size=12).filter(str.strip))
