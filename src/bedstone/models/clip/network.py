@@ -82,7 +82,7 @@ class TextConfig:
         check_shape(self, "text", ("vocab_size", "context", "features"))
         if self.features != self.width and self.layout == "clip_text_model":
             raise BedstoneError(
-                f"model.text.features: {self.features} was given; CLIP's text tower gives its width "
+                f"model.text.features: {self.features} was given; CLIP gives the width "
                 f"{self.width}. Leave it out, and set embed for what both towers come to."
             )
 
