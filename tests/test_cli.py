@@ -228,7 +228,7 @@ def test_a_missing_column_names_those_there_are(capsys, tmp_path):
     [
         ("optim.learning_rate=1", ["optim.learning_rate"]),
         ("budgett=1", ["'budgett'", "'budget'"]),
-        ("model.widht=64", ["model.widht", "'width'"]),
+        ("model.widht=64", ["model.widht", "'model.width'"]),
         ("budget=soon", ["budget", "'soon'"]),
         ("context=many", ["context = 'many'", "whole number"]),
         ("batch_size=0", ["batch_size: 0"]),

@@ -67,7 +67,7 @@ MINIMAL = {"model": "m", "data": {"train": "rows.csv"}}
         ({"quantize": 3}, "expected one of 0, 4, 8"),
         ({"quantize": 8}, "can't learn"),
         ({"patience": -1}, "patience: -1"),
-        ({"optim": {"adam_lr": 1}}, "perhaps 'adamw_lr'"),
+        ({"optim": {"adam_lr": 1}}, "perhaps 'optim.adamw_lr'"),
     ],
 )
 def test_recipes_of_finetuning_that_cannot_be(change, told):

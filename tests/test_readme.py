@@ -120,6 +120,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += SMALL_DIFFUSION
         elif words[0] == "pretrain":
             words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
+        if words[0] == "resume" and "budget" in command:
+            words += ["budget=6 steps"]
         if words[0] == "finetune":
             words += ["budget=2 steps", "batch_size=4"]
         if words[0] == "generate":

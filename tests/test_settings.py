@@ -43,7 +43,7 @@ def test_what_is_written_reads_back(tmp_path):
     ("values", "message"),
     [
         ({"optm": {}}, "unknown key 'optm'; perhaps 'optim'"),
-        ({"optim": {"lrr": 1}}, r"unknown key 'optim.lrr'; perhaps 'lr'"),
+        ({"optim": {"lrr": 1}}, r"unknown key 'optim.lrr'; perhaps 'optim.lr'"),
         ({"optim": 3}, "optim = 3; expected a section"),
         ({"context": 1.5}, "context = 1.5; expected a whole number"),
         ({"context": True}, "context = True; expected a whole number"),

@@ -14,8 +14,10 @@ import importlib
 import inspect
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -24,7 +26,7 @@ from typing import Any, NoReturn
 
 from bedstone.errors import BedstoneError, closest, nearest
 from bedstone.reading import shown
-from bedstone.settings import field_helps, field_names, fit
+from bedstone.settings import described_fields, field_helps, fit, helps_of
 
 # Groups of commands, and where each command's function is.
 COMMANDS = {
@@ -236,6 +238,7 @@ class Parser:
         self.parser = _Argparse(
             prog=f"bedstone {name}",
             description=_text(command.__doc__),
+            epilog=self._more() if explain else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             add_help=False,
@@ -299,9 +302,7 @@ class Parser:
         """The fields of a dataclass as a group of options, ahead of the command's own."""
         self.kinds[owner] = kind
         hints = typing.get_type_hints(kind)
-        helps: dict[str, str] = {}
-        for each in reversed(kind.__mro__):
-            helps |= field_helps(each.__doc__)
+        helps = helps_of(kind)
         title = _text(kind.__doc__).partition("\n")[0].rstrip(".")
         options = []
         for each in dataclasses.fields(kind):
@@ -315,15 +316,40 @@ class Parser:
 
     def _add_place(self, place: Option) -> None:
         text = place.help
-        if place.name == "overrides" and self.name in RECIPES and self.explain:
-            module, recipe = RECIPES[self.name]
-            fields = field_names(getattr(importlib.import_module(module), recipe))
-            whose = ", of a language model" if self.name == "pretrain" else ""
-            text += f" These are{whose}: {', '.join(fields)}."
+        if place.name == "overrides" and self.name in RECIPES:
+            text += " They are listed below."
         many: dict[str, Any] = {"nargs": "+"} if place.is_list else {}
         if place.is_list and place.name in MAY_LACK:
             many = {"nargs": "*", "default": []}
         self.parser.add_argument(place.name, help=_plain(text), **many)
+
+    def _more(self) -> str:
+        """What a command's help ends with: the fields of its recipe, or the names of tasks."""
+        if self.name == "run":
+            from bedstone.tasks.pipeline import ALIASES, TASKS
+
+            names = textwrap.fill(
+                ", ".join([*TASKS, *ALIASES]), _width() - 2, break_on_hyphens=False
+            )
+            return f"tasks:\n{textwrap.indent(names, '  ')}"
+        if self.name not in RECIPES:
+            return ""
+        module, recipe = RECIPES[self.name]
+        whose = " of a language model's recipe" if self.name == "pretrain" else ""
+        lines = [f"fields{whose}, with their defaults:"]
+        section = ""
+        for name, default, meaning in described_fields(
+            getattr(importlib.import_module(module), recipe)
+        ):
+            if (before := name.rpartition(".")[0]) != section:
+                section = before
+                lines.append("")
+            value = "" if default in (None, "", (), [], {}) else _plain_value(default)
+            lines.append(f"  {name}={value}")
+            meant = textwrap.wrap(meaning, _width() - 6, break_on_hyphens=False)
+            lines += [f"      {line}" for line in meant]
+        lines += ["", "The fields of every method: bedstone recipes --schema"]
+        return "\n".join(lines)
 
     def _options_last(self, words: Sequence[str]) -> list[str]:
         """The words with all options at their end, where argparse reads each of them.
@@ -374,6 +400,20 @@ def _metavar(hint: Any) -> str:
     if typing.get_origin(hint) in (list, tuple):
         return _metavar(inner[0])
     return {int: "N", float: "X", bool: "true|false"}.get(hint, "TEXT")
+
+
+def _plain_value(value: Any) -> str:
+    """A default as it is written in an override."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return (
+        f"{value:g}" if isinstance(value, float) else str(value).replace("(", "[").replace(")", "]")
+    )
+
+
+def _width() -> int:
+    """Columns of the help, as argparse has them."""
+    return shutil.get_terminal_size().columns - 2
 
 
 def _text(doc: str | None) -> str:

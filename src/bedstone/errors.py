@@ -20,13 +20,32 @@ class BedstoneError(Exception):
 _LONG = re.compile(r"[^\s/]{300,}")
 
 
+LISTED = 40  # choices that a message lists
+CLOSE = 0.7  # the least share of letters in common (`difflib`) of a misspelt name
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; perhaps 'x' is meant` for the closest of `choices`, or their list if none is close."""
     choices = sorted(choices)
-    return closest(word, choices) or f"; expected one of {', '.join(choices)}"
+    more = f", ... ({len(choices):,} in all)" if len(choices) > LISTED else ""
+    return closest(word, choices) or f"; expected one of {', '.join(choices[:LISTED])}{more}"
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
     """`; perhaps 'x' is meant` for the closest of `choices`; "" if none is close."""
-    close = difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.5)
-    return f"; perhaps {close[0]!r} is meant" if close else ""
+    choices = sorted(choices)
+    longer = [choice for choice in choices if len(word) > 2 and choice.startswith(word)]
+    found = near_name(word, choices) or (longer[0] if len(longer) == 1 else "")
+    return f"; perhaps {found!r} is meant" if found else ""
+
+
+def near_name(word: str, choices: Iterable[str]) -> str:
+    """The choice that a word misspells; "" where it is far from each."""
+    choices = sorted(choices)
+    for choice in difflib.get_close_matches(word, choices, n=5, cutoff=0.5):
+        match = difflib.SequenceMatcher(None, choice, word)
+        other = len(word) + len(choice) - 2 * sum(each.size for each in match.get_matching_blocks())
+        one_letter = other <= 2 and abs(len(word) - len(choice)) <= 1
+        if one_letter or match.ratio() >= CLOSE:
+            return choice
+    return ""

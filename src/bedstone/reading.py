@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, near_name
 
 
 def to_path(name: str | Path, where: str = "") -> Path:
@@ -232,3 +232,17 @@ def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, str], path: str |
         value = values.get(key)
         if value is not None and not KINDS[kind](value):
             raise BedstoneError(f"{path}: {key} = {shown(value)}; expected {kind}.")
+
+
+def near_path(path: Path) -> str:
+    """` (perhaps ... is meant)`: a folder beside a missing one, or its first missing parent."""
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    try:
+        names = [each.name for each in missing.parent.iterdir() if each.is_dir()]
+    except OSError:  # it may not be read
+        names = []
+    if near := near_name(missing.name, names):
+        return f" (perhaps {str(missing.parent / near)!r} is meant)"
+    return f" (looked in {missing.parent.absolute()})"

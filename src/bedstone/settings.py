@@ -12,13 +12,13 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import yaml
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError, near_name, nearest
 from bedstone.reading import kind_of, read_text, shown, to_path
 
 T = TypeVar("T")
@@ -176,8 +176,14 @@ def _set(values: dict[str, Any], keys: list[str], value: Any, override: str) -> 
     values[keys[-1]] = value
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "") -> T:
+def from_mapping(
+    cls: type[T], values: Mapping[str, Any], where: str, prefix: str = "", root: Any = None
+) -> T:
     """A dataclass from plain values, each checked against the type of its field.
+
+    Args:
+        prefix: of a section's keys, as `optim.`.
+        root: the recipe's class, of which `cls` is a section; None where it is the recipe's.
 
     Raises:
         BedstoneError: a key is unknown (the nearest is named) or a value doesn't fit.
@@ -187,14 +193,31 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str, prefix: st
     chosen = {}
     for key, value in values.items():
         if key not in known:
-            raise BedstoneError(
-                f"{where}: unknown key {prefix + str(key)!r}{nearest(str(key), known)}."
-            )
-        chosen[str(key)] = _fit(hints[key], value, where, prefix + str(key))
+            hint = _near_key(str(key), prefix, known, field_names(root or cls))
+            raise BedstoneError(f"{where}: unknown key {prefix + str(key)!r}{hint}.")
+        chosen[str(key)] = _fit(hints[key], value, where, prefix + str(key), root or cls)
     return cls(**chosen)
 
 
-def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
+def _near_key(key: str, prefix: str, known: Iterable[str], every: Sequence[str]) -> str:
+    """What may be meant by an unknown key: a field of its section, or else of another one.
+
+    Args:
+        known: the fields of the key's own section.
+        every: all fields of the recipe, in full.
+    """
+    if own := near_name(key, known):
+        return f"; perhaps {prefix + own!r} is meant"
+    by_name: dict[str, list[str]] = {}
+    for each in every:
+        by_name.setdefault(each.rpartition(".")[2], []).append(each)
+    found = by_name.get(key) or by_name.get(near_name(key, by_name))
+    if found and len(found) <= 3:
+        return f"; perhaps {' or '.join(map(repr, found))} is meant"
+    return nearest(key, known)
+
+
+def _fit(hint: Any, value: Any, where: str, key: str, root: Any = None) -> Any:
     """`value` as the type `hint`, or BedstoneError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Cleared):
@@ -204,21 +227,21 @@ def _fit(hint: Any, value: Any, where: str, key: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, typing.cast(type, hint)):
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_mapping(typing.cast(type, hint), value, where, key + ".")
+        return from_mapping(typing.cast(type, hint), value, where, key + ".", root)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in inner:
             return None
         first, *others = (kind for kind in inner if kind is not type(None))
         for kind in others:
             try:
-                return _fit(kind, value, where, key)
+                return _fit(kind, value, where, key, root)
             except BedstoneError:
                 continue
-        return _fit(first, value, where, key)
+        return _fit(first, value, where, key, root)
     if origin is list and isinstance(value, str):
         value = _listed(value)
     if origin in (tuple, list) and isinstance(value, list | tuple):
-        return origin(_fit(inner[0], item, where, key) for item in value)
+        return origin(_fit(inner[0], item, where, key, root) for item in value)
     if (hint is Any or origin is dict or hint is dict) and (hint is Any or isinstance(value, dict)):
         return value
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -269,17 +292,39 @@ def _word(hint: Any, text: str) -> Any:
     return text if value is None else value
 
 
+def section_of(hint: Any) -> Any:
+    """The dataclass that a field holds, or may hold; None where it is no section."""
+    kinds = [each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)]
+    return kinds[0] if kinds else None
+
+
 def field_names(cls: Any, prefix: str = "") -> list[str]:
     """Every field of a recipe as it is written in an override, sections opened."""
-    hints = typing.get_type_hints(cls)
-    names = []
+    return [name for name, _, _ in described_fields(cls, prefix)]
+
+
+def helps_of(cls: Any) -> dict[str, str]:
+    """What the docstrings of a dataclass and its bases say of each field."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        found |= field_helps(each.__doc__)
+    return found
+
+
+def described_fields(cls: Any, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Every field of a recipe as `field_names` has it, with its default and what it means."""
+    hints, helps = typing.get_type_hints(cls), helps_of(cls)
+    found = []
     for item in dataclasses.fields(cls):
-        inner = hints[item.name]
-        if dataclasses.is_dataclass(inner):
-            names += field_names(inner, f"{prefix}{item.name}.")
-        else:
-            names.append(prefix + item.name)
-    return names
+        inner = section_of(hints[item.name])
+        if inner is not None:
+            found += described_fields(inner, f"{prefix}{item.name}.")
+            continue
+        default = item.default
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        found.append((prefix + item.name, default, helps.get(item.name, "")))
+    return found
 
 
 def field_helps(doc: str | None) -> dict[str, str]:

@@ -85,7 +85,7 @@ def test_no_pickle_and_no_code_is_asked_for(hub, monkeypatch):
         ("two words", "no hub id"),
         ("./modle", r"no such folder \(perhaps 'model' is meant\)"),
         ("runs/a/modle", r"perhaps 'runs/a/model'"),
-        ("modle", r"perhaps 'model'.*hasn't got it"),
+        ("modle", r"perhaps 'model'.*or write hub:modle"),
         ("rnus/a/model", r"perhaps 'runs'"),
         ("model/config.json", "is a plain file; expected the folder"),
         ("", "no name was given"),

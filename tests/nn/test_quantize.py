@@ -278,8 +278,8 @@ def test_the_kernels_are_right_here(bits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": 5}, "quantize.bits: 5"),
-        ({"bits": 4, "group": 48}, "quantize.group: 48"),
+        ({"bits": 5}, "bits=5"),
+        ({"bits": 4, "group": 48}, "group=48"),
         ({"bits": 4, "group": 128}, "128 doesn't divide 64, the inputs of stack.0"),
         ({"targets": ("ups",)}, "perhaps 'up'"),
     ],

@@ -1,21 +1,25 @@
 """From what a user names, a folder or a hub id, to a folder on this machine."""
 
-import difflib
 import importlib.util
 from pathlib import Path
 
 from bedstone.errors import BedstoneError
 from bedstone.files import recover_folder
-from bedstone.reading import kind_of, to_path
+from bedstone.reading import kind_of, near_path, to_path
 
 # What an artefact is made of. No pickle and no code is even downloaded.
 PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
+
+HUB = "hub:"  # stands before an id of the hub
+PLACEHOLDER = "MODEL"  # what recipes of the package say where a model is to be named
 
 
 def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     """The folder itself if there is one of that name, else the hub's snapshot of that id.
 
-    `package:NAME/folder` is a folder inside an installed Python package. Downloads go to the hub's
+    `package:NAME/folder` is a folder inside an installed Python package; `hub:ID` is the hub's
+    even where a folder has a similar name. A name that can only be a folder's, or that a folder
+    here is close to, isn't looked for on the network. Downloads go to the hub's
     own cache and are found there again: `HF_HOME` says where it is, `HF_HUB_OFFLINE=1` keeps to it.
     `revision` is a branch, tag or commit of the hub.
 
@@ -28,16 +32,28 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         raise BedstoneError("model: no name was given; expected a folder or a hub id.")
     if named.startswith("package:"):
         return _in_package(named)
+    fetched = named.startswith(HUB)
+    named = named.removeprefix(HUB)
     folder = to_path(named, "model")
-    kind = kind_of(folder)
-    if not kind:
+    kind = "" if fetched else kind_of(folder)
+    if not kind and not fetched:
         kind = kind_of(recover_folder(folder))
     if kind == "a folder":
         return folder
     if kind:
         raise BedstoneError(f"{named}: is {kind}; expected the folder of a model.")
+    if named == PLACEHOLDER:
+        raise BedstoneError(
+            f"model: {named} stands in the recipe for a model of yours. Name its folder or its hub "
+            "id: model=runs/bert-python-docs"
+        )
     if _looks_local(named):
-        raise BedstoneError(f"{named}: there is no such folder{_sibling(folder)}. Mend the path.")
+        raise BedstoneError(f"{named}: there is no such folder{near_path(folder)}. Mend the path.")
+    if not fetched and (near := _beside(folder)) and not _in_cache(named, revision):
+        raise BedstoneError(
+            f"{named}: there is no such folder{near}. Mend the path, or write {HUB}{named} for the "
+            "hub's model of that name."
+        )
     # Imported late: it takes a while, and it reads HF_HOME and HF_HUB_OFFLINE as it is imported.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -47,12 +63,12 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     except HFValidationError as error:
         raise BedstoneError(
             f"{named}: there is no such folder, and it is no hub id, which reads "
-            f"organisation/name{_sibling(folder)}. Mend the name."
+            f"organisation/name{near_path(folder)}. Mend the name."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = _reason(error, named, revision)
         raise BedstoneError(
-            f"{named}: there is no such folder here{_sibling(folder)}; {reason}"
+            f"{named}: there is no such folder here{near_path(folder)}; {reason}"
         ) from error
     except Exception as error:
         # Its transport's errors share no base of the standard library, and change with it.
@@ -92,19 +108,21 @@ def _looks_local(named: str) -> bool:
     )
 
 
-def _sibling(folder: Path) -> str:
-    """` (perhaps ... is meant)` if something beside it, or its first missing parent, is alike."""
-    missing = folder
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    try:
-        names = [path.name for path in missing.parent.iterdir() if path.is_dir()]
-    except OSError:  # it may not be read
-        names = []
-    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
-    if close:
-        return f" (perhaps {str(missing.parent / close[0])!r} is meant)"
-    return f" (looked in {missing.parent.absolute()})"
+def _beside(folder: Path) -> str:
+    """` (perhaps ... is meant)` where a missing name is rather a folder's than the hub's: one of a
+    similar name is there, its parent folder is, or it is in the default folder of runs.
+    """
+    near = near_path(folder)
+    inside = len(folder.parts) > 1 and (folder.parent.is_dir() or folder.parts[0] == "runs")
+    return near if inside or "perhaps" in near else ""
+
+
+def _in_cache(named: str, revision: str | None) -> bool:
+    """Whether the hub's cache has an id."""
+    from huggingface_hub import constants, file_download
+
+    folder = file_download.repo_folder_name(repo_id=named, repo_type="model")
+    return (Path(constants.HF_HUB_CACHE) / folder).is_dir()
 
 
 def _reason(error: Exception, named: str, revision: str | None) -> str:

@@ -94,7 +94,7 @@ def calibrate(
     Writes the calibrated policy and prints its metrics beside those of the policy as given.
 
     Args:
-        policy: a YAML file; start from recipes/moderation-policy.yaml.
+        policy: a YAML file; `bedstone recipes moderation-policy` prints an example.
         model: a folder or a hub id.
         sample: rows with `text`, `image` (or `file_name`) or both, and `label`: a category of the
             policy, a list of them, or one of `clean`.
@@ -108,7 +108,7 @@ def calibrate(
         device: auto, cpu, cuda or mps.
 
     Example:
-        bedstone calibrate recipes/moderation-policy.yaml runs/clip-scenes labelled.jsonl
+        bedstone calibrate policy.yaml runs/clip-scenes labelled.jsonl
 
     Raises:
         BedstoneError: the policy, the model or a row can't be used, or there are too few of one

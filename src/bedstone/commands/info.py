@@ -31,11 +31,19 @@ def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
         return facts
     table = Table(title=model, show_header=False, title_justify="left")
     for name, value in facts.items():
-        shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-        shown = "nothing: Bedstone alone has its form" if value is None else shown
-        table.add_row(name.replace("_", " "), str(shown))
+        table.add_row(name.replace("_", " "), _shown(value))
     Console().print(table)
     return facts
+
+
+def _shown(value: Any) -> str:
+    """A fact as people read it; `--json` prints all digits."""
+    if value is None:
+        return "nothing: Bedstone alone has its form"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else str(value)
 
 
 def describe(model: Model) -> dict[str, Any]:

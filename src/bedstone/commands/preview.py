@@ -69,7 +69,10 @@ def preview_augmented(recipe: Any, count: int) -> None:
     if recipe.task == IMAGE_TASKS:
         print(f"Augmented pictures: {augmented_sheet(recipe, count)}")
         return
-    rows = open_dataset(recipe.data.train, columns=recipe.data.columns, split=recipe.data.split)
+    data = recipe.data
+    rows = open_dataset(
+        data.train, columns=data.columns, split=data.split, most_broken=data.most_broken
+    )
     config = augment_config(recipe)
     print(sample(rows.rows, config, count, **augment_parts(config, rows)))
 

@@ -17,7 +17,7 @@ from bedstone.outputs import new_file
 from bedstone.reading import read_object
 from bedstone.report.pages import Section, write_report
 from bedstone.report.plots import draw_curves
-from bedstone.train.logs import clock, read_log
+from bedstone.train.logs import clock, counted, read_log
 
 PICTURES = {"curve.png": "Loss in training", "samples.png": "Samples", "answers.png": "Answers"}
 LEFT_OUT = ("kind", "main", "labels", "support", "confusion", "baselines", "warning", "rows")
@@ -128,7 +128,7 @@ def _lead(run: Run) -> str:
     last = run.last
     parts = [str(task), ended]
     if last:
-        parts.append(f"{last['step']:,} steps in {clock(last.get('seconds', 0.0))}")
+        parts.append(f"{counted(last['step'], 'step')} in {clock(last.get('seconds', 0.0))}")
     return "; ".join(parts) + ". Brackets hold 95 % bootstrap intervals."
 
 

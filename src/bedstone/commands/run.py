@@ -20,6 +20,7 @@ from bedstone.data.records import FORMATS
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
 from bedstone.reading import kind_of, to_path
+from bedstone.recipes.library import find, names
 from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
@@ -328,7 +329,7 @@ class Inputs:
         column: the column of the text, for rows.
         context: for question-answering, the text that contains the answers, or its file.
         field: for information-extraction, name=question; may be given several times.
-        policy: for moderation, the policy file.
+        policy: for moderation, the policy: a file, or moderation-policy, an example.
         question: a question about each image; may be given several times.
     """
 
@@ -447,7 +448,7 @@ def make_inputs(task: str, words: Sequence[str], given: Inputs) -> tuple[list[An
     if given.question and task not in ASK:
         raise BedstoneError(f"--question: {task} takes none; {' and '.join(ASK)} do.")
     texts = [line for text in words for line in (_stdin() if text == "-" else [text])]
-    more: dict[str, Any] = {} if given.policy is None else {"policy": given.policy}
+    more: dict[str, Any] = {} if given.policy is None else {"policy": _policy(given.policy)}
     inputs: list[Any]
     if task == "semantic-search":
         inputs, more = texts, {"file": given.file, "column": given.column}
@@ -480,6 +481,11 @@ def make_inputs(task: str, words: Sequence[str], given: Inputs) -> tuple[list[An
             "standard input" + ("." if task == "semantic-search" else ", or --file.")
         )
     return inputs, more
+
+
+def _policy(given: str) -> str:
+    """The file of a policy; a name of the package's recipes is that one's."""
+    return given if kind_of(to_path(given)) or given not in names() else str(find(given))
 
 
 def _stdin() -> list[str]:

@@ -18,7 +18,7 @@ from bedstone.report.pages import Tile, write_image_page
 from bedstone.tasks.image_text.image_text_matching import rerank as read_together
 from bedstone.tasks.pipeline import pipeline
 from bedstone.tasks.search.fill import Embeds, Filled, Source, fill, open_source
-from bedstone.tasks.search.index import NAME, Found, Index, IndexSettings, shown
+from bedstone.tasks.search.index import NAME, Found, Index, IndexSettings, default_place, shown
 from bedstone.tasks.search.nearest import FEWEST
 
 PREVIEW = 20  # broken items that are named
@@ -104,12 +104,6 @@ def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool =
         if not as_json:
             print(how.summary())
     return done
-
-
-def default_place(folder: str) -> Path:
-    """The default path of an index: beside its source."""
-    path = Path(folder).resolve()
-    return path.with_name(f"{path.name}.index")
 
 
 def open_embedder(place: str, precision: str = "auto", device: str = "auto") -> Any:

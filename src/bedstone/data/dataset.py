@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bedstone.data.bytes import check_text
-from bedstone.data.fields import FIELDS, ROW_FIELDS, TEMPLATES, Sample, StoredImage
+from bedstone.data.fields import FIELDS, ROW_FIELDS, TEMPLATES, Sample, StoredImage, name_columns
 from bedstone.data.records import Faults, Reading
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import sha256
@@ -294,10 +294,9 @@ class Dataset:
         if column is None:
             have = ", ".join(sorted(repr(str(key)) for key in self._known)[:20])
             usual = " or ".join(FIELDS[part].columns)
-            option = {"text": ", or --column", "label": ", or --label-column of bedstone evaluate"}
             raise BedstoneError(
-                f"data {self.name!r}: has no column for the {part} ({usual}); it has {have}. Name "
-                f"it: data.columns={{{part}: NAME}} of a recipe{option.get(part, '')}."
+                f"data {self.name!r}: has no column for the {part} ({usual}); it has {have}. "
+                f"{name_columns(part)}"
             )
         return column
 

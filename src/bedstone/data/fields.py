@@ -191,7 +191,7 @@ class SampleReader:
             if each == "class" and found["class"] is None:
                 raise BedstoneError(
                     f"{record.place}: has no class ({', '.join(CLASS)}); it has "
-                    f"{columns_of(record)}. Name the column: data.columns: {{label: ...}}"
+                    f"{columns_of(record)}. {name_columns('label')}"
                 )
         label = found.pop("class", None)
         made = "captions" in found and not found["captions"] and label is not None
@@ -240,13 +240,26 @@ class SampleReader:
             return BedstoneError(
                 f"{record.place}: says nothing of its picture: it has no caption "
                 f"({', '.join(TEXT)}) and no question with an answer; it has "
-                f"{columns_of(record)}. Name the columns: data.columns: {{text: ...}} or "
-                "{question: ..., answer: ...}"
+                f"{columns_of(record)}. {name_columns('text', 'question', 'answer')}"
             )
         return BedstoneError(
             f"{record.place}: has no text ({', '.join(TEXT)}) and no label; it has "
-            f"{columns_of(record)}. Name the column: data.columns: {{text: ...}} or {{label: ...}}"
+            f"{columns_of(record)}. {name_columns('text', 'label')}"
         )
+
+
+# Options of commands that name the column of a part, for messages.
+_OPTIONS = {
+    "text": "--column of a command",
+    "label": "--label-column of bedstone evaluate",
+}
+
+
+def name_columns(*parts: str) -> str:
+    """How the columns of parts are named, in a recipe and in commands, for a message."""
+    keys = " and ".join(f"data.columns.{part}=NAME" for part in parts)
+    options = "".join(f", or by {_OPTIONS[part]}" for part in parts if part in _OPTIONS)
+    return f"Name {'the column' if len(parts) == 1 else 'columns'} by {keys} of a recipe{options}."
 
 
 def columns_of(record: Record) -> str:
@@ -263,7 +276,7 @@ def _image(reader: SampleReader, record: Record) -> StoredImage:
     if column is None or column not in record.values:
         raise BedstoneError(
             f"{record.place}: has no column for the picture ({', '.join(IMAGE)}); it has "
-            f"{columns_of(record)}. Name it: data.columns: {{image: ...}}"
+            f"{columns_of(record)}. {name_columns('image')}"
         )
     return read_file(record, record.values[column], f"column {column!r}")
 
@@ -274,7 +287,7 @@ def _audio(reader: SampleReader, record: Record) -> bytes | Path:
     if column is None:
         raise BedstoneError(
             f"{record.place}: has no column for the sound ({', '.join(AUDIO)}); it has "
-            f"{columns_of(record)}. Name it: data.columns: {{audio: ...}}"
+            f"{columns_of(record)}. {name_columns('audio')}"
         )
     return read_file(record, record.values[column], f"column {column!r}", "sound")
 

@@ -41,6 +41,7 @@ def open_dataset(
     columns: Mapping[str, Any] | None = None,
     split: str | None = None,
     most_broken: float | None = None,
+    option: str = "data.most_broken",
     **sampling: Any,
 ) -> Dataset:
     """All rows of a source; see `data.sources` for what its name may be.
@@ -55,6 +56,7 @@ def open_dataset(
         split: train, validation or test, of a folder's files or of a hub id.
         most_broken: the share of rows that may be broken; they are left out and named. None is
             0.05 of samples, and of other rows none.
+        option: the recipe's field that says `most_broken`, for messages; empty in commands.
         sampling: how samples are read: other arguments of `data.fields.SampleReader`.
 
     Raises:
@@ -62,7 +64,7 @@ def open_dataset(
             much of it is broken.
     """
     if not need:
-        return _open_rows(str(name), columns, split, most_broken)
+        return _open_rows(str(name), columns, split, most_broken, option)
     names = tuple(needed(need))
     kept = [each for each in CONTENT if each in names or (each == "label" and "class" in names)]
     if str(name) in BUILT_IN:
@@ -70,7 +72,9 @@ def open_dataset(
         found: Dataset = getattr(importlib.import_module(module), function)(kept, split or "test")
         return found
     reader = SampleReader(need, columns or {}, **sampling)
-    faults = Faults(str(name), MOST_BROKEN if most_broken is None else most_broken)
+    option = "" if most_broken is None else option
+    most = MOST_BROKEN if most_broken is None else most_broken
+    faults = Faults(str(name), most, option=option)
     reading, samples, first = Reading(faults), [], True
     for record in read_records(name, split, images=True, reading=reading):
         if first:
@@ -123,11 +127,15 @@ def remembered_columns(
 
 
 def _open_rows(
-    name: str, columns: Mapping[str, str] | None, split: str | None, most_broken: float | None
+    name: str,
+    columns: Mapping[str, str] | None,
+    split: str | None,
+    most_broken: float | None,
+    option: str,
 ) -> Dataset:
     chosen = (columns or {}).get("label")
     labels = (chosen,) if chosen else FIELDS["label"].columns
-    option = "" if most_broken is None else "data.most_broken"
+    option = "" if most_broken is None else option
     reading = Reading(Faults(name, most_broken or 0.0, option=option), labels)
     assert reading.faults is not None
     found = list(read_records(name, split, reading=reading))
@@ -249,8 +257,10 @@ class ImagesConfig(Settings):
         """The fewest and the most objects of a scene."""
         return self.objects[0], self.objects[1]
 
-    def open(self, name: str, split: str | None = None) -> Dataset:
-        """The rows of a source, read as the recipe says.
+    def open(
+        self, name: str, split: str | None = None, *, option: str = "data.most_broken"
+    ) -> Dataset:
+        """The rows of a source, read as the recipe says; for `option` see `open_dataset`.
 
         Raises:
             BedstoneError: they can't be read, or too many are broken.
@@ -261,6 +271,7 @@ class ImagesConfig(Settings):
             columns=self.columns,
             split=split,
             most_broken=self.most_broken,
+            option=option,
             **self.reading(),
         )
 

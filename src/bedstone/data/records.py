@@ -70,7 +70,8 @@ class Faults:
         most: the share of rows that may be broken.
         rows: how many were read.
         broken: what is wrong with each broken one.
-        option: the recipe's field that sets `most`, for messages; empty where there is none.
+        option: the recipe's field that sets `most`, for messages; empty where there is none, as
+            in commands.
     """
 
     name: str
@@ -90,7 +91,8 @@ class Faults:
         if len(self.broken) == 1 and not self.option:
             raise BedstoneError(self.broken[0])
         count = f"{len(self.broken):,} of {self.rows:,} rows are broken"
-        limit, advice = "", ""
+        limit = f", more than {100 * self.most:g}% of them" if self.most else ""
+        advice = ""
         if self.option:
             limit = f", more than {self.option} = {self.most:g} of them"
             advice = f", or raise {self.option}"

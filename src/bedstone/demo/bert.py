@@ -93,8 +93,8 @@ def show(trained: Trained) -> Section:
             f'bedstone run text-classification {tuned.model} "def read(self): return 1"': (
                 "classify a passage"
             ),
-            "bedstone pretrain recipes/bert-python-docs.yaml": "pretrain longer",
-            "bedstone finetune recipes/finetune-own.yaml model=MODEL data.train=ROWS": (
+            "bedstone pretrain bert-python-docs": "pretrain longer",
+            "bedstone finetune finetune-own model=MODEL data.train=ROWS": (
                 "fine-tune on your own labels"
             ),
         },

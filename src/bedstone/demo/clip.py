@@ -153,8 +153,8 @@ def _next(model: Path, pictures: Path) -> dict[str, str]:
         f"bedstone run zero-shot-image-classification {model} {pictures / 'scene-000.png'} "
         '--option candidate_labels="a red circle,a yellow moon,a cyan heart"'
     ] = "classify an image, zero-shot"
-    commands["bedstone pretrain recipes/clip-scenes.yaml"] = "train longer"
-    commands["bedstone pretrain recipes/clip-scenes.yaml data.source=YOUR_FOLDER out=runs/mine"] = (
+    commands["bedstone pretrain clip-scenes"] = "train longer"
+    commands["bedstone pretrain clip-scenes data.source=YOUR_FOLDER out=runs/mine"] = (
         "train on your own images and texts"
     )
     return commands

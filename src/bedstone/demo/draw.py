@@ -71,8 +71,8 @@ def show(trained: Trained) -> Section:
         },
         commands={
             f'bedstone imagine {trained.path} "{PROMPT}" --out circle.png': "generate an image",
-            "bedstone pretrain recipes/diffusion-scenes.yaml": "train longer, on two objects too",
-            "bedstone pretrain recipes/diffusion-scenes.yaml data.source=YOUR_FOLDER "
+            "bedstone pretrain diffusion-scenes": "train longer, on two objects too",
+            "bedstone pretrain diffusion-scenes data.source=YOUR_FOLDER "
             "out=runs/mine": "train on your own images and captions",
         },
     )

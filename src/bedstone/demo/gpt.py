@@ -66,8 +66,8 @@ def show(trained: Trained) -> Section:
         commands={
             f'bedstone generate {trained.path} "def read("': "complete a prompt",
             f"bedstone info {trained.path}": "describe the model",
-            "bedstone pretrain recipes/python-docs.yaml budget=30m": "train longer",
-            "bedstone pretrain recipes/python-docs.yaml data.source=YOUR_FOLDER out=runs/mine": (
+            "bedstone pretrain python-docs budget=30m": "train longer",
+            "bedstone pretrain python-docs data.source=YOUR_FOLDER out=runs/mine": (
                 "train on your own text or code"
             ),
         },

@@ -20,7 +20,7 @@ from bedstone.recipes.base import load_method, train
 from bedstone.report.pages import Section, write_report
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import from_mapping
-from bedstone.train.logs import clock
+from bedstone.train.logs import clock, counted
 from bedstone.train.run import RunResult
 
 DEMOS = ("bert", "clip", "draw", "gpt", "vlm")  # files of this folder, each with a `DEMO`
@@ -96,8 +96,10 @@ class Demo:
     def _spent(self, finished: RunResult) -> str:
         done = finished.done
         if self.step is None:
-            return f"{clock(done.seconds)}, {done.step:,} steps, {done.tokens:,} tokens"
-        return f"{clock(done.seconds)}, {done.step:,} steps of {self.step[0]} {self.step[1]}"
+            return f"{clock(done.seconds)}, {counted(done.step, 'step')}, {done.tokens:,} tokens"
+        return (
+            f"{clock(done.seconds)}, {counted(done.step, 'step')} of {self.step[0]} {self.step[1]}"
+        )
 
 
 def demos() -> dict[str, Demo]:

@@ -102,8 +102,8 @@ def show(trained: Trained) -> Section:
             f"bedstone run visual-question-answering {trained.path} {shown} "
             '--option question="How many objects are there?"': "ask a question about an image",
             f"bedstone evaluate {trained.path} scenes": "evaluate it, by kind of question",
-            "bedstone pretrain recipes/vlm-scenes-answers.yaml": "train longer",
-            "bedstone pretrain recipes/vlm-scenes-answers.yaml data.source=YOUR_FOLDER "
+            "bedstone pretrain vlm-scenes-answers": "train longer",
+            "bedstone pretrain vlm-scenes-answers data.source=YOUR_FOLDER "
             "out=runs/mine": "train on your own images, questions and answers",
         },
     )

@@ -206,7 +206,7 @@ def evaluate_contrastive(
     if data == SCENES:
         rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
     else:
-        rows = settings.open(data, split)
+        rows = settings.open(data, split, option="")
     if model.processor is None:
         model.processor = fresh_processor(model.config)
     images = cached_images(rows, model.processor, settings, "reading pictures", as_json)

@@ -72,7 +72,7 @@ def open_clip(path: str, model: DiffusionPipeline, precision: Precision) -> Imag
         raise BedstoneError(
             f"clip: {path} is of layout {clip.config.layout!r}, which doesn't compare pictures "
             "with texts. Expected a CLIP: a published one, or the run of a recipe such as "
-            "recipes/clip-scenes.yaml."
+            "`bedstone pretrain clip-scenes`."
         )
     tokenizer_of(clip)  # now, before anything is drawn
     return ImageEngine(clip, precision.name)

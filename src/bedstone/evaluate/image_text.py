@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.dataset import Dataset, image_numbers
-from bedstone.data.fields import Question, Sample
+from bedstone.data.fields import Question, Sample, name_columns
 from bedstone.data.images.image_text import (
     BlipWords,
     answer_text,
@@ -372,12 +372,17 @@ MOST_CANDIDATES = 1000  # answers that are ranked: the commonest of the training
 
 
 def opened(
-    data: ImageTextConfig, name: str, *, split: str | None = None, size: int = 64
+    data: ImageTextConfig,
+    name: str,
+    *,
+    split: str | None = None,
+    size: int = 64,
+    option: str = "data.most_broken",
 ) -> Dataset:
     """The rows of a source, as a recipe says of its columns; of scenes, those to measure on."""
     if name == SCENES:
         return heldout_image_text_scenes(split or "test", MOST_MEASURED, size=size)
-    return data.open(name, split)
+    return data.open(name, split, option=option)
 
 
 def with_parts(head: str, rows: Dataset, where: str) -> Dataset:
@@ -390,13 +395,13 @@ def with_parts(head: str, rows: Dataset, where: str) -> Dataset:
     kept = [i for i, row in enumerate(rows) if (row.questions if asks else row.captions)]
     if not kept and asks:
         raise BedstoneError(
-            f"{where}: no row has a question with an answer; name the columns by data.columns: "
-            "{question: ..., answer: ...}, or choose task: image-to-text."
+            f"{where}: no row has a question with an answer. "
+            f"{name_columns('question', 'answer')} Or choose task: image-to-text."
         )
     if not kept:
         raise BedstoneError(
-            f"{where}: no row has a caption, which {head} needs; name its column by data.columns: "
-            "{text: ...}, or choose task: visual-question-answering."
+            f"{where}: no row has a caption, which {head} needs. {name_columns('text')} "
+            "Or choose task: visual-question-answering."
         )
     return rows if head == "joint" or len(kept) == len(rows) else rows.pick(kept)
 
@@ -459,7 +464,7 @@ def evaluate_image_text(
     settings = recorded_data(ImageTextConfig, recipe)
     given = {"text": column} if column else {}
     settings.columns = remembered_columns(settings.columns, data, given, split=split, images=True)
-    rows = opened(settings, data, split=split, size=max(model.config.image.size))
+    rows = opened(settings, data, split=split, size=max(model.config.image.size), option="")
     kind = model.config.head.kind
     kind = (
         IMAGE_TEXT_TASKS[recipe.get("task", "visual-question-answering")]

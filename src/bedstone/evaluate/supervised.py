@@ -356,7 +356,7 @@ def _texts(
     limit = min(context or model.config.context, model.config.context)
     return make_examples(
         TASKS[head.kind],
-        open_dataset(data, columns=columns, split=split, most_broken=MOST_BROKEN),
+        open_dataset(data, columns=columns, split=split, most_broken=MOST_BROKEN, option=""),
         tokenizer_of(model),
         labels=list(head.labels) or None,
         problem=head.measured_as if head.kind == "sequence" else "auto",

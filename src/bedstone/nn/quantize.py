@@ -204,9 +204,9 @@ def quantize(
         BedstoneError: sizes that can't be had, a target that is none; nothing was replaced.
     """
     if bits not in (8, 4):
-        raise BedstoneError(f"quantize.bits: {bits!r} was given; expected 8 or 4.")
+        raise BedstoneError(f"quantize: bits={bits!r} was given; expected 8 or 4.")
     if bits == 4 and group not in GROUPS:
-        raise BedstoneError(f"quantize.group: {group!r} was given; expected 32, 64 or 128.")
+        raise BedstoneError(f"quantize: group={group!r} was given; expected 32, 64 or 128.")
     targets = tuple(targets)
     found = {
         f"{stack_name}.{name}".lstrip("."): module
@@ -217,16 +217,26 @@ def quantize(
     }
     for target in targets:
         if not any(name.rpartition(".")[2] == target for name in found) and target not in TARGETS:
-            raise BedstoneError(f"quantize.targets: {target!r} is none{nearest(target, TARGETS)}.")
+            raise BedstoneError(
+                f"quantize: {target!r} of targets is none{nearest(target, TARGETS)}."
+            )
     for name, linear in found.items():
         if type(linear) is not nn.Linear:
             raise BedstoneError(
                 f"quantize: {name} has adapters already. Quantise the base first, then add them."
             )
         if bits == 4 and linear.in_features % group:
+            sizes = [each.in_features for each in found.values()]
+            fitting = [size for size in GROUPS if not any(n % size for n in sizes)]
+            advice = (
+                f"Take group={fitting[-1]}, which divides the inputs of all layers."
+                if fitting
+                else f"None of {', '.join(map(str, GROUPS))} divides the inputs of all layers; "
+                "take 8 bits (bits=8, or quantize=8 of a recipe), which need no groups."
+            )
             raise BedstoneError(
-                f"quantize.group: {group} doesn't divide {linear.in_features}, the inputs of "
-                f"{name}. Choose 32, or 8 bits, which need no groups."
+                f"quantize: group={group} doesn't divide {linear.in_features}, the inputs of "
+                f"{name}. {advice}"
             )
     for name, linear in found.items():
         parent, _, leaf = name.rpartition(".")

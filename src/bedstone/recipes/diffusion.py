@@ -410,7 +410,7 @@ def named_autoencoder(recipe: DiffusionRecipe) -> Model | None:
     if model.config.layout != "autoencoder_kl":
         raise BedstoneError(
             f"autoencoder: {recipe.autoencoder} is a {model.config.layout}; expected an "
-            "autoencoder_kl, such as recipes/autoencoder-scenes.yaml makes."
+            "autoencoder_kl, such as `bedstone pretrain autoencoder-scenes` makes."
         )
     if recipe.kind != "image":
         raise BedstoneError(

@@ -140,7 +140,7 @@ def _fresh(recipe: FlamingoRecipe, words: Model, seen: Model) -> Model:
     if not isinstance(words.network, GPT):
         raise BedstoneError(
             f"init: {recipe.init} is a {words.config.layout}; only a GPT can be given eyes. Train "
-            "one with recipes/gpt-scenes.yaml, or name another."
+            "one by `bedstone pretrain gpt-scenes`, or name another."
         )
     tower = image_tower(seen.network, recipe.image_init)
     wide = tower.norm.normalized_shape[0] if isinstance(tower, ResNetTokens) else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.errors import BedstoneError, closest
-from bedstone.settings import field_helps
+from bedstone.settings import helps_of
 
 LIBRARY = Path(__file__).parent / "library"
 
@@ -85,10 +85,7 @@ def schema(kinds: dict[str, type[Any]]) -> dict[str, Any]:
 
 
 def _section(kind: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    helps: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        helps |= field_helps(each.__doc__)
+    hints, helps = typing.get_type_hints(kind), helps_of(kind)
     fields = {}
     for each in dataclasses.fields(kind):
         fields[each.name] = _kind(hints[each.name])

@@ -228,6 +228,9 @@ class Supervised(Method[FinetuneRecipe]):
             f"{recipe.data.train}: {train.describe()}",
             f"validation: {validation.describe()}",
         ]
+        context = getattr(start.model.config, "context", 0)
+        if 0 < context < recipe.limit:
+            notes.append(f"limit: {recipe.limit:,} is more than the model's context, {context:,}")
         return Splits(train, validation, test, record, notes, understood)
 
     def model(

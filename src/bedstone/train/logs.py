@@ -86,6 +86,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 step`, `1,000 steps`."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 class ProgressBar:
     """Share done, time left and a few figures; `with ProgressBar("train") as bar: bar.update(...)`.
 

@@ -25,7 +25,7 @@ from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_ever
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
-from bedstone.train.logs import ProgressBar, RunLog, clock, read_log
+from bedstone.train.logs import ProgressBar, RunLog, clock, counted, read_log
 from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.resume import DATA, RECIPE, check_data, check_recipe, checked_tokenizer
@@ -359,7 +359,8 @@ def _train(
         save_adapter(model, folder / "adapter")
         fold(model.network)
     path = method.finish(model, folder / "model")
-    say(f"{done.step:,} steps, {done.tokens:,} {done.unit}, {clock(done.seconds)}. Model: {path}")
+    spent = f"{counted(done.step, 'step')}, {done.tokens:,} {done.unit}, {clock(done.seconds)}"
+    say(f"{spent}. Model: {path}")
     say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
     return RunResult(done, folder, path)
 

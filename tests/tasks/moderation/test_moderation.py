@@ -321,7 +321,7 @@ def one(**category):
         ({"categories": {"x": "a sentence"}}, r"categories\.x is 'a sentence'"),
         ({"categories": {"x": {}}}, r"categories\.x has no sentences"),
         ({**one(), "actions": 1}, "unknown key 'actions'"),
-        (one(treshold=0.5), r"'categories\.x\.treshold'; perhaps 'threshold'"),
+        (one(treshold=0.5), r"'categories\.x\.treshold'; perhaps 'categories\.x\.threshold'"),
         (one(threshold="high"), r"threshold = 'high'; expected a number"),
         (one(threshold=50), r"threshold = 50\.0; expected a score from 0 to 1"),
         (one(threshold=float("nan")), "threshold = nan"),

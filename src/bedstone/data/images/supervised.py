@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bedstone.data import labels as labelling
 from bedstone.data.dataset import Dataset
+from bedstone.data.fields import name_columns
 from bedstone.data.images.pixels import Augment, ImageCache, augmented
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.stream import Batch, Stream
@@ -222,10 +223,7 @@ def _labelled(rows: Dataset, labels: tuple[str, ...], least: int) -> Dataset:
     good = []
     for number, row in enumerate(rows):
         if row.label is None:
-            rows.faults.add(
-                f"{row.place}: has no label (columns of labels are named by data.columns: "
-                "{label: ...})"
-            )
+            rows.faults.add(f"{row.place}: has no label. {name_columns('label')}")
         elif row.label not in labels:
             close = nearest(row.label, labels)
             rows.faults.add(

@@ -72,7 +72,7 @@ class TextConfig:
     def __post_init__(self) -> None:
         if self.layout and self.layout not in LAYOUTS:
             raise BedstoneError(
-                f"text.layout: {self.layout!r} is unknown{nearest(self.layout, LAYOUTS)}."
+                f"model.text.layout: {self.layout!r} is unknown{nearest(self.layout, LAYOUTS)}."
             )
         if not self.layout:
             return  # what it is part of will say
@@ -82,7 +82,7 @@ class TextConfig:
         check_shape(self, "text", ("vocab_size", "context", "features"))
         if self.features != self.width and self.layout == "clip_text_model":
             raise BedstoneError(
-                f"text.features: {self.features} was given; CLIP's text tower gives its width "
+                f"model.text.features: {self.features} was given; CLIP gives the width "
                 f"{self.width}. Leave it out, and set embed for what both towers come to."
             )
 

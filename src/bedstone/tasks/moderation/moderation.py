@@ -142,7 +142,7 @@ class Moderation(Task):
         if options.policy is None:
             raise BedstoneError(
                 "moderation: no policy was given; name its file: policy=policy.yaml. "
-                "recipes/moderation-policy.yaml is one to begin with."
+                "`bedstone recipes moderation-policy > policy.yaml` writes one to begin with."
             )
         policy = read_policy(options.policy)
         known = policy.calibrated

@@ -232,7 +232,7 @@ def read_policy(given: Any) -> Policy:
     if not kind_of(path):
         raise BedstoneError(
             f"{path}: the policy can't be read (No such file or directory). "
-            "recipes/moderation-policy.yaml is one to begin with."
+            "`bedstone recipes moderation-policy > policy.yaml` writes one to begin with."
         )
     text = read_text(path, YAML_LIMIT)
     values = load_yaml(text, f"{path}: is no YAML")

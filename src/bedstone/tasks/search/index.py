@@ -24,7 +24,7 @@ import numpy as np
 
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import lock, make_folder, write_json
-from bedstone.reading import check_kinds, is_plain, read_object, to_path
+from bedstone.reading import check_kinds, is_plain, near_path, read_object, to_path
 from bedstone.tasks.search.durable import Durable, check
 from bedstone.tasks.search.nearest import Approximate, approximate_query, build, exact_query
 
@@ -226,10 +226,7 @@ class IndexSettings:
             BedstoneError: it is no index, its settings are damaged, or it is newer.
         """
         if not is_plain(folder / NAME):
-            raise BedstoneError(
-                f"{folder}: is no index ({NAME} is missing). Make one: bedstone index FOLDER "
-                f"--model MODEL --out {folder}"
-            )
+            raise _no_index(folder)
         held = read_object(folder / NAME)
         check_kinds(held, KINDS, folder / NAME)
         try:
@@ -529,6 +526,30 @@ class Index:
             query = self._table.search().select(names)
             for part in (query.where(where) if where else query).to_batches():
                 yield tuple(part.column(name).to_pylist() for name in names)
+
+
+def default_place(folder: str | Path) -> Path:
+    """The default path of an index: beside the folder or the rows that it is of."""
+    path = Path(folder).resolve()
+    return path.with_name(f"{path.name}.index")
+
+
+def _no_index(folder: Path) -> BedstoneError:
+    """The error that there is none, with where it may be or how it is made."""
+    own = default_place(folder)
+    if (own / NAME).is_file():
+        return BedstoneError(
+            f"{folder}: is no index ({NAME} is missing); the index of it is {own}. Name that."
+        )
+    if folder.exists():
+        return BedstoneError(
+            f"{folder}: is no index ({NAME} is missing). Make one: bedstone index {folder} "
+            f"--model MODEL; it is written to {own}, which bedstone search takes."
+        )
+    return BedstoneError(
+        f"{folder}: there is no such index{near_path(folder)}. Make one: bedstone index FOLDER "
+        f"--model MODEL --out {folder}"
+    )
 
 
 @contextlib.contextmanager
