@@ -132,15 +132,15 @@ class FinetuneRecipe(RunRecipe):
         stride: tokens that a window shares with the one before.
         batch_size: rows in a micro-batch.
         dropout: in training; null is as the model has it.
-        train: whole, or of image-classification head: what the frozen network sees of each
-            picture is computed once, and a head learns on it (a linear probe).
-        lora: train an adapter alone: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
+        train: whole, or, of image-classification, head: a linear probe on the features of the
+            frozen network, which are computed once for each image.
+        lora: train only a LoRA adapter: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
         quantize: bits of the frozen weights under an adapter: 0 (as they are), 8 or 4.
-        augment: new rows from old: the fields of `data.text.augment.AugmentConfig`; of pictures,
-            how each is changed when it is seen: those of `data.images.augment.ImageAugment`.
+        augment: new rows from old: the fields of `data.text.augment.AugmentConfig`; of images,
+            how each is changed when it is read: those of `data.images.augment.ImageAugment`.
         class_weights: `balanced`, or a weight for each label; empty weighs all alike.
-        best: the figure that picks the best checkpoint; empty takes the task's own, `last` keeps
-            the last weights.
+        best: the metric that selects the best checkpoint; empty takes the task's main metric,
+            `last` keeps the last weights.
         patience: stop after this many evaluations without a better one; 0 goes on to the end.
         evaluate_every: steps between evaluations; 0 evaluates once an epoch.
     """

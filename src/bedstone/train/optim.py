@@ -118,9 +118,9 @@ class OptimConfig:
 
     Attributes:
         kind: muon (Muon for hidden matrices, AdamW for the rest) or adamw.
-        lr: peak learning rate of hidden matrices under Muon, in AdamW's scale.
-        adamw_lr: peak learning rate of the rest, or of all under adamw; a new run under adamw
-            that sets `lr` alone takes that.
+        lr: peak learning rate of the matrices that Muon trains, on AdamW's scale.
+        adamw_lr: peak learning rate of everything else; with kind adamw, of all weights. A new
+            run with adamw that sets `lr` alone takes that.
         weight_decay: decoupled, on matrices only, times the learning rate.
         momentum: of Muon.
         betas: of AdamW.

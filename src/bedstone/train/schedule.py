@@ -23,7 +23,7 @@ class ScheduleConfig:
     """How the learning rate moves over the budget.
 
     Attributes:
-        warmup: share of the budget over which it rises linearly, from a tenth of the peak.
+        warmup: share of the budget over which the rate rises linearly, from a tenth of the peak.
         decay: share of the budget, at the end, over which it falls.
         shape: of the fall: linear, cosine or sqrt.
         floor: what it falls to, as a share of the peak.
