@@ -88,7 +88,7 @@ class Faults:
         """Raises BedstoneError where more than the share `most` of the rows is broken."""
         if len(self.broken) <= self.most * self.rows:
             return
-        if len(self.broken) == 1 and not self.option:
+        if len(self.broken) == 1 and not self.option and not self.most:
             raise BedstoneError(self.broken[0])
         count = f"{len(self.broken):,} of {self.rows:,} rows are broken"
         limit = f", more than {100 * self.most:g}% of them" if self.most else ""
