@@ -244,13 +244,16 @@ def test_columns_are_named_as_the_error_says(capsys, rows, tmp_path):
     folder = saved(tmp_path / "bert", HeadConfig("sequence", ("praise", "blame")))
     words = ["finetune", "finetune-own", f"model={folder}", f"data.train={rows}"]
     words += [f"out={tmp_path / 'run'}", "budget=1 steps", "data.validation_share=0.2"]
+    words.append("limit=512")
     for part, column in (("text", "body"), ("label", "kind")):
         error = refused(capsys, *words)
         key = re.search(r"(data\.columns\.\w+)=NAME", error)[1]
         assert key == f"data.columns.{part}"
         words.append(f"{key}={column}")
     assert main(words) == 0
-    assert "\n1 step, " in "".join(capsys.readouterr())
+    said = "".join(capsys.readouterr())
+    assert "\n1 step, " in said
+    assert "limit: 512 is more than the model's context, 64" in said
     for command in ("evaluate", "predict"):
         assert main([command, str(tmp_path / "run"), str(rows)]) == 0
 

@@ -438,3 +438,24 @@ def test_what_a_recipe_cannot_have_is_refused_before_data_is_read(tmp_path, caps
         message = told(capsys, "pretrain", str(recipe), word, f"data.source={tmp_path / 'none'}")
         assert word.partition("=")[0] in message, message
         assert time.monotonic() - began < 10
+
+
+def test_help_lists_tasks_and_fields_with_their_defaults(capsys):
+    from bedstone.tasks.pipeline import TASKS
+
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    said = capsys.readouterr().out
+    assert all(task in said for task in TASKS)
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    said = capsys.readouterr().out
+    assert "  data.most_broken=0.05\n      share of rows that may be broken" in said
+    assert "  lora" in said
+
+
+def test_facts_are_rounded_for_people():
+    from bedstone.commands.info import _shown
+
+    assert _shown(6.570897448353005) == "6.571"
+    assert (_shown(1234), _shown(True), _shown("a")) == ("1,234", "True", "a")
