@@ -145,7 +145,9 @@ class Text(nn.Module):
         own = config.layout == "bedstone_dit"
         self.project = MemoryProjection(config.memory_width, wide) if config.projected else None
         # One more state, read beside any text, and alone where there is none.
-        self.nothing = nn.Parameter(torch.randn(1, 1, wide) * 0.02) if own else None
+        self.nothing = (
+            nn.Parameter(nn.init.normal_(torch.empty(1, 1, wide), std=0.02)) if own else None
+        )
 
     def forward(
         self, memory: Tensor | None, keep: Tensor | None, rows: int

@@ -232,7 +232,9 @@ class ViT(Headed):
         width = config.width
         patch: Any = config.patch
         self.patches = PatchEmbed(patch, config.channels, width, bias=patch_bias)
-        self.first = nn.Parameter(torch.randn(width) * width**-0.5) if first else None
+        self.first = (
+            nn.Parameter(nn.init.normal_(torch.empty(width), std=width**-0.5)) if first else None
+        )
         self.positions = LearnedPositions(config.patches + first, width)
         self.before = before or nn.Identity()
         self.dropout = Dropout(config.dropout)
@@ -292,7 +294,7 @@ class AttentionPool(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         width = config.width
-        self.query = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.query = nn.Parameter(nn.init.normal_(torch.empty(width), std=width**-0.5))
         self.attn = CrossAttention(width, config.heads, bias=True, out_bias=True)
         self.norm = LayerNorm(width, eps=config.norm_eps)
         self.mlp = MLP(width, config.hidden, ACTIVATIONS[config.activation])
