@@ -72,6 +72,19 @@ def test_shards_as_published(tmp_path):
     assert same(tensors, load_tensors(tmp_path))
     save_tensors(tmp_path, tensors, shard_bytes=1)
     assert len(list(tmp_path.iterdir())) == 6
+    for size, shards in ((799, 5), (800, 3), (1199, 3), (1200, 2), (1999, 2), (2000, 0)):
+        save_tensors(tmp_path, tensors, shard_bytes=size)  # a shard may be exactly that large
+        assert len(list(tmp_path.glob("model-*-of-*"))) == shards
+        assert same(tensors, load_tensors(tmp_path))
+
+
+def test_each_tensor_begins_at_a_multiple_of_its_items(tmp_path):
+    kinds = (torch.int8, torch.float64, torch.bfloat16, torch.bool, torch.float32, torch.int16)
+    save_tensors(tmp_path, {f"{n}": torch.ones(3 + n).to(kind) for n, kind in enumerate(kinds)})
+    size = int.from_bytes((tmp_path / FILE).read_bytes()[:8], "little")
+    assert size % 8 == 0
+    for name, entry in read_header(tmp_path / FILE).items():
+        assert entry["data_offsets"][0] % kinds[int(name)].itemsize == 0
 
 
 def test_transformers_reads_and_writes_the_same_shards(tmp_path):

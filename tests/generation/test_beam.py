@@ -9,7 +9,7 @@ from torch import nn
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
-from bedstone.generation.beam import beam_search
+from bedstone.generation.beam import Hypothesis, _Beam, _goes_on, _Search, beam_search
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import PUBLISHED, BeamSearch, published_beams
 from bedstone.models.gpt.network import GPTConfig, build
@@ -145,6 +145,31 @@ def test_random_settings_give_what_transformers_gives(seed):
             repetition_penalty=rng.choice([1.0, 1.3, 0.8]),
         )
         compare((ours, model), search, rng.choice([(), (7,), SOME_END, OFTEN]), PROMPTS[:3])
+
+
+@pytest.mark.parametrize(
+    ("penalty", "stopping", "goes_on"),
+    [
+        (1.0, "never", True),  # -2 over 20 tokens may be better than -0.5
+        (1.0, False, False),  # -2 over 4 is not
+        (1.0, True, False),
+        (0.0, "never", False),  # -2, whatever the length
+        (-0.5, "never", True),  # longer is worse: -2 sqrt(4) is the best to come, above -5
+        (-0.5, False, True),
+        (-0.5, True, False),
+    ],
+)
+def test_a_prompt_goes_on_while_something_better_may_come(penalty, stopping, goes_on):
+    """As in transformers: length as it is now, or the longest where that could be better."""
+    search = BeamSearch(2, penalty, stopping, max_tokens=20)
+    worst = -5.0 if penalty < 0 else -0.5
+    ended = [Hypothesis((1,), score, score, "stop") for score in (worst / 2, worst)]
+    one = _Search([1], 20, [_Beam((2, 3, 4, 5), -2.0, -2.0)] * 2, [0, 0], ended)
+    assert _goes_on(one, search) == goes_on
+    one.ended = ended[:1]
+    assert _goes_on(one, search)  # not as many have ended as there are beams
+    one.beams = []
+    assert not _goes_on(one, search)
 
 
 def test_the_cases_end_in_both_ways(pair):

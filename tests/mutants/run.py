@@ -11,9 +11,11 @@ Exits with 1 if a change has lived or doesn't apply, or if tests fail without an
 """
 
 import argparse
+import compileall
 import contextlib
 import importlib
 import os
+import py_compile
 import re
 import shutil
 import signal
@@ -23,6 +25,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 
 import yaml
 
@@ -90,6 +93,7 @@ def changed(source: str, mutant: Mutant) -> str | None:
 
 def copy_tree(target: Path) -> Path:
     """A copy of what the tests read."""
+    target.mkdir()
     ignored = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "runs")
     for name in ("src", "tests", "bench", "docs", "recipes"):
         if (ROOT / name).is_dir():
@@ -97,6 +101,10 @@ def copy_tree(target: Path) -> Path:
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy2(path, target)
+    # Bytecode that goes by its source's content: by its time and size, a change within a second
+    # that keeps the size would be missed.
+    mode = py_compile.PycInvalidationMode.CHECKED_HASH
+    compileall.compile_dir(target / "src", quiet=1, invalidation_mode=mode)
     return target
 
 
@@ -147,8 +155,7 @@ def outcome(tree: Path, mutant: Mutant, seconds: float) -> str:
 
 def run_all(mutants: list[Mutant], jobs: int) -> dict[str, str]:
     """What came of each change, by its id, said as it comes."""
-    # Bytecode is never written: a change within a second that keeps a file's size would be missed.
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode = True  # see `copy_tree`
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("BEDSTONE_SHARED", str(ROOT.parent / "shared" / "data"))
@@ -162,18 +169,21 @@ def run_all(mutants: list[Mutant], jobs: int) -> dict[str, str]:
             by_tests.setdefault(each.tests, []).append(each)
 
     def work(tests: tuple[str, ...]) -> None:
-        with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-            tree = copy_tree(Path(folder))
-            began = time.monotonic()
-            green = tested(tree, tests)
-            limit = 60 + 5 * (time.monotonic() - began)
-            if not green:
-                print((tree / "pytest.log").read_text()[-2000:], flush=True)
-            for mutant in by_tests[tests]:
-                found[mutant.id] = outcome(tree, mutant, limit) if green else RED
-                print(f"{found[mutant.id]:15} {mutant.id}", flush=True)
+        tree = trees.get()
+        began = time.monotonic()
+        green = tested(tree, tests)
+        limit = 60 + 5 * (time.monotonic() - began)
+        if not green:
+            print((tree / "pytest.log").read_text()[-2000:], flush=True)
+        for mutant in by_tests[tests]:
+            found[mutant.id] = outcome(tree, mutant, limit) if green else RED
+            print(f"{found[mutant.id]:15} {mutant.id}", flush=True)
+        trees.put(tree)
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(jobs) as pool:
+        trees: Queue[Path] = Queue()  # one for each change at a time
+        for number in range(jobs):
+            trees.put(copy_tree(Path(folder, str(number))))
         list(pool.map(work, by_tests))
     return found
 

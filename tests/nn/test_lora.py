@@ -186,10 +186,13 @@ def test_bf16_training_is_as_close_as_autocast_itself(monkeypatch):
     assert (ours - exact).norm() < 0.1 * exact.norm()
 
 
-def test_dropout_is_in_training_alone():
+@pytest.mark.parametrize("whole", [False, True])
+def test_dropout_is_in_training_alone(whole):
+    """Where the layer's own weight learns too, all is computed in operations of autograd's."""
     network = small()
     add_adapter(network, LoraConfig(rank=4, dropout=0.5))
     shake(network)
+    network.stack[0]["attn"].sublayer.q.weight.requires_grad_(whole)
     assert torch.equal(outputs(network), outputs(network))
     network.train()
     assert not torch.equal(outputs(network), outputs(network))

@@ -9,7 +9,7 @@ from torch import nn
 from bedstone.errors import BedstoneError
 from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.blocks import AdaZero, Block, Context, Gated, PostNorm, PreNorm, Stack
-from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm
+from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Full
 from bedstone.nn.positions import (
     SCALINGS,
@@ -151,6 +151,25 @@ def test_norms_by_their_formulas():
     assert rms(x.bfloat16()).dtype is torch.bfloat16
     mean, variance = x.mean(-1, keepdim=True), x.var(-1, unbiased=False, keepdim=True)
     assert torch.allclose(LayerNorm(8)(x), (x - mean) / (variance + 1e-5).sqrt(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_the_published_ones(name):
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-6, 6, 101)
+    torch.testing.assert_close(ACTIVATIONS[name](x), ACT2FN[name](x), rtol=1e-5, atol=1e-6)
+
+
+def test_feed_forward_layers_by_their_formulas():
+    x = torch.randn(2, 3, 8)
+    plain, gated = MLP(8, 12, torch.tanh), GatedMLP(8, 12)
+    up = x @ plain.up.weight.T + plain.up.bias
+    want = torch.tanh(up) @ plain.down.weight.T + plain.down.bias
+    torch.testing.assert_close(plain(x), want)
+    gate, up = x @ gated.gate.weight.T, x @ gated.up.weight.T
+    want = (gate * torch.sigmoid(gate) * up) @ gated.down.weight.T
+    torch.testing.assert_close(gated(x), want)
 
 
 def block_of(kind: str) -> Block:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from bedstone.models.blip.config import blip_config
 from bedstone.models.blip.network import Blip, build_blip
+from bedstone.objectives import image_text
 from bedstone.objectives.image_text import (
     ImageTextLoss,
     Texts,
@@ -95,7 +96,7 @@ def test_captions_and_answers_are_the_plain_cross_entropy(smoothing: float) -> N
     told, made = batch(), network()
     captions, answers = told.captions, told.answers
     assert captions is not None and answers is not None
-    ours, count = ImageTextLoss(1.0, 2.0, smoothing=smoothing)(made, told)
+    ours, count = ImageTextLoss(0.5, 2.0, smoothing=smoothing)(made, told)
     assert count == told.target_count == 24 + 6 + 6 + 3
     of_captions = torch.stack(
         [  # each text by itself, with its own picture
@@ -106,7 +107,7 @@ def test_captions_and_answers_are_the_plain_cross_entropy(smoothing: float) -> N
     of_answers = plain(
         made(told.pixels, answers.ids, answers.keep, answers.ids_in), answers.targets, smoothing
     )
-    torch.testing.assert_close(ours, of_captions + 2 * of_answers, atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(ours, 0.5 * of_captions + 2 * of_answers, atol=2e-3, rtol=1e-4)
 
 
 def test_padding_changes_nothing() -> None:
@@ -165,6 +166,23 @@ def test_wrong_pairs_are_wrong_and_hard() -> None:
     similar[0, 2] = similar[0, 3] = 50.0  # 3 is nearer still than 2 would be, but it is right
     wrong = texts.groups[:, None] != texts.groups
     assert drawn(similar, wrong)[0] == 2
+
+
+def test_hard_pairs_are_those_that_contrast_finds_similar(monkeypatch) -> None:
+    made, told, found = network("matching"), batch(), []
+    assert told.captions is not None
+    texts, memory = first_texts(told.captions), made.memory(told.pixels)
+
+    def watched(network, texts, memory, similar):
+        found.append(similar)
+        return match_logits(network, texts, memory, similar)
+
+    monkeypatch.setattr(image_text, "match_logits", watched)
+    ImageTextLoss(0.0, match=1.0).joined(made, texts, memory)
+    image = F.normalize(made.image_vectors(memory), dim=-1)
+    text = F.normalize(made.text_vectors(texts.ids, texts.keep), dim=-1)
+    torch.testing.assert_close(found[0], made.scale * image @ text.T)
+    assert not found[0].requires_grad and found[0].std() > 0.01
 
 
 def test_texts_that_are_all_equal_have_no_wrong_pairs() -> None:

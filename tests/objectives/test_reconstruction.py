@@ -1,5 +1,6 @@
 """How autoencoders learn: each term against its plain form, and who is moved by which."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -132,6 +133,10 @@ def test_the_judge_pulls_as_much_as_it_may() -> None:
     assert pulled.norm() == pytest.approx(0.5 * alone.norm().item(), rel=0.01)
     late = last(Reconstruction(adversary=Adversary(0.5, after=1)))
     assert torch.equal(late, alone)
+    shown = replace(shown, number=1)  # from that batch on
+    begun = last(Reconstruction(adversary=Adversary(0.5, after=1)))
+    torch.testing.assert_close(begun, alone + pulled)
+    assert torch.equal(last(Reconstruction(adversary=Adversary(0.5, after=2))), alone)
 
 
 def test_the_weight_is_bounded() -> None:

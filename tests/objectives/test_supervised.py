@@ -1,6 +1,7 @@
 """Losses of labelled rows: equal to the published ones, whatever the packing, padding and split."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import layout, to_published
-from bedstone.objectives.supervised import objective_of
+from bedstone.objectives.supervised import loss_of_scores, objective_of
 from networks import randomise
 
 WORDS = [
@@ -223,3 +224,29 @@ def their_loss(kind, theirs, padded, batch, extra):
     labels = batch.targets.squeeze(-1) if kind == "regression" else batch.targets
     ids = padded.ids.masked_fill(~padded.keep, PAD)
     return theirs(ids, labels=labels, **extra).loss
+
+
+@pytest.mark.parametrize("kind", ["tokens", "regression"])
+def test_a_target_counts_for_its_weight(kind):
+    """In the sum and in the gradient; how many there are stays the number of targets."""
+    torch.manual_seed(0)
+    head = HeadConfig("tokens", ("a", "b", "c"))
+    targets = torch.tensor([0, 2, 1, 1])
+    if kind == "regression":
+        head = HeadConfig("sequence", ("a", "b", "c"), problem="regression")
+        targets = torch.randn(4, 3)
+    logits = torch.randn(4, 3, requires_grad=True)
+    weights = torch.tensor([1.0, 0.0, 2.5, 0.5])
+    batch = SimpleNamespace(targets=targets, weights=weights, target_count=4.0)
+    loss, count = loss_of_scores(head, logits, batch)
+    each = torch.stack(
+        [
+            loss_of_scores(head, row, SimpleNamespace(targets=aim, weights=None, target_count=1))[0]
+            for row, aim in zip(logits.split(1), targets.split(1), strict=True)
+        ]
+    )
+    assert count == 4
+    torch.testing.assert_close(loss, (each * weights).sum())
+    assert loss != each.sum()
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[1] == 0).all() and (gradient[0] != 0).any()

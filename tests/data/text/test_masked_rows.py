@@ -141,6 +141,28 @@ def test_whole_words_are_hidden_whole(kind):
     assert begins.any() and not begins.all() and (kind == "wordpiece") == (not ends[5:].any())
 
 
+@pytest.mark.parametrize("kind", SMALL)
+def test_any_token_of_text_may_be_hidden_and_no_special_one(kind):
+    tokenizer = SMALL[kind]()
+    hide = Corruption.of(tokenizer, MaskingConfig())
+    special = set(tokenizer.special_ids)
+    assert {tokenizer.mask_id, tokenizer.cls_id, tokenizer.sep_id} <= special
+    assert set(hide.ordinary.tolist()) == set(range(tokenizer.vocab_size)) - special
+    assert not hide.hides[list(special)].any()
+    assert hide.hides.sum() == tokenizer.vocab_size - len(special)
+
+
+def test_a_word_does_not_go_on_past_what_is_hidden_from_masking_or_another_row():
+    begins = np.ones(SIZE, bool)
+    begins[100:] = False  # from 100 on tokens go on with a word
+    hide = corruption(begins=begins, ends=np.zeros(SIZE, bool))
+    ids = np.array([7, 100, SEP, 101, 102, 8, 103, 104])
+    owner = np.array([0, 0, 0, 0, 0, 1, 1, 2])
+    places = np.flatnonzero(hide.hides[ids])
+    new = hide._new_words(ids, places, owner[places])
+    assert new.tolist() == [True, False, True, False, True, False, True]
+
+
 def test_masks_differ_by_epoch_and_repeat_by_seed():
     split = make_split([60, 50])
     for pairs in (True, False):
@@ -224,6 +246,29 @@ def test_pairs_are_what_they_say(short):
     assert max(lengths) <= 40
     full = np.mean(np.array(lengths) >= 39)
     assert full > 0.5 if short == 0 else full < 0.6
+
+
+def test_text_from_elsewhere_is_any_sentence_of_another_document():
+    documents = Documents(make_split([20, 1, 33, 8]))
+
+    class Next:
+        """Draws each number of a range in turn."""
+
+        def randrange(self, stop):
+            self.stop, at = stop, self.at
+            self.at += 1
+            return at
+
+    for own in range(len(documents)):
+        draw, found = Next(), []
+        draw.at, draw.stop = 0, 1
+        while draw.at < draw.stop:
+            start, stop = documents.elsewhere(own, draw)
+            other = np.searchsorted(documents.starts, start, side="right") - 1
+            assert other != own and stop == documents.stops[other]
+            found.append(start)
+        mine = documents.edges(own)
+        assert found == [at for at in documents.sentences.tolist() if at not in mine]
 
 
 def test_half_of_the_pairs_follow():
