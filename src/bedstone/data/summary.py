@@ -86,7 +86,7 @@ def class_counts(labels: Sequence[Any]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for each in labels:
         if isinstance(each, str):
-            counts[each] += 1
+            counts.update([each] if each else [])  # "" is a row without a label
         elif isinstance(each, list | tuple) and all(isinstance(one, str) for one in each):
             counts.update(each)
     return counts
@@ -95,7 +95,7 @@ def class_counts(labels: Sequence[Any]) -> Counter[str]:
 def _classes(found: Summary, labels: Mapping[str, Sequence[Any]]) -> None:
     counts = {split: class_counts(each) for split, each in labels.items()}
     together: Counter[str] = sum(counts.values(), Counter())
-    if not together:
+    if not together or not next(iter(counts.values())):  # nothing is learnt from labels
         return
     order = [name for name, _ in together.most_common()]
     shown = [
