@@ -144,6 +144,21 @@ def test_the_last_and_the_best_stay(tmp_path):
     assert [c.step for c in store.list()] == [5, 6]
 
 
+def test_what_is_better_is_said_by_the_metrics_name(tmp_path):
+    """Lower is better, of `-name` higher; the earlier of equals; only of the newest's metric."""
+    store = CheckpointStore(tmp_path, keep_last=10)
+    for step, value in enumerate([2.0, 1.0, 3.0, 1.0, 3.0], start=1):
+        store.save(step, writer(step), {"loss": value}, best_by="loss")
+    assert store.best().step == 2
+    for step, value in enumerate([0.2, 0.7, 0.7, 0.1], start=6):
+        store.save(step, writer(step), {"accuracy": value}, best_by="-accuracy")
+    assert store.best().step == 7 and store.best().score == -0.7
+    store.save(10, writer(10), {"loss": 5.0}, best_by="loss")
+    assert store.best().step == 2
+    store.save(11, writer(11), {"loss": 5.0}, best_by="other")
+    assert store.best() is None
+
+
 def test_a_save_of_an_earlier_step_is_not_pruned_at_once(tmp_path):
     store = CheckpointStore(tmp_path, keep_last=1)
     store.save(500, writer(5))

@@ -50,6 +50,8 @@ def test_groups_give_the_interval_of_their_rows():
 def test_every_resample_has_as_many_rows_as_there_are():
     def counted(drawn):
         assert (drawn.sum(1) == 7).all() and (drawn >= 0).all()
+        each = [1] * 7 if drawn.shape[1] == 7 else [3, 4]  # drawn as often as there are
+        assert drawn.mean(0) == pytest.approx(each, abs=0.2)
         return drawn[:, :1]
 
     bootstrap(counted, 7)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bedstone.data.stream import IGNORED
 from bedstone.data.text.causal_lm import PackedBatches, evaluation_batches
+from bedstone.data.text.packing import KnownTexts
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.errors import BedstoneError
 
@@ -213,3 +214,12 @@ def test_a_batch_takes_less_than_a_millisecond_or_so():
         next(stream)
         times.append(time.perf_counter() - began)
     assert min(times) < 0.002  # 0.4 ms on an idle core
+
+
+@pytest.mark.parametrize(("room", "cut"), [(None, 0), (5, 0), (4, 1), (3, 2), (1, 2)])
+def test_known_texts_are_cut_and_counted_only_where_they_are_longer(room, cut):
+    known = KnownTexts()
+    assert known.add(["abcd", "e", "abcd", "fghij"]) == [0, 1, 0, 2]
+    assert known.finish(lambda texts: [[ord(letter) for letter in t] for t in texts], room) == cut
+    for number, text in enumerate(("abcd", "e", "fghij")):
+        assert "".join(map(chr, known[number])) == text[:room]

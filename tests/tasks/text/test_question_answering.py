@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bedstone.checkpoints.model import Model
-from bedstone.data.text.encode import question_windows
+from bedstone.data.text.encode import Input, question_windows
 from bedstone.data.text.train_tokenizer import train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import BertConfig, build
@@ -15,6 +15,7 @@ from bedstone.tasks.text.question_answering import (
     Found,
     InformationExtraction,
     QuestionAnswering,
+    best_answer,
     ranked,
 )
 from networks import randomise
@@ -163,6 +164,19 @@ def test_no_answer_scores_as_in_the_window_where_it_is_least_likely():
         ("", 0.2),
     ]
     assert [each["answer"] for each in ranked("one two", windows, False)] == ["two", "one"]
+
+
+@pytest.mark.parametrize(
+    ("nothing", "impossible", "answer"),
+    [(1.0, True, "two"), (5.0, True, ""), (4.0, True, "two"), (5.0, False, "two")],
+)
+def test_the_best_answer_is_none_only_where_none_scores_higher(nothing, impossible, answer):
+    """Places: 0 stands for no answer, 1 and 2 are the words; sums are of a start and an end."""
+    window = Input([2, 7, 8], [0, 1, 1], [(0, 0), (0, 3), (4, 7)], [None, 1, 1], [None, 0, 1])
+    logits = torch.tensor([[nothing / 2, nothing / 2], [1.0, 0.0], [1.5, 2.5]])
+    found = best_answer([(window, logits)], "one two", longest=2, impossible=impossible)
+    assert found == answer
+    assert best_answer([(window, logits.flip(1))], "one two", longest=1, impossible=False) == "two"
 
 
 @pytest.mark.parametrize(("score", "there"), [(0.25, True), (0.2499, False)])
