@@ -70,7 +70,7 @@ def _check_run(method: str, run: RunResult) -> None:
     assert run.done.reason == "finished" and run.model is not None
     curve = list(losses(run.run).values())
     assert len(curve) == run.done.step >= 6
-    assert sum(curve[-2:]) < sum(curve[:2])
+    assert sum(curve[-2:]) < sum(curve[:2]), curve
     assert math.isfinite(run.done.metrics["validation_loss"])
     logged = [each for each in read_log(run.run / "log.jsonl") if "validation_loss" in each]
     assert run.done.metrics["validation_loss"] in [each["validation_loss"] for each in logged]

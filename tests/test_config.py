@@ -29,13 +29,13 @@ BUILT_IN_SIZES = {moving_scenes.NAME: moving_scenes.SIZE, solids.NAME: solids.SI
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_reads_and_opens_with_its_command(path):
     text = path.read_text()
-    if f"--policy recipes/{path.name}" in text:
+    if f"--policy {path.stem}" in text:
         assert read_policy(path).categories
         return
-    if f"bedstone finetune recipes/{path.name}" in text:
+    if f"bedstone finetune {path.stem}" in text:
         assert read_finetuning(path).model
         return
-    assert f"bedstone pretrain recipes/{path.name}" in text
+    assert f"bedstone pretrain {path.stem}" in text
     recipe = read_pretraining(path)
     if isinstance(recipe, ContrastiveRecipe):
         assert clip_config(recipe.model).embed

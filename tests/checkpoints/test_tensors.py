@@ -273,7 +273,7 @@ def test_an_index_through_links(tmp_path):
         ({"c": "missing.safetensors"}, "is missing, but"),
         ({"c": "pytorch_model.bin"}, "expected a .safetensors file"),
         ({"c": "n/" * 3000 + ".safetensors"}, "leads out"),
-        ({"c": "\ud800.safetensors"}, "is missing, but"),
+        ({"c": "\ud800.safetensors"}, "is not valid JSON"),
         ({"c": "n" * 300 + ".safetensors"}, "leads out"),
         ({"c": 3}, "expected weight_map"),
     ],

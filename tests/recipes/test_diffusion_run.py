@@ -206,7 +206,7 @@ def test_a_run_whose_noise_was_changed_does_not_go_on(
     whole = yaml.safe_load(path.read_text())
     for more in ({"target": "sample"}, {"process": {"kind": "flow", "shift": 3.0}}):
         path.write_text(yaml.safe_dump({**whole, **more}))
-        with pytest.raises(BedstoneError, match="process: the run learnt flow_prediction"):
+        with pytest.raises(BedstoneError, match=r"(target is 'sample'|process: the run learnt)"):
             resume(tmp_path / "run", quiet=True)
 
 

@@ -167,9 +167,10 @@ def supervised(folder: Path) -> dict[str, Any]:
         "task": "text-classification",
         "model": str(saved(folder, HeadConfig("pooled"))),
         "data": {"train": str(folder / "rows.jsonl"), "validation_share": 0.3},
-        "optim": {"adamw_lr": 3e-3},
+        "optim": {"adamw_lr": 1e-2},
         "batch_size": 4,
         "epochs": 5,
+        "dropout": 0.0,
         "best": "last",
     }
 

@@ -68,6 +68,9 @@ class Descent:
         for weight in self.weights:
             weight -= RATE * factor * weight.grad
 
+    def rates(self, factor):
+        return {"learning_rate": RATE * factor}
+
     def zero_grad(self):
         for weight in self.weights:
             weight.grad = None

@@ -148,7 +148,7 @@ def test_another_model_another_folder_and_two_writers_are_refused(held, tmp_path
         Index.open(held.path, name="m-2")
     with pytest.raises(BedstoneError, match="m-2 was given"):
         Index.create(held.path, 8, "m-2")
-    with pytest.raises(BedstoneError, match=r"is no index .*bedstone index FOLDER"):
+    with pytest.raises(BedstoneError, match=r"there is no such index .*bedstone index FOLDER"):
         Index.open(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
     (tmp_path / "notes.txt").write_text("mine")

@@ -250,7 +250,7 @@ def test_from_the_command_line(tmp_path, capsys):
         ({}, {"text": " "}, "the text is empty"),
         ({"text_weight": 2}, "red-shirt", "text_weight: 2"),
         ({"top_k": 0}, "red-shirt", "top_k: 0"),
-        ({"text": "tekst"}, "red-shirt", "no column 'tekst'; perhaps 'text'"),
+        ({"text": "tekst"}, "red-shirt", "no column 'tekst'; expected one of id"),
         ({}, np.zeros((2, 2, 3), np.uint8), "reads text alone"),
         ({"catalogue": [{"image": b"123"}]}, "0", "reads text alone"),
     ],
