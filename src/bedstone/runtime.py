@@ -90,7 +90,8 @@ def _bf16_is_faster() -> bool:
     wide = torch.ones(256, 512)
     rough, weight = wide.bfloat16(), torch.ones(512, 512)
     low = weight.bfloat16()
-    return speedup(lambda: wide @ weight, lambda: rough @ low) > 1.1
+    linear = torch.nn.functional.linear
+    return speedup(lambda: linear(wide, weight), lambda: linear(rough, low)) > 1.1
 
 
 def speedup(plain: Callable[[], object], other: Callable[[], object], rounds: int = 7) -> float:
