@@ -39,20 +39,26 @@ SCALING_CASES = {
 }
 
 
-@pytest.mark.parametrize("kind", SCALINGS)
-@pytest.mark.parametrize("length", [20, 100])
-def test_rotary_scalings_are_the_published_ones(kind, length):
+def small_llama(parameters):
+    """Llama's configuration in transformers with heads of 16 and a scaling of its positions."""
     from transformers import LlamaConfig
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    parameters = {"rope_type": kind, **SCALING_CASES[kind]}
-    config = LlamaConfig(
+    return LlamaConfig(
         hidden_size=64,
         num_attention_heads=4,
         head_dim=16,
         max_position_embeddings=64,
         rope_parameters={"rope_theta": 5000.0, **parameters},
     )
+
+
+@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("length", [20, 100])
+def test_rotary_scalings_are_the_published_ones(kind, length):
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    parameters = {"rope_type": kind, **SCALING_CASES[kind]}
+    config = small_llama(parameters)
     positions = torch.arange(length)[None]
     theirs = LlamaRotaryEmbedding(config)(torch.zeros(1), positions)
     ours = Rotary(scaled_frequencies(16, 5000.0, parameters, 64))(positions)
@@ -75,17 +81,10 @@ YARN = {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings":
     ids=str,
 )
 def test_more_of_yarns_numbers_are_the_published_ones(more):
-    from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     parameters = {**YARN, **more}
-    config = LlamaConfig(
-        hidden_size=64,
-        num_attention_heads=4,
-        head_dim=16,
-        max_position_embeddings=64,
-        rope_parameters={"rope_theta": 5000.0, **parameters},
-    )
+    config = small_llama(parameters)
     inverse, attention = ROPE_INIT_FUNCTIONS["yarn"](config, torch.device("cpu"))
     at = torch.arange(3)[None]
     found, factor = scaled_frequencies(16, 5000.0, parameters, 64).at(at, at)

@@ -22,6 +22,33 @@ def curve_points(
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
+def load_pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files; None without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        return None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def plain(axes: Any) -> None:
+    """A pale grid behind what is drawn, and no frame above and to the right."""
+    axes.grid(alpha=0.25)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Any, path: str | Path) -> Path:
+    """Writes a figure as a PNG, whole or not at all, and frees it."""
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png")
+    load_pyplot().close(figure)
+    return Path(path)
+
+
 def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) -> Path | None:
     """Training and validation loss against what is counted, as a PNG; None without matplotlib.
 
@@ -30,13 +57,8 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
         path: the PNG to write.
         title: the run's name.
     """
-    try:
-        import matplotlib
-    except ImportError:
+    if (pyplot := load_pyplot()) is None:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     unit = next((name for name in UNITS if any(name in each for each in records)), UNITS[0])
     x, y = curve_points(records, "loss", unit)
@@ -51,13 +73,9 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
         )
     axes.xaxis.set_major_formatter(lambda value, _: _short_tokens(value))
     axes.set(xlabel=unit, ylabel="mean loss of a target", title=title)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-    return Path(path)
+    return save_figure(figure, path)
 
 
 def draw_curves(
@@ -68,13 +86,8 @@ def draw_curves(
     Args:
         runs: records of `train.logs.read_log` by the run's name.
     """
-    try:
-        import matplotlib
-    except ImportError:
+    if (pyplot := load_pyplot()) is None:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     for number, (name, records) in enumerate(runs.items()):
         found = [each for each in records if "validation_loss" in each and "seconds" in each]
@@ -83,13 +96,9 @@ def draw_curves(
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(x, y, color=colour, marker="o", markersize=4, linewidth=1.6, label=name)
     axes.set(xlabel="minutes", ylabel="validation loss", title=title)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-    return Path(path)
+    return save_figure(figure, path)
 
 
 def _short_tokens(count: float) -> str:
@@ -147,13 +156,8 @@ def draw_learning_curve(
     lines = learning_curves(records, main)
     if not lines:
         return None
-    try:
-        import matplotlib
-    except ImportError:
+    if (pyplot := load_pyplot()) is None:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(figsize=(8.5, 5), dpi=120, layout="constrained")
     ends = {}
     kinds = sorted(set(lines) - {""})
@@ -184,12 +188,8 @@ def draw_learning_curve(
         )
     axes.set(xlabel="minutes of training", ylabel="accuracy", title=title)
     axes.set(xlim=(0, last or 1), ylim=(0, 1.02))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-    return Path(path)
+    plain(axes)
+    return save_figure(figure, path)
 
 
 def _apart(values: Sequence[float], least: float = 0.042) -> list[float]:
@@ -238,13 +238,8 @@ def draw_calibration(
             f"picture: {len(labels)} categories can't be drawn legibly; expected 1 to "
             f"{MOST_CATEGORIES}."
         )
-    try:
-        import matplotlib
-    except ImportError:
+    if (pyplot := load_pyplot()) is None:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     size = (9, 0.5 + 3.1 * len(labels))
     figure, grid = pyplot.subplots(
         len(labels), 2, figsize=size, dpi=120, layout="constrained", squeeze=False
@@ -258,10 +253,7 @@ def draw_calibration(
         grid[number][0].set_title(text, loc="left", fontsize=11, parse_math=False)
     if title:
         figure.suptitle(title, parse_math=False, fontsize=12)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-    return Path(path)
+    return save_figure(figure, path)
 
 
 def _rates_panel(axes: Any, scores: np.ndarray, truth: np.ndarray, threshold: float) -> None:
@@ -274,7 +266,7 @@ def _rates_panel(axes: Any, scores: np.ndarray, truth: np.ndarray, threshold: fl
         )
     axes.axvline(threshold, color="#222222", lw=1, ls="--", label=f"threshold {threshold:.2f}")
     axes.set(xlabel="threshold", xlim=(0, 1), ylim=(0, 1.03))
-    _plain(axes)
+    plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="best")
 
 
@@ -293,14 +285,8 @@ def _reliability_panel(axes: Any, scores: np.ndarray, truth: np.ndarray) -> None
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":", label="as said")
     axes.plot(found.said, found.found, color=BLUE, marker="o", markersize=4, lw=1.5, label="found")
     axes.set(xlabel="score", ylabel="share that holds", xlim=(0, 1), ylim=(0, 1.03))
-    _plain(axes)
+    plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="best")
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 # The confusion matrix as a picture: rows are what is, columns what was predicted.
@@ -334,13 +320,8 @@ def draw_confusion(
             f"confusion: {size} classes can't be drawn legibly; the most are {MOST_CLASSES}. "
             "Draw some of them, or read the figures a class."
         )
-    try:
-        import matplotlib
-    except ImportError:
+    if (pyplot := load_pyplot()) is None:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cell = max(0.36, 0.95 - 0.05 * size)  # inches
     names = [
@@ -385,10 +366,7 @@ def draw_confusion(
     )
     bar.set_label("share of the actual class")
     bar.outline.set_visible(False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-    return Path(path)
+    return save_figure(figure, path)
 
 
 def _short_count(count: int) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file, write_json
+from bedstone.files import write_json
+from bedstone.report.plots import load_pyplot, plain, save_figure
 from bedstone.train.logs import ProgressBar
 from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
 from bedstone.train.run import RunPlan
@@ -98,21 +99,12 @@ def draw_rates(
     rates: Sequence[float], losses: Sequence[float], found: float, path: Path
 ) -> Path | None:
     """Loss against rate as a PNG; None where matplotlib is absent."""
-    try:
-        import matplotlib
-    except ImportError:
+    if (pyplot := load_pyplot()) is None:
         return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=120, layout="constrained")
     axes.plot(rates, losses, color="#1f5fa6")
     axes.axvline(found, color="#c0392b", linestyle="--", label=f"proposed: {found:.1e}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss, smoothed")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(frameon=False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png")
-    pyplot.close(figure)
-    return path
+    return save_figure(figure, path)
