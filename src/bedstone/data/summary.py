@@ -40,7 +40,7 @@ class Summary:
         """Raises BedstoneError where there is a doubt, naming each."""
         if self.doubts:
             raise BedstoneError(
-                f"strict: the data has {len(self.doubts):,} doubtful points: "
+                "strict: what is doubtful in the data: "
                 f"{'; '.join(self.doubts[:SHOWN])}. Mend the data, or leave strict out."
             )
 
