@@ -72,6 +72,13 @@ def test_every_format_comes_back_as_it_was(classifier, tmp_path, suffix):
     assert all(row["prediction"] in ("bad", "good") for row in found)
 
 
+def test_the_ending_decides_whatever_its_case(classifier, tmp_path):
+    source = tmp_path / "ROWS.JSONL"
+    source.write_text(json.dumps({"text": "go"}) + "\n")
+    assert main(["predict", classifier, str(source)]) == 0
+    assert json.loads((tmp_path / "ROWS.predicted.JSONL").read_text())["text"] == "go"
+
+
 def test_rows_that_cannot_be_read_stay_with_their_reason(classifier, tmp_path, capsys):
     source = tmp_path / "rows.jsonl"
     texts = ["go", "", None, "a cat"]
