@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--held", type=int, default=64, help="rows that are scored")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers-alone", action="store_true")
     parser.add_argument("--small", action="store_true", help="a tiny network: does it run?")
@@ -198,14 +199,14 @@ def main() -> None:
         vocab=str(words / "gpt2-vocab.json"), merges=str(words / "gpt2-merges.txt")
     )
     tokenizer.pad_token = tokenizer.eos_token
-    rows = instruction_rows(chosen.data, tokenizer, chosen.rows + 64)
+    rows = instruction_rows(chosen.data, tokenizer, chosen.rows + chosen.held)
     shape = {"n_layer": 2, "n_embd": 64, "n_head": 2} if chosen.small else {}
     still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         GPT2LMHeadModel(GPT2Config(**shape, **still)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        task = Task(Path(folder), rows[:-64], rows[-64:], tokenizer)
+        task = Task(Path(folder), rows[: -chosen.held], rows[-chosen.held :], tokenizer)
         prove_apart(task)
         longest = max(len(row["labels"]) for row in task.train)
         print(f"{len(task.train)} rows, {task.tokens:,} tokens, the longest {longest}")
@@ -225,7 +226,7 @@ def main() -> None:
         runs = take_turns(sides, chosen.rounds)
     show(runs, TOLERANCE)
     if chosen.write:
-        keep(chosen.write, "lora", runs, rows=len(task.train), longest=longest)
+        keep(chosen.write, "lora", runs, rows=len(task.train), held=len(task.held))
 
 
 if __name__ == "__main__":
