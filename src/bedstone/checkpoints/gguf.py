@@ -112,9 +112,8 @@ def open_gguf(path: Path, *, dtype: torch.dtype | None = None) -> Opened:
         held = stored is not None and dtype is None and stored.kind in HELD
         if held and all(holds(network, ours) for ours in name.ours):
             assert stored is not None
-            tensors[name.theirs] = stored.codes()
-            codes = name.read(tensors[name.theirs])
-            hold(network, codes)  # type: ignore[arg-type]
+            tensors[name.theirs] = codes = stored.codes()
+            hold(network, dict.fromkeys(name.ours, codes))
         elif stored is not None:
             tensors[name.theirs] = stored.whole(dtype)
     used = [*tensors, *layout.ignored]

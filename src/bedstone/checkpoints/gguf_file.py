@@ -46,7 +46,7 @@ HELD = ("Q4_0", "Q4_1", "Q4_K")
 READ = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K",
         "Q5_K", "Q6_K")  # fmt: skip
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_ROWS = 1 << 22  # numbers that are made of blocks at once
+_ROWS = 1 << 20  # numbers that are made of blocks at once
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,39 @@ class Stored:
     Attributes:
         kind: how its numbers are stored: F32, Q4_0, ...
         shape: as torch has it, the fastest dimension last.
-        data: its bytes, mapped from the file.
+        path, start, size: where its bytes are.
     """
 
     kind: str
     shape: tuple[int, ...]
-    data: np.ndarray[Any, Any]
+    path: Path
+    start: int
+    size: int
+
+    def read(self, start: int = 0, size: int | None = None) -> np.ndarray[Any, Any]:
+        """Its bytes, or some of them, in memory of their own.
+
+        Raises:
+            BedstoneError: the file was cut meanwhile, or can't be read.
+        """
+        size = self.size if size is None else size
+        data = np.empty(size, np.uint8)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.start + start)
+                done = 0
+                while done < size and (more := file.readinto(data[done:].data)):
+                    done += more
+        except OSError as error:
+            raise BedstoneError(f"{self.path}: can't be read ({error.strerror}).") from error
+        if done < size:
+            raise BedstoneError(f"{self.path}: was cut off while it was read. {REFETCH}")
+        return data
 
     def whole(self, dtype: torch.dtype | None = None) -> Tensor:
         """The numbers: of plain kinds as they are stored, of others in fp32, or in `dtype`."""
         if self.kind in PLAIN:
-            found = torch.from_numpy(np.frombuffer(self.data, np.uint8).copy())
+            found = torch.from_numpy(self.read())
             found = found.view(PLAIN[self.kind]).view(self.shape)
             return found if dtype is None else found.to(dtype)
         from gguf import GGMLQuantizationType
@@ -75,43 +97,43 @@ class Stored:
         kind = GGMLQuantizationType[self.kind]
         made = torch.empty(self.shape, dtype=dtype or torch.float32)
         rows = made.view(-1, self.shape[-1])
-        blocks = self.data.reshape(len(rows), -1)
-        step = max(1, _ROWS // self.shape[-1])
-        for start in range(0, len(rows), step):
-            part = slice(start, start + step)
-            rows[part] = torch.from_numpy(dequantize(blocks[part], kind))
+        stride, step = self.size // len(rows), max(1, _ROWS // self.shape[-1])
+        for first in range(0, len(rows), step):
+            count = min(step, len(rows) - first)
+            blocks = self.read(first * stride, count * stride).reshape(count, stride)
+            rows[first : first + count] = torch.from_numpy(dequantize(blocks, kind))
         return made
 
     def codes(self) -> Codes:
         """The four-bit codes of a kind in `HELD`, with the file's own scales."""
-        columns = self.shape[-1]
-        blocks = torch.from_numpy(np.frombuffer(self.data, np.uint8).copy())
+        rows, groups = self.shape[0], self.shape[-1] // 32
         if self.kind == "Q4_K":
-            return _codes_of_k(blocks.view(-1, 144), columns)
-        size = 18 if self.kind == "Q4_0" else 20
-        blocks = blocks.view(-1, size)
-        head = blocks[:, : size - 16].contiguous().view(torch.float16)
-        scales = head[:, 0].view(-1, columns // 32)
-        lowest = -8 * scales if self.kind == "Q4_0" else head[:, 1].view(-1, columns // 32)
-        packed = blocks[:, size - 16 :]
-        codes = torch.cat((packed & 15, packed >> 4), 1).view(-1, columns)
-        return Codes(codes, scales.contiguous(), lowest.contiguous())
+            return _codes_of_k(self.read().reshape(-1, 144), rows)
+        head = 2 if self.kind == "Q4_0" else 4  # bytes of a block before its 16 of codes
+        blocks = self.read().reshape(rows, groups, head + 16)
+        halves = np.ascontiguousarray(blocks[..., :head]).view(np.float16)
+        scales = torch.from_numpy(halves[..., 0].copy())
+        lowest = -8 * scales if head == 2 else torch.from_numpy(halves[..., 1].copy())
+        return Codes(_packed(blocks[..., head:]), scales, lowest)
 
 
-def _codes_of_k(blocks: Tensor, columns: int) -> Codes:
+def _packed(pairs: np.ndarray[Any, Any]) -> Tensor:
+    """Codes as layers keep them, of (E, N, K): K bytes with codes i and i + K of 2 K numbers."""
+    whole = np.concatenate((pairs & 15, pairs >> 4), -1).reshape(len(pairs), -1)
+    half = whole.shape[1] // 2
+    return torch.from_numpy(whole[:, :half] | (whole[:, half:] << 4))
+
+
+def _codes_of_k(blocks: np.ndarray[Any, Any], rows: int) -> Codes:
     """Q4_K: blocks of 256 with scales and lowest values of 6 bits for each 32."""
-    whole = blocks[:, :4].contiguous().view(torch.float16).float()  # (N, 2)
-    packed = blocks[:, 4:16].int()
-    first, second, high = packed[:, :4], packed[:, 4:8], packed[:, 8:]
-    scales = torch.cat((first & 63, (high & 15) | (first >> 6 << 4)), 1)  # (N, 8)
-    lowest = torch.cat((second & 63, (high >> 4) | (second >> 6 << 4)), 1)
-    pairs = blocks[:, 16:].view(-1, 4, 1, 32)
-    codes = torch.cat((pairs & 15, pairs >> 4), 2).view(-1, columns)
-    groups = columns // 32
+    whole = np.ascontiguousarray(blocks[:, :4]).view(np.float16).astype(np.float32)  # (N, 2)
+    first, second, high = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    scales = np.concatenate((first & 63, (high & 15) | (first >> 6 << 4)), 1)  # (N, 8)
+    lowest = np.concatenate((second & 63, (high >> 4) | (second >> 6 << 4)), 1)
     return Codes(
-        codes,
-        (whole[:, :1] * scales).view(-1, groups),
-        -(whole[:, 1:] * lowest).view(-1, groups),
+        _packed(blocks[:, 16:].reshape(rows, -1, 32)),
+        torch.from_numpy((whole[:, :1] * scales).reshape(rows, -1)),
+        torch.from_numpy(-(whole[:, 1:] * lowest).reshape(rows, -1)),
     )
 
 
@@ -130,7 +152,7 @@ class GGUF:
 
 
 def read_gguf(path: Path) -> GGUF:
-    """The header of a GGUF file, its tensors mapped and not yet read; of a split set, of all parts.
+    """The header of a GGUF file, its tensors not yet read; of a split set, of all parts.
 
     Raises:
         BedstoneError: it is no such file, a part of a set is missing, or it says of itself what
@@ -189,7 +211,8 @@ def _read_part(path: Path) -> GGUF:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
-    return _Header(path, data).read()
+    with data:
+        return _Header(path, data).read()
 
 
 class _Header:
@@ -268,7 +291,7 @@ class _Header:
             raise self.error(f"{key} is of kind {kind:,}, which the format doesn't have")
         form = np.dtype(_NUMBERS[kind])
         at = self._take(form.itemsize, key)
-        value = np.frombuffer(self.data, form, 1, at)[0].item()
+        value = np.frombuffer(self.data[at : self.at], form)[0].item()
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(f"{key} = {value}; expected a finite number")
         return bool(value) if kind == _BOOL else value
@@ -287,7 +310,7 @@ class _Header:
         if count * form.itemsize > self._left:
             raise self.error(f"{key} claims {count:,} numbers")
         at = self._take(count * form.itemsize, key)
-        return np.frombuffer(self.data, form, count, at)
+        return np.frombuffer(self.data[at : self.at], form)
 
     def _entry(self) -> tuple[str, str, tuple[int, ...], int, int]:
         """Name, kind, shape, bytes and offset of a tensor."""
@@ -340,8 +363,7 @@ class _Header:
                     f"is cut off: tensor {shown(name)} would end at byte {start + end:,}, the file "
                     f"at {len(self.data):,}"
                 )
-            data = np.frombuffer(self.data, np.uint8, size, start + offset)
-            found.tensors[name] = Stored(kind, shape, data)
+            found.tensors[name] = Stored(kind, shape, self.path, start + offset, size)
 
 
 def write_gguf(
