@@ -81,7 +81,6 @@ def open_dataset(
             column = reader.column("class", record.values) or ""
             reader = replace(reader, names=reader.class_names(reading.names.get(column, ())))
             first = False
-        faults.rows += 1
         try:
             samples.append(reader.read(record))
         except BedstoneError as error:
@@ -139,7 +138,6 @@ def _open_rows(
     reading = Reading(Faults(name, most_broken or 0.0, option=option), labels)
     assert reading.faults is not None
     found = list(read_records(name, split, reading=reading))
-    reading.faults.rows += len(found)
     reading.faults.check()
     return _by_column(name, [each.values for each in found], columns, found, reading)
 
@@ -182,9 +180,7 @@ def with_images(
             file's name.
     """
     reading = Reading(Faults(str(name), 1.0, option=""))
-    assert reading.faults is not None
     found = list(read_records(name, split, images=True, reading=reading))
-    reading.faults.rows += len(found)
     known = {key for each in found for key in each.values}
     if image is not None and image not in known:
         raise BedstoneError(f"data {str(name)!r}: has no column {image!r}{nearest(image, known)}.")
