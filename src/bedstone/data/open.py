@@ -22,14 +22,13 @@ from bedstone.data.fields import (
     named_file,
     needed,
 )
-from bedstone.data.records import Faults, Reading, Record
+from bedstone.data.records import MOST_BROKEN, Faults, Reading, Record
 from bedstone.data.sources import read_records
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, share, whole
 
 # Built-in samples: the module and function that make them, loaded when asked for.
 BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
-MOST_BROKEN = 0.05  # the share of rows that may be broken, where nobody says
 # Columns of rows that may have an image beside their text.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")
 
@@ -169,24 +168,33 @@ def with_images(
 ) -> Dataset:
     """All rows of a source by their columns, `image` being a `Path`, bytes or None.
 
-    Nothing is decoded. A path is relative to the folder of the file that names it.
+    Nothing is decoded. A path is relative to the folder of the file that names it. Broken rows,
+    and those whose image is neither bytes nor a file's name, are left out and named on stderr.
 
     Args:
         columns: {part: column} of texts and labels, where the usual names aren't used.
         image: the column of images, where it hasn't a usual name.
 
     Raises:
-        BedstoneError: there is no such data or column, or a row's image is neither bytes nor a
-            file's name.
+        BedstoneError: there is no such data or column, or more than 0.05 of the rows are broken.
     """
-    reading = Reading(Faults(str(name), 1.0, option=""))
+    faults = Faults(str(name), MOST_BROKEN, option="")
+    reading = Reading(faults)
     found = list(read_records(name, split, images=True, reading=reading))
     known = {key for each in found for key in each.values}
     if image is not None and image not in known:
         raise BedstoneError(f"data {str(name)!r}: has no column {image!r}{nearest(image, known)}.")
     column = image or next((each for each in IMAGE_COLUMNS if each in known), None)
-    rows = [{**each.values, "image": _image(each, column)} for each in found]
-    return _by_column(str(name), rows, columns, found, reading)
+    rows, kept = [], []
+    for each in found:
+        try:
+            rows.append({**each.values, "image": _image(each, column)})
+            kept.append(each)
+        except BedstoneError as error:
+            faults.add(error)
+    faults.check()
+    faults.warn()
+    return _by_column(str(name), rows, columns, kept, reading)
 
 
 def _image(record: Record, column: str | None) -> Path | bytes | None:

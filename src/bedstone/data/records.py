@@ -9,6 +9,7 @@ column.
 
 import csv
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,11 +38,13 @@ from bedstone.errors import BedstoneError, closest
 # A number as programs write it: no zeros before it, no plus, no spaces, ASCII digits.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 EXACT_DIGITS = 17  # of a fraction; a float keeps no more
+MOST_BROKEN = 0.05  # the share of rows that may be broken, where nobody says
 EARLY = 1000  # broken rows, where they are most, after which the rest isn't read
 REPORTED = 5  # broken rows that a message names
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is held whole
 MOST_COLUMNS = 100_000  # of a CSV file
 
+log = logging.getLogger("bedstone.data")  # without a handler, Python writes it to stderr
 T = TypeVar("T")
 Read = Row | BedstoneError  # a row, or what is wrong with a broken one
 
@@ -108,6 +111,15 @@ class Faults:
         raise BedstoneError(
             f"data {self.name!r}: {count}{limit}: {self.summary()} Mend or remove them{advice}."
         )
+
+    def left_out(self) -> str:
+        """How many rows are left out and the first of them, as a sentence; or nothing."""
+        return f"{len(self.broken):,} rows left out: {self.summary()}" if self.broken else ""
+
+    def warn(self) -> None:
+        """Reports on stderr what is left out."""
+        if self.broken:
+            log.warning("%s: %s", self.name, self.left_out())
 
     def summary(self) -> str:
         """The first broken rows, and how many more there are."""

@@ -37,6 +37,7 @@ from bedstone.data.folders import (
 )
 from bedstone.data.records import (
     FORMATS,
+    MOST_BROKEN,
     Faults,
     Reading,
     Record,
@@ -470,6 +471,6 @@ class DataConfig(Settings):
     validation: str = ""
     validation_share: float = share(below_one=True, default=0.02)
     streaming: bool = False
-    most_broken: float = share(below_one=True, default=0.05)
+    most_broken: float = share(below_one=True, default=MOST_BROKEN)
 
     section: ClassVar[str] = "data."

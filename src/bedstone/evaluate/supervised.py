@@ -18,7 +18,8 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.fields import PAIRS
 from bedstone.data.images.supervised import ImageExamples
-from bedstone.data.open import MOST_BROKEN, open_dataset, remembered_columns
+from bedstone.data.open import open_dataset, remembered_columns
+from bedstone.data.records import MOST_BROKEN
 from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError

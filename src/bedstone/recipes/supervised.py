@@ -22,7 +22,8 @@ from bedstone.data.images.supervised import (
     in_batches,
     labelled_image_stream,
 )
-from bedstone.data.open import MOST_BROKEN, open_dataset
+from bedstone.data.open import open_dataset
+from bedstone.data.records import MOST_BROKEN
 from bedstone.data.summary import summarise
 from bedstone.data.text.augment import AugmentConfig, augment
 from bedstone.data.text.examples import Examples, example_stream

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.dataset import Faults
 from bedstone.data.open import check_classes, check_objects
+from bedstone.data.records import MOST_BROKEN, Faults
 from bedstone.data.stream import Tensors
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -404,7 +404,7 @@ class SignalsConfig(Settings):
     channels: int = one_of(3, 1, default=3)
     sound: dict[str, Any] = field(default_factory=dict)
     most_rows: int = whole(0, default=0)
-    most_broken: float = share(below_one=True, default=0.05)
+    most_broken: float = share(below_one=True, default=MOST_BROKEN)
     objects: tuple[int, ...] = (1, 2)
     captions: str = one_of(*CAPTIONS, default="whole")
     signs: bool = False
