@@ -161,6 +161,8 @@ def test_what_is_seen_is_learnt_and_who_is_blind_learns_nothing(
     assert main(["evaluate", str(tmp_path / "seen"), rows, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["answers"]["accuracy"] == 1.0 and found["answers"]["majority"] == 0.25
+    assert main(["evaluate", str(tmp_path / "seen"), rows, "--label-column", "shade"]) == 2
+    assert "label-column: 'shade' was given" in capsys.readouterr().err
 
 
 def test_captions_of_real_rows_are_measured_by_words(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def evaluate_contrastive(
     data: str,
     precision: Precision,
     *,
-    column: str = "",
+    columns: dict[str, str] | None = None,
     split: str | None = None,
     as_json: bool = False,
     confusion: str | None = None,
@@ -194,15 +194,14 @@ def evaluate_contrastive(
     Args:
         model: with image and text towers.
         data: pairs, as `data.sources` reads them, or `scenes`.
-        column: the column of texts, where it isn't the recipe's.
+        columns: which column holds what (text, label), where it isn't the recipe's.
         confusion: a PNG to draw the confusion matrix of zero-shot classification into.
 
     Raises:
         BedstoneError: the pairs can't be read, or there is nothing to measure.
     """
     settings = recorded_data(PairsConfig, model.record.get("recipe") or {})
-    given = {"text": column} if column else {}
-    settings.columns = remembered_columns(settings.columns, data, given, split=split, images=True)
+    settings.columns = remembered_columns(settings.columns, data, columns, split=split, images=True)
     if data == SCENES:
         rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
     else:
