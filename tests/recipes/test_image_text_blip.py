@@ -161,6 +161,15 @@ def test_what_is_seen_is_learnt_and_who_is_blind_learns_nothing(
     assert main(["evaluate", str(tmp_path / "seen"), rows, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["answers"]["accuracy"] == 1.0 and found["answers"]["majority"] == 0.25
+    table = pq.read_table(rows)
+    usual = [
+        {"picture": "image", "title": "caption"}.get(each, each) for each in table.column_names
+    ]
+    pq.write_table(table.rename_columns(usual), tmp_path / "usual.parquet")
+    assert (
+        main(["evaluate", str(tmp_path / "seen"), str(tmp_path / "usual.parquet"), "--json"]) == 0
+    )
+    assert json.loads(capsys.readouterr().out) == found  # the baselines are of the training rows
     assert main(["evaluate", str(tmp_path / "seen"), rows, "--label-column", "shade"]) == 2
     assert "label-column: 'shade' was given" in capsys.readouterr().err
 

@@ -12,12 +12,12 @@ from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import MOST_BROKEN
 from bedstone.data.write import FORMATS, check_format, write_rows
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.supervised import columns_of_run
 from bedstone.outputs import new_file
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
 from bedstone.tasks.pipeline import check_head, natural_task, task_class
 from bedstone.tasks.task import Task
+from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
 AT_A_TIME = 64  # rows read ahead
@@ -79,7 +79,7 @@ def predict(
     chosen = read_options(kind.name, kind.settings, option)
     ready = kind(opened, precision=precision)
     given = {"text": column} if column else None
-    columns = columns_of_run(opened, rows, given, None, images=kind.reads == "pictures")
+    columns = recorded_columns(opened.record, rows, given, images=kind.reads == "pictures")
     if kind.reads == "pictures":
         data = with_images(rows, columns=columns)
     else:

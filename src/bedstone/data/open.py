@@ -96,34 +96,6 @@ def open_dataset(
     )
 
 
-def remembered_columns(
-    recorded: Mapping[str, Any],
-    name: str | Path,
-    given: Mapping[str, Any] | None = None,
-    *,
-    split: str | None = None,
-    images: bool = False,
-) -> dict[str, Any]:
-    """The columns of other rows than a run learnt from: those given, else its own where they exist.
-
-    Args:
-        recorded: {part: column} of the run's recipe.
-        given: {part: column} that are named now.
-        images: whether rows have images.
-    """
-    found = dict(given or {})
-    rest = {part: column for part, column in recorded.items() if part not in found}
-    if rest and str(name) not in BUILT_IN:
-        first = next(
-            read_records(name, split, images=images, reading=Reading(Faults("", 1.0))), None
-        )
-        values = {} if first is None else first.values
-        for part, column in rest.items():
-            if not isinstance(column, str) or "{" in column or column in values:
-                found[part] = column
-    return found
-
-
 def _open_rows(
     name: str,
     columns: Mapping[str, str] | None,
