@@ -91,7 +91,6 @@ def open_dataset(
         fields=kept,
         classes=tuple(dict.fromkeys(reader.names.values())) if "class" in names else (),
         templates=reader.templates or TEMPLATES,
-        faults=faults,
         reading=reading,
     )
 
@@ -125,8 +124,6 @@ def _by_column(
         name,
         columns,
         places=[each.place for each in found],
-        names=reading.names,
-        faults=reading.faults,
         reading=reading,
     )
 

@@ -13,7 +13,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +90,10 @@ class Faults:
     def add(self, error: BedstoneError | str) -> None:
         """Counts a broken row that is among `rows`."""
         self.broken.append(str(error))
+
+    def copy(self) -> "Faults":
+        """The same faults, to which others can be added; the share stays that of all rows read."""
+        return replace(self, broken=list(self.broken))
 
     def check(self, *, first: bool = False) -> None:
         """Raises BedstoneError where more than the share `most` of the rows is broken.
