@@ -3,12 +3,14 @@
 import json
 
 import datasets
+import numpy as np
 import pytest
 
 from bedstone.data.dataset import Dataset, image_numbers
 from bedstone.data.fields import IMAGE_TEXT
 from bedstone.data.open import open_dataset
 from bedstone.data.records import Faults, Reading
+from bedstone.data.signals.signals import Signals
 from bedstone.errors import BedstoneError
 
 ROWS = [{"text": "so good", "label": 1}, {"text": "so, bad", "label": 0}]
@@ -169,3 +171,17 @@ def test_what_is_left_out_of_a_part_is_not_left_out_of_another():
     parts[1].faults.add("line 9: broken.")  # such as an image that can't be decoded
     assert len(rows.faults.broken) == len(parts[0].faults.broken) == 1
     assert kept.reading.faults is kept.faults and kept.names is kept.reading.names
+
+
+def test_left_out_rows_are_worded_in_one_way():
+    faults = Faults("rows", 0.9, 10, ["line 3: broken."])
+    expected = "1 rows left out: line 3: broken."
+    assert faults.left_out() == expected and Faults("rows", 0.9, 10).left_out("; ") == ""
+    reading = Reading(faults)
+    assert Dataset([{"text": "a"}], reading=reading).describe() == f"1 rows; {expected}"
+    with pytest.raises(BedstoneError, match=f"at least one. {expected}"):
+        Dataset([], reading=reading)
+    signals = {"kind": "image", "name": "rows", "faults": faults}
+    assert Signals(np.zeros((2, 1, 4, 4)), **signals).describe().endswith(f"; {expected}")
+    with pytest.raises(BedstoneError, match=f"learn from. {expected}"):
+        Signals(np.zeros((0, 1, 4, 4)), **signals)

@@ -74,7 +74,7 @@ class Dataset:
             self._check_columns()
 
     def _empty(self) -> BedstoneError:
-        left = f" Left out: {self.faults.summary()}" if self.faults.broken else ""
+        left = self.faults.left_out(" ")
         if self.fields == CONTENT:
             return BedstoneError(
                 f"data {self.name!r}: holds no row. Name data with at least one.{left}"
@@ -255,7 +255,7 @@ class Dataset:
     def describe(self) -> str:
         """How many rows, texts, questions and classes there are, in a line."""
         if not self.samples:
-            return f"{len(self):,} rows{self.left_out()}"
+            return f"{len(self):,} rows{self.faults.left_out('; ')}"
         images = len(set(self.keys()))
         text = f"{images:,} pictures"
         text += f" in {len(self):,} rows" if images < len(self) else ""
@@ -267,13 +267,7 @@ class Dataset:
         elif "captions" in self.fields:
             text += f", {captions:,} texts"
             text += f", {len(self.classes):,} classes" if self.classes else ""
-        return text + self.left_out()
-
-    def left_out(self) -> str:
-        """How many rows were left out, and the first of them, after a semicolon; or nothing."""
-        if not self.faults.broken:
-            return ""
-        return f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
+        return text + self.faults.left_out("; ")
 
     # Samples.
 

@@ -116,9 +116,10 @@ class Faults:
             f"data {self.name!r}: {count}{limit}: {self.summary()} Mend or remove them{advice}."
         )
 
-    def left_out(self) -> str:
-        """How many rows are left out and the first of them, as a sentence; or nothing."""
-        return f"{len(self.broken):,} rows left out: {self.summary()}" if self.broken else ""
+    def left_out(self, before: str = "") -> str:
+        """How many rows are left out and the first of them, after `before`; or nothing."""
+        count = f"{before}{len(self.broken):,} rows left out: "
+        return count + self.summary() if self.broken else ""
 
     def warn(self) -> None:
         """Reports on stderr what is left out."""

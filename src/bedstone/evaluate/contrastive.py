@@ -227,6 +227,6 @@ def evaluate_contrastive(
     return present(
         record,
         {f"{model.path} on {data}: {name}": figures.table() for name, figures in found.items()},
-        notes=[f"Left out: {rows.faults.summary()}"] if rows.faults.broken else (),
+        notes=list(filter(None, [rows.faults.left_out()])),
         as_json=as_json,
     )

@@ -493,8 +493,7 @@ def evaluate_image_text(
     notes = []
     if "answers" in found and learnt is None:
         notes.append(f"No baselines: {settings.source} can't be read any more.")
-    if rows.faults.broken:
-        notes.append(f"Left out: {rows.faults.summary()}")
+    notes += filter(None, [rows.faults.left_out()])
     title = f"{model.path} on {data}"
     parts = {f"{title}: {name}": figures for name, figures in found.items()}
     return present(record, parts, notes=notes, as_json=as_json)

@@ -325,7 +325,7 @@ def evaluate_labels(
             raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
         title = f"{model.path} on {Path(data).name}"
         draw_confusion(found.figures.confusion, found.figures.labels, confusion, title)
-    notes = [left] if (left := examples.rows.left_out().removeprefix("; ")) else ()
+    notes = list(filter(None, [examples.rows.faults.left_out()]))
     title = f"{model.path} on {data}"
     return present(record, {title: found.figures}, notes=notes, as_json=as_json)
 

@@ -425,6 +425,6 @@ def evaluate_task(
     return present(
         {name: figures.record() for name, figures in found.items()},
         {f"{title}: {name}": figures for name, figures in found.items()},
-        notes=[f"Left out: {rows.faults.summary()}"] if rows.faults.broken else (),
+        notes=list(filter(None, [rows.faults.left_out()])),
         as_json=as_json,
     )

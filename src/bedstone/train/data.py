@@ -217,5 +217,5 @@ def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = Fal
 
         made = token_cache(source, tokenizer, validation_share=share, progress=progress)
         if (faults := source.faults) is not None and faults.broken:
-            bar.say(f"{source.name}: {len(faults.broken):,} rows left out: {faults.summary()}")
+            bar.say(f"{source.name}: {faults.left_out()}")
         return made

@@ -110,7 +110,7 @@ class ImageExamples:
     def describe(self) -> str:
         """How many pictures and labels, and how many were left out, in a line."""
         text = f"{len(self):,} pictures, {len(self.labels):,} labels"
-        return text + self.rows.left_out()
+        return text + self.rows.faults.left_out("; ")
 
     def fingerprint(self) -> str:
         """A hash (hex) of the rows."""

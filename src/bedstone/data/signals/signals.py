@@ -156,9 +156,7 @@ class Signals:
             text += f", {len(self.names):,} classes"
         if self.captions is not None:
             text += f", {sum(map(len, self.captions)):,} texts"
-        if self.faults.broken:
-            text += f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
-        return text
+        return text + self.faults.left_out("; ")
 
     def _hash(self, row: int) -> bytes:
         """A hash of a signal's values; of a drawn one, of its place."""
@@ -168,7 +166,7 @@ class Signals:
     def _check(self) -> None:
         count = len(self)
         if not count:
-            left = f" Left out: {self.faults.summary()}" if self.faults.broken else ""
+            left = self.faults.left_out(" ")
             raise BedstoneError(f"data {self.name!r}: holds no signal to learn from.{left}")
         for what, given in (("classes", self.classes), ("texts", self.captions)):
             if given is not None and len(given) != count:
