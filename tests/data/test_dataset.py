@@ -182,6 +182,8 @@ def test_left_out_rows_are_worded_in_one_way():
     with pytest.raises(BedstoneError, match=f"at least one. {expected}"):
         Dataset([], reading=reading)
     signals = {"kind": "image", "name": "rows", "faults": faults}
-    assert Signals(np.zeros((2, 1, 4, 4)), **signals).describe().endswith(f"; {expected}")
+    assert (
+        Signals(np.zeros((2, 1, 4, 4), np.float32), **signals).describe().endswith(f"; {expected}")
+    )
     with pytest.raises(BedstoneError, match=f"learn from. {expected}"):
-        Signals(np.zeros((0, 1, 4, 4)), **signals)
+        Signals(np.zeros((0, 1, 4, 4), np.float32), **signals)

@@ -111,6 +111,8 @@ def test_columns_classes_duplicates_and_doubts_are_summed_up(tmp_path):
         "validation": [row["kind"] for row in held],
     }
     found = summarise({"train": train, "validation": held}, labels, ("text", "pair", "label"))
+    by_name = summarise({"train": train, "validation": held}, labels, ("label", "text"))
+    assert by_name.doubts == found.doubts  # a label is known by its name, wherever it stands
     lines = found.text()
     assert lines[0] == "columns: text from 'body' (text), label from 'kind' (text)"
     assert any("semicolons" in line for line in lines)

@@ -13,6 +13,7 @@ import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
 from bedstone.commands.train import finetune, resume
+from bedstone.data.dataset import Dataset
 from bedstone.data.text.convert_tokenizer import train_wordpiece
 from bedstone.data.text.supervised import alpaca_prompt
 from bedstone.data.text.tokenizer import Tokenizer
@@ -322,6 +323,17 @@ def test_few_broken_rows_are_left_out_and_counted(bases, tmp_path):
     write_rows(tmp_path / "train.jsonl", [*rows, *[{"text": "", "label": "praise"}] * 20])
     with pytest.raises(BedstoneError, match=r"22 of 182 rows are broken, more than data.most_brok"):
         prepare(method_of(recipe), recipe, None, quiet=True)
+
+
+def test_rows_are_checked_once(bases, tmp_path, monkeypatch):
+    checked = []
+    real = Dataset.usable
+    monkeypatch.setattr(
+        Dataset, "usable", lambda rows, check: checked.append(rows.name) or real(rows, check)
+    )
+    recipe = recipe_for(tmp_path, bases["bert"], "token-classification")
+    prepare(method_of(recipe), recipe, None, quiet=True)
+    assert sorted(map(Path, checked)) == [tmp_path / "train.jsonl", tmp_path / "validation.jsonl"]
 
 
 @pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (2, 4), (2, 8), (5, 3)])

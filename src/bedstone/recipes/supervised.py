@@ -27,7 +27,7 @@ from bedstone.data.records import MOST_BROKEN
 from bedstone.data.summary import summarise
 from bedstone.data.text.augment import AugmentConfig, augment
 from bedstone.data.text.examples import Examples, example_stream
-from bedstone.data.text.supervised import PARTS, make_examples, usable_rows
+from bedstone.data.text.supervised import PARTS, examples_of, make_examples, usable_rows
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
@@ -417,12 +417,11 @@ def open_texts(
     data = recipe.data
 
     def opened(name: str) -> Dataset:
-        rows = open_dataset(
+        return open_dataset(
             name, columns=data.columns, split=data.split, most_broken=data.most_broken
         )
-        return usable_rows(recipe.task, rows, data.labels or None, recipe.problem)
 
-    learnt = opened(data.train)
+    learnt = usable_rows(recipe.task, opened(data.train), data.labels or None, recipe.problem)
     if data.validation:
         held = opened(data.validation)
     else:
@@ -438,7 +437,8 @@ def open_texts(
     limit = min(recipe.limit or model.config.context, model.config.context)
 
     def examples(rows: Dataset, known: Examples | None = None) -> Examples:
-        return make_examples(
+        made = make_examples if known else examples_of  # those to learn from are checked
+        return made(
             recipe.task,
             rows,
             tokenizer,
