@@ -25,8 +25,9 @@ from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
 from bedstone.recipes.base import method_of
-from bedstone.recipes.supervised import FinetuneRecipe
+from bedstone.recipes.supervised import FinetuneRecipe, open_start, open_texts
 from bedstone.settings import from_mapping, to_yaml
+from bedstone.train.data import version_of
 from bedstone.train.logs import read_log
 from bedstone.train.run import prepare
 from runs import stop_after
@@ -392,7 +393,7 @@ def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_
     recipe = recipe_for(tmp_path, bases["bert"], "text-classification", epochs=2)
     recipe.data.validation, recipe.data.validation_share = "", 0.2
     with monkeypatch.context() as older:
-        older.setattr("bedstone.recipes.supervised.stratifies", lambda folder: False)
+        older.setattr("bedstone.recipes.supervised.version_of", lambda folder: 1)
         stop_after(older, 3)
         assert finetune(recipe, quiet=True).done.reason == "SIGTERM"
     assert "split" not in json.loads((tmp_path / "run" / "data.json").read_text())
@@ -404,6 +405,21 @@ def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_
     assert splits.record["split"] == 2
     whole = counts["praise"] + Counter(splits.train.actual)["praise"]
     assert counts["praise"] == round(0.2 * whole)
+
+
+def test_how_rows_are_held_out_does_not_say_how_prompts_are_cut(bases, tmp_path, monkeypatch):
+    recipe = recipe_for(tmp_path, bases["gpt"], "text-generation")
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    assert version_of(None) == version_of(folder) == 2
+    for split in (1, 2):
+        record = {"split": 2} if split == 2 else {}
+        (folder / "data.json").write_text(json.dumps(record))
+        assert version_of(folder) == split
+        train, held, _ = open_texts(recipe, open_start(recipe, None), True, version=split)
+        assert train._keep_ends == held._keep_ends == (split == 2)
+    monkeypatch.setattr("bedstone.recipes.supervised.HELD_BY_CLASS", 3)
+    assert open_texts(recipe, open_start(recipe, None), True)[0]._keep_ends
 
 
 def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):

@@ -61,21 +61,23 @@ def labels_of(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
     return labels if any(any(each) for each in labels.values()) else {}
 
 
-SPLIT = 2  # the version of how rows are held out; runs without one have equal chances for all rows
+# The version of how labelled rows become examples: `split` of a run's data.json, which runs of the
+# first lack. A run goes on as it began.
+VERSION = 2
+HELD_BY_CLASS = 2  # from here on the same share of each class is held out
+ENDS_KEPT = 2  # from here on the end of a long prompt is kept
 
 
-def stratifies(folder: Path | None) -> bool:
-    """Whether a run holds out the same share of each class, as those that begin today do.
+def version_of(folder: Path | None) -> int:
+    """The version that a run reads its rows by.
 
     Args:
         folder: of the run, where it may have begun under an earlier version.
     """
     path = None if folder is None else folder / "data.json"
-    return (
-        path is None
-        or not is_plain(path)
-        or read_object(path, finite=False).get("split", 1) >= SPLIT
-    )
+    if path is None or not is_plain(path):
+        return VERSION
+    return int(read_object(path, finite=False).get("split", 1))
 
 
 def held_out(
