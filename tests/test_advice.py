@@ -30,7 +30,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 KEY = re.compile(r"(?<![\w./{`\]-])([a-z_]+(?:\.[a-z_0-9]+)+)(?:\.?=|(?=[ ,:;.)]|$))")
 SECTIONS = {"data", "optim", "schedule", "tokenizer", "masking", "lora", "augment", "model", "text"}
 # Options of other programs that messages and pages name.
-OTHERS = {"--option", "--bf16", "--threads"}
+OTHERS = {"--option", "--bf16", "--threads", "--no-deps"}
 FILES = {"json", "model", "txt", "yaml"}  # endings of files, such as tokenizer.json
 # Sections of networks that recipes hold as a mapping, checked when the network is made.
 OPEN = {"model", "data.sound"}

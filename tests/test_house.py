@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bedstone.models.published import FAMILIES
+from bedstone.models.families import FAMILIES
 from bedstone.recipes.base import METHODS
 from bedstone.tasks.pipeline import TASKS
 
@@ -259,7 +259,7 @@ def test_each_family_is_a_folder_in_one_table():
     for layout, home in FAMILIES.items():
         assert layout in importlib.import_module(home).LAYOUTS, layout
     tables = [m for m, tree in TREES.items() if "FAMILIES" in assigned(tree)]
-    assert tables == ["bedstone.models.published"]
+    assert tables == ["bedstone.models.families"]
 
 
 def test_each_method_is_a_file_in_one_table():

@@ -35,6 +35,7 @@ from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
+from bedstone.models.families import model_type
 from bedstone.models.interfaces import CausalLM
 from bedstone.models.published import (
     GENERATION,
@@ -42,7 +43,6 @@ from bedstone.models.published import (
     has_own_copies,
     layout,
     load_published,
-    model_type,
     to_published,
 )
 from bedstone.nn.layers import Pooling

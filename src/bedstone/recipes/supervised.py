@@ -35,8 +35,8 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.models.clip import network as image_classifiers
 from bedstone.models.clip.network import CLIP, ImageClassifierConfig
+from bedstone.models.families import FAMILIES
 from bedstone.models.heads import HeadConfig
-from bedstone.models.published import FAMILIES
 from bedstone.models.published import layout as layout_of
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.nn.attention import SelfAttention
