@@ -22,8 +22,8 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     package, the hub's cache must have it. `package:NAME/folder` is a folder inside an installed
     Python package; `hub:ID` is the hub's even where a folder or a short name is similar. A name
     that can only be a folder's, or that a folder here or a short name is close to, isn't looked for
-    on the network. Downloads go to the hub's own cache and are found there again: `HF_HOME` says where
-    it is, `HF_HUB_OFFLINE=1` keeps to it. `revision` is a branch, tag or commit of the hub.
+    on the network. Downloads go to the hub's own cache and are found there again: `HF_HOME` says
+    where it is, `HF_HUB_OFFLINE=1` keeps to it. `revision` is a branch, tag or commit of the hub.
 
     Raises:
         BedstoneError: none exists, the id is malformed, access is refused, or the hub can't be
@@ -40,10 +40,10 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     kind = "" if fetched else kind_of(folder)
     if not kind and not fetched:
         kind = kind_of(recover_folder(folder))
-    if kind == "a folder":
+    if kind == "a folder" or (kind == "a plain file" and folder.suffix == ".gguf"):
         return folder
     if kind:
-        raise BedstoneError(f"{named}: is {kind}; expected the folder of a model.")
+        raise BedstoneError(f"{named}: is {kind}; expected the folder of a model, or a GGUF file.")
     if not fetched and (known := _known(named, revision)):
         if isinstance(known, Path):
             return known
@@ -123,7 +123,7 @@ def _in_package(named: str) -> Path:
     if home is None:
         raise BedstoneError(f"{named}: there is no package {package!r} here; pip install it first.")
     folder = home / inner
-    if ".." in Path(inner).parts or not folder.is_dir():
+    if ".." in Path(inner).parts or not (folder.is_dir() or folder.suffix == ".gguf"):
         raise BedstoneError(f"{named}: the package {package} has no folder {inner!r}. Mend it.")
     return folder
 

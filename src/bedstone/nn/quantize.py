@@ -13,7 +13,8 @@ out once; everywhere else the weight is made whole for the time of one product.
 Shapes: N rows, D inputs, E outputs, G inputs a group.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,49 @@ FEW = 8  # rows: beyond, making the weight whole costs less than the small kerne
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
 
 
+@dataclass(frozen=True)
+class Codes:
+    """A weight (E, D) as it stands in four bits: code * scale + lowest.
+
+    It passes through the tables of names like a tensor, and a `QuantizedLinear` takes it as it is,
+    where making it whole and quantising it again would round twice.
+
+    Attributes:
+        codes: (E, D) uint8, 0 to 15.
+        scales, lowest: (E, D / G), in the precision that they are stored in.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    lowest: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.codes.shape
+
+    def dim(self) -> int:
+        return 2
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def contiguous(self) -> "Codes":
+        return self
+
+    def __getitem__(self, rows: Any) -> "Codes":
+        return Codes(self.codes[rows], self.scales[rows], self.lowest[rows])
+
+    def chunk(self, parts: int) -> list["Codes"]:
+        """Equal parts of its rows, the last one smaller where there are none."""
+        size = -(-len(self.codes) // parts)
+        return [self[start : start + size] for start in range(0, len(self.codes), size)]
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale, G."""
+        return self.codes.shape[1] // self.scales.shape[1]
+
+
 class QuantizedLinear(nn.Module):
     """x W^T + b, (..., D) to (..., E), the weight in 8 bits a row or 4 bits a group.
 
@@ -45,8 +89,8 @@ class QuantizedLinear(nn.Module):
     """
 
     codes: Tensor  # (E, D) int8, or (E, D / 2) uint8: the first half of a row in the low bits
-    scales: Tensor  # (E, 1) or (E, D / G), bf16
-    lowest: Tensor | None  # (E, D / G), bf16
+    scales: Tensor  # (E, 1) or (E, D / G), bf16, or as the codes of a file have them
+    lowest: Tensor | None  # (E, D / G), likewise
 
     def __init__(self, linear: nn.Linear, bits: int, group: int = 64) -> None:
         super().__init__()
@@ -89,8 +133,13 @@ class QuantizedLinear(nn.Module):
         scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).bfloat16())
         codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
         small = codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8)
-        first, second = small.chunk(2, 1)
-        self.codes, self.scales, self.lowest = first | (second << 4), scales, lowest
+        self._take(Codes(small, scales, lowest))
+
+    def _take(self, given: Codes) -> None:
+        """Takes codes as they are."""
+        first, second = given.codes.chunk(2, 1)
+        self.bits, self.group, self._packed = 4, given.group, None
+        self.codes, self.scales, self.lowest = first | (second << 4), given.scales, given.lowest
 
     @torch.no_grad()
     def whole(self, dtype: torch.dtype) -> Tensor:
@@ -177,6 +226,8 @@ class QuantizedLinear(nn.Module):
                 f"size mismatch for {key}: {tuple(weight.shape)} was given, expected "
                 f"{(self.out_features, self.in_features)}."
             )
+        elif isinstance(weight, Codes):
+            self._take(weight)
         else:
             self._fill(weight.to(self.codes.device))
 
@@ -242,6 +293,38 @@ def quantize(
         parent, _, leaf = name.rpartition(".")
         setattr(network.get_submodule(parent), leaf, QuantizedLinear(linear, bits, group))
     return list(found)
+
+
+def weights_of(network: nn.Module) -> tuple[int, int]:
+    """How many weights a network has, and how many bytes they take, quantised ones too."""
+    count = sum(weight.numel() for weight in network.parameters())
+    size = sum(weight.nbytes for weight in network.parameters())
+    for module in network.modules():
+        if isinstance(module, QuantizedLinear):
+            parts = (module.codes, module.scales, module.lowest)
+            count += module.in_features * module.out_features
+            size += sum(part.nbytes for part in parts if part is not None)
+    return count, size
+
+
+def hold(network: nn.Module, codes: Mapping[str, Codes]) -> None:
+    """Puts layers that will hold these codes in the place of linear ones.
+
+    Args:
+        codes: by the names of the weights.
+    """
+    for name, given in codes.items():
+        parent, _, leaf = name.removesuffix(".weight").rpartition(".")
+        module = network.get_submodule(parent)
+        setattr(module, leaf, QuantizedLinear(getattr(module, leaf), 4, given.group))
+
+
+def holds(network: nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer that quantised ones can stand for."""
+    path, _, leaf = name.rpartition(".")
+    if leaf != "weight" or path.rpartition(".")[2] not in TARGETS:
+        return False
+    return type(network.get_submodule(path)) is nn.Linear
 
 
 def _nonzero(scales: Tensor) -> Tensor:
