@@ -17,7 +17,8 @@ import torch
 from bedstone.checkpoints.adapters import CONFIG as ADAPTER
 from bedstone.checkpoints.adapters import load_with_adapter
 from bedstone.checkpoints.card import card
-from bedstone.checkpoints.gguf import gguf_in, open_gguf
+from bedstone.checkpoints.gguf import open_gguf
+from bedstone.checkpoints.gguf_file import gguf_in
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.sentence_transformers import (
     lower_case,
