@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bedstone.checkpoints.gguf import KINDS, SUFFIX, save_gguf
+from bedstone.checkpoints.gguf import KINDS, save_gguf
+from bedstone.checkpoints.gguf_file import SUFFIX
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.errors import BedstoneError, nearest

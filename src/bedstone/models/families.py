@@ -42,9 +42,12 @@ CLASSES = {
 }
 # Older folders have one class for several; their norms tell which it is.
 NORMS = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}
+ADAPTER = "adapter_config.json"  # of an adapter's folder, as peft has it
+# The file of the weights, by the library whose folder it is.
 WEIGHTS = {
     "transformers": "model.safetensors",
     "diffusers": "diffusion_pytorch_model.safetensors",
+    "peft": "adapter_model.safetensors",
 }
 
 
