@@ -166,7 +166,8 @@ def test_every_kind_is_made_whole_as_the_library_does(kind, tmp_path):
     assert torch.equal(gguf_blocks.whole(stored, torch.float32), expected)
     if kind == "Q4_K":
         codes = gguf_blocks.codes(stored)
-        made = codes.codes.unflatten(1, (-1, 32)) * codes.scales[..., None]
+        whole = torch.cat((codes.packed & 15, codes.packed >> 4), 1)
+        made = whole.unflatten(1, (-1, 32)) * codes.scales[..., None]
         torch.testing.assert_close((made + codes.lowest[..., None]).flatten(1), expected)
 
 

@@ -91,8 +91,8 @@ def open_gguf(path: Path, *, dtype: torch.dtype | None = None) -> Opened:
         held = stored is not None and dtype is None and stored.kind in HELD
         if held and all(holds(network, ours) for ours in name.ours):
             assert stored is not None
-            tensors[name.theirs] = codes(stored)
-            hold(network, name.read(tensors[name.theirs]))  # type: ignore[arg-type]
+            tensors[name.theirs] = held_as = codes(stored)
+            hold(network, dict.fromkeys(name.ours, held_as))
         elif stored is not None:
             tensors[name.theirs] = whole(stored, dtype)
     used = [*tensors, *layout.ignored]

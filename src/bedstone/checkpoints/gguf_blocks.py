@@ -19,13 +19,13 @@ from bedstone.nn.quantize import Codes
 # Four bits with a scale and a lowest value for each 32 numbers, which quantised layers hold.
 HELD = ("Q4_0", "Q4_1", "Q4_K")
 PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_ROWS = 1 << 22  # numbers that are made of blocks at once
+_ROWS = 1 << 20  # numbers that are made of blocks at once
 
 
 def whole(stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
     """The numbers: of plain kinds as they are stored, of others in fp32, or in `dtype`."""
     if stored.kind in PLAIN:
-        found = torch.from_numpy(np.frombuffer(stored.data, np.uint8).copy())
+        found = torch.from_numpy(stored.read())
         found = found.view(PLAIN[stored.kind]).view(stored.shape)
         return found if dtype is None else found.to(dtype)
     from gguf import GGMLQuantizationType
@@ -34,44 +34,44 @@ def whole(stored: Stored, dtype: torch.dtype | None = None) -> Tensor:
     kind = GGMLQuantizationType[stored.kind]
     made = torch.empty(stored.shape, dtype=dtype or torch.float32)
     rows = made.view(-1, stored.shape[-1])
-    blocks = stored.data.reshape(len(rows), -1)
-    step = max(1, _ROWS // stored.shape[-1])
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        rows[part] = torch.from_numpy(dequantize(blocks[part], kind))
+    stride, step = stored.size // len(rows), max(1, _ROWS // stored.shape[-1])
+    for first in range(0, len(rows), step):
+        count = min(step, len(rows) - first)
+        blocks = stored.read(first * stride, count * stride).reshape(count, stride)
+        rows[first : first + count] = torch.from_numpy(dequantize(blocks, kind))
     return made
 
 
 def codes(stored: Stored) -> Codes:
     """The four-bit codes of a kind in `HELD`, with the file's own scales."""
-    columns = stored.shape[-1]
-    blocks = torch.from_numpy(np.frombuffer(stored.data, np.uint8).copy())
+    rows, groups = stored.shape[0], stored.shape[-1] // 32
     if stored.kind == "Q4_K":
-        return _codes_of_k(blocks.view(-1, 144), columns)
-    size = 18 if stored.kind == "Q4_0" else 20
-    blocks = blocks.view(-1, size)
-    head = blocks[:, : size - 16].contiguous().view(torch.float16)
-    scales = head[:, 0].view(-1, columns // 32)
-    lowest = -8 * scales if stored.kind == "Q4_0" else head[:, 1].view(-1, columns // 32)
-    packed = blocks[:, size - 16 :]
-    numbers = torch.cat((packed & 15, packed >> 4), 1).view(-1, columns)
-    return Codes(numbers, scales.contiguous(), lowest.contiguous())
+        return _codes_of_k(stored.read().reshape(-1, 144), rows)
+    head = 2 if stored.kind == "Q4_0" else 4  # bytes of a block before its 16 of codes
+    blocks = stored.read().reshape(rows, groups, head + 16)
+    halves = np.ascontiguousarray(blocks[..., :head]).view(np.float16)
+    scales = torch.from_numpy(halves[..., 0].copy())
+    lowest = -8 * scales if head == 2 else torch.from_numpy(halves[..., 1].copy())
+    return Codes(_packed(blocks[..., head:]), scales, lowest)
 
 
-def _codes_of_k(blocks: Tensor, columns: int) -> Codes:
+def _packed(pairs: np.ndarray[Any, Any]) -> Tensor:
+    """Codes as layers keep them, of (E, N, K): K bytes with codes i and i + K of 2 K numbers."""
+    whole = np.concatenate((pairs & 15, pairs >> 4), -1).reshape(len(pairs), -1)
+    half = whole.shape[1] // 2
+    return torch.from_numpy(whole[:, :half] | (whole[:, half:] << 4))
+
+
+def _codes_of_k(blocks: np.ndarray[Any, Any], rows: int) -> Codes:
     """Q4_K: blocks of 256 with scales and lowest values of 6 bits for each 32."""
-    whole = blocks[:, :4].contiguous().view(torch.float16).float()  # (N, 2)
-    packed = blocks[:, 4:16].int()
-    first, second, high = packed[:, :4], packed[:, 4:8], packed[:, 8:]
-    scales = torch.cat((first & 63, (high & 15) | (first >> 6 << 4)), 1)  # (N, 8)
-    lowest = torch.cat((second & 63, (high >> 4) | (second >> 6 << 4)), 1)
-    pairs = blocks[:, 16:].view(-1, 4, 1, 32)
-    numbers = torch.cat((pairs & 15, pairs >> 4), 2).view(-1, columns)
-    groups = columns // 32
+    whole = np.ascontiguousarray(blocks[:, :4]).view(np.float16).astype(np.float32)  # (N, 2)
+    first, second, high = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
+    scales = np.concatenate((first & 63, (high & 15) | (first >> 6 << 4)), 1)  # (N, 8)
+    lowest = np.concatenate((second & 63, (high >> 4) | (second >> 6 << 4)), 1)
     return Codes(
-        numbers,
-        (whole[:, :1] * scales).view(-1, groups),
-        -(whole[:, 1:] * lowest).view(-1, groups),
+        _packed(blocks[:, 16:].reshape(rows, -1, 32)),
+        torch.from_numpy((whole[:, :1] * scales).reshape(rows, -1)),
+        torch.from_numpy(-(whole[:, 1:] * lowest).reshape(rows, -1)),
     )
 
 

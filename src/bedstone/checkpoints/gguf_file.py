@@ -2,7 +2,8 @@
 
 The format (version 3): magic, version, counts; metadata as keys with typed values; for each tensor
 its name, dimensions (the fastest first), type and offset; then the data. All of the header is
-checked by hand before memory is taken for anything that it names; no number of a tensor is read.
+checked by hand before memory is taken for anything that it names; `gguf_blocks.py` makes numbers of
+what is stored.
 """
 
 import math
@@ -47,12 +48,34 @@ class Stored:
     Attributes:
         kind: how its numbers are stored: F32, Q4_0, ...
         shape: as torch has it, the fastest dimension last.
-        data: its bytes, mapped from the file.
+        path, start, size: where its bytes are.
     """
 
     kind: str
     shape: tuple[int, ...]
-    data: np.ndarray[Any, Any]
+    path: Path
+    start: int
+    size: int
+
+    def read(self, start: int = 0, size: int | None = None) -> np.ndarray[Any, Any]:
+        """Its bytes, or some of them, in memory of their own.
+
+        Raises:
+            BedstoneError: the file was cut meanwhile, or can't be read.
+        """
+        size = self.size if size is None else size
+        data = np.empty(size, np.uint8)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.start + start)
+                done = 0
+                while done < size and (more := file.readinto(data[done:].data)):
+                    done += more
+        except OSError as error:
+            raise BedstoneError(f"{self.path}: can't be read ({error.strerror}).") from error
+        if done < size:
+            raise BedstoneError(f"{self.path}: was cut off while it was read. {REFETCH}")
+        return data
 
 
 @dataclass
@@ -91,7 +114,7 @@ def gguf_in(path: Path) -> Path | None:
 
 
 def read_gguf(path: Path) -> GGUF:
-    """The header of a GGUF file, its tensors mapped and not yet read; of a split set, of all parts.
+    """The header of a GGUF file, its tensors not yet read; of a split set, of all parts.
 
     Raises:
         BedstoneError: it is no such file, a part of a set is missing, or it says of itself what
@@ -150,7 +173,8 @@ def _read_part(path: Path) -> GGUF:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise BedstoneError(f"{path}: can't be read ({error.strerror}).") from error
-    return _Header(path, data).read()
+    with data:
+        return _Header(path, data).read()
 
 
 class _Header:
@@ -229,7 +253,7 @@ class _Header:
             raise self.error(f"{key} is of kind {kind:,}, which the format doesn't have")
         form = np.dtype(_NUMBERS[kind])
         at = self._take(form.itemsize, key)
-        value = np.frombuffer(self.data, form, 1, at)[0].item()
+        value = np.frombuffer(self.data[at : self.at], form)[0].item()
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(f"{key} = {value}; expected a finite number")
         return bool(value) if kind == _BOOL else value
@@ -248,7 +272,7 @@ class _Header:
         if count * form.itemsize > self._left:
             raise self.error(f"{key} claims {count:,} numbers")
         at = self._take(count * form.itemsize, key)
-        return np.frombuffer(self.data, form, count, at)
+        return np.frombuffer(self.data[at : self.at], form)
 
     def _entry(self) -> tuple[str, str, tuple[int, ...], int, int]:
         """Name, kind, shape, bytes and offset of a tensor."""
@@ -301,5 +325,4 @@ class _Header:
                     f"is cut off: tensor {shown(name)} would end at byte {start + end:,}, the file "
                     f"at {len(self.data):,}"
                 )
-            data = np.frombuffer(self.data, np.uint8, size, start + offset)
-            found.tensors[name] = Stored(kind, shape, data)
+            found.tensors[name] = Stored(kind, shape, self.path, start + offset, size)

@@ -22,7 +22,7 @@ from bedstone.models.families import WEIGHTS, home_of
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
-from bedstone.nn.quantize import Codes
+from bedstone.nn.quantize import Codes, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
 
@@ -363,19 +363,19 @@ def has_own_copies(layout: Layout, network: Any, tensors: Mapping[str, Tensor]) 
 
 
 def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    for name, parameter in network.state_dict().items():
+    for name, shape in shapes_of(network).items():
         found = state.get(name)
-        if found is None or found.shape == parameter.shape:
+        if found is None or found.shape == shape:
             continue
         hint = ""
-        if name in ("embed.weight", "head.weight") and found.shape[1:] == parameter.shape[1:]:
+        if name in ("embed.weight", "head.weight") and found.shape[1:] == shape[1:]:
             hint = (
                 f" The vocabulary doesn't match the weights: config.json says vocab_size "
-                f"{parameter.shape[0]}, the weights hold {found.shape[0]} tokens."
+                f"{shape[0]}, the weights hold {found.shape[0]} tokens."
             )
         raise BedstoneError(
             f"{where}: {name} has shape {tuple(found.shape)}; its config.json asks for "
-            f"{tuple(parameter.shape)}.{hint} Take weights and config.json from the same model."
+            f"{tuple(shape)}.{hint} Take weights and config.json from the same model."
         )
 
 

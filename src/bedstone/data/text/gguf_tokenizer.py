@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 
 from bedstone.data.text.convert_tokenizer import Pieces, sentencepiece_backend
 from bedstone.data.text.tokenizer import Tokenizer
-from bedstone.data.text.tokenizer_limits import check_growth, guarded
+from bedstone.data.text.tokenizer_limits import guarded
 from bedstone.errors import BedstoneError
 from bedstone.published_keys import Keys, keys
 from bedstone.reading import check_kinds, shown
@@ -162,7 +162,6 @@ def read_gguf_tokenizer(
             f"{path}: tokenizer.ggml: its vocabulary and its merges don't fit each other "
             f"({str(error.__cause__)[:200]}). Fetch the file again."
         ) from error
-    check_growth(backend.to_str(), path)
     _surround(backend, values, settings, kind)
     if template:
         settings["chat_template"] = template
