@@ -1,4 +1,4 @@
-"""From what a user names, a folder or a hub id, to a folder on this machine."""
+"""From what a user names, a folder, a short name or a hub id, to a folder on this machine."""
 
 from pathlib import Path
 

@@ -47,7 +47,7 @@ def predict(
     they are empty, and `error` says why.
 
     Args:
-        model: a folder (a model's or a run's) or a hub id.
+        model: a folder (a model's or a run's), a name that `bedstone models` lists, or a hub id.
         rows: a file of rows: CSV, TSV, JSON, JSONL, Parquet or Arrow, or a folder of images.
         out: the file to write, CSV, TSV, JSON, JSONL or Parquet by its ending (default:
             NAME.predicted.csv beside the rows, in their format).
