@@ -4,6 +4,8 @@ cache; else how to get them."""
 import importlib
 import json
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +87,17 @@ def test_an_unknown_name_says_the_nearest(packages, hub, named, said):
     with pytest.raises(BedstoneError) as caught:
         resolve(named)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["no_such_package", "__main__", "a.b", ""])
+def test_what_is_no_package(package, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(BedstoneError, match="there is no package"):
+        resolve(f"package:{package}/model")
+
+
+def test_models_that_come_with_bedstone_are_shipped():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    shipped = project["tool"]["setuptools"]["package-data"]["bedstone"]
+    assert f"{names.BUILT_IN.name}/**" in shipped
+    assert names.BUILT_IN.parent == Path(names.__file__).parents[1]

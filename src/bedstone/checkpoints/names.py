@@ -59,7 +59,10 @@ PACKAGED = {
 
 def package_folder(package: str) -> Path | None:
     """The folder of an installed package; None where there is none of that name."""
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # a program that runs, such as __main__, may say nothing of itself
+        return None
     places = spec.submodule_search_locations if spec else None
     return Path(next(iter(places))) if places else None
 
