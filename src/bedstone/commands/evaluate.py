@@ -45,7 +45,7 @@ def evaluate(
     scores that a judge network or a CLIP gives to its samples.
 
     Args:
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         data: a built-in name, a path, a glob or a hub id.
         task: the task to run on labelled rows and score by its metric, such as
             zero-shot-classification; by default what the model was trained for, with its loss.

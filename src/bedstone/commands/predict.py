@@ -49,7 +49,7 @@ def predict(
     image) are left out and named on stderr; more than 0.05 of them are an error.
 
     Args:
-        model: a folder (a model's or a run's) or a hub id.
+        model: a folder (a model's or a run's), a name that `bedstone models` lists, or a hub id.
         rows: a file of rows: CSV, TSV, JSON, JSONL, Parquet or Arrow, or a folder of images.
         out: the file to write, CSV, TSV, JSON, JSONL or Parquet by its ending (default:
             NAME.predicted.csv beside the rows, in their format).

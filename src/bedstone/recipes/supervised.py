@@ -36,8 +36,8 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.models.clip import network as image_classifiers
 from bedstone.models.clip.network import CLIP, ImageClassifierConfig
+from bedstone.models.families import FAMILIES
 from bedstone.models.heads import HeadConfig
-from bedstone.models.published import FAMILIES
 from bedstone.models.published import layout as layout_of
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.nn.attention import SelfAttention
@@ -120,8 +120,9 @@ class FinetuneRecipe(RunRecipe):
     """Fine-tuning a model on labelled rows, or on prompts and their completions.
 
     Attributes, besides those of every run:
-        model: the model to start from: a folder or a hub id; of image-classification also
-            sizes of one with fresh weights, as `{layout: vit, width: 192}`.
+        model: the model to start from: a folder, a name that `bedstone models` lists, or a hub
+            id; of image-classification also sizes of one with fresh weights, as
+            `{layout: vit, width: 192}`.
         tokenizer: a folder or file of a tokenizer, where the model's folder has none.
         task: text-classification, token-classification, question-answering, text-generation or
             image-classification.
