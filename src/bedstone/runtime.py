@@ -116,6 +116,11 @@ class Precision:
     def name(self) -> str:
         return "bf16" if self.dtype is torch.bfloat16 else "fp32"
 
+    @property
+    def weights(self) -> torch.dtype | None:
+        """What to hold weights in where activations stay fp32: fp32, or None for as stored."""
+        return torch.float32 if self.dtype is torch.float32 else None
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in `dtype`; norms, losses and parameters stay fp32."""
         if self.dtype is torch.float32:

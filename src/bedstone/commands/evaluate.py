@@ -79,7 +79,7 @@ def evaluate(
     if out:
         new_folder(out, "--out", overwrite=overwrite)
     how = pick_precision(precision, pick_device(device))
-    opened = open_model(model, device=how.device)
+    opened = open_model(model, dtype=how.weights, device=how.device)
     named = {"text": column, "label": label_column}
     columns = {part: name for part, name in named.items() if name}
     if metric:

@@ -159,6 +159,43 @@ def _entry(head: str, doc: str | None) -> str:
     return f"{head}\n\n{body}\n"
 
 
+# Built-in instructions: what functions of the standard library do, by their own docstrings.
+
+DESCRIBED = """
+    ast base64 bisect calendar cmd codecs contextlib copy csv datetime difflib dis email.utils
+    fnmatch fractions functools getpass glob gzip heapq html http.client inspect ipaddress json
+    locale logging lzma mimetypes numbers os pathlib pickle pkgutil platform plistlib posixpath
+    pprint random re shelve shlex shutil socket sqlite3 statistics string subprocess tarfile
+    tempfile textwrap threading timeit tokenize traceback types typing unittest.mock urllib.parse
+    urllib.request uuid warnings wave weakref xml.dom.minidom zipfile
+"""
+LONGEST_ANSWER = 160  # characters
+
+
+def python_instructions() -> list[dict[str, str]]:
+    """Rows of `instruction`, `output` and `module`, the same on every run of one Python.
+
+    The instruction names a public function with its arguments, the output is the first sentence of
+    its docstring.
+    """
+    rows = []
+    for name in DESCRIBED.split():
+        path = _library() / f"{name.replace('.', '/')}.py"
+        path = path if path.is_file() else path.with_suffix("") / "__init__.py"
+        if not path.is_file():
+            continue
+        for node in ast.parse(path.read_bytes()).body:
+            doc = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+            if doc is None or node.name.startswith("_"):  # type: ignore[attr-defined]
+                continue
+            arguments = ast.unparse(node.args)  # type: ignore[attr-defined]
+            answer = " ".join(doc.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+            if 20 <= len(answer) <= LONGEST_ANSWER and len(arguments) <= LONGEST_ANSWER:
+                said = f"What does {name}.{node.name}({arguments}) do?"  # type: ignore[attr-defined]
+                rows.append({"instruction": said, "output": f"{answer}.", "module": name})
+    return rows
+
+
 # Built-in labelled data: passages of Python's documentation and source, by kind.
 #
 # Four kinds, close enough to be confused: `reference` (the language reference), `docstring` (what a

@@ -67,7 +67,7 @@ def show(trained: Trained) -> Section:
         trained.console.print(
             f"{sample.prompt}\n[dim]{sample.outputs['proposes']}[/dim]", highlight=False
         )
-    figures, metrics = _figures(tuned), trained.run.done.metrics
+    figures, metrics = _figures(tuned), trained.metrics
     assert tuned.model is not None
     return Section(
         title="BERT: masked tokens and classification",
@@ -111,7 +111,7 @@ def _write_passages(folder: Path) -> dict[str, str]:
     return found
 
 
-def _tune(model: Path, rows: dict[str, str], out: Path, budget: str) -> RunResult:
+def _tune(model: str | Path, rows: dict[str, str], out: Path, budget: str) -> RunResult:
     values = {**FINETUNE, "model": str(model), "data": rows, "out": str(out), "budget": budget}
     return train(from_mapping(FinetuneRecipe, values, "demo"))
 

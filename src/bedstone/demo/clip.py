@@ -68,6 +68,9 @@ def show(trained: Trained) -> Section:
     sheet = search_sheet(found, folder / "found.png")
     right = sum(map(sum, (query.right for query in found)))  # type: ignore[arg-type]
     share = np.mean([sum(_right(scene, words) for scene in scenes) for words in QUERIES])
+    shown = {sheet: f"The best matches of each text among {SEARCHED} unseen images, best first"}
+    if trained.run is not None:
+        shown[folder / "curve.png"] = "Loss against caption tokens"
     return Section(
         title="CLIP: images found by text",
         words=(
@@ -87,10 +90,8 @@ def show(trained: Trained) -> Section:
             f"right among the best {BEST}, below": f"{right} of {BEST * len(QUERIES)}; "
             f"{BEST * len(QUERIES) * share / SEARCHED:.1f} by chance",
         },
-        pictures={
-            sheet: f"The best matches of each text among {SEARCHED} unseen images, best first",
-            folder / "curve.png": "Loss against caption tokens",
-        },
+        pictures=shown,
+        glance={f"{measured['zero-shot']['accuracy']:.0%}": "of unseen objects named, of 80 kinds"},
         commands=_next(trained.path, pictures),
     )
 
@@ -133,7 +134,7 @@ def _with_interval(figures: dict[str, Any], name: str) -> str:
     return f"{figures[name]:.1%} ({low:.1%} to {high:.1%})"
 
 
-def _next(model: Path, pictures: Path) -> dict[str, str]:
+def _next(model: str, pictures: Path) -> dict[str, str]:
     """What to try; with the extra `search` the index and its page are there already."""
     place = f"{pictures}.index"
     page = pictures.with_name("found.html")
@@ -144,7 +145,7 @@ def _next(model: Path, pictures: Path) -> dict[str, str]:
     else:
         from bedstone.commands.search import index, search
 
-        index(str(pictures), str(model), place)
+        index(str(pictures), model, place)
         search(place, [QUERIES[0]], count=12, page=str(page))
     commands[f'bedstone search {place} "{QUERIES[1]}" --page {page}'] = (
         "search images by text, on a page"

@@ -53,7 +53,10 @@ def show(trained: Trained) -> Section:
     sheet = samples_sheet(drawn, folder / "drawn.png", titles=prompts, columns=6, cell=128)
     frames = denoised(model, how, prompts[:STRIP])
     strip = strip_sheet(frames, folder / "strip.png", cell=96)
-    metrics = trained.run.done.metrics
+    metrics = trained.metrics
+    quality = {"loss on held-out scenes": f"{metrics.get('validation_loss', float('nan')):.3f}"}
+    if (right := metrics.get("drawn_as_described")) is not None:
+        quality = {"pictures that the built-in CLIP names as their prompt does": f"{right:.0%}"}
     return Section(
         title="Diffusion: images from text",
         words=(
@@ -62,7 +65,7 @@ def show(trained: Trained) -> Section:
             "The combinations of shape and colour in these prompts never occurred in training."
         ),
         figures={
-            "loss on held-out scenes": f"{metrics.get('validation_loss', float('nan')):.3f}",
+            **quality,
             "sampler": f"{model.sampling.steps} steps, guidance {model.sampling.guidance:g}",
         },
         pictures={

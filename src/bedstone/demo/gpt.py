@@ -45,7 +45,8 @@ def show(trained: Trained) -> Section:
         console.print(f"{prompt}{last}", markup=False, highlight=False)
     log = read_log(folder / "log.jsonl")
     began = next(r["validation_loss"] for r in log if r.get("validation_loss") is not None)
-    done, metrics = trained.run.done, trained.run.done.metrics
+    assert trained.run is not None
+    done, metrics = trained.run.done, trained.metrics
     return Section(
         title="GPT: Python from Python",
         words=(
@@ -63,6 +64,7 @@ def show(trained: Trained) -> Section:
         },
         pictures={folder / "curve.png": "Loss against tokens read"},
         samples=samples,
+        glance={f"{done.tokens / done.seconds:,.0f}": "tokens a second learnt from nothing"},
         commands={
             f'bedstone generate {trained.path} "def read("': "complete a prompt",
             f"bedstone info {trained.path}": "describe the model",

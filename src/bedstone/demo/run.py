@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from bedstone.checkpoints.load import open_model
+from bedstone.nn.quantize import weights_of
 from bedstone.recipes.base import load_method, train
 from bedstone.report.pages import Section, write_report
 from bedstone.runtime import Precision, pick_device, pick_precision
@@ -23,6 +24,7 @@ from bedstone.settings import from_mapping
 from bedstone.train.logs import clock, counted
 from bedstone.train.run import RunResult
 
+SHORT, FULL = 4.0, 10.0  # minutes, where none are given
 DEMOS = ("bert", "clip", "draw", "gpt", "vlm")  # files of this folder, each with a `DEMO`
 
 
@@ -33,22 +35,33 @@ class Trained:
     Attributes:
         folder: of the run.
         seconds: that the whole demo has, training by `Demo.recipe` included.
+        run: None of a built-in model, which is shown as it is.
         model: opened again from the disk.
         precision: of matrix products, as the processor is fast with.
+        built_in: the name of a built-in model.
     """
 
     folder: Path
     seconds: float
-    run: RunResult
+    run: RunResult | None
     model: Any
     precision: Precision
     console: Console
+    built_in: str = ""
 
     @property
-    def path(self) -> Path:
-        """The artefact's folder."""
+    def path(self) -> str:
+        """What commands call the model: the artefact's folder, or the name of a built-in one."""
+        if self.run is None:
+            return self.built_in
         assert self.run.model is not None
-        return self.run.model
+        return str(self.run.model)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures that training ended with, or that the card of a built-in model has."""
+        found: dict[str, float] = self.model.record.get("metrics", {})
+        return found if self.run is None else self.run.done.metrics
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,18 @@ class Demo:
         section.figures = figures | section.figures
         return section
 
+    def present(self, name: str, folder: Path, console: Console) -> Section:
+        """Shows a built-in model, without training."""
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        precision = pick_precision("auto", pick_device("cpu"))
+        model = open_model(name, dtype=precision.weights)
+        section = self.show(Trained(folder, 0, None, model, precision, console, name))
+        count, _ = weights_of(model.network)
+        section.figures |= {"model": f"{name}, built in, {count / 1e6:.1f} million parameters"}
+        return section
+
     def _spent(self, finished: RunResult) -> str:
         done = finished.done
         if self.step is None:
@@ -107,31 +132,42 @@ def demos() -> dict[str, Demo]:
     return {name: importlib.import_module(f"bedstone.demo.{name}").DEMO for name in DEMOS}
 
 
-def run_demo(out: str = "runs/demo", minutes: float = 10.0) -> Path:
-    """Train a small model of each family, offline, and write a report.
+def run_demo(out: str = "runs/demo", minutes: float = 0.0, full: bool = False) -> Path:
+    """Show what foundation models do, in minutes, offline, and write a report.
+
+    Talk to a chat model, adapt it, find images by words, ask about them, draw from words, and watch
+    a GPT learn from nothing. With --full, a small model of each family is trained from nothing.
 
     Args:
         out: the folder for the runs, their models and report.html.
-        minutes: minutes of training, shared by all parts of the demo.
+        minutes: minutes in all; of --full, of training (default: 4, and 10 with --full).
+        full: train every model anew.
 
     Example:
-        bedstone demo --minutes 4
+        bedstone demo
+        bedstone demo --full --minutes 16
     """
-    console = Console()
-    began = time.monotonic()
-    parts = demos()
-    total = sum(demo.share for demo in parts.values())
-    sections = [
-        demo.run(Path(out) / name, minutes * demo.share / total, console)
-        for name, demo in parts.items()
-    ]
+    console, began = Console(), time.monotonic()
+    if full:
+        parts = demos()
+        total, minutes = sum(demo.share for demo in parts.values()), minutes or FULL
+        sections = [
+            demo.run(Path(out) / name, minutes * demo.share / total, console)
+            for name, demo in parts.items()
+        ]
+        made = "Models trained from random weights on this machine"
+    else:
+        from bedstone.demo.tour import tour
+
+        sections = tour(Path(out), minutes or SHORT, console)
+        made = "Made on this machine"
     for section in sections:
         section.commands = {_typed(line): remark for line, remark in section.commands.items()}
     report = write_report(
         Path(out) / "report.html",
         "Bedstone: the demo",
-        f"Trained from random weights on this machine, in {clock(time.monotonic() - began)}, "
-        "on data that every Python carries and on drawn scenes.",
+        f"{made}, in {clock(time.monotonic() - began)}, without a network, on data that every "
+        "Python carries and on drawn scenes.",
         sections,
     )
     console.print(f"\nReport: [bold]{report}[/bold]\n")

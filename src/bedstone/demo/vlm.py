@@ -1,5 +1,6 @@
 """The demo's vision-language model: questions about scenes, and attention maps."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bedstone.evaluate.image_text import evaluate_image_text
 from bedstone.files import atomic_file
 from bedstone.inspect.attention import AttentionMap, attention_map, attention_sheet
 from bedstone.metrics.vqa import right_answer
-from bedstone.report.pages import Captioned, Line, Section, write_caption_page
+from bedstone.report.pages import Captioned, Line, Sample, Section, write_caption_page
 from bedstone.report.plots import draw_learning_curve
 from bedstone.report.sheets import answer_sheet
 from bedstone.tasks.pipeline import pipeline
@@ -46,7 +47,9 @@ _FIRST = 10**6  # their seeds are none of those that the figures are measured on
 def show(trained: Trained) -> Section:
     """Answers about scenes, and attention maps."""
     folder, model, how = trained.folder, trained.model, trained.precision
-    measured = evaluate_image_text(model, "scenes", how)["answers"]
+    measured = trained.metrics
+    if trained.run is not None:
+        measured = evaluate_image_text(model, "scenes", how)["answers"]
     scenes = [make_scene(_FIRST + number, split="test", objects=(2, 4)) for number in range(SCENES)]
     answered = _answered(model, scenes, _write_pictures(scenes, folder / "pictures"))
     for each in answered:
@@ -67,10 +70,13 @@ def show(trained: Trained) -> Section:
             "Attention over the image while a word is read: lighter is more"
         ),
     }
-    beside = {name: measured[name] for name in ("majority", "blind") if name in measured}
-    log = read_log(folder / "log.jsonl")
-    if drawn := draw_learning_curve(log, folder / "minutes.png", "Answers, by kind", beside=beside):
-        pictures[drawn] = "Accuracy on held-out images against minutes of training"
+    beside: dict[str, float] = {
+        name: measured[name] for name in ("majority", "blind") if name in measured
+    }
+    if trained.run is not None:
+        curve, log = folder / "minutes.png", read_log(folder / "log.jsonl")
+        if drawn := draw_learning_curve(log, curve, "Answers, by kind", beside=beside):
+            pictures[drawn] = "Accuracy on held-out images against minutes of training"
     shown = next(iter(sorted((folder / "pictures").glob("*.png"))))
     return Section(
         title="Vision-language model: questions about images",
@@ -81,8 +87,7 @@ def show(trained: Trained) -> Section:
             "combination of shape and colour that never occurred in training."
         ),
         figures={
-            "accuracy of answers": f"{measured['accuracy']:.1%} "
-            f"({measured['accuracy_low']:.1%} to {measured['accuracy_high']:.1%})",
+            "accuracy of answers": _with_interval(measured),
             "baselines without the image": ", ".join(
                 f"{beside[name]:.1%} {words}"
                 for name, words in (
@@ -98,6 +103,8 @@ def show(trained: Trained) -> Section:
             },
         },
         pictures=pictures,
+        samples=_captions(model, scenes, folder) if model.config.head.kind == "joint" else [],
+        glance={f"{measured['accuracy']:.0%}": "of questions about unseen images answered right"},
         commands={
             f"bedstone run visual-question-answering {trained.path} {shown} "
             '--option question="How many objects are there?"': "ask a question about an image",
@@ -107,6 +114,21 @@ def show(trained: Trained) -> Section:
             "out=runs/mine": "train on your own images, questions and answers",
         },
     )
+
+
+def _with_interval(measured: Mapping[str, float]) -> str:
+    if "accuracy_low" not in measured:
+        return f"{measured['accuracy']:.1%}"
+    low, high = measured["accuracy_low"], measured["accuracy_high"]
+    return f"{measured['accuracy']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _captions(model: Model, scenes: list[Scene], folder: Path) -> list[Sample]:
+    """A caption of each scene, in the model's words."""
+    say = pipeline("image-to-text", model)
+    said = [each[0]["generated_text"] for each in say([draw(scene) for scene in scenes])]
+    names = [path.name for path in sorted((folder / "pictures").glob("*.png"))]
+    return [Sample("", {"captions": "\n".join(map(": ".join, zip(names, said, strict=True)))})]
 
 
 def _write_pictures(scenes: list[Scene], folder: Path) -> list[Path]:

@@ -278,6 +278,7 @@ class Section:
         tables: rows of cells under their headings, by caption; the first row is the head.
         commands: what to try next, each with a remark.
         warning: what is wrong, said before all else.
+        glance: figures for the top of the page, each with what it is.
     """
 
     title: str
@@ -288,6 +289,7 @@ class Section:
     tables: dict[str, list[list[str]]] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
     warning: str = ""
+    glance: dict[str, str] = field(default_factory=dict)
 
 
 REPORT_PAGE = """
@@ -300,8 +302,21 @@ td { padding: .25rem 1.6rem .25rem 0; border-bottom: 1px solid var(--line); vert
 td + td { font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
 th { text-align: left; font-weight: 600; padding: .25rem 1.6rem .25rem 0; color: var(--dim) }
 .warning { border-left: 4px solid var(--wrong); padding: .5rem .9rem; background: var(--tile) }
-nav a { margin-right: 1rem } a { color: var(--mark) }
-figure { margin: 1rem 0 } img { max-width: 100% } figcaption { color: var(--dim); font-size: .9rem }
+nav { display: flex; flex-wrap: wrap; gap: .4rem .6rem; margin: 0 0 1.6rem }
+nav a { background: var(--tile); border: 1px solid var(--line); border-radius: 99px;
+        padding: .15rem .8rem; text-decoration: none; font-size: .9rem } a { color: var(--mark) }
+.glance { display: grid; gap: .8rem; margin: 1.4rem 0;
+          grid-template-columns: repeat(auto-fit, minmax(min(11rem, 100%), 1fr)) }
+.glance div { background: var(--tile); border: 1px solid var(--line); border-radius: 12px;
+              padding: .9rem 1.1rem; color: var(--dim); font-size: .88rem; line-height: 1.35 }
+.glance b { display: block; color: var(--ink); font-size: 1.9rem; line-height: 1.2 }
+{% if sections | length > 1 %}
+section { background: var(--tile); border: 1px solid var(--line); border-radius: 14px;
+          padding: .2rem 1.4rem 1.2rem; margin: 1.4rem 0 }
+section h2 { margin-top: 1.1rem } section pre { background: var(--paper) }
+{% endif %}
+figure { margin: 1.2rem 0 } figure img { border-radius: 8px } img { max-width: 100% }
+figure a { display: block } figcaption { color: var(--dim); font-size: .9rem }
 pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
       font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
       margin: .3rem 0 }
@@ -312,7 +327,12 @@ pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow
 {% block content %}
 {% if sections | length > 1 %}<nav>{% for section in sections %}
 <a href="#part-{{ loop.index }}">{{ section.title }}</a>{% endfor %}</nav>{% endif %}
-{% for section in sections %}
+{% set glances = sections | map(attribute="glance") | select | list %}
+{% if glances %}<div class="glance">
+{% for glance in glances %}{% for figure, what in glance.items() %}
+<div><b>{{ figure }}</b>{{ what }}</div>
+{% endfor %}{% endfor %}</div>{% endif %}
+{% for section in sections %}<section>
 <h2 id="part-{{ loop.index }}">{{ section.title }}</h2>
 {% if section.warning %}<p class="warning">{{ section.warning }}</p>{% endif %}
 {% if section.words %}<p>{{ section.words }}</p>{% endif %}
@@ -337,7 +357,7 @@ pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow
 {% if section.commands %}<p>Try next:</p>
 {% for command, remark in section.commands.items() %}
 <p class="who">{{ remark }}</p><pre>{{ command }}</pre>
-{% endfor %}{% endif %}
+{% endfor %}{% endif %}</section>
 {% endfor %}
 {% endblock %}
 """
