@@ -65,11 +65,13 @@ class Case:
 
 def _csv(mark: str) -> Callable[[Rows], bytes]:
     def write(rows: Rows) -> bytes:
-        file = io.StringIO()
-        writer = csv.writer(file, delimiter=mark, lineterminator="\n")
-        writer.writerow(rows[0])
-        writer.writerows([["" if cell is None else cell for cell in row.values()] for row in rows])
-        return file.getvalue().encode("utf-8", "surrogatepass")
+        lines = []
+        for row in (dict(zip(rows[0], rows[0], strict=True)), *rows):
+            file = io.StringIO()
+            cells = ["" if cell is None else cell for cell in row.values()]
+            csv.writer(file, delimiter=mark, lineterminator="\r\n").writerow(cells)
+            lines.append(file.getvalue().removesuffix("\r\n") + "\n")
+        return "".join(lines).encode()
 
     return write
 
@@ -175,9 +177,11 @@ STRINGS: dict[str, tuple[str, str, str]] = {  # kind: column, cells, a pattern o
     "labels -100": ("label", "-100|0|1", ""),
     "labels that are truths": ("label", "true|false|True", "written"),
     "labels yes and no": ("label", "yes|no|on|off", ""),
-    "labels that are NaN words": ("label", "nan|NA|null|None|good", "stand for no label"),
+    "labels that are NaN words": ("label", "nan|NA|null|None|good", "where there is none"),
     "labels that are dates": ("label", "2024-01-02|2024-1-2|02.01.2024", ""),
     "labels with decimal commas": ("label", "1,5|2,5|3", "comma"),
+    "labels of amounts": ("label", "1.50|1.5|2.00|-0.25|7", ""),
+    "labels of fractions with exponents": ("label", "1e3|2.5|1E-3", ""),
     "labels of other bases": ("label", "0x1F|0b1|31", ""),
     "labels of large numbers": ("label", "9007199254740993|9007199254740992|1", ""),
     "labels of large numbers and fractions": ("label", "9007199254740993|9007199254740992|0.5", ""),
@@ -225,6 +229,8 @@ VALUES: dict[str, tuple[str, Sequence[Any], Mapping[str, Any]]] = {  # kind: col
     "identifiers of many types": ("id", [1, "1", 1.0, True, None, [1], {"a": 1}], JSON),
     "identifiers of fractions": ("id", [0.1 + 0.2, 1e300, -0.0, 5e-324], TYPED),
     "identifiers of NaN": ("id", [NAN, FAR, 1.5], TYPED),
+    "identifiers that are huge": ("id", ["n" * (5 << 20), "m"], TYPED),
+    "texts that are huge": ("text", ["the cat {n} " * 400_000, "m"], TYPED),
     "identifiers nested": ("id", [{"a": [{"b": None}]}, {"a": []}], TYPED),
     "identifiers of empty lists": ("id", [{}, []], JSON),
     "texts of many types": ("text", [1, None, ["the cat"], {"a": "b"}, True, "the cat {n}"], JSON),
@@ -275,6 +281,7 @@ def _files(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 # Kind 4: files that one reader knows and its twin doesn't.
 
+USERS = ("samples", "pieces", "corpus", "labels", "predict")  # readers that need a text
 Change = Callable[[bytes, random.Random], bytes]
 BOM = "\ufeff".encode()
 
@@ -288,9 +295,11 @@ def _at(edit: Callable[[bytes, random.Random], bytes], header: bool = False) -> 
 
     def change(data: bytes, draw: random.Random) -> bytes:
         lines = data.split(b"\n")
-        place = 0 if header else draw.randrange(1, len(lines) - 1)
-        lines[place] = edit(lines[place], draw)
-        return b"\n".join(lines)
+        for place in [0] if header else draw.sample(range(1, len(lines) - 1), len(lines) - 2):
+            edited = edit(lines[place], draw)
+            if edited != lines[place]:
+                return b"\n".join([*lines[:place], edited, *lines[place + 1 :]])
+        raise AssertionError("the change changes nothing")
 
     return change
 
@@ -320,11 +329,22 @@ LINES = {name: JSON[name] for name in ("a.jsonl", "lines.json", "a.jsonl.gz")}
 ARRAY = {"a.json": JSON["a.json"]}
 WRITTEN = TEXT | LINES | ARRAY
 PLACE = r"line|row|byte|column|header"
-SAME, REFUSED, EITHER, BROKEN = "same", "refused", "either", "broken"  # a row is
-BYTES: dict[str, tuple[Mapping[str, Any], Change, str]] = {  # kind: formats, change, right
+# What is right: the same rows; a refusal; either; one broken row; the rows twice and one that is
+# broken; or a refusal by all that needs a text or a label.
+SAME, REFUSED, EITHER, BROKEN = "same", "refused", "either", "broken"
+AGAIN, UNUSABLE = "again", "unusable"
+Right = str | Callable[[Rows], Rows]
+
+
+def _renamed(name: str) -> Callable[[Rows], Rows]:
+    """Rows whose identifiers are under another name."""
+    return lambda rows: [{name if k == "id" else k: v for k, v in row.items()} for row in rows]
+
+
+BYTES: dict[str, tuple[Mapping[str, Any], Change, Right]] = {  # kind: formats, change, right
     "byte order mark": (WRITTEN, lambda data, _: BOM + data, SAME),
-    "byte order mark twice": (WRITTEN, lambda data, _: BOM + BOM + data, EITHER),
-    "byte order mark of a second file": (TEXT | LINES, _at(lambda line, _: BOM + line), EITHER),
+    "byte order mark twice": (WRITTEN, lambda data, _: BOM + BOM + data, SAME),
+    "byte order mark of a second file": (TEXT | LINES, _at(lambda line, _: BOM + line), SAME),
     "UTF-16 little": (WRITTEN, _encoded("utf-16-le", b"\xff\xfe"), REFUSED),
     "UTF-16 big": (WRITTEN, _encoded("utf-16-be", b"\xfe\xff"), REFUSED),
     "UTF-16 little without a mark": (WRITTEN, _encoded("utf-16-le"), REFUSED),
@@ -347,12 +367,12 @@ BYTES: dict[str, tuple[Mapping[str, Any], Change, str]] = {  # kind: formats, ch
     "lines of spaces": (LINES | ARRAY, _put(b"  \t "), SAME),
     "lines of spaces between cells": (TEXT, _put(b"   "), BROKEN),
     "rows of separators": (COMMAS, _put(b",,,"), SAME),
-    "rows of spaces": (COMMAS, _put(b" , , , "), EITHER),
     "rows of empty quotes": (COMMAS, _put(b'"","","",""'), SAME),
     "end of file mark": (TEXT | LINES, lambda data, _: data + b"\x1a", BROKEN),
-    "quote never closed": (TEXT, _at(lambda line, _: b'"' + line), REFUSED),
+    "quote never closed": (TEXT, lambda data, _: data + b'"never,closed\n', REFUSED),
+    "quote before a row": (TEXT, _at(lambda line, _: b'"' + line), EITHER),
+    "carriage return in a cell": (TEXT, _at(lambda line, _: line.replace(b"n", b"n\r", 1)), BROKEN),
     "quote never closed in the header": (TEXT, _at(lambda line, _: b'"' + line, True), REFUSED),
-    "quote inside a cell": (COMMAS, _at(lambda line, _: line.replace(b"n", b'n"', 1)), EITHER),
     "quote closed early": (COMMAS, _at(lambda line, _: b'"a"b' + line), BROKEN),
     "quotes by backslash": (COMMAS, _at(lambda line, _: b'"a\\"b"' + line), BROKEN),
     "row too short": (TEXT, _at(lambda line, _: b"x"), BROKEN),
@@ -360,21 +380,21 @@ BYTES: dict[str, tuple[Mapping[str, Any], Change, str]] = {  # kind: formats, ch
     "separator behind every row": (COMMAS, _each(lambda line: line + b","), EITHER),
     "separator behind the rows alone": (COMMAS, lambda data, _: data.replace(b"\n", b",\n").replace(b",\n", b"\n", 1), REFUSED),
     "separator named in the first line": ({"semicolons.csv": CELLS["semicolons.csv"]}, lambda data, _: b"sep=;\n" + data, EITHER),
-    "commas in .tsv": ({"a.tsv": CELLS["a.csv"]}, lambda data, _: data, EITHER),
-    "semicolons in .tsv": ({"a.tsv": CELLS["semicolons.csv"]}, lambda data, _: data, EITHER),
-    "bars": ({"a.csv": _csv("|")}, lambda data, _: data, EITHER),
+    "commas in .tsv": ({"a.tsv": CELLS["a.csv"]}, lambda data, _: data, SAME),
+    "semicolons in .tsv": ({"a.tsv": CELLS["semicolons.csv"]}, lambda data, _: data, SAME),
+    "bars": ({"a.csv": _csv("|")}, lambda data, _: data, SAME),
     "comment first": (COMMAS, lambda data, _: b"# from a table\n" + data, EITHER),
-    "no header": (COMMAS, lambda data, _: data.partition(b"\n")[2], REFUSED),
-    "header again": (TEXT, lambda data, _: data + data.partition(b"\n")[0] + b"\n", EITHER),
+    "no header": (COMMAS, lambda data, _: data.partition(b"\n")[2], UNUSABLE),
+    "header again": (TEXT, lambda data, _: data + data.partition(b"\n")[0] + b"\n", BROKEN),
+    "header of a second file": (TEXT, lambda data, _: data + BOM + data, AGAIN),
     "header with a name twice": (TEXT, _at(lambda line, _: line.replace(b"id", b"text"), True), REFUSED),
-    "header with a name empty": (TEXT, _at(lambda line, _: line.replace(b"id", b""), True), EITHER),
-    "header with spaces": (COMMAS, _at(lambda line, _: line.replace(b",", b", "), True), REFUSED),
-    "header by case": (COMMAS, _at(lambda line, _: line.replace(b"id", b"Text"), True), EITHER),
+    "header with a name empty": (TEXT, _at(lambda line, _: line.replace(b"id", b""), True), _renamed("")),
+    "header with spaces": (COMMAS, _at(lambda line, _: line.replace(b",", b", "), True), UNUSABLE),
+    "header by case": (COMMAS, _at(lambda line, _: line.replace(b"id", b"Text"), True), _renamed("Text")),
     "header alone": (TEXT, lambda data, _: data.partition(b"\n")[0] + b"\n", REFUSED),
     "header of quotes": (COMMAS, _at(lambda line, _: b'"' + line.replace(b",", b'","') + b'"', True), SAME),
     "NUL bytes": (WRITTEN, _at(lambda line, _: line.replace(b"n", b"n\0", 1)), REFUSED),
     "NUL bytes last": (WRITTEN, lambda data, _: data + bytes(64), REFUSED),
-    "huge cell": (WRITTEN, _at(lambda line, _: line.replace(b"n", b"n" * (5 << 20), 1)), EITHER),
     "many columns": (COMMAS, lambda data, _: b"x" + b",x" * 150_000 + b"\n" + data, REFUSED),
     "many cells": (COMMAS, _at(lambda line, _: line + b",x" * 300_000), BROKEN),
     "empty file": (WRITTEN, _with(b""), REFUSED),
@@ -393,8 +413,8 @@ BYTES: dict[str, tuple[Mapping[str, Any], Change, str]] = {  # kind: formats, ch
     "lines of CSV's ending": (TEXT, lambda data, draw: _lines(seed(draw)), REFUSED),
     "array of CSV's ending": (TEXT, lambda data, draw: _array(seed(draw)), REFUSED),
     "JSON with a key twice": (LINES, _at(lambda line, _: line.replace(b'"id"', b'"text"')), BROKEN),
-    "JSON array with a key twice": (ARRAY, lambda data, _: data.replace(b'"id"', b'"text"', 1), BROKEN),
-    "JSON with a key by case": (LINES, _each(lambda line: line.replace(b'"id"', b'"Text"')), EITHER),
+    "JSON array with a key twice": (ARRAY, lambda data, _: data.replace(b'"id"', b'"text"', 1), REFUSED),
+    "JSON with a key by case": (LINES, _each(lambda line: line.replace(b'"id"', b'"Text"')), _renamed("Text")),
     "JSON cut": (LINES, _at(lambda line, draw: line[: draw.randrange(1, len(line))]), BROKEN),
     "JSON array cut": (ARRAY, lambda data, draw: data[: draw.randrange(2, len(data) - 1)], REFUSED),
     "JSON with a comma at the end": (LINES, _each(lambda line: line + b","), REFUSED),
@@ -407,18 +427,18 @@ BYTES: dict[str, tuple[Mapping[str, Any], Change, str]] = {  # kind: formats, ch
     "JSON with a comment": (LINES, _put(b"// a comment"), BROKEN),
     "JSON objects on one line": (LINES, lambda data, _: data.replace(b"\n", b""), REFUSED),
     "JSON object over lines": (LINES, _with(b'{\n"text": "a",\n"label": "b"\n}\n'), REFUSED),
-    "JSON object of rows": (LINES | ARRAY, lambda data, draw: b'{"data": ' + _array(seed(draw)).replace(b"\n", b"") + b"}\n", EITHER),
-    "JSON object of columns": (ARRAY, _with(b'{"text": ["a", "b"], "label": ["x", "y"]}'), EITHER),
+    "JSON object of rows": (LINES | ARRAY, lambda data, draw: b'{"data": ' + _array(seed(draw)).replace(b"\n", b"") + b"}\n", UNUSABLE),
+    "JSON object of columns": (ARRAY, _with(b'{"text": ["a", "b"], "label": ["x", "y"]}'), UNUSABLE),
     "JSON lists for rows": (LINES, _with(b'["text", "label"]\n["a", "b"]\n'), REFUSED),
     "JSON array of lists": (ARRAY, _with(b'[["text", "label"], ["a", "b"]]'), REFUSED),
     "JSON row that is null": (LINES, _put(b"null"), BROKEN),
     "JSON row that is a text": (LINES, _put(b'"the cat"'), BROKEN),
     "JSON row that is a number": (LINES, _put(b"1e400"), BROKEN),
-    "JSON row that is empty": (LINES, _put(b"{}"), EITHER),
+    "JSON row that is empty": (LINES, _put(b"{}"), BROKEN),
     "JSON array with a null": (ARRAY, lambda data, _: data.replace(b"[", b"[null,", 1), BROKEN),
     "JSON array with a number": (ARRAY, lambda data, _: data.replace(b"[", b"[1,", 1), BROKEN),
     "JSON array empty": (LINES | ARRAY, _with(b"[]"), REFUSED),
-    "JSON object empty": (LINES | ARRAY, _with(b"{}"), EITHER),
+    "JSON object empty": (LINES | ARRAY, _with(b"{}"), REFUSED),
     "JSON deep": (LINES, _at(lambda line, _: b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"), BROKEN),
     "JSON array deep": (ARRAY, _with(b"[" * 100_000 + b"]" * 100_000), REFUSED),
     "JSON of long numbers": (LINES, _at(lambda line, _: b'{"id": ' + b"1" * 5000 + b"}"), BROKEN),
@@ -445,10 +465,19 @@ def odd_files(number: int) -> Iterator[Case]:
             packed = name.endswith(".gz")
             data = change(gzip.decompress(data) if packed else data, draw)
             data = gzip.compress(data, mtime=0) if packed else data
-            broken = 1 if right == BROKEN else 0
-            known = None if right == REFUSED else rows
-            free, place = right != SAME, PLACE if broken else ""
-            yield Case(kind, name, name, _files({name: data}), known, broken, free, place)
+            broken = 1 if right in (BROKEN, AGAIN) else 0
+            known = right(rows) if callable(right) else 2 * rows if right == AGAIN else rows
+            yield Case(
+                kind,
+                name,
+                name,
+                _files({name: data}),
+                None if right in (REFUSED, UNUSABLE) else known,
+                broken,
+                free=right in (EITHER, BROKEN, AGAIN),
+                place=PLACE if broken else "",
+                readers=USERS if right == UNUSABLE else (),
+            )
 
 
 # Kind 4: files whose content isn't what their name says, and columns of odd types.
@@ -494,7 +523,7 @@ def odd_tables(number: int) -> Iterator[Case]:
         if kind != "unique identifiers":
             stored["a.parquet"] = parquet_of(table)
         for name, data in stored.items() if not number else ():
-            odd = "timestamps" in kind
+            odd = "timestamps" in kind or kind == "maps"
             rows = None if kind in refused or kind == "timestamps beyond Python" else table.to_pylist()
             yield Case(kind, name, name, _files({name: data}), rows, free=odd)
     draw = random.Random(f"tables {number}")
@@ -622,7 +651,7 @@ def _classes(number: int) -> Iterator[Case]:
     for kind, homes in CLASSES.items():
         doubt = "written" if kind in DOUBTFUL else "-1" if kind == "classes of numbers" else ""
         doubt = "nested" if "nested" in kind else doubt
-        doubt = "stand for no label" if "NaN" in kind else doubt
+        doubt = "where there is none" if "NaN" in kind else doubt
         count = 3 + number
         rows = [{"file_name": f"{home}/{each}.png", "label": label}
                 for home, label in sorted(homes.items()) for each in range(count)]  # fmt: skip

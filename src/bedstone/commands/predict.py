@@ -81,7 +81,7 @@ def predict(
     if kind.reads == "pictures":
         data = with_images(rows, columns=columns)
     else:
-        data = open_dataset(rows, columns=columns)
+        data = open_dataset(rows, columns=columns, as_written=True)
     if kind.name == "token-classification" and data.column("text") is None:
         chosen.setdefault("is_split_into_words", True)
     inputs = inputs_of(kind, data)
@@ -99,6 +99,8 @@ def predict(
     ]
     write_rows(written, path, rows)
     print(f"{len(found):,} of {len(inputs):,} rows predicted by {kind.name}: {path}")
+    if data.faults.broken:
+        print(f"  {data.left_out().removeprefix('; ')}")
     for number in list(errors)[:NAMED]:
         print(f"  {data.where(number)}: {errors[number]}")
     if len(errors) > NAMED:

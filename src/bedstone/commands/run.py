@@ -14,7 +14,13 @@ from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
 from bedstone.data.bytes import data_suffix, read_text
-from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.dataset import Dataset
+from bedstone.data.images.decode import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    find_images,
+    find_unread,
+)
 from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import FORMATS
 from bedstone.errors import BedstoneError
@@ -36,7 +42,7 @@ def reads_images(task: str) -> bool:
 
 
 def image_files(given: Sequence[str]) -> list[str]:
-    """The images of each name: itself, or all below a folder.
+    """The images of each name: itself, or all below a folder, those that aren't read too.
 
     Raises:
         BedstoneError: a folder holds none.
@@ -46,7 +52,7 @@ def image_files(given: Sequence[str]) -> list[str]:
         if kind_of(to_path(name, "picture")) != "a folder":
             found.append(name)
             continue
-        inside = find_images(name)
+        inside = sorted([*find_images(name), *find_unread(name)])
         if not inside:
             raise BedstoneError(
                 f"{name}: holds no picture; expected files that end in .jpg, .png, .webp and such."
@@ -114,12 +120,20 @@ def items(texts: Sequence[str], file: str | None, column: str | None) -> list[An
     path = Path(file)
     if path.is_file() and data_suffix(path) not in FORMATS:
         return [*found, *read_corpus(file, column)[0]]
-    rows = with_images(file, columns={"text": column} if column else None)
+    rows = _rows(file, {"text": column} if column else None)
     text = rows.column("text")
     for row in rows.rows:
         both = {"text": row.get(text) if text else None, "image": row["image"]}
         found.append({key: value for key, value in both.items() if value is not None})
     return found
+
+
+def _rows(file: str, columns: dict[str, str] | None = None) -> Dataset:
+    """Rows with images; those that are left out are printed."""
+    rows = with_images(file, columns=columns)
+    if rows.faults.broken:
+        print(rows.left_out().removeprefix("; "), file=sys.stderr)
+    return rows
 
 
 def described(value: Any) -> Any:
@@ -136,7 +150,7 @@ def described(value: Any) -> Any:
 def _image(word: str) -> Path | None:
     try:
         path = Path(word)
-        named = path.suffix.lower() in IMAGE_SUFFIXES
+        named = path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES
         return path if named and path.is_file() else None
     except (OSError, ValueError):  # too long to be a name, or with a NUL
         return None
@@ -255,7 +269,7 @@ def answered(
                 "model, or rows with an image by --file."
             )
         return found
-    rows = with_images(file)
+    rows = _rows(file)
     for number, row in enumerate(rows.rows):
         if key == "text" and row.get("messages") is not None:
             held = {} if row["image"] is None else {"image": row["image"]}
