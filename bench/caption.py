@@ -1,6 +1,7 @@
 """BLIP writes captions: Bedstone beside `transformers`, as it comes and in bf16, in one process.
 
     python bench/caption.py [--beams 3] [--batch 8] [--tokens 20] [--rounds 7] [--threads 2]
+        [--write]
 
 The shape is BLIP base: ViT-B/16 at 384 pixels, a decoder of 12 layers. The weights are random,
 saved by `transformers` and opened by both, but for the last map to words: it is fitted (least
@@ -33,6 +34,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch
 from bedstone.models.blip.network import Blip
 from bedstone.nn.fast.inference import for_inference
+from result import Side, add_write, write
 from rounds import orders, spread
 
 BOS, SEP = 30522, 102  # of the published vocabulary
@@ -142,6 +144,17 @@ def report(sides: list[Contestant], wanted: Captions) -> None:
             )
 
 
+def keep(folder: Path, sides: list[Contestant], **settings: int) -> None:
+    """The raw result, with the share of captions that equal the peer's in fp32."""
+    truth = sides[0].captions
+    kept = {}
+    for each in sides:
+        equal = statistics.mean(a == b for a, b in zip(each.captions, truth, strict=True))
+        quality = {"equal": equal, "processor": each.processor}
+        kept[each.name] = Side(each.seconds, len(truth), quality)
+    write(folder, "caption", "captions", kept, **settings)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--beams", type=int, default=1)
@@ -149,6 +162,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=20)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--threads", type=int, default=2)
+    add_write(options)
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     # pictures with something to tell apart: smooth noise
@@ -172,6 +186,8 @@ def main() -> None:
             told = (f"{each.name} {len(pixels) / each.seconds[-1]:,.2f}" for each in sides)
             print(f"round {number + 1}: {', '.join(told)} captions/s", flush=True)
     report(sides, wanted)
+    if chosen.write:
+        keep(chosen.write, sides, beams=chosen.beams, batch=chosen.batch, length=chosen.tokens)
 
 
 if __name__ == "__main__":

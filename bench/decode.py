@@ -1,6 +1,7 @@
 """Decoding one sequence: Bedstone beside `transformers` generate, in one process.
 
     python bench/decode.py [--rounds 7] [--new 128] [--threads 2] [--static] [--small]
+        [--write]
 
 A network of SmolLM-135M's shape (Llama layout, 134M parameters) with random weights; prompt of
 128 tokens, 128 new ones, greedy, batch 1, 2 threads. Contestants take turns, so that what else
@@ -15,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -24,6 +26,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.published import layout, to_published
 from bedstone.nn.fast.inference import for_inference
+from result import Side, add_write, write
 
 SHAPE = GPTConfig(
     layout="llama",
@@ -162,6 +165,17 @@ def ratios(pairs: list[tuple[Contestant, Contestant]]) -> None:
         )
 
 
+def keep(folder: Path, contestants: list[Contestant], count: int, **settings: int) -> None:
+    """The raw result: seconds of the `count` tokens after the first of each round."""
+    exact = contestants[0]
+    sides = {}
+    for each in contestants:
+        same = statistics.mean(a == b for a, b in zip(each.ids, exact.ids, strict=True))
+        quality = {"equal": same, "seconds to the first token": each.first}
+        sides[each.name] = Side([count / rate for rate in each.rate], count, quality)
+    write(folder, "decode", "tokens", sides, **settings)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--rounds", type=int, default=7)
@@ -170,6 +184,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--static", action="store_true", help="the peer compiled, static cache")
     options.add_argument("--small", action="store_true", help="a tiny network: does it run?")
+    add_write(options)
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
 
@@ -208,6 +223,8 @@ def main() -> None:
     fp32, our_fp32, bf16, our_bf16, *rest = contestants
     pairs = [(our_fp32, fp32), (our_bf16, fp32), (our_bf16, bf16), (our_bf16, our_fp32)]
     ratios(pairs + [(our_bf16, each) for each in rest])
+    if chosen.write:
+        keep(chosen.write, contestants, chosen.new - 1, prompt=chosen.prompt)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,26 @@
 """Pictures drawn of noise: Bedstone beside diffusers with an equal network, in one process.
 
-    python bench/denoise.py --model RUN [--real TEST.parquet --judge LENET] [--threads 2]
+    python bench/denoise.py --model RUN [--real TEST.parquet --judge LENET] [--threads 2] [--write]
     python bench/denoise.py --source TRAIN.parquet [--minutes 10] ...
 
 The network is a DiT of diffusers' own layout, which both read from one folder: that of RUN, a run
 of recipes/diffusion-mnist.yaml with model.layout=dit and process.kind=discrete; without RUN, one is
-trained here first. diffusers draws by DDIM as its DiTPipeline does, fp32 and bf16, both halves of
-the guidance in one batch; all that training didn't settle is as its DDIMScheduler has it. Bedstone
-draws by the same DDIM (the same pictures, in fp32), and by a solver of higher order in few
-evaluations, guided in an interval if one is given. An evaluation is one call of the network, of
+trained here first. diffusers draws by the loop of its DiTPipeline, fp32 and bf16, both halves of
+the guidance in one batch: by DDIM, and by its own solver of higher order (DPM-Solver++ or UniPC) in
+few evaluations; all that training didn't settle is as its scheduler has it. Bedstone draws by the
+same DDIM and by the same solver, in as many evaluations and with the same times (the same pictures,
+in fp32): like for like. `tuned` is that solver as Bedstone would use it: the spacing named, the
+signal clipped, guided in an interval if one is given. An evaluation is one call of the network, of
 both halves or of one.
 
 Contestants take turns on the same noise and classes; medians and ranges are over rounds, ratios
 within each. Seconds of the processor, which other programs on the machine hardly change, are told
-beside those of the clock. Gates: fp32 DDIM draws diffusers' pictures, and FID within 5 %.
+beside those of the clock. Gates: the same sampler in fp32 draws diffusers' pictures, and FID within
+5 % of its peer's.
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -26,8 +30,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, SchedulerMixin
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model
@@ -40,6 +45,7 @@ from bedstone.evaluate.judges import open_judge
 from bedstone.metrics.generative import Moments, frechet_distance
 from bedstone.nn.fast.inference import for_inference
 from diffusion_peer import read
+from result import OURS, Side, add_write, write
 from rounds import orders, spread
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "diffusion-mnist.yaml"
@@ -52,10 +58,17 @@ Draws = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Contestant:
-    """One way to draw, and what it took in each round."""
+    """One way to draw, and what it took in each round.
+
+    Attributes:
+        equal: the contestant whose pictures it should draw, up to rounding.
+        quality: of all pictures: how far from those at most; FID and accuracy where judged.
+    """
 
     name: str
     draws: Draws
+    equal: str = ""
+    quality: dict[str, float] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
     pictures: list[Tensor] = field(default_factory=list)
@@ -77,27 +90,24 @@ def trained(source: Path, minutes: float, folder: Path) -> Path:
     return folder
 
 
-def scheduler_of(model: DiffusionPipeline, tuned: bool) -> DDIMScheduler:
-    """DDIM as it comes, but for what the network was trained with; tuned: trailing, unclipped."""
-    config = config_of(model.process, model.target, "ddim")
-    del config["_class_name"]
-    return DDIMScheduler(
-        **{name: value for name, value in config.items() if tuned or name in LEARNT}
-    )
+def scheduler_of(model: DiffusionPipeline, method: str, tuned: bool) -> SchedulerMixin:
+    """diffusers' own as it comes, but for what the network was trained with; tuned: trailing, and
+    DDIM unclipped."""
+    config = config_of(model.process, model.target, method)
+    kind = getattr(diffusers, config.pop("_class_name"))
+    return kind(**{name: value for name, value in config.items() if tuned or name in LEARNT})
 
 
 def theirs(
     name: str,
-    model: DiffusionPipeline,
+    scheduler: SchedulerMixin,
     folder: Path,
     dtype: torch.dtype,
     steps: int,
     scale: float,
-    tuned: bool,
 ) -> Contestant:
     """The loop of diffusers' DiTPipeline; the class that is none is the network's, not 1000."""
     network = DiTTransformer2DModel.from_pretrained(folder, torch_dtype=dtype).eval()
-    scheduler = scheduler_of(model, tuned)
     none = network.config.num_embeds_ada_norm
 
     def draws(noise: Tensor, classes: Tensor) -> Tensor:
@@ -122,6 +132,7 @@ def ours(
     dtype: torch.dtype,
     sampling: SamplingConfig,
     asked: SampleControls,
+    equal: str = "",
 ) -> Contestant:
     network = for_inference(model.network, dtype)
     count = model.config.classes
@@ -135,17 +146,24 @@ def ours(
         parts = (network, model.process, model.target, shape, sampling, seeds)
         return sample(*parts, **given, controls=how).clamp(-1, 1)
 
-    return Contestant(name, draws)
+    return Contestant(name, draws, equal)
 
 
 def contestants(
     options: argparse.Namespace, model: DiffusionPipeline, folder: Path
 ) -> list[Contestant]:
     Model(model.network.denoiser).write_network(folder)
-    steps, scale = options.steps, options.guidance
-    same = SamplingConfig(method="ddim", steps=steps, guidance=scale)
-    known = {"_class_name": "DDIMScheduler", **scheduler_of(model, options.tuned).config}
-    way = SampleControls(way=published(known))
+    scale, sides = options.guidance, []
+    for method, steps in (("ddim", options.steps), (options.method, options.evaluations)):
+        scheduler = scheduler_of(model, method, options.tuned)
+        peer = f"diffusers {method}-{steps}"
+        for name, dtype in ((peer, torch.float32), (f"{peer} bf16", torch.bfloat16)):
+            sides.append(theirs(name, scheduler, folder, dtype, steps, scale))
+        known = {"_class_name": type(scheduler).__name__, **scheduler.config}
+        same = SamplingConfig(method=method, steps=steps, guidance=scale)
+        way, mine = SampleControls(way=published(known)), f"{OURS} {method}-{steps}"
+        for name, dtype in ((mine, torch.float32), (f"{mine} bf16", torch.bfloat16)):
+            sides.append(ours(name, model, dtype, same, way, equal=peer))
     few = SamplingConfig(
         method=options.method,
         steps=options.evaluations,
@@ -154,59 +172,47 @@ def contestants(
         interval=tuple(options.interval),
     )
     limited = SampleControls(limit=clip())
-    return [
-        theirs(
-            f"diffusers DDIM-{steps}", model, folder, torch.float32, steps, scale, options.tuned
-        ),
-        theirs(
-            f"diffusers DDIM-{steps} bf16",
-            model,
-            folder,
-            torch.bfloat16,
-            steps,
-            scale,
-            options.tuned,
-        ),
-        ours(f"bedstone DDIM-{steps}", model, torch.float32, same, way),
-        ours(f"bedstone DDIM-{steps} bf16", model, torch.bfloat16, same, way),
-        ours(f"bedstone {options.evaluations} bf16", model, torch.bfloat16, few, limited),
-    ]
+    name = f"{OURS} tuned-{options.evaluations} bf16"
+    return [*sides, ours(name, model, torch.bfloat16, few, limited)]
 
 
 def report(
     sides: list[Contestant], count: int, options: argparse.Namespace, classes: Tensor
 ) -> None:
     """`count` pictures a round; `classes` of all."""
-    first = sides[0]
-    fids: dict[str, float] = {}
     if options.judge and options.real:
         judge = open_judge(options.judge)
         real = Moments.of(judge.read(read(options.real)[0])[0])
         for each in sides:
             seen, said = judge.read(torch.cat(each.pictures))
-            fids[each.name] = frechet_distance(Moments.of(seen), real)
-            right = (said.argmax(1) == classes).float().mean().item()
-            print(f"{each.name:24} FID {fids[each.name]:.3f}, accuracy {right:.4f}")
-    print(f"\n{'':24}{'pictures/s':>24}{'processor s / 1000':>30}{'from the first':>16}")
+            each.quality["fid"] = frechet_distance(Moments.of(seen), real)
+            each.quality["accuracy"] = (said.argmax(1) == classes).float().mean().item()
+            print("{:32} FID {fid:.3f}, accuracy {accuracy:.4f}".format(each.name, **each.quality))
+    print(f"\n{'':32}{'pictures/s':>24}{'processor s / 1000':>30}{'from the equal':>16}")
+    drawn = {each.name: torch.cat(each.pictures) for each in sides}
     for each in sides:
         rates = [count / seconds for seconds in each.seconds]
         work = [1000 * seconds / count for seconds in each.processor]
-        far = (torch.cat(each.pictures) - torch.cat(first.pictures)).abs().max().item()
-        print(f"{each.name:24}{spread(rates, 2):>24}{spread(work, 1):>30}{far:16.6f}")
+        print(f"{each.name:32}{spread(rates, 2):>24}{spread(work, 1):>30}", end="")
+        if each.equal:
+            far = (drawn[each.name] - drawn[each.equal]).abs().max().item()
+            each.quality["from the equal"] = far
+        print(f"{each.quality['from the equal']:16.6f}" if each.equal else "")
     print()
-    for peer in sides[:2]:
-        for mine in sides[2:]:
-            ratios = [b / a for a, b in zip(mine.seconds, peer.seconds, strict=True)]
-            work = [b / a for a, b in zip(mine.processor, peer.processor, strict=True)]
-            told = ""
-            if fids:
-                higher = fids[mine.name] / fids[peer.name] - 1
-                verdict = "within" if higher <= WITHIN else "NOT within"
-                told = f"; FID {higher:+.1%}, {verdict} {WITHIN:.0%}"
-            print(
-                f"{mine.name} / {peer.name}: {spread(ratios, 2)} times the pictures a second, "
-                f"{statistics.median(work):.2f} by the processor's time{told}"
-            )
+    mine = [each for each in sides if each.name.startswith(OURS)]
+    peers = [each for each in sides if each not in mine]
+    for peer, each in itertools.product(peers, mine):
+        ratios = [b / a for a, b in zip(each.seconds, peer.seconds, strict=True)]
+        work = [b / a for a, b in zip(each.processor, peer.processor, strict=True)]
+        told = ""
+        if "fid" in each.quality:
+            higher = each.quality["fid"] / peer.quality["fid"] - 1
+            verdict = "within" if higher <= WITHIN else "NOT within"
+            told = f"; FID {higher:+.1%}, {verdict} {WITHIN:.0%}"
+        print(
+            f"{each.name} / {peer.name}: {spread(ratios, 2)} times the pictures a second, "
+            f"{statistics.median(work):.2f} by the processor's time{told}"
+        )
 
 
 def main() -> None:
@@ -219,14 +225,15 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=50, help="of DDIM")
     options.add_argument("--tuned", action="store_true", help="the peer's DDIM trailing, unclipped")
     options.add_argument("--evaluations", type=int, default=10)
-    options.add_argument("--method", default="dpm_solver_2m")
-    options.add_argument("--spacing", default="trailing")
+    options.add_argument("--method", default="dpm_solver_2m", choices=("dpm_solver_2m", "unipc"))
+    options.add_argument("--spacing", default="trailing", help="of `tuned`")
     options.add_argument("--guidance", type=float, default=1.5)
-    options.add_argument("--interval", type=float, nargs=2, default=(0.0, 1.0))
+    options.add_argument("--interval", type=float, nargs=2, default=(0.0, 1.0), help="of `tuned`")
     options.add_argument("--batch", type=int, default=64)
     options.add_argument("--batches", type=int, default=3, help="a round")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--threads", type=int, default=2)
+    add_write(options)
     chosen = options.parse_args()
     if not chosen.model and not chosen.source:
         options.error("--model or --source is needed")
@@ -255,6 +262,13 @@ def compete(options: argparse.Namespace, model: DiffusionPipeline, folder: Path)
         told = (f"{each.name} {count / each.seconds[-1]:,.2f}" for each in sides)
         print(f"round {number + 1}: {', '.join(told)} pictures/s", flush=True)
     report(sides, count, options, classes.repeat(options.batches * options.rounds))
+    if options.write:
+        kept = {
+            each.name: Side(each.seconds, count, {**each.quality, "processor": each.processor})
+            for each in sides
+        }
+        interval = list(options.interval)
+        write(options.write, "denoise", "images", kept, batch=options.batch, interval=interval)
 
 
 if __name__ == "__main__":

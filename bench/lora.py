@@ -1,6 +1,6 @@
 """LoRA throughput: Bedstone beside peft with transformers' Trainer, on the same rows.
 
-    python bench/lora.py [--rounds 3] [--rows 128] [--threads 2] [--json FILE] [--small]
+    python bench/lora.py [--rounds 3] [--rows 128] [--threads 2] [--write] [--small]
 
 A network of GPT-2's shape (124M parameters) with random weights, the same for all; rank 16, alpha
 32, on peft's default target (c_attn: queries, keys and values). Rows are real instructions (Alpaca
@@ -13,14 +13,14 @@ Peers: `peft`, the Trainer as it comes (fp32, batches padded to their longest ro
 in bf16 with rows either grouped by length or packed end to end (DataCollatorWithFlattening, whose
 documents are first proven not to see each other), over base weights kept in fp32 or bf16.
 
-The figure is real tokens a second, prompts included, padding not; the clock runs over the training
-steps. The loss is the mean over the answers of rows held out, each row alone, in fp32, by one
-function for all: Bedstone's adapter is written as peft's files and opened by peft.
+The figure is real tokens a second, prompts included, padding not. Both clocks begin where the first
+batch is next to be made, with network, rows and optimizer at hand, and end with the last step. The
+loss is the mean over the answers of rows held out, each row alone, in fp32, by one function for
+all: Bedstone's adapter is written as peft's files and opened by peft.
 """
 
 import argparse
 import json
-import os
 import random
 import tempfile
 import time
@@ -51,9 +51,9 @@ from bedstone.objectives.supervised import completion_loss
 from bedstone.runtime import pick_precision, seed_everything
 from bedstone.train.optim import OptimConfig, build_optimizer, clip_gradients
 from peer_pass import one_pass
+from result import SHARED, add_write
 from rounds import Run, keep, show, take_turns
 
-ROOT = Path(__file__).resolve().parents[1]
 RANK, ALPHA, RATE, BATCH, LONGEST = 16, 32, 1e-3, 8, 512
 TOLERANCE = 0.02  # nats a token
 PUBLISHED = ("input_ids", "labels")
@@ -182,14 +182,14 @@ def prove_apart(task: Task) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("BEDSTONE_SHARED", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=shared)
+    parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--held", type=int, default=64, help="rows that are scored")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers-alone", action="store_true")
     parser.add_argument("--small", action="store_true", help="a tiny network: does it run?")
-    parser.add_argument("--json", type=Path, help="where to write every run")
+    add_write(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     transformers.logging.set_verbosity_error()
@@ -199,14 +199,14 @@ def main() -> None:
         vocab=str(words / "gpt2-vocab.json"), merges=str(words / "gpt2-merges.txt")
     )
     tokenizer.pad_token = tokenizer.eos_token
-    rows = instruction_rows(chosen.data, tokenizer, chosen.rows + 64)
+    rows = instruction_rows(chosen.data, tokenizer, chosen.rows + chosen.held)
     shape = {"n_layer": 2, "n_embd": 64, "n_head": 2} if chosen.small else {}
     still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         GPT2LMHeadModel(GPT2Config(**shape, **still)).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        task = Task(Path(folder), rows[:-64], rows[-64:], tokenizer)
+        task = Task(Path(folder), rows[: -chosen.held], rows[-chosen.held :], tokenizer)
         prove_apart(task)
         longest = max(len(row["labels"]) for row in task.train)
         print(f"{len(task.train)} rows, {task.tokens:,} tokens, the longest {longest}")
@@ -225,8 +225,8 @@ def main() -> None:
             sides[side] = partial(theirs, task=task, side=side, base=base, packed=packed, **options)
         runs = take_turns(sides, chosen.rounds)
     show(runs, TOLERANCE)
-    if chosen.json:
-        keep(chosen.json, runs, vars(chosen) | {"versions": [torch.__version__, peft.__version__]})
+    if chosen.write:
+        keep(chosen.write, "lora", runs, rows=len(task.train), held=len(task.held))
 
 
 if __name__ == "__main__":

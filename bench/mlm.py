@@ -1,6 +1,6 @@
 """MLM throughput: Bedstone beside transformers' Trainer, on the same sentences.
 
-    python bench/mlm.py [--rounds 3] [--sentences 6400] [--threads 2] [--json FILE]
+    python bench/mlm.py [--rounds 3] [--sentences 6400] [--threads 2] [--write]
 
 BERT of 4 layers, width 256, 4 heads, hidden 1024, and the 30,522 words of bert-base-uncased, from
 random weights. Rows are the sentences of WikiText-2's validation part, one a row, as long as they
@@ -12,13 +12,13 @@ from a single pass.
 Peers: the Trainer as it comes (fp32, batches padded to their longest row), and at its best, in bf16
 with rows grouped by length.
 
-The figure is real tokens a second, padding not counted; the clock runs over the training steps. The
-loss is the mean over the targets of the held-out sentences, masked once for all, in fp32, by one
-function for all: Bedstone's network is saved and opened by transformers.
+The figure is real tokens a second, padding not counted. Both clocks begin where the first batch is
+next to be made, with network, rows and optimizer at hand, and end with the last step. The loss is
+the mean over the targets of the held-out sentences, masked once for all, in fp32, by one function
+for all: Bedstone's network is saved and opened by transformers.
 """
 
 import argparse
-import os
 import random
 import re
 import tempfile
@@ -53,9 +53,9 @@ from bedstone.train.loop import Trainer as Loop
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from peer_pass import one_pass
+from result import SHARED, add_write
 from rounds import Run, keep, show, take_turns
 
-ROOT = Path(__file__).resolve().parents[1]
 SHAPE = {
     "num_hidden_layers": 4,
     "hidden_size": 256,
@@ -184,13 +184,12 @@ def theirs(number: int, task: Task, side: str, **options: Any) -> Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("BEDSTONE_SHARED", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=shared)
+    parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sentences", type=int, default=6400)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers-alone", action="store_true")
-    parser.add_argument("--json", type=Path, help="where to write every run")
+    add_write(parser)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     transformers.logging.set_verbosity_error()
@@ -216,9 +215,8 @@ def main() -> None:
             sides[side] = partial(theirs, task=task, side=side, **options)
         runs = take_turns(sides, chosen.rounds)
     show(runs, TOLERANCE)
-    if chosen.json:
-        versions = [torch.__version__, transformers.__version__]
-        keep(chosen.json, runs, vars(chosen) | {"versions": versions})
+    if chosen.write:
+        keep(chosen.write, "mlm", runs, sentences=len(train), longest=longest)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from result import Side, write
+
 T = TypeVar("T")
 
 
@@ -50,9 +52,7 @@ def orders(sides: list[T], rounds: int) -> Iterator[list[T]]:
 
 def show(runs: list[Run], tolerance: float, ours: str = "bedstone") -> None:
     """A line a side, then ours beside each peer, and every peer beside the first."""
-    of: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: run.number):
-        of.setdefault(run.side, []).append(run)
+    of = by_side(runs)
     print(f"\n{'':24}{'real tokens/s':>24}{'tokens':>10}{'steps':>7}{'loss':>26}")
     for side, mine in of.items():
         print(
@@ -80,7 +80,23 @@ def spread(values: list[float], digits: int) -> str:
     return f"{middle:,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
 
 
-def keep(path: Path, runs: list[Run], settings: dict[str, Any]) -> None:
-    """Every run and what it ran under."""
-    told = {"settings": settings, "runs": [asdict(run) for run in runs]}
-    path.write_text(json.dumps(told, indent=1, default=str) + "\n")
+def by_side(runs: list[Run]) -> dict[str, list[Run]]:
+    """The runs of each side, in the order of their rounds."""
+    of: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.number):
+        of.setdefault(run.side, []).append(run)
+    return of
+
+
+def keep(folder: Path, name: str, runs: list[Run], **settings: Any) -> None:
+    """The raw result, FOLDER/NAME.json."""
+    sides = {
+        side: Side(
+            [run.seconds for run in mine],
+            mine[0].tokens,
+            {"loss": statistics.median(run.loss for run in mine), "steps": mine[0].steps}
+            | {"losses": [run.loss for run in mine]},
+        )
+        for side, mine in by_side(runs).items()
+    }
+    write(folder, name, "tokens", sides, **settings)

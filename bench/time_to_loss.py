@@ -1,6 +1,6 @@
 """Seconds of training to 1.88 nats a character on tinyshakespeare: Bedstone beside nanoGPT.
 
-    python bench/time_to_loss.py [--peer NANOGPT] [--rounds 5] [--compiled] [--json FILE]
+    python bench/time_to_loss.py [--peer NANOGPT] [--rounds 5] [--compiled] [--write]
 
 `NANOGPT` is a checkout of nanoGPT, whose `model.py` is then used as it is; without it, the same
 configuration reimplemented. The peer is nanoGPT's CPU baseline with its README's settings: as it
@@ -8,10 +8,11 @@ comes (fp32), in bf16 autocast, and with --compiled in bf16 compiled. Bedstone t
 `recipes/tinyshakespeare.yaml` with its real parts.
 
 Both read the first 90 % of the characters, on the same threads, and take turns, round by round, so
-that what else the machine does meets all. The clock counts the batches, the steps, and compilation
-where there is any; not the cutting of text into characters, nor evaluation. The loss is the mean
-over the whole of the last 10 %, cut into windows of the context that was trained, each character
-predicted once, in the precision that was trained.
+that what else the machine does meets all. Both clocks begin where the first batch is next to be
+made, with network and optimizer at hand, and count the batches, the steps, and compilation where
+there is any; not the cutting of text into characters, nor evaluation. The loss is the mean over the
+whole of the last 10 %, cut into windows of the context that was trained, each character predicted
+once, in the precision that was trained.
 
 Bedstone's schedule is fixed, and its last weights are scored. The peer is scored every 50 steps
 from 1,500 on, its clock stopped meanwhile, and its time is taken where it first reaches the
@@ -20,7 +21,6 @@ target; where it doesn't, its time at the end is taken, which flatters it.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +47,9 @@ from bedstone.settings import from_mapping, read_recipe
 from bedstone.train.loop import Trainer
 from bedstone.train.optim import build_optimizer
 from bedstone.train.schedule import build_schedule, parse_budget
+from result import ROOT, SHARED, Side, add_write, write
+from rounds import spread
 
-ROOT = Path(__file__).resolve().parents[1]
 TARGET = 1.88  # nats a character
 FIRST_LOOK, LOOKS = 1500, 50  # the peer's steps before it is scored, and between scores
 
@@ -131,8 +133,8 @@ def nanogpt(
     torch.manual_seed(seed)
     network, _ = peer.load_peer(checkout, vocabulary)
     bf16 = "bf16" in side
-    began = time.perf_counter()
     training = peer.PeerTraining(network, train, seed, bf16, "compiled" in side)
+    began = time.perf_counter()
     loss, evaluating = float("nan"), 0.0
     while training.step < peer.STEPS:
         training.one_step()
@@ -167,16 +169,20 @@ def show(runs: list[Run]) -> None:
         print(f"{side}: bedstone is {spread(ratios, 2)} times as fast")
 
 
-def spread(values: list[float], digits: int) -> str:
-    """The median and the range."""
-    middle = statistics.median(values)
-    return f"{middle:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+def keep(folder: Path, runs: list[Run], **settings: Any) -> None:
+    """The raw result, with every run's steps and loss."""
+    sides = {}
+    for side in dict.fromkeys(run.side for run in runs):
+        mine = [run for run in runs if run.side == side]
+        each = {"steps": [run.steps for run in mine], "losses": [run.loss for run in mine]}
+        quality = {"loss": statistics.median(each["losses"]), **each}
+        sides[side] = Side([run.seconds for run in mine], quality=quality)
+    write(folder, "time_to_loss", "trainings", sides, target=TARGET, **settings)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    shared = Path(os.environ.get("BEDSTONE_SHARED", ROOT.parent / "shared" / "data"))
-    default = shared / "text" / "tinyshakespeare.txt"
+    default = SHARED / "text" / "tinyshakespeare.txt"
     parser.add_argument("--text", type=Path, default=default, help="tinyshakespeare as a file")
     parser.add_argument("--peer", type=Path, help="a checkout of nanoGPT")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "tinyshakespeare.yaml")
@@ -184,7 +190,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--compiled", action="store_true", help="the peer compiled as well")
     parser.add_argument("--alone", action="store_true", help="bedstone without its peer")
-    parser.add_argument("--json", type=Path, help="where to write every run")
+    add_write(parser)
     parser.add_argument("overrides", nargs="*", help="of the recipe, as optim.lr=0.01")
     options = parser.parse_args()
     if not options.text.is_file():
@@ -194,7 +200,8 @@ def main() -> None:
     sides = [] if options.alone else ["nanogpt fp32", "nanogpt bf16"]
     if options.compiled:
         sides.append("nanogpt bf16 compiled")
-    print(f"peer: {peer.load_peer(options.peer, data[2])[1]}; {options.threads} threads")
+    what = peer.load_peer(options.peer, data[2])[1]
+    print(f"peer: {what}; {options.threads} threads")
     runs: list[Run] = []
     for seed in range(options.rounds):
         recipe = read_recipe(PretrainRecipe, options.recipe, [*options.overrides, f"seed={seed}"])
@@ -204,10 +211,8 @@ def main() -> None:
             runs.append(contestant())
             print(json.dumps(asdict(runs[-1])), flush=True)
     show(runs)
-    if options.json:
-        told = {"target": TARGET, "threads": options.threads, "torch": torch.__version__}
-        told["runs"] = [asdict(run) for run in runs]
-        options.json.write_text(json.dumps(told, indent=1) + "\n")
+    if options.write:
+        keep(options.write, runs, peer=what)
 
 
 if __name__ == "__main__":

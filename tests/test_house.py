@@ -57,6 +57,7 @@ ALONE = {
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
     "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",
+    "checkpoints/gguf_file.py": "a container format; which models stand in it is another file's",
     "checkpoints/sizes.py": "what a file says against what its weights bear out",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",

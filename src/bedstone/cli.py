@@ -42,6 +42,7 @@ COMMANDS = {
         "predict": "commands.predict:predict",
         "index": "commands.search:index",
         "search": "commands.search:search",
+        "export": "commands.export:export",
     },
     "measure": {
         "evaluate": "commands.evaluate:evaluate",

@@ -96,6 +96,25 @@ def test_the_table_and_the_usual_place(given, capsys):
     assert main(["calibrate", again, MINILM, given[1], "--clean", "fine"]) == 0
 
 
+def test_a_calibrated_policy_is_measured_on_a_second_set(given, tmp_path, capsys):
+    policy, sample = given
+    assert main(["calibrate", policy, MINILM, sample, "--clean", "fine", "--json"]) == 0
+    after = json.loads(capsys.readouterr().out)["calibrated"]
+    made = policy.replace("policy.yaml", "policy.calibrated.yaml")
+    files = sorted(tmp_path.iterdir())
+    measure = ["calibrate", made, MINILM, sample, "--clean", "fine", "--measure"]
+    assert main([*measure, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["rows"] == len(rows()) > after["rows"]
+    assert set(whole) == set(after)
+    assert main(measure) == 0
+    assert "f1_macro" in capsys.readouterr().out
+    assert sorted(tmp_path.iterdir()) == files  # nothing is written
+    few = written(tmp_path / "few.jsonl", [{"text": "I cook", "label": "food"}])
+    error = told(capsys, "calibrate", made, MINILM, few, "--clean", "fine", "--measure")
+    assert "labelled 'money'" in error
+
+
 def posts(count=4000, seed=0):
     """Raw scores of two categories whose true chance is a known curve of them, and the truth."""
     random = np.random.default_rng(seed)

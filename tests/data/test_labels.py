@@ -87,6 +87,11 @@ def test_names_that_may_be_one_are_named():
     assert "zo" in found and "refund" not in found
     assert doubtful_names({"sports": 50, "sport1": 2, "0": 9, "1": 9, "10": 9}) == []
     assert "-1" in doubtful_names({"0": 5, "-1": 2})[0]
+    for name in ("nan", "NaN", "N/A", "null", "None", "<NA>"):
+        assert "where there is none" in doubtful_names({"good": 5, name: 2})[0]
+    assert "decimal comma" in doubtful_names({"1,5": 5, "2": 2})[0]
+    for one, other in (("good", "go\u200bod"), ("co-op", "co\u2010op"), ("1", "\uff11")):
+        assert "differ only" in doubtful_names({one: 5, other: 2})[0]
     assert doubtful_names({"positive": 9, "negative": 1, "neutral": 3}) == []
 
 
@@ -120,7 +125,7 @@ def test_columns_classes_duplicates_and_doubts_are_summed_up(tmp_path):
     assert "'billing ' (11), 'billing' (1) differ only" in doubts
     assert "1 rows of validation have the input of a row of another split" in doubts
     assert "1 inputs have several labels" in doubts
-    with pytest.raises(BedstoneError, match=r"strict: the data has .* doubtful points"):
+    with pytest.raises(BedstoneError, match="strict: what is doubtful in the data: "):
         found.check()
     clean = Dataset([{"text": str(n), "label": n % 2} for n in range(9)])
     summary = summarise(

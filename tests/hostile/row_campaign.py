@@ -44,6 +44,7 @@ from bedstone.data.bytes import data_suffix
 from bedstone.data.dataset import Dataset
 from bedstone.data.fields import PAIRS
 from bedstone.data.open import open_dataset, with_images
+from bedstone.data.records import Faults
 from bedstone.data.sources import open_source
 from bedstone.data.summary import summarise
 from bedstone.data.text.supervised import usable_rows
@@ -94,6 +95,12 @@ def in_order(
         raise Wrong(f"{missing} values are missing and {broken} are said to be broken")
 
 
+def lost(faults: Faults) -> int:
+    """How many rows are said to be broken; one over several lines may be as many rows."""
+    spans = [re.search(r"lines (\d+) to (\d+) are", each) for each in faults.broken]
+    return len(spans) + sum(int(span[2]) - int(span[1]) for span in spans if span)
+
+
 class Reading:
     """What readers are given: a case, its folder, and models."""
 
@@ -119,7 +126,7 @@ class Reading:
 
 def rows(reading: Reading) -> None:
     data = open_dataset(reading.path, most_broken=MOST)
-    reading.rows(data.rows, len(data.faults.broken), ("label", "labels"))
+    reading.rows(data.rows, lost(data.faults), ("label", "labels"))
 
 
 def samples(reading: Reading) -> None:
@@ -133,15 +140,15 @@ def samples(reading: Reading) -> None:
         known = str(label).strip() if plain else None
         return sample.label == known and (sample.made or list(sample.captions) == texts)
 
-    in_order(data.rows, reading.case.rows or [], equal, len(data.faults.broken))
-    if len(data.faults.broken) < reading.case.broken:
-        raise Wrong(f"{reading.case.broken} rows are broken; {len(data.faults.broken)} counted")
+    in_order(data.rows, reading.case.rows or [], equal, lost(data.faults))
+    if lost(data.faults) < reading.case.broken:
+        raise Wrong(f"{reading.case.broken} rows are broken; {lost(data.faults)} counted")
     doubts(reading, data, [row.label or "" for row in data.rows])
 
 
 def images(reading: Reading) -> None:
     data = with_images(reading.path)
-    reading.rows(data.rows, len(data.faults.broken), less=("image",))
+    reading.rows(data.rows, lost(data.faults), less=("image",))
     for row in data.rows:
         if not isinstance(row["image"], bytes) and not row["image"].is_file():
             raise Wrong(f"there is no image {row['image']}")
@@ -151,7 +158,7 @@ def pieces(reading: Reading) -> None:
     source = open_source(reading.path, most_broken=MOST)
     found = list(source.documents())
     known = [row["text"] for row in reading.case.rows or [] if row.get("text") != ""]
-    in_order(found, known, lambda one, two: one == two, len(source.faults.broken))
+    in_order(found, known, lambda one, two: one == two, lost(source.faults))
 
 
 def corpus(reading: Reading) -> None:
@@ -185,7 +192,7 @@ def labels(reading: Reading) -> None:
             return one in (on, list(dict.fromkeys(map(str, other))))
         return bool(one == str(other))
 
-    in_order(found, written, equal, len(data.faults.broken))
+    in_order(found, written, equal, lost(data.faults))
     doubts(reading, data, found)
 
 

@@ -42,6 +42,28 @@ def test_real_ones_beside_real_ones_and_noise_beside_them():
     assert "accuracy" not in beside_real(others, real, judge()).values
 
 
+def test_what_a_judge_or_a_sample_cannot_carry_is_said():
+    real, _ = pictures(1200)
+    sharp = beside_real(pictures(1200, seed=1)[0], real, judge())
+    assert sharp.warning == ""
+    assert sharp["precision_of_noise"] < 0.1 < sharp["precision"]
+    assert sharp["fid_of_noise"] > 10 * sharp["fid"]
+    assert "warning" not in sharp.record()
+
+    def blind(pixels):  # noise and real ones look the same to it
+        means = pixels.flatten(1)[:, :3] * 0
+        return means + torch.rand(means.shape, generator=torch.Generator().manual_seed(0)), means
+
+    dull = beside_real(real, real, Judge("blind", ("r", "g", "b"), judge().prepare, blind))
+    assert "The judge can't carry the precision" in dull.warning
+    assert "no nearer to real ones than noise" in dull.warning
+    assert dull.record()["warning"] == dull.warning
+
+    few = beside_real(pictures(60, seed=1)[0], real, judge())
+    assert "60 samples are few" in few.warning
+    assert "judge" not in few.warning
+
+
 def test_who_copies_is_nearer_to_training_than_what_was_held_out():
     training, held, fresh = (pictures(seed=seed)[0] for seed in (2, 3, 4))
     copied, found = beside_training(training[:20] + 1e-4, held, training, count=3)

@@ -11,6 +11,7 @@ from bedstone.models.heads import HeadConfig
 from bedstone.recipes.base import EXTENDABLE
 from bedstone.recipes.given import read_finetuning
 from bedstone.train.logs import read_log
+from bedstone.train.run import held_folder
 from small_models import SENTENCES, saved
 
 SMALL = {"context": 32, "batch_size": 2, "model": {"width": 16, "layers": 1, "heads": 2}}
@@ -103,6 +104,17 @@ def test_what_a_run_learnt_from_stays(tmp_path, encoder):
     assert set(EXTENDABLE) <= set(yaml.safe_load((run.run / "recipe.yaml").read_text())) | {
         "budget"
     }
+
+
+def test_rows_touch_no_run_that_is_under_way(encoder, tmp_path):
+    out = tmp_path / "run"
+    with held_folder(out):  # as another process does while it trains
+        (out / "tokenizer").mkdir()
+        (out / "log.jsonl").write_text("kept")
+        with pytest.raises(BedstoneError, match="another run is training there"):
+            bedstone.finetune("finetune-own", model=encoder, data=ROWS, out=str(out), **QUICK)
+    assert (out / "log.jsonl").read_text() == "kept" and (out / "tokenizer").is_dir()
+    assert not (out / "rows").exists()
 
 
 def test_a_recipe_object_takes_no_fields(encoder, tmp_path):

@@ -368,7 +368,7 @@ def test_strict_refuses_data_with_doubts(bases, tmp_path, capsys):
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
     assert main(["finetune", str(tmp_path / "r.yaml"), "--strict"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "strict: the data has" in error and "'praise '" in error
+    assert "strict: what is doubtful in the data: " in error and "'praise '" in error
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert main(["finetune", str(tmp_path / "r.yaml")]) == 0
     said = " ".join(capsys.readouterr().err.split())

@@ -193,6 +193,14 @@ def test_rows_that_are_fetched_by_number_are_read_one_by_one():
     assert list(found) == task(["go", "a cat", "go"])
 
 
+def test_a_column_of_a_table_is_read_in_its_own_order():
+    pandas = pytest.importorskip("pandas")
+    column = pandas.Series(["go", "a cat", "the dogs"], index=[2, 0, 1])
+    task = bedstone.pipeline("text-classification", model(LABELS))
+    assert list(task(column)) == task(list(column))
+    assert list(task(column[column != "go"])) == task(["a cat", "the dogs"])
+
+
 def test_a_model_generates_moves_and_shows_itself(tmp_path):
     made = decoder(HeadConfig("language"), "llama")
     task = bedstone.pipeline("text-generation", made, return_full_text=False, max_new_tokens=5)

@@ -38,10 +38,10 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     kind = "" if fetched else kind_of(folder)
     if not kind and not fetched:
         kind = kind_of(recover_folder(folder))
-    if kind == "a folder":
+    if kind == "a folder" or (kind == "a plain file" and folder.suffix == ".gguf"):
         return folder
     if kind:
-        raise BedstoneError(f"{named}: is {kind}; expected the folder of a model.")
+        raise BedstoneError(f"{named}: is {kind}; expected the folder of a model, or a GGUF file.")
     if named == PLACEHOLDER:
         raise BedstoneError(
             f"model: {named} stands in the recipe for a model of yours. Name its folder or its hub "
@@ -93,7 +93,7 @@ def _in_package(named: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise BedstoneError(f"{named}: there is no package {package!r} here; pip install it first.")
     folder = Path(spec.submodule_search_locations[0]) / inner
-    if ".." in Path(inner).parts or not folder.is_dir():
+    if ".." in Path(inner).parts or not (folder.is_dir() or folder.suffix == ".gguf"):
         raise BedstoneError(f"{named}: the package {package} has no folder {inner!r}. Mend it.")
     return folder
 

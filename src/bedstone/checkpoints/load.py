@@ -23,7 +23,7 @@ def load(
     pipeline that draws; a run's folder is its finished model, or else its latest checkpoint.
 
     Args:
-        path: a folder, or an id such as `Qwen/Qwen3-0.6B`.
+        path: a folder, a GGUF file, or an id such as `Qwen/Qwen3-0.6B`.
         dtype: what to hold the weights in; None keeps what is stored.
         device: where to.
         revision: branch, tag or commit of a hub id.

@@ -17,6 +17,7 @@ import torch
 from bedstone.checkpoints.adapters import CONFIG as ADAPTER
 from bedstone.checkpoints.adapters import load_with_adapter
 from bedstone.checkpoints.card import card
+from bedstone.checkpoints.gguf import gguf_in, open_gguf
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.sentence_transformers import (
     lower_case,
@@ -46,8 +47,10 @@ from bedstone.models.published import (
     to_published,
 )
 from bedstone.nn.layers import Pooling
+from bedstone.nn.quantize import weights_of
 from bedstone.nn.ties import without_ties
 from bedstone.reading import check_kinds, is_plain, read_object, to_path
+from bedstone.runtime import pick_precision
 
 
 @dataclass(repr=False)
@@ -89,7 +92,7 @@ class Model:
 
     def __repr__(self) -> str:
         config = self.config
-        count = sum(weight.numel() for weight in self.network.parameters())
+        count, _ = weights_of(self.network)
         head = getattr(config, "head", None)
         parts = [config.layout, *([f"{head.kind} head"] if head else []), f"{count / 1e6:.2f}M"]
         if self.tokenizer is not None:
@@ -113,11 +116,14 @@ class Model:
         causal = isinstance(self.network, CausalLM) and self.network.causal
         return bool(causal and self.config.head.kind == "language")
 
-    def generate(self, prompt: str | Sequence[str], **settings: Any) -> Any:
+    def generate(
+        self, prompt: str | Sequence[str], *, precision: str = "auto", **settings: Any
+    ) -> Any:
         """The continuation of a text, or of each of several.
 
         Args:
             prompt: one text or a list.
+            precision: of computation: auto, bf16 or fp32.
             settings: fields of `GenerationSettings`, such as `max_new_tokens` or `temperature`.
 
         Raises:
@@ -125,7 +131,7 @@ class Model:
         """
         if not self.writes_text:
             raise BedstoneError(f"{self!r} writes no text; take a GPT with its language head.")
-        known = tokenizer_of(self)
+        known, how = tokenizer_of(self), pick_precision(precision, self.device)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not all(isinstance(each, str) for each in prompts):
             raise BedstoneError("prompt: expected a text or a list of texts, not token ids.")
@@ -133,10 +139,10 @@ class Model:
         chosen = GenerationSettings(**settings)
         way = chosen.resolve(without_usual_length(self.generation), max(sizes, default=1))
         if isinstance(way, BeamSearch):
-            beams = write_beams(self.network, known, prompts, way, eos=self.end_ids)
+            beams = write_beams(self.network, known, prompts, way, eos=self.end_ids, precision=how)
             texts = [own[0].text for own in beams]
         else:
-            rows = write(self.network, known, prompts, way, eos=self.end_ids)
+            rows = write(self.network, known, prompts, way, eos=self.end_ids, precision=how)
             texts = [each.text for each in rows]
         return texts[0] if isinstance(prompt, str) else texts
 
@@ -220,7 +226,7 @@ def load(
     """Opens an artefact, a published folder, a hub id, or an adapter's folder with its base.
 
     Args:
-        path: a folder, or an id such as `Qwen/Qwen3-0.6B`.
+        path: a folder, a GGUF file, or an id such as `Qwen/Qwen3-0.6B`.
         dtype: what to hold the weights in; None keeps what is stored.
         device: where to.
         revision: branch, tag or commit of a hub id.
@@ -240,11 +246,16 @@ def load(
         model.tokenizer = _tokenizer(outer) or model.tokenizer
         model.network.to(device).eval()
         return model
+    if (file := gguf_in(outer)) is not None:
+        found = open_gguf(file, dtype=dtype)
+        model = Model(found.network.to(device).eval(), found.tokenizer, found.generation)
+        model.record, model.path = found.record, file
+        return model
     folder = network_folder(outer)
     if not is_plain(folder / "config.json"):
         raise BedstoneError(
-            f"{folder}: has no config.json, so it is not a model. Give the folder that "
-            "`bedstone pretrain` reports, or a published one."
+            f"{folder}: has no config.json and no GGUF file, so it is not a model. Give the folder "
+            "that `bedstone pretrain` reports, or a published one."
         )
     record = read_record(folder, verify=verify)
     published = read_object(folder / "config.json")

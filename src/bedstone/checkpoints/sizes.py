@@ -70,6 +70,7 @@ COUNTS = (
     "layers",
     "layers_per_block",
     "decoder_layers",
+    "block_count",
 )
 MOST = 2**31 - 1  # of any whole number in a config.json
 LEAST_WIDE = 2**16  # a size up to here is never too large: weights on paper take no memory

@@ -86,10 +86,11 @@ def calibrate(
     out: str | None = None,
     picture: str | None = None,
     overwrite: bool = False,
+    measure: bool = False,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
-) -> Calibrated:
+) -> Calibrated | Figures:
     """Calibrate a moderation policy on a labelled sample: probabilities and thresholds.
 
     Writes the calibrated policy and prints its metrics beside those of the policy as given.
@@ -104,6 +105,8 @@ def calibrate(
         out: the policy file to write (default: NAME.calibrated.yaml beside the policy).
         picture: a PNG file to draw precision and recall by threshold into.
         overwrite: replace files of the same names.
+        measure: measure the policy as it is, on all rows of the sample, and write nothing; for a
+            second set, after a calibration.
         as_json: print one JSON object.
         precision: of computation: auto, bf16 or fp32.
         device: auto, cpu, cuda or mps.
@@ -117,6 +120,12 @@ def calibrate(
     """
     named = {"text": column, "label": label}
     columns = {part: name for part, name in named.items() if name}
+    if measure:
+        task = open_task(model, precision, device)
+        given = task.policy(task.chosen(policy=policy))
+        rows = with_images(sample, columns=columns)
+        items, truth = read_items(rows, given, calibration.clean)
+        return measured(given, task, items, truth, as_json=as_json)
     bare = _uncalibrated(read_policy(policy))
     source = Path(policy)
     path = Path(out) if out else source.with_name(f"{source.stem}.calibrated.yaml")
@@ -138,9 +147,7 @@ def calibrate(
             f"sample: none of the {len(held):,} rows held out is labelled {lacking!r}, so it can't "
             "be measured. Give more labelled rows of it."
         )
-    opened = open_model(model, device=pick_device(device))
-    check_head(Moderation, opened)
-    task = Moderation(opened, precision=precision)
+    task = open_task(model, precision, device)
     with ProgressBar("reading posts", quiet=as_json) as bar:
         found = [task.scored(items, bare) for items in _with_progress(bar, learnt, held)]
     fitted = fit_policy(
@@ -179,6 +186,41 @@ def calibrate(
     done = Calibrated(calibrated, before, after, thresholds, fitted.notes, path)
     _show(done, len(learnt), as_json)
     return done
+
+
+def open_task(model: str, precision: str, device: str) -> Moderation:
+    """The task of moderation over a model.
+
+    Raises:
+        BedstoneError: the model can't be opened, or can't do it.
+    """
+    opened = open_model(model, device=pick_device(device))
+    check_head(Moderation, opened)
+    return Moderation(opened, precision=precision)
+
+
+def measured(
+    policy: Policy,
+    task: Moderation,
+    items: Sequence[Item],
+    truth: np.ndarray,
+    *,
+    as_json: bool = False,
+) -> Figures:
+    """Prints and returns the metrics of a policy as it is, on (n, C) labelled items."""
+    if not truth.any(0).all():
+        lacking = list(policy.categories)[int(truth.any(0).argmin())]
+        raise BedstoneError(
+            f"sample: none of the {len(items):,} rows is labelled {lacking!r}, so it can't be "
+            "measured. Give more labelled rows of it."
+        )
+    scores = _probabilities(policy, task.scored(items, policy), len(items))
+    figures = detection(scores, truth, _thresholds(policy), list(policy.categories))
+    if as_json:
+        print(json.dumps(figures.record(), ensure_ascii=False))
+    else:
+        Console(highlight=False).print(figures)
+    return figures
 
 
 def read_items(

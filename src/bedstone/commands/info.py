@@ -10,6 +10,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.models.gpt.network import GPTConfig
+from bedstone.nn.quantize import QuantizedLinear, weights_of
 
 
 def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def describe(model: Model) -> dict[str, Any]:
     """The facts, by name."""
     config, record = model.config, model.record
     weights = list(model.network.parameters())
-    count = sum(weight.numel() for weight in weights)
+    count, size = weights_of(model.network)
     tokenizer = model.tokenizer
     facts = {
         "layout": config.layout,
@@ -59,7 +60,8 @@ def describe(model: Model) -> dict[str, Any]:
         "parameters": count,
         **_embeddings(model.network),
         "dtype": str(weights[0].dtype).removeprefix("torch."),
-        "bytes": sum(weight.numel() * weight.element_size() for weight in weights),
+        "bytes": size,
+        **_quantized(model.network),
         **_sizes(config),
         **_drawing(model),
     }
@@ -75,6 +77,14 @@ def describe(model: Model) -> dict[str, Any]:
         "trained_on": record.get("data", {}).get("source", "not recorded"),
         **record.get("metrics", {}),
     }
+
+
+def _quantized(network: Any) -> dict[str, Any]:
+    layers = [each for each in network.modules() if isinstance(each, QuantizedLinear)]
+    if not layers:
+        return {}
+    inner = sum(each.in_features * each.out_features for each in layers)
+    return {"of_which_quantized": f"{inner:,} to {layers[0].bits} bits"}
 
 
 def _drawing(model: Model) -> dict[str, Any]:

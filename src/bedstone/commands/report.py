@@ -1,23 +1,23 @@
 """`bedstone report` and `compare`: a run as one page, and several runs side by side."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bedstone.checkpoints.side_files import read_record
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
 from bedstone.reading import read_object
 from bedstone.report.pages import Section, write_report
 from bedstone.report.plots import draw_curves
-from bedstone.train.logs import clock, counted, read_log
+from bedstone.settings import read_values, to_yaml
+from bedstone.train.logs import clock, counted, read_lines, read_log
 
 PICTURES = {"curve.png": "Loss in training", "samples.png": "Samples", "answers.png": "Answers"}
 LEFT_OUT = ("kind", "main", "labels", "support", "confusion", "baselines", "warning", "rows")
@@ -64,20 +64,17 @@ def open_run(folder: str | Path) -> Run:
             f"{folder}: holds no recipe.yaml, so it is not a run's folder. Give the one that "
             "training wrote (its option out=)."
         )
-    try:
-        recipe = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BedstoneError(f"{folder / 'recipe.yaml'}: can't be read ({error}).") from error
+    recipe = read_values(folder / "recipe.yaml")
     files = (folder / "data.json", folder / "evaluation.json")
-    data, evaluation = (read_object(file) if file.is_file() else {} for file in files)
-    log = read_log(folder / "log.jsonl") if (folder / "log.jsonl").is_file() else []
+    data, evaluation = (read_object(file, finite=False) if file.is_file() else {} for file in files)
+    log = read_log(folder / "log.jsonl")
     figures = _with_main(evaluation)
     loose = {name: value for name, value in evaluation.items() if _is_number(value)}
     for line in log:
         if "validation_loss" in line:
             kept = {k: v for k, v in line.items() if k.startswith("validation_") and "/" not in k}
             loose = {**loose, **kept}
-    return Run(folder, recipe if isinstance(recipe, dict) else {}, data, log, figures, loose)
+    return Run(folder, recipe, data, log, figures, loose)
 
 
 def _with_main(found: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -196,20 +193,22 @@ def _classes(record: Mapping[str, Any]) -> list[list[str]]:
 
 def _worst(path: Path) -> list[list[str]]:
     rows = [["text", "labelled", "predicted", "probability", "where"]]
-    for line in path.read_text(encoding="utf-8").splitlines():
-        one = json.loads(line)
+    for one in read_lines(path):
         where = str(one.get("where", one.get("row", ""))).rpartition("/")[2]
         said = [one.get("text", ""), one.get("actual", ""), one.get("predicted", "")]
-        rows.append([*map(str, said), f"{one.get('probability', 0.0):.2f}", where])
+        rows.append([*map(str, said), _short(one.get("probability")), where])
     return rows
+
+
+def _short(value: Any) -> str:
+    return f"{value:.2f}" if _is_number(value) else ""
 
 
 def making(run: Run) -> Section:
     """The recipe, the data and the versions by which the run can be made again."""
-    recipe = yaml.safe_dump(run.recipe, sort_keys=False, allow_unicode=True)
+    recipe = to_yaml(run.recipe)
     data = {key: str(value) for key, value in run.data.items() if not isinstance(value, dict)}
-    record = run.folder / "model" / "bedstone.json"
-    versions = read_object(record).get("versions") if record.is_file() else None
+    versions = read_record(run.folder / "model", verify=False).get("versions")
     made = Section("How it was made", "The recipe, and the data that it names.", data)
     if isinstance(versions, dict):
         made.tables["Versions"] = [["", ""], *([str(k), str(v)] for k, v in versions.items())]

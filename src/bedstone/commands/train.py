@@ -45,7 +45,7 @@ def pretrain(
     """
     from bedstone.recipes.base import train
 
-    return train(_recipe(recipe, overrides, data, fields), quiet=quiet)
+    return train(*_recipe(recipe, overrides, data, fields), quiet=quiet)
 
 
 def finetune(
@@ -69,7 +69,7 @@ def finetune(
     """
     from bedstone.recipes.base import train
 
-    return train(_recipe(recipe, overrides, data, fields, finetunes=True), quiet=quiet)
+    return train(*_recipe(recipe, overrides, data, fields, finetunes=True), quiet=quiet)
 
 
 def resume(folder: str | Path, *overrides: str, quiet: bool = False) -> "RunResult":
@@ -92,8 +92,8 @@ def resume(folder: str | Path, *overrides: str, quiet: bool = False) -> "RunResu
 
 def _recipe(
     recipe: Any, overrides: Any, data: Any, fields: Mapping[str, Any], finetunes: bool = False
-) -> Any:
-    """A recipe object, of what `pretrain` and `finetune` are given."""
+) -> tuple[Any, dict[str, Any]]:
+    """A recipe object and rows, of what `pretrain` and `finetune` are given."""
     if isinstance(recipe, str | Path):
         recipe = library.find(recipe)
     from bedstone.recipes import given
@@ -120,7 +120,7 @@ def pretrain_(
     Example:
         bedstone pretrain python-docs budget=20m
     """
-    read = _recipe(recipe, [*overrides, *_strict(strict)], None, {})
+    read, _ = _recipe(recipe, [*overrides, *_strict(strict)], None, {})
     if sample is not None:
         from bedstone.commands.preview import show_sample
 
@@ -152,7 +152,7 @@ def finetune_(
     Example:
         bedstone finetune finetune-own model=runs/bert-python-docs data.train=rows.csv
     """
-    read = _recipe(recipe, [*overrides, *_strict(strict)], None, {}, finetunes=True)
+    read, _ = _recipe(recipe, [*overrides, *_strict(strict)], None, {}, finetunes=True)
     if sample or find_rate:
         from bedstone.commands.preview import preview_augmented, propose_rate
 

@@ -296,7 +296,9 @@ def _csv(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, str]]]:
             fault = str(error)
             if fault.startswith("new-line character"):
                 fault = "a carriage return stands outside quotes; lines end with LF or CRLF"
-            message = f"{path}: line {rows.line_num:,} is not valid CSV ({fault})."
+            last = rows.line_num
+            where = f"line {last:,} is" if begins >= last else f"lines {begins:,} to {last:,} are"
+            message = f"{path}: {where} not valid CSV ({fault})."
             if names is None:
                 raise BedstoneError(f"{message} Mend the header.") from error
             reading.broken(f"{message} Mend or remove that row.")
@@ -332,7 +334,7 @@ def _check_cells(path: Path, header: str) -> None:
     """Raises BedstoneError where the first line is JSON's or a web page's."""
     start = header.lstrip()[:20].lower()
     kind = ""
-    if start.startswith(('{"', "[{")) or start == "[":
+    if start.startswith(('{"', "[{")) or start.strip() == "[":
         kind = "JSON; give its name the ending .jsonl, or .json of an array"
     if start.startswith(("<!doctype", "<html", "<?xml")):
         kind = "a web page; download the file itself"

@@ -34,20 +34,21 @@ def write_rows(rows: Any, path: str | Path, name: str = "rows") -> Path:
     """
     path = Path(path)
     check_format(path)
-    if hasattr(rows, "features") and path.suffix == ".parquet" and len(rows):  # of `datasets`
+    suffix = path.suffix.lower()
+    if hasattr(rows, "features") and suffix == ".parquet" and len(rows):  # of `datasets`
         table = rows.with_format("arrow")[:]
         known = rows.features.arrow_schema.metadata  # names of classes, kinds of columns
         _write_table(table.replace_schema_metadata(known), path)
         return path
     listed = _dictionaries(rows, name)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         _write_parquet(listed, path, name)
-    elif path.suffix == ".jsonl":
+    elif suffix == ".jsonl":
         write_text(path, "".join(f"{_json(row)}\n" for row in listed))
-    elif path.suffix == ".json":
+    elif suffix == ".json":
         write_text(path, "[\n" + ",\n".join(map(_json, listed)) + "\n]\n")
     else:
-        write_text(path, _csv(listed, "\t" if path.suffix == ".tsv" else ",", name))
+        write_text(path, _csv(listed, "	" if suffix == ".tsv" else ",", name))
     return path
 
 
@@ -116,8 +117,8 @@ def _array(values: list[Any]) -> Any:
     """A column; its type is inferred, but for what Arrow would refuse or cut."""
     import pyarrow
 
-    if any(getattr(value, "nanosecond", 0) for value in values):  # of pandas
-        zone = next(value.tzinfo for value in values if value is not None)
+    if exact := [value for value in values if getattr(value, "nanosecond", 0) > 0]:  # of pandas
+        zone = exact[0].tzinfo
         return pyarrow.array(values, pyarrow.timestamp("ns", None if zone is None else str(zone)))
     if any(type(value) is int and value >= 2**63 for value in values):
         return pyarrow.array(values, pyarrow.uint64())

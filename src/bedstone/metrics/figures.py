@@ -40,6 +40,7 @@ class Figures:
     support: dict[str, int] = field(default_factory=dict)
     confusion: list[list[int]] | None = None
     baselines: dict[str, float] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()  # why the figures may mean little, a sentence each
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -51,7 +52,10 @@ class Figures:
 
     @property
     def warning(self) -> str:
-        """What is to be said of a figure that no baseline stands below; "" where one does."""
+        """Why the figures may mean little: no baseline stands below the main one, or `doubts`."""
+        return " ".join([*filter(None, [self._beside_baselines()]), *self.doubts])
+
+    def _beside_baselines(self) -> str:
         if not self.baselines:
             return ""
         name, value = max(self.baselines.items(), key=lambda item: item[1])
@@ -82,6 +86,7 @@ class Figures:
         more: dict[str, Any] = {"kind": self.kind, "main": self.main, **self.flat()}
         if self.baselines:
             more["baselines"] = dict(self.baselines)
+        if self.baselines or self.doubts:
             more["warning"] = self.warning
         if self.labels:
             more["labels"] = list(self.labels)

@@ -6,7 +6,7 @@ nearer to training than they are.
 Shapes: N made rows, M training rows, F values of a row, k neighbours.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -384,6 +384,7 @@ class Reads(Protocol):
 
 
 MOST = 5000  # rows of each whose distances are taken one by one
+ENOUGH = 1000  # samples, from which a distance of distributions says something
 
 
 def beside_real(
@@ -396,8 +397,11 @@ def beside_real(
 ) -> Figures:
     """`fid` (the main figure), `kid`, `precision`, `recall`; `accuracy` where classes are known.
 
+    Beside them stand `fid_of_noise` and `precision_of_noise`: a judge that takes noise for real
+    signals can't carry the figures, which `doubts` then say.
+
     Args:
-        drawn: (N, C, H, W).
+        drawn: (N, C, H, W), about -1 to 1.
         real: (M, C, H, W), held out.
         classes: (N,) what each drawn one was to be, by the judge's labels.
         resamples: of the bootstrap of the accuracy.
@@ -416,6 +420,10 @@ def beside_real(
         "precision": manifold.precision,
         "recall": manifold.recall,
     }
+    noise = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    guess, _ = judge.read(noise.to(drawn))
+    values["fid_of_noise"] = frechet_distance(Moments.of(guess), Moments.of(known))
+    values["precision_of_noise"] = prdc(known[:MOST], guess[:MOST]).precision
     intervals: dict[str, tuple[float, float]] = {}
     if classes is not None and said is not None:
         right = (said.argmax(1) == classes).double().numpy()
@@ -427,7 +435,25 @@ def beside_real(
                 resamples=resamples,
             )
             intervals = with_ends(["accuracy"], ends)
-    return Figures("drawings", "fid", values, intervals, rows=len(drawn))
+    doubts = tuple(_doubts(values, len(drawn)))
+    return Figures("drawings", "fid", values, intervals, rows=len(drawn), doubts=doubts)
+
+
+def _doubts(values: Mapping[str, float], rows: int) -> Iterator[str]:
+    """Why figures by a judge may mean little, a sentence each."""
+    if values["precision_of_noise"] > 0.5 * values["precision"]:
+        yield (
+            f"The judge can't carry the precision: it is {values['precision']:.3f}, and "
+            f"{values['precision_of_noise']:.3f} for noise. Take a judge trained on such signals, "
+            "or more of them."
+        )
+    if values["fid"] >= values["fid_of_noise"]:
+        yield "By this judge the samples are no nearer to real ones than noise."
+    if rows < ENOUGH:
+        yield (
+            f"{rows:,} samples are few: FID falls as their number rises, so it compares only with "
+            f"figures of {rows:,}; {ENOUGH:,} or more are usual."
+        )
 
 
 def beside_training(

@@ -21,6 +21,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
+from bedstone.nn.quantize import Codes, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
 from bedstone.reading import shown
@@ -37,18 +38,23 @@ class Name:
         ours: our parameters; several are stacked along the output dimension.
         transposed: whether it is stored as (inputs, outputs).
         leading: dimensions of size 1 that it has before ours.
+        paired: heads whose rows are stored so that those which rotate together are neighbours,
+            where half a head lies between them here; 0 for rows as they are.
     """
 
     theirs: str
     ours: tuple[str, ...]
     transposed: bool = False
     leading: int = 0
+    paired: int = 0
 
     def write(self, state: dict[str, Tensor]) -> Tensor:
         """The published tensor."""
         parts = [state[name] for name in self.ours]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         whole = whole.view((1,) * self.leading + whole.shape)
+        if self.paired:
+            whole = whole[torch.arange(len(whole)).view(self.paired, 2, -1).mT.flatten()]
         return whole.t().contiguous() if self.transposed else whole
 
     def read(self, whole: Tensor) -> dict[str, Tensor]:
@@ -61,6 +67,8 @@ class Name:
         if self.leading:
             bare = whole.shape[: self.leading] == (1,) * self.leading
             whole = whole.reshape(whole.shape[self.leading :]) if bare else whole
+        if self.paired and whole.dim() and len(whole) % (2 * self.paired) == 0:
+            whole = whole[torch.arange(len(whole)).view(self.paired, -1, 2).mT.flatten()]
         if len(self.ours) == 1:
             return {self.ours[0]: whole.contiguous()}
         parts = whole.chunk(len(self.ours)) if whole.dim() else ()
@@ -377,9 +385,13 @@ def check_weights(name: str, whole: Tensor, where: str) -> None:
         )
 
 
-def _read(name: Name, whole: Tensor, where: str) -> dict[str, Tensor]:
-    """Our parameters of a stored tensor, checked."""
-    check_weights(name.theirs, whole, where)
+def _read(name: Name, whole: Any, where: str) -> dict[str, Any]:
+    """Our parameters of a stored tensor, or of one in four bits, checked."""
+    if isinstance(whole, Codes):
+        check_weights(name.theirs, whole.scales, where)
+        check_weights(name.theirs, whole.lowest, where)
+    else:
+        check_weights(name.theirs, whole, where)
     try:
         return name.read(whole)
     except BedstoneError as error:
@@ -405,19 +417,19 @@ def has_own_copies(layout: Layout, network: Any, tensors: Mapping[str, Tensor]) 
 
 
 def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:
-    for name, parameter in network.state_dict().items():
+    for name, shape in shapes_of(network).items():
         found = state.get(name)
-        if found is None or found.shape == parameter.shape:
+        if found is None or found.shape == shape:
             continue
         hint = ""
-        if name in ("embed.weight", "head.weight") and found.shape[1:] == parameter.shape[1:]:
+        if name in ("embed.weight", "head.weight") and found.shape[1:] == shape[1:]:
             hint = (
                 f" The vocabulary doesn't match the weights: config.json says vocab_size "
-                f"{parameter.shape[0]}, the weights hold {found.shape[0]} tokens."
+                f"{shape[0]}, the weights hold {found.shape[0]} tokens."
             )
         raise BedstoneError(
             f"{where}: {name} has shape {tuple(found.shape)}; its config.json asks for "
-            f"{tuple(parameter.shape)}.{hint} Take weights and config.json from the same model."
+            f"{tuple(shape)}.{hint} Take weights and config.json from the same model."
         )
 
 

@@ -13,7 +13,8 @@ out once; everywhere else the weight is made whole for the time of one product.
 Shapes: N rows, D inputs, E outputs, G inputs a group.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,55 @@ FEW = 8  # rows: beyond, making the weight whole costs less than the small kerne
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
 
 
+@dataclass(frozen=True)
+class Codes:
+    """A weight (E, D) as it stands in four bits: code * scale + lowest.
+
+    It passes through the tables of names like a tensor, and a `QuantizedLinear` takes it as it is,
+    where making it whole and quantising it again would round twice.
+
+    Attributes:
+        packed: (E, D / 2) uint8: the first half of a row in the low bits.
+        scales, lowest: (E, D / G), in the precision that they are stored in.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    lowest: Tensor
+
+    @classmethod
+    def of(cls, codes: Tensor, scales: Tensor, lowest: Tensor) -> "Codes":
+        """Of codes (E, D) from 0 to 15."""
+        first, second = codes.chunk(2, 1)
+        return cls(first | (second << 4), scales, lowest)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.packed), 2 * self.packed.shape[1]))
+
+    def dim(self) -> int:
+        return 2
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def contiguous(self) -> "Codes":
+        return self
+
+    def __getitem__(self, rows: Any) -> "Codes":
+        return Codes(self.packed[rows], self.scales[rows], self.lowest[rows])
+
+    def chunk(self, parts: int) -> list["Codes"]:
+        """Equal parts of its rows, the last one smaller where there are none."""
+        size = -(-len(self) // parts)
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale, G."""
+        return self.shape[1] // self.scales.shape[1]
+
+
 class QuantizedLinear(nn.Module):
     """x W^T + b, (..., D) to (..., E), the weight in 8 bits a row or 4 bits a group.
 
@@ -42,13 +92,16 @@ class QuantizedLinear(nn.Module):
         linear: what it takes the place of.
         bits: 8 or 4.
         group: inputs that share a scale, for 4 bits; divides D.
+        codes: four-bit codes to take in the place of the linear layer's weight.
     """
 
     codes: Tensor  # (E, D) int8, or (E, D / 2) uint8: the first half of a row in the low bits
-    scales: Tensor  # (E, 1) or (E, D / G), bf16
-    lowest: Tensor | None  # (E, D / G), bf16
+    scales: Tensor  # (E, 1) or (E, D / G), bf16, or as the codes of a file have them
+    lowest: Tensor | None  # (E, D / G), likewise
 
-    def __init__(self, linear: nn.Linear, bits: int, group: int = 64) -> None:
+    def __init__(
+        self, linear: nn.Linear, bits: int, group: int = 64, codes: Codes | None = None
+    ) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bits, self.group = bits, group
@@ -59,7 +112,10 @@ class QuantizedLinear(nn.Module):
             self.bias.requires_grad_(False)  # the layer is frozen whole
         for name in ("codes", "scales", "lowest"):
             self.register_buffer(name, None, persistent=False)
-        self._fill(linear.weight)
+        if codes is None:
+            self._fill(linear.weight)
+        else:
+            self._take(codes)
 
     @property
     def device(self) -> torch.device:
@@ -89,8 +145,12 @@ class QuantizedLinear(nn.Module):
         scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).bfloat16())
         codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
         small = codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8)
-        first, second = small.chunk(2, 1)
-        self.codes, self.scales, self.lowest = first | (second << 4), scales, lowest
+        self._take(Codes.of(small, scales, lowest))
+
+    def _take(self, given: Codes) -> None:
+        """Takes codes as they are."""
+        self.bits, self.group, self._packed = 4, given.group, None
+        self.codes, self.scales, self.lowest = given.packed, given.scales, given.lowest
 
     @torch.no_grad()
     def whole(self, dtype: torch.dtype) -> Tensor:
@@ -177,6 +237,8 @@ class QuantizedLinear(nn.Module):
                 f"size mismatch for {key}: {tuple(weight.shape)} was given, expected "
                 f"{(self.out_features, self.in_features)}."
             )
+        elif isinstance(weight, Codes):
+            self._take(weight)
         else:
             self._fill(weight.to(self.codes.device))
 
@@ -242,6 +304,55 @@ def quantize(
         parent, _, leaf = name.rpartition(".")
         setattr(network.get_submodule(parent), leaf, QuantizedLinear(linear, bits, group))
     return list(found)
+
+
+def weights_of(network: nn.Module) -> tuple[int, int]:
+    """How many weights a network has, and how many bytes they take, quantised ones too."""
+    count = sum(weight.numel() for weight in network.parameters())
+    size = sum(weight.nbytes for weight in network.parameters())
+    for module in network.modules():
+        if isinstance(module, QuantizedLinear):
+            parts = (module.codes, module.scales, module.lowest)
+            count += module.in_features * module.out_features
+            size += sum(part.nbytes for part in parts if part is not None)
+    return count, size
+
+
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of a state dict, with nothing made whole for it."""
+    found = {}
+    for path, module in network.named_modules():
+        start = f"{path}." if path else ""
+        if isinstance(module, QuantizedLinear):
+            found[f"{start}weight"] = torch.Size((module.out_features, module.in_features))
+        own = {**module._parameters, **module._buffers}
+        passing = module._non_persistent_buffers_set
+        found |= {
+            start + name: each.shape
+            for name, each in own.items()
+            if each is not None and name not in passing
+        }
+    return found
+
+
+def hold(network: nn.Module, codes: Mapping[str, Codes]) -> None:
+    """Puts layers that will hold such codes, which are loaded later, in the place of linear ones.
+
+    Args:
+        codes: by the names of the weights.
+    """
+    for name, given in codes.items():
+        parent, _, leaf = name.removesuffix(".weight").rpartition(".")
+        module = network.get_submodule(parent)
+        setattr(module, leaf, QuantizedLinear(getattr(module, leaf), 4, codes=given))
+
+
+def holds(network: nn.Module, name: str) -> bool:
+    """Whether a parameter is the weight of a linear layer that quantised ones can stand for."""
+    path, _, leaf = name.rpartition(".")
+    if leaf != "weight" or path.rpartition(".")[2] not in TARGETS:
+        return False
+    return type(network.get_submodule(path)) is nn.Linear
 
 
 def _nonzero(scales: Tensor) -> Tensor:

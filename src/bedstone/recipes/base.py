@@ -14,6 +14,7 @@ from bedstone.data.sources import DataConfig
 from bedstone.data.text.masked_lm import MaskingConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig
+from bedstone.data.write import write_rows
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
 from bedstone.reading import check_kinds, is_plain, kind_of, read_object
@@ -263,11 +264,19 @@ def layout_of(path: str) -> str | None:
     return published.get("model_type")
 
 
-def train(recipe: Any, *, quiet: bool = False) -> RunResult:
+ROWS = "rows"  # the folder of a run that holds rows of the caller's own
+
+
+def train(recipe: Any, rows: Mapping[str, Any] | None = None, *, quiet: bool = False) -> RunResult:
     """Trains as a recipe says, into the folder `recipe.out`, which `train.run.run` describes.
 
+    Args:
+        rows: rows as `data.write.write_rows` takes them, by the field of `data` that is to name
+            their file; they are written into the run's folder.
+
     Raises:
-        BedstoneError: as `train.run.run`; or the folder holds a run already.
+        BedstoneError: as `train.run.run`; or the folder holds a run already, or rows can't be
+            written.
     """
     method = method_of(recipe)
     usual = type(recipe.optim)()
@@ -280,6 +289,12 @@ def train(recipe: Any, *, quiet: bool = False) -> RunResult:
             recipe = dataclasses.replace(recipe, method=method.name)
     with held_folder(recipe.out) as folder:
         new_folder(folder)
+        files = {}
+        for name, value in (rows or {}).items():
+            path = Path(recipe.out) / ROWS / f"{name}.parquet"
+            files[name] = str(write_rows(value, path, f"data.{name}"))
+        if files:
+            recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **files))
         return run(method, recipe, folder, quiet=quiet)
 
 

@@ -4,20 +4,17 @@ Rows of the caller's own, such as a DataFrame, are written into the run's folder
 that the run is read, fingerprinted and resumed as one of files.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bedstone.data.write import write_rows
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
-from bedstone.recipes.base import read, read_start
+from bedstone.recipes.base import ROWS, read, read_start
 from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import Overrides, read_recipe
-from bedstone.train.run import RunRecipe, new_folder
+from bedstone.train.run import RunRecipe
 
-ROWS = "rows"  # the folder of a run that holds rows of the caller's own
 PLACES = ("train", "source", "validation", "test")  # fields of `data` that name rows
 
 
@@ -57,8 +54,8 @@ def recipe(
     fields: Mapping[str, Any],
     *,
     finetunes: bool = False,
-) -> Any:
-    """A recipe object, its rows in files.
+) -> tuple[Any, dict[str, Any]]:
+    """A recipe object, and rows by the field of `data` that is to name their file.
 
     Args:
         given: a recipe object, a YAML file, or values by name.
@@ -68,7 +65,7 @@ def recipe(
         finetunes: whether it is of labelled rows where nothing else is said.
 
     Raises:
-        BedstoneError: as `recipes.base.read`; or the rows can't be written.
+        BedstoneError: as `recipes.base.read`.
     """
     if isinstance(given, RunRecipe):
         if overrides or fields or data is not None:
@@ -76,7 +73,7 @@ def recipe(
                 "recipe: fields were given beside a recipe object. Set them on the object "
                 "(dataclasses.replace), or give the recipe's name or file."
             )
-        return given
+        return given, {}
     if data is None and isinstance(given, Mapping):
         data, given = given.get("data"), {key: given[key] for key in given if key != "data"}
     supervised = finetunes and _is_supervised(read_start(given, [*overrides, fields]))
@@ -91,10 +88,10 @@ def recipe(
         if key in PLACES and not isinstance(value, str | Path)
     }
     said = {key: str(value) if isinstance(value, Path) else value for key, value in section.items()}
-    said |= dict.fromkeys(rows, ROWS)  # until the run's folder is known
+    said |= dict.fromkeys(rows, ROWS)  # until `recipes.base.train` has written them
     changes: Overrides = [{"data": said}, *overrides, fields]
     made = (read_finetuning if finetunes else read_pretraining)(given, changes)
-    return _with_rows(made, rows)
+    return made, {name: _listed(value) for name, value in rows.items()}
 
 
 def is_plain(value: Any) -> bool:
@@ -102,19 +99,6 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
         return all(isinstance(each, str | list) for each in value.values())
     return value is None or isinstance(value, str | int | float | bool | Path)
-
-
-def _with_rows(made: Any, rows: Mapping[str, Any]) -> Any:
-    """The recipe with files in the place of rows."""
-    if not rows:
-        return made
-    new_folder(Path(made.out))  # a run that is there keeps its rows
-    files = {}
-    for name, value in rows.items():
-        path = Path(made.out) / ROWS / f"{name}.parquet"
-        write_rows(_listed(value), path, f"data.{name}")
-        files[name] = str(path)
-    return dataclasses.replace(made, data=dataclasses.replace(made.data, **files))
 
 
 def _listed(value: Any) -> Any:

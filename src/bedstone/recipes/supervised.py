@@ -310,7 +310,9 @@ def open_start(recipe: FinetuneRecipe, checkpoint: Checkpoint | None) -> Model:
         return open_model(checkpoint.path, dtype=torch.float32)
     if recipe.task == IMAGE_TASKS:
         return open_image_model(recipe)
-    model = open_model(recipe.model, dtype=torch.float32)
+    # four bits of a file that are asked for are held as they stand there
+    model = open_model(recipe.model, dtype=None if recipe.quantize == 4 else torch.float32)
+    model.network.float()
     if recipe.task == "text-generation" and not model.network.causal:
         raise BedstoneError(
             f"task: text-generation needs a decoder, and {recipe.model} is a "

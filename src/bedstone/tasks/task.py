@@ -122,10 +122,11 @@ class Task:
             return next(iter(self.results([prepared], chosen)))
         if isinstance(inputs, list | tuple):
             return list(self.stream(inputs, chosen, chosen.batch_size or BUFFER))
-        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
-            inputs = map(inputs.__getitem__, range(len(inputs)))  # as torch's datasets are
         if isinstance(inputs, Iterable):
             return self.stream(inputs, chosen, chosen.batch_size or 1)
+        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):  # as torch's datasets
+            fetched = map(inputs.__getitem__, range(len(inputs)))
+            return self.stream(fetched, chosen, chosen.batch_size or 1)
         kind = "a picture" if self.reads == "pictures" else "text"
         raise BedstoneError(f"{self.name}: {shown(inputs)} was given; expected {kind}, or a list.")
 

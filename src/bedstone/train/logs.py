@@ -18,7 +18,12 @@ from bedstone.reading import is_plain
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`; a line that is cut short or damaged is passed over."""
+    """The records of a `log.jsonl`, as `read_lines` gives them, that have a step."""
+    return [record for record in read_lines(path) if type(record.get("step")) is int]
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """The objects in a JSONL file of a run; a line that is cut short or damaged is passed over."""
     path = Path(path)
     if not is_plain(path):
         return []
@@ -28,7 +33,7 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and type(record.get("step")) is int:
+        if isinstance(record, dict):
             records.append(record)
     return records
 

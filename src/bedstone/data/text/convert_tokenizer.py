@@ -7,7 +7,8 @@ after it and one after a second text; what is hidden from the network has a toke
 
 import gzip
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -216,13 +217,13 @@ def convert_sentencepiece(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     model = sentencepiece.SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(read_bytes(path, LARGEST))
-        pieces = [model.IdToPiece(number) for number in range(model.GetPieceSize())]
+        found = _pieces_of(model)
     except (OSError, RuntimeError, ValueError) as error:
         raise BedstoneError(
             f"{path}: can't be read as a SentencePiece model ({error}). Fetch the file again."
         ) from error
     for prefix in (True, False):
-        tokenizer = _build(model, pieces, prefix)
+        tokenizer = sentencepiece_backend(found, prefix)
         if all(
             tokenizer.encode(probe, add_special_tokens=False).ids == model.EncodeAsIds(probe)
             for probe in _PROBES
@@ -235,16 +236,54 @@ def convert_sentencepiece(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     )
 
 
-def _build(model: Any, pieces: list[str], prefix: bool) -> Tokenizer:
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    unknown = pieces[model.unk_id()]
+@dataclass(frozen=True)
+class Pieces:
+    """A SentencePiece vocabulary.
+
+    Attributes:
+        texts: by their ids.
+        scores: the greater, the sooner a piece is made of two.
+        special: ids that stand for no text, the unknown one among them.
+        whole: ids of bytes and of texts that are found as they stand; no pieces make them.
+        unknown: the id of what is in no piece.
+        bytes: whether characters outside the vocabulary become bytes.
+    """
+
+    texts: Sequence[str]
+    scores: Sequence[float]
+    special: frozenset[int]
+    whole: frozenset[int]
+    unknown: int
+    bytes: bool
+
+
+def _pieces_of(model: Any) -> Pieces:
+    ids = range(model.GetPieceSize())
+    single = frozenset(number for number in ids if model.IsByte(number))
+    return Pieces(
+        [model.IdToPiece(number) for number in ids],
+        [model.GetScore(number) for number in ids],
+        frozenset(n for n in ids if model.IsControl(n) or model.IsUnknown(n)),
+        single,
+        model.unk_id(),
+        bool(single),
+    )
+
+
+def sentencepiece_backend(pieces: Pieces, prefix: bool) -> Tokenizer:
+    """The tokenizer of a byte-pair vocabulary.
+
+    Args:
+        prefix: whether a space is set before every text.
+    """
+    vocabulary = {piece: number for number, piece in enumerate(pieces.texts)}
     tokenizer = Tokenizer(
         models.BPE(
             vocab=vocabulary,
-            merges=_merges(model, pieces, vocabulary),
-            unk_token=unknown,
+            merges=_merges(pieces, vocabulary),
+            unk_token=pieces.texts[pieces.unknown],
             fuse_unk=True,
-            byte_fallback=any(model.IsByte(number) for number in range(len(pieces))),
+            byte_fallback=pieces.bytes,
         )
     )
     space = normalizers.Replace(" ", SPACE)
@@ -258,24 +297,23 @@ def _build(model: Any, pieces: list[str], prefix: bool) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(steps)
     tokenizer.add_special_tokens(
         [
-            AddedToken(piece, normalized=False, special=True)
-            for number, piece in enumerate(pieces)
-            if model.IsControl(number) or model.IsUnknown(number)
+            AddedToken(pieces.texts[number], normalized=False, special=True)
+            for number in sorted(pieces.special)
         ]
     )
     return tokenizer
 
 
-def _merges(model: Any, pieces: list[str], vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+def _merges(pieces: Pieces, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     """Every way to make a piece of two, the best-scored piece first."""
     found = []
-    for number, piece in enumerate(pieces):
-        if model.IsControl(number) or model.IsUnknown(number) or model.IsByte(number):
+    for number, piece in enumerate(pieces.texts):
+        if number in pieces.special or number in pieces.whole:
             continue
-        score = model.GetScore(number)
         for cut in range(1, len(piece)):
             left, right = piece[:cut], piece[cut:]
             if left in vocabulary and right in vocabulary:
+                score = pieces.scores[number]
                 found.append((-score, vocabulary[left], vocabulary[right], left, right))
     found.sort()
     return [(left, right) for *_, left, right in found]

@@ -1,0 +1,65 @@
+"""`bedstone export`: a model in the file format of another program."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bedstone.checkpoints.gguf import KINDS, SUFFIX, save_gguf
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.errors import BedstoneError, nearest
+from bedstone.outputs import new_file
+
+FORMATS = ("gguf",)
+
+
+def export(
+    model: str,
+    to: str = "gguf",
+    *,
+    quantize: str = "",
+    out: str | None = None,
+    overwrite: bool = False,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Write a GPT as a GGUF file, which llama.cpp and programs on it open.
+
+    Weights, tokenizer, chat template, end tokens and sampling settings are in the file.
+
+    Args:
+        model: a folder, a GGUF file or a hub id.
+        to: the format: gguf.
+        quantize: how matrices are stored: f32, bf16, q8_0, q4_0 or q4_1 (default: as the model has
+            them). With q4_0 and q4_1, the embedding and the output layer are stored as q8_0.
+        out: the file to write (default: NAME.gguf in this folder).
+        overwrite: replace a file of the same name.
+        as_json: print one JSON object.
+
+    Example:
+        bedstone export runs/python-docs --to gguf --quantize q8_0
+
+    Raises:
+        BedstoneError: the model is none that the format can hold, or the file is there already.
+    """
+    if to not in FORMATS:
+        raise BedstoneError(
+            f"--to: {to!r} was given; expected one of {', '.join(FORMATS)}{nearest(to, FORMATS)}."
+        )
+    if quantize and quantize not in KINDS:
+        raise BedstoneError(
+            f"--quantize: {quantize!r} was given; expected one of {', '.join(KINDS)}"
+            f"{nearest(quantize, KINDS)}."
+        )
+    ending = f"-{quantize}" if quantize else ""
+    path = Path(out or f"{Path(model).resolve().stem}{ending}{SUFFIX}")
+    new_file(path, "--out", overwrite=overwrite)
+    opened = open_model(model)
+    if isinstance(opened, DiffusionPipeline):
+        raise BedstoneError(f"{model}: is a diffusion model; GGUF files hold GPTs.")
+    save_gguf(opened, path, quantize)
+    facts = {"file": str(path), "bytes": path.stat().st_size}
+    if as_json:
+        print(json.dumps(facts))
+    else:
+        print(f"{path}: {path.stat().st_size / 1e6:,.1f} MB")
+    return facts
