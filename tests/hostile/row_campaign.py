@@ -1,4 +1,4 @@
-"""A campaign of rows that lie: what every reader makes of each fault of `row_faults`.
+"""A campaign of rows that lie: what every reader makes of each fault of `row_cells` and `row_files`.
 
     python tests/hostile/row_campaign.py [--numbers 1] [--inputs 0] [--kinds PART]
 
@@ -17,7 +17,6 @@ import collections
 import contextlib
 import csv
 import decimal
-import gzip
 import io
 import json
 import math
@@ -34,8 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 from campaign import Wrong, outcomes, run
-from pyarrow import ipc, parquet
-from row_faults import Case, Rows, cases
+from pyarrow import parquet
+from row_cells import Case, Rows
+from row_files import cases
 
 import image_models
 import small_models
@@ -111,13 +111,17 @@ class Reading:
             self.path.is_dir() and any(self.path.rglob("metadata.csv"))
         )
 
-    def rows(self, found: Rows, broken: int, typed: Sequence[str] = (), less: Sequence[str] = ()) -> None:
+    def rows(
+        self, found: Rows, broken: int, typed: Sequence[str] = (), less: Sequence[str] = ()
+    ) -> None:
         """Compares rows with those written; `typed` columns may hold numbers."""
         known = self.case.rows or []
 
         def equal(row: dict[str, Any], other: dict[str, Any]) -> bool:
             names = [name for name in other if name not in less]
-            return all(same(row.get(name), other[name], self.cells, name in typed) for name in names)
+            return all(
+                same(row.get(name), other[name], self.cells, name in typed) for name in names
+            )
 
         in_order(found, known, equal, broken)
         if broken < self.case.broken:

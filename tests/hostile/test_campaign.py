@@ -1,4 +1,4 @@
-"""A small part of the campaigns of hostile files and rows, always the same; the whole is `make hostile`."""
+"""A small part of both campaigns, always the same; the whole is `make hostile`."""
 
 import collections
 

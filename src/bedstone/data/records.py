@@ -307,7 +307,7 @@ def _csv(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, str]]]:
             return
         place = f"the row ending in line {rows.line_num:,}"
         if names is None:
-            if not row:
+            if not any(cell.strip() for cell in row):
                 continue
             names = _header(path, row)
             yield place, dict.fromkeys(names, "")
