@@ -1,4 +1,4 @@
-"""A campaign of rows that lie: what every reader makes of each fault of `row_cells` and `row_files`.
+"""A campaign of rows that lie: what every reader makes of `row_cells` and `row_files`.
 
     python tests/hostile/row_campaign.py [--numbers 1] [--inputs 0] [--kinds PART]
 
