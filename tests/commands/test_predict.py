@@ -97,6 +97,27 @@ def test_rows_that_cannot_be_read_stay_with_their_reason(classifier, tmp_path, c
     assert "no row can be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_broken_rows_of_a_file_are_left_out_and_named(classifier, tmp_path, caplog, capsys, images):
+    network = str(labelled_model().save(tmp_path / "model")) if images else classifier
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    rows = [json.dumps({"image": "0.png"} if images else {"text": "a cat"})] * 40
+    rows[6] = '{"text'
+    if images:
+        rows[9] = json.dumps({"image": "1.png"})
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(rows))
+    assert main(["predict", network, str(source)]) == 0
+    count = 38 if images else 39
+    assert f"{count} of {count} rows predicted" in capsys.readouterr().out
+    assert len((tmp_path / "rows.predicted.jsonl").read_text().splitlines()) == count
+    assert f"{40 - count} rows left out" in caplog.text and "line 7 is not valid" in caplog.text
+    assert ("1.png" in caplog.text) == images
+    source.write_text("\n".join(rows[:10]))
+    assert main(["predict", network, str(source), "--overwrite"]) == 2
+    assert "of 10 rows are broken, more than 5% of them" in capsys.readouterr().err
+
+
 def test_other_tasks_and_options(tmp_path, capsys):
     source = tmp_path / "rows.csv"
     source.write_text("body\n" + "".join(f'"{text}"\n' for text in SENTENCES))
@@ -132,16 +153,20 @@ def test_pictures_of_a_folder(tmp_path, capsys):
     assert all(bool(row["prediction"]) != bool(row["error"]) for row in found)
 
 
-def test_pictures_of_a_phone_are_counted_and_named(tmp_path, capsys):
+def test_pictures_of_a_phone_are_counted_and_named(tmp_path, caplog, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
-    Image.new("RGB", (32, 32)).save(folder / "a.png")
+    for n in range(20):
+        Image.new("RGB", (32, 32)).save(folder / f"{n}.png")
     (folder / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     path = labelled_model().save(tmp_path / "model")
     assert main(["predict", str(path), str(folder)]) == 0
-    printed = capsys.readouterr().out
-    assert "1 of 1 rows predicted" in printed
-    assert "1 rows left out" in printed and "IMG_1.HEIC" in printed
+    assert "20 of 20 rows predicted" in capsys.readouterr().out
+    assert "1 rows left out" in caplog.text and "IMG_1.HEIC" in caplog.text
+    (folder / "IMG_2.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    assert main(["predict", str(path), str(folder), "--overwrite"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 22 rows are broken" in said and "convert it to JPEG or PNG" in said
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])

@@ -150,8 +150,8 @@ class Wrong(Exception):
     """What was read isn't what was written."""
 
 
-def run(*words: Any) -> str:
-    """What a command prints; its refusal is raised again."""
+def run(*words: Any) -> None:
+    """A command; its refusal is raised again."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = bedstone.cli.main([str(word) for word in words])
@@ -159,7 +159,6 @@ def run(*words: Any) -> str:
         raise BedstoneError(err.getvalue().removeprefix("bedstone: ").strip())
     assert code == 0, err.getvalue()
     assert "nan" not in out.getvalue().lower().split(), out.getvalue()
-    return out.getvalue() + err.getvalue()
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -5,7 +5,6 @@ One share of a labelled sample is fitted to, the other is held out for evaluatio
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,8 +132,6 @@ def calibrate(
     if picture is not None:
         new_file(picture, "--picture", overwrite=overwrite)
     rows = with_images(sample, columns=columns)
-    if rows.faults.broken:
-        print(rows.left_out().removeprefix("; "), file=sys.stderr)
     if calibration.most:
         rows = rows.take(calibration.most, calibration.seed)
     sides = [

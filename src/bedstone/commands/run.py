@@ -14,7 +14,6 @@ from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
 from bedstone.data.bytes import data_suffix, read_text
-from bedstone.data.dataset import Dataset
 from bedstone.data.images.decode import (
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -120,20 +119,12 @@ def items(texts: Sequence[str], file: str | None, column: str | None) -> list[An
     path = Path(file)
     if path.is_file() and data_suffix(path) not in FORMATS:
         return [*found, *read_corpus(file, column)[0]]
-    rows = _rows(file, {"text": column} if column else None)
+    rows = with_images(file, columns={"text": column} if column else None)
     text = rows.column("text")
     for row in rows.rows:
         both = {"text": row.get(text) if text else None, "image": row["image"]}
         found.append({key: value for key, value in both.items() if value is not None})
     return found
-
-
-def _rows(file: str, columns: dict[str, str] | None = None) -> Dataset:
-    """Rows with images; those that are left out are printed."""
-    rows = with_images(file, columns=columns)
-    if rows.faults.broken:
-        print(rows.left_out().removeprefix("; "), file=sys.stderr)
-    return rows
 
 
 def described(value: Any) -> Any:
@@ -269,7 +260,7 @@ def answered(
                 "model, or rows with an image by --file."
             )
         return found
-    rows = _rows(file)
+    rows = with_images(file)
     for number, row in enumerate(rows.rows):
         if key == "text" and row.get("messages") is not None:
             held = {} if row["image"] is None else {"image": row["image"]}
