@@ -19,6 +19,7 @@ import csv
 import decimal
 import io
 import json
+import logging
 import math
 import random
 import re
@@ -231,15 +232,25 @@ def index(reading: Reading) -> None:
 def predict(reading: Reading) -> None:
     suffix = data_suffix(reading.path).lower()
     out = reading.home / f"out{'.parquet' if suffix == '.arrow' else suffix}"
-    run("predict", reading.models["text"], reading.path, "--out", out)
-    reading.rows(stored(out), 0)  # of so few rows none may be broken
+    broken = predicted(reading.models["text"], reading.path, out)
+    reading.rows(stored(out), broken)
 
 
 def predict_images(reading: Reading) -> None:
     out = reading.home / "out.csv"
-    run("predict", reading.models["image"], reading.path, "--out", out)
+    broken = predicted(reading.models["image"], reading.path, out)
     reading.cells = True
-    reading.rows(stored(out), 0)
+    reading.rows(stored(out), broken)
+
+
+def predicted(model: Path, path: Path, out: Path) -> int:
+    """Runs the command; how many rows it says that it left out."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("bedstone").addHandler(handler)
+    run("predict", model, path, "--out", out)
+    left = re.search(r"(\d+) rows left out", said.getvalue())
+    return int(left[1]) if left else 0
 
 
 def stored(path: Path) -> Rows:
