@@ -11,6 +11,8 @@ from pyarrow import parquet
 import bedstone
 from bedstone.cli import main
 from bedstone.commands.predict import beside, flat
+from bedstone.data.open import open_dataset
+from bedstone.data.write import write_rows
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from image_models import labelled_model
@@ -149,6 +151,63 @@ def test_pictures_of_a_folder(tmp_path, capsys):
     assert len(found) == 4
     assert sum(bool(row["error"]) for row in found) == 1
     assert all(bool(row["prediction"]) != bool(row["error"]) for row in found)
+
+
+def test_pictures_of_a_phone_are_counted_and_named(tmp_path, caplog, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for n in range(20):
+        Image.new("RGB", (32, 32)).save(folder / f"{n}.png")
+    (folder / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    path = labelled_model().save(tmp_path / "model")
+    assert main(["predict", str(path), str(folder)]) == 0
+    assert "20 of 20 rows predicted" in capsys.readouterr().out
+    assert "1 rows left out" in caplog.text and "IMG_1.HEIC" in caplog.text
+    (folder / "IMG_2.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    assert main(["predict", str(path), str(folder), "--overwrite"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 22 rows are broken" in said and "convert it to JPEG or PNG" in said
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_labels_that_are_numbers_stay_as_they_are_written(classifier, tmp_path, suffix):
+    labels = ["1.50", "2.0", "1e3", "-7", "3."]
+    mark = "," if suffix == ".csv" else "\t"
+    source = tmp_path / f"a{suffix}"
+    lines = [f"the cat {n}{mark}{label}" for n, label in enumerate(labels)]
+    source.write_text("\n".join([f"text{mark}score", *lines]))
+    assert main(["predict", classifier, str(source)]) == 0
+    with (tmp_path / f"a.predicted{suffix}").open(newline="") as file:
+        assert [row["score"] for row in csv.DictReader(file, delimiter=mark)] == labels
+
+
+def test_odd_values_come_back_as_they_were(classifier, tmp_path):
+    """Half characters in JSON, carriage returns in CSV, types of Parquet that aren't inferred."""
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"id": "\\ud800", "text": "go"}\n')
+    assert main(["predict", classifier, str(source)]) == 0
+    assert json.loads((tmp_path / "a.predicted.jsonl").read_text())["id"] == "\ud800"
+    with pytest.raises(BedstoneError, match="half a character"):
+        write_rows([{"id": "\ud800"}], tmp_path / "b.csv")
+    with pytest.raises(BedstoneError, match="can't be written as columns"):
+        write_rows([{"id": "\ud800"}], tmp_path / "b.parquet")
+    write_rows([{"text": "a\rb"}, {"text": "c\r\nd\n"}], tmp_path / "b.csv")
+    assert open_dataset(tmp_path / "b.csv").rows == [{"text": "a\rb"}, {"text": "c\r\nd\n"}]
+    source = tmp_path / "a.parquet"
+    moments = pyarrow.array([1704164645678901234, None], pyarrow.timestamp("ns"))
+    table = pyarrow.table(
+        {
+            "text": ["go", "go"],
+            "at": moments,
+            "zoned": moments.cast(pyarrow.timestamp("ns", "UTC")),
+            "large": pyarrow.array([2**64 - 1, None], pyarrow.uint64()),
+        }
+    )
+    parquet.write_table(table, source)
+    assert main(["predict", classifier, str(source)]) == 0
+    found = parquet.read_table(tmp_path / "a.predicted.parquet")
+    for name in ("at", "zoned", "large"):
+        assert found[name].to_pylist() == table[name].to_pylist()
 
 
 def test_what_is_wrong_is_named(classifier, tmp_path, capsys):

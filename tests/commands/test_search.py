@@ -95,7 +95,9 @@ def test_the_page_needs_no_other_file_and_trusts_no_name(made, folder, tmp_path,
     text = page.read_text()
     assert code == 0 and str(page) in re.sub(r"\s", "", out)
     assert "<script>" not in text and "&lt;script&gt;" in text
-    assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,)', text)
+    assert not re.findall(r'src="(?!data:image/jpeg;base64,)', text)
+    links = re.findall(r'href="([^"]*)"', text)
+    assert len(links) == 3 and all((tmp_path / link).resolve().is_file() for link in links)
     assert text.count("data:image/jpeg") == 3 and "be shown" in text
     assert "green1.png" in text and "price" in text
     example = str(folder / "blue1.png")

@@ -112,6 +112,11 @@ def test_texts_in_folders_have_them_as_labels(tmp_path):
     expected = [{"text": f"{label} of train", "label": label} for label in ("neg", "pos")]
     assert open_dataset(tmp_path).rows == expected
     assert open_dataset(tmp_path / "train").rows == expected
+    (tmp_path / "all").mkdir()
+    (tmp_path / "train").rename(tmp_path / "all" / "deeper")  # as of images, what all share
+    assert open_dataset(tmp_path / "all").rows == expected
+    (tmp_path / "all" / "deeper").rename(tmp_path / "train")
+    (tmp_path / "all").rmdir()
     assert [row["text"] for row in open_dataset(tmp_path, split="test")] == [
         "neg of test",
         "pos of test",

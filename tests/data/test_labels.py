@@ -87,6 +87,11 @@ def test_names_that_may_be_one_are_named():
     assert "zo" in found and "refund" not in found
     assert doubtful_names({"sports": 50, "sport1": 2, "0": 9, "1": 9, "10": 9}) == []
     assert "-1" in doubtful_names({"0": 5, "-1": 2})[0]
+    for name in ("nan", "NaN", "N/A", "null", "None", "<NA>"):
+        assert "where there is none" in doubtful_names({"good": 5, name: 2})[0]
+    assert "decimal comma" in doubtful_names({"1,5": 5, "2": 2})[0]
+    for one, other in (("good", "go\u200bod"), ("co-op", "co\u2010op"), ("1", "\uff11")):
+        assert "differ only" in doubtful_names({one: 5, other: 2})[0]
     assert doubtful_names({"positive": 9, "negative": 1, "neutral": 3}) == []
 
 

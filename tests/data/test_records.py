@@ -82,17 +82,17 @@ def write_csv(path, text):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
-@pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_separators_are_found_and_said(tmp_path, name, mark):
-    if name == "a.tsv" and mark != "\t":
-        pytest.skip("its name says tabs")
-    text = f'text{mark}label\n"a, b; c"{mark}x\nd{mark}"y{mark}z"\n'
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("begins", ["", "\n \n", "\ufeff\ufeff"])
+def test_separators_are_found_and_said(tmp_path, name, mark, begins):
+    text = begins + f'text{mark}label\n"a, b; c"{mark}x\nd{mark}"y{mark}z"\n'
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     rows = open_dataset(path)
     assert rows.rows == [{"text": "a, b; c", "label": "x"}, {"text": "d", "label": f"y{mark}z"}]
-    words = {",": [], ";": ["semicolons"], "\t": ["tabs"] if "tsv" not in name else []}[mark]
-    assert [note.rsplit(" ", 1)[1] for note in rows.reading.notes] == words
+    word = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[mark]
+    usual = mark == ("\t" if name == "a.tsv" else ",")
+    assert [note.rsplit(" ", 1)[1] for note in rows.reading.notes] == ([] if usual else [word])
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,46 @@ def test_a_column_named_twice_is_refused(tmp_path, kind):
                 out.write_table(table)
     with pytest.raises(BedstoneError, match="'text' twice"):
         open_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', "line 1 .*key 'text' stands twice"),
+        ("a.json", '[{"a": {"b": 1, "b": 2}}]', "key 'b' stands twice"),
+        ("a.csv", '{"text": "a", "label": "b"}\n', "is JSON; give its name the ending .jsonl"),
+        ("a.csv", '[\n{"text": "a"}]\n', "is JSON; give its name the ending"),
+        ("a.csv", "<!DOCTYPE html>\n<p>404\n", "is a web page"),
+        ("a.csv", "version https://git-lfs.github.com/spec/v1\n", "Git LFS; fetch the file"),
+        ("a.csv", "text,label\na,b\ntext,label\n", "line 3 is the header again"),
+        ("a.csv", "text,label\na\rb,c\n", "line 2 is not valid CSV .a carriage return stands"),
+        ("a.csv", 'text,label\n"a,b\n"c",d\n', "lines 2 to 3 are not valid CSV"),
+        ("a.jsonl", "{}\n", "line 1 has no columns"),
+    ],
+)
+def test_what_is_no_row_is_refused(tmp_path, name, text, message):
+    write_csv(tmp_path / name, text)
+    with pytest.raises(BedstoneError, match=message):
+        open_dataset(tmp_path / name)
+
+
+def test_files_that_were_put_one_behind_the_other(tmp_path):
+    """Each begins with a byte order mark; the second header is a broken row."""
+    one = "\ufefftext,label\na,x\n\ufeffb,y\n"
+    path = write_csv(tmp_path / "a.csv", one + one)
+    rows = open_dataset(path, most_broken=0.5)
+    assert rows.rows == 2 * [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+    assert len(rows.faults.broken) == 1
+    assert open_dataset(write_csv(path, "text\na\ntext\n")).rows[1] == {"text": "text"}
+    path = write_csv(tmp_path / "a.jsonl", 2 * '\ufeff{"text": "a"}\n')
+    assert open_dataset(path).rows == 2 * [{"text": "a"}]
+
+
+def test_a_message_of_many_broken_rows_is_short(tmp_path):
+    path = write_csv(tmp_path / "a.csv", "a,b\n" + f"{'y' * 400}\n" * 50)
+    with pytest.raises(BedstoneError, match="50 of 50 rows") as caught:
+        open_dataset(path, ("image", "captions"))
+    assert len(str(caught.value)) < 1200
 
 
 def test_all_broken_rows_of_a_file_are_named_at_once(tmp_path):

@@ -9,7 +9,7 @@ in a process of its own under limits of memory and time. What it did is counted 
     accepted   opened, and what it gave is finite
     unnamed    refused without the file's name, or in more than 1,200 letters
     traceback  an exception that is no BedstoneError, or a killed process
-    slow       over 1 s of processor time, or hung
+    slow       over 2 s of processor time (1 s for a sound folder), or hung
     memory     over 1 GB more than a sound folder takes
     wrong      opened without a word although the change must be noticed
 """
@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,10 @@ def sound_folders(home: Path) -> dict[str, Callable[[Path], Any]]:
         "latent": info,
         "adapter": generate,
     }
+
+
+class Wrong(Exception):
+    """What was read isn't what was written."""
 
 
 def run(*words: Any) -> None:
@@ -301,46 +305,63 @@ def inputs(home: Path) -> Iterator[tuple[str, str, Path, Callable[[Path], None]]
                         yield f"{path.name}: {name}", model.name, Path(f"{file}#{at}"), change
 
 
-def outcome(use: Callable[[Path], Any], folder: Path, wall: float = 20) -> tuple[str, str]:
+def outcome(use: Callable[[Path], Any], folder: Path) -> tuple[str, str]:
     """What using a folder did, in a process of its own: its kind and the message."""
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        with contextlib.suppress(BaseException):
-            resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
-            signal.alarm(int(wall))
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, 2)
-            before = resource.getrusage(resource.RUSAGE_SELF)
-            try:
-                use(folder)
-                found, said = "accepted", ""
-            except BedstoneError as error:
-                said = str(error)
-                good = any(path in said for path in (str(folder), folder.name))
-                found = "right" if good and len(said) <= 1200 and "\n" not in said else "unnamed"
-            except BaseException:
-                found, said = "traceback", traceback.format_exc()[-1500:]
-            after = resource.getrusage(resource.RUSAGE_SELF)
-            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            if found != "traceback" and used > 1.0 + BASE_SECONDS:
-                found, said = "slow", f"{used:.1f} s; {said}"
-            if found != "traceback" and after.ru_maxrss - before.ru_maxrss > 1 << 20:
-                found, said = "memory", f"{(after.ru_maxrss - before.ru_maxrss) >> 10} MB; {said}"
-            os.write(write, json.dumps([found, said[:3000]]).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        data = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if data:
-        found, said = json.loads(data)
-        return found, said
-    return ("slow" if os.waitstatus_to_exitcode(status) == -14 else "traceback"), f"ended: {status}"
+    return outcomes([use], folder)[0]
+
+
+def outcomes(
+    uses: Sequence[Callable[[Path], Any]], folder: Path, wall: float = 20, seconds: float = 2.0
+) -> list[tuple[str, str]]:
+    """What each use of a folder did, in a process of their own, or in another where one ends it.
+
+    Over `seconds` of processor time are slow.
+    """
+    found: list[tuple[str, str]] = []
+    while len(found) < len(uses):
+        read, write = os.pipe()
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                for use in uses[len(found) :]:
+                    signal.alarm(int(wall))
+                    os.write(write, json.dumps(_used(use, folder, seconds)).encode() + b"\n")
+            os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            found += [tuple(json.loads(line)) for line in pipe]
+        _, status = os.waitpid(child, 0)
+        if len(found) < len(uses):
+            hung = os.waitstatus_to_exitcode(status) == -signal.SIGALRM
+            found.append(("slow" if hung else "traceback", f"ended: {status}"))
+    return found
+
+
+def _used(use: Callable[[Path], Any], folder: Path, seconds: float) -> tuple[str, str]:
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        use(folder)
+        found, said = "accepted", ""
+    except BedstoneError as error:
+        said = str(error)
+        good = any(path in said for path in (str(folder), folder.name))
+        found = "right" if good and len(said) <= 1200 and "\n" not in said else "unnamed"
+    except Wrong as error:
+        found, said = "wrong", str(error)
+    except BaseException:
+        found, said = "traceback", traceback.format_exc()[-1500:]
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if found != "traceback" and used > seconds:
+        found, said = "slow", f"{used:.1f} s; {said}"
+    if found != "traceback" and after.ru_maxrss - before.ru_maxrss > 1 << 20:
+        found, said = "memory", f"{(after.ru_maxrss - before.ru_maxrss) >> 10} MB; {said}"
+    return found, said[:3000]
 
 
 LIMIT = 12 << 30  # bytes of addresses of a process, most of which torch never touches
-BASE_SECONDS = 1.0  # of processor time that using a sound folder may take
 
 
 def campaign(count: int, seed: int, part: str, home: Path) -> dict[str, collections.Counter[str]]:

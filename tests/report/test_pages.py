@@ -3,8 +3,16 @@
 import html.parser
 
 import numpy as np
+from PIL import Image
 
-from bedstone.report.pages import LONGEST_TEXT, Captioned, Line, write_caption_page
+from bedstone.report.pages import (
+    LONGEST_TEXT,
+    Captioned,
+    Line,
+    Tile,
+    write_caption_page,
+    write_image_page,
+)
 
 
 class Read(html.parser.HTMLParser):
@@ -12,7 +20,7 @@ class Read(html.parser.HTMLParser):
 
     def __init__(self, page):
         super().__init__()
-        self.open, self.images, self.text = [], [], ""
+        self.open, self.images, self.links, self.text = [], [], [], ""
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
@@ -20,6 +28,7 @@ class Read(html.parser.HTMLParser):
             self.images.append(dict(attrs))
         elif tag not in ("meta", "html"):
             self.open.append(tag)
+            self.links += [dict(attrs)["href"]] if tag == "a" else []
 
     def handle_endtag(self, tag):
         if tag != "html":
@@ -83,3 +92,22 @@ def test_texts_are_text(tmp_path):
     long = [Captioned(picture(1), "a", [Line("word " * 10_000)])]
     page = write_caption_page(tmp_path / "l.html", "a", "", long).read_text()
     assert page.count("word") <= 2 * LONGEST_TEXT // 5
+
+
+def test_pictures_of_a_search_link_to_their_files(tmp_path):
+    """Relative to the page, with odd names; one in memory or that is gone is no link."""
+    file = tmp_path / "photos" / 'a b#"1".png'
+    file.parent.mkdir()
+    Image.fromarray(picture(9)).save(file)
+    tiles = [
+        Tile(file, "a"),
+        Tile(picture(3), "b"),
+        Tile(None, "c"),
+        Tile(tmp_path / "no.png", "d"),
+    ]
+    (tmp_path / "pages").mkdir()
+    page = write_image_page(tmp_path / "pages" / "page.html", "red", "4 pictures", tiles)
+    read = Read(page.read_text())
+    assert read.links == ["../photos/a%20b%23%221%22.png"]
+    assert len(read.images) == 2 and read.open == []
+    assert "min(11.5rem, 50% - .5rem)" in page.read_text()  # two columns on a phone

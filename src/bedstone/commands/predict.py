@@ -83,7 +83,9 @@ def predict(
     if kind.reads == "pictures":
         data = with_images(rows, columns=columns)
     else:
-        data = open_dataset(rows, columns=columns, most_broken=MOST_BROKEN, option="")
+        data = open_dataset(
+            rows, columns=columns, most_broken=MOST_BROKEN, option="", as_written=True
+        )
         data.faults.warn()
     if kind.name == "token-classification" and data.column("text") is None:
         chosen.setdefault("is_split_into_words", True)

@@ -14,7 +14,12 @@ from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
 from bedstone.data.bytes import data_suffix, read_text
-from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images
+from bedstone.data.images.decode import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    find_images,
+    find_unread,
+)
 from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import FORMATS
 from bedstone.errors import BedstoneError
@@ -36,7 +41,7 @@ def reads_images(task: str) -> bool:
 
 
 def image_files(given: Sequence[str]) -> list[str]:
-    """The images of each name: itself, or all below a folder.
+    """The images of each name: itself, or all below a folder, those that aren't read too.
 
     Raises:
         BedstoneError: a folder holds none.
@@ -46,7 +51,7 @@ def image_files(given: Sequence[str]) -> list[str]:
         if kind_of(to_path(name, "picture")) != "a folder":
             found.append(name)
             continue
-        inside = find_images(name)
+        inside = sorted([*find_images(name), *find_unread(name)])
         if not inside:
             raise BedstoneError(
                 f"{name}: holds no picture; expected files that end in .jpg, .png, .webp and such."
@@ -136,7 +141,7 @@ def described(value: Any) -> Any:
 def _image(word: str) -> Path | None:
     try:
         path = Path(word)
-        named = path.suffix.lower() in IMAGE_SUFFIXES
+        named = path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES
         return path if named and path.is_file() else None
     except (OSError, ValueError):  # too long to be a name, or with a NUL
         return None

@@ -60,6 +60,7 @@ _FORMATS = (
     (b"SQLite format 3", "an SQLite database; export its rows as CSV"),
     (b"PAR1", "Parquet; give its name the ending .parquet"),
     (b"ARROW1", "Arrow; give its name the ending .arrow"),
+    (b"version https://git-lfs.", "a pointer of Git LFS; fetch the file itself with git lfs pull"),
 )
 
 
@@ -206,7 +207,10 @@ def start_of_text(path: Path, block: bytes) -> tuple[bytes, int]:
         BedstoneError: it is UTF-16, UTF-32 or a packed file; the message names which.
     """
     if block.startswith(codecs.BOM_UTF8):
-        return block[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
+        rest = block
+        while rest.startswith(codecs.BOM_UTF8):  # twice, where two programs each put one
+            rest = rest[len(codecs.BOM_UTF8) :]
+        return rest, len(block) - len(rest)
     if encoding := _wide_encoding(block):
         raise BedstoneError(
             f"{path}: is {encoding}; expected UTF-8. Convert it with: {_convert(path, encoding)}"
@@ -270,7 +274,9 @@ LARGEST_ROW = 64 << 20  # bytes; a row is held whole, so it needs a limit
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text with their numbers, from 1.
+    """The lines of a text with their numbers, from 1, without byte order marks.
+
+    Such a mark begins the text, and each that was appended to it.
 
     Raises:
         BedstoneError: a line is too large, no UTF-8, or holds a NUL byte.
@@ -291,7 +297,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
             if "\0" in text:
                 raise binary(path, f"a NUL byte in line {number:,}")
             at += len(line)
-            yield number, text
+            yield number, text.lstrip("\ufeff") if text.startswith("\ufeff") else text
 
 
 def too_large(path: Path, place: str) -> BedstoneError:

@@ -127,12 +127,7 @@ def class_names(files: Sequence[Path], folder: Path, reading: Reading) -> list[s
 
     Where folders are nested, as `cat/2019`, that is `cat`; a note says so.
     """
-    parts = [file.relative_to(folder).parts[:-1] for file in files]
-    shared = 0
-    while parts and all(len(each) > shared + 1 for each in parts):
-        if len({each[shared] for each in parts}) > 1:
-            break
-        shared += 1
+    parts, shared = _below_shared(files, folder)
     names = [each[shared] if len(each) > shared else "" for each in parts]
     deeper = Counter("/".join(each[shared:]) for each in parts if len(each) > shared + 1)
     if deeper:
@@ -144,14 +139,26 @@ def class_names(files: Sequence[Path], folder: Path, reading: Reading) -> list[s
     return names
 
 
+def _below_shared(files: Sequence[Path], folder: Path) -> tuple[list[tuple[str, ...]], int]:
+    """The folders of each file below `folder`, and how many of the first all share."""
+    parts = [file.relative_to(folder).parts[:-1] for file in files]
+    shared = 0
+    while parts and all(len(each) > shared + 1 for each in parts):
+        if len({each[shared] for each in parts}) > 1:
+            break
+        shared += 1
+    return parts, shared
+
+
 # Folders of text files by class, as `pos/1.txt` and `neg/1.txt`.
 
 
 def text_classes(folder: Path, files: Sequence[Path]) -> bool:
     """Whether all files are prose in two or more sub-folders, which are then their classes."""
-    tops = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
-    prose = all(data_suffix(file) in PROSE and file.parent != folder for file in files)
-    return prose and len(tops) > 1
+    if not all(data_suffix(file) in PROSE and file.parent != folder for file in files):
+        return False
+    parts, shared = _below_shared(files, folder)
+    return len({each[shared] for each in parts}) > 1
 
 
 def text_record(path: Path, label: str = "") -> Record:

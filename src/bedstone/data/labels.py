@@ -4,6 +4,7 @@ Every fault of a row is raised before training begins, with its file, row, colum
 """
 
 import difflib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -328,17 +329,30 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
                     f"label {other!r} ({counts[other]:,}) may be a slip of {name!r} "
                     f"({counts[name]:,})"
                 )
-    if (count := counts.get("-1", 0)) and len(counts) > 1:
-        found.append(f"label '-1' ({count:,}) is what other libraries write where there is none")
+    for name in counts:
+        if len(counts) > 1 and (name == "-1" or name.strip().lower() in MISSING):
+            found.append(
+                f"label {name!r} ({counts[name]:,}) is what other libraries write where there is "
+                "none"
+            )
+    if commas := [name for name in counts if _COMMA.fullmatch(name)]:
+        found.append(
+            f"labels {', '.join(map(repr, commas[:8]))} may be numbers with a decimal comma, which "
+            "are read as names; write a point for regression"
+        )
     return found
 
 
 MOST_COMPARED = 200  # names
+MISSING = ("nan", "na", "n/a", "<na>", "#n/a", "null", "none", "nil")  # in lower case
+_COMMA = re.compile(r"-?[0-9]+,[0-9]+")
 
 
 def _form(name: str) -> Any:
     """What two ways to write one name have in common."""
-    text = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    kinds = {"Cf": "", "Pd": "-"}  # what can't be seen, and all kinds of dashes
+    known = unicodedata.normalize("NFKC", name).casefold()
+    text = " ".join("".join(kinds.get(unicodedata.category(one), one) for one in known).split())
     try:
         return float(text) if text.isascii() and len(text) < 16 else text
     except ValueError:

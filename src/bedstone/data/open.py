@@ -41,6 +41,7 @@ def open_dataset(
     split: str | None = None,
     most_broken: float | None = None,
     option: str = "data.most_broken",
+    as_written: bool = False,
     **sampling: Any,
 ) -> Dataset:
     """All rows of a source; see `data.sources` for what its name may be.
@@ -56,6 +57,7 @@ def open_dataset(
         most_broken: the share of rows that may be broken; they are left out and named. None is
             0.05 of samples, and of other rows none.
         option: the recipe's field that says `most_broken`, for messages; empty in commands.
+        as_written: of rows without a need, whether labels of a CSV that are numbers stay texts.
         sampling: how samples are read: other arguments of `data.fields.SampleReader`.
 
     Raises:
@@ -63,7 +65,8 @@ def open_dataset(
             much of it is broken.
     """
     if not need:
-        return _open_rows(str(name), columns, split, most_broken, option)
+        labels = () if as_written else _label_columns(columns)
+        return _open_rows(str(name), columns, split, most_broken, option, labels)
     names = tuple(needed(need))
     kept = [each for each in CONTENT if each in names or (each == "label" and "class" in names)]
     if str(name) in BUILT_IN:
@@ -95,15 +98,20 @@ def open_dataset(
     )
 
 
+def _label_columns(columns: Mapping[str, Any] | None) -> Sequence[str]:
+    """The columns that may hold labels, which in a CSV are numbers where all cells are."""
+    chosen = (columns or {}).get("label")
+    return (chosen,) if chosen else FIELDS["label"].columns
+
+
 def _open_rows(
     name: str,
     columns: Mapping[str, str] | None,
     split: str | None,
     most_broken: float | None,
     option: str,
+    labels: Sequence[str],
 ) -> Dataset:
-    chosen = (columns or {}).get("label")
-    labels = (chosen,) if chosen else FIELDS["label"].columns
     option = "" if most_broken is None else option
     reading = Reading(Faults(name, most_broken or 0.0, option=option), labels)
     assert reading.faults is not None

@@ -40,9 +40,10 @@ _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?
 EXACT_DIGITS = 17  # of a fraction; a float keeps no more
 MOST_BROKEN = 0.05  # the share of rows that may be broken, where nobody says
 EARLY = 1000  # broken rows, where they are most, after which the rest isn't read
-REPORTED = 5  # broken rows that a message names
+REPORTED, CUT = 5, 240  # broken rows that a message names; letters of all but the first
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is held whole
 MOST_COLUMNS = 100_000  # of a CSV file
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 log = logging.getLogger("bedstone.data")  # without a handler, Python writes it to stderr
 T = TypeVar("T")
@@ -129,7 +130,12 @@ class Faults:
     def summary(self) -> str:
         """The first broken rows, and how many more there are."""
         more = len(self.broken) - REPORTED
-        first = "; ".join(each.rstrip(".") for each in self.broken[:REPORTED])
+        whole, *rest = [each.rstrip(".") for each in self.broken[:REPORTED]]
+        rest = [
+            each.partition(". ")[0] for each in rest
+        ]  # without the advice, which is the first's
+        rest = [each if len(each) <= CUT else each[: CUT - 3] + "..." for each in rest]
+        first = "; ".join([whole, *rest])
         return first + (f"; and {more:,} more." if more > 0 else ".")
 
 
@@ -198,7 +204,7 @@ def json_rows(path: Path) -> Iterator[Read]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             yield BedstoneError(
                 f"{path}: line {number:,} is not valid JSON ({short(error)}); expected one "
@@ -206,6 +212,15 @@ def json_rows(path: Path) -> Iterator[Read]:
             )
             continue
         yield f"line {number:,}", row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a key stands twice: one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
 
 
 def _read_array(path: Path) -> Iterator[Row]:
@@ -220,7 +235,7 @@ def _read_array(path: Path) -> Iterator[Row]:
         held.append(block)
     data = b"".join(held)
     try:
-        rows = json.loads(start_of_text(path, data)[0].decode())
+        rows = json.loads(start_of_text(path, data)[0].decode(), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise bad_utf8(path, error.start) from error
     except (ValueError, RecursionError) as error:
@@ -294,12 +309,16 @@ def number_of(cell: Any) -> int | float | None:
 def _csv(path: Path, reading: Reading) -> Iterator[Read]:
     """The header, with its names as keys, then the rows."""
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_ROW))
-    texts = lines(path)
-    first = next(texts, None)
-    if first is None:
+    texts, begun = lines(path), []
+    for _, text in texts:
+        begun.append(text)
+        if text.strip():
+            break
+    else:
         return
-    separator = _separator(path, first[1], reading)
-    rows = csv.reader(_again(first[1], texts), strict=True, delimiter=separator)
+    _check_cells(path, begun[-1])
+    separator = _separator(path, begun[-1], reading)
+    rows = csv.reader(_again(begun, texts), strict=True, delimiter=separator)
     names: list[str] | None = None
     while True:
         begins = rows.line_num + 1
@@ -313,7 +332,12 @@ def _csv(path: Path, reading: Reading) -> Iterator[Read]:
                     f"{path}: a quote that opens in the row of line {begins:,} is never closed, so "
                     "all lines behind it would be one cell; it is not valid CSV. Close it."
                 ) from error
-            message = f"{path}: line {rows.line_num:,} is not valid CSV ({error})."
+            fault = str(error)
+            if fault.startswith("new-line character"):
+                fault = "a carriage return stands outside quotes; lines end with LF or CRLF"
+            last = rows.line_num
+            where = f"line {last:,} is" if begins >= last else f"lines {begins:,} to {last:,} are"
+            message = f"{path}: {where} not valid CSV ({fault})."
             if names is None:
                 raise BedstoneError(f"{message} Mend the header.") from error
             yield BedstoneError(f"{message} Mend or remove that row.")
@@ -322,7 +346,7 @@ def _csv(path: Path, reading: Reading) -> Iterator[Read]:
             return
         place = f"the row ending in line {rows.line_num:,}"
         if names is None:
-            if not row:
+            if not any(cell.strip() for cell in row):
                 continue
             names = _header(path, row)
             yield place, dict.fromkeys(names, "")
@@ -333,29 +357,42 @@ def _csv(path: Path, reading: Reading) -> Iterator[Read]:
                     "header. Mend or remove that row."
                 )
                 continue
+            if row == names and len(names) > 1:  # files that were put one behind the other
+                yield BedstoneError(f"{path}: {place} is the header again. Remove that row.")
+                continue
             yield place, dict(zip(names, row, strict=True))
 
 
-def _again(first: str, rest: Iterator[tuple[int, str]]) -> Iterator[str]:
-    yield first
+def _again(begun: Sequence[str], rest: Iterator[tuple[int, str]]) -> Iterator[str]:
+    yield from begun
     for _, text in rest:
         yield text
 
 
+def _check_cells(path: Path, header: str) -> None:
+    """Raises BedstoneError where the first line is JSON's or a web page's."""
+    start = header.lstrip()[:20].lower()
+    kind = ""
+    if start.startswith(('{"', "[{")) or start.strip() == "[":
+        kind = "JSON; give its name the ending .jsonl, or .json of an array"
+    if start.startswith(("<!doctype", "<html", "<?xml")):
+        kind = "a web page; download the file itself"
+    if kind:
+        raise BedstoneError(f"{path}: its first line, the header, is not of cells: it is {kind}.")
+
+
 def _separator(path: Path, header: str, reading: Reading) -> str:
-    """What separates cells: of `.tsv` a tab, else what parts the header into most names."""
-    if data_suffix(path) == ".tsv":
-        return "\t"
+    """What separates cells: what parts the header into most names, else what the ending says."""
+    usual = "\t" if data_suffix(path) == ".tsv" else ","
     counts = {}
-    for mark in (",", ";", "\t"):
+    for mark in (usual, *(other for other in SEPARATORS if other != usual)):
         try:
             counts[mark] = len(next(csv.reader([header], delimiter=mark), []))
         except csv.Error:
             counts[mark] = 0
     best = max(counts, key=lambda mark: counts[mark])
-    if best != ",":
-        name = {";": "semicolons", "\t": "tabs"}[best]
-        reading.note(f"{path}: cells are separated by {name}")
+    if best != usual:
+        reading.note(f"{path}: cells are separated by {SEPARATORS[best]}")
     return best
 
 
@@ -414,6 +451,9 @@ def records(
                 f"{name}: {place} is of type {type(row).__name__}; expected an object with "
                 "named columns. Mend or remove that row."
             )
+            continue
+        if not row:
+            yield BedstoneError(f"{name}: {place} has no columns. Mend or remove that row.")
             continue
         yield Record(f"{name}: {place}", row, folder, inside)
 

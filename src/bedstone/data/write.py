@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from bedstone.data.bytes import half_character
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import atomic_file, write_text
 
@@ -47,7 +48,7 @@ def write_rows(rows: Any, path: str | Path, name: str = "rows") -> Path:
     elif suffix == ".json":
         write_text(path, "[\n" + ",\n".join(map(_json, listed)) + "\n]\n")
     else:
-        write_text(path, _csv(listed, "\t" if suffix == ".tsv" else ","))
+        write_text(path, _csv(listed, "	" if suffix == ".tsv" else ",", name))
     return path
 
 
@@ -102,14 +103,26 @@ def _write_parquet(rows: list[dict[str, Any]], path: Path, name: str) -> None:
 
     columns = dict.fromkeys(key for row in rows for key in row)
     try:
-        table = pyarrow.table({key: [row.get(key) for row in rows] for key in columns})
-    except (pyarrow.ArrowException, OverflowError, TypeError) as error:
+        table = pyarrow.table({key: _array([row.get(key) for row in rows]) for key in columns})
+    except (pyarrow.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
         why = " ".join(str(error).split())
         raise BedstoneError(
             f"{name}: can't be written as columns of one type ({why}). Make each column's values "
             "of one kind."
         ) from error
     _write_table(table, path)
+
+
+def _array(values: list[Any]) -> Any:
+    """A column; its type is inferred, but for what Arrow would refuse or cut."""
+    import pyarrow
+
+    if exact := [value for value in values if getattr(value, "nanosecond", 0) > 0]:  # of pandas
+        zone = exact[0].tzinfo
+        return pyarrow.array(values, pyarrow.timestamp("ns", None if zone is None else str(zone)))
+    if any(type(value) is int and value >= 2**63 for value in values):
+        return pyarrow.array(values, pyarrow.uint64())
+    return pyarrow.array(values)
 
 
 def _write_table(table: Any, path: Path) -> None:
@@ -120,21 +133,29 @@ def _write_table(table: Any, path: Path) -> None:
 
 
 def _json(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, default=_text)
+    text = json.dumps(row, ensure_ascii=False, default=_text)
+    return text if half_character(text) is None else json.dumps(row, default=_text)
 
 
 def _text(value: Any) -> str:
     return f"<{len(value):,} bytes>" if isinstance(value, bytes) else str(value)
 
 
-def _csv(rows: list[dict[str, Any]], separator: str) -> str:
+def _csv(rows: list[dict[str, Any]], separator: str, name: str) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     file = io.StringIO()
-    writer = csv.writer(file, delimiter=separator, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
+    # With CRLF it quotes either of both; lines end with LF all the same.
+    writer = csv.writer(file, delimiter=separator, lineterminator="\r\n")
+    found = []
+    for row in [dict(zip(columns, columns, strict=True)), *rows]:
         writer.writerow([_cell(row.get(key)) for key in columns])
-    return file.getvalue()
+        found.append(file.getvalue().removesuffix("\r\n") + "\n")
+        file.seek(0)
+        file.truncate()
+    text = "".join(found)
+    if half := half_character(text):
+        raise BedstoneError(f"{name}: holds {half}. Mend it, or write JSON.")
+    return text
 
 
 def _cell(value: Any) -> str:

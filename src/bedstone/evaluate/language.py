@@ -1,7 +1,9 @@
 """Evaluation of language models: perplexity of causal ones, masked tokens of encoders."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from rich.table import Table
 
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -13,6 +15,7 @@ from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.runner import held_out_loss, present
+from bedstone.generation.text import encode_prompt
 from bedstone.objectives.masked import MaskedScores, masked_scores
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.runtime import Precision
@@ -118,6 +121,28 @@ def text_figures(loss: float, tokens_a_byte: float) -> dict[str, float]:
     }
 
 
+def surrounding(tokenizer: Tokenizer) -> tuple[Sequence[int], Sequence[int]]:
+    """The ids that the tokenizer sets before and after a text."""
+    before = encode_prompt(tokenizer, "")
+    whole, plain = tokenizer.encode("a", special=True), tokenizer.encode("a")
+    return before, whole[len(before) + len(plain) :]
+
+
+def surrounded(split: TokenSplit, before: Sequence[int], after: Sequence[int]) -> TokenSplit:
+    """A split, in memory, whose documents have other tokens around them than the end token."""
+    starts, stops = split.starts, split.starts + split.lengths()
+    tail = 0 if split.eos_id is None else 1
+    parts = [
+        part
+        for start, stop in zip(starts, stops, strict=True)
+        for part in (before, split.tokens[start : stop - tail], after)
+    ]
+    lengths = split.lengths() - tail + len(before) + len(after)
+    tokens = np.concatenate([np.asarray(part, np.uint32) for part in parts])
+    starts = np.cumsum(lengths) - lengths
+    return TokenSplit(split.name, tokens, starts, split.bytes)
+
+
 def evaluate_causal(
     model: Model,
     data: str,
@@ -131,7 +156,10 @@ def evaluate_causal(
 ) -> dict[str, float]:
     """Prints and returns loss, perplexity and bits per byte over all of the data.
 
-    Every token but a document's first is scored once, with at most `context` tokens before it.
+    Every token of a text is scored once, with at most `context` tokens before it. Where the
+    tokenizer sets tokens around a text, as `<s>` before it, they surround each document, as in
+    `transformers` and in `bedstone generate`. Else documents are as in training: the first token
+    of each isn't scored, and the end token behind it is.
 
     Raises:
         BedstoneError: the data can't be opened, or the context is too long.
@@ -142,7 +170,11 @@ def evaluate_causal(
             f"context: {context} was given; the model is made for {longest} tokens at most."
         )
     source = open_source(data, text_column=text_column(model, column), split=split)
-    tokens = cached(source, tokenizer_of(model), 0.0, quiet=as_json).train
+    tokenizer = tokenizer_of(model)
+    tokens = cached(source, tokenizer, 0.0, quiet=as_json).train
+    before, after = surrounding(tokenizer)
+    if before:
+        tokens = surrounded(tokens, before, after)
     longest = min(longest, max(len(tokens) - 1, 1))
     batches = causal_batches(tokens, longest, batch_size)
     total = math.ceil(len(tokens) / (longest * batch_size))
@@ -160,6 +192,11 @@ def evaluate_causal(
     table.add_row("perplexity", f"{figures['perplexity']:.3f}")
     table.add_row("bits per byte", f"{figures['bits_per_byte']:.4f}")
     table.add_row("scored", f"{count:,} tokens, {tokens.bytes:,} bytes, context {longest}")
+    shown = tokenizer.decode(before, skip_special=False)
+    first = f"all tokens, after {shown}" if before else "all tokens but the first"
+    ends = bool(after) if before else tokenizer.eos_id is not None
+    table.add_row("of each document", f"{first}{', and the end token' if ends else ''}")
     counts = {"tokens": count, "bytes": tokens.bytes, "context": longest}
+    counts |= {"before": shown, "end_token": ends}
     present({**figures, **counts}, {"": table}, as_json=as_json)
     return figures

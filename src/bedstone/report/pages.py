@@ -7,10 +7,12 @@ are said in words, not by colour alone.
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
@@ -80,9 +82,10 @@ IMAGE_PAGE = """
 {% block style %}
 .example img { max-height: 12rem; max-width: 100%; border-radius: 8px }
 ol { display: grid; gap: 1rem; align-items: start;
-     grid-template-columns: repeat(auto-fill, minmax(11.5rem, 1fr)) }
+     grid-template-columns: repeat(auto-fill, minmax(min(11.5rem, 50% - .5rem), 1fr)) }
 li { background: var(--tile); border: 1px solid var(--line); border-radius: 8px; overflow: hidden }
 .shot { aspect-ratio: 1; display: grid; place-items: center; color: var(--dim); min-width: 0 }
+.shot a { display: contents }
 li img { width: 100%; height: 100%; object-fit: contain; min-height: 0 }
 .about { padding: .5rem .7rem .7rem; font-size: .82rem; line-height: 1.4;
          border-top: 1px solid var(--line); overflow-wrap: anywhere }
@@ -90,13 +93,18 @@ li img { width: 100%; height: 100%; object-fit: contain; min-height: 0 }
          margin-left: .5rem }
 dl { margin: .3rem 0 0 } dt { color: var(--dim); float: left; margin-right: .5rem }
 dd { margin: 0 }
+@media (max-width: 30rem) {  /* a phone: two columns, and four pictures a screen */
+  body { margin: 1rem auto; padding: 0 .7rem } h1 { font-size: 1.4rem }
+  .lead { margin-bottom: .8rem } .example { margin: 0 0 .8rem } .example img { max-height: 7rem }
+  ol { gap: .6rem } .about { padding: .35rem .5rem .5rem; font-size: .76rem } }
 {% endblock %}
 {% block content %}
 {% if example %}<p class="example"><img src="{{ example }}" alt="the example"></p>{% endif %}
 <ol>
-{% for tile, source in tiles %}<li>
-<div class="shot">{% if source %}<img src="{{ source }}" alt="{{ tile.name }}" loading="lazy">
-{% else %}can't be shown{% endif %}</div>
+{% for tile, source, original in tiles %}<li>
+<div class="shot">{% if source %}{% if original %}<a href="{{ original }}">{% endif -%}
+<img src="{{ source }}" alt="{{ tile.name }}" loading="lazy">
+{%- if original %}</a>{% endif %}{% else %}can't be shown{% endif %}</div>
 <div class="about"><span class="score">{{ tile.score }}</span>{{ tile.name }}
 {% if tile.facts %}<dl>{% for name, value in tile.facts.items() %}{% if loop.index <= most %}
 <dt>{{ name }}</dt><dd>{{ value | truncate(longest, True, "…") }}</dd>{% endif %}{% endfor %}</dl>
@@ -112,20 +120,34 @@ def write_image_page(
 ) -> Path:
     """Writes the page, whole or not at all; the page says which image could not be read.
 
+    A picture that is a file is a link to it, relative to the page's folder.
+
     Args:
         example: the picture that was searched by.
     """
+    home = Path(path).resolve().parent
     page = render(
         IMAGE_PAGE,
         title=title,
         lead=lead,
-        tiles=[(tile, thumbnail(tile.picture)) for tile in tiles],
+        tiles=[(tile, thumbnail(tile.picture), link(tile.picture, home)) for tile in tiles],
         example=thumbnail(example),
         most=FACTS,
         longest=LONGEST_FACT,
     )
     write_text(path, page)
     return Path(path)
+
+
+def link(picture: Any, home: Path) -> str:
+    """The address of a picture's file as seen from a folder; empty of one that is no file."""
+    if not isinstance(picture, str | Path):
+        return ""
+    file = Path(picture).resolve()
+    try:
+        return quote(Path(os.path.relpath(file, home)).as_posix())
+    except ValueError:  # on another drive
+        return file.as_uri()
 
 
 def thumbnail(picture: Any, side: int = SIDE) -> str:

@@ -317,6 +317,18 @@ def test_what_is_no_picture(data, message, tmp_path):
     refused(path, "photo.jpg", message)
 
 
+def test_a_format_that_is_not_read_is_named(tmp_path):
+    """By its ending and by its brand; a JPEG that is called so is read, a raw's preview isn't."""
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    refused(tmp_path / "a.heic", "a.heic", "in the format HEIC", "save it as one of these")
+    for brand, kind in {b"heix": "HEIC", b"avif": "AVIF", b"isom": "a video"}.items():
+        refused(b"\0\0\0\x18ftyp" + brand + bytes(20), f"no picture but {kind}")
+    Image.fromarray(COLOURS).save(tmp_path / "b.dng", "TIFF")
+    refused(tmp_path / "b.dng", "in the format DNG")
+    Image.fromarray(COLOURS).save(tmp_path / "c.HEIC", "JPEG")
+    assert decode(tmp_path / "c.HEIC").shape == COLOURS.shape
+
+
 def test_postscript_never_reaches_its_program(tmp_path, monkeypatch):
     """Neither by its bytes nor inside a picture of Pillow that somebody else opened."""
 

@@ -128,6 +128,7 @@ def folder(tmp_path_factory):
     for number, picture in enumerate(pictures(3)):
         Image.fromarray(picture).save(place / "photos" / f"{number}.png")
     (place / "photos" / "bad.jpg").write_text("no picture")
+    (place / "photos" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
     rows = [
         {"image": "photos/0.png", "question": ASKED},
         {"image": "photos/1.png", "question": [ASKED, "what colour?"]},
@@ -153,7 +154,10 @@ def test_a_folder_becomes_lines_and_a_page(run, folder, tmp_path):
     told = run("image-to-text", folder / "photos", "--json", "--page", page)
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert [line["input"][-5:] for line in lines] == ["0.png", "1.png", "2.png"]
-    assert "1 of 4 pictures were left out" in told.err and "bad.jpg" in told.err
+    assert "2 of 5 pictures were left out" in told.err and "bad.jpg" in told.err
+    assert "IMG_1.HEIC: is a picture in the format HEIC. JPEG, PNG" in told.err
+    alone = run("image-to-text", folder / "photos" / "IMG_1.HEIC", code=2).err
+    assert "IMG_1.HEIC: is a picture in the format HEIC" in alone and "save it as one" in alone
     written = page.read_text()
     assert written.count("<figure>") == 3 and "bad.jpg" in written
     assert f'alt="{lines[0]["result"][0]["generated_text"]}"' in written
@@ -166,7 +170,7 @@ def test_questions_are_asked_of_each_picture(run, folder, tmp_path):
     told = run(vqa, folder / "photos", *asked, "--json", "--page", page)
     lines = [json.loads(line) for line in told.out.splitlines()]
     assert [line["input"]["question"] for line in lines] == [ASKED, "what colour?"] * 3
-    assert "1 of 4 pictures were left out" in told.err
+    assert "2 of 5 pictures were left out" in told.err
     assert page.read_text().count("<figure>") == 3 and page.read_text().count(ASKED) == 3
     rows = run(vqa, "--file", folder / "asked.jsonl", "--json").out.splitlines()
     # in other company the last bits of a score differ

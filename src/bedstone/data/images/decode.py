@@ -94,7 +94,7 @@ def looks_like(data: bytes) -> str:
         if data.startswith(start):
             return name
     if data[4:8] == b"ftyp":
-        return "HEIC, AVIF or a video"
+        return _BRANDS.get(data[8:12], "a video")
     text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<svg", b"<?xml", b"<!doctype svg")):
         return "SVG" if b"<svg" in data[:4096].lower() else "XML"
@@ -116,6 +116,12 @@ def _table(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
+# What the files of phones and cameras that begin with `ftyp` are, by their brand.
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    b"crx ": "CR3",
+}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = frozenset(
     [
@@ -146,6 +152,7 @@ MOST_BYTES = 512 * 1024**2  # of a file
 PASSES = 20  # over the largest picture: the work that a JPEG may ask for
 
 _READS = "JPEG, PNG, WebP, GIF, BMP and TIFF are read; save it as one of these or leave it out."
+_MISNAMED = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"BM")  # as many a `.heic` that was sent
 _ORIENTATION = 0x0112  # of EXIF and TIFF
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda x: x[:, ::-1],
@@ -185,7 +192,10 @@ def decode(
         _check_size(source.shape[1::-1], where, most_pixels)
         return _from_array(source, where)
     if isinstance(source, str | Path):
-        source = _read(Path(source), where)
+        source = _read(path := Path(source), where)
+        if path.suffix.lower() in UNREAD_SUFFIXES and not source.startswith(_MISNAMED):
+            kind = path.suffix[1:].upper()  # such as a raw image, of which TIFF is the preview
+            raise BedstoneError(f"{where}: is a picture in the format {kind}. {_READS}")
     if not isinstance(source, bytes | bytearray | memoryview | Image.Image):
         raise BedstoneError(
             f"{where}: {type(source).__name__} was given; expected a picture file's path or bytes, "
