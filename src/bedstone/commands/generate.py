@@ -8,7 +8,7 @@ from typing import Any
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.pipeline import DiffusionPipeline
-from bedstone.data.text.chat import render
+from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
@@ -92,6 +92,7 @@ def generate(
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     if chat:
+        check_template(tokenizer, f"Leave out --chat: `bedstone generate {model}` continues texts.")
         texts = [render(tokenizer, [{"role": "user", "content": text}]) for text in texts]
     elif tokenizer.chat_template:
         note = "note: the model has a chat template; --chat reads prompts as a user's messages"

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 SECONDS = 1.5  # of one template
@@ -47,10 +48,7 @@ class Renderer:
             reply = _within(SECONDS, process, lambda: _exchange(process, request))
             if not reply:
                 self.close()
-                raise TemplateFault(
-                    f"it was stopped: it takes more than {SECONDS} seconds or more memory than "
-                    f"{MOST:,} characters need"
-                )
+                raise TemplateFault(f"it was stopped, as it takes more than {SECONDS} seconds")
         found = json.loads(reply)
         if "text" not in found:
             raise TemplateFault(found["fault"])
@@ -73,7 +71,7 @@ class Renderer:
         if self._process is None or self._process.poll() is not None:
             self._owner = os.getpid()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", os.path.abspath(__file__)],
+                [sys.executable, "-P", str(Path(__file__).resolve())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -159,7 +157,7 @@ def _compiled(template: str) -> Any:
     class Generation(ext.Extension):
         """`{% generation %}` marks the assistant's words for training; here it changes nothing."""
 
-        tags = {"generation"}
+        tags = frozenset({"generation"})
 
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
