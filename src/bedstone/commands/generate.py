@@ -5,6 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.pipeline import DiffusionPipeline
@@ -83,12 +85,7 @@ def generate(
         BedstoneError: the model can't be opened, or a setting is out of range.
     """
     how = pick_precision(precision, pick_device(device))
-    opened = open_model(model, device=how.device)
-    if isinstance(opened, DiffusionPipeline):
-        raise BedstoneError(
-            f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
-        )
-    check_head(TextGeneration, opened)
+    opened = open_decoder(model, how.device)
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     if chat:
@@ -122,6 +119,17 @@ def generate(
                 print(f"{logprob:9.4f}  {part!r}")
         else:
             print(f"{text}{one.text}\n" + "-" * 40)
+
+
+def open_decoder(model: str, device: torch.device) -> Model:
+    """Opens a model that writes text. Raises BedstoneError where it is another."""
+    opened = open_model(model, device=device)
+    if isinstance(opened, DiffusionPipeline):
+        raise BedstoneError(
+            f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
+        )
+    check_head(TextGeneration, opened)
+    return opened
 
 
 def _search(

@@ -157,7 +157,7 @@ def _compiled(template: str) -> Any:
     class Generation(ext.Extension):
         """`{% generation %}` marks the assistant's words for training; here it changes nothing."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
