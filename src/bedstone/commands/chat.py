@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -116,7 +117,10 @@ def chat(
 
 
 def _standard_input() -> str:
+    """All of standard input. Raises BedstoneError where it is empty or no text."""
     try:
+        if isinstance(sys.stdin, io.TextIOWrapper):  # whatever the locale says
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
         text = sys.stdin.read()
     except UnicodeDecodeError as error:
         raise BedstoneError(
