@@ -1,11 +1,16 @@
 """What several tests share."""
 
+import importlib.machinery
+import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from bedstone.checkpoints.names import PACKAGED
 
 # The same examples in every run: a failure is a change's, not chance's. Time is no property here.
 settings.register_profile("suite", derandomize=True, deadline=None)
@@ -28,3 +33,43 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPat
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEDSTONE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield patch
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's cache as its client lays it out, holding one entry, with the network off."""
+    from huggingface_hub import constants
+
+    entry = tmp_path / "hub" / "models--acme--tiny"
+    snapshot = entry / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (entry / "blobs").mkdir()
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(COMMIT)
+    (entry / "blobs" / "abc").write_text(json.dumps({"model_type": "gpt2"}))
+    (snapshot / "config.json").symlink_to("../../blobs/abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    return entry
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Where the packages that hold models of short names are; none is there at first."""
+    place = tmp_path / "site"
+    place.mkdir()
+    known = {each.package for each in PACKAGED.values()}
+    usual = importlib.util.find_spec
+
+    def find(name, *more):
+        if name in known:
+            return importlib.machinery.PathFinder.find_spec(name, [str(place)])
+        return usual(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    monkeypatch.chdir(tmp_path)
+    return place

@@ -30,8 +30,9 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 KEY = re.compile(r"(?<![\w./{`\]-])([a-z_]+(?:\.[a-z_0-9]+)+)(?:\.?=|(?=[ ,:;.)]|$))")
 SECTIONS = {"data", "optim", "schedule", "tokenizer", "masking", "lora", "augment", "model", "text"}
 # Options of other programs that messages and pages name.
-OTHERS = {"--option", "--bf16", "--threads"}
+OTHERS = {"--option", "--bf16", "--threads", "--no-deps"}
 FILES = {"json", "model", "txt", "yaml"}  # endings of files, such as tokenizer.json
+GGUF = "tokenizer.ggml"  # keys of a file's metadata, not of a recipe
 # Sections of networks that recipes hold as a mapping, checked when the network is made.
 OPEN = {"model", "data.sound"}
 
@@ -107,6 +108,7 @@ def test_options_in_messages_exist():
 
 def keys_of(text: str) -> list[str]:
     found = [key for key in KEY.findall(text) if key.split(".")[0] in SECTIONS]
+    found = [key for key in found if not key.startswith(GGUF)]
     return [key for key in found if key.rpartition(".")[2] not in FILES]
 
 

@@ -163,6 +163,8 @@ def test_evaluate_agrees_with_the_runs_own_figure(run, capsys, tmp_path):
     figures = json.loads(capsys.readouterr().out)
     measured = bedstone.load(run / "model").record["metrics"]
     assert figures["loss"] == pytest.approx(measured["validation_loss"], rel=0.15)
+    assert main(["evaluate", str(run), "rows.csv", "--label-column", "stars"]) == 2
+    assert "is not measured by labels" in capsys.readouterr().err
     assert figures["perplexity"] == pytest.approx(2.718281828 ** figures["loss"], rel=1e-6)
     nats = figures["loss"] * figures["tokens"] / figures["bytes"]
     assert figures["bits_per_byte"] == pytest.approx(nats / 0.6931471805599453, rel=1e-6)

@@ -13,7 +13,8 @@ from bedstone.data.text.tokenizer_settings import CONFIG_KEYS, MAP_KEYS
 from bedstone.diffusion.schedulers import KEYS as SCHEDULER_KEYS
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import KEYS as GENERATION_KEYS
-from bedstone.models.published import FAMILIES, layout
+from bedstone.models.families import FAMILIES
+from bedstone.models.published import layout
 from bedstone.published_keys import Keys, keys
 
 SMALL = Keys(

@@ -44,6 +44,7 @@ COMMANDS = {
         "index": "commands.search:index",
         "search": "commands.search:search",
         "export": "commands.export:export",
+        "models": "commands.models:models",
     },
     "measure": {
         "evaluate": "commands.evaluate:evaluate",
@@ -155,7 +156,7 @@ def find_command(name: str) -> Callable[..., Any]:
 
 
 def completion(shell: str) -> None:
-    """Print a script that completes commands, options, recipes and tasks in a shell.
+    """Print a script that completes commands, options, recipes, tasks and models in a shell.
 
     Args:
         shell: bash, zsh or fish.

@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 
 import bedstone
+from bedstone.checkpoints import gguf_blocks
 from bedstone.checkpoints.gguf import save_gguf
 from bedstone.checkpoints.gguf_file import read_gguf
 from bedstone.checkpoints.model import Model
@@ -162,9 +163,9 @@ def test_every_kind_is_made_whole_as_the_library_does(kind, tmp_path):
     stored = read_gguf(tmp_path / "x.gguf").tensors["w"]
     expected = torch.from_numpy(dequantize(data, number))
     assert stored.shape == (6, 512)
-    assert torch.equal(stored.whole(torch.float32), expected)
+    assert torch.equal(gguf_blocks.whole(stored, torch.float32), expected)
     if kind == "Q4_K":
-        codes = stored.codes()
+        codes = gguf_blocks.codes(stored)
         whole = torch.cat((codes.packed & 15, codes.packed >> 4), 1)
         made = whole.unflatten(1, (-1, 32)) * codes.scales[..., None]
         torch.testing.assert_close((made + codes.lowest[..., None]).flatten(1), expected)

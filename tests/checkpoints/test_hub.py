@@ -10,27 +10,7 @@ import pytest
 
 from bedstone.checkpoints.hub import PATTERNS, resolve
 from bedstone.errors import BedstoneError
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """The hub's cache as its client lays it out, holding one entry, with the network off."""
-    from huggingface_hub import constants
-
-    entry = tmp_path / "hub" / "models--acme--tiny"
-    snapshot = entry / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (entry / "blobs").mkdir()
-    (entry / "refs").mkdir()
-    (entry / "refs" / "main").write_text(COMMIT)
-    (entry / "blobs" / "abc").write_text(json.dumps({"model_type": "gpt2"}))
-    (snapshot / "config.json").symlink_to("../../blobs/abc")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.chdir(tmp_path)
-    return entry
+from conftest import COMMIT
 
 
 def test_a_local_folder_as_it_is(tmp_path, monkeypatch):

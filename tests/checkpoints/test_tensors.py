@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from bedstone.checkpoints import tensors as module
-from bedstone.checkpoints.tensors import DTYPES, load_tensors, read_header, save_tensors
+from bedstone.checkpoints.headers import HEADER_LIMIT, SIZES, read_header
+from bedstone.checkpoints.tensors import DTYPES, load_tensors, save_tensors
 from bedstone.errors import BedstoneError
 
 FILE = "model.safetensors"
@@ -53,6 +53,10 @@ def test_every_dtype_bit_for_bit(tmp_path, dtype):
     loaded = load_tensors(tmp_path)["x"]
     assert loaded.dtype == dtype
     assert torch.equal(loaded.view(torch.uint8), bits)
+
+
+def test_sizes_of_numbers_are_those_of_torch():
+    assert {code: dtype.itemsize for code, dtype in DTYPES.items()} == SIZES
 
 
 def test_shards_as_published(tmp_path):
@@ -206,8 +210,8 @@ def test_hostile_files_are_refused(tmp_path, case):
 
 def test_a_header_over_the_limit(tmp_path):
     with (tmp_path / FILE).open("wb") as file:
-        file.write(struct.pack("<Q", module.HEADER_LIMIT + 1))
-        file.truncate(module.HEADER_LIMIT + 100)  # sparse: takes no room
+        file.write(struct.pack("<Q", HEADER_LIMIT + 1))
+        file.truncate(HEADER_LIMIT + 100)  # sparse: takes no room
     with pytest.raises(BedstoneError, match="header claims 100,000,001 bytes"):
         load_tensors(tmp_path)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from bedstone.cli import main
 from bedstone.commands.calibrate import read_items
 from bedstone.data.dataset import Dataset
+from bedstone.data.records import Reading
 from bedstone.errors import BedstoneError
 from bedstone.metrics.calibration import calibration_error
 from bedstone.tasks.moderation.fit import fit_policy
@@ -203,10 +204,10 @@ def test_bad_samples_are_one_paragraph(given, tmp_path, capsys, changed, words, 
 def test_a_row_without_a_class_is_not_of_the_last_one():
     policy = read_policy({"categories": {"a": {"sentences": ["a"]}, "b": {"sentences": ["b"]}}})
     known = [{"text": "x", "image": None, "label": label} for label in (0, 1)]
-    names = {"label": ["a", "b"]}
-    assert read_items(Dataset(known, names=names), policy)[1].tolist() == np.eye(2).tolist()
+    reading = Reading(names={"label": ["a", "b"]})
+    assert read_items(Dataset(known, reading=reading), policy)[1].tolist() == np.eye(2).tolist()
     for label in (-1, 2):  # published test sets say -1 of rows whose class is kept secret
-        other = Dataset([*known, {**known[0], "label": label}], names=names)
+        other = Dataset([*known, {**known[0], "label": label}], reading=reading)
         with pytest.raises(BedstoneError, match=f"row 3: column 'label' is '{label}'"):
             read_items(other, policy)
 

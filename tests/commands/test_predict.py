@@ -95,6 +95,27 @@ def test_rows_that_cannot_be_read_stay_with_their_reason(classifier, tmp_path, c
     assert "no row can be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("images", [False, True])
+def test_broken_rows_of_a_file_are_left_out_and_named(classifier, tmp_path, caplog, capsys, images):
+    network = str(labelled_model().save(tmp_path / "model")) if images else classifier
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    rows = [json.dumps({"image": "0.png"} if images else {"text": "a cat"})] * 40
+    rows[6] = '{"text'
+    if images:
+        rows[9] = json.dumps({"image": "1.png"})
+    source = tmp_path / "rows.jsonl"
+    source.write_text("\n".join(rows))
+    assert main(["predict", network, str(source)]) == 0
+    count = 38 if images else 39
+    assert f"{count} of {count} rows predicted" in capsys.readouterr().out
+    assert len((tmp_path / "rows.predicted.jsonl").read_text().splitlines()) == count
+    assert f"{40 - count} rows left out" in caplog.text and "line 7 is not valid" in caplog.text
+    assert ("1.png" in caplog.text) == images
+    source.write_text("\n".join(rows[:10]))
+    assert main(["predict", network, str(source), "--overwrite"]) == 2
+    assert "of 10 rows are broken, more than 5% of them" in capsys.readouterr().err
+
+
 def test_other_tasks_and_options(tmp_path, capsys):
     source = tmp_path / "rows.csv"
     source.write_text("body\n" + "".join(f'"{text}"\n' for text in SENTENCES))

@@ -3,11 +3,14 @@
 import json
 
 import datasets
+import numpy as np
 import pytest
 
 from bedstone.data.dataset import Dataset, image_numbers
 from bedstone.data.fields import IMAGE_TEXT
 from bedstone.data.open import open_dataset
+from bedstone.data.records import Faults, Reading
+from bedstone.data.signals.signals import Signals
 from bedstone.errors import BedstoneError
 
 ROWS = [{"text": "so good", "label": 1}, {"text": "so, bad", "label": 0}]
@@ -148,3 +151,39 @@ def test_rows_of_one_image_are_one_image(tmp_path):
     assert image_numbers(found, range(5)) == [0, 1, 0, 2, 1]
     assert found.describe().startswith("3 pictures in 5 rows, 5 questions")
     assert len({(tmp_path / name).stat().st_size for name in ("a/0.png", "b/0.png")}) == 1
+
+
+def test_what_is_left_out_of_a_part_is_not_left_out_of_another():
+    reading = Reading(Faults("rows", 0.5, 10, ["line 3: broken."]))
+    rows = Dataset([{"text": str(n), "n": n} for n in range(9)], reading=reading)
+    parts = [rows.pick(range(5)), rows.pick(range(5, 9))]
+
+    def check(number):
+        if parts[0].rows[number]["n"] == 2:
+            raise BedstoneError("line 4: broken.")
+
+    kept = parts[0].usable(check)
+    assert (len(kept), len(kept.faults.broken), kept.faults.rows) == (4, 2, 10)
+    for other in (rows, *parts):
+        assert other.faults.broken == ["line 3: broken."]
+    parts[0].usable(check)  # a second check counts nothing twice
+    assert len(kept.faults.broken) == 2 and len(parts[0].faults.broken) == 1
+    parts[1].faults.add("line 9: broken.")  # such as an image that can't be decoded
+    assert len(rows.faults.broken) == len(parts[0].faults.broken) == 1
+    assert kept.reading.faults is kept.faults and kept.names is kept.reading.names
+
+
+def test_left_out_rows_are_worded_in_one_way():
+    faults = Faults("rows", 0.9, 10, ["line 3: broken."])
+    expected = "1 rows left out: line 3: broken."
+    assert faults.left_out() == expected and Faults("rows", 0.9, 10).left_out("; ") == ""
+    reading = Reading(faults)
+    assert Dataset([{"text": "a"}], reading=reading).describe() == f"1 rows; {expected}"
+    with pytest.raises(BedstoneError, match=f"at least one. {expected}"):
+        Dataset([], reading=reading)
+    signals = {"kind": "image", "name": "rows", "faults": faults}
+    assert (
+        Signals(np.zeros((2, 1, 4, 4), np.float32), **signals).describe().endswith(f"; {expected}")
+    )
+    with pytest.raises(BedstoneError, match=f"learn from. {expected}"):
+        Signals(np.zeros((0, 1, 4, 4), np.float32), **signals)

@@ -79,6 +79,14 @@ def test_a_row_of_metadata_without_its_file_is_broken(tmp_path):
     assert len(open_dataset(tmp_path, PAIRS, most_broken=0.9)) == 1
 
 
+def test_a_small_share_of_images_may_be_of_a_format_that_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("bedstone.data.records.EARLY", 3)
+    for number in range(60):
+        (tmp_path / f"{number}.{'heic' if number < 3 else 'png'}").touch()
+    rows = open_dataset(tmp_path, ("image",), most_broken=0.05)
+    assert (len(rows), rows.faults.rows, len(rows.faults.broken)) == (57, 60, 3)
+
+
 def test_nested_folders_have_the_class_of_the_first(tmp_path):
     for name in ("cat/2019/0.png", "cat/2020/0.png", "dog/2019/0.png", "dog/1.png"):
         image(tmp_path / "set" / name)

@@ -26,7 +26,7 @@ def test_a_vector_of_0_and_1_says_which_labels_a_row_has(kind, column):
     assert several(rows, column, None) == [["1", "2"], ["0"], [], ["0", "1"]]
     named = [["b", "c"], ["a"], [], ["a", "b"]]
     assert several(rows, column, ["a", "b", "c"]) == named
-    rows.names = {column: ["a", "b", "c"]}
+    rows.reading.names[column] = ["a", "b", "c"]
     assert several(rows, column, None) == named
     with pytest.raises(BedstoneError, match=r"vectors of 3 numbers.* 4 labels"):
         several(rows, column, ["a", "b", "c", "d"])
@@ -111,6 +111,8 @@ def test_columns_classes_duplicates_and_doubts_are_summed_up(tmp_path):
         "validation": [row["kind"] for row in held],
     }
     found = summarise({"train": train, "validation": held}, labels, ("text", "pair", "label"))
+    by_name = summarise({"train": train, "validation": held}, labels, ("label", "text"))
+    assert by_name.doubts == found.doubts  # a label is known by its name, wherever it stands
     lines = found.text()
     assert lines[0] == "columns: text from 'body' (text), label from 'kind' (text)"
     assert any("semicolons" in line for line in lines)
@@ -120,7 +122,7 @@ def test_columns_classes_duplicates_and_doubts_are_summed_up(tmp_path):
     assert "'billing ' (11), 'billing' (1) differ only" in doubts
     assert "1 rows of validation have the input of a row of another split" in doubts
     assert "1 inputs have several labels" in doubts
-    with pytest.raises(BedstoneError, match="strict: what is doubtful in the data: "):
+    with pytest.raises(BedstoneError, match="strict: what is doubtful in the data"):
         found.check()
     clean = Dataset([{"text": str(n), "label": n % 2} for n in range(9)])
     summary = summarise(

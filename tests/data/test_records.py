@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedstone.data.open import open_dataset
+from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import csv_rows, number_of
+from bedstone.data.sources import open_source
 from bedstone.data.tables import stored_cells
 from bedstone.errors import BedstoneError
 
@@ -157,6 +158,37 @@ def test_all_broken_rows_of_a_file_are_named_at_once(tmp_path):
     assert "4 rows left out" in kept.describe()
     with pytest.raises(BedstoneError, match=r"more than data.most_broken = 0.1"):
         open_dataset(tmp_path / "a.jsonl", most_broken=0.1)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("kind", ["rows", "images", "samples", "text"])
+def test_a_small_share_of_many_rows_may_be_broken(tmp_path, monkeypatch, suffix, kind):
+    monkeypatch.setattr("bedstone.data.records.EARLY", 10)
+    path = tmp_path / f"a.{suffix}"
+    (tmp_path / "i.png").touch()
+    broken = [row % 40 == 20 for row in range(800)]
+    if suffix == "parquet":
+        if kind in ("rows", "images"):
+            pytest.skip("a row of a table is read, whatever is in it")
+        texts = pa.array([None if bad else "a" for bad in broken])
+        pq.write_table(pa.table({"text": texts, "label": texts, "image": texts}), path)
+    else:
+        head, sound, bad = "text,label,image", "a,x,i.png", "a,x,i.png,more"
+        if suffix == "jsonl":
+            head, sound, bad = "", '{"text": "a", "label": "x", "image": "i.png"}', '{"text"'
+        path.write_text("\n".join([head, *(bad if each else sound for each in broken)]))
+    if kind == "text":
+        source = open_source(path, most_broken=0.05)
+        count, faults = sum(1 for _ in source.documents()), source.faults
+    else:
+        if kind == "samples":
+            rows = open_dataset(path, ("captions",), most_broken=0.05)
+        elif kind == "images":
+            rows = with_images(path)
+        else:
+            rows = open_dataset(path, most_broken=0.05)
+        count, faults = len(rows), rows.faults
+    assert (count, faults.rows, len(faults.broken)) == (780, 800, 20)
 
 
 def test_broken_rows_of_csv(tmp_path):

@@ -217,5 +217,5 @@ def test_broken_rows_of_a_text_are_left_out_and_counted(tmp_path):
     with pytest.raises(BedstoneError, match="line 31 holds None"):
         list(open_source(path).documents())
     write_rows(path, ["one"] * 5000, column="body")
-    with pytest.raises(BedstoneError, match="1,000 of 1,000 rows are broken"):
+    with pytest.raises(BedstoneError, match="1,000 of the first 1,000 rows are broken"):
         open_source(path, most_broken=0.05)

@@ -191,6 +191,7 @@ def test_what_cannot_be_judged(
         ((model, tmp_path / "none.parquet", "--judge", sees), "none.parquet"),
         ((model, rows, "--judge", judge(tmp_path / "two", ("a", "b"))), "knows 2 classes"),
         ((model, rows, "--judge", sees, "--samples", "0"), "samples: 0"),
+        ((model, rows, "--judge", sees, "--label-column", "x"), "label-column: 'x' was given"),
         ((model, rows, "--judge", sees, "--samples", "2"), "pictures"),
     ):
         assert main(["evaluate", *map(str, words)]) == 2, words

@@ -151,6 +151,12 @@ def test_labels_become_captions(tmp_path: Path, capsys: pytest.CaptureFixture[st
     found = json.loads(capsys.readouterr().out)
     assert found["zero-shot"]["labels"] == ["dark", "bright"]  # names by the recipe in the folder
     assert found["zero-shot"]["accuracy"] == 1.0
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    renamed = ["shade" if name == "label" else name for name in rows.column_names]
+    pq.write_table(rows.rename_columns(renamed), tmp_path / "renamed.parquet")
+    words = [str(done.model), str(tmp_path / "renamed.parquet"), "--label-column", "shade"]
+    assert main(["evaluate", *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found
 
 
 def test_sample_sheet(tmp_path: Path) -> None:

@@ -142,8 +142,11 @@ def cut_back(run: Path, step: int = 2) -> None:
 def test_what_is_seen_is_learnt_and_who_is_blind_learns_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = str(shaded(tmp_path / "rows.parquet"))
-    data = {"source": rows, "validation": rows, "test": rows, "columns": COLUMNS}
+    usual, rows = str(shaded(tmp_path / "usual.parquet")), str(tmp_path / "rows.parquet")
+    names = ["picture", "title", "wondered", "said"]
+    pq.write_table(pq.read_table(usual).rename_columns(names), rows)
+    columns = dict(zip(COLUMNS, names, strict=True))
+    data = {"source": rows, "validation": rows, "test": rows, "columns": columns}
     more: dict[str, Any] = {
         "budget": "100 steps",
         "evaluate_every": 100,
@@ -161,6 +164,10 @@ def test_what_is_seen_is_learnt_and_who_is_blind_learns_nothing(
     assert main(["evaluate", str(tmp_path / "seen"), rows, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["answers"]["accuracy"] == 1.0 and found["answers"]["majority"] == 0.25
+    assert main(["evaluate", str(tmp_path / "seen"), usual, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == found  # the baselines are of the training rows
+    assert main(["evaluate", str(tmp_path / "seen"), rows, "--label-column", "shade"]) == 2
+    assert "label-column: 'shade' was given" in capsys.readouterr().err
 
 
 def test_captions_of_real_rows_are_measured_by_words(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The recipes of the package: found by name, listed, printed, described; completion of shells."""
 
+import inspect
 import json
 import shutil
 import subprocess
@@ -7,7 +8,8 @@ import subprocess
 import pytest
 import yaml
 
-from bedstone.cli import COMMANDS, main
+from bedstone.cli import COMMANDS, find_command, main
+from bedstone.commands.recipes import OF_MODELS
 from bedstone.errors import BedstoneError
 from bedstone.recipes import library
 from bedstone.recipes.base import METHODS
@@ -75,6 +77,7 @@ def test_the_schema_takes_every_recipe_and_refuses_others(capsys):
         (["bedstone", "pretrain", "tiny"], ["tinyshakespeare"]),
         (["bedstone", "run", "image-to"], ["image-to-text", "image-to-image"]),
         (["bedstone", "generate", "--max-n"], ["--max-new-tokens"]),
+        (["bedstone", "info", "mini"], ["minilm"]),
     ],
 )
 def test_bash_completes_commands_recipes_tasks_and_options(words, expected, capsys):
@@ -87,6 +90,15 @@ def test_bash_completes_commands_recipes_tasks_and_options(words, expected, caps
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
     assert set(expected) <= set(found.stdout.split())
     assert all(each.startswith(words[-1]) for each in found.stdout.split())
+
+
+def test_names_of_models_complete_where_a_model_is_the_first_word():
+    first = {
+        name: next(iter(inspect.signature(find_command(name)).parameters))
+        for group in COMMANDS.values()
+        for name in group
+    }
+    assert {name for name, word in first.items() if word == "model"} == set(OF_MODELS)
 
 
 def test_fish_and_zsh_know_all_commands(capsys):

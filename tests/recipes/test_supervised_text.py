@@ -13,6 +13,7 @@ import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
 from bedstone.commands.train import finetune, resume
+from bedstone.data.dataset import Dataset
 from bedstone.data.text.convert_tokenizer import train_wordpiece
 from bedstone.data.text.supervised import alpaca_prompt
 from bedstone.data.text.tokenizer import Tokenizer
@@ -24,8 +25,9 @@ from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.gpt.network import build as build_gpt
 from bedstone.models.heads import HeadConfig
 from bedstone.recipes.base import method_of
-from bedstone.recipes.supervised import FinetuneRecipe
+from bedstone.recipes.supervised import FinetuneRecipe, open_start, open_texts
 from bedstone.settings import from_mapping, to_yaml
+from bedstone.train.data import version_of
 from bedstone.train.logs import read_log
 from bedstone.train.run import prepare
 from runs import stop_after
@@ -324,6 +326,17 @@ def test_few_broken_rows_are_left_out_and_counted(bases, tmp_path):
         prepare(method_of(recipe), recipe, None, quiet=True)
 
 
+def test_rows_are_checked_once(bases, tmp_path, monkeypatch):
+    checked = []
+    real = Dataset.usable
+    monkeypatch.setattr(
+        Dataset, "usable", lambda rows, check: checked.append(rows.name) or real(rows, check)
+    )
+    recipe = recipe_for(tmp_path, bases["bert"], "token-classification")
+    prepare(method_of(recipe), recipe, None, quiet=True)
+    assert sorted(map(Path, checked)) == [tmp_path / "train.jsonl", tmp_path / "validation.jsonl"]
+
+
 @pytest.mark.parametrize(("batch", "accumulate"), [(8, 1), (2, 4), (2, 8), (5, 3)])
 def test_epochs_learn_each_row_as_often_whatever_the_accumulation(
     bases, tmp_path, batch, accumulate
@@ -368,7 +381,7 @@ def test_strict_refuses_data_with_doubts(bases, tmp_path, capsys):
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
     assert main(["finetune", str(tmp_path / "r.yaml"), "--strict"]) == 2
     error = " ".join(capsys.readouterr().err.split())
-    assert "strict: what is doubtful in the data: " in error and "'praise '" in error
+    assert "strict: what is doubtful in the data" in error and "'praise '" in error
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert main(["finetune", str(tmp_path / "r.yaml")]) == 0
     said = " ".join(capsys.readouterr().err.split())
@@ -380,7 +393,7 @@ def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_
     recipe = recipe_for(tmp_path, bases["bert"], "text-classification", epochs=2)
     recipe.data.validation, recipe.data.validation_share = "", 0.2
     with monkeypatch.context() as older:
-        older.setattr("bedstone.recipes.supervised.stratifies", lambda folder: False)
+        older.setattr("bedstone.recipes.supervised.version_of", lambda folder: 1)
         stop_after(older, 3)
         assert finetune(recipe, quiet=True).done.reason == "SIGTERM"
     assert "split" not in json.loads((tmp_path / "run" / "data.json").read_text())
@@ -392,6 +405,21 @@ def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_
     assert splits.record["split"] == 2
     whole = counts["praise"] + Counter(splits.train.actual)["praise"]
     assert counts["praise"] == round(0.2 * whole)
+
+
+def test_how_rows_are_held_out_does_not_say_how_prompts_are_cut(bases, tmp_path, monkeypatch):
+    recipe = recipe_for(tmp_path, bases["gpt"], "text-generation")
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    assert version_of(None) == version_of(folder) == 2
+    for split in (1, 2):
+        record = {"split": 2} if split == 2 else {}
+        (folder / "data.json").write_text(json.dumps(record))
+        assert version_of(folder) == split
+        train, held, _ = open_texts(recipe, open_start(recipe, None), True, version=split)
+        assert train._keep_ends == held._keep_ends == (split == 2)
+    monkeypatch.setattr("bedstone.recipes.supervised.HELD_BY_CLASS", 3)
+    assert open_texts(recipe, open_start(recipe, None), True)[0]._keep_ends
 
 
 def test_unseen_labels_and_ten_megabytes_of_a_letter(bases, tmp_path):

@@ -12,8 +12,9 @@ from bedstone.errors import BedstoneError
 from bedstone.runtime import Precision
 from bedstone.train.averaging import Average, Unaveraged, power, steady
 from bedstone.train.logs import ProgressBar, RunLog
-from bedstone.train.loop import Pace, Trainer
+from bedstone.train.loop import Trainer
 from bedstone.train.optim import OptimConfig, build_optimizer
+from bedstone.train.pace import Pace
 from bedstone.train.schedule import parse_budget
 
 

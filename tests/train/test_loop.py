@@ -11,7 +11,8 @@ from bedstone.checkpoints.store import CheckpointStore
 from bedstone.runtime import Precision
 from bedstone.train.averaging import Unaveraged
 from bedstone.train.logs import ProgressBar, RunLog, read_log
-from bedstone.train.loop import Pace, Trainer
+from bedstone.train.loop import Trainer
+from bedstone.train.pace import Pace
 from bedstone.train.schedule import parse_budget
 
 SIZES = (5, 1, 2, 8, 3, 1)  # targets of the batches: no two of a step alike

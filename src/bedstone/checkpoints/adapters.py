@@ -18,6 +18,8 @@ from bedstone.checkpoints.side_files import RECORD, read_record, write_record
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, write_json, write_text
+from bedstone.models.families import ADAPTER as CONFIG
+from bedstone.models.families import WEIGHTS as FILES
 from bedstone.models.heads import HeadConfig
 from bedstone.models.published import layout
 from bedstone.nn.lora import (
@@ -32,8 +34,7 @@ from bedstone.nn.lora import (
 )
 from bedstone.reading import check_kinds, read_object, shown, to_path
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = FILES["peft"]
 BASE = "base_model_name_or_path"
 TASK_HEADS = ("sequence", "tokens", "spans")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from bedstone.checkpoints.gguf_file import GGUF, HELD, read_gguf, write_gguf
+from bedstone.checkpoints.gguf_blocks import HELD, codes, whole, write_gguf
+from bedstone.checkpoints.gguf_file import GGUF, read_gguf
 from bedstone.checkpoints.sizes import build, read_config
 from bedstone.data.text.gguf_tokenizer import ENDS, read_gguf_tokenizer, write_gguf_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
@@ -20,9 +21,8 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.models.gpt.gguf import LAYOUTS, ROPE_FACTORS, rope_divisors
 from bedstone.models.published import load_published, to_published
 from bedstone.nn.quantize import hold, holds
-from bedstone.reading import check_kinds, kind_of, shown
+from bedstone.reading import check_kinds, shown
 
-SUFFIX = ".gguf"
 KINDS = {"f32": "F32", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0", "q4_1": "Q4_1"}
 _FILE_TYPES = {"F32": 0, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32}  # `general.file_type`
 _BLOCK = 32  # numbers of a row that are quantised together
@@ -51,27 +51,6 @@ class Opened:
     tokenizer: Tokenizer | None
     generation: dict[str, Any]
     record: dict[str, Any]
-
-
-def gguf_in(path: Path) -> Path | None:
-    """The GGUF file that a name stands for: itself, or the one in a folder without config.json.
-
-    Raises:
-        BedstoneError: a folder holds several models.
-    """
-    if path.suffix == SUFFIX and kind_of(path) == "a plain file":
-        return path
-    if kind_of(path) != "a folder" or (path / "config.json").exists():
-        return None
-    found = sorted(path.glob(f"*{SUFFIX}"))
-    firsts = [each for each in found if "-of-" not in each.stem or "-00001-of-" in each.stem]
-    firsts = firsts or found[:1]  # only later parts are there: reading says which are missing
-    if len(firsts) > 1:
-        raise BedstoneError(
-            f"{path}: holds {len(firsts)} GGUF files ({', '.join(each.name for each in firsts[:4])}"
-            "). Name one of them."
-        )
-    return firsts[0] if firsts else None
 
 
 def open_gguf(path: Path, *, dtype: torch.dtype | None = None) -> Opened:
@@ -112,12 +91,12 @@ def open_gguf(path: Path, *, dtype: torch.dtype | None = None) -> Opened:
         held = stored is not None and dtype is None and stored.kind in HELD
         if held and all(holds(network, ours) for ours in name.ours):
             assert stored is not None
-            tensors[name.theirs] = codes = stored.codes()
-            hold(network, dict.fromkeys(name.ours, codes))
+            tensors[name.theirs] = held_as = codes(stored)
+            hold(network, dict.fromkeys(name.ours, held_as))
         elif stored is not None:
-            tensors[name.theirs] = stored.whole(dtype)
+            tensors[name.theirs] = whole(stored, dtype)
     used = [*tensors, *layout.ignored]
-    tensors |= {name: each.whole() for name, each in file.tensors.items() if name not in used}
+    tensors |= {name: whole(each) for name, each in file.tensors.items() if name not in used}
     load_published(layout, network, tensors, where=str(path))
     return Opened(network, tokenizer, _generation(file, ggml), _record(file))
 
@@ -138,7 +117,7 @@ def _of_network(file: GGUF, architecture: str, ggml: Mapping[str, Any]) -> dict[
     if (factors := file.tensors.get(ROPE_FACTORS)) is not None:
         if len(factors.shape) != 1 or factors.shape[0] > 1 << 12:
             raise BedstoneError(f"{file.path}: {ROPE_FACTORS} has shape {factors.shape}.")
-        values[ROPE_FACTORS] = factors.whole(torch.float32).tolist()
+        values[ROPE_FACTORS] = whole(factors, torch.float32).tolist()
     return values
 
 

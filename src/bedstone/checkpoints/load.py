@@ -19,11 +19,13 @@ def load(
     revision: str | None = None,
     verify: bool = True,
 ) -> Model:
-    """Opens an artefact, a published folder, a hub id, an adapter's folder with its base, or a
-    pipeline that draws; a run's folder is its finished model, or else its latest checkpoint.
+    """Opens an artefact, a published folder, a short name, a hub id, an adapter's folder with its
+    base, or a pipeline that draws; a run's folder is its finished model, or else its latest
+    checkpoint.
 
     Args:
-        path: a folder, a GGUF file, or an id such as `Qwen/Qwen3-0.6B`.
+        path: a folder, a GGUF file, a name such as `minilm`, or an id such as
+            `Qwen/Qwen3-0.6B`.
         dtype: what to hold the weights in; None keeps what is stored.
         device: where to.
         revision: branch, tag or commit of a hub id.

@@ -17,7 +17,8 @@ import torch
 from bedstone.checkpoints.adapters import CONFIG as ADAPTER
 from bedstone.checkpoints.adapters import load_with_adapter
 from bedstone.checkpoints.card import card
-from bedstone.checkpoints.gguf import gguf_in, open_gguf
+from bedstone.checkpoints.gguf import open_gguf
+from bedstone.checkpoints.gguf_file import gguf_in
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.sentence_transformers import (
     lower_case,
@@ -36,6 +37,7 @@ from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
+from bedstone.models.families import model_type
 from bedstone.models.interfaces import CausalLM
 from bedstone.models.published import (
     GENERATION,
@@ -43,7 +45,6 @@ from bedstone.models.published import (
     has_own_copies,
     layout,
     load_published,
-    model_type,
     to_published,
 )
 from bedstone.nn.layers import Pooling
@@ -117,13 +118,13 @@ class Model:
         return bool(causal and self.config.head.kind == "language")
 
     def generate(
-        self, prompt: str | Sequence[str], *, precision: str = "auto", **settings: Any
+        self, prompt: str | Sequence[str], *, precision: str = "fp32", **settings: Any
     ) -> Any:
         """The continuation of a text, or of each of several.
 
         Args:
             prompt: one text or a list.
-            precision: of computation: auto, bf16 or fp32.
+            precision: of computation: fp32, bf16, or auto for bf16 where the hardware has it.
             settings: fields of `GenerationSettings`, such as `max_new_tokens` or `temperature`.
 
         Raises:

@@ -96,7 +96,7 @@ def calibrate(
 
     Args:
         policy: a YAML file; `bedstone recipes moderation-policy` prints an example.
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         sample: rows with `text`, `image` (or `file_name`) or both, and `label`: a category of the
             policy, a list of them, or one of `clean`.
         column: the column of the text (default: text).

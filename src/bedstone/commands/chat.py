@@ -72,7 +72,7 @@ def chat(
     Without a terminal, all of standard input is one message, and its answer is printed.
 
     Args:
-        model: a folder or a hub id, of a model with a chat template.
+        model: a folder, a name that `bedstone models` lists, or a hub id; with a chat template.
         message: answer this message alone.
         system: a system message, which says how to answer.
         as_json: print one JSON object: messages, finish reason, tokens, tokens per second.
@@ -80,7 +80,7 @@ def chat(
         device: auto, cpu, cuda or mps.
 
     Example:
-        bedstone chat runs/lora-instruct
+        bedstone chat smollm2-135m-instruct
         bedstone chat runs/lora-instruct --message "Name three rivers." --temperature 0.7
         git diff | bedstone chat MODEL --system "Describe this change in one sentence."
 

@@ -45,7 +45,7 @@ def evaluate(
     scores that a judge network or a CLIP gives to its samples.
 
     Args:
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         data: a built-in name, a path, a glob or a hub id.
         task: the task to run on labelled rows and score by its metric, such as
             zero-shot-classification; by default what the model was trained for, with its loss.
@@ -89,6 +89,7 @@ def evaluate(
             raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
         return evaluate_task(task, opened, data, how, columns=columns, split=split, as_json=as_json)
     if isinstance(opened, DiffusionPipeline):
+        check_no_labels(model, label_column)
         return evaluate_generative(
             opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
@@ -117,8 +118,9 @@ def evaluate(
         )
     if kind == "towers":
         return evaluate_contrastive(
-            opened, data, how, column=column, split=split, as_json=as_json, confusion=confusion
+            opened, data, how, columns=columns, split=split, as_json=as_json, confusion=confusion
         )
+    check_no_labels(model, label_column)
     if confusion is not None:
         raise BedstoneError("confusion: only a model with labels has such a matrix.")
     sees = opened.config.layout == FLAMINGO and not is_text(data)
@@ -138,6 +140,16 @@ def evaluate(
         batch_size=batch_size,
         as_json=as_json,
     )
+
+
+def check_no_labels(model: str, label_column: str) -> None:
+    """Raises BedstoneError where labels are named of a model that isn't measured by them."""
+    if label_column:
+        raise BedstoneError(
+            f"--label-column: {label_column!r} was given, and {model} is not measured by labels. "
+            "Leave it out, or name the column of texts or captions by --column, or a task that has "
+            "labels by --task."
+        )
 
 
 def is_text(data: str) -> bool:

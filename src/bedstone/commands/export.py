@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bedstone.checkpoints.gguf import KINDS, SUFFIX, save_gguf
+from bedstone.checkpoints.gguf import KINDS, save_gguf
+from bedstone.checkpoints.gguf_file import SUFFIX
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.errors import BedstoneError, nearest
@@ -27,7 +28,7 @@ def export(
     Weights, tokenizer, chat template, end tokens and sampling settings are in the file.
 
     Args:
-        model: a folder, a GGUF file or a hub id.
+        model: a folder, a GGUF file, a name that `bedstone models` lists, or a hub id.
         to: the format: gguf.
         quantize: how matrices are stored: f32, bf16, q8_0, q4_0 or q4_1 (default: as the model has
             them). With q4_0 and q4_1, the embedding and the output layer are stored as q8_0.

@@ -68,7 +68,7 @@ def generate(
     """Generate the continuation of one or more prompts; a single one is printed as a stream.
 
     Args:
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         prompt: one or more texts; `-` reads one from standard input.
         log_probabilities: print each token with its log-probability.
         chat: read each prompt as a user's message, which the model's chat template wraps: what a

@@ -293,7 +293,7 @@ def imagine(
     metadata of each PNG records how it was made.
 
     Args:
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         text: prompts, or classes by name or number; one or more, or none for an unconditional
             model.
         out: a file, or a folder if it has no suffix (default: imagined.png or imagined/).

@@ -17,7 +17,7 @@ def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
     """Print the layout, sizes, tokenizer and origin of a model or a run.
 
     Args:
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         as_json: print one JSON object.
 
     Example:

@@ -9,14 +9,15 @@ from typing import Any
 from bedstone.checkpoints.load import open_model
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset, with_images
+from bedstone.data.records import MOST_BROKEN
 from bedstone.data.write import FORMATS, check_format, write_rows
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.supervised import columns_of_run
 from bedstone.outputs import new_file
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
 from bedstone.tasks.pipeline import check_head, natural_task, task_class
 from bedstone.tasks.task import Task
+from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
 AT_A_TIME = 64  # rows read ahead
@@ -43,11 +44,12 @@ def predict(
 ) -> Path:
     """Write the rows of a file with a prediction beside each; all columns are kept.
 
-    New columns are `prediction` and, where the task has one, `score`; of a row that can't be read
-    they are empty, and `error` says why.
+    New columns are `prediction` and, where the task has one, `score`; of a row that the task can't
+    read they are empty, and `error` says why. Rows that are broken in the file (bad syntax, no such
+    image) are left out and named on stderr; more than 0.05 of them are an error.
 
     Args:
-        model: a folder (a model's or a run's) or a hub id.
+        model: a folder (a model's or a run's), a name that `bedstone models` lists, or a hub id.
         rows: a file of rows: CSV, TSV, JSON, JSONL, Parquet or Arrow, or a folder of images.
         out: the file to write, CSV, TSV, JSON, JSONL or Parquet by its ending (default:
             NAME.predicted.csv beside the rows, in their format).
@@ -77,11 +79,12 @@ def predict(
     chosen = read_options(kind.name, kind.settings, option)
     ready = kind(opened, precision=precision)
     given = {"text": column} if column else None
-    columns = columns_of_run(opened, rows, given, None, images=kind.reads == "pictures")
+    columns = recorded_columns(opened.record, rows, given, images=kind.reads == "pictures")
     if kind.reads == "pictures":
         data = with_images(rows, columns=columns)
     else:
-        data = open_dataset(rows, columns=columns)
+        data = open_dataset(rows, columns=columns, most_broken=MOST_BROKEN, option="")
+        data.faults.warn()
     if kind.name == "token-classification" and data.column("text") is None:
         chosen.setdefault("is_split_into_words", True)
     inputs = inputs_of(kind, data)

@@ -2,10 +2,13 @@
 
 import json
 
+from bedstone.checkpoints.names import known_names
 from bedstone.errors import BedstoneError
 from bedstone.recipes import library
 
 SHELLS = ("bash", "zsh", "fish")
+# Commands whose first word is a model.
+OF_MODELS = ("generate", "imagine", "predict", "export", "evaluate", "info")
 
 
 def recipes(names: list[str], schema: bool = False) -> None:
@@ -45,7 +48,7 @@ def recipes(names: list[str], schema: bool = False) -> None:
 
 
 def completion_script(shell: str, options: dict[str, list[str]], tasks: list[str]) -> str:
-    """A script that completes commands, options, recipes and tasks.
+    """A script that completes commands, options, recipes, tasks and short names of models.
 
     Args:
         shell: bash, zsh or fish.
@@ -57,6 +60,7 @@ def completion_script(shell: str, options: dict[str, list[str]], tasks: list[str
     if shell not in SHELLS:
         raise BedstoneError(f"shell: {shell!r} is unknown; expected one of {', '.join(SHELLS)}.")
     first = dict.fromkeys(("pretrain", "finetune", "recipes"), library.names())
+    first |= dict.fromkeys(OF_MODELS, known_names())
     first |= {"run": tasks, "completion": list(SHELLS)}
     return _fish(options, first) if shell == "fish" else _bash(options, first, shell == "zsh")
 

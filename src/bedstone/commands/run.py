@@ -360,7 +360,7 @@ def run(
 
     Args:
         task: the name of the task, as in version 4 of transformers.
-        model: a folder or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id.
         text: the inputs: texts; for question-answering the questions, for semantic-search the
             queries, for sentence-similarity a source and the texts to compare it with; for images
             their files or folders. `-` reads lines from standard input.

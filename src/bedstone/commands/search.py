@@ -39,7 +39,8 @@ def index(
 
     Args:
         folder: a folder of images, or a file of rows (Parquet, Arrow, JSONL, CSV) that hold images.
-        model: a folder or a hub id (default for an existing index: its own model).
+        model: a folder, a name that `bedstone models` lists, or a hub id (default for an existing
+            index: its own model).
         out: the index to write (default: FOLDER.index).
         metadata: rows with a column file_name, instead of the folder's metadata.jsonl or .csv.
         as_json: print the stored keys, one JSON object per batch.

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,11 @@ class Dataset:
         name: what they are called in messages.
         columns: {part: column} of dictionaries, where the usual names (`data.fields`) aren't used.
         places: where each row is from; samples know it themselves.
-        names: {column: names}, what a column's numbers stand for, where the data says it.
         fields: of samples: which fields of `CONTENT` they are read for; they make the fingerprint.
         classes: names of all classes, in their order; () takes the labels of the samples.
         templates: what makes a text of a class's name.
-        faults: rows that were left out.
-        reading: what was found beside the rows when they were read.
+        reading: what was found beside the rows when they were read: which were left out (`faults`),
+            and what the numbers of a column stand for (`names`).
 
     Raises:
         BedstoneError: there is no row, or `columns` doesn't fit.
@@ -48,18 +48,18 @@ class Dataset:
         columns: Mapping[str, str] | None = None,
         *,
         places: Sequence[str] | None = None,
-        names: Mapping[str, list[str]] | None = None,
         fields: Sequence[str] = CONTENT,
         classes: Sequence[str] = (),
         templates: Sequence[str] = TEMPLATES,
-        faults: Faults | None = None,
         reading: Reading | None = None,
     ) -> None:
         self.rows, self.name = list(rows), name
-        self.columns, self.names = dict(columns or {}), dict(names or {})
+        self.columns = dict(columns or {})
         self.fields, self.templates = tuple(fields), tuple(templates)
-        self.faults = faults or Faults(name, 0.0, len(self.rows), option="")
         self.reading = reading or Reading()
+        if self.reading.faults is None:
+            none = Faults(name, 0.0, len(self.rows), option="")
+            self.reading = replace(self.reading, faults=none)
         self._places = places
         self.samples = bool(self.rows) and isinstance(self.rows[0], Sample)
         if not self.rows:
@@ -74,7 +74,7 @@ class Dataset:
             self._check_columns()
 
     def _empty(self) -> BedstoneError:
-        left = f" Left out: {self.faults.summary()}" if self.faults.broken else ""
+        left = self.faults.left_out(" ")
         if self.fields == CONTENT:
             return BedstoneError(
                 f"data {self.name!r}: holds no row. Name data with at least one.{left}"
@@ -95,6 +95,17 @@ class Dataset:
                     f"columns.{part}: data {self.name!r} has no column {column!r}"
                     f"{nearest(str(column), map(str, self._known))}."
                 )
+
+    @property
+    def faults(self) -> Faults:
+        """Rows that were left out."""
+        assert self.reading.faults is not None
+        return self.reading.faults
+
+    @property
+    def names(self) -> Mapping[str, list[str]]:
+        """What the numbers of columns stand for, where the data says it."""
+        return self.reading.names
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -176,15 +187,19 @@ class Dataset:
         Raises:
             BedstoneError: too many are broken; the first are named.
         """
-        good = []
+        good, faults = [], self.faults.copy()
         for number in range(len(self)):
             try:
                 check(number)
                 good.append(number)
             except BedstoneError as error:
-                self.faults.add(error)
-        self.faults.check()
-        return self if len(good) == len(self) else self.pick(good)
+                faults.add(error)
+        faults.check()
+        if len(good) == len(self):
+            return self
+        kept = self.pick(good)
+        kept.reading = replace(self.reading, faults=faults)
+        return kept
 
     def take(self, count: int, seed: int = 0) -> "Dataset":
         """At most `count` of the rows, drawn by `seed`, in their order; 0 takes all."""
@@ -194,7 +209,10 @@ class Dataset:
         return self.pick(sorted(drawn.tolist()))
 
     def pick(self, chosen: Sequence[int]) -> "Dataset":
-        """Some of the rows, by their numbers; their places and the classes stay."""
+        """Some of the rows, by their numbers; their places and the classes stay.
+
+        Faults found later are counted of these rows alone, beside those that were left out before.
+        """
         rows = [self.rows[i] for i in chosen]
         kept = set() if self.samples else {key for row in rows for key in row}
         return self._like(
@@ -215,12 +233,10 @@ class Dataset:
             self.name,
             columns,
             places=places,
-            names=self.names,
             fields=self.fields,
             classes=self.classes,
             templates=self.templates,
-            faults=self.faults,
-            reading=self.reading,
+            reading=replace(self.reading, faults=self.faults.copy()),
         )
 
     def fingerprint(self) -> str:
@@ -239,7 +255,7 @@ class Dataset:
     def describe(self) -> str:
         """How many rows, texts, questions and classes there are, in a line."""
         if not self.samples:
-            return f"{len(self):,} rows{self.left_out()}"
+            return f"{len(self):,} rows{self.faults.left_out('; ')}"
         images = len(set(self.keys()))
         text = f"{images:,} pictures"
         text += f" in {len(self):,} rows" if images < len(self) else ""
@@ -251,13 +267,7 @@ class Dataset:
         elif "captions" in self.fields:
             text += f", {captions:,} texts"
             text += f", {len(self.classes):,} classes" if self.classes else ""
-        return text + self.left_out()
-
-    def left_out(self) -> str:
-        """How many rows were left out, and the first of them, after a semicolon; or nothing."""
-        if not self.faults.broken:
-            return ""
-        return f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
+        return text + self.faults.left_out("; ")
 
     # Samples.
 

@@ -50,10 +50,10 @@ def has_images(folder: Path) -> bool:
     return not tables and bool(find_images(folder) or find_unread(folder))
 
 
-def image_records(folder: Path, top: Path, reading: Reading) -> Iterator[Record]:
+def image_records(folder: Path, top: Path, reading: Reading) -> Iterator[Record | BedstoneError]:
     """A folder's images: by their metadata, else with the folder that each is in as its class.
 
-    Files of image formats that aren't read are broken rows.
+    Files of image formats that aren't read are broken rows, behind the others.
 
     Args:
         folder: of a split, or `top` itself.
@@ -62,14 +62,15 @@ def image_records(folder: Path, top: Path, reading: Reading) -> Iterator[Record]
     metadata = find_metadata(folder)
     if not metadata and top != folder:
         metadata = [pair for pair in find_metadata(top) if pair[1] == top]
+    yield from _described(folder, metadata, reading) if metadata else _by_class(folder, reading)
     for path in find_unread(folder):
-        reading.broken(
+        yield BedstoneError(
             f"{path}: is a picture in a format that isn't read ({path.suffix}); convert it to JPEG "
             "or PNG, or move it away"
         )
-    if metadata:
-        yield from _described(folder, metadata, reading)
-        return
+
+
+def _by_class(folder: Path, reading: Reading) -> Iterator[Record]:
     images = find_images(folder)
     labels = class_names(images, folder, reading)
     for image, label in zip(images, labels, strict=True):
@@ -81,13 +82,16 @@ def image_records(folder: Path, top: Path, reading: Reading) -> Iterator[Record]
 
 def _described(
     folder: Path, metadata: Sequence[tuple[Path, Path]], reading: Reading
-) -> Iterator[Record]:
+) -> Iterator[Record | BedstoneError]:
     homes = {home for _, home in metadata}
     named: set[Path] = set()
     for file, home in metadata:
         rows = file_rows(file, reading)
         assert rows is not None
-        for record in records(file, rows, home, reading, inside=True):
+        for record in records(file, rows, home, inside=True):
+            if isinstance(record, BedstoneError):
+                yield record
+                continue
             values = dict(record.values)
             name = file_name_of(values)
             values.setdefault("file_name", name)

@@ -22,14 +22,13 @@ from bedstone.data.fields import (
     named_file,
     needed,
 )
-from bedstone.data.records import Faults, Reading, Record
+from bedstone.data.records import MOST_BROKEN, Faults, Reading, Record
 from bedstone.data.sources import read_records
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, share, whole
 
 # Built-in samples: the module and function that make them, loaded when asked for.
 BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
-MOST_BROKEN = 0.05  # the share of rows that may be broken, where nobody says
 # Columns of rows that may have an image beside their text.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")
 
@@ -81,7 +80,6 @@ def open_dataset(
             column = reader.column("class", record.values) or ""
             reader = replace(reader, names=reader.class_names(reading.names.get(column, ())))
             first = False
-        faults.rows += 1
         try:
             samples.append(reader.read(record))
         except BedstoneError as error:
@@ -93,37 +91,8 @@ def open_dataset(
         fields=kept,
         classes=tuple(dict.fromkeys(reader.names.values())) if "class" in names else (),
         templates=reader.templates or TEMPLATES,
-        faults=faults,
         reading=reading,
     )
-
-
-def remembered_columns(
-    recorded: Mapping[str, Any],
-    name: str | Path,
-    given: Mapping[str, Any] | None = None,
-    *,
-    split: str | None = None,
-    images: bool = False,
-) -> dict[str, Any]:
-    """The columns of other rows than a run learnt from: those given, else its own where they exist.
-
-    Args:
-        recorded: {part: column} of the run's recipe.
-        given: {part: column} that are named now.
-        images: whether rows have images.
-    """
-    found = dict(given or {})
-    rest = {part: column for part, column in recorded.items() if part not in found}
-    if rest and str(name) not in BUILT_IN:
-        first = next(
-            read_records(name, split, images=images, reading=Reading(Faults("", 1.0))), None
-        )
-        values = {} if first is None else first.values
-        for part, column in rest.items():
-            if not isinstance(column, str) or "{" in column or column in values:
-                found[part] = column
-    return found
 
 
 def _open_rows(
@@ -139,7 +108,6 @@ def _open_rows(
     reading = Reading(Faults(name, most_broken or 0.0, option=option), labels)
     assert reading.faults is not None
     found = list(read_records(name, split, reading=reading))
-    reading.faults.rows += len(found)
     reading.faults.check()
     return _by_column(name, [each.values for each in found], columns, found, reading)
 
@@ -156,8 +124,6 @@ def _by_column(
         name,
         columns,
         places=[each.place for each in found],
-        names=reading.names,
-        faults=reading.faults,
         reading=reading,
     )
 
@@ -171,26 +137,33 @@ def with_images(
 ) -> Dataset:
     """All rows of a source by their columns, `image` being a `Path`, bytes or None.
 
-    Nothing is decoded. A path is relative to the folder of the file that names it.
+    Nothing is decoded. A path is relative to the folder of the file that names it. Broken rows,
+    and those whose image is neither bytes nor a file's name, are left out and named on stderr.
 
     Args:
         columns: {part: column} of texts and labels, where the usual names aren't used.
         image: the column of images, where it hasn't a usual name.
 
     Raises:
-        BedstoneError: there is no such data or column, or a row's image is neither bytes nor a
-            file's name.
+        BedstoneError: there is no such data or column, or more than 0.05 of the rows are broken.
     """
-    reading = Reading(Faults(str(name), 1.0, option=""))
-    assert reading.faults is not None
+    faults = Faults(str(name), MOST_BROKEN, option="")
+    reading = Reading(faults)
     found = list(read_records(name, split, images=True, reading=reading))
-    reading.faults.rows += len(found)
     known = {key for each in found for key in each.values}
     if image is not None and image not in known:
         raise BedstoneError(f"data {str(name)!r}: has no column {image!r}{nearest(image, known)}.")
     column = image or next((each for each in IMAGE_COLUMNS if each in known), None)
-    rows = [{**each.values, "image": _image(each, column)} for each in found]
-    return _by_column(str(name), rows, columns, found, reading)
+    rows, kept = [], []
+    for each in found:
+        try:
+            rows.append({**each.values, "image": _image(each, column)})
+            kept.append(each)
+        except BedstoneError as error:
+            faults.add(error)
+    faults.check()
+    faults.warn()
+    return _by_column(str(name), rows, columns, kept, reading)
 
 
 def _image(record: Record, column: str | None) -> Path | bytes | None:

@@ -2,18 +2,20 @@
 
 Each format is read by one lazy function. `file_records` gives rows as `Record`s, `file_pieces` the
 text of one column. A broken row (bad syntax, another number of cells than the header, no columns)
-is counted in `Reading.faults`; every other fault is a `BedstoneError` that names the file, the
-line or row, and the column.
+stands among the rows as a `BedstoneError`; `Reading.sound` alone counts rows and leaves those out.
+Every other fault is raised, as a `BedstoneError` that names the file, the line or row, and the
+column.
 """
 
 import csv
 import json
+import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bedstone.data.bytes import (
     LARGEST_ROW,
@@ -36,10 +38,15 @@ from bedstone.errors import BedstoneError, closest
 # A number as programs write it: no zeros before it, no plus, no spaces, ASCII digits.
 _NUMBER = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 EXACT_DIGITS = 17  # of a fraction; a float keeps no more
+MOST_BROKEN = 0.05  # the share of rows that may be broken, where nobody says
 EARLY = 1000  # broken rows, where they are most, after which the rest isn't read
 REPORTED = 5  # broken rows that a message names
 LARGEST_ARRAY = 1 << 30  # bytes of a JSON array, which is held whole
 MOST_COLUMNS = 100_000  # of a CSV file
+
+log = logging.getLogger("bedstone.data")  # without a handler, Python writes it to stderr
+T = TypeVar("T")
+Read = Row | BedstoneError  # a row, or what is wrong with a broken one
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # of rows; others are text
 
@@ -84,13 +91,22 @@ class Faults:
         """Counts a broken row that is among `rows`."""
         self.broken.append(str(error))
 
-    def check(self) -> None:
-        """Raises BedstoneError where more than the share `most` of the rows is broken."""
+    def copy(self) -> "Faults":
+        """The same faults, to which others can be added; the share stays that of all rows read."""
+        return replace(self, broken=list(self.broken))
+
+    def check(self, *, first: bool = False) -> None:
+        """Raises BedstoneError where more than the share `most` of the rows is broken.
+
+        Args:
+            first: whether `rows` are only the first of the data, for the message.
+        """
         if len(self.broken) <= self.most * self.rows:
             return
         if len(self.broken) == 1 and not self.option and not self.most:
             raise BedstoneError(self.broken[0])
-        count = f"{len(self.broken):,} of {self.rows:,} rows are broken"
+        those = "the first " if first else ""
+        count = f"{len(self.broken):,} of {those}{self.rows:,} rows are broken"
         limit = f", more than {100 * self.most:g}% of them" if self.most else ""
         advice = ""
         if self.option:
@@ -99,6 +115,16 @@ class Faults:
         raise BedstoneError(
             f"data {self.name!r}: {count}{limit}: {self.summary()} Mend or remove them{advice}."
         )
+
+    def left_out(self, before: str = "") -> str:
+        """How many rows are left out and the first of them, after `before`; or nothing."""
+        count = f"{before}{len(self.broken):,} rows left out: "
+        return count + self.summary() if self.broken else ""
+
+    def warn(self) -> None:
+        """Reports on stderr what is left out."""
+        if self.broken:
+            log.warning("%s: %s", self.name, self.left_out())
 
     def summary(self) -> str:
         """The first broken rows, and how many more there are."""
@@ -125,18 +151,24 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
-    def broken(self, message: str) -> None:
-        """Counts a broken row.
+    def sound(self, rows: Iterable[T | BedstoneError]) -> Iterator[T]:
+        """The rows that aren't broken; all are counted as they are read.
 
         Raises:
-            BedstoneError: none are counted.
+            BedstoneError: one is broken and none are counted, or most of the first are.
         """
-        if self.faults is None:
-            raise BedstoneError(message)
-        self.faults.rows += 1
-        self.faults.add(message)
-        if len(self.faults.broken) >= EARLY and 2 * len(self.faults.broken) > self.faults.rows:
-            self.faults.check()  # such as a column that no row has
+        faults = self.faults
+        for row in rows:
+            if faults is not None:
+                faults.rows += 1
+            if not isinstance(row, BedstoneError):
+                yield row
+            elif faults is None:
+                raise row
+            else:
+                faults.add(row)
+                if len(faults.broken) >= EARLY and 2 * len(faults.broken) > faults.rows:
+                    faults.check(first=True)  # such as a column that no row has
 
     def note(self, text: str) -> None:
         """Keeps a note, once."""
@@ -152,12 +184,11 @@ class Reading:
 # Rows of JSON. A row may be of any type; what needs columns checks it.
 
 
-def json_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
+def json_rows(path: Path) -> Iterator[Read]:
     """The rows of a file with one JSON value a line.
 
     A `.json` file may also be one array of objects; it is then held whole in memory.
     """
-    reading = reading or Reading()
     with open_bytes(path) as file:
         first, _ = start_of_text(path, careful(path, lambda: file.read(64)))
     if first.lstrip().startswith(b"["):
@@ -169,7 +200,7 @@ def json_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reading.broken(
+            yield BedstoneError(
                 f"{path}: line {number:,} is not valid JSON ({short(error)}); expected one "
                 "object a line. Mend or remove that line."
             )
@@ -205,7 +236,7 @@ def _read_array(path: Path) -> Iterator[Row]:
 # Rows of CSV and TSV.
 
 
-def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
+def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Read]:
     """The rows under the header; an empty cell is None, as in other formats, others are strings.
 
     The cells of `reading.numbers` are numbers, where all of a column's are.
@@ -216,9 +247,14 @@ def csv_rows(path: Path, reading: Reading | None = None) -> Iterator[Row]:
     known: dict[str, dict[Any, int | float]] = {}
     if reading.numbers:
         held = list(rows)
-        known = cell_numbers([row for _, row in held], reading.numbers)
+        sound = [each[1] for each in held if not isinstance(each, BedstoneError)]
+        known = cell_numbers(sound, reading.numbers)
         rows = iter(held)
-    for place, row in rows:
+    for each in rows:
+        if isinstance(each, BedstoneError):
+            yield each
+            continue
+        place, row = each
         yield place, {key: known.get(key, {}).get(cell, cell or None) for key, cell in row.items()}
 
 
@@ -255,7 +291,7 @@ def number_of(cell: Any) -> int | float | None:
     return value if math.isfinite(value) and len(digits) <= EXACT_DIGITS else None
 
 
-def _csv(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, str]]]:
+def _csv(path: Path, reading: Reading) -> Iterator[Read]:
     """The header, with its names as keys, then the rows."""
     csv.field_size_limit(max(csv.field_size_limit(), LARGEST_ROW))
     texts = lines(path)
@@ -280,7 +316,7 @@ def _csv(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, str]]]:
             message = f"{path}: line {rows.line_num:,} is not valid CSV ({error})."
             if names is None:
                 raise BedstoneError(f"{message} Mend the header.") from error
-            reading.broken(f"{message} Mend or remove that row.")
+            yield BedstoneError(f"{message} Mend or remove that row.")
             continue
         if row is None:
             return
@@ -292,7 +328,7 @@ def _csv(path: Path, reading: Reading) -> Iterator[tuple[str, dict[str, str]]]:
             yield place, dict.fromkeys(names, "")
         elif row and any(row):  # spreadsheets write rows of separators below the last one
             if len(row) != len(names):
-                reading.broken(
+                yield BedstoneError(
                     f"{path}: {place} has {len(row)} fields; expected {len(names)}, as in the "
                     "header. Mend or remove that row."
                 )
@@ -348,11 +384,11 @@ def _header(path: Path, names: list[str]) -> list[str]:
 # Rows of any file.
 
 
-def file_rows(path: Path, reading: Reading | None = None) -> Iterator[Row] | None:
+def file_rows(path: Path, reading: Reading | None = None) -> Iterator[Read] | None:
     """The rows of a file by the format that its name says; None where it is text."""
     suffix = data_suffix(path)
     if suffix in (".json", ".jsonl"):
-        return json_rows(path, reading)
+        return json_rows(path)
     if suffix in (".csv", ".tsv"):
         return csv_rows(path, reading)
     if suffix in (".parquet", ".arrow"):
@@ -362,17 +398,19 @@ def file_rows(path: Path, reading: Reading | None = None) -> Iterator[Row] | Non
 
 def records(
     name: str | Path,
-    rows: Iterator[Row],
+    rows: Iterable[Read],
     folder: Path = Path(),
-    reading: Reading | None = None,
     *,
     inside: bool = False,
-) -> Iterator[Record]:
+) -> Iterator[Record | BedstoneError]:
     """Rows as records, their places named after `name`; a row without columns is broken."""
-    reading = reading or Reading()
-    for place, row in rows:
+    for each in rows:
+        if isinstance(each, BedstoneError):
+            yield each
+            continue
+        place, row = each
         if not isinstance(row, dict):
-            reading.broken(
+            yield BedstoneError(
                 f"{name}: {place} is of type {type(row).__name__}; expected an object with "
                 "named columns. Mend or remove that row."
             )
@@ -389,36 +427,37 @@ def file_pieces(path: Path, column: str, reading: Reading | None = None) -> Iter
     if data_suffix(path) in (".csv", ".tsv"):
         return _csv_pieces(path, column, reading)
     rows = file_rows(path, reading)
-    return read_text(path) if rows is None else _pieces(rows, column, path, reading)
+    return read_text(path) if rows is None else reading.sound(_pieces(rows, column, path))
 
 
 def hub_pieces(
     name: str, split: str, column: str, reading: Reading | None = None
 ) -> Iterator[Piece]:
     """The text of a data set on the hub: a document a row, the string in `column`."""
-    return _pieces(hub_rows(name, split), column, name, reading or Reading())
+    return (reading or Reading()).sound(_pieces(hub_rows(name, split), column, name))
 
 
 def _csv_pieces(path: Path, column: str, reading: Reading) -> Iterator[Piece]:
     rows = _csv(path, reading)
     for header in rows:
+        assert not isinstance(header, BedstoneError)
         _check_column(header[1], column, path, "the header")
-        yield from _pieces(rows, column, path, reading)
+        yield from reading.sound(_pieces(rows, column, path))
 
 
-def _pieces(
-    rows: Iterator[Row], column: str, name: str | Path, reading: Reading
-) -> Iterator[Piece]:
-    for place, row in rows:
+def _pieces(rows: Iterable[Read], column: str, name: str | Path) -> Iterator[Piece | BedstoneError]:
+    for each in rows:
+        if isinstance(each, BedstoneError):
+            yield each
+            continue
+        place, row = each
         try:
             text = _cell(row, column, name, place)
         except BedstoneError as error:
-            reading.broken(str(error))
+            yield error
             continue
         if len(text) > LARGEST_ROW:
             raise too_large(Path(name), place)
-        if reading.faults is not None:
-            reading.faults.rows += 1
         yield Piece(text)
 
 

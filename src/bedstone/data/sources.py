@@ -37,6 +37,7 @@ from bedstone.data.folders import (
 )
 from bedstone.data.records import (
     FORMATS,
+    MOST_BROKEN,
     Faults,
     Reading,
     Record,
@@ -45,7 +46,7 @@ from bedstone.data.records import (
     hub_pieces,
     records,
 )
-from bedstone.data.tables import Row, hub_rows, import_datasets
+from bedstone.data.tables import hub_rows, import_datasets
 from bedstone.errors import BedstoneError, closest, nearest
 from bedstone.reading import kind_of, to_path
 from bedstone.settings import Settings, share
@@ -371,7 +372,7 @@ def read_records(
     images: bool = False,
     reading: Reading | None = None,
 ) -> Iterator[Record]:
-    """All rows of a source; nothing of an image is decoded.
+    """All rows of a source, counted by `reading`; nothing of an image is decoded.
 
     Args:
         images: whether rows with images are asked for: a folder of images is read, and text
@@ -382,7 +383,13 @@ def read_records(
     Raises:
         BedstoneError: there is no such data, or a file can't be read.
     """
-    name, reading = str(name), reading or Reading()
+    reading = reading or Reading()
+    return reading.sound(_records(str(name), split, images, reading))
+
+
+def _records(
+    name: str, split: str | None, images: bool, reading: Reading
+) -> Iterator[Record | BedstoneError]:
     path = to_path(name, "data")
     if images and path.is_dir() and (folders := image_folders(path, split)):
         for folder in folders:
@@ -391,9 +398,7 @@ def read_records(
     source = find(name, "text", split)
     if isinstance(source, Hub):
         built_in = "scenes" if images else "python-docs"
-        rows: Iterator[Row] | None = hub_rows(name, source.split, reading.names, built_in)
-        assert rows is not None
-        yield from records(name, rows, reading=reading)
+        yield from records(name, hub_rows(name, source.split, reading.names, built_in))
     elif images and (not isinstance(source, Files) or source.tree):
         raise BedstoneError(
             f"data {name!r}: holds no pictures that can be read; expected a Parquet, Arrow, JSONL "
@@ -416,9 +421,9 @@ def read_records(
                 except BedstoneError as error:
                     if len(source.paths) == 1:
                         raise
-                    reading.broken(str(error))
+                    yield error
             else:
-                yield from records(file, rows, file.parent, reading)
+                yield from records(file, rows, file.parent)
     else:
         for number, piece in enumerate(source.pieces(), 1):
             yield Record(f"{name}: document {number:,}", {"text": piece.text})
@@ -466,6 +471,6 @@ class DataConfig(Settings):
     validation: str = ""
     validation_share: float = share(below_one=True, default=0.02)
     streaming: bool = False
-    most_broken: float = share(below_one=True, default=0.05)
+    most_broken: float = share(below_one=True, default=MOST_BROKEN)
 
     section: ClassVar[str] = "data."

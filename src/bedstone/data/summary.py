@@ -17,6 +17,7 @@ from bedstone.data.labels import doubtful_names
 from bedstone.errors import BedstoneError
 
 SHOWN = 12  # classes that a line names
+TARGETS = ("label", "tags", "answers", "output")  # fields that are learnt, not read
 SCARCE = 2  # rows of a class, from which it can't be learnt and measured
 
 
@@ -55,7 +56,7 @@ def summarise(
     Args:
         splits: the rows by their split: train, validation, test.
         labels: of each split the labels of each row: a name, several names, or numbers.
-        parts: fields of rows of text that are used; the label's is the last.
+        parts: fields of rows of text that are used; those of `TARGETS` are no input.
     """
     found = Summary()
     first = next(iter(splits.values()))
@@ -161,9 +162,10 @@ def _inputs(rows: Dataset, parts: Sequence[str]) -> list[bytes]:
     """What a model reads of each row, as a hash."""
     if rows.samples:
         return rows.keys()
+    read = [rows.column(part) for part in parts if part not in TARGETS]
+    names = [name for name in read if name]
     found = []
     for row in rows:
-        names = [rows.column(part) for part in parts[:-1]] if parts else sorted(row)
-        values = [row.get(name) for name in names if name]
+        values = [row.get(name) for name in names or sorted(row)]
         found.append(hashlib.sha256(json.dumps(values, default=str).encode()).digest())
     return found

@@ -17,7 +17,7 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.contrastive import ContrastiveTexts, encoder_of, text_rows
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import PairsConfig, remembered_columns
+from bedstone.data.open import PairsConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_scene_pairs
 from bedstone.data.text.packing import Packed, pack
@@ -29,7 +29,7 @@ from bedstone.models.published import fresh_processor
 from bedstone.objectives.contrastive import sigmoid_loss, softmax_loss
 from bedstone.report.plots import draw_confusion
 from bedstone.runtime import Precision
-from bedstone.train.data import cached_images, recorded_data
+from bedstone.train.data import cached_images, recorded_columns, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 64  # pictures or texts that go through a tower at a time
@@ -182,7 +182,7 @@ def evaluate_contrastive(
     data: str,
     precision: Precision,
     *,
-    column: str = "",
+    columns: dict[str, str] | None = None,
     split: str | None = None,
     as_json: bool = False,
     confusion: str | None = None,
@@ -194,15 +194,14 @@ def evaluate_contrastive(
     Args:
         model: with image and text towers.
         data: pairs, as `data.sources` reads them, or `scenes`.
-        column: the column of texts, where it isn't the recipe's.
+        columns: which column holds what (text, label), where it isn't the recipe's.
         confusion: a PNG to draw the confusion matrix of zero-shot classification into.
 
     Raises:
         BedstoneError: the pairs can't be read, or there is nothing to measure.
     """
-    settings = recorded_data(PairsConfig, model.record.get("recipe") or {})
-    given = {"text": column} if column else {}
-    settings.columns = remembered_columns(settings.columns, data, given, split=split, images=True)
+    settings = recorded_data(PairsConfig, model.record)
+    settings.columns = recorded_columns(model.record, data, columns, split=split, images=True)
     if data == SCENES:
         rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
     else:
@@ -228,6 +227,6 @@ def evaluate_contrastive(
     return present(
         record,
         {f"{model.path} on {data}: {name}": figures.table() for name, figures in found.items()},
-        notes=[f"Left out: {rows.faults.summary()}"] if rows.faults.broken else (),
+        notes=list(filter(None, [rows.faults.left_out()])),
         as_json=as_json,
     )

@@ -43,10 +43,11 @@ from bedstone.objectives.diffusion import Denoising
 from bedstone.reading import is_plain, read_object
 from bedstone.report.sheets import as_pixels, neighbours_sheet, samples_sheet, to_images
 from bedstone.runtime import Precision
-from bedstone.settings import check_whole, from_mapping
+from bedstone.settings import check_whole
 from bedstone.tasks.images.engine import ImageEngine
 from bedstone.tasks.media.files import sound_form
 from bedstone.tasks.task import embeds_both
+from bedstone.train.data import recorded_data
 from bedstone.train.logs import ProgressBar
 
 
@@ -353,7 +354,7 @@ def _recipe_of(model: DiffusionPipeline) -> "SignalSection":
     form = model.signal
     if said := model.record.get("recipe"):
         return SignalSection(
-            from_mapping(SignalsConfig, said.get("data") or {}, "the model's recipe", "data."),
+            recorded_data(SignalsConfig, model.record),
             said.get("task", "class-to-image"),
             int(said.get("seed", 0)),
         )

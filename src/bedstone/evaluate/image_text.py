@@ -5,7 +5,7 @@ Shapes: P pictures, n = m P texts, row i of picture i // m; T tokens, S places o
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from bedstone.data.images.image_text import (
     targets_of,
 )
 from bedstone.data.images.pixels import ImageCache
-from bedstone.data.open import ImageTextConfig, remembered_columns
+from bedstone.data.open import ImageTextConfig
 from bedstone.data.scenes.captions import negatives
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import heldout_image_text_scenes, image_text_scenes
@@ -46,7 +46,7 @@ from bedstone.models.published import fresh_processor
 from bedstone.objectives.image_text import word_loss
 from bedstone.objectives.tokens import token_loss
 from bedstone.runtime import Precision
-from bedstone.train.data import cached_images, recorded_data
+from bedstone.train.data import cached_images, recorded_columns, recorded_data
 from bedstone.train.logs import ProgressBar
 
 BATCH = 32  # pictures at a time, with all their texts
@@ -461,10 +461,11 @@ def evaluate_image_text(
         BedstoneError: the rows can't be read, or lack what the model is for.
     """
     recipe = model.record.get("recipe") or {}
-    settings = recorded_data(ImageTextConfig, recipe)
+    settings = recorded_data(ImageTextConfig, model.record)
     given = {"text": column} if column else {}
-    settings.columns = remembered_columns(settings.columns, data, given, split=split, images=True)
-    rows = opened(settings, data, split=split, size=max(model.config.image.size), option="")
+    columns = recorded_columns(model.record, data, given, split=split, images=True)
+    measured = replace(settings, columns=columns)
+    rows = opened(measured, data, split=split, size=max(model.config.image.size), option="")
     kind = model.config.head.kind
     kind = (
         IMAGE_TEXT_TASKS[recipe.get("task", "visual-question-answering")]
@@ -492,8 +493,7 @@ def evaluate_image_text(
     notes = []
     if "answers" in found and learnt is None:
         notes.append(f"No baselines: {settings.source} can't be read any more.")
-    if rows.faults.broken:
-        notes.append(f"Left out: {rows.faults.summary()}")
+    notes += filter(None, [rows.faults.left_out()])
     title = f"{model.path} on {data}"
     parts = {f"{title}: {name}": figures for name, figures in found.items()}
     return present(record, parts, notes=notes, as_json=as_json)

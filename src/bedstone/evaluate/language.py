@@ -5,7 +5,7 @@ import math
 from rich.table import Table
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.sources import open_source
+from bedstone.data.sources import DataConfig, open_source
 from bedstone.data.text.causal_lm import evaluation_batches as causal_batches
 from bedstone.data.text.masked_lm import Corruption, MaskingConfig, RowMaker, evaluation_batches
 from bedstone.data.text.sentences import Documents, Sentences
@@ -16,7 +16,7 @@ from bedstone.evaluate.runner import held_out_loss, present
 from bedstone.objectives.masked import MaskedScores, masked_scores
 from bedstone.objectives.tokens import next_token_loss
 from bedstone.runtime import Precision
-from bedstone.train.data import cached
+from bedstone.train.data import cached, recorded_data
 from bedstone.train.logs import ProgressBar
 
 
@@ -61,8 +61,7 @@ def masked_figures(scores: MaskedScores) -> dict[str, float]:
 
 def text_column(model: Model, given: str) -> str:
     """The column of texts: the one given, else that of the model's recipe, else `text`."""
-    recipe = model.record.get("recipe") or {}
-    return given or str((recipe.get("data") or {}).get("column") or "text")
+    return given or recorded_data(DataConfig, model.record).column
 
 
 def evaluate_masked(

@@ -18,7 +18,8 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.fields import PAIRS
 from bedstone.data.images.supervised import ImageExamples
-from bedstone.data.open import MOST_BROKEN, open_dataset, remembered_columns
+from bedstone.data.open import open_dataset
+from bedstone.data.records import MOST_BROKEN
 from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
 from bedstone.data.text.supervised import make_examples
 from bedstone.errors import BedstoneError
@@ -36,6 +37,7 @@ from bedstone.runtime import Precision
 from bedstone.tasks.images.engine import processor_of
 from bedstone.tasks.task import embeds_images
 from bedstone.tasks.text.question_answering import best_answer
+from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
 WORST = 20  # mistaken rows that are kept
@@ -309,7 +311,7 @@ def evaluate_labels(
     images = embeds_images(model)
     if images and columns:
         columns = {"label": columns.get("label") or columns["text"]}
-    columns = columns_of_run(model, data, columns, split, images=images)
+    columns = recorded_columns(model.record, data, columns, split=split, images=images)
     if images:
         examples = _images(model, data, columns, split)
     else:
@@ -323,25 +325,9 @@ def evaluate_labels(
             raise BedstoneError(f"confusion: a model for {TASKS[kind]} has no such matrix.")
         title = f"{model.path} on {Path(data).name}"
         draw_confusion(found.figures.confusion, found.figures.labels, confusion, title)
-    notes = [left] if (left := examples.rows.left_out().removeprefix("; ")) else ()
+    notes = list(filter(None, [examples.rows.faults.left_out()]))
     title = f"{model.path} on {data}"
     return present(record, {title: found.figures}, notes=notes, as_json=as_json)
-
-
-def columns_of_run(
-    model: Model,
-    data: str,
-    given: dict[str, str] | None,
-    split: str | None,
-    *,
-    images: bool = False,
-) -> dict[str, str]:
-    """The columns that are given, and those of the model's recipe where the data has them."""
-    recipe = model.record.get("recipe") if isinstance(model.record, dict) else None
-    section = recipe.get("data") if isinstance(recipe, dict) else None
-    recorded = section.get("columns") if isinstance(section, dict) else None
-    recorded = recorded if isinstance(recorded, dict) else {}
-    return remembered_columns(recorded, data, given, split=split, images=images)
 
 
 def _texts(

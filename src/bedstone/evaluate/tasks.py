@@ -18,7 +18,6 @@ from bedstone.data.open import open_dataset
 from bedstone.data.scenes.captions import check_caption
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.runner import Evaluation, Progress, present
-from bedstone.evaluate.supervised import columns_of_run
 from bedstone.metrics.captioning import captions, true_facts
 from bedstone.metrics.classification import classification, multi_label
 from bedstone.metrics.figures import Figures
@@ -30,6 +29,7 @@ from bedstone.metrics.vqa import QuestionOnlyBaseline, vqa_accuracy
 from bedstone.runtime import Precision
 from bedstone.tasks.pipeline import TASKS, pipeline, task_class
 from bedstone.tasks.task import Task
+from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
 # Metrics of a model's own evaluation, which needs no task's results.
@@ -416,7 +416,7 @@ def evaluate_task(
     kind = task_class(task)
     done = pipeline(task, model, precision=precision.name)
     need = needs_of(kind)
-    columns = columns_of_run(model, data, columns, split, images=bool(need))
+    columns = recorded_columns(model.record, data, columns, split=split, images=bool(need))
     rows = open_dataset(data, need, columns=columns, split=split)
     evaluation = TaskEvaluation(done, rows, data)
     with ProgressBar("evaluating", quiet=as_json) as bar:
@@ -425,6 +425,6 @@ def evaluate_task(
     return present(
         {name: figures.record() for name, figures in found.items()},
         {f"{title}: {name}": figures for name, figures in found.items()},
-        notes=[f"Left out: {rows.faults.summary()}"] if rows.faults.broken else (),
+        notes=list(filter(None, [rows.faults.left_out()])),
         as_json=as_json,
     )

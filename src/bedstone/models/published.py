@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.data.images.processor import ImageProcessor
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
+from bedstone.models.families import WEIGHTS, home_of
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
 from bedstone.nn.quantize import Codes, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
-from bedstone.reading import shown
 
 T = TypeVar("T")
 
@@ -183,67 +183,13 @@ class Layout:
         return list((self.modules or self.names)(config))
 
 
-# Where each published model_type is described; a family adds a line.
-FAMILIES = {
-    "gpt2": "bedstone.models.gpt.published",
-    "llama": "bedstone.models.gpt.published",
-    "mistral": "bedstone.models.gpt.published",
-    "qwen2": "bedstone.models.gpt.published",
-    "qwen3": "bedstone.models.gpt.published",
-    "bert": "bedstone.models.bert.published",
-    "roberta": "bedstone.models.bert.published",
-    "distilbert": "bedstone.models.bert.published",
-    "vit": "bedstone.models.vit.published",
-    "clip": "bedstone.models.clip.published",
-    "siglip": "bedstone.models.clip.published",
-    "clip_resnet": "bedstone.models.clip.published",
-    "blip": "bedstone.models.blip.published",
-    "blip_resnet": "bedstone.models.blip.published",
-    "flamingo": "bedstone.models.flamingo.published",
-    "sighted_gpt": "bedstone.models.flamingo.published",  # as older folders name it
-    "dit": "bedstone.models.dit.published",
-    "pixart": "bedstone.models.dit.published",
-    "bedstone_dit": "bedstone.models.dit.published",
-    "autoencoder_kl": "bedstone.models.autoencoder.published",
-    "fsq_autoencoder": "bedstone.models.autoencoder.published",
-}
-# Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
-CLASSES = {
-    "AutoencoderKL": "autoencoder_kl",
-    "DiTTransformer2DModel": "dit",
-    "PixArtTransformer2DModel": "pixart",
-    "BedstoneDiT": "bedstone_dit",
-}
-# Older folders have one class for several; their norms tell which it is.
-NORMS = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}
-WEIGHTS = {
-    "transformers": "model.safetensors",
-    "diffusers": "diffusion_pytorch_model.safetensors",
-}
-
-
-def model_type(published: Mapping[str, Any]) -> str:
-    """The layout's name in a published configuration."""
-    named = published.get("model_type")
-    if named is None and (class_name := published.get("_class_name")) is not None:
-        if class_name == "Transformer2DModel":
-            return NORMS.get(str(published.get("norm_type")), class_name)
-        return CLASSES.get(str(class_name), str(class_name))
-    return str(named)
-
-
 def layout(model_type: str) -> Layout:
     """The layout of a published `model_type`.
 
     Raises:
         BedstoneError: Bedstone has no such layout.
     """
-    if model_type not in FAMILIES:
-        raise BedstoneError(
-            f"config.json: model_type {shown(model_type)} is not one Bedstone opens"
-            f"{nearest(str(model_type), FAMILIES)}."
-        )
-    return importlib.import_module(FAMILIES[model_type]).LAYOUTS[model_type]
+    return importlib.import_module(home_of(model_type)).LAYOUTS[model_type]
 
 
 def fresh_processor(config: Any) -> ImageProcessor:

@@ -22,11 +22,12 @@ from bedstone.data.images.supervised import (
     in_batches,
     labelled_image_stream,
 )
-from bedstone.data.open import MOST_BROKEN, open_dataset
+from bedstone.data.open import open_dataset
+from bedstone.data.records import MOST_BROKEN
 from bedstone.data.summary import summarise
 from bedstone.data.text.augment import AugmentConfig, augment
 from bedstone.data.text.examples import Examples, example_stream
-from bedstone.data.text.supervised import PARTS, make_examples, usable_rows
+from bedstone.data.text.supervised import PARTS, examples_of, make_examples, usable_rows
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
@@ -35,8 +36,8 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import write
 from bedstone.models.clip import network as image_classifiers
 from bedstone.models.clip.network import CLIP, ImageClassifierConfig
+from bedstone.models.families import FAMILIES
 from bedstone.models.heads import HeadConfig
-from bedstone.models.published import FAMILIES
 from bedstone.models.published import layout as layout_of
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.nn.attention import SelfAttention
@@ -47,7 +48,7 @@ from bedstone.runtime import Precision
 from bedstone.settings import Settings, check_shares, from_mapping, number, one_of, share, whole
 from bedstone.tasks.images.engine import processor_of
 from bedstone.tasks.pipeline import pipeline
-from bedstone.train.data import SPLIT, Splits, stratifies
+from bedstone.train.data import ENDS_KEPT, HELD_BY_CLASS, VERSION, Splits, version_of
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
@@ -119,8 +120,9 @@ class FinetuneRecipe(RunRecipe):
     """Fine-tuning a model on labelled rows, or on prompts and their completions.
 
     Attributes, besides those of every run:
-        model: the model to start from: a folder or a hub id; of image-classification also
-            sizes of one with fresh weights, as `{layout: vit, width: 192}`.
+        model: the model to start from: a folder, a name that `bedstone models` lists, or a hub
+            id; of image-classification also sizes of one with fresh weights, as
+            `{layout: vit, width: 192}`.
         tokenizer: a folder or file of a tokenizer, where the model's folder has none.
         task: text-classification, token-classification, question-answering, text-generation or
             image-classification.
@@ -207,15 +209,15 @@ class Supervised(Method[FinetuneRecipe]):
 
     def open(self, recipe: FinetuneRecipe, start: Start) -> Splits:
         opened = open_images if recipe.task == IMAGE_TASKS else open_texts
-        stratified = stratifies(start.folder)
-        train, validation, test = opened(recipe, start.model, start.quiet, stratified=stratified)
+        version = version_of(start.folder)
+        train, validation, test = opened(recipe, start.model, start.quiet, version=version)
         record = {
             "source": recipe.data.train,
             "fingerprint": train.fingerprint(),
             "rows": len(train),
         }
-        if stratified:
-            record["split"] = SPLIT
+        if version > 1:
+            record["split"] = version
         found = {"train": train, "validation": validation, "test": test}
         examples = {split: each for split, each in found.items() if each is not None}
         labels = {split: each.actual for split, each in examples.items()}
@@ -370,7 +372,7 @@ def fresh_model(values: dict[str, Any], seed: int) -> Model:
 
 
 def open_images(
-    recipe: FinetuneRecipe, model: Model, quiet: bool, *, stratified: bool = True
+    recipe: FinetuneRecipe, model: Model, quiet: bool, *, version: int = VERSION
 ) -> tuple[ImageExamples, ImageExamples, ImageExamples | None]:
     """The labelled images of a recipe: training, validation and test.
 
@@ -382,7 +384,7 @@ def open_images(
     if data.validation:
         held = open_image_rows(recipe, data.validation)
     else:
-        classes = [row.label for row in learnt] if stratified else None
+        classes = [row.label for row in learnt] if version >= HELD_BY_CLASS else None
         learnt, held = learnt.hold_out(data.validation_share, classes)
     learnt = learnt.take(data.most_rows, recipe.seed)
     tested = open_image_rows(recipe, data.test) if data.test else None
@@ -408,7 +410,7 @@ def open_image_rows(recipe: FinetuneRecipe, name: str) -> Dataset:
 
 
 def open_texts(
-    recipe: FinetuneRecipe, model: Model, quiet: bool, *, stratified: bool = True
+    recipe: FinetuneRecipe, model: Model, quiet: bool, *, version: int = VERSION
 ) -> tuple[Examples, Examples, Examples | None]:
     """The labelled texts of a recipe, augmented and tokenised: training, validation and test.
 
@@ -418,16 +420,15 @@ def open_texts(
     data = recipe.data
 
     def opened(name: str) -> Dataset:
-        rows = open_dataset(
+        return open_dataset(
             name, columns=data.columns, split=data.split, most_broken=data.most_broken
         )
-        return usable_rows(recipe.task, rows, data.labels or None, recipe.problem)
 
-    learnt = opened(data.train)
+    learnt = usable_rows(recipe.task, opened(data.train), data.labels or None, recipe.problem)
     if data.validation:
         held = opened(data.validation)
     else:
-        classes = classes_of(learnt) if stratified else None
+        classes = classes_of(learnt) if version >= HELD_BY_CLASS else None
         learnt, held = learnt.hold_out(data.validation_share, classes)
     if data.most_rows:
         learnt = learnt.take(data.most_rows, recipe.seed)
@@ -439,7 +440,8 @@ def open_texts(
     limit = min(recipe.limit or model.config.context, model.config.context)
 
     def examples(rows: Dataset, known: Examples | None = None) -> Examples:
-        return make_examples(
+        made = make_examples if known else examples_of  # those to learn from are checked
+        return made(
             recipe.task,
             rows,
             tokenizer,
@@ -448,7 +450,7 @@ def open_texts(
             limit=limit,
             stride=recipe.stride,
             known=known is not None,
-            keep_ends=stratified,
+            keep_ends=version >= ENDS_KEPT,
         )
 
     with ProgressBar("reading the rows", quiet=quiet):

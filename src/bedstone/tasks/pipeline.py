@@ -74,7 +74,8 @@ def pipeline(
 
     Args:
         task: one of `TASKS`, or of `ALIASES`; None takes the one that the model was made for.
-        model: a `Model`, a folder (a model's or a run's) or a hub id.
+        model: a `Model`, a folder (a model's or a run's), a short name such as `minilm`, or a
+            hub id.
         tokenizer: another than the model's own.
         precision: of matrix products: fp32 (as None), bf16, auto for bf16 where the hardware has
             it, or mixed for fp32 with such bf16 in late MLPs alone (`nn/fast/inference.py`):

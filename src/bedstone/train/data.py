@@ -10,20 +10,21 @@ from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, fact_augment
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor
-from bedstone.data.open import ImagesConfig
-from bedstone.data.sources import Source
+from bedstone.data.open import BUILT_IN, ImagesConfig
+from bedstone.data.records import Faults, Reading
+from bedstone.data.sources import Source, read_records
 from bedstone.data.summary import Summary, summarise
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.reading import is_plain, read_object
-from bedstone.settings import from_mapping
+from bedstone.settings import Settings, from_mapping
 from bedstone.train.logs import ProgressBar
 
 MAX_SCENES = 20_000  # drawn where a recipe doesn't say how many
 MB = 1_000_000
 
-Config = TypeVar("Config", bound=ImagesConfig)
+Config = TypeVar("Config", bound=Settings)
 
 
 @dataclass
@@ -60,21 +61,23 @@ def labels_of(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
     return labels if any(any(each) for each in labels.values()) else {}
 
 
-SPLIT = 2  # the version of how rows are held out; runs without one have equal chances for all rows
+# The version of how labelled rows become examples: `split` of a run's data.json, which runs of the
+# first lack. A run goes on as it began.
+VERSION = 2
+HELD_BY_CLASS = 2  # from here on the same share of each class is held out
+ENDS_KEPT = 2  # from here on the end of a long prompt is kept
 
 
-def stratifies(folder: Path | None) -> bool:
-    """Whether a run holds out the same share of each class, as those that begin today do.
+def version_of(folder: Path | None) -> int:
+    """The version that a run reads its rows by.
 
     Args:
         folder: of the run, where it may have begun under an earlier version.
     """
     path = None if folder is None else folder / "data.json"
-    return (
-        path is None
-        or not is_plain(path)
-        or read_object(path, finite=False).get("split", 1) >= SPLIT
-    )
+    if path is None or not is_plain(path):
+        return VERSION
+    return int(read_object(path, finite=False).get("split", 1))
 
 
 def held_out(
@@ -99,12 +102,54 @@ def record_of(data: ImagesConfig, train: Dataset) -> dict[str, Any]:
     }
 
 
-def recorded_data(kind: type[Config], recipe: Mapping[str, Any]) -> Config:
-    """The `data` section of the recipe that made a model; defaults where there is none."""
-    recorded = recipe.get("data") or {}
-    names = {each.name for each in dataclasses.fields(kind)} & recorded.keys()
+# The data that a model learnt from, as the recipe in its record says.
+
+
+def _recorded(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `data` section of the recipe; empty where there is none."""
+    recipe = record.get("recipe")
+    section = recipe.get("data") if isinstance(recipe, Mapping) else None
+    return section if isinstance(section, Mapping) else {}
+
+
+def recorded_data(kind: type[Config], record: Mapping[str, Any]) -> Config:
+    """The section as settings, as far as they have its fields; defaults where it has none."""
+    recorded = _recorded(record)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # sections are dataclasses
+    names = {each.name for each in fields} & recorded.keys()
     values = {name: recorded[name] for name in names}
     return from_mapping(kind, values, "bedstone.json", "recipe.data.")
+
+
+def recorded_columns(
+    record: Mapping[str, Any],
+    data: str,
+    given: Mapping[str, Any] | None = None,
+    *,
+    split: str | None = None,
+    images: bool = False,
+) -> dict[str, Any]:
+    """The columns of other rows than a run learnt from: those given, else its own where they exist.
+
+    Args:
+        given: {part: column} that are named now.
+        images: whether rows have images.
+    """
+    columns = _recorded(record).get("columns")
+    known = columns if isinstance(columns, Mapping) else {}
+    found = dict(given or {})
+    rest = {part: column for part, column in known.items() if part not in found}
+    if rest and data not in BUILT_IN:
+        reading = Reading(Faults("", 1.0))
+        first = next(read_records(data, split, images=images, reading=reading), None)
+        values = {} if first is None else first.values
+        for part, column in rest.items():
+            if not isinstance(column, str) or "{" in column or column in values:
+                found[part] = column
+    return found
+
+
+# Images.
 
 
 def cached_images(
@@ -174,5 +219,5 @@ def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = Fal
 
         made = token_cache(source, tokenizer, validation_share=share, progress=progress)
         if (faults := source.faults) is not None and faults.broken:
-            bar.say(f"{source.name}: {len(faults.broken):,} rows left out: {faults.summary()}")
+            bar.say(f"{source.name}: {faults.left_out()}")
         return made

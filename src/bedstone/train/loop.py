@@ -30,6 +30,7 @@ from bedstone.runtime import Precision
 from bedstone.train.averaging import Unaveraged
 from bedstone.train.logs import Interrupts, ProgressBar, RunLog
 from bedstone.train.optim import Optimizer, clip_gradients
+from bedstone.train.pace import FEW, TIMED, Pace, TimePlan
 from bedstone.train.schedule import Budget
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, float]]
@@ -42,17 +43,6 @@ class Batches(Protocol):
     def __next__(self) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-@dataclass
-class Pace:
-    """How often things happen. A figure of 0 says "spread over the run" or "by the clock"."""
-
-    evaluate_every: int = 0
-    save_every: int = 0
-    save_minutes: float = 5.0
-    log_every: int = 10
-    save_best: bool = False  # also save at every evaluation that is the best so far
 
 
 @dataclass
@@ -114,7 +104,7 @@ class Trainer:
     started: float = field(default=0.0, init=False)  # by the monotonic clock, less `seconds`
     saved_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, clock
     evaluated_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, share
-    overhead: dict[str, float] = field(default_factory=dict, init=False)  # seconds by name
+    plan: TimePlan | None = field(default=None, init=False)  # of a budget of time
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint; its model's weights are the caller's to load.
@@ -163,7 +153,7 @@ class Trainer:
 
     def share(self) -> float:
         """How much of the budget is spent, leaving room for what must follow the last step."""
-        reserve = sum(self.overhead.values())
+        reserve = self.plan.evaluation + self.plan.save if self.plan else 0.0
         return self.budget.share(
             step=self.step, tokens=self.tokens, seconds=self.elapsed() + reserve
         )
@@ -182,6 +172,9 @@ class Trainer:
                 before that step.
         """
         self.started = time.monotonic() - self.seconds
+        if self.budget.unit == "seconds":
+            self.plan = TimePlan(self.budget.amount)
+        first = self.step
         self.saved_at = (self.step, self.elapsed())
         self.network.train()
         logged = (self.tokens, self.elapsed())  # at the last line of the log
@@ -189,8 +182,11 @@ class Trainer:
             while (
                 interrupts.received is None and not self.enough() and (share := self.share()) < 1.0
             ):
+                began = self.elapsed()
                 loss, norm, rate = self.one_step(share)
                 self.recent.append(loss)
+                if self.plan is not None and not self.plan.step:
+                    self.time_plan(self.plan, self.step - first, began, log, bar)
                 if self.step % self.pace.log_every == 0:
                     figures = self.figures(*logged)
                     logged = (self.tokens, self.elapsed())
@@ -213,6 +209,30 @@ class Trainer:
                 self.save()
         self.seconds = self.elapsed()
         return Done(reason, self.step, self.tokens, self.seconds, dict(self.metrics), self.unit)
+
+    def time_plan(
+        self, plan: TimePlan, made: int, began: float, log: RunLog, bar: ProgressBar
+    ) -> None:
+        """Times a step, an evaluation and a save, and says how many steps fit into the budget.
+
+        Args:
+            made: steps since the run began or went on.
+            began: when the last of them did.
+
+        Raises:
+            BedstoneError: hardly a step fits.
+        """
+        taken = self.elapsed() - began
+        left = plan.seconds - self.elapsed()
+        if made < TIMED and FEW * taken < left:
+            return
+        plan.step = max(taken, 1e-6)
+        plan.batch = f"{self.tokens // max(self.step, 1):,} {self.unit}"
+        if plan.steps(self.elapsed()) + self.step >= FEW:
+            self.run_evaluation(log, bar)
+        said = plan.check(self.step, self.elapsed())
+        self.save()
+        bar.say(said)
 
     def figures(self, tokens: int, seconds: float) -> dict[str, float]:
         """The mean loss and the pace since the log's last line, at those tokens and seconds."""
@@ -275,11 +295,13 @@ class Trainer:
         )
 
     def evaluation_due(self) -> bool:
-        if self.evaluate is None:
+        if self.evaluate is None or self.evaluated_at[0] == self.step:
             return False
         if self.pace.evaluate_every:
-            return self.step % self.pace.evaluate_every == 0
-        return self.share() - self.evaluated_at[1] >= 0.1
+            due = self.step % self.pace.evaluate_every == 0
+        else:
+            due = self.share() - self.evaluated_at[1] >= 0.1
+        return due and (self.plan is None or self.plan.allows("evaluation", self.elapsed()))
 
     def run_evaluation(self, log: RunLog, bar: ProgressBar) -> None:
         """Figures on held-out data, into the log, the bar and `metrics`."""
@@ -290,7 +312,8 @@ class Trainer:
             self.metrics = self.evaluate(self.network)
         self.network.train()
         self.history.append(_or_infinity(score(self.metrics, self.best_by)))
-        self.overhead["evaluation"] = time.monotonic() - began
+        if self.plan is not None:
+            self.plan.took("evaluation", time.monotonic() - began)
         self.evaluated_at = (self.step, self.share())
         seen = {self.unit: float(self.tokens)}
         log.write(self.step, **self.metrics, seconds=self.elapsed(), **seen)
@@ -301,11 +324,15 @@ class Trainer:
 
     def save_due(self) -> bool:
         best = self.pace.save_best and self.evaluated_at[0] == self.step
+        if self.saved_at[0] == self.step:
+            return False
         if best and self.history[-1] < min(self.history[:-1], default=math.inf):
-            return True
-        if self.pace.save_every:
-            return self.step % self.pace.save_every == 0
-        return self.elapsed() - self.saved_at[1] >= 60 * self.pace.save_minutes
+            due = True
+        elif self.pace.save_every:
+            due = self.step % self.pace.save_every == 0
+        else:
+            due = self.elapsed() - self.saved_at[1] >= 60 * self.pace.save_minutes
+        return due and (self.plan is None or self.plan.allows("save", self.elapsed()))
 
     def save(self) -> None:
         """A checkpoint: the artefact, deployable as it is, and the training state beside it."""
@@ -321,7 +348,8 @@ class Trainer:
         # Metrics older than the weights would crown the wrong checkpoint.
         fresh = self.metrics if self.evaluated_at[0] == self.step else None
         self.store.save(self.step, write, fresh, self.best_by)
-        self.overhead["save"] = time.monotonic() - began
+        if self.plan is not None:
+            self.plan.took("save", time.monotonic() - began)
         self.saved_at = (self.step, self.elapsed())
 
 

@@ -26,8 +26,9 @@ from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
 from bedstone.train.logs import ProgressBar, RunLog, clock, counted, read_log
-from bedstone.train.loop import Batches, Done, Objective, Pace, Trainer
+from bedstone.train.loop import Batches, Done, Objective, Trainer
 from bedstone.train.optim import OptimConfig, build_optimizer
+from bedstone.train.pace import Pace
 from bedstone.train.resume import DATA, RECIPE, check_data, check_recipe, checked_tokenizer
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from bedstone.train.start import Start, weight_counts

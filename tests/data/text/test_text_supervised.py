@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from bedstone.data.dataset import Dataset
+from bedstone.data.records import Reading
 from bedstone.data.text.convert_tokenizer import wordpiece
 from bedstone.data.text.encode import question_windows, text_input, text_windows, word_windows
 from bedstone.data.text.examples import evaluation_batches, example_stream
@@ -300,7 +301,7 @@ def test_weights_of_tags_count_what_is_read(bert):
 def test_tags_by_number(bert):
     rows = [{"tokens": ["the", "cat"], "tags": [0, 1]}]
     assert tagged(rows, bert, labels=["O", "B-CAT"]).actual == [["O", "B-CAT"]]
-    named = Dataset(rows, names={"tags": ["X", "Y"]})
+    named = Dataset(rows, reading=Reading(names={"tags": ["X", "Y"]}))
     assert make_examples("token-classification", named, bert, limit=9).labels == ("X", "Y")
 
 

@@ -110,7 +110,7 @@ class ImageExamples:
     def describe(self) -> str:
         """How many pictures and labels, and how many were left out, in a line."""
         text = f"{len(self):,} pictures, {len(self.labels):,} labels"
-        return text + self.rows.left_out()
+        return text + self.rows.faults.left_out("; ")
 
     def fingerprint(self) -> str:
         """A hash (hex) of the rows."""
@@ -220,21 +220,18 @@ def _labelled(rows: Dataset, labels: tuple[str, ...], least: int) -> Dataset:
     Raises:
         BedstoneError: too many are, or there are fewer than `least` labels.
     """
-    good = []
-    for number, row in enumerate(rows):
+
+    def check(number: int) -> None:
+        row = rows[number]
         if row.label is None:
-            rows.faults.add(f"{row.place}: has no label. {name_columns('label')}")
-        elif row.label not in labels:
-            close = nearest(row.label, labels)
-            rows.faults.add(
+            raise BedstoneError(f"{row.place}: has no label. {name_columns('label')}")
+        if row.label not in labels:
+            raise BedstoneError(
                 f"{row.place}: has the label {row.label!r}, which is none of the "
-                f"{len(labels)} known{close}"
+                f"{len(labels)} known{nearest(row.label, labels)}"
             )
-        else:
-            good.append(number)
-    if len(good) < len(rows):
-        rows.faults.check()
-        rows = rows.pick(good)
+
+    rows = rows.usable(check)
     held = sorted({str(row.label) for row in rows})
     if len(held) < least:
         raise BedstoneError(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from bedstone.data.bytes import Piece
-from bedstone.data.dataset import Dataset, Faults
+from bedstone.data.dataset import Dataset
 from bedstone.data.fields import Question, Sample
 from bedstone.data.images.image_text import CAPTION, answer_text, question_text
 from bedstone.data.scenes.captions import all_captions, caption, negatives, prompts
@@ -132,10 +132,7 @@ def heldout_scene_pairs(
 
 
 def _pairs(rows: list[Sample]) -> Dataset:
-    faults = Faults(NAME, 0.0, len(rows))
-    return Dataset(
-        rows, NAME, fields=PAIRS_READ, classes=CLASSES, templates=TEMPLATES, faults=faults
-    )
+    return Dataset(rows, NAME, fields=PAIRS_READ, classes=CLASSES, templates=TEMPLATES)
 
 
 def _check_split(split: str) -> None:

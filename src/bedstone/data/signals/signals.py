@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedstone.data.dataset import Faults
 from bedstone.data.open import check_classes, check_objects
+from bedstone.data.records import MOST_BROKEN, Faults
 from bedstone.data.stream import Tensors
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -156,9 +156,7 @@ class Signals:
             text += f", {len(self.names):,} classes"
         if self.captions is not None:
             text += f", {sum(map(len, self.captions)):,} texts"
-        if self.faults.broken:
-            text += f"; {len(self.faults.broken):,} rows left out: {self.faults.summary()}"
-        return text
+        return text + self.faults.left_out("; ")
 
     def _hash(self, row: int) -> bytes:
         """A hash of a signal's values; of a drawn one, of its place."""
@@ -168,7 +166,7 @@ class Signals:
     def _check(self) -> None:
         count = len(self)
         if not count:
-            left = f" Left out: {self.faults.summary()}" if self.faults.broken else ""
+            left = self.faults.left_out(" ")
             raise BedstoneError(f"data {self.name!r}: holds no signal to learn from.{left}")
         for what, given in (("classes", self.classes), ("texts", self.captions)):
             if given is not None and len(given) != count:
@@ -404,7 +402,7 @@ class SignalsConfig(Settings):
     channels: int = one_of(3, 1, default=3)
     sound: dict[str, Any] = field(default_factory=dict)
     most_rows: int = whole(0, default=0)
-    most_broken: float = share(below_one=True, default=0.05)
+    most_broken: float = share(below_one=True, default=MOST_BROKEN)
     objects: tuple[int, ...] = (1, 2)
     captions: str = one_of(*CAPTIONS, default="whole")
     signs: bool = False

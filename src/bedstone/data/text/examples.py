@@ -151,7 +151,7 @@ class Examples:
         if several.any():
             windows = int(np.bincount(self.owner)[several].sum())
             text += f"; {several.sum():,} longer than {self.limit:,} became {windows:,} windows"
-        return text + self.rows.left_out()
+        return text + self.rows.faults.left_out("; ")
 
     def fingerprint(self) -> str:
         """A hash (hex) of the rows."""

@@ -487,8 +487,6 @@ def alpaca_prompt(instruction: str, given: str = "") -> str:
 # Examples by their task.
 
 TASKS = ("text-classification", "token-classification", "question-answering", "text-generation")
-
-
 PARTS = {
     "text-classification": ("text", "pair", "label"),
     "token-classification": ("tokens", "tags"),
@@ -559,12 +557,26 @@ def make_examples(
     *,
     labels: Sequence[str] | None = None,
     problem: str = "auto",
+    **how: Any,
+) -> Examples:
+    """`examples_of` the rows that the task can learn; raises as `usable_rows` does."""
+    rows = usable_rows(task, rows, labels, problem)
+    return examples_of(task, rows, tokenizer, labels=labels, problem=problem, **how)
+
+
+def examples_of(
+    task: str,
+    rows: Dataset,
+    tokenizer: Tokenizer,
+    *,
+    labels: Sequence[str] | None = None,
+    problem: str = "auto",
     limit: int,
     stride: int = 0,
     known: bool = False,
     keep_ends: bool = True,
 ) -> Examples:
-    """The rows as examples of a task, all of them checked and tokenised.
+    """Rows that were checked as examples of a task, tokenised.
 
     Args:
         task: one of `TASKS`.
@@ -574,12 +586,8 @@ def make_examples(
         stride: tokens that a window shares with the one before.
         known: whether labels and problem are those of a model that is there.
         keep_ends: of text-generation, whether of long prompts the end is kept.
-
-    Raises:
-        BedstoneError: the task is unknown, or a row can't be learnt.
     """
     room = {"limit": limit, "stride": stride}
-    rows = usable_rows(task, rows, labels, problem)
     if task == "text-classification":
         return TextExamples(rows, tokenizer, labels=labels, problem=problem, known=known, **room)
     if task == "token-classification":
