@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.commands.generate import open_decoder
 from bedstone.data.bytes import check_text
 from bedstone.data.text.chat import Rendered, check_messages, check_template, render
 from bedstone.errors import BedstoneError, nearest
@@ -28,6 +27,7 @@ from bedstone.generation.text import stream_text
 from bedstone.reading import read_json, shown
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import fit
+from bedstone.tasks.pipeline import open_decoder
 
 NEW_TOKENS = 512  # of an answer, at most, where no length is given
 KEPT_SHARE = 4  # of a context, a quarter at most is kept free for the answer

@@ -5,11 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -25,8 +21,7 @@ from bedstone.generation.text import (
 )
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import optional, whole
-from bedstone.tasks.pipeline import check_head
-from bedstone.tasks.text.text_generation import TextGeneration
+from bedstone.tasks.pipeline import open_decoder
 
 NEW_TOKENS = 200  # at most, where no length is given
 
@@ -119,17 +114,6 @@ def generate(
                 print(f"{logprob:9.4f}  {part!r}")
         else:
             print(f"{text}{one.text}\n" + "-" * 40)
-
-
-def open_decoder(model: str, device: torch.device) -> Model:
-    """Opens a model that writes text. Raises BedstoneError where it is another."""
-    opened = open_model(model, device=device)
-    if isinstance(opened, DiffusionPipeline):
-        raise BedstoneError(
-            f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
-        )
-    check_head(TextGeneration, opened)
-    return opened
 
 
 def _search(
