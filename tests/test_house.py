@@ -58,6 +58,7 @@ ALONE = {
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
     "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",
+    "data/text/chat_template.py": "a process of its own, which imports nothing of Bedstone",
     "checkpoints/sizes.py": "what a file says against what its weights bear out",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",

@@ -37,6 +37,7 @@ COMMANDS = {
     },
     "use": {
         "generate": "commands.generate:generate",
+        "chat": "commands.chat:chat",
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
         "predict": "commands.predict:predict",

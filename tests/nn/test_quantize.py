@@ -296,3 +296,11 @@ def test_adapters_come_after():
     add_adapter(network)
     with pytest.raises(BedstoneError, match="Quantise the base first"):
         quantize(network)
+
+
+@pytest.mark.parametrize("scales", [torch.bfloat16, torch.float16])
+def test_a_weight_is_rounded_to_bf16_once(scales):
+    torch.manual_seed(0)
+    made = QuantizedLinear(nn.Linear(128, 200), 4)
+    made.scales, made.lowest = made.scales.to(scales) * 1.003, made.lowest.to(scales) * 1.003
+    assert torch.equal(made.whole(torch.bfloat16), made.whole(torch.float32).bfloat16())

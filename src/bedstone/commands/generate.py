@@ -5,10 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.checkpoints.pipeline import DiffusionPipeline
-from bedstone.data.text.chat import render
+from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
@@ -23,8 +21,7 @@ from bedstone.generation.text import (
 )
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import optional, whole
-from bedstone.tasks.pipeline import check_head
-from bedstone.tasks.text.text_generation import TextGeneration
+from bedstone.tasks.pipeline import open_decoder
 
 NEW_TOKENS = 200  # at most, where no length is given
 
@@ -83,15 +80,11 @@ def generate(
         BedstoneError: the model can't be opened, or a setting is out of range.
     """
     how = pick_precision(precision, pick_device(device))
-    opened = open_model(model, device=how.device)
-    if isinstance(opened, DiffusionPipeline):
-        raise BedstoneError(
-            f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
-        )
-    check_head(TextGeneration, opened)
+    opened = open_decoder(model, how.device)
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     if chat:
+        check_template(tokenizer, f"Leave out --chat: `bedstone generate {model}` continues texts.")
         texts = [render(tokenizer, [{"role": "user", "content": text}]) for text in texts]
     elif tokenizer.chat_template:
         note = "note: the model has a chat template; --chat reads prompts as a user's messages"

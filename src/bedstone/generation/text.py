@@ -202,7 +202,7 @@ def _ends(tokenizer: Tokenizer, eos: Iterable[int] | None) -> list[int]:
 def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text to continue: with what the tokenizer sets before it, not after it."""
     if isinstance(text, Rendered):  # its template has set all special tokens
-        return tokenizer.backend.encode(text, add_special_tokens=False).ids
+        return text.ids
     if not text:  # any other text shows what stands before one
         shown = encode_prompt(tokenizer, "a")
         return shown[: len(shown) - len(tokenizer.encode("a"))]

@@ -163,11 +163,13 @@ class QuantizedLinear(nn.Module):
                 torch.mul(codes, self.scales[rows].to(dtype), out=out)
                 continue
             half = self.in_features // 2
-            out[:, :half] = codes & 15
-            out[:, half:] = codes >> 4
-            steps = out.unflatten(1, (-1, self.group))  # (n, D / G, G)
-            lowest, scales = (s[rows, :, None].to(dtype) for s in (self.lowest, self.scales))
+            wide = torch.empty(out.shape, device=out.device)  # rounded once, not twice
+            wide[:, :half] = codes & 15
+            wide[:, half:] = codes >> 4
+            steps = wide.unflatten(1, (-1, self.group))  # (n, D / G, G)
+            lowest, scales = (s[rows, :, None].float() for s in (self.lowest, self.scales))
             torch.addcmul(lowest, steps, scales, out=steps)
+            out.copy_(wide)
         return made
 
     def product(self, x: Tensor) -> Tensor:

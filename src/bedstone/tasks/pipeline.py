@@ -226,6 +226,21 @@ def task_class(task: str) -> type[Task]:
     return kind
 
 
+def open_decoder(model: str, device: torch.device) -> Model:
+    """Opens a model that writes text.
+
+    Raises:
+        BedstoneError: it can't be opened, or does something else.
+    """
+    opened = open_model(model, device=device)
+    if isinstance(opened, DiffusionPipeline):
+        raise BedstoneError(
+            f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
+        )
+    check_head(task_class("text-generation"), opened)
+    return opened
+
+
 def check_head(kind: type[Task], model: Model) -> None:
     """Raises BedstoneError if the model lacks what the task needs."""
     if _fits(kind, model):

@@ -6,7 +6,9 @@ with the same ids.
 
 import functools
 import hashlib
+import json
 import re
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -467,11 +469,40 @@ class Tokenizer:
         return pieces
 
     @functools.cached_property
+    def hidden_names(self) -> dict[str, str]:
+        """Of each special token the name that it has in `plain`, which no text can hold."""
+        nonce, rules = secrets.token_hex(12), json.loads(self.backend.to_str())["model"]
+        added = self.backend.get_added_tokens_decoder()
+        names = {each.content for each in added.values() if each.special and each.content}
+        # a letter, or what merges make, is in texts too: "!" pads CLIP's
+        merges = (m.split(" ") if isinstance(m, str) else m for m in rules.get("merges") or ())
+        made = {name for name in map("".join, merges) if name in names}
+        own = (name for name in names if len(name) > 1 and name not in made)
+        return {name: f"<|{nonce}-{number}|>" for number, name in enumerate(sorted(own))}
+
+    @functools.cached_property
     def plain(self) -> tokenizers.Tokenizer:
-        """A twin that reads the names of special tokens as text; the switch is one per object."""
-        twin = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        twin.encode_special_tokens = True
-        return twin
+        """A twin that reads the names of special tokens as text.
+
+        A model of words or word pieces has these names in its vocabulary and would find them there:
+        in the twin they have others, `hidden_names`, with the same ids.
+        """
+        rules, names = json.loads(self.backend.to_str()), self.hidden_names
+        model, added = rules["model"], rules["added_tokens"]
+        rules["added_tokens"] = [
+            {**each, "content": names[each["content"]], "normalized": False}
+            if each["content"] in names
+            else each
+            for each in added
+            if not each["special"] or each["content"] in names
+        ]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {names.get(name, name): n for name, n in model["vocab"].items()}
+        else:
+            model["vocab"] = [[names.get(name, name), score] for name, score in model["vocab"]]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        return tokenizers.Tokenizer.from_str(json.dumps(rules))
 
     @functools.cached_property
     def _drops_space(self) -> bool:

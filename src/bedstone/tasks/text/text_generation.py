@@ -22,9 +22,12 @@ class TextGenerationOptions(Options, GenerationSettings):
 
     Attributes:
         return_full_text: whether the prompt stands before its continuation.
+        continue_final_message: whether the last of several messages goes on, instead of a next one;
+            by default where it is the assistant's.
     """
 
     return_full_text: bool = True
+    continue_final_message: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,14 @@ class Prompt:
     text: str
     way: Sampling | BeamSearch
     messages: Sequence[Mapping[str, Any]] = ()
+    continued: bool = False  # the last message
 
 
 class TextGeneration(Task):
     """A text, or a list of messages, -> [{"generated_text": ...}], one for each sequence asked for.
 
     Messages are written by the tokenizer's chat template; the result is then all messages, with the
-    reply as the last.
+    reply as the last. A last message that is the assistant's goes on.
     """
 
     name = "text-generation"
@@ -58,8 +62,14 @@ class TextGeneration(Task):
 
     def prepare(self, value: Any, options: TextGenerationOptions) -> Prompt:
         messages = value if is_conversation(value) else ()
+        continued = False
         if messages:
-            value = render(self.tokenizer, messages)
+            continued = messages[-1]["role"] == "assistant"
+            if options.continue_final_message is not None:
+                continued = options.continue_final_message
+            value = render(self.tokenizer, messages, continued=continued)
+            if value.warning:
+                self.tell(value.warning, once="system")
         if not isinstance(value, str):
             raise BedstoneError(f"the prompt is {shown(value)}; expected a string.")
         check_characters(value, "the prompt")
@@ -72,7 +82,7 @@ class TextGeneration(Task):
                 "one must be left to generate. Shorten the prompt."
             )
         way = options.resolve(without_usual_length(self.model.generation), size)
-        return Prompt(value, way, messages)
+        return Prompt(value, way, messages, continued)
 
     def results(
         self, rows: Sequence[Prompt], options: TextGenerationOptions
@@ -115,6 +125,9 @@ def _full(row: Prompt, text: str, options: TextGenerationOptions) -> Any:
     """What is returned of a continuation."""
     if not options.return_full_text:
         return text
+    if row.continued:
+        *before, last = row.messages
+        return [*before, {"role": last["role"], "content": last["content"] + text}]
     if row.messages:
         return [*row.messages, {"role": "assistant", "content": text}]
     return row.text + text
