@@ -67,7 +67,7 @@ def of_pairs(model: Any, how: Precision) -> dict[str, float]:
 
 def of_answers(model: Any, how: Precision) -> dict[str, float]:
     found = evaluate_image_text(model, "scenes", how, as_json=True)
-    answers, captions = found["answers"], found["captions"]
+    answers, captions = found["answers"], found["true facts"]
     return {
         "accuracy": answers["accuracy"],
         "accuracy_by_the_question_alone": answers["blind"],

@@ -8,6 +8,7 @@ from bedstone.data.scenes.captions import all_captions
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import make_scene
+from bedstone.metrics.vqa import right_answer
 from builtin_models import ALL, LARGEST, MODELS, measured, size_of
 
 
