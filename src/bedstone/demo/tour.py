@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.names import PACKAGED, built_in
 from bedstone.data.python_docs import python_instructions
 from bedstone.data.text.chat import render
-from bedstone.demo import clip, draw, gpt, vlm
+from bedstone.demo.run import Demo
 from bedstone.files import write_text
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import stream_text, write
@@ -69,15 +69,19 @@ class Part:
     needs: str = ""
 
 
-def tour(out: Path, minutes: float, console: Console) -> list[Section]:
-    """All parts, in their order; the last one has the minutes that are left."""
+def tour(out: Path, minutes: float, console: Console, demos: Mapping[str, Demo]) -> list[Section]:
+    """All parts, in their order; the last one has the minutes that are left.
+
+    Args:
+        demos: those of the full demo, which show built-in models here.
+    """
     ends = time.monotonic() + 60 * minutes
     parts = {
         "talk": Part("Talk: a chat model answers", talk, CHAT),
         "adapt": Part("Adapt: the chat model learns to describe Python's functions", adapt, CHAT),
-        "find": Part("Find: images by words", _built_in(clip.DEMO, "scenes-clip")),
-        "ask": Part("Ask: questions about images", _built_in(vlm.DEMO, "scenes-vlm")),
-        "draw": Part("Draw: images from words", _built_in(draw.DEMO, "scenes-diffusion")),
+        "find": Part("Find: images by words", _built_in(demos["clip"], "scenes-clip")),
+        "ask": Part("Ask: questions about images", _built_in(demos["vlm"], "scenes-vlm")),
+        "draw": Part("Draw: images from words", _built_in(demos["draw"], "scenes-diffusion")),
     }
     sections = []
     for name, part in parts.items():
@@ -90,7 +94,7 @@ def tour(out: Path, minutes: float, console: Console) -> list[Section]:
             section.title = part.title
         sections.append(section)
     left = max(ends - time.monotonic(), LEAST)
-    sections.append(_from_nothing(out / "learn", left / 60, console))
+    sections.append(_from_nothing(demos["gpt"], out / "learn", left / 60, console))
     return sections
 
 
@@ -103,10 +107,9 @@ def _left_out(part: Part) -> Section:
     )
 
 
-def _built_in(demo: Any, name: str) -> Callable[[Path, Console], Section]:
+def _built_in(demo: Demo, name: str) -> Callable[[Path, Console], Section]:
     def show(folder: Path, console: Console) -> Section:
-        section: Section = demo.present(name, folder, console)
-        return section
+        return demo.present(name, folder, console)
 
     return show
 
@@ -223,10 +226,10 @@ def _say(model: Model, questions: list[str], how: Any) -> list[str]:
     return [each.text.strip() for each in rows]
 
 
-def _from_nothing(folder: Path, minutes: float, console: Console) -> Section:
+def _from_nothing(demo: Demo, folder: Path, minutes: float, console: Console) -> Section:
     """A GPT that learns from random weights for the minutes that are left."""
     shape = {"layout": "qwen3", "width": 192, "layers": 4, "heads": 4, "kv_heads": 2}
-    recipe = {**gpt.RECIPE, "model": shape, "batch_size": 8, "evaluate_tokens": 8_000}
+    recipe = {**demo.recipe, "model": shape, "batch_size": 8, "evaluate_tokens": 8_000}
     if "python-gpt" in built_in():
         recipe["tokenizer"] = {"path": str(built_in()["python-gpt"])}
-    return replace(gpt.DEMO, recipe=recipe).run(folder, minutes, console)
+    return replace(demo, recipe=recipe).run(folder, minutes, console)

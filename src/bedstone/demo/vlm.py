@@ -88,7 +88,7 @@ def show(trained: Trained) -> Section:
         ),
         figures={
             "accuracy of answers": _with_interval(measured),
-            "baselines without the image": ", ".join(
+            "without the image": ", ".join(
                 f"{beside[name]:.1%} {words}"
                 for name, words in (
                     ("blind", "by the question alone"),

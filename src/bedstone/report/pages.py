@@ -338,7 +338,10 @@ section { background: var(--tile); border: 1px solid var(--line); border-radius:
 section h2 { margin-top: 1.1rem } section pre { background: var(--paper) }
 {% endif %}
 figure { margin: 1.2rem 0 } figure img { border-radius: 8px } img { max-width: 100% }
-figure a { display: block } figcaption { color: var(--dim); font-size: .9rem }
+figure { overflow-x: auto }
+@media (max-width: 40rem) { main figure img { max-width: none; width: 38rem }
+  section { padding: .2rem .8rem 1rem } .glance b { font-size: 1.5rem } }
+figcaption { color: var(--dim); font-size: .9rem }
 pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto;
       font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
       margin: .3rem 0 }
