@@ -80,6 +80,8 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     masked = {**bert.PRETRAIN, **small, "tokenizer": words}
     monkeypatch.setattr(bert, "DEMO", replace(bert.DEMO, recipe=masked))
     monkeypatch.setattr(bert, "python_passages", partial(python_passages, 200))
+    tune = bert._tune
+    monkeypatch.setattr(bert, "_tune", lambda *given: tune(*given[:-1], "4 steps"))
     monkeypatch.setattr(clip, "DEMO", replace(clip.DEMO, recipe=SMALL_CLIP))
     monkeypatch.setattr(clip, "SEARCHED", 8)
     monkeypatch.setattr(vlm, "DEMO", replace(vlm.DEMO, recipe=SMALL_VLM))

@@ -70,9 +70,10 @@ def show(trained: Trained) -> Section:
             "Attention over the image while a word is read: lighter is more"
         ),
     }
-    beside: dict[str, float] = {
-        name: measured[name] for name in ("majority", "blind") if name in measured
-    }
+    baselines = ("majority", "blind")
+    beside: dict[str, float] = {name: measured[name] for name in baselines if name in measured}
+    if (alone := measured.get("accuracy_by_the_question_alone")) is not None:
+        beside["blind"] = alone
     if trained.run is not None:
         curve, log = folder / "minutes.png", read_log(folder / "log.jsonl")
         if drawn := draw_learning_curve(log, curve, "Answers, by kind", beside=beside):
