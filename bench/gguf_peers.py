@@ -46,7 +46,7 @@ NEW = 32
 WINDOW = 1024
 
 
-def ours(path: Path, prompts: list[list[int]]) -> list[list[int]]:
+def ours(path: Path, prompts: list[Any]) -> list[list[int]]:
     model = bedstone.load(path, dtype=torch.float32)
     return [
         write(model.network, model.tokenizer, [each], Sampling(max_tokens=NEW, temperature=0.0),
@@ -82,6 +82,8 @@ def by_llama_cpp(path: Path, prompts: list[list[int]]) -> list[str]:
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.warmup = str(path), 2048, False
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    params.cpuparams.poll, params.verbosity = 0, 0
     server = xllamacpp.Server(params)
     found = []
     for each in prompts:
@@ -102,8 +104,9 @@ def tokens(path: Path) -> dict[str, Any]:
     model = bedstone.load(path, dtype=torch.float32)
     known = model.tokenizer
     messages = [[{"role": "user", "content": each}] for each in PROMPTS]
-    prompts = [encode_prompt(known, render(known, each)) for each in messages]
-    mine = ours(path, prompts)
+    texts = [render(known, each) for each in messages]
+    prompts = [encode_prompt(known, each) for each in texts]
+    mine = ours(path, texts)
     theirs = by_transformers(path, prompts, min(model.end_ids))
     result: dict[str, Any] = {
         "prompts": len(prompts),
@@ -114,11 +117,11 @@ def tokens(path: Path) -> dict[str, Any]:
             whole = Path(folder, "f32.gguf")
             save_gguf(model, whole, "f32")
             said = by_llama_cpp(whole, prompts)
-        texts = [known.decode(each) for each in mine]
-        same = [a.strip() == b.strip() for a, b in zip(texts, said, strict=True)]
+        answers = [known.decode(each) for each in mine]
+        same = [a.strip() == b.strip() for a, b in zip(answers, said, strict=True)]
         result["equal to llama.cpp, F32"] = sum(same)
         result["differing"] = [
-            (a, b) for a, b, equal in zip(texts, said, same, strict=True) if not equal
+            (a, b) for a, b, equal in zip(answers, said, same, strict=True) if not equal
         ]
     result["first"] = known.decode(mine[0])
     return result
