@@ -93,6 +93,8 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         lambda split, count=0, **how: heldout_image_text_scenes(split, 6, **how),
     )
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path / "cache"))
+    trained = run.train
+    monkeypatch.setattr(run, "train", lambda recipe: trained(replace(recipe, budget="6 steps")))
     report = start.run_demo(tmp_path / "demo", minutes=0.5, full=True)
     page = report.read_text()
     assert report == tmp_path / "demo" / "report.html"

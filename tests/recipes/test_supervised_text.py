@@ -240,10 +240,10 @@ def test_class_weights_pull_the_rare_label_up(bases, tmp_path):
     assert share_of_rare({"blame": 60.0, "praise": 1.0}) == 40
 
 
-def test_a_rate_is_proposed(bases, tmp_path, capsys):
-    recipe = recipe_for(tmp_path, bases["bert"], "text-classification")
+@pytest.mark.parametrize("rate", [5e-3, 0.0])
+def test_a_rate_is_proposed(rate, bases, tmp_path, capsys):
+    recipe = recipe_for(tmp_path, bases["bert"], "text-classification", optim={"adamw_lr": rate})
     path = tmp_path / "recipe.yaml"
-
     path.write_text(to_yaml(recipe))
     assert main(["finetune", str(path), "--find-rate"]) == 0
     found = json.loads((tmp_path / "run" / "find-rate" / "rates.json").read_text())

@@ -75,7 +75,7 @@ def test_evaluations_and_saves_take_a_quarter_at_most(
 
 
 def test_a_cheap_evaluation_comes_as_often_as_before(tmp_path, monkeypatch):
-    machine = Machine(tmp_path, monkeypatch, "100s", step=0.1, evaluation=0.01, save=0.01)
+    machine = Machine(tmp_path, monkeypatch, "20s", step=0.1, evaluation=0.01, save=0.01)
     machine.run()
     lines = [line for line in read_log(tmp_path / "log.jsonl") if "validation_loss" in line]
     assert 10 <= len(lines) <= 12

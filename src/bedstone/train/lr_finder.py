@@ -5,6 +5,7 @@ where the rate is right and rises where it is too high; what is proposed is the 
 smoothed loss falls fastest.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,8 @@ def find_rate(
     """
     network, precision = plan.model.network, plan.start.precision
     before = {name: weight.detach().clone() for name, weight in network.state_dict().items()}
-    peak = optim.adamw_lr
-    optimizer = build_optimizer(network, optim)
+    peak = optim.adamw_lr or LOWEST
+    optimizer = build_optimizer(network, dataclasses.replace(optim, adamw_lr=peak))
     rates: list[float] = []
     losses: list[float] = []
     network.train()
