@@ -425,7 +425,7 @@ def verify_manifest(
             names something outside the folder.
     """
     folder = Path(folder)
-    remedy = "Use another copy of this folder, or an earlier checkpoint."
+    remedy = f"Use another copy of this folder; if you changed it on purpose, delete its {name}."
     for file, entry in expected.items():
         path = inside(folder, file)
         try:

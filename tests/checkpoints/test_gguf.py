@@ -85,6 +85,7 @@ def test_what_is_written_is_read_again(name, tokenizer, tmp_path):
     assert again.tokenizer.encode(text) == tokenizer.encode(text)
     assert again.tokenizer.settings["eos_token"] == "<|endoftext|>"
     assert again.end_ids == model.end_ids
+    assert again.tokenizer.vocab_size == tokenizer.vocab_size  # ids without a token stay without
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "gpt2"])

@@ -10,13 +10,14 @@ from pyarrow import parquet
 
 import bedstone
 from bedstone.cli import main
-from bedstone.commands.predict import beside, flat
+from bedstone.commands.predict import beside, flat, predict, prompts_of
 from bedstone.data.open import open_dataset
+from bedstone.data.text.instructions import alpaca_prompt, alpaca_template
 from bedstone.data.write import write_rows
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from image_models import labelled_model
-from small_models import NLI, SENTENCES, TAGS, model, saved
+from small_models import NLI, SENTENCES, TAGS, decoder, model, saved
 
 LABELS = HeadConfig("sequence", ("bad", "good"))
 
@@ -240,3 +241,26 @@ def test_results_become_columns():
     }
     assert beside(row, None, BedstoneError("why"))["error"] == "why"
     assert model(LABELS).writes_text is False
+
+
+def test_instructions_are_written_as_they_were_learnt(tmp_path):
+    """Of a model for text, the prompt of a row is the one of training."""
+    made = decoder(HeadConfig("language"), "llama")
+    rows, out = tmp_path / "rows.jsonl", tmp_path / "o.jsonl"
+    rows.write_text('{"instruction": "go", "input": "a cat", "output": "x"}\n')
+    opened = open_dataset(rows)
+    made.tokenizer.settings["chat_template"] = alpaca_template(made.tokenizer)
+    assert prompts_of(made, opened) == [alpaca_prompt("go", "a cat")]
+    made.tokenizer.settings["chat_template"] = "{{ messages[0]['content'] }}:"
+    assert prompts_of(made, opened) == ["go\n\na cat:"]
+    folder = made.save(tmp_path / "model")
+    predict(str(folder), str(rows), str(out), option=("max_new_tokens=4",), precision="fp32")
+    (found,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {"instruction", "input", "output", "prediction"} <= set(found)
+    prompts = open_dataset(_written(tmp_path / "p.jsonl", '{"prompt": "a", "completion": "b"}\n'))
+    assert prompts_of(made, prompts) == ["a"]
+
+
+def _written(path, text):
+    path.write_text(text)
+    return path

@@ -15,7 +15,7 @@ from bedstone.cli import main
 from bedstone.commands.train import finetune, resume
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.convert_tokenizer import train_wordpiece
-from bedstone.data.text.supervised import alpaca_prompt
+from bedstone.data.text.instructions import alpaca_prompt
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
@@ -27,7 +27,7 @@ from bedstone.models.heads import HeadConfig
 from bedstone.recipes.base import method_of
 from bedstone.recipes.supervised import FinetuneRecipe, open_start, open_texts
 from bedstone.settings import from_mapping, to_yaml
-from bedstone.train.data import version_of
+from bedstone.train.data import VERSION, version_of
 from bedstone.train.logs import read_log
 from bedstone.train.run import prepare
 from runs import stop_after
@@ -402,7 +402,7 @@ def test_a_run_that_began_before_classes_were_held_out_alike_goes_on(bases, tmp_
     fresh.data.validation, fresh.data.validation_share = "", 0.2
     splits = prepare(method_of(fresh), fresh, None, quiet=True).splits
     counts = Counter(splits.validation.actual)
-    assert splits.record["split"] == 2
+    assert splits.record["split"] == VERSION
     whole = counts["praise"] + Counter(splits.train.actual)["praise"]
     assert counts["praise"] == round(0.2 * whole)
 
@@ -411,7 +411,7 @@ def test_how_rows_are_held_out_does_not_say_how_prompts_are_cut(bases, tmp_path,
     recipe = recipe_for(tmp_path, bases["gpt"], "text-generation")
     folder = tmp_path / "begun"
     folder.mkdir()
-    assert version_of(None) == version_of(folder) == 2
+    assert version_of(None) == version_of(folder) == VERSION
     for split in (1, 2):
         record = {"split": 2} if split == 2 else {}
         (folder / "data.json").write_text(json.dumps(record))

@@ -98,11 +98,11 @@ def gguf_in(path: Path) -> Path | None:
     Raises:
         BedstoneError: a folder holds several models.
     """
-    if path.suffix == SUFFIX and kind_of(path) == "a plain file":
+    if path.suffix.lower() == SUFFIX and kind_of(path) == "a plain file":
         return path
     if kind_of(path) != "a folder" or (path / "config.json").exists():
         return None
-    found = sorted(path.glob(f"*{SUFFIX}"))
+    found = sorted(each for each in path.iterdir() if each.suffix.lower() == SUFFIX)
     firsts = [each for each in found if "-of-" not in each.stem or "-00001-of-" in each.stem]
     firsts = firsts or found[:1]  # only later parts are there: reading says which are missing
     if len(firsts) > 1:

@@ -40,7 +40,7 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     kind = "" if fetched else kind_of(folder)
     if not kind and not fetched:
         kind = kind_of(recover_folder(folder))
-    if kind == "a folder" or (kind == "a plain file" and folder.suffix == ".gguf"):
+    if kind == "a folder" or (kind == "a plain file" and folder.suffix.lower() == ".gguf"):
         return folder
     if kind:
         raise BedstoneError(f"{named}: is {kind}; expected the folder of a model, or a GGUF file.")
@@ -123,7 +123,7 @@ def _in_package(named: str) -> Path:
     if home is None:
         raise BedstoneError(f"{named}: there is no package {package!r} here; pip install it first.")
     folder = home / inner
-    if ".." in Path(inner).parts or not (folder.is_dir() or folder.suffix == ".gguf"):
+    if ".." in Path(inner).parts or not (folder.is_dir() or folder.suffix.lower() == ".gguf"):
         raise BedstoneError(f"{named}: the package {package} has no folder {inner!r}. Mend it.")
     return folder
 

@@ -8,7 +8,7 @@ weights come from and what every file weighs and hashes to, and `README.md` is t
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.images.processor import FILES as PROCESSORS
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.text.tokenizer import Tokenizer
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
@@ -106,8 +106,12 @@ class Model:
         found: torch.device = next(self.network.parameters()).device
         return found
 
-    def to(self, device: torch.device | str | None = None, dtype: Any = None) -> "Model":
+    def to(
+        self, device: torch.device | torch.dtype | str | None = None, dtype: Any = None
+    ) -> "Model":
         """Moves the weights to a device, or to a type of numbers; gives this model back."""
+        if isinstance(device, torch.dtype):  # as torch's own modules take it
+            device, dtype = None, device
         self.network.to(device=device, dtype=dtype)
         return self
 
@@ -135,8 +139,18 @@ class Model:
         known, how = tokenizer_of(self), pick_precision(precision, self.device)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not all(isinstance(each, str) for each in prompts):
-            raise BedstoneError("prompt: expected a text or a list of texts, not token ids.")
+            raise BedstoneError(
+                "prompt: expected a text or a list of texts, not token ids or messages; for "
+                "messages, use bedstone.pipeline('text-generation', model)."
+            )
         sizes = [len(encode_prompt(known, each)) for each in prompts]
+        known_names = [each.name for each in fields(GenerationSettings)]
+        for name in settings:
+            if name not in known_names:
+                raise BedstoneError(
+                    f"generate: {name!r} is no setting{nearest(name, known_names)}. See the fields "
+                    "of GenerationSettings."
+                )
         chosen = GenerationSettings(**settings)
         way = chosen.resolve(without_usual_length(self.generation), max(sizes, default=1))
         if isinstance(way, BeamSearch):
@@ -166,6 +180,10 @@ class Model:
             BedstoneError: the folder can't be written; what was there before is untouched.
         """
         path = Path(path)
+        if path.suffix.lower() == ".gguf":
+            raise BedstoneError(
+                f"{path}: a model is saved as a folder; write a GGUF file with bedstone export."
+            )
         if path.exists() and not path.is_dir():
             raise BedstoneError(f"{path}: is a file; an artefact is a folder. Choose another name.")
         if path.is_dir() and any(path.iterdir()) and not self.stands_in(path):

@@ -1,6 +1,7 @@
 """`bedstone export`: a model in the file format of another program."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from bedstone.checkpoints.gguf_file import SUFFIX
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.errors import BedstoneError, nearest
+from bedstone.nn.quantize import QuantizedLinear
 from bedstone.outputs import new_file
 
 FORMATS = ("gguf",)
@@ -30,8 +32,9 @@ def export(
     Args:
         model: a folder, a GGUF file, a name that `bedstone models` lists, or a hub id.
         to: the format: gguf.
-        quantize: how matrices are stored: f32, bf16, q8_0, q4_0 or q4_1 (default: as the model has
-            them). With q4_0 and q4_1, the embedding and the output layer are stored as q8_0.
+        quantize: how matrices are stored: f32, bf16, q8_0, q4_0 or q4_1 (default: in the model's
+            precision, four bits as f32). With q4_0 and q4_1, the embedding and the output layer are
+            stored as q8_0.
         out: the file to write (default: NAME.gguf in this folder).
         overwrite: replace a file of the same name.
         as_json: print one JSON object.
@@ -43,9 +46,7 @@ def export(
         BedstoneError: the model is none that the format can hold, or the file is there already.
     """
     if to not in FORMATS:
-        raise BedstoneError(
-            f"--to: {to!r} was given; expected one of {', '.join(FORMATS)}{nearest(to, FORMATS)}."
-        )
+        raise BedstoneError(f"--to: {to!r} was given{nearest(to, FORMATS)}.")
     if quantize and quantize not in KINDS:
         raise BedstoneError(
             f"--quantize: {quantize!r} was given; expected one of {', '.join(KINDS)}"
@@ -53,11 +54,17 @@ def export(
         )
     ending = f"-{quantize}" if quantize else ""
     path = Path(out or f"{Path(model).resolve().stem}{ending}{SUFFIX}")
+    if path.suffix.lower() != SUFFIX:
+        raise BedstoneError(f"--out: {path} was given; expected a name that ends in {SUFFIX}.")
     new_file(path, "--out", overwrite=overwrite)
     opened = open_model(model)
     if isinstance(opened, DiffusionPipeline):
         raise BedstoneError(f"{model}: is a diffusion model; GGUF files hold GPTs.")
     save_gguf(opened, path, quantize)
+    held = any(isinstance(each, QuantizedLinear) for each in opened.network.modules())
+    if held and not quantize:
+        note = "note: weights of four bits are written as fp32; --quantize q4_1 keeps them small"
+        print(note, file=sys.stderr)
     facts = {"file": str(path), "bytes": path.stat().st_size}
     if as_json:
         print(json.dumps(facts))

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import MOST_BROKEN
+from bedstone.data.text.instructions import instruction_prompts
 from bedstone.data.write import FORMATS, check_format, write_rows
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
@@ -89,7 +91,7 @@ def predict(
         data.faults.warn()
     if kind.name == "token-classification" and data.column("text") is None:
         chosen.setdefault("is_split_into_words", True)
-    inputs = inputs_of(kind, data)
+    inputs = prompts_of(opened, data) if kind.name == "text-generation" else inputs_of(kind, data)
     errors: dict[int, BedstoneError] = {}
     found: dict[int, Any] = {}
     with ProgressBar("predicting") as bar:
@@ -117,6 +119,21 @@ def _out(rows: str, out: str | None) -> Path:
     source = Path(rows)
     suffix = source.suffix if source.suffix.lower() in FORMATS else ".csv"
     return source.with_name(f"{source.stem}.predicted{suffix}")
+
+
+def prompts_of(model: Model, rows: Dataset) -> list[Any]:
+    """The prompt of each row, as training writes it: a prompt, an instruction, or a text.
+
+    Raises:
+        BedstoneError: there is no such column, or an instruction is empty.
+    """
+    if rows.column("prompt"):
+        return [row.get(rows.need("prompt")) for row in rows.rows]
+    if rows.column("instruction"):
+        tasks, given = rows.texts(rows.need("instruction")), rows.column("input")
+        inputs = rows.texts(given, empty=True) if given else [""] * len(rows)
+        return list(instruction_prompts(tokenizer_of(model), tasks, inputs))
+    return [row.get(rows.need("text")) for row in rows.rows]
 
 
 def inputs_of(kind: type[Task], rows: Dataset) -> list[Any]:

@@ -238,7 +238,9 @@ def _convert(path: Path, encoding: str) -> str:
     """The command that makes UTF-8 of a file."""
     name, how = shlex.quote(path.name), f"iconv -f {encoding} -t UTF-8"
     packed = path.suffix == ".gz"
-    return (f"gunzip -c {name} | {how}" if packed else f"{how} {name}") + " > converted.txt"
+    ending = data_suffix(path) or ".txt"  # which says how the file is read
+    command = f"gunzip -c {name} | {how}" if packed else f"{how} {name}"
+    return f"{command} > converted{ending}"
 
 
 def bad_utf8(path: Path, offset: int) -> BedstoneError:

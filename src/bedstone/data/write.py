@@ -7,6 +7,7 @@ become PNG bytes. A file is written whole or not at all.
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,9 @@ def _array(values: list[Any]) -> Any:
     """A column; its type is inferred, but for what Arrow would refuse or cut."""
     import pyarrow
 
+    if any(isinstance(value, str) for value in values):  # pandas writes NaN for no text
+        gaps = [isinstance(value, float) and math.isnan(value) for value in values]
+        values = [None if gap else value for gap, value in zip(gaps, values, strict=True)]
     if exact := [value for value in values if getattr(value, "nanosecond", 0) > 0]:  # of pandas
         zone = exact[0].tzinfo
         return pyarrow.array(values, pyarrow.timestamp("ns", None if zone is None else str(zone)))

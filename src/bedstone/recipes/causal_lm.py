@@ -50,7 +50,8 @@ class TextMethod(Method[Any]):
     def check(self, recipe: Any) -> None:
         if recipe.init and recipe.model:
             raise BedstoneError(
-                f"model: the shape of init = {recipe.init} is what it is; leave model out, or init."
+                f"model: the shape of init = {recipe.init} is what it is; "
+                "clear the recipe's model (model=), or leave init out."
             )
 
         if not recipe.init:  # the vocabulary alone is not known before the data is

@@ -48,7 +48,7 @@ from bedstone.runtime import Precision
 from bedstone.settings import Settings, check_shares, from_mapping, number, one_of, share, whole
 from bedstone.tasks.images.engine import processor_of
 from bedstone.tasks.pipeline import pipeline
-from bedstone.train.data import ENDS_KEPT, HELD_BY_CLASS, VERSION, Splits, version_of
+from bedstone.train.data import ENDS_KEPT, HELD_BY_CLASS, OWN_TEMPLATE, VERSION, Splits, version_of
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
@@ -451,6 +451,7 @@ def open_texts(
             stride=recipe.stride,
             known=known is not None,
             keep_ends=version >= ENDS_KEPT,
+            own_template=version >= OWN_TEMPLATE,
         )
 
     with ProgressBar("reading the rows", quiet=quiet):

@@ -63,9 +63,10 @@ def labels_of(splits: Mapping[str, Dataset]) -> dict[str, list[str]]:
 
 # The version of how labelled rows become examples: `split` of a run's data.json, which runs of the
 # first lack. A run goes on as it began.
-VERSION = 2
+VERSION = 3
 HELD_BY_CLASS = 2  # from here on the same share of each class is held out
 ENDS_KEPT = 2  # from here on the end of a long prompt is kept
+OWN_TEMPLATE = 3  # from here on instructions are written by the model's own chat template
 
 
 def version_of(folder: Path | None) -> int:

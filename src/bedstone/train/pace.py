@@ -9,7 +9,7 @@ fits is refused before it is spent.
 from dataclasses import dataclass, field
 
 from bedstone.errors import BedstoneError
-from bedstone.train.logs import clock
+from bedstone.train.logs import clock, counted
 
 BESIDE = 0.25  # of a budget of time, at most, for evaluations and saves, half for each
 FEW, MANY = 5, 50  # steps: under the first a run is refused, under the second it is warned
@@ -77,18 +77,19 @@ class TimePlan:
             BedstoneError: hardly a step fits.
         """
         total = done + self.steps(elapsed)
-        each = f"a step takes {self._spoken(self.step)}, an evaluation "
-        each += self._spoken(self.evaluation)
+        each = f"a step takes {self._spoken(self.step)}"
+        if self.evaluation:
+            each += f", an evaluation {self._spoken(self.evaluation)}"
         # As much again as is needed for MANY steps beside what evaluations and saves may take.
         needed = (MANY * self.step + self.evaluation + self.save) / (1 - BESIDE)
         advice = (
             f"Give it more time (budget={self._rounded(needed)} makes about {MANY} steps), a "
-            f"smaller batch_size{f' than {self.batch}' if self.batch else ''} or a smaller model; "
-            "or say the budget in steps (budget='200 steps')."
+            f"lower batch_size{f' (a step has {self.batch})' if self.batch else ''}, or a smaller "
+            "model; or say the budget in steps (budget='200 steps')."
         )
         if total < FEW:
             raise BedstoneError(
-                f"budget: {self.seconds:g} s is too short: {each}, so {max(total, done)} steps "
+                f"budget: {self.seconds:g} s is too short: {each}, so {counted(total, 'step')} "
                 f"would be made. {advice}"
             )
         text = f"About {total:,} steps fit into {clock(self.seconds)}: {each}."

@@ -23,6 +23,7 @@ from bedstone.models.blip.network import Blip, BlipText
 from bedstone.models.resnet.network import ResNet, ResNetTokens
 from bedstone.models.vit.network import ViT
 from bedstone.nn.lora import LoraConfig
+from bedstone.nn.quantize import weights_of
 from bedstone.runtime import Precision
 from bedstone.settings import from_mapping
 
@@ -116,8 +117,8 @@ def freeze(part: nn.Module) -> None:
 
 def weight_counts(model: Model) -> tuple[int, int]:
     """How many weights there are, and how many of them learn."""
-    weights = list(model.network.parameters())
-    return sum(w.numel() for w in weights), sum(w.numel() for w in weights if w.requires_grad)
+    count, _ = weights_of(model.network)
+    return count, sum(w.numel() for w in model.network.parameters() if w.requires_grad)
 
 
 # Weights that one network takes over from another.

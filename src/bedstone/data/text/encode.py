@@ -467,7 +467,9 @@ def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tupl
             "one in tokenizer_config.json."
         )
     before = list(frame_of(tokenizer, 1).before[0])
-    if prompt:
+    if (written := getattr(prompt, "ids", None)) is not None:  # by a chat template, which says all
+        before = list(written)
+    elif prompt:
         check_text(prompt, "prompt")
         before = before + tokenizer.encode(prompt)
     (read,) = read_texts(tokenizer, [completion], False, "completion")

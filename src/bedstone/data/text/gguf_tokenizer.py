@@ -7,6 +7,7 @@ those of the published tokenizers that llama.cpp gives these names.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bedstone.reading import check_kinds, shown
 
 log = logging.getLogger("bedstone.published")
 
+_PADDING = re.compile(r"\[PAD\d+\]")  # what stands for an id without a token
 # Kinds of tokens.
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -224,7 +226,11 @@ def _bytes(
                 "with a space between."
             )
         merges.append((pair[0], pair[1]))
-    ids = {token: number for number, token in enumerate(tokens)}
+    ids = {
+        token: number
+        for number, token in enumerate(tokens)
+        if kinds[number] != UNUSED or not _PADDING.fullmatch(token)
+    }
     backend = tokenizers.Tokenizer(
         models.BPE(vocab=ids, merges=merges, ignore_merges=name in _WHOLE_WORDS)
     )

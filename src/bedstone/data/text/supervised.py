@@ -13,17 +13,20 @@ import numpy as np
 
 from bedstone.data import labels as labelling
 from bedstone.data.dataset import Dataset
-from bedstone.data.text.chat import instruction_template
 from bedstone.data.text.encode import (
     Input,
     completion_input,
-    frame_of,
     question_batch,
     read_words,
     text_batch,
     word_batch,
 )
 from bedstone.data.text.examples import Examples, Ragged, Targets
+from bedstone.data.text.instructions import (
+    alpaca_template,
+    has_own_template,
+    instruction_prompts,
+)
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 
@@ -353,18 +356,7 @@ def find_answers(rows: Dataset, row: int, column: str, context: str) -> Answers:
 
 # Prompts with completions, or texts alone, for decoders.
 #
-# Only the completion and the end token are learnt. The wording of Alpaca's prompts is that of Taori
-# et al., 2023 (https://github.com/tatsu-lab/stanford_alpaca).
-
-ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\n{instruction}\n\n### Response:"
-)
-ALPACA_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further "
-    "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
-)
+# Only the completion and the end token are learnt.
 
 
 class CompletionExamples(Examples):
@@ -377,6 +369,8 @@ class CompletionExamples(Examples):
 
     Args:
         keep_ends: whether prompts are cut so; runs of earlier versions cut them anywhere.
+        own_template: whether instructions are written by the tokenizer's own chat template, where
+            it has one; runs of earlier versions take Alpaca's form always.
 
     Raises:
         BedstoneError: naming the file, row and column of what can't be learnt.
@@ -392,6 +386,7 @@ class CompletionExamples(Examples):
         limit: int,
         stride: int = 0,
         keep_ends: bool = True,
+        own_template: bool = True,
     ) -> None:
         self._keep_ends, self._cut_off = keep_ends, [0, 0]  # prompts, and tokens of them
         if not 0 <= stride < limit - 1:
@@ -399,12 +394,12 @@ class CompletionExamples(Examples):
                 f"stride: {stride:,} tokens shared between windows leave nothing new in rows of "
                 f"{limit:,}. Lower it, or raise the limit."
             )
-        self.prompts, self.completions = find_prompts(rows)
+        form = tokenizer if own_template else None
+        self.prompts, self.completions = find_prompts(rows, form)
         self.chat_template = ""  # that makes the learnt prompt of an instruction
-        if not rows.column("completion") and rows.column("instruction"):
-            ids = frame_of(tokenizer, 1).before[0]
-            before = "".join(tokenizer.backend.id_to_token(number) or "" for number in ids)
-            self.chat_template = instruction_template(ALPACA, before)
+        instructed = not rows.column("completion") and rows.column("instruction")
+        if instructed and not (own_template and has_own_template(tokenizer)):
+            self.chat_template = alpaca_template(tokenizer)
         self.actual = self.completions
         self._learnt: list[tuple[int, int]] = []  # of each window: first target, end
         super().__init__(rows, tokenizer, limit=limit, stride=stride)
@@ -461,8 +456,11 @@ class CompletionExamples(Examples):
         return Targets(starts[owners] + places - 1, owners, targets)
 
 
-def find_prompts(rows: Dataset) -> tuple[list[str], list[str]]:
+def find_prompts(rows: Dataset, tokenizer: Tokenizer | None = None) -> tuple[list[str], list[str]]:
     """The prompt and the completion of each row.
+
+    Args:
+        tokenizer: whose chat template writes instructions; None takes Alpaca's form.
 
     Raises:
         BedstoneError: the rows have no such columns, or one is empty.
@@ -472,16 +470,9 @@ def find_prompts(rows: Dataset) -> tuple[list[str], list[str]]:
     if rows.column("instruction"):
         tasks, given = rows.texts(rows.need("instruction")), rows.column("input")
         inputs = rows.texts(given, empty=True) if given else [""] * len(rows)
-        prompts = [alpaca_prompt(*each) for each in zip(tasks, inputs, strict=True)]
-        return prompts, rows.texts(rows.need("output"))
+        return instruction_prompts(tokenizer, tasks, inputs), rows.texts(rows.need("output"))
     texts = rows.texts(rows.need("text"))
     return [""] * len(texts), texts
-
-
-def alpaca_prompt(instruction: str, given: str = "") -> str:
-    """An instruction, with its input where one is given, as a prompt."""
-    form = ALPACA_INPUT if given.strip() else ALPACA
-    return form.format(instruction=instruction, input=given)
 
 
 # Examples by their task.
@@ -575,6 +566,7 @@ def examples_of(
     stride: int = 0,
     known: bool = False,
     keep_ends: bool = True,
+    own_template: bool = True,
 ) -> Examples:
     """Rows that were checked as examples of a task, tokenised.
 
@@ -586,6 +578,7 @@ def examples_of(
         stride: tokens that a window shares with the one before.
         known: whether labels and problem are those of a model that is there.
         keep_ends: of text-generation, whether of long prompts the end is kept.
+        own_template: likewise, whether instructions are written by the model's own chat template.
     """
     room = {"limit": limit, "stride": stride}
     if task == "text-classification":
@@ -595,5 +588,7 @@ def examples_of(
     if task == "question-answering":
         return SpanExamples(rows, tokenizer, **room)
     if task == "text-generation":
-        return CompletionExamples(rows, tokenizer, keep_ends=keep_ends, **room)
+        return CompletionExamples(
+            rows, tokenizer, keep_ends=keep_ends, own_template=own_template, **room
+        )
     raise BedstoneError(f"task: {task!r} can't be learnt from rows{nearest(task, TASKS)}.")
