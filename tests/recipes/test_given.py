@@ -144,3 +144,15 @@ def test_names_of_the_package():
     assert bedstone.__version__.count(".") == 2
     for name in bedstone.__all__:
         assert getattr(bedstone, name).__doc__
+
+
+def test_a_gap_of_pandas_in_a_text_is_an_empty_cell(tmp_path):
+    from pyarrow import parquet
+
+    from bedstone.data.write import write_rows
+
+    rows = [{"text": "a", "n": 1.5}, {"text": float("nan"), "n": float("nan")}, {"text": None}]
+    write_rows(rows, tmp_path / "x.parquet", "rows")
+    table = parquet.read_table(tmp_path / "x.parquet").to_pydict()
+    assert table["text"] == ["a", None, None]
+    assert table["n"][0] == 1.5
