@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,15 @@ def test_what_llama_cpp_lacks_is_refused():
     with pytest.raises(BedstoneError, match=r"tokenizer\.ggml\.model = 'bert'"):
         read_gguf_tokenizer(values, None, Path("x.gguf"), architecture="llama")
     assert read_gguf_tokenizer({}, None, Path("x.gguf"), architecture="llama") is None
+
+
+def test_a_vocabulary_that_would_take_long_is_refused_at_once():
+    began = time.process_time()
+    many = [f"t{number}" for number in range(200_000)]
+    twice = {"model": "gpt2", "pre": "gpt-2", "tokens": [*many, "t199999"]}
+    with pytest.raises(BedstoneError, match="has 't199999' twice"):
+        read_gguf_tokenizer(twice, None, Path("x.gguf"), architecture="llama")
+    long = {"model": "llama", "tokens": ["<unk>", "a" * 1_000_000]}
+    with pytest.raises(BedstoneError, match=r"tokens\[1\] has 1,000,000 characters"):
+        read_gguf_tokenizer(long, None, Path("x.gguf"), architecture="llama")
+    assert time.process_time() - began < 1

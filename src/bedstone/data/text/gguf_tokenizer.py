@@ -8,7 +8,9 @@ those of the published tokenizers that llama.cpp gives these names.
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, proc
 from bedstone.data.text.convert_tokenizer import Pieces, sentencepiece_backend
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tokenizer_limits import guarded
+from bedstone.data.text.tokenizer_settings import surround
 from bedstone.errors import BedstoneError
 from bedstone.published_keys import Keys, keys
 from bedstone.reading import check_kinds, shown
 
 log = logging.getLogger("bedstone.published")
 
+LONGEST_PIECE = 512  # characters: pieces are cut at every place to find what they are made of
 _PADDING = re.compile(r"\[PAD\d+\]")  # what stands for an id without a token
 # Kinds of tokens.
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -122,6 +126,17 @@ _PROBE = (
 )
 
 
+@dataclass(frozen=True)
+class _Vocabulary:
+    """The metadata under `tokenizer.ggml`, its tokens and their kinds by id."""
+
+    values: Mapping[str, Any]
+    tokens: Sequence[str]
+    kinds: Sequence[int]
+    path: Path
+    architecture: str
+
+
 def read_gguf_tokenizer(
     values: Mapping[str, Any], template: str | None, path: Path, *, architecture: str
 ) -> Tokenizer | None:
@@ -146,9 +161,9 @@ def read_gguf_tokenizer(
     kinds = _numbers(values, "token_type", len(tokens), NORMAL, path)
     settings = _settings(values, tokens, path)
     if len(set(tokens)) != len(tokens):
-        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        twice = Counter(tokens).most_common(1)[0][0]
         raise BedstoneError(f"{path}: tokenizer.ggml.tokens has {shown(twice)} twice.")
-    build: dict[str, Callable[..., tokenizers.Tokenizer]] = {"gpt2": _bytes, "llama": _scored}
+    build = {"gpt2": _bytes, "llama": _scored}
     if kind not in build:
         raise BedstoneError(
             f"{path}: tokenizer.ggml.model = {shown(kind)}; expected one of {', '.join(build)}. "
@@ -156,7 +171,7 @@ def read_gguf_tokenizer(
         )
     try:
         with guarded(path):
-            backend = build[kind](values, tokens, kinds, path, architecture)
+            backend = build[kind](_Vocabulary(values, tokens, kinds, path, architecture))
     except BedstoneError as error:
         if error.__cause__ is None:
             raise
@@ -199,13 +214,8 @@ def _settings(values: Mapping[str, Any], tokens: Sequence[str], path: Path) -> d
     return found
 
 
-def _bytes(
-    values: Mapping[str, Any],
-    tokens: Sequence[str],
-    kinds: Sequence[int],
-    path: Path,
-    architecture: str,
-) -> tokenizers.Tokenizer:
+def _bytes(given: _Vocabulary) -> tokenizers.Tokenizer:
+    values, tokens, path, architecture = given.values, given.tokens, given.path, given.architecture
     name = values.get("pre") or ("gpt-2" if architecture == "gpt2" else "default")
     if name not in RULES:
         raise BedstoneError(
@@ -229,7 +239,7 @@ def _bytes(
     ids = {
         token: number
         for number, token in enumerate(tokens)
-        if kinds[number] != UNUSED or not _PADDING.fullmatch(token)
+        if given.kinds[number] != UNUSED or not _PADDING.fullmatch(token)
     }
     backend = tokenizers.Tokenizer(
         models.BPE(vocab=ids, merges=merges, ignore_merges=name in _WHOLE_WORDS)
@@ -237,7 +247,7 @@ def _bytes(
     backend.pre_tokenizer = splitter(name)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
-    _add(backend, tokens, kinds)
+    _add(backend, given)
     return backend
 
 
@@ -249,13 +259,14 @@ def splitter(name: str) -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _scored(
-    values: Mapping[str, Any],
-    tokens: Sequence[str],
-    kinds: Sequence[int],
-    path: Path,
-    architecture: str,
-) -> tokenizers.Tokenizer:
+def _scored(given: _Vocabulary) -> tokenizers.Tokenizer:
+    values, tokens, kinds, path = given.values, given.tokens, given.kinds, given.path
+    for number, token in enumerate(tokens):
+        if len(token) > LONGEST_PIECE:
+            raise BedstoneError(
+                f"{path}: tokenizer.ggml.tokens[{number}] has {len(token):,} characters; expected "
+                f"at most {LONGEST_PIECE}. Fetch the file again."
+            )
     scores = _numbers(values, "scores", len(tokens), 0.0, path)
     of = {kind: frozenset(n for n, each in enumerate(kinds) if each == kind) for kind in set(kinds)}
     none: frozenset[int] = frozenset()
@@ -267,15 +278,15 @@ def _scored(
         Pieces(tokens, scores, special, whole, unknown, bool(single)),
         prefix=values.get("add_space_prefix", True),
     )
-    _add(backend, tokens, kinds)
+    _add(backend, given)
     return backend
 
 
-def _add(backend: tokenizers.Tokenizer, tokens: Sequence[str], kinds: Sequence[int]) -> None:
+def _add(backend: tokenizers.Tokenizer, given: _Vocabulary) -> None:
     """Tokens that are found in a text before it is split; control tokens stand for no text."""
     added = [
         AddedToken(token, special=kind == CONTROL, normalized=False)
-        for token, kind in zip(tokens, kinds, strict=True)
+        for token, kind in zip(given.tokens, given.kinds, strict=True)
         if kind in (CONTROL, USER) and token
     ]
     backend.add_tokens(added)
@@ -288,15 +299,8 @@ def _surround(
     begins = values.get("add_bos_token", kind == "llama" or values.get("pre") in _BEGINS)
     bos = settings.get("bos_token") if begins else None
     eos = settings.get("eos_token") if values.get("add_eos_token", False) else None
-    if not (bos or eos):
-        return
-    single = " ".join(part for part in (bos, "$A", eos) if part)
-    pair = " ".join(part for part in (bos, "$A", eos, bos, "$B:1", eos) if part)
-    backend.post_processor = processors.TemplateProcessing(
-        single=single,
-        pair=pair,
-        special_tokens=[(token, backend.token_to_id(token)) for token in {bos, eos} if token],
-    )
+    if bos or eos:
+        surround(backend, bos, eos)
 
 
 # Writing.

@@ -236,6 +236,17 @@ def _token(token: Any, *, special: bool = False) -> AddedToken:
     )
 
 
+def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Sets what begins and what ends every text; None leaves it out."""
+    single = " ".join(part for part in (bos, "$A", eos) if part)
+    pair = " ".join(part for part in (bos, "$A", eos, bos, "$B:1", eos) if part)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=pair,
+        special_tokens=[(token, backend.token_to_id(token)) for token in {bos, eos} if token],
+    )
+
+
 def _set_start_and_end(backend: tokenizers.Tokenizer, settings: dict[str, Any]) -> None:
     """`add_bos_token` and `add_eos_token`, where given, decide what surrounds a text.
 
@@ -250,10 +261,4 @@ def _set_start_and_end(backend: tokenizers.Tokenizer, settings: dict[str, Any]) 
     bos = settings.get("bos_token") if begins else None
     eos = settings.get("eos_token") if ends else None
     bos, eos = (content_of(token) for token in (bos, eos))
-    single = " ".join(part for part in (bos, "$A", eos) if part)
-    pair = " ".join(part for part in (bos, "$A", eos, bos, "$B:1", eos) if part)
-    backend.post_processor = processors.TemplateProcessing(
-        single=single,
-        pair=pair,
-        special_tokens=[(token, backend.token_to_id(token)) for token in {bos, eos} if token],
-    )
+    surround(backend, bos, eos)
