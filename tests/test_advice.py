@@ -314,5 +314,6 @@ def test_a_missing_folder_is_no_matter_of_the_network(capsys, tmp_path, monkeypa
         main(["info", "hub:runs/brt"])
     with pytest.raises(AssertionError):
         main(["info", "acme/tiny"])
-    error = refused(capsys, "finetune", "finetune-own", "data.train=rows.csv")
-    assert "model=runs/bert-python-docs" in error
+    for recipe in ("finetune-own", "lora-instruct"):  # what their model stands for is named
+        error = refused(capsys, "finetune", recipe, "data.train=rows.csv")
+        assert "bedstone models lists: model=NAME" in error

@@ -68,8 +68,8 @@ def open_gguf(path: Path, *, dtype: torch.dtype | None = None) -> Opened:
     architecture = file.values.get("general.architecture")
     if architecture not in LAYOUTS:
         raise BedstoneError(
-            f"{path}: general.architecture = {shown(architecture)}; expected one of "
-            f"{', '.join(LAYOUTS)}{nearest(str(architecture), LAYOUTS)}."
+            f"{path}: general.architecture = {shown(architecture)}"
+            f"{nearest(str(architecture), LAYOUTS)}."
         )
     layout = LAYOUTS[architecture]
     ggml = file.section("tokenizer.ggml")
@@ -138,6 +138,12 @@ def _record(file: GGUF) -> dict[str, Any]:
     return {"gguf": found} if found else {}
 
 
+def check_kind(quantize: str) -> None:
+    """Raises BedstoneError for a kind of storing that isn't written; "" is as the model is."""
+    if quantize and quantize not in KINDS:
+        raise BedstoneError(f"quantize: {quantize!r} was given{nearest(quantize, KINDS)}.")
+
+
 def save_gguf(model: Any, path: Path, quantize: str = "") -> Path:
     """Writes a GPT to a GGUF file, whole or not at all.
 
@@ -158,11 +164,7 @@ def save_gguf(model: Any, path: Path, quantize: str = "") -> Path:
             f"{model.path}: has a {config.head.kind} head; GGUF files of GPTs hold the language "
             "head alone."
         )
-    if quantize and quantize not in KINDS:
-        raise BedstoneError(
-            f"quantize: {quantize!r} was given; expected one of {', '.join(KINDS)}"
-            f"{nearest(quantize, KINDS)}."
-        )
+    check_kind(quantize)
     architecture = "llama" if config.layout == "mistral" else config.layout
     layout = LAYOUTS[architecture]
     shape = layout.write_config(config)

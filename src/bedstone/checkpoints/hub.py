@@ -50,8 +50,8 @@ def resolve(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         named, fetched = known, True
     if named == PLACEHOLDER:
         raise BedstoneError(
-            f"model: {named} stands in the recipe for a model of yours. Name its folder or its hub "
-            "id: model=runs/bert-python-docs"
+            f"model: {named} stands in the recipe for a model of yours. Name its folder or hub id, "
+            "or one that bedstone models lists: model=NAME"
         )
     if _looks_local(named):
         raise BedstoneError(f"{named}: there is no such folder{near_path(folder)}. Mend the path.")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bedstone.checkpoints.gguf import KINDS, save_gguf
+from bedstone.checkpoints.gguf import check_kind, save_gguf
 from bedstone.checkpoints.gguf_file import SUFFIX
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
@@ -47,11 +47,7 @@ def export(
     """
     if to not in FORMATS:
         raise BedstoneError(f"--to: {to!r} was given{nearest(to, FORMATS)}.")
-    if quantize and quantize not in KINDS:
-        raise BedstoneError(
-            f"--quantize: {quantize!r} was given; expected one of {', '.join(KINDS)}"
-            f"{nearest(quantize, KINDS)}."
-        )
+    check_kind(quantize)
     ending = f"-{quantize}" if quantize else ""
     path = Path(out or f"{Path(model).resolve().stem}{ending}{SUFFIX}")
     if path.suffix.lower() != SUFFIX:
