@@ -1,4 +1,4 @@
-"""Files beside a network's own: bedstone.json, and generation_config.json.
+"""Reading and writing of bedstone.json (how a model was made) and generation_config.json.
 
 `bedstone.json` stands in the folder of a model, a pipeline or an adapter. By its `files` a changed
 or cut file is known before it is used; the rest says how the weights were made: recipe, data,

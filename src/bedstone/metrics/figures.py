@@ -27,8 +27,8 @@ class Figures:
         labels: classes, in the order of `confusion`.
         support: how often each class truly occurs.
         confusion: how often the class of the row was taken for that of the column, or None.
-        baselines: the main figure of who doesn't look at the input, by name: `majority` always
-            gives the commonest answer, `chance` draws one.
+        baselines: the main figure of predictors that ignore the input, by name: `majority` always
+            gives the most frequent answer, `chance` a random one.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Recipes as they are given: a file, values by name, an object; with fields to set, and rows.
+"""Reading what callers pass as a recipe: a file, a mapping or an object, overrides, and rows.
 
 Rows of the caller's own, such as a DataFrame, are written into the run's folder as Parquet, so
 that the run is read, fingerprinted and resumed as one of files.

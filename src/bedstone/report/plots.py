@@ -1,4 +1,4 @@
-"""How accuracy grew with the minutes of a run, drawn from its log: one line a kind of question."""
+"""Plots as PNG files: training curves, calibration, confusion, accuracy over time."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise

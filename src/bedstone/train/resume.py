@@ -1,4 +1,4 @@
-"""What a run that goes on depends on: its recipe, its data and its tokenizer, checked.
+"""Checks on resuming a run: its recipe, data and tokenizer are those of its checkpoint.
 
 A checkpoint holds all three (in its `bedstone.json`, and as files), and its manifest is checked to
 the byte. So what stands in the run's folder beside it is compared: where it is another, the run

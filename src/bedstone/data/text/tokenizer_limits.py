@@ -1,4 +1,4 @@
-"""Limits of tokenizers from files: how much longer a text may become, and what a panic is told as.
+"""Limits of tokenizer files: bounded growth of a text, and errors in the place of panics.
 
 A `tokenizer.json` holds rules that rewrite a text before it is split. A rule that puts a thousand
 letters in the place of one, four times over, makes a billion of one; so the growth that the rules

@@ -1,4 +1,4 @@
-"""An index's table on the disk: brought there before a call returns, and checked on opening.
+"""Durability of an index: its LanceDB table is synced before a call returns, checked on opening.
 
 LanceDB commits by a rename, leaves the rest to the system, and checks no content: a table without
 its newest commit is an older one to it, and a changed byte of a vector is another vector. So a seal
