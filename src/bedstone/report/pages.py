@@ -346,7 +346,7 @@ pre { background: var(--tile); padding: .8rem 1rem; border-radius: 6px; overflow
       font-size: .82rem; line-height: 1.45; white-space: pre-wrap; overflow-wrap: anywhere;
       margin: .3rem 0 }
 .sample { display: grid; gap: 1rem; margin: 1.2rem 0;
-          grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)) }
+          grid-template-columns: repeat(auto-fit, minmax(min(16rem, 100%), 1fr)) }
 .who { color: var(--dim); font-size: .85rem } b { color: var(--mark); font-weight: 600 }
 {% endblock %}
 {% block content %}
