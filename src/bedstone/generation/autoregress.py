@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
+from bedstone.nn.fast.decoder import decoder_of
 from bedstone.nn.fast.inference import for_inference, inference_bits, inference_dtype
 from bedstone.runtime import Precision, check_finite
 
@@ -269,7 +270,8 @@ def ready(network: Decoder, precision: Precision | None) -> Decoder:
     made_for = inference_dtype(network), inference_bits(network)
     if made_for == (precision.dtype, precision.bits):
         return network
-    return for_inference(network, precision.dtype, precision.bits)
+    found = decoder_of(network, precision.dtype, precision.bits)
+    return found or for_inference(network, precision.dtype, precision.bits)
 
 
 def check_prompts(network: Decoder, prompts: Sequence[Sequence[int]]) -> None:

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast import kernels
-from bedstone.nn.fast.panels import BF16, DEPTH, FP32, INT8, SIDE, Panels, address, panels, up
+from bedstone.nn.fast.panels import BF16, FP32, INT8, SIDE, address, up
 from bedstone.nn.fast.program import (
-    EMBED, LOGITS, NORM, OUT, PRODUCT, X, NotPossible, Program, product,
+    EMBED, LOGITS, NORM, OUT, PRODUCT, Layers, NotPossible, Program, X,
 )  # fmt: skip
 from bedstone.nn.positions import LearnedPositions
-from bedstone.nn.quantize import QuantizedLinear, quantize
 
 TOKENS = 256  # read in one call at most: what they need stays in the processor's cache
 TILE = 8  # rows of scores that a thread holds
@@ -68,6 +67,7 @@ class Decoder:
     Args:
         network: a GPT, in evaluation mode, on the CPU.
         dtype: of matrix products, fp32 or bf16; what is quantised keeps its codes.
+        bits: 8 or 4 quantises weights, as `for_inference` does.
         cache_bits: 8 keeps keys and values in 8 bits.
 
     Raises:
@@ -77,30 +77,33 @@ class Decoder:
     exact = True  # a token's logits don't depend on what is read with it
 
     def __init__(
-        self, network: Any, dtype: torch.dtype, *, cache_bits: int | None = None
+        self,
+        network: Any,
+        dtype: torch.dtype,
+        bits: int | None = None,
+        *,
+        cache_bits: int | None = None,
     ) -> None:
         found = kernels.library()
         if found is None:
             raise NotPossible(kernels.why_not())
         self._library = found
-        self.config = network.config
-        self.dtype = dtype
-        kind = FP32 if dtype is torch.float32 else BF16
-        self._network_rotary = network.rotary
         if network.rotary is not None and network.rotary.frequencies.varies:
             raise NotPossible("rotary frequencies that vary with the length")
-        self.kind = kind
+        self.config, self.dtype, self.bits = network.config, dtype, bits
+        kind = FP32 if dtype is torch.float32 and not bits else BF16
         self.cache_kind = INT8 if cache_bits == 8 else kind
+        self._rotary = network.rotary
         self._steps, self._head = Program(), Program()
-        head = product(network.head, kind)
+        layers = Layers(network, kind, bits)
+        head = layers.panels(network.head)
         tied = network.ties.get("head.weight") == "embed.weight"
-        embed = head if tied else panels(network.embed.weight, kind)
-        self._steps.add(EMBED, X, X, embed)
-        self._steps.blocks(network.stack, kind)
+        self._embed = head if tied else layers.panels(network.embed)
+        self._steps.add(EMBED, X, X, self._embed)
+        self._steps.blocks(network.stack, layers)
         self._steps.add(NORM, X, OUT, norm=network.norm)
         self._steps.widths[OUT] = self._steps.widths[X]
         self._head.add(PRODUCT, X, LOGITS, head)
-        self._embed = embed
         self._learnt = self._positions(network.positions)
         self._turns: tuple[Tensor, Tensor] | None = None
         self._memory = _Memory(self._steps, self._head)
@@ -176,11 +179,11 @@ class Decoder:
 
     def _rotation(self, capacity: int) -> tuple[Tensor | None, Tensor | None]:
         """Cosines and sines of positions, each (positions, W / 2)."""
-        if self._network_rotary is None:
+        if self._rotary is None:
             return None, None
         if self._turns is None or len(self._turns[0]) < capacity:
             with torch.inference_mode():
-                turns = self._network_rotary(torch.arange(up(capacity, TOKENS))[None])
+                turns = self._rotary(torch.arange(up(capacity, TOKENS))[None])
             half = turns[0].shape[-1] // 2
             cosines, sines = (part[0, 0, :, :half].float().contiguous() for part in turns)
             self._turns = cosines, sines
@@ -194,6 +197,19 @@ class Decoder:
             raise NotPossible(f"positions of {type(module).__name__}")
         weight = module.weight.detach().float()
         return nn.functional.pad(weight, (0, self._steps.widths[X] - weight.shape[1])).contiguous()
+
+
+def decoder_of(network: Any, dtype: torch.dtype, bits: int | None = None) -> Decoder | None:
+    """The network over the engine; None where that isn't possible."""
+    parts = ("embed", "positions", "rotary", "stack", "norm", "head")
+    if not getattr(network, "causal", False) or not all(hasattr(network, each) for each in parts):
+        return None
+    if next(network.parameters()).device.type != "cpu":
+        return None
+    try:
+        return Decoder(network, dtype, bits)
+    except NotPossible:
+        return None
 
 
 class _Memory:

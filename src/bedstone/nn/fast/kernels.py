@@ -61,8 +61,9 @@ class Op(ctypes.Structure):
     """`Op` of engine.cpp."""
 
     _fields_ = (
-        ("code", c_int32), ("source", c_int32), ("target", c_int32), ("adds", c_int32),
-        ("activation", c_int32), ("layer", c_int32), ("factor", c_float), ("norm", Norm),
+        ("code", c_int32), ("source", c_int32), ("target", c_int32), ("offset", c_int32),
+        ("adds", c_int32), ("activation", c_int32), ("layer", c_int32), ("factor", c_float),
+        ("norm", Norm),
         ("weights", ctypes.POINTER(Weights)), ("attention", ctypes.POINTER(Attention)),
     )  # fmt: skip
 

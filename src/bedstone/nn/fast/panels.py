@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bedstone.nn.fast import kernels
-from bedstone.nn.quantize import QuantizedLinear
+from bedstone.nn.quantize import Codes
 
 FP32, BF16, INT8, INT4 = range(4)
 SIDE, DEPTH = 16, 32  # a panel's outputs, and what inputs are padded to a multiple of
@@ -66,8 +66,8 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
 
 
 def panels(
-    weight: Tensor | QuantizedLinear,
-    kind: int,
+    weight: Tensor | Codes,
+    kind: int = BF16,
     *,
     bias: Tensor | None = None,
     row_spread: tuple[int, int] = (1, 1),
@@ -76,12 +76,18 @@ def panels(
     """A weight, (E, D), in panels.
 
     Args:
-        weight: in any floating dtype for FP32 and BF16; codes otherwise.
+        weight: in any floating dtype, brought to `kind`, or codes, which stay as they are where
+            the engine reads such groups.
         row_spread, column_spread: outputs, or inputs, come in runs of the first number and are
             padded with zeros to the second: heads whose width isn't a multiple of 16.
     """
-    if isinstance(weight, QuantizedLinear):
-        return _panels_of_codes(weight, bias, row_spread, column_spread)
+    if isinstance(weight, Codes) and weight.bits == 4:
+        widened = column_spread[0] != column_spread[1]
+        if widened or weight.group % DEPTH:
+            weight = weight.whole(torch.float32)
+    if isinstance(weight, Codes):
+        form = _pairs if weight.bits == 4 else _bytes
+        return form(weight, bias, row_spread, column_spread)
     dtype = torch.float32 if kind == FP32 else torch.bfloat16
     spread = _spread(_spread(weight.detach().to(dtype), 0, row_spread), 1, column_spread)
     whole = _padded(spread)
@@ -90,32 +96,37 @@ def panels(
     return Panels(kind, *whole.shape, data, bias=_bias(bias, row_spread, whole.shape[0]))
 
 
-def _panels_of_codes(
-    layer: QuantizedLinear,
+def _bytes(
+    given: Codes,
     bias: Tensor | None,
     row_spread: tuple[int, int],
     column_spread: tuple[int, int],
 ) -> Panels:
-    if layer.lowest is None:
-        codes = _padded(_spread(_spread(layer.codes, 0, row_spread), 1, column_spread))
-        data = codes.view(torch.uint8).bitwise_xor(128)  # code + 128
-        data = data.view(-1, SIDE, codes.shape[1] // 4, 4).transpose(1, 2).contiguous()
-        scales = _spread(layer.scales.float().view(-1, 1), 0, row_spread)
-        scales = F.pad(scales[:, 0], (0, codes.shape[0] - len(scales))).contiguous()
-        return Panels(
-            INT8, *codes.shape, data, scales, bias=_bias(bias, row_spread, codes.shape[0])
-        )
-    codes = torch.cat((layer.codes & 15, layer.codes >> 4), 1)  # (E, D)
-    steps = torch.stack((layer.scales, layer.lowest), -1).float()  # (E, D / G, 2)
-    codes = _spread(_spread(codes, 0, row_spread), 1, column_spread)
-    steps = _spread(steps, 0, row_spread)
-    codes = F.pad(codes, (0, 0, 0, up(len(codes), SIDE) - len(codes)))
-    steps = F.pad(steps, (0, 0, 0, 0, 0, len(codes) - len(steps)))
+    codes = _padded(_spread(_spread(given.packed, 0, row_spread), 1, column_spread))
+    data = codes.view(torch.uint8).bitwise_xor(128)  # code + 128
+    data = data.view(-1, SIDE, codes.shape[1] // 4, 4).transpose(1, 2).contiguous()
+    scales = _spread(given.scales.float(), 0, row_spread)[:, 0]
+    scales = F.pad(scales, (0, len(codes) - len(scales))).contiguous()
+    return Panels(INT8, *codes.shape, data, scales, bias=_bias(bias, row_spread, len(codes)))
+
+
+def _pairs(
+    given: Codes,
+    bias: Tensor | None,
+    row_spread: tuple[int, int],
+    column_spread: tuple[int, int],
+) -> Panels:
+    assert given.lowest is not None
+    codes = torch.cat((given.packed & 15, given.packed >> 4), 1)  # (E, D)
+    steps = torch.stack((given.scales, given.lowest), -1).float()  # (E, D / G, 2)
+    codes, steps = (_spread(part, 0, row_spread) for part in (codes, steps))
+    more = up(len(codes), SIDE) - len(codes)
+    codes, steps = F.pad(codes, (0, 0, 0, more)), F.pad(steps, (0, 0, 0, 0, 0, more))
     pairs = codes.view(-1, SIDE, codes.shape[1] // 8, 2, 4).transpose(1, 2)  # (P, D / 8, 16, 2, 4)
     data = (pairs[..., 0, :] | (pairs[..., 1, :] << 4)).contiguous()
     halves = steps.view(-1, SIDE, *steps.shape[1:]).permute(0, 2, 3, 1).half().contiguous()
     own = _bias(bias, row_spread, len(codes))
-    return Panels(INT4, *codes.shape, data, halves, layer.group, own)
+    return Panels(INT4, *codes.shape, data, halves, given.group, own)
 
 
 def joined(parts: Sequence[Panels]) -> Panels:
@@ -176,12 +187,3 @@ def _bias(bias: Tensor | None, spread: tuple[int, int], outs: int) -> Tensor | N
         return None
     wide = _spread(bias.detach().float(), 0, spread)
     return F.pad(wide, (0, outs - len(wide))).contiguous()
-
-
-def linear_kind(layer: nn.Module, kind: int) -> int | None:
-    """What a layer is held in by the engine: its own codes', else `kind`; None where it can't."""
-    if isinstance(layer, QuantizedLinear):
-        if layer.lowest is None:
-            return INT8
-        return INT4 if layer.in_features % DEPTH == 0 and layer.group % DEPTH == 0 else None
-    return kind if type(layer) is nn.Linear else None

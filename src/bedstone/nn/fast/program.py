@@ -6,21 +6,22 @@ attention over the cache, MLPs, each added to the residual stream as its wrapper
 
 import ctypes
 import math
+from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bedstone.nn.attention import CrossAttention, SelfAttention
+from bedstone.nn.attention import SelfAttention
 from bedstone.nn.blocks import Gated, PostNorm, PreNorm
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.panels import (
-    DEPTH, INT4, SIDE, Panels, address, interleaved, joined, linear_kind, panels, up,
+    DEPTH, SIDE, Panels, address, interleaved, joined, panels, up,
 )  # fmt: skip
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora import LoRALinear
-from bedstone.nn.quantize import QuantizedLinear
+from bedstone.nn.quantize import Codes, Quantized, encode, kinds_for_inference
 
 EMBED, NORM, PRODUCT, GATED, SELF, CROSS = range(6)
 X, QKV, MIXED, HIDDEN, OUT, LOGITS = range(6)  # buffers
@@ -31,6 +32,45 @@ ACTIVATIONS = {
 
 class NotPossible(Exception):
     """The engine has no form of a module; its message names it."""
+
+
+class Layers:
+    """A network's linear layers in panels, each in the precision that it is to have.
+
+    Args:
+        kind: of what isn't quantised, FP32 or BF16.
+        bits: 8 or 4 quantises what `kinds_for_inference` names; codes stay as they are.
+    """
+
+    def __init__(self, network: nn.Module, kind: int, bits: int | None) -> None:
+        self.kind = kind
+        groups = kinds_for_inference(network, bits) if bits else {}
+        self._groups = {
+            id(network.get_submodule(path)): (path, group) for path, group in groups.items()
+        }
+
+    def weight(self, layer: Any) -> Tensor | Codes:
+        """A layer's weight or codes; an adapter in use is merged.
+
+        Raises:
+            NotPossible: it is neither linear nor a table.
+        """
+        path, group = self._groups.get(id(layer), ("", None))
+        if isinstance(layer, Quantized):
+            return layer.held
+        if isinstance(layer, LoRALinear):
+            layer = layer.plain()
+        elif type(layer) not in (nn.Linear, nn.Embedding):
+            raise NotPossible(f"a layer of {type(layer).__name__}")
+        if group is None:
+            weight: Tensor = layer.weight
+            return weight
+        return encode(layer.weight, 4 if group else 8, group, f"{path}.weight")
+
+    def panels(self, layer: Any, **spreads: tuple[int, int]) -> Panels:
+        """A layer in panels, with its bias; `spreads` as `panels` takes them."""
+        bias = getattr(layer, "bias", None)
+        return panels(self.weight(layer), self.kind, bias=bias, **spreads)
 
 
 class Program:
@@ -74,9 +114,16 @@ class Program:
         adds: float | None = None,
         activation: int = 0,
         layer: int = 0,
+        offset: int = 0,
     ) -> None:
-        """One more operation; `adds` is the factor of what is added to the target."""
-        op = kernels.Op(code, source, target, adds is not None, activation, layer, adds or 0.0)
+        """One more operation.
+
+        Args:
+            adds: the factor of what is added to the target; None writes over it.
+            offset: where in the target's rows a product begins.
+        """
+        plus = adds is not None
+        op = kernels.Op(code, source, target, offset, plus, activation, layer, adds or 0.0)
         op.norm = self.norm(norm)
         if weights is not None:
             op.weights = ctypes.pointer(weights.struct)
@@ -84,7 +131,8 @@ class Program:
             self.deepest = max(self.deepest, weights.ins)
             if code != EMBED:
                 self._widen(source, weights.ins)
-                self._widen(target, weights.outs // 2 if code == GATED else weights.outs)
+                outs = weights.outs // 2 if code == GATED else weights.outs
+                self._widen(target, offset + outs)
         if attention is not None:
             op.attention = ctypes.pointer(attention)
             self._kept.append(attention)
@@ -108,88 +156,71 @@ class Program:
         kind = 1 if type(module) is RMSNorm else 2
         return kernels.Norm(kind, len(weight), module.eps, address(weight), address(bias))
 
-    def blocks(self, stack: nn.Module, kind: int) -> None:
+    def blocks(self, stack: nn.Module, layers: Layers) -> None:
         """All blocks' operations on the residual stream X."""
-        for layer, block in enumerate(stack.children()):
+        for number, block in enumerate(stack.children()):
             for wrapper in block.children():
-                self._sublayer(wrapper, layer, kind)
+                self._sublayer(wrapper, number, layers)
 
-    def _sublayer(self, wrapper: Any, layer: int, kind: int) -> None:
+    def _sublayer(self, wrapper: Any, number: int, layers: Layers) -> None:
         if type(wrapper) not in (PreNorm, PostNorm, Gated):
             raise NotPossible(f"a sublayer in {type(wrapper).__name__}")
         before = None if type(wrapper) is PostNorm else wrapper.norm
         factor = math.tanh(float(wrapper.gate)) if type(wrapper) is Gated else 1.0
         sublayer = wrapper.sublayer
         if type(sublayer) is SelfAttention:
-            self._self_attention(sublayer, before, factor, layer, kind)
+            self._self_attention(sublayer, before, factor, number, layers)
         elif type(sublayer) is MLP:
             self.add(
-                PRODUCT, X, HIDDEN, product(sublayer.up, kind), norm=before,
+                PRODUCT, X, HIDDEN, layers.panels(sublayer.up), norm=before,
                 activation=_activation(sublayer.activation),
             )  # fmt: skip
-            self.add(PRODUCT, HIDDEN, X, product(sublayer.down, kind), adds=factor)
+            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=factor)
         elif type(sublayer) is GatedMLP:
-            both = interleaved(product(sublayer.gate, kind), product(sublayer.up, kind))
+            gate, opened = layers.panels(sublayer.gate), layers.panels(sublayer.up)
+            if gate.kind != opened.kind:
+                raise NotPossible("a gate in another precision than what it opens")
+            both = interleaved(gate, opened)
             self.add(
                 GATED, X, HIDDEN, both, norm=before, activation=_activation(sublayer.activation)
             )
-            self.add(PRODUCT, HIDDEN, X, product(sublayer.down, kind), adds=factor)
+            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=factor)
         else:
             raise NotPossible(f"a sublayer of {type(sublayer).__name__}")
         if type(wrapper) is PostNorm:
             self.add(NORM, X, X, norm=wrapper.norm)
 
     def _self_attention(
-        self, source: SelfAttention, norm: nn.Module | None, factor: float, layer: int, kind: int
+        self,
+        source: SelfAttention,
+        norm: nn.Module | None,
+        factor: float,
+        number: int,
+        layers: Layers,
     ) -> None:
         width = source.head_width
         padded = up(width, SIDE)
-        heads = source.q.out_features // width
-        rows = {"row_spread": (width, padded)}
-        parts = [product(part, kind, **rows) for part in (source.q, source.k, source.v)]
-        if len({part.kind for part in parts}) > 1:
-            raise NotPossible("projections of queries, keys and values in different precisions")
-        self.add(PRODUCT, X, QKV, joined(parts), norm=norm)
+        heads, groups = source.q.out_features // width, source.k.out_features // width
+        parts = [
+            layers.panels(part, row_spread=(width, padded))
+            for part in (source.q, source.k, source.v)
+        ]
+        offset = 0
+        for _, some in groupby(parts, lambda part: (part.kind, part.group)):
+            both = joined(list(some))
+            self.add(PRODUCT, X, QKV, both, norm=norm, offset=offset)
+            offset += both.outs
         attention = kernels.Attention(
-            heads, source.k.out_features // width, width, padded, source.window or 0,
+            heads, groups, width, padded, source.window or 0,
             width**-0.5 if source.scale is None else source.scale,
             self.norm(source.q_norm), self.norm(source.k_norm),
         )  # fmt: skip
-        self.add(SELF, QKV, MIXED, attention=attention, layer=layer)
-        out = product(source.out, kind, column_spread=(width, padded))
+        self.add(SELF, QKV, MIXED, attention=attention, layer=number)
+        out = layers.panels(source.out, column_spread=(width, padded))
         self.add(PRODUCT, MIXED, X, out, adds=factor)
-
-
-def product(
-    layer: nn.Module,
-    kind: int,
-    *,
-    row_spread: tuple[int, int] = (1, 1),
-    column_spread: tuple[int, int] = (1, 1),
-) -> Panels:
-    """A linear layer's weight in panels; an adapter in use is merged.
-
-    Raises:
-        NotPossible: it is no plain linear layer, or its codes don't fit the engine's groups.
-    """
-    if isinstance(layer, LoRALinear):
-        layer = layer.plain()
-    own = linear_kind(layer, kind)
-    if own is None or (own == INT4 and column_spread[0] != column_spread[1]):
-        raise NotPossible(f"a layer of {type(layer).__name__}")
-    weight: Tensor | QuantizedLinear = (
-        layer if isinstance(layer, QuantizedLinear) else layer.weight  # type: ignore[assignment]
-    )
-    bias: Tensor | None = layer.bias  # type: ignore[assignment]
-    return panels(weight, own, bias=bias, row_spread=row_spread, column_spread=column_spread)
 
 
 def _activation(function: Any) -> int:
     if function not in ACTIVATIONS:
         raise NotPossible(f"the activation {getattr(function, '__name__', function)}")
     return ACTIVATIONS[function]
-
-
-def is_cross(module: nn.Module) -> bool:
-    """Whether it attends to a memory."""
-    return isinstance(module, CrossAttention)

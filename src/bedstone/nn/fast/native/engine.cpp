@@ -44,6 +44,7 @@ enum Code { EMBED, NORM, PRODUCT, GATED, SELF, CROSS };
 
 struct Op {
   int32_t code, source, target;  // numbers of buffers
+  int32_t offset;                // where in the target's rows a product begins
   int32_t adds;                  // whether a product is added to what the target holds
   int32_t activation, layer;
   float factor;  // of what is added
@@ -244,6 +245,7 @@ ALWAYS void outputs(const Op& op, int number, const char* area, int stride, floa
 void product(const Call& call, const Op& op, Team& team, int thread) {
   const Weights& w = *op.weights;
   const float* x = call.buffers[op.source];
+  float* target = call.buffers[op.target] + op.offset;
   int stride = call.strides[op.source], rows = call.rows, step = call.strides[op.target];
   // few rows are made ready by every thread for itself: less than a wait costs
   bool alone = rows <= 2;
@@ -266,9 +268,9 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
     int m = 0;
     for (; m + TILE <= rows; m += TILE)
       outputs<TILE>(op, p, area + (int64_t)m * call.area_stride, call.area_stride,
-                    call.buffers[op.target] + (int64_t)m * step + 16 * p, step);
+                    target + (int64_t)m * step + 16 * p, step);
     const char* rest = area + (int64_t)m * call.area_stride;
-    float* to = call.buffers[op.target] + (int64_t)m * step + 16 * p;
+    float* to = target + (int64_t)m * step + 16 * p;
     switch (rows - m) {
 #define CASE(R) case R: outputs<R>(op, p, rest, call.area_stride, to, step); break;
       CASE(1)
