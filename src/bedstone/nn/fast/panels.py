@@ -107,7 +107,7 @@ def _bytes(
     data = data.view(-1, SIDE, codes.shape[1] // 4, 4).transpose(1, 2).contiguous()
     scales = _spread(given.scales.float(), 0, row_spread)[:, 0]
     scales = F.pad(scales, (0, len(codes) - len(scales))).contiguous()
-    return Panels(INT8, *codes.shape, data, scales, bias=_bias(bias, row_spread, len(codes)))
+    return Panels(INT8, *codes.shape, data, scales, DEPTH, bias=_bias(bias, row_spread, len(codes)))
 
 
 def _pairs(

@@ -21,13 +21,13 @@ ALWAYS I16 dot(I16 sum, I16 w, I16 x) {
   return (I16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 }
 
-// N panels, `apart` bytes from each other. `start` is added to each row's sums: minus 128 times the
-// sum of its inputs, as weights are kept as w + 128.
+// N panels, `apart` bytes from each other. `sums` are those of each row's inputs: weights of 8
+// bits are kept as w + 128.
 template <int R, int N>
-ALWAYS void dot8(const uint8_t* w, int64_t apart, const int8_t* const* x, const int32_t* start,
+ALWAYS void dot8(const uint8_t* w, int64_t apart, const int8_t* const* x, const int32_t* sums,
                  I16 (*out)[N]) {
   for (int r = 0; r < R; r++)
-    for (int n = 0; n < N; n++) out[r][n] = wide(start[r]);
+    for (int n = 0; n < N; n++) out[r][n] = wide(-128 * sums[r]);
 #pragma GCC unroll 8
   for (int j = 0; j < 8; j++) {
     I16 v[N];
@@ -73,13 +73,13 @@ ALWAYS F16 from_half(const uint16_t* p) {
 }
 
 template <int R, int N>
-ALWAYS void dot8(const uint8_t* panels, int64_t apart, const int8_t* const* x,
-                 const int32_t* start, I16 (*out)[N]) {
+ALWAYS void dot8(const uint8_t* panels, int64_t apart, const int8_t* const* x, const int32_t* sums,
+                 I16 (*out)[N]) {
   for (int n = 0; n < N; n++) {
     const uint8_t* w = panels + n * apart;
-    __m256i sums[R][4];  // of four outputs each, two halves of an output side by side
+    __m256i parts[R][4];  // of four outputs each, two halves of an output side by side
     for (int r = 0; r < R; r++)
-      for (int k = 0; k < 4; k++) sums[r][k] = _mm256_setzero_si256();
+      for (int k = 0; k < 4; k++) parts[r][k] = _mm256_setzero_si256();
     for (int j = 0; j < 8; j++) {
       __m256i rows[R];
       for (int r = 0; r < R; r++) {
@@ -91,14 +91,14 @@ ALWAYS void dot8(const uint8_t* panels, int64_t apart, const int8_t* const* x,
       for (int k = 0; k < 4; k++) {
         __m256i v = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(w + 64 * j + 16 * k)));
         for (int r = 0; r < R; r++)
-          sums[r][k] = _mm256_add_epi32(sums[r][k], _mm256_madd_epi16(v, rows[r]));
+          parts[r][k] = _mm256_add_epi32(parts[r][k], _mm256_madd_epi16(v, rows[r]));
       }
     }
     for (int r = 0; r < R; r++) {
-      __m256i a = _mm256_hadd_epi32(sums[r][0], sums[r][1]);
-      __m256i b = _mm256_hadd_epi32(sums[r][2], sums[r][3]);
+      __m256i a = _mm256_hadd_epi32(parts[r][0], parts[r][1]);
+      __m256i b = _mm256_hadd_epi32(parts[r][2], parts[r][3]);
       out[r][n] = I16((I8)_mm256_permute4x64_epi64(a, 0xd8), (I8)_mm256_permute4x64_epi64(b, 0xd8));
-      out[r][n] += wide(start[r]);
+      out[r][n] += wide(-128 * sums[r]);
     }
   }
 }

@@ -122,8 +122,33 @@ void normalise(const Norm& norm, const float* x, float* y) {
            (norm.bias ? norm.bias[i] : 0.0f);
 }
 
-// A row made ready for products: as it is (fp32), rounded (bf16), or whole numbers of 8 bits with a
-// scale for each 32, and the sums that weights kept with an offset need.
+// A row as whole numbers of 8 bits, a scale for each 32, and their sums, which weights kept with an
+// offset need. What rounding leaves of the groups with the largest scales is kept likewise, as
+// `rest`: a few channels with numbers far above the others' make most of the error.
+struct Coded {
+  int8_t* codes;
+  float* scales;
+  int32_t* sums;
+  Coded(char* at, int ins)
+      : codes((int8_t*)at), scales((float*)(at + ins)), sums((int32_t*)(scales + ins / GROUP)) {}
+  static int64_t bytes(int ins) { return ins + ins / GROUP * 8; }
+};
+
+ALWAYS void code(Coded to, int g, F16 a, F16 b, F16* rest_a, F16* rest_b) {
+  float most = largest(larger(absolute(a), absolute(b)));
+  F16 inverse = all(most > 0 ? 127.0f / most : 0.0f);
+  F16 whole_a = rounded(a * inverse), whole_b = rounded(b * inverse);
+  I16 first = to_int(whole_a), second = to_int(whole_b);
+  *(B16*)(to.codes + GROUP * g) = narrow(first);
+  *(B16*)(to.codes + GROUP * g + 16) = narrow(second);
+  to.sums[g] = sum(first + second);
+  float scale = most / 127.0f;
+  to.scales[g] = scale + sum((a + b) * 0.0f);  // nan and infinite rows stay so
+  *rest_a = a - whole_a * scale;
+  *rest_b = b - whole_b * scale;
+}
+
+// A row made ready for products: as it is (fp32), rounded (bf16), or coded.
 void make_ready(int kind, const float* x, int ins, char* out) {
   if (kind == FP32) {
     memcpy(out, x, sizeof(float) * ins);
@@ -133,19 +158,20 @@ void make_ready(int kind, const float* x, int ins, char* out) {
     for (int i = 0; i < ins; i++) ((Rough*)out)[i] = to_rough(x[i]);
     return;
   }
-  int8_t* codes = (int8_t*)out;
-  float* scales = (float*)(out + ins);
-  int32_t* sums = (int32_t*)(scales + ins / GROUP);
+  Coded main(out, ins), rest(out + Coded::bytes(ins), ins);
+  F16 a, b;
+  float squares = 0;
   for (int g = 0; g < ins / GROUP; g++) {
-    F16 a = *(const F16*)(x + GROUP * g), b = *(const F16*)(x + GROUP * g + 16);
-    float most = largest(larger(absolute(a), absolute(b)));
-    float scale = most / 127.0f + sum((a + b) * 0.0f);  // nan and infinite rows stay so
-    F16 inverse = all(most > 0 ? 127.0f / most : 0.0f);
-    I16 first = to_int(rounded(a * inverse)), second = to_int(rounded(b * inverse));
-    *(B16*)(codes + GROUP * g) = narrow(first);
-    *(B16*)(codes + GROUP * g + 16) = narrow(second);
-    scales[g] = scale;
-    sums[g] = sum(first + second);
+    const F16* from = (const F16*)(x + GROUP * g);
+    code(main, g, from[0], from[1], &a, &b);
+    squares += main.scales[g] * main.scales[g];
+  }
+  for (int g = 0; g < ins / GROUP; g++) {
+    rest.scales[g] = 0;
+    if (main.scales[g] * main.scales[g] * (ins / GROUP) <= 2.0f * squares) continue;
+    const F16* from = (const F16*)(x + GROUP * g);
+    code(main, g, from[0], from[1], &a, &b);
+    code(rest, g, a, b, &a, &b);
   }
 }
 
@@ -175,54 +201,49 @@ ALWAYS void panels(const Weights& w, int number, const char* area, int stride, F
       }
     return;
   }
-  const int8_t* codes[R];
-  const float* scales[R];
-  const int32_t* sums[R];
-  for (int r = 0; r < R; r++) {
-    codes[r] = (const int8_t*)(area + r * (int64_t)stride);
-    scales[r] = (const float*)(codes[r] + ins);
-    sums[r] = (const int32_t*)(scales[r] + ins / GROUP);
-  }
-  I16 dots[R][N];
-  if (w.kind == INT8) {
-    const uint8_t* p = (const uint8_t*)w.data + number * ins * 16;
-    for (int g = 0; g < ins / GROUP; g++) {
-      int32_t start[R];
-      for (int r = 0; r < R; r++) start[r] = -128 * sums[r][g];
-      dot8<R, N>(p + g * GROUP * 16, ins * 16, codes, start, dots);
-      for (int r = 0; r < R; r++) {
-        for (int n = 0; n < N; n++)
-          out[r][n] += to_float(dots[r][n]) * scales[r][g];
-        codes[r] += GROUP;
-      }
-    }
-    for (int n = 0; n < N; n++) {
-      F16 scale = *(const F16*)((const float*)w.scales + 16 * (number + n));
-      for (int r = 0; r < R; r++) out[r][n] *= scale;
-    }
-    return;
-  }
-  const uint8_t* p = (const uint8_t*)w.data + number * ins * 8;
-  const int64_t groups = ins / w.group;
+  const uint8_t* p = (const uint8_t*)w.data + number * ins * (w.kind == INT8 ? 16 : 8);
+  const int64_t apart = ins * (w.kind == INT8 ? 16 : 8), groups = ins / w.group;
   const uint16_t* steps = (const uint16_t*)w.scales + number * groups * 32;
-  const int each = w.group / GROUP;
-  for (int g = 0; g < groups; g++) {
-    F16 scale[N], lowest[N];
-    for (int n = 0; n < N; n++) {
-      scale[n] = from_half(steps + 32 * (g + n * groups));
-      lowest[n] = from_half(steps + 32 * (g + n * groups) + 16);
-    }
-    for (int at = g * each; at < (g + 1) * each; at++) {
-      dot4<R, N>(p + at * GROUP * 8, ins * 8, codes, dots);
+  F16 scale[N], lowest[N];
+  for (int g = 0; g < ins / GROUP; g++) {
+    if (w.kind == INT4 && g * GROUP % w.group == 0)
+      for (int n = 0; n < N; n++) {
+        const uint16_t* own = steps + 32 * (g * GROUP / w.group + n * groups);
+        scale[n] = from_half(own);
+        lowest[n] = from_half(own + 16);
+      }
+    for (int part = 0; part < 2; part++) {
+      const int8_t* codes[R];
+      float sizes[R];
+      int32_t sums[R];
+      bool any = false;
       for (int r = 0; r < R; r++) {
-        float size = scales[r][at], offset = (float)sums[r][at] * size;
-        for (int n = 0; n < N; n++)
-          out[r][n] += to_float(dots[r][n]) * (scale[n] * size) +
-                       offset * lowest[n];
-        codes[r] += GROUP;
+        Coded row((char*)area + r * (int64_t)stride + part * Coded::bytes(ins), ins);
+        codes[r] = row.codes + GROUP * g;
+        sizes[r] = row.scales[g];
+        sums[r] = row.sums[g];
+        any |= sizes[r] != 0;  // true of nan
+      }
+      if (!any) continue;
+      I16 dots[R][N];
+      if (w.kind == INT8) {
+        dot8<R, N>(p + g * GROUP * 16, apart, codes, sums, dots);
+        for (int r = 0; r < R; r++)
+          for (int n = 0; n < N; n++) out[r][n] += to_float(dots[r][n]) * sizes[r];
+      } else {
+        dot4<R, N>(p + g * GROUP * 8, apart, codes, dots);
+        for (int r = 0; r < R; r++)
+          for (int n = 0; n < N; n++)
+            out[r][n] += to_float(dots[r][n]) * (scale[n] * sizes[r]) +
+                         (float)sums[r] * sizes[r] * lowest[n];
       }
     }
   }
+  if (w.kind == INT8)
+    for (int n = 0; n < N; n++) {
+      F16 row = *(const F16*)((const float*)w.scales + 16 * (number + n));
+      for (int r = 0; r < R; r++) out[r][n] *= row;
+    }
 }
 
 template <int R, int N>
