@@ -85,6 +85,7 @@ class Call(ctypes.Structure):
         ("ops", ctypes.POINTER(Op)),
         ("count", c_int32), ("rows", c_int32), ("threads", c_int32),
         ("cache_kind", c_int32), ("area_stride", c_int32), ("scores_stride", c_int32),
+        ("coarse", c_float),
         ("buffers", c_void_p * 6), ("strides", c_int32 * 6),
         ("area", c_void_p), ("scores", c_void_p),
         ("cache", Slots), ("memory", Slots), ("memory_lengths", c_void_p),
@@ -111,10 +112,10 @@ def processor() -> tuple[str, frozenset[str]]:
 def instructions() -> tuple[str, ...]:
     """Those that the engine is compiled for here; empty where it can't run."""
     _, flags = processor()
-    asked = os.environ.get("BEDSTONE_ENGINE", "")
-    if asked == "off" or not flags.issuperset(AVX2):
+    choice = os.environ.get("BEDSTONE_ENGINE", "")
+    if choice == "off" or not flags.issuperset(AVX2):
         return ()
-    if asked == "avx2" or not flags.issuperset(AVX512):
+    if choice == "avx2" or not flags.issuperset(AVX512):
         return AVX2
     return AVX2 + AVX512 + tuple(each for each in OPTIONAL if each in flags)
 

@@ -57,6 +57,7 @@ struct Call {
   const Op* ops;
   int32_t count, rows, threads;  // M
   int32_t cache_kind, area_stride, scores_stride;
+  float coarse;  // groups whose squared scale is above so many times the mean's are coded finely
   float* buffers[6];
   int32_t strides[6];
   char* area;            // rows made ready for a product: (max(M, 2 threads), area_stride) bytes
@@ -149,7 +150,7 @@ ALWAYS void code(Coded to, int g, F16 a, F16 b, F16* rest_a, F16* rest_b) {
 }
 
 // A row made ready for products: as it is (fp32), rounded (bf16), or coded.
-void make_ready(int kind, const float* x, int ins, char* out) {
+void make_ready(int kind, const float* x, int ins, float coarse, char* out) {
   if (kind == FP32) {
     memcpy(out, x, sizeof(float) * ins);
     return;
@@ -168,7 +169,7 @@ void make_ready(int kind, const float* x, int ins, char* out) {
   }
   for (int g = 0; g < ins / GROUP; g++) {
     rest.scales[g] = 0;
-    if (main.scales[g] * main.scales[g] * (ins / GROUP) <= 2.0f * squares) continue;
+    if (main.scales[g] * main.scales[g] * (ins / GROUP) <= coarse * squares) continue;
     const F16* from = (const F16*)(x + GROUP * g);
     code(main, g, from[0], from[1], &a, &b);
     code(rest, g, a, b, &a, &b);
@@ -304,7 +305,7 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
       for (int i = op.norm.width; i < w.ins; i++) scratch[i] = 0;
       row = scratch;
     }
-    make_ready(w.kind, row, w.ins, area + (int64_t)m * call.area_stride);
+    make_ready(w.kind, row, w.ins, call.coarse, area + (int64_t)m * call.area_stride);
   }
   if (!alone) team.wait();
   const int pair = op.code == GATED ? 1 : 2;  // outputs of a gated pair are one panel
