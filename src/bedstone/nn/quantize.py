@@ -13,6 +13,7 @@ out once; everywhere else the weight is made whole for the time of one product.
 Shapes: N rows, D inputs, E outputs, G inputs a group.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from bedstone.nn.fast.frozen import adapted, working_dtype
 
 TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 GROUPS = (32, 64, 128)
-GROUP = 64  # of inference in four bits
+GROUP = 32  # of inference in four bits
 LARGEST = 65504.0  # the greatest that a lowest value or a step in fp16 can be
 FEW = 8  # rows: beyond, making the weight whole costs less than the small kernels (measured)
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
@@ -83,6 +84,11 @@ class Codes:
         """Equal parts of its rows, the last one smaller where there are none."""
         size = -(-len(self) // parts)
         return [self[start : start + size] for start in range(0, len(self), size)]
+
+    def split(self, sizes: Sequence[int]) -> list["Codes"]:
+        """So many rows each."""
+        ends = list(itertools.accumulate(sizes))
+        return [self[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
     @property
     def group(self) -> int:
@@ -144,12 +150,12 @@ def encode(weight: Tensor, bits: int, group: int = 64, name: str = "the weight")
     check_codable(weight, bits, name)
     wide = weight.detach().float()
     if bits == 8:
-        scales = _nonzero(wide.abs().amax(1, keepdim=True) / 127)
+        scales = nonzero(wide.abs().amax(1, keepdim=True) / 127)
         return Codes((wide / scales).round_().clamp_(-127, 127).to(torch.int8), scales)
     grouped = wide.unflatten(1, (-1, group))  # (E, D / G, G)
     lowest = grouped.amin(-1).half()
     # The step is taken from the lowest value as kept, so that rounding it costs nothing above.
-    scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).half())
+    scales = nonzero(((grouped.amax(-1) - lowest.float()) / 15).half())
     codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
     return Codes.of(codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8), scales, lowest)
 
@@ -459,6 +465,16 @@ def weights_of(network: nn.Module) -> tuple[int, int]:
     return count, size
 
 
+def quantized_part(network: nn.Module) -> dict[str, str]:
+    """How many weights are quantised to how many bits, in words, by `quantized`; {} for none."""
+    counts: dict[int, int] = {}
+    held = {id(m.codes): m for m in network.modules() if isinstance(m, Quantized)}
+    for module in held.values():
+        counts[module.bits] = counts.get(module.bits, 0) + module.shape.numel()
+    parts = [f"{count:,} to {bits} bits" for bits, count in sorted(counts.items())]
+    return {"quantized": ", ".join(parts)} if parts else {}
+
+
 def held_state(network: nn.Module) -> dict[str, Any]:
     """A state dict with the codes of quantised layers as they stand, under the weights' names."""
     found: dict[str, Any] = {}
@@ -514,7 +530,7 @@ def _linears(network: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]
     }
 
 
-def _nonzero(scales: Tensor) -> Tensor:
+def nonzero(scales: Tensor) -> Tensor:
     """Steps of constant rows, which need none, made divisible by."""
     return torch.where(scales == 0, torch.ones_like(scales), scales)
 
