@@ -44,6 +44,7 @@ COMMANDS = {
         "index": "commands.search:index",
         "search": "commands.search:search",
         "export": "commands.export:export",
+        "quantize": "commands.quantize:quantize",
         "models": "commands.models:models",
     },
     "measure": {

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bedstone.nn.quantize import quantized_part, weights_of
+
 # What a model is for, by its head; one of pictures by `image` and its head.
 USES = {
     "decoder language": ("text-generation", 'bedstone generate . "def "'),
@@ -54,10 +56,11 @@ def card(
         library: whose class that is.
     """
     config = network.config
-    count = sum(parameter.numel() for parameter in network.parameters())
+    count, _ = weights_of(network)
     rows = {
         "layout": config.layout,
         "parameters": f"{count:,}",
+        **quantized_part(network),
         **_shape(config),
         "trained on": (record.get("data") or {}).get("source", "not recorded"),
         **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},

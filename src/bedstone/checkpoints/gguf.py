@@ -20,7 +20,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.gpt.gguf import LAYOUTS, ROPE_FACTORS, rope_divisors
 from bedstone.models.published import load_published, to_published
-from bedstone.nn.quantize import hold, holds
+from bedstone.nn.quantize import holds
 from bedstone.reading import check_kinds, shown
 
 KINDS = {"f32": "F32", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0", "q4_1": "Q4_1"}
@@ -91,8 +91,7 @@ def open_gguf(path: Path, *, dtype: torch.dtype | None = None) -> Opened:
         held = stored is not None and dtype is None and stored.kind in HELD
         if held and all(holds(network, ours) for ours in name.ours):
             assert stored is not None
-            tensors[name.theirs] = held_as = codes(stored)
-            hold(network, dict.fromkeys(name.ours, held_as))
+            tensors[name.theirs] = codes(stored)
         elif stored is not None:
             tensors[name.theirs] = whole(stored, dtype)
     used = [*tensors, *layout.ignored]

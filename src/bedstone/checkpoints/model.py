@@ -20,6 +20,7 @@ from bedstone.checkpoints.card import card
 from bedstone.checkpoints.gguf import open_gguf
 from bedstone.checkpoints.gguf_file import gguf_in
 from bedstone.checkpoints.hub import resolve
+from bedstone.checkpoints.quantized import is_quantized, load_quantized, save_quantized
 from bedstone.checkpoints.sentence_transformers import (
     lower_case,
     network_folder,
@@ -37,9 +38,10 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
-from bedstone.models.families import model_type
+from bedstone.models.families import QUANTIZED, model_type
 from bedstone.models.interfaces import CausalLM
 from bedstone.models.published import (
+    FLOATS,
     GENERATION,
     Layout,
     has_own_copies,
@@ -48,7 +50,7 @@ from bedstone.models.published import (
     to_published,
 )
 from bedstone.nn.layers import Pooling
-from bedstone.nn.quantize import weights_of
+from bedstone.nn.quantize import make_whole_in, weights_of
 from bedstone.nn.ties import without_ties
 from bedstone.reading import check_kinds, is_plain, read_object, to_path
 from bedstone.runtime import pick_precision
@@ -66,6 +68,7 @@ class Model:
         record: what `bedstone.json` says of its making: recipe, data, metrics, versions.
         path: where it was read from.
         pooling: how it makes one vector of a text, where its folder says so.
+        plain: whether weights that are quantised are saved whole too, as other libraries read them.
     """
 
     network: Any
@@ -75,6 +78,7 @@ class Model:
     path: Path | None = None
     pooling: Pooling | None = None
     processor: ImageProcessor | None = None
+    plain: bool = True
 
     @property
     def config(self) -> Any:
@@ -209,10 +213,15 @@ class Model:
     def write_network(self, folder: Path) -> None:
         """Writes the published files alone: configuration, weights, and how inputs are read."""
         config = self.layout.write_config(self.config)
-        tensors = to_published(self.layout, self.network)
-        if self.layout.library == "transformers":
-            dtype = next(iter(tensors.values())).dtype
-            config["dtype"] = str(dtype).removeprefix("torch.")
+        quantized = is_quantized(self.network)
+        if quantized:
+            save_quantized(folder, self.layout, self.network)
+        if self.plain or not quantized:
+            tensors = to_published(self.layout, self.network)
+            save_tensors(folder, tensors, name=self.layout.weights)
+            if self.layout.library == "transformers":
+                dtype = next(iter(tensors.values())).dtype
+                config["dtype"] = str(dtype).removeprefix("torch.")
         if self.pooling is not None:
             write_pooling(folder, self.pooling, self.config.width)
             if self.tokenizer is not None and self.pooling.max_tokens:
@@ -227,7 +236,6 @@ class Model:
             keys = ("bos_token_id", "eos_token_id", "pad_token_id")
             generation = {key: config[key] for key in keys if config.get(key) is not None}
             write_json(folder / "generation_config.json", {**generation, **self.generation})
-        save_tensors(folder, tensors, name=self.layout.weights)
 
     def card(self) -> str:
         """The model card, in Markdown with the metadata block that hubs read."""
@@ -284,15 +292,22 @@ def load(
         kind = layout(model_type(published))
     except BedstoneError as error:
         raise BedstoneError(f"{folder}/{error}") from None
-    tensors = load_tensors(folder, name=kind.weights)
+    quantized = is_plain(folder / QUANTIZED)
+    tensors: dict[str, Any] = (
+        load_quantized(folder) if quantized else load_tensors(folder, name=kind.weights)
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     config = read_config(kind, published, shapes, folder / "config.json")
     network = build(kind, config, folder / "config.json")
     if has_own_copies(kind, network, tensors):
         network = build(kind, without_ties(config), folder / "config.json")
     load_published(kind, network, tensors, where=str(folder), dtype=dtype)
+    if quantized:
+        dtypes = {str(each).removeprefix("torch."): each for each in FLOATS}
+        make_whole_in(network, dtypes.get(str(published.get("dtype")), torch.float32))
     tokenizer = _tokenizer(folder)
     model = Model(network.to(device).eval(), tokenizer, path=folder, record=record)
+    model.plain = not quantized or any(folder.glob(f"{kind.weights}*"))
     model.pooling = _pooling(outer, tokenizer)
     model.processor = ImageProcessor.read(folder)
     _check_pixels(model, folder)

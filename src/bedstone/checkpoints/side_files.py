@@ -17,7 +17,9 @@ from bedstone.runtime import versions
 
 RECORD = "bedstone.json"
 KINDS = {
-    **dict.fromkeys(("files", "recipe", "data", "metrics", "versions", "head"), "an object"),
+    **dict.fromkeys(
+        ("files", "recipe", "data", "metrics", "versions", "head", "quantized"), "an object"
+    ),
     **dict.fromkeys(("base", "saved"), "text"),
 }
 

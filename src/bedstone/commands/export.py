@@ -9,8 +9,8 @@ from bedstone.checkpoints.gguf import check_kind, save_gguf
 from bedstone.checkpoints.gguf_file import SUFFIX
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.quantized import is_quantized
 from bedstone.errors import BedstoneError, nearest
-from bedstone.nn.quantize import QuantizedLinear
 from bedstone.outputs import new_file
 
 FORMATS = ("gguf",)
@@ -57,9 +57,8 @@ def export(
     if isinstance(opened, DiffusionPipeline):
         raise BedstoneError(f"{model}: is a diffusion model; GGUF files hold GPTs.")
     save_gguf(opened, path, quantize)
-    held = any(isinstance(each, QuantizedLinear) for each in opened.network.modules())
-    if held and not quantize:
-        note = "note: weights of four bits are written as fp32; --quantize q4_1 keeps them small"
+    if is_quantized(opened.network) and not quantize:
+        note = "note: quantised weights are written whole; --quantize q8_0 or q4_1 keeps them small"
         print(note, file=sys.stderr)
     facts = {"file": str(path), "bytes": path.stat().st_size}
     if as_json:

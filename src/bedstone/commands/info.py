@@ -10,7 +10,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.models.gpt.network import GPTConfig
-from bedstone.nn.quantize import QuantizedLinear, weights_of
+from bedstone.nn.quantize import quantized_part, weights_of
 
 
 def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def describe(model: Model) -> dict[str, Any]:
         **_embeddings(model.network),
         "dtype": str(weights[0].dtype).removeprefix("torch."),
         "bytes": size,
-        **_quantized(model.network),
+        **quantized_part(model.network),
         **_sizes(config),
         **_drawing(model),
     }
@@ -77,14 +77,6 @@ def describe(model: Model) -> dict[str, Any]:
         "trained_on": record.get("data", {}).get("source", "not recorded"),
         **record.get("metrics", {}),
     }
-
-
-def _quantized(network: Any) -> dict[str, Any]:
-    layers = [each for each in network.modules() if isinstance(each, QuantizedLinear)]
-    if not layers:
-        return {}
-    inner = sum(each.in_features * each.out_features for each in layers)
-    return {"of_which_quantized": f"{inner:,} to {layers[0].bits} bits"}
 
 
 def _drawing(model: Model) -> dict[str, Any]:

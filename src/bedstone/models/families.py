@@ -49,6 +49,7 @@ WEIGHTS = {
     "diffusers": "diffusion_pytorch_model.safetensors",
     "peft": "adapter_model.safetensors",
 }
+QUANTIZED = "quantized.safetensors"  # weights in few bits, where a folder has them so
 
 
 def model_type(published: Mapping[str, Any]) -> str:

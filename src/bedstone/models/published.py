@@ -22,7 +22,7 @@ from bedstone.models.families import WEIGHTS, home_of
 from bedstone.models.heads import HeadConfig
 from bedstone.models.interfaces import TextFormat
 from bedstone.nn.lora import adapters
-from bedstone.nn.quantize import Codes, shapes_of
+from bedstone.nn.quantize import Codes, held_state, hold, holds, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
 
@@ -48,23 +48,32 @@ class Name:
     leading: int = 0
     paired: int = 0
 
-    def write(self, state: dict[str, Tensor]) -> Tensor:
-        """The published tensor."""
+    def write(self, state: Mapping[str, Any]) -> Any:
+        """The published tensor; of codes, as they stand: outputs by inputs."""
         parts = [state[name] for name in self.ours]
+        if isinstance(parts[0], Codes) and all(map(parts[0].like, parts)):
+            codes = parts[0] if len(parts) == 1 else Codes.join(parts)
+            return codes[self._in_pairs(len(codes))] if self.paired else codes
+        parts = [each.whole(torch.float32) if isinstance(each, Codes) else each for each in parts]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         whole = whole.view((1,) * self.leading + whole.shape)
         if self.paired:
-            whole = whole[torch.arange(len(whole)).view(self.paired, 2, -1).mT.flatten()]
+            whole = whole[self._in_pairs(len(whole))]
         return whole.t().contiguous() if self.transposed else whole
 
-    def read(self, whole: Tensor) -> dict[str, Tensor]:
+    def _in_pairs(self, rows: int) -> Tensor:
+        """Our rows in the order of the published ones."""
+        return torch.arange(rows).view(self.paired, 2, -1).mT.flatten()
+
+    def read(self, whole: Any) -> dict[str, Any]:
         """Our parameters, from the published tensor.
 
         Raises:
             BedstoneError: it doesn't divide into them.
         """
-        whole = whole.t() if self.transposed and whole.dim() == 2 else whole
-        if self.leading:
+        if isinstance(whole, Tensor):
+            whole = whole.t() if self.transposed and whole.dim() == 2 else whole
+        if self.leading and isinstance(whole, Tensor):
             bare = whole.shape[: self.leading] == (1,) * self.leading
             whole = whole.reshape(whole.shape[self.leading :]) if bare else whole
         if self.paired and whole.dim() and len(whole) % (2 * self.paired) == 0:
@@ -200,8 +209,11 @@ def fresh_processor(config: Any) -> ImageProcessor:
     return made(config)
 
 
-def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
+def to_published(layout: Layout, network: nn.Module, *, held: bool = False) -> dict[str, Any]:
     """The network's weights under their published names; tied ones are written once.
+
+    Args:
+        held: whether quantised weights are given as the codes that they stand in, not made whole.
 
     Raises:
         BedstoneError: it has adapters, which have no names there.
@@ -211,7 +223,7 @@ def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
             f"the network has adapters ({', '.join(named)}), which a model's files have no place "
             "for. Save them with save_adapter, or fold one into the weights first (nn.lora.fold)."
         )
-    state = dict(network.state_dict())
+    state = held_state(network) if held else dict(network.state_dict())
     copies = ties(network)
     names = [name for name in layout.names(network.config) if not set(name.ours) & set(copies)]
     covered = {ours for name in names for ours in name.ours} | set(copies)
@@ -223,14 +235,17 @@ def to_published(layout: Layout, network: nn.Module) -> dict[str, Tensor]:
 def load_published(
     layout: Layout,
     network: Any,
-    tensors: dict[str, Tensor],
+    tensors: dict[str, Any],
     *,
     where: str,
     dtype: torch.dtype | None = None,
 ) -> list[str]:
     """Fills the network, which may be on the meta device, from published tensors.
 
+    Quantised layers take the places of those whose weights are codes.
+
     Args:
+        tensors: by their published names; codes stand outputs by inputs.
         where: the folder or file, for error messages.
         dtype: what to hold the weights in; None keeps what is stored.
 
@@ -242,7 +257,7 @@ def load_published(
     """
     copies = ties(network)
     tensors = _current_names(layout, tensors)
-    state: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
     missing, usual, known = [], layout.usual(network.config), set()
     for name in layout.names(network.config):
         if set(name.ours) & set(copies):
@@ -272,15 +287,27 @@ def load_published(
                 "weights and config.json from the same model."
             )
     if dtype is not None:
-        state = {
-            n: each.to(dtype) if each.is_floating_point() else each for n, each in state.items()
-        }
-    network.load_state_dict(
-        {**state, **{copy: state[own] for copy, own in copies.items()}}, assign=True
-    )
+        state = {name: _cast(each, dtype) for name, each in state.items()}
+    state |= {copy: state[own] for copy, own in copies.items()}
+    codes = {name: each for name, each in state.items() if isinstance(each, Codes)}
+    for ours in codes:
+        if not holds(network, ours):
+            raise BedstoneError(
+                f"{where}: {ours} is stored in few bits; expected that of weights of linear layers "
+                "and tables alone. Fetch the folder again."
+            )
+    hold(network, codes)
+    network.load_state_dict(state, assign=True)
     if copies:
         network.tie()
     return sorted(tensors)
+
+
+def _cast(weight: Any, dtype: torch.dtype) -> Tensor:
+    if isinstance(weight, Codes):
+        return weight.whole(dtype)
+    cast: Tensor = weight.to(dtype) if weight.is_floating_point() else weight
+    return cast
 
 
 def _current_names(layout: Layout, tensors: Mapping[str, T]) -> dict[str, T]:
@@ -343,22 +370,30 @@ def _read(name: Name, whole: Any, where: str) -> dict[str, Any]:
         raise BedstoneError(f"{where}: {error}") from None
 
 
-def has_own_copies(layout: Layout, network: Any, tensors: Mapping[str, Tensor]) -> bool:
+def has_own_copies(layout: Layout, network: Any, tensors: Mapping[str, Any]) -> bool:
     """Whether tensors that the network would tie are stored beside one another and differ.
 
     So it is after an output layer was trained by itself, whatever the configuration says.
     """
     stored = _current_names(layout, tensors)
-    copies, found = ties(network), dict[str, Tensor]()
+    copies, found = ties(network), dict[str, Any]()
     for name in layout.names(without_ties(network.config)):
         key = next((key for key in _places(layout, name) if key in stored), None)
         if key is None or len(name.ours) > 1:
             continue
         whole = stored[key]
         other = found.setdefault(copies.get(name.ours[0], name.ours[0]), whole)
-        if other is not whole and not (other.shape == whole.shape and torch.equal(other, whole)):
+        if other is not whole and not _equal(other, whole):
             return True
     return False
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Codes) and isinstance(other, Codes):
+        return one.like(other) and all(map(_equal, one.parts.values(), other.parts.values()))
+    if isinstance(one, Codes) or isinstance(other, Codes) or one.shape != other.shape:
+        return False
+    return torch.equal(one, other)
 
 
 def _check_shapes(network: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -13,8 +13,9 @@ out once; everywhere else the weight is made whole for the time of one product.
 Shapes: N rows, D inputs, E outputs, G inputs a group.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -29,7 +30,7 @@ from bedstone.nn.fast.frozen import adapted, working_dtype
 
 TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 GROUPS = (32, 64, 128)
-GROUP = 64  # of inference in four bits
+GROUP = 32  # of inference in four bits
 LARGEST = 65504.0  # the greatest that a lowest value or a step in fp16 can be
 FEW = 8  # rows: beyond, making the weight whole costs less than the small kernels (measured)
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
@@ -84,10 +85,36 @@ class Codes:
         size = -(-len(self) // parts)
         return [self[start : start + size] for start in range(0, len(self), size)]
 
+    def split(self, sizes: Sequence[int]) -> list["Codes"]:
+        """So many rows each."""
+        ends = list(itertools.accumulate(sizes))
+        return [self[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
     @property
     def group(self) -> int:
         """Inputs that share a scale, G."""
         return self.shape[1] // self.scales.shape[1]
+
+    @property
+    def kind(self) -> tuple[int, int, int, torch.dtype]:
+        """Bits, inputs a group and in all, and what the scales are in."""
+        return self.bits, self.group, self.shape[1], self.scales.dtype
+
+    @property
+    def parts(self) -> dict[str, Tensor]:
+        """What it is made of, by the names that files have for it."""
+        found = {"codes": self.packed, "scales": self.scales, "lowest": self.lowest}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @classmethod
+    def join(cls, given: Sequence["Codes"]) -> "Codes":
+        """The rows of several, of as many bits and inputs a group, one below another."""
+        whole = {name: torch.cat([each.parts[name] for each in given]) for name in given[0].parts}
+        return cls(whole["codes"], whole["scales"], whole.get("lowest"))
+
+    def like(self, other: object) -> bool:
+        """Whether the rows of another can stand below its own."""
+        return isinstance(other, Codes) and self.kind == other.kind
 
     @torch.no_grad()
     def whole(self, dtype: torch.dtype) -> Tensor:
@@ -123,12 +150,12 @@ def encode(weight: Tensor, bits: int, group: int = 64, name: str = "the weight")
     check_codable(weight, bits, name)
     wide = weight.detach().float()
     if bits == 8:
-        scales = _nonzero(wide.abs().amax(1, keepdim=True) / 127)
+        scales = nonzero(wide.abs().amax(1, keepdim=True) / 127)
         return Codes((wide / scales).round_().clamp_(-127, 127).to(torch.int8), scales)
     grouped = wide.unflatten(1, (-1, group))  # (E, D / G, G)
     lowest = grouped.amin(-1).half()
     # The step is taken from the lowest value as kept, so that rounding it costs nothing above.
-    scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).half())
+    scales = nonzero(((grouped.amax(-1) - lowest.float()) / 15).half())
     codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
     return Codes.of(codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8), scales, lowest)
 
@@ -416,6 +443,13 @@ def held_in(layer: Any) -> tuple[torch.dtype, torch.device]:
     return layer.weight.dtype, layer.weight.device
 
 
+def make_whole_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Sets what a network's quantised weights are made whole in, where nothing else is chosen."""
+    for module in network.modules():
+        if isinstance(module, Quantized):
+            module.kept = dtype
+
+
 def weights_of(network: nn.Module) -> tuple[int, int]:
     """How many weights a network has, and how many bytes they take, quantised ones too."""
     count = sum(weight.numel() for weight in network.parameters())
@@ -426,47 +460,63 @@ def weights_of(network: nn.Module) -> tuple[int, int]:
         if isinstance(module, Quantized)
     }
     for codes in held.values():  # tied layers have the same
-        parts = (codes.packed, codes.scales, codes.lowest)
         count += codes.shape.numel()
-        size += sum(part.nbytes for part in parts if part is not None)
+        size += sum(part.nbytes for part in codes.parts.values())
     return count, size
 
 
-def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
-    """The shapes of a state dict, with nothing made whole for it."""
-    found = {}
+def quantized_part(network: nn.Module) -> dict[str, str]:
+    """How many weights are quantised to how many bits, in words, by `quantized`; {} for none."""
+    counts: dict[int, int] = {}
+    held = {id(m.codes): m for m in network.modules() if isinstance(m, Quantized)}
+    for module in held.values():
+        counts[module.bits] = counts.get(module.bits, 0) + module.shape.numel()
+    parts = [f"{count:,} to {bits} bits" for bits, count in sorted(counts.items())]
+    return {"quantized": ", ".join(parts)} if parts else {}
+
+
+def held_state(network: nn.Module) -> dict[str, Any]:
+    """A state dict with the codes of quantised layers as they stand, under the weights' names."""
+    found: dict[str, Any] = {}
     for path, module in network.named_modules():
         start = f"{path}." if path else ""
         if isinstance(module, Quantized):
-            found[f"{start}weight"] = module.shape
+            found[f"{start}weight"] = module.held
         own = {**module._parameters, **module._buffers}
         passing = module._non_persistent_buffers_set
         found |= {
-            start + name: each.shape
+            start + name: each.detach()
             for name, each in own.items()
             if each is not None and name not in passing
         }
     return found
 
 
+def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of a state dict, with nothing made whole for it."""
+    return {name: each.shape for name, each in held_state(network).items()}
+
+
 def hold(network: nn.Module, codes: Mapping[str, Codes]) -> None:
-    """Puts layers that will hold such codes, which are loaded later, in the place of plain ones.
+    """Puts layers that hold such codes in the place of plain ones.
 
     Args:
-        codes: by the names of the weights.
+        codes: by the names of the weights, which `holds`.
     """
     for name, given in codes.items():
         parent, _, leaf = name.removesuffix(".weight").rpartition(".")
         module = network.get_submodule(parent)
-        setattr(module, leaf, stand_in(getattr(module, leaf), given))
+        plain = getattr(module, leaf)
+        if not isinstance(plain, Quantized):  # which takes them as it is loaded
+            setattr(module, leaf, stand_in(plain, given))
 
 
 def holds(network: nn.Module, name: str) -> bool:
-    """Whether a parameter is the weight of a linear layer that quantised ones can stand for."""
+    """Whether a parameter is the weight of a layer that a quantised one can stand for."""
     path, _, leaf = name.rpartition(".")
-    if leaf != "weight" or path.rpartition(".")[2] not in TARGETS:
-        return False
-    return type(network.get_submodule(path)) is nn.Linear
+    module = network.get_submodule(path)
+    plain = type(module) in (nn.Linear, nn.Embedding)
+    return leaf == "weight" and (plain or isinstance(module, Quantized))
 
 
 def _linears(network: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
@@ -480,7 +530,7 @@ def _linears(network: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]
     }
 
 
-def _nonzero(scales: Tensor) -> Tensor:
+def nonzero(scales: Tensor) -> Tensor:
     """Steps of constant rows, which need none, made divisible by."""
     return torch.where(scales == 0, torch.ones_like(scales), scales)
 

@@ -17,12 +17,13 @@ from bedstone.nn.blocks import AdaZero, Context, PostNorm, PreNorm, Stack
 from bedstone.nn.conditioning import PlainNorm
 from bedstone.nn.convolution import ConvNorm
 from bedstone.nn.fast.frozen import PackedLinear
+from bedstone.nn.gptq import codes_for_inference
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora import LoRALinear
 from bedstone.nn.masks import Documents
 from bedstone.nn.patches import PatchEmbed, chosen, patchify
 from bedstone.nn.positions import Frequencies, Grid, GridRotary, Rotary
-from bedstone.nn.quantize import Codes, Quantized, encode, kinds_for_inference, stand_in
+from bedstone.nn.quantize import Quantized, stand_in
 
 MANY = 64  # rows of a product, where not one token is read at a time
 
@@ -144,15 +145,10 @@ def for_inference(network: Network, dtype: torch.dtype, bits: int | None = None)
 def _quantised(network: nn.Module, dtype: torch.dtype, bits: int) -> dict[int, object]:
     """Quantised layers by the ids of those whose places they take."""
     found: dict[int, object] = {}
-    coded: dict[tuple[int, int], Codes] = {}  # by weight and group: tied layers share theirs
-    for path, group in kinds_for_inference(network, bits).items():
+    for path, codes in codes_for_inference(network, bits).items():
         module: Any = network.get_submodule(path)
-        key = id(module.weight), group
-        if isinstance(module, LoRALinear):
-            key, module = (id(module), group), module.plain()
-        if key not in coded:
-            coded[key] = encode(module.weight, 4 if group else 8, group, f"{path}.weight")
-        found[id(network.get_submodule(path))] = _cast(stand_in(module, coded[key]), dtype)
+        plain = module.plain() if isinstance(module, LoRALinear) else module
+        found[id(module)] = _cast(stand_in(plain, codes), dtype)
     return found
 
 
