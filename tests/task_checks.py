@@ -94,9 +94,9 @@ def check_options(name: str, model: Model, given: list[Any], options: Mapping[st
         bedstone.pipeline(name, model, **{**options, "batch_size": 0})
     with pytest.raises(BedstoneError, match="'fp61' is unknown"):
         bedstone.pipeline(name, model, **{**options, "precision": "fp61"})(given)
-    assert len(bedstone.pipeline(name, model, **{**options, "precision": "bf16"})(given)) == len(
-        given
-    )
+    for precision in ("bf16", "int8", "int4"):
+        task = bedstone.pipeline(name, model, **{**options, "precision": precision})
+        assert len(task(given)) == len(given)
 
 
 def check_faults(task: Any, given: list[Any], bad: Any, said: str) -> None:

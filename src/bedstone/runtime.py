@@ -107,19 +107,28 @@ def speedup(plain: Callable[[], object], other: Callable[[], object], rounds: in
 
 @dataclass(frozen=True)
 class Precision:
-    """How a training step or a generation computes: the dtype of its matrix products."""
+    """How a training step or a generation computes.
+
+    Attributes:
+        dtype: of matrix products.
+        bits: of the weights that inference quantises, 8 or 4; None leaves them as they are.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    bits: int | None = None
 
     @property
     def name(self) -> str:
+        if self.bits is not None:
+            return f"int{self.bits}"
         return "bf16" if self.dtype is torch.bfloat16 else "fp32"
 
     @property
     def weights(self) -> torch.dtype | None:
         """What to hold weights in where activations stay fp32: fp32, or None for as stored."""
-        return torch.float32 if self.dtype is torch.float32 else None
+        exact = self.dtype is torch.float32 and self.bits is None
+        return torch.float32 if exact else None
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Matrix products in `dtype`; norms, losses and parameters stay fp32."""
@@ -128,14 +137,32 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def pick_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is bf16 where the hardware has it, else fp32; `bf16` and `fp32` are taken as said."""
-    dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    if name == "auto":
-        name = "bf16" if has_fast_bf16(device) else "fp32"
-    if name not in dtypes:
-        raise BedstoneError(f"precision: {name!r} is unknown; expected auto, bf16 or fp32.")
-    return Precision(device, dtypes[name])
+TRAINING = ("auto", "bf16", "fp32")
+BITS = {"int8": 8, "int4": 4}  # of the weights, by the precisions of inference alone
+
+
+def pick_precision(name: str, device: torch.device, *, learns: bool = False) -> Precision:
+    """`auto` is bf16 where the hardware has it, else fp32; `bf16` and `fp32` are taken as said.
+
+    `int8` and `int4` quantise weights for inference, and compute as `auto` does.
+
+    Args:
+        learns: whether it is to train in.
+
+    Raises:
+        BedstoneError: the name is unknown, or of inference alone where the network learns.
+    """
+    bits = BITS.get(name)
+    if learns and bits:
+        raise BedstoneError(
+            f"precision: {name!r} is of inference alone; expected {', '.join(TRAINING)}. To train "
+            f"an adapter over weights of {bits} bits, fine-tune with lora.rank and quantize={bits}."
+        )
+    if bits is None and name not in TRAINING:
+        known = "auto, bf16 or fp32" if learns else "auto, bf16, fp32, int8 or int4"
+        raise BedstoneError(f"precision: {name!r} is unknown; expected {known}.")
+    fast = name == "bf16" or (name != "fp32" and has_fast_bf16(device))
+    return Precision(device, torch.bfloat16 if fast else torch.float32, bits)
 
 
 def keep_memory() -> None:

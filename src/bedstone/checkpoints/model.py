@@ -128,7 +128,8 @@ class Model:
 
         Args:
             prompt: one text or a list.
-            precision: of computation: fp32, bf16, or auto for bf16 where the hardware has it.
+            precision: of computation: fp32, bf16, auto for bf16 where the hardware has it, or int8
+                or int4, which quantise weights.
             settings: fields of `GenerationSettings`, such as `max_new_tokens` or `temperature`.
 
         Raises:

@@ -107,7 +107,7 @@ def calibrate(
         measure: measure the policy as it is, on all rows of the sample, and write nothing; for a
             second set, after a calibration.
         as_json: print one JSON object.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

@@ -76,7 +76,7 @@ def chat(
         message: answer this message alone.
         system: a system message, which says how to answer.
         as_json: print one JSON object: messages, finish reason, tokens, tokens per second.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

@@ -13,6 +13,7 @@ from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
+from bedstone.nn.fast.inference import for_inference
 from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
@@ -56,7 +57,7 @@ def evaluate(
         context: tokens per window; by default the model's own context.
         batch_size: windows per batch.
         as_json: print one JSON object.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
         confusion: a PNG file to draw the confusion matrix into, for a model with labels.
         judge: for a model that generates media: the judge network, a folder or a file of weights.
@@ -93,6 +94,8 @@ def evaluate(
         return evaluate_generative(
             opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
+    if how.bits is not None:
+        opened.network = for_inference(opened.network, how.dtype, how.bits)
     if judge or clip:
         raise BedstoneError(
             f"{'judge' if judge else 'clip'}: {judge or clip} was given, and {model} draws nothing "

@@ -69,7 +69,7 @@ def generate(
         chat: read each prompt as a user's message, which the model's chat template wraps: what a
             model that learnt from instructions or conversations expects.
         as_json: print one JSON object per continuation.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

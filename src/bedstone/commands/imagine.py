@@ -302,7 +302,7 @@ def imagine(
         show_steps: write the sampling steps into a file beside the result.
         overwrite: replace files of the same names.
         as_json: print one JSON object per file.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

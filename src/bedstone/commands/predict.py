@@ -59,7 +59,7 @@ def predict(
         column: the column of the text (default: that of the training rows, or a usual name).
         option: an option of the task, key=value; may be given several times.
         overwrite: replace a file of the same name.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

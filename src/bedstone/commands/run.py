@@ -373,7 +373,7 @@ def run(
         page: an HTML file to write, with the images and their captions or answers.
         overwrite: replace a page of the same name.
         as_json: print one JSON object per input.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

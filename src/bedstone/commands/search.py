@@ -44,7 +44,7 @@ def index(
         out: the index to write (default: FOLDER.index).
         metadata: rows with a column file_name, instead of the folder's metadata.jsonl or .csv.
         as_json: print the stored keys, one JSON object per batch.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:
@@ -172,7 +172,7 @@ def search(
         rerank: a model for image-text-matching that reranks the nearest images.
         model: the path of the index's model, if it was moved.
         as_json: print one JSON object per image.
-        precision: of computation: auto, bf16 or fp32.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:

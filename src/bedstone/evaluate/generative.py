@@ -140,7 +140,7 @@ def samples_of(
         condition=condition,
         null=null,
         controls=SampleControls(limit=clip() if model.autoencoder is None else None),
-        network=for_inference(model.network, precision.dtype),
+        network=for_inference(model.network, precision.dtype, precision.bits),
         autocast=precision.autocast,
         batch=SAMPLE_BATCH,
         progress=lambda step: update(step.share),

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
-from bedstone.nn.fast.inference import for_inference, inference_dtype
+from bedstone.nn.fast.decoder import decoder_of
+from bedstone.nn.fast.inference import for_inference, inference_bits, inference_dtype
 from bedstone.runtime import Precision, check_finite
 
 Finish = Literal["stop", "length"]
@@ -266,9 +267,11 @@ def ready(network: Decoder, precision: Precision | None) -> Decoder:
     """The network itself, or a copy of it made ready to compute in `precision`."""
     if precision is None or not isinstance(network, nn.Module):
         return network
-    if inference_dtype(network) == precision.dtype:
+    made_for = inference_dtype(network), inference_bits(network)
+    if made_for == (precision.dtype, precision.bits):
         return network
-    return for_inference(network, precision.dtype)
+    found = decoder_of(network, precision.dtype, precision.bits)
+    return found or for_inference(network, precision.dtype, precision.bits)
 
 
 def check_prompts(network: Decoder, prompts: Sequence[Sequence[int]]) -> None:

@@ -333,11 +333,10 @@ def check_weights(name: str, whole: Tensor, where: str) -> None:
 
 def _read(name: Name, whole: Any, where: str) -> dict[str, Any]:
     """Our parameters of a stored tensor, or of one in four bits, checked."""
-    if isinstance(whole, Codes):
-        check_weights(name.theirs, whole.scales, where)
-        check_weights(name.theirs, whole.lowest, where)
-    else:
-        check_weights(name.theirs, whole, where)
+    parts = (whole.scales, whole.lowest) if isinstance(whole, Codes) else (whole,)
+    for part in parts:
+        if part is not None:
+            check_weights(name.theirs, part, where)
     try:
         return name.read(whole)
     except BedstoneError as error:

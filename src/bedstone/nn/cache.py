@@ -54,6 +54,10 @@ class Cache:
     def rows(self) -> int:
         return len(self.layers[0].keys)
 
+    def used(self) -> int:
+        """How many slots from the first may hold something."""
+        return self.length
+
     def slots(self, new: int) -> Tensor:
         """Slots that `new` tokens a row take: (1, T), or (B, T) where rows differ."""
         if self._slots is None or self._slots.shape[1] != new:  # every layer asks for the same
@@ -122,7 +126,7 @@ class Cache:
         sources = rows[moved]
         for layer in self.layers:
             for held in (layer.keys, layer.values):
-                used = held.narrow(2, 0, self.length)
+                used = held.narrow(2, 0, self.used())
                 used[moved] = used[sources]
         if self.lengths is not None:
             self.set_lengths(self.lengths[rows])

@@ -13,6 +13,7 @@ out once; everywhere else the weight is made whole for the time of one product.
 Shapes: N rows, D inputs, E outputs, G inputs a group.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,25 +29,28 @@ from bedstone.nn.fast.frozen import adapted, working_dtype
 
 TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 GROUPS = (32, 64, 128)
+GROUP = 64  # of inference in four bits
+LARGEST = 65504.0  # the greatest that a lowest value or a step in fp16 can be
 FEW = 8  # rows: beyond, making the weight whole costs less than the small kernels (measured)
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
 
 
 @dataclass(frozen=True)
 class Codes:
-    """A weight (E, D) as it stands in four bits: code * scale + lowest.
+    """A weight (E, D) as it stands in few bits: code * scale, or in four code * scale + lowest.
 
-    It passes through the tables of names like a tensor, and a `QuantizedLinear` takes it as it is,
+    It passes through the tables of names like a tensor, and quantised layers take it as it is,
     where making it whole and quantising it again would round twice.
 
     Attributes:
-        packed: (E, D / 2) uint8: the first half of a row in the low bits.
-        scales, lowest: (E, D / G), in the precision that they are stored in.
+        packed: (E, D) int8, or (E, D / 2) uint8 with the first half of a row in the low bits.
+        scales: (E, 1), or (E, D / G) in four bits, in the precision that they are stored in.
+        lowest: (E, D / G) likewise; None in eight bits.
     """
 
     packed: Tensor
     scales: Tensor
-    lowest: Tensor
+    lowest: Tensor | None = None
 
     @classmethod
     def of(cls, codes: Tensor, scales: Tensor, lowest: Tensor) -> "Codes":
@@ -55,8 +59,12 @@ class Codes:
         return cls(first | (second << 4), scales, lowest)
 
     @property
+    def bits(self) -> int:
+        return 8 if self.lowest is None else 4
+
+    @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self.packed), 2 * self.packed.shape[1]))
+        return torch.Size((len(self.packed), self.packed.shape[1] * 8 // self.bits))
 
     def dim(self) -> int:
         return 2
@@ -68,7 +76,8 @@ class Codes:
         return self
 
     def __getitem__(self, rows: Any) -> "Codes":
-        return Codes(self.packed[rows], self.scales[rows], self.lowest[rows])
+        lowest = None if self.lowest is None else self.lowest[rows]
+        return Codes(self.packed[rows], self.scales[rows], lowest)
 
     def chunk(self, parts: int) -> list["Codes"]:
         """Equal parts of its rows, the last one smaller where there are none."""
@@ -80,97 +89,177 @@ class Codes:
         """Inputs that share a scale, G."""
         return self.shape[1] // self.scales.shape[1]
 
+    @torch.no_grad()
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`, (E, D), each number rounded once."""
+        made = self.packed.new_empty(self.shape, dtype=dtype)
+        half = self.packed.shape[1]
+        for start in range(0, len(self), _ROWS):
+            part, out = self[start : start + _ROWS], made[start : start + _ROWS]
+            if part.lowest is None:
+                torch.mul(part.packed, part.scales.float(), out=out)
+                continue
+            wide = torch.empty(out.shape, device=out.device)
+            wide[:, :half] = part.packed & 15
+            wide[:, half:] = part.packed >> 4
+            steps = wide.unflatten(1, (-1, self.group))  # (n, D / G, G)
+            torch.addcmul(
+                part.lowest.float()[..., None], steps, part.scales.float()[..., None], out=steps
+            )
+            out.copy_(wide)
+        return made
 
-class QuantizedLinear(nn.Module):
-    """x W^T + b, (..., D) to (..., E), the weight in 8 bits a row or 4 bits a group.
 
-    In a state dict it looks like the linear layer it replaced: `weight` is made whole again on
-    saving and quantised again on loading. So whatever is saved opens everywhere and computes
-    what was trained and tested, at the size of a plain model.
+@torch.no_grad()
+def encode(weight: Tensor, bits: int, group: int = 64, name: str = "the weight") -> Codes:
+    """A weight (E, D) in 8 bits a row, or in 4 bits a group of inputs.
 
     Args:
-        linear: what it takes the place of.
-        bits: 8 or 4.
-        group: inputs that share a scale, for 4 bits; divides D.
-        codes: four-bit codes to take in the place of the linear layer's weight.
+        name: of the weight, for errors.
+
+    Raises:
+        BedstoneError: as `check_codable`.
+    """
+    check_codable(weight, bits, name)
+    wide = weight.detach().float()
+    if bits == 8:
+        scales = _nonzero(wide.abs().amax(1, keepdim=True) / 127)
+        return Codes((wide / scales).round_().clamp_(-127, 127).to(torch.int8), scales)
+    grouped = wide.unflatten(1, (-1, group))  # (E, D / G, G)
+    lowest = grouped.amin(-1).half()
+    # The step is taken from the lowest value as kept, so that rounding it costs nothing above.
+    scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).half())
+    codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
+    return Codes.of(codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8), scales, lowest)
+
+
+def check_codable(weight: Tensor, bits: int, name: str) -> None:
+    """Raises BedstoneError for a weight that has numbers which codes can't stand for."""
+    if weight.is_meta or not weight.numel():
+        return
+    least, most = (float(each) for each in weight.detach().aminmax())
+    if not (math.isfinite(least) and math.isfinite(most)):
+        raise BedstoneError(
+            f"{name}: holds numbers that aren't finite (NaN or infinity), which no code stands "
+            "for. Take another copy of the weights, or an earlier checkpoint."
+        )
+    largest = max(-least, most)
+    if bits == 4 and largest > LARGEST:
+        raise BedstoneError(
+            f"{name}: holds {largest:.4g}; scales of 4 bits are fp16 and reach {LARGEST:,.0f}. "
+            "Take 8 bits."
+        )
+
+
+class Quantized(nn.Module):
+    """A layer whose weight (E, D) is held as codes.
+
+    In a state dict it looks like the layer it replaced: `weight` is made whole again on
+    saving and quantised again on loading. So whatever is saved opens everywhere and computes
+    what was trained and tested, at the size of a plain model.
     """
 
     codes: Tensor  # (E, D) int8, or (E, D / 2) uint8: the first half of a row in the low bits
-    scales: Tensor  # (E, 1) or (E, D / G), bf16, or as the codes of a file have them
+    scales: Tensor  # (E, 1) fp32 or (E, D / G) fp16, or as the codes of a file have them
     lowest: Tensor | None  # (E, D / G), likewise
 
-    def __init__(
-        self, linear: nn.Linear, bits: int, group: int = 64, codes: Codes | None = None
-    ) -> None:
+    def __init__(self, kept: torch.dtype, codes: Codes) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bits, self.group = bits, group
-        self.kept = linear.weight.dtype  # what the weight is made whole in
-        self.dtype: torch.dtype | None = None  # of its products, where one was chosen beforehand
-        self.bias = linear.bias
-        if self.bias is not None:
-            self.bias.requires_grad_(False)  # the layer is frozen whole
+        self.kept = kept  # what the weight is made whole in
+        self.dtype: torch.dtype | None = None  # of inference, where one was chosen beforehand
         for name in ("codes", "scales", "lowest"):
             self.register_buffer(name, None, persistent=False)
-        if codes is None:
-            self._fill(linear.weight)
-        else:
-            self._take(codes)
+        self._take(codes)
 
     @property
     def device(self) -> torch.device:
         """Where the codes are."""
         return self.codes.device
 
-    def extra_repr(self) -> str:
-        return f"{self.in_features}, {self.out_features}, bits={self.bits}"
+    @property
+    def held(self) -> Codes:
+        """The weight as it stands."""
+        return Codes(self.codes, self.scales, self.lowest)
 
     @property
     def weight(self) -> Tensor:
         """The weight made whole, (E, D): a new tensor each time."""
         return self.whole(self.kept)
 
-    @torch.no_grad()
-    def _fill(self, weight: Tensor) -> None:
-        wide = weight.detach().float()
-        self._packed: tuple[Tensor, Tensor] | None = None  # the four-bit kernel's own layout
-        if self.bits == 8:
-            scales = _nonzero((wide.abs().amax(1, keepdim=True) / 127).bfloat16())
-            codes = (wide / scales.float()).round_().clamp_(-127, 127)
-            self.codes, self.scales, self.lowest = codes.to(torch.int8), scales, None
-            return
-        grouped = wide.unflatten(1, (-1, self.group))  # (E, D / G, G)
-        lowest = grouped.amin(-1).bfloat16()
-        # The step is taken from the lowest value as kept, so that rounding it costs nothing above.
-        scales = _nonzero(((grouped.amax(-1) - lowest.float()) / 15).bfloat16())
-        codes = (grouped - lowest.float()[..., None]) / scales.float()[..., None]
-        small = codes.round_().clamp_(0, 15).flatten(1).to(torch.uint8)
-        self._take(Codes.of(small, scales, lowest))
+    def whole(self, dtype: torch.dtype) -> Tensor:
+        """The weight in `dtype`, (E, D)."""
+        return self.held.whole(dtype)
 
     def _take(self, given: Codes) -> None:
         """Takes codes as they are."""
-        self.bits, self.group, self._packed = 4, given.group, None
+        self.bits, self.group, self.shape = given.bits, given.group, given.shape
         self.codes, self.scales, self.lowest = given.packed, given.scales, given.lowest
+        self._packed: tuple[Tensor, Tensor] | None = None  # the four-bit kernel's own layout
 
-    @torch.no_grad()
-    def whole(self, dtype: torch.dtype) -> Tensor:
-        """The weight in `dtype`, (E, D)."""
-        made = self.codes.new_empty((self.out_features, self.in_features), dtype=dtype)
-        for start in range(0, self.out_features, _ROWS):
-            rows = slice(start, start + _ROWS)
-            codes, out = self.codes[rows], made[rows]
-            if self.lowest is None:
-                torch.mul(codes, self.scales[rows].to(dtype), out=out)
-                continue
-            half = self.in_features // 2
-            wide = torch.empty(out.shape, device=out.device)  # rounded once, not twice
-            wide[:, :half] = codes & 15
-            wide[:, half:] = codes >> 4
-            steps = wide.unflatten(1, (-1, self.group))  # (n, D / G, G)
-            lowest, scales = (s[rows, :, None].float() for s in (self.lowest, self.scales))
-            torch.addcmul(lowest, steps, scales, out=steps)
-            out.copy_(wide)
-        return made
+    def _apply(self, fn: Any, recurse: bool = True) -> "Quantized":
+        """Moves codes and scales; another dtype is what the weight is made whole in from now on."""
+        before = self.held
+        self.kept = fn(before.scales.new_empty(0, dtype=self.kept)).dtype
+        super()._apply(fn, recurse)
+        if self.scales.dtype is not before.scales.dtype:  # scales are as exact as they were made
+            self.scales = before.scales.to(self.device)
+            self.lowest = None if before.lowest is None else before.lowest.to(self.device)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        key = f"{prefix}weight"
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)
+        weight = state_dict.get(key)
+        if weight is None:
+            missing_keys.append(key)
+        elif weight.shape != self.shape:
+            error_msgs.append(
+                f"size mismatch for {key}: {tuple(weight.shape)} was given, expected "
+                f"{tuple(self.shape)}."
+            )
+        elif isinstance(weight, Codes):
+            self._take(weight)
+        else:
+            self._take(encode(weight.to(self.device), self.bits, self.group))
+
+
+class QuantizedLinear(Quantized):
+    """x W^T + b, (..., D) to (..., E), the weight in 8 bits a row or 4 bits a group.
+
+    Args:
+        linear: what it takes the place of.
+        bits: 8 or 4.
+        group: inputs that share a scale, for 4 bits; divides D.
+        codes: to take in the place of the linear layer's weight.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, bits: int, group: int = 64, codes: Codes | None = None
+    ) -> None:
+        super().__init__(linear.weight.dtype, codes or encode(linear.weight, bits, group))
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        # the layer is frozen whole; whose place it takes may stay as it is
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), False)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bits={self.bits}"
 
     def product(self, x: Tensor) -> Tensor:
         """x W^T + b for rows (N, D) in a floating dtype; no gradient."""
@@ -211,38 +300,26 @@ class QuantizedLinear(nn.Module):
         packed, constants = self._packed
         return torch._weight_int4pack_mm_for_cpu(x, packed, self.group, constants)
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.weight
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Any,
-        prefix: str,
-        local_metadata: Any,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
-        key = f"{prefix}weight"
-        if key in unexpected_keys:
-            unexpected_keys.remove(key)
-        weight = state_dict.get(key)
-        if weight is None:
-            missing_keys.append(key)
-        elif weight.shape != (self.out_features, self.in_features):
-            error_msgs.append(
-                f"size mismatch for {key}: {tuple(weight.shape)} was given, expected "
-                f"{(self.out_features, self.in_features)}."
-            )
-        elif isinstance(weight, Codes):
-            self._take(weight)
-        else:
-            self._fill(weight.to(self.codes.device))
+class QuantizedEmbedding(Quantized):
+    """Rows of a table by their numbers, ids (...) to (..., D); where it is tied to a head, of the
+    head's own codes.
+
+    Args:
+        embedding: what it takes the place of.
+        codes: of its weight.
+    """
+
+    def __init__(self, embedding: nn.Embedding, codes: Codes) -> None:
+        super().__init__(embedding.weight.dtype, codes)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[0]}, {self.shape[1]}, bits={self.bits}"
+
+    def forward(self, ids: Tensor) -> Tensor:
+        # in inference an embedding begins an fp32 residual stream
+        dtype = self.kept if self.dtype is None else torch.float32
+        return self.held[ids.flatten()].whole(dtype).unflatten(0, ids.shape)
 
 
 def quantize(
@@ -272,13 +349,7 @@ def quantize(
     if bits == 4 and group not in GROUPS:
         raise BedstoneError(f"quantize: group={group!r} was given; expected 32, 64 or 128.")
     targets = tuple(targets)
-    found = {
-        f"{stack_name}.{name}".lstrip("."): module
-        for stack_name, stack in network.named_modules()
-        if isinstance(stack, Stack)
-        for name, module in stack.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
-    }
+    found = _linears(network, targets)
     for target in targets:
         if not any(name.rpartition(".")[2] == target for name in found) and target not in TARGETS:
             raise BedstoneError(
@@ -304,19 +375,60 @@ def quantize(
             )
     for name, linear in found.items():
         parent, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(parent), leaf, QuantizedLinear(linear, bits, group))
+        codes = encode(linear.weight, bits, group, f"{name}.weight")
+        setattr(network.get_submodule(parent), leaf, stand_in(linear, codes))
     return list(found)
+
+
+def stand_in(module: nn.Linear | nn.Embedding, codes: Codes) -> Quantized:
+    """The quantised layer that takes a layer's place."""
+    if isinstance(module, nn.Embedding):
+        return QuantizedEmbedding(module, codes)
+    return QuantizedLinear(module, codes.bits, codes.group, codes)
+
+
+def kinds_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> dict[str, int]:
+    """The layers of a network that inference in few bits quantises, and the group of each: 0 for
+    8 bits a row.
+
+    They are the linear layers of stacks, tables of words, and what predicts words or as much: a
+    layer of the head that has no fewer outputs than inputs. Tables and heads take 8 bits, and
+    where no group divides a layer's inputs, so does the layer.
+    """
+    inner, outer = _linears(network, TARGETS), dict[str, int]()
+    for name, module in network.named_modules():
+        leaf = name.rpartition(".")[2]
+        head = f".{name}.".find(".head.") >= 0 and isinstance(module, nn.Linear)
+        words = leaf == "embed" and type(module) is nn.Embedding
+        if words or (head and module.out_features >= module.in_features):
+            outer[name] = 0
+    sizes = [size for size in (group, *sorted(GROUPS, reverse=True)) if size <= group]
+    return outer | {
+        name: 0 if bits == 8 else next((n for n in sizes if not module.in_features % n), 0)
+        for name, module in inner.items()
+    }
+
+
+def held_in(layer: Any) -> tuple[torch.dtype, torch.device]:
+    """What a layer's weight is held in, or was chosen to be computed in, and where."""
+    if isinstance(layer, Quantized):
+        return layer.dtype or layer.kept, layer.device
+    return layer.weight.dtype, layer.weight.device
 
 
 def weights_of(network: nn.Module) -> tuple[int, int]:
     """How many weights a network has, and how many bytes they take, quantised ones too."""
     count = sum(weight.numel() for weight in network.parameters())
     size = sum(weight.nbytes for weight in network.parameters())
-    for module in network.modules():
-        if isinstance(module, QuantizedLinear):
-            parts = (module.codes, module.scales, module.lowest)
-            count += module.in_features * module.out_features
-            size += sum(part.nbytes for part in parts if part is not None)
+    held = {
+        id(module.codes): module.held
+        for module in network.modules()
+        if isinstance(module, Quantized)
+    }
+    for codes in held.values():  # tied layers have the same
+        parts = (codes.packed, codes.scales, codes.lowest)
+        count += codes.shape.numel()
+        size += sum(part.nbytes for part in parts if part is not None)
     return count, size
 
 
@@ -325,8 +437,8 @@ def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
     found = {}
     for path, module in network.named_modules():
         start = f"{path}." if path else ""
-        if isinstance(module, QuantizedLinear):
-            found[f"{start}weight"] = torch.Size((module.out_features, module.in_features))
+        if isinstance(module, Quantized):
+            found[f"{start}weight"] = module.shape
         own = {**module._parameters, **module._buffers}
         passing = module._non_persistent_buffers_set
         found |= {
@@ -338,7 +450,7 @@ def shapes_of(network: nn.Module) -> dict[str, torch.Size]:
 
 
 def hold(network: nn.Module, codes: Mapping[str, Codes]) -> None:
-    """Puts layers that will hold such codes, which are loaded later, in the place of linear ones.
+    """Puts layers that will hold such codes, which are loaded later, in the place of plain ones.
 
     Args:
         codes: by the names of the weights.
@@ -346,7 +458,7 @@ def hold(network: nn.Module, codes: Mapping[str, Codes]) -> None:
     for name, given in codes.items():
         parent, _, leaf = name.removesuffix(".weight").rpartition(".")
         module = network.get_submodule(parent)
-        setattr(module, leaf, QuantizedLinear(getattr(module, leaf), 4, codes=given))
+        setattr(module, leaf, stand_in(getattr(module, leaf), given))
 
 
 def holds(network: nn.Module, name: str) -> bool:
@@ -355,6 +467,17 @@ def holds(network: nn.Module, name: str) -> bool:
     if leaf != "weight" or path.rpartition(".")[2] not in TARGETS:
         return False
     return type(network.get_submodule(path)) is nn.Linear
+
+
+def _linears(network: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
+    """Linear layers inside a network's stacks, of such names."""
+    return {
+        f"{stack_name}.{name}".lstrip("."): module
+        for stack_name, stack in network.named_modules()
+        if isinstance(stack, Stack)
+        for name, module in stack.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in targets
+    }
 
 
 def _nonzero(scales: Tensor) -> Tensor:

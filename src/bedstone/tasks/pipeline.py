@@ -77,9 +77,9 @@ def pipeline(
         model: a `Model`, a folder (a model's or a run's), a short name such as `minilm`, or a
             hub id.
         tokenizer: another than the model's own.
-        precision: of matrix products: fp32 (as None), bf16, auto for bf16 where the hardware has
-            it, or mixed for fp32 with such bf16 in late MLPs alone (`nn/fast/inference.py`):
-            embeddings stay the same to five digits of the cosine.
+        precision: fp32 (as None), bf16, auto for bf16 where the hardware has it, int8 or int4,
+            which quantise weights, or mixed for fp32 with such bf16 in late MLPs alone
+            (`nn/fast/inference.py`): embeddings stay the same to five digits of the cosine.
         device: cpu, cuda, ... or a number as in transformers (-1 is the CPU). A `Model` is moved
             there, and stays where it is with auto.
         revision: branch, tag or commit of a hub id.
@@ -146,12 +146,12 @@ REFUSED = {
     "feature_extractor": "images are read as the model's own preprocessor_config.json says",
     "image_processor": "images are read as the model's own preprocessor_config.json says",
     "processor": "inputs are read as the model's own folder says",
-    "quantization_config": "quantise by bedstone.nn.quantize",
-    "load_in_8bit": "quantise by bedstone.nn.quantize",
-    "load_in_4bit": "quantise by bedstone.nn.quantize",
+    "quantization_config": "quantise by precision='int8' or precision='int4'",
+    "load_in_8bit": "quantise by precision='int8'",
+    "load_in_4bit": "quantise by precision='int4'",
     "streamer": "stream by bedstone.generation.text.stream_text, or `bedstone generate`",
 }
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "auto": "auto"}
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "auto": "auto", "int8": "int8"}
 
 
 def published_arguments(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -200,7 +200,7 @@ def prepare(
     Raises:
         BedstoneError: as `run`.
     """
-    precision = pick_precision(recipe.precision, pick_device(recipe.device))
+    precision = pick_precision(recipe.precision, pick_device(recipe.device), learns=True)
     build_schedule(recipe.schedule)
     if recipe.budget or not method.epochs:
         parse_budget(recipe.budget)

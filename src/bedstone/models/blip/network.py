@@ -28,6 +28,7 @@ from bedstone.nn.dropout import Dropout
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.masks import Causal, Full, Mask, Padding
 from bedstone.nn.positions import LearnedPositions
+from bedstone.nn.quantize import Quantized, held_in
 
 
 class BlipTextBlock(Block):
@@ -130,15 +131,15 @@ class BlipText(nn.Module):
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
-        shape, weight = self.config, self.embed.weight
+        shape, (dtype, device) = self.config, held_in(self.embed)
         return Cache(
             shape.layers,
             batch,
             shape.heads,
             capacity,
             shape.width // shape.heads,
-            dtype=weight.dtype,
-            device=weight.device,
+            dtype=dtype,
+            device=device,
         )
 
 
@@ -220,7 +221,9 @@ class Blip(nn.Module):
 
     def tie(self) -> None:
         """Makes the parameters that `ties` names one."""
-        if self.ties and self.head is not None and self.decoder is not None:
+        if not self.ties or self.head is None or self.decoder is None:
+            return
+        if not isinstance(self.head.out, Quantized):  # codes are shared as they are loaded
             self.head.out.weight = self.decoder.embed.weight
 
     @property

@@ -296,7 +296,7 @@ class FlamingoGPT(Headed):
 
     def train(self, mode: bool = True) -> "FlamingoGPT":
         """What is frozen stays in evaluation: its dropout, and statistics of batches."""
-        frozen = not self.gpt.embed.weight.requires_grad
+        frozen = not any(weight.requires_grad for weight in self.gpt.norm.parameters())
         super().train(mode and not frozen)
         return self
 

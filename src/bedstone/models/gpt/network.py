@@ -25,6 +25,7 @@ from bedstone.nn.cache import Cache
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Causal, Documents, Full, Mask
 from bedstone.nn.positions import LearnedPositions, Rotary, scaled_frequencies
+from bedstone.nn.quantize import held_in
 from bedstone.settings import Settings, number, one_of, optional, share, whole
 
 # Which biases each published layout can have, its own first.
@@ -263,15 +264,15 @@ class GPT(Headed):
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
-        shape = self.config
+        shape, (usual, device) = self.config, held_in(self.embed)
         return Cache(
             shape.layers,
             batch,
             shape.kv_heads,
             capacity,
             shape.head_width,
-            dtype=dtype or self.embed.weight.dtype,
-            device=self.embed.weight.device,
+            dtype=dtype or usual,
+            device=device,
         )
 
 

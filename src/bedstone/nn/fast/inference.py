@@ -22,7 +22,7 @@ from bedstone.nn.lora import LoRALinear
 from bedstone.nn.masks import Documents
 from bedstone.nn.patches import PatchEmbed, chosen, patchify
 from bedstone.nn.positions import Frequencies, Grid, GridRotary, Rotary
-from bedstone.nn.quantize import QuantizedLinear
+from bedstone.nn.quantize import Codes, Quantized, encode, kinds_for_inference, stand_in
 
 MANY = 64  # rows of a product, where not one token is read at a time
 
@@ -77,7 +77,7 @@ class CastGridRotary(nn.Module):
 
 
 Network = TypeVar("Network", bound=nn.Module)
-_MARK = "_ready_for"
+_MARK = "_ready_for"  # the dtype of products, and the bits of weights that were quantised for it
 FUSED = {
     F.gelu: ("gelu", "none"),
     gelu_tanh: ("gelu", "tanh"),
@@ -87,13 +87,21 @@ FUSED = {
 QUICK = 1.702  # of quick_gelu
 
 
-def for_inference(network: Network, dtype: torch.dtype) -> Network:
+def for_inference(network: Network, dtype: torch.dtype, bits: int | None = None) -> Network:
     """A copy of `network` that computes its matrix products in `dtype` (fp32 or bf16).
 
     The original stays as it is; the copy can be neither trained nor saved. Norms share the
     original's weights. The copy holds its matrices once, and a head that is tied to the
     embedding a second time in packed form, where the processor packs. An adapter in use is
     merged into the copy; over quantised layers it stays beside them.
+
+    Args:
+        bits: 8 or 4 quantises what `kinds_for_inference` names, unless it is quantised already;
+            codes that the network holds are the copy's too. On other devices than the CPU such
+            weights save memory, and are made whole for each product.
+
+    Raises:
+        BedstoneError: weights that can't be quantised, as `nn.quantize.encode`.
     """
     norms = {
         id(weight)
@@ -103,20 +111,24 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
     }
     memo: dict[int, object] = {}  # what deepcopy takes instead of a parameter or a module
     for module in network.modules():
+        if isinstance(module, Quantized):
+            memo |= {id(codes): codes for codes in module.buffers(recurse=False)}
+    if bits:
+        memo |= _quantised(network, dtype, bits)
+    for module in network.modules():
+        if id(module) in memo:
+            continue
         if isinstance(module, LoRALinear):  # the adapter in use goes into the copy's weights
-            plain = module.plain()
-            for name, weight in list(plain.named_parameters()):
-                setattr(plain, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
-            memo[id(module)] = plain
+            memo[id(module)] = _cast(module.plain(), dtype)
         elif isinstance(module, ConvNorm):
             memo[id(module)] = module.folded(dtype)
-    for weight in network.parameters():
-        cast = weight.detach()
-        if id(weight) not in norms and weight.is_floating_point():
-            cast = cast.to(dtype)
-        memo[id(weight)] = nn.Parameter(cast, requires_grad=False)
+        for weight in module.parameters(recurse=False):
+            cast = weight.detach()
+            if id(weight) not in norms and weight.is_floating_point():
+                cast = cast.to(dtype)
+            memo[id(weight)] = nn.Parameter(cast, requires_grad=False)
     for module in network.modules():
-        if isinstance(module, MLP) and _is_quick(module):
+        if isinstance(module, MLP) and id(module.up) not in memo and _is_quick(module):
             memo[id(module)] = _as_swish(module, dtype)
     ready = copy.deepcopy(network, memo)
     _edit(ready, dtype)
@@ -125,8 +137,30 @@ def for_inference(network: Network, dtype: torch.dtype) -> Network:
         if isinstance(module, PackedLinear):
             module.lay_out(rows)
     ready.eval()  # the new parts too: some drop out in training
-    setattr(ready, _MARK, dtype)
+    setattr(ready, _MARK, (dtype, bits))
     return ready
+
+
+def _quantised(network: nn.Module, dtype: torch.dtype, bits: int) -> dict[int, object]:
+    """Quantised layers by the ids of those whose places they take."""
+    found: dict[int, object] = {}
+    coded: dict[tuple[int, int], Codes] = {}  # by weight and group: tied layers share theirs
+    for path, group in kinds_for_inference(network, bits).items():
+        module: Any = network.get_submodule(path)
+        key = id(module.weight), group
+        if isinstance(module, LoRALinear):
+            key, module = (id(module), group), module.plain()
+        if key not in coded:
+            coded[key] = encode(module.weight, 4 if group else 8, group, f"{path}.weight")
+        found[id(network.get_submodule(path))] = _cast(stand_in(module, coded[key]), dtype)
+    return found
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A new module, its weights in a precision and frozen."""
+    for name, weight in list(module.named_parameters()):
+        setattr(module, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+    return module
 
 
 def _is_quick(mlp: MLP) -> bool:
@@ -151,7 +185,12 @@ def _as_swish(mlp: MLP, dtype: torch.dtype) -> MLP:
 
 def inference_dtype(network: object) -> torch.dtype | None:
     """The precision that `for_inference` made a network ready for; None for any other."""
-    return getattr(network, _MARK, None)
+    return getattr(network, _MARK, (None, None))[0]
+
+
+def inference_bits(network: object) -> int | None:
+    """The bits of weights that `for_inference` was to quantise; None where it was not."""
+    return getattr(network, _MARK, (None, None))[1]
 
 
 def _edit(module: nn.Module, dtype: torch.dtype) -> None:
@@ -175,7 +214,7 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = FusedRMSNorm(child)
         elif type(child) is nn.Linear:
             child = PackedLinear(child.weight, child.bias)
-        elif isinstance(child, QuantizedLinear):
+        elif isinstance(child, Quantized):
             child.dtype = dtype
         elif type(child) is PatchEmbed:
             child = FusedPatchEmbed(child)

@@ -45,7 +45,8 @@ class ImageEngine:
     """A model's network for inference, and the processor that makes its pixels.
 
     Args:
-        precision: of matrix products: fp32, bf16, or auto for bf16 where the hardware has it.
+        precision: fp32, bf16, auto for bf16 where the hardware has it, or int8 or int4, which
+            quantise weights.
         batch_size: images the network reads at a time.
         threads: that decode; 0 takes one for each processor, eight at most.
 
@@ -67,7 +68,7 @@ class ImageEngine:
         self.threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
         self.device = next(model.network.parameters()).device
         how = pick_precision(precision, self.device)
-        self.network: Any = for_inference(model.network, how.dtype)
+        self.network: Any = for_inference(model.network, how.dtype, how.bits)
         self.precision = how.name
 
     @property

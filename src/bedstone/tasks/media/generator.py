@@ -58,7 +58,8 @@ class GenerationEngine:
         self.model = model
         self.device = next(model.network.denoiser.parameters()).device
         self.precision = pick_precision(precision, self.device)
-        self.network: Any = for_inference(model.network, self.precision.dtype)
+        how = self.precision
+        self.network: Any = for_inference(model.network, how.dtype, how.bits)
         if model.autoencoder is not None:
             model.autoencoder.network.to(self.device)
 

@@ -116,7 +116,8 @@ class Engine:
 def _ready(model: Model, precision: str, device: torch.device) -> Any:
     """The network in a precision by its name; `mixed` is fp32 but for late MLPs."""
     if precision != "mixed":
-        return for_inference(model.network, pick_precision(precision, device).dtype)
+        how = pick_precision(precision, device)
+        return for_inference(model.network, how.dtype, how.bits)
     return for_mixed_inference(model.network, pick_precision("auto", device).dtype)
 
 

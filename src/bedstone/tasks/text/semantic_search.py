@@ -21,7 +21,7 @@ from bedstone.data.records import FORMATS
 from bedstone.data.text.token_cache import default_folder
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
-from bedstone.nn.fast.inference import inference_dtype
+from bedstone.nn.fast.inference import inference_bits, inference_dtype
 from bedstone.reading import is_plain, to_path
 from bedstone.settings import one_of, whole
 from bedstone.tasks.task import shown, text_of
@@ -138,7 +138,8 @@ class SemanticSearch(Embedder):
             asdict(self.pooling),
         ]
         made_of += [asdict(self.pooling), self.prompt(how), how.long, self.limit(how)]
-        made_of += [self.engine.device.type, str(inference_dtype(self.engine.network))]
+        ready = self.engine.network
+        made_of += [self.engine.device.type, str(inference_dtype(ready)), inference_bits(ready)]
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         for text in texts:
             digest.update(f"\n{len(text)}\n{text}".encode())
