@@ -2,15 +2,16 @@
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-import bedstone
 import speed
 import speed_machine
 import speed_quality
 import speed_sides
+from bedstone.models.gpt.network import LAYOUTS
 from bedstone.nn.quantize import quantize
 from speed_quality import Quality
 
@@ -70,7 +71,7 @@ def test_a_precision_that_is_not_known_is_left_out(model, capsys):
 def test_a_tied_head_is_read_once_and_tables_are_not(name):
     config = speed.RANDOM[name]
     with torch.device("meta"):
-        network = type(config) and bedstone.models.gpt.network.LAYOUTS[config.layout](config)
+        network = LAYOUTS[config.layout](config)
     width, kv = config.width, config.kv_heads * config.head_width
     maps = 3 if config.layout == "llama" else 2
     layer = 2 * width * width + 2 * width * kv + maps * width * config.hidden
@@ -94,7 +95,8 @@ def test_quality_is_that_of_whole_logits(model):
     assert figures["ratio"] == pytest.approx((losses[1] - losses[0]).exp().item(), rel=1e-4)
     kl = (base.exp() * (base - own)).sum(-1).mean()
     assert figures["kl"] == pytest.approx(kl.item(), rel=1e-3) and figures["kl"] > 0
-    assert figures["equal"] == (base.argmax(-1) == own.argmax(-1)).float().mean().item()
+    same = (base.argmax(-1) == own.argmax(-1)).float().mean()
+    assert figures["equal"] == pytest.approx(same.item())
     assert singly["rough"].figures["kl"] == pytest.approx(figures["kl"], rel=1e-2)
     same = found["same"].figures
     assert (same["ratio"], same["equal"], same["kl"]) == (1.0, 1.0, pytest.approx(0, abs=1e-6))
@@ -117,7 +119,7 @@ def test_a_tool_s_lost_report_is_had_again(tmp_path):
     with pytest.raises(SystemExit, match="exit 0"):
         speed_sides.run([script], wanted="(never)")
     script.write_text("#!/bin/sh\necho why >&2\nexit 3\n")
-    with pytest.raises(SystemExit, match="(?s)exit 3.*why"):
+    with pytest.raises(SystemExit, match=r"(?s)exit 3.*why"):
         speed_sides.run([script])
 
 
@@ -144,7 +146,7 @@ def test_turns_leave_out_what_a_contestant_cannot(capsys):
     assert "round 2: a 2, c 3" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="no /proc")
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc")
 def test_the_own_work_is_not_that_of_others():
     watch = speed_machine.Watch()
     end = time.perf_counter() + 0.5
