@@ -24,9 +24,9 @@ from speed_sides import KINDS, run
 # What `llama-perplexity --kl-divergence` says in the end.
 FIGURES = {
     "perplexity": r"Mean PPL\(Q\)\s*:\s*([\d.]+)",
-    "ratio": r"Mean PPL\(Q\)/PPL\(base\)\s*:\s*([\d.]+)",
+    "perplexity ratio": r"Mean PPL\(Q\)/PPL\(base\)\s*:\s*([\d.]+)",
     "kl": r"Mean\s+KLD:\s*(-?[\d.]+)",
-    "equal": r"Same top p:\s*([\d.]+)",
+    "equal likeliest": r"Same top p:\s*([\d.]+)",
 }
 REPORT = r"(?s)(={6} Perplexity statistics.*Same top p:.*)"
 
@@ -57,8 +57,8 @@ class Quality:
         """Makes figures of the sums."""
         self.figures = {
             "perplexity": math.exp(self.loss / self.tokens),
-            "ratio": math.exp((self.loss - self.exact) / self.tokens),
-            "equal": self.equal / self.tokens,
+            "perplexity ratio": math.exp((self.loss - self.exact) / self.tokens),
+            "equal likeliest": self.equal / self.tokens,
             "kl": self.kl / self.tokens,
         }
 
@@ -127,7 +127,7 @@ def read(said: str) -> dict[str, float]:
     for name, pattern in FIGURES.items():
         match = re.search(pattern, said)
         assert match is not None, f"llama-perplexity: no {name} in\n{said}"
-        found[name] = float(match[1]) / (100 if name == "equal" else 1)
+        found[name] = float(match[1]) / (100 if name == "equal likeliest" else 1)
     return found
 
 
@@ -137,7 +137,7 @@ def table(found: dict[str, Quality]) -> list[str]:
     for name, each in found.items():
         figures = each.figures
         lines.append(
-            f"{name:28}{figures['perplexity']:12.4f}{figures['ratio']:10.5f}"
-            f"{figures['equal']:9.4f}{figures['kl']:11.6f}"
+            f"{name:28}{figures['perplexity']:12.4f}{figures['perplexity ratio']:10.5f}"
+            f"{figures['equal likeliest']:9.4f}{figures['kl']:11.6f}"
         )
     return lines
