@@ -156,11 +156,11 @@ def test_turns_leave_out_what_a_contestant_cannot(capsys):
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="no /proc")
 def test_the_own_work_is_not_that_of_others():
     watch = speed_machine.Watch()
-    end = time.perf_counter() + 0.5
-    while time.perf_counter() < end:
+    end = time.process_time() + 0.5
+    while time.process_time() < end:
         pass
     wall, everyone, mine = (b - a for a, b in zip(watch._start, watch._read(), strict=True))
-    assert wall >= 0.5 and mine > 0.1 and everyone >= mine - 0.1
+    assert wall >= 0.4 and mine >= 0.4 and everyone >= mine - 0.1
     assert watch.others() <= os.cpu_count() + 0.1
 
 
