@@ -264,7 +264,11 @@ def main() -> None:
         chosen.work.mkdir(parents=True, exist_ok=True)
         chosen.files = speed_sides.make_files(model, chosen.llama, stem, chosen.precisions)
     sides = contestants(chosen, model, folder)
-    found = quality(sides, model, chosen) if "quality" in chosen.part else {}
+    found = {}
+    if "quality" in chosen.part and chosen.text.exists():
+        found = quality(sides, model, chosen)
+    elif "quality" in chosen.part:
+        print(f"quality is left out: {chosen.text} isn't there; name a text by --text", flush=True)
     rates = {}
     for part, measure in PARTS.items():
         if part in chosen.part:
