@@ -10,101 +10,122 @@
 
 enum { GROUP = 32 };  // inputs of a row that share a scale
 
-ALWAYS I16 wide(int32_t x) { return I16{} + x; }
-
 #ifdef __AVX512F__
-enum { TILE = 8 };  // rows that stand in registers at once
+enum { TILE = 8, DEEP = 6 };  // rows that stand in registers at once: queries, and of products
 
 ALWAYS F16 from_half(const uint16_t* p) {
   return (F16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
 }
 
-ALWAYS I16 dot(I16 sum, I16 w, int32_t x) {
-  return (I16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, _mm512_set1_epi32(x));
+ALWAYS I16 dot(I16 sum, I16 w, I16 x) {
+  return (I16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 }
 
-// `start` is added to each row's sums: minus 128 times the sum of its inputs, as weights are
-// kept as w + 128.
-template <int R>
-ALWAYS void dot8(const uint8_t* w, const int8_t* const* x, const int32_t* start, I16* out) {
-  for (int r = 0; r < R; r++) out[r] = wide(start[r]);
+// N panels, `apart` bytes from each other. `start` is added to each row's sums: minus 128 times the
+// sum of its inputs, as weights are kept as w + 128.
+template <int R, int N>
+ALWAYS void dot8(const uint8_t* w, int64_t apart, const int8_t* const* x, const int32_t* start,
+                 I16 (*out)[N]) {
+  for (int r = 0; r < R; r++)
+    for (int n = 0; n < N; n++) out[r][n] = wide(start[r]);
 #pragma GCC unroll 8
   for (int j = 0; j < 8; j++) {
-    I16 v = *(const I16*)(w + 64 * j);
+    I16 v[N];
+    for (int n = 0; n < N; n++) v[n] = *(const I16*)(w + n * apart + 64 * j);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) out[r] = dot(out[r], v, ((const int32_t*)x[r])[j]);
+    for (int r = 0; r < R; r++) {
+      I16 four = wide(((const int32_t*)x[r])[j]);
+      for (int n = 0; n < N; n++) out[r][n] = dot(out[r][n], v[n], four);
+    }
   }
 }
 
-template <int R>
-ALWAYS void dot4(const uint8_t* w, const int8_t* const* x, I16* out) {
-  for (int r = 0; r < R; r++) out[r] = wide(0);
+template <int R, int N>
+ALWAYS void dot4(const uint8_t* w, int64_t apart, const int8_t* const* x, I16 (*out)[N]) {
+  for (int r = 0; r < R; r++)
+    for (int n = 0; n < N; n++) out[r][n] = wide(0);
 #pragma GCC unroll 4
   for (int j = 0; j < 4; j++) {
-    I16 v = *(const I16*)(w + 64 * j);
-    I16 low = v & 0x0f0f0f0f, high = (I16)((U16)v >> 4) & 0x0f0f0f0f;
+    I16 low[N], high[N];
+    for (int n = 0; n < N; n++) {
+      I16 v = *(const I16*)(w + n * apart + 64 * j);
+      low[n] = v & wide(0x0f0f0f0f);
+      high[n] = as_int(as_bits(v) >> 4) & wide(0x0f0f0f0f);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      out[r] = dot(out[r], low, ((const int32_t*)x[r])[2 * j]);
-      out[r] = dot(out[r], high, ((const int32_t*)x[r])[2 * j + 1]);
+      I16 first = wide(((const int32_t*)x[r])[2 * j]);
+      I16 second = wide(((const int32_t*)x[r])[2 * j + 1]);
+      for (int n = 0; n < N; n++) {
+        out[r][n] = dot(out[r][n], low[n], first);
+        out[r][n] = dot(out[r][n], high[n], second);
+      }
     }
   }
 }
 
 #else
-enum { TILE = 2 };
+enum { TILE = 2, DEEP = 3 };
 
 ALWAYS F16 from_half(const uint16_t* p) {
-  F16 out;
-  ((__m256*)&out)[0] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
-  ((__m256*)&out)[1] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)));
-  return out;
+  return {(F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 
-template <int R>
-ALWAYS void dot8(const uint8_t* w, const int8_t* const* x, const int32_t* start, I16* out) {
-  __m256i sums[R][4];  // of four outputs: two halves each
-  for (int r = 0; r < R; r++)
-    for (int k = 0; k < 4; k++) sums[r][k] = _mm256_setzero_si256();
-  for (int j = 0; j < 8; j++) {
-    __m256i rows[R];
-    for (int r = 0; r < R; r++) {
-      int32_t four;
-      memcpy(&four, x[r] + 4 * j, 4);
-      rows[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
-    }
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) {
-      __m256i v = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(w + 64 * j + 16 * k)));
-      for (int r = 0; r < R; r++)
-        sums[r][k] = _mm256_add_epi32(sums[r][k], _mm256_madd_epi16(v, rows[r]));
-    }
-  }
-  for (int r = 0; r < R; r++) {
-    __m256i* halves = (__m256i*)&out[r];
-    for (int k = 0; k < 2; k++)
-      halves[k] = _mm256_permute4x64_epi64(
-          _mm256_hadd_epi32(sums[r][2 * k], sums[r][2 * k + 1]), 0xd8);
-    out[r] += start[r];
-  }
-}
-
-template <int R>
-ALWAYS void dot4(const uint8_t* w, const int8_t* const* x, I16* out) {
-  const __m256i low = _mm256_set1_epi8(15);
-  for (int r = 0; r < R; r++)
-    for (int k = 0; k < 2; k++) {
-      __m256i sums = _mm256_setzero_si256();  // 8 terms of at most 2 * 15 * 127 fit 16 bits
-      for (int j = 0; j < 4; j++) {
-        __m256i v = _mm256_loadu_si256((const __m256i*)(w + 64 * j + 32 * k));
-        int32_t four[2];
-        memcpy(four, x[r] + 8 * j, 8);
-        sums = _mm256_add_epi16(
-            sums, _mm256_maddubs_epi16(_mm256_and_si256(v, low), _mm256_set1_epi32(four[0])));
-        v = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
-        sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(v, _mm256_set1_epi32(four[1])));
+template <int R, int N>
+ALWAYS void dot8(const uint8_t* panels, int64_t apart, const int8_t* const* x,
+                 const int32_t* start, I16 (*out)[N]) {
+  for (int n = 0; n < N; n++) {
+    const uint8_t* w = panels + n * apart;
+    __m256i sums[R][4];  // of four outputs each, two halves of an output side by side
+    for (int r = 0; r < R; r++)
+      for (int k = 0; k < 4; k++) sums[r][k] = _mm256_setzero_si256();
+    for (int j = 0; j < 8; j++) {
+      __m256i rows[R];
+      for (int r = 0; r < R; r++) {
+        int32_t four;
+        memcpy(&four, x[r] + 4 * j, 4);
+        rows[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
       }
-      ((__m256i*)&out[r])[k] = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; k++) {
+        __m256i v = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(w + 64 * j + 16 * k)));
+        for (int r = 0; r < R; r++)
+          sums[r][k] = _mm256_add_epi32(sums[r][k], _mm256_madd_epi16(v, rows[r]));
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      __m256i a = _mm256_hadd_epi32(sums[r][0], sums[r][1]);
+      __m256i b = _mm256_hadd_epi32(sums[r][2], sums[r][3]);
+      out[r][n] = I16((I8)_mm256_permute4x64_epi64(a, 0xd8), (I8)_mm256_permute4x64_epi64(b, 0xd8));
+      out[r][n] += wide(start[r]);
+    }
+  }
+}
+
+template <int R, int N>
+ALWAYS void dot4(const uint8_t* panels, int64_t apart, const int8_t* const* x, I16 (*out)[N]) {
+  const __m256i low = _mm256_set1_epi8(15);
+  for (int n = 0; n < N; n++)
+    for (int k = 0; k < 2; k++) {
+      __m256i sums[R];  // 8 terms of at most 2 * 15 * 127 fit 16 bits
+      for (int r = 0; r < R; r++) sums[r] = _mm256_setzero_si256();
+      for (int j = 0; j < 4; j++) {
+        const uint8_t* w = panels + n * apart + 64 * j + 32 * k;
+        __m256i v = _mm256_loadu_si256((const __m256i*)w);
+        __m256i first = _mm256_and_si256(v, low);
+        __m256i second = _mm256_and_si256(_mm256_srli_epi16(v, 4), low);
+        for (int r = 0; r < R; r++) {
+          int32_t four[2];
+          memcpy(four, x[r] + 8 * j, 8);
+          __m256i a = _mm256_maddubs_epi16(first, _mm256_set1_epi32(four[0]));
+          __m256i b = _mm256_maddubs_epi16(second, _mm256_set1_epi32(four[1]));
+          sums[r] = _mm256_add_epi16(sums[r], _mm256_add_epi16(a, b));
+        }
+      }
+      for (int r = 0; r < R; r++)
+        (k ? out[r][n].b : out[r][n].a) =
+            (I8)_mm256_madd_epi16(sums[r], _mm256_set1_epi16(1));
     }
 }
 #endif
@@ -123,6 +144,6 @@ typedef float Rough;
 ALWAYS Rough to_rough(float x) { return x; }
 ALWAYS F16 dot_bf16(F16 sum, U16 w, const Rough* x) {
   sum += as_float(w << 16) * x[0];
-  return sum + as_float(w & 0xffff0000u) * x[1];
+  return sum + as_float(w & U16{} + 0xffff0000u) * x[1];
 }
 #endif

@@ -141,38 +141,38 @@ void make_ready(int kind, const float* x, int ins, char* out) {
     float most = largest(larger(absolute(a), absolute(b)));
     float scale = most / 127.0f + sum((a + b) * 0.0f);  // nan and infinite rows stay so
     F16 inverse = all(most > 0 ? 127.0f / most : 0.0f);
-    I16 first = __builtin_convertvector(rounded(a * inverse), I16);
-    I16 second = __builtin_convertvector(rounded(b * inverse), I16);
-    *(B16*)(codes + GROUP * g) = __builtin_convertvector(first, B16);
-    *(B16*)(codes + GROUP * g + 16) = __builtin_convertvector(second, B16);
-    I16 both = first + second;
-    int32_t total = 0;
-    for (int i = 0; i < 16; i++) total += both[i];
+    I16 first = to_int(rounded(a * inverse)), second = to_int(rounded(b * inverse));
+    *(B16*)(codes + GROUP * g) = narrow(first);
+    *(B16*)(codes + GROUP * g + 16) = narrow(second);
     scales[g] = scale;
-    sums[g] = total;
+    sums[g] = sum(first + second);
   }
 }
 
-// Outputs of one panel for R ready rows, without bias.
-template <int R>
-ALWAYS void panel(const Weights& w, int number, const char* area, int stride, F16* out) {
-  const int ins = w.ins;
-  for (int r = 0; r < R; r++) out[r] = F16{};
+// Outputs of N neighbouring panels for R ready rows, without bias.
+template <int R, int N>
+ALWAYS void panels(const Weights& w, int number, const char* area, int stride, F16 (*out)[N]) {
+  const int64_t ins = w.ins;
+  for (int r = 0; r < R; r++)
+    for (int n = 0; n < N; n++) out[r][n] = F16{};
   if (w.kind == FP32) {
-    const float* p = (const float*)w.data + (int64_t)number * ins * 16;
-    for (int k = 0; k < ins; k++) {
-      F16 v = *(const F16*)(p + 16 * k);
-      for (int r = 0; r < R; r++) out[r] += ((const float*)(area + r * (int64_t)stride))[k] * v;
-    }
+    const float* p = (const float*)w.data + number * ins * 16;
+    for (int k = 0; k < ins; k++)
+      for (int n = 0; n < N; n++) {
+        F16 v = *(const F16*)(p + n * ins * 16 + 16 * k);
+        for (int r = 0; r < R; r++)
+          out[r][n] += ((const float*)(area + r * (int64_t)stride))[k] * v;
+      }
     return;
   }
   if (w.kind == BF16) {
-    const uint16_t* p = (const uint16_t*)w.data + (int64_t)number * ins * 16;
-    for (int k = 0; k < ins; k += 2) {
-      U16 v = *(const U16*)(p + 16 * k);
-      for (int r = 0; r < R; r++)
-        out[r] = dot_bf16(out[r], v, (const Rough*)(area + r * (int64_t)stride) + k);
-    }
+    const uint16_t* p = (const uint16_t*)w.data + number * ins * 16;
+    for (int k = 0; k < ins; k += 2)
+      for (int n = 0; n < N; n++) {
+        U16 v = *(const U16*)(p + n * ins * 16 + 16 * k);
+        for (int r = 0; r < R; r++)
+          out[r][n] = dot_bf16(out[r][n], v, (const Rough*)(area + r * (int64_t)stride) + k);
+      }
     return;
   }
   const int8_t* codes[R];
@@ -183,62 +183,86 @@ ALWAYS void panel(const Weights& w, int number, const char* area, int stride, F1
     scales[r] = (const float*)(codes[r] + ins);
     sums[r] = (const int32_t*)(scales[r] + ins / GROUP);
   }
-  I16 dots[R];
+  I16 dots[R][N];
   if (w.kind == INT8) {
-    const uint8_t* p = (const uint8_t*)w.data + (int64_t)number * ins * 16;
+    const uint8_t* p = (const uint8_t*)w.data + number * ins * 16;
     for (int g = 0; g < ins / GROUP; g++) {
       int32_t start[R];
       for (int r = 0; r < R; r++) start[r] = -128 * sums[r][g];
-      dot8<R>(p + (int64_t)g * GROUP * 16, codes, start, dots);
+      dot8<R, N>(p + g * GROUP * 16, ins * 16, codes, start, dots);
       for (int r = 0; r < R; r++) {
-        out[r] += __builtin_convertvector(dots[r], F16) * scales[r][g];
+        for (int n = 0; n < N; n++)
+          out[r][n] += to_float(dots[r][n]) * scales[r][g];
         codes[r] += GROUP;
       }
     }
-    F16 scale = *(const F16*)((const float*)w.scales + 16 * number);
-    for (int r = 0; r < R; r++) out[r] *= scale;
+    for (int n = 0; n < N; n++) {
+      F16 scale = *(const F16*)((const float*)w.scales + 16 * (number + n));
+      for (int r = 0; r < R; r++) out[r][n] *= scale;
+    }
     return;
   }
-  const uint8_t* p = (const uint8_t*)w.data + (int64_t)number * ins * 8;
-  const uint16_t* steps = (const uint16_t*)w.scales + (int64_t)number * (ins / w.group) * 32;
+  const uint8_t* p = (const uint8_t*)w.data + number * ins * 8;
+  const int64_t groups = ins / w.group;
+  const uint16_t* steps = (const uint16_t*)w.scales + number * groups * 32;
   const int each = w.group / GROUP;
-  for (int g = 0; g < ins / w.group; g++) {
-    F16 scale = from_half(steps + 32 * g), lowest = from_half(steps + 32 * g + 16);
-    for (int part = 0; part < each; part++) {
-      int at = g * each + part;
-      dot4<R>(p + (int64_t)at * GROUP * 8, codes, dots);
+  for (int g = 0; g < groups; g++) {
+    F16 scale[N], lowest[N];
+    for (int n = 0; n < N; n++) {
+      scale[n] = from_half(steps + 32 * (g + n * groups));
+      lowest[n] = from_half(steps + 32 * (g + n * groups) + 16);
+    }
+    for (int at = g * each; at < (g + 1) * each; at++) {
+      dot4<R, N>(p + at * GROUP * 8, ins * 8, codes, dots);
       for (int r = 0; r < R; r++) {
-        F16 total = __builtin_convertvector(dots[r], F16);
-        out[r] += (total * scale + (float)sums[r][at] * lowest) * scales[r][at];
+        float size = scales[r][at], offset = (float)sums[r][at] * size;
+        for (int n = 0; n < N; n++)
+          out[r][n] += to_float(dots[r][n]) * (scale[n] * size) +
+                       offset * lowest[n];
         codes[r] += GROUP;
       }
     }
   }
 }
 
-template <int R>
-ALWAYS void outputs(const Op& op, int number, const char* area, int stride, float* to, int step) {
+template <int R, int N>
+void outputs(const Op& op, int number, const char* area, int stride, float* to, int step) {
   const Weights& w = *op.weights;
-  F16 out[R], gate[R];
-  if (op.code == GATED) {  // a panel of the gate, then the one that it opens
-    panel<R>(w, 2 * number, area, stride, gate);
-    panel<R>(w, 2 * number + 1, area, stride, out);
-    F16 first{}, second{};
-    if (w.bias) {
-      first = *(const F16*)(w.bias + 32 * number);
-      second = *(const F16*)(w.bias + 32 * number + 16);
-    }
-    for (int r = 0; r < R; r++)
-      *(F16*)(to + r * (int64_t)step) = activate(gate[r] + first, op.activation) * (out[r] + second);
-    return;
-  }
-  panel<R>(w, number, area, stride, out);
-  F16 bias{};
-  if (w.bias) bias = *(const F16*)(w.bias + 16 * number);
+  F16 out[R][N], bias[N];
+  panels<R, N>(w, number, area, stride, out);
+  for (int n = 0; n < N; n++)
+    bias[n] = w.bias ? *(const F16*)(w.bias + 16 * (number + n)) : F16{};
   for (int r = 0; r < R; r++) {
     F16* place = (F16*)(to + r * (int64_t)step);
-    F16 y = activate(out[r] + bias, op.activation);
-    *place = op.adds ? *place + op.factor * y : y;
+    if (op.code == GATED) {  // the first panel is the gate of the second
+      *place = activate(out[r][0] + bias[0], op.activation) * (out[r][N - 1] + bias[N - 1]);
+      continue;
+    }
+    for (int n = 0; n < N; n++) {
+      F16 y = activate(out[r][n] + bias[n], op.activation);
+      place[n] = op.adds ? place[n] + op.factor * y : y;
+    }
+  }
+}
+
+// All rows, in tiles of nearly the same height.
+template <int N>
+void column(const Call& call, const Op& op, int number, const char* area, float* to) {
+  const int stride = call.area_stride, step = call.strides[op.target];
+  for (int m = 0, left = call.rows; left > 0;) {
+    int height = left <= DEEP ? left : left < 2 * DEEP ? (left + 1) / 2 : DEEP;
+    const char* from = area + (int64_t)m * stride;
+    float* place = to + (int64_t)m * step;
+    switch (height) {
+#define HEIGHT(R) case R: outputs<R, N>(op, number, from, stride, place, step); break;
+      HEIGHT(1)
+      HEIGHT(2) HEIGHT(3)
+#ifdef __AVX512F__
+      HEIGHT(4) HEIGHT(5) HEIGHT(6)
+#endif
+    }
+    m += height;
+    left -= height;
   }
 }
 
@@ -246,7 +270,7 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
   const Weights& w = *op.weights;
   const float* x = call.buffers[op.source];
   float* target = call.buffers[op.target] + op.offset;
-  int stride = call.strides[op.source], rows = call.rows, step = call.strides[op.target];
+  int stride = call.strides[op.source], rows = call.rows;
   // few rows are made ready by every thread for itself: less than a wait costs
   bool alone = rows <= 2;
   char* area = call.area + (alone ? (int64_t)thread * 2 * call.area_stride : 0);
@@ -262,22 +286,14 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
     make_ready(w.kind, row, w.ins, area + (int64_t)m * call.area_stride);
   }
   if (!alone) team.wait();
-  int panels = w.outs / (op.code == GATED ? 32 : 16);
-  Share mine(panels, thread, team.size);
+  const int pair = op.code == GATED ? 1 : 2;  // outputs of a gated pair are one panel
+  const int count = w.outs / 16;
+  Share mine((count + 1) / 2, thread, team.size);
   for (int p = mine.first; p < mine.last; p++) {
-    int m = 0;
-    for (; m + TILE <= rows; m += TILE)
-      outputs<TILE>(op, p, area + (int64_t)m * call.area_stride, call.area_stride,
-                    target + (int64_t)m * step + 16 * p, step);
-    const char* rest = area + (int64_t)m * call.area_stride;
-    float* to = target + (int64_t)m * step + 16 * p;
-    switch (rows - m) {
-#define CASE(R) case R: outputs<R>(op, p, rest, call.area_stride, to, step); break;
-      CASE(1)
-#ifdef __AVX512F__
-      CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
-#endif
-    }
+    if (2 * p + 1 < count)
+      column<2>(call, op, 2 * p, area, target + 16 * pair * p);
+    else
+      column<1>(call, op, 2 * p, area, target + 16 * pair * p);
   }
 }
 
@@ -398,7 +414,8 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
     to = seen.last[r] > to ? seen.last[r] : to;
   }
   from &= ~15;
-  const I16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static const int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const I16 lanes = *(const I16*)numbers;
   F16 most[R];
   for (int r = 0; r < R; r++) most[r] = all(-__builtin_inff());
   for (int block = from; block < to; block += 16) {
@@ -415,8 +432,9 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
     for (int r = 0; r < R; r++) {
       F16 s = (even[r] + odd[r]) * a.scale;
       if (sizeof(Value) == 1) s *= *(const F16*)(seen.key_scales + block);
-      I16 slots = lanes + block;
-      s = pick((slots >= seen.first[r]) & (slots < seen.last[r]), s, all(-__builtin_inff()));
+      I16 slots = lanes + wide(block);
+      I16 visible = (slots >= wide(seen.first[r])) & (slots < wide(seen.last[r]));
+      s = pick(visible, s, all(-__builtin_inff()));
       *(F16*)(scores + (int64_t)r * capacity + block) = s;
       most[r] = larger(s, most[r]);
     }
@@ -428,7 +446,7 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
     F16 total{};
     for (int block = from; block < to; block += 16) {
       F16 s = *(const F16*)(own + block);
-      F16 e = pick(s == -__builtin_inff(), F16{}, exponential(s - top));
+      F16 e = pick(s == all(-__builtin_inff()), F16{}, exponential(s - top));
       total += e;
       if (sizeof(Value) == 1) e *= *(const F16*)(seen.value_scales + block);
       *(F16*)(own + block) = e;
