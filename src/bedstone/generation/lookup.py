@@ -28,7 +28,8 @@ CHANCES = (0.3, 0.3, 0.3, 0.5, 0.7, 0.9)
 WEIGHT, FADING = 2.0, 0.9
 ROW = 0.05  # of a pass's time, for each further row, until it is measured
 TIMES = 5  # latest passes of a size, whose median is its time
-# What may be lost, in plain passes: at first, more after each plain one, and at most.
+# What may be lost, in plain passes: at first, and by one pass at most; more after each plain one;
+# at most.
 START, GROWTH, LIMIT = 1.0, 0.005, 4.0
 
 
@@ -110,6 +111,7 @@ class Prediction:
         self.matched = MATCH  # its beginning is as good as a long match
         self._text = Places(ids)
         self._at = 0
+        self._sure = 0  # the place up to which two tokens running came as expected
         self._new: list[int] = []  # the row's
 
     def take(self, token: int) -> None:
@@ -122,19 +124,21 @@ class Prediction:
         self._new.append(token)
         if self._at < len(ids) and ids[self._at] == token:
             self._at, self.matched = self._at + 1, min(self.matched + 1, MATCH)
+            if self.matched > 1:
+                self._sure = self._at
             return
         self.matched = 0
         places = self._text.after(self._new)
-        here = bisect_left(places, self._at)
+        here = bisect_left(places, self._sure)
         near = min(places[max(here - 1, 0) : here + 1], key=self._distance, default=None)
         if near is None or self._distance(near) > NEAR:
-            soon = ids[self._at : self._at + NEAR]
+            soon = ids[self._sure : self._sure + NEAR]
             if token in soon:
-                near = self._at + soon.index(token) + 1
+                near = self._sure + soon.index(token) + 1
         self._at = min(self._at + 1, len(ids)) if near is None else near
 
     def _distance(self, place: int) -> int:
-        return abs(place - self._at)
+        return abs(place - self._sure)
 
     def draft(self, most: int) -> list[int]:
         """What may come, at most so many tokens."""
@@ -175,11 +179,15 @@ class Pace:
     def took(self, rows: int, seconds: float) -> None:
         """Notes the time of a pass."""
         size = _size(rows)
+        price = self._price(size)
         if self._measured:
-            self._times.setdefault(size, deque(maxlen=TIMES)).append(seconds)
-            if size and 0 in self._times:
+            if size in self._prices:
+                self._times.setdefault(size, deque(maxlen=TIMES)).append(seconds)
                 self._prices[size] = median(self._times[size]) / median(self._times[0])
-        self.earn(1 - self._price(size) if size else GROWTH)
+            else:  # the first of a size makes ready what later ones find: its time says little
+                self._prices[size] = price
+            price = seconds / median(self._times[0])
+        self.earn(max(1 - price, -START) if size else GROWTH)
 
     def earn(self, passes: float) -> None:
         """Notes plain passes that drafts saved."""
@@ -187,7 +195,7 @@ class Pace:
 
     def worth(self, chance: float, length: int) -> int:
         """How many tokens of a draft of that length to read with the last one; 0: none."""
-        if self._measured and not self._times:
+        if self._purse <= 0 or (self._measured and not self._times):
             return 0
         best, most = 0, 1.0
         for size in range(1, _size(length + 1) + 1):
@@ -195,12 +203,7 @@ class Pace:
             gain = _expected(chance, drafts) / self._price(size)
             if gain > most:
                 best, most = drafts, gain
-        if best and self._purse > 0:
-            return best
-        # what long passes took may have been for another reason
-        size = _size(length + 1)
-        pays = _expected(chance, length) > _usual(size)
-        return length if pays and self._price(size) - 1 < self._purse else 0
+        return best
 
     def _price(self, size: int) -> float:
         """Of a pass, in plain ones; of sizes that weren't measured between those that were."""
