@@ -6,6 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bedstone.checkpoints.model import Model
+from bedstone.cli import main
+from bedstone.commands.chat import ChatSettings, Conversation, _changes
+from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.generation import autoregress
 from bedstone.generation.autoregress import generate, stream
@@ -23,7 +27,11 @@ from bedstone.generation.lookup import (
 )
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings
+from bedstone.generation.text import stream_text, write
 from bedstone.models.gpt.network import GPTConfig, build
+from bedstone.runtime import pick_precision
+from bedstone.tasks.image_text.engine import ImageTextGenerationOptions
+from bedstone.tasks.text.text_generation import TextGeneration
 from networks import randomise
 
 VOCABULARY = 61
@@ -68,7 +76,7 @@ def network(**changes):
 
 @pytest.fixture(scope="module")
 def decoder():
-    return OneByOne(network())
+    return OneByOne(network(layers=1))
 
 
 @pytest.fixture
@@ -123,12 +131,12 @@ BANNED = Constraints(
     suppressed_first=(1, 2),
 )
 SETTINGS = {
-    "greedy": Sampling(max_tokens=30),
-    "sampled": Sampling(max_tokens=30, temperature=0.4, seed=3),
-    "cut": Sampling(max_tokens=30, temperature=0.8, top_k=5, top_p=0.9, min_p=0.02, seed=4),
-    "penalties": Sampling(max_tokens=25, repetition_penalty=1.1),
-    "n-grams": Sampling(max_tokens=25, no_repeat_ngram=3),
-    "constraints": Sampling(max_tokens=25, constraints=BANNED),
+    "greedy": Sampling(max_tokens=20),
+    "sampled": Sampling(max_tokens=20, temperature=0.4, seed=3),
+    "cut": Sampling(max_tokens=20, temperature=0.8, top_k=5, top_p=0.9, min_p=0.02, seed=4),
+    "penalties": Sampling(max_tokens=20, repetition_penalty=1.1),
+    "n-grams": Sampling(max_tokens=20, no_repeat_ngram=3),
+    "constraints": Sampling(max_tokens=20, constraints=BANNED),
     "forced": Sampling(max_tokens=9, constraints=Constraints(forced_last=(8,), decay=(4, 1.2))),
 }
 
@@ -137,7 +145,8 @@ SETTINGS = {
 @pytest.mark.parametrize("kind", ["own", "right", "wrong", "half"])
 def test_the_text_is_that_of_plain_decoding(decoder, sampling, kind, always):
     draw = random.Random(kind)
-    for number, prompt in enumerate(prompts(100 if kind == "own" else 20)):
+    many = 100 if kind == "own" and sampling in (SETTINGS["greedy"], SETTINGS["sampled"]) else 20
+    for number, prompt in enumerate(prompts(many)):
         ends = {draw.randrange(VOCABULARY) for _ in range(number % 3)}
         more = {"eos": ends, "top": number % 4}
         prediction = []
@@ -450,7 +459,7 @@ def test_right_drafts_save_passes(monkeypatch):
 @pytest.fixture(scope="module")
 def long():
     """A network, what it says at length, and texts that share all, little or none of that."""
-    made = network(context=400)
+    made = network(context=400, layers=1)
     sampling = Sampling(max_tokens=380, temperature=1.0, seed=1)
     (said,) = generate(made, [[1, 2, 3]], sampling)
     draw = random.Random(0)
@@ -547,3 +556,79 @@ def test_settings_of_lookup():
 def test_a_prediction_of_another_vocabulary_is_refused(decoder):
     with pytest.raises(BedstoneError, match="prediction: has id 61"):
         stream(decoder, [[1]], prediction=[1, 61])
+
+
+TEXTS = ["the red boat of a cat and a dog. the red boat of a dog.", "a cat of a", "the the the"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    tokenizer = train_bpe([TEXTS[0]] * 3, 300)
+    tokenizer.settings["chat_template"] = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    return Model(network(vocab_size=tokenizer.vocab_size), tokenizer)
+
+
+@pytest.mark.parametrize("stop", [(), ("e",), ("at", " b"), ("the",)])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_texts_and_stop_texts_are_those_of_plain_decoding(model, stop, temperature, always):
+    exact = OneByOne(model.network)
+    sampling = Sampling(max_tokens=30, stop=stop, temperature=temperature, seed=2)
+    for text in TEXTS:
+        (plain,) = write(exact, model.tokenizer, [text], replace(sampling, **PLAIN))
+        exact.passes.clear()
+        how = replace(sampling, prediction=plain.text)
+        assert write(exact, model.tokenizer, [text], how) == [plain]
+        pieces = list(stream_text(exact, model.tokenizer, [text], how))
+        assert "".join(each.text for each in pieces) == plain.text
+        assert [each.step.token for each in pieces] == plain.ids
+
+
+@pytest.fixture
+def looked(monkeypatch):
+    """What every `Lookup` is made of."""
+    seen = []
+
+    def made(prompt, prediction, *, most, measured):
+        seen.append((list(prediction), most, measured))
+        return Lookup(prompt, prediction, most=most, measured=measured)
+
+    monkeypatch.setattr(autoregress, "Lookup", made)
+    return seen
+
+
+def test_a_prediction_comes_from_every_side(model, looked, tmp_path, monkeypatch, capsys):
+    text, ids = "a red cat", model.tokenizer.encode("a red cat")
+    options = {"prompt_lookup_num_tokens": 4, "prediction": text, "max_new_tokens": 5}
+    plain = model.generate("the red", max_new_tokens=5)
+    assert not looked
+    assert model.generate("the red", **options) == plain
+    (row,) = TextGeneration(model)("the red", **options)
+    assert row["generated_text"] == "the red" + plain
+    talk = Conversation(model, ChatSettings(**options), pick_precision("fp32", torch.device("cpu")))
+    talk.answer("the red", lambda text: None)
+    file = tmp_path / "expected.txt"
+    file.write_text(text)
+    model.save(tmp_path / "m")
+    words = ["--prompt-lookup-num-tokens", "4", "--prediction", str(file), "--max-new-tokens", "5"]
+    words += ["--precision", "fp32"]
+    assert main(["generate", str(tmp_path / "m"), "the red", *words]) == 0
+    assert capsys.readouterr().out == f"the red{plain}\n"
+    assert main(["chat", str(tmp_path / "m"), "--message", "the red", *words]) == 0
+    assert looked == [(ids, 4, False)] * 5
+    assert main(["generate", str(tmp_path / "m"), "the", "--prediction", str(tmp_path / "no")]) == 2
+    assert "no: " in capsys.readouterr().err
+
+
+def test_a_setting_of_a_conversation_names_a_file(tmp_path):
+    (tmp_path / "code.py").write_text("a b")
+    assert _changes(f"prediction={tmp_path / 'code.py'}") == {"prediction": "a b"}
+    assert _changes("prediction=none") == {"prediction": None}
+    with pytest.raises(BedstoneError, match=r"no\.py"):
+        _changes(f"prediction={tmp_path / 'no.py'}")
+
+
+def test_texts_about_images_take_no_prediction():
+    with pytest.raises(BedstoneError, match=r"prediction: 'a' .* serves text-generation"):
+        ImageTextGenerationOptions(prediction="a")
+    with pytest.raises(BedstoneError, match="prediction: 'a'"):
+        ImageTextGenerationOptions(generate_kwargs={"prediction": "a"})

@@ -94,7 +94,7 @@ class Cache:
         """
         held = self.length if self.lengths is None else self.lengths
         wanted = torch.as_tensor(lengths, device=self.device)
-        if bool((wanted > held).any()) or bool((wanted < 0).any()):
+        if bool(((wanted > held) | (wanted < 0)).any()):
             raise ValueError(f"the key/value cache holds {held} tokens; {lengths} were to be kept")
         self.set_lengths(wanted.expand(self.rows))
 
