@@ -412,6 +412,13 @@ def test_after_a_difference_the_nearest_place_counts():
     for token in [1, 2, 3, 4, 5, 0, 1, 2]:
         followed.take(token)
     assert followed.draft(2) == [6, 7]
+    text = list(range(100, 170))
+    text[5:7] = text[60:62] = [1, 2]
+    for read, expected in ((40, text[62:64]), (20, text[7:9])):
+        followed = Prediction(text)
+        for token in [*text[:read], 99, 1, 2]:
+            followed.take(token)
+        assert followed.draft(2) == expected
 
 
 def test_a_prediction_goes_before_the_row_s_own_text():
