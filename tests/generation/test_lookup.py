@@ -412,6 +412,10 @@ def test_after_a_difference_the_nearest_place_counts():
     for token in [1, 2, 3, 4, 5, 0, 1, 2]:
         followed.take(token)
     assert followed.draft(2) == [6, 7]
+    followed = Prediction(list(range(1, 21)))
+    for token in [1, 2, 3, 99, 10, 11, 98, 4]:  # 10 and 11 are there by chance
+        followed.take(token)
+    assert followed.draft(2) == [5, 6]
     text = list(range(100, 170))
     text[5:7] = text[60:62] = [1, 2]
     for read, expected in ((40, text[62:64]), (20, text[7:9])):
