@@ -437,6 +437,16 @@ def test_a_prediction_goes_before_the_row_s_own_text():
     assert looked.draft([*ids, 9], 7) == []  # nothing is known of what follows 9
 
 
+def test_only_tokens_that_were_read_save_passes(monkeypatch):
+    looked, earned = Lookup(3, [5, 6, 7, 8, 9], measured=False), []
+    monkeypatch.setattr(looked.pace, "earn", earned.append)
+    monkeypatch.setattr(looked.pace, "worth", lambda chance, length: 2)
+    assert looked.draft([1, 2, 3], 7) == [5, 6]
+    looked.draft([1, 2, 3, 5, 6, 7], 7)
+    looked.draft([1, 2, 3, 5, 6, 7, 8, 0], 7)
+    assert earned == [2, 1]
+
+
 # The pace.
 
 
