@@ -21,15 +21,21 @@ from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.panels import BF16, FP32, INT8, SIDE, address, up
 from bedstone.nn.fast.program import (
-    EMBED, LOGITS, NORM, OUT, PRODUCT, Layers, NotPossible, Program, X,
+    COARSE,
+    EMBED,
+    LOGITS,
+    NORM,
+    OUT,
+    PRODUCT,
+    Layers,
+    NotPossible,
+    Program,
+    X,
 )  # fmt: skip
 from bedstone.nn.positions import LearnedPositions
 
 TOKENS = 256  # read in one call at most: what they need stays in the processor's cache
 TILE = 8  # rows of scores that a thread holds
-# Inputs of codes are rounded to 8 bits, and to 16 in groups whose squared scale is above so many
-# times the mean: a sixth of them in SmolLM2. None is rounded to 8 where fp32 is asked for.
-COARSE = 2.0
 CACHE_DTYPES = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}
 
 
@@ -134,7 +140,7 @@ class Decoder:
         lengths = np.full(batch, cache.length) if cache.lengths is None else cache.lengths.numpy()
         real = np.full(batch, length)
         if cache.coming is not None:
-            real = np.clip(cache.coming.numpy() - lengths, 0, length)
+            real = np.clip(cache.coming.amax(1).numpy() - lengths, 0, length)
         owners = np.repeat(np.arange(batch, dtype=np.int32), real)
         steps = np.arange(len(owners)) - np.repeat(real.cumsum() - real, real)
         slots = (lengths[owners] + steps).astype(np.int32)
@@ -178,7 +184,7 @@ class Decoder:
         return self._memory.buffer(OUT)[: len(tokens), : self.config.width]
 
     def _run(self, call: kernels.Call) -> None:
-        call.threads, call.coarse = torch.get_num_threads(), self._coarse
+        call.threads, call.coarse = kernels.threads(), self._coarse
         self._library.bedstone_run(ctypes.byref(call))
 
     def _rotation(self, capacity: int) -> tuple[Tensor | None, Tensor | None]:
@@ -230,7 +236,7 @@ class _Memory:
 
     def call(self, program: Program, rows: int, capacity: int) -> kernels.Call:
         """A call of a program over so many rows, with the buffers' places."""
-        threads = torch.get_num_threads()
+        threads = kernels.threads()
         width = max(up(self.deepest, 64), TILE * capacity)
         if rows > self._rows or threads > self._threads:
             self._rows = max(rows, self._rows)

@@ -18,16 +18,19 @@ from ctypes import c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
+import torch
+
 NATIVE = Path(__file__).with_name("native")
 SOURCES = ("engine.cpp", "dot.h", "math.h")
 OPTIONS = (
-    "-O3 -std=c++17 -fPIC -shared -fopenmp -fno-math-errno -fno-trapping-math "
-    "-ffp-contract=fast -Wno-psabi"
-).split()
+    "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
+    "-ffp-contract=fast", "-Wno-psabi",
+)  # fmt: skip
 AVX2 = ("avx2", "fma", "f16c")
 AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 OPTIONAL = ("avx512bf16",)
 BUILD_SECONDS = 120
+_PROCESS = os.getpid()
 
 
 class Weights(ctypes.Structure):
@@ -102,9 +105,8 @@ def processor() -> tuple[str, frozenset[str]]:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor(), frozenset()
-    fields = dict(
-        (part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line
-    )
+    lines = (line.partition(":") for line in text.splitlines())
+    fields = {name.strip(): value.strip() for name, _, value in lines}
     flags = frozenset(each.replace("_", "") for each in fields.get("flags", "").split())
     return fields.get("model name", platform.processor()), flags
 
@@ -147,6 +149,14 @@ def library() -> ctypes.CDLL | None:
 def why_not() -> str:
     """Why there is no engine; empty where there is one."""
     return _loaded(instructions())[1]
+
+
+def threads() -> int:
+    """Of a call: torch's, from whose pool they come; one in a process that was forked.
+
+    What OpenMP keeps of the parent's threads isn't there in a child, which would wait for them.
+    """
+    return torch.get_num_threads() if os.getpid() == _PROCESS else 1
 
 
 def cache_folder() -> Path:

@@ -30,8 +30,8 @@ class Panels:
     Attributes:
         kind: FP32, BF16, INT8 or INT4.
         outs, ins: E and D, padded.
-        data: fp32 (P, D, 16), bf16 (P, D / 2, 16, 2), 8 bits as code + 128 (P, D / 4, 16, 4), or two
-            of 4 bits a byte (P, D / 8, 16, 4), the first four inputs low.
+        data: fp32 (P, D, 16), bf16 (P, D / 2, 16, 2), 8 bits as code + 128 (P, D / 4, 16, 4), or
+            two of 4 bits a byte (P, D / 8, 16, 4), the first four inputs low.
         scales: of 8 bits (E,) fp32, of 4 (P, D / G, 2, 16) fp16: steps and lowest values.
         group: G.
     """
@@ -93,7 +93,8 @@ def panels(
     whole = _padded(spread)
     each = 1 if kind == FP32 else 2
     data = whole.view(-1, SIDE, whole.shape[1] // each, each).transpose(1, 2).contiguous()
-    return Panels(kind, *whole.shape, data, bias=_bias(bias, row_spread, whole.shape[0]))
+    outs, ins = whole.shape
+    return Panels(kind, outs, ins, data, bias=_bias(bias, row_spread, outs))
 
 
 def _bytes(
@@ -107,7 +108,8 @@ def _bytes(
     data = data.view(-1, SIDE, codes.shape[1] // 4, 4).transpose(1, 2).contiguous()
     scales = _spread(given.scales.float(), 0, row_spread)[:, 0]
     scales = F.pad(scales, (0, len(codes) - len(scales))).contiguous()
-    return Panels(INT8, *codes.shape, data, scales, DEPTH, bias=_bias(bias, row_spread, len(codes)))
+    outs, ins = codes.shape
+    return Panels(INT8, outs, ins, data, scales, DEPTH, _bias(bias, row_spread, outs))
 
 
 def _pairs(
@@ -125,17 +127,19 @@ def _pairs(
     pairs = codes.view(-1, SIDE, codes.shape[1] // 8, 2, 4).transpose(1, 2)  # (P, D / 8, 16, 2, 4)
     data = (pairs[..., 0, :] | (pairs[..., 1, :] << 4)).contiguous()
     halves = steps.view(-1, SIDE, *steps.shape[1:]).permute(0, 2, 3, 1).half().contiguous()
-    own = _bias(bias, row_spread, len(codes))
-    return Panels(INT4, *codes.shape, data, halves, given.group, own)
+    outs, ins = codes.shape
+    return Panels(INT4, outs, ins, data, halves, given.group, _bias(bias, row_spread, outs))
 
 
 def joined(parts: Sequence[Panels]) -> Panels:
     """The outputs of all, side by side; they are of one kind and read the same inputs."""
     first = parts[0]
     scales = [part.scales for part in parts if part.scales is not None]
-    biases = [
-        torch.zeros(part.outs) if part.bias is None else part.bias for part in parts
-    ] if any(part.bias is not None for part in parts) else []
+    biases = (
+        [torch.zeros(part.outs) if part.bias is None else part.bias for part in parts]
+        if any(part.bias is not None for part in parts)
+        else []
+    )
     return Panels(
         first.kind,
         sum(part.outs for part in parts),
@@ -160,9 +164,7 @@ def interleaved(gate: Panels, opened: Panels) -> Panels:
     scales = mixed(both.scales, SIDE if both.kind == INT8 else 1)
     data = mixed(both.data, 1)
     assert data is not None
-    return Panels(
-        both.kind, both.outs, both.ins, data, scales, both.group, mixed(both.bias, SIDE)
-    )
+    return Panels(both.kind, both.outs, both.ins, data, scales, both.group, mixed(both.bias, SIDE))
 
 
 def _spread(weight: Tensor, dim: int, spread: tuple[int, int]) -> Tensor:

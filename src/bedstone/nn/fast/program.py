@@ -17,17 +17,29 @@ from bedstone.nn.attention import SelfAttention
 from bedstone.nn.blocks import Gated, PostNorm, PreNorm
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.panels import (
-    DEPTH, SIDE, Panels, address, interleaved, joined, panels, up,
+    DEPTH,
+    SIDE,
+    Panels,
+    address,
+    interleaved,
+    joined,
+    panels,
+    up,
 )  # fmt: skip
+from bedstone.nn.gptq import codes_for_inference
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora import LoRALinear
-from bedstone.nn.quantize import Codes, Quantized, encode, kinds_for_inference
+from bedstone.nn.quantize import Codes, Quantized
 
 EMBED, NORM, PRODUCT, GATED, SELF, CROSS = range(6)
 X, QKV, MIXED, HIDDEN, OUT, LOGITS = range(6)  # buffers
 ACTIVATIONS = {
     F.silu: 1, F.gelu: 2, gelu_tanh: 3, quick_gelu: 4, F.relu: 5, torch.tanh: 6,
 }  # fmt: skip
+
+# Inputs of codes are rounded to 8 bits, and to 16 in groups whose squared scale is above so many
+# times the mean: a sixth of them in SmolLM2. None is rounded to 8 where fp32 is asked for.
+COARSE = 2.0
 
 
 class NotPossible(Exception):
@@ -39,15 +51,13 @@ class Layers:
 
     Args:
         kind: of what isn't quantised, FP32 or BF16.
-        bits: 8 or 4 quantises what `kinds_for_inference` names; codes stay as they are.
+        bits: 8 or 4 quantises as `for_inference` does; codes that are there stay as they are.
     """
 
     def __init__(self, network: nn.Module, kind: int, bits: int | None) -> None:
         self.kind = kind
-        groups = kinds_for_inference(network, bits) if bits else {}
-        self._groups = {
-            id(network.get_submodule(path)): (path, group) for path, group in groups.items()
-        }
+        codes = codes_for_inference(network, bits) if bits else {}
+        self._codes = {id(network.get_submodule(path)): each for path, each in codes.items()}
 
     def weight(self, layer: Any) -> Tensor | Codes:
         """A layer's weight or codes; an adapter in use is merged.
@@ -55,17 +65,16 @@ class Layers:
         Raises:
             NotPossible: it is neither linear nor a table.
         """
-        path, group = self._groups.get(id(layer), ("", None))
         if isinstance(layer, Quantized):
             return layer.held
+        if id(layer) in self._codes:
+            return self._codes[id(layer)]
         if isinstance(layer, LoRALinear):
             layer = layer.plain()
         elif type(layer) not in (nn.Linear, nn.Embedding):
             raise NotPossible(f"a layer of {type(layer).__name__}")
-        if group is None:
-            weight: Tensor = layer.weight
-            return weight
-        return encode(layer.weight, 4 if group else 8, group, f"{path}.weight")
+        weight: Tensor = layer.weight
+        return weight
 
     def panels(self, layer: Any, **spreads: tuple[int, int]) -> Panels:
         """A layer in panels, with its bias; `spreads` as `panels` takes them."""
@@ -147,14 +156,15 @@ class Program:
             return kernels.Norm()
         if type(module) not in (RMSNorm, LayerNorm):
             raise NotPossible(f"a norm of {type(module).__name__}")
+        given: Any = module
         weight, bias = (
             None if part is None else part.detach().float().contiguous()
-            for part in (module.weight, getattr(module, "bias", None))
+            for part in (given.weight, getattr(given, "bias", None))
         )
         self._kept += [weight, bias]
         assert weight is not None
         kind = 1 if type(module) is RMSNorm else 2
-        return kernels.Norm(kind, len(weight), module.eps, address(weight), address(bias))
+        return kernels.Norm(kind, len(weight), given.eps, address(weight), address(bias))
 
     def blocks(self, stack: nn.Module, layers: Layers) -> None:
         """All blocks' operations on the residual stream X."""
@@ -166,7 +176,8 @@ class Program:
         if type(wrapper) not in (PreNorm, PostNorm, Gated):
             raise NotPossible(f"a sublayer in {type(wrapper).__name__}")
         before = None if type(wrapper) is PostNorm else wrapper.norm
-        factor = math.tanh(float(wrapper.gate)) if type(wrapper) is Gated else 1.0
+        gate: Any = getattr(wrapper, "gate", None)  # of a Gated
+        factor = 1.0 if gate is None else math.tanh(float(gate))
         sublayer = wrapper.sublayer
         if type(sublayer) is SelfAttention:
             self._self_attention(sublayer, before, factor, number, layers)
