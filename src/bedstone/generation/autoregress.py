@@ -347,7 +347,7 @@ def ready(network: Decoder, precision: Precision | None) -> Decoder:
     made_for = inference_dtype(network), inference_bits(network)
     if made_for == (precision.dtype, precision.bits):
         return network
-    found: Decoder | None = decoder_of(network, precision.dtype, precision.bits)
+    found: Any = decoder_of(network, precision.dtype, precision.bits)
     return found or for_inference(network, precision.dtype, precision.bits)
 
 

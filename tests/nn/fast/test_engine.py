@@ -22,19 +22,24 @@ from bedstone.nn.layers import ACTIVATIONS
 from bedstone.nn.quantize import Codes, QuantizedLinear, encode
 from bedstone.runtime import Precision
 
-FORMS = [
-    form for form in ("avx512", "avx2") if form == "avx2" or "avx512vnni" in kernels.processor()[1]
-]
+FORMS = ["avx512", "avx2"] if "avx512vnni" in kernels.processor()[1] else ["avx2"]
+CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
     kernels.library() is None, reason=f"there is no engine here: {kernels.why_not()}"
 )
 SHAPES = {
     "llama": {"layout": "llama", "width": 48, "heads": 6, "kv_heads": 2, "hidden": 80},
-    "qwen3": {"layout": "qwen3", "width": 64, "heads": 4, "kv_heads": 2, "hidden": 96, "head_width": 24},
+    "qwen3": {
+        "layout": "qwen3", "width": 64, "heads": 4, "kv_heads": 2, "hidden": 96, "head_width": 24,
+    },
     "gpt2": {"layout": "gpt2", "width": 36, "heads": 3, "hidden": 100},
-    "mistral": {"layout": "mistral", "width": 40, "heads": 4, "kv_heads": 4, "hidden": 100, "window": 5},
-    "qwen2": {"layout": "qwen2", "width": 64, "heads": 4, "kv_heads": 1, "hidden": 72, "tied": False},
-    "yarn": {
+    "mistral": {
+        "layout": "mistral", "width": 40, "heads": 4, "kv_heads": 4, "hidden": 100, "window": 5,
+    },
+    "qwen2": {
+        "layout": "qwen2", "width": 64, "heads": 4, "kv_heads": 1, "hidden": 72, "tied": False,
+    },
+    "scaled": {
         "layout": "llama", "width": 32, "heads": 2, "hidden": 64,
         "rope_scaling": {"rope_type": "linear", "factor": 2.0},
     },

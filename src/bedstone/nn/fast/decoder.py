@@ -132,7 +132,7 @@ class Decoder:
             self.cache_kind,
         )  # fmt: skip
 
-    def states(self, ids: Tensor, *, cache: Cache) -> Tensor:
+    def states(self, ids: Tensor, *, cache: Cache | None = None) -> Tensor:
         """The last hidden states, (B, T, D), before the head; padding of prompts is zeros."""
         assert isinstance(cache, EngineCache)
         batch, length = ids.shape
