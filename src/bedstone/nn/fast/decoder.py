@@ -11,6 +11,7 @@ width, padded to 16, C capacity, padded to 16.
 
 import ctypes
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,21 @@ class Decoder:
                 call.buffers[LOGITS] = logits[start:].data_ptr()
                 self._run(call)
         return logits[:, : self.config.vocab_size].unflatten(0, states.shape[:-1])
+
+    def seconds(self, rounds: int = 9) -> dict[str, float]:
+        """What the products of one token take, in its layers and in the head: medians."""
+        found = {}
+        for name, program in (("products", self._steps.products()), ("head", self._head)):
+            logits, each = torch.empty(1, self._memory.widths[LOGITS]), []
+            with self._lock:
+                for _ in range(rounds):
+                    call = self._memory.call(program, 1, 0)
+                    call.buffers[LOGITS] = logits.data_ptr()
+                    began = time.perf_counter()
+                    self._run(call)
+                    each.append(time.perf_counter() - began)
+            found[name] = sorted(each)[rounds // 2]
+        return found
 
     def _read(
         self, tokens: np.ndarray, owners: np.ndarray, slots: np.ndarray, cache: EngineCache

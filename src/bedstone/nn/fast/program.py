@@ -111,6 +111,13 @@ class Program:
         """Of all weights that one step reads."""
         return sum(part.nbytes for part in self.weights)
 
+    def products(self) -> "Program":
+        """Its products alone, to see what they take."""
+        part = Program()
+        part.ops = [op for op in self.ops if op.code in (PRODUCT, GATED)]
+        part.widths, part.deepest, part._kept = self.widths, self.deepest, [self]
+        return part
+
     def add(
         self,
         code: int,
