@@ -516,6 +516,18 @@ def test_drafts_are_read_as_long_as_they_pay(long, monkeypatch, eight, least):
         assert sum(rows > 1 for rows in timed.passes) < 8
 
 
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_may_be_lost_is_bounded_whatever_chances_say(measured):
+    pace, lost, plain = Pace(measured), 0.0, 0
+    for _ in range(2000):
+        drafts = pace.worth(0.6, 7) if plain else 0  # none of which comes true
+        took = 1 + 0.05 * drafts
+        pace.took(drafts + 1, took)
+        lost, plain = lost + took - 1, plain + (drafts == 0)
+    assert 1.0 <= lost <= 1.5 + 0.005 * plain
+    assert plain > 1900
+
+
 def test_shorter_drafts_where_longer_ones_are_dear(long, monkeypatch):
     def price(rows, number):
         return 1.1 if rows <= 4 else 30.0
