@@ -17,7 +17,14 @@ from bedstone.checkpoints.headers import stored_tensors
 from bedstone.checkpoints.names import MARKS, PACKAGED, built_in
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.errors import BedstoneError
-from bedstone.models.families import ADAPTER, FAMILIES, WEIGHTS, home_of, model_type
+from bedstone.models.families import (
+    ADAPTER,
+    FAMILIES,
+    QUANTIZED,
+    WEIGHTS,
+    home_of,
+    model_type,
+)
 from bedstone.reading import is_plain, read_object
 from bedstone.settings import read_values
 
@@ -146,17 +153,19 @@ def _of_network(folder: Path) -> int:
         home_of(model_type(published))
     except BedstoneError as error:
         raise BedstoneError(f"{folder}/{error}") from None
-    names = [n for n in WEIGHTS.values() if any(folder.glob(f"{n}*"))]
+    names = [n for n in (*WEIGHTS.values(), QUANTIZED) if any(folder.glob(f"{n}*"))]
     return _stored(folder, names[0] if names else WEIGHTS["transformers"])
 
 
 def _stored(folder: Path, name: str) -> int:
-    """Floating-point numbers in stored weights."""
+    """Numbers in stored weights, floating-point ones and codes, one or two to a byte."""
+    headers = stored_tensors(folder, name).values()
+    entries = {key: entry for header in headers for key, entry in header.items()}
+    codes = {key.removesuffix(".codes") for key in entries if key.endswith(".codes")}
     return sum(
-        prod(entry["shape"])
-        for header in stored_tensors(folder, name).values()
-        for entry in header.values()
-        if "F" in entry["dtype"]
+        prod(entry["shape"]) * (2 if entry["dtype"] == "U8" else 1)
+        for key, entry in entries.items()
+        if ("F" in entry["dtype"] and key.rpartition(".")[0] not in codes) or key.endswith(".codes")
     )
 
 

@@ -31,6 +31,7 @@ from bedstone.nn.quantize import (
 )
 from bedstone.outputs import new_folder
 from bedstone.train.data import recorded_data
+from bedstone.train.logs import ProgressBar
 
 
 def quantize(
@@ -94,7 +95,10 @@ def quantize(
     used, held = ([], []) if source is None else text_pieces(opened, source)
     began = time.perf_counter()
     made = opened.network = copy.deepcopy(exact)
-    calibrated = quantize_for_inference(made, bits, group, feeds(made, used) if bits == 4 else ())
+    with ProgressBar("calibrating", quiet=as_json or not used or bits == 8) as bar:
+        calibrated = quantize_for_inference(
+            made, bits, group, feeds(made, used) if bits == 4 else (), bar.update
+        )
     seconds = time.perf_counter() - began
     make_whole_in(made, torch.bfloat16)
     opened.plain = not no_plain

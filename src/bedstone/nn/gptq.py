@@ -36,6 +36,7 @@ Feed = Callable[[], object]  # runs the network on some of its inputs
 RANGES = (1.0, 0.925, 0.85, 0.775, 0.7)  # shares of a group's own that are tried
 ROWS, TOKENS = 8, 64  # of random words, by which inputs are weighed where no texts are given
 DAMPING = 0.05  # of the mean second moment, added to each: few rows say little of rare inputs
+FLOOR = 0.1  # of the median importance, added to each: another text may have what these lack
 _STRIDE = 128  # inputs that are rounded before what their errors change is brought up to date
 
 
@@ -51,7 +52,10 @@ def fit(
         ranges: shares of each group's own range that are tried.
     """
     grouped = weight.detach().float().unflatten(1, (-1, group))  # (E, D / G, G)
-    weights = None if importance is None else importance.float().view(1, -1, group)
+    weights = None
+    if importance is not None:
+        wide = importance.float()
+        weights = (wide + FLOOR * wide.median()).view(1, -1, group)
     least, most = grouped.amin(-1), grouped.amax(-1)
     best = torch.full_like(least, torch.inf), least.half(), least.half()
     for part in ranges:
@@ -253,7 +257,11 @@ def _importance(network: Any, names: Sequence[str]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def quantize_for_inference(
-    network: nn.Module, bits: int, group: int = GROUP, feeds: Sequence[Feed] = ()
+    network: nn.Module,
+    bits: int,
+    group: int = GROUP,
+    feeds: Sequence[Feed] = (),
+    progress: Callable[[float], None] = lambda share: None,
 ) -> list[str]:
     """Puts quantised layers in the place of all that `kinds_for_inference` names.
 
@@ -262,6 +270,7 @@ def quantize_for_inference(
             what a block gives, and nothing else.
         group: as for `codes_for_inference`.
         feeds: each runs the network on some inputs, by which four bits are calibrated.
+        progress: called with the share of a stack's blocks that are calibrated.
 
     Returns:
         The names of the layers that were calibrated.
@@ -279,6 +288,7 @@ def quantize_for_inference(
             inputs = _captured(stack, feeds)
             for index, block in enumerate(stack if inputs else ()):
                 done += _calibrate(network, block, index, inputs, kinds, names)
+                progress((index + 1) / len(stack))
     for name, codes in codes_for_inference(network, bits, group).items():
         _replace(network, name, codes)
     return done

@@ -1,0 +1,157 @@
+"""`bedstone quantize`: what it writes, what it says of it, and what it refuses."""
+
+import json
+
+import pytest
+import torch
+
+import bedstone
+from bedstone.checkpoints.adapters import adapt, save_adapter
+from bedstone.cli import main
+from bedstone.models.heads import HeadConfig
+from bedstone.nn.lora import adapter_parameters
+from bedstone.nn.quantize import Quantized
+from image_models import clip_model
+from networks import randomise
+from small_models import SENTENCES, decoder, model
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    rows = [{"text": f"{sentence} {number}"} for number in range(12) for sentence in SENTENCES]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+@pytest.fixture
+def gpt(tmp_path):
+    return decoder(HeadConfig("language"), "llama").save(tmp_path / "gpt")
+
+
+def kinds(folder) -> set[int]:
+    network = bedstone.load(folder).network
+    return {layer.bits for layer in network.modules() if isinstance(layer, Quantized)}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_decoder(bits, gpt, texts, tmp_path, capsys):
+    out = tmp_path / "small"
+    words = ["quantize", str(gpt), str(out), "--bits", str(bits), "--texts", str(texts)]
+    assert main([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["folder"] == str(out)
+    assert facts["calibrated"] == (14 if bits == 4 else 0)
+    assert facts["bytes"] < 0.75 * facts["bytes_before"]
+    assert facts["tokens"] > 20
+    assert 0 <= facts["divergence"] < 0.05
+    assert 0.8 < facts["perplexity"] / facts["before"] < 1.2
+    assert facts["agreement"] > 0.7 and facts["cosine"] > 0.95
+    assert kinds(out) == ({8} if bits == 8 else {4, 8})
+    assert bedstone.load(out).record["quantized"]["bits"] == bits
+    assert main([*words, "--overwrite"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "perplexity",
+        "same likeliest word",
+        "divergence",
+        "MB",
+        "that calibrated nothing",
+    ):
+        assert part in shown
+    assert main(["info", str(out), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert f"to {bits} bits" in info["quantized"] and info["bytes"] == facts["bytes"]
+    assert main(["generate", str(out), "the dogs", "--max-new-tokens", "3"]) == 0
+    assert main(["evaluate", str(out), str(texts), "--json"]) == 0
+
+
+def test_without_texts_and_without_a_plain_form(gpt, tmp_path, capsys):
+    out = tmp_path / "small"
+    assert main(["quantize", str(gpt), str(out), "--bits", "4", "--no-plain"]) == 0
+    said = capsys.readouterr()
+    assert "--texts FILE makes them better" in said.err
+    assert "perplexity" not in said.out
+    assert not (out / "model.safetensors").exists()
+    assert isinstance(bedstone.load(out).generate("the", max_new_tokens=2), str)
+
+
+def test_an_encoder_and_a_clip(texts, tmp_path, capsys):
+    bert = model(HeadConfig("states")).save(tmp_path / "bert")
+    out = tmp_path / "small"
+    words = ["quantize", str(bert), str(out), "--bits", "4", "--texts", str(texts), "--json"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["cosine"] > 0.95 and facts["calibrated"] == 10
+    assert "perplexity" not in facts and "agreement" not in facts
+    clip = clip_model().save(tmp_path / "clip")
+    out = tmp_path / "clip-small"
+    assert main(["quantize", str(clip), str(out), "--texts", str(texts), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cosine"] > 0.95
+
+
+def test_an_adapter_is_folded_in(gpt, tmp_path):
+    opened = bedstone.load(gpt)
+    adapt(opened.network, seed=0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(opened.network).values():
+            parameter.copy_(torch.randn(parameter.shape) * 0.05)
+        expected = opened.network(torch.arange(12)[None])
+    save_adapter(opened, tmp_path / "adapter")
+    assert main(["quantize", str(tmp_path / "adapter"), str(tmp_path / "small")]) == 0
+    network = bedstone.load(tmp_path / "small").network.float()
+    with torch.no_grad():
+        found = network(torch.arange(12)[None])
+    assert (found - expected).std() < 0.1 * expected.std()
+
+
+def test_the_data_that_it_learnt_from_calibrates(texts, gpt, tmp_path, capsys):
+    opened = bedstone.load(gpt)
+    opened.record = {"recipe": {"data": {"source": str(texts)}}, "data": {"source": str(texts)}}
+    opened.save(gpt)
+    assert main(["quantize", str(gpt), str(tmp_path / "a"), "--bits", "4", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["texts"] == str(texts) and facts["calibrated"] == 14
+    texts.unlink()
+    assert main(["quantize", str(gpt), str(tmp_path / "b"), "--bits", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["texts"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--bits", "5"], "--bits: 5 was given; expected 8 or 4"),
+        (["--bits", "4", "--group", "48"], "--group: 48 was given"),
+        (["--texts", "nowhere.txt"], "nowhere.txt"),
+    ],
+)
+def test_what_it_refuses(words, message, gpt, tmp_path, capsys):
+    out = tmp_path / "small"
+    assert main(["quantize", str(gpt), str(out), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_it_refuses_what_is_there_and_what_is_quantised(gpt, tmp_path, capsys):
+    out = tmp_path / "small"
+    assert main(["quantize", str(gpt), str(out)]) == 0
+    assert main(["quantize", str(gpt), str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["quantize", str(out), str(tmp_path / "again")]) == 2
+    assert "in few bits already" in capsys.readouterr().err
+
+
+def test_too_few_texts_and_broken_weights(gpt, tmp_path, capsys):
+    few = tmp_path / "few.txt"
+    few.write_text("a few words")
+    assert main(["quantize", str(gpt), str(tmp_path / "a"), "--texts", str(few)]) == 2
+    assert "expected three or more" in capsys.readouterr().err
+    opened = bedstone.load(gpt)
+    randomise(opened.network)
+    with torch.no_grad():
+        opened.network.stack[0]["mlp"].sublayer.up.weight[0, 0] = 1e5
+    opened.save(gpt)
+    assert main(["quantize", str(gpt), str(tmp_path / "a"), "--bits", "4"]) == 2
+    assert "stack.0.mlp.sublayer.up.weight: holds 1e+05" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert main(["quantize", str(gpt), str(tmp_path / "a")]) == 0
