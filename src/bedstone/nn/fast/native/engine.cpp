@@ -5,7 +5,9 @@
 // heads, W width of a head, padded to 16.
 
 #include <omp.h>
-#include <sched.h>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <atomic>
 #include "dot.h"
 
@@ -74,21 +76,28 @@ struct Call {
 namespace {
 
 struct Team {
-  std::atomic<int> arrived{0}, phase{0}, next{0};
+  std::atomic<int> arrived{0}, phase{0}, sleepers{0}, next{0};
   int size = 1;
 
+  // Spins for the time that a barrier takes on processors of one's own, then sleeps: where another
+  // program has one of them, the system can run the thread that all wait for on this one.
   void wait() {
     int now = phase.load(std::memory_order_relaxed);
-    if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+    if (arrived.fetch_add(1) + 1 == size) {
       arrived.store(0, std::memory_order_relaxed);
       next.store(0, std::memory_order_relaxed);
-      phase.store(now + 1, std::memory_order_release);
+      phase.store(now + 1);
+      if (sleepers.load()) syscall(SYS_futex, &phase, FUTEX_WAKE_PRIVATE, size, nullptr, nullptr, 0);
       return;
     }
-    for (int spins = 0; phase.load(std::memory_order_acquire) == now; spins++) {
-      if (spins < 2000) _mm_pause();
-      else sched_yield();
+    for (int spins = 0; spins < 3000; spins++) {
+      if (phase.load(std::memory_order_acquire) != now) return;
+      _mm_pause();
     }
+    sleepers.fetch_add(1);
+    while (phase.load() == now)
+      syscall(SYS_futex, &phase, FUTEX_WAIT_PRIVATE, now, nullptr, nullptr, 0);
+    sleepers.fetch_sub(1);
   }
 };
 
