@@ -114,6 +114,7 @@ class Decoder:
         self._steps.add(NORM, X, OUT, norm=network.norm)
         self._steps.widths[OUT] = self._steps.widths[X]
         self._head.add(PRODUCT, X, LOGITS, head)
+        self._steps.settle()
         self._learnt = self._positions(network.positions)
         self._turns: tuple[Tensor, Tensor] | None = None
         self._memory = _Memory(self._steps, self._head)

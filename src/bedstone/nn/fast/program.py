@@ -37,6 +37,7 @@ ACTIVATIONS = {
     F.silu: 1, F.gelu: 2, gelu_tanh: 3, quick_gelu: 4, F.relu: 5, torch.tanh: 6,
 }  # fmt: skip
 
+PAGE = 4096
 # Inputs of codes are rounded to 8 bits, and to 16 in groups whose squared scale is above so many
 # times the mean: a sixth of them in SmolLM2. None is rounded to 8 where fp32 is asked for.
 COARSE = 2.0
@@ -110,6 +111,19 @@ class Program:
     def nbytes(self) -> int:
         """Of all weights that one step reads."""
         return sum(part.nbytes for part in self.weights)
+
+    def settle(self) -> None:
+        """Moves the weights side by side into large pages, in the order in which they are read."""
+        own = {id(part): part for part in self.weights}.values()
+        spot, places = 0, []
+        for part in own:
+            places.append(spot)
+            spot = up(spot + part.data.nbytes, PAGE)
+        arena = kernels.large_pages(spot)
+        for part, start in zip(own, places, strict=True):
+            room = arena[start : start + part.data.nbytes].view(part.data.dtype)
+            part.data = room.view(part.data.shape).copy_(part.data)
+            part.struct.data = part.data.data_ptr()
 
     def products(self) -> "Program":
         """Its products alone, to see what they take."""
