@@ -14,6 +14,7 @@
 extern "C" {
 
 enum Kind { FP32, BF16, INT8, INT4 };
+enum { FETCHED = 16384 };  // bytes of the next product, while threads wait
 
 struct Weights {  // of a linear layer, in panels of 16 outputs
   int32_t kind, outs, ins;  // outs and ins padded, to 16 and to 32
@@ -215,13 +216,16 @@ ALWAYS void panels(const Weights& w, int number, const char* area, int stride, F
   const int64_t apart = ins * (w.kind == INT8 ? 16 : 8), groups = ins / w.group;
   const uint16_t* steps = (const uint16_t*)w.scales + number * groups * 32;
   F16 scale[N], lowest[N];
-  for (int g = 0; g < ins / GROUP; g++) {
-    if (w.kind == INT4 && g * GROUP % w.group == 0)
+  const int each = w.group / GROUP;
+  for (int g = 0, next = 0; g < ins / GROUP; g++) {
+    if (w.kind == INT4 && g == next) {
       for (int n = 0; n < N; n++) {
-        const uint16_t* own = steps + 32 * (g * GROUP / w.group + n * groups);
-        scale[n] = from_half(own);
-        lowest[n] = from_half(own + 16);
+        scale[n] = from_half(steps + 32 * n * groups);
+        lowest[n] = from_half(steps + 32 * n * groups + 16);
       }
+      next += each;
+      steps += 32;
+    }
     for (int part = 0; part < 2; part++) {
       const int8_t* codes[R];
       float sizes[R];
@@ -320,11 +324,15 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
   const int pair = op.code == GATED ? 1 : 2;  // outputs of a gated pair are one panel
   const int count = w.outs / 16;
   Share mine((count + 1) / 2, thread, team.size);
+  const bool single = rows == 1 && op.code != GATED;  // one stream from memory is read faster
   for (int p = mine.first; p < mine.last; p++) {
-    if (2 * p + 1 < count)
-      column<2>(call, op, 2 * p, area, target + 16 * pair * p);
-    else
-      column<1>(call, op, 2 * p, area, target + 16 * pair * p);
+    float* to = target + 16 * pair * p;
+    if (2 * p + 1 < count && !single) {
+      column<2>(call, op, 2 * p, area, to);
+      continue;
+    }
+    column<1>(call, op, 2 * p, area, to);
+    if (2 * p + 1 < count) column<1>(call, op, 2 * p + 1, area, to + 16);
   }
 }
 
@@ -565,6 +573,20 @@ void look(const Call& call, const Op& op, Team& team, int thread) {
   attend<K>(call, op, team, thread);
 }
 
+// Asks memory for the first of what this thread reads in the next product.
+void fetch_next(const Call& call, int from, const Team& team, int thread) {
+  for (int i = from; i < call.count; i++) {
+    const Op& op = call.ops[i];
+    if (op.code != PRODUCT && op.code != GATED) continue;
+    const Weights& w = *op.weights;
+    static const int bytes[] = {64, 32, 16, 8};  // of an input in a panel, by kind
+    Share mine((w.outs / 16 + 1) / 2, thread, team.size);
+    const char* data = (const char*)w.data + (int64_t)2 * mine.first * w.ins * bytes[w.kind];
+    for (int k = 0; k < FETCHED; k += 64) _mm_prefetch(data + k, _MM_HINT_T1);
+    return;
+  }
+}
+
 void work(const Call& call, Team& team, int thread) {
   for (int i = 0; i < call.count; i++) {
     const Op& op = call.ops[i];
@@ -584,6 +606,7 @@ void work(const Call& call, Team& team, int thread) {
     } else {
       look<Int8Kind>(call, op, team, thread);
     }
+    fetch_next(call, i + 1, team, thread);
     team.wait();
   }
 }
