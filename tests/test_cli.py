@@ -237,6 +237,7 @@ def test_a_missing_column_names_those_there_are(capsys, tmp_path):
         ("optim.kind=moun", ["optim.kind", "'muon'"]),
         ("schedule.shape=liner", ["schedule.shape", "'linear'"]),
         ("precision=fp16", ["precision", "fp16"]),
+        ("precision=int8", ["precision", "int8", "inference alone", "quantize=8"]),
         ("device=cuda:99", ["device", "cuda:99"]),
         ("tokenizer.kind=word", ["tokenizer.kind"]),
         ("data.source=no/such/file.txt", ["no/such/file.txt"]),

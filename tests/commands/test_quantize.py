@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 import bedstone
 from bedstone.checkpoints.adapters import adapt, save_adapter
@@ -11,7 +12,7 @@ from bedstone.cli import main
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.lora import adapter_parameters
 from bedstone.nn.quantize import Quantized
-from image_models import clip_model
+from image_models import clip_model, pictures
 from networks import randomise
 from small_models import SENTENCES, decoder, model
 
@@ -115,6 +116,35 @@ def test_the_data_that_it_learnt_from_calibrates(texts, gpt, tmp_path, capsys):
     texts.unlink()
     assert main(["quantize", str(gpt), str(tmp_path / "b"), "--bits", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["texts"] is None
+
+
+def test_commands_compute_in_few_bits(gpt, texts, tmp_path, capsys):
+    def said(*words) -> str:
+        assert main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    losses = {
+        how: json.loads(said("evaluate", gpt, texts, "--json", "--precision", how))["loss"]
+        for how in ("fp32", "int8", "int4")
+    }
+    assert 0 < abs(losses["int8"] - losses["fp32"]) < abs(losses["int4"] - losses["fp32"]) < 0.1
+    bert = model(HeadConfig("sequence", ("bad", "good"))).save(tmp_path / "bert")
+    on = ("--precision", "int8")
+    for words in (
+        ("generate", gpt, "the dogs", "--max-new-tokens", 2),
+        ("run", "text-classification", bert, "go"),
+        ("predict", bert, texts, "--out", tmp_path / "found.jsonl"),
+    ):
+        said(*words, *on)
+    assert bedstone.pipeline("text-classification", bert, load_in_8bit=True)("go") == (
+        bedstone.pipeline("text-classification", bert, precision="int8")("go")
+    )
+    clip = clip_model().save(tmp_path / "clip")
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, picture in enumerate(pictures(3)):
+        Image.fromarray(picture).save(images / f"{number}.png")
+    said("index", images, "--out", tmp_path / "index", "--model", clip, *on)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from bedstone.models.bert.network import build as build_bert
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.gptq import RANGES, codes_for_inference, fit, gptq, quantize_for_inference
+from bedstone.nn.lora import LoraConfig, adapter_parameters, add_adapter, remove_adapter
 from bedstone.nn.quantize import Codes, Quantized, encode
 from networks import randomise
 
@@ -211,3 +212,25 @@ def test_codes_of_an_odd_shape_are_rows():
     assert isinstance(codes["head"], Codes)
     assert codes["stack.0.mlp.sublayer.down"].bits == 8
     assert codes["stack.0.mlp.sublayer.up"].bits == 4
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_quantised_head_can_be_adapted_and_not_be_trained_whole(tied):
+    network = small(tied=tied)
+    quantize_for_inference(network, 8)
+    test = ids(2, 0)
+    with torch.no_grad():
+        before = network(test)
+    with pytest.raises(BedstoneError, match=r"lora.train: head is quantised"):
+        add_adapter(network, LoraConfig(rank=2, train=("head",)))
+    add_adapter(network, LoraConfig(rank=2, targets=("q", "head")), seed=0)
+    network(test).square().mean().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(network(test), before)
+        for parameter in adapter_parameters(network).values():
+            assert parameter.grad is not None
+            parameter.copy_(torch.randn(parameter.shape))
+        assert not torch.allclose(network(test), before, atol=0.1)
+    remove_adapter(network, "default")
+    with torch.no_grad():
+        torch.testing.assert_close(network(test), before)

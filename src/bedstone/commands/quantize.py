@@ -24,9 +24,9 @@ from bedstone.nn.lora import active_adapter, fold
 from bedstone.nn.quantize import (
     GROUP,
     GROUPS,
-    Quantized,
     kinds_for_inference,
     make_whole_in,
+    quantized_part,
     weights_of,
 )
 from bedstone.outputs import new_folder
@@ -106,7 +106,7 @@ def quantize(
     facts: dict[str, Any] = {
         "bits": bits,
         "group": group if bits == 4 else None,
-        "layers": sum(isinstance(module, Quantized) for module in made.modules()),
+        "weights": quantized_part(made)["quantized"],
         "calibrated": len(calibrated),
         "texts": source.name if source else None,
         "bytes_before": before,
@@ -146,10 +146,9 @@ def _source(model: Model, texts: str, column: str) -> Any:
 
 def _table(out: str, facts: dict[str, Any], near: Likeness | None) -> Table:
     table = Table(title=str(Path(out)), show_header=False, title_justify="left")
-    kind = f"{facts['bits']} bits" + (f", groups of {facts['group']}" if facts["group"] else "")
+    table.add_row("weights", facts["weights"])
     if facts["calibrated"]:
-        kind += f", {facts['calibrated']} layers calibrated on {facts['texts']}"
-    table.add_row("weights", kind)
+        table.add_row("calibrated", f"{facts['calibrated']} layers, on {facts['texts']}")
     share = facts["bytes"] / facts["bytes_before"]
     sizes = f"{facts['bytes_before'] / 1e6:,.1f} MB to {facts['bytes'] / 1e6:,.1f} MB"
     table.add_row("memory", f"{sizes} ({share:.0%})")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.blocks import Stack
 from bedstone.nn.fast.frozen import CastOnce, adapted, working_dtype
-from bedstone.nn.quantize import TARGETS, QuantizedLinear
+from bedstone.nn.quantize import TARGETS, QuantizedLinear, check_trainable
 from bedstone.nn.ties import Untied, retie, ties, untie
 from bedstone.settings import Settings, check_whole, number, share, whole
 
@@ -106,8 +106,7 @@ def find_targets(network: nn.Module, config: LoraConfig) -> dict[str, nn.Module]
     """
     known = linears(network)
     for path in config.train:
-        if path not in dict(network.named_modules()):
-            raise BedstoneError(f"lora.train: the network has no module {path!r}.")
+        check_trainable(network, path)
     for target in config.targets:
         if target not in TARGETS and target not in known:
             raise BedstoneError(

@@ -436,6 +436,18 @@ def kinds_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> di
     }
 
 
+def check_trainable(network: nn.Module, path: str) -> None:
+    """Raises BedstoneError for a module that isn't there, or can't be trained whole."""
+    module = dict(network.named_modules()).get(path)
+    if module is None:
+        raise BedstoneError(f"lora.train: the network has no module {path!r}.")
+    if any(isinstance(part, Quantized) for part in module.modules()):
+        raise BedstoneError(
+            f"lora.train: {path} is quantised, and codes can't learn. Adapt it by lora.targets, or "
+            "take the model that was quantised."
+        )
+
+
 def held_in(layer: Any) -> tuple[torch.dtype, torch.device]:
     """What a layer's weight is held in, or was chosen to be computed in, and where."""
     if isinstance(layer, Quantized):

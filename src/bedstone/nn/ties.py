@@ -45,8 +45,14 @@ def without_ties(config: Any) -> Any:
 
 @torch.no_grad()
 def untie(network: nn.Module) -> Untied:
-    """Gives every tied parameter a tensor of its own, equal to the one that it shared."""
-    done = Untied(ties(network))
+    """Gives every tied parameter a tensor of its own, equal to the one that it shared.
+
+    Codes of quantised layers stay shared: nothing changes them.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    done = Untied({copy: own for copy, own in ties(network).items() if copy in parameters})
+    if not done.pairs:
+        return done
     for path, module in network.named_modules():
         config: Any = getattr(module, "config", None)
         changed = without_ties(config)

@@ -147,10 +147,9 @@ REFUSED = {
     "image_processor": "images are read as the model's own preprocessor_config.json says",
     "processor": "inputs are read as the model's own folder says",
     "quantization_config": "quantise by precision='int8' or precision='int4'",
-    "load_in_8bit": "quantise by precision='int8'",
-    "load_in_4bit": "quantise by precision='int4'",
     "streamer": "stream by bedstone.generation.text.stream_text, or `bedstone generate`",
 }
+FEW_BITS = {"load_in_8bit": "int8", "load_in_4bit": "int4"}
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "auto": "auto", "int8": "int8"}
 
 
@@ -176,6 +175,9 @@ def published_arguments(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str
                 raise BedstoneError(
                     "trust_remote_code: no code of a model's folder is run. Leave it out."
                 )
+        elif name in FEW_BITS:
+            if value:
+                found["precision"] = FEW_BITS[name]
         elif name in ("torch_dtype", "dtype"):
             if value is not None:
                 found["precision"] = _precision(name, value)

@@ -164,3 +164,56 @@ def test_a_copy_on_paper_takes_no_memory():
         network = build(GPTConfig(layout="llama", vocab_size=64, width=64, layers=1, heads=4))
     made = for_inference(network.eval(), torch.float32, 8)
     assert made.head.codes.is_meta
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    "shape", [{"vocab_size": 61, "width": 36, "hidden": 40}, {"vocab_size": 61, "width": 96}]
+)
+def test_odd_shapes_give_one_row_what_they_give_many(shape, bits, dtype):
+    network = small(**{"heads": 3, "head_width": 12, **shape})
+    exact = outputs(network)
+    made = for_inference(network, dtype, bits)
+    together = outputs(made)
+    alone = torch.cat([outputs(made, row[None]) for row in IDS])
+    assert (together - exact).std() < 0.5 * exact.std()
+    torch.testing.assert_close(alone, together, atol=0.1 * float(exact.std()), rtol=0.1)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_zero_rows_and_outlier_channels(bits):
+    network = small()
+    with torch.no_grad():
+        for block in network.stack:
+            mlp = block["mlp"].sublayer
+            mlp.up.weight[7] = 0.0
+            mlp.up.weight[:, 5] *= 30.0
+            block["mlp"].norm.weight[5] /= 30.0
+            mlp.down.weight[3] = 0.0
+    exact = outputs(network)
+    made = for_inference(network, torch.float32, bits)
+    up = made.stack[0]["mlp"].sublayer.up
+    assert (up.weight[7] == 0).all() and (up.scales > 0).all()
+    found = outputs(made)
+    assert found.isfinite().all()
+    assert (found - exact).std() < (0.1 if bits == 8 else 0.5) * exact.std()
+
+
+def test_weights_in_other_floats_are_quantised_as_in_fp32():
+    network = small()
+    expected = for_inference(network, torch.float32, 8).head.codes
+    assert torch.equal(for_inference(network.double(), torch.float32, 8).head.codes, expected)
+    low = for_inference(network.half(), torch.float32, 8).head
+    assert (low.codes.float() - expected.float()).abs().max() <= 1
+
+
+def test_another_dtype_is_what_weights_are_made_whole_in_and_changes_no_scale():
+    network = small()
+    layer = network.head = QuantizedLinear(network.head, 4, 32)
+    scales, lowest = layer.scales, layer.lowest
+    for dtype in (torch.bfloat16, torch.float64, torch.float32):
+        network.to(dtype)
+        assert layer.scales is scales or torch.equal(layer.scales, scales)
+        assert layer.scales.dtype is torch.float16 and torch.equal(layer.lowest, lowest)
+        assert layer.weight.dtype is layer.kept is dtype
