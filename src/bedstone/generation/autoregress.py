@@ -75,7 +75,18 @@ def prefill(
 @torch.inference_mode()
 def decode(network: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
     """Reads one more token a row, (B,), into the cache; logits of the one after, (B, V)."""
-    return _logits(network, network.states(tokens[:, None], cache=cache)[:, 0])
+    logits = _after(network, tokens, cache)
+    check_finite(logits.amax(-1), "the network's logits")
+    return logits
+
+
+def _after(network: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
+    """Logits (B, V) after one more token a row, in one call where the network has such."""
+    step: Any = getattr(network, "step", None)
+    if step is not None:
+        found: Tensor = step(tokens, cache)
+        return found
+    return network.head(network.states(tokens[:, None], cache=cache)[:, 0])
 
 
 class _Ahead:
@@ -102,10 +113,14 @@ class _Ahead:
         draft = self._lookup.draft(ids, self._end - len(ids) - 1)
         start = time.perf_counter()
         device = self._cache.device
-        # each token's row is as long as if it were read alone
-        self._cache.coming = torch.arange(len(draft) + 1, device=device)[None] + len(ids)
-        tokens = torch.tensor([[ids[-1], *draft]], device=device)
-        logits = self._network.head(self._network.states(tokens, cache=self._cache)[0])
+        tokens = torch.tensor([ids[-1], *draft], device=device)
+        if draft:
+            # each token's row is as long as if it were read alone
+            self._cache.coming = torch.arange(len(draft) + 1, device=device)[None] + len(ids)
+            states = self._network.states(tokens[None], cache=self._cache)
+            logits = self._network.head(states[0])
+        else:
+            logits = _after(self._network, tokens, self._cache)
         check_finite(logits[0].amax(), "the network's logits")
         self._lookup.pace.took(len(draft) + 1, time.perf_counter() - start)
         self._draft, self._logits = draft, logits

@@ -54,11 +54,16 @@ class EngineCache(Cache):
             1, batch, layers * groups, padded, width, dtype=dtype, device=torch.device("cpu")
         )
         self.capacity, self.kind, self.depth = capacity, kind, layers
+        self.step: _Step | None = None  # what one more token of each row takes, kept ready
         if kind == INT8:
             self.layers.append(LayerCache(self, torch.zeros(shape), torch.zeros(shape)))
 
     def used(self) -> int:
         return up(self.length, SIDE)  # slots of a block stand interleaved
+
+    def _take(self, rows: Tensor) -> None:
+        self.step = None
+        super()._take(rows)
 
     def struct(self) -> kernels.Slots:
         """Where it is now: rows that leave move it."""
@@ -113,11 +118,12 @@ class Decoder:
         self._steps.blocks(network.stack, layers)
         self._steps.add(NORM, X, OUT, norm=network.norm)
         self._steps.widths[OUT] = self._steps.widths[X]
-        self._head.add(PRODUCT, X, LOGITS, head)
         self._steps.settle()
+        self._head.add(PRODUCT, X, LOGITS, head)
+        self._whole = self._steps.then(PRODUCT, OUT, LOGITS, head)
         self._learnt = self._positions(network.positions)
         self._turns: tuple[Tensor, Tensor] | None = None
-        self._memory = _Memory(self._steps, self._head)
+        self._memory = _Memory(self._steps, self._head, self._whole)
         self._coarse = COARSE if bits or dtype is torch.bfloat16 else 0.0
         self._lock = threading.Lock()
 
@@ -159,6 +165,26 @@ class Decoder:
         whole[torch.from_numpy(owners).long(), torch.from_numpy(steps)] = found
         return whole
 
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """`states` and `head` of one more token a row, (B,), in one call: logits (B, V).
+
+        Python's own work is what slows a step down, as the weights have passed through the
+        processor's cache since the last one: so the call is kept with the cache.
+        """
+        assert isinstance(cache, EngineCache)
+        cache.require(1)
+        logits = torch.empty(len(tokens), self._memory.widths[LOGITS])
+        with self._lock:
+            held = cache.step
+            if held is None or not held.fits(len(tokens), self._memory):
+                held = cache.step = _Step(self, cache, len(tokens))
+            held.ids[:] = tokens.numpy()
+            held.slots[:] = cache.length if cache.lengths is None else cache.lengths.numpy()
+            held.call.buffers[LOGITS] = logits.data_ptr()
+            self._library.bedstone_run(held.pointer)
+        cache.advance(1)
+        return logits[:, : self.config.vocab_size]
+
     def head(self, states: Tensor) -> Tensor:
         """Logits (..., V) of states (..., D)."""
         rows = states.reshape(-1, states.shape[-1])
@@ -190,18 +216,28 @@ class Decoder:
     def _read(
         self, tokens: np.ndarray, owners: np.ndarray, slots: np.ndarray, cache: EngineCache
     ) -> Tensor:
-        call = self._memory.call(self._steps, len(tokens), cache.layers[0].keys.shape[2])
+        self._run(self._call(self._steps, tokens, owners, slots, cache))
+        return self._memory.buffer(OUT)[: len(tokens), : self.config.width]
+
+    def _call(
+        self,
+        program: Program,
+        tokens: np.ndarray,
+        owners: np.ndarray,
+        slots: np.ndarray,
+        cache: EngineCache,
+    ) -> kernels.Call:
+        call = self._memory.call(program, len(tokens), cache.layers[0].keys.shape[2])
         call.cache, call.cache_kind = cache.struct(), cache.kind
         call.ids, call.owners = tokens.ctypes.data, owners.ctypes.data
         call.slots = call.positions = slots.ctypes.data
         cosines, sines = self._rotation(cache.capacity)
         call.cosines, call.sines = address(cosines), address(sines)
-        call.learnt = address(self._learnt)
-        self._run(call)
-        return self._memory.buffer(OUT)[: len(tokens), : self.config.width]
+        call.learnt, call.coarse = address(self._learnt), self._coarse
+        return call
 
     def _run(self, call: kernels.Call) -> None:
-        call.threads, call.coarse = kernels.threads(), self._coarse
+        call.coarse = self._coarse
         self._library.bedstone_run(ctypes.byref(call))
 
     def _rotation(self, capacity: int) -> tuple[Tensor | None, Tensor | None]:
@@ -239,6 +275,21 @@ def decoder_of(network: Any, dtype: torch.dtype, bits: int | None = None) -> Dec
         return None
 
 
+class _Step:
+    """A call of the whole network for one more token of each row of a cache."""
+
+    def __init__(self, decoder: Decoder, cache: EngineCache, rows: int) -> None:
+        self.ids, self.slots = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+        self._owners = np.arange(rows, dtype=np.int32)
+        self.call = decoder._call(decoder._whole, self.ids, self._owners, self.slots, cache)
+        self.pointer = ctypes.byref(self.call)
+        self._made_for = rows, kernels.threads(), decoder._memory.version
+        self._turns = decoder._turns  # the call points into them
+
+    def fits(self, rows: int, memory: "_Memory") -> bool:
+        return self._made_for == (rows, kernels.threads(), memory.version)
+
+
 class _Memory:
     """Buffers of calls, grown to what is asked for."""
 
@@ -247,6 +298,7 @@ class _Memory:
         self.deepest = max(program.deepest for program in programs)
         self._rows = self._scores_width = self._threads = 0
         self._buffers: list[Tensor] = []
+        self.version = 0  # of the places of buffers
 
     def buffer(self, number: int) -> Tensor:
         return self._buffers[number]
@@ -255,6 +307,8 @@ class _Memory:
         """A call of a program over so many rows, with the buffers' places."""
         threads = kernels.threads()
         width = max(up(self.deepest, 64), TILE * capacity)
+        if rows > self._rows or threads > self._threads or width > self._scores_width:
+            self.version += 1
         if rows > self._rows or threads > self._threads:
             self._rows = max(rows, self._rows)
             # zeros: what pads a row is read as inputs
@@ -269,6 +323,7 @@ class _Memory:
         self._threads = max(threads, self._threads)
         call = kernels.Call()
         call.ops, call.count, call.rows = program.array, len(program.ops), rows
+        call.threads = threads
         call.area_stride, call.scores_stride = self._area.shape[1], self._scores_width
         for number, buffer in enumerate(self._buffers):
             call.buffers[number] = buffer.data_ptr()

@@ -6,6 +6,7 @@ Without a compiler, or on other processors than x86 with AVX2, `library` gives N
 `BEDSTONE_ENGINE` in the environment: `off`, or `avx2` to leave AVX-512 out.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -164,10 +165,8 @@ def large_pages(size: int) -> torch.Tensor:
     """Bytes in pages of 2 MB, where the system gives such: a walk through them misses fewer."""
     whole = torch.empty(size + LARGE_PAGE, dtype=torch.uint8)
     start = -whole.data_ptr() % LARGE_PAGE
-    try:
+    with contextlib.suppress(OSError, AttributeError):  # it is a hint
         ctypes.CDLL(None).madvise(c_void_p(whole.data_ptr() + start), ctypes.c_size_t(size), 14)
-    except (OSError, AttributeError):
-        pass  # it is a hint
     return whole[start : start + size]
 
 

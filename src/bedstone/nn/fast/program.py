@@ -112,6 +112,15 @@ class Program:
         """Of all weights that one step reads."""
         return sum(part.nbytes for part in self.weights)
 
+    def then(self, code: int, source: int, target: int, weights: Panels) -> "Program":
+        """These operations and one more, in a program of its own."""
+        longer = Program()
+        longer.ops, longer.weights = list(self.ops), list(self.weights)
+        longer.widths, longer.deepest = list(self.widths), self.deepest
+        longer._kept = [self]
+        longer.add(code, source, target, weights)
+        return longer
+
     def settle(self) -> None:
         """Moves the weights side by side into large pages, in the order in which they are read."""
         own = {id(part): part for part in self.weights}.values()
