@@ -97,7 +97,9 @@ class Bedstone(Contestant):
 
     def decode(self, prompts: Sequence[Ids], new: int) -> float | None:
         times, self.ids = [], []
-        for step in stream(self.network, prompts, Sampling(max_tokens=new)):
+        for step in stream(
+            self.network, prompts, Sampling(max_tokens=new, prompt_lookup_num_tokens=0)
+        ):
             if step.row == 0:
                 self.ids.append(step.token)
             times.append(time.perf_counter())

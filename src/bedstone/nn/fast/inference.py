@@ -18,6 +18,7 @@ from bedstone.nn.conditioning import PlainNorm
 from bedstone.nn.convolution import ConvNorm
 from bedstone.nn.fast.frozen import PackedLinear
 from bedstone.nn.fast.products import EngineLinear, fits
+from bedstone.nn.fast.program import ACTIVATIONS
 from bedstone.nn.gptq import codes_for_inference
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora import LoRALinear
@@ -203,7 +204,7 @@ def _edit(module: nn.Module, dtype: torch.dtype, coded: bool) -> None:
             child = JoinedCross(child)
         elif isinstance(child, GatedMLP) and _can_join(coded, child.gate, child.up):
             child = JoinedGatedMLP(child)
-        elif type(child) is MLP and child.activation in FUSED and _can_join(coded, child.up):
+        elif type(child) is MLP and _can_fuse(coded, child):
             child = FusedMLP(child)
         elif type(child) is PreNorm:
             child = FusedPreNorm(child)
@@ -241,6 +242,13 @@ def _all_linear(*modules: nn.Module) -> bool:
 def _can_join(coded: bool, *modules: nn.Module) -> bool:
     """Whether one product can take the place of these."""
     return _all_linear(*modules) or (coded and fits(*modules))
+
+
+def _can_fuse(coded: bool, mlp: MLP) -> bool:
+    """Whether an MLP's activation can be part of its first product."""
+    if coded and fits(mlp.up):
+        return mlp.activation in ACTIVATIONS
+    return mlp.activation in FUSED and _all_linear(mlp.up)
 
 
 def _join(*linears: Any, after: Any = None) -> nn.Module:
