@@ -264,7 +264,15 @@ template <int R, int N>
 void outputs(const Op& op, int number, const char* area, int stride, float* to, int step) {
   const Weights& w = *op.weights;
   F16 out[R][N], bias[N];
-  panels<R, N>(w, number, area, stride, out);
+  if (R <= DEEP) {
+    panels<R, N>(w, number, area, stride, out);
+  } else {  // more rows than two panels leave registers for
+    F16 one[R][1];
+    for (int n = 0; n < N; n++) {
+      panels<R, 1>(w, number + n, area, stride, one);
+      for (int r = 0; r < R; r++) out[r][n] = one[r][0];
+    }
+  }
   for (int n = 0; n < N; n++)
     bias[n] = w.bias ? *(const F16*)(w.bias + 16 * (number + n)) : F16{};
   for (int r = 0; r < R; r++) {
@@ -280,12 +288,13 @@ void outputs(const Op& op, int number, const char* area, int stride, float* to, 
   }
 }
 
-// All rows, in tiles of nearly the same height.
+// All rows, in tiles of nearly the same height. Up to TILE are one tile: what comes from memory is
+// then computed with as it comes.
 template <int N>
 void column(const Call& call, const Op& op, int number, const char* area, float* to) {
   const int stride = call.area_stride, step = call.strides[op.target];
   for (int m = 0, left = call.rows; left > 0;) {
-    int height = left <= DEEP ? left : left < 2 * DEEP ? (left + 1) / 2 : DEEP;
+    int height = left <= TILE || left <= DEEP ? left : left < 2 * DEEP ? (left + 1) / 2 : DEEP;
     const char* from = area + (int64_t)m * stride;
     float* place = to + (int64_t)m * step;
     switch (height) {
@@ -293,7 +302,7 @@ void column(const Call& call, const Op& op, int number, const char* area, float*
       HEIGHT(1)
       HEIGHT(2) HEIGHT(3)
 #ifdef __AVX512F__
-      HEIGHT(4) HEIGHT(5) HEIGHT(6)
+      HEIGHT(4) HEIGHT(5) HEIGHT(6) HEIGHT(7) HEIGHT(8)
 #endif
     }
     m += height;
