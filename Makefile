@@ -48,7 +48,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/time_to_loss.py
-	$(BIN)/python bench/decode.py
+	$(BIN)/python bench/speed.py
 	$(BIN)/python bench/tokenize_pack.py
 
 $(BIN)/pip:

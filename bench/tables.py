@@ -57,6 +57,8 @@ def in_precisions(name: str, more: str = " bf16") -> tuple[tuple[str, ...], ...]
 
 SOLVER = "dpm_solver_2m-10"
 TEN = "digits sampled from one DiT, images per second: 10 network evaluations"
+DECODING = "decoding with SmolLM2-135M"
+LOSS = ("perplexity ratio", ".4f")
 MINILM = "embedding sentences with MiniLM, sentences per second"
 ROWS = (
     Row(
@@ -69,11 +71,23 @@ ROWS = (
         quality=("loss", ".2f"),
     ),
     Row(
-        "decode",
-        "decoding with 134M parameters in bf16, tokens per second",
+        "speed-decode",
+        f"{DECODING} in bf16, tokens per second",
         "bedstone bf16",
         "transformers",
         (("transformers fp32",), *in_precisions("transformers")[1:]),
+        quality=LOSS,
+    ),
+    *(
+        Row(
+            "speed-decode",
+            f"{DECODING} in {precision}, tokens per second",
+            f"bedstone {precision}",
+            f"llama.cpp {kind}",
+            ((f"llama.cpp {kind}",),),
+            quality=LOSS,
+        )
+        for precision, kind in (("bf16", "BF16"), ("int8", "Q8_0"), ("int4", "Q4_0"))
     ),
     Row(
         "caption",

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import lookup
 import peer_pass
 import result
 import tables
+from bedstone.generation.autoregress import generate
+from bedstone.generation.sampling import Sampling
+from bedstone.models.gpt.network import GPTConfig, build
 from result import Side
 
 KEPT = sorted(result.RESULTS.glob("*.json"))
@@ -153,3 +157,26 @@ def test_the_trainer_s_clock_begins_with_the_first_batch(monkeypatch):
     assert made
     assert steps == 2
     assert 0.5 <= seconds < 1.5
+
+
+@pytest.mark.parametrize("drafts", [0, 5])
+def test_a_decoder_with_a_reference_says_it(drafts):
+    network = build(GPTConfig(vocab_size=50, width=16, layers=1, heads=2), seed=0).eval()
+    prompt, reference = [1, 2, 3, 4], [5, 6, 2, 3, 4, 5, 6, 2, 3, 4, 0]
+    decoder = lookup.Counted(network, prompt, reference)
+    how = Sampling(max_tokens=30, prompt_lookup_num_tokens=drafts)
+    (found,) = generate(decoder, [prompt], how, eos=[0], prediction=reference)
+    assert (found.ids, found.finish) == (reference, "stop")
+    assert decoder.passes - 1 == 10 if not drafts else decoder.passes - 1 <= 4
+    assert lookup.repeats(prompt, found.ids, []) == 6  # 4 5 6 2 3 4
+    assert lookup.repeats(prompt, found.ids, reference) >= 9
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("kind", lookup.KINDS)
+def test_prompts_of_the_lookup_bench(kind, shared_data):
+    items = lookup.KINDS[kind](shared_data, 50)
+    assert len(items) == 50
+    for item in items if kind == "code" else ():
+        assert item.reference != item.prediction
+        assert item.reference.count("\n") == item.prediction.count("\n")

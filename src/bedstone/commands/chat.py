@@ -22,7 +22,11 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json
 from bedstone.generation.autoregress import ready
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import GenerationSettings, without_usual_length
+from bedstone.generation.settings import (
+    GenerationSettings,
+    read_prediction,
+    without_usual_length,
+)
 from bedstone.generation.text import stream_text
 from bedstone.reading import read_json, shown
 from bedstone.runtime import Precision, pick_device, pick_precision
@@ -43,6 +47,8 @@ class ChatSettings(GenerationSettings):
         stop: stop at this text; may be given several times.
         num_beams: 1, as answers are streamed.
         num_return_sequences: 1, as a conversation goes one way.
+        prediction: file with a text that answers are expected to be, with differences, such as code
+            that is to be edited: drafts are copied from it first.
     """
 
     stop: tuple[str, ...] = ()
@@ -95,6 +101,7 @@ def chat(
         message = _standard_input()
     how = pick_precision(precision, pick_device(device))
     opened = open_decoder(model, how.device)
+    settings = dataclasses.replace(settings, prediction=read_prediction(settings.prediction))
     talk = Conversation(opened, settings, how)
     if system is not None:
         talk.set_system(system)
@@ -437,7 +444,8 @@ class Terminal:
     def set(self, rest: str) -> None:
         if rest:
             self.talk.set(_changes(rest))
-        given = ", ".join(f"{name}={value!r}" for name, value in self.talk.settings.given.items())
+        own = self.talk.settings.given.items()
+        given = ", ".join(f"{name}={shown(value)}" for name, value in own)
         _say(f"Set: {given or 'nothing; the model has its own settings'}.")
 
     def help(self, rest: str) -> None:
@@ -496,6 +504,8 @@ def _changes(rest: str) -> dict[str, Any]:
             found[name] = () if name == "stop" else None
         elif name == "stop":
             found[name] = (*found.get(name, ()), value)
+        elif name == "prediction":
+            found[name] = read_prediction(value)
         else:
             found[name] = fit(hints[name], value, name)
     return found

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -10,7 +10,12 @@ from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
-from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
+from bedstone.generation.settings import (
+    BeamSearch,
+    GenerationSettings,
+    read_prediction,
+    without_usual_length,
+)
 from bedstone.generation.text import (
     Searched,
     Written,
@@ -35,6 +40,8 @@ class PromptSettings(GenerationSettings):
         max_tokens: the older name of --max-new-tokens.
         stop: stop at this text; may be given several times.
         seed: random seed of the first continuation; each further one adds 1.
+        prediction: file with a text that is expected to be generated, with differences, such as
+            code that is to be edited: drafts are copied from it first.
     """
 
     max_tokens: int | None = optional(whole(1))
@@ -47,6 +54,7 @@ class PromptSettings(GenerationSettings):
             raise BedstoneError("--max-tokens: was given beside --max-new-tokens. Leave one out.")
         if self.max_tokens is not None:
             object.__setattr__(self, "max_new_tokens", self.max_tokens)
+            object.__setattr__(self, "max_tokens", None)
 
 
 def generate(
@@ -75,10 +83,12 @@ def generate(
     Example:
         bedstone generate runs/gpt "def main(" --temperature 0.8 --max-new-tokens 100
         bedstone generate runs/lora-instruct "Name three rivers." --chat
+        bedstone generate MODEL - --chat --prediction code.py < request.txt
 
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
     """
+    settings = replace(settings, prediction=read_prediction(settings.prediction))
     how = pick_precision(precision, pick_device(device))
     opened = open_decoder(model, how.device)
     tokenizer = tokenizer_of(opened)

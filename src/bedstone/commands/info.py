@@ -9,15 +9,19 @@ from rich.table import Table
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.speed import speed as measure_speed
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.nn.quantize import quantized_part, weights_of
 
 
-def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
+def info(model: str, *, speed: bool = False, as_json: bool = False) -> dict[str, Any]:
     """Print the layout, sizes, tokenizer and origin of a model or a run.
 
     Args:
         model: a folder, a name that `bedstone models` lists, or a hub id.
+        speed: also measure how fast a text model writes here in each precision, and how near that
+            is to what memory allows (about 10 s for 135M parameters; let nothing else run).
         as_json: print one JSON object.
 
     Example:
@@ -26,15 +30,50 @@ def info(model: str, *, as_json: bool = False) -> dict[str, Any]:
     Raises:
         BedstoneError: it can't be opened.
     """
-    facts = describe(open_model(model))
+    opened = open_model(model)
+    facts = describe(opened)
+    if speed:
+        if not isinstance(opened, Model) or not opened.writes_text:
+            raise BedstoneError(
+                f"{model}: writes no text; --speed measures how fast text is written."
+            )
+        facts["speed"] = measure_speed(opened.network)
     if as_json:
         print(json.dumps(facts))
         return facts
     table = Table(title=model, show_header=False, title_justify="left")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), _shown(value))
+        if name != "speed":
+            table.add_row(name.replace("_", " "), _shown(value))
     Console().print(table)
+    if speed:
+        _print_speed(facts["speed"])
     return facts
+
+
+def _print_speed(found: dict[str, Any]) -> None:
+    """The machine, then a row for each precision."""
+    roof = found["roof_gb_s"]
+    engine = found["engine"]
+    print(
+        f"\n{found['processor']}, {found['instructions']} ({', '.join(found['has'])}), "
+        f"{found['threads']} threads; engine: {engine}; a read loop reaches {roof:.1f} GB/s"
+    )
+    names = {
+        "precision": "", "backend": "by", "megabytes": "MB read", "tokens": "tokens/s",
+        "roof_share": "of roof", "batch": "8 rows", "prompt": "prompt", "products": "products",
+        "head": "head", "rest": "rest",
+    }  # fmt: skip
+    print("tokens per second; microseconds of one token: products of layers, head, all else")
+    print("".join(f"{title:>9}" for title in names.values()))
+    for row in found["precisions"]:
+        print("".join(f"{_cell(row[name]):>9}" for name in names))
+
+
+def _cell(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return value or "-"
+    return f"{value:.0%}" if value < 2 else f"{value:,.0f}"
 
 
 def _shown(value: Any) -> str:

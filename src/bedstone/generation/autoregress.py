@@ -2,9 +2,14 @@
 
 Prompts of different lengths share a batch: they are padded on the right, the cache knows
 each row's length, and a row that has ended leaves the batch without touching the others.
+
+A row that is alone may read several tokens a pass (`generation.lookup`). Rows of a batch don't:
+they share what a pass costs already, and drafts of different lengths would pad each other.
+
 Shapes: B rows, T tokens of the longest prompt, D width, V vocabulary.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -13,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
+from bedstone.generation.lookup import MOST, Lookup
 from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
+from bedstone.nn.fast.decoder import decoder_of
 from bedstone.nn.fast.inference import for_inference, inference_bits, inference_dtype
 from bedstone.runtime import Precision, check_finite
 
@@ -22,7 +29,11 @@ Finish = Literal["stop", "length"]
 
 
 class Decoder(Protocol):
-    """A decoder that generation can use, such as `models.gpt.network.GPT`."""
+    """A decoder that generation can use, such as `models.gpt.network.GPT`.
+
+    One whose `exact` is True gives a token the same numbers to the last bit, in `states` and
+    `head`, whether it is read alone or with others of its row; without the attribute it isn't.
+    """
 
     config: Any  # `context`: the most tokens a sequence may have; `vocab_size`
     head: Callable[[Tensor], Tensor]
@@ -52,7 +63,7 @@ def prefill(
     chosen: Tensor | None = None  # (B, D)
     for start in range(0, end, chunk or end):
         part = ids[:, start : start + (chunk or end)]
-        cache.coming = lengths
+        cache.coming = lengths[:, None]
         states = network.states(part, cache=cache)  # (B, chunk, D)
         here = states[rows, (last - start).clamp(0, part.shape[1] - 1)]
         chosen = here if chosen is None else torch.where((last >= start)[:, None], here, chosen)
@@ -64,7 +75,61 @@ def prefill(
 @torch.inference_mode()
 def decode(network: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
     """Reads one more token a row, (B,), into the cache; logits of the one after, (B, V)."""
-    return _logits(network, network.states(tokens[:, None], cache=cache)[:, 0])
+    logits = _after(network, tokens, cache)
+    check_finite(logits.amax(-1), "the network's logits")
+    return logits
+
+
+def _after(network: Decoder, tokens: Tensor, cache: Cache) -> Tensor:
+    """Logits (B, V) after one more token a row, in one call where the network has such."""
+    step: Any = getattr(network, "step", None)
+    if step is not None:
+        found: Tensor = step(tokens, cache)
+        return found
+    return network.head(network.states(tokens[:, None], cache=cache)[:, 0])
+
+
+class _Ahead:
+    """Reads the tokens of one row, several a pass where a draft of what comes is at hand.
+
+    Logits that a pass gave for a draft serve as long as the draft comes true; what it read past
+    that, the cache forgets before the next pass.
+    """
+
+    def __init__(self, network: Decoder, cache: Cache, lookup: Lookup, end: int) -> None:
+        self._network, self._cache, self._lookup = network, cache, lookup
+        self._end = end  # the row's length at most
+        self._draft: list[int] = []  # what is left of it
+        self._logits: Tensor | None = None  # after the last token and the draft, (n, V)
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Logits after a row's ids, (1, V), of which the last is new to the cache or a draft."""
+        if self._logits is not None and self._draft and self._draft[0] == ids[-1]:
+            self._draft, self._logits = self._draft[1:], self._logits[1:]
+            check_finite(self._logits[0].amax(), "the network's logits")
+            return self._logits[:1]
+        self.settle(ids)
+        draft = self._lookup.draft(ids, self._end - len(ids) - 1)
+        start = time.perf_counter()
+        device = self._cache.device
+        tokens = torch.tensor([ids[-1], *draft], device=device)
+        if draft:
+            # each token's row is as long as if it were read alone
+            self._cache.coming = torch.arange(len(draft) + 1, device=device)[None] + len(ids)
+            states = self._network.states(tokens[None], cache=self._cache)
+            logits = self._network.head(states[0])
+        else:
+            logits = _after(self._network, tokens, self._cache)
+        check_finite(logits[0].amax(), "the network's logits")
+        self._lookup.pace.took(len(draft) + 1, time.perf_counter() - start)
+        self._draft, self._logits = draft, logits
+        return logits[:1]
+
+    def settle(self, ids: Sequence[int]) -> None:
+        """Leaves the cache with what plain decoding would have read: all ids but the last."""
+        if self._cache.length >= len(ids):
+            self._cache.rewind(len(ids) - 1)
 
 
 def _logits(network: Decoder, states: Tensor) -> Tensor:
@@ -131,11 +196,19 @@ def generate(
     seeds: Sequence[int] | None = None,
     top: int = 0,
     precision: Precision | None = None,
+    prediction: Sequence[int] = (),
 ) -> list[Generated]:
     """Continues each prompt; arguments and errors as for `stream`."""
     done = [Generated() for _ in prompts]
     for step in stream(
-        network, prompts, sampling, eos=eos, seeds=seeds, top=top, precision=precision
+        network,
+        prompts,
+        sampling,
+        eos=eos,
+        seeds=seeds,
+        top=top,
+        precision=precision,
+        prediction=prediction,
     ):
         done[step.row].add(step)
     return done
@@ -151,6 +224,7 @@ def stream(
     top: int = 0,
     precision: Precision | None = None,
     ended: Callable[[Step], bool] | None = None,
+    prediction: Sequence[int] = (),
 ) -> Iterator[Step]:
     """Continues each prompt, a token of every unfinished row at a time.
 
@@ -160,8 +234,8 @@ def stream(
     Args:
         network: in evaluation mode, on one device.
         prompts: token ids, one sequence a row, of any lengths.
-        sampling: how tokens are chosen; greedy where None. Its stop texts are the business
-            of `generation.text`, which knows a tokenizer.
+        sampling: how tokens are chosen; greedy where None. Its texts are the business of
+            `generation.text`, which knows a tokenizer.
         eos: ids that end a row.
         seeds: one a row, instead of those that follow from `sampling.seed`.
         top: of how many likeliest tokens to report log-probabilities.
@@ -169,21 +243,25 @@ def stream(
             network as it is. To generate often, make that copy once:
             `nn.fast.inference.for_inference`.
         ended: called with each step, that of an end token too; True ends the row with "stop".
+        prediction: ids of the text that is expected to come, with differences: where several tokens
+            are read a pass, they are taken from it first. It changes no token.
 
     Yields:
         Steps, at each round in the order of rows.
 
     Raises:
         BedstoneError: a prompt is empty, fills the context, or has an id that the network
-            doesn't know; the number of seeds isn't that of prompts.
+            doesn't know, or the prediction has one; the number of seeds isn't that of prompts.
     """
     sampling = sampling or Sampling()
     check_prompts(network, prompts)  # now, not at the first step
+    check_ids(network, prediction, "prediction")
     if seeds is not None and len(seeds) != len(prompts):
         raise BedstoneError(
             f"seeds: {len(seeds)} were given for {len(prompts)} prompts; give one each."
         )
-    return _stream(network, prompts, sampling, frozenset(eos), seeds, top, precision, ended)
+    ends = frozenset(eos)
+    return _stream(network, prompts, sampling, ends, seeds, top, precision, ended, prediction)
 
 
 def _stream(
@@ -195,6 +273,7 @@ def _stream(
     top: int,
     precision: Precision | None,
     ended: Callable[[Step], bool] | None,
+    prediction: Sequence[int],
 ) -> Iterator[Step]:
     if not prompts:
         return
@@ -209,6 +288,10 @@ def _stream(
     cache = network.new_cache(len(prompts), capacity)
     logits = prefill(network, *pad(history, cache.device), cache)
     live = list(range(len(prompts)))  # rows of the batch, by index of the prompt
+    exact = bool(getattr(network, "exact", False))
+    most = sampling.prompt_lookup_num_tokens
+    most = MOST * exact if most is None else most
+    ahead: _Ahead | None = None
     while True:
         chosen = sampling.choose(
             logits,
@@ -230,13 +313,23 @@ def _stream(
                 staying.append(place)
             yield step
         if not staying:
+            if ahead is not None:
+                ahead.settle(history[live[0]])
             return
         if len(staying) < len(live):
             kept = torch.tensor(staying, device=cache.device)
             cache.keep(kept)
             chosen = chosen[kept]
             live = [live[place] for place in staying]
-        logits = decode(network, chosen, cache)
+        if most and len(live) == 1:
+            (row,) = live
+            if ahead is None:
+                size = len(prompts[row])
+                lookup = Lookup(size, prediction, most=most, measured=exact)
+                ahead = _Ahead(network, cache, lookup, size + rooms[row])
+            logits = ahead.read(history[row])
+        else:
+            logits = decode(network, chosen, cache)
 
 
 def _steps(live: list[int], logits: Tensor, chosen: Tensor, top: int) -> Iterator[Step]:
@@ -269,12 +362,13 @@ def ready(network: Decoder, precision: Precision | None) -> Decoder:
     made_for = inference_dtype(network), inference_bits(network)
     if made_for == (precision.dtype, precision.bits):
         return network
-    return for_inference(network, precision.dtype, precision.bits)
+    found: Any = decoder_of(network, precision.dtype, precision.bits)
+    return found or for_inference(network, precision.dtype, precision.bits)
 
 
 def check_prompts(network: Decoder, prompts: Sequence[Sequence[int]]) -> None:
     """Raises BedstoneError for prompts that can't be continued."""
-    context, vocabulary = network.config.context, network.config.vocab_size
+    context = network.config.context
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise BedstoneError(
@@ -286,8 +380,15 @@ def check_prompts(network: Decoder, prompts: Sequence[Sequence[int]]) -> None:
                 f"prompts[{index}]: has {len(prompt)} tokens; the model's context is {context}, "
                 "and at least one must be left to generate. Shorten the prompt."
             )
-        if min(prompt) < 0 or max(prompt) >= vocabulary:
+        check_ids(network, prompt, f"prompts[{index}]")
+
+
+def check_ids(network: Decoder, ids: Sequence[int], where: str) -> None:
+    """Raises BedstoneError for ids that the network doesn't know."""
+    vocabulary = network.config.vocab_size
+    for each in (min(ids, default=0), max(ids, default=0)):
+        if not 0 <= each < vocabulary:
             raise BedstoneError(
-                f"prompts[{index}]: has id {min(prompt) if min(prompt) < 0 else max(prompt)}; "
-                f"ids must be from 0 to {vocabulary - 1}. Is it another model's tokenizer?"
+                f"{where}: has id {each}; ids must be from 0 to {vocabulary - 1}. Is it another "
+                "model's tokenizer?"
             )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bedstone.errors import BedstoneError
-from bedstone.generation.autoregress import Decoder, check_prompts, pad, prefill
+from bedstone.generation.autoregress import Decoder, check_ids, check_prompts, pad, prefill
 from bedstone.nn.cache import Cache
 from bedstone.runtime import check_finite
 
@@ -79,7 +79,7 @@ def _rest(decoder: Decoder, cache: Cache, group: list[Sequence[int]]) -> Tensor:
     rows = torch.arange(prompts, device=cache.device).repeat_interleave(len(group))
     forked = cache.fork(rows)
     held = forked.length if forked.lengths is None else forked.lengths
-    forked.coming = held + lengths.repeat(prompts) - 1
+    forked.coming = (held + lengths.repeat(prompts) - 1)[:, None]
     states = decoder.states(ids[:, :-1].repeat(prompts, 1), cache=forked)
     real = torch.arange(1, ids.shape[1], device=cache.device) < lengths[:, None]  # (G, T - 1)
     real = real.repeat(prompts, 1)
@@ -99,16 +99,12 @@ def _check(
     """Raises BedstoneError for candidates that can't be ranked."""
     if not candidates:
         raise BedstoneError("candidates: the list is empty; give at least one to rank.")
-    vocabulary, context = decoder.config.vocab_size, decoder.config.context
+    context = decoder.config.context
     room = context - max(map(len, prompts), default=0)
     for index, ids in enumerate(candidates):
         if not ids:
             raise BedstoneError(f"candidates[{index}]: is empty; give it at least one token.")
-        if min(ids) < 0 or max(ids) >= vocabulary:
-            raise BedstoneError(
-                f"candidates[{index}]: has id {min(ids) if min(ids) < 0 else max(ids)}; ids must "
-                f"be from 0 to {vocabulary - 1}. Is it another model's tokenizer?"
-            )
+        check_ids(decoder, ids, f"candidates[{index}]")
         if len(ids) > room:
             raise BedstoneError(
                 f"candidates[{index}]: has {len(ids)} tokens; the longest prompt leaves {room} of "

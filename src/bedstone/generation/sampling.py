@@ -283,6 +283,10 @@ class Sampling(Settings):
         keep_stop: whether they stay instead, with all of their last token, as in transformers.
         seed: of the first row, the next row's is one more; None draws a fresh one.
         returned: continuations of each prompt, for callers who make rows of prompts (`seeds`).
+        prompt_lookup_num_tokens: the most tokens that are looked up in the text itself and read in
+            one pass with the last one, where a row is alone; 0 reads one token a pass, and None
+            looks some up where the decoder is `exact`.
+        prediction: the text that is expected to come: tokens are looked up there first.
 
     Raises:
         BedstoneError: a value is out of range.
@@ -304,6 +308,8 @@ class Sampling(Settings):
     keep_stop: bool = False
     seed: int | None = optional(whole(0, 2**63 - 1))
     returned: int = whole(1, default=1)
+    prompt_lookup_num_tokens: int | None = optional(whole(0))
+    prediction: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):

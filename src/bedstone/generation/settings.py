@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
+from bedstone.reading import read_text, shown, to_path
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
 if TYPE_CHECKING:
@@ -27,9 +28,11 @@ MINIMA = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
 OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
+OF_ONE = ("prompt_lookup_num_tokens", "prediction")  # that a continuation of its own has
 CUTOFFS = ("typical_p", "epsilon_cutoff", "eta_cutoff")  # published ones that need chance
 TOP_K = 50  # of published models that say nothing, as in transformers
 USUAL_LENGTH = 20  # a max_length that older files hold because it was the default
+PREDICTION_LIMIT = 1 << 20  # bytes of a file that holds one
 NEW_TOKENS = 256  # as in version 4 of transformers, where nothing says how many
 
 
@@ -128,6 +131,12 @@ class GenerationSettings(Settings):
         stop: a text, or several, at which a continuation ends; the text itself is removed.
         seed: random seed of sampling: a prompt has the same continuations whatever else is in the
             batch; the second continuation has `seed` + 1. None samples anew each time.
+        prompt_lookup_num_tokens: speculative decoding: number of tokens that are copied from the
+            text so far, as drafts, and checked in one pass. The text is that of plain decoding, up
+            to the rounding of numbers. 0 turns it off; None turns it on where it is exact to the
+            last bit.
+        prediction: text that is expected to be generated, with differences, such as code that is to
+            be edited: drafts are copied from it first.
 
     Raises:
         BedstoneError: a value is out of range.
@@ -149,9 +158,15 @@ class GenerationSettings(Settings):
     num_return_sequences: int | None = optional(whole(1))
     stop: str | Sequence[str] = ()
     seed: int | None = optional(whole(0, 2**63 - 1))
+    prompt_lookup_num_tokens: int | None = optional(whole(0))
+    prediction: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.prediction, str | None):
+            raise BedstoneError(
+                f"prediction: {shown(self.prediction)} was given; expected a text, or None."
+            )
         stops = [self.stop] if isinstance(self.stop, str) else self.stop
         if not isinstance(stops, list | tuple) or not all(isinstance(one, str) for one in stops):
             raise BedstoneError(f"stop: {self.stop!r} was given; expected a text, or several.")
@@ -253,6 +268,12 @@ class GenerationSettings(Settings):
     def _search(
         self, published: Mapping[str, Any], beams: int, room: int, rules: Constraints
     ) -> BeamSearch:
+        for name in OF_ONE:
+            if value := getattr(self, name):
+                raise BedstoneError(
+                    f"{name}: {shown(value)} was given, which beam search has no use for. Leave it "
+                    "out, or give num_beams=1."
+                )
         if self.stop:
             raise BedstoneError(
                 f"stop: {self.stop!r} was given, which beam search can't end at. Leave it out, or "
@@ -292,6 +313,8 @@ class GenerationSettings(Settings):
             constraints=rules,
             seed=self.seed,
             returned=returned,
+            prompt_lookup_num_tokens=self.prompt_lookup_num_tokens,
+            prediction=self.prediction or "",
             **{"temperature": 1.0 if samples else 0.0, **said},
         )
         if made.returned > 1 and made.temperature == 0:
@@ -300,6 +323,15 @@ class GenerationSettings(Settings):
                 "chance or beams all are the same. Give do_sample=True, or num_beams."
             )
         return made
+
+
+def read_prediction(file: str | None) -> str | None:
+    """The text of a file that holds a prediction; None where there is none.
+
+    Raises:
+        BedstoneError: it can't be read.
+    """
+    return None if file is None else read_text(to_path(file, "prediction"), PREDICTION_LIMIT)
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(GenerationSettings))

@@ -234,5 +234,6 @@ def _start(
         top=top,
         precision=precision,
         ended=lambda step: rows[step.row].take(step),
+        prediction=tokenizer.encode(sampling.prediction) if sampling.prediction else (),
     )
     return rows, steps

@@ -34,7 +34,9 @@ class Cache:
         self.capacity = capacity
         self.length: int = 0  # of the longest row
         self.lengths: Tensor | None = None  # (B,), only where rows differ
-        self.coming: Tensor | None = None  # (B,) lengths after a pass whose rows are padded
+        # Tokens of each token's own row up to it or up to the pass's end, (B or 1, T or 1); None
+        # counts all columns of the pass.
+        self.coming: Tensor | None = None
         self.memory_keep: Tensor | None = None  # which states of the memories are real, (P, S)
         self._slots: Tensor | None = None  # of the tokens being written
         self.layers = [
@@ -53,6 +55,10 @@ class Cache:
     @property
     def rows(self) -> int:
         return len(self.layers[0].keys)
+
+    def used(self) -> int:
+        """How many slots from the first may hold something."""
+        return self.length
 
     def slots(self, new: int) -> Tensor:
         """Slots that `new` tokens a row take: (1, T), or (B, T) where rows differ."""
@@ -83,6 +89,18 @@ class Cache:
         self.length = int(lengths.max())
         ragged = bool((lengths != self.length).any())
         self.lengths = lengths.to(self.device) if ragged else None
+
+    def rewind(self, lengths: int | Tensor) -> None:
+        """Forgets what rows hold past their first `lengths` tokens: of all rows, or (B,) of each.
+
+        Raises:
+            ValueError: a row doesn't hold so many.
+        """
+        held = self.length if self.lengths is None else self.lengths
+        wanted = torch.as_tensor(lengths, device=self.device)
+        if bool(((wanted > held) | (wanted < 0)).any()):
+            raise ValueError(f"the key/value cache holds {held} tokens; {lengths} were to be kept")
+        self.set_lengths(wanted.expand(self.rows))
 
     def keep(self, rows: Tensor) -> None:
         """Keeps the rows named, in that order: finished ones leave.
@@ -122,7 +140,7 @@ class Cache:
         sources = rows[moved]
         for layer in self.layers:
             for held in (layer.keys, layer.values):
-                used = held.narrow(2, 0, self.length)
+                used = held.narrow(2, 0, self.used())
                 used[moved] = used[sources]
         if self.lengths is not None:
             self.set_lengths(self.lengths[rows])

@@ -281,7 +281,7 @@ def _lengths(
 ) -> Tensor | None:
     """Tokens of each token's own sequence, (B or 1, T or 1); None where a row is one, all of it."""
     if cache is not None and cache.coming is not None:
-        return cache.coming[:, None]
+        return cache.coming
     if isinstance(mask, Documents):
         return mask.lengths(positions)
     return None if keep is None else keep.sum(1, keepdim=True)

@@ -17,13 +17,15 @@ from bedstone.nn.blocks import AdaZero, Context, PostNorm, PreNorm, Stack
 from bedstone.nn.conditioning import PlainNorm
 from bedstone.nn.convolution import ConvNorm
 from bedstone.nn.fast.frozen import PackedLinear
+from bedstone.nn.fast.products import EngineLinear, fits
+from bedstone.nn.fast.program import ACTIVATIONS
 from bedstone.nn.gptq import codes_for_inference
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora import LoRALinear
 from bedstone.nn.masks import Documents
 from bedstone.nn.patches import PatchEmbed, chosen, patchify
 from bedstone.nn.positions import Frequencies, Grid, GridRotary, Rotary
-from bedstone.nn.quantize import Quantized, stand_in
+from bedstone.nn.quantize import Quantized, QuantizedLinear, stand_in
 
 MANY = 64  # rows of a product, where not one token is read at a time
 
@@ -132,7 +134,7 @@ def for_inference(network: Network, dtype: torch.dtype, bits: int | None = None)
         if isinstance(module, MLP) and id(module.up) not in memo and _is_quick(module):
             memo[id(module)] = _as_swish(module, dtype)
     ready = copy.deepcopy(network, memo)
-    _edit(ready, dtype)
+    _edit(ready, dtype, bits is not None)
     rows = 1 if getattr(network, "causal", False) else MANY  # of the products that cost the most
     for module in ready.modules():
         if isinstance(module, PackedLinear):
@@ -189,16 +191,20 @@ def inference_bits(network: object) -> int | None:
     return getattr(network, _MARK, (None, None))[1]
 
 
-def _edit(module: nn.Module, dtype: torch.dtype) -> None:
-    """Puts a faster module in the place of each one that has one, children of children too."""
+def _edit(module: nn.Module, dtype: torch.dtype, coded: bool) -> None:
+    """Puts a faster module in the place of each one that has one, children of children too.
+
+    Args:
+        coded: whether inputs of quantised layers may be rounded to 8 bits.
+    """
     for name, child in module.named_children():
-        if isinstance(child, SelfAttention) and _all_linear(child.q, child.k, child.v):
+        if isinstance(child, SelfAttention) and _can_join(coded, child.q, child.k, child.v):
             child = JoinedAttention(child)
-        elif type(child) is CrossAttention and _all_linear(child.k, child.v):
+        elif type(child) is CrossAttention and _can_join(coded, child.k, child.v):
             child = JoinedCross(child)
-        elif isinstance(child, GatedMLP) and _all_linear(child.gate, child.up):
+        elif isinstance(child, GatedMLP) and _can_join(coded, child.gate, child.up):
             child = JoinedGatedMLP(child)
-        elif type(child) is MLP and child.activation in FUSED and _all_linear(child.up):
+        elif type(child) is MLP and _can_fuse(coded, child):
             child = FusedMLP(child)
         elif type(child) is PreNorm:
             child = FusedPreNorm(child)
@@ -210,6 +216,8 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             child = FusedRMSNorm(child)
         elif type(child) is nn.Linear:
             child = PackedLinear(child.weight, child.bias)
+        elif coded and fits(child):
+            child = EngineLinear(child)  # type: ignore[arg-type]
         elif isinstance(child, Quantized):
             child.dtype = dtype
         elif type(child) is PatchEmbed:
@@ -223,7 +231,7 @@ def _edit(module: nn.Module, dtype: torch.dtype) -> None:
             setattr(module, name, CastGridRotary(child, dtype))
             continue
         setattr(module, name, child)
-        _edit(child, dtype)
+        _edit(child, dtype, coded)
 
 
 def _all_linear(*modules: nn.Module) -> bool:
@@ -231,8 +239,24 @@ def _all_linear(*modules: nn.Module) -> bool:
     return all(type(module) is nn.Linear for module in modules)
 
 
-def _join(*linears: nn.Linear) -> PackedLinear:
-    """One layer that gives the outputs of all, side by side."""
+def _can_join(coded: bool, *modules: nn.Module) -> bool:
+    """Whether one product can take the place of these."""
+    return _all_linear(*modules) or (coded and fits(*modules))
+
+
+def _can_fuse(coded: bool, mlp: MLP) -> bool:
+    """Whether an MLP's activation can be part of its first product."""
+    if coded and fits(mlp.up):
+        return mlp.activation in ACTIVATIONS
+    return mlp.activation in FUSED and _all_linear(mlp.up)
+
+
+def _join(*linears: Any, after: Any = None) -> nn.Module:
+    """One layer that gives the outputs of all, side by side, `after` an activation."""
+    if isinstance(linears[0], QuantizedLinear):
+        return EngineLinear(*linears, activation=after)
+    if after is not None:
+        return PackedLinear(linears[0].weight, linears[0].bias, FUSED[after])
     biases = [linear.bias for linear in linears if linear.bias is not None]
     weight = torch.cat([linear.weight.detach() for linear in linears])
     return PackedLinear(weight, torch.cat([b.detach() for b in biases]) if biases else None)
@@ -336,7 +360,7 @@ class FusedMLP(nn.Module):
 
     def __init__(self, source: MLP) -> None:
         super().__init__()
-        self.up = PackedLinear(source.up.weight, source.up.bias, FUSED[source.activation])
+        self.up = _join(source.up, after=source.activation)
         self.down = source.down
 
     def forward(self, x: Tensor, context: object = None) -> Tensor:

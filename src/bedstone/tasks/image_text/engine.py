@@ -63,7 +63,7 @@ CACHE_SIZE = 16  # sets of candidates whose ids are kept
 
 @dataclass(frozen=True)
 class ImageTextGenerationOptions(ImageOptions, GenerationSettings):
-    """Options of tasks that generate texts about images: `GenerationSettings`, but for `stop`.
+    """Options of tasks that generate texts about images: `GenerationSettings` without texts.
 
     Attributes:
         generate_kwargs: any of these in a dictionary, as version 4 has it.
@@ -100,6 +100,11 @@ class ImageTextGenerationOptions(ImageOptions, GenerationSettings):
             raise BedstoneError(
                 f"stop: {made.stop!r} was given; texts about images end at the model's own end "
                 "token alone. Leave it out."
+            )
+        if made.prediction:
+            raise BedstoneError(
+                f"prediction: {shown(made.prediction)} was given; it serves text-generation, not "
+                "texts about images. Leave it out."
             )
         return made
 
