@@ -291,6 +291,16 @@ def test_what_cannot_be_is_refused_and_nothing_is_changed(options, message):
     assert not any(isinstance(one, QuantizedLinear) for one in network.modules())
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_weights_that_are_not_finite_are_named_and_nothing_is_changed(bits):
+    network = small()
+    with torch.no_grad():
+        network.stack[1]["mlp"].sublayer.down.weight[2, 3] = float("nan")
+    with pytest.raises(BedstoneError, match=r"stack\.1\.mlp\.sublayer\.down\.weight: .*NaN"):
+        quantize(network, bits=bits)
+    assert not any(isinstance(one, QuantizedLinear) for one in network.modules())
+
+
 def test_adapters_come_after():
     network = small()
     add_adapter(network)

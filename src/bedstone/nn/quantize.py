@@ -1,4 +1,4 @@
-"""Linear layers whose weights are whole numbers of 8 or 4 bits, put in a built network's place.
+"""Linear layers and tables whose weights are codes of 8 or 4 bits, put in a built network's place.
 
 Only weights are quantised; products are computed in fp32 or bf16. Eight bits: symmetric, one
 scale an output row (as in LLM.int8, Dettmers et al., 2022, without its outliers). Four bits: a
@@ -121,8 +121,9 @@ class Codes:
         """The weight in `dtype`, (E, D), each number rounded once."""
         made = self.packed.new_empty(self.shape, dtype=dtype)
         half = self.packed.shape[1]
-        for start in range(0, len(self), _ROWS):
-            part, out = self[start : start + _ROWS], made[start : start + _ROWS]
+        size = _ROWS if made.device.type == "cpu" else max(len(self), 1)
+        for start in range(0, len(self), size):
+            part, out = self[start : start + size], made[start : start + size]
             if part.lowest is None:
                 torch.mul(part.packed, part.scales.float(), out=out)
                 continue
@@ -400,10 +401,12 @@ def quantize(
                 f"quantize: group={group} doesn't divide {linear.in_features}, the inputs of "
                 f"{name}. {advice}"
             )
+    codes = {
+        name: encode(linear.weight, bits, group, f"{name}.weight") for name, linear in found.items()
+    }
     for name, linear in found.items():
         parent, _, leaf = name.rpartition(".")
-        codes = encode(linear.weight, bits, group, f"{name}.weight")
-        setattr(network.get_submodule(parent), leaf, stand_in(linear, codes))
+        setattr(network.get_submodule(parent), leaf, stand_in(linear, codes[name]))
     return list(found)
 
 
@@ -425,7 +428,7 @@ def kinds_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> di
     inner, outer = _linears(network, TARGETS), dict[str, int]()
     for name, module in network.named_modules():
         leaf = name.rpartition(".")[2]
-        head = f".{name}.".find(".head.") >= 0 and isinstance(module, nn.Linear)
+        head = ".head." in f".{name}." and isinstance(module, nn.Linear)
         words = leaf == "embed" and type(module) is nn.Embedding
         if words or (head and module.out_features >= module.in_features):
             outer[name] = 0
