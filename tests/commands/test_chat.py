@@ -323,7 +323,8 @@ def test_a_conversation_in_a_terminal(chat, tmp_path):
 
 
 @needs_pty
-def test_ctrl_c_stops_the_answer_and_not_the_program(chat, tmp_path):
+def test_ctrl_c_stops_the_answer_and_not_the_program(chat, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEDSTONE_ENGINE", "off")  # else it is done before the key is pressed
     screen = chat("--max-new-tokens", "8000", "--min-new-tokens", "7999")
     os.write(screen.screen, b"a cat\n")
     screen.until("\n")

@@ -630,10 +630,11 @@ def looked(monkeypatch):
 
 
 def test_a_prediction_comes_from_every_side(model, looked, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BEDSTONE_ENGINE", "off")  # the engine is exact, and looks by itself
     text, ids = "a red cat", model.tokenizer.encode("a red cat")
     options = {"prompt_lookup_num_tokens": 4, "prediction": text, "max_new_tokens": 5}
     plain = model.generate("the red", max_new_tokens=5)
-    looked.clear()  # fp32 is exact with the engine, and looks by itself
+    assert not looked
     assert model.generate("the red", **options) == plain
     (row,) = TextGeneration(model)("the red", **options)
     assert row["generated_text"] == "the red" + plain

@@ -18,6 +18,13 @@ from bedstone.nn.quantize import Quantized, QuantizedEmbedding, QuantizedLinear,
 from bedstone.runtime import pick_precision
 from networks import randomise
 
+
+@pytest.fixture(autouse=True)
+def by_torch(monkeypatch):
+    """Torch's form; the engine's is in test_engine.py."""
+    monkeypatch.setenv("BEDSTONE_ENGINE", "off")
+
+
 IDS = torch.arange(24).view(2, 12)
 CPU = torch.device("cpu")
 

@@ -139,6 +139,8 @@ def for_inference(network: Network, dtype: torch.dtype, bits: int | None = None)
     for module in ready.modules():
         if isinstance(module, PackedLinear):
             module.lay_out(rows)
+        elif isinstance(module, EngineLinear):
+            module.dtype = dtype
     ready.eval()  # the new parts too: some drop out in training
     setattr(ready, _MARK, (dtype, bits))
     return ready

@@ -23,7 +23,9 @@ _own = threading.local()  # each thread's memory for rows made ready
 
 
 class EngineLinear(nn.Module):
-    """activation(x W^T + b), (..., D) to (..., E) in the dtype of x, for inference alone.
+    """activation(x W^T + b), (..., D) to (..., E), for inference alone.
+
+    It gives `dtype`, or that of x where it is None.
 
     Args:
         layers: quantised in one way; their outputs stand side by side.
@@ -36,6 +38,7 @@ class EngineLinear(nn.Module):
         super().__init__()
         self.in_features = layers[0].in_features
         self.out_features = sum(layer.out_features for layer in layers)
+        self.dtype: torch.dtype | None = None
         self.panels = joined([panels(layer.held, bias=layer.bias) for layer in layers])
         self._program = Program()
         code = ACTIVATIONS[activation] if activation else 0
@@ -58,7 +61,7 @@ class EngineLinear(nn.Module):
             call.buffers[X] = rows.data_ptr() + 4 * ins * start
             call.buffers[OUT] = out.data_ptr() + 4 * outs * start
             found.bedstone_run(ctypes.byref(call))
-        return out[:, : self.out_features].to(x.dtype).unflatten(0, x.shape[:-1])
+        return out[:, : self.out_features].to(self.dtype or x.dtype).unflatten(0, x.shape[:-1])
 
 
 def fits(*layers: nn.Module) -> bool:
