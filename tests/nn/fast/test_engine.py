@@ -345,3 +345,9 @@ def test_no_compiler_is_said(tmp_path, monkeypatch):
         assert kernels.library() is None and "g++" in kernels.why_not()
     finally:
         kernels._loaded.cache_clear()
+
+
+def test_a_cache_that_can_t_be_made_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert kernels._built(kernels.instructions()).is_file()

@@ -200,7 +200,7 @@ def _built(chosen: tuple[str, ...]) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _own(folder)
         return _kept(folder / f"{key}.so", compiler, options)
-    except PermissionError:
+    except OSError:  # read-only, full, or open to others
         return _kept(_passing() / f"{key}.so", compiler, options)
 
 
