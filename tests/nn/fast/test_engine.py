@@ -181,6 +181,35 @@ def test_sums_don_t_overflow(form):
     torch.testing.assert_close(product(four, BF16, x), torch.full((3, 32), 2.0 * 15 * 256))
 
 
+@pytest.mark.parametrize("cache_bits", [None, 8])
+def test_nan_of_a_token_that_a_row_does_not_see_stays_away(form, cache_bits):
+    """Of a wrong draft whose slots the cache still holds, and of later drafts of a pass."""
+    own = network("llama", layers=1)
+    bad = 77
+    own.embed.weight.data[bad] = float("nan")
+    decoder = Decoder(own, torch.float32, cache_bits=cache_bits)
+
+    def after(ids, cache):
+        with torch.inference_mode():
+            return decoder.states(torch.tensor([ids]), cache=cache)
+
+    plain = decoder.new_cache(1, 40)
+    expected = torch.cat([after([1, 2, 3], plain), after([4, 5], plain)], 1)
+    cache = decoder.new_cache(1, 40)
+    first = after([1, 2, 3, bad, 9], cache)
+    assert torch.equal(first[:, :3], expected[:, :3]) and not first[:, 3:].isfinite().any()
+    cache.rewind(3)
+    assert torch.equal(after([4], cache), expected[:, 3:4])
+    assert torch.equal(after([5], cache), expected[:, 4:])
+
+
+def test_a_gate_of_another_group_is_left_to_torch():
+    own = network("qwen3")
+    mlp = own.stack[0]["mlp"].sublayer
+    mlp.gate, mlp.up = QuantizedLinear(mlp.gate, 4, 32), QuantizedLinear(mlp.up, 4, 64)
+    assert decoder_of(own, torch.float32) is None
+
+
 def test_rows_of_zeros_give_zeros(form):
     weight = torch.randn(32, 64)
     weight[3] = 0

@@ -105,7 +105,7 @@ class Decoder:
         self._library = found
         if network.rotary is not None and network.rotary.frequencies.varies:
             raise NotPossible("rotary frequencies that vary with the length")
-        self.config, self.dtype, self.bits = network.config, dtype, bits
+        self.config = network.config
         kind = FP32 if dtype is torch.float32 and not bits else BF16
         self.cache_kind = INT8 if cache_bits == 8 else kind
         self._rotary = network.rotary
@@ -123,8 +123,8 @@ class Decoder:
         self._whole = self._steps.then(PRODUCT, OUT, LOGITS, head)
         self._learnt = self._positions(network.positions)
         self._turns: tuple[Tensor, Tensor] | None = None
-        self._memory = _Memory(self._steps, self._head, self._whole)
-        self._coarse = COARSE if bits or dtype is torch.bfloat16 else 0.0
+        coarse = COARSE if bits or dtype is torch.bfloat16 else 0.0
+        self._memory = _Memory(coarse, self._steps, self._head, self._whole)
         self._lock = threading.Lock()
 
     @property
@@ -142,8 +142,9 @@ class Decoder:
 
     def states(self, ids: Tensor, *, cache: Cache | None = None) -> Tensor:
         """The last hidden states, (B, T, D), before the head; padding of prompts is zeros."""
-        assert isinstance(cache, EngineCache)
         batch, length = ids.shape
+        cache = self.new_cache(batch, length) if cache is None else cache
+        assert isinstance(cache, EngineCache)
         cache.require(length)
         lengths = np.full(batch, cache.length) if cache.lengths is None else cache.lengths.numpy()
         real = np.full(batch, length)
@@ -230,14 +231,13 @@ class Decoder:
         call = self._memory.call(program, len(tokens), cache.layers[0].keys.shape[2])
         call.cache, call.cache_kind = cache.struct(), cache.kind
         call.ids, call.owners = tokens.ctypes.data, owners.ctypes.data
-        call.slots = call.positions = slots.ctypes.data
+        call.slots = slots.ctypes.data
         cosines, sines = self._rotation(cache.capacity)
         call.cosines, call.sines = address(cosines), address(sines)
-        call.learnt, call.coarse = address(self._learnt), self._coarse
+        call.learnt = address(self._learnt)
         return call
 
     def _run(self, call: kernels.Call) -> None:
-        call.coarse = self._coarse
         self._library.bedstone_run(ctypes.byref(call))
 
     def _rotation(self, capacity: int) -> tuple[Tensor | None, Tensor | None]:
@@ -291,9 +291,10 @@ class _Step:
 
 
 class _Memory:
-    """Buffers of calls, grown to what is asked for."""
+    """Buffers of calls, grown to what is asked for; `coarse` goes into each call."""
 
-    def __init__(self, *programs: Program) -> None:
+    def __init__(self, coarse: float, *programs: Program) -> None:
+        self.coarse = coarse
         self.widths = [max(program.widths[n] for program in programs) for n in range(6)]
         self.deepest = max(program.deepest for program in programs)
         self._rows = self._scores_width = self._threads = 0
@@ -323,7 +324,7 @@ class _Memory:
         self._threads = max(threads, self._threads)
         call = kernels.Call()
         call.ops, call.count, call.rows = program.array, len(program.ops), rows
-        call.threads = threads
+        call.threads, call.coarse = threads, self.coarse
         call.area_stride, call.scores_stride = self._area.shape[1], self._scores_width
         for number, buffer in enumerate(self._buffers):
             call.buffers[number] = buffer.data_ptr()

@@ -67,8 +67,7 @@ class Op(ctypes.Structure):
 
     _fields_ = (
         ("code", c_int32), ("source", c_int32), ("target", c_int32), ("offset", c_int32),
-        ("adds", c_int32), ("activation", c_int32), ("layer", c_int32), ("factor", c_float),
-        ("norm", Norm),
+        ("adds", c_int32), ("activation", c_int32), ("layer", c_int32), ("norm", Norm),
         ("weights", ctypes.POINTER(Weights)), ("attention", ctypes.POINTER(Attention)),
     )  # fmt: skip
 
@@ -93,10 +92,8 @@ class Call(ctypes.Structure):
         ("coarse", c_float),
         ("buffers", c_void_p * 6), ("strides", c_int32 * 6),
         ("area", c_void_p), ("scores", c_void_p),
-        ("cache", Slots), ("memory", Slots), ("memory_lengths", c_void_p),
-        ("ids", c_void_p), ("owners", c_void_p), ("slots", c_void_p), ("positions", c_void_p),
-        ("memory_rows", c_void_p), ("cosines", c_void_p), ("sines", c_void_p),
-        ("learnt", c_void_p),
+        ("cache", Slots), ("ids", c_void_p), ("owners", c_void_p), ("slots", c_void_p),
+        ("cosines", c_void_p), ("sines", c_void_p), ("learnt", c_void_p),
     )  # fmt: skip
 
 
@@ -226,6 +223,8 @@ def _kept(file: Path, compiler: str, options: list[str]) -> Path:
     os.close(handle)
     made = Path(name)
     try:
+        if sys.stderr.isatty():
+            print("Compiling the engine for this processor, once: about 10 s.", file=sys.stderr)
         subprocess.run(
             [compiler, *options, str(NATIVE / "engine.cpp"), "-o", str(made)],
             check=True, capture_output=True, timeout=BUILD_SECONDS,

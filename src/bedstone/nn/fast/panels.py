@@ -86,8 +86,9 @@ def panels(
         if widened or weight.group % DEPTH:
             weight = weight.whole(torch.float32)
     if isinstance(weight, Codes):
-        form = _pairs if weight.bits == 4 else _bytes
-        return form(weight, bias, row_spread, column_spread)
+        if weight.bits == 4:
+            return _pairs(weight, bias, row_spread)
+        return _bytes(weight, bias, row_spread, column_spread)
     dtype = torch.float32 if kind == FP32 else torch.bfloat16
     spread = _spread(_spread(weight.detach().to(dtype), 0, row_spread), 1, column_spread)
     whole = _padded(spread)
@@ -112,12 +113,7 @@ def _bytes(
     return Panels(INT8, outs, ins, data, scales, DEPTH, _bias(bias, row_spread, outs))
 
 
-def _pairs(
-    given: Codes,
-    bias: Tensor | None,
-    row_spread: tuple[int, int],
-    column_spread: tuple[int, int],
-) -> Panels:
+def _pairs(given: Codes, bias: Tensor | None, row_spread: tuple[int, int]) -> Panels:
     assert given.lowest is not None
     codes = torch.cat((given.packed & 15, given.packed >> 4), 1)  # (E, D)
     steps = torch.stack((given.scales, given.lowest), -1).float()  # (E, D / G, 2)

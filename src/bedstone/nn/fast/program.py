@@ -1,11 +1,10 @@
 """A decoder's blocks as a list of the engine's operations.
 
 What the engine computes is what the modules say, read from them once: norms, joined projections,
-attention over the cache, MLPs, each added to the residual stream as its wrapper does.
+attention over the cache, MLPs, each added to the residual stream.
 """
 
 import ctypes
-import math
 from itertools import groupby
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.nn.attention import SelfAttention
-from bedstone.nn.blocks import Gated, PostNorm, PreNorm
+from bedstone.nn.blocks import PreNorm
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.panels import (
     DEPTH,
@@ -31,7 +30,7 @@ from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, qui
 from bedstone.nn.lora import LoRALinear
 from bedstone.nn.quantize import Codes, Quantized
 
-EMBED, NORM, PRODUCT, GATED, SELF, CROSS = range(6)
+EMBED, NORM, PRODUCT, GATED, SELF = range(5)
 X, QKV, MIXED, HIDDEN, OUT, LOGITS = range(6)  # buffers
 ACTIVATIONS = {
     F.silu: 1, F.gelu: 2, gelu_tanh: 3, quick_gelu: 4, F.relu: 5, torch.tanh: 6,
@@ -150,7 +149,7 @@ class Program:
         *,
         norm: nn.Module | None = None,
         attention: kernels.Attention | None = None,
-        adds: float | None = None,
+        adds: bool = False,
         activation: int = 0,
         layer: int = 0,
         offset: int = 0,
@@ -158,11 +157,10 @@ class Program:
         """One more operation.
 
         Args:
-            adds: the factor of what is added to the target; None writes over it.
+            adds: whether a product is added to what the target holds, or takes its place.
             offset: where in the target's rows a product begins.
         """
-        plus = adds is not None
-        op = kernels.Op(code, source, target, offset, plus, activation, layer, adds or 0.0)
+        op = kernels.Op(code, source, target, offset, adds, activation, layer)
         op.norm = self.norm(norm)
         if weights is not None:
             op.weights = ctypes.pointer(weights.struct)
@@ -203,41 +201,31 @@ class Program:
                 self._sublayer(wrapper, number, layers)
 
     def _sublayer(self, wrapper: Any, number: int, layers: Layers) -> None:
-        if type(wrapper) not in (PreNorm, PostNorm, Gated):
+        if type(wrapper) is not PreNorm:
             raise NotPossible(f"a sublayer in {type(wrapper).__name__}")
-        before = None if type(wrapper) is PostNorm else wrapper.norm
-        gate: Any = getattr(wrapper, "gate", None)  # of a Gated
-        factor = 1.0 if gate is None else math.tanh(float(gate))
-        sublayer = wrapper.sublayer
+        before, sublayer = wrapper.norm, wrapper.sublayer
         if type(sublayer) is SelfAttention:
-            self._self_attention(sublayer, before, factor, number, layers)
+            self._self_attention(sublayer, before, number, layers)
         elif type(sublayer) is MLP:
             self.add(
                 PRODUCT, X, HIDDEN, layers.panels(sublayer.up), norm=before,
                 activation=_activation(sublayer.activation),
             )  # fmt: skip
-            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=factor)
+            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=True)
         elif type(sublayer) is GatedMLP:
             gate, opened = layers.panels(sublayer.gate), layers.panels(sublayer.up)
-            if gate.kind != opened.kind:
+            if (gate.kind, gate.group) != (opened.kind, opened.group):
                 raise NotPossible("a gate in another precision than what it opens")
             both = interleaved(gate, opened)
             self.add(
                 GATED, X, HIDDEN, both, norm=before, activation=_activation(sublayer.activation)
             )
-            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=factor)
+            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=True)
         else:
             raise NotPossible(f"a sublayer of {type(sublayer).__name__}")
-        if type(wrapper) is PostNorm:
-            self.add(NORM, X, X, norm=wrapper.norm)
 
     def _self_attention(
-        self,
-        source: SelfAttention,
-        norm: nn.Module | None,
-        factor: float,
-        number: int,
-        layers: Layers,
+        self, source: SelfAttention, norm: nn.Module, number: int, layers: Layers
     ) -> None:
         width = source.head_width
         padded = up(width, SIDE)
@@ -258,7 +246,7 @@ class Program:
         )  # fmt: skip
         self.add(SELF, QKV, MIXED, attention=attention, layer=number)
         out = layers.panels(source.out, column_spread=(width, padded))
-        self.add(PRODUCT, MIXED, X, out, adds=factor)
+        self.add(PRODUCT, MIXED, X, out, adds=True)
 
 
 def _activation(function: Any) -> int:

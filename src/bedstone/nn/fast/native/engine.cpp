@@ -43,14 +43,13 @@ struct Attention {
   Norm q_norm, k_norm;
 };
 
-enum Code { EMBED, NORM, PRODUCT, GATED, SELF, CROSS };
+enum Code { EMBED, NORM, PRODUCT, GATED, SELF };
 
 struct Op {
   int32_t code, source, target;  // numbers of buffers
   int32_t offset;                // where in the target's rows a product begins
   int32_t adds;                  // whether a product is added to what the target holds
   int32_t activation, layer;
-  float factor;  // of what is added
   Norm norm;     // of the source
   const Weights* weights;
   const Attention* attention;
@@ -65,9 +64,8 @@ struct Call {
   int32_t strides[6];
   char* area;            // rows made ready for a product: (max(M, 2 threads), area_stride) bytes
   float* scores;         // (threads, scores_stride): TILE rows of scores, or a row of a product
-  Cache cache, memory;   // memory: what CROSS reads
-  const int32_t* memory_lengths;  // of each memory
-  const int32_t *ids, *owners, *slots, *positions, *memory_rows;  // of each token, (M)
+  Cache cache;
+  const int32_t *ids, *owners, *slots;  // of each token, (M); its slot is its position
   const float *cosines, *sines;   // (positions, W / 2), or null
   const float* learnt;            // (positions, stride of buffer 0), or null
 };
@@ -283,7 +281,7 @@ void outputs(const Op& op, int number, const char* area, int stride, float* to, 
     }
     for (int n = 0; n < N; n++) {
       F16 y = activate(out[r][n] + bias[n], op.activation);
-      place[n] = op.adds ? place[n] + op.factor * y : y;
+      place[n] = op.adds ? place[n] + y : y;
     }
   }
 }
@@ -374,7 +372,7 @@ void embed(const Call& call, const Op& op, int thread, int threads) {
   Share mine(call.rows, thread, threads);
   for (int m = mine.first; m < mine.last; m++) {
     float* x = call.buffers[op.target] + (int64_t)m * stride;
-    const float* learnt = call.learnt ? call.learnt + (int64_t)call.positions[m] * stride : nullptr;
+    const float* learnt = call.learnt ? call.learnt + (int64_t)call.slots[m] * stride : nullptr;
     for (int i = 0; i < stride; i++)
       x[i] = weight_at(*op.weights, call.ids[m], i) + (learnt ? learnt[i] : 0.0f);
   }
@@ -411,8 +409,8 @@ void append(const Call& call, const Op& op, int thread, int threads) {
     if (part < a.heads + a.groups) {
       if (norm.kind) normalise(norm, x, x);
       if (call.cosines) {
-        const float* cosines = call.cosines + (int64_t)call.positions[m] * half;
-        const float* sines = call.sines + (int64_t)call.positions[m] * half;
+        const float* cosines = call.cosines + (int64_t)call.slots[m] * half;
+        const float* sines = call.sines + (int64_t)call.slots[m] * half;
         for (int i = 0; i < half; i++) {
           float first = x[i], second = x[half + i];
           x[i] = first * cosines[i] - second * sines[i];
@@ -452,6 +450,17 @@ struct Seen {  // what queries of one tile read: keys and values of a group, and
   float* outputs[TILE];
   int first[TILE], last[TILE];  // slots from first to before last
 };
+
+// A row's sum of values where the tile's isn't finite: a slot that the row doesn't see, of a draft
+// that was wrong or of the tokens after it, may hold nan, which a share of 0 doesn't take away.
+template <class K>
+F16 seen_alone(const Attention& a, const Seen& seen, int r, int lane, const float* shares) {
+  const typename K::Value* values = (const typename K::Value*)seen.values + lane;
+  F16 parts[2] = {F16{}, F16{}};  // even and odd slots, as a tile sums them
+  for (int slot = seen.first[r]; slot < seen.last[r]; slot++)
+    parts[slot & 1] += shares[slot] * K::load(values + (int64_t)slot * a.padded);
+  return parts[0] + parts[1];
+}
 
 template <class K, int R>
 void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
@@ -513,7 +522,11 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
         odd[r] += scores[(int64_t)r * capacity + slot + 1] * next;
       }
     }
-    for (int r = 0; r < R; r++) *(F16*)(seen.outputs[r] + lane) = (even[r] + odd[r]) * shares[r];
+    for (int r = 0; r < R; r++) {
+      F16 y = even[r] + odd[r];
+      if (sum(y * 0.0f) != 0) y = seen_alone<K>(a, seen, r, lane, scores + (int64_t)r * capacity);
+      *(F16*)(seen.outputs[r] + lane) = y * shares[r];
+    }
   }
 }
 
@@ -523,9 +536,8 @@ template <class K>
 void attend(const Call& call, const Op& op, Team& team, int thread) {
   typedef typename K::Value Value;
   const Attention& a = *op.attention;
-  const bool cross = op.code == CROSS;
-  const Cache& cache = cross ? call.memory : call.cache;
-  const int32_t* owners = cross ? call.memory_rows : call.owners;
+  const Cache& cache = call.cache;
+  const int32_t* owners = call.owners;
   int capacity = cache.capacity;
   int many = a.heads / a.groups;
   float* scores = call.scores + (int64_t)thread * call.scores_stride;
@@ -558,8 +570,8 @@ void attend(const Call& call, const Op& op, Team& team, int thread) {
                           h * a.padded;
         seen.outputs[r] = call.buffers[op.target] + (int64_t)m * call.strides[op.target] +
                           h * a.padded;
-        seen.last[r] = cross ? call.memory_lengths[owners[m]] : call.slots[m] + 1;
-        seen.first[r] = !cross && a.window && seen.last[r] > a.window ? seen.last[r] - a.window : 0;
+        seen.last[r] = call.slots[m] + 1;
+        seen.first[r] = a.window && seen.last[r] > a.window ? seen.last[r] - a.window : 0;
       }
       switch (rows) {
 #define MIX(R) case R: mix<K, R>(a, seen, scores, capacity); break;
@@ -575,10 +587,8 @@ void attend(const Call& call, const Op& op, Team& team, int thread) {
 
 template <class K>
 void look(const Call& call, const Op& op, Team& team, int thread) {
-  if (op.code == SELF) {
-    append<K>(call, op, thread, team.size);
-    team.wait();
-  }
+  append<K>(call, op, thread, team.size);
+  team.wait();
   attend<K>(call, op, team, thread);
 }
 
@@ -633,8 +643,6 @@ void bedstone_run(const Call* call) {
     work(*call, team, omp_get_thread_num());
   }
 }
-
-int bedstone_tile() { return TILE; }
 
 // For the probe: the sum of what a processor reads.
 uint64_t bedstone_read(const uint64_t* data, int64_t count, int threads) {
