@@ -25,8 +25,8 @@ from bedstone.generation.sampling import Sampling
 from bedstone.runtime import pick_precision
 
 Ids = list[int]
-# Nominal bytes of a weight: int4 has a scale and a lowest value for each 32 to 64 of them.
-BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 4.5 / 8}
+# Bytes of a weight where torch computes; the engine counts its own, with scales.
+BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 5 / 8}
 KINDS = {"fp32": "f32", "bf16": "bf16", "int8": "q8_0", "int4": "q4_0"}  # what is beside it
 COMPLETION = ("--no-warmup", "-no-cnv", "--no-display-prompt", "--temp", "0", "-c", "512")
 START = """
@@ -122,7 +122,7 @@ def bedstone(network: Any, folder: Path, precisions: Sequence[str]) -> list[Beds
     found = []
     for name in precisions:
         if (made := ready_in(network, name)) is not None:
-            size = BYTES[name] * matrices(network)
+            size = getattr(made, "nbytes", None) or BYTES[name] * matrices(network)
             found.append(
                 Bedstone(f"bedstone {name}", size, network=made, precision=name, folder=folder)
             )

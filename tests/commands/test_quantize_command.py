@@ -152,6 +152,7 @@ def test_commands_compute_in_few_bits(gpt, texts, tmp_path, capsys):
     [
         (["--bits", "5"], "--bits: 5 was given; expected 8 or 4"),
         (["--bits", "4", "--group", "48"], "--group: 48 was given"),
+        (["--group", "64"], "Leave it out, or take --bits 4"),
         (["--texts", "nowhere.txt"], "nowhere.txt"),
     ],
 )

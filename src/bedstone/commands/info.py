@@ -35,7 +35,8 @@ def info(model: str, *, speed: bool = False, as_json: bool = False) -> dict[str,
     if speed:
         if not isinstance(opened, Model) or not opened.writes_text:
             raise BedstoneError(
-                f"{model}: writes no text; --speed measures how fast text is written."
+                f"{model}: writes no text, and --speed measures how fast text is written. Leave "
+                "--speed out."
             )
         facts["speed"] = measure_speed(opened.network)
     if as_json:

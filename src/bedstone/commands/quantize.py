@@ -39,7 +39,7 @@ def quantize(
     out: str,
     *,
     bits: int = 8,
-    group: int = GROUP,
+    group: int | None = None,
     texts: str = "",
     column: str = "",
     no_plain: bool = False,
@@ -56,7 +56,7 @@ def quantize(
         model: a folder, a GGUF file, a name that `bedstone models` lists, or a hub id.
         out: the folder to write.
         bits: of a weight, 8 or 4. The table of words and the output layer take 8.
-        group: inputs that share a scale, with 4 bits: 32, 64 or 128.
+        group: inputs that share a scale, with 4 bits: 32 (the default), 64 or 128.
         texts: data that calibrates and measures: a built-in name, a path, a glob or a hub id;
             some hundred lines of such texts as the model will read are enough (default: the data
             that the model learnt from, where it is here).
@@ -73,6 +73,12 @@ def quantize(
     """
     if bits not in (8, 4):
         raise BedstoneError(f"--bits: {bits} was given; expected 8 or 4.")
+    if group is not None and bits == 8:
+        raise BedstoneError(
+            f"--group: {group} was given with 8 bits, which have one scale an output row. Leave it "
+            "out, or take --bits 4."
+        )
+    group = GROUP if group is None else group
     if group not in GROUPS:
         raise BedstoneError(f"--group: {group} was given; expected 32, 64 or 128.")
     new_folder(out, "OUT", overwrite=overwrite)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate, ready
 from bedstone.generation.sampling import Sampling
 from bedstone.models.gpt.network import GPTConfig, build
@@ -298,6 +299,12 @@ def test_without_an_engine_torch_computes(monkeypatch):
         Decoder(own, torch.float32)
     found = ready(own, Precision(CPU, torch.float32))
     assert isinstance(found, nn.Module)
+
+
+def test_a_choice_that_is_none_is_named(monkeypatch):
+    monkeypatch.setenv("BEDSTONE_ENGINE", "avx3")
+    with pytest.raises(BedstoneError, match=r"BEDSTONE_ENGINE: 'avx3'.*avx512, avx2, off"):
+        ready(network("llama"), Precision(CPU, torch.float32))
 
 
 def test_linear_layers_of_other_networks(form):

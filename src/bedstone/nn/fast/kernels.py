@@ -3,7 +3,7 @@
 Without a compiler, or on other processors than x86 with AVX2, `library` gives None and says why in
 `why_not`; all that uses the engine then computes by torch's own operations.
 
-`BEDSTONE_ENGINE` in the environment: `off`, or `avx2` to leave AVX-512 out.
+`BEDSTONE_ENGINE` in the environment: `off`, or `avx2` to leave AVX-512 out; else what there is.
 """
 
 import contextlib
@@ -21,6 +21,8 @@ from pathlib import Path
 
 import torch
 
+from bedstone.errors import BedstoneError
+
 NATIVE = Path(__file__).with_name("native")
 SOURCES = ("engine.cpp", "dot.h", "math.h")
 OPTIONS = (
@@ -30,6 +32,7 @@ OPTIONS = (
 AVX2 = ("avx2", "fma", "f16c")
 AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 OPTIONAL = ("avx512bf16",)
+CHOICES = ("auto", "avx512", "avx2", "off")  # of the environment
 BUILD_SECONDS = 120
 LARGE_PAGE = 2**21
 _PROCESS = os.getpid()
@@ -113,7 +116,11 @@ def processor() -> tuple[str, frozenset[str]]:
 def instructions() -> tuple[str, ...]:
     """Those that the engine is compiled for here; empty where it can't run."""
     _, flags = processor()
-    choice = os.environ.get("BEDSTONE_ENGINE", "")
+    choice = os.environ.get("BEDSTONE_ENGINE") or "auto"
+    if choice not in CHOICES:
+        raise BedstoneError(
+            f"BEDSTONE_ENGINE: {choice!r} was given; expected one of {', '.join(CHOICES)}."
+        )
     if choice == "off" or not flags.issuperset(AVX2):
         return ()
     if choice == "avx2" or not flags.issuperset(AVX512):
