@@ -53,6 +53,7 @@ COMMANDS = {
         "report": "commands.report:report",
         "compare": "commands.report:compare",
         "info": "commands.info:info",
+        "check": "commands.check:check",
     },
     "learn": {
         "demo": "demo.start:run_demo",
@@ -79,11 +80,11 @@ ABOUT = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 2 for what the user can mend."""
+    """Runs one command; returns the exit code: 0, 2 for what the user can mend, or its own."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        _run([word for word in argv if word != "--debug"])
+        code = _run([word for word in argv if word != "--debug"])
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output left: `bedstone ... | head`
         _leave_stdout()
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(reason)
     except KeyboardInterrupt as stop:  # by a second SIGTERM with its number
         return 128 + next(iter(stop.args), int(signal.SIGINT))
-    return 0
+    return code
 
 
 # What the system says of a file that a user named, or of a full disk; other numbers are our bugs.
@@ -130,22 +131,24 @@ def _leave_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(argv: Sequence[str]) -> None:
+def _run(argv: Sequence[str]) -> int:
+    """The exit code: a command's own, where it gives a whole number."""
     known = [name for group in COMMANDS.values() for name in group]
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())
-        return
+        return 0
     if argv[0] in ("-V", "--version"):
         from importlib.metadata import version
 
         print(version("bedstone"))
-        return
+        return 0
     name, *words = argv
     if name not in known:
         raise BedstoneError(f"{name}: no such command{nearest(name, known)}.")
     command = find_command(name)
     values = Parser(name, command, explain=bool({"-h", "--help"} & set(words))).read(words)
-    command(**values)
+    found = command(**values)
+    return found if type(found) is int else 0
 
 
 def find_command(name: str) -> Callable[..., Any]:

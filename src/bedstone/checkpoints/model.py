@@ -19,6 +19,7 @@ from bedstone.checkpoints.adapters import load_with_adapter
 from bedstone.checkpoints.card import card
 from bedstone.checkpoints.gguf import open_gguf
 from bedstone.checkpoints.gguf_file import gguf_in
+from bedstone.checkpoints.golden import try_write_golden, warn_of_differences
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.quantized import is_quantized, load_quantized, save_quantized
 from bedstone.checkpoints.sentence_transformers import (
@@ -197,17 +198,23 @@ class Model:
                 "Choose a folder that is new or holds a model."
             )
         with atomic_folder(path) as folder:
-            self.write_files(folder)
+            self.write_files(folder, golden=True)
         return path
 
     def stands_in(self, folder: Path) -> bool:
         """Whether a folder holds such an artefact, which saving may replace."""
         return (folder / "config.json").exists()
 
-    def write_files(self, folder: Path) -> None:
-        """Writes every file of the artefact into an existing folder, not atomically."""
+    def write_files(self, folder: Path, *, golden: bool = False) -> None:
+        """Writes every file of the artefact into an existing folder, not atomically.
+
+        Args:
+            golden: whether golden outputs are among them, for which the network is run.
+        """
         self.write_network(folder)
         write_text(folder / "README.md", self.card())
+        if golden:
+            try_write_golden(folder, self)
         write_record(folder, self.record)
 
     def write_network(self, folder: Path) -> None:
@@ -320,6 +327,8 @@ def load(
     model.generation = read_generation(folder)
     if not model.generation and getattr(network, "causal", False):
         model.generation = _older_generation(published)
+    if verify:
+        warn_of_differences(folder, model)
     return model
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.checkpoints.card import pipeline_card
+from bedstone.checkpoints.golden import warn_of_differences
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.model import load as load_part
@@ -345,6 +346,8 @@ def load_pipeline(
         scheduler={} if own else read_object(folder / "scheduler" / SCHEDULER),
     )
     check_parts(model)
+    if verify:
+        warn_of_differences(folder, model)
     return model
 
 

@@ -73,6 +73,25 @@ class ImageTextModel(Protocol):
 
 
 @runtime_checkable
+class EncoderDecoder(Protocol):
+    """A network that writes a text given another."""
+
+    def memory(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        """States (B, T, D) of source ids (B, T); `keep` says which are real."""
+
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> Any:
+        """A decoder over the sources' states, as generation takes it."""
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """A network that maps images to codes or latents, and back."""
+
+    def learn(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) by way of their codes, and the nats of these (B,)."""
+
+
+@runtime_checkable
 class Denoiser(Protocol):
     """A network that predicts a clean signal, its noise or a velocity from a noisy signal.
 
