@@ -45,7 +45,7 @@ def model(head: HeadConfig, layout: str = "bert", context: int = 64, **changes) 
     return Model(network.eval(), known)
 
 
-def decoder(head: HeadConfig, layout: str) -> Model:
+def decoder(head: HeadConfig, layout: str, **changes) -> Model:
     known = train_bpe(SENTENCES * 3, 300)
     config = GPTConfig(
         layout=layout,
@@ -55,6 +55,7 @@ def decoder(head: HeadConfig, layout: str) -> Model:
         heads=4,
         context=64,
         head=head,
+        **changes,
     )
     network = build_gpt(config, seed=1)
     randomise(network, seed=3)

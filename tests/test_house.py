@@ -56,6 +56,7 @@ ALONE = {
     "demo/tour.py": "the short demo; the full one is the other files",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
+    "checkpoints/probes.py": "what networks are given and give; the other file stores and compares",
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
     "nn/fast/products.py": "what the engine does for networks that don't write",

@@ -275,6 +275,27 @@ def test_the_kernels_are_right_here(bits):
     assert module._kernel_works(bits)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("offset", [0, 8, 1])
+def test_codes_may_lie_anywhere_in_memory(bits, offset):
+    """As those of a file do: torch's kernel of eight bits crashes by reading in steps of 16 bytes.
+
+    Five rows make it read so; one row doesn't.
+    """
+    layer = QuantizedLinear(nn.Linear(64, 160), bits, 32)
+    layer.dtype = torch.float32
+    room = torch.empty(layer.codes.nbytes + 64, dtype=layer.codes.dtype)
+    start = -room.data_ptr() % 64 + offset
+    placed = room[start : start + layer.codes.numel()].view_as(layer.codes)
+    placed.copy_(layer.codes)
+    assert placed.data_ptr() % 64 == offset
+    layer.codes = placed
+    x = torch.randn(5, 64)
+    expected = F.linear(x, layer.whole(torch.float32), layer.bias)
+    for _ in range(2):
+        torch.testing.assert_close(layer(x), expected, atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

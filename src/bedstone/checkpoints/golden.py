@@ -24,16 +24,16 @@ from bedstone.errors import BedstoneError
 from bedstone.files import write_json
 from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.quantize import Quantized
-from bedstone.reading import check_kinds, is_plain, read_json, shown
+from bedstone.reading import check_kinds, is_plain, read_json
 from bedstone.runtime import Precision, versions
 
 log = logging.getLogger("bedstone.checkpoints")
 FILE = "golden.json"
 SCHEMA = 1
 LIMIT = 64 << 10  # bytes of the file
-# How far outputs may be from the stored ones, in units of the output's spread: a few times as far
+# How far outputs may be from the stored ones, in units of the output's spread: several times as far
 # as precisions differ in small networks of every family, and in those that come with Bedstone.
-TOLERANCES = {"fp32": 2e-4, "bf16": 0.06, "int8": 0.1, "int4": 0.6}
+TOLERANCES = {"fp32": 1e-4, "bf16": 0.06, "int8": 0.1, "int4": 0.6}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def read_golden(folder: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict) or found.get("schema") != SCHEMA:
         raise BedstoneError(
             f"{path}: expected an object with schema {SCHEMA}; it is damaged, or a newer Bedstone "
-            "wrote it. Write it again with bedstone check --write."
+            f"wrote it. Write it again: bedstone check {folder} --write --overwrite"
         )
     cases, known = found.get("cases"), [kind.name for kind in CAPABILITIES]
     try:
@@ -174,8 +174,8 @@ def read_golden(folder: Path) -> dict[str, Any] | None:
                 _check_output(output, f"{path}: {name}")
     except (AssertionError, KeyError, TypeError) as error:
         raise BedstoneError(
-            f"{path}: is damaged ({shown(str(error)) or 'a value of another kind'}). Write it "
-            "again with bedstone check --write."
+            f"{path}: is damaged: a value is missing or of another kind. Write it again: "
+            f"bedstone check {folder} --write --overwrite"
         ) from error
     return found
 
@@ -185,15 +185,17 @@ _NUMBERS |= {"margins": "a list of numbers", "spread": "a number", "ids": "a lis
 
 
 def _check_input(one: Any, path: Path) -> None:
+    assert isinstance(one, dict)
     lists = dict.fromkeys(("ids", "types"), "a list of whole numbers")
     whole = dict.fromkeys(("image", "seed", "class"), "a whole number")
     check_kinds(one, {**lists, **whole, "text": "text", "pair": "text"}, path)
     assert all(0 <= one.get(name, 0) < 1 << 31 for name in whole)
-    assert len(one.get("types", one.get("ids", ()))) == len(one.get("ids", ())) <= LIMIT
-    assert one.get("ids", True)
+    ids = one.get("ids")
+    assert ids != [] and ("types" not in one or (ids and len(one["types"]) == len(ids)))
 
 
 def _check_output(output: Any, where: str) -> None:
+    assert isinstance(output, dict)
     check_kinds(output, _NUMBERS, where)
     columns = ("ids", "scores", "margins") if "ids" in output else ("names", "values")
     assert len({len(output[name]) for name in columns}) == 1 and len(output[columns[0]])

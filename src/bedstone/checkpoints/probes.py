@@ -434,7 +434,8 @@ def _head(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     network, packed = work.network, _packed(work, inputs)
     states = network.packed_states(packed)  # (N, D)
     head = getattr(work.model.config, "head", None)
-    kind, pooling = "states" if head is None else head.kind, work.model.pooling
+    kind, own = ("states", ()) if head is None else (head.kind, head.labels)
+    pooling = work.model.pooling
     if pooling is not None or kind in ("states", "towers"):
         pooling = pooling or Pooling()
         vectors = pool(states, packed.lengths, pooling.modes)
@@ -449,11 +450,10 @@ def _head(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
         )
     if (reads := getattr(network.head, "reads", "all")) != "all":
         places = [start if reads == "first" else end - 1 for start, end in spans]
-        labels = head.labels if kind == "sequence" else None
-        name = "scores" if kind == "sequence" else "vector"
+        name, labels = ("scores", own) if kind == "sequence" else ("vector", None)
         return _each(**{name: _numbers(list(network.head(states[places])), labels)})
     outputs = network.head(states)
-    named = {"tokens": ("tags", head.labels), "spans": ("spans", ("start", "end"))}
+    named: Mapping[str, Any] = {"tokens": ("tags", own), "spans": ("spans", ("start", "end"))}
     name, labels = named.get(kind, ("words", None))
     return _each(**{name: _of_tokens([outputs[start:end] for start, end in spans], labels)})
 

@@ -31,7 +31,9 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
         record: what is known of its making: recipe, data, metrics.
     """
     now = {"versions": versions(), "saved": time.strftime("%FT%TZ", time.gmtime())}
-    write_json(folder / RECORD, {**record, **now, "files": manifest(folder)})
+    files = manifest(folder)
+    files.pop(RECORD, None)  # which is replaced
+    write_json(folder / RECORD, {**record, **now, "files": files})
 
 
 def read_record(folder: Path, *, verify: bool) -> dict[str, Any]:

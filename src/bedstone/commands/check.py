@@ -58,20 +58,20 @@ def check(
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, dtype=how.weights, device=how.device)
     folder = _folder(opened)
-    golden = None if folder is None else read_golden(folder)
     if write:
         if folder is None or not Path(model).is_dir():
             raise BedstoneError(
                 f"{model}: is no folder of a model, in which outputs could be stored. Save it as "
                 "one first: bedstone.load(...).save(folder)"
             )
-        if golden is not None and not overwrite:
+        if (folder / FILE).exists() and not overwrite:
             raise BedstoneError(
                 f"{folder / FILE}: is there already. To replace what is stored, add --overwrite."
             )
-        add_golden(folder, open_model(model, device=how.device))
+        add_golden(folder, opened)
         print(json.dumps({"written": str(folder / FILE)}) if as_json else f"wrote {folder / FILE}")
         return 0
+    golden = None if folder is None else read_golden(folder)
     if golden is None:
         raise BedstoneError(
             f"{model}: has no {FILE}, so nothing says what its outputs should be. Where you trust "
@@ -83,7 +83,8 @@ def check(
         facts = {"model": model, "precision": how.name, "outputs": count}
         print(json.dumps({**facts, "differences": [each.record() for each in found]}))
     elif found:
-        Console().print(_table(model, found))
+        print(f"{model}: outputs that differ")
+        Console().print(_table(found))
         print(f"{len(found)} differences in {count} outputs, computed in {how.name}")
     else:
         print(f"{model}: all {count} outputs are those that were stored, computed in {how.name}")
@@ -95,8 +96,8 @@ def _folder(opened: Model) -> Path | None:
     return opened.path if opened.path is not None and opened.path.is_dir() else None
 
 
-def _table(model: str, found: list[Difference]) -> Table:
-    table = Table(title=Text(f"{model}: outputs that differ"), title_justify="left")
+def _table(found: list[Difference]) -> Table:
+    table = Table()
     for name in ("input", "output", "expected", "got", "difference", "tolerance"):
         table.add_column(name, justify="right" if name in ("difference", "tolerance") else "left")
     for each in found[:SHOWN]:

@@ -32,6 +32,7 @@ TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 GROUPS = (32, 64, 128)
 GROUP = 32  # of inference in four bits
 LARGEST = 65504.0  # the greatest that a lowest value or a step in fp16 can be
+ALIGNED = 16  # bytes: torch's eight-bit kernel reads from multiples of it alone
 FEW = 8  # rows: beyond, making the weight whole costs less than the small kernels (measured)
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
 
@@ -222,7 +223,7 @@ class Quantized(nn.Module):
         """Takes codes as they are."""
         self.bits, self.group, self.shape = given.bits, given.group, given.shape
         self.codes, self.scales, self.lowest = given.packed, given.scales, given.lowest
-        self._packed: tuple[Tensor, Tensor] | None = None  # the four-bit kernel's own layout
+        self._packed: tuple[Tensor, Tensor] | None = None  # as the kernels for few rows read them
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Quantized":
         """Moves codes and scales; another dtype is what the weight is made whole in from now on."""
@@ -317,7 +318,11 @@ class QuantizedLinear(Quantized):
 
     def _few_rows(self, x: Tensor) -> Tensor:
         if self.lowest is None:
-            return torch._weight_int8pack_mm(x, self.codes, self.scales.flatten().to(x.dtype))
+            codes = self.codes
+            if codes.data_ptr() % ALIGNED:  # as files hold them; the kernel would crash
+                self._packed = self._packed or (codes.clone(), self.scales)
+                codes, _ = self._packed
+            return torch._weight_int8pack_mm(x, codes, self.scales.flatten().to(x.dtype))
         if self._packed is None:
             codes = torch.cat((self.codes & 15, self.codes >> 4), 1).int()
             packed = torch._convert_weight_to_int4pack_for_cpu(codes, 1)
