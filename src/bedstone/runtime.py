@@ -208,6 +208,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What an artefact records of the software that wrote it."""
     import platform

@@ -242,6 +242,9 @@ class Translator(torch.nn.Module):
     def memory(self, ids, keep=None):
         return self.encoder.states(ids, keep=keep, causal=False)
 
+    def packed_memory(self, sources):
+        raise NotImplementedError
+
     def writer(self, memory, memory_keep=None):
         return BlipDecoder(self.decoder, self.head, memory, memory_keep)
 

@@ -41,7 +41,7 @@ from bedstone.models.interfaces import (
     CausalLM,
     Denoiser,
     DualEncoder,
-    EncoderDecoder,
+    EncoderDecoderModel,
     ImageEncoder,
     ImageTextModel,
     TextEncoder,
@@ -358,7 +358,8 @@ def _language(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
 def _text_to_text(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     """What a decoder writes over each source."""
     start = work.model.generation.get("decoder_start_token_id")
-    start = getattr(work.model.config, "start_id", 0) if start is None else start
+    if start is None:
+        start = getattr(work.model.config, "start_id", None) or 0
     ids, keep = padded([one["ids"] for one in inputs], 0)
     network = work.network
     memory = network.memory(ids.to(work.device), keep.to(work.device))
@@ -555,11 +556,11 @@ def _writes(model: Any) -> bool:
 
 def _reads_pairs(model: Any) -> bool:
     network = model.network
-    return isinstance(network, EncoderDecoder) and not isinstance(network, OF_IMAGES)
+    return isinstance(network, EncoderDecoderModel) and not isinstance(network, OF_IMAGES)
 
 
 def _reads(model: Any) -> bool:
-    network, other = model.network, (*OF_IMAGES, Denoiser, EncoderDecoder)
+    network, other = model.network, (*OF_IMAGES, Denoiser, EncoderDecoderModel)
     return (
         isinstance(network, TextEncoder) and not isinstance(network, other) and not _writes(model)
     )

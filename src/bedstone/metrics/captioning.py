@@ -10,7 +10,6 @@ truth is known, `true_facts` tells that.
 """
 
 import math
-import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -29,17 +28,13 @@ from bedstone.metrics.figures import (
     named,
     with_ends,
 )
+from bedstone.metrics.suspicion import words
+from bedstone.metrics.translation import bleu_counts, bleu_of
 
 LONGEST = 4  # words of an n-gram
 SIGMA = 6.0  # words: how fast another length costs, as the paper has it
 
-_WORD = re.compile(r"\w+(?:[-'’.,]\w+)*")
 Counts = list[Counter[tuple[str, ...]]]  # by length: how often each n-gram occurs
-
-
-def words(text: str) -> list[str]:
-    """Words in lower case, without punctuation; "T-shirt", "don't" and "3.5" are one each."""
-    return _WORD.findall(text.lower())
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -91,9 +86,6 @@ def _likeness(
     return cosines / LONGEST * math.exp(-(apart**2) / (2 * SIGMA**2))
 
 
-ORDER = 4  # BLEU's longest n-gram
-
-
 def captions(
     predicted: Sequence[str],
     references: Sequence[str | Sequence[str]],
@@ -119,13 +111,13 @@ def captions(
         if not isinstance(caption, str):
             raise BedstoneError(f"predicted, row {row}: {caption!r} is no text.")
     bleu = library("sacrebleu.metrics").BLEU
-    counts = _bleu_counts(bleu, predicted, known)  # (N, 2 + 2 ORDER)
+    counts = bleu_counts(bleu, predicted, known, lowercase=True)
     means = np.stack([cider(predicted, known), _rouge(predicted, known)], 1)  # (N, 2)
 
     def figures(drawn: np.ndarray) -> np.ndarray:
         """(R, N) to (R, 3)."""
         mean = drawn @ means / drawn.sum(1, keepdims=True)
-        score = [_bleu(bleu, sums) for sums in np.rint(drawn @ counts).astype(int).tolist()]
+        score = [bleu_of(bleu, sums) for sums in np.rint(drawn @ counts).astype(int).tolist()]
         return np.c_[mean[:, :1], score, mean[:, 1:]]
 
     names = ["cider", "bleu", "rouge_l"]
@@ -179,26 +171,6 @@ def _texts(given: str | Sequence[str], row: int) -> list[str]:
             "more: a picture that nobody described can't be scored."
         )
     return texts
-
-
-def _bleu_counts(bleu: type, predicted: Sequence[str], known: list[list[str]]) -> np.ndarray:
-    """(N, 2 + 2 ORDER): words said and words of the nearest reference; n-grams right, and all.
-
-    BLEU is of a set, made of sums over rows: so rows can be drawn again.
-    """
-    scorer = bleu(lowercase=True, tokenize="13a", max_ngram_order=ORDER, effective_order=True)
-    found = []
-    for caption, texts in zip(predicted, known, strict=True):
-        score = scorer.sentence_score(caption, texts)
-        found.append([score.sys_len, score.ref_len, *score.counts, *score.totals])
-    return np.array(found, dtype=float)
-
-
-def _bleu(bleu: type, sums: list[int]) -> float:
-    """BLEU of sums over rows, as sacrebleu has it for a set."""
-    right, total = sums[2 : 2 + ORDER], sums[2 + ORDER :]
-    score = bleu.compute_bleu(right, total, sums[0], sums[1], "exp", max_ngram_order=ORDER)  # type: ignore[attr-defined]
-    return score.score / 100
 
 
 class _Words:

@@ -41,6 +41,7 @@ class Figures:
     confusion: list[list[int]] | None = None
     baselines: dict[str, float] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()  # why the figures may mean little, a sentence each
+    signatures: dict[str, str] = field(default_factory=dict)  # settings and version, by figure
 
     def __getitem__(self, name: str) -> float:
         return self.values[name]
@@ -88,6 +89,8 @@ class Figures:
             more["baselines"] = dict(self.baselines)
         if self.baselines or self.doubts:
             more["warning"] = self.warning
+        if self.signatures:
+            more["signatures"] = dict(self.signatures)
         if self.labels:
             more["labels"] = list(self.labels)
         if self.support:
@@ -109,7 +112,8 @@ class Figures:
         for name, value in self.baselines.items():
             if name not in self.values:
                 table.add_row(Text(f"{self.main} of {name}"), f"{value:.4f}", "", style="dim")
-        table.caption = f"{self.rows:,} rows"
+        signed = [f"{name}: {signature}" for name, signature in self.signatures.items()]
+        table.caption = Text("\n".join([f"{self.rows:,} rows", *signed]))
         return table
 
     def classes(self) -> Table | None:
