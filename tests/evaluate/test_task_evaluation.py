@@ -9,6 +9,7 @@ from PIL import Image
 
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
+from bedstone.data.dataset import Dataset
 from bedstone.data.fields import FIELDS
 from bedstone.data.images.processor import plain_processor
 from bedstone.errors import BedstoneError
@@ -29,6 +30,21 @@ def rows(path: Path, *lines: dict) -> str:
 def figures(capsys, *words) -> dict:
     assert main(["evaluate", *map(str, words), "--device", "cpu", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["translations", "summaries"])
+def test_written_texts_are_scored_beside_their_sources(name):
+    held = Dataset(
+        [{"document": "Ein Haus.", "summary": ["This is a house.", "One house."]}] * 2, "made"
+    )
+    metric = METRICS[name](held, None)
+    assert metric.inputs() == ["Ein Haus."] * 2
+    for results in (
+        [{"summary_text": "This is a house."}] * 2,
+        [[{"translation_text": "This is a house."}]] * 2,
+    ):
+        found = metric.score(results, 0)
+        assert found.score == pytest.approx(1) and found.rows == 2 and found.signatures
 
 
 def test_what_tasks_say_of_their_metrics():

@@ -548,6 +548,8 @@ ROW_FIELDS = {
     "instruction": Field(("instruction",)),
     "input": Field(("input",)),
     "output": Field(("output",)),
+    "source": Field(("source", "src", "document", "article", "text")),
+    "target": Field(("target", "tgt", "summary", "highlights", "reference")),
 }
 # Rows with an image or a sound.
 SAMPLE_FIELDS = {

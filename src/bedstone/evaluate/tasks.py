@@ -5,7 +5,7 @@ A task's class says which `fields` a labelled row needs and which `metric` score
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, ClassVar
@@ -25,6 +25,8 @@ from bedstone.metrics.ner import entities
 from bedstone.metrics.regression import regression
 from bedstone.metrics.retrieval import matching
 from bedstone.metrics.squad import answers
+from bedstone.metrics.summarization import summaries
+from bedstone.metrics.translation import translations
 from bedstone.metrics.vqa import QuestionOnlyBaseline, vqa_accuracy
 from bedstone.runtime import Precision
 from bedstone.tasks.pipeline import TASKS, pipeline, task_class
@@ -292,6 +294,37 @@ class Matching(Metric):
         return matching([each["score"] for each in results], truth, resamples=resamples)
 
 
+class Outputs(Metric):
+    """Texts that are written given a source, beside what people wrote."""
+
+    measure: Callable[..., Figures]
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows, model)
+        self.sources = rows.texts(rows.need("source"))
+        column = rows.need("target")
+        self.references = [rows.value(number, column) for number in range(len(rows))]
+
+    def inputs(self) -> list[Any]:
+        return list(self.sources)
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        found = [_written(each) for each in results]
+        return type(self).measure(self.sources, found, self.references, resamples=resamples)
+
+
+class Translations(Outputs):
+    """Translations, by BLEU and chrF."""
+
+    measure = staticmethod(translations)
+
+
+class Summaries(Outputs):
+    """Summaries, by ROUGE."""
+
+    measure = staticmethod(summaries)
+
+
 METRICS: dict[str, type[Metric]] = {
     "classification": Classes,
     "zero_shot": ZeroShotClasses,
@@ -301,7 +334,15 @@ METRICS: dict[str, type[Metric]] = {
     "captions": Captions,
     "vqa": VQA,
     "matching": Matching,
+    "translations": Translations,
+    "summaries": Summaries,
 }
+
+
+def _written(result: Any) -> str:
+    """The text of a task's result, the best where there are several."""
+    best = result[0] if isinstance(result, list) else result
+    return str(next(value for key, value in best.items() if key.endswith("_text")))
 
 
 def with_labels(rows: Dataset) -> Dataset:
