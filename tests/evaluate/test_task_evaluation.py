@@ -34,15 +34,11 @@ def figures(capsys, *words) -> dict:
 
 @pytest.mark.parametrize("name", ["translations", "summaries"])
 def test_written_texts_are_scored_beside_their_sources(name):
-    held = Dataset(
-        [{"document": "Ein Haus.", "summary": ["This is a house.", "One house."]}] * 2, "made"
-    )
-    metric = METRICS[name](held, None)
+    right = "This is a house."
+    row = {"document": "Ein Haus.", "summary": [right, "One house."]}
+    metric = METRICS[name](Dataset([row] * 2, "made"), None)
     assert metric.inputs() == ["Ein Haus."] * 2
-    for results in (
-        [{"summary_text": "This is a house."}] * 2,
-        [[{"translation_text": "This is a house."}]] * 2,
-    ):
+    for results in ([{"summary_text": right}] * 2, [[{"translation_text": right}]] * 2):
         found = metric.score(results, 0)
         assert found.score == pytest.approx(1) and found.rows == 2 and found.signatures
 

@@ -10,7 +10,7 @@ deviations from the median of the references (of the outputs, where there are no
 stand three times one after another, or half of all trigrams, of eight or more, came before.
 *Numbers*: what remains of digits without separators, so that 1,000 and 1.000 are equal.
 *Untranslated*: a word of four letters or more that begins small, stands in the source and in no
-reference.
+reference; without references, beside a word that it stands beside in the source.
 
 Shapes: N rows.
 """
@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -204,5 +205,13 @@ def _untranslated(source: str, output: str, references: Sequence[str]) -> tuple[
         if len(word) >= LETTERS and word[0].islower() and word.isalpha()
     }
     right = {word for text in references for word in words(text)}
-    there = (word for word in words(output) if word in small and word not in right)
+    found, known = words(output), words(source)
+    pairs = set(pairwise(known))
+    there = []
+    for at, word in enumerate(found):
+        if word not in small or word in right:
+            continue
+        beside = [pair for pair in pairwise(found[max(at - 1, 0) : at + 2]) if word in pair]
+        if references or pairs & set(beside):  # a word alone may be one of both languages
+            there.append(word)
     return tuple(dict.fromkeys(there))
