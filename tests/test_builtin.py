@@ -4,6 +4,7 @@ import pytest
 
 import bedstone
 from bedstone.checkpoints.names import BUILT_IN, built_in
+from bedstone.cli import main
 from bedstone.data.scenes.captions import all_captions
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw
@@ -27,6 +28,11 @@ def test_its_record_says_how_it_was_made_and_how_good_it_is(name):
     assert record["metrics"][MODELS[name].main]
     card = (BUILT_IN / name / "README.md").read_text(encoding="utf-8")
     assert f"| {MODELS[name].main} |" in card
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_gives_the_outputs_that_are_stored_with_it(name):
+    assert main(["check", name, "--device", "cpu"]) == 0
 
 
 def test_they_do_what_they_are_for():

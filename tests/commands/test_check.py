@@ -45,6 +45,9 @@ def test_what_differs_is_printed_with_exit_code_1(folder, monkeypatch, capsys):
     assert main(["check", str(folder)]) == 1
     printed = capsys.readouterr().out
     assert "outputs that differ" in printed and "The cat sat on the mat." in printed
+    assert "next differs by" in printed and "0.0001 allowed" in printed
+    assert "    expected  " in printed and "    got       " in printed
+    assert max(map(len, printed.splitlines()[1:])) < 110
     assert "differences in 10 outputs, computed in fp32" in printed
     assert main(["check", str(folder), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)

@@ -94,6 +94,11 @@ def test_loops_are_three_rounds_or_much_that_came_before():
     assert not repeats(line.split())
 
 
+def test_small_differences_in_length_are_usual_where_there_are_none():
+    found = signs(["ten letters"] * 5, ["zehn Lettern"] * 4 + ["zehn Buchstaben"])
+    assert not any(each.over_long for each in found)
+
+
 def test_scripts_without_spaces_have_lengths_too():
     found = signs(["你好世界"] * 5, ["hello world"] * 4 + ["hello world, " * 9])
     assert [each.over_long for each in found] == [False] * 4 + [True]

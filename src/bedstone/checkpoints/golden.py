@@ -31,6 +31,7 @@ log = logging.getLogger("bedstone.checkpoints")
 FILE = "golden.json"
 SCHEMA = 1
 LIMIT = 64 << 10  # bytes of the file
+SOFTWARE = ("bedstone", "torch", "tokenizers")  # what outputs may depend on, of a record's versions
 # How far outputs may be from the stored ones, in units of the output's spread: several times as far
 # as precisions differ in small networks of every family, and in those that come with Bedstone.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.06, "int8": 0.1, "int4": 0.6}
@@ -235,9 +236,10 @@ def warn_of_differences(folder: Path, model: Any) -> None:
     """Logs a warning where an opened model hasn't the golden outputs of its folder.
 
     Weights and tokenizer are those that were saved, or the record's hashes would differ; so nothing
-    is computed where the software is that of the record too.
+    is computed where the software that matters is that of the record too.
     """
-    if model.record.get("versions") == versions():
+    recorded = model.record.get("versions")
+    if recorded and all(recorded.get(name) == versions()[name] for name in SOFTWARE):
         return
     try:
         golden = read_golden(folder)

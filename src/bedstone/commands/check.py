@@ -1,12 +1,9 @@
 """`bedstone check`: whether a model gives the outputs that were stored when it was saved."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bedstone.checkpoints.golden import (
     FILE,
@@ -21,7 +18,7 @@ from bedstone.errors import BedstoneError
 from bedstone.runtime import pick_device, pick_precision
 
 SHOWN = 20  # differences that are printed
-LONGEST = 60  # characters of a cell
+LONGEST = 88  # characters of the outputs in a line
 
 
 def check(
@@ -84,7 +81,7 @@ def check(
         print(json.dumps({**facts, "differences": [each.record() for each in found]}))
     elif found:
         print(f"{model}: outputs that differ")
-        Console().print(_table(found))
+        _print(found)
         print(f"{len(found)} differences in {count} outputs, computed in {how.name}")
     else:
         print(f"{model}: all {count} outputs are those that were stored, computed in {how.name}")
@@ -96,30 +93,26 @@ def _folder(opened: Model) -> Path | None:
     return opened.path if opened.path is not None and opened.path.is_dir() else None
 
 
-def _table(found: list[Difference]) -> Table:
-    table = Table()
-    for name in ("input", "output", "expected", "got", "difference", "tolerance"):
-        table.add_column(name, justify="right" if name in ("difference", "tolerance") else "left")
+def _print(found: list[Difference]) -> None:
+    """A paragraph for each difference, up to `SHOWN` of them."""
     for each in found[:SHOWN]:
-        size = "" if each.size == float("inf") else f"{each.size:.2g}"
-        tolerance = f"{each.tolerance:.2g}" if each.tolerance else ""
-        row = [_cell(value) for value in (each.input, each.output, each.expected, each.got)]
-        table.add_row(*row, size, tolerance)
+        read = ", ".join(f"{name} {value!r}" for name, value in each.input.items())
+        size = "" if math.isinf(each.size) else f" by {each.size:.2g}, {each.tolerance:.2g} allowed"
+        print(f"{each.capability}, {read or 'any input'}: {each.output} differs{size}")
+        print(f"    expected  {_shown(each.expected)}\n    got       {_shown(each.got)}")
     if len(found) > SHOWN:
-        table.caption = f"and {len(found) - SHOWN} more; --json has all"
-    return table
+        print(f"and {len(found) - SHOWN} more; --json has all")
 
 
-def _cell(value: Any) -> Text:
-    if isinstance(value, dict):
-        value = ", ".join(f"{name} {each!r}" for name, each in value.items())
-    elif isinstance(value, list):
-        value = " ".join(map(_short, value))
-    return Text(value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…")
+def _shown(values: list[Any]) -> str:
+    """The beginning of some values: numbers, numbers by their names, texts or lists of these."""
+    text = " ".join(map(_short, values)) or "nothing"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _short(value: Any) -> str:
-    """A number, or a number by its name."""
     if isinstance(value, tuple):
         return f"{value[0]}: {value[1]:.4g}"
+    if isinstance(value, list):
+        return f"[{' '.join(map(_short, value))}]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
