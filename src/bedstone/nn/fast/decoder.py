@@ -443,7 +443,9 @@ class LazyDecoder:
 
 def _state(network: nn.Module) -> list[Any]:
     """What differs once a weight has been changed, or another adapter is used."""
-    weights = [(id(each), each._version) for each in network.parameters()]
+    weights = [
+        (id(each), -1 if each.is_inference() else each._version) for each in network.parameters()
+    ]
     used = [each.adapter() for each in network.modules() if isinstance(each, LoRALinear)]
     return [*weights, *map(id, used)]
 
