@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast import kernels
+from bedstone.nn.fast.choose import best_threads
 from bedstone.nn.fast.panels import BF16, FP32, INT8, SIDE, Panels, address, up
 from bedstone.nn.fast.program import (
     COARSE,
@@ -167,6 +168,15 @@ class Decoder:
         coarse = COARSE if bits or dtype is torch.bfloat16 else 0.0
         self._memory = _Memory(coarse, self._whole, self._keeping)
         self._lock = threading.Lock()
+        shape = f"{kind} {bits} {self.nbytes} {len(self._steps.ops)} {kernels.instructions()}"
+        self._memory.few = kernels.threads(), best_threads(shape, self.nbytes, self._products_on)
+
+    def _products_on(self, threads: int) -> None:
+        """The products of one token, on so many threads."""
+        program = self._products = getattr(self, "_products", None) or self._steps.products()
+        call = self._memory.call(program, 1, 0)
+        call.active = threads
+        self._run(call)
 
     def _words(self, program: Program, head: Any, out: Panels, layers: Layers) -> None:
         """The head's operations on last states."""
@@ -475,6 +485,7 @@ class _Memory:
 
     def __init__(self, coarse: float, *programs: Program) -> None:
         self.coarse = coarse
+        self.few = 1, 1  # threads that work on few rows, where there are so many
         self.widths = [max(program.widths[n] for program in programs) for n in range(6)]
         self.deepest = max(program.deepest for program in programs)
         self._rows = self._scores_width = self._threads = 0
@@ -505,6 +516,8 @@ class _Memory:
         call = kernels.Call()
         call.ops, call.count, call.rows = program.array, len(program.ops), rows
         call.threads, call.coarse = threads, self.coarse
+        there, few = self.few
+        call.active = few if rows <= TILE and there == threads else threads
         call.area_stride, call.scores_stride = self._area.shape[1], self._scores_width
         for number, buffer in enumerate(self._buffers):
             call.buffers[number] = buffer.data_ptr()
