@@ -74,6 +74,10 @@ CASES = {
     "growing": {"exponential_decay_length_penalty": [2, 1.6], "max_new_tokens": 16},
     "penalties": {"repetition_penalty": 1.6, "no_repeat_ngram_size": 2, "suppress_tokens": [2]},
     "normal again": {"renormalize_logits": True, "suppress_tokens": [3, 8], "min_length": 6},
+    "source likelier": {"encoder_repetition_penalty": 1.7},
+    "source less likely": {"encoder_repetition_penalty": 0.4, "repetition_penalty": 1.2},
+    "nothing of the source": {"encoder_no_repeat_ngram_size": 1, "bad_words_ids": [[7, 9]]},
+    "no pair of the source": {"encoder_no_repeat_ngram_size": 2},
     "short": {"max_new_tokens": 3},
     "whole length": {"max_length": 12},
 }
@@ -142,10 +146,7 @@ def test_rows_of_a_batch_have_their_own_constraints(pair):
     [
         ({"guidance_scale": 1.5}, r"guidance_scale = 1\.5 is not supported"),
         ({"penalty_alpha": 0.6}, "penalty_alpha"),
-        ({"num_beam_groups": 2}, "num_beam_groups = 2"),
         ({"watermarking_config": {"bias": 2.0}}, "watermarking_config"),
-        ({"encoder_repetition_penalty": 1.3}, "encoder_repetition_penalty"),
-        ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size"),
         ({"top_h": 0.5}, "top_h"),
         ({"stop_strings": ["x"], "num_beams": 2}, "stop_strings .* beam search"),
         ({"suppress_tokens": ["a"]}, r"suppress_tokens = \['a'\]"),

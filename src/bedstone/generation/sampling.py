@@ -7,7 +7,7 @@ rows, V vocabulary.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -45,24 +45,32 @@ def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty
     return torch.where(seen & logits.isfinite(), penalised.clamp(-largest, largest), logits)
 
 
-def no_repeat_ngram(logits: Tensor, history: Sequence[Sequence[int]], size: int) -> Tensor:
-    """Logits without the tokens that would bring an n-gram of a row again.
+def no_repeat_ngram(
+    logits: Tensor,
+    history: Sequence[Sequence[int]],
+    size: int,
+    sources: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """Logits without the tokens that would bring an n-gram of a row, or of its source, again.
 
     Paulus et al., 2018, section 2.5, for any n; 1 lets no token come twice.
 
     Args:
         history: each row's own prompt and generated ids, without padding.
         size: n, at least 1.
+        sources: of each row, ids whose n-grams may not come; by default its own.
     """
-    banned = torch.zeros(logits.shape, dtype=torch.bool)
+    rows, columns = [], []
     for row, ids in enumerate(history):
-        if len(ids) >= size:
-            known = torch.tensor(ids, dtype=torch.long)
+        held = ids if sources is None else sources[row]
+        if len(held) >= size and len(ids) >= size - 1:
+            known = torch.tensor(held, dtype=torch.long)
             runs = known.unfold(0, size, 1)  # (n-grams, size)
-            same = (runs[:, :-1] == known[len(ids) - size + 1 :]).all(-1)  # begin as the row ends
-            last = runs[same, -1]
-            banned[row, last[last < logits.shape[-1]]] = True
-    return logits.masked_fill(banned.to(logits.device), -math.inf)
+            end = torch.tensor(ids[len(ids) - size + 1 :], dtype=torch.long)
+            last = runs[(runs[:, :-1] == end).all(-1), -1]  # of those that begin as the row ends
+            columns += last[last < logits.shape[-1]].tolist()
+            rows += [row] * (len(columns) - len(rows))
+    return _without(logits, rows, columns)
 
 
 class Penalties(Protocol):
@@ -78,12 +86,20 @@ class Penalties(Protocol):
     def constraints(self) -> Constraints: ...
 
 
+def unconstrained(how: Penalties) -> bool:
+    """Whether `constrain` changes nothing."""
+    return how.constraints == NONE and how.repetition_penalty == 1 and not how.no_repeat_ngram
+
+
 def constrain(
     logits: Tensor,
     history: Sequence[Sequence[int]],
     how: Penalties,
     sizes: Sequence[int],
     ends: Iterable[int],
+    *,
+    sources: Sequence[Sequence[int]] | None = None,
+    taken: Sequence[Mapping[int, float]] | None = None,
 ) -> Tensor:
     """Logits, or log-probabilities of beams, after penalties and constraints, (B, V).
 
@@ -92,23 +108,34 @@ def constrain(
         history: each row's own prompt and generated ids, without padding.
         sizes: the number of tokens in each row's prompt.
         ends: ids that end a continuation.
+        sources: ids that each row's memory was made of; by default its prompt.
+        taken: of each row, what is added to tokens that other groups of beams go on by.
 
     Raises:
         BedstoneError: constraints leave a row no token.
     """
     rules = how.constraints
-    for ids, bias in rules.sequence_bias:
-        logits = _biased(logits, history, ids, bias)
+    if rules.sequence_bias:
+        logits = _biased(logits, history, rules.sequence_bias)
+    if taken is not None:
+        logits = _added(logits, [(row, *one) for row, own in enumerate(taken) for one in own.items()])
+    if sources is None and rules.compares:
+        sources = [ids[:size] for ids, size in zip(history, sizes, strict=True)]
+    if rules.source_penalty != 1:
+        assert sources is not None
+        logits = repetition_penalty(logits, sources, 1 / rules.source_penalty)
     if how.repetition_penalty != 1:
         logits = repetition_penalty(logits, history, how.repetition_penalty)
     if how.no_repeat_ngram:
         logits = no_repeat_ngram(logits, history, how.no_repeat_ngram)
     if rules == NONE:
         return logits
+    if rules.source_ngram:
+        logits = no_repeat_ngram(logits, history, rules.source_ngram, sources)
     last = [end for end in ends if 0 <= end < logits.shape[-1]]
-    for ids in rules.bad_words:
-        if len(ids) > 1 or ids[0] not in last:
-            logits = _biased(logits, history, ids, -math.inf)
+    words = [ids for ids in rules.bad_words if len(ids) > 1 or ids[0] not in last]
+    if words:
+        logits = _biased(logits, history, [(ids, -math.inf) for ids in words])
     lengths = [len(ids) for ids in history]
     made = [length - size for length, size in zip(lengths, sizes, strict=True)]
     early = [
@@ -126,7 +153,8 @@ def constrain(
     shifts = [int(size == 1 and rules.forced_first is not None) for size in sizes]
     begins = [new == shift for new, shift in zip(made, shifts, strict=True)]
     logits = _banned(logits, begins, rules.suppressed_first)
-    if not how.no_repeat_ngram and (logits.amax(-1) == -math.inf).any():
+    ngrams = how.no_repeat_ngram or rules.source_ngram  # who may leave none, and says so itself
+    if not ngrams and (logits.amax(-1) == -math.inf).any():
         raise BedstoneError(
             f"{FILE}: no token may follow any more: suppress_tokens, begin_suppress_tokens and "
             "bad_words_ids leave none. Shorten them."
@@ -135,32 +163,45 @@ def constrain(
 
 
 def _biased(
-    logits: Tensor, history: Sequence[Sequence[int]], ids: Sequence[int], bias: float
+    logits: Tensor, history: Sequence[Sequence[int]], biases: Iterable[tuple[Sequence[int], float]]
 ) -> Tensor:
-    """Logits with a bias on the last of `ids`, in rows that end with the others."""
-    *first, last = ids
-    if last >= logits.shape[-1]:
-        raise BedstoneError(
-            f"{FILE}: the token {last:,} of bad_words_ids or sequence_bias isn't one of the "
-            f"vocabulary's {logits.shape[-1]:,}. Is the file another model's?"
-        )
-    fits = [not first or list(own[-len(first) :]) == first for own in history]
-    if not any(fits):
+    """Logits with a bias on the last of several ids each, in rows that end with the others."""
+    added = []
+    for (*first, last), bias in biases:
+        if last >= logits.shape[-1]:
+            raise BedstoneError(
+                f"{FILE}: the token {last:,} of bad_words_ids or sequence_bias isn't one of the "
+                f"vocabulary's {logits.shape[-1]:,}. Is the file another model's?"
+            )
+        for row, own in enumerate(history):
+            if not first or list(own[-len(first) :]) == first:
+                added.append((row, last, bias))
+    return _added(logits, added)
+
+
+def _added(logits: Tensor, added: Sequence[tuple[int, int, float]]) -> Tensor:
+    """Logits with numbers added in places: (row, token, number)."""
+    if not added:
         return logits
-    more = torch.zeros_like(logits)
-    more[torch.tensor(fits, device=logits.device), last] = bias
-    return logits + more
+    rows, tokens, numbers = zip(*added, strict=True)
+    places = torch.tensor(rows).to(logits.device), torch.tensor(tokens).to(logits.device)
+    more = torch.tensor(numbers, dtype=logits.dtype).to(logits.device)
+    return logits.index_put(places, more, accumulate=True)
+
+
+def _without(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """Logits of which those in some places are -inf."""
+    if not rows:
+        return logits
+    places = torch.tensor(rows).to(logits.device), torch.tensor(tokens).to(logits.device)
+    return logits.index_put(places, logits.new_tensor(-math.inf))
 
 
 def _banned(logits: Tensor, rows: Sequence[bool], ids: Iterable[int]) -> Tensor:
     """Logits without those tokens, in the rows that are True."""
     known = [number for number in ids if 0 <= number < logits.shape[-1]]
-    if not known or not any(rows):
-        return logits
-    mask = torch.zeros(logits.shape, dtype=torch.bool)
-    mask[:, known] = True
-    mask &= torch.tensor(list(rows))[:, None]
-    return logits.masked_fill(mask.to(logits.device), -math.inf)
+    places = [row for row, chosen in enumerate(rows) if chosen]
+    return _without(logits, [row for row in places for _ in known], known * len(places))
 
 
 def _forced(logits: Tensor, rows: Sequence[bool], ids: Sequence[int]) -> Tensor:

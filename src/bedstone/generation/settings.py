@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
+from bedstone.generation.required import Word, parse_words
 from bedstone.reading import read_text, shown, to_path
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
@@ -24,8 +25,17 @@ PUBLISHED = {
     "max_new_tokens": "max_tokens",
     "repetition_penalty": "repetition_penalty",
 }
-MINIMA = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min_tokens": 0}
+# Those that version 5 of transformers has no more, and one of CTranslate2.
+MORE = {
+    "num_beam_groups": "groups",
+    "diversity_penalty": "diversity",
+    "force_words_ids": "required",
+    "return_alternatives": "alternatives",
+}
+MINIMA = {"beams": 1, "groups": 1, "returned": 1, "max_tokens": 1}
+MINIMA |= {"no_repeat_ngram": 0, "min_tokens": 0}
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
+RANGES["diversity"] = (0, 1_000_000)
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
 OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
 OF_ONE = ("prompt_lookup_num_tokens", "prediction")  # that a continuation of its own has
@@ -54,6 +64,12 @@ class BeamSearch:
         max_tokens: the most tokens to generate (max_new_tokens).
         repetition_penalty: above 1 makes what a beam already holds less likely.
         constraints: on the next token, of a model's generation_config.json.
+        groups: that the beams are divided into, which step one after another (num_beam_groups).
+        diversity: what a group's token loses for each beam of the groups before it that takes the
+            same one in the same step (diversity_penalty).
+        required: words that every continuation holds (force_words_ids).
+        alternatives: whether the `returned` likeliest next tokens are each continued by their best
+            (return_alternatives, as in CTranslate2).
 
     Raises:
         BedstoneError: a value is out of range, or two don't fit.
@@ -68,9 +84,18 @@ class BeamSearch:
     max_tokens: int = 64
     repetition_penalty: float = 1.0
     constraints: Constraints = NONE
+    groups: int = 1
+    diversity: float = 0.0
+    required: tuple[Word, ...] = ()
+    alternatives: bool = False
 
     def __post_init__(self) -> None:
-        for name, field in PUBLISHED.items():
+        object.__setattr__(self, "required", parse_words(self.required, "force_words_ids"))
+        if not isinstance(self.alternatives, bool):
+            raise BedstoneError(
+                f"return_alternatives: {self.alternatives!r} was given; expected true or false."
+            )
+        for name, field in (PUBLISHED | MORE).items():
             value = getattr(self, field)
             if field in MINIMA:
                 check_whole(name, value, MINIMA[field])
@@ -80,11 +105,14 @@ class BeamSearch:
                     raise BedstoneError(
                         f"{name}: {value!r} was given; expected a number from {least} to {most}."
                     )
-            elif not (isinstance(value, bool) or value == "never"):
+            elif name == "early_stopping" and not (isinstance(value, bool) or value == "never"):
                 raise BedstoneError(
                     f'{name}: {value!r} was given; expected true, false or "never".'
                 )
-        if self.returned > self.beams:
+        if self.required:
+            self.check_words()
+        self._check_groups()
+        if self.returned > self.beams and not self.alternatives:
             raise BedstoneError(
                 f"num_return_sequences: {self.returned} continuations were asked for, and "
                 f"num_beams, {self.beams}, gives no more than {self.beams}. Raise the one, or "
@@ -95,6 +123,37 @@ class BeamSearch:
                 f"min_new_tokens: is {self.min_tokens}, more than max_new_tokens, "
                 f"{self.max_tokens}. Lower the one, or raise the other."
             )
+
+    def check_words(self) -> None:
+        """Raises BedstoneError where words can't be required."""
+        if self.beams == 1 or self.groups > 1:
+            name, value = ("num_beam_groups", self.groups) if self.groups > 1 else ("num_beams", 1)
+            raise BedstoneError(
+                f"{name}: is {value}, and words that must occur are found by beams of one group. "
+                "Give num_beams of 2 or more and no groups, or no words."
+            )
+
+    def _check_groups(self) -> None:
+        if self.beams % self.groups:
+            raise BedstoneError(
+                f"num_beam_groups: {self.groups} groups can't share {self.beams} beams evenly. "
+                "Give num_beams that is a multiple of it."
+            )
+        if self.diversity and self.groups == 1:
+            raise BedstoneError(
+                f"diversity_penalty: {self.diversity} was given, and keeps apart groups of beams; "
+                "there is one. Give num_beam_groups of 2 or more, or leave it out."
+            )
+        if self.alternatives and self.groups > 1:
+            raise BedstoneError(
+                f"return_alternatives: was given beside num_beam_groups {self.groups}. Leave one "
+                "of the two out."
+            )
+
+    @property
+    def each(self) -> int:
+        """Beams of a group."""
+        return self.beams // self.groups
 
     @property
     def early(self) -> bool:
@@ -339,8 +398,9 @@ NAMES = tuple(field.name for field in dataclasses.fields(GenerationSettings))
 
 def published_beams(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `BeamSearch` among settings that have their published names; None says nothing."""
-    known = {name: settings.get(name) for name in PUBLISHED}
-    return {PUBLISHED[name]: value for name, value in known.items() if value is not None}
+    fields = PUBLISHED | MORE
+    known = {name: settings.get(name) for name in fields}
+    return {fields[name]: value for name, value in known.items() if value is not None}
 
 
 def without_usual_length(published: Mapping[str, Any]) -> dict[str, Any]:

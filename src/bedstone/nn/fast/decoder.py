@@ -47,6 +47,8 @@ class EngineCache(Cache):
     side by side. With 8 bits a second layer holds the scales, (B, layers * G, C).
     """
 
+    block = SIDE
+
     def __init__(self, layers: int, batch: int, groups: int, capacity: int, width: int, kind: int):
         padded, dtype = up(capacity, SIDE), CACHE_DTYPES[kind]
         shape = (batch, layers * groups, padded)
@@ -61,9 +63,9 @@ class EngineCache(Cache):
     def used(self) -> int:
         return up(self.length, SIDE)  # slots of a block stand interleaved
 
-    def _take(self, rows: Tensor) -> None:
-        self.step = None
-        super()._take(rows)
+    def _settle(self, rows: Tensor, writers: Tensor) -> None:
+        self.step = None  # rows may be elsewhere, or fewer
+        super()._settle(rows, writers)
 
     def struct(self) -> kernels.Slots:
         """Where it is now: rows that leave move it."""
