@@ -278,10 +278,9 @@ def _turns(
         part = logits if rows == list(range(len(logits))) else logits[rows]
         candidates = _candidates(part.float(), now, search, ends, wide, chosen)
         for one, best in zip(now, candidates, strict=True):
-            _step(one, best, search, ends)
+            tokens = _step(one, best, search, ends)
             if search.diversity:
-                tokens = chosen.setdefault(one.number, Counter())
-                tokens.update(beam.ids[-1] for beam in one.beams)
+                chosen.setdefault(one.number, Counter()).update(tokens)
 
 
 def _candidates(
@@ -428,8 +427,8 @@ def _in_banks(
 
 def _step(
     one: _Search, best: list[Candidate], search: BeamSearch, ends: frozenset[int]
-) -> None:
-    """Ended candidates are counted, and the best of the others go on.
+) -> list[int]:
+    """Ended candidates are counted, and the best of the others go on, by the tokens returned.
 
     Only the best candidates, as many as beams, may end: the rest stand by for those that do.
     """
@@ -438,12 +437,15 @@ def _step(
     if one.pick is not None and not one.beams[0].ids:
         ranked = [(0, candidate) for _, candidate in ranked][one.pick :][:1]
     going: list[tuple[int, _Beam]] = []
+    tokens: list[int] = []  # of those that are at their full length, too
     for rank, (total, source, token, gain) in ranked:
         if total <= NONE / 2:  # banned, or no beam at all; so are those that follow
             break
         beam = one.beams[source]
         length = len(beam.ids) + 1
         stops = token in ends
+        if not stops and len(tokens) < search.each:
+            tokens.append(token)
         if not stops and length < one.room:
             if len(going) < search.each:
                 going.append((source, _longer(one, beam, total, token, gain)))
@@ -459,6 +461,7 @@ def _step(
         going.append((source, replace(beam, total=NONE)))
     one.sources = [source for source, _ in going]
     one.beams = [beam for _, beam in going]
+    return tokens
 
 
 def _longer(one: _Search, beam: _Beam, total: float, token: int, gain: float) -> _Beam:

@@ -1,0 +1,187 @@
+"""Words that must occur: how far a continuation is with them, and which tokens bring one nearer.
+
+A word is a token sequence, or several of which one is enough (a disjunction: spellings,
+inflections). Each occurrence serves one word: the same word twice needs two, and "New York" doesn't
+serve "New" as well. An automaton over all ways to share tokens out between words says of any
+continuation the fewest tokens that complete it; its states are made as they are met. Beams are
+chosen from banks by that number (Post and Vilar, 2018: dynamic beam allocation), so that unlikely
+words find a place early, and a beam that couldn't be completed in the room that is left is dropped:
+what ends has all words.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+from bedstone.errors import BedstoneError
+from bedstone.reading import shown
+
+Ids = tuple[int, ...]
+Word = tuple[Ids, ...]  # alternatives
+# Ways that are still open: the words to come (by number, sorted) and the tokens of one begun.
+State = frozenset[tuple[Ids, Ids]]
+WAYS = 64  # at most that a state keeps: those nearest to the end
+C = TypeVar("C")
+
+
+class RequiredWords:
+    """The automaton of some words.
+
+    Args:
+        words: each with its alternatives; the same one twice must occur twice.
+    """
+
+    def __init__(self, words: Sequence[Word]) -> None:
+        self._words = list(dict.fromkeys(tuple(dict.fromkeys(word)) for word in words))
+        numbers = {word: number for number, word in enumerate(self._words)}
+        unmet = sorted(numbers[tuple(dict.fromkeys(word))] for word in words)
+        self._least = [min(map(len, word)) for word in self._words]
+        self._tokens = frozenset(token for word in self._words for ids in word for token in ids)
+        self._known: dict[tuple[State, int], State] = {}
+        self._needed: dict[State, int] = {}
+        self._wanted: dict[State, Ids] = {}
+        self.start: State = frozenset({(tuple(unmet), ())})
+
+    def after(self, state: State, ids: Iterable[int]) -> State:
+        """The state after more tokens."""
+        for token in ids:
+            token = token if token in self._tokens else -1  # all others break a word off
+            key = state, token
+            if key not in self._known:
+                self._known[key] = self._next(state, token)
+            state = self._known[key]
+        return state
+
+    def needed(self, state: State) -> int:
+        """The fewest tokens that complete all words; 0 where they are complete."""
+        if state not in self._needed:
+            self._needed[state] = min(self._distance(*way) for way in state)
+        return self._needed[state]
+
+    def wanted(self, state: State) -> Ids:
+        """Tokens that bring the words nearer to their end."""
+        if state not in self._wanted:
+            least = self.needed(state)
+            self._wanted[state] = tuple(
+                token
+                for token in sorted(self._tokens)
+                if self.needed(self.after(state, [token])) < least
+            )
+        return self._wanted[state]
+
+    def _next(self, state: State, token: int) -> State:
+        found = set()
+        for unmet, begun in state:
+            if not begun:
+                found.add((unmet, begun))
+            longer = (*begun, token)
+            for number in set(unmet):
+                for ids in self._words[number]:
+                    if ids == longer:
+                        left = list(unmet)
+                        left.remove(number)
+                        found.add((tuple(left), ()))
+                    elif ids[: len(longer)] == longer:
+                        found.add((unmet, longer))
+        nearest = sorted(found, key=lambda way: (self._distance(*way), way))
+        return frozenset(nearest[:WAYS])
+
+    def _distance(self, unmet: Ids, begun: Ids) -> int:
+        whole = sum(self._least[number] for number in unmet)
+        if not begun:
+            return whole
+        return whole + min(
+            len(ids) - len(begun) - self._least[number]
+            for number in set(unmet)
+            for ids in self._words[number]
+            if ids[: len(begun)] == begun
+        )
+
+
+@lru_cache(1024)
+def required_words(words: tuple[Word, ...]) -> RequiredWords | None:
+    """The automaton of some words, made once; None of none."""
+    return RequiredWords(words) if words else None
+
+
+def in_turn(candidates: Iterable[tuple[int, C]]) -> list[tuple[int, C]]:
+    """Candidates by bank, the best of each bank first, then the second of each.
+
+    Args:
+        candidates: (tokens needed, candidate), best first.
+
+    Returns:
+        (rank within its bank, candidate); of equal ranks the one that needs fewest tokens first.
+    """
+    ranks: dict[int, int] = {}
+    placed = []
+    for needed, candidate in candidates:
+        rank = ranks.get(needed, 0)
+        ranks[needed] = rank + 1
+        placed.append((rank, needed, candidate))
+    placed.sort(key=lambda each: each[:2])
+    return [(rank, candidate) for rank, _, candidate in placed]
+
+
+def parse_words(value: object, name: str) -> tuple[Word, ...]:
+    """Words of `force_words_ids`: lists of ids, or lists of such lists, of which one is enough.
+
+    Raises:
+        BedstoneError: it is something else.
+    """
+    words = value if isinstance(value, list | tuple) else [None]
+    made = []
+    for word in words:
+        several = isinstance(word, list | tuple) and all(isinstance(x, list | tuple) for x in word)
+        choices = word if several else [word]
+        if not choices or not all(
+            isinstance(ids, list | tuple)
+            and ids
+            and all(type(token) is int and token >= 0 for token in ids)
+            for ids in choices
+        ):
+            raise BedstoneError(
+                f"{name}: {shown(word if words is value else value)} was given; expected a list of "
+                "words, each a list of token ids, or a list of such lists of which one is enough."
+            )
+        made.append(tuple(tuple(ids) for ids in choices))
+    return tuple(made)
+
+
+def allowed(
+    words: Sequence[Word], banned: Sequence[Ids], ends: Iterable[int], vocabulary: int
+) -> tuple[Word, ...]:
+    """Words without the alternatives that can't be generated.
+
+    Args:
+        banned: token sequences that never occur.
+        ends: ids that end a continuation.
+
+    Raises:
+        BedstoneError: nothing is left of a word, or it has an id that the network doesn't know.
+    """
+    ends = set(ends)
+    found = []
+    for word in words:
+        for ids in word:
+            if max(ids) >= vocabulary:
+                raise BedstoneError(
+                    f"force_words_ids: {list(ids)} has id {max(ids)}; ids must be from 0 to "
+                    f"{vocabulary - 1}. Are they another tokenizer's?"
+                )
+        left = tuple(
+            ids
+            for ids in word
+            if not ends & set(ids) and not any(_holds(ids, other) for other in banned)
+        )
+        if not left:
+            raise BedstoneError(
+                f"force_words_ids: {[list(ids) for ids in word]} must occur, and bad_words_ids, "
+                "suppress_tokens or the end token keep it out. Take it out of one of them."
+            )
+        found.append(left)
+    return tuple(found)
+
+
+def _holds(ids: Ids, part: Ids) -> bool:
+    return any(ids[at : at + len(part)] == part for at in range(len(ids) - len(part) + 1))
