@@ -174,3 +174,34 @@ def test_every_key_of_transformers_is_in_a_list():
     usual = transformers.GenerationConfig()
     assert list(KEYS.unknown({**usual.to_dict(), **usual._get_default_generation_params()})) == []
     KEYS.check({**usual.to_dict(), **usual._get_default_generation_params()}, "its defaults")
+
+
+def test_a_source_of_its_own_is_compared_with(pair):
+    """Of a decoder with a memory: the ids that the memory was made of, not the prompt."""
+    ours, source = pair[0], [[7, 9, 30], [4, 4], [1, 2, 3, 8]]
+    for beams in (1, 3):
+        plain = GenerationSettings(num_beams=beams, max_new_tokens=8).resolve({})
+        ban = {"encoder_no_repeat_ngram_size": 1}
+        way = GenerationSettings(num_beams=beams, max_new_tokens=8, **ban).resolve({})
+        if beams == 1:
+            found = [one.ids for one in generate(ours, PROMPTS, way, sources=source)]
+            free = [one.ids for one in generate(ours, PROMPTS, plain)]
+            likely = GenerationSettings(max_new_tokens=8, encoder_repetition_penalty=50.0)
+            many = generate(ours, PROMPTS, likely.resolve({}), sources=source)
+            often = [sum(t in own for t in one.ids) for one, own in zip(many, source, strict=True)]
+            seldom = [sum(t in own for t in ids) for ids, own in zip(free, source, strict=True)]
+            assert sum(often) > sum(seldom)
+        else:
+            found = [own[0].ids for own in beam_search(ours, PROMPTS, way, eos=(), sources=source)]
+            free = [own[0].ids for own in beam_search(ours, PROMPTS, plain, eos=())]
+        assert not any(set(ids) & set(own) for ids, own in zip(found, source, strict=True))
+        assert any(set(ids) & set(own) for ids, own in zip(free, source, strict=True))
+
+
+def test_a_source_whose_ngrams_leave_nothing_is_named(pair):
+    way = GenerationSettings(encoder_no_repeat_ngram_size=1, max_new_tokens=4)
+    with pytest.raises(BedstoneError, match="encoder_no_repeat_ngram_size"):
+        generate(pair[0], [[3]], way.resolve({}), sources=[[*range(VOCABULARY)]])
+    beams = GenerationSettings(encoder_no_repeat_ngram_size=1, num_beams=2).resolve({})
+    with pytest.raises(BedstoneError, match="encoder_no_repeat_ngram_size"):
+        beam_search(pair[0], [[3]], beams, eos=(), sources=[[*range(VOCABULARY)]])

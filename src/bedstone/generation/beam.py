@@ -33,6 +33,7 @@ from bedstone.generation.autoregress import (
     ready,
 )
 from bedstone.generation.required import (
+    START,
     RequiredWords,
     State,
     Word,
@@ -209,8 +210,9 @@ def beam_search(
         if not results:
             raise BedstoneError(
                 f"prompts[{number}]: no token may follow any more: with no_repeat_ngram_size "
-                f"{search.no_repeat_ngram}, each would be a repeat, or a word that must occur "
-                "would. Raise it, or lower max_new_tokens."
+                f"{search.no_repeat_ngram} and encoder_no_repeat_ngram_size "
+                f"{search.constraints.source_ngram}, each would be a repeat, or a word that must "
+                "occur would. Raise them, or lower max_new_tokens."
             )
     return [
         [replace(one, ids=(*prefix, *one.ids)) if prefix else one for one in results]
@@ -247,7 +249,8 @@ def _require(
     banned = (*rules.bad_words, *((token,) for token in rules.suppressed))
     required = required_words(allowed(words, banned, ends, vocabulary))
     assert required is not None
-    state = required.after(required.start, prefix)
+    begins = len(first.prompt) - len(prefix) == 1  # no text is before it
+    state = required.after(required.start, [START, *prefix] if begins else prefix)
     spare = int(bool(rules.forced_last) and first.room == search.max_tokens)
     needed, room = required.needed(state), first.room - spare
     if rules.forced_first is not None and len(first.prompt) == 1:

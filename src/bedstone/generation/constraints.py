@@ -22,8 +22,9 @@ KEYS = Keys(
         encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id epsilon_cutoff
         eta_cutoff exponential_decay_length_penalty force_words_ids forced_bos_token_id
         forced_eos_token_id length_penalty max_length max_new_tokens min_length min_new_tokens min_p
-        no_repeat_ngram_size num_beam_groups num_beams num_return_sequences renormalize_logits repetition_penalty
-        sequence_bias stop_strings suppress_tokens temperature top_k top_p typical_p"""
+        no_repeat_ngram_size num_beam_groups num_beams num_return_sequences renormalize_logits
+        repetition_penalty sequence_bias stop_strings suppress_tokens temperature top_k top_p
+        typical_p"""
     ),
     # how caches, drafts and outputs are kept: the tokens are the same
     harmless=keys(

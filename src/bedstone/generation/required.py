@@ -11,16 +11,22 @@ what ends has all words.
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
+
+if TYPE_CHECKING:
+    from bedstone.data.text.tokenizer import Tokenizer
 
 Ids = tuple[int, ...]
 Word = tuple[Ids, ...]  # alternatives
 # Ways that are still open: the words to come (by number, sorted) and the tokens of one begun.
 State = frozenset[tuple[Ids, Ids]]
 WAYS = 64  # at most that a state keeps: those nearest to the end
+START = -1  # before the ids of an alternative: it stands at the beginning of a text alone
+OTHER = -2  # any token that no word has
+BEFORE = (("a", " "), ("", ""), ("(", ""))  # where words stand: in a text, at its beginning, joined
 C = TypeVar("C")
 
 
@@ -28,14 +34,15 @@ class RequiredWords:
     """The automaton of some words.
 
     Args:
-        words: each with its alternatives; the same one twice must occur twice.
+        words: each with its alternatives, one of which at least may stand anywhere; the same one
+            twice must occur twice.
     """
 
     def __init__(self, words: Sequence[Word]) -> None:
         self._words = list(dict.fromkeys(tuple(dict.fromkeys(word)) for word in words))
         numbers = {word: number for number, word in enumerate(self._words)}
         unmet = sorted(numbers[tuple(dict.fromkeys(word))] for word in words)
-        self._least = [min(map(len, word)) for word in self._words]
+        self._least = [min(len(ids) for ids in word if ids[0] != START) for word in self._words]
         self._tokens = frozenset(token for word in self._words for ids in word for token in ids)
         self._known: dict[tuple[State, int], State] = {}
         self._needed: dict[State, int] = {}
@@ -45,7 +52,7 @@ class RequiredWords:
     def after(self, state: State, ids: Iterable[int]) -> State:
         """The state after more tokens."""
         for token in ids:
-            token = token if token in self._tokens else -1  # all others break a word off
+            token = token if token in self._tokens else OTHER  # which breaks a word off
             key = state, token
             if key not in self._known:
                 self._known[key] = self._next(state, token)
@@ -65,7 +72,7 @@ class RequiredWords:
             self._wanted[state] = tuple(
                 token
                 for token in sorted(self._tokens)
-                if self.needed(self.after(state, [token])) < least
+                if token != START and self.needed(self.after(state, [token])) < least
             )
         return self._wanted[state]
 
@@ -123,21 +130,24 @@ def in_turn(candidates: Iterable[tuple[int, C]]) -> list[tuple[int, C]]:
     return [(rank, candidate) for rank, _, candidate in placed]
 
 
-def parse_words(value: object, name: str) -> tuple[Word, ...]:
+def parse_words(value: object, name: str, least: int = 0) -> tuple[Word, ...]:
     """Words of `force_words_ids`: lists of ids, or lists of such lists, of which one is enough.
+
+    Args:
+        least: the least id there is.
 
     Raises:
         BedstoneError: it is something else.
     """
-    words = value if isinstance(value, list | tuple) else [None]
+    words: Sequence[Any] = value if isinstance(value, list | tuple) else [None]
     made = []
     for word in words:
         several = isinstance(word, list | tuple) and all(isinstance(x, list | tuple) for x in word)
-        choices = word if several else [word]
+        choices: Sequence[Any] = word if several else [word]
         if not choices or not all(
             isinstance(ids, list | tuple)
             and ids
-            and all(type(token) is int and token >= 0 for token in ids)
+            and all(type(token) is int and token >= least for token in ids)
             for ids in choices
         ):
             raise BedstoneError(
@@ -146,6 +156,73 @@ def parse_words(value: object, name: str) -> tuple[Word, ...]:
             )
         made.append(tuple(tuple(ids) for ids in choices))
     return tuple(made)
+
+
+def words_of(
+    tokenizer: "Tokenizer", texts: Iterable[str | Sequence[str]], name: str
+) -> tuple[Word, ...]:
+    """Words that must occur by their text: each one text, or several of which one is enough.
+
+    Alternatives in one text stand between bars: `sea|ocean`. A word is found where a space is
+    before it, and at the beginning of a text.
+
+    Raises:
+        BedstoneError: a text is blank, or the tokenizer can't spell it.
+    """
+    found = []
+    for text in texts:
+        choices = text.split("|") if isinstance(text, str) else list(text)
+        spelled: list[Ids] = []
+        for choice in choices:
+            free, bound = _spellings(tokenizer, choice, BEFORE[:2], name)
+            spelled.append(free)
+            if bound != free:
+                spelled.append((START, *bound))
+        found.append(tuple(dict.fromkeys(spelled)))
+    return tuple(found)
+
+
+def banned_words(tokenizer: "Tokenizer", texts: Iterable[str], name: str) -> tuple[Ids, ...]:
+    """Words that must not occur: each with and without a space before it, in all usual cases.
+
+    Raises:
+        BedstoneError: as of `words_of`.
+    """
+    found = []
+    for text in texts:
+        for way in (text, text.lower(), text[:1].upper() + text[1:], text.upper()):
+            found += _spellings(tokenizer, way, BEFORE, name, some=way != text)
+    return tuple(dict.fromkeys(found))
+
+
+def _spellings(
+    tokenizer: "Tokenizer",
+    text: str,
+    before: Iterable[tuple[str, str]],
+    name: str,
+    *,
+    some: bool = False,
+) -> list[Ids]:
+    """The ids of a text after each of several beginnings; with `some` those there are.
+
+    Args:
+        before: what precedes it and isn't its own, and what is: a space.
+    """
+    word = text.strip() if isinstance(text, str) else ""
+    if not word:
+        raise BedstoneError(f"{name}: {shown(text)} was given; expected one letter or more.")
+    found = []
+    for start, space in before:
+        lead, whole = tokenizer.encode(start), tokenizer.encode(start + space + word)
+        ids = whole[len(lead) :] if whole[: len(lead)] == lead else whole
+        if tokenizer.decode(ids).strip().casefold() == word.casefold():
+            found.append(tuple(ids))
+        elif not some:
+            raise BedstoneError(
+                f"{name}: {word!r} can't be spelled by the model's tokenizer: it reads "
+                f"{tokenizer.decode(ids)!r}. Take the word out, or spell it otherwise."
+            )
+    return found
 
 
 def allowed(

@@ -60,7 +60,8 @@ def no_repeat_ngram(
         size: n, at least 1.
         sources: of each row, ids whose n-grams may not come; by default its own.
     """
-    rows, columns = [], []
+    rows: list[int] = []
+    columns: list[int] = []
     for row, ids in enumerate(history):
         held = ids if sources is None else sources[row]
         if len(held) >= size and len(ids) >= size - 1:
@@ -118,7 +119,8 @@ def constrain(
     if rules.sequence_bias:
         logits = _biased(logits, history, rules.sequence_bias)
     if taken is not None:
-        logits = _added(logits, [(row, *one) for row, own in enumerate(taken) for one in own.items()])
+        less = [(row, *one) for row, own in enumerate(taken) for one in own.items()]
+        logits = _added(logits, less)
     if sources is None and rules.compares:
         sources = [ids[:size] for ids, size in zip(history, sizes, strict=True)]
     if rules.source_penalty != 1:
@@ -380,13 +382,19 @@ class Sampling(Settings):
         history: Sequence[Sequence[int]],
         sizes: Sequence[int] | None = None,
         ends: Iterable[int] = (),
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """The logits, fp32, that a token is drawn from: softmax of them is its distribution."""
         sizes = [0] * len(history) if sizes is None else sizes
-        logits = constrain(logits.float(), history, self, sizes, ends)
-        if self.no_repeat_ngram and (logits.amax(-1) == -math.inf).any():
+        logits = constrain(logits.float(), history, self, sizes, ends, sources=sources)
+        ngrams = {
+            "sampling.no_repeat_ngram": self.no_repeat_ngram,
+            "encoder_no_repeat_ngram_size": self.constraints.source_ngram,
+        }
+        said = [f"{name}: with {size}" for name, size in ngrams.items() if size]
+        if said and (logits.amax(-1) == -math.inf).any():
             raise BedstoneError(
-                f"sampling.no_repeat_ngram: with {self.no_repeat_ngram}, a row has come to "
+                f"{', '.join(said)}, a row has come to "
                 "where every token would be a repeat. Raise it, or lower max_tokens."
             )
         if self.temperature == 0:
@@ -412,6 +420,7 @@ class Sampling(Settings):
         generators: Sequence[torch.Generator],
         sizes: Sequence[int] | None = None,
         ends: Iterable[int] = (),
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """The next token of each row, (B,).
 
@@ -421,6 +430,7 @@ class Sampling(Settings):
             generators: one a row, on the CPU; unused where the temperature is 0.
             sizes: tokens of each row's prompt; None counts none.
             ends: ids that end a row.
+            sources: ids that each row's memory was made of; None takes its prompt.
         """
-        logits = self.warp(logits, history, sizes, ends)
+        logits = self.warp(logits, history, sizes, ends, sources)
         return logits.argmax(-1) if self.temperature == 0 else draw(logits, generators)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
-from bedstone.generation.required import Word, parse_words
+from bedstone.generation.required import START, Word, banned_words, parse_words, words_of
 from bedstone.reading import read_text, shown, to_path
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
 if TYPE_CHECKING:
+    from bedstone.data.text.tokenizer import Tokenizer
     from bedstone.generation.sampling import Sampling
 
 # Fields of `BeamSearch` by the names that `generate` and generation_config.json have.
@@ -37,7 +38,12 @@ MINIMA |= {"no_repeat_ngram": 0, "min_tokens": 0}
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
 RANGES["diversity"] = (0, 1_000_000)
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
-OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
+# settings that only beams have
+OF_BEAMS = (
+    "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty", "force_words",
+    "force_words_ids", "return_alternatives",
+)  # fmt: skip
+LISTS = ("stop", "force_words", "bad_words")  # settings that may have several texts
 OF_ONE = ("prompt_lookup_num_tokens", "prediction")  # that a continuation of its own has
 CUTOFFS = ("typical_p", "epsilon_cutoff", "eta_cutoff")  # published ones that need chance
 TOP_K = 50  # of published models that say nothing, as in transformers
@@ -90,7 +96,8 @@ class BeamSearch:
     alternatives: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "required", parse_words(self.required, "force_words_ids"))
+        words = parse_words(self.required, "force_words_ids", START)
+        object.__setattr__(self, "required", words)
         if not isinstance(self.alternatives, bool):
             raise BedstoneError(
                 f"return_alternatives: {self.alternatives!r} was given; expected true or false."
@@ -186,7 +193,21 @@ class GenerationSettings(Settings):
         length_penalty: of beam search: above 0 favours longer continuations, below 0 shorter.
         early_stopping: of beam search: whether to stop at as many finished continuations as beams;
             or never.
+        num_beam_groups: diverse beam search: number of groups that the beams are divided into.
+        diversity_penalty: of groups: what a token loses for each beam of the groups before that has
+            it in the same step.
+        force_words: of beam search: words that must be in the continuation; sea|ocean asks for one
+            of the two.
+        force_words_ids: the same as lists of token ids, or lists of such lists of which one is
+            enough, as in version 4 of transformers.
+        bad_words: words that are never generated, with and without a space before them, in small
+            letters, capitals, and with a capital first.
+        encoder_no_repeat_ngram_size: n-grams of this size of the source are never generated; of a
+            model without an encoder the source is the prompt. 0 turns it off.
+        encoder_repetition_penalty: above 1 makes tokens of the source more likely; 1 turns it off.
         num_return_sequences: continuations per prompt; of beam search the best, best first.
+        return_alternatives: of beam search: the likeliest next tokens, as many as
+            `num_return_sequences`, each with its best continuation.
         stop: a text, or several, at which a continuation ends; the text itself is removed.
         seed: random seed of sampling: a prompt has the same continuations whatever else is in the
             batch; the second continuation has `seed` + 1. None samples anew each time.
@@ -214,7 +235,15 @@ class GenerationSettings(Settings):
     num_beams: int | None = optional(whole(1))
     length_penalty: float | None = optional(number(-10, 10))
     early_stopping: bool | Literal["never"] | None = None
+    num_beam_groups: int | None = optional(whole(1))
+    diversity_penalty: float | None = optional(number(0))
+    force_words: str | Sequence[str | Sequence[str]] = ()
+    force_words_ids: Any = None
+    bad_words: str | Sequence[str] = ()
+    encoder_no_repeat_ngram_size: int | None = optional(whole(0))
+    encoder_repetition_penalty: float | None = optional(number(0.01, 100))
     num_return_sequences: int | None = optional(whole(1))
+    return_alternatives: bool | None = None
     stop: str | Sequence[str] = ()
     seed: int | None = optional(whole(0, 2**63 - 1))
     prompt_lookup_num_tokens: int | None = optional(whole(0))
@@ -226,9 +255,14 @@ class GenerationSettings(Settings):
             raise BedstoneError(
                 f"prediction: {shown(self.prediction)} was given; expected a text, or None."
             )
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        if not isinstance(stops, list | tuple) or not all(isinstance(one, str) for one in stops):
-            raise BedstoneError(f"stop: {self.stop!r} was given; expected a text, or several.")
+        for name in LISTS:
+            value = getattr(self, name)
+            texts = [value] if isinstance(value, str) else value
+            fits = isinstance(texts, list | tuple)
+            if not fits or not all(_is_text(one, name == "force_words") for one in texts):
+                raise BedstoneError(f"{name}: {value!r} was given; expected a text, or several.")
+        if self.force_words_ids is not None:
+            parse_words(self.force_words_ids, "force_words_ids")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -262,6 +296,7 @@ class GenerationSettings(Settings):
         prompt_tokens: int = 0,
         *,
         usual: int = NEW_TOKENS,
+        tokenizer: "Tokenizer | None" = None,
     ) -> "Sampling | BeamSearch":
         """The settings as sampling or beam search; `returned` is the number of continuations.
 
@@ -270,11 +305,12 @@ class GenerationSettings(Settings):
                 beams give way to chance that is given, its chance to beams that are.
             prompt_tokens: what `max_length` counts beside the new tokens.
             usual: tokens to generate, at most, where nothing says how many.
+            tokenizer: spells words that are given as texts.
 
         Raises:
             BedstoneError: two settings don't fit, or a value is out of range.
         """
-        rules = constraints_of(published)
+        rules = self._rules(published, tokenizer)
         if self.min_new_tokens is not None:
             rules = dataclasses.replace(rules, min_new_tokens=self.min_new_tokens)
         if rules.min_new_tokens:  # it goes before the length that counts the prompt
@@ -283,7 +319,7 @@ class GenerationSettings(Settings):
         samples, beams = self.samples(published), self._beams(published)
         if beams == 1:
             for name in OF_BEAMS:
-                if (value := getattr(self, name)) is not None:
+                if name in self.given and (value := getattr(self, name)) is not False:
                     raise BedstoneError(
                         f"{name}: {value!r} was given, which counts for beam search alone. Give "
                         "num_beams of 2 or more, or leave it out."
@@ -294,8 +330,19 @@ class GenerationSettings(Settings):
                 "Lower the one, or raise the other."
             )
         if beams > 1:
-            return self._search(published, beams, room, rules)
+            return self._search(published, beams, room, rules, tokenizer)
         return self._sampling(published, samples, room, rules)
+
+    def _rules(self, published: Mapping[str, Any], tokenizer: "Tokenizer | None") -> Constraints:
+        """Constraints of the model's file and of what is given."""
+        names = ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")
+        given = {name: value for name, value in self.given.items() if name in names}
+        rules = constraints_of({**published, **given})
+        texts = _texts(self.bad_words)
+        if not texts:
+            return rules
+        words = banned_words(_known(tokenizer, "bad_words"), texts, "bad_words")
+        return dataclasses.replace(rules, bad_words=(*rules.bad_words, *words))
 
     def _room(self, published: Mapping[str, Any], prompt_tokens: int, usual: int) -> int:
         """Tokens to generate, at most."""
@@ -325,7 +372,12 @@ class GenerationSettings(Settings):
         return self.num_beams
 
     def _search(
-        self, published: Mapping[str, Any], beams: int, room: int, rules: Constraints
+        self,
+        published: Mapping[str, Any],
+        beams: int,
+        room: int,
+        rules: Constraints,
+        tokenizer: "Tokenizer | None",
     ) -> BeamSearch:
         for name in OF_ONE:
             if value := getattr(self, name):
@@ -346,6 +398,9 @@ class GenerationSettings(Settings):
         held = published_beams(published)
         held["min_tokens"] = min(held.get("min_tokens", 0), room)  # a limit that is given wins
         said = {**held, **published_beams(self.given)}
+        if texts := _texts(self.force_words):
+            words = words_of(_known(tokenizer, "force_words"), texts, "force_words")
+            said["required"] = (*parse_words(said.get("required", ()), "force_words_ids"), *words)
         rules = dataclasses.replace(rules, min_new_tokens=0)  # a field of its own says it
         return BeamSearch(**{**said, "beams": beams, "max_tokens": room, "constraints": rules})
 
@@ -391,6 +446,25 @@ def read_prediction(file: str | None) -> str | None:
         BedstoneError: it can't be read.
     """
     return None if file is None else read_text(to_path(file, "prediction"), PREDICTION_LIMIT)
+
+
+def _is_text(value: Any, several: bool) -> bool:
+    """Whether a value is a text, or `several` of them if they may be."""
+    if several and isinstance(value, list | tuple) and value:
+        return all(isinstance(one, str) for one in value)
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _known(tokenizer: "Tokenizer | None", name: str) -> "Tokenizer":
+    if tokenizer is None:
+        raise BedstoneError(
+            f"{name}: texts were given where no tokenizer spells them. Give {name}_ids."
+        )
+    return tokenizer
 
 
 NAMES = tuple(field.name for field in dataclasses.fields(GenerationSettings))
