@@ -8,15 +8,18 @@ import pytest
 import torch
 from test_beam import OFTEN, PROMPTS, SOME_END, Captioner, network
 
+from bedstone.data.text.glossary import Glossary
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
 from bedstone.generation.constraints import Constraints
 from bedstone.generation.required import (
+    CLOSED,
     START,
     RequiredWords,
     allowed,
     banned_words,
+    glossary_words,
     in_turn,
     parse_words,
     required_words,
@@ -276,16 +279,18 @@ class Spelled:
     def decode(self, ids, skip_special=True):
         return "".join(self.pieces[number] for number in ids)
 
+    joining_ids = frozenset({1, *range(6, 58)})
+
 
 def test_spellings_of_words():
     known = Spelled()
     (sea, either) = words_of(known, ["sea", "ocean| sea "], "force_words")
-    assert sea == ((0,), (START, 1))
-    assert either[0] == (2,)
-    assert {(0,), (START, 1)} < set(either)
+    assert sea == ((0, CLOSED), (START, 1, CLOSED))
+    assert either[0] == (2, CLOSED)
+    assert set(sea) < set(either)
     banned = {known.decode(ids) for ids in banned_words(known, ["sea"], "bad_words")}
     assert banned == {" sea", "sea", " Sea", "Sea", " SEA", "SEA"}
-    assert words_of(known, ["SEA"], "force_words")[0][0] == tuple(known.encode(" SEA"))
+    assert words_of(known, ["SEA"], "force_words")[0][0] == (*known.encode(" SEA"), CLOSED)
     for text in ("", "  ", "a||b"):
         with pytest.raises(BedstoneError, match=r"force_words: .* one letter or more"):
             words_of(known, [text], "force_words")
@@ -295,6 +300,12 @@ def test_spellings_of_words():
         {"force_words_ids": [[7]], "bad_words_ids": [[9]]}, tokenizer=known
     )
     assert way.required == (((7,),), sea)
+    assert way.joining == known.joining_ids
+    glossary = Glossary([("Meer", "sea"), ("das Meer", "ocean")])
+    found = glossary_words(glossary, known, ["Das Meer, Meer", "nichts", "MEER"])
+    assert found == [((*either[:1], (START, *known.encode("ocean"), CLOSED)), sea), (), (sea,)]
+    with pytest.raises(BedstoneError, match="glossary: 'Küche': 'küche' can't be spelled"):
+        glossary_words(Glossary([("Küche", "küche")]), known, ["Küche"])
     assert way.constraints.bad_words[:2] == ((9,), (2,))
 
 
@@ -307,3 +318,21 @@ def test_the_beginning_of_a_text_needs_no_space():
     assert found[0].ids[0] == plain[0]
     later = beam_search(ours, [[9, 9]], search, eos=())[0][0].ids
     assert holds(later, (((20, 21),),))
+
+
+def test_a_word_by_its_text_doesnt_go_on():
+    joining = frozenset({7, 8, 9})
+    known = RequiredWords((((3, CLOSED),), ((4, 7, CLOSED), (4, 7, 8, CLOSED))), joining)
+    assert known.needed(known.start) == 3
+    for ids, needed in (
+        ([3], 2), ([3, 8], 3), ([3, 5], 2), ([3, 3], 2), ([4, 7], 1), ([4, 7, 8], 1),
+        ([4, 7, 8, 9], 3), ([4, 7, 9], 3), ([4, 7, 3], 0), ([4, 7, 3, 7], 1), ([4, 7, 3, 5, 7], 0),
+    ):  # fmt: skip
+        assert known.needed(known.after(known.start, ids)) == needed, ids
+    ours = network("llama")
+    joining = frozenset(range(10, 40))
+    search = BeamSearch(4, max_tokens=9, returned=4, required=(((8, CLOSED),),), joining=joining)
+    for found in beam_search(ours, PROMPTS, search, eos=()):
+        for one in found:
+            places = [at for at, token in enumerate(one.ids) if token == 8]
+            assert any(at == 8 or one.ids[at + 1] not in joining for at in places)

@@ -247,7 +247,7 @@ def _require(
     search.check_words()
     rules, first = search.constraints, several[0]
     banned = (*rules.bad_words, *((token,) for token in rules.suppressed))
-    required = required_words(allowed(words, banned, ends, vocabulary))
+    required = required_words(allowed(words, banned, ends, vocabulary), search.joining)
     assert required is not None
     begins = len(first.prompt) - len(prefix) == 1  # no text is before it
     state = required.after(required.start, [START, *prefix] if begins else prefix)

@@ -2,17 +2,20 @@
 
 A word is a token sequence, or several of which one is enough (a disjunction: spellings,
 inflections). Each occurrence serves one word: the same word twice needs two, and "New York" doesn't
-serve "New" as well. An automaton over all ways to share tokens out between words says of any
-continuation the fewest tokens that complete it; its states are made as they are met. Beams are
-chosen from banks by that number (Post and Vilar, 2018: dynamic beam allocation), so that unlikely
-words find a place early, and a beam that couldn't be completed in the room that is left is dropped:
-what ends has all words.
+serve "New" as well. A word that is given by its text stands alone: "sea" isn't found in "season",
+whose tokens may begin with its own.
+
+An automaton over all ways to share tokens out between words says of any continuation the fewest
+tokens that complete it; its states are made as they are met. Beams are chosen from banks by that
+number (Post and Vilar, 2018: dynamic beam allocation), so that unlikely words find a place early,
+and a beam that couldn't be completed in the room that is left is dropped: what ends has all words.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bedstone.data.text.glossary import Glossary, Term, is_alone
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 
@@ -25,7 +28,8 @@ Word = tuple[Ids, ...]  # alternatives
 State = frozenset[tuple[Ids, Ids]]
 WAYS = 64  # at most that a state keeps: those nearest to the end
 START = -1  # before the ids of an alternative: it stands at the beginning of a text alone
-OTHER = -2  # any token that no word has
+CLOSED = -2  # behind the ids of an alternative: no token that goes on with a word follows
+OTHER, JOINING = -3, -4  # tokens that no word has: any, and those that go on with one
 BEFORE = (("a", " "), ("", ""), ("(", ""))  # where words stand: in a text, at its beginning, joined
 C = TypeVar("C")
 
@@ -36,13 +40,15 @@ class RequiredWords:
     Args:
         words: each with its alternatives, one of which at least may stand anywhere; the same one
             twice must occur twice.
+        joining: tokens that go on with the word before them.
     """
 
-    def __init__(self, words: Sequence[Word]) -> None:
+    def __init__(self, words: Sequence[Word], joining: frozenset[int] = frozenset()) -> None:
         self._words = list(dict.fromkeys(tuple(dict.fromkeys(word)) for word in words))
         numbers = {word: number for number, word in enumerate(self._words)}
         unmet = sorted(numbers[tuple(dict.fromkeys(word))] for word in words)
-        self._least = [min(len(ids) for ids in word if ids[0] != START) for word in self._words]
+        self._joining = joining
+        self._least = [min(_size(ids) for ids in word if ids[0] != START) for word in self._words]
         self._tokens = frozenset(token for word in self._words for ids in word for token in ids)
         self._known: dict[tuple[State, int], State] = {}
         self._needed: dict[State, int] = {}
@@ -52,7 +58,8 @@ class RequiredWords:
     def after(self, state: State, ids: Iterable[int]) -> State:
         """The state after more tokens."""
         for token in ids:
-            token = token if token in self._tokens else OTHER  # which breaks a word off
+            if token not in self._tokens:
+                token = JOINING if token in self._joining else OTHER
             key = state, token
             if key not in self._known:
                 self._known[key] = self._next(state, token)
@@ -78,37 +85,57 @@ class RequiredWords:
 
     def _next(self, state: State, token: int) -> State:
         found = set()
-        for unmet, begun in state:
+        for unmet, begun in (*state, *self._closed(state, token)):
             if not begun:
                 found.add((unmet, begun))
             longer = (*begun, token)
             for number in set(unmet):
                 for ids in self._words[number]:
                     if ids == longer:
-                        left = list(unmet)
-                        left.remove(number)
-                        found.add((tuple(left), ()))
+                        found.add((_less(unmet, number), ()))
                     elif ids[: len(longer)] == longer:
                         found.add((unmet, longer))
         nearest = sorted(found, key=lambda way: (self._distance(*way), way))
         return frozenset(nearest[:WAYS])
+
+    def _closed(self, state: State, token: int) -> Iterator[tuple[Ids, Ids]]:
+        """Ways whose word ends where the token comes."""
+        if token == JOINING or token in self._joining:
+            return
+        for unmet, begun in state:
+            for number in set(unmet):
+                if begun and (*begun, CLOSED) in self._words[number]:
+                    yield _less(unmet, number), ()
 
     def _distance(self, unmet: Ids, begun: Ids) -> int:
         whole = sum(self._least[number] for number in unmet)
         if not begun:
             return whole
         return whole + min(
-            len(ids) - len(begun) - self._least[number]
+            _size(ids) - _size(begun) - self._least[number]
             for number in set(unmet)
             for ids in self._words[number]
             if ids[: len(begun)] == begun
         )
 
 
+def _size(ids: Ids) -> int:
+    """Tokens of an alternative, without marks."""
+    return sum(token >= 0 for token in ids)
+
+
+def _less(unmet: Ids, number: int) -> Ids:
+    left = list(unmet)
+    left.remove(number)
+    return tuple(left)
+
+
 @lru_cache(1024)
-def required_words(words: tuple[Word, ...]) -> RequiredWords | None:
+def required_words(
+    words: tuple[Word, ...], joining: frozenset[int] = frozenset()
+) -> RequiredWords | None:
     """The automaton of some words, made once; None of none."""
-    return RequiredWords(words) if words else None
+    return RequiredWords(words, joining) if words else None
 
 
 def in_turn(candidates: Iterable[tuple[int, C]]) -> list[tuple[int, C]]:
@@ -164,7 +191,8 @@ def words_of(
     """Words that must occur by their text: each one text, or several of which one is enough.
 
     Alternatives in one text stand between bars: `sea|ocean`. A word is found where a space is
-    before it, and at the beginning of a text.
+    before it, and at the beginning of a text, and where it doesn't go on; in scripts without spaces
+    anywhere.
 
     Raises:
         BedstoneError: a text is blank, or the tokenizer can't spell it.
@@ -174,12 +202,33 @@ def words_of(
         choices = text.split("|") if isinstance(text, str) else list(text)
         spelled: list[Ids] = []
         for choice in choices:
-            free, bound = _spellings(tokenizer, choice, BEFORE[:2], name)
-            spelled.append(free)
-            if bound != free:
-                spelled.append((START, *bound))
+            free, bound, joined = _spellings(tokenizer, choice, BEFORE, name)
+            if is_alone(choice.strip()[0]):
+                free = joined
+            end = () if is_alone(choice.strip()[-1]) else (CLOSED,)
+            spelled += [(*free, *end), (START, *bound, *end)]
         found.append(tuple(dict.fromkeys(spelled)))
     return tuple(found)
+
+
+def glossary_words(
+    glossary: Glossary, tokenizer: "Tokenizer", sources: Iterable[str]
+) -> list[tuple[Word, ...]]:
+    """Of each source text the words that a glossary requires of its translation.
+
+    Raises:
+        BedstoneError: the tokenizer can't spell a target term.
+    """
+    known: dict[Term, Word] = {}
+    found = []
+    for source in sources:
+        terms = glossary.find(source)
+        for term in terms:
+            if term not in known:
+                name = f"glossary: {term.source!r}"
+                (known[term],) = words_of(tokenizer, [term.targets], name)
+        found.append(tuple(known[term] for term in terms))
+    return found
 
 
 def banned_words(tokenizer: "Tokenizer", texts: Iterable[str], name: str) -> tuple[Ids, ...]:

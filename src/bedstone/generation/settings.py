@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
-from bedstone.generation.required import START, Word, banned_words, parse_words, words_of
+from bedstone.generation.required import CLOSED, Word, banned_words, parse_words, words_of
 from bedstone.reading import read_text, shown, to_path
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
@@ -76,6 +76,7 @@ class BeamSearch:
         required: words that every continuation holds (force_words_ids).
         alternatives: whether the `returned` likeliest next tokens are each continued by their best
             (return_alternatives, as in CTranslate2).
+        joining: tokens that go on with a word; none follows a word that is required by its text.
 
     Raises:
         BedstoneError: a value is out of range, or two don't fit.
@@ -94,9 +95,10 @@ class BeamSearch:
     diversity: float = 0.0
     required: tuple[Word, ...] = ()
     alternatives: bool = False
+    joining: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        words = parse_words(self.required, "force_words_ids", START)
+        words = parse_words(self.required, "force_words_ids", CLOSED)
         object.__setattr__(self, "required", words)
         if not isinstance(self.alternatives, bool):
             raise BedstoneError(
@@ -399,7 +401,9 @@ class GenerationSettings(Settings):
         held["min_tokens"] = min(held.get("min_tokens", 0), room)  # a limit that is given wins
         said = {**held, **published_beams(self.given)}
         if texts := _texts(self.force_words):
-            words = words_of(_known(tokenizer, "force_words"), texts, "force_words")
+            known = _known(tokenizer, "force_words")
+            words = words_of(known, texts, "force_words")
+            said["joining"] = known.joining_ids
             said["required"] = (*parse_words(said.get("required", ()), "force_words_ids"), *words)
         rules = dataclasses.replace(rules, min_new_tokens=0)  # a field of its own says it
         return BeamSearch(**{**said, "beams": beams, "max_tokens": room, "constraints": rules})
