@@ -10,6 +10,8 @@ from test_beam import OFTEN, PROMPTS, SOME_END, network
 from bedstone.errors import BedstoneError
 from bedstone.generation.beam import beam_search, likeliest
 from bedstone.generation.settings import BeamSearch, GenerationSettings
+from bedstone.models.gpt.network import GPTConfig, build
+from networks import randomise
 
 
 def after(model, ids) -> torch.Tensor:
@@ -197,3 +199,29 @@ def test_settings_of_the_model_and_given_ones():
     assert GenerationSettings(num_beams=1).resolve(published).returned == 1
     with pytest.raises(BedstoneError, match=r"diversity_penalty: 0\.5 .* num_beams of 2"):
         GenerationSettings(diversity_penalty=0.5).resolve({})
+
+
+def test_a_large_vocabulary_gives_what_all_of_it_sorted_gives(monkeypatch):
+    shape = {"vocab_size": 1501, "width": 32, "layers": 2, "heads": 4, "context": 40}
+    ours = build(GPTConfig(layout="gpt2", **shape)).eval()
+    randomise(ours, 5)
+    with torch.no_grad():
+        ours.head.weight.mul_(4)
+    ends = range(0, 1501, 40)
+    for search in (
+        BeamSearch(4, max_tokens=12, returned=4, early_stopping=True),
+        BeamSearch(4, max_tokens=12, returned=4, groups=2, diversity=1.0),
+        BeamSearch(4, max_tokens=12, returned=4, required=[[1500], [1, 2]], no_repeat_ngram=2),
+    ):
+        for eos in ((7,), ends):
+            with monkeypatch.context() as patch:
+                patch.setattr("bedstone.generation.beam.COLUMNS", 10**6)
+                want = beam_search(ours, PROMPTS, search, eos=eos)
+            found = beam_search(ours, PROMPTS, search, eos=eos)
+            assert [[one.ids for one in own] for own in found] == [
+                [one.ids for one in own] for own in want
+            ]
+            alone = [beam_search(ours, [prompt], search, eos=eos)[0] for prompt in PROMPTS]
+            assert [[one.ids for one in own] for own in alone] == [
+                [one.ids for one in own] for own in want
+            ]

@@ -146,6 +146,10 @@ def test_rows_of_a_batch_have_their_own_constraints(pair):
     [
         ({"guidance_scale": 1.5}, r"guidance_scale = 1\.5 is not supported"),
         ({"penalty_alpha": 0.6}, "penalty_alpha"),
+        ({"constraints": ["x"], "num_beams": 2}, "constraints = .* Take the key out of the file"),
+        ({"force_words_ids": [[3]]}, "force_words_ids = .* num_beams of 2 or more"),
+        ({"encoder_repetition_penalty": 0.0}, r"encoder_repetition_penalty = 0\.0"),
+        ({"encoder_no_repeat_ngram_size": -1}, "encoder_no_repeat_ngram_size = -1"),
         ({"watermarking_config": {"bias": 2.0}}, "watermarking_config"),
         ({"top_h": 0.5}, "top_h"),
         ({"stop_strings": ["x"], "num_beams": 2}, "stop_strings .* beam search"),
@@ -196,6 +200,14 @@ def test_a_source_of_its_own_is_compared_with(pair):
             free = [own[0].ids for own in beam_search(ours, PROMPTS, plain, eos=())]
         assert not any(set(ids) & set(own) for ids, own in zip(found, source, strict=True))
         assert any(set(ids) & set(own) for ids, own in zip(free, source, strict=True))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_ngrams_of_a_source_of_any_kind_are_found(kind):
+    way = Sampling(constraints=constraints_of({"encoder_no_repeat_ngram_size": 3}))
+    source = [kind([1, 2, 9, 1, 2, 4, 2, 1, 2])]
+    logits = constrain(torch.zeros(1, 12), [[7, 1, 2]], way, [1], (), sources=source)
+    assert (logits[0] == -torch.inf).nonzero()[:, 0].tolist() == [4, 9]
 
 
 def test_a_source_whose_ngrams_leave_nothing_is_named(pair):

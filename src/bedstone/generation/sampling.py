@@ -7,7 +7,7 @@ rows, V vocabulary.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -64,14 +64,28 @@ def no_repeat_ngram(
     columns: list[int] = []
     for row, ids in enumerate(history):
         held = ids if sources is None else sources[row]
-        if len(held) >= size and len(ids) >= size - 1:
-            known = torch.tensor(held, dtype=torch.long)
-            runs = known.unfold(0, size, 1)  # (n-grams, size)
-            end = torch.tensor(ids[len(ids) - size + 1 :], dtype=torch.long)
-            last = runs[(runs[:, :-1] == end).all(-1), -1]  # of those that begin as the row ends
-            columns += last[last < logits.shape[-1]].tolist()
+        if len(ids) >= size - 1:
+            found = set(_followers(held, ids[len(ids) - size + 1 :]))
+            columns += [token for token in found if token < logits.shape[-1]]
             rows += [row] * (len(columns) - len(rows))
     return _without(logits, rows, columns)
+
+
+def _followers(ids: Sequence[int], part: Sequence[int]) -> Iterator[int]:
+    """What comes after each occurrence of a part in a row."""
+    if not part:
+        yield from ids
+        return
+    size, part = len(part), list(part)
+    at = size - 1  # where the part may end
+    while True:
+        try:
+            at = ids.index(part[-1], at, len(ids) - 1)
+        except ValueError:
+            return
+        if list(ids[at - size + 1 : at + 1]) == part:
+            yield ids[at + 1]
+        at += 1
 
 
 class Penalties(Protocol):

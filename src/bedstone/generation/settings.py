@@ -326,6 +326,11 @@ class GenerationSettings(Settings):
                         f"{name}: {value!r} was given, which counts for beam search alone. Give "
                         "num_beams of 2 or more, or leave it out."
                     )
+        if beams == 1 and published.get("force_words_ids"):
+            raise BedstoneError(
+                f"{FILE}: force_words_ids = {shown(published['force_words_ids'])} are words that "
+                "beams find. Give num_beams of 2 or more, or take the key out of the file."
+            )
         if (self.min_new_tokens or 0) > room:
             raise BedstoneError(
                 f"min_new_tokens: is {self.min_new_tokens}, more than max_new_tokens, {room}. "
