@@ -138,6 +138,25 @@ def test_generate_searches_with_beams(run, capsys):
     assert "num_beams" in told(capsys, *words, "--num-return-sequences", "2")
 
 
+def test_generate_holds_words_and_keeps_others_out(run, capsys):
+    words = ["generate", str(run), "the", "--max-tokens", "8", "--precision", "fp32"]
+    held = ["--force-words", "cat", "--force-words", "dog|dogs", "--num-beams", "3"]
+    assert main([*words, *held]) == 0
+    text = capsys.readouterr().out.split()
+    assert "cat" in text
+    assert {"dog", "dogs"} & {*text}
+    ids = bedstone.load(run / "model").tokenizer.encode(" cat")
+    assert main([*words, "--force-words-ids", str([ids]), "--num-beams", "2"]) == 0
+    assert "cat" in capsys.readouterr().out
+    assert main([*words, "--bad-words", "cat", "--bad-words", "dog"]) == 0
+    assert not {"cat", "dog"} & {*capsys.readouterr().out.split()}
+    assert "force_words: ['cat'] was given, which counts for beam" in told(
+        capsys, *words, "--force-words", "cat"
+    )
+    groups = ["--num-beams", "4", "--num-beam-groups", "3"]
+    assert "num_beam_groups: 3 groups" in told(capsys, *words, *groups)
+
+
 def test_generate_samples_several(run, capsys):
     words = ["generate", str(run), "the cat", "a", "--max-new-tokens", "4", "--precision", "fp32"]
     chance = ["--temperature", "1", "--num-return-sequences", "2"]
