@@ -148,8 +148,14 @@ def test_generate_holds_words_and_keeps_others_out(run, capsys):
     ids = bedstone.load(run / "model").tokenizer.encode(" cat")
     assert main([*words, "--force-words-ids", str([ids]), "--num-beams", "2"]) == 0
     assert "cat" in capsys.readouterr().out
-    assert main([*words, "--bad-words", "cat", "--bad-words", "dog"]) == 0
-    assert not {"cat", "dog"} & {*capsys.readouterr().out.split()}
+    for banned, left in (("cat", "dog"), ("dog", "cat")):
+        either = ["--force-words", "cat|dog", "--num-beams", "3", "--bad-words", banned]
+        assert main([*words, *either]) == 0
+        text = capsys.readouterr().out.split()
+        assert left in text
+        assert banned not in text
+    both = ["--force-words", "cat", "--num-beams", "3", "--bad-words", "cat"]
+    assert "must occur, and bad_words_ids" in told(capsys, *words, *both)
     assert "force_words: ['cat'] was given, which counts for beam" in told(
         capsys, *words, "--force-words", "cat"
     )
