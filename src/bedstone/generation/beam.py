@@ -435,7 +435,7 @@ def _step(
 
     Only the best candidates, as many as beams, may end: the rest stand by for those that do.
     """
-    one.best = best[0][0]
+    one.best, each = best[0][0], search.each
     ranked = enumerate(best) if one.words is None else _in_banks(one, best, ends)
     if one.pick is not None and not one.beams[0].ids:
         ranked = [(0, candidate) for _, candidate in ranked][one.pick :][:1]
@@ -444,22 +444,25 @@ def _step(
     for rank, (total, source, token, gain) in ranked:
         if total <= NONE / 2:  # banned, or no beam at all; so are those that follow
             break
+        if rank >= each and len(going) == each:
+            break
         beam = one.beams[source]
         length = len(beam.ids) + 1
         stops = token in ends
-        if not stops and len(tokens) < search.each:
+        if not stops and len(tokens) < each:
             tokens.append(token)
         if not stops and length < one.room:
-            if len(going) < search.each:
+            if len(going) < each:
                 going.append((source, _longer(one, beam, total, token, gain)))
-        elif rank < search.each:
+        elif rank < each:
             score = search.scored(total, length)
             finish: Finish = "stop" if stops else "length"
             one.ended.append(Hypothesis((*beam.ids, token), score, beam.own + gain, finish))
-    one.ended.sort(key=lambda each: -each.score)  # stable: of equals the earlier one
-    del one.ended[search.each :]
-    going.sort(key=lambda each: -each[1].total)  # banks have an order of their own
-    while going and len(going) < search.each:  # bans left too few
+            one.ended.sort(key=lambda one: -one.score)  # stable: of equals the earlier one
+    del one.ended[each:]
+    if one.words is not None:
+        going.sort(key=lambda pair: -pair[1].total)  # banks have an order of their own
+    while going and len(going) < each:  # bans left too few
         source, beam = going[0]
         going.append((source, replace(beam, total=NONE)))
     one.sources = [source for source, _ in going]
