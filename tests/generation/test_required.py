@@ -3,6 +3,7 @@
 import itertools
 import random
 import string
+from dataclasses import replace
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_words_just_fit_and_one_more_is_refused():
         tight = BeamSearch(3, max_tokens=5, required=required, constraints=last)
         beam_search(ours, PROMPTS, tight, eos=[5])
     first = BeamSearch(3, max_tokens=5, required=required, constraints=Constraints(forced_first=2))
-    with pytest.raises(BedstoneError, match=r"prompts\[2\]: the words .* take 6 tokens"):
+    with pytest.raises(BedstoneError, match=r"prompts\[2\]: the words .* take 5 .* leaves 4"):
         beam_search(ours, PROMPTS, first, eos=())
 
 
@@ -316,6 +317,11 @@ def test_the_beginning_of_a_text_needs_no_space():
     search = BeamSearch(4, max_tokens=8, required=(word,))
     found = beam_search(ours, [[9]], search, eos=())[0]
     assert found[0].ids[0] == plain[0]
+    first = BeamSearch(3, max_tokens=5, required=(word,), constraints=Constraints(forced_first=2))
+    forced = beam_search(ours, [[9]], first, eos=())[0][0].ids
+    assert forced[:2] == (2, plain[0]) or holds(forced, (((20, 21),),))
+    short = replace(first, max_tokens=2)  # one token is forced, and only the other form fits
+    assert beam_search(ours, [[9]], short, eos=())[0][0].ids == (2, plain[0])
     later = beam_search(ours, [[9, 9]], search, eos=())[0][0].ids
     assert holds(later, (((20, 21),),))
 

@@ -94,6 +94,7 @@ class _Search:
         best: the highest total of its last candidates.
         words: that must occur.
         spare: tokens at the end of the room that must be others than theirs.
+        forced: the first token, where it is given and of no word.
         source: ids that the decoder's memory was made of.
     """
 
@@ -109,11 +110,18 @@ class _Search:
     best: float = 0.0
     words: RequiredWords | None = None
     spare: int = 0
+    forced: int | None = None
     source: Sequence[int] = ()
 
     def spaces(self, length: int) -> int:
         """How many tokens may follow so many and be any."""
         return self.room - length - self.spare
+
+    def after(self, beam: _Beam, token: int) -> State:
+        """How far a beam is with the words after one more token."""
+        if self.words is None or (token == self.forced and not beam.ids):
+            return beam.state
+        return self.words.after(beam.state, [token])
 
 
 # A continuation by one token: its total, the beam, the token, and its own log-probability.
@@ -252,16 +260,16 @@ def _require(
     begins = len(first.prompt) - len(prefix) == 1  # no text is before it
     state = required.after(required.start, [START, *prefix] if begins else prefix)
     spare = int(bool(rules.forced_last) and first.room == search.max_tokens)
-    needed, room = required.needed(state), first.room - spare
-    if rules.forced_first is not None and len(first.prompt) == 1:
-        needed = 1 + required.needed(required.after(state, [rules.forced_first]))
+    forced = rules.forced_first if len(first.prompt) == 1 else None
+    needed, room = required.needed(state), first.room - spare - (forced is not None)
     if needed > room:
         raise BedstoneError(
             f"prompts[{first.number}]: the words that must occur take {needed} tokens, and "
             f"max_new_tokens or the context leaves {room}. Raise it, or require fewer words."
         )
     for one in several:
-        one.words, one.spare, one.beams = required, spare, [_Beam(state=state)]
+        one.words, one.spare, one.forced = required, spare, forced
+        one.beams = [_Beam(state=state)]
 
 
 def _turns(
@@ -421,7 +429,7 @@ def _in_banks(
         if total <= NONE / 2:
             break
         beam = one.beams[source]
-        needed = words.needed(words.after(beam.state, [token]))
+        needed = words.needed(one.after(beam, token))
         fits = needed <= one.spaces(len(beam.ids) + 1) or not needed
         if fits and not (needed and token in ends):
             found.append((needed, candidate))
@@ -453,7 +461,9 @@ def _step(
             tokens.append(token)
         if not stops and length < one.room:
             if len(going) < each:
-                going.append((source, _longer(one, beam, total, token, gain)))
+                state = one.after(beam, token)
+                longer = _Beam((*beam.ids, token), total, beam.own + gain, state)
+                going.append((source, longer))
         elif rank < each:
             score = search.scored(total, length)
             finish: Finish = "stop" if stops else "length"
@@ -468,11 +478,6 @@ def _step(
     one.sources = [source for source, _ in going]
     one.beams = [beam for _, beam in going]
     return tokens
-
-
-def _longer(one: _Search, beam: _Beam, total: float, token: int, gain: float) -> _Beam:
-    state = beam.state if one.words is None else one.words.after(beam.state, [token])
-    return _Beam((*beam.ids, token), total, beam.own + gain, state)
 
 
 def _goes_on(one: _Search, search: BeamSearch) -> bool:
