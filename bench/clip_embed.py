@@ -72,7 +72,7 @@ def contestants(folder: Path) -> list[Contestant]:
         Contestant("transformers bf16", theirs_bf16),
         Contestant("bedstone", for_inference(network, torch.float32).image_features),
         Contestant("bedstone bf16", for_inference(network, torch.bfloat16).image_features),
-        Contestant("bedstone int8", for_inference(network, torch.float32, 8).image_features),
+        Contestant("bedstone int8", for_inference(network, torch.bfloat16, 8).image_features),
     ]
 
 

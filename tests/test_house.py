@@ -58,6 +58,7 @@ ALONE = {
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
+    "nn/fast/choose.py": "measures and keeps; it knows no network",
     "nn/fast/products.py": "what the engine does for networks that don't write",
     "generation/lookup.py": "drafts of tokens and when they pay; no network is read there",
     "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",

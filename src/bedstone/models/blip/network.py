@@ -25,6 +25,8 @@ from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.blocks import Block, Context, PostNorm, Stack
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.dropout import Dropout
+from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
+from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.masks import Causal, Full, Mask, Padding
 from bedstone.nn.positions import LearnedPositions
@@ -190,6 +192,7 @@ class Blip(nn.Module):
     """
 
     causal = False  # it writes over a picture, not from text alone
+    engine: LazyDecoder | None = None  # of a network that is ready for inference
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -288,7 +291,21 @@ class Blip(nn.Module):
             memory: of pictures, for captions; the states of questions, for answers.
             memory_keep: (P, S) bool, which of its states are real; None says all are.
         """
-        return BlipDecoder(self._part("decoder"), self._part("head"), memory, memory_keep)
+        decoder, head = self._part("decoder"), self._part("head")
+        return BlipDecoder(decoder, head, memory, memory_keep, self.engine)
+
+    def decoder_parts(self) -> DecoderParts:
+        """The decoder's modules as the engine reads them."""
+        decoder = self._part("decoder")
+        return DecoderParts(
+            decoder.config,
+            decoder.embed,
+            decoder.stack,
+            self._part("head"),
+            tied=bool(self.ties),
+            positions=decoder.positions,
+            embed_norm=decoder.norm,
+        )
 
     def forward(
         self,
@@ -333,12 +350,25 @@ class BlipDecoder:
     """A decoder over one memory, with all that `generation.autoregress` asks of a network."""
 
     def __init__(
-        self, decoder: BlipText, head: Any, memory: Tensor, memory_keep: Tensor | None
+        self,
+        decoder: BlipText,
+        head: Any,
+        memory: Tensor,
+        memory_keep: Tensor | None,
+        engine: LazyDecoder | None = None,
     ) -> None:
         self.config = decoder.config
         self.head = head
         self.memory, self.memory_keep = memory, memory_keep
-        self._decoder = decoder
+        self._decoder, self._engine = decoder, engine
+
+    def over_engine(self) -> MemoryDecoder | None:
+        """The same over the engine, where that is possible."""
+        if self._engine is None:
+            return None
+        keep = self.memory_keep
+        first = None if keep is None else torch.where(keep, 0, NEVER)
+        return self._engine.over(self.memory, first)
 
     def states(
         self,

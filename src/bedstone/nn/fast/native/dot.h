@@ -8,10 +8,10 @@
 #pragma once
 #include "math.h"
 
-enum { GROUP = 32 };  // inputs of a row that share a scale
+enum { GROUP = 32 };  // inputs of a row that have high digits or not
 
 #ifdef __AVX512F__
-enum { TILE = 8, DEEP = 6 };  // rows that stand in registers at once: queries, and of products
+enum { TILE = 8, DEEP = 8 };  // rows that stand in registers at once: queries, and of products
 
 ALWAYS F16 from_half(const uint16_t* p) {
   return (F16)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
@@ -21,24 +21,37 @@ ALWAYS I16 dot(I16 sum, I16 w, I16 x) {
   return (I16)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
 }
 
-// N panels, `apart` bytes from each other. `sums` are those of each row's inputs: weights of 8
-// bits are kept as w + 128.
+// Sums of R rows over inputs `from` to `to` of N panels, `apart` bytes from each other. Weights of
+// 8 bits are kept as w + 128, so sums begin at -128 times those of the rows' inputs.
 template <int R, int N>
-ALWAYS void dot8(const uint8_t* w, int64_t apart, const int8_t* const* x, const int32_t* sums,
-                 I16 (*out)[N]) {
-  for (int r = 0; r < R; r++)
-    for (int n = 0; n < N; n++) out[r][n] = wide(-128 * sums[r]);
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; j++) {
-    I16 v[N];
-    for (int n = 0; n < N; n++) v[n] = *(const I16*)(w + n * apart + 64 * j);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      I16 four = wide(((const int32_t*)x[r])[j]);
-      for (int n = 0; n < N; n++) out[r][n] = dot(out[r][n], v[n], four);
-    }
+struct Sums {
+  I16 held[R][N];
+  ALWAYS_MEMBER Sums(const int32_t* inputs) {
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) held[r][n] = wide(-128 * inputs[r]);
   }
-}
+  ALWAYS_MEMBER void add(const uint8_t* w, int64_t apart, const int8_t* const* x, int from, int to) {
+    I16 sums[R][N];
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) sums[r][n] = held[r][n];
+#pragma GCC unroll 4
+    for (int j = from / 4; j < to / 4; j++) {
+      I16 v[N];
+      for (int n = 0; n < N; n++) v[n] = *(const I16*)(w + n * apart + 64 * (int64_t)j);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        I16 four = wide(((const int32_t*)x[r])[j]);
+        for (int n = 0; n < N; n++) sums[r][n] = dot(sums[r][n], v[n], four);
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) held[r][n] = sums[r][n];
+  }
+  ALWAYS_MEMBER void floats(F16 (*out)[N]) const {
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) out[r][n] = to_float(held[r][n]);
+  }
+};
 
 template <int R, int N>
 ALWAYS void dot4(const uint8_t* w, int64_t apart, const int8_t* const* x, I16 (*out)[N]) {
@@ -73,35 +86,48 @@ ALWAYS F16 from_half(const uint16_t* p) {
 }
 
 template <int R, int N>
-ALWAYS void dot8(const uint8_t* panels, int64_t apart, const int8_t* const* x, const int32_t* sums,
-                 I16 (*out)[N]) {
-  for (int n = 0; n < N; n++) {
-    const uint8_t* w = panels + n * apart;
-    __m256i parts[R][4];  // of four outputs each, two halves of an output side by side
-    for (int r = 0; r < R; r++)
-      for (int k = 0; k < 4; k++) parts[r][k] = _mm256_setzero_si256();
-    for (int j = 0; j < 8; j++) {
-      __m256i rows[R];
-      for (int r = 0; r < R; r++) {
-        int32_t four;
-        memcpy(&four, x[r] + 4 * j, 4);
-        rows[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
-      }
+struct Sums {
+  __m256i held[N][R][4];  // of four outputs each, two halves of an output side by side
+  const int32_t* inputs;
+  ALWAYS_MEMBER Sums(const int32_t* inputs) : inputs(inputs) {
+    for (int n = 0; n < N; n++)
+      for (int r = 0; r < R; r++)
+        for (int k = 0; k < 4; k++) held[n][r][k] = _mm256_setzero_si256();
+  }
+  ALWAYS_MEMBER void add(const uint8_t* w, int64_t apart, const int8_t* const* x, int from, int to) {
+    for (int n = 0; n < N; n++) {
+      __m256i parts[R][4];
+      for (int r = 0; r < R; r++)
+        for (int k = 0; k < 4; k++) parts[r][k] = held[n][r][k];
+      for (int j = from / 4; j < to / 4; j++) {
+        __m256i rows[R];
+        for (int r = 0; r < R; r++) {
+          int32_t four;
+          memcpy(&four, x[r] + 4 * j, 4);
+          rows[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
+        }
+        const uint8_t* at = w + n * apart + 64 * (int64_t)j;
 #pragma GCC unroll 4
-      for (int k = 0; k < 4; k++) {
-        __m256i v = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(w + 64 * j + 16 * k)));
-        for (int r = 0; r < R; r++)
-          parts[r][k] = _mm256_add_epi32(parts[r][k], _mm256_madd_epi16(v, rows[r]));
+        for (int k = 0; k < 4; k++) {
+          __m256i v = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(at + 16 * k)));
+          for (int r = 0; r < R; r++)
+            parts[r][k] = _mm256_add_epi32(parts[r][k], _mm256_madd_epi16(v, rows[r]));
+        }
       }
-    }
-    for (int r = 0; r < R; r++) {
-      __m256i a = _mm256_hadd_epi32(parts[r][0], parts[r][1]);
-      __m256i b = _mm256_hadd_epi32(parts[r][2], parts[r][3]);
-      out[r][n] = I16((I8)_mm256_permute4x64_epi64(a, 0xd8), (I8)_mm256_permute4x64_epi64(b, 0xd8));
-      out[r][n] += wide(-128 * sums[r]);
+      for (int r = 0; r < R; r++)
+        for (int k = 0; k < 4; k++) held[n][r][k] = parts[r][k];
     }
   }
-}
+  ALWAYS_MEMBER void floats(F16 (*out)[N]) const {
+    for (int n = 0; n < N; n++)
+      for (int r = 0; r < R; r++) {
+        __m256i a = _mm256_hadd_epi32(held[n][r][0], held[n][r][1]);
+        __m256i b = _mm256_hadd_epi32(held[n][r][2], held[n][r][3]);
+        I16 sums((I8)_mm256_permute4x64_epi64(a, 0xd8), (I8)_mm256_permute4x64_epi64(b, 0xd8));
+        out[r][n] = to_float(sums + wide(-128 * inputs[r]));
+      }
+  }
+};
 
 template <int R, int N>
 ALWAYS void dot4(const uint8_t* panels, int64_t apart, const int8_t* const* x, I16 (*out)[N]) {
@@ -133,7 +159,7 @@ ALWAYS void dot4(const uint8_t* panels, int64_t apart, const int8_t* const* x, I
 // Two inputs a step, in fp32 whatever the weights: bf16 rows where the processor has them.
 #if defined(__AVX512F__) && defined(__AVX512BF16__)
 typedef uint16_t Rough;
-ALWAYS Rough to_rough(float x) { return to_bf16(x); }
+ALWAYS void to_rough(Rough* p, F16 x) { store_bf16(p, x); }
 ALWAYS F16 dot_bf16(F16 sum, U16 w, const Rough* x) {
   int32_t two;
   memcpy(&two, x, 4);
@@ -141,7 +167,7 @@ ALWAYS F16 dot_bf16(F16 sum, U16 w, const Rough* x) {
 }
 #else
 typedef float Rough;
-ALWAYS Rough to_rough(float x) { return x; }
+ALWAYS void to_rough(Rough* p, F16 x) { *(F16*)p = x; }
 ALWAYS F16 dot_bf16(F16 sum, U16 w, const Rough* x) {
   sum += as_float(w << 16) * x[0];
   return sum + as_float(w & U16{} + 0xffff0000u) * x[1];

@@ -43,13 +43,15 @@ struct Attention {
   Norm q_norm, k_norm;
 };
 
-enum Code { EMBED, NORM, PRODUCT, GATED, SELF };
+enum Code { EMBED, NORM, PRODUCT, GATED, SELF, KEEP, CROSS };
 
 struct Op {
   int32_t code, source, target;  // numbers of buffers
   int32_t offset;                // where in the target's rows a product begins
   int32_t adds;                  // whether a product is added to what the target holds
+  int32_t reads_bf16, gives_bf16;  // of a product alone: what source and target hold
   int32_t activation, layer;
+  float factor;  // of what is embedded
   Norm norm;     // of the source
   const Weights* weights;
   const Attention* attention;
@@ -58,16 +60,20 @@ struct Op {
 struct Call {
   const Op* ops;
   int32_t count, rows, threads;  // M
+  int32_t active;                // of the threads, those that work
   int32_t cache_kind, area_stride, scores_stride;
-  float coarse;  // groups whose squared scale is above so many times the mean's are coded finely
+  float coarse;  // times the usual group's largest number is what 8 bits of a row hold
   float* buffers[6];
   int32_t strides[6];
   char* area;            // rows made ready for a product: (max(M, 2 threads), area_stride) bytes
   float* scores;         // (threads, scores_stride): TILE rows of scores, or a row of a product
-  Cache cache;
+  Cache cache, memory;   // memory: what CROSS reads and KEEP writes
   const int32_t *ids, *owners, *slots;  // of each token, (M); its slot is its position
+  const int32_t *memories, *seen;  // of each token: its memory, and how many of its states it sees
   const float *cosines, *sines;   // (positions, W / 2), or null
-  const float* learnt;            // (positions, stride of buffer 0), or null
+  const float* learnt;            // (positions, width of a row), or null
+  const float* distances;         // added to scores: (H, reach + 16), of distances from reach - 1
+  int32_t reach;                  // down to 0 and what is not seen; or null
 };
 
 }  // extern "C"
@@ -131,30 +137,48 @@ void normalise(const Norm& norm, const float* x, float* y) {
            (norm.bias ? norm.bias[i] : 0.0f);
 }
 
-// A row as whole numbers of 8 bits, a scale for each 32, and their sums, which weights kept with an
-// offset need. What rounding leaves of the groups with the largest scales is kept likewise, as
-// `rest`: a few channels with numbers far above the others' make most of the error.
+// A row as whole numbers with one scale: low + 256 high. High digits are kept of the groups of 32
+// alone that don't fit 8 bits: a few channels with numbers far above the others'.
 struct Coded {
-  int8_t* codes;
-  float* scales;
-  int32_t* sums;
-  Coded(char* at, int ins)
-      : codes((int8_t*)at), scales((float*)(at + ins)), sums((int32_t*)(scales + ins / GROUP)) {}
-  static int64_t bytes(int ins) { return ins + ins / GROUP * 8; }
+  struct Whole {
+    float scale;
+    int32_t low_sum, high_sum;
+  }* row;
+  int8_t *low, *high;             // (ins); high is 0 in groups that aren't wide
+  uint32_t* wide;                 // which groups have high digits: a bit each
+  int32_t *low_sums, *high_sums;  // of each group, which weights kept with an offset need
+  ALWAYS_MEMBER Coded(char* at, int ins) {
+    row = (Whole*)at;
+    wide = (uint32_t*)(row + 1);
+    low = (int8_t*)(wide + words(ins));
+    high = low + ins;
+    low_sums = (int32_t*)(high + ins);
+    high_sums = low_sums + ins / GROUP;
+  }
+  static int bytes(int ins) { return sizeof(Whole) + 4 * words(ins) + 2 * ins + 8 * (ins / GROUP); }
+  static ALWAYS_MEMBER int words(int ins) { return (ins / GROUP + 31) / 32; }
 };
 
-ALWAYS void code(Coded to, int g, F16 a, F16 b, F16* rest_a, F16* rest_b) {
-  float most = largest(larger(absolute(a), absolute(b)));
-  F16 inverse = all(most > 0 ? 127.0f / most : 0.0f);
-  F16 whole_a = rounded(a * inverse), whole_b = rounded(b * inverse);
-  I16 first = to_int(whole_a), second = to_int(whole_b);
-  *(B16*)(to.codes + GROUP * g) = narrow(first);
-  *(B16*)(to.codes + GROUP * g + 16) = narrow(second);
-  to.sums[g] = sum(first + second);
-  float scale = most / 127.0f;
-  to.scales[g] = scale + sum((a + b) * 0.0f);  // nan and infinite rows stay so
-  *rest_a = a - whole_a * scale;
-  *rest_b = b - whole_b * scale;
+// The largest number that 8 bits are to hold: of the usual group, times `coarse`. Few groups far
+// above the others don't count.
+float usual(const float* most, int groups, float coarse) {
+  float limit = __builtin_inff();
+  float mean = 0;
+  for (int pass = 0; pass < 4; pass++) {
+    float total = 0;
+    int count = 0;
+    for (int g = 0; g < groups; g++)
+      if (most[g] <= limit) total += most[g], count++;
+    mean = count ? total / count : 0;
+    limit = 2 * mean;
+  }
+  return mean * coarse;
+}
+
+// Of a row made ready, in whole cache lines.
+int ready_bytes(int kind, int ins) {
+  int bytes = kind == FP32 ? 4 * ins : kind == BF16 ? (int)sizeof(Rough) * ins : Coded::bytes(ins);
+  return (bytes + 63) & ~63;
 }
 
 // A row made ready for products: as it is (fp32), rounded (bf16), or coded.
@@ -164,23 +188,133 @@ void make_ready(int kind, const float* x, int ins, float coarse, char* out) {
     return;
   }
   if (kind == BF16) {
-    for (int i = 0; i < ins; i++) ((Rough*)out)[i] = to_rough(x[i]);
+    for (int i = 0; i < ins; i += 16) to_rough((Rough*)out + i, *(const F16*)(x + i));
     return;
   }
-  Coded main(out, ins), rest(out + Coded::bytes(ins), ins);
-  F16 a, b;
-  float squares = 0;
-  for (int g = 0; g < ins / GROUP; g++) {
+  Coded to(out, ins);
+  const int groups = ins / GROUP;
+  float* most = (float*)to.low_sums;  // until sums take their place
+  float top = 0;
+  F16 odd{};  // nan where the row isn't finite
+  for (int g = 0; g < groups; g++) {
     const F16* from = (const F16*)(x + GROUP * g);
-    code(main, g, from[0], from[1], &a, &b);
-    squares += main.scales[g] * main.scales[g];
+    most[g] = largest(larger(absolute(from[0]), absolute(from[1])));
+    top = most[g] > top ? most[g] : top;
+    odd += (from[0] + from[1]) * 0.0f;
   }
-  for (int g = 0; g < ins / GROUP; g++) {
-    rest.scales[g] = 0;
-    if (main.scales[g] * main.scales[g] * (ins / GROUP) <= coarse * squares) continue;
+  const float most_wide = 127 * 256;
+  float limit = usual(most, groups, coarse);
+  float scale = (limit < top ? limit : top) / 127;
+  if (scale * most_wide < top) scale = top / most_wide;
+  float inverse = scale > 0 ? 1 / scale : 0;
+  *to.row = {scale + sum(odd), 0, 0};
+  memset(to.wide, 0, 4 * Coded::words(ins));
+  for (int g = 0; g < groups; g++) {
     const F16* from = (const F16*)(x + GROUP * g);
-    code(main, g, from[0], from[1], &a, &b);
-    code(rest, g, a, b, &a, &b);
+    bool wide_group = most[g] * inverse > 127;
+    I16 digits[2], highs[2] = {wide(0), wide(0)};
+    for (int part = 0; part < 2; part++) {
+      F16 whole = rounded(from[part] * inverse);
+      if (wide_group) {
+        F16 high = rounded(whole * (1 / 256.0f));  // halves to even: low is from -128 to 128
+        F16 low = whole - high * 256.0f;
+        F16 over = pick(low > all(127.0f), all(1.0f), F16{});
+        high += over;
+        whole = low - over * 256.0f;
+        highs[part] = to_int(high);
+        *(B16*)(to.high + GROUP * g + 16 * part) = narrow(highs[part]);
+      }
+      digits[part] = to_int(whole);
+      *(B16*)(to.low + GROUP * g + 16 * part) = narrow(digits[part]);
+    }
+    if (!wide_group) memset(to.high + GROUP * g, 0, GROUP);
+    to.wide[g / 32] |= (uint32_t)wide_group << g % 32;
+    to.row->low_sum += to.low_sums[g] = sum(digits[0] + digits[1]);
+    to.row->high_sum += to.high_sums[g] = sum(highs[0] + highs[1]);
+  }
+}
+
+// Weights of 8 bits: whole sums of all inputs, then of the high digits of wide groups.
+template <int R, int N>
+ALWAYS void bytes(const Weights& w, int number, const char* area, int stride, F16 (*out)[N]) {
+  const int ins = w.ins;
+  const uint8_t* p = (const uint8_t*)w.data + (int64_t)number * ins * 16;
+  const int64_t apart = (int64_t)ins * 16;
+  const int8_t *low[R], *high[R];
+  int32_t low_sums[R], high_sums[R];
+  for (int r = 0; r < R; r++) {
+    Coded from((char*)area + r * (int64_t)stride, ins);
+    low[r] = from.low;
+    high[r] = from.high;
+    low_sums[r] = from.row->low_sum;
+    high_sums[r] = from.row->high_sum;
+  }
+  Sums<R, N> sums(low_sums);
+  sums.add(p, apart, low, 0, ins);
+  sums.floats(out);
+  Sums<R, N> more(high_sums);
+  bool any = false;
+  for (int word = 0; word < Coded::words(ins); word++) {
+    uint32_t wide_groups = 0;
+    for (int r = 0; r < R; r++)
+      wide_groups |= Coded((char*)area + r * (int64_t)stride, ins).wide[word];
+    any |= wide_groups != 0;
+    for (; wide_groups; wide_groups &= wide_groups - 1) {
+      int g = 32 * word + __builtin_ctz(wide_groups);
+      more.add(p, apart, high, GROUP * g, GROUP * (g + 1));
+    }
+  }
+  if (any) {
+    F16 tops[R][N];
+    more.floats(tops);
+    for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++) out[r][n] += tops[r][n] * 256.0f;
+  }
+  for (int n = 0; n < N; n++) {
+    F16 steps = *(const F16*)((const float*)w.scales + 16 * (number + n));
+    for (int r = 0; r < R; r++)
+      out[r][n] *= steps * Coded((char*)area + r * (int64_t)stride, ins).row->scale;
+  }
+}
+
+// Weights of 4 bits: whole sums of each of their groups, times its step.
+template <int R, int N>
+ALWAYS void pairs(const Weights& w, int number, const char* area, int stride, F16 (*out)[N]) {
+  const int ins = w.ins, groups = ins / w.group, each = w.group / GROUP;
+  const uint8_t* p = (const uint8_t*)w.data + (int64_t)number * ins * 8;
+  const int64_t apart = (int64_t)ins * 8;
+  const uint16_t* steps = (const uint16_t*)w.scales + (int64_t)number * groups * 32;
+  for (int g = 0; g < groups; g++, steps += 32) {
+    F16 step[N], lowest[N];
+    for (int n = 0; n < N; n++) {
+      step[n] = from_half(steps + 32 * n * groups);
+      lowest[n] = from_half(steps + 32 * n * groups + 16);
+    }
+    for (int part = 0; part < each; part++) {
+      const int at = g * each + part;
+      for (int digit = 0; digit < 2; digit++) {
+        const int8_t* codes[R];
+        float sums[R];
+        bool any = !digit;
+        for (int r = 0; r < R; r++) {
+          Coded from((char*)area + r * (int64_t)stride, ins);
+          codes[r] = (digit ? from.high : from.low) + GROUP * at;
+          sums[r] = digit ? from.high_sums[at] * 256.0f : from.low_sums[at];
+          any |= from.wide[at / 32] >> at % 32 & 1;
+        }
+        if (!any) break;
+        I16 dots[R][N];
+        dot4<R, N>(p + at * GROUP * 8, apart, codes, dots);
+        for (int r = 0; r < R; r++)
+          for (int n = 0; n < N; n++)
+            out[r][n] += to_float(dots[r][n]) * (digit ? step[n] * 256.0f : step[n]) +
+                         lowest[n] * sums[r];
+      }
+    }
+  }
+  for (int r = 0; r < R; r++) {
+    float scale = Coded((char*)area + r * (int64_t)stride, ins).row->scale;
+    for (int n = 0; n < N; n++) out[r][n] *= scale;
   }
 }
 
@@ -210,58 +344,30 @@ ALWAYS void panels(const Weights& w, int number, const char* area, int stride, F
       }
     return;
   }
-  const uint8_t* p = (const uint8_t*)w.data + number * ins * (w.kind == INT8 ? 16 : 8);
-  const int64_t apart = ins * (w.kind == INT8 ? 16 : 8), groups = ins / w.group;
-  const uint16_t* steps = (const uint16_t*)w.scales + number * groups * 32;
-  F16 scale[N], lowest[N];
-  const int each = w.group / GROUP;
-  for (int g = 0, next = 0; g < ins / GROUP; g++) {
-    if (w.kind == INT4 && g == next) {
-      for (int n = 0; n < N; n++) {
-        scale[n] = from_half(steps + 32 * n * groups);
-        lowest[n] = from_half(steps + 32 * n * groups + 16);
-      }
-      next += each;
-      steps += 32;
-    }
-    for (int part = 0; part < 2; part++) {
-      const int8_t* codes[R];
-      float sizes[R];
-      int32_t sums[R];
-      bool any = false;
-      for (int r = 0; r < R; r++) {
-        Coded row((char*)area + r * (int64_t)stride + part * Coded::bytes(ins), ins);
-        codes[r] = row.codes + GROUP * g;
-        sizes[r] = row.scales[g];
-        sums[r] = row.sums[g];
-        any |= sizes[r] != 0;  // true of nan
-      }
-      if (!any) continue;
-      I16 dots[R][N];
-      if (w.kind == INT8) {
-        dot8<R, N>(p + g * GROUP * 16, apart, codes, sums, dots);
-        for (int r = 0; r < R; r++)
-          for (int n = 0; n < N; n++) out[r][n] += to_float(dots[r][n]) * sizes[r];
-      } else {
-        dot4<R, N>(p + g * GROUP * 8, apart, codes, dots);
-        for (int r = 0; r < R; r++)
-          for (int n = 0; n < N; n++)
-            out[r][n] += to_float(dots[r][n]) * (scale[n] * sizes[r]) +
-                         (float)sums[r] * sizes[r] * lowest[n];
-      }
-    }
-  }
   if (w.kind == INT8)
-    for (int n = 0; n < N; n++) {
-      F16 row = *(const F16*)((const float*)w.scales + 16 * (number + n));
-      for (int r = 0; r < R; r++) out[r][n] *= row;
-    }
+    bytes<R, N>(w, number, area, stride, out);
+  else
+    pairs<R, N>(w, number, area, stride, out);
 }
 
+ALWAYS void put(const Op& op, void* target, int64_t at, F16 y) {
+  if (!op.gives_bf16) {
+    F16* place = (F16*)((float*)target + at);
+    *place = op.adds ? *place + y : y;
+    return;
+  }
+  store_bf16((uint16_t*)target + at, y);
+}
+
+// `at` is where in the target the first row's outputs begin.
 template <int R, int N>
-void outputs(const Op& op, int number, const char* area, int stride, float* to, int step) {
+void outputs(const Op& op, int number, const char* area, int stride, void* target, int64_t at,
+             int step) {
   const Weights& w = *op.weights;
   F16 out[R][N], bias[N];
+  for (int r = 0; r < R; r++)  // lines that are written to are fetched meanwhile
+    for (int n = 0; n < N; n++)
+      __builtin_prefetch((char*)target + (at + r * (int64_t)step + 16 * n) * (op.gives_bf16 ? 2 : 4), 1);
   if (R <= DEEP) {
     panels<R, N>(w, number, area, stride, out);
   } else {  // more rows than two panels leave registers for
@@ -274,29 +380,29 @@ void outputs(const Op& op, int number, const char* area, int stride, float* to, 
   for (int n = 0; n < N; n++)
     bias[n] = w.bias ? *(const F16*)(w.bias + 16 * (number + n)) : F16{};
   for (int r = 0; r < R; r++) {
-    F16* place = (F16*)(to + r * (int64_t)step);
+    const int64_t place = at + r * (int64_t)step;
     if (op.code == GATED) {  // the first panel is the gate of the second
-      *place = activate(out[r][0] + bias[0], op.activation) * (out[r][N - 1] + bias[N - 1]);
+      F16 gate = activate(out[r][0] + bias[0], op.activation);
+      put(op, target, place, gate * (out[r][N - 1] + bias[N - 1]));
       continue;
     }
-    for (int n = 0; n < N; n++) {
-      F16 y = activate(out[r][n] + bias[n], op.activation);
-      place[n] = op.adds ? place[n] + y : y;
-    }
+    for (int n = 0; n < N; n++)
+      put(op, target, place + 16 * n, activate(out[r][n] + bias[n], op.activation));
   }
 }
 
 // All rows, in tiles of nearly the same height. Up to TILE are one tile: what comes from memory is
 // then computed with as it comes.
 template <int N>
-void column(const Call& call, const Op& op, int number, const char* area, float* to) {
-  const int stride = call.area_stride, step = call.strides[op.target];
+void column(const Call& call, const Op& op, int number, const char* area, int64_t at) {
+  const int stride = ready_bytes(op.weights->kind, op.weights->ins);
+  const int step = call.strides[op.target];
   for (int m = 0, left = call.rows; left > 0;) {
     int height = left <= TILE || left <= DEEP ? left : left < 2 * DEEP ? (left + 1) / 2 : DEEP;
     const char* from = area + (int64_t)m * stride;
-    float* place = to + (int64_t)m * step;
+    const int64_t place = at + (int64_t)m * step;
     switch (height) {
-#define HEIGHT(R) case R: outputs<R, N>(op, number, from, stride, place, step); break;
+#define HEIGHT(R) case R: outputs<R, N>(op, number, from, stride, call.buffers[op.target], place, step); break;
       HEIGHT(1)
       HEIGHT(2) HEIGHT(3)
 #ifdef __AVX512F__
@@ -311,8 +417,8 @@ void column(const Call& call, const Op& op, int number, const char* area, float*
 void product(const Call& call, const Op& op, Team& team, int thread) {
   const Weights& w = *op.weights;
   const float* x = call.buffers[op.source];
-  float* target = call.buffers[op.target] + op.offset;
   int stride = call.strides[op.source], rows = call.rows;
+  const int64_t each = ready_bytes(w.kind, w.ins);
   // few rows are made ready by every thread for itself: less than a wait costs
   bool alone = rows <= 2;
   char* area = call.area + (alone ? (int64_t)thread * 2 * call.area_stride : 0);
@@ -320,12 +426,16 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
   float* scratch = call.scores + (int64_t)thread * call.scores_stride;
   for (int m = own.first; m < own.last; m++) {
     const float* row = x + (int64_t)m * stride;
-    if (op.norm.kind) {
+    if (op.reads_bf16) {
+      const uint16_t* halves = (const uint16_t*)x + (int64_t)m * stride;
+      for (int i = 0; i < w.ins; i += 16) *(F16*)(scratch + i) = from_bf16(*(const H16*)(halves + i));
+      row = scratch;
+    } else if (op.norm.kind) {
       normalise(op.norm, row, scratch);
       for (int i = op.norm.width; i < w.ins; i++) scratch[i] = 0;
       row = scratch;
     }
-    make_ready(w.kind, row, w.ins, call.coarse, area + (int64_t)m * call.area_stride);
+    make_ready(w.kind, row, w.ins, call.coarse, area + m * each);
   }
   if (!alone) team.wait();
   const int pair = op.code == GATED ? 1 : 2;  // outputs of a gated pair are one panel
@@ -333,7 +443,7 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
   Share mine((count + 1) / 2, thread, team.size);
   const bool single = rows == 1 && op.code != GATED;  // one stream from memory is read faster
   for (int p = mine.first; p < mine.last; p++) {
-    float* to = target + 16 * pair * p;
+    const int64_t to = op.offset + 16 * pair * p;
     if (2 * p + 1 < count && !single) {
       column<2>(call, op, 2 * p, area, to);
       continue;
@@ -368,13 +478,13 @@ float weight_at(const Weights& w, int out, int in) {
 }
 
 void embed(const Call& call, const Op& op, int thread, int threads) {
-  int stride = call.strides[op.target];
+  int stride = call.strides[op.target], ins = op.weights->ins;
   Share mine(call.rows, thread, threads);
   for (int m = mine.first; m < mine.last; m++) {
     float* x = call.buffers[op.target] + (int64_t)m * stride;
-    const float* learnt = call.learnt ? call.learnt + (int64_t)call.slots[m] * stride : nullptr;
-    for (int i = 0; i < stride; i++)
-      x[i] = weight_at(*op.weights, call.ids[m], i) + (learnt ? learnt[i] : 0.0f);
+    const float* learnt = call.learnt ? call.learnt + (int64_t)call.slots[m] * ins : nullptr;
+    for (int i = 0; i < ins; i++)
+      x[i] = weight_at(*op.weights, call.ids[m], i) * op.factor + (learnt ? learnt[i] : 0.0f);
   }
 }
 
@@ -394,21 +504,24 @@ struct Int8Kind {
   ALWAYS Value store(float x) { return (int8_t)__builtin_lrintf(x); }
 };
 
-// Queries and keys are normalised and turned; keys and values go to their slot of the cache.
+// Queries and keys are normalised and turned; keys and values go to their slot of the cache. KEEP
+// has no queries: keys and values of a memory's states.
 template <class K>
 void append(const Call& call, const Op& op, int thread, int threads) {
   typedef typename K::Value Value;
   const Attention& a = *op.attention;
-  const Cache& cache = call.cache;
-  int parts = a.heads + 2 * a.groups, half = a.width / 2;
+  const bool turns = op.code == SELF && call.cosines;
+  const Cache& cache = op.code == SELF ? call.cache : call.memory;
+  const int heads = op.code == SELF ? a.heads : 0;
+  int parts = heads + 2 * a.groups, half = a.width / 2;
   Share mine(call.rows * parts, thread, threads);
   for (int unit = mine.first; unit < mine.last; unit++) {
     int m = unit / parts, part = unit % parts;
     float* x = call.buffers[op.source] + (int64_t)m * call.strides[op.source] + part * a.padded;
-    const Norm& norm = part < a.heads ? a.q_norm : a.k_norm;
-    if (part < a.heads + a.groups) {
+    const Norm& norm = part < heads ? a.q_norm : a.k_norm;
+    if (part < heads + a.groups) {
       if (norm.kind) normalise(norm, x, x);
-      if (call.cosines) {
+      if (turns) {
         const float* cosines = call.cosines + (int64_t)call.slots[m] * half;
         const float* sines = call.sines + (int64_t)call.slots[m] * half;
         for (int i = 0; i < half; i++) {
@@ -418,10 +531,10 @@ void append(const Call& call, const Op& op, int thread, int threads) {
         }
       }
     }
-    if (part < a.heads) continue;
-    bool key = part < a.heads + a.groups;
+    if (part < heads) continue;
+    bool key = part < heads + a.groups;
     int64_t place = ((int64_t)call.owners[m] * cache.layers + op.layer) * a.groups +
-                    (part - a.heads) % a.groups;
+                    (part - heads) % a.groups;
     int slot = call.slots[m];
     float inverse = 1;
     if (sizeof(Value) == 1) {
@@ -446,7 +559,7 @@ void append(const Call& call, const Op& op, int thread, int threads) {
 struct Seen {  // what queries of one tile read: keys and values of a group, and slots of each query
   const void *keys, *values;
   const float *key_scales, *value_scales;
-  const float* queries[TILE];
+  const float *queries[TILE], *biases[TILE];  // biases of scores, by slot
   float* outputs[TILE];
   int first[TILE], last[TILE];  // slots from first to before last
 };
@@ -489,6 +602,7 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
     for (int r = 0; r < R; r++) {
       F16 s = (even[r] + odd[r]) * a.scale;
       if (sizeof(Value) == 1) s *= *(const F16*)(seen.key_scales + block);
+      if (seen.biases[r]) s += *(const F16*)(seen.biases[r] + block);
       I16 slots = lanes + wide(block);
       I16 visible = (slots >= wide(seen.first[r])) & (slots < wide(seen.last[r]));
       s = pick(visible, s, all(-__builtin_inff()));
@@ -508,7 +622,7 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
       if (sizeof(Value) == 1) e *= *(const F16*)(seen.value_scales + block);
       *(F16*)(own + block) = e;
     }
-    shares[r] = 1.0f / sum(total);
+    shares[r] = seen.last[r] > seen.first[r] ? 1.0f / sum(total) : 0.0f;
   }
   for (int lane = 0; lane < a.padded; lane += 16) {
     const Value* values = (const Value*)seen.values + lane;
@@ -536,8 +650,9 @@ template <class K>
 void attend(const Call& call, const Op& op, Team& team, int thread) {
   typedef typename K::Value Value;
   const Attention& a = *op.attention;
-  const Cache& cache = call.cache;
-  const int32_t* owners = call.owners;
+  const bool cross = op.code == CROSS;
+  const Cache& cache = cross ? call.memory : call.cache;
+  const int32_t* owners = cross ? call.memories : call.owners;
   int capacity = cache.capacity;
   int many = a.heads / a.groups;
   float* scores = call.scores + (int64_t)thread * call.scores_stride;
@@ -570,8 +685,12 @@ void attend(const Call& call, const Op& op, Team& team, int thread) {
                           h * a.padded;
         seen.outputs[r] = call.buffers[op.target] + (int64_t)m * call.strides[op.target] +
                           h * a.padded;
-        seen.last[r] = call.slots[m] + 1;
+        seen.last[r] = cross ? call.seen[m] : call.slots[m] + 1;
         seen.first[r] = a.window && seen.last[r] > a.window ? seen.last[r] - a.window : 0;
+        seen.biases[r] = cross || !call.distances
+                             ? nullptr
+                             : call.distances + (int64_t)h * (call.reach + 16) + call.reach -
+                                   seen.last[r];
       }
       switch (rows) {
 #define MIX(R) case R: mix<K, R>(a, seen, scores, capacity); break;
@@ -587,8 +706,9 @@ void attend(const Call& call, const Op& op, Team& team, int thread) {
 
 template <class K>
 void look(const Call& call, const Op& op, Team& team, int thread) {
-  append<K>(call, op, thread, team.size);
-  team.wait();
+  if (op.code != CROSS) append<K>(call, op, thread, team.size);
+  if (op.code == KEEP) return;
+  if (op.code == SELF) team.wait();
   attend<K>(call, op, team, thread);
 }
 
@@ -639,8 +759,11 @@ void bedstone_run(const Call* call) {
 #pragma omp parallel num_threads(call->threads)
   {
 #pragma omp single
-    team.size = omp_get_num_threads();
-    work(*call, team, omp_get_thread_num());
+    {
+      int found = omp_get_num_threads();
+      team.size = call->active < found ? call->active : found;
+    }
+    if (omp_get_thread_num() < team.size) work(*call, team, omp_get_thread_num());
   }
 }
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define ALWAYS static inline __attribute__((always_inline))
+#define ALWAYS_MEMBER inline __attribute__((always_inline))
 #define VECTOR(type, bytes) type __attribute__((vector_size(bytes), aligned(1), may_alias))
 
 typedef VECTOR(uint16_t, 32) H16;
@@ -49,7 +50,6 @@ struct Two {
   Two(Number x) : a(V{} + x), b(V{} + x) {}
 #define EACH(op) \
   friend ALWAYS_MEMBER Two operator op(Two x, Two y) { return {x.a op y.a, x.b op y.b}; }
-#define ALWAYS_MEMBER inline __attribute__((always_inline))
   EACH(+) EACH(-) EACH(*) EACH(/)
   friend ALWAYS_MEMBER Mask operator<(Two x, Two y) { return {x.a < y.a, x.b < y.b}; }
   friend ALWAYS_MEMBER Mask operator>(Two x, Two y) { return {x.a > y.a, x.b > y.b}; }
@@ -140,6 +140,19 @@ ALWAYS uint16_t to_bf16(float x) {  // rounded to the nearest, ties to even; nan
   memcpy(&bits, &x, 4);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;
   return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
+}
+
+ALWAYS void store_bf16(uint16_t* p, F16 x) {
+#ifdef __AVX512F__
+  U16 bits = as_bits(x);
+  U16 near = (bits + 0x7fffu + ((bits >> 16) & 1)) >> 16;
+  U16 number = (bits & 0x7fffffffu) <= 0x7f800000u;
+  *(H16*)p = __builtin_convertvector((near & number) | (0x7fc0u & ~number), H16);
+#else
+  float numbers[16];
+  *(F16*)numbers = x;
+  for (int i = 0; i < 16; i++) p[i] = to_bf16(numbers[i]);
+#endif
 }
 
 ALWAYS F16 from_bf16(H16 v) { return as_float(widen(v) << 16); }
