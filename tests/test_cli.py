@@ -138,6 +138,31 @@ def test_generate_searches_with_beams(run, capsys):
     assert "num_beams" in told(capsys, *words, "--num-return-sequences", "2")
 
 
+def test_generate_holds_words_and_keeps_others_out(run, capsys):
+    words = ["generate", str(run), "the", "--max-tokens", "8", "--precision", "fp32"]
+    held = ["--force-words", "cat", "--force-words", "dog|dogs", "--num-beams", "3"]
+    assert main([*words, *held]) == 0
+    text = capsys.readouterr().out.split()
+    assert "cat" in text
+    assert {"dog", "dogs"} & {*text}
+    ids = bedstone.load(run / "model").tokenizer.encode(" cat")
+    assert main([*words, "--force-words-ids", str([ids]), "--num-beams", "2"]) == 0
+    assert "cat" in capsys.readouterr().out
+    for banned, left in (("cat", "dog"), ("dog", "cat")):
+        either = ["--force-words", "cat|dog", "--num-beams", "3", "--bad-words", banned]
+        assert main([*words, *either]) == 0
+        text = capsys.readouterr().out.split()
+        assert left in text
+        assert banned not in text
+    both = ["--force-words", "cat", "--num-beams", "3", "--bad-words", "cat"]
+    assert "must occur, and bad_words_ids" in told(capsys, *words, *both)
+    assert "force_words: ['cat'] was given, which counts for beam" in told(
+        capsys, *words, "--force-words", "cat"
+    )
+    groups = ["--num-beams", "4", "--num-beam-groups", "3"]
+    assert "num_beam_groups: 3 groups" in told(capsys, *words, *groups)
+
+
 def test_generate_samples_several(run, capsys):
     words = ["generate", str(run), "the cat", "a", "--max-new-tokens", "4", "--precision", "fp32"]
     chance = ["--temperature", "1", "--num-return-sequences", "2"]

@@ -74,6 +74,10 @@ CASES = {
     "growing": {"exponential_decay_length_penalty": [2, 1.6], "max_new_tokens": 16},
     "penalties": {"repetition_penalty": 1.6, "no_repeat_ngram_size": 2, "suppress_tokens": [2]},
     "normal again": {"renormalize_logits": True, "suppress_tokens": [3, 8], "min_length": 6},
+    "source likelier": {"encoder_repetition_penalty": 1.7},
+    "source less likely": {"encoder_repetition_penalty": 0.4, "repetition_penalty": 1.2},
+    "nothing of the source": {"encoder_no_repeat_ngram_size": 1, "bad_words_ids": [[7, 9]]},
+    "no pair of the source": {"encoder_no_repeat_ngram_size": 2},
     "short": {"max_new_tokens": 3},
     "whole length": {"max_length": 12},
 }
@@ -142,10 +146,11 @@ def test_rows_of_a_batch_have_their_own_constraints(pair):
     [
         ({"guidance_scale": 1.5}, r"guidance_scale = 1\.5 is not supported"),
         ({"penalty_alpha": 0.6}, "penalty_alpha"),
-        ({"num_beam_groups": 2}, "num_beam_groups = 2"),
+        ({"constraints": ["x"], "num_beams": 2}, "constraints = .* Take the key out of the file"),
+        ({"force_words_ids": [[3]]}, "force_words_ids = .* num_beams of 2 or more"),
+        ({"encoder_repetition_penalty": 0.0}, r"encoder_repetition_penalty = 0\.0"),
+        ({"encoder_no_repeat_ngram_size": -1}, "encoder_no_repeat_ngram_size = -1"),
         ({"watermarking_config": {"bias": 2.0}}, "watermarking_config"),
-        ({"encoder_repetition_penalty": 1.3}, "encoder_repetition_penalty"),
-        ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size"),
         ({"top_h": 0.5}, "top_h"),
         ({"stop_strings": ["x"], "num_beams": 2}, "stop_strings .* beam search"),
         ({"suppress_tokens": ["a"]}, r"suppress_tokens = \['a'\]"),
@@ -173,3 +178,42 @@ def test_every_key_of_transformers_is_in_a_list():
     usual = transformers.GenerationConfig()
     assert list(KEYS.unknown({**usual.to_dict(), **usual._get_default_generation_params()})) == []
     KEYS.check({**usual.to_dict(), **usual._get_default_generation_params()}, "its defaults")
+
+
+def test_a_source_of_its_own_is_compared_with(pair):
+    """Of a decoder with a memory: the ids that the memory was made of, not the prompt."""
+    ours, source = pair[0], [[7, 9, 30], [4, 4], [1, 2, 3, 8]]
+    for beams in (1, 3):
+        plain = GenerationSettings(num_beams=beams, max_new_tokens=8).resolve({})
+        ban = {"encoder_no_repeat_ngram_size": 1}
+        way = GenerationSettings(num_beams=beams, max_new_tokens=8, **ban).resolve({})
+        if beams == 1:
+            found = [one.ids for one in generate(ours, PROMPTS, way, sources=source)]
+            free = [one.ids for one in generate(ours, PROMPTS, plain)]
+            likely = GenerationSettings(max_new_tokens=8, encoder_repetition_penalty=50.0)
+            many = generate(ours, PROMPTS, likely.resolve({}), sources=source)
+            often = [sum(t in own for t in one.ids) for one, own in zip(many, source, strict=True)]
+            seldom = [sum(t in own for t in ids) for ids, own in zip(free, source, strict=True)]
+            assert sum(often) > sum(seldom)
+        else:
+            found = [own[0].ids for own in beam_search(ours, PROMPTS, way, eos=(), sources=source)]
+            free = [own[0].ids for own in beam_search(ours, PROMPTS, plain, eos=())]
+        assert not any(set(ids) & set(own) for ids, own in zip(found, source, strict=True))
+        assert any(set(ids) & set(own) for ids, own in zip(free, source, strict=True))
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_ngrams_of_a_source_of_any_kind_are_found(kind):
+    way = Sampling(constraints=constraints_of({"encoder_no_repeat_ngram_size": 3}))
+    source = [kind([1, 2, 9, 1, 2, 4, 2, 1, 2])]
+    logits = constrain(torch.zeros(1, 12), [[7, 1, 2]], way, [1], (), sources=source)
+    assert (logits[0] == -torch.inf).nonzero()[:, 0].tolist() == [4, 9]
+
+
+def test_a_source_whose_ngrams_leave_nothing_is_named(pair):
+    way = GenerationSettings(encoder_no_repeat_ngram_size=1, max_new_tokens=4)
+    with pytest.raises(BedstoneError, match="encoder_no_repeat_ngram_size"):
+        generate(pair[0], [[3]], way.resolve({}), sources=[[*range(VOCABULARY)]])
+    beams = GenerationSettings(encoder_no_repeat_ngram_size=1, num_beams=2).resolve({})
+    with pytest.raises(BedstoneError, match="encoder_no_repeat_ngram_size"):
+        beam_search(pair[0], [[3]], beams, eos=(), sources=[[*range(VOCABULARY)]])

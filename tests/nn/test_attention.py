@@ -267,6 +267,63 @@ def test_beams_that_leave_together_go_on_sharing_a_memory() -> None:
     torch.testing.assert_close(found, whole[[5, 4, 1, 1]])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_move_hold_what_whole_copies_would(seed, monkeypatch) -> None:
+    """Only slots that differ are written; rows move, leave, grow, are read on and rewound."""
+    torch.manual_seed(seed)
+    cache = Cache(2, 3, 2, 30, 4, dtype=torch.float32, device=torch.device("cpu"))
+    want = [[] for _ in range(3)]  # of each row, the numbers that it holds
+    written = 0
+
+    def write(new: int) -> None:
+        nonlocal written
+        for row in want:
+            row += range(written, written + new)
+            written += new
+        numbers = torch.tensor([row[-new:] for row in want]).float()[:, None, :, None]
+        for layer in cache.layers:
+            layer.append(numbers.expand(-1, 2, -1, 4), -numbers.expand(-1, 2, -1, 4))
+        cache.advance(new)
+
+    def check() -> None:
+        for place, row in enumerate(want):
+            for layer in cache.layers:
+                for held, sign in ((layer.keys, 1), (layer.values, -1)):
+                    found = held[place, :, : len(row)]
+                    assert torch.equal(found, sign * torch.tensor(row)[:, None].expand_as(found))
+
+    write(4)
+    cache.set_lengths(torch.tensor([4, 2, 3]))
+    want = [row[:length] for row, length in zip(want, (4, 2, 3), strict=True)]
+    rows = torch.arange(3).repeat_interleave(3)
+    cache.branch(rows)
+    want = [list(want[row]) for row in rows.tolist()]
+    moved = []
+    copy = torch.Tensor.index_copy_
+    monkeypatch.setattr(
+        torch.Tensor, "index_copy_", lambda *args: moved.append(len(args[2])) or copy(*args)
+    )
+    for step in range(12):
+        write(1)
+        check()
+        prompts = len(want) // 3
+        rows = torch.arange(prompts).repeat_interleave(3) * 3 + torch.randint(3, (3 * prompts,))
+        if step == 5:
+            cache.keep(rows[3:])
+            rows = rows[3:]
+        elif step == 8:
+            lengths = torch.tensor([len(row) - 2 for row in want])
+            cache.rewind(lengths)
+            want = [row[:-2] for row in want]
+            write(1)
+            cache.branch(rows)
+        else:
+            cache.branch(rows)
+        want = [list(want[row]) for row in rows.tolist()]
+        check()
+    assert moved[4 * 4] < 2 * 9 * 4  # of 9 rows in 2 heads, not all that they hold
+
+
 def test_beams_change_places_and_a_fork_leaves_the_cache_alone() -> None:
     layer = SelfAttention(16, 4).eval()
     prompt, more = torch.randn(3, 4, 16), torch.randn(3, 2, 16)

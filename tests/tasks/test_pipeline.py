@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import bedstone
+from bedstone.data.text.glossary import words_of_text
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from bedstone.tasks.pipeline import ALIASES, TASKS, task_class
@@ -191,6 +192,30 @@ def test_rows_that_are_fetched_by_number_are_read_one_by_one():
     found = task(Rows())
     assert not isinstance(found, list)
     assert list(found) == task(["go", "a cat", "go"])
+
+
+def test_words_by_text_alternatives_and_groups_are_generated():
+    made = decoder(HeadConfig("language"), "llama")
+    task = bedstone.pipeline("text-generation", made, return_full_text=False, max_new_tokens=12)
+
+    def texts(**settings):
+        return [each[0]["generated_text"] for each in task(["go", "a cat"], **settings)]
+
+    assert not any("film" in words_of_text(text) for text in texts(num_beams=3))
+    for word in ("film", "cat|film", ["film", "cat"]):
+        held = texts(num_beams=3, force_words=word)
+        wanted = {"film", "cat"} if isinstance(word, list) else {"film"}
+        if word == "cat|film":
+            assert all({"film", "cat"} & {*words_of_text(text)} for text in held)
+        else:
+            assert all(wanted <= {*words_of_text(text)} for text in held)
+    more = {"num_beams": 4, "num_return_sequences": 4}
+    several = task("go", return_alternatives=True, **{**more, "num_return_sequences": 6})
+    assert len(several) == 6
+    groups = task("go", num_beam_groups=4, diversity_penalty=99.0, **more)
+    assert len({each["generated_text"] for each in groups}) > 1
+    with pytest.raises(BedstoneError, match=r"words that must occur take \d+ .* leaves 12"):
+        task("go", num_beams=2, force_words=["film"] * 72)
 
 
 def test_a_column_of_a_table_is_read_in_its_own_order():

@@ -158,7 +158,8 @@ class Model:
                     "of GenerationSettings."
                 )
         chosen = GenerationSettings(**settings)
-        way = chosen.resolve(without_usual_length(self.generation), max(sizes, default=1))
+        published, longest = without_usual_length(self.generation), max(sizes, default=1)
+        way = chosen.resolve(published, longest, tokenizer=known)
         if isinstance(way, BeamSearch):
             beams = write_beams(self.network, known, prompts, way, eos=self.end_ids, precision=how)
             texts = [own[0].text for own in beams]

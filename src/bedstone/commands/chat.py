@@ -23,6 +23,7 @@ from bedstone.files import write_json
 from bedstone.generation.autoregress import ready
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import (
+    LISTS,
     GenerationSettings,
     read_prediction,
     without_usual_length,
@@ -45,6 +46,7 @@ class ChatSettings(GenerationSettings):
     Attributes:
         max_new_tokens: maximum number of tokens of an answer (default: 512).
         stop: stop at this text; may be given several times.
+        bad_words: a word that is never generated, in any case; may be given several times.
         num_beams: 1, as answers are streamed.
         num_return_sequences: 1, as a conversation goes one way.
         prediction: file with a text that answers are expected to be, with differences, such as code
@@ -52,6 +54,8 @@ class ChatSettings(GenerationSettings):
     """
 
     stop: tuple[str, ...] = ()
+    force_words: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -272,7 +276,7 @@ class Conversation:
     def _way(self, settings: ChatSettings, prompt_tokens: int) -> Sampling:
         one = dataclasses.replace(settings, num_beams=1)  # whatever the model's own settings say
         published = without_usual_length(self.model.generation)
-        way = one.resolve(published, prompt_tokens, usual=NEW_TOKENS)
+        way = one.resolve(published, prompt_tokens, usual=NEW_TOKENS, tokenizer=self.tokenizer)
         assert isinstance(way, Sampling)
         return way
 
@@ -501,8 +505,8 @@ def _changes(rest: str) -> dict[str, Any]:
         if name not in names:
             raise BedstoneError(f"/set: {name!r} is unknown{nearest(name, names)}.")
         if value.lower() in ("", "none", "null"):
-            found[name] = () if name == "stop" else None
-        elif name == "stop":
+            found[name] = () if name in LISTS else None
+        elif name in LISTS:
             found[name] = (*found.get(name, ()), value)
         elif name == "prediction":
             found[name] = read_prediction(value)

@@ -39,6 +39,9 @@ class PromptSettings(GenerationSettings):
         max_new_tokens: maximum number of tokens to generate (default: 200).
         max_tokens: the older name of --max-new-tokens.
         stop: stop at this text; may be given several times.
+        force_words: of beam search: a word that must be in the continuation, or several of which
+            one is enough, such as sea|ocean; may be given several times.
+        bad_words: a word that is never generated, in any case; may be given several times.
         seed: random seed of the first continuation; each further one adds 1.
         prediction: file with a text that is expected to be generated, with differences, such as
             code that is to be edited: drafts are copied from it first.
@@ -46,6 +49,8 @@ class PromptSettings(GenerationSettings):
 
     max_tokens: int | None = optional(whole(1))
     stop: tuple[str, ...] = ()
+    force_words: tuple[str, ...] = ()
+    bad_words: tuple[str, ...] = ()
     seed: int = whole(0, 2**63 - 1, default=0)  # the same text each time
 
     def __post_init__(self) -> None:
@@ -100,7 +105,8 @@ def generate(
         note = "note: the model has a chat template; --chat reads prompts as a user's messages"
         print(note, file=sys.stderr)
     lengths = [len(encode_prompt(tokenizer, text)) for text in texts]
-    way = settings.resolve(without_usual_length(opened.generation), max(lengths), usual=NEW_TOKENS)
+    published = without_usual_length(opened.generation)
+    way = settings.resolve(published, max(lengths), usual=NEW_TOKENS, tokenizer=tokenizer)
     if isinstance(way, BeamSearch):
         if log_probabilities:
             raise BedstoneError(

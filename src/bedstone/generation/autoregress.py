@@ -197,6 +197,7 @@ def generate(
     top: int = 0,
     precision: Precision | None = None,
     prediction: Sequence[int] = (),
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> list[Generated]:
     """Continues each prompt; arguments and errors as for `stream`."""
     done = [Generated() for _ in prompts]
@@ -209,6 +210,7 @@ def generate(
         top=top,
         precision=precision,
         prediction=prediction,
+        sources=sources,
     ):
         done[step.row].add(step)
     return done
@@ -225,6 +227,7 @@ def stream(
     precision: Precision | None = None,
     ended: Callable[[Step], bool] | None = None,
     prediction: Sequence[int] = (),
+    sources: Sequence[Sequence[int]] | None = None,
 ) -> Iterator[Step]:
     """Continues each prompt, a token of every unfinished row at a time.
 
@@ -261,7 +264,8 @@ def stream(
             f"seeds: {len(seeds)} were given for {len(prompts)} prompts; give one each."
         )
     ends = frozenset(eos)
-    return _stream(network, prompts, sampling, ends, seeds, top, precision, ended, prediction)
+    held = prompts if sources is None else sources
+    return _stream(network, prompts, sampling, ends, seeds, top, precision, ended, prediction, held)
 
 
 def _stream(
@@ -274,6 +278,7 @@ def _stream(
     precision: Precision | None,
     ended: Callable[[Step], bool] | None,
     prediction: Sequence[int],
+    sources: Sequence[Sequence[int]],
 ) -> Iterator[Step]:
     if not prompts:
         return
@@ -299,6 +304,7 @@ def _stream(
             [generators[row] for row in live],
             [len(prompts[row]) for row in live],
             eos,
+            [sources[row] for row in live],
         )
         staying = []
         for place, step in enumerate(_steps(live, logits, chosen, top)):

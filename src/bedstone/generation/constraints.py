@@ -18,11 +18,13 @@ Ids = tuple[int, ...]
 # Every key of a generation_config.json.
 KEYS = Keys(
     honoured=keys(
-        """bad_words_ids begin_suppress_tokens do_sample early_stopping eos_token_id epsilon_cutoff
-        eta_cutoff exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
-        length_penalty max_length max_new_tokens min_length min_new_tokens min_p
-        no_repeat_ngram_size num_beams num_return_sequences renormalize_logits repetition_penalty
-        sequence_bias stop_strings suppress_tokens temperature top_k top_p typical_p"""
+        """bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
+        encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id epsilon_cutoff
+        eta_cutoff exponential_decay_length_penalty force_words_ids forced_bos_token_id
+        forced_eos_token_id length_penalty max_length max_new_tokens min_length min_new_tokens min_p
+        no_repeat_ngram_size num_beam_groups num_beams num_return_sequences renormalize_logits
+        repetition_penalty sequence_bias stop_strings suppress_tokens temperature top_k top_p
+        typical_p"""
     ),
     # how caches, drafts and outputs are kept: the tokens are the same
     harmless=keys(
@@ -37,13 +39,8 @@ KEYS = Keys(
     ),
     plain={
         "constraints": (),
-        "diversity_penalty": (0.0,),
         "dola_layers": (),
-        "encoder_no_repeat_ngram_size": (0,),
-        "encoder_repetition_penalty": (1.0,),
-        "force_words_ids": (),
         "guidance_scale": (1.0,),
-        "num_beam_groups": (1,),
         "penalty_alpha": (0.0,),
         "remove_invalid_values": (False,),
         "token_healing": (False,),
@@ -72,6 +69,8 @@ class Constraints:
         suppressed: ids that are never chosen.
         suppressed_first: ids that aren't chosen as the first new token.
         renormalise: whether what is left has probability 1 again, which beams are compared by.
+        source_penalty: above 1 makes what the source holds likelier.
+        source_ngram: so many tokens that follow one another in the source never do; 0 lets them.
     """
 
     sequence_bias: tuple[tuple[Ids, float], ...] = ()
@@ -84,6 +83,13 @@ class Constraints:
     suppressed: Ids = ()
     suppressed_first: Ids = ()
     renormalise: bool = False
+    source_penalty: float = 1.0
+    source_ngram: int = 0
+
+    @property
+    def compares(self) -> bool:
+        """Whether tokens are compared with those of the source."""
+        return self.source_penalty != 1 or self.source_ngram > 0
 
 
 NONE = Constraints()
@@ -127,6 +133,8 @@ def constraints_of(published: Mapping[str, Any]) -> Constraints:
         suppressed=_ids(published, "suppress_tokens"),
         suppressed_first=_ids(published, "begin_suppress_tokens"),
         renormalise=bool(published.get("renormalize_logits")),
+        source_penalty=_penalty(published, "encoder_repetition_penalty"),
+        source_ngram=_count(published, "encoder_no_repeat_ngram_size"),
     )
 
 
@@ -137,6 +145,13 @@ def _ids(published: Mapping[str, Any], key: str, *, some: bool = False) -> Ids:
     if not all(type(one) is int and one >= 0 for one in values) or (some and not values):
         raise _wrong(published, key, "token ids, 0 or more")
     return tuple(values)
+
+
+def _penalty(published: Mapping[str, Any], key: str) -> float:
+    value = 1.0 if published.get(key) is None else published[key]
+    if type(value) not in (int, float) or not 0.01 <= value <= 100:
+        raise _wrong(published, key, "a number from 0.01 to 100")
+    return float(value)
 
 
 def _count(published: Mapping[str, Any], key: str) -> int:

@@ -7,7 +7,7 @@ rows, V vocabulary.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -45,24 +45,47 @@ def repetition_penalty(logits: Tensor, history: Sequence[Sequence[int]], penalty
     return torch.where(seen & logits.isfinite(), penalised.clamp(-largest, largest), logits)
 
 
-def no_repeat_ngram(logits: Tensor, history: Sequence[Sequence[int]], size: int) -> Tensor:
-    """Logits without the tokens that would bring an n-gram of a row again.
+def no_repeat_ngram(
+    logits: Tensor,
+    history: Sequence[Sequence[int]],
+    size: int,
+    sources: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
+    """Logits without the tokens that would bring an n-gram of a row, or of its source, again.
 
     Paulus et al., 2018, section 2.5, for any n; 1 lets no token come twice.
 
     Args:
         history: each row's own prompt and generated ids, without padding.
         size: n, at least 1.
+        sources: of each row, ids whose n-grams may not come; by default its own.
     """
-    banned = torch.zeros(logits.shape, dtype=torch.bool)
+    rows: list[int] = []
+    columns: list[int] = []
     for row, ids in enumerate(history):
-        if len(ids) >= size:
-            known = torch.tensor(ids, dtype=torch.long)
-            runs = known.unfold(0, size, 1)  # (n-grams, size)
-            same = (runs[:, :-1] == known[len(ids) - size + 1 :]).all(-1)  # begin as the row ends
-            last = runs[same, -1]
-            banned[row, last[last < logits.shape[-1]]] = True
-    return logits.masked_fill(banned.to(logits.device), -math.inf)
+        held = ids if sources is None else sources[row]
+        if len(ids) >= size - 1:
+            found = set(_followers(held, ids[len(ids) - size + 1 :]))
+            columns += [token for token in found if token < logits.shape[-1]]
+            rows += [row] * (len(columns) - len(rows))
+    return _without(logits, rows, columns)
+
+
+def _followers(ids: Sequence[int], part: Sequence[int]) -> Iterator[int]:
+    """What comes after each occurrence of a part in a row."""
+    if not part:
+        yield from ids
+        return
+    size, part = len(part), list(part)
+    at = size - 1  # where the part may end
+    while True:
+        try:
+            at = ids.index(part[-1], at, len(ids) - 1)
+        except ValueError:
+            return
+        if list(ids[at - size + 1 : at + 1]) == part:
+            yield ids[at + 1]
+        at += 1
 
 
 class Penalties(Protocol):
@@ -78,12 +101,20 @@ class Penalties(Protocol):
     def constraints(self) -> Constraints: ...
 
 
+def unconstrained(how: Penalties) -> bool:
+    """Whether `constrain` changes nothing."""
+    return how.constraints == NONE and how.repetition_penalty == 1 and not how.no_repeat_ngram
+
+
 def constrain(
     logits: Tensor,
     history: Sequence[Sequence[int]],
     how: Penalties,
     sizes: Sequence[int],
     ends: Iterable[int],
+    *,
+    sources: Sequence[Sequence[int]] | None = None,
+    taken: Sequence[Mapping[int, float]] | None = None,
 ) -> Tensor:
     """Logits, or log-probabilities of beams, after penalties and constraints, (B, V).
 
@@ -92,23 +123,35 @@ def constrain(
         history: each row's own prompt and generated ids, without padding.
         sizes: the number of tokens in each row's prompt.
         ends: ids that end a continuation.
+        sources: ids that each row's memory was made of; by default its prompt.
+        taken: of each row, what is added to tokens that other groups of beams go on by.
 
     Raises:
         BedstoneError: constraints leave a row no token.
     """
     rules = how.constraints
-    for ids, bias in rules.sequence_bias:
-        logits = _biased(logits, history, ids, bias)
+    if rules.sequence_bias:
+        logits = _biased(logits, history, rules.sequence_bias)
+    if taken is not None:
+        less = [(row, *one) for row, own in enumerate(taken) for one in own.items()]
+        logits = _added(logits, less)
+    if sources is None and rules.compares:
+        sources = [ids[:size] for ids, size in zip(history, sizes, strict=True)]
+    if rules.source_penalty != 1:
+        assert sources is not None
+        logits = repetition_penalty(logits, sources, 1 / rules.source_penalty)
     if how.repetition_penalty != 1:
         logits = repetition_penalty(logits, history, how.repetition_penalty)
     if how.no_repeat_ngram:
         logits = no_repeat_ngram(logits, history, how.no_repeat_ngram)
     if rules == NONE:
         return logits
+    if rules.source_ngram:
+        logits = no_repeat_ngram(logits, history, rules.source_ngram, sources)
     last = [end for end in ends if 0 <= end < logits.shape[-1]]
-    for ids in rules.bad_words:
-        if len(ids) > 1 or ids[0] not in last:
-            logits = _biased(logits, history, ids, -math.inf)
+    words = [ids for ids in rules.bad_words if len(ids) > 1 or ids[0] not in last]
+    if words:
+        logits = _biased(logits, history, [(ids, -math.inf) for ids in words])
     lengths = [len(ids) for ids in history]
     made = [length - size for length, size in zip(lengths, sizes, strict=True)]
     early = [
@@ -126,7 +169,8 @@ def constrain(
     shifts = [int(size == 1 and rules.forced_first is not None) for size in sizes]
     begins = [new == shift for new, shift in zip(made, shifts, strict=True)]
     logits = _banned(logits, begins, rules.suppressed_first)
-    if not how.no_repeat_ngram and (logits.amax(-1) == -math.inf).any():
+    ngrams = how.no_repeat_ngram or rules.source_ngram  # who may leave none, and says so itself
+    if not ngrams and (logits.amax(-1) == -math.inf).any():
         raise BedstoneError(
             f"{FILE}: no token may follow any more: suppress_tokens, begin_suppress_tokens and "
             "bad_words_ids leave none. Shorten them."
@@ -135,32 +179,45 @@ def constrain(
 
 
 def _biased(
-    logits: Tensor, history: Sequence[Sequence[int]], ids: Sequence[int], bias: float
+    logits: Tensor, history: Sequence[Sequence[int]], biases: Iterable[tuple[Sequence[int], float]]
 ) -> Tensor:
-    """Logits with a bias on the last of `ids`, in rows that end with the others."""
-    *first, last = ids
-    if last >= logits.shape[-1]:
-        raise BedstoneError(
-            f"{FILE}: the token {last:,} of bad_words_ids or sequence_bias isn't one of the "
-            f"vocabulary's {logits.shape[-1]:,}. Is the file another model's?"
-        )
-    fits = [not first or list(own[-len(first) :]) == first for own in history]
-    if not any(fits):
+    """Logits with a bias on the last of several ids each, in rows that end with the others."""
+    added = []
+    for (*first, last), bias in biases:
+        if last >= logits.shape[-1]:
+            raise BedstoneError(
+                f"{FILE}: the token {last:,} of bad_words_ids or sequence_bias isn't one of the "
+                f"vocabulary's {logits.shape[-1]:,}. Is the file another model's?"
+            )
+        for row, own in enumerate(history):
+            if not first or list(own[-len(first) :]) == first:
+                added.append((row, last, bias))
+    return _added(logits, added)
+
+
+def _added(logits: Tensor, added: Sequence[tuple[int, int, float]]) -> Tensor:
+    """Logits with numbers added in places: (row, token, number)."""
+    if not added:
         return logits
-    more = torch.zeros_like(logits)
-    more[torch.tensor(fits, device=logits.device), last] = bias
-    return logits + more
+    rows, tokens, numbers = zip(*added, strict=True)
+    places = torch.tensor(rows).to(logits.device), torch.tensor(tokens).to(logits.device)
+    more = torch.tensor(numbers, dtype=logits.dtype).to(logits.device)
+    return logits.index_put(places, more, accumulate=True)
+
+
+def _without(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """Logits of which those in some places are -inf."""
+    if not rows:
+        return logits
+    places = torch.tensor(rows).to(logits.device), torch.tensor(tokens).to(logits.device)
+    return logits.index_put(places, logits.new_tensor(-math.inf))
 
 
 def _banned(logits: Tensor, rows: Sequence[bool], ids: Iterable[int]) -> Tensor:
     """Logits without those tokens, in the rows that are True."""
     known = [number for number in ids if 0 <= number < logits.shape[-1]]
-    if not known or not any(rows):
-        return logits
-    mask = torch.zeros(logits.shape, dtype=torch.bool)
-    mask[:, known] = True
-    mask &= torch.tensor(list(rows))[:, None]
-    return logits.masked_fill(mask.to(logits.device), -math.inf)
+    places = [row for row, chosen in enumerate(rows) if chosen]
+    return _without(logits, [row for row in places for _ in known], known * len(places))
 
 
 def _forced(logits: Tensor, rows: Sequence[bool], ids: Sequence[int]) -> Tensor:
@@ -339,13 +396,19 @@ class Sampling(Settings):
         history: Sequence[Sequence[int]],
         sizes: Sequence[int] | None = None,
         ends: Iterable[int] = (),
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """The logits, fp32, that a token is drawn from: softmax of them is its distribution."""
         sizes = [0] * len(history) if sizes is None else sizes
-        logits = constrain(logits.float(), history, self, sizes, ends)
-        if self.no_repeat_ngram and (logits.amax(-1) == -math.inf).any():
+        logits = constrain(logits.float(), history, self, sizes, ends, sources=sources)
+        ngrams = {
+            "sampling.no_repeat_ngram": self.no_repeat_ngram,
+            "encoder_no_repeat_ngram_size": self.constraints.source_ngram,
+        }
+        said = [f"{name}: with {size}" for name, size in ngrams.items() if size]
+        if said and (logits.amax(-1) == -math.inf).any():
             raise BedstoneError(
-                f"sampling.no_repeat_ngram: with {self.no_repeat_ngram}, a row has come to "
+                f"{', '.join(said)}, a row has come to "
                 "where every token would be a repeat. Raise it, or lower max_tokens."
             )
         if self.temperature == 0:
@@ -371,6 +434,7 @@ class Sampling(Settings):
         generators: Sequence[torch.Generator],
         sizes: Sequence[int] | None = None,
         ends: Iterable[int] = (),
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """The next token of each row, (B,).
 
@@ -380,6 +444,7 @@ class Sampling(Settings):
             generators: one a row, on the CPU; unused where the temperature is 0.
             sizes: tokens of each row's prompt; None counts none.
             ends: ids that end a row.
+            sources: ids that each row's memory was made of; None takes its prompt.
         """
-        logits = self.warp(logits, history, sizes, ends)
+        logits = self.warp(logits, history, sizes, ends, sources)
         return logits.argmax(-1) if self.temperature == 0 else draw(logits, generators)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
+from bedstone.generation.required import CLOSED, Word, banned_words, parse_words, words_of
 from bedstone.reading import read_text, shown, to_path
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
 if TYPE_CHECKING:
+    from bedstone.data.text.tokenizer import Tokenizer
     from bedstone.generation.sampling import Sampling
 
 # Fields of `BeamSearch` by the names that `generate` and generation_config.json have.
@@ -24,10 +26,24 @@ PUBLISHED = {
     "max_new_tokens": "max_tokens",
     "repetition_penalty": "repetition_penalty",
 }
-MINIMA = {"beams": 1, "returned": 1, "max_tokens": 1, "no_repeat_ngram": 0, "min_tokens": 0}
+# Those that version 5 of transformers has no more, and one of CTranslate2.
+MORE = {
+    "num_beam_groups": "groups",
+    "diversity_penalty": "diversity",
+    "force_words_ids": "required",
+    "return_alternatives": "alternatives",
+}
+MINIMA = {"beams": 1, "groups": 1, "returned": 1, "max_tokens": 1}
+MINIMA |= {"no_repeat_ngram": 0, "min_tokens": 0}
 RANGES = {"length_penalty": (-10, 10), "repetition_penalty": (0.01, 100)}  # from, to
+RANGES["diversity"] = (0, 1_000_000)
 SAMPLED = ("temperature", "top_k", "top_p", "min_p")  # settings that ask for chance
-OF_BEAMS = ("length_penalty", "early_stopping")  # settings that only beams have
+# settings that only beams have
+OF_BEAMS = (
+    "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty", "force_words",
+    "force_words_ids", "return_alternatives",
+)  # fmt: skip
+LISTS = ("stop", "force_words", "bad_words")  # settings that may have several texts
 OF_ONE = ("prompt_lookup_num_tokens", "prediction")  # that a continuation of its own has
 CUTOFFS = ("typical_p", "epsilon_cutoff", "eta_cutoff")  # published ones that need chance
 TOP_K = 50  # of published models that say nothing, as in transformers
@@ -54,6 +70,13 @@ class BeamSearch:
         max_tokens: the most tokens to generate (max_new_tokens).
         repetition_penalty: above 1 makes what a beam already holds less likely.
         constraints: on the next token, of a model's generation_config.json.
+        groups: that the beams are divided into, which step one after another (num_beam_groups).
+        diversity: what a group's token loses for each beam of the groups before it that takes the
+            same one in the same step (diversity_penalty).
+        required: words that every continuation holds (force_words_ids).
+        alternatives: whether the `returned` likeliest next tokens are each continued by their best
+            (return_alternatives, as in CTranslate2).
+        joining: tokens that go on with a word; none follows a word that is required by its text.
 
     Raises:
         BedstoneError: a value is out of range, or two don't fit.
@@ -68,9 +91,20 @@ class BeamSearch:
     max_tokens: int = 64
     repetition_penalty: float = 1.0
     constraints: Constraints = NONE
+    groups: int = 1
+    diversity: float = 0.0
+    required: tuple[Word, ...] = ()
+    alternatives: bool = False
+    joining: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
-        for name, field in PUBLISHED.items():
+        words = parse_words(self.required, "force_words_ids", CLOSED)
+        object.__setattr__(self, "required", words)
+        if not isinstance(self.alternatives, bool):
+            raise BedstoneError(
+                f"return_alternatives: {self.alternatives!r} was given; expected true or false."
+            )
+        for name, field in (PUBLISHED | MORE).items():
             value = getattr(self, field)
             if field in MINIMA:
                 check_whole(name, value, MINIMA[field])
@@ -80,11 +114,14 @@ class BeamSearch:
                     raise BedstoneError(
                         f"{name}: {value!r} was given; expected a number from {least} to {most}."
                     )
-            elif not (isinstance(value, bool) or value == "never"):
+            elif name == "early_stopping" and not (isinstance(value, bool) or value == "never"):
                 raise BedstoneError(
                     f'{name}: {value!r} was given; expected true, false or "never".'
                 )
-        if self.returned > self.beams:
+        if self.required:
+            self.check_words()
+        self._check_groups()
+        if self.returned > self.beams and not self.alternatives:
             raise BedstoneError(
                 f"num_return_sequences: {self.returned} continuations were asked for, and "
                 f"num_beams, {self.beams}, gives no more than {self.beams}. Raise the one, or "
@@ -95,6 +132,37 @@ class BeamSearch:
                 f"min_new_tokens: is {self.min_tokens}, more than max_new_tokens, "
                 f"{self.max_tokens}. Lower the one, or raise the other."
             )
+
+    def check_words(self) -> None:
+        """Raises BedstoneError where words can't be required."""
+        if self.beams == 1 or self.groups > 1:
+            name, value = ("num_beam_groups", self.groups) if self.groups > 1 else ("num_beams", 1)
+            raise BedstoneError(
+                f"{name}: is {value}, and words that must occur are found by beams of one group. "
+                "Give num_beams of 2 or more and no groups, or no words."
+            )
+
+    def _check_groups(self) -> None:
+        if self.beams % self.groups:
+            raise BedstoneError(
+                f"num_beam_groups: {self.groups} groups can't share {self.beams} beams evenly. "
+                "Give num_beams that is a multiple of it."
+            )
+        if self.diversity and self.groups == 1:
+            raise BedstoneError(
+                f"diversity_penalty: {self.diversity} was given, and keeps apart groups of beams; "
+                "there is one. Give num_beam_groups of 2 or more, or leave it out."
+            )
+        if self.alternatives and self.groups > 1:
+            raise BedstoneError(
+                f"return_alternatives: was given beside num_beam_groups {self.groups}. Leave one "
+                "of the two out."
+            )
+
+    @property
+    def each(self) -> int:
+        """Beams of a group."""
+        return self.beams // self.groups
 
     @property
     def early(self) -> bool:
@@ -127,7 +195,21 @@ class GenerationSettings(Settings):
         length_penalty: of beam search: above 0 favours longer continuations, below 0 shorter.
         early_stopping: of beam search: whether to stop at as many finished continuations as beams;
             or never.
+        num_beam_groups: diverse beam search: number of groups that the beams are divided into.
+        diversity_penalty: of groups: what a token loses for each beam of the groups before that has
+            it in the same step.
+        force_words: of beam search: words that must be in the continuation; sea|ocean asks for one
+            of the two.
+        force_words_ids: the same as lists of token ids, or lists of such lists of which one is
+            enough, as in version 4 of transformers.
+        bad_words: words that are never generated, with and without a space before them, in small
+            letters, capitals, and with a capital first.
+        encoder_no_repeat_ngram_size: n-grams of this size of the source are never generated; of a
+            model without an encoder the source is the prompt. 0 turns it off.
+        encoder_repetition_penalty: above 1 makes tokens of the source more likely; 1 turns it off.
         num_return_sequences: continuations per prompt; of beam search the best, best first.
+        return_alternatives: of beam search: the likeliest next tokens, as many as
+            `num_return_sequences`, each with its best continuation.
         stop: a text, or several, at which a continuation ends; the text itself is removed.
         seed: random seed of sampling: a prompt has the same continuations whatever else is in the
             batch; the second continuation has `seed` + 1. None samples anew each time.
@@ -155,7 +237,15 @@ class GenerationSettings(Settings):
     num_beams: int | None = optional(whole(1))
     length_penalty: float | None = optional(number(-10, 10))
     early_stopping: bool | Literal["never"] | None = None
+    num_beam_groups: int | None = optional(whole(1))
+    diversity_penalty: float | None = optional(number(0))
+    force_words: str | Sequence[str | Sequence[str]] = ()
+    force_words_ids: Any = None
+    bad_words: str | Sequence[str] = ()
+    encoder_no_repeat_ngram_size: int | None = optional(whole(0))
+    encoder_repetition_penalty: float | None = optional(number(0.01, 100))
     num_return_sequences: int | None = optional(whole(1))
+    return_alternatives: bool | None = None
     stop: str | Sequence[str] = ()
     seed: int | None = optional(whole(0, 2**63 - 1))
     prompt_lookup_num_tokens: int | None = optional(whole(0))
@@ -167,9 +257,14 @@ class GenerationSettings(Settings):
             raise BedstoneError(
                 f"prediction: {shown(self.prediction)} was given; expected a text, or None."
             )
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        if not isinstance(stops, list | tuple) or not all(isinstance(one, str) for one in stops):
-            raise BedstoneError(f"stop: {self.stop!r} was given; expected a text, or several.")
+        for name in LISTS:
+            value = getattr(self, name)
+            texts = [value] if isinstance(value, str) else value
+            fits = isinstance(texts, list | tuple)
+            if not fits or not all(_is_text(one, name == "force_words") for one in texts):
+                raise BedstoneError(f"{name}: {value!r} was given; expected a text, or several.")
+        if self.force_words_ids is not None:
+            parse_words(self.force_words_ids, "force_words_ids")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -203,6 +298,7 @@ class GenerationSettings(Settings):
         prompt_tokens: int = 0,
         *,
         usual: int = NEW_TOKENS,
+        tokenizer: "Tokenizer | None" = None,
     ) -> "Sampling | BeamSearch":
         """The settings as sampling or beam search; `returned` is the number of continuations.
 
@@ -211,11 +307,12 @@ class GenerationSettings(Settings):
                 beams give way to chance that is given, its chance to beams that are.
             prompt_tokens: what `max_length` counts beside the new tokens.
             usual: tokens to generate, at most, where nothing says how many.
+            tokenizer: spells words that are given as texts.
 
         Raises:
             BedstoneError: two settings don't fit, or a value is out of range.
         """
-        rules = constraints_of(published)
+        rules = self._rules(published, tokenizer)
         if self.min_new_tokens is not None:
             rules = dataclasses.replace(rules, min_new_tokens=self.min_new_tokens)
         if rules.min_new_tokens:  # it goes before the length that counts the prompt
@@ -224,19 +321,35 @@ class GenerationSettings(Settings):
         samples, beams = self.samples(published), self._beams(published)
         if beams == 1:
             for name in OF_BEAMS:
-                if (value := getattr(self, name)) is not None:
+                if name in self.given and (value := getattr(self, name)) is not False:
                     raise BedstoneError(
                         f"{name}: {value!r} was given, which counts for beam search alone. Give "
                         "num_beams of 2 or more, or leave it out."
                     )
+        if beams == 1 and published.get("force_words_ids"):
+            raise BedstoneError(
+                f"{FILE}: force_words_ids = {shown(published['force_words_ids'])} are words that "
+                "beams find. Give num_beams of 2 or more, or take the key out of the file."
+            )
         if (self.min_new_tokens or 0) > room:
             raise BedstoneError(
                 f"min_new_tokens: is {self.min_new_tokens}, more than max_new_tokens, {room}. "
                 "Lower the one, or raise the other."
             )
         if beams > 1:
-            return self._search(published, beams, room, rules)
+            return self._search(published, beams, room, rules, tokenizer)
         return self._sampling(published, samples, room, rules)
+
+    def _rules(self, published: Mapping[str, Any], tokenizer: "Tokenizer | None") -> Constraints:
+        """Constraints of the model's file and of what is given."""
+        names = ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty")
+        given = {name: value for name, value in self.given.items() if name in names}
+        rules = constraints_of({**published, **given})
+        texts = _texts(self.bad_words)
+        if not texts:
+            return rules
+        words = banned_words(_known(tokenizer, "bad_words"), texts, "bad_words")
+        return dataclasses.replace(rules, bad_words=(*rules.bad_words, *words))
 
     def _room(self, published: Mapping[str, Any], prompt_tokens: int, usual: int) -> int:
         """Tokens to generate, at most."""
@@ -266,7 +379,12 @@ class GenerationSettings(Settings):
         return self.num_beams
 
     def _search(
-        self, published: Mapping[str, Any], beams: int, room: int, rules: Constraints
+        self,
+        published: Mapping[str, Any],
+        beams: int,
+        room: int,
+        rules: Constraints,
+        tokenizer: "Tokenizer | None",
     ) -> BeamSearch:
         for name in OF_ONE:
             if value := getattr(self, name):
@@ -287,6 +405,11 @@ class GenerationSettings(Settings):
         held = published_beams(published)
         held["min_tokens"] = min(held.get("min_tokens", 0), room)  # a limit that is given wins
         said = {**held, **published_beams(self.given)}
+        if texts := _texts(self.force_words):
+            known = _known(tokenizer, "force_words")
+            words = words_of(known, texts, "force_words")
+            said["joining"] = known.joining_ids
+            said["required"] = (*parse_words(said.get("required", ()), "force_words_ids"), *words)
         rules = dataclasses.replace(rules, min_new_tokens=0)  # a field of its own says it
         return BeamSearch(**{**said, "beams": beams, "max_tokens": room, "constraints": rules})
 
@@ -334,13 +457,33 @@ def read_prediction(file: str | None) -> str | None:
     return None if file is None else read_text(to_path(file, "prediction"), PREDICTION_LIMIT)
 
 
+def _is_text(value: Any, several: bool) -> bool:
+    """Whether a value is a text, or `several` of them if they may be."""
+    if several and isinstance(value, list | tuple) and value:
+        return all(isinstance(one, str) for one in value)
+    return isinstance(value, str)
+
+
+def _texts(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _known(tokenizer: "Tokenizer | None", name: str) -> "Tokenizer":
+    if tokenizer is None:
+        raise BedstoneError(
+            f"{name}: texts were given where no tokenizer spells them. Give {name}_ids."
+        )
+    return tokenizer
+
+
 NAMES = tuple(field.name for field in dataclasses.fields(GenerationSettings))
 
 
 def published_beams(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `BeamSearch` among settings that have their published names; None says nothing."""
-    known = {name: settings.get(name) for name in PUBLISHED}
-    return {PUBLISHED[name]: value for name, value in known.items() if value is not None}
+    fields = PUBLISHED | MORE
+    known = {name: settings.get(name) for name in fields}
+    return {fields[name]: value for name, value in known.items() if value is not None}
 
 
 def without_usual_length(published: Mapping[str, Any]) -> dict[str, Any]:

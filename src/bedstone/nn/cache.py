@@ -18,6 +18,8 @@ from torch import Tensor
 class Cache:
     """Keys and values of every layer for a batch of sequences."""
 
+    block = 1  # slots that stand together in memory
+
     def __init__(
         self,
         layers: int,
@@ -39,6 +41,8 @@ class Cache:
         self.coming: Tensor | None = None
         self.memory_keep: Tensor | None = None  # which states of the memories are real, (P, S)
         self._slots: Tensor | None = None  # of the tokens being written
+        self._writers: Tensor | None = None  # `_written` when rows last moved
+        self._own = torch.zeros(0, dtype=torch.long)  # numbers of the rows, (B,)
         self.layers = [
             LayerCache(
                 self,
@@ -101,6 +105,7 @@ class Cache:
         if bool(((wanted > held) | (wanted < 0)).any()):
             raise ValueError(f"the key/value cache holds {held} tokens; {lengths} were to be kept")
         self.set_lengths(wanted.expand(self.rows))
+        self._writers = None  # what is written anew is of no writer that is known
 
     def keep(self, rows: Tensor) -> None:
         """Keeps the rows named, in that order: finished ones leave.
@@ -112,12 +117,13 @@ class Cache:
             owners = rows // (self.rows // len(memories[0]))
             _, runs = owners.unique_consecutive(return_counts=True)
             owners = owners[:: math.gcd(*runs.tolist()) or 1]
-            if self.memory_keep is not None:
-                self.memory_keep = self.memory_keep[owners]
-            for layer in self.layers:
-                if layer.memory is not None:
-                    layer.memory = (layer.memory[0][owners], layer.memory[1][owners])
-        self._take(rows)
+            if owners.tolist() != list(range(len(memories[0]))):
+                if self.memory_keep is not None:
+                    self.memory_keep = self.memory_keep[owners]
+                for layer in self.layers:
+                    if layer.memory is not None:
+                        layer.memory = (layer.memory[0][owners], layer.memory[1][owners])
+        self._move(rows)
 
     def fork(self, rows: Tensor) -> "Cache":
         """`branch` into another cache: this one stays as it is, to be read on from again."""
@@ -132,24 +138,69 @@ class Cache:
         A row must be of the memory of the one whose place it takes. There may be more rows than
         before, as many of each: a prompt becomes its beams.
         """
-        if len(rows) != self.rows:
+        self._move(rows)
+
+    def _move(self, rows: Tensor) -> None:
+        """Copies of the rows named, in place where there are no more than before.
+
+        Beams of a prompt differ in their last tokens alone: what a row holds of the same writer
+        as the one it becomes a copy of stays where it is.
+        """
+        if len(rows) > self.rows:
             self._take(rows)
             return
-        self._slots = None
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        sources = rows[moved]
+        before = self._written()
+        filled, after = self._copied(rows, before)
+        differ = filled & (after != before[: len(rows)])
+        owners, blocks = differ.unflatten(1, (-1, self.block)).any(-1).nonzero(as_tuple=True)
+        heads, slots = self.layers[0].keys.shape[1:3]
+        count = slots // self.block
+        each = torch.arange(heads, device=self.device) * count + blocks[:, None]
+        taken = (rows[owners, None] * (heads * count) + each).flatten()
+        places = (owners[:, None] * (heads * count) + each).flatten()
         for layer in self.layers:
             for held in (layer.keys, layer.values):
-                used = held.narrow(2, 0, self.used())
-                used[moved] = used[sources]
-        if self.lengths is not None:
-            self.set_lengths(self.lengths[rows])
+                flat = held.view(self.rows * heads * count, -1)
+                flat.index_copy_(0, places, flat.index_select(0, taken))
+        if len(rows) < self.rows:
+            for layer in self.layers:
+                layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]
+        self._settle(rows, after)
 
     def _take(self, rows: Tensor) -> None:
         """Copies of the rows named, in new memory."""
-        self._slots = None
+        _, after = self._copied(rows, self._written())
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        self._settle(rows, after)
+
+    def _written(self) -> Tensor:
+        """Who wrote each slot in use, (B, used): equal numbers, equal keys and values.
+
+        A row gets a number of its own whenever rows move.
+        """
+        if self._writers is None:
+            self._number(self.rows)
+            return self._own[:, None].expand(-1, self.used())
+        known = self._writers[:, : self.used()]  # the longest row may have left
+        since = self.used() - known.shape[1]
+        return torch.cat((known, self._own[:, None].expand(-1, since)), 1)
+
+    def _copied(self, rows: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Which slots copies of the rows named fill, and who wrote them, each (B, used)."""
+        self._number(len(rows))
+        slots = torch.arange(self.used(), device=self.device)
+        ends = self.length if self.lengths is None else self.lengths[rows, None]
+        filled = (slots < ends).expand(len(rows), -1)
+        return filled, torch.where(filled, before[rows], self._own[:, None])
+
+    def _number(self, rows: int) -> None:
+        first = int(self._own[-1]) + 1 if len(self._own) else 0
+        self._own = torch.arange(first, first + rows, device=self.device)
+
+    def _settle(self, rows: Tensor, writers: Tensor) -> None:
+        """Counts the rows named as those that are there."""
+        self._slots, self._writers = None, writers
         if self.lengths is not None:
             self.set_lengths(self.lengths[rows])
 

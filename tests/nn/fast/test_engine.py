@@ -290,6 +290,31 @@ def test_the_cache_follows_rows(form):
         assert cache.rows == 1
 
 
+def test_beams_that_move_read_on_as_if_they_had_been_read_anew(form):
+    own = network("llama")
+    for bits in (None, 8):
+        decoder = Decoder(own, torch.float32, cache_bits=bits)
+        prompts = torch.randint(0, 101, (2, 20))
+        cache = decoder.new_cache(2, 60)
+        decoder.states(prompts, cache=cache)
+        held = [row.tolist() for row in prompts for _ in range(3)]
+        cache.branch(torch.tensor([0, 0, 0, 1, 1, 1]))
+        for step in range(22):
+            rows = [*torch.randint(0, 3, (3,)).tolist(), *torch.randint(3, 6, (3,)).tolist()]
+            if step == 15:
+                rows = rows[3:]
+            rows = [row - 3 if step > 15 else row for row in (rows[3:] if step > 15 else rows)]
+            tokens = torch.randint(0, 101, (len(held),))
+            decoder.step(tokens, cache)
+            held = [[*row, token] for row, token in zip(held, tokens.tolist(), strict=True)]
+            (cache.keep if step == 15 else cache.branch)(torch.tensor(rows))
+            held = [held[row] for row in rows]
+        again = decoder.new_cache(len(held), 60)
+        decoder.states(torch.tensor(held), cache=again)
+        tokens = torch.full((len(held),), 5)
+        assert torch.equal(decoder.step(tokens, cache), decoder.step(tokens, again))
+
+
 def test_without_an_engine_torch_computes(monkeypatch):
     monkeypatch.setenv("BEDSTONE_ENGINE", "off")
     own = network("llama")

@@ -31,6 +31,7 @@ from bedstone.data.text.convert_tokenizer import (
     read_vocabulary,
     wordpiece,
 )
+from bedstone.data.text.glossary import is_alone
 from bedstone.data.text.tokenizer_limits import LARGEST, check_growth, guarded
 from bedstone.data.text.tokenizer_settings import (
     ADDED,
@@ -503,6 +504,19 @@ class Tokenizer:
         if model.get("unk_token") in names:
             model["unk_token"] = names[model["unk_token"]]
         return tokenizers.Tokenizer.from_str(json.dumps(rules))
+
+    @functools.cached_property
+    def joining_ids(self) -> frozenset[int]:
+        """Ids whose text goes on with the word before it: a letter or digit, without a space."""
+        lead = self.encode("a")
+        size = len(self.decode(lead))
+        texts = (self.decode([*lead, number]) for number in range(self.vocab_size))
+        firsts = [text[size : size + 1] for text in texts]
+        return frozenset(
+            number
+            for number, first in enumerate(firsts)
+            if (first.isalnum() and not is_alone(first)) or first == "\ufffd"  # half a character
+        )
 
     @functools.cached_property
     def _drops_space(self) -> bool:

@@ -56,6 +56,8 @@ class EngineCache(Cache):
     side by side. With 8 bits a second layer holds the scales, (B, layers * G, C).
     """
 
+    block = SIDE
+
     def __init__(self, layers: int, batch: int, groups: int, capacity: int, width: int, kind: int):
         padded, dtype = up(capacity, SIDE), CACHE_DTYPES[kind]
         shape = (batch, layers * groups, padded)
@@ -73,9 +75,15 @@ class EngineCache(Cache):
         return up(self.length, SIDE)  # slots of a block stand interleaved
 
     def _take(self, rows: Tensor) -> None:
-        self.step = None
-        self.reads = self.reads[rows.numpy()]
+        self.step = None  # keys and values are elsewhere from now on
         super()._take(rows)
+
+    def _settle(self, rows: Tensor, writers: Tensor) -> None:
+        reads = self.reads[rows.numpy()]
+        if not np.array_equal(reads, self.reads):
+            self.step = None
+        self.reads = reads
+        super()._settle(rows, writers)
 
     def struct(self) -> kernels.Slots:
         """Where it is now: rows that leave move it."""

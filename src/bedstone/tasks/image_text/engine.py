@@ -146,6 +146,12 @@ class ImageTextEngine(ImageEngine):
     ) -> list[list[Generated]]:
         """`way.returned` texts after each prompt over a writer's memories; of beams best first."""
         ends = [self.words.end]
+        if way.constraints.compares:
+            raise BedstoneError(
+                "encoder_no_repeat_ngram_size, encoder_repetition_penalty: compare with the tokens "
+                "of a source, and an image has none. Leave them out, here and in "
+                "generation_config.json."
+            )
         if isinstance(way, BeamSearch):
             found = beam_search(writer, prompts, way, eos=ends)
             return [

@@ -154,4 +154,6 @@ class ImageToText(ImageTextTask):
 
     def _way(self, options: CaptionOptions, begun: int) -> Sampling | BeamSearch:
         """How a caption is generated after `begun` tokens of a prompt."""
-        return options.generation().resolve(self.model.generation, begun, usual=NEW_TOKENS)
+        return options.generation().resolve(
+            self.model.generation, begun, usual=NEW_TOKENS, tokenizer=self.engine.tokenizer
+        )

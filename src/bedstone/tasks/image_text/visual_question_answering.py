@@ -203,7 +203,7 @@ class VisualQuestionAnswering(ImageTextTask):
             beams = settings.num_beams or own.get("num_beams") or max(best, 3)
             several = settings.num_return_sequences or min(best, beams)
             settings = replace(settings, num_beams=beams, num_return_sequences=several)
-        return settings.resolve(own, 1, usual=NEW_TOKENS)
+        return settings.resolve(own, 1, usual=NEW_TOKENS, tokenizer=self.engine.tokenizer)
 
 
 def learnt_answers(model: Model) -> tuple[str, ...]:

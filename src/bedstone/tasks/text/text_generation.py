@@ -81,7 +81,8 @@ class TextGeneration(Task):
                 f"the prompt has {size:,} tokens; the model's context is {context:,}, and at least "
                 "one must be left to generate. Shorten the prompt."
             )
-        way = options.resolve(without_usual_length(self.model.generation), size)
+        published = without_usual_length(self.model.generation)
+        way = options.resolve(published, size, tokenizer=self.tokenizer)
         return Prompt(value, way, messages, continued)
 
     def results(
