@@ -39,7 +39,7 @@ from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.models.families import QUANTIZED, model_type
-from bedstone.models.interfaces import CausalLM
+from bedstone.models.interfaces import CausalLM, EncoderDecoderModel
 from bedstone.models.published import (
     FLOATS,
     GENERATION,
@@ -139,6 +139,12 @@ class Model:
         Raises:
             BedstoneError: the model writes no text, or a setting is out of range.
         """
+        if isinstance(self.network, EncoderDecoderModel):
+            raise BedstoneError(
+                f"{self!r} continues no text: it writes one given another. Use "
+                "bedstone.pipeline('text2text-generation', model), 'translation' or "
+                "'summarization'."
+            )
         if not self.writes_text:
             raise BedstoneError(f"{self!r} writes no text; take a GPT with its language head.")
         known, how = tokenizer_of(self), pick_precision(precision, self.device)
@@ -233,7 +239,7 @@ class Model:
             self.processor.write(folder)
         write_json(folder / "config.json", config)
         if "vocab_size" in config or self.generation:  # what reads pictures alone writes no text
-            keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+            keys = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
             generation = {key: config[key] for key in keys if config.get(key) is not None}
             write_json(folder / "generation_config.json", {**generation, **self.generation})
 
@@ -318,8 +324,13 @@ def load(
             "from the same model."
         )
     model.generation = read_generation(folder)
-    if not model.generation and getattr(network, "causal", False):
-        model.generation = _older_generation(published)
+    if not model.generation:
+        if isinstance(network, EncoderDecoderModel):
+            # what its files leave out is as the library's class has it
+            ends = {"decoder_start_token_id": config.start_id, "pad_token_id": config.pad_id}
+            model.generation = _older_generation({**kind.defaults, **published, **ends})
+        elif getattr(network, "causal", False):
+            model.generation = _older_generation(published)
     return model
 
 

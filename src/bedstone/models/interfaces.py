@@ -34,6 +34,20 @@ class CausalLM(Protocol):
 
 
 @runtime_checkable
+class EncoderDecoderModel(Protocol):
+    """A network that writes a text given a source text (Marian, BART, T5)."""
+
+    def memory(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
+        """States (P, S, D) of padded source ids (P, S)."""
+
+    def packed_memory(self, sources: Any) -> Tensor:
+        """States (N, D) of sources laid end to end."""
+
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> Any:
+        """A decoder over them."""
+
+
+@runtime_checkable
 class TextEncoder(Protocol):
     """A network that reads texts laid end to end in one row (BERT, GPT, a text tower)."""
 
