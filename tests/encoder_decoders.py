@@ -148,7 +148,7 @@ def published(case: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
                 weight.add_(1.0)
         if hasattr(network, "final_logits_bias"):
             bias = network.final_logits_bias
-            bias.copy_(torch.randn(bias.shape, generator=generator))
+            bias.copy_(torch.randn(bias.shape, generator=generator) * 0.2)
     return network
 
 

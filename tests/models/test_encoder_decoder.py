@@ -175,7 +175,7 @@ def test_what_it_can_do():
 
 
 def test_what_does_not_fit_is_named():
-    made, (ids, keep), after = network("marian"), sources(), targets()
+    made, (ids, _), after = network("marian"), sources(), targets()
     with pytest.raises(BedstoneError, match="memory: was not given"):
         made.states(after)
     with pytest.raises(BedstoneError, match="3 were given for 4 rows"):

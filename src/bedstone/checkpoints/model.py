@@ -33,6 +33,7 @@ from bedstone.checkpoints.store import CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.images.processor import FILES as PROCESSORS
 from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import atomic_folder, write_json, write_text
@@ -317,12 +318,10 @@ def load(
     model.pooling = _pooling(outer, tokenizer)
     model.processor = ImageProcessor.read(folder)
     _check_pixels(model, folder)
-    if tokenizer is not None and tokenizer.vocab_size > getattr(model.config, "vocab_size", 0):
-        raise BedstoneError(
-            f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
-            f"{tokenizer.vocab_size} tokens, the weights {model.config.vocab_size}. Take both "
-            "from the same model."
-        )
+    if tokenizer is not None:
+        most = getattr(model.config, "vocab_size", 0)
+        _check_vocabulary(tokenizer, most, folder)
+        _check_vocabulary(tokenizer.target, getattr(model.config, "target_vocab_size", most), folder)
     model.generation = read_generation(folder)
     if not model.generation:
         if isinstance(network, EncoderDecoderModel):
@@ -349,6 +348,15 @@ def model_folder(path: str | Path) -> str | Path:
     if latest is None:
         raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
     return latest.path
+
+
+def _check_vocabulary(tokenizer: Tokenizer, most: int, folder: Path) -> None:
+    """Raises BedstoneError where a tokenizer has more tokens than the weights."""
+    if tokenizer.vocab_size > most:
+        raise BedstoneError(
+            f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
+            f"{tokenizer.vocab_size} tokens, the weights {most}. Take both from the same model."
+        )
 
 
 def _older_generation(published: dict[str, Any]) -> dict[str, Any]:
@@ -390,8 +398,8 @@ def tokenizer_of(model: Model) -> Tokenizer:
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
-    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
-    return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None
+    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "source.spm")
+    return load_tokenizer(folder) if any((folder / name).is_file() for name in known) else None
 
 
 def _pooling(folder: Path, tokenizer: Tokenizer | None) -> Pooling | None:

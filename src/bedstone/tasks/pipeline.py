@@ -13,6 +13,7 @@ import torch
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
@@ -273,7 +274,7 @@ def _fits(kind: type[Task], model: Model) -> bool:
 
 
 def _with_tokenizer(model: Model, tokenizer: Tokenizer | str | Path) -> Model:
-    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(_folder(tokenizer))
+    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(_folder(tokenizer))
     if chosen.vocab_size > model.config.vocab_size:
         raise BedstoneError(
             f"tokenizer: has {chosen.vocab_size:,} tokens, the model's weights "

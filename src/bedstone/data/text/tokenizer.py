@@ -292,6 +292,11 @@ class Tokenizer:
         file = path / "tokenizer.json"
         return cls(*read_tokenizer(path), path=file if is_plain(file) else path)
 
+    @property
+    def target(self) -> "Tokenizer":
+        """The tokenizer of what is generated from a source: another where there are two."""
+        return self
+
     def save(self, folder: str | Path, *, segments: bool = True) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all.
 

@@ -248,7 +248,8 @@ def initialise(network: EncoderDecoder) -> None:
     """Matrices by Glorot and Bengio, 2010, as Marian and fairseq have them; biases zero.
 
     Embeddings have the deviation that makes states of size 1 beside sinusoids, and small logits
-    where the head shares them; that of padding is zero, as Marian has its start. T5's queries make up for the scale that its attention lacks.
+    where the head shares them; that of padding is zero, as Marian has its start. T5's queries make
+    up for the scale that its attention lacks.
     """
     config = network.config
     for module in network.modules():

@@ -181,7 +181,7 @@ def _rounded(length: int) -> int:
 
 
 def _cuts(shapes: list[tuple[int, int]]) -> list[int]:
-    """Where to cut documents sorted by (rounded) shape, S and T: ends of grids, from 0 to the count.
+    """Where to cut documents sorted by (rounded) S and T: ends of grids, from 0 to the count.
 
     The cheapest cut, by dynamic programming over the shapes that occur: a grid costs `_OVERHEAD`
     and S T a document.
