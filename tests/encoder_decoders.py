@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedstone.checkpoints.model import Model
 from bedstone.data.text.packing import Packed, lay
+from bedstone.models.encoder_decoder.config import EncoderDecoderConfig
+from bedstone.models.encoder_decoder.network import build
+from bedstone.models.encoder_decoder.published import fresh_generation
+from small_models import tokenizer
 
 # As opus-mt, bart-large-cnn, t5-small, flan-t5-small and mt5-small have them, but for odd sizes.
 _SIZES = {
@@ -182,3 +187,29 @@ def packed(ids: torch.Tensor, lengths: Any) -> Packed:
     rows = [row[: int(size)] for row, size in zip(ids, lengths, strict=True)]
     flat = torch.cat(rows).numpy()
     return lay(flat, flat * 0, torch.tensor([len(row) for row in rows]).numpy())
+
+
+def small_model(layout: str = "marian", seed: int = 2, **changes: Any) -> Model:
+    """A random model with a tokenizer, as the tests of tasks use them; few tokens end a text."""
+    known = tokenizer("roberta")
+    sizes: dict[str, Any] = {
+        "layout": layout,
+        "vocab_size": known.vocab_size,
+        "width": 32,
+        "layers": 2,
+        "heads": 4,
+        "context": 40,
+        "eos_id": known.eos_id,
+        "pad_id": known.pad_id,
+        "dropout": 0.0,
+    }
+    network = build(EncoderDecoderConfig(**{**sizes, **changes}), seed=seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn(weight.shape, generator=generator) * 0.15)
+    config = network.config
+    if changes.get("prefixes"):
+        config = network.config = EncoderDecoderConfig(**{**vars(config), **changes})
+    generation = {**fresh_generation(config), "max_new_tokens": 8}
+    return Model(network, known, generation)
