@@ -321,7 +321,9 @@ def load(
     if tokenizer is not None:
         most = getattr(model.config, "vocab_size", 0)
         _check_vocabulary(tokenizer, most, folder)
-        _check_vocabulary(tokenizer.target, getattr(model.config, "target_vocab_size", most), folder)
+        _check_vocabulary(
+            tokenizer.target, getattr(model.config, "target_vocab_size", most), folder
+        )
     model.generation = read_generation(folder)
     if not model.generation:
         if isinstance(network, EncoderDecoderModel):
