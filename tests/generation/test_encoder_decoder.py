@@ -95,9 +95,8 @@ def test_beams_are_those_of_transformers(both, name):
     flat = [one for own in got for one in own]
     assert len(flat) == len(want.sequences) == 4 * ROWS
     stopped = 0
-    for one, sequence, score in zip(
-        flat, want.sequences.tolist(), want.sequences_scores, strict=True
-    ):
+    rows = zip(flat, want.sequences.tolist(), want.sequences_scores, strict=True)
+    for one, sequence, score in rows:
         said = sequence[1 : 1 + len(one.ids)]
         assert tuple(said) == one.ids
         assert abs(one.score - float(score)) < 1e-4

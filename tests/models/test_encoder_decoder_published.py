@@ -278,6 +278,25 @@ def test_settings_of_tasks_are_prefixes_alone(tmp_path):
     assert (bart.prefix, bart.prefixes, bart.for_training().prefix) == (" ", {}, "")
 
 
+def test_a_run_that_begins_with_it_drops_settings_of_tasks(tmp_path):
+    from dataclasses import dataclass, field
+
+    from bedstone.train.start import begin
+
+    @dataclass
+    class Recipe:
+        init: str
+        model: dict = field(default_factory=dict)
+
+    saved("bart", tmp_path / "b")
+    model = begin(Recipe(str(tmp_path / "b")), None, ("bart",))
+    assert (model.config.prefix, model.config.prefixes) == ("", {})
+    assert model.generation == {
+        "decoder_start_token_id": 2, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1,
+        "forced_bos_token_id": 0, "forced_eos_token_id": 2,
+    }  # fmt: skip
+
+
 def test_a_start_token_that_no_file_says_is_unknown():
     bare = {name: value for name, value in T5.items() if name != "decoder_start_token_id"}
     shape = layout("t5").read(bare, set())
@@ -321,6 +340,27 @@ def test_info_and_card(case, tmp_path):
     assert "text2text-generation" in card and CASES[case]["architectures"][0] in card
     with pytest.raises(BedstoneError, match=r"continues no text.*text2text-generation"):
         mine.generate("a text")
+
+
+@pytest.mark.parametrize("case", ["t5", "marian", "bart"])
+def test_adapters_open_in_peft(case, tmp_path):
+    peft = pytest.importorskip("peft")
+    from bedstone.checkpoints.adapters import save_adapter
+
+    theirs = saved(case, tmp_path / "base")
+    mine = bedstone.load(tmp_path / "base")
+    adapt(mine.network, LoraConfig(rank=2), seed=1)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in mine.network.parameters():
+            if weight.requires_grad:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    save_adapter(mine, tmp_path / "a")
+    (ids, keep), after = sources(), targets()
+    with torch.no_grad():
+        found = mine.network.eval()(ids, after, keep)
+    both = peft.PeftModel.from_pretrained(theirs, tmp_path / "a").eval()
+    assert near(logits_of(both, ids, keep, after), found)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -56,6 +56,10 @@ from bedstone.nn.ties import without_ties
 from bedstone.reading import check_kinds, is_plain, read_object, to_path
 from bedstone.runtime import pick_precision
 
+# Settings of generation that name tokens, which a model keeps whatever it is trained for.
+TOKENS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+TOKENS += ("bad_words_ids", "forced_bos_token_id", "forced_eos_token_id")
+
 
 @dataclass(repr=False)
 class Model:
@@ -172,6 +176,17 @@ class Model:
             rows = write(self.network, known, prompts, way, eos=self.end_ids, precision=how)
             texts = [each.text for each in rows]
         return texts[0] if isinstance(prompt, str) else texts
+
+    def forget_tasks(self) -> None:
+        """Drops what an encoder-decoder was published with for a task of its own.
+
+        Prefixes, and settings of generation such as `min_length`, would otherwise count for what it
+        is trained for next; special tokens stay.
+        """
+        if isinstance(self.network, EncoderDecoderModel):
+            self.network.config = self.config.for_training()
+            kept = {name: self.generation[name] for name in TOKENS if name in self.generation}
+            self.generation = {"decoder_start_token_id": self.config.start_id, **kept}
 
     def save_pretrained(self, path: str | Path) -> Path:
         """`save`, by the name that users of `transformers` know."""

@@ -79,7 +79,8 @@ def pipeline(
         classify("a lovely evening")  # [{"label": "good", "score": 0.98}]
 
     Args:
-        task: one of `TASKS`, or of `ALIASES`, or translation_xx_to_yy; None takes the one that the model was made for.
+        task: one of `TASKS`, or of `ALIASES`, or translation_xx_to_yy; None takes the one that the
+            model was made for.
         model: a `Model`, a folder (a model's or a run's), a short name such as `minilm`, or a
             hub id.
         tokenizer: another than the model's own.

@@ -108,7 +108,7 @@ def test_saved_files_open_in_both(folder, theirs, tmp_path):
 def test_an_unknown_language_is_named(folder):
     mine = load_tokenizer(folder)
     assert mine.languages == ["de", "fr"]
-    with pytest.raises(BedstoneError, match="language code 'dee' is unknown.*'de'"):
+    with pytest.raises(BedstoneError, match=r"language code 'dee' is unknown.*'de'"):
         mine.encode(">>dee<< a cat")
 
 

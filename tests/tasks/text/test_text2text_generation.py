@@ -182,7 +182,7 @@ def test_languages_of_a_model_of_one_pair(model):
     try:
         made = bedstone.pipeline("translation_en_to_de", model)
         assert made("a cat") == made("a cat", tgt_lang="de")
-        with pytest.raises(BedstoneError, match="tgt_lang: 'fr' was given; .* 'de'"):
+        with pytest.raises(BedstoneError, match=r"tgt_lang: 'fr' was given; .* 'de'"):
             made("a cat", tgt_lang="fr")
     finally:
         del model.tokenizer.settings["source_lang"], model.tokenizer.settings["target_lang"]
@@ -195,7 +195,7 @@ def test_languages_of_a_model_with_codes(model, caplog, monkeypatch):
     monkeypatch.setattr(type(model.tokenizer), "languages", ["de", "fr"], raising=False)
     assert made.lead("a cat", made.chosen(tgt_lang="fr")) == (">>fr<< ", "a cat")
     assert made.lead(">>de<< a cat", made.options) == (">>de<< ", "a cat")
-    with pytest.raises(BedstoneError, match="tgt_lang: 'dee'.*'de'"):
+    with pytest.raises(BedstoneError, match=r"tgt_lang: 'dee'.*'de'"):
         made("a cat", tgt_lang="dee")
     with caplog.at_level(logging.WARNING, logger="bedstone.tasks"):
         made(["a cat", "a dog"])
@@ -207,7 +207,7 @@ def test_a_start_token_that_is_said_nowhere_is_refused(model):
     config = model.network.config
     object.__setattr__(config, "start_id", None)
     try:
-        with pytest.raises(BedstoneError, match="decoder_start_token_id stands neither .* Add it"):
+        with pytest.raises(BedstoneError, match=r"decoder_start_token_id stands neither .* Add it"):
             bedstone.pipeline("translation", model)
         model.generation["decoder_start_token_id"] = 10**6
         with pytest.raises(BedstoneError, match="decoder_start_token_id = 1000000"):

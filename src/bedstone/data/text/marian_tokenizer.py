@@ -1,10 +1,10 @@
 """Marian's tokenizers: two SentencePiece models, and the ids of their pieces in `vocab.json`.
 
 Published folders (OPUS-MT) hold `source.spm`, `target.spm` and `vocab.json`, and no
-`tokenizer.json`. Sources are cut into pieces by the one, targets by the other, and what is generated
-is put together by the target's; the ids are those of `vocab.json`, not SentencePiece's own. Where
-`separate_vocabs` says so, targets have ids of their own, in `target_vocab.json`. A source may begin
-with the language to translate to, `>>de<<`, which is one token.
+`tokenizer.json`. Sources are cut into pieces by the one, targets by the other, and what is
+generated is put together by the target's; the ids are those of `vocab.json`, not SentencePiece's
+own. Where `separate_vocabs` says so, targets have ids of their own, in `target_vocab.json`. A
+source may begin with the language to translate to, `>>de<<`, which is one token.
 """
 
 import functools

@@ -36,7 +36,8 @@ CONFIG_KEYS = Keys(
     harmless=keys(
         """_commit_hash _from_auto added_tokens_file backend bos_token_id cache_dir
         clean_up_tokenization_spaces cls_token_id cls_token_segment_id device_map do_basic_tokenize
-        eos_token_id errors extra_ids from_slow is_local is_fast legacy local_files_only mask_token_id
+        eos_token_id errors extra_ids
+        from_slow is_local is_fast legacy local_files_only mask_token_id
         max_length merges_file model_input_names model_specific_special_tokens name_or_path
         pad_to_multiple_of pad_token_id pad_token_type_id padding padding_side processor_class
         response_schema sep_token_id spaces_between_special_tokens special_tokens_map_file stride
