@@ -57,8 +57,10 @@ from bedstone.reading import check_kinds, is_plain, read_object, to_path
 from bedstone.runtime import pick_precision
 
 # Settings of generation that name tokens, which a model keeps whatever it is trained for.
-TOKENS = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
-TOKENS += ("bad_words_ids", "forced_bos_token_id", "forced_eos_token_id")
+TOKENS = (
+    *("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("bad_words_ids", "forced_bos_token_id", "forced_eos_token_id"),
+)
 
 
 @dataclass(repr=False)
@@ -183,7 +185,8 @@ class Model:
         Prefixes, and settings of generation such as `min_length`, would otherwise count for what it
         is trained for next; special tokens stay.
         """
-        if isinstance(self.network, EncoderDecoderModel):
+        network = self.network
+        if isinstance(network, EncoderDecoderModel):
             self.network.config = self.config.for_training()
             kept = {name: self.generation[name] for name in TOKENS if name in self.generation}
             self.generation = {"decoder_start_token_id": self.config.start_id, **kept}

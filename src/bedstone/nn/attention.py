@@ -60,8 +60,8 @@ def attend(
     full, plain = isinstance(mask, Full), not biased and dropout == 0.0
     if full and plain and attention_pays(q, k, v, causal=False):
         return attention(q, k, v, scale, causal=False)
-    if length == 1 and plain:
-        return _attend_one(q, k, v, mask, slots, scale)
+    if length == 1 and dropout == 0.0 and relative is None:
+        return _attend_one(q, k, v, mask, slots, bias, scale)
     if not biased:
         wide = isinstance(mask, Causal) and (mask.window is None or mask.window >= keys)
         if full or (wide and from_start):
@@ -88,28 +88,43 @@ def attend(
     if dense is not None:
         dense = dense[:, None]  # one for all heads
     if bias is not None:
-        dense = bias if dense is None else bias.masked_fill(~dense, float("-inf"))
+        dense = _masked(bias, dense)
         dense = dense.to(q.dtype)
     return fused(q, k, v, attn_mask=dense)
 
 
 def _attend_one(
-    q: Tensor, k: Tensor, v: Tensor, mask: Mask, slots: Tensor | None, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask,
+    slots: Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
 ) -> Tensor:
     """One query a row: decoding. Heads that share keys stand as rows of one product."""
     dense = None
     if isinstance(mask, Causal) and slots is not None and len(slots) == 1:
         if mask.window is not None:  # the last token sees the window before it, and all of it
             k, v = k[:, :, -mask.window :], v[:, :, -mask.window :]
+            bias = None if bias is None else bias[..., -mask.window :]
     elif not isinstance(mask, Full):
         if slots is None:
             slots = torch.zeros(1, 1, dtype=torch.long, device=q.device)
         dense = mask.dense(slots, torch.arange(k.shape[2], device=q.device))
     if dense is not None:
         dense = dense[:, None]  # (B or 1, 1, 1, K), one for all heads
+    if bias is not None:
+        bias = bias.to(q.dtype).reshape(len(bias), k.shape[1], -1, k.shape[2])
+        dense = _masked(bias, dense)
     folded = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, G, H / G, W)
     mixed = F.scaled_dot_product_attention(folded, k, v, attn_mask=dense, scale=scale)
     return mixed.reshape(q.shape)
+
+
+def _masked(bias: Tensor, seen: Tensor | None) -> Tensor:
+    """A bias with minus infinity where a key isn't seen."""
+    return bias if seen is None else bias.masked_fill(~seen, float("-inf"))
 
 
 def _in_grids(mask: Documents, learns: bool) -> bool:
