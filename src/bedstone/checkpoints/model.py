@@ -418,7 +418,10 @@ def tokenizer_of(model: Model) -> Tokenizer:
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
-    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "source.spm")
+    known = (
+        *("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt"),
+        "source.spm",
+    )
     return load_tokenizer(folder) if any((folder / name).is_file() for name in known) else None
 
 

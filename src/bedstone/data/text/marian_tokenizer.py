@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, models
 
+from bedstone.data.text.convert_tokenizer import sentencepiece_processor
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tokenizer_limits import LARGEST
 from bedstone.data.text.tokenizer_settings import CONFIG, CONFIG_KEYS, content_of
@@ -117,7 +118,7 @@ class MarianTokenizer(Tokenizer):
         super().__init__(backend, settings, path)
         self.model, self.vocabulary = model, vocabulary
         self.sources = self._target = self
-        self._processor = _processor(model, path)
+        self._processor = sentencepiece_processor(model, path)
         self._texts = {number: piece for piece, number in vocabulary.items()}
         self._unknown = vocabulary[settings["unk_token"]]
         self._special = {vocabulary[settings[role]] for role in ROLES}
@@ -208,21 +209,3 @@ class MarianTokenizer(Tokenizer):
             write_json(folder / OTHER, self.target.vocabulary)
         settings = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": separate}
         write_json(folder / CONFIG, {**self.settings, **settings})
-
-
-def _processor(model: bytes, path: Path) -> Any:
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise BedstoneError(
-            f"{path}: reading a SentencePiece model needs the extra 'sentencepiece'. "
-            "Install it with: pip install 'bedstone[sentencepiece]'"
-        ) from error
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        processor.LoadFromSerializedProto(model)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BedstoneError(
-            f"{path}: can't be read as a SentencePiece model ({error}). Fetch the file again."
-        ) from error
-    return processor
