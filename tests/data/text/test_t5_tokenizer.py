@@ -12,16 +12,17 @@ TEXTS = [f"The cat no. {n} sat on mat {n * 7 % 13}, didn't it? Grüße ½ ﬁ" f
 ODD = ["  two   spaces ", "tabs\tand\nlines", "漢字 🙂", "", "a</s>b", "x" * 200, "Naïve — “q”"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "bytes"])
+def folder(request, tmp_path_factory):
     sentencepiece = pytest.importorskip("sentencepiece")
     place = tmp_path_factory.mktemp("t5")
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(TEXTS),
         model_writer=made,
-        vocab_size=110,
+        vocab_size=400 if request.param else 110,
         model_type="unigram",
+        byte_fallback=request.param,
         pad_id=0,
         eos_id=1,
         unk_id=2,

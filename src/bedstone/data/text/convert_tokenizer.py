@@ -267,7 +267,8 @@ def convert_t5(path: Path, sentinels: int) -> tuple[Tokenizer, dict[str, Any]]:
     space = pre_tokenizers.Metaspace(SPACE, "always")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
     tokenizer.decoder = decoders.Metaspace(SPACE, "always")
-    own = "".join(found.texts[number] for number in range(3, min(len(pieces), 2000)))
+    left_out = found.whole | found.special
+    own = "".join(text for n, text in enumerate(found.texts[:2000]) if n not in left_out)
     if any(
         tokenizer.encode(probe, add_special_tokens=False).ids != model.EncodeAsIds(probe)
         for probe in (*_PROBES, own.replace(SPACE, " "))  # its own pieces, in other company
