@@ -30,6 +30,7 @@ from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
 from bedstone.tasks.pipeline import check_head, named_options, task_class
+from bedstone.tasks.task import WRITTEN
 from bedstone.tasks.text.semantic_search import read_corpus
 
 REPORTED = 5  # broken images that are named
@@ -151,7 +152,6 @@ def _image(word: str) -> Path | None:
 
 LONGEST = 300  # characters of a cell
 LEFT_OUT = ("row",)  # --json has it
-WRITTEN = ("generated_text", "translation_text", "summary_text")  # printed without a table
 
 
 def shown(value: Any, result: Any) -> list[RenderableType]:
@@ -174,7 +174,7 @@ def _tables(result: Any) -> list[RenderableType]:
     if isinstance(result, Mapping):
         return [_table(_rows_of(result))]
     if isinstance(result, list) and result and all(isinstance(one, Mapping) for one in result):
-        for key in WRITTEN:
+        for key in WRITTEN:  # without a table
             if all(set(one) == {key} for one in result):
                 return [Text(one[key]) for one in result]
         return [_table(result)]

@@ -32,6 +32,7 @@ TARGETS = ("q", "k", "v", "out", "gate", "up", "down")
 GROUPS = (32, 64, 128)
 GROUP = 32  # of inference in four bits
 LARGEST = 65504.0  # the greatest that a lowest value or a step in fp16 can be
+ALIGNMENT = 16  # bytes: torch's kernel for 8 bits ends the process where codes begin elsewhere
 FEW = 8  # rows: beyond, making the weight whole costs less than the small kernels (measured)
 _ROWS = 128  # of a weight made whole at once: what they need stays in the cache
 
@@ -317,6 +318,8 @@ class QuantizedLinear(Quantized):
 
     def _few_rows(self, x: Tensor) -> Tensor:
         if self.lowest is None:
+            if self.codes.data_ptr() % ALIGNMENT:  # mapped from a file, say
+                self.codes = self.codes.clone()
             return torch._weight_int8pack_mm(x, self.codes, self.scales.flatten().to(x.dtype))
         if self._packed is None:
             codes = torch.cat((self.codes & 15, self.codes >> 4), 1).int()

@@ -277,6 +277,13 @@ def test_from_the_command_line(model, tmp_path, capsys):
     assert [line["result"] for line in lines] == [[one] for one in expected]
     assert main(["run", "summarization", folder, SENTENCES[0], "--option", "num_beams=2"]) == 0
     assert "summary_text" not in capsys.readouterr().out  # the text alone
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(json.dumps({"text": text}) for text in SENTENCES[:2]))
+    out = tmp_path / "out.jsonl"
+    assert main(["predict", folder, str(rows), "--out", str(out), "--task", "translation"]) == 0
+    predicted = [json.loads(line)["prediction"] for line in out.read_text().splitlines()]
+    assert all(isinstance(text, str) and "translation_text" not in text for text in predicted)
+    capsys.readouterr()
     assert main(["info", folder]) == 0
     assert "seq2seq" in capsys.readouterr().out
     assert main(["generate", folder, "a cat"]) == 2
