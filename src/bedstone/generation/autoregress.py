@@ -356,7 +356,13 @@ def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor,
 
 
 def ready(network: Decoder, precision: Precision | None) -> Decoder:
-    """The network itself, or a copy of it made ready to compute in `precision`."""
+    """The network itself, or a copy of it made ready to compute in `precision`.
+
+    A decoder over memories whose network is ready is its form over the engine, where it has one.
+    """
+    over = getattr(network, "over_engine", None)
+    if over is not None:
+        return over() or network
     if precision is None or not isinstance(network, nn.Module):
         return network
     made_for = inference_dtype(network), inference_bits(network)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.nn.blocks import Block, Context
 from bedstone.nn.cache import Cache, LayerCache
+from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
 from bedstone.nn.masks import Causal, Documents, Full, Mask, Padding, Sources
 from bedstone.nn.positions import RelativeBias
 from bedstone.nn.quantize import held_in
@@ -201,16 +202,33 @@ class MemoryReader(nn.Module):
         )
 
 
-class MemoryDecoder:
-    """A decoder over one memory, with all that `generation.autoregress` needs of a network."""
+class MemoryWriter:
+    """A decoder over one memory, with all that `generation.autoregress` needs of a network.
+
+    Args:
+        engine: of a network that is ready for inference: the decoder over the engine.
+    """
 
     def __init__(
-        self, decoder: MemoryReader, head: Any, memory: Tensor, memory_keep: Tensor | None
+        self,
+        decoder: MemoryReader,
+        head: Any,
+        memory: Tensor,
+        memory_keep: Tensor | None,
+        engine: LazyDecoder | None = None,
     ) -> None:
         self.config = decoder.config
         self.head = head
         self.memory, self.memory_keep = memory, memory_keep
-        self._decoder = decoder
+        self._decoder, self._engine = decoder, engine
+
+    def over_engine(self) -> MemoryDecoder | None:
+        """The same over the engine, where that is possible."""
+        if self._engine is None:
+            return None
+        keep = self.memory_keep
+        first = None if keep is None else torch.where(keep, 0, NEVER)
+        return self._engine.over(self.memory, first)
 
     def states(
         self,

@@ -81,6 +81,11 @@ class Codes:
         lowest = None if self.lowest is None else self.lowest[rows]
         return Codes(self.packed[rows], self.scales[rows], lowest)
 
+    def times(self, factor: float) -> "Codes":
+        """The codes of the weight times a factor."""
+        lowest = None if self.lowest is None else self.lowest.float() * factor
+        return Codes(self.packed, self.scales.float() * factor, lowest)
+
     def chunk(self, parts: int) -> list["Codes"]:
         """Equal parts of its rows, the last one smaller where there are none."""
         size = -(-len(self) // parts)

@@ -20,11 +20,13 @@ from bedstone.errors import BedstoneError
 from bedstone.models.bert import network as bert
 from bedstone.models.blip.config import BlipConfig, BlipTextConfig
 from bedstone.models.heads import Head
-from bedstone.models.memory import MemoryBlock, MemoryDecoder, MemoryReader
+from bedstone.models.memory import MemoryBlock, MemoryReader, MemoryWriter
 from bedstone.models.resnet import network as map_tower
 from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.blocks import PostNorm, Stack
 from bedstone.nn.dropout import Dropout
+from bedstone.nn.fast.decoder import LazyDecoder
+from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.positions import LearnedPositions
 from bedstone.nn.quantize import Quantized
@@ -95,6 +97,7 @@ class Blip(nn.Module):
     """
 
     causal = False  # it writes over a picture, not from text alone
+    engine: LazyDecoder | None = None  # of a network that is ready for inference
 
     def __init__(self, config: BlipConfig) -> None:
         super().__init__()
@@ -186,14 +189,28 @@ class Blip(nn.Module):
             ids, memory=question_states, memory_keep=question_keep, causal=True
         )
 
-    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> "MemoryDecoder":
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> MemoryWriter:
         """The decoder over a memory, as generation takes it; rows that share one are neighbours.
 
         Args:
             memory: of pictures, for captions; the states of questions, for answers.
             memory_keep: (P, S) bool, which of its states are real; None says all are.
         """
-        return MemoryDecoder(self._part("decoder"), self._part("head"), memory, memory_keep)
+        decoder, head = self._part("decoder"), self._part("head")
+        return MemoryWriter(decoder, head, memory, memory_keep, self.engine)
+
+    def decoder_parts(self) -> DecoderParts:
+        """The decoder's modules as the engine reads them."""
+        decoder = self._part("decoder")
+        return DecoderParts(
+            decoder.config,
+            decoder.embed,
+            decoder.stack,
+            self._part("head"),
+            tied=bool(self.ties),
+            positions=decoder.positions,
+            embed_norm=decoder.norm,
+        )
 
     def forward(
         self,

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.models.encoder_decoder.config import RELATIVE, EncoderDecoderConfig, SideConfig
 from bedstone.models.heads import Head, PackedRows
-from bedstone.models.memory import MemoryDecoder, MemoryReader
+from bedstone.models.memory import MemoryReader, MemoryWriter
 from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.blocks import Block, PostNorm, PreNorm, Stack
 from bedstone.nn.cache import Cache
 from bedstone.nn.dropout import Dropout
+from bedstone.nn.fast.decoder import LazyDecoder
+from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Documents, Mask, Sources
 from bedstone.nn.positions import LearnedPositions, RelativeBias, SinusoidalPositions
@@ -126,6 +128,7 @@ class EncoderDecoder(nn.Module):
     """Source ids (P, S) and target ids (n, T) to logits of the next words of targets (n, T, V)."""
 
     causal = False  # it writes over a source, not from text alone
+    engine: LazyDecoder | None = None  # of a network that is ready for inference
 
     def __init__(self, config: EncoderDecoderConfig) -> None:
         super().__init__()
@@ -192,14 +195,34 @@ class EncoderDecoder(nn.Module):
         """An empty key/value cache of the decoder."""
         return self.decoder.new_cache(batch, capacity)
 
-    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> MemoryDecoder:
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> MemoryWriter:
         """The decoder over sources, as generation takes it; rows that share one are neighbours.
 
         Args:
             memory: (P, S, D), of `memory`.
             memory_keep: (P, S) bool, which of its states are real; None says all are.
         """
-        return MemoryDecoder(self.decoder, self.head, memory, memory_keep)
+        return MemoryWriter(self.decoder, self.head, memory, memory_keep, self.engine)
+
+    def decoder_parts(self) -> DecoderParts:
+        """The decoder's modules as the engine reads them."""
+        decoder, last, positions = self.decoder, self.decoder.last, self.decoder.positions
+        if self.config.scaled_output:  # the norm divides in the place of the head
+            last = _scaled(last, self.config.width**-0.5)
+        if isinstance(positions, LearnedPositions):
+            positions = _without_offset(positions)
+        return DecoderParts(
+            decoder.config,
+            decoder.embed,
+            decoder.stack,
+            self.head.out,
+            tied="head.out.weight" in self.ties,
+            factor=decoder.scale,
+            positions=positions,
+            embed_norm=None if isinstance(decoder.norm, nn.Identity) else decoder.norm,
+            bias=decoder.relative,
+            norm=None if isinstance(last, nn.Identity) else last,
+        )
 
     def forward(self, ids: Tensor, targets: Tensor, keep: Tensor | None = None) -> Tensor:
         """Logits of the next word after every token of the targets, (n, T, V).
@@ -232,6 +255,21 @@ class EncoderDecoder(nn.Module):
             self.packed_memory(sources),
             Sources(targets.documents, sources.documents),
         )
+
+
+def _scaled(norm: Any, factor: float) -> RMSNorm:
+    """A norm whose outputs are multiplied by a factor."""
+    made = RMSNorm(len(norm.weight), norm.eps)
+    made.weight = nn.Parameter(norm.weight.detach() * factor, False)
+    return made
+
+
+def _without_offset(positions: LearnedPositions) -> LearnedPositions:
+    """BART's positions from the first that is read."""
+    weight = positions.weight.detach()[OFFSET:]
+    made = LearnedPositions(1, weight.shape[1])
+    made.weight = nn.Parameter(weight, False)
+    return made
 
 
 def build(config: EncoderDecoderConfig, *, seed: int | None = None) -> EncoderDecoder:

@@ -28,6 +28,8 @@ from bedstone.models.vit.network import ViTConfig
 from bedstone.nn.attention import CrossAttention
 from bedstone.nn.blocks import Block, Gated, Stack
 from bedstone.nn.cache import Cache
+from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
+from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import LayerNorm, RMSNorm
 from bedstone.nn.masks import Full, Mask
 from bedstone.runtime import without_weights
@@ -126,8 +128,6 @@ class FlamingoConfig(Settings):
 #
 # Shapes: P memories, n = m * P rows of text, T tokens, S states of a memory.
 
-NEVER = 2**31  # the slot from which a state is seen that stands for no picture
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -199,6 +199,7 @@ class FlamingoGPT(Headed):
 
     causal = True
     abilities = frozenset({"captions", "answers"})
+    engine: LazyDecoder | None = None  # of a network that is ready for inference
 
     def __init__(self, config: FlamingoConfig, gpt: GPT, image: Any) -> None:
         """`image` has `states(pixels)`, (P, S, memory width); blocks of `gpt` are changed."""
@@ -283,6 +284,10 @@ class FlamingoGPT(Headed):
         """The network over a memory, as generation takes it; neighbouring rows may share one."""
         return FlamingoDecoder(self, memory, first_token)
 
+    def decoder_parts(self) -> DecoderParts:
+        """The GPT's modules as the engine reads them, cross-attention among them."""
+        return self.gpt.decoder_parts()
+
     def learning(self) -> None:
         """Freezes all but cross-attention, its gates and norms, and what makes the memory."""
         self.requires_grad_(False)
@@ -347,6 +352,11 @@ class FlamingoDecoder:
             memory=None if cache is not None and cache.length else self.memory,
             first_token=self.first_token,
         )
+
+    def over_engine(self) -> MemoryDecoder | None:
+        """The same over the engine, where that is possible."""
+        engine = self._network.engine
+        return None if engine is None else engine.over(self.memory, self.first_token)
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache."""

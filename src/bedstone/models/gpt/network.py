@@ -22,6 +22,7 @@ from bedstone.models.heads import Head, HeadConfig, Headed
 from bedstone.nn.attention import SelfAttention
 from bedstone.nn.blocks import Block, Context, PreNorm, Stack
 from bedstone.nn.cache import Cache
+from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Causal, Documents, Full, Mask
 from bedstone.nn.positions import LearnedPositions, Rotary, scaled_frequencies
@@ -261,6 +262,19 @@ class GPT(Headed):
         """
         states = self.states(ids, mask=mask, positions=positions, cache=cache, keep=keep)
         return self.read(states, keep)
+
+    def decoder_parts(self) -> DecoderParts:
+        """Its modules as the engine reads them."""
+        return DecoderParts(
+            self.config,
+            self.embed,
+            self.stack,
+            self.head,
+            tied=bool(self.ties),
+            positions=self.positions,
+            rotary=self.rotary,
+            norm=self.norm,
+        )
 
     def new_cache(self, batch: int, capacity: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""

@@ -16,6 +16,7 @@ from bedstone.nn.attention import CrossAttention, SelfAttention
 from bedstone.nn.blocks import AdaZero, Context, PostNorm, PreNorm, Stack
 from bedstone.nn.conditioning import PlainNorm
 from bedstone.nn.convolution import ConvNorm
+from bedstone.nn.fast.decoder import LazyDecoder
 from bedstone.nn.fast.frozen import PackedLinear
 from bedstone.nn.fast.products import EngineLinear, fits
 from bedstone.nn.fast.program import ACTIVATIONS
@@ -143,6 +144,8 @@ def for_inference(network: Network, dtype: torch.dtype, bits: int | None = None)
             module.dtype = dtype
     ready.eval()  # the new parts too: some drop out in training
     setattr(ready, _MARK, (dtype, bits))
+    if hasattr(network, "decoder_parts") and hasattr(network, "writer"):
+        ready.engine = LazyDecoder(network, dtype, bits)  # type: ignore[assignment]
     return ready
 
 

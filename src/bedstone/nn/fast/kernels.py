@@ -70,7 +70,8 @@ class Op(ctypes.Structure):
 
     _fields_ = (
         ("code", c_int32), ("source", c_int32), ("target", c_int32), ("offset", c_int32),
-        ("adds", c_int32), ("activation", c_int32), ("layer", c_int32), ("norm", Norm),
+        ("adds", c_int32), ("activation", c_int32), ("layer", c_int32), ("factor", c_float),
+        ("norm", Norm),
         ("weights", ctypes.POINTER(Weights)), ("attention", ctypes.POINTER(Attention)),
     )  # fmt: skip
 
@@ -95,8 +96,11 @@ class Call(ctypes.Structure):
         ("coarse", c_float),
         ("buffers", c_void_p * 6), ("strides", c_int32 * 6),
         ("area", c_void_p), ("scores", c_void_p),
-        ("cache", Slots), ("ids", c_void_p), ("owners", c_void_p), ("slots", c_void_p),
+        ("cache", Slots), ("memory", Slots),
+        ("ids", c_void_p), ("owners", c_void_p), ("slots", c_void_p),
+        ("memories", c_void_p), ("seen", c_void_p),
         ("cosines", c_void_p), ("sines", c_void_p), ("learnt", c_void_p),
+        ("distances", c_void_p), ("reach", c_int32),
     )  # fmt: skip
 
 

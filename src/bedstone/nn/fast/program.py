@@ -1,10 +1,11 @@
 """A decoder's blocks as a list of the engine's operations.
 
 What the engine computes is what the modules say, read from them once: norms, joined projections,
-attention over the cache, MLPs, each added to the residual stream.
+attention over the cache or a memory, MLPs, each added to the residual stream.
 """
 
 import ctypes
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bedstone.nn.attention import SelfAttention
-from bedstone.nn.blocks import PreNorm
+from bedstone.nn.attention import CrossAttention, SelfAttention
+from bedstone.nn.blocks import Gated, PostNorm, PreNorm
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.panels import (
     DEPTH,
@@ -28,9 +29,10 @@ from bedstone.nn.fast.panels import (
 from bedstone.nn.gptq import codes_for_inference
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
 from bedstone.nn.lora import LoRALinear
+from bedstone.nn.positions import RelativeBias
 from bedstone.nn.quantize import Codes, Quantized
 
-EMBED, NORM, PRODUCT, GATED, SELF = range(5)
+EMBED, NORM, PRODUCT, GATED, SELF, KEEP, CROSS = range(7)
 X, QKV, MIXED, HIDDEN, OUT, LOGITS = range(6)  # buffers
 ACTIVATIONS = {
     F.silu: 1, F.gelu: 2, gelu_tanh: 3, quick_gelu: 4, F.relu: 5, torch.tanh: 6,
@@ -46,6 +48,36 @@ class NotPossible(Exception):
     """The engine has no form of a module; its message names it."""
 
 
+@dataclass(frozen=True)
+class DecoderParts:
+    """The modules of a decoder, by what they do; a network's `decoder_parts` gives them.
+
+    Attributes:
+        config: `context` and `vocab_size`.
+        embed: words; its vectors are multiplied by `factor`.
+        stack: the blocks.
+        head: of words: linear, or `models.heads.Head`.
+        tied: whether its matrix is the embedding.
+        positions: what is added to words; a module of positions (1, T).
+        embed_norm: of their sum.
+        rotary: of queries and keys.
+        bias: added to scores of self-attention.
+        norm: of the last block's states.
+    """
+
+    config: Any
+    embed: Any
+    stack: nn.Module
+    head: Any
+    tied: bool
+    factor: float = 1.0
+    positions: nn.Module | None = None
+    embed_norm: nn.Module | None = None
+    rotary: Any = None
+    bias: RelativeBias | None = None
+    norm: nn.Module | None = None
+
+
 class Layers:
     """A network's linear layers in panels, each in the precision that it is to have.
 
@@ -59,27 +91,28 @@ class Layers:
         codes = codes_for_inference(network, bits) if bits else {}
         self._codes = {id(network.get_submodule(path)): each for path, each in codes.items()}
 
-    def weight(self, layer: Any) -> Tensor | Codes:
-        """A layer's weight or codes; an adapter in use is merged.
+    def weight(self, layer: Any, factor: float = 1.0) -> Tensor | Codes:
+        """A layer's weight or codes, times a factor; an adapter in use is merged.
 
         Raises:
             NotPossible: it is neither linear nor a table.
         """
-        if isinstance(layer, Quantized):
-            return layer.held
-        if id(layer) in self._codes:
-            return self._codes[id(layer)]
+        codes = layer.held if isinstance(layer, Quantized) else self._codes.get(id(layer))
+        if codes is not None:
+            return codes if factor == 1 else codes.times(factor)
         if isinstance(layer, LoRALinear):
             layer = layer.plain()
         elif type(layer) not in (nn.Linear, nn.Embedding):
             raise NotPossible(f"a layer of {type(layer).__name__}")
         weight: Tensor = layer.weight
-        return weight
+        return weight if factor == 1 else weight.detach().float() * factor
 
-    def panels(self, layer: Any, **spreads: tuple[int, int]) -> Panels:
-        """A layer in panels, with its bias; `spreads` as `panels` takes them."""
+    def panels(self, layer: Any, factor: float = 1.0, **spreads: tuple[int, int]) -> Panels:
+        """A layer times a factor in panels, with its bias; `spreads` as `panels` takes them."""
         bias = getattr(layer, "bias", None)
-        return panels(self.weight(layer), self.kind, bias=bias, **spreads)
+        if bias is not None and factor != 1:
+            bias = bias.detach().float() * factor
+        return panels(self.weight(layer, factor), self.kind, bias=bias, **spreads)
 
 
 class Program:
@@ -89,10 +122,14 @@ class Program:
         ops: in order.
         widths: of the buffers' rows, in numbers.
         deepest: the most inputs of a product, padded.
+        heads: of self-attention: query heads, key/value heads, their width.
+        crosses: cross-attention, in order.
     """
 
     def __init__(self) -> None:
         self.ops: list[kernels.Op] = []
+        self.heads: set[tuple[int, int, int]] = set()
+        self.crosses: list[tuple[CrossAttention, kernels.Attention]] = []
         self.widths = [0] * 6
         self.deepest = DEPTH
         self.weights: list[Panels] = []
@@ -111,13 +148,13 @@ class Program:
         """Of all weights that one step reads."""
         return sum(part.nbytes for part in self.weights)
 
-    def then(self, code: int, source: int, target: int, weights: Panels) -> "Program":
-        """These operations and one more, in a program of its own."""
+    def then(self, other: "Program") -> "Program":
+        """These operations and those of another, in a program of its own."""
         longer = Program()
-        longer.ops, longer.weights = list(self.ops), list(self.weights)
-        longer.widths, longer.deepest = list(self.widths), self.deepest
-        longer._kept = [self]
-        longer.add(code, source, target, weights)
+        longer.ops, longer.weights = self.ops + other.ops, self.weights + other.weights
+        longer.widths = [max(pair) for pair in zip(self.widths, other.widths, strict=True)]
+        longer.deepest = max(self.deepest, other.deepest)
+        longer._kept = [self, other]
         return longer
 
     def settle(self) -> None:
@@ -153,21 +190,23 @@ class Program:
         activation: int = 0,
         layer: int = 0,
         offset: int = 0,
+        factor: float = 1.0,
     ) -> None:
         """One more operation.
 
         Args:
             adds: whether a product is added to what the target holds, or takes its place.
             offset: where in the target's rows a product begins.
+            factor: of what is embedded.
         """
-        op = kernels.Op(code, source, target, offset, adds, activation, layer)
+        op = kernels.Op(code, source, target, offset, adds, activation, layer, factor)
         op.norm = self.norm(norm)
         if weights is not None:
             op.weights = ctypes.pointer(weights.struct)
             self.weights.append(weights)
             self.deepest = max(self.deepest, weights.ins)
+            self._widen(source, weights.ins)
             if code != EMBED:
-                self._widen(source, weights.ins)
                 outs = weights.outs // 2 if code == GATED else weights.outs
                 self._widen(target, offset + outs)
         if attention is not None:
@@ -201,55 +240,103 @@ class Program:
                 self._sublayer(wrapper, number, layers)
 
     def _sublayer(self, wrapper: Any, number: int, layers: Layers) -> None:
-        if type(wrapper) is not PreNorm:
+        if type(wrapper) not in (PreNorm, PostNorm, Gated):
             raise NotPossible(f"a sublayer in {type(wrapper).__name__}")
-        before, sublayer = wrapper.norm, wrapper.sublayer
+        sublayer = wrapper.sublayer
+        before = None if type(wrapper) is PostNorm else wrapper.norm
+        opened = float(wrapper.gate.detach().tanh()) if type(wrapper) is Gated else 1.0
         if type(sublayer) is SelfAttention:
-            self._self_attention(sublayer, before, number, layers)
+            self._self_attention(sublayer, before, number, layers, opened)
+        elif type(sublayer) is CrossAttention:
+            self._cross_attention(sublayer, before, layers, opened)
         elif type(sublayer) is MLP:
             self.add(
                 PRODUCT, X, HIDDEN, layers.panels(sublayer.up), norm=before,
-                activation=_activation(sublayer.activation),
+                activation=activation_of(sublayer.activation),
             )  # fmt: skip
-            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=True)
+            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down, opened), adds=True)
         elif type(sublayer) is GatedMLP:
-            gate, opened = layers.panels(sublayer.gate), layers.panels(sublayer.up)
-            if (gate.kind, gate.group) != (opened.kind, opened.group):
+            gate, up_ = layers.panels(sublayer.gate), layers.panels(sublayer.up)
+            if (gate.kind, gate.group) != (up_.kind, up_.group):
                 raise NotPossible("a gate in another precision than what it opens")
-            both = interleaved(gate, opened)
             self.add(
-                GATED, X, HIDDEN, both, norm=before, activation=_activation(sublayer.activation)
-            )
-            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down), adds=True)
+                GATED, X, HIDDEN, interleaved(gate, up_), norm=before,
+                activation=activation_of(sublayer.activation),
+            )  # fmt: skip
+            self.add(PRODUCT, HIDDEN, X, layers.panels(sublayer.down, opened), adds=True)
         else:
             raise NotPossible(f"a sublayer of {type(sublayer).__name__}")
+        if type(wrapper) is PostNorm:
+            self.add(NORM, X, X, norm=wrapper.norm)
 
     def _self_attention(
-        self, source: SelfAttention, norm: nn.Module, number: int, layers: Layers
+        self,
+        source: SelfAttention,
+        norm: nn.Module | None,
+        number: int,
+        layers: Layers,
+        opened: float,
     ) -> None:
+        self._projections([source.q, source.k, source.v], source.head_width, norm, layers)
+        attention = self._attention(source)
+        attention.window = source.window or 0
+        attention.q_norm, attention.k_norm = self.norm(source.q_norm), self.norm(source.k_norm)
+        self.heads.add((attention.heads, attention.groups, attention.padded))
+        self.add(SELF, QKV, MIXED, attention=attention, layer=number)
+        self._mixed(source, layers, opened)
+
+    def _cross_attention(
+        self,
+        source: CrossAttention,
+        norm: nn.Module | None,
+        layers: Layers,
+        opened: float,
+    ) -> None:
+        self._projections([source.q], source.head_width, norm, layers)
+        attention = self._attention(source)
+        self.crosses.append((source, attention))
+        self.add(CROSS, QKV, MIXED, attention=attention, layer=len(self.crosses) - 1)
+        self._mixed(source, layers, opened)
+
+    def memory(self, layers: Layers) -> "Program":
+        """Keys and values of a memory's states, which stand in X, for each cross-attention."""
+        made = Program()
+        for place, (source, attention) in enumerate(self.crosses):
+            made._projections([source.k, source.v], source.head_width, None, layers)
+            made.add(KEEP, QKV, QKV, attention=attention, layer=place)
+        return made
+
+    def _attention(self, source: SelfAttention | CrossAttention) -> kernels.Attention:
         width = source.head_width
-        padded = up(width, SIDE)
         heads, groups = source.q.out_features // width, source.k.out_features // width
-        parts = [
-            layers.panels(part, row_spread=(width, padded))
-            for part in (source.q, source.k, source.v)
-        ]
+        scale = width**-0.5 if source.scale is None else source.scale
+        return kernels.Attention(heads, groups, width, up(width, SIDE), 0, scale)
+
+    def _projections(
+        self, parts: list[nn.Module], width: int, norm: nn.Module | None, layers: Layers
+    ) -> None:
+        """Queries, keys, values into QKV, in as few products as their precisions let."""
+        spread = (width, up(width, SIDE))
         offset = 0
-        for _, some in groupby(parts, lambda part: (part.kind, part.group)):
+        made = [layers.panels(part, row_spread=spread) for part in parts]
+        for _, some in groupby(made, lambda part: (part.kind, part.group)):
             both = joined(list(some))
             self.add(PRODUCT, X, QKV, both, norm=norm, offset=offset)
             offset += both.outs
-        attention = kernels.Attention(
-            heads, groups, width, padded, source.window or 0,
-            width**-0.5 if source.scale is None else source.scale,
-            self.norm(source.q_norm), self.norm(source.k_norm),
-        )  # fmt: skip
-        self.add(SELF, QKV, MIXED, attention=attention, layer=number)
-        out = layers.panels(source.out, column_spread=(width, padded))
+
+    def _mixed(self, source: SelfAttention | CrossAttention, layers: Layers, opened: float) -> None:
+        """What attention mixed, through its last product, onto the residual stream."""
+        spread = (source.head_width, up(source.head_width, SIDE))
+        out = layers.panels(source.out, opened, column_spread=spread)
         self.add(PRODUCT, MIXED, X, out, adds=True)
 
 
-def _activation(function: Any) -> int:
+def activation_of(function: Any) -> int:
+    """The engine's number of an activation.
+
+    Raises:
+        NotPossible: it has none.
+    """
     if function not in ACTIVATIONS:
         raise NotPossible(f"the activation {getattr(function, '__name__', function)}")
     return ACTIVATIONS[function]

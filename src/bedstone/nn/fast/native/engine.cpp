@@ -43,13 +43,14 @@ struct Attention {
   Norm q_norm, k_norm;
 };
 
-enum Code { EMBED, NORM, PRODUCT, GATED, SELF };
+enum Code { EMBED, NORM, PRODUCT, GATED, SELF, KEEP, CROSS };
 
 struct Op {
   int32_t code, source, target;  // numbers of buffers
   int32_t offset;                // where in the target's rows a product begins
   int32_t adds;                  // whether a product is added to what the target holds
   int32_t activation, layer;
+  float factor;  // of what is embedded
   Norm norm;     // of the source
   const Weights* weights;
   const Attention* attention;
@@ -64,10 +65,13 @@ struct Call {
   int32_t strides[6];
   char* area;            // rows made ready for a product: (max(M, 2 threads), area_stride) bytes
   float* scores;         // (threads, scores_stride): TILE rows of scores, or a row of a product
-  Cache cache;
+  Cache cache, memory;   // memory: what CROSS reads and KEEP writes
   const int32_t *ids, *owners, *slots;  // of each token, (M); its slot is its position
+  const int32_t *memories, *seen;  // of each token: its memory, and how many of its states it sees
   const float *cosines, *sines;   // (positions, W / 2), or null
-  const float* learnt;            // (positions, stride of buffer 0), or null
+  const float* learnt;            // (positions, width of a row), or null
+  const float* distances;         // added to scores: (H, reach + 16), of distances from reach - 1
+  int32_t reach;                  // down to 0 and what is not seen; or null
 };
 
 }  // extern "C"
@@ -368,13 +372,13 @@ float weight_at(const Weights& w, int out, int in) {
 }
 
 void embed(const Call& call, const Op& op, int thread, int threads) {
-  int stride = call.strides[op.target];
+  int stride = call.strides[op.target], ins = op.weights->ins;
   Share mine(call.rows, thread, threads);
   for (int m = mine.first; m < mine.last; m++) {
     float* x = call.buffers[op.target] + (int64_t)m * stride;
-    const float* learnt = call.learnt ? call.learnt + (int64_t)call.slots[m] * stride : nullptr;
-    for (int i = 0; i < stride; i++)
-      x[i] = weight_at(*op.weights, call.ids[m], i) + (learnt ? learnt[i] : 0.0f);
+    const float* learnt = call.learnt ? call.learnt + (int64_t)call.slots[m] * ins : nullptr;
+    for (int i = 0; i < ins; i++)
+      x[i] = weight_at(*op.weights, call.ids[m], i) * op.factor + (learnt ? learnt[i] : 0.0f);
   }
 }
 
@@ -394,21 +398,24 @@ struct Int8Kind {
   ALWAYS Value store(float x) { return (int8_t)__builtin_lrintf(x); }
 };
 
-// Queries and keys are normalised and turned; keys and values go to their slot of the cache.
+// Queries and keys are normalised and turned; keys and values go to their slot of the cache. KEEP
+// has no queries: keys and values of a memory's states.
 template <class K>
 void append(const Call& call, const Op& op, int thread, int threads) {
   typedef typename K::Value Value;
   const Attention& a = *op.attention;
-  const Cache& cache = call.cache;
-  int parts = a.heads + 2 * a.groups, half = a.width / 2;
+  const bool turns = op.code == SELF && call.cosines;
+  const Cache& cache = op.code == SELF ? call.cache : call.memory;
+  const int heads = op.code == SELF ? a.heads : 0;
+  int parts = heads + 2 * a.groups, half = a.width / 2;
   Share mine(call.rows * parts, thread, threads);
   for (int unit = mine.first; unit < mine.last; unit++) {
     int m = unit / parts, part = unit % parts;
     float* x = call.buffers[op.source] + (int64_t)m * call.strides[op.source] + part * a.padded;
-    const Norm& norm = part < a.heads ? a.q_norm : a.k_norm;
-    if (part < a.heads + a.groups) {
+    const Norm& norm = part < heads ? a.q_norm : a.k_norm;
+    if (part < heads + a.groups) {
       if (norm.kind) normalise(norm, x, x);
-      if (call.cosines) {
+      if (turns) {
         const float* cosines = call.cosines + (int64_t)call.slots[m] * half;
         const float* sines = call.sines + (int64_t)call.slots[m] * half;
         for (int i = 0; i < half; i++) {
@@ -418,10 +425,10 @@ void append(const Call& call, const Op& op, int thread, int threads) {
         }
       }
     }
-    if (part < a.heads) continue;
-    bool key = part < a.heads + a.groups;
+    if (part < heads) continue;
+    bool key = part < heads + a.groups;
     int64_t place = ((int64_t)call.owners[m] * cache.layers + op.layer) * a.groups +
-                    (part - a.heads) % a.groups;
+                    (part - heads) % a.groups;
     int slot = call.slots[m];
     float inverse = 1;
     if (sizeof(Value) == 1) {
@@ -446,7 +453,7 @@ void append(const Call& call, const Op& op, int thread, int threads) {
 struct Seen {  // what queries of one tile read: keys and values of a group, and slots of each query
   const void *keys, *values;
   const float *key_scales, *value_scales;
-  const float* queries[TILE];
+  const float *queries[TILE], *biases[TILE];  // biases of scores, by slot
   float* outputs[TILE];
   int first[TILE], last[TILE];  // slots from first to before last
 };
@@ -489,6 +496,7 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
     for (int r = 0; r < R; r++) {
       F16 s = (even[r] + odd[r]) * a.scale;
       if (sizeof(Value) == 1) s *= *(const F16*)(seen.key_scales + block);
+      if (seen.biases[r]) s += *(const F16*)(seen.biases[r] + block);
       I16 slots = lanes + wide(block);
       I16 visible = (slots >= wide(seen.first[r])) & (slots < wide(seen.last[r]));
       s = pick(visible, s, all(-__builtin_inff()));
@@ -508,7 +516,7 @@ void mix(const Attention& a, const Seen& seen, float* scores, int capacity) {
       if (sizeof(Value) == 1) e *= *(const F16*)(seen.value_scales + block);
       *(F16*)(own + block) = e;
     }
-    shares[r] = 1.0f / sum(total);
+    shares[r] = seen.last[r] > seen.first[r] ? 1.0f / sum(total) : 0.0f;
   }
   for (int lane = 0; lane < a.padded; lane += 16) {
     const Value* values = (const Value*)seen.values + lane;
@@ -536,8 +544,9 @@ template <class K>
 void attend(const Call& call, const Op& op, Team& team, int thread) {
   typedef typename K::Value Value;
   const Attention& a = *op.attention;
-  const Cache& cache = call.cache;
-  const int32_t* owners = call.owners;
+  const bool cross = op.code == CROSS;
+  const Cache& cache = cross ? call.memory : call.cache;
+  const int32_t* owners = cross ? call.memories : call.owners;
   int capacity = cache.capacity;
   int many = a.heads / a.groups;
   float* scores = call.scores + (int64_t)thread * call.scores_stride;
@@ -570,8 +579,12 @@ void attend(const Call& call, const Op& op, Team& team, int thread) {
                           h * a.padded;
         seen.outputs[r] = call.buffers[op.target] + (int64_t)m * call.strides[op.target] +
                           h * a.padded;
-        seen.last[r] = call.slots[m] + 1;
+        seen.last[r] = cross ? call.seen[m] : call.slots[m] + 1;
         seen.first[r] = a.window && seen.last[r] > a.window ? seen.last[r] - a.window : 0;
+        seen.biases[r] = cross || !call.distances
+                             ? nullptr
+                             : call.distances + (int64_t)h * (call.reach + 16) + call.reach -
+                                   seen.last[r];
       }
       switch (rows) {
 #define MIX(R) case R: mix<K, R>(a, seen, scores, capacity); break;
@@ -587,8 +600,9 @@ void attend(const Call& call, const Op& op, Team& team, int thread) {
 
 template <class K>
 void look(const Call& call, const Op& op, Team& team, int thread) {
-  append<K>(call, op, thread, team.size);
-  team.wait();
+  if (op.code != CROSS) append<K>(call, op, thread, team.size);
+  if (op.code == KEEP) return;
+  if (op.code == SELF) team.wait();
   attend<K>(call, op, team, thread);
 }
 
