@@ -12,6 +12,8 @@ from bedstone.models.encoder_decoder.network import EncoderDecoder, build
 from bedstone.models.interfaces import CausalLM, EncoderDecoderModel, ImageTextModel, TextEncoder
 from bedstone.models.published import layout
 from bedstone.nn import attention
+from bedstone.nn.fast import kernels
+from bedstone.nn.fast.inference import for_inference
 from bedstone.nn.masks import Causal
 from encoder_decoders import CASES, packed, sources, targets
 from networks import check_network, randomise
@@ -71,6 +73,23 @@ def test_with_a_cache_as_without(case):
         cache = writer.new_cache(4, 9)
         parts = [writer.states(after[:, i : i + 3], cache=cache) for i in range(0, 9, 3)]
         assert (writer.head(torch.cat(parts, 1)) - whole).abs().max() < 1e-4
+
+
+@pytest.mark.skipif(kernels.library() is None, reason=f"no engine here: {kernels.why_not()}")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_engine_gives_the_same(case, dtype):
+    made, (ids, keep), after = network(case), sources(), targets()
+    ready = for_inference(made, dtype)
+    with torch.inference_mode():
+        expected = made(ids, after, keep)
+        writer = ready.writer(ready.memory(ids, keep), keep).over_engine()
+        assert writer is not None
+        cache = writer.new_cache(4, 9)
+        parts = [writer.head(writer.states(after[:, :3], cache=cache))]
+        parts += [writer.step(after[:, i], cache)[:, None] for i in range(3, 9)]
+    found = torch.cat(parts, 1)
+    within = 1e-5 if dtype is torch.float32 else 0.05
+    assert (found - expected).norm() < within * expected.norm()
 
 
 def test_rows_of_other_lengths_in_a_cache(case):
