@@ -137,9 +137,21 @@ def test_parts_fit_and_lose_nothing(limit):
 def test_batches_hold_sources_of_similar_length():
     lengths = [3, 90, 5, 4, 80, 3]
     assert list(batches(lengths, 2)) == [[1, 4], [2, 3], [0, 5]]
-    parts = list(batches([1000] * 9 + [5] * 70, None))
+    parts = list(batches([1000] * 9 + [5] * 70, 32))
     assert [len(part) for part in parts] == [4, 4, 4, 32, 32, 3]
     assert sorted(n for part in parts for n in part) == list(range(79))
+
+
+def test_long_texts_are_generated_for_few_sources_at_a_time(model, monkeypatch):
+    made = bedstone.pipeline("translation", model)
+    sizes: list[int] = []
+    real = made.encode
+    monkeypatch.setattr(made, "encode", lambda rows: sizes.append(len(rows)) or real(rows))
+    monkeypatch.setattr("bedstone.tasks.text.text2text_generation.SLOTS", 4 * 8 * 3)
+    short = made(SENTENCES[:4] * 2)
+    assert sizes == [3, 3, 2]
+    sizes.clear()
+    assert made(SENTENCES[:4] * 2, batch_size=8) == short and sizes == [8]
 
 
 def test_packed_sources_become_rows(model):

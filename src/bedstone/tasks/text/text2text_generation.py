@@ -37,6 +37,7 @@ from bedstone.tasks.task import Options, Task, shown
 BEAMS = 4  # where neither the call nor the model says how many
 NEW_TOKENS = 512  # likewise, at most; fewer where the network's context is shorter
 SOURCES, TOKENS = 32, 4096  # of a batch, at most: sources, and tokens of them, padding included
+SLOTS = 1 << 14  # of the cache of a batch, about: beams of all sources times tokens of each
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ class Text2TextGeneration(Task):
     ) -> list[list[Output]]:
         """The texts of each source, best first."""
         done: list[list[Output]] = [[] for _ in sources]
-        for numbers in batches([len(ids) for ids in sources], batch_size):
+        each = way.beams if isinstance(way, BeamSearch) else way.returned
+        most = batch_size or max(1, min(SOURCES, SLOTS // (each * way.max_tokens)))
+        for numbers in batches([len(ids) for ids in sources], most):
             memory, keep = self.encode([sources[number] for number in numbers])
             writer = self.engine.network.writer(memory, keep)
             for number, own in zip(numbers, self._batch(writer, len(numbers), way), strict=True):
@@ -246,11 +249,11 @@ class Summarization(Text2TextGeneration):
     key = "summary"
 
 
-def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Numbers of sources, the longest first, in batches of similar length."""
     part: list[int] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
-        most = min(batch_size or SOURCES, max(1, TOKENS // lengths[part[0]] if part else 1))
+        most = min(batch_size, max(1, TOKENS // lengths[part[0]] if part else 1))
         if part and len(part) >= most:
             yield part
             part = []
