@@ -69,6 +69,7 @@ ALONE = {
     "evaluate/judges.py": "networks that judge; what is judged is another file's",
     "recipes/causal_lm.py": "a training method",
     "tasks/image_text/image_to_text.py": "a task",
+    "tasks/text/text2text_generation.py": "a task",
     "tasks/image_text/visual_question_answering.py": "a task",
 }
 # Files of tasks/ that bear no task's name: what several tasks share, and rooms of alike tasks.
@@ -78,6 +79,7 @@ SHARED_TASK_FILES = {
     "text/engine.py",
     "text/feature_extraction.py",  # and sentence-similarity
     "text/question_answering.py",  # and information-extraction
+    "text/text2text_generation.py",  # and summarization
     "images/engine.py",
     "images/image_classification.py",  # and the two other tasks on images alone
     "image_text/engine.py",

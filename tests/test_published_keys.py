@@ -90,6 +90,10 @@ CONFIGS = {
     "clip": "CLIP",
     "siglip": "Siglip",
     "blip": "Blip",
+    "marian": "Marian",
+    "bart": "Bart",
+    "t5": "T5",
+    "mt5": "MT5",
 }
 DENOISERS = {
     "dit": "DiTTransformer2DModel",

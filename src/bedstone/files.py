@@ -283,7 +283,11 @@ def recover_folder(path: str | Path) -> Path:
 
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text, whole or not at all. Raises BedstoneError as `atomic_file` does."""
-    data = text.encode()
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes a file, whole or not at all. Raises BedstoneError as `atomic_file` does."""
     with atomic_file(path, needed=len(data)) as temporary:
         _write(temporary, data)
 

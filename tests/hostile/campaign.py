@@ -56,6 +56,7 @@ from bedstone.models.vit.network import ViTConfig
 from bedstone.models.vit.network import build as build_vit
 from bedstone.nn.layers import Pooling
 from bedstone.nn.lora import LoraConfig
+from encoder_decoders import small_model
 
 TEXT = ["the cat sees a dog and the dog runs"] * 20
 SHAPE = {"width": 16, "layers": 2, "heads": 2, "hidden": 32, "context": 24}
@@ -109,6 +110,8 @@ def sound_folders(home: Path) -> dict[str, Callable[[Path], Any]]:
     text = TextConfig(vocab_size=320, width=16, layers=1, heads=2, hidden=32, context=8)
     clip = build_clip(CLIPConfig("clip", ViTConfig("clip_vision_model", **VIT), text, 8), seed=0)
     Model(clip.eval(), words, processor=clip_processor(16)).save(home / "clip")
+    for layout in ("t5", "marian"):
+        small_model(layout, prefixes={"translation": "to de: "}).save(home / layout)
     drawings.drawing("class").save(home / "draw")
     drawings.drawing("class", latent=True).save(home / "latent")
     model = bedstone.load(home / "qwen3")
@@ -124,6 +127,9 @@ def sound_folders(home: Path) -> dict[str, Callable[[Path], Any]]:
     def classify(folder: Path) -> None:
         run("run", "text-classification", folder, "the cat")
 
+    def translate(folder: Path) -> None:
+        run("run", "translation", folder, "the cat", "--precision", "fp32")
+
     def info(folder: Path) -> None:
         run("info", folder)
 
@@ -138,6 +144,8 @@ def sound_folders(home: Path) -> dict[str, Callable[[Path], Any]]:
         "gpt2": logits,
         "bert": classify,
         "sentence": embed,
+        "t5": translate,
+        "marian": translate,
         "vit": info,
         "clip": info,
         "draw": info,

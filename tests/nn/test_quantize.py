@@ -22,7 +22,7 @@ from bedstone.nn.lora import (
     remove_adapter,
     use_adapter,
 )
-from bedstone.nn.quantize import QuantizedLinear, quantize
+from bedstone.nn.quantize import Codes, QuantizedLinear, encode, quantize
 from networks import randomise
 
 IDS = torch.arange(24).view(2, 12)
@@ -335,3 +335,20 @@ def test_a_weight_is_rounded_to_bf16_once(scales):
     made = QuantizedLinear(nn.Linear(128, 200), 4)
     made.scales, made.lowest = made.scales.to(scales) * 1.003, made.lowest.to(scales) * 1.003
     assert torch.equal(made.whole(torch.bfloat16), made.whole(torch.float32).bfloat16())
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8])
+@pytest.mark.parametrize("offset", [4, 8, 12])
+def test_codes_that_begin_anywhere_in_a_file(offset, rows):
+    """torch's kernel ended the process where codes weren't aligned, as those of mapped files."""
+    linear = nn.Linear(64, 32)
+    codes = encode(linear.weight, 8, 64)
+    held = torch.zeros(codes.packed.numel() + 64, dtype=torch.int8)
+    start = (-held.data_ptr()) % 16 + offset
+    moved = held[start : start + codes.packed.numel()].view(codes.packed.shape)
+    moved.copy_(codes.packed)
+    layer = QuantizedLinear(linear, 8, codes=Codes(moved, codes.scales, None))
+    x = torch.randn(rows, 64, dtype=torch.bfloat16)
+    with torch.no_grad():
+        found, expected = layer(x), QuantizedLinear(linear, 8, codes=codes)(x)
+    assert torch.equal(found, expected)

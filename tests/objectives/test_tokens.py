@@ -257,3 +257,24 @@ def test_gradients_of_confident_targets_are_no_worse_than_autocast_gives() -> No
     for one, two, true in zip(ours, theirs, exact, strict=True):
         wrong = [float((each.double() - true).norm() / true.norm()) for each in (one, two)]
         assert wrong[0] < 1.1 * wrong[1] + 1e-3, wrong
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [30, 400])
+def test_smoothed_targets_are_those_of_torch(bias: bool, rows: int) -> None:
+    """In all forms: whole, by chunks, and kept."""
+    torch.manual_seed(0)
+    head = nn.Linear(16, 400, bias=bias).double()
+    states = torch.randn(1, rows, 16, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 400, (1, rows))
+    targets[0, 3] = IGNORED
+    plain = F.cross_entropy(
+        head(states)[0], targets[0], reduction="sum", label_smoothing=0.1, ignore_index=IGNORED
+    )
+    want = gradients(3 * plain, states, head)
+    for largest in (1, 2**22):
+        loss, count = token_loss(states, head, targets, largest=largest, smoothing=0.1)
+        assert count == rows - 1
+        torch.testing.assert_close(loss, plain, check_dtype=False, rtol=1e-6, atol=0)
+        for one, two in zip(gradients(3 * loss, states, head), want, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from bedstone.data.signals.signals import TASKS as MEDIA
 from bedstone.models.heads import HeadConfig
 from bedstone.tasks.pipeline import TASKS
 from drawings import drawing
+from encoder_decoders import small_model
 from image_models import clip_model, labelled_model, pictures
 from image_text_models import told_model
 from small_models import NLI, SENTENCES, TAGS, decoder, model
@@ -81,6 +82,10 @@ CASES: dict[str, Case] = {
     "text-generation": Case(
         lambda: decoder(HeadConfig("language"), "gpt2"), TEXTS, options={"max_new_tokens": 5}
     ),
+    **{
+        task: Case(small_model, TEXTS, options={"return_scores": True})
+        for task in ("text2text-generation", "translation", "summarization")
+    },
     "image-classification": Case(labelled_model, PICTURES),
     "zero-shot-image-classification": Case(
         clip_model, PICTURES, options={"candidate_labels": ["a circle", "a square"]}

@@ -22,6 +22,7 @@ USES = {
         "bedstone run zero-shot-image-classification . a.jpg "
         '--option candidate_labels="a cat,a dog"',
     ),
+    "seq2seq": ("text2text-generation", 'bedstone run text2text-generation . "some words"'),
     "captions": ("image-to-text", "bedstone run image-to-text . a.jpg"),
     "answers": (
         "visual-question-answering",

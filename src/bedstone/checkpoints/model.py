@@ -34,13 +34,14 @@ from bedstone.checkpoints.store import CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.images.processor import FILES as PROCESSORS
 from bedstone.data.images.processor import ImageProcessor
+from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import atomic_folder, write_json, write_text
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
 from bedstone.generation.text import encode_prompt, write, write_beams
 from bedstone.models.families import QUANTIZED, model_type
-from bedstone.models.interfaces import CausalLM
+from bedstone.models.interfaces import CausalLM, EncoderDecoderModel
 from bedstone.models.published import (
     FLOATS,
     GENERATION,
@@ -55,6 +56,12 @@ from bedstone.nn.quantize import make_whole_in, weights_of
 from bedstone.nn.ties import without_ties
 from bedstone.reading import check_kinds, is_plain, read_object, to_path
 from bedstone.runtime import pick_precision
+
+# Settings of generation that name tokens, which a model keeps whatever it is trained for.
+TOKENS = (
+    *("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id"),
+    *("bad_words_ids", "forced_bos_token_id", "forced_eos_token_id"),
+)
 
 
 @dataclass(repr=False)
@@ -140,6 +147,12 @@ class Model:
         Raises:
             BedstoneError: the model writes no text, or a setting is out of range.
         """
+        if isinstance(self.network, EncoderDecoderModel):
+            raise BedstoneError(
+                f"{self!r} continues no text: it writes one given another. Use "
+                "bedstone.pipeline('text2text-generation', model), 'translation' or "
+                "'summarization'."
+            )
         if not self.writes_text:
             raise BedstoneError(f"{self!r} writes no text; take a GPT with its language head.")
         known, how = tokenizer_of(self), pick_precision(precision, self.device)
@@ -167,6 +180,18 @@ class Model:
             rows = write(self.network, known, prompts, way, eos=self.end_ids, precision=how)
             texts = [each.text for each in rows]
         return texts[0] if isinstance(prompt, str) else texts
+
+    def forget_tasks(self) -> None:
+        """Drops what an encoder-decoder was published with for a task of its own.
+
+        Prefixes, and settings of generation such as `min_length`, would otherwise count for what it
+        is trained for next; special tokens stay.
+        """
+        network = self.network
+        if isinstance(network, EncoderDecoderModel):
+            self.network.config = self.config.for_training()
+            kept = {name: self.generation[name] for name in TOKENS if name in self.generation}
+            self.generation = {"decoder_start_token_id": self.config.start_id, **kept}
 
     def save_pretrained(self, path: str | Path) -> Path:
         """`save`, by the name that users of `transformers` know."""
@@ -241,7 +266,7 @@ class Model:
             self.processor.write(folder)
         write_json(folder / "config.json", config)
         if "vocab_size" in config or self.generation:  # what reads pictures alone writes no text
-            keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+            keys = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
             generation = {key: config[key] for key in keys if config.get(key) is not None}
             write_json(folder / "generation_config.json", {**generation, **self.generation})
 
@@ -319,15 +344,20 @@ def load(
     model.pooling = _pooling(outer, tokenizer)
     model.processor = ImageProcessor.read(folder)
     _check_pixels(model, folder)
-    if tokenizer is not None and tokenizer.vocab_size > getattr(model.config, "vocab_size", 0):
-        raise BedstoneError(
-            f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
-            f"{tokenizer.vocab_size} tokens, the weights {model.config.vocab_size}. Take both "
-            "from the same model."
+    if tokenizer is not None:
+        most = getattr(model.config, "vocab_size", 0)
+        _check_vocabulary(tokenizer, most, folder)
+        _check_vocabulary(
+            tokenizer.target, getattr(model.config, "target_vocab_size", most), folder
         )
     model.generation = read_generation(folder)
-    if not model.generation and getattr(network, "causal", False):
-        model.generation = _older_generation(published)
+    if not model.generation:
+        if isinstance(network, EncoderDecoderModel):
+            # what its files leave out is as the library's class has it
+            ends = {"decoder_start_token_id": config.start_id, "pad_token_id": config.pad_id}
+            model.generation = _older_generation({**kind.defaults, **published, **ends})
+        elif getattr(network, "causal", False):
+            model.generation = _older_generation(published)
     if verify:
         warn_of_differences(folder, model)
     return model
@@ -348,6 +378,15 @@ def model_folder(path: str | Path) -> str | Path:
     if latest is None:
         raise BedstoneError(f"{run}: is a run that has no checkpoint yet.")
     return latest.path
+
+
+def _check_vocabulary(tokenizer: Tokenizer, most: int, folder: Path) -> None:
+    """Raises BedstoneError where a tokenizer has more tokens than the weights."""
+    if tokenizer.vocab_size > most:
+        raise BedstoneError(
+            f"{folder}: the vocabulary doesn't match the weights: the tokenizer has "
+            f"{tokenizer.vocab_size} tokens, the weights {most}. Take both from the same model."
+        )
 
 
 def _older_generation(published: dict[str, Any]) -> dict[str, Any]:
@@ -389,8 +428,11 @@ def tokenizer_of(model: Model) -> Tokenizer:
 
 
 def _tokenizer(folder: Path) -> Tokenizer | None:
-    known = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt")
-    return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None
+    known = (
+        *("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt"),
+        "source.spm",
+    )
+    return load_tokenizer(folder) if any((folder / name).is_file() for name in known) else None
 
 
 def _pooling(folder: Path, tokenizer: Tokenizer | None) -> Pooling | None:

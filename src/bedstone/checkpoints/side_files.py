@@ -61,6 +61,7 @@ GENERATION = {
     **dict.fromkeys(("max_length", "max_new_tokens", "min_length"), "a whole number"),
     **dict.fromkeys(("min_new_tokens", "num_return_sequences"), "a whole number"),
     **dict.fromkeys(("bos_token_id", "pad_token_id"), "a whole number or a list of them"),
+    "decoder_start_token_id": "a whole number",
     "eos_token_id": "a whole number or a list of them",
     "do_sample": "true or false",
 }

@@ -50,6 +50,13 @@ KINDS = {
     "projection_size": "a whole number",
     "projection_dim": "a whole number",
     "decoder_layers": "a whole number",
+    "num_decoder_layers": "a whole number",
+    "encoder_layers": "a whole number",
+    "decoder_start_token_id": "a whole number",
+    "decoder_vocab_size": "a whole number",
+    "share_encoder_decoder_embeddings": "true or false",
+    "scale_decoder_outputs": "true or false",
+    "prefix": "text",
     "image_text_hidden_size": "a whole number",
     "down_block_types": "a list of texts",
     "up_block_types": "a list of texts",
@@ -70,6 +77,8 @@ COUNTS = (
     "layers",
     "layers_per_block",
     "decoder_layers",
+    "encoder_layers",
+    "num_decoder_layers",
     "block_count",
 )
 MOST = 2**31 - 1  # of any whole number in a config.json
@@ -77,7 +86,8 @@ LEAST_WIDE = 2**16  # a size up to here is never too large: weights on paper tak
 SIDE = 2**14  # pixels of a side, and
 PLACES = 2**27  # numbers in a table of positions that no file holds
 # Fields of our configurations that no weight has as a dimension, and that take no memory.
-FREE = ("context", "window", "bos_id", "eos_id", "pad_id", "window_layers", "shift")
+_FREE_IDS = ("bos_id", "eos_id", "pad_id", "start_id")
+FREE = ("context", "window", "window_layers", "shift", "distance", *_FREE_IDS)
 PIXELS = ("size", "image_size")
 
 

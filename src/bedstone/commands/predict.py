@@ -18,7 +18,7 @@ from bedstone.outputs import new_file
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
 from bedstone.tasks.pipeline import check_head, natural_task, task_class
-from bedstone.tasks.task import Task
+from bedstone.tasks.task import WRITTEN, Task
 from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
@@ -218,7 +218,7 @@ def flat(result: Any) -> dict[str, Any]:
         return {"prediction": json.dumps(result, ensure_ascii=False, default=float)}
     if isinstance(best, Mapping):
         score = best.get("score")
-        for name in ("label", "answer", "generated_text", "token_str", "text"):
+        for name in ("label", "answer", *WRITTEN, "token_str", "text"):
             if name in best:
                 found = {"prediction": best[name]}
                 return {**found, "score": score} if isinstance(score, float) else found

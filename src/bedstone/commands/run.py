@@ -29,7 +29,8 @@ from bedstone.recipes.library import find, names
 from bedstone.report.pages import Captioned, Line, write_caption_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
-from bedstone.tasks.pipeline import check_head, task_class
+from bedstone.tasks.pipeline import check_head, named_options, task_class
+from bedstone.tasks.task import WRITTEN
 from bedstone.tasks.text.semantic_search import read_corpus
 
 REPORTED = 5  # broken images that are named
@@ -173,8 +174,9 @@ def _tables(result: Any) -> list[RenderableType]:
     if isinstance(result, Mapping):
         return [_table(_rows_of(result))]
     if isinstance(result, list) and result and all(isinstance(one, Mapping) for one in result):
-        if all(set(one) == {"generated_text"} for one in result):
-            return [Text(one["generated_text"]) for one in result]
+        for key in WRITTEN:  # without a table
+            if all(set(one) == {key} for one in result):
+                return [Text(one[key]) for one in result]
         return [_table(result)]
     if _is_numbers(result):
         return [Text(_shape(result) + "; --json prints them")]
@@ -399,7 +401,7 @@ def run(
     pick_precision(precision, where)
     opened = open_model(model, device=where)
     check_head(kind, opened)
-    ready = kind(opened, precision=precision)
+    ready = kind(opened, precision=precision, **named_options(task))
     console = Console(soft_wrap=False, highlight=False)
     broken: list[BedstoneError] = []
     if reads_images(name):

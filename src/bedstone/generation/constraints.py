@@ -18,7 +18,8 @@ Ids = tuple[int, ...]
 # Every key of a generation_config.json.
 KEYS = Keys(
     honoured=keys(
-        """bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping
+        """bad_words_ids begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample
+        early_stopping
         encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id epsilon_cutoff
         eta_cutoff exponential_decay_length_penalty force_words_ids forced_bos_token_id
         forced_eos_token_id length_penalty max_length max_new_tokens min_length min_new_tokens min_p
@@ -30,7 +31,7 @@ KEYS = Keys(
     harmless=keys(
         """_commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit
         assistant_ensemble_weight assistant_lookbehind begin_index bos_token_id cache_config
-        cache_implementation compile_config continuous_batching_config decoder_start_token_id
+        cache_implementation compile_config continuous_batching_config
         disable_compile is_assistant low_memory max_cache_len max_matching_ngram_size
         num_assistant_tokens num_assistant_tokens_schedule output_attentions output_hidden_states
         output_logits output_scores pad_token_id prefill_chunk_size prompt_lookup_num_tokens

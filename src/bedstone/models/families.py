@@ -25,6 +25,10 @@ FAMILIES = {
     "clip_resnet": "bedstone.models.clip.published",
     "blip": "bedstone.models.blip.published",
     "blip_resnet": "bedstone.models.blip.published",
+    "marian": "bedstone.models.encoder_decoder.published",
+    "bart": "bedstone.models.encoder_decoder.published",
+    "t5": "bedstone.models.encoder_decoder.published",
+    "mt5": "bedstone.models.encoder_decoder.published",
     "flamingo": "bedstone.models.flamingo.published",
     "sighted_gpt": "bedstone.models.flamingo.published",  # as older folders name it
     "dit": "bedstone.models.dit.published",

@@ -21,7 +21,7 @@ from bedstone.nn.masks import Documents
 from bedstone.nn.quantize import Quantized
 
 _OF_TEXT = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states", "towers")
-KINDS = (*_OF_TEXT, "captions", "answers", "matching", "joint")
+KINDS = (*_OF_TEXT, "seq2seq", "captions", "answers", "matching", "joint")
 PROBLEMS = ("single", "multi", "regression")
 
 
@@ -34,7 +34,8 @@ class HeadConfig:
             (masked words, and whether two sentences follow each other), sequence (a label for
             each row), tokens (a label for each token), spans (where an answer starts and ends),
             pooled (the first state through a tanh layer), states (the states themselves), towers
-            (none: two networks whose outputs are compared). Of a picture with a text: captions
+            (none: two networks whose outputs are compared), seq2seq (the next word of a decoder
+            over an encoder's states). Of a picture with a text: captions
             (its words), answers (those of the answer to a question), matching (whether both
             belong together), joint (all three).
         labels: names of the outputs, in their order; of a regression, the names of its figures.

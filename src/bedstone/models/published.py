@@ -8,7 +8,7 @@ import importlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,6 +115,9 @@ class Layout:
             adapters use, where its files have others.
         write_ends: sets the tokenizer's special ids in the published configuration.
         usual: tensors of ours that published files may lack, and what they are then.
+        same: (configuration, names of the stored tensors) -> other published names under which
+            files hold a tensor, by the name that it has here: one of them serves where that is
+            absent, and those beside it must be equal.
         library: whose published folders it is of: transformers, or diffusers.
         processor: how images become pixels for a fresh model; None where it reads none.
         fresh: (sizes as a recipe says them, seed) -> a network with fresh weights that learns from
@@ -138,6 +141,7 @@ class Layout:
     modules: Callable[[Any], Iterable[Name]] | None = None
     write_ends: Callable[[dict[str, Any], Any], None] = write_ends
     usual: Callable[[Any], Mapping[str, Tensor]] = lambda config: {}
+    same: Callable[[Any, set[str]], Mapping[str, Sequence[str]]] = lambda config, tensors: {}
     library: str = "transformers"
     processor: Callable[[Any], ImageProcessor] | None = None
     fresh: Callable[[Mapping[str, Any], int], Any] | None = None
@@ -256,24 +260,26 @@ def load_published(
         BedstoneError: tensors are missing or have the wrong shape; nothing was filled.
     """
     copies = ties(network)
-    tensors = _current_names(layout, tensors)
+    tensors = _one_name(layout, network.config, _current_names(layout, tensors), where)
     state: dict[str, Any] = {}
-    missing, usual, known = [], layout.usual(network.config), set()
+    absent: list[Name] = []
+    usual, known = layout.usual(network.config), set()
     for name in layout.names(network.config):
         if set(name.ours) & set(copies):
             tensors.pop(name.theirs, None)  # a tied copy, stored all the same by some
             continue
         bare = name.theirs.removeprefix(layout.prefix)
         whole = None
-        for stored in _places(layout, name):
+        for stored in _places(layout, name.theirs):
             whole = tensors.pop(stored, None) if whole is None else whole
         whole = usual.get(name.theirs) if whole is None else whole
         known.add(_numberless(bare))
         if whole is not None:
             state.update(_read(name, whole, where))
-        elif not set(name.ours) <= set(state):  # one parameter may have two names in files
-            missing.append(name.theirs)
-    if missing:
+        else:
+            absent.append(name)
+    # one parameter may have two names in files
+    if missing := [name.theirs for name in absent if not set(name.ours) <= set(state)]:
         raise BedstoneError(
             f"{where}: {len(missing)} tensors that its config.json asks for are missing, "
             f"{missing[0]!r} first. The weights belong to another configuration, or the "
@@ -323,10 +329,35 @@ def _current_names(layout: Layout, tensors: Mapping[str, T]) -> dict[str, T]:
     return found
 
 
-def _places(layout: Layout, name: Name) -> tuple[str, str, str]:
+def _one_name(layout: Layout, config: Any, tensors: dict[str, Any], where: str) -> dict[str, Any]:
+    """The tensors without those that files hold under other names too (`Layout.same`).
+
+    Raises:
+        BedstoneError: two that the configuration makes one differ.
+    """
+    found = dict(tensors)
+    names = {place for name in tensors for place in _places(layout, name)}
+    for own, others in layout.same(config, names).items():
+        held = next((key for key in _places(layout, own) if key in tensors), None)
+        for other in others:
+            key = next((key for key in _places(layout, other) if key in tensors), None)
+            if key is None:
+                continue
+            found.pop(key, None)
+            if held is None:
+                held, found[own] = key, tensors[key]
+            elif not _equal(tensors[held], tensors[key]):
+                raise BedstoneError(
+                    f"{where}: {held!r} and {key!r} differ, and by its config.json both are one "
+                    "table. Take weights and config.json from the same model."
+                )
+    return found
+
+
+def _places(layout: Layout, name: str) -> tuple[str, str, str]:
     """Where a tensor may stand: with the body's name before it, or without."""
-    bare = name.theirs.removeprefix(layout.prefix)
-    return name.theirs, bare, layout.prefix + bare
+    bare = name.removeprefix(layout.prefix)
+    return name, bare, layout.prefix + bare
 
 
 def _numberless(name: str) -> str:
@@ -378,7 +409,7 @@ def has_own_copies(layout: Layout, network: Any, tensors: Mapping[str, Any]) -> 
     stored = _current_names(layout, tensors)
     copies, found = ties(network), dict[str, Any]()
     for name in layout.names(without_ties(network.config)):
-        key = next((key for key in _places(layout, name) if key in stored), None)
+        key = next((key for key in _places(layout, name.theirs) if key in stored), None)
         if key is None or len(name.ours) > 1:
             continue
         whole = stored[key]

@@ -14,7 +14,7 @@ from bedstone.nn.blocks import Context
 from bedstone.nn.cache import LayerCache
 from bedstone.nn.fast.fused import attention, attention_pays
 from bedstone.nn.fast.ragged import LONGEST, ragged_attention
-from bedstone.nn.masks import Causal, Documents, Full, Mask, Padding, with_window
+from bedstone.nn.masks import Causal, Documents, Full, Mask, Padding, Sources, with_window
 from bedstone.nn.positions import rotate
 
 # Packed documents that are too long for grids of similar lengths (nn/fast/ragged.py) are attended
@@ -32,6 +32,7 @@ def attend(
     *,
     slots: Tensor | None = None,
     bias: Tensor | None = None,
+    relative: Tensor | None = None,
     scale: float | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
@@ -43,6 +44,8 @@ def attend(
         mask: symbolic; made dense only if no fused path fits.
         slots: slots of the queries, (B or 1, T); None says that they start at 0.
         bias: added to the scores, (1 or B, H, T, K).
+        relative: of packed documents, added to the scores by the places of query and key in each,
+            (H, L, L), L the `widest` of the mask's layout; not where a graph is compiled.
 
     Returns:
         (B, H, T, W).
@@ -53,12 +56,13 @@ def attend(
         F.scaled_dot_product_attention, dropout_p=dropout, scale=scale, enable_gqa=grouped
     )
     from_start = slots is None and length == keys
-    full, plain = isinstance(mask, Full), bias is None and dropout == 0.0
+    biased = bias is not None or relative is not None
+    full, plain = isinstance(mask, Full), not biased and dropout == 0.0
     if full and plain and attention_pays(q, k, v, causal=False):
         return attention(q, k, v, scale, causal=False)
-    if length == 1 and plain:
-        return _attend_one(q, k, v, mask, slots, scale)
-    if bias is None:
+    if length == 1 and dropout == 0.0 and relative is None:
+        return _attend_one(q, k, v, mask, slots, bias, scale)
+    if not biased:
         wide = isinstance(mask, Causal) and (mask.window is None or mask.window >= keys)
         if full or (wide and from_start):
             if plain and not full and attention_pays(q, k, v):
@@ -66,41 +70,61 @@ def attend(
             return fused(q, k, v, is_causal=not full)
         if isinstance(mask, Padding) and dropout == 0.0 and attention_pays(q, k, v):
             return attention(q, k, v, scale, causal=False, keep=mask.keep)
-        # A compiled graph can't depend on where documents end.
-        if isinstance(mask, Documents) and from_start and not torch.compiler.is_compiling():
-            learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+    # A compiled graph can't depend on where documents end.
+    if bias is None and not torch.compiler.is_compiling():
+        learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
+        if isinstance(mask, Sources):
+            way = _attend_grids if mask.layout.longest <= LONGEST else _attend_documents
+            return way(q, k, v, mask, scale, dropout)
+        if isinstance(mask, Documents) and from_start:
             if _in_grids(mask, learns):
-                return _attend_grids(q, k, v, mask, scale, dropout)
-            if len(mask.segments) * SEGMENT_TOKENS <= mask.numbers.numel():
-                return _attend_documents(q, k, v, mask, scale, dropout)
+                return _attend_grids(q, k, v, mask, scale, dropout, relative)
+            few = len(mask.segments) * SEGMENT_TOKENS <= mask.numbers.numel()
+            if few or relative is not None:
+                return _attend_documents(q, k, v, mask, scale, dropout, relative)
     if slots is None:
         slots = torch.arange(length, device=q.device)[None]
     dense = mask.dense(slots, torch.arange(keys, device=q.device))
     if dense is not None:
         dense = dense[:, None]  # one for all heads
     if bias is not None:
-        dense = bias if dense is None else bias.masked_fill(~dense, float("-inf"))
+        dense = _masked(bias, dense)
         dense = dense.to(q.dtype)
     return fused(q, k, v, attn_mask=dense)
 
 
 def _attend_one(
-    q: Tensor, k: Tensor, v: Tensor, mask: Mask, slots: Tensor | None, scale: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask,
+    slots: Tensor | None,
+    bias: Tensor | None,
+    scale: float | None,
 ) -> Tensor:
     """One query a row: decoding. Heads that share keys stand as rows of one product."""
     dense = None
     if isinstance(mask, Causal) and slots is not None and len(slots) == 1:
         if mask.window is not None:  # the last token sees the window before it, and all of it
             k, v = k[:, :, -mask.window :], v[:, :, -mask.window :]
+            bias = None if bias is None else bias[..., -mask.window :]
     elif not isinstance(mask, Full):
         if slots is None:
             slots = torch.zeros(1, 1, dtype=torch.long, device=q.device)
         dense = mask.dense(slots, torch.arange(k.shape[2], device=q.device))
     if dense is not None:
         dense = dense[:, None]  # (B or 1, 1, 1, K), one for all heads
+    if bias is not None:
+        bias = bias.to(q.dtype).reshape(len(bias), k.shape[1], -1, k.shape[2])
+        dense = _masked(bias, dense)
     folded = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, G, H / G, W)
     mixed = F.scaled_dot_product_attention(folded, k, v, attn_mask=dense, scale=scale)
     return mixed.reshape(q.shape)
+
+
+def _masked(bias: Tensor, seen: Tensor | None) -> Tensor:
+    """A bias with minus infinity where a key isn't seen."""
+    return bias if seen is None else bias.masked_fill(~seen, float("-inf"))
 
 
 def _in_grids(mask: Documents, learns: bool) -> bool:
@@ -116,28 +140,52 @@ def _in_grids(mask: Documents, learns: bool) -> bool:
 
 
 def _attend_grids(
-    q: Tensor, k: Tensor, v: Tensor, mask: Documents, scale: float | None, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Documents | Sources,
+    scale: float | None,
+    dropout: float,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """Packed documents in grids of similar lengths."""
     batch, _, length, width = q.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B T, H or G, W)
-    causal = mask.causal or mask.window is not None
-    mixed = ragged_attention(q, k, v, mask.layout, causal=causal, scale=scale, dropout=dropout)
+    causal = isinstance(mask, Documents) and (mask.causal or mask.window is not None)
+    mixed = ragged_attention(
+        q, k, v, mask.layout, causal=causal, scale=scale, dropout=dropout, relative=relative
+    )
     return mixed.view(batch, length, -1, width).transpose(1, 2)
 
 
 def _attend_documents(
-    q: Tensor, k: Tensor, v: Tensor, mask: Documents, scale: float | None, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Documents | Sources,
+    scale: float | None,
+    dropout: float,
+    relative: Tensor | None = None,
 ) -> Tensor:
     """Each packed document by itself: no T x T matrix, and no work between documents."""
     batch, _, length, width = q.shape
-    sizes = [end - start for start, end in mask.segments]
-    parts = [x.transpose(1, 2).flatten(0, 1).split(sizes) for x in (q, k, v)]  # (n, H, W) each
+    one: Mask = Full()
+    if isinstance(mask, Documents):
+        one = Causal(mask.window) if mask.causal else with_window(one, mask.window)
+    own, read = (
+        [end - start for start, end in segments]
+        for segments in (mask.layout.segments, mask.layout.sources)
+    )
+    parts = [
+        x.transpose(1, 2).flatten(0, 1).split(sizes)  # (n, H, W) each
+        for x, sizes in ((q, own), (k, read), (v, read))
+    ]
     out = []
     for one_q, one_k, one_v in zip(*parts, strict=True):
-        one = Causal(mask.window) if mask.causal else with_window(Full(), mask.window)
         one_q, one_k, one_v = (x.transpose(0, 1)[None] for x in (one_q, one_k, one_v))
-        mixed = attend(one_q, one_k, one_v, one, scale=scale, dropout=dropout)  # (1, H, n, W)
+        size = one_q.shape[2]
+        bias = None if relative is None else relative[None, :, :size, :size]
+        mixed = attend(one_q, one_k, one_v, one, bias=bias, scale=scale, dropout=dropout)
         out.append(mixed[0].transpose(0, 1))
     return torch.cat(out).view(batch, length, -1, width).transpose(1, 2)
 
@@ -147,7 +195,7 @@ class SelfAttention(nn.Module):
 
     Grouped key/value heads (Ainslie et al., 2023), an optional norm on each head's queries
     and keys (Henry et al., 2020), an optional sliding window (Beltagy et al., 2020). Reads
-    `mask`, `rotation`, `bias` and `cache` of the context.
+    `mask`, `rotation`, `bias`, `relative` and `cache` of the context.
     """
 
     def __init__(
@@ -206,6 +254,7 @@ class SelfAttention(nn.Module):
             with_window(context.mask, self.window),
             slots=slots,
             bias=context.bias,
+            relative=context.relative,
             scale=self.scale,
             dropout=self.dropout if self.training else 0.0,
         )

@@ -23,6 +23,7 @@ class Context:
         mask: which tokens self-attention sees.
         rotation: (cos, sin), each (B or 1, 1, T, head width), turning queries and keys.
         bias: added to the scores of self-attention, (1, heads, T, keys).
+        relative: of packed documents, added by the places in each, (heads, L, L) (`attend`).
         memory: states that cross-attention reads, (B, S, width of the memory).
         memory_mask: which of them it sees.
         condition: what AdaZero modulates by: timestep and class, (B, width), after its
@@ -33,6 +34,7 @@ class Context:
     mask: Mask = field(default_factory=Causal)
     rotation: tuple[Tensor, Tensor] | None = None
     bias: Tensor | None = None
+    relative: Tensor | None = None
     memory: Tensor | None = None
     memory_mask: Mask = field(default_factory=Full)
     condition: Tensor | None = None

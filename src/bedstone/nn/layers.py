@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError, nearest
+from bedstone.nn.dropout import Dropout
 from bedstone.nn.fast.fused import rms_norm, usable
 from bedstone.settings import Settings, optional, whole
 
@@ -62,34 +63,48 @@ class LayerNorm(nn.LayerNorm):
 
 
 class MLP(nn.Module):
-    """down(activation(up(x))), (B, T, D) to (B, T, D)."""
+    """down(dropout(activation(up(x)))), (B, T, D) to (B, T, D)."""
 
     def __init__(
-        self, width: int, hidden: int, activation: Activation = F.gelu, *, bias: bool = True
+        self,
+        width: int,
+        hidden: int,
+        activation: Activation = F.gelu,
+        *,
+        bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
         self.activation = activation
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: object = None) -> Tensor:
-        return self.down(self.activation(self.up(x)))
+        return self.down(self.dropout(self.activation(self.up(x))))
 
 
 class GatedMLP(nn.Module):
-    """down(activation(gate(x)) * up(x)): SwiGLU and its kin (Shazeer, 2020)."""
+    """down(dropout(activation(gate(x)) * up(x))): SwiGLU and its kin (Shazeer, 2020)."""
 
     def __init__(
-        self, width: int, hidden: int, activation: Activation = F.silu, *, bias: bool = False
+        self,
+        width: int,
+        hidden: int,
+        activation: Activation = F.silu,
+        *,
+        bias: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.gate = nn.Linear(width, hidden, bias=bias)
         self.up = nn.Linear(width, hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
         self.activation = activation
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, context: object = None) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(self.dropout(self.activation(self.gate(x)) * self.up(x)))
 
 
 # Pooling: the states of a row's tokens to one vector, an embedding of the whole text.

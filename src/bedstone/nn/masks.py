@@ -137,6 +137,26 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Packed documents that read packed memories: a token sees those of its own document's number.
+
+    `numbers` is (1, N) int, of tokens; `memories` (1, M), of what they read, in the same order.
+    """
+
+    numbers: Tensor
+    memories: Tensor
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor:
+        return self.numbers[0, queries][..., None] == self.memories[0, keys]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the documents stand in grids of which both lengths are similar."""
+        own, read = Documents(self.numbers), Documents(self.memories)
+        return Layout(own.segments, self.numbers.device, read.segments)
+
+
+@dataclass(frozen=True)
 class Both:
     """What both masks allow."""
 

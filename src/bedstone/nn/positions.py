@@ -293,7 +293,8 @@ class RelativeBias(nn.Module):
     """T5's bias on attention scores by bucketed distance (Raffel et al., 2020, section 2.1).
 
     Half of the buckets hold exact distances, the rest grow logarithmically up to
-    `max_distance`. Maps slots of queries (Q,) and keys (K,) to a bias (1, heads, Q, K).
+    `max_distance`. Maps slots of queries, (Q,) or (B or 1, Q), and of keys, (K,) or (B or 1, K), to
+    a bias (B or 1, heads, Q, K).
     """
 
     def __init__(
@@ -306,8 +307,9 @@ class RelativeBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(buckets, heads))
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        bucket = self._bucket(keys[None, :] - queries[:, None])  # (Q, K)
-        return self.weight[bucket].permute(2, 0, 1)[None]
+        bucket = self._bucket(keys[..., None, :] - queries[..., :, None])  # (Q, K) or (B, Q, K)
+        bias = self.weight[bucket].movedim(-1, -3)
+        return bias if bias.dim() == 4 else bias[None]
 
     def _bucket(self, distance: Tensor) -> Tensor:
         buckets, start = self.buckets, torch.zeros_like(distance)

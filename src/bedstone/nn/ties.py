@@ -45,7 +45,7 @@ def without_ties(config: Any) -> Any:
 
 @torch.no_grad()
 def untie(network: nn.Module) -> Untied:
-    """Gives every tied parameter a tensor of its own, equal to the one that it shared.
+    """Gives every parameter that `tied` ties a tensor of its own, equal to the one that it shared.
 
     Codes of quantised layers stay shared: nothing changes them.
     """
@@ -53,12 +53,15 @@ def untie(network: nn.Module) -> Untied:
     done = Untied({copy: own for copy, own in ties(network).items() if copy in parameters})
     if not done.pairs:
         return done
+    whole: Any = network
     for path, module in network.named_modules():
         config: Any = getattr(module, "config", None)
         changed = without_ties(config)
         if changed is not config:
             done.configs[path] = config
             module.config = changed
+    for copy in ties(whole):  # what its configuration still makes one
+        done.pairs.pop(copy, None)
     for copy in done.pairs:
         path, _, leaf = copy.rpartition(".")
         shared = network.get_parameter(copy)

@@ -9,6 +9,9 @@ rows at a time, each chunk's gradient taken while its logits are at hand (Cut Yo
 Wijmans et al., 2024; Liger Kernel, Hsu et al., 2024): the (tokens x vocabulary) matrix never
 stands whole, and no product is computed twice.
 
+Label smoothing (Szegedy et al., 2016, section 7) asks for a share e of every token's probability:
+the loss is (1 - e) -log p(target) + e / V sum -log p, as `torch` and `transformers` have it.
+
 Shapes: B batch, T tokens, N tokens with a target, D width, V vocabulary.
 """
 
@@ -43,8 +46,24 @@ class TokenBatch(Protocol):
     def documents(self) -> Tensor: ...
 
 
+class PairBatch(Protocol):
+    """What `pair_loss` reads of a batch: as many sources as targets, laid end to end."""
+
+    @property
+    def sources(self) -> Any: ...
+    @property
+    def rows(self) -> Any: ...
+    @property
+    def targets(self) -> Tensor: ...
+
+
 def token_loss(
-    states: Tensor, head: nn.Module, targets: Tensor, *, largest: int = LARGEST
+    states: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    largest: int = LARGEST,
+    smoothing: float = 0.0,
 ) -> tuple[Tensor, int]:
     """Cross-entropy of the head's prediction at every real target.
 
@@ -54,6 +73,7 @@ def token_loss(
             its large products are fused with the loss.
         targets: token ids, (B, T); -100 where nothing is to be predicted.
         largest: elements of the logits that may stand at once.
+        smoothing: the share of a target that goes to all tokens.
 
     Returns:
         The sum of losses in nats, () in fp32, and the number of real targets.
@@ -71,17 +91,19 @@ def token_loss(
     # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
     plain = learns and type(head) is nn.Linear
     if plain and count * FEW <= vocabulary and count * vocabulary <= largest * KEPT:
-        return _KeptLoss.apply(states, head.weight, head.bias, targets), count
+        return _KeptLoss.apply(states, head.weight, head.bias, targets, smoothing), count
     if vocabulary is None or count * vocabulary <= largest:
-        return _direct(head, states, targets), count
+        return _direct(head, states, targets, smoothing), count
     chunk = max(largest // vocabulary, 64)  # fewer rows make poor products
     if plain:
-        return _LinearLoss.apply(states, head.weight, head.bias, targets, chunk), count
+        return _LinearLoss.apply(states, head.weight, head.bias, targets, smoothing, chunk), count
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
     if learns:
-        losses = [checkpoint(_direct, head, *part, use_reentrant=False) for part in parts]
+        losses = [
+            checkpoint(_direct, head, *part, smoothing, use_reentrant=False) for part in parts
+        ]
     else:
-        losses = [_direct(head, *part) for part in parts]
+        losses = [_direct(head, *part, smoothing) for part in parts]
     return torch.stack(losses).sum(), count
 
 
@@ -98,9 +120,32 @@ def next_token_loss(network: Any, batch: TokenBatch) -> tuple[Tensor, int]:
     return token_loss(states, network.head, batch.targets)
 
 
-def _direct(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+def pair_loss(network: Any, batch: PairBatch, smoothing: float = 0.0) -> tuple[Tensor, int]:
+    """The objective of an encoder-decoder: `token_loss` of targets given their sources.
+
+    Args:
+        batch: `sources` and `rows`, what the decoder reads, of which (1, N) `targets` follow.
+        smoothing: as for `token_loss`.
+    """
+    states = network.head.prepare(network.pair_states(batch.sources, batch.rows))
+    return token_loss(states, network.head.out, batch.targets, smoothing=smoothing)
+
+
+def _direct(head: nn.Module, states: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """The plain form: all logits at once. (N, D), (N,) to ()."""
-    return F.cross_entropy(head(states).float(), targets, reduction="sum")
+    logits = head(states).float()
+    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+
+
+def _error(logp: Tensor, wanted: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The sum of losses, and p - y in the place of log p (N, V), y the smoothed targets."""
+    total = -(1.0 - smoothing) * logp.gather(1, wanted).sum()
+    share = smoothing / logp.shape[1]
+    if smoothing:
+        total = total - share * logp.sum()
+    error = logp.exp_()
+    error.scatter_add_(1, wanted, error.new_full(wanted.shape, smoothing - 1.0))
+    return total, error.sub_(share) if smoothing else error
 
 
 def _product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
@@ -120,7 +165,12 @@ class _KeptLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        smoothing: float,
     ) -> Tensor:
         dtype = _product_dtype(states, weight)
         full = torch.promote_types(weight.dtype, torch.float32)
@@ -129,11 +179,8 @@ class _KeptLoss(torch.autograd.Function):
             logits = F.linear(some, low, None if bias is None else bias.to(dtype))  # (N, V)
             logp = torch.log_softmax(logits, -1, dtype=full)
             del logits
-            wanted = targets[:, None]
-            total = -logp.gather(1, wanted).sum()
             # In low precision p - y of a confident target would be 0.
-            error = logp.exp_()
-            error.scatter_add_(1, wanted, error.new_full(wanted.shape, -1.0))  # p - y
+            total, error = _error(logp, targets[:, None], smoothing)
         ctx.save_for_backward(error.to(dtype), some, low)
         ctx.dtypes = states.dtype, weight.dtype, None if bias is None else bias.dtype
         return total
@@ -153,7 +200,7 @@ class _KeptLoss(torch.autograd.Function):
             if bias_dtype is not None and ctx.needs_input_grad[2]:
                 ones = scale.expand(1, len(error))
                 for_bias = (ones @ error)[0].to(bias_dtype)  # faster than a sum
-        return for_states, for_weight, for_bias, None
+        return for_states, for_weight, for_bias, None, None
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -166,7 +213,13 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        smoothing: float,
+        chunk: int,
     ) -> Tensor:
         dtype = _product_dtype(states, weight)
         full = torch.promote_types(weight.dtype, torch.float32)
@@ -183,10 +236,8 @@ class _LinearLoss(torch.autograd.Function):
                 some = states[rows].to(dtype)  # (n, D)
                 logits = F.linear(some, low, low_bias)  # (n, V)
                 logp = torch.log_softmax(logits, -1, dtype=full)
-                wanted = targets[rows, None]  # (n, 1)
-                total -= logp.gather(1, wanted).sum()
-                error = logp.exp_()
-                error.scatter_add_(1, wanted, error.new_full(wanted.shape, -1.0))  # p - y
+                more, error = _error(logp, targets[rows, None], smoothing)  # (n, V)
+                total += more
                 if for_bias is not None:
                     for_bias += error.sum(0)
                 error = error.to(dtype)
@@ -207,6 +258,7 @@ class _LinearLoss(torch.autograd.Function):
             None if for_states is None else for_states * scale.to(for_states.dtype),
             None if for_weight is None else (for_weight * scale).to(weight_dtype),
             None if for_bias is None else (for_bias * scale).to(bias_dtype),
+            None,
             None,
             None,
         )

@@ -4,6 +4,7 @@ A task's module is loaded when the task is first used.
 """
 
 import importlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.runtime import pick_device
@@ -29,6 +31,9 @@ TASKS = {
     "sentence-similarity": "text.feature_extraction:SentenceSimilarity",
     "semantic-search": "text.semantic_search:SemanticSearch",
     "text-generation": "text.text_generation:TextGeneration",
+    "text2text-generation": "text.text2text_generation:Text2TextGeneration",
+    "translation": "text.translation:Translation",
+    "summarization": "text.text2text_generation:Summarization",
     "image-classification": "images.image_classification:ImageClassification",
     "zero-shot-image-classification": "images.image_classification:ZeroShotImageClassification",
     "image-feature-extraction": "images.image_classification:ImageFeatureExtraction",
@@ -55,6 +60,7 @@ TASKS = {
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 ALIASES |= {"vqa": "visual-question-answering"}
+_PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")  # as version 4 names a pair of languages
 
 
 def pipeline(
@@ -73,7 +79,8 @@ def pipeline(
         classify("a lovely evening")  # [{"label": "good", "score": 0.98}]
 
     Args:
-        task: one of `TASKS`, or of `ALIASES`; None takes the one that the model was made for.
+        task: one of `TASKS`, or of `ALIASES`, or translation_xx_to_yy; None takes the one that the
+            model was made for.
         model: a `Model`, a folder (a model's or a run's), a short name such as `minilm`, or a
             hub id.
         tokenizer: another than the model's own.
@@ -116,7 +123,7 @@ def pipeline(
         model = _with_tokenizer(model, tokenizer)
     kind = kind or task_class(natural_task(model))
     check_head(kind, model)
-    return kind(model, precision=precision, **options)
+    return kind(model, precision=precision, **{**named_options(task), **options})
 
 
 def natural_task(model: Model) -> str:
@@ -221,11 +228,19 @@ def task_class(task: str) -> type[Task]:
         BedstoneError: there is none of that name.
     """
     name = ALIASES.get(task, task) if isinstance(task, str) else task
+    if isinstance(name, str) and _PAIR.fullmatch(name):
+        name = "translation"
     if not isinstance(name, str) or name not in TASKS:
         raise BedstoneError(f"task: {task!r} is unknown{nearest(str(task), [*TASKS, *ALIASES])}.")
     module, _, found = TASKS[name].partition(":")
     kind: type[Task] = getattr(importlib.import_module(f"bedstone.tasks.{module}"), found)
     return kind
+
+
+def named_options(task: str | None) -> dict[str, Any]:
+    """Options that a task's name says: the languages of `translation_xx_to_yy`."""
+    found = _PAIR.fullmatch(task) if isinstance(task, str) else None
+    return {"src_lang": found[1], "tgt_lang": found[2]} if found else {}
 
 
 def open_decoder(model: str, device: torch.device) -> Model:
@@ -273,7 +288,7 @@ def _fits(kind: type[Task], model: Model) -> bool:
 
 
 def _with_tokenizer(model: Model, tokenizer: Tokenizer | str | Path) -> Model:
-    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.load(_folder(tokenizer))
+    chosen = tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(_folder(tokenizer))
     if chosen.vocab_size > model.config.vocab_size:
         raise BedstoneError(
             f"tokenizer: has {chosen.vocab_size:,} tokens, the model's weights "

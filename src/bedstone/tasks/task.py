@@ -21,6 +21,7 @@ from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.text.engine import Engine, Places
 
 log = logging.getLogger("bedstone.tasks")
+WRITTEN = ("generated_text", "translation_text", "summary_text")  # keys of texts in results
 BUFFER = 256  # rows of a list that are sorted by length together
 
 

@@ -85,6 +85,7 @@ def begin(
                 f"init: {recipe.init} is a {model.config.layout}, which {fault}; expected one of "
                 f"{', '.join(layouts)}.{' ' if hint else ''}{hint}"
             )
+        model.forget_tasks()
     model.record = {}
     return model
 

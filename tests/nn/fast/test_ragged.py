@@ -1,6 +1,7 @@
 """Packed documents in grids: each as if alone, gradients too, and cheap dropout that is exact."""
 
 import math
+import random
 
 import pytest
 import torch
@@ -191,3 +192,65 @@ def test_dropped_weights_keep_the_mean_and_follow_the_seed():
     first = run(0)
     assert torch.equal(first, run(0)) and not torch.equal(first, run(1))
     assert abs(first.mean() - 1.0) < 0.02 and first.std() > 0.05
+
+
+def crossed(lengths: list[int], reaches: list[int]) -> Layout:
+    return Layout(segments(lengths), torch.device("cpu"), segments(reaches))
+
+
+PAIRS = [([3, 1, 18], [5, 30, 2]), ([24] * 5, [9] * 5), ([40, 7, 7, 1], [1, 64, 3, 3])]
+
+
+@pytest.mark.parametrize(("lengths", "reaches"), PAIRS)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_documents_read_their_own_source(lengths, reaches, groups):
+    layout = crossed(lengths, reaches)
+    q = tensors(sum(lengths), 4, 4, 8)[0]
+    _, k, v = tensors(sum(reaches), 4, groups, 8)
+    found = ragged_attention(q, k, v, layout, causal=False)
+    parts = zip(q.split(lengths), k.split(reaches), v.split(reaches), strict=True)
+    wanted = torch.cat(
+        [
+            F.scaled_dot_product_attention(
+                *(x.transpose(0, 1)[None] for x in part), enable_gqa=True
+            )[0].transpose(0, 1)
+            for part in parts
+        ]
+    )
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    gradient = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+    got = torch.autograd.grad(found, (q, k, v), gradient)
+    for one, other in zip(got, torch.autograd.grad(wanted, (q, k, v), gradient), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradients_of_relative_places_are_right(causal, dropout, monkeypatch):
+    monkeypatch.setattr(ragged, "_OVERHEAD", 0)
+    lengths = [3, 1, 18]
+    layout = Layout(segments(lengths), torch.device("cpu"))
+    assert len(layout.grids) == 2
+    inputs = tensors(sum(lengths), 2, 1, 2, torch.float64)
+    relative = torch.randn(2, layout.widest, layout.widest, dtype=torch.float64)
+    relative.requires_grad_()
+
+    def run(q, k, v, relative):
+        torch.manual_seed(5)
+        return ragged_attention(
+            q, k, v, layout, causal=causal, scale=1.0, dropout=dropout, relative=relative
+        )
+
+    assert torch.autograd.gradcheck(run, (*inputs, relative))
+
+
+def test_grids_of_pairs_waste_little_and_are_few():
+    draw = random.Random(1)
+    reaches = [min(80, max(4, round(draw.lognormvariate(2.6, 0.5)))) for _ in range(200)]
+    lengths = [max(1, round(size * draw.uniform(0.7, 1.3))) for size in reaches]
+    layout = crossed(lengths, reaches)
+    assert sorted(i for grid in layout.grids for i in grid.documents) == list(range(200))
+    assert len(layout.grids) <= 10
+    cells = sum(grid.length * grid.reach * len(grid.documents) for grid in layout.grids)
+    least = sum(max(16, a) * max(16, b) for a, b in zip(lengths, reaches, strict=True))
+    assert cells < 2 * least

@@ -7,7 +7,7 @@ after it and one after a second text; what is hidden from the network has a toke
 
 import gzip
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,21 +207,8 @@ def convert_sentencepiece(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     Raises:
         BedstoneError: the extra is not installed, the file is damaged or not of this kind.
     """
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise BedstoneError(
-            f"{path}: reading a SentencePiece model needs the extra 'sentencepiece'. "
-            "Install it with: pip install 'bedstone[sentencepiece]'"
-        ) from error
-    model = sentencepiece.SentencePieceProcessor()
-    try:
-        model.LoadFromSerializedProto(read_bytes(path, LARGEST))
-        found = _pieces_of(model)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise BedstoneError(
-            f"{path}: can't be read as a SentencePiece model ({error}). Fetch the file again."
-        ) from error
+    model = sentencepiece_processor(read_bytes(path, LARGEST), path)
+    found = _pieces_of(model)
     for prefix in (True, False):
         tokenizer = sentencepiece_backend(found, prefix)
         if all(
@@ -234,6 +221,105 @@ def convert_sentencepiece(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
         "byte-pair encoding without a normaliser, as in Llama 2. Put the model's tokenizer.json "
         "beside it: that is read first."
     )
+
+
+def sentencepiece_processor(model: bytes, path: Path) -> Any:
+    """The library's own reader of a model.
+
+    Raises:
+        BedstoneError: the extra is not installed, or the file is damaged.
+    """
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise BedstoneError(
+            f"{path}: reading a SentencePiece model needs the extra 'sentencepiece'. "
+            "Install it with: pip install 'bedstone[sentencepiece]'"
+        ) from error
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+        processor.IdToPiece(0)
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise BedstoneError(
+            f"{path}: can't be read as a SentencePiece model ({error}). Fetch the file again."
+        ) from error
+    return processor
+
+
+def convert_t5(path: Path, sentinels: int) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer of T5's `spiece.model` (Kudo, 2018: unigrams), and its settings.
+
+    Args:
+        sentinels: tokens for what span corruption leaves out, behind the vocabulary: the last is
+            <extra_id_0>.
+
+    Raises:
+        BedstoneError: the extra is not installed, the file is damaged or not of this kind.
+    """
+    data = read_bytes(path, LARGEST)
+    model = sentencepiece_processor(data, path)
+    found = _pieces_of(model)
+    pieces = list(zip(found.texts, found.scores, strict=True))
+    tokenizer = Tokenizer(models.Unigram(pieces, found.unknown, found.bytes))
+    if table := _normaliser(data):
+        tokenizer.normalizer = normalizers.Precompiled(table)
+    space = pre_tokenizers.Metaspace(SPACE, "always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), space])
+    tokenizer.decoder = decoders.Metaspace(SPACE, "always")
+    left_out = found.whole | found.special
+    own = "".join(text for n, text in enumerate(found.texts[:2000]) if n not in left_out)
+    if any(
+        tokenizer.encode(probe, add_special_tokens=False).ids != model.EncodeAsIds(probe)
+        for probe in (*_PROBES, own.replace(SPACE, " "))  # its own pieces, in other company
+    ):
+        raise BedstoneError(
+            f"{path}: is a SentencePiece model of a kind that can't be converted exactly; expected "
+            "unigrams, as in T5. Put the model's tokenizer.json beside it: that is read first."
+        )
+    settings = _settings(model)
+    if "eos_token" not in settings:
+        raise BedstoneError(f"{path}: has no end token, </s>, which every text of a T5 ends with.")
+    named = [found.texts[number] for number in sorted(found.special)]
+    named += [f"<extra_id_{number}>" for number in reversed(range(sentinels))]
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in named])
+    end = settings["eos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, model.eos_id())]
+    )
+    settings.pop("bos_token", None)
+    return tokenizer, settings
+
+
+def _normaliser(model: bytes) -> bytes:
+    """The table by which a SentencePiece model's file normalises texts; b"" where it has none."""
+    spec = next((value for number, value in _fields(model) if number == 3), b"")
+    assert isinstance(spec, bytes)
+    found = next((value for number, value in _fields(spec) if number == 2), b"")
+    return found if isinstance(found, bytes) else b""
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """Numbers and values of a protocol buffer's fields; the library has read it before."""
+    at = 0
+
+    def whole() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = message[at]
+            at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
+            if byte < 128:
+                return value
+
+    while at < len(message):
+        key = whole()
+        if key & 7 == 0:
+            yield key >> 3, whole()
+            continue
+        size = whole() if key & 7 == 2 else {1: 8, 5: 4}[key & 7]
+        at += size
+        yield key >> 3, message[at - size : at]
 
 
 @dataclass(frozen=True)

@@ -486,6 +486,29 @@ def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tupl
     return row, first
 
 
+def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A source of an encoder-decoder: its special tokens around it, and the end token in any case.
+
+    Raises:
+        BedstoneError: the tokenizer has no end token.
+    """
+    return _ended(tokenizer, tokenizer.encode(text, special=True))
+
+
+def target_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A target of an encoder-decoder, as `source_ids`, by the tokenizer of targets."""
+    return _ended(tokenizer.target, tokenizer.target.encode(text, special=True))
+
+
+def _ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    if tokenizer.eos_id is None:
+        raise BedstoneError(
+            f"{tokenizer.path}: has no end token (eos_token), which every source and target ends "
+            "with. Name one in tokenizer_config.json."
+        )
+    return ids if ids and ids[-1] == tokenizer.eos_id else [*ids, tokenizer.eos_id]
+
+
 def _set(frame: SpecialTokenFrame, texts: Sequence[Text]) -> Input:
     """One row: the texts with the special tokens around them."""
     ids, types = frame.before

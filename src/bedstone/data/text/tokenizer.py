@@ -26,6 +26,7 @@ from bedstone.data.text.convert_tokenizer import (
     as_roberta,
     clip_backend,
     convert_sentencepiece,
+    convert_t5,
     is_clip,
     read_openai,
     read_vocabulary,
@@ -101,12 +102,15 @@ def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         if (path / "tokenizer.model").is_file():
             tokenizer_settings.check_class(given, path / "tokenizer.model")
             return convert_sentencepiece(path / "tokenizer.model")
+        if (path / "spiece.model").is_file():
+            tokenizer_settings.check_class(given, path / "spiece.model")
+            return convert_t5(path / "spiece.model", tokenizer_settings.sentinels(given, path))
         if (path / "vocab.txt").is_file():
             tokenizer_settings.check_class(given, path / "vocab.txt")
             return wordpiece(read_vocabulary(path / "vocab.txt"), named=given)
         raise BedstoneError(
             f"{path}: holds no tokenizer. Expected tokenizer.json, vocab.json with merges.txt, "
-            "tokenizer.model or vocab.txt in that folder."
+            "tokenizer.model, spiece.model or vocab.txt in that folder."
         )
     if not path.is_file():
         raise BedstoneError(f"tokenizer {str(path)!r}: no such file or folder.")
@@ -292,6 +296,11 @@ class Tokenizer:
         path = to_path(path, "tokenizer")
         file = path / "tokenizer.json"
         return cls(*read_tokenizer(path), path=file if is_plain(file) else path)
+
+    @property
+    def target(self) -> "Tokenizer":
+        """The tokenizer of what is generated from a source: another where there are two."""
+        return self
 
     def save(self, folder: str | Path, *, segments: bool = True) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all.

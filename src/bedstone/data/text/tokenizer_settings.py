@@ -29,14 +29,15 @@ CONFIG_KEYS = Keys(
     | frozenset(_OF_BERT)
     | keys(
         """add_bos_token add_eos_token add_prefix_space added_tokens_decoder chat_template max_len
-        model_max_length split_special_tokens tokenizer_class truncation_side"""
+        extra_ids model_max_length split_special_tokens tokenizer_class truncation_side"""
     ),
     # names of files, what is padded (nothing is here), and settings of classes written in Python,
     # which transformers doesn't use beside these files either
     harmless=keys(
         """_commit_hash _from_auto added_tokens_file backend bos_token_id cache_dir
         clean_up_tokenization_spaces cls_token_id cls_token_segment_id device_map do_basic_tokenize
-        eos_token_id errors from_slow is_local is_fast legacy local_files_only mask_token_id
+        eos_token_id errors
+        from_slow is_local is_fast legacy local_files_only mask_token_id
         max_length merges_file model_input_names model_specific_special_tokens name_or_path
         pad_to_multiple_of pad_token_id pad_token_type_id padding padding_side processor_class
         response_schema sep_token_id spaces_between_special_tokens special_tokens_map_file stride
@@ -60,6 +61,7 @@ CLASSES: dict[str, Sequence[str]] = {
     "vocab.txt": _WORDPIECE,
     "vocab.json": ("GPT2", "Roberta", "CLIP", "Qwen2", "Bart", "LED", "Longformer"),
     "tokenizer.model": ("Llama", "CodeLlama", "Mistral"),
+    "spiece.model": ("T5", "MT5"),
 }
 _BYTES = CLASSES["vocab.json"]
 _QWEN2 = (
@@ -84,6 +86,21 @@ def check_class(settings: Mapping[str, Any], vocabulary: Path) -> None:
             f"built; beside {vocabulary.name}, {', '.join(known)} are. Save the tokenizer as "
             "tokenizer.json (save_pretrained of its fast class) and put that beside it."
         )
+
+
+def sentinels(settings: Mapping[str, Any], folder: Path) -> int:
+    """How many sentinels a T5 has behind its SentencePiece model: 100, or as `extra_ids` says.
+
+    Raises:
+        BedstoneError: it is no number of tokens.
+    """
+    count = settings.get("extra_ids", 100)
+    if type(count) is not int or not 0 <= count <= 1000:
+        raise BedstoneError(
+            f"{folder / CONFIG}: extra_ids = {shown(count)}; expected a number of tokens, 0 to "
+            "1,000."
+        )
+    return count
 
 
 def apply(

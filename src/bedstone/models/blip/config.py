@@ -70,6 +70,11 @@ class BlipTextConfig(Settings):
                     f"{self.vocab_size} tokens. Raise vocab_size, or name another token."
                 )
 
+    @property
+    def head_width(self) -> int:
+        """Width of a head of attention."""
+        return self.width // self.heads
+
 
 # The shape of a BLIP: which tower it has for pictures, its text, and what it is for.
 

@@ -20,37 +20,22 @@ from bedstone.errors import BedstoneError
 from bedstone.models.bert import network as bert
 from bedstone.models.blip.config import BlipConfig, BlipTextConfig
 from bedstone.models.heads import Head
+from bedstone.models.memory import MemoryBlock, MemoryReader, MemoryWriter
 from bedstone.models.resnet import network as map_tower
 from bedstone.nn.attention import CrossAttention, SelfAttention
-from bedstone.nn.blocks import Block, Context, PostNorm, Stack
-from bedstone.nn.cache import Cache, LayerCache
+from bedstone.nn.blocks import PostNorm, Stack
 from bedstone.nn.dropout import Dropout
-from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
+from bedstone.nn.fast.decoder import LazyDecoder
 from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
-from bedstone.nn.masks import Causal, Full, Mask, Padding
 from bedstone.nn.positions import LearnedPositions
-from bedstone.nn.quantize import Quantized, held_in
+from bedstone.nn.quantize import Quantized
 
 
-class BlipTextBlock(Block):
-    """A block whose `cross` is passed over where there is nothing to read."""
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        for name, sublayer in self.items():
-            if name != "cross" or _has_memory(context):
-                x = sublayer(x, context)
-        return x
-
-
-def _has_memory(context: Context) -> bool:
-    cache = context.cache
-    known = isinstance(cache, LayerCache) and cache.memory is not None
-    return known or context.memory is not None
-
-
-class BlipText(nn.Module):
+class BlipText(MemoryReader):
     """Token ids (n, T) to states (n, T, D), with a memory or without."""
+
+    config: BlipTextConfig
 
     def __init__(self, config: BlipTextConfig) -> None:
         super().__init__()
@@ -61,91 +46,11 @@ class BlipText(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.stack = Stack(_block(config) for _ in range(config.layers))
 
-    def states(
-        self,
-        ids: Tensor,
-        *,
-        keep: Tensor | None = None,
-        memory: Tensor | None = None,
-        memory_keep: Tensor | None = None,
-        causal: bool,
-        cache: Cache | None = None,
-        positions: Tensor | None = None,
-        mask: Mask | None = None,
-    ) -> Tensor:
-        """The last hidden states, (n, T, D).
-
-        Args:
-            ids: token ids, (n, T), padded on the right.
-            keep: (n, T) bool, True where a token is real; None says all are. Not read where it
-                is causal: nobody sees the padding then.
-            memory: (P, S, memory width), what cross-attention reads; P divides n. None reads
-                none. With a cache it counts in the first pass alone, which keeps its keys and
-                values.
-            memory_keep: (P, S) bool, which of its states are real.
-            causal: whether a token sees only what is before it.
-            cache: keys and values of earlier tokens; new ones are added to it.
-            positions: (n or 1, T); None counts on from what the cache holds.
-            mask: which tokens are seen, in the place of `keep` and `causal`.
-
-        Raises:
-            BedstoneError: the rows are longer than the context, or the memory doesn't fit them.
-        """
-        length = ids.shape[1]
-        self._check(ids, memory, 0 if cache is None else cache.length)
-        if cache is not None:
-            cache.require(length)
-            if memory_keep is not None and cache.memory_keep is None:
-                cache.memory_keep = memory_keep
-            memory_keep = cache.memory_keep
-        if positions is None:
-            known = torch.arange(length, device=ids.device)[None]
-            positions = known if cache is None else cache.slots(length)
-        x = self.dropout(self.norm(self.embed(ids) + self.positions(positions)))
-        if mask is None:
-            mask = Causal() if causal else Full() if keep is None else Padding(keep)
-        seen = Full() if memory_keep is None else Padding(memory_keep)
-        x = self.stack(x, Context(mask=mask, memory=memory, memory_mask=seen, cache=cache))
-        if cache is not None:
-            cache.advance(length)
-        return x
-
-    def _check(self, ids: Tensor, memory: Tensor | None, before: int) -> None:
-        """Raises BedstoneError for rows and a memory that don't fit."""
-        rows, length = ids.shape
-        if before + length > self.config.context:
-            raise BedstoneError(
-                f"text: has {before + length} tokens; the network's context is "
-                f"{self.config.context}. Shorten it."
-            )
-        if memory is None:
-            return
-        if memory.shape[-1] != self.config.memory_width:
-            raise BedstoneError(
-                f"memory: its states are {memory.shape[-1]} wide; the network's cross-attention "
-                f"reads {self.config.memory_width}. Take states of the network's own."
-            )
-        if not len(memory) or rows % len(memory):
-            raise BedstoneError(
-                f"memory: {len(memory)} were given for {rows} rows of text; expected as many, or "
-                "a number that divides it: neighbouring rows share one."
-            )
-
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty key/value cache for `batch` rows of up to `capacity` tokens."""
-        shape, (dtype, device) = self.config, held_in(self.embed)
-        return Cache(
-            shape.layers,
-            batch,
-            shape.heads,
-            capacity,
-            shape.width // shape.heads,
-            dtype=dtype,
-            device=device,
-        )
+    def begin(self, ids: Tensor, positions: Tensor) -> Tensor:
+        return self.dropout(self.norm(self.embed(ids) + self.positions(positions)))
 
 
-def _block(config: BlipTextConfig) -> BlipTextBlock:
+def _block(config: BlipTextConfig) -> MemoryBlock:
     """PostNorm(self), PostNorm(cross), PostNorm(MLP), with biases."""
     shared: dict[str, Any] = {"bias": True, "out_bias": True, "dropout": config.attention_dropout}
     attention = partial(SelfAttention, config.width, config.heads, **shared)
@@ -155,7 +60,7 @@ def _block(config: BlipTextConfig) -> BlipTextBlock:
     def joined(sublayer: nn.Module) -> PostNorm:
         return PostNorm(LayerNorm(config.width, eps=config.norm_eps), sublayer, config.dropout)
 
-    return BlipTextBlock(
+    return MemoryBlock(
         attn=joined(attention()),
         cross=joined(cross(memory_width=config.memory_width or config.width)),
         mlp=joined(mlp),
@@ -284,7 +189,7 @@ class Blip(nn.Module):
             ids, memory=question_states, memory_keep=question_keep, causal=True
         )
 
-    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> "BlipDecoder":
+    def writer(self, memory: Tensor, memory_keep: Tensor | None = None) -> MemoryWriter:
         """The decoder over a memory, as generation takes it; rows that share one are neighbours.
 
         Args:
@@ -292,7 +197,7 @@ class Blip(nn.Module):
             memory_keep: (P, S) bool, which of its states are real; None says all are.
         """
         decoder, head = self._part("decoder"), self._part("head")
-        return BlipDecoder(decoder, head, memory, memory_keep, self.engine)
+        return MemoryWriter(decoder, head, memory, memory_keep, self.engine)
 
     def decoder_parts(self) -> DecoderParts:
         """The decoder's modules as the engine reads them."""
@@ -344,55 +249,6 @@ class Blip(nn.Module):
                 "whose model.head.kind has it (joint has all)."
             )
         return part
-
-
-class BlipDecoder:
-    """A decoder over one memory, with all that `generation.autoregress` asks of a network."""
-
-    def __init__(
-        self,
-        decoder: BlipText,
-        head: Any,
-        memory: Tensor,
-        memory_keep: Tensor | None,
-        engine: LazyDecoder | None = None,
-    ) -> None:
-        self.config = decoder.config
-        self.head = head
-        self.memory, self.memory_keep = memory, memory_keep
-        self._decoder, self._engine = decoder, engine
-
-    def over_engine(self) -> MemoryDecoder | None:
-        """The same over the engine, where that is possible."""
-        if self._engine is None:
-            return None
-        keep = self.memory_keep
-        first = None if keep is None else torch.where(keep, 0, NEVER)
-        return self._engine.over(self.memory, first)
-
-    def states(
-        self,
-        ids: Tensor,
-        *,
-        cache: Cache | None = None,
-        mask: Mask | None = None,
-        positions: Tensor | None = None,
-    ) -> Tensor:
-        """(n, T, D) of tokens (n, T) that see what is before them and the memory."""
-        return self._decoder.states(
-            ids,
-            # once the cache knows it, rows may leave and memories with them
-            memory=None if cache is not None and cache.length else self.memory,
-            memory_keep=self.memory_keep,
-            causal=True,
-            cache=cache,
-            positions=positions,
-            mask=mask,
-        )
-
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty key/value cache."""
-        return self._decoder.new_cache(batch, capacity)
 
 
 def make(config: BlipConfig) -> Blip:

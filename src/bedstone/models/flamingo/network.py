@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
-from bedstone.models.blip.network import BlipTextBlock
 from bedstone.models.gpt import network as gpts
 from bedstone.models.gpt.network import GPT, GPTConfig
 from bedstone.models.heads import HeadConfig, Headed
+from bedstone.models.memory import MemoryBlock
 from bedstone.models.resnet import network as map_tower
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit.network import ViTConfig
@@ -363,7 +363,7 @@ class FlamingoDecoder:
         return self._network.new_cache(batch, capacity)
 
 
-def _seeing(config: FlamingoConfig, block: Any) -> BlipTextBlock:
+def _seeing(config: FlamingoConfig, block: Any) -> MemoryBlock:
     """A block of the GPT with gated cross-attention between its parts."""
     shape = config.gpt
     norm = LayerNorm if shape.layout == "gpt2" else RMSNorm
@@ -374,7 +374,7 @@ def _seeing(config: FlamingoConfig, block: Any) -> BlipTextBlock:
         memory_width=config.memory_width,
     )
     gated = Gated(norm(shape.width, eps=shape.norm_eps), cross)
-    return BlipTextBlock(attn=block["attn"], cross=gated, mlp=block["mlp"])
+    return MemoryBlock(attn=block["attn"], cross=gated, mlp=block["mlp"])
 
 
 def make(config: FlamingoConfig) -> FlamingoGPT:
