@@ -154,6 +154,16 @@ def test_long_texts_are_generated_for_few_sources_at_a_time(model, monkeypatch):
     assert made(SENTENCES[:4] * 2, batch_size=8) == short and sizes == [8]
 
 
+@pytest.mark.parametrize("beams", [1, 4])
+def test_settings_that_compare_with_the_source_read_it(beams):
+    model = small_model("bart")
+    model.generation["encoder_no_repeat_ngram_size"] = 1
+    made = bedstone.pipeline("translation", model, num_beams=beams, return_tensors=True)
+    for text, found in zip(SENTENCES, made(SENTENCES), strict=True):
+        read = set(source_ids(model.tokenizer, text)) - {model.config.eos_id}
+        assert not read & set(found["translation_token_ids"])
+
+
 def test_packed_sources_become_rows(model):
     made = bedstone.pipeline("translation", model)
     rows = [[5, 6, 7], [8], [9, 10]]

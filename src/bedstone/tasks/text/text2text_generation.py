@@ -183,9 +183,9 @@ class Text2TextGeneration(Task):
         each = way.beams if isinstance(way, BeamSearch) else way.returned
         most = batch_size or max(1, min(SOURCES, SLOTS // (each * way.max_tokens)))
         for numbers in batches([len(ids) for ids in sources], most):
-            memory, keep = self.encode([sources[number] for number in numbers])
-            writer = self.engine.network.writer(memory, keep)
-            for number, own in zip(numbers, self._batch(writer, len(numbers), way), strict=True):
+            batch = [sources[number] for number in numbers]
+            writer = self.engine.network.writer(*self.encode(batch))
+            for number, own in zip(numbers, self._batch(writer, batch, way), strict=True):
                 done[number] = own
         return done
 
@@ -204,14 +204,19 @@ class Text2TextGeneration(Task):
         memory[keep] = states
         return memory, keep
 
-    def _batch(self, writer: Any, count: int, way: Sampling | BeamSearch) -> list[list[Output]]:
+    def _batch(
+        self, writer: Any, sources: Sequence[Sequence[int]], way: Sampling | BeamSearch
+    ) -> list[list[Output]]:
         ends = self.model.end_ids or {self.model.config.eos_id}
         if isinstance(way, BeamSearch):
-            found = beam_search(writer, [[self.start]] * count, way, eos=ends)
+            starts = [[self.start]] * len(sources)
+            found = beam_search(writer, starts, way, eos=ends, sources=sources)
             return [[Output(one.ids, one.log_probability) for one in own] for own in found]
         each = way.returned
-        rows = [[self.start]] * (count * each)
-        written = generate(writer, rows, way, eos=ends, seeds=way.seeds(count))
+        rows = [[self.start]] * (len(sources) * each)
+        read = [ids for ids in sources for _ in range(each)]
+        seeds = way.seeds(len(sources))
+        written = generate(writer, rows, way, eos=ends, seeds=seeds, sources=read)
         outputs = [Output(tuple(one.ids), sum(one.log_probabilities)) for one in written]
         return [outputs[at : at + each] for at in range(0, len(outputs), each)]
 
