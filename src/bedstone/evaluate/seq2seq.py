@@ -1,4 +1,4 @@
-"""Figures of encoder-decoders on pairs: held-out loss, and texts written beside their references."""
+"""Figures of encoder-decoders on pairs: held-out loss, and texts beside their references."""
 
 import copy
 from collections.abc import Callable

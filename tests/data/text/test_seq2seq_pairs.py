@@ -132,7 +132,7 @@ def test_long_pairs_are_left_out_or_cut_and_counted(tmp_path, tokenizer):
     cut = PairExamples(pairs, tokenizer, 0, (room, 100), cut=True)
     assert len(cut) == 4 and cut.cut == examples.left_out
     assert all(len(cut.sources[row]) <= room and cut.sources[row][-1] == 1 for row in range(4))
-    with pytest.raises(BedstoneError, match="all 4 pairs are longer.*Raise model.context"):
+    with pytest.raises(BedstoneError, match=r"all 4 pairs are longer.*Raise model.context"):
         PairExamples(pairs, tokenizer, 0, (1, 100))
 
 
