@@ -492,15 +492,20 @@ def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     Raises:
         BedstoneError: the tokenizer has no end token.
     """
-    return _ended(tokenizer, tokenizer.encode(text, special=True))
+    return ended(tokenizer, tokenizer.encode(text, special=True))
 
 
 def target_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """A target of an encoder-decoder, as `source_ids`, by the tokenizer of targets."""
-    return _ended(tokenizer.target, tokenizer.target.encode(text, special=True))
+    return ended(tokenizer.target, tokenizer.target.encode(text, special=True))
 
 
-def _ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+def ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Ids with the end token behind them, where they don't have it.
+
+    Raises:
+        BedstoneError: the tokenizer has none.
+    """
     if tokenizer.eos_id is None:
         raise BedstoneError(
             f"{tokenizer.path}: has no end token (eos_token), which every source and target ends "
