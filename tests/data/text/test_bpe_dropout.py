@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,16 +22,15 @@ from bedstone.data.text.train_tokenizer import (
 )
 from bedstone.errors import BedstoneError
 
-WORDS = (
-    "the dog ran home unhurriedly and nobody in Bremen saw it's banana Zoë 漢字 naïve "
-    "misunderstandings 1984 x=y; (no) internationally hello\tthere e-mail ... <mask> </s> 🙂"
-).split(" ")
+WORDS = """the dog ran home unhurriedly and nobody in Bremen saw it's banana Zoë 漢字 naïve
+    misunderstandings 1984 x=y; (no) internationally e-mail ... <mask> </s> 🙂""".split()
 
 
 def sentence(number):
     draw = random.Random(number)
     words = draw.choices(WORDS, k=draw.randint(1, 25))
-    return draw.choice(["", " ", "\n"]).join([""] * 2) + " ".join(words) + draw.choice(".!?\n ")
+    parts = [word + draw.choice(["", "", "", "\t", " ", "\n", ","]) for word in words]
+    return draw.choice(["", " ", "\n"]) + " ".join(parts) + draw.choice(".!?\n ")
 
 
 @functools.cache
@@ -89,7 +89,7 @@ def provilkov(known, word, share, draw):
     while True:
         possible = [
             (merges[pair], place)
-            for place, pair in enumerate(zip(parts, parts[1:], strict=False))
+            for place, pair in enumerate(pairwise(parts))
             if pair in merges and draw.random() >= share
         ]
         if not possible:
@@ -133,7 +133,9 @@ def test_other_tokenizers_are_refused(kind):
 
 def test_a_lower_case_bpe_is_cut_as_it_reads():
     known = BAD["clip"]()
-    assert BPEDropout(known, 0.0)("The DOG", np.random.default_rng(0)) == plain_ids(known, "The DOG")
+    assert BPEDropout(known, 0.0)("The DOG", np.random.default_rng(0)) == plain_ids(
+        known, "The DOG"
+    )
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

@@ -68,7 +68,9 @@ def published_mask(length, density, mean, shuffled):
 
 
 @settings(max_examples=300, deadline=None)
-@given(lengths, some.sampled_from([0.1, 0.15, 0.3, 0.5]), some.sampled_from([2.0, 3.0, 10.0]), seeds)
+@given(
+    lengths, some.sampled_from([0.1, 0.15, 0.3, 0.5]), some.sampled_from([2.0, 3.0, 10.0]), seeds
+)
 def test_spans_are_those_of_the_published_algorithm(length, share, mean, seed):
     draw = np.random.default_rng(seed)
 
@@ -191,7 +193,7 @@ def test_one_sentence_stays_and_one_goes():
     source, target = GapSentences(9, 0.95)(
         np.arange(10, 16), np.array([0, 3]), np.random.default_rng(0)
     )
-    assert 3 == len(target) and len(source) == 4
+    assert len(target) == 3 and len(source) == 4
     source, target = GapSentences(9, 0.01)(
         np.arange(10, 16), np.array([0, 3]), np.random.default_rng(0)
     )
@@ -266,9 +268,11 @@ def test_rows_of_a_recipe(kind, bpe, tmp_path):
         fixed = rows.pair(row, None)[0]
         assert fixed.tolist() == rows.pair(row, None)[0].tolist()
     assert changed == 0 if kind == "gaps" else changed > len(rows) // 2
-    assert NoisyTexts.of(
-        rows.windows.documents, tokenizer, config, 30, seed=8
-    ).pair(0, 0)[0].tolist() != rows.pair(0, 0)[0].tolist() or kind == "gaps"
+    assert (
+        NoisyTexts.of(rows.windows.documents, tokenizer, config, 30, seed=8).pair(0, 0)[0].tolist()
+        != rows.pair(0, 0)[0].tolist()
+        or kind == "gaps"
+    )
 
 
 def test_special_tokens_are_added_on_the_last_ids():
@@ -281,7 +285,10 @@ def test_special_tokens_are_added_on_the_last_ids():
     hidden = add_noise_tokens(plain, DenoiseConfig("infilling"), 64)
     assert hidden.mask_id == plain.vocab_size and plain.mask_id is None
     for own in (spans, hidden):
-        assert add_noise_tokens(own, DenoiseConfig("spans" if own is spans else "infilling"), 64) is own
+        assert (
+            add_noise_tokens(own, DenoiseConfig("spans" if own is spans else "infilling"), 64)
+            is own
+        )
     wordpiece = train_wordpiece([TEXT], 120)
     assert add_noise_tokens(wordpiece, DenoiseConfig("gap_sentences"), 64) is wordpiece
     assert noise_tokens(None, DenoiseConfig("infilling"), 64) == [MASK]

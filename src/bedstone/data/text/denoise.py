@@ -490,4 +490,3 @@ def _longest(config: DenoiseConfig, length: int) -> int:
     """Tokens of the longer of source and target of a window."""
     noise, spans = span_counts(length, config.left_out, config.mean)
     return max(length - noise + spans, noise + spans + 1)
-

@@ -1,7 +1,7 @@
 """Models that augment text: words for a place, paraphrases, translation there and back.
 
 Each is a function for `data.text.augment.Augmenter`. What is sampled is drawn by the seed for each
-text by itself, so new rows are the same in every batch, and in a run that goes on.
+text by itself, so a run that goes on makes the rows that it began with.
 """
 
 from collections.abc import Callable
