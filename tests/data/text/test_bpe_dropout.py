@@ -22,8 +22,9 @@ from bedstone.data.text.train_tokenizer import (
 )
 from bedstone.errors import BedstoneError
 
-WORDS = """the dog ran home unhurriedly and nobody in Bremen saw it's banana Zoë 漢字 naïve
-    misunderstandings 1984 x=y; (no) internationally e-mail ... <mask> </s> 🙂""".split()
+SAID = """the dog ran home unhurriedly and nobody in Bremen saw it's banana Zoë 漢字 naïve
+    misunderstandings 1984 x=y; (no) internationally e-mail ... <mask> </s> 🙂"""
+WORDS = SAID.split()
 
 
 def sentence(number):
