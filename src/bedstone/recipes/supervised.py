@@ -430,8 +430,7 @@ def open_texts(
         learnt = learnt.take(data.most_rows, recipe.seed)
     if recipe.augment:
         config = augment_config(recipe)
-        columns = list(learnt.columns.values()) or None
-        new = augment(learnt.rows, config, columns=columns, **augmenting_models(config))
+        new = augment(learnt.rows, config, **augment_parts(config, learnt))
         learnt = learnt.with_rows(list(new))
     tokenizer = tokenizer_of(model)
     limit = min(recipe.limit or model.config.context, model.config.context)
@@ -529,3 +528,12 @@ def best_by(recipe: FinetuneRecipe, model: Model) -> str:
 def augment_config(recipe: FinetuneRecipe) -> AugmentConfig:
     """How a recipe asks for new rows."""
     return from_mapping(AugmentConfig, recipe.augment, "recipe", "augment.")
+
+
+def augment_parts(config: AugmentConfig, rows: Dataset) -> dict[str, Any]:
+    """The columns of text, and the models that the recipe names, as functions.
+
+    Raises:
+        BedstoneError: a model can't be opened, or can't do what it is named for.
+    """
+    return {"columns": list(rows.columns.values()) or None, **augmenting_models(config)}

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from bedstone.data.text import bpe_dropout
-from bedstone.data.text.bpe_dropout import BPEDropout
+from bedstone.data.text.bpe_dropout import BPEDropout, RecutPairs
 from bedstone.data.text.denoise import DenoiseConfig, add_noise_tokens
+from bedstone.data.text.seq2seq import PairExamples, PairsConfig, open_pairs, pair_stream
 from bedstone.data.text.train_tokenizer import (
     train_bpe,
     train_characters,
     train_clip,
+    train_pairs,
     train_roberta,
     train_wordpiece,
 )
@@ -120,7 +122,7 @@ def test_cuts_are_as_likely_as_published(word, share):
 
 
 BAD = {
-    "wordpiece": lambda: train_wordpiece(["the dog"] * 3, 60),
+    "wordpiece": lambda: train_wordpiece(["the dog"] * 3, 120),
     "characters": lambda: train_characters(["the dog"]),
     "clip": lambda: train_clip(["the dog"] * 3, 300),
 }
@@ -143,6 +145,66 @@ def test_a_lower_case_bpe_is_cut_as_it_reads():
 def test_a_share_is_below_one(share):
     with pytest.raises(BedstoneError, match="bpe_dropout"):
         BPEDropout(tokenizer(), share)
+
+
+def opened(folder, rows):
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return open_pairs(PairsConfig(), str(path))
+
+
+def examples(folder, known, most):
+    rows = [{"source": sentence(n).strip(), "target": sentence(n + 500).strip()} for n in range(60)]
+    return PairExamples(opened(folder, rows), known, 0, (most, most))
+
+
+@pytest.mark.parametrize("train", [train_pairs, train_roberta])
+def test_pairs_are_cut_anew(train, tmp_path):
+    known = tokenizer(train)
+    pairs = examples(tmp_path, known, 200)
+
+    def stream(share):
+        return pair_stream(RecutPairs(pairs, known, share, (200, 200)), 7, seed=4, workers=0)
+
+    plain, own, cut = pair_stream(pairs, 7, seed=4, workers=0), stream(0.0), stream(0.2)
+    seen = {}
+    for step in range(16):
+        one, two, three = next(plain), next(own), next(cut)
+        assert one.sources.ids.tolist() == two.sources.ids.tolist()
+        assert one.targets.tolist() == two.targets.tolist()
+        assert one.places == three.places and len(three.targets[0]) > len(one.targets[0])
+        for row, place in enumerate(three.places):
+            (a, b), (c, d) = one.sources.spans[row], three.sources.spans[row]
+            new = three.sources.ids[0, c:d].tolist()
+            assert known.decode(new) == known.decode(one.sources.ids[0, a:b].tolist())
+            seen.setdefault(place, set()).add(tuple(new))
+        if step == 9:
+            state = cut.state_dict()
+    assert any(len(cuts) > 1 for cuts in seen.values())
+    resumed = stream(0.2)
+    resumed.load_state_dict(state)
+    for _ in range(6):
+        batch = next(resumed)
+    assert batch.sources.ids.tolist() == three.sources.ids.tolist()
+
+
+def test_no_cut_is_longer_than_the_network_reads(tmp_path):
+    known = tokenizer(train_pairs)
+    pairs = examples(tmp_path, known, 30)
+    stream = pair_stream(RecutPairs(pairs, known, 0.5, (30, 30)), 4, seed=4, workers=0)
+    batches = [next(stream) for _ in range(40)]
+    assert 20 < max(max(batch.sources.lengths) for batch in batches) <= 30
+    assert 20 < max(max(batch.rows.lengths) for batch in batches) <= 30
+
+
+def test_special_names_in_a_source_stay(tmp_path):
+    known = add_noise_tokens(tokenizer(train_pairs), DenoiseConfig("infilling"), 64)
+    rows = [{"source": f"<mask> internationally {n}", "target": "nobody"} for n in range(2)]
+    pairs = PairExamples(opened(tmp_path, rows), known, 0, (40, 40))
+    cut = RecutPairs(pairs, known, 0.5, (40, 40))
+    batch = cut.collate(np.arange(2), np.random.default_rng(0), 0)
+    assert batch.sources.ids[0].tolist() == [*pairs.sources[0], *pairs.sources[1]]
+    assert known.mask_id in pairs.sources[0]
 
 
 def test_it_is_fast():

@@ -12,12 +12,15 @@ geometric.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 from tokenizers import pre_tokenizers
 
+from bedstone.data.text.encode import special_ids
+from bedstone.data.text.seq2seq import PairBatch, PairExamples, pair_batch
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tokenizer_limits import guarded
 from bedstone.errors import BedstoneError
@@ -91,10 +94,12 @@ class BPEDropout:
         known = self._words
         return [known.get(word) or self._word(word) for word in found]
 
-    def cut(self, words: Words, draw: np.random.Generator) -> list[int]:
-        """The ids of a text, some merges left out."""
-        steps = sum(len(word.ids) for word in words)  # a merge leaves one part less
-        skipped = iter((draw.geometric(1.0 - self.share, steps) - 1).tolist())
+    def cut(self, words: Words, draw: np.random.Generator | None) -> list[int]:
+        """The ids of a text, some merges left out; without a generator, none."""
+        skipped: Iterator[int] = repeat(0)
+        if draw is not None:
+            steps = sum(len(word.ids) for word in words)  # a merge leaves one part less
+            skipped = iter((draw.geometric(1.0 - self.share, steps) - 1).tolist())
         found: list[int] = []
         for node in words:
             after = node.after
@@ -144,3 +149,69 @@ def _merge(
     """A pair of ids, and its rank and what it becomes."""
     one, two = merge.split(" ") if isinstance(merge, str) else merge
     return (vocabulary[one], vocabulary[two]), (rank, vocabulary[one + two])
+
+
+class RecutPairs:
+    """Pairs that are cut anew whenever they are read, for `data.text.seq2seq.pair_stream`.
+
+    A text is read as it is where a cut is longer than the network reads, and where the tokenizer
+    finds special tokens in it, such as a language's.
+
+    Args:
+        examples: the pairs by their own tokens.
+        tokenizer: that they were read by.
+        share: chance that a merge is left out.
+        most: tokens of a source, and of a target, that the network reads.
+
+    Raises:
+        BedstoneError: as `BPEDropout`.
+    """
+
+    def __init__(
+        self, examples: PairExamples, tokenizer: Tokenizer, share: float, most: tuple[int, int]
+    ) -> None:
+        self.examples = examples
+        pairs, kept = examples.pairs, examples.kept
+        self.sources = _Side(
+            tokenizer, share, most[0], [pairs.sources[row] for row in kept], examples.sources
+        )
+        self.targets = _Side(
+            tokenizer.target, share, most[1], [pairs.targets[row] for row in kept], examples.targets
+        )
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def collate(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:
+        """For `data.stream.Stream`: all cuts are drawn from its generator."""
+        order, pairs = rows.tolist(), self.examples.pairs
+        return pair_batch(
+            [self.sources.ids(row, random) for row in order],
+            [self.targets.ids(row, random) for row in order],
+            self.examples.start,
+            number,
+            [pairs.rows.where(self.examples.kept[row]) for row in order],
+        )
+
+
+class _Side:
+    """The sources or the targets."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, share: float, most: int, texts: Sequence[str], plain: Any
+    ) -> None:
+        self.cut, self.most, self.plain = BPEDropout(tokenizer, share), most, plain
+        self.before, self.after = special_ids(tokenizer)
+        self.words: list[Words] = []
+        for row, text in enumerate(texts):
+            words = self.cut.words(text)
+            same = self._around(self.cut.cut(words, None)) == plain[row].tolist()
+            self.words.append(words if same else ())
+
+    def ids(self, row: int, draw: np.random.Generator) -> np.ndarray:
+        words = self.words[row]
+        found = self._around(self.cut.cut(words, draw)) if words else []
+        return np.array(found) if 0 < len(found) <= self.most else self.plain[row]
+
+    def _around(self, ids: list[int]) -> list[int]:
+        return [*self.before, *ids, *self.after]

@@ -11,15 +11,17 @@ Shapes: T tokens of a window, W windows, P sentences of a split, K spans.
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken
 
-from bedstone.data.text.encode import ended, frame_of
+from bedstone.data.text.encode import special_ids
 from bedstone.data.text.sentences import Documents
+from bedstone.data.text.seq2seq import PairBatch, pair_batch
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.settings import Settings, number, one_of, optional, share
@@ -100,8 +102,15 @@ def span_counts(length: int, share: float, mean: float) -> tuple[int, int]:
 
 
 def span_mask(length: int, share: float, mean: float, draw: np.random.Generator) -> np.ndarray:
-    """(length,) bool, True on noise: spans that are all equally likely, the last at the end."""
+    """(length,) bool, True on noise, as T5 draws it: all spans equally likely, the last at the end.
+
+    A single span, which would then always be the end of its text (T5's own rows are long), may be
+    anywhere but at the beginning.
+    """
     noise, spans = span_counts(length, share, mean)
+    if spans == 1:
+        places = np.arange(length) - draw.integers(1, max(length, 2) - noise + 1)
+        return (places >= 0) & (places < noise)
     sizes = np.empty(2 * spans, np.int64)
     sizes[1::2] = _segments(noise, spans, draw)
     sizes[::2] = _segments(max(length, 2) - noise, spans, draw)
@@ -137,7 +146,9 @@ class SpanCorruption:
         mask = span_mask(len(ids), self.share, self.mean, draw)
         count = int((np.diff(mask, prepend=False) & mask).sum())
         target = self._collapsed(ids, ~mask)
-        return self._collapsed(ids, mask), np.append(target, self.sentinels[count])
+        if mask[-1]:  # else the text that follows is collapsed to the last one
+            target = np.append(target, self.sentinels[count])
+        return self._collapsed(ids, mask), target
 
     def _collapsed(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """`ids` with each run of `mask` as one sentinel."""
@@ -391,10 +402,6 @@ class Windows:
     def __len__(self) -> int:
         return len(self.spans)
 
-    def lengths(self) -> np.ndarray:
-        """(W,) tokens of each window."""
-        return self.spans[:, 1] - self.spans[:, 0]
-
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The ids of a window, (T,) int64, and where in it sentences start; the first is 0."""
         start, stop = self.spans[row]
@@ -413,21 +420,32 @@ class NoisyTexts:
         windows: of the texts.
         noise: the objective.
         before, after: ids of the special tokens around every source and target.
+        start: the token that a target is generated after.
         seed: of the noise.
+        batch_size: windows of a batch of the stream, which says what epoch a batch is of.
     """
 
     windows: Windows
     noise: Noise
     before: tuple[int, ...]
     after: tuple[int, ...]
+    start: int
     seed: int = 0
+    batch_size: int = 1
 
     @classmethod
     def of(
-        cls, documents: Documents, tokenizer: Tokenizer, config: DenoiseConfig, context: int,
-        seed: int = 0,
-    ) -> "NoisyTexts":  # fmt: skip
+        cls,
+        documents: Documents,
+        tokenizer: Tokenizer,
+        config: DenoiseConfig,
+        context: int,
+        **parts: int,
+    ) -> "NoisyTexts":
         """Those of a recipe: neither source nor target is longer than `context`.
+
+        Args:
+            parts: `start`, `seed` and `batch_size`.
 
         Raises:
             BedstoneError: the tokenizer or the texts don't fit, or `context` is too short.
@@ -436,14 +454,10 @@ class NoisyTexts:
         room = window_room(config, context - len(before) - len(after))
         noise = noise_of(tokenizer, config, room)
         windows = Windows.of(documents, room, config.least_sentences)
-        return cls(windows, noise, before, after, seed)
+        return cls(windows, noise, before, after, **parts)
 
     def __len__(self) -> int:
         return len(self.windows)
-
-    def lengths(self) -> np.ndarray:
-        """(W,) tokens of a source or target, at most about: those of the whole window."""
-        return self.windows.lengths() + len(self.before) + len(self.after)
 
     def pair(self, row: int, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Source and target ids of a window in an epoch; None has the same noise each time."""
@@ -455,16 +469,23 @@ class NoisyTexts:
     def _ended(self, ids: np.ndarray) -> np.ndarray:
         return np.concatenate((self.before, ids, self.after)).astype(np.int64)
 
-    def identity(self) -> dict[str, Any]:
-        """What a position in a stream of them was taken with."""
-        split = self.windows.documents.split
-        return {"windows": len(self), "tokens": len(split), "noise": type(self.noise).__name__}
+    def batch(self, rows: np.ndarray, number: int, epoch: int | None) -> PairBatch:
+        """Windows by their numbers."""
+        pairs = [self.pair(row, epoch) for row in rows.tolist()]
+        places = [f"window {row}" for row in rows.tolist()]
+        sources, targets = zip(*pairs, strict=True)
+        return pair_batch(sources, targets, self.start, number, places)
 
+    def collate(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:
+        """For `data.text.seq2seq.pair_stream`; the noise is that of the windows and the epoch."""
+        steps = len(self) // min(self.batch_size, len(self))  # of an epoch
+        return self.batch(rows, number, number // steps)
 
-def special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids before and after every source and target, as `encode.source_ids` sets them."""
-    frame = frame_of(tokenizer, 1)
-    return tuple(frame.before[0]), tuple(ended(tokenizer, frame.after[0][0]))
+    def evaluation_batches(self, batch_size: int) -> Iterator[PairBatch]:
+        """Each window once, in order, with the same noise each time."""
+        for batch, at in enumerate(range(0, len(self), batch_size)):
+            rows = np.arange(at, min(at + batch_size, len(self)))
+            yield self.batch(rows, batch, None)
 
 
 def window_room(config: DenoiseConfig, room: int) -> int:

@@ -492,26 +492,27 @@ def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     Raises:
         BedstoneError: the tokenizer has no end token.
     """
-    return ended(tokenizer, tokenizer.encode(text, special=True))
+    return _ended(tokenizer, tokenizer.encode(text, special=True))
 
 
 def target_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """A target of an encoder-decoder, as `source_ids`, by the tokenizer of targets."""
-    return ended(tokenizer.target, tokenizer.target.encode(text, special=True))
+    return _ended(tokenizer.target, tokenizer.target.encode(text, special=True))
 
 
-def ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """Ids with the end token behind them, where they don't have it.
-
-    Raises:
-        BedstoneError: the tokenizer has none.
-    """
+def _ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     if tokenizer.eos_id is None:
         raise BedstoneError(
             f"{tokenizer.path}: has no end token (eos_token), which every source and target ends "
             "with. Name one in tokenizer_config.json."
         )
     return ids if ids and ids[-1] == tokenizer.eos_id else [*ids, tokenizer.eos_id]
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids before and after every source and target, as `source_ids` has them."""
+    frame = frame_of(tokenizer, 1)
+    return tuple(frame.before[0]), tuple(_ended(tokenizer, frame.after[0][0]))
 
 
 def _set(frame: SpecialTokenFrame, texts: Sequence[Text]) -> Input:

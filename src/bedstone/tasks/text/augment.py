@@ -17,7 +17,10 @@ from bedstone.tasks.pipeline import pipeline
 from bedstone.tasks.text.text2text_generation import Text2TextGeneration
 
 PARAPHRASE = "Say the sentence in other words.\nSentence: {text}\nIn other words:"
-VARIED = {"temperature": 0.8, "top_p": 0.95}  # sampling of what is to be said otherwise
+VARIED: dict[str, Any] = {
+    "temperature": 0.8,
+    "top_p": 0.95,
+}  # sampling of what is to be said otherwise
 PROPOSALS = 8  # words that a masked model proposes for a place
 
 Rewrite = Callable[[list[str]], list[str]]
@@ -101,7 +104,9 @@ def rewriter(model: Model, task: str, seed: int | None = None) -> Rewrite:
         task: of the pipeline.
         seed: of sampling; None takes the likeliest text that beam search finds.
     """
-    how = {} if seed is None else {"do_sample": True, "num_beams": 1, "seed": seed, **VARIED}
+    how: dict[str, Any] = (
+        {} if seed is None else {"do_sample": True, "num_beams": 1, "seed": seed, **VARIED}
+    )
     run: Any = pipeline(task, model, **how)
 
     def rewrite(texts: list[str]) -> list[str]:
