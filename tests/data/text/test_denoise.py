@@ -22,6 +22,7 @@ from bedstone.data.text.denoise import (
     sentinel_count,
     span_counts,
     span_mask,
+    window_room,
 )
 from bedstone.data.text.sentences import Documents, Sentences
 from bedstone.data.text.seq2seq import pair_stream
@@ -340,6 +341,19 @@ def test_batches_for_measuring_are_the_same_each_time(bpe, tmp_path):
         assert batch.rows.ids[0, a:b].tolist() == [0, *target[:-1].tolist()]
         c, d = batch.sources.spans[row]
         assert batch.sources.ids[0, c:d].tolist() == source.tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(some.integers(4, 60), shares, some.sampled_from([0.3, 1.0, 3.0]), seeds)
+def test_no_row_is_longer_than_its_room(room, share, mean, seed):
+    config = DenoiseConfig("spans", share, mean)
+    longest = window_room(config, room)
+    noise = SpanCorruption(SENTINELS, share, mean)
+    sizes = [0]
+    for length in range(2, longest + 1):
+        pair = noise(text(length), cut(length), np.random.default_rng(seed))
+        sizes += map(len, pair)
+    assert max(sizes) <= room and longest >= room // 2 - 1
 
 
 def test_special_tokens_are_added_on_the_last_ids():

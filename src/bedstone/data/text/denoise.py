@@ -497,8 +497,10 @@ def window_room(config: DenoiseConfig, room: int) -> int:
         BedstoneError: there is no room.
     """
     found = room
-    while config.kind == "spans" and found >= LEAST and _longest(config, found) > room:
-        found -= 1
+    if config.kind == "spans":
+        found = 0
+        while found < room and _longest(config, found + 1) <= room:
+            found += 1
     if found < LEAST:
         raise BedstoneError(
             f"context: leaves {max(room, 0)} tokens for a text beside the special tokens; noise "
