@@ -48,6 +48,7 @@ METHODS = {
     "autoencoder": "autoencoder:Autoencoder",
     "diffusion": "diffusion:Diffusion",
     "supervised": "supervised:Supervised",
+    "seq2seq": "seq2seq:Seq2Seq",
 }
 
 

@@ -166,6 +166,49 @@ def train_clip(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend, dict(SETTINGS))
 
 
+# A tokenizer of an encoder-decoder: byte-level BPE, each text before an end token.
+
+PAD, PAIR_END = "<pad>", "</s>"
+
+
+def train_pairs(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> Tokenizer:
+    """A tokenizer of at most `vocab_size` ids; padding is 0 and the end token 1, as T5 has them.
+
+    Raises:
+        BedstoneError: there is no room for the 256 bytes and the two special tokens.
+    """
+    if vocab_size < 258:
+        raise BedstoneError(
+            f"tokenizer.vocab_size: {vocab_size:,} is too small; expected 258 or more (256 bytes, "
+            "padding and end)."
+        )
+    backend = tokenizers.Tokenizer(models.BPE())
+    # a word is the same at the beginning of a text as after a space
+    parts: list[Any] = [normalizers.NFC(), normalizers.Prepend(" ")]
+    backend.normalizer = normalizers.Sequence(parts + [normalizers.Lowercase()] * lowercase)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[
+            AddedToken(name, normalized=False, special=True) for name in (PAD, PAIR_END)
+        ],
+        max_token_length=32,
+        show_progress=False,
+    )
+    backend.train_from_iterator(_all_cuts(texts), trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"$A {PAIR_END}", special_tokens=[(PAIR_END, backend.token_to_id(PAIR_END))]
+    )
+    return Tokenizer(backend, {"eos_token": PAIR_END, "pad_token": PAD})
+
+
 @dataclass
 class TokenizerConfig(Settings):
     """The tokenizer of a run: one that is loaded, or one that is trained.

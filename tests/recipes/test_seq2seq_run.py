@@ -1,0 +1,97 @@
+"""Training on pairs: a run of each kind, its artefact, and what is refused."""
+
+import json
+
+import pytest
+
+import bedstone
+from bedstone.errors import BedstoneError
+from bedstone.recipes.base import read, train
+from methods import check_method
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+MODEL = {"layout": "marian", "width": 32, "layers": 1, "heads": 2, "hidden": 48, "context": 40}
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Numbers and their digits in words."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"source": f"{n}", "target": " ".join(WORDS[int(d)] for d in str(n))}
+        for n in range(100, 400)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def recipe(pairs, **changes):
+    return {
+        "task": "text2text-generation",
+        "data": {"source": pairs, "validation_share": 0.05},
+        "model": MODEL,
+        "tokenizer": {"vocab_size": 300},
+        "budget": "8 steps",
+        "batch_size": 32,
+        "evaluate_every": 4,
+        "optim": {"lr": 3e-3, "adamw_lr": 3e-3},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"r_drop": 2.0, "average": 0.5, "task": "translation"},
+        {"model": {**MODEL, "layout": "t5"}, "task": "summarization"},
+        {"model": {**MODEL, "layout": "bart"}, "accumulate": 2},
+    ],
+    ids=["plain", "r-drop-average", "t5", "bart"],
+)
+def test_a_run_of_pairs_is_a_training_method(pairs, tmp_path, changes):
+    run = check_method("seq2seq", recipe(pairs, **changes), tmp_path)
+    found = json.loads((run.run / "evaluation.json").read_text())["validation"]
+    assert found.keys() == {changes.get("task", "text2text-generation")}
+    assert (run.run / "validation.html").is_file()
+
+
+def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
+    run = train(
+        read(
+            recipe(
+                pairs,
+                budget="260 steps",
+                batch_size=64,
+                evaluate_every=130,
+                out=str(tmp_path / "run"),
+            )
+        ),
+        quiet=True,
+    )
+    task = bedstone.pipeline("text2text-generation", str(run.model))
+    assert task("271")[0]["generated_text"] == "two seven one"
+    settings = json.loads((run.model / "generation_config.json").read_text())
+    assert settings["num_beams"] == 5 and settings["bad_words_ids"] == [[0]]
+    # another run goes on from it, whole or by an adapter
+    more = recipe(pairs, init=str(run.model), budget="2 steps", model={}, out=str(tmp_path / "a"))
+    assert train(read(more), quiet=True).done.metrics["validation_loss"] < 0.5
+    lora = {**more, "lora": {"rank": 4}, "out": str(tmp_path / "b")}
+    assert (train(read(lora), quiet=True).run / "adapter").is_dir()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data": {}}, "data.source: isn't given"),
+        ({"lora": {"rank": 4}}, "name it by init"),
+        ({"model": {**MODEL, "layout": "gpt2"}}, "layout"),
+        ({"smoothing": 1.0}, "smoothing"),
+        ({"tokenizer": {"vocab_size": 100}}, "tokenizer.vocab_size: 100 is too small"),
+        ({"model": {**MODEL, "context": 3}}, "longer than the network reads"),
+        ({"beams": 0}, "beams"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(pairs, tmp_path, changes, message):
+    with pytest.raises(BedstoneError, match=message):
+        train(read(recipe(pairs, out=str(tmp_path / "run"), **changes)), quiet=True)
