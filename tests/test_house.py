@@ -77,6 +77,7 @@ SHARED_TASK_FILES = {
     "task.py",
     "pipeline.py",
     "text/engine.py",
+    "text/augment.py",  # models that augment what others learn from
     "text/feature_extraction.py",  # and sentence-similarity
     "text/question_answering.py",  # and information-extraction
     "text/text2text_generation.py",  # and summarization

@@ -8,7 +8,17 @@ from bedstone.recipes import library
 
 SHELLS = ("bash", "zsh", "fish")
 # Commands whose first word is a model.
-OF_MODELS = ("chat", "generate", "imagine", "predict", "export", "quantize", "evaluate", "info")
+OF_MODELS = (
+    "chat",
+    "check",
+    "generate",
+    "imagine",
+    "predict",
+    "export",
+    "quantize",
+    "evaluate",
+    "info",
+)
 
 
 def recipes(names: list[str], schema: bool = False) -> None:

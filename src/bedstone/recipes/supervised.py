@@ -32,8 +32,6 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
 from bedstone.evaluate.supervised import MAIN, SupervisedEvaluation
-from bedstone.generation.sampling import Sampling
-from bedstone.generation.text import write
 from bedstone.models.clip import network as image_classifiers
 from bedstone.models.clip.network import CLIP, ImageClassifierConfig
 from bedstone.models.families import FAMILIES
@@ -47,7 +45,7 @@ from bedstone.recipes.base import Method
 from bedstone.runtime import Precision
 from bedstone.settings import Settings, check_shares, from_mapping, number, one_of, share, whole
 from bedstone.tasks.images.engine import processor_of
-from bedstone.tasks.pipeline import pipeline
+from bedstone.tasks.text.augment import augmenting_models
 from bedstone.train.data import ENDS_KEPT, HELD_BY_CLASS, OWN_TEMPLATE, VERSION, Splits, version_of
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
@@ -302,8 +300,6 @@ class Supervised(Method[FinetuneRecipe]):
 
 
 TOGETHER = 64  # images that a frozen network reads at a time
-PARAPHRASE = "Say the sentence in other words.\nSentence: {text}\nIn other words:"
-PROPOSALS = 8  # words that a masked model proposes for a place
 
 
 def open_start(recipe: FinetuneRecipe, checkpoint: Checkpoint | None) -> Model:
@@ -535,46 +531,9 @@ def augment_config(recipe: FinetuneRecipe) -> AugmentConfig:
 
 
 def augment_parts(config: AugmentConfig, rows: Dataset) -> dict[str, Any]:
-    """The models that the recipe names for new words and paraphrases, as functions.
+    """The columns of text, and the models that the recipe names, as functions.
 
     Raises:
         BedstoneError: a model can't be opened, or can't do what it is named for.
     """
-    parts: dict[str, Any] = {"columns": list(rows.columns.values()) or None}
-    if config.fill:
-        parts["propose"] = proposer(open_model(config.fill))
-    if config.paraphrase:
-        parts["paraphrase"] = paraphraser(open_model(config.paraphrase))
-    return parts
-
-
-def proposer(model: Model) -> Callable[[list[str], int], list[str]]:
-    """Words that fit a place, by a masked language model."""
-    fill = pipeline("fill-mask", model)
-    mask = tokenizer_of(model).settings["mask_token"]
-
-    def propose(words: list[str], place: int) -> list[str]:
-        hidden = [*words[:place], mask, *words[place + 1 :]]
-        found = fill(" ".join(hidden), top_k=PROPOSALS)
-        return [each["token_str"].strip() for each in found]
-
-    return propose
-
-
-def paraphraser(model: Model) -> Callable[[list[str]], list[str]]:
-    """One paraphrase of each text, by a model that writes."""
-    if model.config.head.kind != "language" or not getattr(model.network, "causal", False):
-        raise BedstoneError(
-            f"augment.paraphrase: {model.path} doesn't write text; name a GPT that follows "
-            "instructions."
-        )
-    tokenizer = tokenizer_of(model)
-
-    def paraphrase(texts: list[str]) -> list[str]:
-        prompts = [PARAPHRASE.format(text=text) for text in texts]
-        longest = 2 * max(len(tokenizer.encode(text)) for text in texts) + 16
-        how = Sampling(max_tokens=longest, temperature=0.8, top_p=0.95, stop=("\n",))
-        written = write(model.network, tokenizer, prompts, how, eos=model.end_ids)
-        return [one.text.strip() for one in written]
-
-    return paraphrase
+    return {"columns": list(rows.columns.values()) or None, **augmenting_models(config)}

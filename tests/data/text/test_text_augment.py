@@ -209,6 +209,28 @@ def test_a_paraphraser_that_loses_texts_is_named():
         list(augment([{"text": "a b c"}] * 9, config, paraphrase=lambda texts: []))
 
 
+def test_two_ways_of_saying_it():
+    calls = {"paraphrase": [], "back_translate": []}
+
+    def model(name):
+        def write(texts):
+            calls[name] += texts
+            return [f"{name}: {text}" for text in texts]
+
+        return write
+
+    config = AugmentConfig(
+        copies=2, deletion=0, swap=0, paraphrase="model", back_translate=("there", "back")
+    )
+    rows = [{"text": f"one {n}", "label": n} for n in range(20)]
+    new = list(augment(rows, config, **{name: model(name) for name in calls}))
+    assert len(new) == 60
+    for row in new:
+        if how := row.get(MARK):
+            assert row["text"] == f"{how}: one {row['label']}"
+    assert all(sorted(texts) == sorted(row["text"] for row in rows) for texts in calls.values())
+
+
 def test_words_that_are_given_are_taken_before_a_models(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("# mine\nGood: fine\nfilm: motion picture, movie\n")
@@ -294,7 +316,12 @@ BAD = {
     "share": (lambda: AugmentConfig(swap=10), r"augment\.swap: 10"),
     "unused": (lambda: AugmentConfig(thesaurus="x"), r"augment\.thesaurus: is named"),
     "no words": (lambda: augment([], AugmentConfig(1, synonyms=0.1)), r"augment\.synonyms: needs"),
-    "no model": (lambda: augment([], AugmentConfig(1, paraphrase="m")), r"no paraphraser"),
+    "no model": (lambda: augment([], AugmentConfig(1, paraphrase="m")), r"no function that writes"),
+    "one model": (lambda: AugmentConfig(1, back_translate=("m",)), r"expected two models"),
+    "no models": (
+        lambda: augment([], AugmentConfig(1, back_translate=("m", "n"))),
+        r"augment\.back_translate: .* no function that writes",
+    ),
     "nothing": (lambda: augment([], only()), r"there is no operation"),
     "column": (lambda: made([{"txt": "a"}]), r"row 0 has no column 'text'.*'txt'"),
     "type": (lambda: made([{"text": "a b"}, {"text": None}]), r"row 1, column 'text': None"),

@@ -1,8 +1,9 @@
 """Augmentation of text: new rows from old ones, with the same labels.
 
 Easy data augmentation (Wei and Zou, 2019): synonyms, random insertion, swap and deletion, one
-operation a new row; and paraphrase by a model. Models are handed in as callables. A new row depends
-on the seed, the row, its number and the number of the copy alone, not on other rows or their order.
+operation a new row; paraphrase by a model, and translation there and back by two (Sennrich et al.,
+2016). Models are handed in as callables. A new row depends on the seed, the row, its number and the
+number of the copy alone, not on other rows or their order.
 """
 
 import io
@@ -241,6 +242,7 @@ def _is_mark(letter: str) -> bool:
 
 Propose = Callable[[list[str], int], Sequence[str]]  # words, a place -> words that fit there
 Paraphrase = Callable[[list[str]], Sequence[str]]  # texts -> one paraphrase of each
+Known = Mapping[tuple[str, str], str]  # by operation and text, what a model wrote for it
 
 MARK = "augmented"  # the column that says how a row was made
 # Of words, and how a row is marked that was made so.
@@ -262,7 +264,10 @@ class AugmentConfig(Settings):
         insertion: share of words a synonym of which is added somewhere.
         deletion: share of words that are left out.
         swap: share of words that change places with another, in pairs.
-        paraphrase: a model that says the text in other words; empty leaves it out.
+        paraphrase: a model that says the text in other words: one that follows instructions, or
+            an encoder-decoder trained for it; empty leaves it out.
+        back_translate: two models, of translation to another language and back; empty leaves it
+            out.
         thesaurus: a file of synonyms, or the folder of WordNet's database.
         fill: a masked language model that proposes words where the thesaurus has none.
         keep: words that are never touched; negations, since without them a label turns.
@@ -275,6 +280,7 @@ class AugmentConfig(Settings):
     deletion: float = share(below_one=True, default=0.1)
     swap: float = share(below_one=True, default=0.1)
     paraphrase: str = ""
+    back_translate: tuple[str, ...] = ()
     thesaurus: str = ""
     fill: str = ""
     keep: tuple[str, ...] = tuple(NEGATIONS.split())
@@ -284,6 +290,11 @@ class AugmentConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.back_translate) not in (0, 2) or not all(self.back_translate):
+            raise BedstoneError(
+                f"augment.back_translate: {list(self.back_translate)} was given; expected two "
+                "models, [there, back], of translation to another language and back."
+            )
         if not self.synonyms and not self.insertion and (self.thesaurus or self.fill):
             name = "thesaurus" if self.thesaurus else "fill"
             raise BedstoneError(
@@ -303,6 +314,7 @@ class Augmenter:
         outside: the tag of words outside of entities; None says O, and 0 for numbers.
         propose: words that fit at a place, the best first.
         paraphrase: one paraphrase of each text, which must not depend on the others.
+        back_translate: each text, translated there and back, likewise.
 
     Raises:
         BedstoneError: an operation lacks what it needs, or the thesaurus can't be read.
@@ -317,9 +329,12 @@ class Augmenter:
         outside: str | int | None = None,
         propose: Propose | None = None,
         paraphrase: Paraphrase | None = None,
+        back_translate: Paraphrase | None = None,
     ) -> None:
         self.config, self.columns, self.tags, self.outside = config, columns, tags, outside
-        self.propose, self.paraphrase = propose, paraphrase
+        self.propose = propose
+        given = {"paraphrase": paraphrase, "back_translate": back_translate}
+        self.models = {name: model for name, model in given.items() if model is not None}
         self.kept = frozenset(word.lower() for word in config.keep)
         self.known: Synonyms = read_synonyms(config.thesaurus) if config.thesaurus else _unknown
         if (config.synonyms or config.insertion) and not config.thesaurus and propose is None:
@@ -328,14 +343,14 @@ class Augmenter:
                 f"augment.{name}: needs words to take; name a thesaurus (augment.thesaurus=FILE) "
                 f"or a masked language model (augment.fill=MODEL), or set augment.{name}=0."
             )
-        if config.paraphrase and paraphrase is None:
-            raise BedstoneError(
-                f"augment.paraphrase: {config.paraphrase} was named, but no paraphraser was "
-                "handed in; `paraphrase=` takes one."
-            )
+        for name in given:
+            if (named := getattr(config, name)) and name not in self.models:
+                raise BedstoneError(
+                    f"augment.{name}: {named} was named, but no function that writes was handed "
+                    f"in; `{name}=` takes one."
+                )
         self.operations = [mark for name, mark in SHARES.items() if getattr(config, name)]
-        if paraphrase is not None:
-            self.operations.append("paraphrase")
+        self.operations += self.models
         if config.copies and not self.operations:
             raise BedstoneError(
                 "augment.copies: there is no operation to make them by; set one of "
@@ -343,7 +358,7 @@ class Augmenter:
             )
 
     def copies(
-        self, row: Mapping[str, Any], number: int, known: Mapping[str, str] | None = None
+        self, row: Mapping[str, Any], number: int, known: Known | None = None
     ) -> list[dict[str, Any]]:
         """New rows of one row: its own columns, the edited ones changed, and `augmented`.
 
@@ -353,20 +368,20 @@ class Augmenter:
         Args:
             row: its columns by name.
             number: its place in the data; another number makes other rows.
-            known: paraphrases that are there already.
+            known: what models wrote already.
 
         Raises:
             BedstoneError: a column is missing or holds something else than it should.
         """
         names = self.names(row, number)
         made: list[dict[str, Any]] = []
-        rephrased = False
+        used: set[str] = set()
         for copy in range(self.config.copies):
             rng = self._rng(number, copy)
             for operation in self._order(rng):
-                if operation == "paraphrase" and rephrased:
+                if operation in self.models and operation in used:
                     continue  # there is but one
-                rephrased |= operation == "paraphrase"
+                used.add(operation)
                 if names == ["tokens"]:
                     found = self._tagged(row, number, operation, rng)
                 else:
@@ -376,13 +391,14 @@ class Augmenter:
                     break
         return made
 
-    def to_paraphrase(self, row: Mapping[str, Any], number: int) -> list[str]:
-        """The texts of a row whose paraphrases `copies` will need."""
+    def to_write(self, row: Mapping[str, Any], number: int) -> list[tuple[str, str]]:
+        """The operations by models, and the texts for them, that `copies` of a row will need."""
         names = self.names(row, number)
         orders = [self._order(self._rng(number, copy)) for copy in range(self.config.copies)]
-        if names == ["tokens"] or not any(order[0] == "paraphrase" for order in orders):
+        firsts = {order[0] for order in orders if order[0] in self.models}
+        if names == ["tokens"]:
             return []
-        return [row[name] for name in names]
+        return [(each, row[name]) for each in sorted(firsts) for name in names]
 
     def _rng(self, number: int, copy: int) -> random.Random:
         return random.Random(f"{self.config.seed}/{number}/{copy}")
@@ -425,14 +441,15 @@ class Augmenter:
         names: Sequence[str],
         operation: str,
         rng: random.Random,
-        known: Mapping[str, str],
+        known: Known,
     ) -> dict[str, Any] | None:
         """The columns of text after an operation; None where it changed none of them."""
         found = {}
         for name in names:
             text = row[name]
-            if operation == "paraphrase":
-                found[name] = known[text] if text in known else self.paraphrased([text])[text]
+            if operation in self.models:
+                key = (operation, text)
+                found[name] = known[key] if key in known else self.written([key])[key]
                 continue
             pieces, end = cut(text)
             words = text_words(pieces, self.kept)
@@ -444,7 +461,7 @@ class Augmenter:
         self, row: Mapping[str, Any], number: int, operation: str, rng: random.Random
     ) -> dict[str, Any] | None:
         """Tokens and all columns of tags after an operation; None where it changed nothing."""
-        if operation == "paraphrase":
+        if operation in self.models:
             return None
         words = row["tokens"]
         columns = [name for name in row if name == self.tags or name.endswith("_tags")]
@@ -491,18 +508,20 @@ class Augmenter:
 
         return options
 
-    def paraphrased(self, texts: list[str]) -> dict[str, str]:
-        """A paraphrase of each text; the text itself where there is none."""
-        assert self.paraphrase is not None
-        olds = [text for text in dict.fromkeys(texts) if text.strip()]
-        news = list(self.paraphrase(olds)) if olds else []
-        if len(news) != len(olds) or not all(isinstance(text, str) for text in news):
-            raise BedstoneError(
-                f"augment.paraphrase: {len(olds)} texts were handed over and {_short(news)} came "
-                "back; expected a text for each."
-            )
-        better = {old: new if new.strip() else old for old, new in zip(olds, news, strict=True)}
-        return {text: better.get(text, text) for text in texts}
+    def written(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+        """What models write for texts, by operation and text; the text itself where it is blank."""
+        found = {key: key[1] for key in wanted}
+        for name, model in self.models.items():
+            olds = [text for each, text in found if each == name and text.strip()]
+            news = list(model(olds)) if olds else []
+            if len(news) != len(olds) or not all(isinstance(text, str) for text in news):
+                raise BedstoneError(
+                    f"augment.{name}: {len(olds)} texts were handed over and {_short(news)} came "
+                    "back; expected a text for each."
+                )
+            pairs = zip(olds, news, strict=True)
+            found |= {(name, old): new for old, new in pairs if new.strip()}
+        return found
 
 
 def _unknown(word: str) -> tuple[str, ...]:
@@ -514,7 +533,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:59] + "…"
 
 
-BATCH = 32  # rows that are paraphrased at one time
+BATCH = 32  # rows whose texts a model is given at one time
 
 
 def augment(
@@ -526,7 +545,8 @@ def augment(
         rows: rows by column.
         config: what to do.
         start: the number of the first row, where others hold those before it.
-        parts: `columns`, `tags`, `outside`, `propose`, `paraphrase` of `Augmenter`.
+        parts: `columns`, `tags`, `outside`, `propose`, `paraphrase` and `back_translate` of
+            `Augmenter`.
 
     Raises:
         BedstoneError: as `Augmenter` does, at once; a row that doesn't fit, when it is read.
@@ -566,11 +586,10 @@ def sample(
 def _all_copies(
     maker: Augmenter, rows: Iterable[Mapping[str, Any]], start: int = 0
 ) -> Iterator[tuple[Mapping[str, Any], list[dict[str, Any]]]]:
-    """Each row with its copies; many rows are paraphrased at a time."""
+    """Each row with its copies; models write for many rows at a time."""
     numbered = enumerate(rows, start)
     while batch := list(islice(numbered, BATCH)):
-        texts = [text for number, row in batch for text in maker.to_paraphrase(row, number)]
-        known = maker.paraphrased(texts) if texts else {}
+        known = maker.written([key for number, row in batch for key in maker.to_write(row, number)])
         for number, row in batch:
             yield row, maker.copies(row, number, known)
 

@@ -509,6 +509,12 @@ def _ended(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return ids if ids and ids[-1] == tokenizer.eos_id else [*ids, tokenizer.eos_id]
 
 
+def special_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids before and after every source and target, as `source_ids` has them."""
+    frame = frame_of(tokenizer, 1)
+    return tuple(frame.before[0]), tuple(_ended(tokenizer, frame.after[0][0]))
+
+
 def _set(frame: SpecialTokenFrame, texts: Sequence[Text]) -> Input:
     """One row: the texts with the special tokens around them."""
     ids, types = frame.before
