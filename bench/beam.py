@@ -72,7 +72,7 @@ def network(vocabulary: int, width: int, layers: int) -> Model:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     roles = {"eos_token": "t0", "pad_token": f"t{vocabulary - 1}"}
     backend.add_special_tokens([AddedToken(name, special=True) for name in roles.values()])
-    return Model(made, Tokenizer(backend, roles), fresh_generation(config))
+    return Model(made, Tokenizer(backend, roles), fresh_generation(made.config))
 
 
 def random_sources(rows: int, vocabulary: int) -> list[Ids]:
@@ -242,11 +242,12 @@ def main() -> None:
         model = bedstone.load(how.model)
         lines = [line for line in how.texts.read_text("utf-8").splitlines() if line.strip()]
         sources = [source_ids(model.tokenizer, line) for line in lines[: how.rows]]
+    model.generation.pop("forced_eos_token_id", None)  # CTranslate2 forces none
     with tempfile.TemporaryDirectory() as place:
         model.save(Path(place) / "model")
         peer = AutoModelForSeq2SeqLM.from_pretrained(Path(place) / "model").eval()
         found = dict(peer.generation_config.to_diff_dict())
-        kept = ("bad_words_ids", "forced_eos_token_id", "eos_token_id", "pad_token_id")
+        kept = ("bad_words_ids", "eos_token_id", "pad_token_id")
         peer.generation_config = GenerationConfig(
             decoder_start_token_id=peer.config.decoder_start_token_id,
             **{name: found[name] for name in kept if name in found},
