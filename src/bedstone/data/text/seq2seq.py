@@ -121,7 +121,7 @@ def pairs_of(
     good = rows.usable(read)
     pairs = list(found.values())
     _check_counts(good, reads[1][0], [pair[1] for pair in pairs])
-    equal = sum(one == other for one, other in pairs)
+    equal = sum(type(other) is str and one.strip() == other.strip() for one, other in pairs)
     if equal > MOST_EQUAL * len(pairs):
         raise BedstoneError(
             f"data {rows.name!r}: in {equal:,} of {len(pairs):,} pairs the source is the target. "
