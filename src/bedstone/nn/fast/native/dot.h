@@ -31,21 +31,31 @@ struct Sums {
       for (int n = 0; n < N; n++) held[r][n] = wide(-128 * inputs[r]);
   }
   ALWAYS_MEMBER void add(const uint8_t* w, int64_t apart, const int8_t* const* x, int from, int to) {
-    I16 sums[R][N];
+    enum { SETS = R * N >= 4 ? 1 : 4 / (R * N) };  // so that no sum waits for the one before
+    I16 sums[SETS][R][N];
     for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) sums[r][n] = held[r][n];
+      for (int n = 0; n < N; n++) {
+        sums[0][r][n] = held[r][n];
+        for (int set = 1; set < SETS; set++) sums[set][r][n] = wide(0);
+      }
 #pragma GCC unroll 4
-    for (int j = from / 4; j < to / 4; j++) {
-      I16 v[N];
-      for (int n = 0; n < N; n++) v[n] = *(const I16*)(w + n * apart + 64 * (int64_t)j);
+    for (int j = from / 4; j < to / 4; j += SETS) {
+#pragma GCC unroll 4
+      for (int set = 0; set < SETS; set++) {
+        I16 v[N];
+        for (int n = 0; n < N; n++) v[n] = *(const I16*)(w + n * apart + 64 * (int64_t)(j + set));
 #pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        I16 four = wide(((const int32_t*)x[r])[j]);
-        for (int n = 0; n < N; n++) sums[r][n] = dot(sums[r][n], v[n], four);
+        for (int r = 0; r < R; r++) {
+          I16 four = wide(((const int32_t*)x[r])[j + set]);
+          for (int n = 0; n < N; n++) sums[set][r][n] = dot(sums[set][r][n], v[n], four);
+        }
       }
     }
     for (int r = 0; r < R; r++)
-      for (int n = 0; n < N; n++) held[r][n] = sums[r][n];
+      for (int n = 0; n < N; n++) {
+        held[r][n] = sums[0][r][n];
+        for (int set = 1; set < SETS; set++) held[r][n] += sums[set][r][n];
+      }
   }
   ALWAYS_MEMBER void floats(F16 (*out)[N]) const {
     for (int r = 0; r < R; r++)
