@@ -13,8 +13,8 @@ package is installed; it is no dependency (`pip install ctranslate2`, here or in
 PYTHONPATH).
 
 The contestants take turns; medians are over rounds, ratios are taken within each, of the tokens a
-second that each gives. Gates: in fp32 the ids of Bedstone are those of `transformers`, and greedy ids
-those of CTranslate2, but for at most 2 % of rows, where two outputs are equally good.
+second that each gives. Gates: in fp32 the ids of Bedstone are those of `transformers`, and greedy
+ids those of CTranslate2, but for at most 2 % of rows, where two outputs are equally good.
 """
 
 import argparse

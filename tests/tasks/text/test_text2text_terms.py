@@ -152,6 +152,9 @@ def test_a_prefix_counts_for_the_first_part_and_for_its_terms(translate):
     (found,) = translate("412", glossary={"412": "six"}, target_prefix="six hundred and one")
     assert found["terms"] == {"wanted": 1, "honoured": 1}
     assert found["translation_text"].split().count("six") == 1
+    held = {"glossary": {"412": "six hundred and one"}, "target_prefix": "six hundred and one"}
+    (found,) = translate("412", max_new_tokens=1, **held)
+    assert found["terms"] == {"wanted": 1, "honoured": 1}
 
 
 def test_prefixes_that_do_not_fit(translate):
