@@ -135,12 +135,16 @@ def test_outputs_begin_with_a_prefix_and_go_on_from_it(translate):
 
 def test_a_prefix_has_the_special_tokens_that_targets_have():
     model = small_model("bart")
-    model.generation["forced_bos_token_id"] = model.tokenizer.bos_id
     made = bedstone.pipeline("translation", model, return_tensors=True)
-    (found,) = made("a cat", target_prefix="the dogs")
-    ids = found["translation_token_ids"]
     plain = model.tokenizer.encode("the dogs")
-    assert ids[: 1 + len(plain)] == [model.tokenizer.bos_id, *plain]
+    (found,) = made("a cat", target_prefix="the dogs")
+    expected = [model.tokenizer.bos_id, *plain]  # as targets are learnt
+    assert found["translation_token_ids"][: len(expected)] == expected
+    for forced, before in ((model.tokenizer.bos_id, []), (7, [7])):
+        model.generation["forced_bos_token_id"] = forced
+        (found,) = made("a cat", target_prefix="the dogs")
+        ids = found["translation_token_ids"]
+        assert ids[: len(before) + len(expected)] == [*before, *expected]
 
 
 def test_a_prefix_counts_for_the_first_part_and_for_its_terms(translate):
