@@ -12,6 +12,7 @@ from bedstone.cli import main
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.lora import adapter_parameters
 from bedstone.nn.quantize import Quantized
+from encoder_decoders import HELD_OUT, in_words, trained_model
 from image_models import clip_model, pictures
 from networks import randomise
 from small_models import SENTENCES, decoder, model
@@ -186,3 +187,60 @@ def test_too_few_texts_and_broken_weights(gpt, tmp_path, capsys):
     assert "stack.0.mlp.sublayer.up.weight: holds 1e+05" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
     assert main(["quantize", str(gpt), str(tmp_path / "a")]) == 0
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory):
+    """A folder of a model that says numbers in words, and rows of such pairs."""
+    folder = tmp_path_factory.mktemp("numbers")
+    rows = [{"source": str(number), "target": in_words(number)} for number in range(100, 160)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    held = [{"source": str(number), "target": in_words(number)} for number in HELD_OUT]
+    (folder / "held.jsonl").write_text("\n".join(map(json.dumps, held)))
+    return trained_model().save(folder / "model"), folder / "pairs.jsonl", folder / "held.jsonl"
+
+
+def bleu(capsys, folder, rows, *words) -> float:
+    assert (
+        main(["evaluate", str(folder), str(rows), "--task", "translation", "--json", *words]) == 0
+    )
+    return json.loads(capsys.readouterr().out)["translation"]["bleu"]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_an_encoder_decoder(bits, numbers, tmp_path, capsys):
+    model, pairs, held = numbers
+    out = tmp_path / "small"
+    words = ["quantize", str(model), str(out), "--bits", str(bits), "--texts", str(pairs), "--json"]
+    assert main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    # 2 blocks of 6 layers that read words, 2 of 6 and 4 more
+    assert facts["calibrated"] == (32 if bits == 4 else 0)
+    assert facts["texts"] == str(pairs) and facts["bytes"] < 0.5 * facts["bytes_before"]
+    assert facts["agreement"] > 0.9 and facts["cosine"] > 0.95
+    assert 0.9 < facts["perplexity"] / facts["before"] < 1.2
+    assert kinds(out) == ({8} if bits == 8 else {4, 8})
+    exact = bleu(capsys, model, held, "--precision", "fp32")
+    assert exact > 0.9
+    assert bleu(capsys, out, held) >= exact - (0.005 if bits == 8 else 0.05)
+    loaded = bedstone.load(out, dtype=torch.float32)
+    found = bedstone.pipeline("translation", loaded)("412")
+    assert found == bedstone.pipeline("translation", str(model))("412")
+
+
+def test_precision_int8_leaves_the_figures_as_they_are(numbers, capsys):
+    model, _, held = numbers
+    exact = bleu(capsys, model, held, "--precision", "fp32")
+    assert bleu(capsys, model, held, "--precision", "int8") == pytest.approx(exact, abs=0.005)
+
+
+def test_pairs_that_calibrate_nothing(numbers, tmp_path, capsys):
+    model, *_ = numbers
+    few = tmp_path / "few.jsonl"
+    few.write_text(json.dumps({"source": "1", "target": "one"}))
+    words = ["quantize", str(model), str(tmp_path / "small"), "--texts"]
+    assert main([*words, str(few)]) == 2
+    assert "has 1 pairs of texts; expected three or more" in capsys.readouterr().err
+    few.write_text(json.dumps({"text": "1"}))
+    assert main([*words, str(few)]) == 2
+    assert "no column for the target" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import Constraints
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
+from bedstone.settings import fit
 
 
 def resolved(given, published=(), prompt_tokens=0, **more):
@@ -97,3 +98,16 @@ def test_rows_of_a_prompt_have_their_seeds():
 def test_refuses_settings_that_dont_go_together(given, words):
     with pytest.raises(BedstoneError, match=words):
         resolved({"max_new_tokens": 9, **given})
+
+
+def test_alternatives_by_their_number():
+    found = GenerationSettings(num_beams=4, return_alternatives=3).resolve({})
+    assert found.alternatives is True and found.returned == 3
+    same = GenerationSettings(num_beams=4, return_alternatives=True, num_return_sequences=3)
+    assert same.resolve({}) == found
+    assert fit(bool | int | None, "3", "x") == 3 and fit(bool | int | None, "true", "x") is True
+    assert not GenerationSettings(num_beams=4, return_alternatives=False).resolve({}).alternatives
+    with pytest.raises(BedstoneError, match="return_alternatives: 0"):
+        GenerationSettings(return_alternatives=0)
+    with pytest.raises(BedstoneError, match="3 was given beside num_return_sequences 2"):
+        GenerationSettings(return_alternatives=3, num_return_sequences=2)

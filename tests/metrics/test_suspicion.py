@@ -3,7 +3,7 @@
 import pytest
 
 from bedstone.errors import BedstoneError
-from bedstone.metrics.suspicion import repeats, signs, words
+from bedstone.metrics.suspicion import repeats, signs, swapped, words
 
 SOURCES = [
     "Zwei Kinder spielen im Garten.",
@@ -104,3 +104,13 @@ def test_scripts_without_spaces_have_lengths_too():
     assert [each.over_long for each in found] == [False] * 4 + [True]
     assert words("Ähre 3.5") == ["ähre", "3.5"]
     assert signs([], []) == []
+
+
+def test_pairs_that_look_swapped():
+    assert swapped(SOURCES, RIGHT) == []
+    sources = [f"Zwei Kinder und ein Hund spielen im Garten {row}" for row in range(6)]
+    targets = [f"Two children and a dog play in the garden {row}" for row in range(6)]
+    assert swapped(sources, targets) == []
+    sources[4], targets[4] = targets[4], sources[4]
+    assert swapped(sources, targets) == [4]
+    assert swapped(["a", "b"], ["c", "d"]) == swapped([], []) == []

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedstone.nn.attention import CrossAttention, SelfAttention, attend
+from bedstone.nn.attention import CrossAttention, SelfAttention, attend, cross_attention
 from bedstone.nn.blocks import Context
 from bedstone.nn.cache import Cache
 from bedstone.nn.masks import Both, Causal, Documents, Full, Padding, Prefix, with_window
@@ -343,3 +343,19 @@ def test_beams_change_places_and_a_fork_leaves_the_cache_alone() -> None:
         want = layer(alone, Context())[0, lengths[source] :]
         for each in found:
             assert torch.allclose(each[row], want, atol=1e-6)
+
+
+def test_weights_are_those_that_the_network_used():
+    """Mixing the memory's values by them gives what the module gives; shared and masked too."""
+    torch.manual_seed(0)
+    attention = CrossAttention(12, 3, memory_width=10, kv_heads=1, head_width=4)
+    memory, x = torch.randn(2, 7, 10), torch.randn(6, 5, 12)  # three rows a memory
+    keep = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
+    for context in (Context(memory=memory), Context(memory=memory, memory_mask=Padding(keep))):
+        given = {}
+        found = cross_attention(attention, lambda c=context, g=given: g.update(out=attention(x, c)))
+        assert found.shape == (1, 6, 3, 5, 7)
+        v = attention.v(memory).repeat_interleave(3, 0)[:, None]  # (6, 1, 7, 4)
+        mixed = (found[0] @ v).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(attention.out(mixed), given["out"], atol=1e-5, rtol=1e-5)
+    assert not found[0, 3:, ..., 4:].any()  # what the second memory hides is not seen

@@ -10,9 +10,11 @@ from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
+from bedstone.evaluate.pairs import learnt_task
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
+from bedstone.models.interfaces import EncoderDecoderModel
 from bedstone.nn.fast.inference import for_inference
 from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
@@ -26,6 +28,8 @@ def evaluate(
     task: str = "",
     column: str = "",
     label_column: str = "",
+    source_lang: str = "",
+    target_lang: str = "",
     split: str | None = None,
     context: int | None = None,
     batch_size: int = 8,
@@ -33,6 +37,7 @@ def evaluate(
     precision: str = "auto",
     device: str = "auto",
     confusion: str | None = None,
+    page: str | None = None,
     judge: str = "",
     clip: str = "",
     samples: int = 1000,
@@ -51,8 +56,12 @@ def evaluate(
         task: the task to run on labelled rows and score by its metric, such as
             zero-shot-classification; by default what the model was trained for, with its loss.
         column: the column of the text, in formats that have columns; by default the one that the
-            model learnt from, or a usual name.
-        label_column: the column of the labels; likewise.
+            model learnt from, or a usual name. Of translation and summarization, the column of
+            the sources.
+        label_column: the column of the labels, or of the references; likewise.
+        source_lang: for translation, the language of the sources, by its name in the rows, such as
+            en; by default the model's own.
+        target_lang: the language of the references; likewise.
         split: the split of a hub id or a folder with splits.
         context: tokens per window; by default the model's own context.
         batch_size: windows per batch.
@@ -60,6 +69,8 @@ def evaluate(
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
         confusion: a PNG file to draw the confusion matrix into, for a model with labels.
+        page: for translation and summarization: an HTML file of sources, outputs and references,
+            the most suspicious first, with the share of each source that was read.
         judge: for a model that generates media: the judge network, a folder or a file of weights.
         clip: for a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
             how well each sample matches its text; with or without a judge.
@@ -69,26 +80,51 @@ def evaluate(
 
     Example:
         bedstone evaluate runs/finetune-own rows.csv
+        bedstone evaluate runs/en-de test.jsonl --task translation --page test.html
 
     Raises:
         BedstoneError: the model or the data can't be opened, the task has no metric or the model
             can't do it, the context is too long, or an option is of another kind of model.
     """
     metric = metric_of(task) if task else ""
+    if page is not None:
+        new_file(page, "--page", overwrite=overwrite)
     if confusion is not None:
         new_file(confusion, "--confusion", overwrite=overwrite)
     if out:
         new_folder(out, "--out", overwrite=overwrite)
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, dtype=how.weights, device=how.device)
-    named = {"text": column, "label": label_column}
-    columns = {part: name for part, name in named.items() if name}
+    if not task and isinstance(getattr(opened, "network", None), EncoderDecoderModel):
+        task = learnt_task(opened)
+        metric = metric_of(task)
     if metric:
         check_head(task_class(task), opened)
+    pairs = bool(metric) and "source" in task_class(task).fields
+    parts = ("source", "target") if pairs else ("text", "label")
+    named = zip(parts, (column, label_column), strict=True)
+    columns = {part: name for part, name in named if name}
     if metric and metric not in OWN:
         if confusion is not None:
             raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
-        return evaluate_task(task, opened, data, how, columns=columns, split=split, as_json=as_json)
+        return evaluate_task(
+            task,
+            opened,
+            data,
+            how,
+            columns=columns,
+            split=split,
+            languages=(source_lang, target_lang),
+            page=page,
+            as_json=as_json,
+        )
+    for option, value in (("--page", page), ("--source-lang", source_lang or target_lang)):
+        if value:
+            raise BedstoneError(
+                f"{option}: {value} was given; it serves --task translation"
+                f"{' and summarization' if option == '--page' else ''}. Leave it out, or name the "
+                "task."
+            )
     if isinstance(opened, DiffusionPipeline):
         check_no_labels(model, label_column)
         return evaluate_generative(

@@ -80,7 +80,8 @@ def predict(
     check_head(kind, opened)
     chosen = read_options(kind.name, kind.settings, option)
     ready = kind(opened, precision=precision)
-    given = {"text": column} if column else None
+    part = "source" if "source" in kind.fields else "text"
+    given = {part: column} if column else None
     columns = recorded_columns(opened.record, rows, given, images=kind.reads == "pictures")
     if kind.reads == "pictures":
         data = with_images(rows, columns=columns)
@@ -155,6 +156,9 @@ def inputs_of(kind: type[Task], rows: Dataset) -> list[Any]:
         return [row["image"] for row in rows.rows]
     if kind.name == "token-classification" and rows.column("text") is None:
         return [row.get(rows.need("tokens")) for row in rows.rows]
+    if "source" in kind.fields:
+        name = rows.need("source")
+        return [row.get(name) for row in rows.rows]
     name, pair = rows.need("text"), rows.column("pair")
     if kind.name == "text-classification" and pair is not None:
         return [

@@ -15,10 +15,19 @@ from rich.table import Table
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.data.open import open_dataset
 from bedstone.data.sources import BUILT_IN, DataConfig, open_source
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.language import text_column
-from bedstone.evaluate.quantization import Likeness, feeds, likeness, reads_text, text_pieces
+from bedstone.evaluate.pairs import pair_rows
+from bedstone.evaluate.quantization import (
+    Likeness,
+    feeds,
+    likeness,
+    reads_pairs,
+    reads_text,
+    text_pieces,
+)
 from bedstone.nn.gptq import quantize_for_inference
 from bedstone.nn.lora import active_adapter, fold
 from bedstone.nn.quantize import (
@@ -30,7 +39,7 @@ from bedstone.nn.quantize import (
     weights_of,
 )
 from bedstone.outputs import new_folder
-from bedstone.train.data import recorded_data
+from bedstone.train.data import recorded_columns, recorded_data
 from bedstone.train.logs import ProgressBar
 
 
@@ -58,9 +67,10 @@ def quantize(
         bits: of a weight, 8 or 4. The table of words and the output layer take 8.
         group: inputs that share a scale, with 4 bits: 32 (the default), 64 or 128.
         texts: data that calibrates and measures: a built-in name, a path, a glob or a hub id;
-            some hundred lines of such texts as the model will read are enough (default: the data
-            that the model learnt from, where it is here).
-        column: the column of the text, in formats that have columns.
+            some hundred lines of such texts as the model will read are enough; for a model of
+            translation and such, rows of a source and a target (default: the data that the model
+            learnt from, where it is here).
+        column: the column of the text, or of the sources, in formats that have columns.
         no_plain: leave out the plain form, so that Bedstone alone opens OUT.
         overwrite: replace a model in OUT.
         as_json: print one JSON object.
@@ -141,13 +151,22 @@ def _source(model: Model, texts: str, column: str) -> Any:
             raise BedstoneError(
                 f"--texts: {texts} was given, and {model.path} reads no texts. Leave it out."
             )
-        return open_source(texts, text_column=text_column(model, column))
+        return _opened(model, texts, column)
     named = recorded_data(DataConfig, model.record).source if reads_text(model) else ""
     here = bool(named and model.record.get("data")) and (named in BUILT_IN or Path(named).exists())
     try:
-        return open_source(named, text_column=text_column(model, column)) if here else None
+        return _opened(model, named, column) if here else None
     except BedstoneError:
         return None  # other data has the name now
+
+
+def _opened(model: Model, name: str, column: str) -> Any:
+    """Documents; of an encoder-decoder, rows of a source and a target."""
+    if not reads_pairs(model):
+        return open_source(name, text_column=text_column(model, column))
+    given = {"source": column} if column else None
+    rows = open_dataset(name, columns=recorded_columns(model.record, name, given))
+    return pair_rows(rows, "translation", model)[0]
 
 
 def _table(out: str, facts: dict[str, Any], near: Likeness | None) -> Table:

@@ -338,6 +338,8 @@ class Inputs:
         field: for information-extraction, name=question; may be given several times.
         policy: for moderation, the policy: a file, or moderation-policy, an example.
         question: a question about each image; may be given several times.
+        glossary: for translation and such, a CSV of source and target terms: outputs hold the
+            target terms of the source terms in their sources.
     """
 
     file: str | None = None
@@ -346,6 +348,7 @@ class Inputs:
     field: tuple[str, ...] = ()
     policy: str | None = None
     question: tuple[str, ...] = ()
+    glossary: str | None = None
 
 
 def run(
@@ -454,8 +457,11 @@ def make_inputs(task: str, words: Sequence[str], given: Inputs) -> tuple[list[An
         raise BedstoneError(f"--policy: {task} takes none; moderation does.")
     if given.question and task not in ASK:
         raise BedstoneError(f"--question: {task} takes none; {' and '.join(ASK)} do.")
+    if given.glossary is not None and not hasattr(task_class(task).settings, "glossary"):
+        raise BedstoneError(f"--glossary: {task} takes none; translation and such do.")
     texts = [line for text in words for line in (_stdin() if text == "-" else [text])]
     more: dict[str, Any] = {} if given.policy is None else {"policy": _policy(given.policy)}
+    more |= {} if given.glossary is None else {"glossary": given.glossary}
     inputs: list[Any]
     if task == "semantic-search":
         inputs, more = texts, {"file": given.file, "column": given.column}

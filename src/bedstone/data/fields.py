@@ -252,6 +252,8 @@ class SampleReader:
 _OPTIONS = {
     "text": "--column of a command",
     "label": "--label-column of bedstone evaluate",
+    "source": "--column of a command",
+    "target": "--label-column of bedstone evaluate",
 }
 
 

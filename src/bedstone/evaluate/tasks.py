@@ -6,8 +6,9 @@ A task's class says which `fields` a labelled row needs and which `metric` score
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, ClassVar
 
 from bedstone.checkpoints.model import Model
@@ -17,6 +18,7 @@ from bedstone.data.fields import IMAGE_TEXT, PAIRS, Need, Sample
 from bedstone.data.open import open_dataset
 from bedstone.data.scenes.captions import check_caption
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.pairs import LANGUAGES, pair_rows
 from bedstone.evaluate.runner import Evaluation, Progress, present
 from bedstone.metrics.captioning import captions, true_facts
 from bedstone.metrics.classification import classification, multi_label
@@ -26,8 +28,10 @@ from bedstone.metrics.regression import regression
 from bedstone.metrics.retrieval import matching
 from bedstone.metrics.squad import answers
 from bedstone.metrics.summarization import summaries
+from bedstone.metrics.suspicion import swapped
 from bedstone.metrics.translation import translations
 from bedstone.metrics.vqa import QuestionOnlyBaseline, vqa_accuracy
+from bedstone.report.output_pages import write_output_page
 from bedstone.runtime import Precision
 from bedstone.tasks.pipeline import TASKS, pipeline, task_class
 from bedstone.tasks.task import Task
@@ -295,9 +299,15 @@ class Matching(Metric):
 
 
 class Outputs(Metric):
-    """Texts that are written given a source, beside what people wrote."""
+    """Texts that are written given a source, beside what people wrote.
+
+    Attributes:
+        coverage: whether the task says how much of each source was read.
+    """
 
     measure: Callable[..., Figures]
+    translated: ClassVar[bool]
+    coverage = False
 
     def __init__(self, rows: Dataset, model: Model) -> None:
         super().__init__(rows, model)
@@ -308,21 +318,68 @@ class Outputs(Metric):
     def inputs(self) -> list[Any]:
         return list(self.sources)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"return_coverage": True} if self.coverage else {}
+
     def score(self, results: Sequence[Any], resamples: int) -> Figures:
-        found = [_written(each) for each in results]
-        return type(self).measure(self.sources, found, self.references, resamples=resamples)
+        found, read = [_written(each) for each in results], self._read(results)
+        given = self.sources, found, self.references
+        made = type(self).measure(*given, coverage=read, resamples=resamples, **self.more())
+        return replace(made, doubts=(*made.doubts, *self.doubts()))
+
+    def doubts(self) -> list[str]:
+        """What the rows themselves make doubtful, a sentence each."""
+        return []
+
+    def more(self) -> dict[str, Any]:
+        """Other arguments of the measure."""
+        return {}
+
+    def _read(self, results: Sequence[Any]) -> list[float] | None:
+        return [_best(each)["coverage"] for each in results] if self.coverage else None
+
+    def write_page(
+        self, path: str, title: str, results: Sequence[Any], languages: tuple[str, str]
+    ) -> Path:
+        """Writes the page of sources, outputs and references, the most suspicious first."""
+        return write_output_page(
+            path,
+            title,
+            self.sources,
+            [_written(each) for each in results],
+            self.references,
+            translated=self.translated,
+            coverage=self._read(results),
+            places=[self.rows.where(number) for number in range(len(self.rows))],
+            languages=languages,
+        )
 
 
 class Translations(Outputs):
     """Translations, by BLEU and chrF."""
 
     measure = staticmethod(translations)
+    translated = True
+
+    def doubts(self) -> list[str]:
+        rows = swapped(self.sources, [_first(each) for each in self.references])
+        if not rows:
+            return []
+        more = f" and {len(rows) - 1:,} more" if len(rows) > 1 else ""
+        return [f"{self.rows.where(rows[0])}{more}: source and reference look swapped; swap them."]
+
+    def more(self) -> dict[str, Any]:
+        recipe = {} if self.model is None else self.model.record.get("recipe")
+        lower = isinstance(recipe, Mapping) and recipe.get("lowercase_bleu") is True
+        return {"lowercase": lower}  # as the run measured it
 
 
 class Summaries(Outputs):
     """Summaries, by ROUGE."""
 
     measure = staticmethod(summaries)
+    translated = False
 
 
 METRICS: dict[str, type[Metric]] = {
@@ -339,10 +396,19 @@ METRICS: dict[str, type[Metric]] = {
 }
 
 
+def _first(reference: Any) -> str:
+    return reference if isinstance(reference, str) else str(reference[0])
+
+
+def _best(result: Any) -> Mapping[str, Any]:
+    """A task's result, the best where there are several."""
+    found: Mapping[str, Any] = result[0] if isinstance(result, list) else result
+    return found
+
+
 def _written(result: Any) -> str:
-    """The text of a task's result, the best where there are several."""
-    best = result[0] if isinstance(result, list) else result
-    return str(next(value for key, value in best.items() if key.endswith("_text")))
+    """The text of a task's result."""
+    return str(next(value for key, value in _best(result).items() if key.endswith("_text")))
 
 
 def with_labels(rows: Dataset) -> Dataset:
@@ -443,6 +509,8 @@ def evaluate_task(
     *,
     columns: dict[str, str] | None = None,
     split: str | None = None,
+    languages: tuple[str, str] = ("", ""),
+    page: str | None = None,
     as_json: bool = False,
     resamples: int = 1000,
 ) -> dict[str, Any]:
@@ -450,22 +518,39 @@ def evaluate_task(
 
     Args:
         columns: which column holds what, where the usual names aren't used.
+        languages: of sources and targets, for translation.
+        page: an HTML file to write, of sources and what is written over them.
 
     Raises:
         BedstoneError: the model can't do the task, or the rows can't be read or lack a field.
     """
     kind = task_class(task)
-    done = pipeline(task, model, precision=precision.name)
+    writes = "source" in kind.fields
+    for option, value in (("--page", page), ("--source-lang, --target-lang", any(languages))):
+        fits = writes if option == "--page" else kind.metric == "translations"
+        if value and not fits:
+            raise BedstoneError(f"{option}: {task} has no use for it. Leave it out.")
+    given = {name: value for name, value in zip(LANGUAGES, languages, strict=True) if value}
+    done = pipeline(task, model, precision=precision.name, **given)
     need = needs_of(kind)
     columns = recorded_columns(model.record, data, columns, split=split, images=bool(need))
     rows = open_dataset(data, need, columns=columns, split=split)
+    if writes:
+        rows, languages = pair_rows(rows, task, model, languages)
     evaluation = TaskEvaluation(done, rows, data)
+    metric = evaluation.metric
+    if page is not None and isinstance(metric, Outputs):
+        metric.coverage = True
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        found = evaluation.figures(resamples=resamples, progress=bar.update)
+        results = evaluation.predict(bar.update)
+        found = evaluation.score(results, resamples)
     title = f"{model.path} on {data}"
+    notes = list(filter(None, [rows.faults.left_out()]))
+    if page is not None and isinstance(metric, Outputs):
+        notes.append(f"page: {metric.write_page(page, title, results, languages)}")
     return present(
         {name: figures.record() for name, figures in found.items()},
         {f"{title}: {name}": figures for name, figures in found.items()},
-        notes=list(filter(None, [rows.faults.left_out()])),
+        notes=notes,
         as_json=as_json,
     )

@@ -208,8 +208,8 @@ class GenerationSettings(Settings):
             model without an encoder the source is the prompt. 0 turns it off.
         encoder_repetition_penalty: above 1 makes tokens of the source more likely; 1 turns it off.
         num_return_sequences: continuations per prompt; of beam search the best, best first.
-        return_alternatives: of beam search: the likeliest next tokens, as many as
-            `num_return_sequences`, each with its best continuation.
+        return_alternatives: of beam search: the likeliest next tokens, each with its best
+            continuation: so many, or with true as many as `num_return_sequences`.
         stop: a text, or several, at which a continuation ends; the text itself is removed.
         seed: random seed of sampling: a prompt has the same continuations whatever else is in the
             batch; the second continuation has `seed` + 1. None samples anew each time.
@@ -245,7 +245,7 @@ class GenerationSettings(Settings):
     encoder_no_repeat_ngram_size: int | None = optional(whole(0))
     encoder_repetition_penalty: float | None = optional(number(0.01, 100))
     num_return_sequences: int | None = optional(whole(1))
-    return_alternatives: bool | None = None
+    return_alternatives: bool | int | None = None
     stop: str | Sequence[str] = ()
     seed: int | None = optional(whole(0, 2**63 - 1))
     prompt_lookup_num_tokens: int | None = optional(whole(0))
@@ -257,6 +257,7 @@ class GenerationSettings(Settings):
             raise BedstoneError(
                 f"prediction: {shown(self.prediction)} was given; expected a text, or None."
             )
+        self._check_alternatives()
         for name in LISTS:
             value = getattr(self, name)
             texts = [value] if isinstance(value, str) else value
@@ -266,10 +267,26 @@ class GenerationSettings(Settings):
         if self.force_words_ids is not None:
             parse_words(self.force_words_ids, "force_words_ids")
 
+    def _check_alternatives(self) -> None:
+        wanted, returned = self.return_alternatives, self.num_return_sequences
+        if wanted is None or isinstance(wanted, bool):
+            return
+        check_whole("return_alternatives", wanted, 1)
+        if returned not in (None, wanted):
+            raise BedstoneError(
+                f"return_alternatives: {wanted} was given beside num_return_sequences {returned}. "
+                "Leave one of the two out."
+            )
+
     @property
     def given(self) -> dict[str, Any]:
         """The generation settings that are given, by their names."""
         found = {name: getattr(self, name) for name in NAMES}
+        if self.return_alternatives and self.return_alternatives is not True:
+            found |= {
+                "return_alternatives": True,
+                "num_return_sequences": self.return_alternatives,
+            }
         return {name: value for name, value in found.items() if value not in (None, (), [])}
 
     @property

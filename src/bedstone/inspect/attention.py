@@ -10,7 +10,7 @@ H heads, T tokens, S states of a picture, the first of which stands for the whol
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,7 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.images.decode import decode
 from bedstone.data.images.image_text import BlipWords
 from bedstone.errors import BedstoneError
-from bedstone.nn.attention import CrossAttention
-from bedstone.nn.blocks import Context
-from bedstone.nn.cache import LayerCache
+from bedstone.nn.attention import cross_attention
 from bedstone.report.sheets import contact_sheet
 
 CELL = 192  # pixels of a picture on the sheet
@@ -66,46 +64,13 @@ class AttentionMap:
         return self.maps[len(known) - 1 - known[::-1].index(word.lower())]
 
 
-def cross_attention(network: torch.nn.Module, read: Callable[[], Any]) -> Tensor:
-    """Weights of all cross-attention in a pass, (L, n, H, T, S), in the order of the layers.
-
-    Args:
-        network: where cross-attention is looked for.
-        read: a pass in which each is used once; pictures may go through their tower before it.
-
-    Raises:
-        BedstoneError: no cross-attention was used.
-    """
-    found: list[Tensor] = []
-
-    def keep(module: torch.nn.Module, given: tuple[Any, ...], _: Any) -> None:
-        x, context = given
-        assert isinstance(module, CrossAttention)
-        found.append(_weights(module, x, context))
-
-    parts = [part for part in network.modules() if isinstance(part, CrossAttention)]
-    hooks = [part.register_forward_hook(keep) for part in parts]
-    try:
-        with torch.no_grad():
-            read()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not found:
-        raise BedstoneError(
-            "attention: nothing was attended across in this pass, so there is nothing to draw. "
-            "Take a network that reads pictures by cross-attention."
-        )
-    return torch.stack(found)
-
-
 def over_places(weights: Tensor, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Shares of places (n, T, rows, columns), 1 in all, and of the whole (n, T).
 
     The mean over heads and layers.
 
     Args:
-        weights: (L, n, H, T, S) of `seen`.
+        weights: (L, n, H, T, S) of `nn.attention.cross_attention`.
         size: (height, width) of the pictures, whose shape tells rows from columns.
     """
     mean = weights.float().mean((0, 2)).cpu().numpy()  # (n, T, S)
@@ -219,26 +184,6 @@ def attention_sheet(
         cells += [each.picture, *maps, *blank]
         titles += [each.text, *words, *[""] * len(blank)]
     return contact_sheet(cells, path, titles=titles, columns=most + 1, cell=cell)
-
-
-def _weights(module: CrossAttention, x: Tensor, context: Context) -> Tensor:
-    """softmax(q k^T * scale) where the memory's mask allows, (n, H, T, S)."""
-    cache = context.cache
-    if isinstance(cache, LayerCache) and cache.memory is not None:
-        k = cache.memory[0]  # (P, G, S, W)
-    else:
-        assert context.memory is not None
-        k = module.k(context.memory).unflatten(-1, (-1, module.head_width)).transpose(1, 2)
-    q = module.q(x).unflatten(-1, (-1, module.head_width)).transpose(1, 2).float()  # (n, H, T, W)
-    each = len(q) // len(k)  # rows that share a memory
-    k = k.float().repeat_interleave(each, 0).repeat_interleave(q.shape[1] // k.shape[1], 1)
-    scores = q @ k.transpose(-1, -2) * (module.scale or module.head_width**-0.5)
-    slots = torch.arange(k.shape[2], device=k.device)
-    mask = context.memory_mask.dense(torch.arange(q.shape[2], device=k.device)[None], slots)
-    if mask is not None:  # (1 or P, 1 or T, S), which rows share
-        mask = mask.repeat_interleave(each, 0) if len(mask) > 1 else mask
-        scores = scores.masked_fill(~mask[:, None], float("-inf"))
-    return scores.softmax(-1)
 
 
 def _words(tokenizer: Any, text: str) -> tuple[list[str], list[list[int]]]:

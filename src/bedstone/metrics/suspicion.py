@@ -30,6 +30,7 @@ LEAST = 1.5  # no length within this factor of the median is strange
 LONGEST_LOOP, ROUNDS = 4, 3  # words that are repeated, and how often
 TRIGRAMS, REPEATED = 8, 0.5  # least trigrams of a text, and the share that came before
 LETTERS = 4  # of a word that may be untranslated, at least
+SWAPPED = 3  # words of a side that speak for the other, at least
 
 _WORD = re.compile(r"\w+(?:[-'’.,]\w+)*")
 _NUMBER = re.compile(r"\d+(?:[.,'’\s]\d{3})*(?:[.,]\d+)?")
@@ -150,6 +151,27 @@ def signs(
             )
         )
     return found
+
+
+def swapped(sources: Sequence[str], targets: Sequence[str]) -> list[int]:
+    """Rows of pairs in two languages whose sides look swapped.
+
+    More than three quarters of the words of each side that other rows have stand more often on
+    the other side there; three such words a side at least.
+    """
+    sides = [[set(words(text)) for text in texts] for texts in (sources, targets)]
+    counts = [Counter(word for own in side for word in own) for side in sides]
+
+    def strange(row: int, side: int) -> bool:
+        votes = []
+        for word in sides[side][row]:
+            own, other = counts[side][word] - 1, counts[1 - side][word]
+            other -= word in sides[1 - side][row]
+            if own != other:
+                votes.append(other > own)
+        return len(votes) >= SWAPPED and sum(votes) > 0.75 * len(votes)
+
+    return [row for row in range(len(sources)) if strange(row, 0) and strange(row, 1)]
 
 
 def words(text: str) -> list[str]:

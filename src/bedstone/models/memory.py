@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
+from bedstone.nn.attention import cross_attention
 from bedstone.nn.blocks import Block, Context
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
@@ -249,6 +250,14 @@ class MemoryWriter:
             positions=positions,
             mask=mask,
         )
+
+    def attention(self, ids: Tensor) -> Tensor:
+        """How tokens (n, T) read the states of their memories, (n, T, S).
+
+        The mean over the heads of all blocks: which block reads what differs between networks.
+        """
+        weights = cross_attention(self._decoder, lambda: self.states(ids))  # (L, n, H, T, S)
+        return weights.mean((0, 2))
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache."""

@@ -4,12 +4,15 @@ Shapes: B batch, T queries, K keys, S memory, D width, H query heads, G key/valu
 (G divides H), W head width.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bedstone.errors import BedstoneError
 from bedstone.nn.blocks import Context
 from bedstone.nn.cache import LayerCache
 from bedstone.nn.fast.fused import attention, attention_pays
@@ -309,6 +312,20 @@ class CrossAttention(nn.Module):
         mixed = mixed.transpose(1, 2).flatten(2)  # (P, m * T, H * W)
         return self.out(mixed.view(*x.shape[:2], -1))
 
+    def weights(self, x: Tensor, context: Context) -> Tensor:
+        """softmax(q k^T * scale) where the memory's mask allows, fp32 (B, H, T, S)."""
+        k, _ = self._memory(context)
+        q = _heads(self.q(x), self.head_width).transpose(1, 2).float()  # (B, H, T, W)
+        each = len(q) // len(k)  # rows that share a memory
+        k = k.float().repeat_interleave(each, 0).repeat_interleave(q.shape[1] // k.shape[1], 1)
+        scores = q @ k.transpose(-1, -2) * (self.scale or self.head_width**-0.5)
+        slots = torch.arange(k.shape[2], device=k.device)
+        mask = context.memory_mask.dense(torch.arange(q.shape[2], device=k.device)[None], slots)
+        if mask is not None:  # (1 or P, 1 or T, S), which rows share
+            mask = mask.repeat_interleave(each, 0) if len(mask) > 1 else mask
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(-1)
+
     def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a memory (P, S, memory width), each (P, S, G, W)."""
         return _heads(self.k(memory), self.head_width), _heads(self.v(memory), self.head_width)
@@ -325,6 +342,40 @@ class CrossAttention(nn.Module):
             k, v = k.contiguous(), v.contiguous()
             cache.memory = (k, v)
         return k, v
+
+
+def cross_attention(network: nn.Module, read: Callable[[], Any]) -> Tensor:
+    """Weights of all cross-attention in a pass, (L, B, H, T, S), in the order of the layers.
+
+    They are made a second time, beside the pass; the network runs as it always does.
+
+    Args:
+        network: where cross-attention is looked for.
+        read: a pass in which each is used once.
+
+    Raises:
+        BedstoneError: no cross-attention was used.
+    """
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, given: tuple[Any, ...], _: Any) -> None:
+        assert isinstance(module, CrossAttention)
+        found.append(module.weights(*given))
+
+    parts = [part for part in network.modules() if isinstance(part, CrossAttention)]
+    hooks = [part.register_forward_hook(keep) for part in parts]
+    try:
+        with torch.no_grad():
+            read()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise BedstoneError(
+            "attention: nothing was attended across in this pass, so there are no weights. Take a "
+            "network that reads pictures or sources by cross-attention."
+        )
+    return torch.stack(found)
 
 
 def _heads(x: Tensor, width: int) -> Tensor:

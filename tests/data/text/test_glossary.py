@@ -2,7 +2,7 @@
 
 import pytest
 
-from bedstone.data.text.glossary import Glossary, Term, read_glossary, words_of_text
+from bedstone.data.text.glossary import Glossary, Term, glossary_of, read_glossary, words_of_text
 from bedstone.errors import BedstoneError
 
 PAIRS = [
@@ -107,3 +107,14 @@ def test_terms_that_outputs_honour_are_counted():
     ]
     assert found.share == 0.5
     assert known.honoured(["none"], ["keine"]).share is None
+
+
+def test_a_glossary_of_a_file_or_a_mapping(tmp_path):
+    file = tmp_path / "terms.csv"
+    file.write_text("sea,Meer|See\n")
+    made = glossary_of({"sea": ["Meer", "See"]})
+    assert made.terms == glossary_of(str(file)).terms == glossary_of({"sea": "Meer|See"}).terms
+    assert glossary_of(made) is made and repr(made) == "<1 terms>"
+    for wrong in (None, "", {}, [("sea", "Meer")], {"sea": 3}, {"sea": "|"}, {"!": None}):
+        with pytest.raises(BedstoneError, match=r"glossary: .* expected"):
+            glossary_of(wrong)

@@ -10,9 +10,11 @@ import bedstone
 from bedstone.cli import main
 from bedstone.data.text.encode import source_ids, target_ids
 from bedstone.errors import BedstoneError
+from bedstone.models.memory import MemoryWriter
+from bedstone.nn.fast import kernels
 from bedstone.tasks.pipeline import natural_task
 from bedstone.tasks.text.text2text_generation import batches, split
-from encoder_decoders import small_model
+from encoder_decoders import HELD_OUT, small_model, trained_model
 from small_models import SENTENCES
 
 LONG = " ".join(SENTENCES[:4] * 3)
@@ -94,11 +96,12 @@ def test_a_long_source_is_split_at_sentences_and_said(model, caplog):
     assert "split at sentences" in caplog.text
     prepared = made.prepare(LONG, made.options)
     assert found["parts"] == len(prepared.parts) > 2
-    assert all(len(part) <= 40 for part in prepared.parts)
+    parts = [part.ids for part in prepared.parts]
+    assert all(len(part) <= 40 for part in parts)
     words = model.tokenizer
-    read = " ".join(words.decode(part).strip() for part in prepared.parts)
+    read = " ".join(words.decode(part).strip() for part in parts)
     assert read.split() == LONG.split()  # nothing is lost, nothing comes twice
-    alone = [made(words.decode(part).strip())[0]["translation_text"] for part in prepared.parts]
+    alone = [made(words.decode(part).strip())[0]["translation_text"] for part in parts]
     assert found["translation_text"] == " ".join(alone)
     assert "parts" not in made(SENTENCES[0])[0]
     several = made([LONG, SENTENCES[0]], num_return_sequences=2)
@@ -111,7 +114,7 @@ def test_truncation_cuts_and_says_so(model, caplog):
         assert "parts" not in made(LONG)[0]
     assert "was cut after 40" in caplog.text
     (part,) = made.prepare(LONG, made.options).parts
-    assert len(part) == 40 and part[-1] == model.tokenizer.eos_id
+    assert len(part.ids) == 40 and part.ids[-1] == model.tokenizer.eos_id
 
 
 @pytest.mark.parametrize("limit", [4, 6, 12, 30])
@@ -120,15 +123,8 @@ def test_parts_fit_and_lose_nothing(limit):
         return list(range(len(part.split()) + max(map(len, part.split()), default=0) // 9 + 1))
 
     text = f"{LONG} {'x' * 50} end. And  more."
-    parts: list[str] = []
-
-    def kept(part: str) -> list[int]:
-        found = ids(part)
-        return [*found[:-1], part]
-
-    for part in split(text, kept, limit):
-        assert len(part) <= limit
-        parts.append(part[-1])
+    parts = list(split(text, ids, limit))
+    assert all(len(ids(part)) <= limit for part in parts)
     assert "".join("".join(parts).split()) == "".join(text.split())
     with pytest.raises(BedstoneError, match="reads 1 tokens at most"):
         list(split("a b", lambda part: [0, 1, 2], 1))
@@ -162,6 +158,17 @@ def test_settings_that_compare_with_the_source_read_it(beams):
     for text, found in zip(SENTENCES, made(SENTENCES), strict=True):
         read = set(source_ids(model.tokenizer, text)) - {model.config.eos_id}
         assert not read & set(found["translation_token_ids"])
+
+
+@pytest.mark.skipif(kernels.library() is None, reason=f"no engine here: {kernels.why_not()}")
+def test_greedy_ids_over_the_engine_are_those_of_torch(monkeypatch):
+    made = bedstone.pipeline("translation", trained_model(), num_beams=1, return_tensors=True)
+    sources, used, over = [str(number) for number in HELD_OUT], [], MemoryWriter.over_engine
+    monkeypatch.setattr(MemoryWriter, "over_engine", lambda one: used.append(over(one)) or used[-1])
+    found = made(sources)
+    assert used and all(each is not None for each in used)
+    monkeypatch.setattr(MemoryWriter, "over_engine", lambda one: None)
+    assert made(sources) == found
 
 
 def test_packed_sources_become_rows(model):

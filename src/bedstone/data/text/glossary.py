@@ -8,9 +8,10 @@ character each, as nothing separates them.
 import csv
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bedstone.errors import BedstoneError
 from bedstone.reading import read_text, shown, to_path
@@ -85,6 +86,9 @@ class Glossary:
     def __len__(self) -> int:
         return len(self.terms)
 
+    def __repr__(self) -> str:
+        return f"<{len(self):,} terms>"
+
     def find(self, source: str) -> list[Term]:
         """The terms in a source, each once, in their order there."""
         words = words_of_text(source)
@@ -119,6 +123,38 @@ class Glossary:
 
 def _holds(words: Words, part: Words) -> bool:
     return any(words[at : at + len(part)] == part for at in range(len(words) - len(part) + 1))
+
+
+def glossary_of(given: Any) -> Glossary:
+    """A glossary of a file's name, or of a mapping {source term: target term, or several}.
+
+    Raises:
+        BedstoneError: it is something else, or `read_glossary` can't read it.
+    """
+    if isinstance(given, Glossary):
+        return given
+    if isinstance(given, str | Path) and str(given):
+        return read_glossary(given)
+    if not isinstance(given, Mapping) or not given:
+        raise BedstoneError(
+            f"glossary: {shown(given)} was given; expected the name of a CSV file of source and "
+            "target terms, or a mapping of them."
+        )
+    pairs = []
+    for source, targets in given.items():
+        several = [targets] if isinstance(targets, str) else targets
+        fits = isinstance(several, list | tuple) and bool(several)
+        if not fits or not all(map(_is_term, [source, *several])):
+            raise BedstoneError(
+                f"glossary: {shown(source)} stands for {shown(targets)}; expected a source term "
+                "and a target term, or a list of target terms of which one is enough."
+            )
+        pairs += [(source, target) for target in several]
+    return Glossary(pairs)
+
+
+def _is_term(text: Any) -> bool:
+    return isinstance(text, str) and all(words_of_text(part) for part in text.split("|"))
 
 
 def read_glossary(file: str | Path) -> Glossary:

@@ -76,7 +76,7 @@ class TextPairs:
 
     rows: Dataset
     sources: list[str]
-    targets: list[str]
+    targets: list[Any]
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -99,25 +99,48 @@ def open_pairs(data: PairsConfig, name: str, split: str | None = None) -> TextPa
 
 
 def pairs_of(
-    rows: Dataset, columns: Mapping[str, str], source_lang: str = "", target_lang: str = ""
+    rows: Dataset,
+    columns: Mapping[str, str],
+    source_lang: str = "",
+    target_lang: str = "",
+    *,
+    several: bool = False,
 ) -> TextPairs:
-    """The sources and targets of rows; arguments and errors as of `PairsConfig`, `open_pairs`."""
+    """The sources and targets of rows; arguments and errors as of `PairsConfig`, `open_pairs`.
+
+    Args:
+        several: whether a target may be a list of texts: references, as many in each row.
+    """
     reads = _readers(rows, columns, source_lang, target_lang)
     found: dict[int, tuple[str, str]] = {}
 
     def read(row: int) -> None:
-        first, second = (_text(rows, row, names) for names in reads)
-        found[row] = first, second
+        source = _text(rows, row, reads[0])
+        found[row] = source, _text(rows, row, reads[1], several)
 
     good = rows.usable(read)
     pairs = list(found.values())
-    equal = sum(one.strip() == other.strip() for one, other in pairs)
+    _check_counts(good, reads[1][0], [pair[1] for pair in pairs])
+    equal = sum(type(other) is str and one.strip() == other.strip() for one, other in pairs)
     if equal > MOST_EQUAL * len(pairs):
         raise BedstoneError(
             f"data {rows.name!r}: in {equal:,} of {len(pairs):,} pairs the source is the target. "
             "Are both columns the same, or the languages? Name them by data.columns."
         )
     return TextPairs(good, *(list(side) for side in zip(*pairs, strict=True)))
+
+
+def _check_counts(rows: Dataset, column: str, targets: Sequence[Any]) -> None:
+    """Raises BedstoneError where rows have unequal numbers of references."""
+    counts = [1 if isinstance(each, str) else len(each) for each in targets]
+    for row, count in enumerate(counts):
+        if count != counts[0]:
+            raise rows.fault(
+                row,
+                column,
+                f"has {count} references, and {rows.where(0)} has {counts[0]}",
+                "Figures with more references are higher: give each row as many.",
+            )
 
 
 def _readers(
@@ -165,7 +188,8 @@ def _languages(
             raise BedstoneError(
                 f"data.{name}: isn't given, and data {rows.name!r} has texts in "
                 f"{', '.join(known[:10])}. Say which is read and which is written by "
-                "data.source_lang and data.target_lang."
+                "data.source_lang and data.target_lang of a recipe, or by --source-lang and "
+                "--target-lang of bedstone evaluate."
             )
         if value not in known:
             raise BedstoneError(
@@ -178,8 +202,8 @@ def _languages(
     return (TRANSLATION, source_lang), (TRANSLATION, target_lang)
 
 
-def _text(rows: Dataset, row: int, names: Sequence[str]) -> str:
-    """One side of a row."""
+def _text(rows: Dataset, row: int, names: Sequence[str], several: bool = False) -> Any:
+    """One side of a row: a text, or `several`."""
     value: Any = rows.value(row, names[0])
     where = f"column {names[0]!r}"
     if len(names) > 1:
@@ -187,8 +211,10 @@ def _text(rows: Dataset, row: int, names: Sequence[str]) -> str:
             advice = 'Expected {"en": ..., "de": ...}, say.'
             raise rows.fault(row, names[0], f"is {value!r:.60}", advice)
         value, where = value.get(names[1]), f"{where}, {names[1]!r}"
-    check_text(value, f"{rows.where(row)}: {where}")
-    return str(value)
+    texts = list(value) if several and isinstance(value, list | tuple) and value else [value]
+    for text in texts:
+        check_text(text, f"{rows.where(row)}: {where}")
+    return texts if texts[0] is not value else texts[0]
 
 
 # Batches.

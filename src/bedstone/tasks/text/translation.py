@@ -48,6 +48,8 @@ class Translation(Text2TextGeneration):
     name = "translation"
     settings = TranslationOptions
     key = "translation"
+    fields = ("source", "target")
+    metric = "translations"
 
     def __init__(self, model: Any, **options: Any) -> None:
         super().__init__(model, **options)
