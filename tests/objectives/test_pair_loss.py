@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from bedstone.data.text.seq2seq import pair_batch
 from bedstone.models.encoder_decoder.config import EncoderDecoderConfig
 from bedstone.models.encoder_decoder.network import build
-from bedstone.objectives import seq2seq
-from bedstone.objectives.seq2seq import PairLoss
+from bedstone.objectives import tokens
+from bedstone.objectives.tokens import PairLoss
 
 
 def network(dropout=0.0, layout="marian"):
@@ -51,8 +51,8 @@ def test_r_drop_adds_the_divergence_of_two_passes(monkeypatch):
     error = 0.5 * (error + F.nll_loss(two, given.targets[0], reduction="sum"))
     both = F.kl_div(one, two, reduction="sum", log_target=True)
     both = both + F.kl_div(two, one, reduction="sum", log_target=True)
-    for largest in (seq2seq.LARGEST, 41 * 64):  # in one part, and in several
-        monkeypatch.setattr(seq2seq, "LARGEST", largest)
+    for largest in (tokens.LARGEST, 41 * 64):  # in one part, and in several
+        monkeypatch.setattr(tokens, "LARGEST", largest)
         torch.manual_seed(7)
         loss, _ = PairLoss(0.0, 4.0)(own, given)
         torch.testing.assert_close(loss, error + both, rtol=1e-4, atol=1e-4)

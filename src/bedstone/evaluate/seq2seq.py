@@ -14,7 +14,7 @@ from bedstone.evaluate.runner import Evaluation, Progress, held_out_loss
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.summarization import summaries
 from bedstone.metrics.translation import translations
-from bedstone.objectives.seq2seq import PairLoss
+from bedstone.objectives.tokens import PairLoss
 from bedstone.report.output_pages import write_output_page
 from bedstone.runtime import Precision
 from bedstone.tasks.text.text2text_generation import Summarization, Text2TextGeneration

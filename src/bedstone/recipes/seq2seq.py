@@ -21,7 +21,7 @@ from bedstone.generation.settings import BeamSearch, published_beams
 from bedstone.models.encoder_decoder.config import LAYOUTS, EncoderDecoderConfig
 from bedstone.models.encoder_decoder.network import build
 from bedstone.nn.lora import LoraConfig
-from bedstone.objectives.seq2seq import PairLoss
+from bedstone.objectives.tokens import PairLoss
 from bedstone.recipes.base import Method, Trainer
 from bedstone.settings import from_mapping, number, one_of, share, whole
 from bedstone.train.averaging import Decay, steady
