@@ -57,6 +57,9 @@ def test_all_forms_of_rows_have_the_same_figures(folder, tmp_path, capsys):
     rows(data, *({**row, "source": "x"} for row in pairs("a", "b")))
     named = ("--column", "a", "--label-column", "b")
     assert figures(capsys, *words, *named)["translation"] == found
+    other = {"translation": {"en": "1", "xx": "none"}}
+    rows(data, *({**row, **other} for row in pairs("a", "b")))
+    assert figures(capsys, *words, *both, *named)["translation"] == found
     rows(data, *pairs("document", "summary"))
     short = figures(capsys, folder, data, "--task", "summarization")["summarization"]
     assert short["rouge1"] > 0.8 and "stemmer:yes" in short["signatures"]["rouge"]

@@ -113,4 +113,6 @@ def test_pairs_that_look_swapped():
     assert swapped(sources, targets) == []
     sources[4], targets[4] = targets[4], sources[4]
     assert swapped(sources, targets) == [4]
+    targets[4] += " Q W E R T Z"  # words that no other row has say nothing
+    assert swapped(sources, targets) == [4]
     assert swapped(["a", "b"], ["c", "d"]) == swapped([], []) == []
