@@ -181,7 +181,7 @@ def test_a_key_of_another_section_is_found(capsys, command, key, meant):
 
 
 def test_near_names_are_near():
-    assert "is meant" not in nearest("summarization", [*TASKS, *ALIASES])
+    assert "is meant" not in nearest("depth-estimation", [*TASKS, *ALIASES])
     assert closest("lr", ["lora", "model"]) == ""
     assert closest("sumarization", ["summarization"]) == "; perhaps 'summarization' is meant"
     assert closest("temp", ["temperature", "top_p"]) == "; perhaps 'temperature' is meant"
@@ -189,7 +189,7 @@ def test_near_names_are_near():
 
 
 def test_a_task_that_is_none_lists_all(capsys, tmp_path):
-    error = refused(capsys, "run", "summarization", tmp_path, "a text")
+    error = refused(capsys, "run", "depth-estimation", tmp_path, "a text")
     assert "expected one of" in error
     assert "text-generation" in error
 
