@@ -25,8 +25,9 @@ from bedstone.checkpoints.probes import CAPABILITIES, TEXTS, Tokens, golden_imag
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.models.blip.config import BlipTextConfig
-from bedstone.models.blip.network import BlipDecoder, BlipText, word_head
+from bedstone.models.blip.network import BlipText, word_head
 from bedstone.models.heads import HeadConfig
+from bedstone.models.memory import MemoryWriter
 from bedstone.nn.gptq import quantize_for_inference
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh
 from bedstone.nn.quantize import make_whole_in
@@ -246,7 +247,7 @@ class Translator(torch.nn.Module):
         raise NotImplementedError
 
     def writer(self, memory, memory_keep=None):
-        return BlipDecoder(self.decoder, self.head, memory, memory_keep)
+        return MemoryWriter(self.decoder, self.head, memory, memory_keep)
 
 
 def test_encoder_decoders_are_known_by_their_methods():

@@ -1,5 +1,6 @@
 """Every training method passes the same checks."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,21 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bedstone.evaluate.image_text.LONGEST", 8)
 
 
+def seq2seq(folder: Path) -> dict[str, Any]:
+    rows = [{"source": f"{a} and {b}", "target": f"{a + b}"} for a in range(9) for b in range(9)]
+    path = folder / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "task": "text2text-generation",
+        "model": {"layout": "t5", **SIZE, "context": 32},
+        "data": {"source": str(path), "validation_share": 0.1},
+        "tokenizer": {"vocab_size": 270},
+        "batch_size": 8,
+        "budget": "8 steps",
+        "optim": FAST,
+    }
+
+
 RECIPES = {
     each.__name__: each
     for each in (
@@ -194,6 +210,7 @@ RECIPES = {
         autoencoder,
         diffusion,
         supervised,
+        seq2seq,
     )
 }
 assert RECIPES.keys() == METHODS.keys()

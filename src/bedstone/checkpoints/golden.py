@@ -67,7 +67,8 @@ class Difference:
 @contextlib.contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
     """The network without dropout, gradients or compilation."""
-    network, was = model.network, model.network.training
+    network = model.network
+    was = [(module, module.training) for module in network.modules()]  # parts may differ
     # compiled parts would be compiled anew for these few shapes
     compiled = "torch._dynamo" in sys.modules
     eager = torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
@@ -76,7 +77,8 @@ def _evaluating(model: Any) -> Iterator[None]:
         with torch.inference_mode(), eager:
             yield
     finally:
-        network.train(was)
+        for module, training in was:
+            module.training = training
 
 
 def _is_quantized(network: Any) -> bool:

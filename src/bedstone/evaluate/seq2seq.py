@@ -99,7 +99,6 @@ class PairScorer(Evaluation):
         """Texts of the first `most` sources."""
         model = copy.copy(self.model)
         model.network = network
-        was = network.training
         network.eval()
         task = TASKS[self.task](model, precision=self.precision.name, **options)
         key = f"{task.key}_text"
@@ -108,5 +107,4 @@ class PairScorer(Evaluation):
         for at in range(0, len(sources), AT_ONCE * 8):
             texts += [each[key] for each in task(sources[at : at + AT_ONCE * 8])]
             say(len(texts) / len(sources))
-        network.train(was)
         return texts
