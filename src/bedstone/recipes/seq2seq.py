@@ -1,10 +1,17 @@
-"""Pairs of texts: translation, summaries, any text from another (encoder-decoders)."""
+"""Pairs of texts: translation, summaries, any text from another (encoder-decoders).
+
+Or plain text, from which pairs are made: noisy text as source, what was left out as target.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bedstone.checkpoints.model import Model
+from bedstone.data.sources import open_source
+from bedstone.data.text.bpe_dropout import RecutPairs
+from bedstone.data.text.denoise import DenoiseConfig, NoisyTexts, add_noise_tokens, noise_tokens
+from bedstone.data.text.sentences import Documents, Sentences
 from bedstone.data.text.seq2seq import (
     PairExamples,
     PairsConfig,
@@ -12,10 +19,11 @@ from bedstone.data.text.seq2seq import (
     open_pairs,
     pair_stream,
 )
+from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_pairs
 from bedstone.errors import BedstoneError
-from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.runner import Evaluation, LogOnly, held_out_loss
 from bedstone.evaluate.seq2seq import TASKS, PairScorer
 from bedstone.generation.settings import BeamSearch, published_beams
 from bedstone.models.encoder_decoder.config import LAYOUTS, EncoderDecoderConfig
@@ -23,9 +31,10 @@ from bedstone.models.encoder_decoder.network import build
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.tokens import PairLoss
 from bedstone.recipes.base import Method, Trainer
+from bedstone.recipes.causal_lm import sampled_texts
 from bedstone.settings import from_mapping, number, one_of, share, whole
 from bedstone.train.averaging import Decay, steady
-from bedstone.train.data import Splits
+from bedstone.train.data import Splits, cached
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.start import Start, adapt
@@ -49,8 +58,11 @@ class Seq2SeqRecipe(RunRecipe):
         init: a model to go on from, instead of fresh weights.
         model: the shape, in the fields of `models.encoder_decoder.config.EncoderDecoderConfig`.
         lora: train an adapter alone: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
-        data: the pairs.
+        data: the pairs; with `denoise.kind` plain text, whose column `columns: {text: ...}` names.
         tokenizer: how text becomes tokens; trained on the pairs where none is named.
+        denoise: noise in plain text, which the model learns to remove, before it learns from pairs.
+        bpe_dropout: chance that a merge of the tokenizer is left out, so that texts are cut into
+            other tokens in each epoch; 0 leaves none out.
         batch_size: pairs in a micro-batch.
         smoothing: share of each target's probability that is spread over all tokens.
         r_drop: weight of the divergence between two passes of each batch (R-Drop); 0 makes one.
@@ -71,6 +83,8 @@ class Seq2SeqRecipe(RunRecipe):
     lora: dict[str, Any] = field(default_factory=dict)
     data: PairsConfig = field(default_factory=PairsConfig)
     tokenizer: PairTokenizer = field(default_factory=PairTokenizer)
+    denoise: DenoiseConfig = field(default_factory=DenoiseConfig)
+    bpe_dropout: float = share(below_one=True, default=0.0)
     batch_size: int = whole(1, default=128)
     smoothing: float = share(below_one=True, default=0.1)
     r_drop: float = number(0, default=0.0)
@@ -88,6 +102,15 @@ class Seq2SeqRecipe(RunRecipe):
             )
         if self.lora and self.average:
             raise BedstoneError("average: an adapter's weights aren't averaged; leave it out.")
+        if self.denoise.kind:
+            serves = {"bpe_dropout": self.bpe_dropout, "data.test": self.data.test}
+            serves["data.most_rows"] = self.data.most_rows
+            for name, value in serves.items():
+                if value:
+                    raise BedstoneError(
+                        f"{name}: {value!r} was given; it serves pairs, and denoise.kind: "
+                        f"{self.denoise.kind} learns from plain text. Leave one of them out."
+                    )
 
 
 class Seq2Seq(Method[Seq2SeqRecipe]):
@@ -108,13 +131,13 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         if recipe.lora:
             from_mapping(LoraConfig, recipe.lora, "recipe", "lora.")
         if not recipe.init:
-            from_mapping(
-                EncoderDecoderConfig, {"vocab_size": 2**20, **recipe.model}, "recipe", "model."
-            )
+            _shape(recipe)
         BeamSearch(**published_beams(_beams(recipe)))
 
     def open(self, recipe: Seq2SeqRecipe, start: Start) -> Splits:
         data = recipe.data
+        if recipe.denoise.kind:
+            return _open_plain(data)
         train = open_pairs(data, data.source, data.split)
         if data.validation:
             held = open_pairs(data, data.validation)
@@ -135,15 +158,19 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         return Splits(train, held, test, record, notes)
 
     def texts(self, recipe: Seq2SeqRecipe, splits: Splits, start: Start) -> Iterable[str]:
+        if recipe.denoise.kind:
+            return sampled_texts(splits.train, recipe.tokenizer, start.quiet)
         texts: Iterable[str] = splits.train.texts()
         return texts
 
     def trainers(self, recipe: Seq2SeqRecipe) -> Mapping[str, Trainer]:
-        return {
-            "bpe": lambda texts, section: train_pairs(
-                texts, section.vocab_size, lowercase=section.lowercase
-            )
-        }
+        def bpe(texts: Iterable[str], section: Any) -> Tokenizer:
+            context = _shape(recipe).context
+            room = section.vocab_size - len(noise_tokens(None, recipe.denoise, context))
+            made = train_pairs(texts, room, lowercase=section.lowercase)
+            return add_noise_tokens(made, recipe.denoise, context)
+
+        return {"bpe": bpe}
 
     def model(
         self, recipe: Seq2SeqRecipe, splits: Splits, tokenizer: Tokenizer | None, start: Start
@@ -167,15 +194,24 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         return model
 
     def batches(self, recipe: Seq2SeqRecipe, model: Model, splits: Splits, start: Start) -> Batches:
+        if recipe.denoise.kind:
+            _make_noisy(recipe, model, splits, start.quiet)
+            return pair_stream(splits.train, recipe.batch_size, seed=recipe.seed)
         examples = _examples(recipe, model, splits.train)
         if note := examples.note():
             splits.notes.insert(1, note)
-        return pair_stream(examples, recipe.batch_size, seed=recipe.seed)
+        if not recipe.bpe_dropout:
+            return pair_stream(examples, recipe.batch_size, seed=recipe.seed)
+        assert model.tokenizer is not None
+        cut = RecutPairs(examples, model.tokenizer, recipe.bpe_dropout, _most(model))
+        return pair_stream(cut, recipe.batch_size, seed=recipe.seed)
 
     def objective(self, recipe: Seq2SeqRecipe, model: Model, start: Start) -> Objective:
         return PairLoss(recipe.smoothing, recipe.r_drop)
 
     def evaluations(self, recipe: Seq2SeqRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+        if recipe.denoise.kind:
+            return _noisy_evaluations(recipe, plan)
         measured = {"validation": plan.splits.validation, "test": plan.splits.test}
         return [
             PairScorer(
@@ -194,6 +230,79 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
 
     def average(self, recipe: Seq2SeqRecipe) -> Decay | None:
         return steady(recipe.average) if recipe.average else None
+
+
+def _shape(recipe: Seq2SeqRecipe) -> EncoderDecoderConfig:
+    """The shape of a new network; the vocabulary alone is not known before the data is."""
+    shape = {"vocab_size": 2**20, **recipe.model}
+    return from_mapping(EncoderDecoderConfig, shape, "recipe", "model.")
+
+
+def _open_plain(data: PairsConfig) -> Splits:
+    """Plain text, to be noisy; the validation's likewise."""
+    unknown = [part for part in data.columns if part != "text"]
+    if unknown:
+        raise BedstoneError(
+            f"data.columns: {unknown[0]!r} was given, and denoise learns from plain text; name its "
+            "column by text alone."
+        )
+    column = data.columns.get("text", "text")
+    source, held = (
+        open_source(name, text_column=column, split=data.split, most_broken=data.most_broken)
+        if name
+        else None
+        for name in (data.source, data.validation)
+    )
+    assert source is not None
+    return Splits(source, held, record={"source": source.name, "fingerprint": source.fingerprint()})
+
+
+def _make_noisy(recipe: Seq2SeqRecipe, model: Model, splits: Splits, quiet: bool) -> None:
+    """Tokenises plain text, which becomes windows with noise."""
+    assert model.tokenizer is not None
+    data, tokenizer, most = recipe.data, model.tokenizer, min(_most(model))
+    held = None
+    if splits.validation is not None:
+        held = cached(Sentences(splits.validation), tokenizer, 0.0, quiet).train
+    share = 0.0 if held is not None else data.validation_share
+    tokens = cached(Sentences(splits.train), tokenizer, share, quiet)
+    held = tokens.validation if held is None else held
+
+    def noisy(split: TokenSplit) -> NoisyTexts:
+        return NoisyTexts.of(
+            Documents(split),
+            tokenizer,
+            recipe.denoise,
+            most,
+            start=model.config.start_id,
+            seed=recipe.seed,
+            batch_size=recipe.batch_size,
+        )
+
+    splits.train, splits.validation = noisy(tokens.train), noisy(held) if len(held) else None
+    splits.record["train_tokens"] = len(tokens.train)
+    windows = splits.train.windows
+    note = f"{data.source}: {len(tokens.train):,} tokens in {len(windows):,} windows"
+    if windows.left_out:
+        note += f"; {windows.left_out:,} tokens are in windows too short for noise and left out"
+    splits.notes = [note]
+
+
+def _noisy_evaluations(recipe: Seq2SeqRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+    """The loss of held-out text, always with the same noise."""
+    rows = plan.splits.validation
+    if rows is None:
+        return []
+    most = -(-recipe.evaluate_rows // recipe.batch_size)
+
+    def log(network: Any) -> dict[str, float]:
+        batches = rows.evaluation_batches(recipe.batch_size)
+        loss, _ = held_out_loss(
+            network, PairLoss(), batches, plan.start.precision, most_batches=most
+        )
+        return {"loss": loss}
+
+    return [LogOnly(log)]
 
 
 def _again(rows: Any, pairs: TextPairs) -> TextPairs:
@@ -248,12 +357,18 @@ def _check_vocabulary(recipe: Seq2SeqRecipe, model: Model, tokenizer: Tokenizer)
 
 
 def _examples(recipe: Seq2SeqRecipe, model: Model, pairs: TextPairs) -> PairExamples:
-    config = model.config
     assert model.tokenizer is not None
     return PairExamples(
         pairs,
         model.tokenizer,
-        config.start_id,
-        (min(config.encoder.context, config.context), min(config.decoder.context, config.context)),
+        model.config.start_id,
+        _most(model),
         cut=recipe.data.long_sources == "cut",
     )
+
+
+def _most(model: Model) -> tuple[int, int]:
+    """Tokens of a source, and of a target, that the network reads."""
+    config = model.config
+    sides = config.encoder.context, config.decoder.context
+    return min(sides[0], config.context), min(sides[1], config.context)
