@@ -26,7 +26,7 @@ TASKS: dict[str, type[Text2TextGeneration]] = {
     "summarization": Summarization,
     "text2text-generation": Text2TextGeneration,
 }
-AT_ONCE = 64  # sources written between two looks at the progress
+AT_ONCE = 512  # sources written between two looks at the progress
 
 
 @dataclass
@@ -104,7 +104,7 @@ class PairScorer(Evaluation):
         key = f"{task.key}_text"
         sources, texts = self.examples.pairs.sources[:most], []
         say: Callable[[float], None] = progress or (lambda share: None)
-        for at in range(0, len(sources), AT_ONCE * 8):
-            texts += [each[key] for each in task(sources[at : at + AT_ONCE * 8])]
+        for at in range(0, len(sources), AT_ONCE):
+            texts += [each[key] for each in task(sources[at : at + AT_ONCE])]
             say(len(texts) / len(sources))
         return texts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
-from bedstone.nn.attention import cross_attention
+from bedstone.nn.attention import check_memory, cross_attention
 from bedstone.nn.blocks import Block, Context
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
@@ -176,11 +176,7 @@ class MemoryReader(nn.Module):
                 f"memory: its states are {memory.shape[-1]} wide; the network's cross-attention "
                 f"reads {self.config.memory_width}. Take states of the network's own."
             )
-        if not len(memory) or rows % len(memory):
-            raise BedstoneError(
-                f"memory: {len(memory)} were given for {rows} rows of text; expected as many, or "
-                "a number that divides it: neighbouring rows share one."
-            )
+        check_memory(len(memory), rows)
 
     def _check_length(self, length: int) -> None:
         if length > self.config.context:

@@ -264,6 +264,15 @@ class SelfAttention(nn.Module):
         return mixed.transpose(1, 2).flatten(2)
 
 
+def check_memory(memories: int, rows: int) -> None:
+    """Raises BedstoneError unless as many neighbouring rows read each memory."""
+    if not memories or rows % memories:
+        raise BedstoneError(
+            f"memory: {memories} were given for {rows} rows of text; expected as many, or "
+            "a number that divides it: neighbouring rows share one."
+        )
+
+
 class CrossAttention(nn.Module):
     """Attention of tokens (B, T, D) over the context's memory (B, S, memory width).
 

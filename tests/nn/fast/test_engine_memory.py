@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate, ready
 from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
@@ -152,3 +153,15 @@ def test_a_network_that_does_not_write_has_no_decoder():
     own = build_blip(blip_config({"layout": "blip", **shape}), seed=1)
     assert decoder_of(own.image, torch.float32) is None
     for_inference(own, torch.float32)
+
+
+def test_rows_memories_and_lengths_that_do_not_fit_are_refused(form):
+    own = caption_network()
+    decoder = Decoder(own, torch.float32)
+    with pytest.raises(BedstoneError, match="2 were given for 3 rows"):
+        decoder.over(torch.randn(2, 5, 40)).new_cache(3, 8)
+    with pytest.raises(BedstoneError, match=r"39 wide.*reads 40"):
+        decoder.over(torch.randn(2, 5, 39))
+    over = decoder.over(torch.randn(1, 5, 40))
+    with torch.inference_mode(), pytest.raises(BedstoneError, match=r"41 tokens.*context is 40"):
+        over.states(torch.ones(1, 41, dtype=torch.long), cache=over.new_cache(1, 60))

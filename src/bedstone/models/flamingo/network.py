@@ -25,7 +25,7 @@ from bedstone.models.memory import MemoryBlock
 from bedstone.models.resnet import network as map_tower
 from bedstone.models.resnet.network import ResNetConfig
 from bedstone.models.vit.network import ViTConfig
-from bedstone.nn.attention import CrossAttention
+from bedstone.nn.attention import CrossAttention, check_memory
 from bedstone.nn.blocks import Block, Gated, Stack
 from bedstone.nn.cache import Cache
 from bedstone.nn.fast.decoder import NEVER, LazyDecoder, MemoryDecoder
@@ -251,11 +251,8 @@ class FlamingoGPT(Headed):
         """
         if memory is None and (cache is None or not cache.length):
             return self.gpt.states(ids, mask=mask, positions=positions, cache=cache)
-        if memory is not None and (not len(memory) or len(ids) % len(memory)):
-            raise BedstoneError(
-                f"memory: {len(memory)} were given for {len(ids)} rows of text; expected as many, "
-                "or a number that divides it: neighbouring rows share one."
-            )
+        if memory is not None:
+            check_memory(len(memory), len(ids))
         seen = how_seen(len(ids), ids.shape[1], memory, first_token, cache)
         return self.gpt.states(
             ids, mask=mask, positions=positions, cache=cache, memory=memory, memory_mask=seen

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bedstone.errors import BedstoneError
+from bedstone.nn.attention import check_memory
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.choose import best_threads
@@ -170,6 +172,8 @@ class Decoder:
         self._steps.settle()
         self._whole = self._steps.then(self._head)
         self._keeping = self._steps.memory(layers)
+        if len({(each.groups, each.padded) for _, each in self._steps.crosses}) > 1:
+            raise NotPossible("heads of cross-attention that differ between blocks")
         self._learnt = self._positions(parts.positions)
         self._turns: tuple[Tensor, Tensor] | None = None
         self._bias: tuple[Tensor, int] | None = None
@@ -177,14 +181,14 @@ class Decoder:
         self._memory = _Memory(coarse, self._whole, self._keeping)
         self._lock = threading.Lock()
         shape = f"{kind} {bits} {self.nbytes} {len(self._steps.ops)} {kernels.instructions()}"
-        self._memory.few = kernels.threads(), best_threads(shape, self.nbytes, self._products_on)
+        products = self._steps.products()
 
-    def _products_on(self, threads: int) -> None:
-        """The products of one token, on so many threads."""
-        program = self._products = getattr(self, "_products", None) or self._steps.products()
-        call = self._memory.call(program, 1, 0)
-        call.active = threads
-        self._run(call)
+        def one_token(threads: int) -> None:
+            call = self._memory.call(products, 1, 0)
+            call.active = threads
+            self._run(call)
+
+        self._memory.few = kernels.threads(), best_threads(shape, self.nbytes, one_token)
 
     def _words(self, program: Program, head: Any, out: Panels, layers: Layers) -> None:
         """The head's operations on last states."""
@@ -238,11 +242,15 @@ class Decoder:
             if bool(((first > 0) & (first < NEVER)).any()):
                 sorted_first = first.numpy()
         crosses = self._steps.crosses
-        shapes = {(each.groups, each.padded) for _, each in crosses}
-        if len(shapes) != 1:
-            raise NotPossible("heads of cross-attention that differ between blocks")
-        ((groups, width),) = shapes
-        cache = EngineCache(len(crosses), count, groups, states, width, self.cache_kind)
+        (source, shape), wide = crosses[0], memory.shape[-1]
+        if wide != source.k.in_features:
+            raise BedstoneError(
+                f"memory: its states are {wide} wide; the network's cross-attention reads "
+                f"{source.k.in_features}. Take states of the network's own."
+            )
+        cache = EngineCache(
+            len(crosses), count, shape.groups, states, shape.padded, self.cache_kind
+        )
         owners = np.repeat(np.arange(count, dtype=np.int32), states)
         slots = np.tile(np.arange(states, dtype=np.int32), count)
         rows = memory.reshape(-1, memory.shape[-1])
@@ -262,7 +270,7 @@ class Decoder:
         batch, length = ids.shape
         cache = self.new_cache(batch, length) if cache is None else cache
         assert isinstance(cache, EngineCache)
-        cache.require(length)
+        self._require(cache, length)
         lengths = np.full(batch, cache.length) if cache.lengths is None else cache.lengths.numpy()
         real = np.full(batch, length)
         if cache.coming is not None:
@@ -290,7 +298,7 @@ class Decoder:
         processor's cache since the last one: so the call is kept with the cache.
         """
         assert isinstance(cache, EngineCache)
-        cache.require(1)
+        self._require(cache, 1)
         logits = torch.empty(len(tokens), self._memory.widths[LOGITS])
         with self._lock:
             held = cache.step
@@ -304,6 +312,15 @@ class Decoder:
             self._library.bedstone_run(held.pointer)
         cache.advance(1)
         return logits[:, : self.config.vocab_size]
+
+    def _require(self, cache: EngineCache, new: int) -> None:
+        """Raises where the cache, or what is learnt of positions, has no place for more tokens."""
+        cache.require(new)
+        if self._learnt is not None and cache.length + new > len(self._learnt):
+            raise BedstoneError(
+                f"text: has {cache.length + new} tokens; the network's context is "
+                f"{len(self._learnt)}. Shorten it."
+            )
 
     def head(self, states: Tensor) -> Tensor:
         """Logits (..., V) of states (..., D)."""
@@ -417,8 +434,9 @@ class MemoryDecoder:
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache, whose rows share the memories: as many of each, in order."""
-        cache = self._decoder.own_cache(batch, capacity)
         count = len(self._memories.lengths)
+        check_memory(count, batch)
+        cache = self._decoder.own_cache(batch, capacity)
         cache.memory = self._memories
         cache.reads = np.arange(count, dtype=np.int32).repeat(batch // count)
         return cache

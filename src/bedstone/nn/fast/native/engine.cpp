@@ -368,15 +368,7 @@ void outputs(const Op& op, int number, const char* area, int stride, void* targe
   for (int r = 0; r < R; r++)  // lines that are written to are fetched meanwhile
     for (int n = 0; n < N; n++)
       __builtin_prefetch((char*)target + (at + r * (int64_t)step + 16 * n) * (op.gives_bf16 ? 2 : 4), 1);
-  if (R <= DEEP) {
-    panels<R, N>(w, number, area, stride, out);
-  } else {  // more rows than two panels leave registers for
-    F16 one[R][1];
-    for (int n = 0; n < N; n++) {
-      panels<R, 1>(w, number + n, area, stride, one);
-      for (int r = 0; r < R; r++) out[r][n] = one[r][0];
-    }
-  }
+  panels<R, N>(w, number, area, stride, out);
   for (int n = 0; n < N; n++)
     bias[n] = w.bias ? *(const F16*)(w.bias + 16 * (number + n)) : F16{};
   for (int r = 0; r < R; r++) {
@@ -391,14 +383,14 @@ void outputs(const Op& op, int number, const char* area, int stride, void* targe
   }
 }
 
-// All rows, in tiles of nearly the same height. Up to TILE are one tile: what comes from memory is
+// All rows, in tiles of nearly the same height. Up to DEEP are one tile: what comes from memory is
 // then computed with as it comes.
 template <int N>
 void column(const Call& call, const Op& op, int number, const char* area, int64_t at) {
   const int stride = ready_bytes(op.weights->kind, op.weights->ins);
   const int step = call.strides[op.target];
   for (int m = 0, left = call.rows; left > 0;) {
-    int height = left <= TILE || left <= DEEP ? left : left < 2 * DEEP ? (left + 1) / 2 : DEEP;
+    int height = left <= DEEP ? left : left < 2 * DEEP ? (left + 1) / 2 : DEEP;
     const char* from = area + (int64_t)m * stride;
     const int64_t place = at + (int64_t)m * step;
     switch (height) {
