@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError, nearest
 from bedstone.nn.layers import Activation
 from bedstone.nn.masks import Documents
-from bedstone.nn.quantize import Quantized
+from bedstone.nn.ties import make_ties
 
 _OF_TEXT = ("language", "pretraining", "sequence", "tokens", "spans", "pooled", "states", "towers")
 KINDS = (*_OF_TEXT, "seq2seq", "captions", "answers", "matching", "joint")
@@ -174,11 +174,7 @@ class Headed(nn.Module):
 
     def tie(self) -> None:
         """Makes the parameters that `ties` names one."""
-        for copy, own in self.ties.items():
-            path, _, leaf = copy.rpartition(".")
-            module = self.get_submodule(path)
-            if not isinstance(module, Quantized):  # codes are shared as they are loaded
-                setattr(module, leaf, self.get_parameter(own))
+        make_ties(self)
 
     @property
     def ties(self) -> dict[str, str]:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bedstone.nn.quantize import Quantized
+
 
 @dataclass
 class Untied:
@@ -23,6 +25,15 @@ class Untied:
 
     pairs: dict[str, str] = field(default_factory=dict)
     configs: dict[str, Any] = field(default_factory=dict)
+
+
+def make_ties(network: Any) -> None:
+    """Makes the parameters that a network's `ties` names one."""
+    for copy, own in ties(network).items():
+        path, _, leaf = copy.rpartition(".")
+        module = network.get_submodule(path)
+        if not isinstance(module, Quantized):  # codes are shared as they are loaded
+            setattr(module, leaf, network.get_parameter(own))
 
 
 def ties(network: Any) -> dict[str, str]:

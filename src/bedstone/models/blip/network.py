@@ -29,7 +29,7 @@ from bedstone.nn.fast.decoder import LazyDecoder
 from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, LayerNorm
 from bedstone.nn.positions import LearnedPositions
-from bedstone.nn.quantize import Quantized
+from bedstone.nn.ties import make_ties
 
 
 class BlipText(MemoryReader):
@@ -129,10 +129,7 @@ class Blip(nn.Module):
 
     def tie(self) -> None:
         """Makes the parameters that `ties` names one."""
-        if not self.ties or self.head is None or self.decoder is None:
-            return
-        if not isinstance(self.head.out, Quantized):  # codes are shared as they are loaded
-            self.head.out.weight = self.decoder.embed.weight
+        make_ties(self)
 
     @property
     def scale(self) -> Tensor:

@@ -29,7 +29,7 @@ from bedstone.nn.fast.program import DecoderParts
 from bedstone.nn.layers import ACTIVATIONS, MLP, GatedMLP, LayerNorm, RMSNorm
 from bedstone.nn.masks import Documents, Mask, Sources
 from bedstone.nn.positions import LearnedPositions, RelativeBias, SinusoidalPositions
-from bedstone.nn.quantize import Quantized
+from bedstone.nn.ties import make_ties
 
 OFFSET = 2  # rows of BART's table of positions that nobody reads, before the first
 
@@ -149,11 +149,7 @@ class EncoderDecoder(nn.Module):
 
     def tie(self) -> None:
         """Makes the parameters that `ties` names one."""
-        for copy, own in self.ties.items():
-            path, _, leaf = copy.rpartition(".")
-            module = self.get_submodule(path)
-            if not isinstance(module, Quantized):  # codes are shared as they are loaded
-                setattr(module, leaf, self.get_parameter(own))
+        make_ties(self)
 
     def memory(self, ids: Tensor, keep: Tensor | None = None) -> Tensor:
         """The encoder's states of padded sources, (P, S, D).
