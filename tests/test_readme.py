@@ -61,6 +61,15 @@ SMALL_DIFFUSION = [
     "model.heads=2",
     "text.layers=1",
 ]
+SMALL_TEXT_PAIRS = [
+    "budget=2 steps",
+    "batch_size=8",
+    "evaluate_rows=4",
+    "model.width=32",
+    "model.layers=1",
+    "model.hidden=32",
+    "tokenizer.vocab_size=300",
+]
 PICTURES = 4
 
 # Rows to learn from, by the names that the commands give them.
@@ -70,6 +79,10 @@ ROWS = {
     "instructions.jsonl": "".join(
         json.dumps({"prompt": f"say {n}", "completion": f" {n}"}) + "\n" for n in range(80)
     ),
+    "pairs.jsonl": "".join(
+        json.dumps({"source": f"{n} red", "target": f"{n} rot"}) + "\n" for n in range(200)
+    ),
+    "terms.csv": "circle,Kreis\n",
     "items.jsonl": "".join(
         json.dumps({"id": str(n), "text": f"shirt {n}", "image": f"photos/{n}.png"}) + "\n"
         for n in range(PICTURES)
@@ -115,6 +128,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             continue  # the demo has a test of its own
         if words[0] == "pretrain" and "clip" in command:
             words += SMALL_PAIRS
+        elif words[0] == "pretrain" and "translate" in command:
+            words += SMALL_TEXT_PAIRS
         elif words[0] == "pretrain" and "vlm" in command:
             words += SMALL_IMAGE_TEXT
         elif words[0] == "pretrain" and "diffusion" in command:
