@@ -95,3 +95,17 @@ def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
 def test_what_cannot_be_trained_is_refused(pairs, tmp_path, changes, message):
     with pytest.raises(BedstoneError, match=message):
         train(read(recipe(pairs, out=str(tmp_path / "run"), **changes)), quiet=True)
+
+
+def test_a_model_of_two_languages_refuses_a_third(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"translation": {"en": f"{n} red", "de": f"{n} rot"}} for n in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"source": str(path), "validation_share": 0.1, "source_lang": "en", "target_lang": "de"}
+    run = train(
+        read(recipe("", data=data, budget="1 steps", out=str(tmp_path / "run"))), quiet=True
+    )
+    task = bedstone.pipeline("translation_en_to_de", str(run.model))
+    assert "translation_text" in task("1 red")[0]
+    with pytest.raises(BedstoneError, match=r"tgt_lang: 'fr' was given.*is 'de'"):
+        bedstone.pipeline("translation", str(run.model), tgt_lang="fr")

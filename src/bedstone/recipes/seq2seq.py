@@ -179,6 +179,9 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         model: Model = start.model or _fresh(recipe, tokenizer)
         _check_vocabulary(recipe, model, tokenizer)
         model.tokenizer = tokenizer
+        for name in ("source_lang", "target_lang"):  # what `translation` refuses others by
+            if language := getattr(recipe.data, name):
+                tokenizer.settings[name] = language
         config = model.config
         model.generation = {
             **model.generation,
