@@ -28,6 +28,7 @@ from bedstone.evaluate.seq2seq import TASKS, PairScorer
 from bedstone.generation.settings import BeamSearch, published_beams
 from bedstone.models.encoder_decoder.config import LAYOUTS, EncoderDecoderConfig
 from bedstone.models.encoder_decoder.network import build
+from bedstone.models.encoder_decoder.published import fresh_generation
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.tokens import PairLoss
 from bedstone.recipes.base import Method, Trainer
@@ -182,16 +183,11 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         for name in ("source_lang", "target_lang"):  # what `translation` refuses others by
             if language := getattr(recipe.data, name):
                 tokenizer.settings[name] = language
-        config = model.config
         model.generation = {
             **model.generation,
-            "decoder_start_token_id": config.start_id,
-            "eos_token_id": config.eos_id,
-            "pad_token_id": config.pad_id,
+            **fresh_generation(model.config),
             **_beams(recipe),
         }
-        if config.pad_id == config.start_id:  # what a text begins after is never written
-            model.generation["bad_words_ids"] = [[config.pad_id]]
         if recipe.lora:
             adapt(model, recipe.lora, start, recipe.seed)
         return model
