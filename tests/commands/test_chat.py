@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -218,20 +219,24 @@ class Terminal:
 
     def until(self, words: str, seconds: float = 60.0) -> str:
         """What the screen shows up to these words, since the last call."""
+        self.read(lambda new: words in new, seconds)
+        at = self.text.index(words, self.read_to) + len(words)
+        new, self.read_to = self.text[self.read_to : at], at
+        return new
+
+    def read(self, enough: Callable[[str], bool], seconds: float = 60.0) -> None:
+        """Reads on until what is new on the screen is enough."""
         end = time.monotonic() + seconds
-        while words not in self.text[self.read_to :]:
+        while not enough(self.text[self.read_to :]):
             left = end - time.monotonic()
-            assert left > 0, f"{words!r} isn't in {self.text[self.read_to :]!r}"
+            assert left > 0, f"this isn't it yet: {self.text[self.read_to :]!r}"
             if select.select([self.screen], [], [], left)[0]:
                 try:
                     new = os.read(self.screen, 65536)
                 except OSError:  # it has left
                     new = b""
-                assert new, f"it left before {words!r}: {self.text[self.read_to :]!r}"
+                assert new, f"it left too early: {self.text[self.read_to :]!r}"
                 self.text += new.decode(errors="replace")
-        at = self.text.index(words, self.read_to) + len(words)
-        new, self.read_to = self.text[self.read_to : at], at
-        return new
 
     def say(self, line: str, then: str = "> ") -> str:
         os.write(self.screen, line.encode() + b"\n")
@@ -328,7 +333,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat, tmp_path, monkeypatch
     screen = chat("--max-new-tokens", "8000", "--min-new-tokens", "7999")
     os.write(screen.screen, b"a cat\n")
     screen.until("\n")
-    time.sleep(3)
+    screen.read(lambda new: bool(new.strip()))  # the answer has begun
     start = time.monotonic()
     os.write(screen.screen, b"\x03")
     assert "what was said is kept" in screen.until("tokens/s]")
