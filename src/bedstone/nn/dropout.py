@@ -4,6 +4,9 @@ Drawing a number for each value and comparing it is slower than the layers aroun
 64-bit draw of torch's own generator serves four values: 15 bits each are compared with the
 share to drop by a subtraction and a shift, which leaves all ones or all zeros, and `and` does
 the rest. The share is rounded to 1/32768; the scale is that of the rounded share.
+
+Where there is an engine, one seed is drawn of torch's generator, from which the engine draws 16
+bits a value, twice: for the values and for their gradient.
 """
 
 from typing import Any
@@ -11,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from bedstone.nn.fast import training
 
 _STEPS = 1 << 15
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a float
@@ -46,6 +51,12 @@ class Dropout(nn.Dropout):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropout: float) -> Tensor:
+        if training.usable(x):  # the bits are drawn again for the gradient, not kept
+            share = min(round((1.0 - dropout) * training.SHARES), training.SHARES - 1)
+            ctx.scale = training.SHARES / share if share else 0.0
+            ctx.drawn = training.draw_seed(), share, ctx.scale
+            return training.dropped(x, *ctx.drawn)
+        ctx.drawn = None
         bits, ctx.scale = keep_bits(x, dropout)
         ctx.save_for_backward(bits)
         return apply_bits(x, bits).mul_(ctx.scale)
@@ -53,5 +64,8 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = outputs
+        if ctx.drawn is not None:
+            return training.dropped(gradient, *ctx.drawn), None
         (bits,) = ctx.saved_tensors
-        return apply_bits(outputs[0], bits).mul_(ctx.scale), None
+        return apply_bits(gradient, bits).mul_(ctx.scale), None

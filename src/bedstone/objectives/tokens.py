@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from bedstone.data.stream import IGNORED
+from bedstone.nn.fast import training
 from bedstone.nn.masks import Causal, Documents, Mask
 
 # Logits that may stand at once, elements: up to here one chunk is the fastest (measured).
@@ -176,15 +177,28 @@ def _direct(head: nn.Module, states: Tensor, targets: Tensor, smoothing: float) 
     return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
 
 
-def _error(logp: Tensor, wanted: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    """The sum of losses, and p - y in the place of log p (N, V), y the smoothed targets."""
+def _errors(
+    some: Tensor, low: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The sum of losses, and p - y (N, V) in the products' dtype, y the smoothed targets.
+
+    Args:
+        some, low: states (N, D) and the head's weights (V, D) in the products' dtype.
+    """
+    if training.usable(some):
+        error = some @ low.T
+        return training.softmax_errors(error, bias, targets, smoothing).sum(), error
+    logits = F.linear(some, low, None if bias is None else bias.to(some.dtype))  # (N, V)
+    logp = torch.log_softmax(logits, -1, dtype=torch.promote_types(low.dtype, torch.float32))
+    wanted = targets[:, None]
     total = -(1.0 - smoothing) * logp.gather(1, wanted).sum()
     share = smoothing / logp.shape[1]
     if smoothing:
         total = total - share * logp.sum()
+    # In low precision p - y of a confident target would be 0.
     error = logp.exp_()
     error.scatter_add_(1, wanted, error.new_full(wanted.shape, smoothing - 1.0))
-    return total, error.sub_(share) if smoothing else error
+    return total, (error.sub_(share) if smoothing else error).to(some.dtype)
 
 
 def _product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
@@ -212,15 +226,11 @@ class _KeptLoss(torch.autograd.Function):
         smoothing: float,
     ) -> Tensor:
         dtype = _product_dtype(states, weight)
-        full = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(states.device.type, enabled=False):
             some, low = states.to(dtype), weight.to(dtype)  # (N, D), (V, D)
-            logits = F.linear(some, low, None if bias is None else bias.to(dtype))  # (N, V)
-            logp = torch.log_softmax(logits, -1, dtype=full)
-            del logits
-            # In low precision p - y of a confident target would be 0.
-            total, error = _error(logp, targets[:, None], smoothing)
-        ctx.save_for_backward(error.to(dtype), some, low)
+            total, error = _errors(some, low, bias, targets, smoothing)
+            total = total.to(torch.promote_types(weight.dtype, torch.float32))
+        ctx.save_for_backward(error, some, low)
         ctx.dtypes = states.dtype, weight.dtype, None if bias is None else bias.dtype
         return total
 
@@ -264,7 +274,7 @@ class _LinearLoss(torch.autograd.Function):
         full = torch.promote_types(weight.dtype, torch.float32)
         with torch.autocast(states.device.type, enabled=False):
             low = weight.to(dtype)  # (V, D), cast once for all chunks
-            low_bias = None if bias is None else bias.to(dtype)
+            ones = low.new_ones(1, chunk)
             total = torch.zeros((), dtype=full, device=states.device)
             needs = ctx.needs_input_grad
             for_states = torch.empty_like(states) if needs[0] else None
@@ -273,13 +283,10 @@ class _LinearLoss(torch.autograd.Function):
             for start in range(0, len(states), chunk):
                 rows = slice(start, start + chunk)
                 some = states[rows].to(dtype)  # (n, D)
-                logits = F.linear(some, low, low_bias)  # (n, V)
-                logp = torch.log_softmax(logits, -1, dtype=full)
-                more, error = _error(logp, targets[rows, None], smoothing)  # (n, V)
+                more, error = _errors(some, low, bias, targets[rows], smoothing)  # (n, V)
                 total += more
                 if for_bias is not None:
-                    for_bias += error.sum(0)
-                error = error.to(dtype)
+                    for_bias += (ones[:, : len(error)] @ error)[0]  # faster than a sum
                 if for_states is not None:
                     for_states[rows] = error @ low
                 if for_weight is not None:

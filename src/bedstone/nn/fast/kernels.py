@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from ctypes import c_float, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import torch
 from bedstone.errors import BedstoneError
 
 NATIVE = Path(__file__).with_name("native")
-SOURCES = ("engine.cpp", "dot.h", "math.h")
+SOURCES = ("engine.cpp", "training.cpp", "dot.h", "math.h")
 OPTIONS = (
     "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=fast", "-Wno-psabi",
@@ -149,6 +149,15 @@ def _loaded(chosen: tuple[str, ...]) -> tuple[ctypes.CDLL | None, str]:
     found.bedstone_run.restype = None
     found.bedstone_read.argtypes = [c_void_p, c_int64, c_int32]
     found.bedstone_read.restype = c_uint64
+    found.bedstone_dropout.argtypes = [
+        c_void_p, c_void_p, c_int64, c_int32, c_uint64, c_uint32, c_float, c_int32,
+    ]  # fmt: skip
+    found.bedstone_dropout.restype = None
+    found.bedstone_errors.argtypes = [
+        c_void_p, c_int32, c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p,
+        c_int32,
+    ]  # fmt: skip
+    found.bedstone_errors.restype = None
     return found, ""
 
 
@@ -238,7 +247,7 @@ def _kept(file: Path, compiler: str, options: list[str]) -> Path:
         if sys.stderr.isatty():
             print("Compiling the engine for this processor, once: about 10 s.", file=sys.stderr)
         subprocess.run(
-            [compiler, *options, str(NATIVE / "engine.cpp"), "-o", str(made)],
+            [compiler, *options, *map(str, NATIVE.glob("*.cpp")), "-o", str(made)],
             check=True, capture_output=True, timeout=BUILD_SECONDS,
         )  # fmt: skip
         digest = made.with_suffix(".sha256")

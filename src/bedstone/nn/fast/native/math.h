@@ -149,7 +149,7 @@ ALWAYS void store_bf16(uint16_t* p, F16 x) {
   U16 number = (bits & 0x7fffffffu) <= 0x7f800000u;
   *(H16*)p = __builtin_convertvector((near & number) | (0x7fc0u & ~number), H16);
 #else
-  float numbers[16];
+  alignas(32) float numbers[16];
   *(F16*)numbers = x;
   for (int i = 0; i < 16; i++) p[i] = to_bf16(numbers[i]);
 #endif

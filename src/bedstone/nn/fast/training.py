@@ -1,0 +1,78 @@
+"""Training's passes over memory by the engine (native/training.cpp), each as one.
+
+Shapes: N rows, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from bedstone.nn.fast import kernels
+
+TYPES = (torch.float32, torch.bfloat16)
+SHARES = 1 << 16  # of a share of values that are kept
+ALONE = 1 << 15  # values below which one thread is faster
+
+
+def usable(x: Tensor) -> bool:
+    """Whether the functions here can take `x`."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in TYPES
+        and not torch.compiler.is_compiling()
+        and kernels.library() is not None
+    )
+
+
+def draw_seed() -> int:
+    """A seed of torch's own generator, 63 bits."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def dropped(x: Tensor, seed: int, share: int, scale: float) -> Tensor:
+    """`x * scale` where it is kept, else zero: the same places for the same seed.
+
+    Args:
+        share: how many of 65,536 values are kept, below 65,536.
+    """
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    found = kernels.library()
+    assert found is not None
+    found.bedstone_dropout(
+        x.data_ptr(), out.data_ptr(), x.numel(), x.itemsize, seed, share, scale,
+        kernels.threads() if x.numel() >= ALONE else 1,
+    )  # fmt: skip
+    return out
+
+
+def softmax_errors(
+    logits: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
+) -> Tensor:
+    """Turns logits (N, V) in place into softmax(logits + bias) - wanted, the loss's gradient.
+
+    Args:
+        bias: (V,).
+        targets: (N,) int64; wanted is 1 - smoothing there, and smoothing / V everywhere.
+
+    Returns:
+        The cross-entropy of each row, (N,) in fp32.
+
+    Raises:
+        IndexError: a target isn't in the vocabulary.
+    """
+    rows, count = logits.shape
+    if rows and not 0 <= int(targets.min()) <= int(targets.max()) < count:
+        raise IndexError(f"targets reach {int(targets.max())}, and the vocabulary has {count}")
+    assert logits.is_contiguous()
+    targets = targets.contiguous()
+    wide_bias = None if bias is None else bias.float().contiguous()
+    threads = kernels.threads() if logits.numel() >= ALONE else 1
+    losses = torch.empty(rows, dtype=torch.float32)
+    area = torch.empty(threads, count + 16, dtype=torch.float32)
+    found = kernels.library()
+    assert found is not None
+    found.bedstone_errors(
+        logits.data_ptr(), logits.itemsize, None if wide_bias is None else wide_bias.data_ptr(),
+        targets.data_ptr(), losses.data_ptr(), rows, count, smoothing, area.data_ptr(), threads,
+    )  # fmt: skip
+    return losses

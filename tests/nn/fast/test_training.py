@@ -1,0 +1,140 @@
+"""Training's passes over memory by the engine, beside torch's own operations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bedstone.nn.dropout import Dropout
+from bedstone.nn.fast import kernels, training
+from bedstone.objectives import tokens
+
+SETS = ("auto", "avx2")
+ENGINE = pytest.mark.skipif(kernels.library() is None, reason="no engine here")
+
+
+@pytest.fixture(params=SETS)
+def instructions(request, monkeypatch):
+    monkeypatch.setenv("BEDSTONE_ENGINE", request.param)
+    if kernels.library() is None:
+        pytest.skip(kernels.why_not())
+
+
+def expected(logits, bias, targets, smoothing):
+    """Losses and gradient by autograd, in fp64."""
+    wide = logits.double().requires_grad_()
+    biased = wide if bias is None else wide + bias.double()
+    losses = F.cross_entropy(biased, targets, reduction="none", label_smoothing=smoothing)
+    losses.sum().backward()
+    return losses.detach(), wide.grad
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 17, 31, 1000, 6016])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("dtype", training.TYPES)
+def test_errors_are_the_gradient_of_the_loss(instructions, count, smoothing, biased, dtype):
+    torch.manual_seed(count)
+    logits = (5 * torch.randn(37, count)).to(dtype)
+    bias = torch.randn(count) if biased else None
+    targets = torch.randint(count, (37,))
+    losses, gradient = expected(logits, bias, targets, smoothing)
+    found = training.softmax_errors(logits, bias, targets, smoothing)
+    torch.testing.assert_close(found.double(), losses, rtol=1e-5, atol=2e-5)
+    loose = 4e-3 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(logits.double(), gradient, rtol=loose, atol=1e-6)
+
+
+def test_a_confident_target_still_has_an_error(instructions):
+    logits = torch.tensor([[12.0, 0.0, 0.0]]).bfloat16()
+    training.softmax_errors(logits, None, torch.tensor([0]), 0.0)
+    wanted = torch.softmax(torch.tensor([12.0, 0.0, 0.0]), -1)[0] - 1
+    assert logits[0, 0].item() == pytest.approx(wanted.item(), rel=0.05)
+
+
+def test_extreme_logits(instructions):
+    logits = torch.tensor([[3e38, -3e38, 0.0], [float("nan"), 0.0, 1.0], [-200.0, 0.0, 0.0]])
+    losses = training.softmax_errors(logits, None, torch.tensor([0, 1, 0]), 0.0)
+    assert losses[0] == 0.0 and losses[1].isnan() and losses[2] == pytest.approx(200.693, abs=1e-3)
+    assert logits[0].tolist() == pytest.approx([0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("target", [-1, 3])
+@ENGINE
+def test_targets_out_of_the_vocabulary_are_refused(target):
+    with pytest.raises(IndexError, match="vocabulary has 3"):
+        training.softmax_errors(torch.zeros(1, 3), None, torch.tensor([target]), 0.0)
+
+
+@pytest.mark.parametrize("rows, chunks", [(40, 1), (500, 4)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@ENGINE
+def test_the_loss_is_that_without_an_engine(monkeypatch, rows, chunks, smoothing):
+    torch.manual_seed(0)
+    head = torch.nn.Linear(24, 200)
+    states = torch.randn(rows, 24, requires_grad=True)
+    targets = torch.randint(200, (rows,))
+
+    def gradients():
+        loss, count = tokens.token_loss(
+            states, head, targets, largest=rows * 200 // chunks - 1, smoothing=smoothing
+        )
+        assert count == rows
+        return loss.detach(), *torch.autograd.grad(loss, (states, head.weight, head.bias))
+
+    by_engine = gradients()
+    monkeypatch.setattr(training, "usable", lambda x: False)
+    for one, other in zip(by_engine, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", training.TYPES)
+@pytest.mark.parametrize("count", [1, 15, 16, 4097, 100_003])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_dropout_keeps_its_share_and_its_gradient_the_same_values(
+    instructions, dtype, count, share
+):
+    torch.manual_seed(count)
+    x = (torch.rand(count) + 1).to(dtype).requires_grad_()
+    layer = Dropout(share)
+    out = layer(x)
+    out.backward(torch.ones_like(out))
+    kept = out != 0
+    assert torch.equal(kept, x.grad != 0)
+    torch.testing.assert_close(
+        out[kept].float(), (x / (1 - share))[kept].float(), rtol=8e-3, atol=0
+    )
+    if count > 10_000:
+        assert abs(kept.float().mean().item() - (1 - share)) < 5 * (0.25 / count) ** 0.5
+
+
+def test_dropout_is_seeded_and_two_draws_are_independent(instructions):
+    torch.manual_seed(7)
+    x = torch.ones(200_000)
+    layer = Dropout(0.5)
+    first, second = layer(x) != 0, layer(x) != 0
+    torch.manual_seed(7)
+    assert torch.equal(layer(x) != 0, first) and torch.equal(layer(x) != 0, second)
+    assert abs((first == second).float().mean().item() - 0.5) < 0.006
+    # nor do values follow each other, within a register, a generator and a block
+    for apart in (1, 4, 16, 64, 4096):
+        assert abs((first[apart:] == first[:-apart]).float().mean().item() - 0.5) < 0.006
+
+
+def test_dropout_doesn_t_depend_on_threads_or_instructions(monkeypatch):
+    x = torch.randn(70_001)
+    found = []
+    for chosen in SETS:
+        monkeypatch.setenv("BEDSTONE_ENGINE", chosen)
+        if kernels.library() is None:
+            pytest.skip(kernels.why_not())
+        for threads in (1, 2):
+            monkeypatch.setattr(kernels, "threads", lambda threads=threads: threads)
+            found.append(training.dropped(x, 11, 40_000, 1.5))
+    assert all(torch.equal(each, found[0]) for each in found)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_dropout_of_all_and_of_nothing(instructions, share):
+    x = torch.randn(100)
+    out = Dropout(share)(x)
+    assert torch.equal(out, x if share == 0.0 else torch.zeros(100))
