@@ -56,7 +56,9 @@ def bedstone_curve(folder: Path, minutes: float, every: int, more: list[str]) ->
     bedstone_main(["pretrain", "translate-multi30k", *options(folder, [*pace, *more])])
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [
-        (line["seconds"], line["validation_bleu"]) for line in lines if "validation_bleu" in line
+        (line["seconds"], 100 * line["validation_bleu"])
+        for line in lines
+        if "validation_bleu" in line
     ]
 
 
@@ -79,7 +81,7 @@ class Measured(TrainerCallback):
         with tempfile.TemporaryDirectory() as folder:
             kwargs["model"].save_pretrained(folder)
             network = bedstone.load(folder).network
-        self.curve.append((seconds, self.scorer.log(network)["validation_bleu"]))
+        self.curve.append((seconds, 100 * self.scorer.log(network)["validation_bleu"]))
         print(json.dumps({"step": state.global_step, "seconds": round(seconds, 1),
                           "bleu": round(self.curve[-1][1], 2)}), flush=True)  # fmt: skip
         control.should_training_stop = self.curve[-1][1] >= self.enough or seconds >= self.most

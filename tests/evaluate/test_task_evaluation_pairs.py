@@ -186,3 +186,23 @@ def test_predictions_of_sources(folder, tmp_path, capsys):
     found = [json.loads(line)["prediction"] for line in out.read_text().splitlines()]
     assert "dozen" in found[0].split() and found[1] == in_words(NUMBERS[1])
     assert main([*words, "--column", "summary", "--overwrite"]) == 0
+
+
+def test_predict_reads_the_same_rows(folder, tmp_path, capsys):
+    data = tmp_path / "rows.jsonl"
+    words = ("predict", folder, str(data), "--overwrite", "--task", "translation", *PLAIN)
+
+    def predicted(*more: str) -> list[str]:
+        assert main([*words, *more]) == 0, capsys.readouterr().err
+        lines = (tmp_path / "rows.predicted.jsonl").read_text().splitlines()
+        return [json.loads(line)["prediction"] for line in lines]
+
+    rows(data, *pairs("source", "target"))
+    found = predicted()
+    assert sum(map(str.__eq__, found, map(in_words, NUMBERS))) > 0.7 * len(NUMBERS)
+    rows(data, *({"translation": row} for row in pairs("en", "xx")))
+    assert main([*words]) == 2
+    assert "src_lang: isn't given" in capsys.readouterr().err
+    assert predicted("--option", "src_lang=en") == found
+    rows(data, *pairs("en", "xx"), {"en": None})
+    assert predicted("--option", "src_lang=en") == [*found, None]

@@ -14,6 +14,7 @@ from bedstone.data.records import MOST_BROKEN
 from bedstone.data.text.instructions import instruction_prompts
 from bedstone.data.write import FORMATS, check_format, write_rows
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.pairs import languages_of, source_texts
 from bedstone.outputs import new_file
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
@@ -92,7 +93,13 @@ def predict(
         data.faults.warn()
     if kind.name == "token-classification" and data.column("text") is None:
         chosen.setdefault("is_split_into_words", True)
-    inputs = prompts_of(opened, data) if kind.name == "text-generation" else inputs_of(kind, data)
+    if kind.name == "text-generation":
+        inputs = prompts_of(opened, data)
+    elif "source" in kind.fields:
+        read = str(chosen.get("src_lang") or "")
+        inputs = source_texts(data, languages_of(task or kind.name, opened, (read, ""))[0])
+    else:
+        inputs = inputs_of(kind, data)
     errors: dict[int, BedstoneError] = {}
     found: dict[int, Any] = {}
     with ProgressBar("predicting") as bar:
@@ -156,9 +163,6 @@ def inputs_of(kind: type[Task], rows: Dataset) -> list[Any]:
         return [row["image"] for row in rows.rows]
     if kind.name == "token-classification" and rows.column("text") is None:
         return [row.get(rows.need("tokens")) for row in rows.rows]
-    if "source" in kind.fields:
-        name = rows.need("source")
-        return [row.get(name) for row in rows.rows]
     name, pair = rows.need("text"), rows.column("pair")
     if kind.name == "text-classification" and pair is not None:
         return [

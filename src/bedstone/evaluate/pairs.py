@@ -1,6 +1,7 @@
 """Rows of a source and a target for a model: which columns and languages it is measured on."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from bedstone.checkpoints.model import Model
 from bedstone.data.dataset import Dataset
@@ -17,24 +18,12 @@ def pair_rows(
 ) -> tuple[Dataset, tuple[str, str]]:
     """Rows of a source and a target as two columns, and their languages where they are known.
 
-    Languages are those given, those in the task's name, those that the model learnt, or those that
-    its tokenizer says.
+    Languages are those of `languages_of`.
 
     Raises:
         BedstoneError: as of `data.text.seq2seq.pairs_of`.
     """
-    named = named_options(task)
-    given = tuple(
-        own or named.get(name, "") for own, name in zip(languages, LANGUAGES, strict=True)
-    )
-    recipe = model.record.get("recipe")
-    section = recipe.get("data") if isinstance(recipe, Mapping) else None
-    learnt = section if isinstance(section, Mapping) else {}
-    settings = {} if model.tokenizer is None else model.tokenizer.settings
-    known = tuple(
-        str(own or learnt.get(name) or settings.get(name) or "")
-        for own, name in zip(given, ("source_lang", "target_lang"), strict=True)
-    )
+    known = languages_of(task, model, languages)
     have = {key for row in rows.rows for key in row}
     chosen = bool(rows.columns)
     by_language = not chosen and (TRANSLATION in have or have.issuperset(known))
@@ -48,6 +37,45 @@ def pair_rows(
     places = [pairs.rows.where(number) for number in range(len(pairs))]
     reading = pairs.rows.reading
     return Dataset(made, rows.name, columns, places=places, reading=reading), (known[0], known[1])
+
+
+def languages_of(task: str, model: Model, languages: tuple[str, str] = ("", "")) -> tuple[str, str]:
+    """Of sources and targets: those given, those in the task's name, those that the model learnt,
+    or those that its tokenizer says; empty where nothing says them."""
+    named = named_options(task)
+    recipe = model.record.get("recipe")
+    section = recipe.get("data") if isinstance(recipe, Mapping) else None
+    learnt = section if isinstance(section, Mapping) else {}
+    settings = {} if model.tokenizer is None else model.tokenizer.settings
+    source, target = (
+        str(own or named.get(option, "") or learnt.get(name) or settings.get(name) or "")
+        for own, option, name in zip(
+            languages, LANGUAGES, ("source_lang", "target_lang"), strict=True
+        )
+    )
+    return source, target
+
+
+def source_texts(rows: Dataset, language: str) -> list[Any]:
+    """What is read of each row: the column of sources, or in `translation` that of a language.
+
+    Raises:
+        BedstoneError: there is no such column, or the language isn't known.
+    """
+    have = {key for row in rows.rows for key in row}
+    if rows.column("source") is None and not rows.columns:
+        if TRANSLATION in have:
+            if not language:
+                raise BedstoneError(
+                    f"src_lang: isn't given, and {rows.name!r} has texts in several languages. Say "
+                    "which is read, such as --option src_lang=en."
+                )
+            cells = [row.get(TRANSLATION) for row in rows.rows]
+            return [cell.get(language) if isinstance(cell, Mapping) else None for cell in cells]
+        if language in have:
+            return [row.get(language) for row in rows.rows]
+    name = rows.need("source")
+    return [row.get(name) for row in rows.rows]
 
 
 def learnt_task(model: Model) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from bedstone.checkpoints.model import Model
 from bedstone.data.text.seq2seq import PairExamples, evaluation_batches
+from bedstone.evaluate.pairs import languages_of
 from bedstone.evaluate.runner import Evaluation, Progress, held_out_loss
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.summarization import summaries
@@ -82,6 +83,7 @@ class PairScorer(Evaluation):
             pairs.targets,
             translated=self.task == "translation",
             places=[pairs.rows.where(row) for row in range(len(pairs))],
+            languages=languages_of(self.task, self.model),
         )
         return {self.name: {kind: each.record() for kind, each in figures.items()}}
 
