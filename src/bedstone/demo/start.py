@@ -17,7 +17,14 @@ from bedstone.report.pages import write_report
 from bedstone.train.logs import clock
 
 SHORT, FULL = 3.5, 10.0  # minutes, where none are given
-DEMOS = ("bert", "clip", "draw", "gpt", "vlm")  # files of this folder, each with a `DEMO`
+DEMOS = (
+    "bert",
+    "clip",
+    "draw",
+    "gpt",
+    "translate",
+    "vlm",
+)  # files of this folder, each with a `DEMO`
 
 
 def demos() -> dict[str, Demo]:
@@ -29,7 +36,8 @@ def run_demo(out: str = "runs/demo", minutes: float = 0.0, full: bool = False) -
     """Show what foundation models do, in minutes, offline, and write a report.
 
     Talk to a chat model, adapt it, find images by words, ask about them, draw from words, and watch
-    a GPT learn from nothing. With --full, a small model of each family is trained from nothing.
+    a translator and a GPT learn from nothing. With --full, a small model of each family is trained
+    from nothing.
 
     Args:
         out: the folder for the runs, their models and report.html.

@@ -51,6 +51,7 @@ ADAPT: dict[str, Any] = {
     "evaluate_every": 1000,
     "save_minutes": 60.0,
 }
+PAIR_STEPS = "200 steps"  # of the encoder-decoder
 LEAST = 60.0  # seconds that the GPT learns at least
 
 
@@ -82,6 +83,7 @@ def tour(out: Path, minutes: float, console: Console, demos: Mapping[str, Demo])
         "find": Part("Find: images by words", _built_in(demos["clip"], "scenes-clip")),
         "ask": Part("Ask: questions about images", _built_in(demos["vlm"], "scenes-vlm")),
         "draw": Part("Draw: images from words", _built_in(demos["draw"], "scenes-diffusion")),
+        "translate": Part("Translate: numbers into words", _few_steps(demos["translate"])),
     }
     sections = []
     for name, part in parts.items():
@@ -110,6 +112,14 @@ def _left_out(part: Part) -> Section:
 def _built_in(demo: Demo, name: str) -> Callable[[Path, Console], Section]:
     def show(folder: Path, console: Console) -> Section:
         return demo.present(name, folder, console)
+
+    return show
+
+
+def _few_steps(demo: Demo) -> Callable[[Path, Console], Section]:
+    def show(folder: Path, console: Console) -> Section:
+        recipe = {**demo.recipe, "budget": PAIR_STEPS, "evaluate_every": 1000}
+        return replace(demo, recipe=recipe).run(folder, 1.0, console)
 
     return show
 
