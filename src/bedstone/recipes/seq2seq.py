@@ -54,8 +54,7 @@ class PairTokenizer(TokenizerConfig):
         kind: what to train: bpe (byte-level, one vocabulary for both sides) or marian (a
             SentencePiece model for each side, as OPUS-MT has them; of the layout marian).
         vocab_size: tokens to train; of marian those of each side.
-        lowercase: whether texts are read and written in lower case; marian folds case, so that ß
-            becomes ss.
+        lowercase: whether texts are read and written in lower case.
         separate: of marian, whether sources and targets have vocabularies of their own, and
             embeddings; else their pieces share one.
     """

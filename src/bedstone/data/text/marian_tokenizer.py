@@ -22,7 +22,7 @@ import tokenizers
 from tokenizers import AddedToken, models
 
 from bedstone.data.text.convert_tokenizer import sentencepiece_library, sentencepiece_processor
-from bedstone.data.text.tokenizer import Tokenizer, language_token, languages_of
+from bedstone.data.text.tokenizer import Tokenizer, language_token, token_languages
 from bedstone.data.text.tokenizer_limits import LARGEST
 from bedstone.data.text.tokenizer_settings import CONFIG, CONFIG_KEYS, content_of
 from bedstone.errors import BedstoneError, nearest
@@ -149,7 +149,7 @@ class MarianTokenizer(Tokenizer):
 
     @functools.cached_property
     def languages(self) -> list[str]:
-        return languages_of(self.vocabulary)
+        return token_languages(self.vocabulary)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(super().fingerprint().encode())
@@ -231,21 +231,29 @@ def train_marian(
     or 2 where vocabularies are separate, as it must be the same in both.
 
     Args:
-        vocab_size: tokens of each side, special ones included.
+        vocab_size: tokens of each side, special ones included; a side whose texts have fewer pieces
+            than the other's may have fewer.
         separate: whether targets have ids of their own; else pieces of both sides share a
             vocabulary, of fewer than twice as many tokens.
-        lowercase: whether letter case is folded (nmt_nfkc_cf: ß becomes ss) before texts are cut.
+        lowercase: whether models fold letter case (nmt_nfkc_cf) before they cut texts.
         languages: that get a token among those of sources.
 
     Raises:
-        BedstoneError: the extra is not installed, or `vocab_size` is too large or too small for
-            the texts of a side.
+        BedstoneError: the extra is not installed, or `vocab_size` is too large for the texts of
+            both sides, or too small for the characters of one.
     """
     end, unknown, pad = ROLES.values()
     codes = [language_token(language) for language in languages]
-    source = _train_side(sources, vocab_size, 1 + len(codes), "sources", lowercase)
-    target = _train_side(targets, vocab_size, 1, "targets", lowercase)
+    beside = len(codes) + 1, 1  # tokens of each side that are no pieces of its model
+    source = _train_side(sources, vocab_size, beside[0], "sources", lowercase)
+    target = _train_side(targets, vocab_size, beside[1], "targets", lowercase)
     read, written = (_pieces(sentencepiece_processor(m, Path(SOURCE))) for m in (source, target))
+    most = max(len(each) + more for each, more in zip((read, written), beside, strict=True))
+    if most < vocab_size:
+        raise BedstoneError(
+            f"tokenizer.vocab_size: {vocab_size:,} is too large: the texts of these pairs have "
+            f"{most:,} tokens a side. Set it to {most:,} or less, or take more pairs."
+        )
     if separate:
         vocabulary = _numbered(end, unknown, pad, *codes, *read)
         other = _numbered(end, unknown, pad, *written)
@@ -265,17 +273,10 @@ def _pieces(processor: Any) -> list[str]:
     return [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
 
 
-# What SentencePiece says of a size that doesn't fit the texts, with the one that would.
-_FAULTS = {
-    "too large": ("at most ", re.compile(r"set it to a value <= (\d+)")),
-    "too small": ("at least ", re.compile(r"smaller than required_chars\. -?\d+ vs (\d+)")),
-}
-
-
 def _train_side(
     texts: Iterable[str], vocab_size: int, beside: int, side: str, lowercase: bool
 ) -> bytes:
-    """A SentencePiece model of `vocab_size` tokens, `beside` of which stand in no such model."""
+    """A SentencePiece model of a side, which `beside` of its tokens don't stand in."""
     library, made = sentencepiece_library("tokenizer.kind: marian"), io.BytesIO()
     try:
         library.SentencePieceTrainer.Train(
@@ -285,6 +286,7 @@ def _train_side(
             model_type="unigram",
             normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
             character_coverage=1.0,  # what a text has must be writable
+            hard_vocab_limit=False,
             max_sentence_length=LARGEST,  # it would pass over longer ones and say nothing
             unk_id=0,
             eos_id=1,
@@ -293,12 +295,11 @@ def _train_side(
             minloglevel=2,
         )
     except RuntimeError as error:
-        for fault, (bound, pattern) in _FAULTS.items():
-            if found := pattern.search(str(error)):
-                raise BedstoneError(
-                    f"tokenizer.vocab_size: {vocab_size:,} is {fault} for the {side} of these "
-                    f"pairs; expected {bound}{int(found[1]) + beside:,}."
-                ) from error
+        if found := re.search(r"smaller than required_chars\. -?\d+ vs (\d+)", str(error)):
+            raise BedstoneError(
+                f"tokenizer.vocab_size: {vocab_size:,} is too small for the characters of the "
+                f"{side}; expected {int(found[1]) + beside:,} or more."
+            ) from error
         raise BedstoneError(
             f"tokenizer.kind: SentencePiece can't be trained on the {side} of these pairs "
             f"({error}). Name other pairs, or take kind: bpe."

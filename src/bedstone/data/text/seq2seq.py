@@ -23,7 +23,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.stream import Batch, Stream
 from bedstone.data.text.encode import source_ids, target_ids
 from bedstone.data.text.packing import Packed, lay
-from bedstone.data.text.tokenizer import Tokenizer, language_token, languages_of
+from bedstone.data.text.tokenizer import Tokenizer, language_token, token_languages
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, one_of, share, whole
 
@@ -79,7 +79,7 @@ class PairsConfig(Settings):
                 raise BedstoneError(
                     f"data.target_lang: {language!r} is there twice; name each language once."
                 )
-            if languages_of([language_token(language)]) != [language]:
+            if token_languages([language_token(language)]) != [language]:
                 raise BedstoneError(
                     f"data.target_lang: {language!r} can't stand in a token "
                     f"{language_token(language)}; expected a name without spaces, < and >, such as "

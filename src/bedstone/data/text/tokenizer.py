@@ -227,7 +227,7 @@ def language_token(language: str) -> str:
     return f">>{language}<<"
 
 
-def languages_of(tokens: Iterable[str]) -> list[str]:
+def token_languages(tokens: Iterable[str]) -> list[str]:
     """The languages that have such a token."""
     return sorted(found[1] for token in tokens if (found := _LANGUAGE.fullmatch(token)))
 
@@ -322,7 +322,7 @@ class Tokenizer:
     def languages(self) -> list[str]:
         """The languages that a source may ask for, as >>code<<."""
         added = self.backend.get_added_tokens_decoder().values()
-        return languages_of(token.content for token in added if token.special)
+        return token_languages(token.content for token in added if token.special)
 
     def save(self, folder: str | Path, *, segments: bool = True) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all.
