@@ -269,6 +269,8 @@ def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
     if recipe_start := getattr(recipe, "init", "") or getattr(recipe, "model", ""):
         network += f" from {recipe_start}" if isinstance(recipe_start, str) else ""
     words = "" if model.tokenizer is None else f", vocabulary {model.tokenizer.vocab_size:,}"
+    if model.tokenizer is not None and model.tokenizer.separate:
+        words += f" and {model.tokenizer.target.vocab_size:,} of targets"
     return "\n".join(
         (
             *plan.splits.notes,
