@@ -206,3 +206,14 @@ def test_predict_reads_the_same_rows(folder, tmp_path, capsys):
     assert predicted("--option", "src_lang=en") == found
     rows(data, *pairs("en", "xx"), {"en": None})
     assert predicted("--option", "src_lang=en") == [*found, None]
+
+
+def test_of_several_languages_the_one_measured_is_named(tmp_path, capsys):
+    model = trained_model()
+    recipe = {"task": "translation", "data": {"source_lang": "en", "target_lang": ["xx", "yy"]}}
+    model.record = {"recipe": recipe}
+    folder = model.save(tmp_path / "recipe")
+    data = rows(tmp_path / "rows.jsonl", *({"translation": row} for row in pairs("en", "xx")))
+    assert "--target-lang" in refused(capsys, folder, data, "--task", "translation")
+    named = (folder, data, "--task", "translation", "--target-lang", "xx")
+    assert figures(capsys, *named)["translation"]["bleu"] > 0.8

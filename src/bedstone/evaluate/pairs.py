@@ -45,7 +45,9 @@ def languages_of(task: str, model: Model, languages: tuple[str, str] = ("", ""))
     named = named_options(task)
     recipe = model.record.get("recipe")
     section = recipe.get("data") if isinstance(recipe, Mapping) else None
-    learnt = section if isinstance(section, Mapping) else {}
+    learnt = dict(section) if isinstance(section, Mapping) else {}
+    if isinstance(learnt.get("target_lang"), list):  # it writes several, and figures are of one
+        del learnt["target_lang"]
     settings = {} if model.tokenizer is None else model.tokenizer.settings
     source, target = (
         str(own or named.get(option, "") or learnt.get(name) or settings.get(name) or "")

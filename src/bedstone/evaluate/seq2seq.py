@@ -82,7 +82,7 @@ class PairScorer(Evaluation):
             texts,
             pairs.targets,
             translated=self.task == "translation",
-            places=[pairs.rows.where(row) for row in range(len(pairs))],
+            places=[pairs.where(pair) for pair in range(len(pairs))],
             languages=languages_of(self.task, self.model),
         )
         return {self.name: {kind: each.record() for kind, each in figures.items()}}
@@ -104,7 +104,7 @@ class PairScorer(Evaluation):
         network.eval()
         task = TASKS[self.task](model, precision=self.precision.name, **options)
         key = f"{task.key}_text"
-        sources, texts = self.examples.pairs.sources[:most], []
+        sources, texts = self.examples.pairs.inputs()[:most], []
         say: Callable[[float], None] = progress or (lambda share: None)
         for at in range(0, len(sources), AT_ONCE):
             texts += [each[key] for each in task(sources[at : at + AT_ONCE])]

@@ -10,7 +10,9 @@ from typing import Any
 from bedstone.checkpoints.model import Model
 from bedstone.data.sources import open_source
 from bedstone.data.text.bpe_dropout import RecutPairs
+from bedstone.data.text.convert_tokenizer import sentencepiece_library
 from bedstone.data.text.denoise import DenoiseConfig, NoisyTexts, add_noise_tokens, noise_tokens
+from bedstone.data.text.marian_tokenizer import train_marian
 from bedstone.data.text.sentences import Documents, Sentences
 from bedstone.data.text.seq2seq import (
     PairExamples,
@@ -20,9 +22,9 @@ from bedstone.data.text.seq2seq import (
     pair_stream,
 )
 from bedstone.data.text.token_cache import TokenSplit
-from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.tokenizer import Tokenizer, language_token
 from bedstone.data.text.train_tokenizer import TokenizerConfig, train_pairs
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation, LogOnly, held_out_loss
 from bedstone.evaluate.seq2seq import TASKS, PairScorer
 from bedstone.generation.settings import BeamSearch, published_beams
@@ -40,13 +42,26 @@ from bedstone.train.loop import Batches, Objective
 from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.start import Start, adapt
 
+MARIAN = "marian"  # kind of tokenizer, and the layout that has it
+
 
 @dataclass
 class PairTokenizer(TokenizerConfig):
-    """`TokenizerConfig` of one vocabulary for both sides."""
+    """`TokenizerConfig` of pairs.
+
+    Attributes:
+        path: a folder or file of a tokenizer to load; empty trains one on the pairs.
+        kind: what to train: bpe (byte-level, one vocabulary for both sides) or marian (a
+            SentencePiece model for each side, as OPUS-MT has them; of the layout marian).
+        vocab_size: tokens to train; of marian those of each side.
+        lowercase: whether texts are read and written in lower case.
+        separate: of marian, whether sources and targets have vocabularies of their own, and
+            embeddings; else their pieces share one.
+    """
 
     vocab_size: int = whole(1, default=6000)
     lowercase: bool = False
+    separate: bool = False
 
 
 @dataclass
@@ -131,6 +146,7 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
             )
         if recipe.lora:
             from_mapping(LoraConfig, recipe.lora, "recipe", "lora.")
+        _check_kind(recipe)
         if not recipe.init:
             _shape(recipe)
         BeamSearch(**published_beams(_beams(recipe)))
@@ -144,9 +160,9 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
             held = open_pairs(data, data.validation)
         else:
             rows, kept = train.rows.hold_out(data.validation_share)
-            train, held = (_again(part, train) for part in (rows, kept))
+            train, held = train.of(rows), train.of(kept)
         if data.most_rows:
-            train = _again(train.rows.take(data.most_rows, recipe.seed), train)
+            train = train.of(train.rows.take(data.most_rows, recipe.seed))
         test = open_pairs(data, data.test) if data.test else None
         record = {
             "source": data.source,
@@ -168,10 +184,22 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         def bpe(texts: Iterable[str], section: Any) -> Tokenizer:
             context = _shape(recipe).context
             room = section.vocab_size - len(noise_tokens(None, recipe.denoise, context))
-            made = train_pairs(texts, room, lowercase=section.lowercase)
+            made = train_pairs(texts, room, lowercase=section.lowercase, languages=languages)
             return add_noise_tokens(made, recipe.denoise, context)
 
-        return {"bpe": bpe}
+        def marian(texts: Iterable[str], section: Any) -> Tokenizer:
+            both = list(texts)  # each source before its target
+            return train_marian(
+                both[::2],
+                both[1::2],
+                section.vocab_size,
+                separate=section.separate,
+                lowercase=section.lowercase,
+                languages=languages,
+            )
+
+        languages = recipe.data.target_languages
+        return {"bpe": bpe, "marian": marian}
 
     def model(
         self, recipe: Seq2SeqRecipe, splits: Splits, tokenizer: Tokenizer | None, start: Start
@@ -181,7 +209,10 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         _check_vocabulary(recipe, model, tokenizer)
         model.tokenizer = tokenizer
         for name in ("source_lang", "target_lang"):  # what `translation` refuses others by
-            if language := getattr(recipe.data, name):
+            language = getattr(recipe.data, name)
+            if isinstance(language, list):  # its tokens say them
+                tokenizer.settings.pop(name, None)
+            elif language:
                 tokenizer.settings[name] = language
         model.generation = {
             **model.generation,
@@ -233,8 +264,42 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
 
 def _shape(recipe: Seq2SeqRecipe) -> EncoderDecoderConfig:
     """The shape of a new network; the vocabulary alone is not known before the data is."""
-    shape = {"vocab_size": 2**20, **recipe.model}
+    shape = {"vocab_size": 2**20, "shared": not recipe.tokenizer.separate, **recipe.model}
     return from_mapping(EncoderDecoderConfig, shape, "recipe", "model.")
+
+
+def _check_kind(recipe: Seq2SeqRecipe) -> None:
+    """Raises BedstoneError for settings that don't go with the tokenizer to be trained."""
+    section, layout = recipe.tokenizer, recipe.model.get("layout", "marian")
+    if section.kind != MARIAN:
+        if section.separate:
+            raise BedstoneError(
+                f"tokenizer.separate: true was given, and a tokenizer of kind {section.kind} has "
+                f"one vocabulary for both sides. Set tokenizer.kind: {MARIAN}, or leave it out."
+            )
+        return
+    if recipe.init or section.path:  # nothing is trained
+        return
+    for name, value, why in (
+        (
+            "model.layout",
+            layout if layout != MARIAN else "",
+            "other layouts are published with one vocabulary",
+        ),
+        (
+            "model.shared",
+            section.separate and recipe.model.get("shared"),
+            "separate vocabularies have embeddings of their own",
+        ),
+        ("denoise.kind", recipe.denoise.kind, "it has no tokens for noise"),
+        ("bpe_dropout", recipe.bpe_dropout, "its pieces aren't made by merges"),
+    ):
+        if value:
+            raise BedstoneError(
+                f"{name}: {value!r} was given with tokenizer.kind: {MARIAN}; {why}. Leave one of "
+                "them out."
+            )
+    sentencepiece_library(f"tokenizer.kind: {MARIAN}")
 
 
 def _open_plain(data: PairsConfig) -> Splits:
@@ -304,16 +369,6 @@ def _noisy_evaluations(recipe: Seq2SeqRecipe, plan: RunPlan) -> Sequence[Evaluat
     return [LogOnly(log)]
 
 
-def _again(rows: Any, pairs: TextPairs) -> TextPairs:
-    """The pairs of some of the rows."""
-    texts = {
-        id(row): pair
-        for row, *pair in zip(pairs.rows.rows, pairs.sources, pairs.targets, strict=True)
-    }
-    chosen = [texts[id(row)] for row in rows.rows]
-    return TextPairs(rows, [pair[0] for pair in chosen], [pair[1] for pair in chosen])
-
-
 def _beams(recipe: Seq2SeqRecipe) -> dict[str, Any]:
     """The recipe's beams as generation_config.json has them."""
     return {"num_beams": recipe.beams, "length_penalty": recipe.length_penalty}
@@ -321,19 +376,31 @@ def _beams(recipe: Seq2SeqRecipe) -> dict[str, Any]:
 
 def _fresh(recipe: Seq2SeqRecipe, tokenizer: Tokenizer) -> Model:
     """New weights for a tokenizer."""
-    tokens = tokenizer.vocab_size
     if tokenizer.eos_id is None or tokenizer.pad_id is None:
         raise BedstoneError(
             f"tokenizer: {tokenizer.path} has no {'end' if tokenizer.eos_id is None else 'padding'}"
             " token, which an encoder-decoder needs. Name another by tokenizer.path, or leave it "
             "out to train one."
         )
-    # Products of matrices are fastest at multiples of 64; small vocabularies stay as they are.
-    shape = {"vocab_size": -(-tokens // 64) * 64 if tokens > 512 else tokens}
+    if tokenizer.pad_id != tokenizer.target.pad_id:
+        raise BedstoneError(
+            f"tokenizer: {tokenizer.path} pads sources by {tokenizer.pad_id} and targets by "
+            f"{tokenizer.target.pad_id}; a network has one padding token. Leave tokenizer.path "
+            "out, and one is trained."
+        )
+    shape = {"vocab_size": _rows(tokenizer)}
+    if tokenizer.separate:
+        shape |= {"target_vocab_size": _rows(tokenizer.target), "shared": False}
     shape |= {"eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id, **recipe.model}
     config = from_mapping(EncoderDecoderConfig, shape, "recipe", "model.")
     network = build(config, seed=recipe.seed)
     return Model(network, tokenizer)
+
+
+def _rows(tokenizer: Tokenizer) -> int:
+    """Rows of an embedding: products of matrices are fastest at multiples of 64."""
+    tokens = tokenizer.vocab_size
+    return -(-tokens // 64) * 64 if tokens > 512 else tokens  # small ones stay as they are
 
 
 def _check_vocabulary(recipe: Seq2SeqRecipe, model: Model, tokenizer: Tokenizer) -> None:
@@ -348,10 +415,23 @@ def _check_vocabulary(recipe: Seq2SeqRecipe, model: Model, tokenizer: Tokenizer)
                 f"{recipe.init or 'model.vocab_size'}; leave tokenizer.path out, or raise "
                 "model.vocab_size of a new model."
             )
-    if tokenizer.eos_id != model.config.eos_id:
+        if own.eos_id != model.config.eos_id:
+            raise BedstoneError(
+                f"tokenizer: its end token of {name} is {own.eos_id}, and the network's "
+                f"{model.config.eos_id}. It is another model's; leave tokenizer.path out."
+            )
+    for language in recipe.data.target_languages:
+        if language not in tokenizer.languages:
+            known = nearest(language, tokenizer.languages) if tokenizer.languages else ""
+            raise BedstoneError(
+                f"data.target_lang: {language!r} has no token {language_token(language)} in the "
+                f"tokenizer of {recipe.init or recipe.tokenizer.path}{known}. Leave that out, and "
+                "one with it is trained; or name one language, without brackets."
+            )
+    if recipe.tokenizer.separate and not tokenizer.separate:
         raise BedstoneError(
-            f"tokenizer: its end token is {tokenizer.eos_id}, and the network's "
-            f"{model.config.eos_id}. It is another model's; leave tokenizer.path out."
+            f"tokenizer.separate: true was given, and {recipe.tokenizer.path or recipe.init} has "
+            "one vocabulary for both sides. Leave one of them out."
         )
 
 

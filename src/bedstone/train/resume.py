@@ -14,6 +14,7 @@ from typing import Any
 
 from bedstone.checkpoints.side_files import read_record
 from bedstone.checkpoints.store import Checkpoint
+from bedstone.data.text.marian_tokenizer import is_marian, load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json, write_text
@@ -123,13 +124,13 @@ def checked_tokenizer(folder: Path, checkpoint: Checkpoint | None) -> Tokenizer 
     """
     own, fault = None, ""
     try:
-        own = Tokenizer.load(folder) if is_plain(folder / "tokenizer.json") else None
+        own = _tokenizer(folder)
     except BedstoneError as error:
         fault = str(error)
     kept = None
     if checkpoint is not None:
         homes = [checkpoint.path, checkpoint.path / "tokenizer"]
-        kept = next((Tokenizer.load(h) for h in homes if is_plain(h / "tokenizer.json")), None)
+        kept = next(filter(None, map(_tokenizer, homes)), None)
     if kept is None:
         if fault:
             raise BedstoneError(fault)
@@ -144,3 +145,9 @@ def checked_tokenizer(folder: Path, checkpoint: Checkpoint | None) -> Tokenizer 
             f"back (it lies in {checkpoint and checkpoint.path}), {ANEW}."
         )
     return kept
+
+
+def _tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer that a run saved in a folder; None where there is none."""
+    saved = is_plain(folder / "tokenizer.json") or is_marian(folder)
+    return load_tokenizer(folder) if saved else None

@@ -15,6 +15,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.data.summary import Summary
+from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import lock, make_folder, write_json, write_text
@@ -242,7 +243,7 @@ def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) 
     tokenizer = None if own is None else checked_tokenizer(own, start.checkpoint)
     if tokenizer is None:
         if recipe.tokenizer.path:
-            tokenizer = method.adopt(Tokenizer.load(recipe.tokenizer.path))
+            tokenizer = method.adopt(load_tokenizer(recipe.tokenizer.path))
         elif initial is not None:
             tokenizer = method.adopt(tokenizer_of(initial))
         else:
@@ -268,6 +269,8 @@ def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
     if recipe_start := getattr(recipe, "init", "") or getattr(recipe, "model", ""):
         network += f" from {recipe_start}" if isinstance(recipe_start, str) else ""
     words = "" if model.tokenizer is None else f", vocabulary {model.tokenizer.vocab_size:,}"
+    if model.tokenizer is not None and model.tokenizer.separate:
+        words += f" and {model.tokenizer.target.vocab_size:,} of targets"
     return "\n".join(
         (
             *plan.splits.notes,

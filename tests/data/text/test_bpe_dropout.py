@@ -207,6 +207,22 @@ def test_special_names_in_a_source_stay(tmp_path):
     assert known.mask_id in pairs.sources[0]
 
 
+def test_the_language_before_a_source_stays_and_the_rest_is_cut(tmp_path):
+    rows = [{"en": sentence(n).strip(), "de": f"x {n}", "fr": f"y {n}"} for n in range(4)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = PairsConfig(source_lang="en", target_lang=["de", "fr"])
+    opened = open_pairs(named, str(path))
+    known = train_pairs(opened.texts(), 300, languages=["de", "fr"])
+    pairs = PairExamples(opened, known, 0, (200, 200))
+    cut = RecutPairs(pairs, known, 0.3, (200, 200))
+    batch = cut.collate(np.arange(8), np.random.default_rng(0), 0)
+    for row, (start, end) in enumerate(batch.sources.spans):
+        ids, plain = batch.sources.ids[0, start:end].tolist(), pairs.sources[row].tolist()
+        assert ids[0] == plain[0] == known.id_of((">>de<<", ">>fr<<")[row % 2])
+        assert len(ids) > len(plain) and known.decode(ids) == known.decode(plain)
+
+
 def test_it_is_fast():
     cut = BPEDropout(tokenizer(), 0.1)
     rows = [cut.words(sentence(number)) for number in range(2000)]

@@ -3,11 +3,12 @@
 import io
 import json
 import shutil
+import sys
 
 import pytest
 
 import bedstone
-from bedstone.data.text.marian_tokenizer import load_tokenizer
+from bedstone.data.text.marian_tokenizer import load_tokenizer, train_marian
 from bedstone.errors import BedstoneError
 from encoder_decoders import saved
 
@@ -180,3 +181,89 @@ def test_a_whole_folder_opens_and_saves(folder, tmp_path):
     )
     with pytest.raises(BedstoneError, match="the vocabulary doesn't match the weights"):
         bedstone.load(small)
+
+
+# Trained ones.
+
+LANGUAGES = ["de", "fr"]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_trained_ones_are_those_of_the_published_class(separate, tmp_path):
+    import transformers
+
+    made = train_marian(SOURCES, TARGETS, 60, separate=separate, languages=LANGUAGES)
+    assert made.separate is separate and made.languages == LANGUAGES
+    sides = made, made.target
+    if separate:
+        assert [side.vocab_size for side in sides] == [60, 60] and made.pad_id == 2
+        assert made.target.languages == []
+    else:
+        assert 60 < made.vocab_size == made.target.vocab_size < 120
+        assert made.pad_id == made.vocab_size - 1
+    assert all((side.eos_id, side.pad_id) == (0, made.pad_id) for side in sides)
+    made.save(tmp_path / "o")
+    again = load_tokenizer(tmp_path / "o")
+    assert again.fingerprint() == made.fingerprint() and again.separate is separate
+    theirs = transformers.MarianTokenizer.from_pretrained(tmp_path / "o")
+    assert theirs.separate_vocabs is separate and theirs.pad_token_id == made.pad_id
+    for text in (*SOURCES[:30], ">>fr<< The cat", ">>de<<The cat", "漢字", ""):
+        assert made.encode(text, special=True) == theirs(text)["input_ids"], text
+    for text in TARGETS[:30]:
+        ids = made.target.encode(text, special=True)
+        assert theirs(text_target=text)["input_ids"] == ids
+        assert made.target.decode(ids) == theirs.decode(ids, skip_special_tokens=True) == text
+    assert made.encode(">>de<< The cat") == [made.id_of(">>de<<"), *made.encode("The cat")]
+
+
+def test_training_is_the_same_each_time_and_knows_every_character():
+    one, two = (train_marian(SOURCES, TARGETS, 60) for _ in range(2))
+    assert one.fingerprint() == two.fingerprint()
+    long = [*SOURCES[:20], f"{'a cat ' * 2000}Ω"]  # a character that stands in a long text alone
+    known = train_marian(long, TARGETS, 42)
+    assert known.id_of("Ω") in known.encode("a Ω")
+
+
+def test_letter_case_is_folded():
+    made = train_marian(SOURCES, TARGETS, 50, lowercase=True)
+    assert made.encode("THE CAT") == made.encode("the cat")
+    assert made.target.decode(made.target.encode("SASS, Saß")) == "sass, saß"
+
+
+@pytest.mark.parametrize(
+    "sources, size, message",
+    [
+        (SOURCES, 500, "vocab_size: 500 is too large: .* have 76 tokens a side. Set it to 76 or"),
+        (SOURCES, 20, "vocab_size: 20 is too small for the characters of the sources; expected 32"),
+        (SOURCES, 1, "vocab_size: 1 is too small for the characters of the sources"),
+        ([], 60, "tokenizer.kind: SentencePiece can't be trained on the sources"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_texts_are_named(sources, size, message):
+    with pytest.raises(BedstoneError, match=message):
+        train_marian(sources, TARGETS, size, languages=LANGUAGES)
+
+
+def test_the_sizes_that_messages_name_do():
+    made = train_marian(SOURCES, TARGETS, 76, separate=True, languages=LANGUAGES)
+    assert (made.vocab_size, made.target.vocab_size) == (72, 76)  # sources have no more pieces
+    assert train_marian(SOURCES, SOURCES, 32, languages=LANGUAGES).vocab_size == 34
+
+
+def test_a_folder_counts_when_all_of_it_is_there(tmp_path, monkeypatch):
+    from bedstone.data.text import marian_tokenizer
+
+    def full(path, value):
+        raise OSError(28, "no space left")
+
+    made = train_marian(SOURCES, TARGETS, 60)
+    monkeypatch.setattr(marian_tokenizer, "write_json", full)
+    with pytest.raises(OSError, match="no space"):
+        made.save(tmp_path)  # as where a run was killed: it goes on with a new one
+    assert (tmp_path / "target.spm").is_file() and not marian_tokenizer.is_marian(tmp_path)
+
+
+def test_training_without_the_extra_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(BedstoneError, match=r"kind: marian needs the extra 'sentencepiece'"):
+        train_marian(SOURCES, TARGETS, 60)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bedstone.data.text.marian_tokenizer import train_marian
 from bedstone.data.text.seq2seq import (
     PairExamples,
     PairsConfig,
@@ -13,6 +14,7 @@ from bedstone.data.text.seq2seq import (
     open_pairs,
     pair_stream,
 )
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_pairs
 from bedstone.errors import BedstoneError
 
@@ -52,6 +54,50 @@ def test_rows_of_translations_are_read_either_way(tmp_path):
     assert list(there.texts())[:2] == list(TEXTS[0])
 
 
+SEVERAL = [
+    {"en": "a dog", "de": "ein Hund", "fr": "un chien"},
+    {"en": "a cat", "de": "eine Katze", "fr": None},
+    {"en": "a bird", "fr": "un oiseau"},
+]
+CODED = [
+    (">>de<< a dog", "ein Hund"),
+    (">>fr<< a dog", "un chien"),
+    (">>de<< a cat", "eine Katze"),
+    (">>fr<< a bird", "un oiseau"),
+]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_row_gives_a_pair_for_each_language_that_it_has(tmp_path, nested):
+    rows = [{"translation": row} for row in SEVERAL] if nested else SEVERAL
+    pairs = opened(tmp_path, rows, source_lang="en", target_lang=["de", "fr"])
+    assert list(zip(pairs.inputs(), pairs.targets, strict=True)) == CODED
+    assert [pairs.where(pair).rpartition(" ")[2] for pair in range(4)] == ["1", "1", "2", "3"]
+    assert ">>" not in "".join(pairs.texts()) and list(pairs.texts())[:2] == ["a dog", "ein Hund"]
+    part = pairs.of(pairs.rows.pick([0, 2]))  # pairs of a row stay on one side
+    assert (part.inputs(), part.numbers) == ([CODED[0][0], CODED[1][0], CODED[3][0]], [0, 0, 1])
+    assert part.where(2) == pairs.where(3)
+
+
+def test_a_source_is_read_after_its_language(tmp_path):
+    import transformers
+
+    pairs = opened(tmp_path, SEVERAL, source_lang="en", target_lang=["fr", "de"])
+    known = train_pairs(pairs.texts(), 300, languages=["fr", "de"])
+    assert known.languages == ["de", "fr"]
+    examples = PairExamples(pairs, known, 0, (50, 50))
+    for row, code in enumerate((">>fr<<", ">>de<<", ">>de<<", ">>fr<<")):
+        ids = known.encode(pairs.sources[row], special=True)
+        assert examples.sources[row].tolist() == [known.id_of(code), *ids]
+        assert known.decode(examples.sources[row]).strip() == pairs.sources[row]
+    known.save(tmp_path / "o")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "o")
+    assert [theirs(text)["input_ids"] for text in pairs.inputs()] == [
+        examples.sources[row].tolist() for row in range(4)
+    ]
+    assert Tokenizer.load(tmp_path / "o").languages == known.languages
+
+
 ROWS = [{"source": en, "target": de} for en, de in TEXTS]
 
 
@@ -70,6 +116,21 @@ ROWS = [{"source": en, "target": de} for en, de in TEXTS]
             "is the source's too",
         ),
         ([{"translation": "a"}], {"source_lang": "en", "target_lang": "de"}, "has no text in 'en'"),
+        (SEVERAL, {"source_lang": "en", "target_lang": ["de", "en"]}, "'en' is the source's too"),
+        (SEVERAL, {"source_lang": "en", "target_lang": ["de", "it"]}, "has no text in 'it'"),
+        (SEVERAL, {"source_lang": "en", "target_lang": []}, "target_lang: the list is empty"),
+        (SEVERAL, {"source_lang": "en", "target_lang": ["de", "de"]}, "'de' is there twice"),
+        (SEVERAL, {"source_lang": "en", "target_lang": ["d e"]}, r"'d e' can't stand in a token"),
+        (
+            [*SEVERAL, {"en": "a cow"}],
+            {"source_lang": "en", "target_lang": ["de", "fr"], "most_broken": 0.0},
+            "line 4.*has no text in de, fr",
+        ),
+        (
+            [*SEVERAL, {"en": "a cow", "de": "eine Kuh", "fr": " "}],
+            {"source_lang": "en", "target_lang": ["de", "fr"], "most_broken": 0.0},
+            "line 4.*'fr'.*is empty",
+        ),
         ([{"source": "a", "other": "b"}], {}, "no column for the target"),
         (ROWS, {"columns": {"source": "sorce"}}, "data.columns.source: .*'sorce'.*'source'"),
         (ROWS, {"columns": {"src": "source"}}, "'src' is no part of a pair"),
@@ -145,3 +206,14 @@ def test_a_stream_goes_on_where_it_was(tmp_path, tokenizer):
     again = pair_stream(examples, 3, seed=4)
     again.load_state_dict(state)
     assert all(torch.equal(next(again).targets, each) for each in expected)
+
+
+def test_a_source_with_an_unknown_language_is_named(tmp_path):
+    pytest.importorskip("sentencepiece")
+    words = [f"a cat {n}" for n in range(40)]
+    known = train_marian(words, words, 17)
+    pairs = opened(
+        tmp_path, [{"source": "a cat", "target": "7"}, {"source": ">>x<<", "target": "8"}]
+    )
+    with pytest.raises(BedstoneError, match=r"line 2: language code 'x' is unknown"):
+        PairExamples(pairs, known, 0, (50, 50))

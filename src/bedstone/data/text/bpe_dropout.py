@@ -155,7 +155,7 @@ class RecutPairs:
     """Pairs that are cut anew whenever they are read, for `data.text.seq2seq.pair_stream`.
 
     A text is read as it is where a cut is longer than the network reads, and where the tokenizer
-    finds special tokens in it, such as a language's.
+    finds special tokens in it; the token of a language before a source stays as it is.
 
     Args:
         examples: the pairs by their own tokens.
@@ -171,13 +171,11 @@ class RecutPairs:
         self, examples: PairExamples, tokenizer: Tokenizer, share: float, most: tuple[int, int]
     ) -> None:
         self.examples = examples
-        pairs, kept = examples.pairs, examples.kept
-        self.sources = _Side(
-            tokenizer, share, most[0], [pairs.sources[row] for row in kept], examples.sources
-        )
-        self.targets = _Side(
-            tokenizer.target, share, most[1], [pairs.targets[row] for row in kept], examples.targets
-        )
+        pairs = examples.pairs
+        sides = [(pairs.sources[row], pairs.codes[row].strip()) for row in examples.kept]
+        self.sources = _Side(tokenizer, share, most[0], sides, examples.sources)
+        sides = [(pairs.targets[row], "") for row in examples.kept]
+        self.targets = _Side(tokenizer.target, share, most[1], sides, examples.targets)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -190,28 +188,35 @@ class RecutPairs:
             [self.targets.ids(row, random) for row in order],
             self.examples.start,
             number,
-            [pairs.rows.where(self.examples.kept[row]) for row in order],
+            [pairs.where(self.examples.kept[row]) for row in order],
         )
 
 
 class _Side:
-    """The sources or the targets."""
+    """The sources or the targets: texts, each with the token before it, or an empty one."""
 
     def __init__(
-        self, tokenizer: Tokenizer, share: float, most: int, texts: Sequence[str], plain: Any
+        self,
+        tokenizer: Tokenizer,
+        share: float,
+        most: int,
+        texts: Sequence[tuple[str, str]],
+        plain: Any,
     ) -> None:
         self.cut, self.most, self.plain = BPEDropout(tokenizer, share), most, plain
         self.before, self.after = special_ids(tokenizer)
+        self.codes = [tokenizer.id_of(code) if code else None for _, code in texts]
         self.words: list[Words] = []
-        for row, text in enumerate(texts):
+        for row, (text, _) in enumerate(texts):
             words = self.cut.words(text)
-            same = self._around(self.cut.cut(words, None)) == plain[row].tolist()
+            same = self._around(row, self.cut.cut(words, None)) == plain[row].tolist()
             self.words.append(words if same else ())
 
     def ids(self, row: int, draw: np.random.Generator) -> np.ndarray:
         words = self.words[row]
-        found = self._around(self.cut.cut(words, draw)) if words else []
+        found = self._around(row, self.cut.cut(words, draw)) if words else []
         return np.array(found) if 0 < len(found) <= self.most else self.plain[row]
 
-    def _around(self, ids: list[int]) -> list[int]:
-        return [*self.before, *ids, *self.after]
+    def _around(self, row: int, ids: list[int]) -> list[int]:
+        code = self.codes[row]
+        return [*self.before, *([] if code is None else [code]), *ids, *self.after]

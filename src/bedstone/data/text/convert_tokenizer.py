@@ -223,20 +223,33 @@ def convert_sentencepiece(path: Path) -> tuple[Tokenizer, dict[str, Any]]:
     )
 
 
+def sentencepiece_library(use: str) -> Any:
+    """The `sentencepiece` package.
+
+    Args:
+        use: what needs it, for the error.
+
+    Raises:
+        BedstoneError: the extra is not installed.
+    """
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise BedstoneError(
+            f"{use} needs the extra 'sentencepiece'. Install it with: pip install "
+            "'bedstone[sentencepiece]'"
+        ) from error
+    return sentencepiece
+
+
 def sentencepiece_processor(model: bytes, path: Path) -> Any:
     """The library's own reader of a model.
 
     Raises:
         BedstoneError: the extra is not installed, or the file is damaged.
     """
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise BedstoneError(
-            f"{path}: reading a SentencePiece model needs the extra 'sentencepiece'. "
-            "Install it with: pip install 'bedstone[sentencepiece]'"
-        ) from error
-    processor = sentencepiece.SentencePieceProcessor()
+    library = sentencepiece_library(f"{path}: reading a SentencePiece model")
+    processor = library.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
         processor.IdToPiece(0)

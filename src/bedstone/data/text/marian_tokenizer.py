@@ -1,14 +1,18 @@
-"""Marian's tokenizers: two SentencePiece models, and the ids of their pieces in `vocab.json`.
+"""Marian's tokenizers, read or trained: two SentencePiece models, and ids in `vocab.json`.
 
 Published folders (OPUS-MT) hold `source.spm`, `target.spm` and `vocab.json`, and no
 `tokenizer.json`. Sources are cut into pieces by the one, targets by the other, and what is
 generated is put together by the target's; the ids are those of `vocab.json`, not SentencePiece's
 own. Where `separate_vocabs` says so, targets have ids of their own, in `target_vocab.json`. A
 source may begin with the language to translate to, `>>de<<`, which is one token.
+
+Trained ones are of unigrams (Kudo, 2018, https://arxiv.org/abs/1804.10959), as OPUS-MT's are.
 """
 
 import functools
 import hashlib
+import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +21,8 @@ import numpy as np
 import tokenizers
 from tokenizers import AddedToken, models
 
-from bedstone.data.text.convert_tokenizer import sentencepiece_processor
-from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.convert_tokenizer import sentencepiece_library, sentencepiece_processor
+from bedstone.data.text.tokenizer import Tokenizer, language_token, token_languages
 from bedstone.data.text.tokenizer_limits import LARGEST
 from bedstone.data.text.tokenizer_settings import CONFIG, CONFIG_KEYS, content_of
 from bedstone.errors import BedstoneError, nearest
@@ -29,7 +33,7 @@ from bedstone.reading import is_plain, read_bytes, read_object, shown, to_path
 SOURCE, TARGET, VOCABULARY, OTHER = "source.spm", "target.spm", "vocab.json", "target_vocab.json"
 SPACE = "▁"
 KEYS = CONFIG_KEYS | Keys(
-    honoured=keys("separate_vocabs source_lang target_lang"),
+    honoured=keys("separate_vocabs"),
     harmless=keys("source_spm target_spm target_vocab_file vocab"),
     remedy="Take the key out of the file.",
 )
@@ -122,9 +126,8 @@ class MarianTokenizer(Tokenizer):
         self._texts = {number: piece for piece, number in vocabulary.items()}
         self._unknown = vocabulary[settings["unk_token"]]
         self._special = {vocabulary[settings[role]] for role in ROLES}
-        count = self._processor.GetPieceSize()
-        pieces = [self._processor.IdToPiece(number) for number in range(count)]
-        known = sum(piece in vocabulary for piece in pieces)
+        pieces = _pieces(self._processor)
+        count, known = len(pieces), sum(piece in vocabulary for piece in pieces)
         if known < SHARED * count:
             raise BedstoneError(
                 f"{path}: {count - known:,} of its {count:,} pieces, {pieces[-1]!r} among them, "
@@ -140,10 +143,13 @@ class MarianTokenizer(Tokenizer):
     def target(self) -> "MarianTokenizer":
         return self._target
 
+    @property
+    def separate(self) -> bool:
+        return self.target.vocabulary is not self.sources.vocabulary
+
     @functools.cached_property
     def languages(self) -> list[str]:
-        """The languages that a source may ask for, as >>code<<."""
-        return sorted(p[2:-2] for p in self.vocabulary if p.startswith(">>") and p.endswith("<<"))
+        return token_languages(self.vocabulary)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(super().fingerprint().encode())
@@ -173,7 +179,7 @@ class MarianTokenizer(Tokenizer):
         Raises:
             BedstoneError: there is none.
         """
-        found = self.vocabulary.get(f">>{code}<<")
+        found = self.vocabulary.get(language_token(code))
         if found is None:
             known = nearest(code, self.languages) if self.languages else "; the model has no codes"
             raise BedstoneError(f"language code {code!r} is unknown{known}.")
@@ -201,11 +207,101 @@ class MarianTokenizer(Tokenizer):
     def save(self, folder: str | Path, *, segments: bool = True) -> None:
         """Writes both sides' files, as they are published."""
         folder = make_folder(folder)
-        write_bytes(folder / SOURCE, self.sources.model)
         write_bytes(folder / TARGET, self.target.model)
         write_json(folder / VOCABULARY, self.sources.vocabulary)
-        separate = self.target.vocabulary is not self.sources.vocabulary
-        if separate:
+        if self.separate:
             write_json(folder / OTHER, self.target.vocabulary)
-        settings = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": separate}
+        settings = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": self.separate}
         write_json(folder / CONFIG, {**self.settings, **settings})
+        write_bytes(folder / SOURCE, self.sources.model)  # the last: what `is_marian` looks for
+
+
+def train_marian(
+    sources: Iterable[str],
+    targets: Iterable[str],
+    vocab_size: int,
+    *,
+    separate: bool = False,
+    lowercase: bool = False,
+    languages: Sequence[str] = (),
+) -> MarianTokenizer:
+    """The tokenizer of sources, trained with that of targets, which is its `target`.
+
+    Ids depend on the texts alone. The end token is 0 and the unknown one 1; padding is the last id,
+    or 2 where vocabularies are separate, as it must be the same in both.
+
+    Args:
+        vocab_size: tokens of each side, special ones included; a side whose texts have fewer pieces
+            than the other's may have fewer.
+        separate: whether targets have ids of their own; else pieces of both sides share a
+            vocabulary, of fewer than twice as many tokens.
+        lowercase: whether models fold letter case (nmt_nfkc_cf) before they cut texts.
+        languages: that get a token among those of sources.
+
+    Raises:
+        BedstoneError: the extra is not installed, or `vocab_size` is too large for the texts of
+            both sides, or too small for the characters of one.
+    """
+    end, unknown, pad = ROLES.values()
+    codes = [language_token(language) for language in languages]
+    beside = len(codes) + 1, 1  # tokens of each side that are no pieces of its model
+    source = _train_side(sources, vocab_size, beside[0], "sources", lowercase)
+    target = _train_side(targets, vocab_size, beside[1], "targets", lowercase)
+    read, written = (_pieces(sentencepiece_processor(m, Path(SOURCE))) for m in (source, target))
+    most = max(len(each) + more for each, more in zip((read, written), beside, strict=True))
+    if most < vocab_size:
+        raise BedstoneError(
+            f"tokenizer.vocab_size: {vocab_size:,} is too large: the texts of these pairs have "
+            f"{most:,} tokens a side. Set it to {most:,} or less, or take more pairs."
+        )
+    if separate:
+        vocabulary = _numbered(end, unknown, pad, *codes, *read)
+        other = _numbered(end, unknown, pad, *written)
+    else:
+        vocabulary = other = _numbered(end, unknown, *codes, *read, *written, pad)
+    made = MarianTokenizer(source, vocabulary, ROLES, Path(SOURCE))
+    made.pair_with(MarianTokenizer(target, other, ROLES, Path(TARGET)))
+    return made
+
+
+def _numbered(*tokens: str) -> dict[str, int]:
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
+def _pieces(processor: Any) -> list[str]:
+    """All pieces of a SentencePiece model, in its order."""
+    return [processor.IdToPiece(number) for number in range(processor.GetPieceSize())]
+
+
+def _train_side(
+    texts: Iterable[str], vocab_size: int, beside: int, side: str, lowercase: bool
+) -> bytes:
+    """A SentencePiece model of a side, which `beside` of its tokens don't stand in."""
+    library, made = sentencepiece_library("tokenizer.kind: marian"), io.BytesIO()
+    try:
+        library.SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            model_writer=made,
+            vocab_size=max(vocab_size - beside, 2),  # it says more of 2 than of fewer
+            model_type="unigram",
+            normalization_rule_name="nmt_nfkc_cf" if lowercase else "nmt_nfkc",
+            character_coverage=1.0,  # what a text has must be writable
+            hard_vocab_limit=False,
+            max_sentence_length=LARGEST,  # it would pass over longer ones and say nothing
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            num_threads=4,  # sums depend on it
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        if found := re.search(r"smaller than required_chars\. -?\d+ vs (\d+)", str(error)):
+            raise BedstoneError(
+                f"tokenizer.vocab_size: {vocab_size:,} is too small for the characters of the "
+                f"{side}; expected {int(found[1]) + beside:,} or more."
+            ) from error
+        raise BedstoneError(
+            f"tokenizer.kind: SentencePiece can't be trained on the {side} of these pairs "
+            f"({error}). Name other pairs, or take kind: bpe."
+        ) from error
+    return made.getvalue()

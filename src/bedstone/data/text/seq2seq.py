@@ -1,11 +1,14 @@
 """Pairs of a source text and a target text: rows read and checked, and batches without padding.
 
 A row has two columns, or one with both, as translations are published:
-`{"translation": {"en": ..., "de": ...}}`.
+`{"translation": {"en": ..., "de": ...}}`. Where several languages are written, a row gives a pair
+for each that it has a text in, and the token of the language, `>>de<<`, goes before the source
+(Johnson et al., 2017, https://arxiv.org/abs/1611.04558).
 
 Shapes: n pairs of a batch, N tokens of all sources or targets, laid end to end.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -20,7 +23,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.stream import Batch, Stream
 from bedstone.data.text.encode import source_ids, target_ids
 from bedstone.data.text.packing import Packed, lay
-from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.tokenizer import Tokenizer, language_token, token_languages
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, one_of, share, whole
 
@@ -42,9 +45,10 @@ class PairsConfig(Settings):
         columns: {source: column, target: column}, where the usual names aren't used: source and
             target, document or article and summary or highlights, prompt and completion,
             instruction and output, or `translation` with both.
-        source_lang, target_lang: the languages of a column `translation`, in its names.
-        validation_share: of the pairs that are held out.
-        most_rows: pairs to learn from at most, drawn at random; 0 takes all.
+        source_lang, target_lang: the languages of a column `translation`, in its names. A list of
+            target languages, as `[de, fr]`, gives each a token, which goes before sources.
+        validation_share: of the rows that are held out.
+        most_rows: rows to learn from at most, drawn at random; 0 takes all.
         most_broken: the share of rows that may be broken, and are left out.
         long_sources: what happens to a source of more tokens than the network reads: leave_out
             leaves the pair out, cut keeps the beginning; the plan says how many. A pair with a
@@ -59,11 +63,33 @@ class PairsConfig(Settings):
     split: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     source_lang: str = ""
-    target_lang: str = ""
+    target_lang: list[str] | str = ""
     validation_share: float = share(default=0.02)
     most_rows: int = whole(0, default=0)
     most_broken: float = number(0, 1, default=0.05)
     long_sources: str = one_of(*LONG, default="leave_out")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        targets = self.target_languages
+        if isinstance(self.target_lang, list) and not targets:
+            raise BedstoneError("data.target_lang: the list is empty; name a language or more.")
+        for language, times in Counter(targets).items():
+            if times > 1:
+                raise BedstoneError(
+                    f"data.target_lang: {language!r} is there twice; name each language once."
+                )
+            if token_languages([language_token(language)]) != [language]:
+                raise BedstoneError(
+                    f"data.target_lang: {language!r} can't stand in a token "
+                    f"{language_token(language)}; expected a name without spaces, < and >, such as "
+                    "de."
+                )
+
+    @property
+    def target_languages(self) -> list[str]:
+        """The languages that have a token: none where there is one language or none is named."""
+        return self.target_lang if isinstance(self.target_lang, list) else []
 
 
 @dataclass
@@ -72,19 +98,45 @@ class TextPairs:
 
     Attributes:
         rows: where they are from.
+        codes: what goes before each source: the token of the target's language, or nothing.
+        numbers: the row of each pair, ascending; a row of several languages has several pairs.
     """
 
     rows: Dataset
     sources: list[str]
     targets: list[Any]
+    codes: list[str]
+    numbers: list[int]
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def texts(self) -> Iterator[str]:
-        """All sources and targets, in the rows' order."""
+        """All sources, each before its target, in the rows' order."""
         for pair in zip(self.sources, self.targets, strict=True):
             yield from pair
+
+    def inputs(self) -> list[str]:
+        """Sources as a model reads them."""
+        return [code + source for code, source in zip(self.codes, self.sources, strict=True)]
+
+    def where(self, pair: int) -> str:
+        """Where a pair is from, for a message."""
+        return self.rows.where(self.numbers[pair])
+
+    def of(self, rows: Dataset) -> "TextPairs":
+        """The pairs of some of the rows."""
+        own: dict[int, list[int]] = {}
+        for pair, row in enumerate(self.numbers):
+            own.setdefault(id(self.rows.rows[row]), []).append(pair)
+        chosen = [(pair, row) for row, each in enumerate(rows.rows) for pair in own[id(each)]]
+        return TextPairs(
+            rows,
+            [self.sources[pair] for pair, _ in chosen],
+            [self.targets[pair] for pair, _ in chosen],
+            [self.codes[pair] for pair, _ in chosen],
+            [row for _, row in chosen],
+        )
 
 
 def open_pairs(data: PairsConfig, name: str, split: str | None = None) -> TextPairs:
@@ -95,14 +147,15 @@ def open_pairs(data: PairsConfig, name: str, split: str | None = None) -> TextPa
             text is missing, empty or no text; or in many pairs both texts are the same.
     """
     rows = open_dataset(name, split=split, most_broken=data.most_broken)
-    return pairs_of(rows, data.columns, data.source_lang, data.target_lang)
+    targets = data.target_languages or str(data.target_lang)
+    return pairs_of(rows, data.columns, data.source_lang, targets)
 
 
 def pairs_of(
     rows: Dataset,
     columns: Mapping[str, str],
     source_lang: str = "",
-    target_lang: str = "",
+    target_lang: str | Sequence[str] = "",
     *,
     several: bool = False,
 ) -> TextPairs:
@@ -111,29 +164,41 @@ def pairs_of(
     Args:
         several: whether a target may be a list of texts: references, as many in each row.
     """
-    reads = _readers(rows, columns, source_lang, target_lang)
-    found: dict[int, tuple[str, str]] = {}
+    read, written = _readers(rows, columns, source_lang, target_lang)
+    found: list[list[tuple[str, Any, str]]] = []
 
-    def read(row: int) -> None:
-        source = _text(rows, row, reads[0])
-        found[row] = source, _text(rows, row, reads[1], several)
+    def take(row: int) -> None:
+        source = _text(rows, row, read)
+        own = [code for code, names in written.items() if not code or _has(rows, row, names)]
+        if not own:
+            raise rows.fault(
+                row,
+                next(iter(written.values()))[0],
+                f"has no text in {', '.join(target_lang)}",
+                "Expected one in a target language at least.",
+            )
+        found.append([(source, _text(rows, row, written[code], several), code) for code in own])
 
-    good = rows.usable(read)
-    pairs = list(found.values())
-    _check_counts(good, reads[1][0], [pair[1] for pair in pairs])
-    equal = sum(type(other) is str and one.strip() == other.strip() for one, other in pairs)
+    good = rows.usable(take)
+    pairs = [pair for own in found for pair in own]
+    numbers = [row for row, own in enumerate(found) for _ in own]
+    _check_counts(good, next(iter(written.values()))[0], [pair[1] for pair in pairs], numbers)
+    equal = sum(type(other) is str and one.strip() == other.strip() for one, other, _ in pairs)
     if equal > MOST_EQUAL * len(pairs):
         raise BedstoneError(
             f"data {rows.name!r}: in {equal:,} of {len(pairs):,} pairs the source is the target. "
             "Are both columns the same, or the languages? Name them by data.columns."
         )
-    return TextPairs(good, *(list(side) for side in zip(*pairs, strict=True)))
+    sources, targets, codes = (list(side) for side in zip(*pairs, strict=True))
+    return TextPairs(good, sources, targets, codes, numbers)
 
 
-def _check_counts(rows: Dataset, column: str, targets: Sequence[Any]) -> None:
+def _check_counts(
+    rows: Dataset, column: str, targets: Sequence[Any], numbers: Sequence[int]
+) -> None:
     """Raises BedstoneError where rows have unequal numbers of references."""
     counts = [1 if isinstance(each, str) else len(each) for each in targets]
-    for row, count in enumerate(counts):
+    for row, count in zip(numbers, counts, strict=True):
         if count != counts[0]:
             raise rows.fault(
                 row,
@@ -143,10 +208,13 @@ def _check_counts(rows: Dataset, column: str, targets: Sequence[Any]) -> None:
             )
 
 
+Names = tuple[str, ...]  # of a column, and of a language in it
+
+
 def _readers(
-    rows: Dataset, columns: Mapping[str, str], source_lang: str, target_lang: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The column of each side, and its language in it."""
+    rows: Dataset, columns: Mapping[str, str], source_lang: str, target_lang: str | Sequence[str]
+) -> tuple[Names, dict[str, Names]]:
+    """Where sources stand, and where targets stand by what goes before their sources."""
     for part in columns:
         if part not in ("source", "target"):
             raise BedstoneError(
@@ -165,19 +233,23 @@ def _readers(
     if not columns:
         for pair in PAIRED:
             if have.issuperset(pair):
-                return (pair[0],), (pair[1],)
+                return (pair[0],), {"": (pair[1],)}
     sides = [columns.get(part) or rows.need(part) for part in ("source", "target")]
     if sides[0] == sides[1]:
         raise BedstoneError(
             f"data.columns: source and target are both {sides[0]!r}; name another column for one."
         )
-    return (sides[0],), (sides[1],)
+    return (sides[0],), {"": (sides[1],)}
 
 
 def _languages(
-    rows: Dataset, have: set[str], source_lang: str, target_lang: str
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    names = ("source_lang", source_lang), ("target_lang", target_lang)
+    rows: Dataset, have: set[str], source_lang: str, target_lang: str | Sequence[str]
+) -> tuple[Names, dict[str, Names]]:
+    if isinstance(target_lang, str):
+        targets = {"": target_lang}
+    else:
+        targets = {f"{language_token(each)} ": each for each in target_lang}
+    names = [("source_lang", source_lang), *(("target_lang", each) for each in targets.values())]
     if TRANSLATION in have:
         cells = [row.get(TRANSLATION) for row in rows.rows]
         known = sorted({key for cell in cells if isinstance(cell, Mapping) for key in cell})
@@ -195,14 +267,21 @@ def _languages(
             raise BedstoneError(
                 f"data.{name}: data {rows.name!r} has no text in {value!r}{nearest(value, known)}."
             )
-    if source_lang == target_lang:
-        raise BedstoneError(f"data.target_lang: {target_lang!r} is the source's too. Name another.")
-    if TRANSLATION not in have:
-        return (source_lang,), (target_lang,)
-    return (TRANSLATION, source_lang), (TRANSLATION, target_lang)
+    if source_lang in targets.values():
+        raise BedstoneError(f"data.target_lang: {source_lang!r} is the source's too. Name another.")
+    column = (TRANSLATION,) if TRANSLATION in have else ()
+    return (*column, source_lang), {code: (*column, each) for code, each in targets.items()}
 
 
-def _text(rows: Dataset, row: int, names: Sequence[str], several: bool = False) -> Any:
+def _has(rows: Dataset, row: int, names: Names) -> bool:
+    """Whether a row has something in a language."""
+    value: Any = rows[row]
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value is not None
+
+
+def _text(rows: Dataset, row: int, names: Names, several: bool = False) -> Any:
     """One side of a row: a text, or `several`."""
     value: Any = rows.value(row, names[0])
     where = f"column {names[0]!r}"
@@ -270,7 +349,8 @@ class PairExamples:
         cut: whether longer sources are cut, keeping their end token, not left out.
 
     Raises:
-        BedstoneError: no pair is left, or the tokenizer has no end token.
+        BedstoneError: no pair is left, the tokenizer has no end token, or a source begins with the
+            token of a language that it lacks.
 
     Attributes:
         kept: numbers of the pairs that are used.
@@ -289,8 +369,11 @@ class PairExamples:
         self.pairs, self.start, self.cut = pairs, start, 0
         sources, targets = [], []
         self.kept: list[int] = []
-        for row, (source, target) in enumerate(zip(pairs.sources, pairs.targets, strict=True)):
-            read, written = source_ids(tokenizer, source), target_ids(tokenizer, target)
+        for row, (source, target) in enumerate(zip(pairs.inputs(), pairs.targets, strict=True)):
+            try:
+                read, written = source_ids(tokenizer, source), target_ids(tokenizer, target)
+            except BedstoneError as error:
+                raise BedstoneError(f"{pairs.where(row)}: {error}") from error
             if len(written) > most[1] or (len(read) > most[0] and not cut):
                 continue
             if len(read) > most[0]:
@@ -328,7 +411,7 @@ class PairExamples:
             [self.targets[row] for row in order],
             self.start,
             number,
-            [self.pairs.rows.where(self.kept[row]) for row in order],
+            [self.pairs.where(self.kept[row]) for row in order],
         )
 
     def collate(self, rows: np.ndarray, random: np.random.Generator, number: int) -> PairBatch:

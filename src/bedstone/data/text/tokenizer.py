@@ -48,6 +48,7 @@ from bedstone.files import make_folder, write_json, write_text
 from bedstone.published_keys import Keys
 from bedstone.reading import is_plain, read_object, read_text, shown, to_path
 
+_LANGUAGE = re.compile(r">>([^<>\s]+)<<")
 # Names that published tokenizers give the token that ends a text, where no file says it.
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>")
 
@@ -221,6 +222,16 @@ def _read(path: Path) -> str:
     return read_text(path, LARGEST)
 
 
+def language_token(language: str) -> str:
+    """The token before a source that says the language to translate to."""
+    return f">>{language}<<"
+
+
+def token_languages(tokens: Iterable[str]) -> list[str]:
+    """The languages that have such a token."""
+    return sorted(found[1] for token in tokens if (found := _LANGUAGE.fullmatch(token)))
+
+
 # Text out of token ids as they are generated, one by one.
 
 
@@ -301,6 +312,17 @@ class Tokenizer:
     def target(self) -> "Tokenizer":
         """The tokenizer of what is generated from a source: another where there are two."""
         return self
+
+    @property
+    def separate(self) -> bool:
+        """Whether targets have ids of their own."""
+        return False
+
+    @functools.cached_property
+    def languages(self) -> list[str]:
+        """The languages that a source may ask for, as >>code<<."""
+        added = self.backend.get_added_tokens_decoder().values()
+        return token_languages(token.content for token in added if token.special)
 
     def save(self, folder: str | Path, *, segments: bool = True) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, each whole or not at all.

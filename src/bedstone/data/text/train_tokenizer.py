@@ -22,7 +22,7 @@ from tokenizers import (
 
 from bedstone.data.bytes import cuts
 from bedstone.data.text import convert_tokenizer as encoder_tokenizers
-from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.data.text.tokenizer import Tokenizer, language_token
 from bedstone.errors import BedstoneError
 from bedstone.settings import Settings, whole
 
@@ -171,16 +171,27 @@ def train_clip(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 PAD, PAIR_END = "<pad>", "</s>"
 
 
-def train_pairs(texts: Iterable[str], vocab_size: int, *, lowercase: bool = False) -> Tokenizer:
+def train_pairs(
+    texts: Iterable[str],
+    vocab_size: int,
+    *,
+    lowercase: bool = False,
+    languages: Sequence[str] = (),
+) -> Tokenizer:
     """A tokenizer of at most `vocab_size` ids; padding is 0 and the end token 1, as T5 has them.
 
+    Args:
+        languages: that get a token each, which goes before a source.
+
     Raises:
-        BedstoneError: there is no room for the 256 bytes and the two special tokens.
+        BedstoneError: there is no room for the 256 bytes and the special tokens.
     """
-    if vocab_size < 258:
+    least = 258 + len(languages)
+    if vocab_size < least:
+        beside = ", a token of each language" if languages else ""
         raise BedstoneError(
-            f"tokenizer.vocab_size: {vocab_size:,} is too small; expected 258 or more (256 bytes, "
-            "padding and end)."
+            f"tokenizer.vocab_size: {vocab_size:,} is too small; expected {least:,} or more (256 "
+            f"bytes, padding and end{beside})."
         )
     backend = tokenizers.Tokenizer(models.BPE())
     # a word is the same at the beginning of a text as after a space
@@ -197,7 +208,12 @@ def train_pairs(texts: Iterable[str], vocab_size: int, *, lowercase: bool = Fals
         vocab_size=vocab_size,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[
-            AddedToken(name, normalized=False, special=True) for name in (PAD, PAIR_END)
+            *(AddedToken(name, normalized=False, special=True) for name in (PAD, PAIR_END)),
+            # the space after it is no part of the source
+            *(
+                AddedToken(language_token(each), normalized=False, special=True, rstrip=True)
+                for each in languages
+            ),
         ],
         max_token_length=32,
         show_progress=False,

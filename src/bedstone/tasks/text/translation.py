@@ -1,14 +1,15 @@
 """translation: texts in another language, and `translation_xx_to_yy` with its two languages.
 
-A model says the languages in one of three ways: a Marian that writes several has a token for each,
-`>>de<<`, which goes before the source; a T5 has a prefix for each pair ("translate English to
-German: "); any other has one pair.
+A model says the languages in one of three ways: one that writes several, such as a Marian, has a
+token for each, `>>de<<`, which goes before the source; a T5 has a prefix for each pair ("translate
+English to German: "); any other has one pair.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Any
 
+from bedstone.data.text.tokenizer import language_token
 from bedstone.errors import BedstoneError, nearest
 from bedstone.tasks.task import shown
 from bedstone.tasks.text.text2text_generation import (
@@ -58,7 +59,7 @@ class Translation(Text2TextGeneration):
     def lead(self, text: str, options: TranslationOptions) -> tuple[str, str]:
         if options.prefix is not None:
             return options.prefix, text
-        codes = getattr(self.tokenizer, "languages", [])
+        codes = self.tokenizer.languages
         if codes:
             return self._code(text, options, codes)
         prefixes = self.model.config.prefixes
@@ -91,7 +92,7 @@ class Translation(Text2TextGeneration):
                     f"tgt_lang: {options.tgt_lang!r} is no language of the model's"
                     f"{nearest(options.tgt_lang, codes)}."
                 )
-            return f">>{options.tgt_lang}<< ", text
+            return f"{language_token(options.tgt_lang)} ", text
         if text:
             self.tell(
                 f"the model translates to {', '.join(codes[:8])}; give one of them as tgt_lang, or "
