@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import bedstone
 from bedstone.errors import BedstoneError
@@ -73,11 +74,24 @@ def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
     assert task("271")[0]["generated_text"] == "two seven one"
     settings = json.loads((run.model / "generation_config.json").read_text())
     assert settings["num_beams"] == 5 and settings["bad_words_ids"] == [[0]]
+    network = bedstone.load(run.model).network  # targets begin from zeros, as in other programs
+    assert network.starts_from_zero() and network.head.out.weight is network.encoder.embed.weight
     # another run goes on from it, whole or by an adapter
     more = recipe(pairs, init=str(run.model), budget="2 steps", model={}, out=str(tmp_path / "a"))
     assert train(read(more), quiet=True).done.metrics["validation_loss"] < 0.5
     lora = {**more, "lora": {"rank": 4}, "out": str(tmp_path / "b")}
     assert (train(read(lora), quiet=True).run / "adapter").is_dir()
+
+
+def test_a_start_that_isn_t_zero_is_trained_as_it_is(pairs, tmp_path):
+    run = train(read(recipe(pairs, budget="1 steps", out=str(tmp_path / "run"))), quiet=True)
+    model = bedstone.load(run.model)
+    with torch.no_grad():
+        model.network.encoder.embed.weight[model.config.pad_id] = 0.5
+    folder = model.save(tmp_path / "other")
+    more = recipe(pairs, init=str(folder), budget="2 steps", model={}, out=str(tmp_path / "more"))
+    row = bedstone.load(train(read(more), quiet=True).model).network.decoder.embed.weight[0]
+    assert bool((row != 0.0).all()) and not bool((row == 0.5).all())
 
 
 @pytest.mark.parametrize(

@@ -141,10 +141,20 @@ class PairLoss:
         smoothing: the share of a target that goes to all tokens.
         r_drop: weight of the divergence between two passes with other dropout (Liang et al., 2021,
             equation 4, halved, so that cross-entropy counts once); 0 makes one pass.
+        zero_padding: whether embeddings of padding are kept at zero, from which Marian's targets
+            begin: a head that shares them would move them, and other programs take them as zero.
     """
 
     smoothing: float = 0.0
     r_drop: float = 0.0
+    zero_padding: bool = False
+
+    @torch.no_grad()
+    def after_step(self, network: Any) -> None:
+        """Keeps embeddings of padding at zero."""
+        if self.zero_padding:
+            for table in network.tables:
+                table.weight[table.padding_idx] = 0.0
 
     def __call__(self, network: Any, batch: PairBatch) -> tuple[Tensor, int]:
         if not self.r_drop or not network.training:

@@ -237,7 +237,7 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         return pair_stream(cut, recipe.batch_size, seed=recipe.seed)
 
     def objective(self, recipe: Seq2SeqRecipe, model: Model, start: Start) -> Objective:
-        return PairLoss(recipe.smoothing, recipe.r_drop)
+        return PairLoss(recipe.smoothing, recipe.r_drop, model.network.starts_from_zero())
 
     def evaluations(self, recipe: Seq2SeqRecipe, plan: RunPlan) -> Sequence[Evaluation]:
         if recipe.denoise.kind:

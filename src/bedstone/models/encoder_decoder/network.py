@@ -147,6 +147,18 @@ class EncoderDecoder(nn.Module):
             tied["head.out.weight"] = first if self.config.shared else second
         return tied
 
+    @property
+    def tables(self) -> tuple[nn.Embedding, nn.Embedding]:
+        """The embeddings of sources and of targets."""
+        return self.encoder.embed, self.decoder.embed
+
+    def starts_from_zero(self) -> bool:
+        """Whether targets begin with an embedding of zeros, as Marian's do: that of padding."""
+        config = self.config
+        if config.layout != "marian" or config.start_id != config.pad_id:
+            return False
+        return not any(bool(table.weight[config.pad_id].any()) for table in self.tables)
+
     def tie(self) -> None:
         """Makes the parameters that `ties` names one."""
         make_ties(self)
