@@ -15,6 +15,7 @@ done leaves the batch. Shapes: S searches of a turn, b beams of each (one before
 their rows, V vocabulary.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,7 @@ from bedstone.generation.required import (
 )
 from bedstone.generation.sampling import constrain, unconstrained
 from bedstone.generation.settings import BeamSearch
+from bedstone.nn.fast import passes
 from bedstone.runtime import Precision
 
 # The total of a beam that only fills a place; sums of log-probabilities never come near.
@@ -311,9 +313,15 @@ def _candidates(
         logits: after each beam, fp32, (R, V).
         chosen: of each prompt, how many beams of other groups go on by which token.
     """
+    totals = torch.tensor([[beam.total for beam in one.beams] for one in now], device=logits.device)
+    if not chosen and not any(one.words for one in now):
+        bans = _bans(logits, now, search, ends, wide)
+        if bans is not None:
+            best = passes.best_tokens(logits, totals, wide, bans)
+            whole = zip(*(each.tolist() for each in best), strict=True)
+            return [list(zip(*row, strict=True)) for row in whole]
     own = logits.log_softmax(-1)
     found = _penalised(own, now, search, ends, chosen)
-    totals = torch.tensor([[beam.total for beam in one.beams] for one in now], device=own.device)
     values, beams, tokens = likeliest(found, totals, wide)
     each = totals.shape[1]
     rows = torch.arange(len(now), device=own.device)[:, None] * each + beams
@@ -323,6 +331,41 @@ def _candidates(
     if any(one.words for one in now):
         _add_words(result, now, found, own, len(ends))
     return result
+
+
+def _bans(
+    logits: Tensor, now: list[_Search], search: BeamSearch, ends: frozenset[int], wide: int
+) -> tuple[int, ...] | None:
+    """The tokens that may not follow, if that is all that is asked of these searches' next tokens.
+
+    None where more is, or where the engine can't take it.
+    """
+    vocabulary = logits.shape[-1]
+    bans = _only_bans(search, ends)
+    if bans is None or len(bans) > passes.MOST_BANNED or wide > passes.MOST_WANTED:
+        return None
+    if vocabulary < len(bans) + wide or any(token >= vocabulary for token in bans):
+        return None
+    if search.constraints.forced_last and any(
+        len(one.beams[0].ids) == search.max_tokens - 1 for one in now
+    ):
+        return None
+    return bans if passes.usable(logits) else None
+
+
+@functools.lru_cache(maxsize=16)
+def _only_bans(search: BeamSearch, ends: frozenset[int]) -> tuple[int, ...] | None:
+    """Tokens that may never follow, where penalties and constraints ask for nothing else.
+
+    But for the last token that `max_tokens` lets in, which `forced_last` may force.
+    """
+    rules = search.constraints
+    longer = tuple(ids for ids in rules.bad_words if len(ids) > 1)
+    rest = replace(rules, bad_words=longer, suppressed=(), forced_last=())
+    if search.min_tokens or not unconstrained(replace(search, constraints=rest)):
+        return None
+    words = (ids[0] for ids in rules.bad_words if len(ids) == 1 and ids[0] not in ends)
+    return tuple(dict.fromkeys((*words, *rules.suppressed)))
 
 
 def likeliest(scores: Tensor, totals: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from bedstone.nn.fast import passes
+
 
 class Cache:
     """Keys and values of every layer for a batch of sequences."""
@@ -161,7 +163,10 @@ class Cache:
         for layer in self.layers:
             for held in (layer.keys, layer.values):
                 flat = held.view(self.rows * heads * count, -1)
-                flat.index_copy_(0, places, flat.index_select(0, taken))
+                if passes.usable(flat):
+                    passes.move_blocks(flat, taken, places)
+                else:
+                    flat.index_copy_(0, places, flat.index_select(0, taken))
         if len(rows) < self.rows:
             for layer in self.layers:
                 layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]
@@ -170,8 +175,9 @@ class Cache:
     def _take(self, rows: Tensor) -> None:
         """Copies of the rows named, in new memory."""
         _, after = self._copied(rows, self._written())
+        used = self.used()
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.keys, layer.values = (_taken(x, rows, used) for x in (layer.keys, layer.values))
         self._settle(rows, after)
 
     def _written(self) -> Tensor:
@@ -203,6 +209,13 @@ class Cache:
         self._slots, self._writers = None, writers
         if self.lengths is not None:
             self.set_lengths(self.lengths[rows])
+
+
+def _taken(held: Tensor, rows: Tensor, used: int) -> Tensor:
+    """Copies of rows of (B, H, C, ...) in new memory, of which the rest is zero and not touched."""
+    made = held.new_zeros(len(rows), *held.shape[1:])
+    made[:, :, :used] = held[:, :, :used][rows]
+    return made
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bedstone.nn.fast import training
+from bedstone.nn.fast import passes
 
 _STEPS = 1 << 15
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a float
@@ -51,11 +51,11 @@ class Dropout(nn.Dropout):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, dropout: float) -> Tensor:
-        if training.usable(x):  # the bits are drawn again for the gradient, not kept
-            share = min(round((1.0 - dropout) * training.SHARES), training.SHARES - 1)
-            ctx.scale = training.SHARES / share if share else 0.0
-            ctx.drawn = training.draw_seed(), share, ctx.scale
-            return training.dropped(x, *ctx.drawn)
+        if passes.usable(x):  # the bits are drawn again for the gradient, not kept
+            share = min(round((1.0 - dropout) * passes.SHARES), passes.SHARES - 1)
+            ctx.scale = passes.SHARES / share if share else 0.0
+            ctx.drawn = passes.draw_seed(), share, ctx.scale
+            return passes.dropped(x, *ctx.drawn)
         ctx.drawn = None
         bits, ctx.scale = keep_bits(x, dropout)
         ctx.save_for_backward(bits)
@@ -66,6 +66,6 @@ class _Dropout(torch.autograd.Function):
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = outputs
         if ctx.drawn is not None:
-            return training.dropped(gradient, *ctx.drawn), None
+            return passes.dropped(gradient, *ctx.drawn), None
         (bits,) = ctx.saved_tensors
         return apply_bits(gradient, bits).mul_(ctx.scale), None

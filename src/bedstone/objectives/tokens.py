@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from bedstone.data.stream import IGNORED
-from bedstone.nn.fast import training
+from bedstone.nn.fast import passes
 from bedstone.nn.masks import Causal, Documents, Mask
 
 # Logits that may stand at once, elements: up to here one chunk is the fastest (measured).
@@ -195,9 +195,9 @@ def _errors(
     Args:
         some, low: states (N, D) and the head's weights (V, D) in the products' dtype.
     """
-    if training.usable(some):
+    if passes.usable(some):
         error = some @ low.T
-        return training.softmax_errors(error, bias, targets, smoothing).sum(), error
+        return passes.softmax_errors(error, bias, targets, smoothing).sum(), error
     logits = F.linear(some, low, None if bias is None else bias.to(some.dtype))  # (N, V)
     logp = torch.log_softmax(logits, -1, dtype=torch.promote_types(low.dtype, torch.float32))
     wanted = targets[:, None]

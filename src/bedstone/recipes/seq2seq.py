@@ -182,7 +182,7 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
 
     def trainers(self, recipe: Seq2SeqRecipe) -> Mapping[str, Trainer]:
         def bpe(texts: Iterable[str], section: Any) -> Tokenizer:
-            context = _shape(recipe).context
+            context = recipe.denoise.most(_shape(recipe).context)
             room = section.vocab_size - len(noise_tokens(None, recipe.denoise, context))
             made = train_pairs(texts, room, lowercase=section.lowercase, languages=languages)
             return add_noise_tokens(made, recipe.denoise, context)
@@ -324,7 +324,7 @@ def _open_plain(data: PairsConfig) -> Splits:
 def _make_noisy(recipe: Seq2SeqRecipe, model: Model, splits: Splits, quiet: bool) -> None:
     """Tokenises plain text, which becomes windows with noise."""
     assert model.tokenizer is not None
-    data, tokenizer, most = recipe.data, model.tokenizer, min(_most(model))
+    data, tokenizer, most = recipe.data, model.tokenizer, recipe.denoise.most(min(_most(model)))
     held = None
     if splits.validation is not None:
         held = cached(Sentences(splits.validation), tokenizer, 0.0, quiet).train

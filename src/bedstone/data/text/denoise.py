@@ -24,7 +24,7 @@ from bedstone.data.text.sentences import Documents
 from bedstone.data.text.seq2seq import PairBatch, pair_batch
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.settings import Settings, number, one_of, optional, share
+from bedstone.settings import Settings, number, one_of, optional, share, whole
 
 KINDS = ("spans", "infilling", "gap_sentences")
 MASK = "<mask>"  # as BART has it; a tokenizer with a mask token of another name keeps that
@@ -42,12 +42,15 @@ class DenoiseConfig(Settings):
             0.3 of the others.
         mean: tokens of a span on average.
         permute: of infilling, whether sentences come in a random order too.
+        window: tokens of a window, at most; 0 takes as many as the network reads. Of short ones a
+            network learns sooner which part of the source it is at.
     """
 
     kind: str = one_of("", *KINDS, default="")
     share: float | None = optional(share(below_one=True))
     mean: float = number(0, open_least=True, default=3.0)
     permute: bool = False
+    window: int = whole(0, default=0)
 
     section: ClassVar[str] = "denoise."
 
@@ -63,6 +66,10 @@ class DenoiseConfig(Settings):
                 "denoise.share: 0 leaves nothing out, so there is nothing to learn. Raise it, or "
                 "leave it out."
             )
+
+    def most(self, context: int) -> int:
+        """Tokens of a window, at most, for a network that reads so many."""
+        return min(self.window or context, context)
 
     @property
     def left_out(self) -> float:

@@ -24,7 +24,7 @@ import torch
 from bedstone.errors import BedstoneError
 
 NATIVE = Path(__file__).with_name("native")
-SOURCES = ("engine.cpp", "training.cpp", "dot.h", "math.h")
+SOURCES = ("engine.cpp", "passes.cpp", "dot.h", "math.h")
 OPTIONS = (
     "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=fast", "-Wno-psabi",
@@ -158,6 +158,15 @@ def _loaded(chosen: tuple[str, ...]) -> tuple[ctypes.CDLL | None, str]:
         c_int32,
     ]  # fmt: skip
     found.bedstone_errors.restype = None
+    found.bedstone_best.argtypes = [
+        c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int32, c_int32, c_void_p,
+        c_void_p, c_void_p, c_void_p, c_int32,
+    ]  # fmt: skip
+    found.bedstone_best.restype = None
+    found.bedstone_move.argtypes = [
+        c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int32,
+    ]  # fmt: skip
+    found.bedstone_move.restype = None
     return found, ""
 
 

@@ -1,7 +1,10 @@
-"""Training's passes over memory by the engine (native/training.cpp), each as one.
+"""What would be many passes over memory by the engine (native/passes.cpp), each as one.
 
-Shapes: N rows, V vocabulary.
+Of training, dropout and the loss; of beam search, the best tokens and moves of what is cached.
+Shapes: N rows, V vocabulary; S searches of b beams each.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from bedstone.nn.fast import kernels
 TYPES = (torch.float32, torch.bfloat16)
 SHARES = 1 << 16  # of a share of values that are kept
 ALONE = 1 << 15  # values below which one thread is faster
+MOST_WANTED, MOST_BANNED = 64, 64  # best tokens of a search, and tokens that are none
 
 
 def usable(x: Tensor) -> bool:
@@ -76,3 +80,50 @@ def softmax_errors(
         targets.data_ptr(), losses.data_ptr(), rows, count, smoothing, area.data_ptr(), threads,
     )  # fmt: skip
     return losses
+
+
+def best_tokens(
+    logits: Tensor, totals: Tensor, count: int, banned: Sequence[int] = ()
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The `count` best continuations of each search's beams, best first, of equals the earlier one.
+
+    Args:
+        logits: fp32, (S b, V).
+        totals: log-probability of each beam so far, fp32, (S, b).
+        count: at most `MOST_WANTED`; where fewer can be, the rest have values of minus infinity.
+        banned: tokens, at most `MOST_BANNED`, that never are among them.
+
+    Returns:
+        Totals, beams, tokens, and the tokens' own log-probabilities, (S, count) each.
+    """
+    assert logits.dtype is torch.float32 and 0 < count <= MOST_WANTED
+    logits, totals = logits.contiguous(), totals.contiguous()
+    bans = torch.tensor(list(banned), dtype=torch.int64)
+    values, own = torch.empty(2, len(totals), count)
+    beams, tokens = torch.empty(2, len(totals), count, dtype=torch.int64)
+    found = kernels.library()
+    assert found is not None
+    found.bedstone_best(
+        logits.data_ptr(), totals.data_ptr(), *totals.shape, logits.shape[1], bans.data_ptr(),
+        len(bans), count, values.data_ptr(), own.data_ptr(), beams.data_ptr(), tokens.data_ptr(),
+        kernels.threads() if logits.numel() >= ALONE else 1,
+    )  # fmt: skip
+    return values, beams, tokens, own
+
+
+def move_blocks(held: Tensor, sources: Tensor, targets: Tensor) -> None:
+    """Rows of `held` (N, ...), which is contiguous, become copies of others, all at a time.
+
+    Args:
+        sources, targets: numbers of rows, (M,) int64; no target stands twice.
+    """
+    assert held.is_contiguous()
+    size = held[0].numel() * held.itemsize
+    area = torch.empty(len(sources) * size, dtype=torch.uint8)
+    sources, targets = sources.contiguous(), targets.contiguous()
+    found = kernels.library()
+    assert found is not None
+    found.bedstone_move(
+        held.data_ptr(), size, sources.data_ptr(), targets.data_ptr(), len(sources),
+        area.data_ptr(), kernels.threads() if len(area) >= 1 << 20 else 1,
+    )  # fmt: skip

@@ -1,5 +1,5 @@
-// Passes over memory that a training step makes many of, each as one: dropout, and the softmax of
-// logits with the loss and its gradient.
+// What would be many passes over memory, each as one: of training, dropout, and the softmax of
+// logits with the loss and its gradient; of beam search, the best tokens, and moves of blocks.
 
 #include <omp.h>
 #include "math.h"
@@ -131,9 +131,78 @@ void errors(T* logits, const float* bias, const int64_t* targets, float* losses,
                            wide + omp_get_thread_num() * (count + 16));
 }
 
+struct Best {
+  float value, own;
+  int64_t beam, token;
+};
+
+// The best continuations of a search's beams, best first; of equals the earlier one. A value is the
+// token's log-probability plus its beam's total.
+void best_of(const float* logits, const float* totals, int64_t each, int64_t count,
+             const int64_t* banned, int bans, Best* best, int wanted) {
+  for (int i = 0; i < wanted; i++) best[i] = {-__builtin_inff(), -__builtin_inff(), 0, 0};
+  for (int64_t beam = 0; beam < each; beam++) {
+    const float* row = logits + beam * count;
+    F16 most = all(-__builtin_inff());
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) most = larger(load(row + i), most);
+    float top = largest(most), whole = 0.0f;
+    for (int64_t k = i; k < count; k++) top = row[k] > top ? row[k] : top;
+    F16 sums = all(0.0f);
+    for (i = 0; i + 16 <= count; i += 16) sums += exponential(load(row + i) - top);
+    whole = sum(sums);
+    for (int64_t k = i; k < count; k++) whole += __builtin_expf(row[k] - top);
+    float less = __builtin_logf(whole), total = totals[beam];
+    auto offer = [&](int64_t token) {
+      float own = (row[token] - top) - less, value = own + total;
+      if (!(value > best[wanted - 1].value)) return;
+      for (int k = 0; k < bans; k++)
+        if (banned[k] == token) return;
+      int place = wanted - 1;
+      for (; place > 0 && value > best[place - 1].value; place--) best[place] = best[place - 1];
+      best[place] = {value, own, beam, token};
+    };
+    for (i = 0; i + 16 <= count; i += 16) {
+      // a little below the least: the sums above round in another order
+      float least = best[wanted - 1].value - total + less + top;
+      if (!(largest(load(row + i)) >= least - 1e-3f - 1e-5f * __builtin_fabsf(least))) continue;
+      for (int64_t k = i; k < i + 16; k++) offer(k);
+    }
+    for (; i < count; i++) offer(i);
+  }
+}
+
 }  // namespace
 
 extern "C" {
+
+void bedstone_best(const float* logits, const float* totals, int64_t searches, int64_t each,
+                   int64_t count, const int64_t* banned, int bans, int wanted, float* values,
+                   float* own, int64_t* beams, int64_t* tokens, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t search = 0; search < searches; search++) {
+    Best best[64];
+    best_of(logits + search * each * count, totals + search * each, each, count, banned, bans, best,
+            wanted);
+    for (int i = 0; i < wanted; i++) {
+      int64_t place = search * wanted + i;
+      values[place] = best[i].value, own[place] = best[i].own;
+      beams[place] = best[i].beam, tokens[place] = best[i].token;
+    }
+  }
+}
+
+// Blocks `from` are copied to `to`, all read before one is written.
+void bedstone_move(char* data, int64_t bytes, const int64_t* from, const int64_t* to, int64_t count,
+                   char* area, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count; i++) memcpy(area + i * bytes, data + from[i] * bytes, bytes);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count; i++) memcpy(data + to[i] * bytes, area + i * bytes, bytes);
+  }
+}
 
 void bedstone_dropout(const void* x, void* out, int64_t count, int bytes, uint64_t seed,
                       uint32_t share, float scale, int threads) {

@@ -1,11 +1,11 @@
-"""Training's passes over memory by the engine, beside torch's own operations."""
+"""What the engine does in one pass, beside torch's own operations."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from bedstone.nn.dropout import Dropout
-from bedstone.nn.fast import kernels, training
+from bedstone.nn.fast import kernels, passes
 from bedstone.objectives import tokens
 
 SETS = ("auto", "avx2")
@@ -31,14 +31,14 @@ def expected(logits, bias, targets, smoothing):
 @pytest.mark.parametrize("count", [1, 5, 16, 17, 31, 1000, 6016])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("dtype", training.TYPES)
+@pytest.mark.parametrize("dtype", passes.TYPES)
 def test_errors_are_the_gradient_of_the_loss(instructions, count, smoothing, biased, dtype):
     torch.manual_seed(count)
     logits = (5 * torch.randn(37, count)).to(dtype)
     bias = torch.randn(count) if biased else None
     targets = torch.randint(count, (37,))
     losses, gradient = expected(logits, bias, targets, smoothing)
-    found = training.softmax_errors(logits, bias, targets, smoothing)
+    found = passes.softmax_errors(logits, bias, targets, smoothing)
     torch.testing.assert_close(found.double(), losses, rtol=1e-5, atol=2e-5)
     loose = 4e-3 if dtype == torch.bfloat16 else 1e-5
     torch.testing.assert_close(logits.double(), gradient, rtol=loose, atol=1e-6)
@@ -46,14 +46,14 @@ def test_errors_are_the_gradient_of_the_loss(instructions, count, smoothing, bia
 
 def test_a_confident_target_still_has_an_error(instructions):
     logits = torch.tensor([[12.0, 0.0, 0.0]]).bfloat16()
-    training.softmax_errors(logits, None, torch.tensor([0]), 0.0)
+    passes.softmax_errors(logits, None, torch.tensor([0]), 0.0)
     wanted = torch.softmax(torch.tensor([12.0, 0.0, 0.0]), -1)[0] - 1
     assert logits[0, 0].item() == pytest.approx(wanted.item(), rel=0.05)
 
 
 def test_extreme_logits(instructions):
     logits = torch.tensor([[3e38, -3e38, 0.0], [float("nan"), 0.0, 1.0], [-200.0, 0.0, 0.0]])
-    losses = training.softmax_errors(logits, None, torch.tensor([0, 1, 0]), 0.0)
+    losses = passes.softmax_errors(logits, None, torch.tensor([0, 1, 0]), 0.0)
     assert losses[0] == 0.0 and losses[1].isnan() and losses[2] == pytest.approx(200.693, abs=1e-3)
     assert logits[0].tolist() == pytest.approx([0.0, 0.0, 0.0])
 
@@ -62,7 +62,7 @@ def test_extreme_logits(instructions):
 @ENGINE
 def test_targets_out_of_the_vocabulary_are_refused(target):
     with pytest.raises(IndexError, match="vocabulary has 3"):
-        training.softmax_errors(torch.zeros(1, 3), None, torch.tensor([target]), 0.0)
+        passes.softmax_errors(torch.zeros(1, 3), None, torch.tensor([target]), 0.0)
 
 
 @pytest.mark.parametrize("rows, chunks", [(40, 1), (500, 4)])
@@ -82,12 +82,12 @@ def test_the_loss_is_that_without_an_engine(monkeypatch, rows, chunks, smoothing
         return loss.detach(), *torch.autograd.grad(loss, (states, head.weight, head.bias))
 
     by_engine = gradients()
-    monkeypatch.setattr(training, "usable", lambda x: False)
+    monkeypatch.setattr(passes, "usable", lambda x: False)
     for one, other in zip(by_engine, gradients(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", training.TYPES)
+@pytest.mark.parametrize("dtype", passes.TYPES)
 @pytest.mark.parametrize("count", [1, 15, 16, 4097, 100_003])
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_dropout_keeps_its_share_and_its_gradient_the_same_values(
@@ -129,7 +129,7 @@ def test_dropout_doesn_t_depend_on_threads_or_instructions(monkeypatch):
             pytest.skip(kernels.why_not())
         for threads in (1, 2):
             monkeypatch.setattr(kernels, "threads", lambda threads=threads: threads)
-            found.append(training.dropped(x, 11, 40_000, 1.5))
+            found.append(passes.dropped(x, 11, 40_000, 1.5))
     assert all(torch.equal(each, found[0]) for each in found)
 
 
@@ -138,3 +138,56 @@ def test_dropout_of_all_and_of_nothing(instructions, share):
     x = torch.randn(100)
     out = Dropout(share)(x)
     assert torch.equal(out, x if share == 0.0 else torch.zeros(100))
+
+
+def plain_best(logits, totals, count, banned):
+    """The same by a sort of all, in fp64: (values, beams, tokens, own)."""
+    own = logits.double().log_softmax(-1)
+    found = own.clone()
+    found[:, list(banned)] = -torch.inf
+    vocabulary = logits.shape[-1]
+    whole = found.view(*totals.shape, vocabulary) + totals.double()[..., None]
+    values, places = whole.flatten(1).topk(count)
+    beams, tokens = places // vocabulary, places % vocabulary
+    rows = torch.arange(len(totals))[:, None] * totals.shape[1] + beams
+    return values, beams, tokens, own[rows, tokens]
+
+
+@pytest.mark.parametrize("count, wanted", [(17, 3), (40, 10), (1000, 10), (6016, 64)])
+@pytest.mark.parametrize("each", [1, 5])
+@pytest.mark.parametrize("banned", [(), (0,), (3, 7, 16)])
+def test_best_tokens_are_those_of_a_sort(instructions, count, wanted, each, banned):
+    torch.manual_seed(count + each)
+    logits = 4 * torch.randn(7 * each, count)
+    totals = -3 * torch.rand(7, each)
+    found = passes.best_tokens(logits, totals, wanted, banned)
+    values, beams, tokens, own = plain_best(logits, totals, wanted, banned)
+    assert torch.equal(found[1], beams) and torch.equal(found[2], tokens)
+    torch.testing.assert_close(found[0].double(), values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found[3].double(), own, rtol=1e-5, atol=1e-5)
+
+
+def test_of_equal_tokens_the_earlier_ones_are_best(instructions):
+    found = passes.best_tokens(torch.zeros(2, 40), torch.zeros(1, 2), 42)
+    assert found[1].tolist() == [[0] * 40 + [1] * 2]
+    assert found[2].tolist() == [[*range(40), 0, 1]]
+
+
+def test_beams_that_only_fill_a_place_and_tokens_that_can_t_be(instructions):
+    logits = torch.full((2, 20), -torch.inf)
+    logits[:, 4] = 1.0
+    found = passes.best_tokens(logits, torch.tensor([[0.0, -1e9]]), 3)
+    assert found[0][0, :2].tolist() == [0.0, -1e9] and found[0][0, 2] == -torch.inf
+    assert found[2][0, :2].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("rows", [3, 2000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_move_all_at_a_time(instructions, rows, dtype):
+    torch.manual_seed(0)
+    held = torch.randn(rows, 7, 30).to(dtype)
+    targets = torch.randperm(rows)[: rows // 2 + 1]
+    sources = torch.randint(rows, (len(targets),))
+    wanted = held.index_copy(0, targets, held[sources])
+    passes.move_blocks(held, sources, targets)
+    assert torch.equal(held, wanted)
