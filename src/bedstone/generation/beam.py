@@ -490,36 +490,39 @@ def _step(
     ranked = enumerate(best) if one.words is None else _in_banks(one, best, ends)
     if one.pick is not None and not one.beams[0].ids:
         ranked = [(0, candidate) for _, candidate in ranked][one.pick :][:1]
-    going: list[tuple[int, _Beam]] = []
+    length, free = len(one.beams[0].ids) + 1, one.words is None
+    room, going = length < one.room, 0
+    sources: list[int] = []
+    beams: list[_Beam] = []
     tokens: list[int] = []  # of those that are at their full length, too
     for rank, (total, source, token, gain) in ranked:
         if total <= NONE / 2:  # banned, or no beam at all; so are those that follow
             break
-        if rank >= each and len(going) == each:
+        if rank >= each and going == each:
             break
         beam = one.beams[source]
-        length = len(beam.ids) + 1
         stops = token in ends
         if not stops and len(tokens) < each:
             tokens.append(token)
-        if not stops and length < one.room:
-            if len(going) < each:
-                state = one.after(beam, token)
-                longer = _Beam((*beam.ids, token), total, beam.own + gain, state)
-                going.append((source, longer))
+        if not stops and room:
+            if going < each:
+                state = beam.state if free else one.after(beam, token)
+                beams.append(_Beam((*beam.ids, token), total, beam.own + gain, state))
+                sources.append(source)
+                going += 1
         elif rank < each:
             score = search.scored(total, length)
             finish: Finish = "stop" if stops else "length"
             one.ended.append(Hypothesis((*beam.ids, token), score, beam.own + gain, finish))
             one.ended.sort(key=lambda one: -one.score)  # stable: of equals the earlier one
     del one.ended[each:]
-    if one.words is not None:
-        going.sort(key=lambda pair: -pair[1].total)  # banks have an order of their own
-    while going and len(going) < each:  # bans left too few
-        source, beam = going[0]
-        going.append((source, replace(beam, total=NONE)))
-    one.sources = [source for source, _ in going]
-    one.beams = [beam for _, beam in going]
+    if not free:  # banks have an order of their own
+        order = sorted(range(going), key=lambda place: -beams[place].total)
+        sources, beams = [sources[i] for i in order], [beams[i] for i in order]
+    while beams and len(beams) < each:  # bans left too few
+        sources.append(sources[0])
+        beams.append(replace(beams[0], total=NONE))
+    one.sources, one.beams = sources, beams
     return tokens
 
 
