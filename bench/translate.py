@@ -32,10 +32,11 @@ from transformers import (
 )
 
 import bedstone
-from bedstone.cli import main as bedstone_main
 from bedstone.data.text.seq2seq import PairExamples, PairsConfig, open_pairs
 from bedstone.evaluate.seq2seq import PairScorer
+from bedstone.recipes.base import load_method, read, train
 from bedstone.runtime import pick_device, pick_precision
+from bedstone.train.run import prepare
 from result import ROOT, SHARED, Side, add_write, write
 
 FOLDER = SHARED / "multi30k-en-de"
@@ -44,22 +45,24 @@ SIDES = ("bedstone", "trainer", "trainer-bf16")
 Curve = list[tuple[float, float]]  # (seconds, BLEU)
 
 
-def options(folder: Path, more: list[str]) -> list[str]:
-    """The recipe on the real data."""
-    data = [f"data.source={FOLDER / 'train.jsonl'}", "data.test=", f"out={folder}"]
-    return [*data, f"data.validation={FOLDER / 'validation.jsonl'}", "overwrite=true", *more]
+def recipe_of(out: Path, more: list[str]) -> Any:
+    """The recipe on the real data, with changes."""
+    data = [f"data.source={FOLDER / 'train.jsonl'}", "data.test=", f"out={out}"]
+    return read(RECIPE, [*data, f"data.validation={FOLDER / 'validation.jsonl'}", *more])
+
+
+def save_fresh(folder: Path, more: list[str]) -> None:
+    """The network that a run would begin with."""
+    recipe = recipe_of(folder, more)
+    prepare(load_method("seq2seq"), recipe, None, quiet=True).model.save(folder)
 
 
 def bedstone_curve(folder: Path, minutes: float, every: int, more: list[str]) -> Curve:
     """A run of the recipe; its clock counts the measuring."""
-    pace = [f"budget={minutes}m", f"evaluate_every={every}"]
-    bedstone_main(["pretrain", "translate-multi30k", *options(folder, [*pace, *more])])
+    train(recipe_of(folder, [f"budget={minutes}m", f"evaluate_every={every}", *more]))
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [
-        (line["seconds"], 100 * line["validation_bleu"])
-        for line in lines
-        if "validation_bleu" in line
-    ]
+    measured = [line for line in lines if "validation_bleu" in line]
+    return [(line["seconds"], 100 * line["validation_bleu"]) for line in measured]
 
 
 class Measured(TrainerCallback):
@@ -108,15 +111,10 @@ def trainer_curve(start: Path, side: str, args: argparse.Namespace) -> Curve:
     scorer = PairScorer(
         model,
         PairExamples(held, model.tokenizer, start_id, most),
-        pick_precision(pick_device()),
+        pick_precision("auto", pick_device("cpu")),
         lowercase=True,
     )
     network = AutoModelForSeq2SeqLM.from_pretrained(start, dtype=torch.float32)
-    network.config.dropout = recipe["model"]["dropout"]
-    for module in network.modules():
-        if hasattr(module, "dropout") and isinstance(module.dropout, float):
-            module.dropout = recipe["model"]["dropout"] if "Layer" in type(module).__name__ or (
-                "coder" in type(module).__name__) else module.dropout  # fmt: skip
     measured = Measured(scorer, args.every, max(args.bleu), 60 * args.most_minutes)
     with tempfile.TemporaryDirectory() as out:
         settings = Seq2SeqTrainingArguments(
@@ -129,7 +127,7 @@ def trainer_curve(start: Path, side: str, args: argparse.Namespace) -> Curve:
             label_smoothing_factor=recipe["smoothing"],
             max_steps=10**6,
             bf16=low,
-            group_by_length=low,
+            train_sampling_strategy="group_by_length" if low else "random",
             use_cpu=True,
             save_strategy="no",
             report_to="none",
@@ -172,9 +170,7 @@ def main() -> None:
     curves: dict[str, Curve] = {}
     with tempfile.TemporaryDirectory() as work:
         start = Path(work) / "start"
-        bedstone_main(["pretrain", "translate-multi30k",
-                       *options(start, ["budget=1 steps", "optim.lr=0", "optim.adamw_lr=0",
-                                        "average=0", *args.recipe])])  # fmt: skip
+        save_fresh(start, args.recipe)
         for side in args.side:
             if side == "bedstone":
                 run = Path(work) / "run"

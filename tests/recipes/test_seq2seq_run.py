@@ -78,7 +78,11 @@ def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
     assert network.starts_from_zero() and network.head.out.weight is network.encoder.embed.weight
     # another run goes on from it, whole or by an adapter
     more = recipe(pairs, init=str(run.model), budget="2 steps", model={}, out=str(tmp_path / "a"))
-    assert train(read(more), quiet=True).done.metrics["validation_loss"] < 0.5
+    more["dropout"] = 0.25
+    again = train(read(more), quiet=True)
+    assert again.done.metrics["validation_loss"] < 0.5
+    network = bedstone.load(again.model).network
+    assert network.config.dropout == 0.25 and network.decoder.dropout.p == 0.25
     lora = {**more, "lora": {"rank": 4}, "out": str(tmp_path / "b")}
     assert (train(read(lora), quiet=True).run / "adapter").is_dir()
 

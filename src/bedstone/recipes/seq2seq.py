@@ -29,13 +29,13 @@ from bedstone.evaluate.runner import Evaluation, LogOnly, held_out_loss
 from bedstone.evaluate.seq2seq import TASKS, PairScorer
 from bedstone.generation.settings import BeamSearch, published_beams
 from bedstone.models.encoder_decoder.config import LAYOUTS, EncoderDecoderConfig
-from bedstone.models.encoder_decoder.network import build
+from bedstone.models.encoder_decoder.network import EncoderDecoder, build
 from bedstone.models.encoder_decoder.published import fresh_generation
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.tokens import PairLoss
 from bedstone.recipes.base import Method, Trainer
 from bedstone.recipes.causal_lm import sampled_texts
-from bedstone.settings import from_mapping, number, one_of, share, whole
+from bedstone.settings import from_mapping, number, one_of, optional, share, whole
 from bedstone.train.averaging import Decay, steady
 from bedstone.train.data import Splits, cached
 from bedstone.train.loop import Batches, Objective
@@ -73,6 +73,7 @@ class Seq2SeqRecipe(RunRecipe):
         budget: how long to train: `10m`, `2000 steps`.
         init: a model to go on from, instead of fresh weights.
         model: the shape, in the fields of `models.encoder_decoder.config.EncoderDecoderConfig`.
+        dropout: in training; null is as `model`, or the model of `init`, has it.
         lora: train an adapter alone: the fields of `nn.lora.LoraConfig`, as `{rank: 16}`.
         data: the pairs; with `denoise.kind` plain text, whose column `columns: {text: ...}` names.
         tokenizer: how text becomes tokens; trained on the pairs where none is named.
@@ -96,6 +97,7 @@ class Seq2SeqRecipe(RunRecipe):
     budget: str = "2000 steps"
     init: str = ""
     model: dict[str, Any] = field(default_factory=dict)
+    dropout: float | None = optional(share(below_one=True))
     lora: dict[str, Any] = field(default_factory=dict)
     data: PairsConfig = field(default_factory=PairsConfig)
     tokenizer: PairTokenizer = field(default_factory=PairTokenizer)
@@ -207,6 +209,10 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
         assert tokenizer is not None
         model: Model = start.model or _fresh(recipe, tokenizer)
         _check_vocabulary(recipe, model, tokenizer)
+        if recipe.dropout is not None:
+            network = EncoderDecoder(model.config.with_dropout(recipe.dropout))
+            network.load_state_dict(model.network.state_dict())
+            model.network = network
         model.tokenizer = tokenizer
         for name in ("source_lang", "target_lang"):  # what `translation` refuses others by
             language = getattr(recipe.data, name)

@@ -229,6 +229,13 @@ class EncoderDecoderConfig(Settings):
     def _longest(self) -> int:
         return UNLIMITED if self.layout in RELATIVE else self.context
 
+    def with_dropout(self, share: float) -> "EncoderDecoderConfig":
+        """The same with another dropout; T5 has one for all, and the others keep that of parts."""
+        parts = self.attention_dropout, self.activation_dropout
+        if self.layout in RELATIVE:
+            parts = share, share
+        return replace(self, dropout=share, attention_dropout=parts[0], activation_dropout=parts[1])
+
     def for_training(self) -> "EncoderDecoderConfig":
         """The same without what was published for other tasks, and with a start token."""
         start = self.start_id
