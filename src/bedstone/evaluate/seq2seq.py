@@ -43,6 +43,8 @@ class PairScorer(Evaluation):
         batch_size: pairs of a batch of the loss.
         most: pairs that are written in training, greedily.
         name: validation or test.
+        cut: whether sources that are longer than the network reads are cut, as in training, and
+            not split.
     """
 
     model: Model
@@ -53,6 +55,7 @@ class PairScorer(Evaluation):
     batch_size: int = 64
     most: int = 200
     name: str = "validation"
+    cut: bool = False
 
     def log(self, network: Any) -> dict[str, float]:
         batches = evaluation_batches(self.examples, self.batch_size)
@@ -102,7 +105,8 @@ class PairScorer(Evaluation):
         model = copy.copy(self.model)
         model.network = network
         network.eval()
-        task = TASKS[self.task](model, precision=self.precision.name, **options)
+        how = {"precision": self.precision.name, "truncation": self.cut, **options}
+        task = TASKS[self.task](model, **how)
         key = f"{task.key}_text"
         sources, texts = self.examples.pairs.inputs()[:most], []
         say: Callable[[float], None] = progress or (lambda share: None)

@@ -259,6 +259,7 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
                 recipe.batch_size,
                 recipe.evaluate_rows,
                 name,
+                recipe.data.long_sources == "cut",
             )
             for name, pairs in measured.items()
             if pairs is not None
