@@ -78,11 +78,13 @@ def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
     assert network.starts_from_zero() and network.head.out.weight is network.encoder.embed.weight
     # another run goes on from it, whole or by an adapter
     more = recipe(pairs, init=str(run.model), budget="2 steps", model={}, out=str(tmp_path / "a"))
-    more["dropout"] = 0.25
+    more |= {"dropout": 0.25, "no_repeat_ngram_size": 3, "length_penalty": 0.5}
     again = train(read(more), quiet=True)
     assert again.done.metrics["validation_loss"] < 0.5
     network = bedstone.load(again.model).network
     assert network.config.dropout == 0.25 and network.decoder.dropout.p == 0.25
+    settings = json.loads((again.model / "generation_config.json").read_text())
+    assert settings["no_repeat_ngram_size"] == 3 and settings["length_penalty"] == 0.5
     lora = {**more, "lora": {"rank": 4}, "out": str(tmp_path / "b")}
     assert (train(read(lora), quiet=True).run / "adapter").is_dir()
 

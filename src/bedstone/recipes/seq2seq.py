@@ -89,6 +89,8 @@ class Seq2SeqRecipe(RunRecipe):
         beams: how many texts are followed at a time when the model writes, in measuring at the end
             and in use.
         length_penalty: of beams: above 1 favours longer texts, below shorter ones.
+        no_repeat_ngram_size: so many tokens in a row don't occur twice in what the model writes,
+            likewise; 0 lets them.
         lowercase_bleu: whether BLEU and chrF ignore letter case.
     """
 
@@ -110,6 +112,7 @@ class Seq2SeqRecipe(RunRecipe):
     evaluate_rows: int = whole(1, default=200)
     beams: int = whole(1, default=5)
     length_penalty: float = number(-10, 10, default=1.0)
+    no_repeat_ngram_size: int = whole(0, default=0)
     lowercase_bleu: bool = False
 
     def __post_init__(self) -> None:
@@ -378,7 +381,9 @@ def _noisy_evaluations(recipe: Seq2SeqRecipe, plan: RunPlan) -> Sequence[Evaluat
 
 def _beams(recipe: Seq2SeqRecipe) -> dict[str, Any]:
     """The recipe's beams as generation_config.json has them."""
-    return {"num_beams": recipe.beams, "length_penalty": recipe.length_penalty}
+    found = {"num_beams": recipe.beams, "length_penalty": recipe.length_penalty}
+    repeats = {"no_repeat_ngram_size": recipe.no_repeat_ngram_size}
+    return found | (repeats if recipe.no_repeat_ngram_size else {})
 
 
 def _fresh(recipe: Seq2SeqRecipe, tokenizer: Tokenizer) -> Model:
