@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bedstone.nn.attention import CrossAttention, SelfAttention, attend, cross_attention
 from bedstone.nn.blocks import Context
 from bedstone.nn.cache import Cache
+from bedstone.nn.fast import kernels, passes
 from bedstone.nn.masks import Both, Causal, Documents, Full, Padding, Prefix, with_window
 from bedstone.nn.positions import Rotary
 
@@ -268,7 +269,8 @@ def test_beams_that_leave_together_go_on_sharing_a_memory() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_rows_that_move_hold_what_whole_copies_would(seed, monkeypatch) -> None:
+@pytest.mark.parametrize("engine", [True, False])
+def test_rows_that_move_hold_what_whole_copies_would(seed, engine, monkeypatch) -> None:
     """Only slots that differ are written; rows move, leave, grow, are read on and rewound."""
     torch.manual_seed(seed)
     cache = Cache(2, 3, 2, 30, 4, dtype=torch.float32, device=torch.device("cpu"))
@@ -302,6 +304,14 @@ def test_rows_that_move_hold_what_whole_copies_would(seed, monkeypatch) -> None:
     copy = torch.Tensor.index_copy_
     monkeypatch.setattr(
         torch.Tensor, "index_copy_", lambda *args: moved.append(len(args[2])) or copy(*args)
+    )
+    if not engine:
+        monkeypatch.setattr(passes, "usable", lambda x: False)
+    elif kernels.library() is None:
+        pytest.skip(kernels.why_not())
+    move = passes.move_blocks
+    monkeypatch.setattr(
+        passes, "move_blocks", lambda *args: moved.append(len(args[2])) or move(*args)
     )
     for step in range(12):
         write(1)
