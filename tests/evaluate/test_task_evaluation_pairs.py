@@ -217,3 +217,18 @@ def test_of_several_languages_the_one_measured_is_named(tmp_path, capsys):
     assert "--target-lang" in refused(capsys, folder, data, "--task", "translation")
     named = (folder, data, "--task", "translation", "--target-lang", "xx")
     assert figures(capsys, *named)["translation"]["bleu"] > 0.8
+
+
+def test_predict_takes_the_task_that_was_learnt_and_languages_of_its_name(tmp_path, capsys):
+    model = trained_model()
+    model.record = {"recipe": {"task": "translation", "data": {}}}
+    folder = str(model.save(tmp_path / "model"))
+    data = rows(tmp_path / "rows.jsonl", *({"translation": row} for row in pairs("en", "xx")))
+    words = ("predict", folder, data, "--overwrite", *PLAIN)
+    assert main([*words]) == 2
+    assert "src_lang: isn't given" in capsys.readouterr().err
+    assert main([*words, "--option", "src_lang=en"]) == 0
+    assert "by translation:" in capsys.readouterr().out
+    found = (tmp_path / "rows.predicted.jsonl").read_text()
+    assert main([*words, "--task", "translation_en_to_xx"]) == 0
+    assert (tmp_path / "rows.predicted.jsonl").read_text() == found

@@ -74,6 +74,7 @@ def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
     assert task("271")[0]["generated_text"] == "two seven one"
     settings = json.loads((run.model / "generation_config.json").read_text())
     assert settings["num_beams"] == 5 and settings["bad_words_ids"] == [[0]]
+    assert settings["max_length"] == MODEL["context"]  # `transformers` would cut at 20
     network = bedstone.load(run.model).network  # targets begin from zeros, as in other programs
     assert network.starts_from_zero() and network.head.out.weight is network.encoder.embed.weight
     # another run goes on from it, whole or by an adapter
@@ -105,6 +106,7 @@ def test_a_start_that_isn_t_zero_is_trained_as_it_is(pairs, tmp_path):
     [
         ({"data": {}}, "data.source: isn't given"),
         ({"lora": {"rank": 4}}, "name it by init"),
+        ({"lora": {"rank": 4}, "init": "m", "average": 0.9}, "0.9 was given.*Say average=0"),
         ({"model": {**MODEL, "layout": "gpt2"}}, "layout"),
         ({"smoothing": 1.0}, "smoothing"),
         ({"tokenizer": {"vocab_size": 100}}, "tokenizer.vocab_size: 100 is too small"),

@@ -18,7 +18,7 @@ from bedstone.evaluate.pairs import languages_of, source_texts
 from bedstone.outputs import new_file
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
-from bedstone.tasks.pipeline import check_head, natural_task, task_class
+from bedstone.tasks.pipeline import check_head, named_options, natural_task, task_class
 from bedstone.tasks.task import WRITTEN, Task
 from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
@@ -79,7 +79,7 @@ def predict(
     opened = open_model(model, device=where)
     kind = task_class(task or natural_task(opened))
     check_head(kind, opened)
-    chosen = read_options(kind.name, kind.settings, option)
+    chosen = {**named_options(task), **read_options(kind.name, kind.settings, option)}
     ready = kind(opened, precision=precision)
     part = "source" if "source" in kind.fields else "text"
     given = {part: column} if column else None

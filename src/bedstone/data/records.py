@@ -513,7 +513,7 @@ def _cell(row: Any, column: str, name: str | Path, place: str) -> str:
         raise BedstoneError(
             f"{name}: column {column!r} in {place} holds {short(repr(text))} of type "
             f"{type(text).__name__}; expected a string. Remove that row, or name another column by "
-            "data.column of a recipe or --column of a command."
+            "data.column (of pairs: data.columns.text) of a recipe or --column of a command."
         )
     if half := half_character(text):
         raise BedstoneError(
@@ -528,6 +528,6 @@ def _check_column(row: dict[str, Any], column: str, name: str | Path, place: str
     have = ", ".join(repr(str(key)) for key in list(row)[:20]) or "none"
     raise BedstoneError(
         f"{name}: {place} has no column {column!r}{closest(column, list(map(str, row)))}. It "
-        f"has the columns {have}. Name the one that holds the text: data.column of a recipe, or "
-        "--column of a command."
+        f"has the columns {have}. Name the one that holds the text: data.column of a recipe (of "
+        "pairs and denoising data.columns.text), or --column of a command."
     )

@@ -122,7 +122,10 @@ class Seq2SeqRecipe(RunRecipe):
                 "lora: an adapter learns on a model that knows something; name it by init."
             )
         if self.lora and self.average:
-            raise BedstoneError("average: an adapter's weights aren't averaged; leave it out.")
+            raise BedstoneError(
+                f"average: {self.average} was given, by the recipe or the command, and an "
+                "adapter's weights aren't averaged. Say average=0."
+            )
         if self.denoise.kind:
             serves = {"bpe_dropout": self.bpe_dropout, "data.test": self.data.test}
             serves["data.most_rows"] = self.data.most_rows

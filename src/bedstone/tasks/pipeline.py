@@ -5,6 +5,7 @@ A task's module is loaded when the task is first used.
 
 import importlib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,13 +128,19 @@ def pipeline(
 
 
 def natural_task(model: Model) -> str:
-    """The name of the task that a model was made for: the first that its head can do.
+    """The name of the task that a model was made for: that which it learnt to write texts over
+    sources for, or the first that its head can do.
 
     Raises:
         BedstoneError: there is none.
     """
     if model.writes_text:
         return "text-generation"
+    recipe = model.record.get("recipe")
+    learnt = recipe.get("task") if isinstance(recipe, Mapping) else None
+    kind = task_class(str(learnt)) if learnt in TASKS else None
+    if kind is not None and "source" in kind.fields and _fits(kind, model):
+        return kind.name
     for name in TASKS:
         # any encoder can do that one by its vectors
         if name != "zero-shot-classification" and _fits(task_class(name), model):

@@ -27,6 +27,7 @@ from bedstone.published_keys import Keys, keys
 from bedstone.reading import shown
 from bedstone.settings import from_mapping
 
+MOST = 512  # tokens that a model trained here writes at most, unless its network reads fewer
 _CLASSES = {
     "marian": ("MarianMTModel", "MarianModel"),
     "bart": ("BartForConditionalGeneration", "BartModel"),
@@ -363,6 +364,8 @@ def fresh_generation(config: EncoderDecoderConfig) -> dict[str, Any]:
         found["bad_words_ids"] = [[config.pad_id]]
     if config.layout not in RELATIVE:
         found["forced_eos_token_id"] = config.eos_id
+    # without one, `transformers` cuts texts after 20 tokens
+    found["max_length"] = MOST if config.layout in RELATIVE else min(config.context, MOST)
     return found
 
 
