@@ -229,6 +229,12 @@ def test_languages_of_a_model_with_codes(model, caplog, monkeypatch):
     with caplog.at_level(logging.WARNING, logger="bedstone.tasks"):
         made(["a cat", "a dog"])
     assert caplog.text.count("a matter of chance") == 1
+    monkeypatch.setattr(model.tokenizer, "languages", ["de"])  # the only one needs no name
+    assert made.lead("a cat", made.options) == (">>de<< ", "a cat")
+    monkeypatch.setitem(model.tokenizer.settings, "source_lang", "en")
+    assert made.lead("a cat", made.chosen(src_lang="en")) == (">>de<< ", "a cat")
+    with pytest.raises(BedstoneError, match=r"src_lang: 'es' was given; .* 'en'"):
+        made("a cat", src_lang="es")
 
 
 def test_a_start_token_that_is_said_nowhere_is_refused(model):

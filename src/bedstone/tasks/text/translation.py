@@ -61,6 +61,7 @@ class Translation(Text2TextGeneration):
             return options.prefix, text
         codes = self.tokenizer.languages
         if codes:
+            self._check("src_lang", options.src_lang)
             return self._code(text, options, codes)
         prefixes = self.model.config.prefixes
         pair = f"translation_{options.src_lang}_to_{options.tgt_lang}"
@@ -73,18 +74,23 @@ class Translation(Text2TextGeneration):
                 f"src_lang, tgt_lang: the model has no prefix for {pair}{nearest(pair, known)}. "
                 "Give one of these, or prefix."
             )
-        for name, own in (("src_lang", "source_lang"), ("tgt_lang", "target_lang")):
-            given, knows = getattr(options, name), self.tokenizer.settings.get(own)
-            if None not in (given, knows) and given != knows:
-                raise BedstoneError(
-                    f"{name}: {given!r} was given; the model's {own} is {knows!r}. Leave it out, "
-                    "or choose another model."
-                )
+        self._check("src_lang", options.src_lang)
+        self._check("tgt_lang", options.tgt_lang)
         return self.model.config.prefix, text
+
+    def _check(self, name: str, given: str | None) -> None:
+        """Raises BedstoneError for another language than the model's only one."""
+        own = "source_lang" if name == "src_lang" else "target_lang"
+        knows = self.tokenizer.settings.get(own)
+        if None not in (given, knows) and given != knows:
+            raise BedstoneError(
+                f"{name}: {given!r} was given; the model's {own} is {knows!r}. Leave it out, "
+                "or choose another model."
+            )
 
     def _code(self, text: str, options: TranslationOptions, codes: list[str]) -> tuple[str, str]:
         """The token of the language to translate to."""
-        if found := _CODE.match(text):  # every part of a long source needs it
+        if found := _CODE.match(text):  # it counts first; every part of a long source needs it
             return f"{found[1]} ", text[found.end() :]
         if options.tgt_lang is not None:
             if options.tgt_lang not in codes:
@@ -93,6 +99,8 @@ class Translation(Text2TextGeneration):
                     f"{nearest(options.tgt_lang, codes)}."
                 )
             return f"{language_token(options.tgt_lang)} ", text
+        if len(codes) == 1:
+            return f"{language_token(codes[0])} ", text
         if text:
             self.tell(
                 f"the model translates to {', '.join(codes[:8])}; give one of them as tgt_lang, or "
