@@ -255,8 +255,9 @@ def _kept(file: Path, compiler: str, options: list[str]) -> Path:
     try:
         if sys.stderr.isatty():
             print("Compiling the engine for this processor, once: about 10 s.", file=sys.stderr)
+        files = [str(NATIVE / name) for name in SOURCES if name.endswith(".cpp")]
         subprocess.run(
-            [compiler, *options, *map(str, NATIVE.glob("*.cpp")), "-o", str(made)],
+            [compiler, *options, *files, "-o", str(made)],
             check=True, capture_output=True, timeout=BUILD_SECONDS,
         )  # fmt: skip
         digest = made.with_suffix(".sha256")
