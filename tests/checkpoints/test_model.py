@@ -223,11 +223,23 @@ def test_a_record_of_another_shape_is_refused(tmp_path, text, fault):
         ("repetition_penalty", [1]),
         ("do_sample", "yes"),
         ("top_p", float("nan")),
+        ("bad_words_ids", [[""]]),
+        ("sequence_bias", [[1, 2, 3]]),
+        ("min_new_tokens", -1),
     ],
 )
 def test_generation_settings_of_another_kind_are_named(tmp_path, key, value):
     small("llama").save(tmp_path / "m")
     (tmp_path / "m" / "bedstone.json").unlink()
     (tmp_path / "m" / "generation_config.json").write_text(json.dumps({key: value}))
-    with pytest.raises(BedstoneError, match=rf"generation_config\.json: {key} = "):
+    with pytest.raises(BedstoneError, match=rf"/m/generation_config\.json: {key} = "):
         bedstone.load(tmp_path / "m")
+
+
+def test_a_tokenizer_that_links_to_itself_is_named(tmp_path):
+    small("llama").save(tmp_path / "m")
+    file = tmp_path / "m" / "tokenizer.json"
+    file.unlink()
+    file.symlink_to(file.name)
+    with pytest.raises(BedstoneError, match=r"/m/tokenizer\.json: can't be read"):
+        bedstone.load(tmp_path / "m", verify=False)

@@ -164,7 +164,7 @@ def run(*words: Any) -> None:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = bedstone.cli.main([str(word) for word in words])
     if code == 2:
-        raise BedstoneError(err.getvalue().removeprefix("bedstone: ").strip())
+        raise BedstoneError(err.getvalue().rpartition("bedstone: ")[2].strip())  # after warnings
     assert code == 0, err.getvalue()
     assert "nan" not in out.getvalue().lower().split(), out.getvalue()
 

@@ -32,7 +32,7 @@ from bedstone.nn.lora import (
     shared_names,
     use_adapter,
 )
-from bedstone.reading import check_kinds, read_object, shown, to_path
+from bedstone.reading import check_kinds, is_plain, read_object, shown, to_path
 
 WEIGHTS = FILES["peft"]
 BASE = "base_model_name_or_path"
@@ -167,7 +167,7 @@ def load_adapter(model: Any, folder: str | Path, name: str = "default") -> None:
     network = getattr(model, "network", model)
     folder = Path(folder)
     published = read_object(folder / CONFIG)
-    if not (folder / WEIGHTS).is_file():
+    if not is_plain(folder / WEIGHTS):
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:10])
         raise BedstoneError(
             f"{folder}: has no {WEIGHTS}; found {found}. Pickled adapters (adapter_model.bin) "

@@ -12,7 +12,7 @@ from typing import Any
 
 from bedstone.errors import BedstoneError
 from bedstone.files import inside
-from bedstone.reading import read_json
+from bedstone.reading import is_plain, read_json
 
 HEADER_LIMIT = 100_000_000  # bytes, the format's own bound
 REFETCH = "Fetch or write the file again; don't use this copy."
@@ -47,14 +47,14 @@ def stored_tensors(folder: Path, name: str) -> dict[Path, Header]:
         BedstoneError: no such file, only a pickled one, or a file that isn't what it says.
     """
     index = folder / f"{name}.index.json"
-    if (folder / name).is_file():
+    if is_plain(folder / name):
         return {folder / name: read_header(folder / name)}
-    if not index.is_file():
+    if not is_plain(index):
         raise BedstoneError(_absent(folder, name))
     found: dict[Path, Header] = {}
     for file, keys in _shards(index).items():
         path = _contained(folder, file)
-        if not path.is_file():
+        if not is_plain(path):
             raise BedstoneError(f"{path}: is missing, but {index.name} names it. {REFETCH}")
         header = read_header(path)
         if lacking := set(keys) - set(header):

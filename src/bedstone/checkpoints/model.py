@@ -298,7 +298,7 @@ def load(
             or is of a layout that Bedstone doesn't open.
     """
     outer = resolve(model_folder(path), revision=revision)
-    if (outer / ADAPTER).is_file() and not (outer / "config.json").is_file():
+    if is_plain(outer / ADAPTER) and not is_plain(outer / "config.json"):
 
         def open_base(base: str) -> Model:
             return load(base, dtype=dtype, device=device, verify=verify)
@@ -432,7 +432,7 @@ def _tokenizer(folder: Path) -> Tokenizer | None:
         *("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "vocab.txt"),
         "source.spm",
     )
-    return load_tokenizer(folder) if any((folder / name).is_file() for name in known) else None
+    return load_tokenizer(folder) if any(is_plain(folder / name) for name in known) else None
 
 
 def _pooling(folder: Path, tokenizer: Tokenizer | None) -> Pooling | None:

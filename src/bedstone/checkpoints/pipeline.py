@@ -97,7 +97,7 @@ def read_spec(
     Raises:
         BedstoneError: our file is damaged, or says what can't be.
     """
-    if (folder / SPEC).is_file():
+    if is_plain(folder / SPEC):
         form = read_object(folder / SPEC)
         if not {"signal", "sampling"} <= form.keys() or not all(
             isinstance(form[name], dict) for name in ("signal", "sampling")

@@ -73,7 +73,7 @@ def network_folder(folder: Path) -> Path:
     Raises:
         BedstoneError: modules.json can't be read.
     """
-    if (folder / "config.json").is_file() or not (folder / MODULES).is_file():
+    if is_plain(folder / "config.json") or not is_plain(folder / MODULES):
         return folder
     return _inside(folder, _parts(folder)["network"])
 
@@ -86,7 +86,7 @@ def read_pooling(folder: Path) -> tuple[Pooling, bool] | None:
     Raises:
         BedstoneError: a file is damaged, or a module is one that Bedstone doesn't have.
     """
-    if not (folder / MODULES).is_file():
+    if not is_plain(folder / MODULES):
         return None
     parts = _parts(folder)
     inner = _inside(folder, parts["network"])

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bedstone.errors import BedstoneError
 from bedstone.files import manifest, verify_manifest, write_json
+from bedstone.generation.constraints import FILE, read_constraints
 from bedstone.generation.constraints import KEYS as GENERATION_KEYS
 from bedstone.reading import check_kinds, is_plain, read_object
 from bedstone.runtime import versions
@@ -73,10 +75,14 @@ def read_generation(folder: Path) -> dict[str, Any]:
     Raises:
         BedstoneError: it is damaged, or a value is of another kind.
     """
-    path = folder / "generation_config.json"
+    path = folder / FILE
     if not is_plain(path):
         return {}
     settings = read_object(path)
     check_kinds(settings, GENERATION, path)
+    try:
+        read_constraints(settings)
+    except BedstoneError as error:
+        raise BedstoneError(str(error).replace(FILE, str(path), 1)) from None
     GENERATION_KEYS.report(settings, path)
     return settings

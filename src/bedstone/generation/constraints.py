@@ -103,6 +103,15 @@ def constraints_of(published: Mapping[str, Any]) -> Constraints:
         BedstoneError: a key asks for something that isn't built, or has a value of another kind.
     """
     KEYS.check({k: v for k, v in published.items() if k in KEYS.plain}, FILE)
+    return read_constraints(published)
+
+
+def read_constraints(published: Mapping[str, Any]) -> Constraints:
+    """The constraints of a generation_config.json, whatever else it asks for.
+
+    Raises:
+        BedstoneError: a key has a value of another kind.
+    """
     bias = published.get("sequence_bias") or []
     if not isinstance(bias, list) or not all(
         isinstance(one, list) and len(one) == 2 and type(one[1]) in (int, float) for one in bias

@@ -66,7 +66,7 @@ def read_tokenizer(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     backend, settings = _backend(path)
     settings |= _settings_of(folder)
     template = folder / "chat_template.jinja"
-    if template.is_file():
+    if is_plain(template):
         settings["chat_template"] = _read(template)
     tokenizer_settings.apply(backend, settings, _object(folder / ADDED), folder)
     for role in ROLES:
@@ -94,26 +94,26 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 
 def _backend(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     if path.is_dir():
-        if (path / "tokenizer.json").is_file():
+        if is_plain(path / "tokenizer.json"):
             return _from_json(path / "tokenizer.json"), {}
         given = _settings_of(path)
-        if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        if is_plain(path / "vocab.json") and is_plain(path / "merges.txt"):
             tokenizer_settings.check_class(given, path / "vocab.json")
             return _from_merges(path / "vocab.json", path / "merges.txt", given)
-        if (path / "tokenizer.model").is_file():
+        if is_plain(path / "tokenizer.model"):
             tokenizer_settings.check_class(given, path / "tokenizer.model")
             return convert_sentencepiece(path / "tokenizer.model")
-        if (path / "spiece.model").is_file():
+        if is_plain(path / "spiece.model"):
             tokenizer_settings.check_class(given, path / "spiece.model")
             return convert_t5(path / "spiece.model", tokenizer_settings.sentinels(given, path))
-        if (path / "vocab.txt").is_file():
+        if is_plain(path / "vocab.txt"):
             tokenizer_settings.check_class(given, path / "vocab.txt")
             return wordpiece(read_vocabulary(path / "vocab.txt"), named=given)
         raise BedstoneError(
             f"{path}: holds no tokenizer. Expected tokenizer.json, vocab.json with merges.txt, "
             "tokenizer.model, spiece.model or vocab.txt in that folder."
         )
-    if not path.is_file():
+    if not is_plain(path):
         raise BedstoneError(f"tokenizer {str(path)!r}: no such file or folder.")
     if path.suffix == ".model":
         return convert_sentencepiece(path)

@@ -20,6 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,6 +36,7 @@ from bedstone.data.text.sentences import sentences
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate
 from bedstone.generation.beam import beam_search
+from bedstone.generation.constraints import FILE
 from bedstone.generation.required import START, Word, glossary_words, required_words
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
@@ -449,8 +451,8 @@ class Text2TextGeneration(Task):
         size = model.config.target_vocab_size
         if not isinstance(found, int) or not 0 <= found < size:
             raise BedstoneError(
-                f"generation_config.json: decoder_start_token_id = {shown(found)}; expected an id "
-                f"from 0 to {size - 1}. Is the file another model's?"
+                f"{(model.path or Path()) / FILE}: decoder_start_token_id = {shown(found)}; "
+                f"expected an id from 0 to {size - 1}. Is the file another model's?"
             )
         return found
 
