@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SECONDS = 1.5  # of one template
 MEMORY = 1 << 30  # bytes of the process
@@ -28,6 +28,18 @@ class TemplateFault(Exception):
     """Why a template can't be rendered, in its own words where it has some."""
 
 
+class Written(NamedTuple):
+    """What a template makes of its variables.
+
+    Attributes:
+        text: the rendered text.
+        spans: (start, end) in characters of each `{% generation %}` block in it.
+    """
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
 class Renderer:
     """The process that renders, from this side; one template at a time."""
 
@@ -36,7 +48,7 @@ class Renderer:
         self._process: subprocess.Popen[str] | None = None
         self._owner = 0  # the process that started it: a fork can't share its pipes
 
-    def render(self, template: str, variables: dict[str, Any]) -> str:
+    def render(self, template: str, variables: dict[str, Any]) -> Written:
         """The text that a template makes of its variables, which JSON can write.
 
         Raises:
@@ -52,7 +64,7 @@ class Renderer:
         found = json.loads(reply)
         if "text" not in found:
             raise TemplateFault(found["fault"])
-        return str(found["text"])
+        return Written(str(found["text"]), [(start, end) for start, end in found["spans"]])
 
     def close(self) -> None:
         """Ends the process; the next template starts another."""
@@ -130,15 +142,23 @@ def serve() -> None:
         print(json.dumps(_reply(**json.loads(line))), flush=True)
 
 
-def _reply(template: str, variables: dict[str, Any]) -> dict[str, str]:
+class _Progress:
+    """What is rendered so far: its characters, and the spans of `{% generation %}` blocks."""
+
+    size = 0
+    spans: list[tuple[int, int]] = []  # noqa: RUF012
+
+
+def _reply(template: str, variables: dict[str, Any]) -> dict[str, Any]:
     try:
-        parts, size = [], 0
+        parts: list[str] = []
+        _Progress.size, _Progress.spans = 0, []
         for part in _compiled(template).generate(**variables):
             parts.append(part)
-            size += len(part)
-            if size > MOST:
+            _Progress.size += len(part)
+            if _Progress.size > MOST:
                 return {"fault": f"the text becomes longer than {MOST:,} characters"}
-        return {"text": "".join(parts)}
+        return {"text": "".join(parts), "spans": _Progress.spans}
     except MemoryError:
         return {"fault": f"it takes more memory than {MOST:,} characters need"}
     except Exception as error:
@@ -155,14 +175,19 @@ def _compiled(template: str) -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(ext.Extension):
-        """`{% generation %}` marks the assistant's words for training; here it changes nothing."""
+        """`{% generation %}` marks what the assistant writes, which is what training learns."""
 
         tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Parser) -> nodes.Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body).set_lineno(line)
+            return nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
+
+        def mark(self, caller: Callable[[], str]) -> str:
+            text = caller()
+            _Progress.spans.append((_Progress.size, _Progress.size + len(text)))
+            return text
 
     def tojson(
         value: Any,
