@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.records import MOST_BROKEN
 from bedstone.data.summary import summarise
 from bedstone.data.text.augment import AugmentConfig, augment
+from bedstone.data.text.conversations import TURNS
 from bedstone.data.text.examples import Examples, example_stream
 from bedstone.data.text.supervised import PARTS, examples_of, make_examples, usable_rows
 from bedstone.data.text.tokenizer import Tokenizer
@@ -130,6 +131,7 @@ class FinetuneRecipe(RunRecipe):
         problem: of text-classification: single, multi, regression; auto takes it from the labels.
         limit: tokens a row at most; longer rows become windows. 0 takes the model's context.
         stride: tokens that a window shares with the one before.
+        turns: of conversations, `all` answers are learnt, or the `last` one of each.
         batch_size: rows in a micro-batch.
         dropout: in training; null is as the model has it.
         train: whole, or, of image-classification, head: a linear probe on the features of the
@@ -155,6 +157,7 @@ class FinetuneRecipe(RunRecipe):
     problem: str = "auto"
     limit: int = whole(0, default=0)
     stride: int = whole(0, default=0)
+    turns: str = one_of(*TURNS, default="all")
     batch_size: int = whole(1, default=32)
     dropout: float | None = None
     train: str = one_of("whole", "head", default="whole")
@@ -446,6 +449,7 @@ def open_texts(
             limit=limit,
             stride=recipe.stride,
             known=known is not None,
+            turns=recipe.turns,
             keep_ends=version >= ENDS_KEPT,
             own_template=version >= OWN_TEMPLATE,
         )
@@ -501,6 +505,16 @@ def prepare(model: Model, recipe: FinetuneRecipe, examples: Examples) -> None:
     model.pooling = None  # it makes labels now, not vectors
     if template := getattr(examples, "chat_template", ""):
         tokenizer_of(model).settings["chat_template"] = template
+    if ends := getattr(examples, "end_ids", ()):
+        end_with(model, ends)
+
+
+def end_with(model: Model, ends: Collection[int]) -> None:
+    """Makes tokens that answers were learnt with end what the model writes."""
+    known = model.generation.get("eos_token_id")
+    old = [] if known is None else known if isinstance(known, list) else [known]
+    if new := sorted(set(ends) - set(old)):
+        model.generation["eos_token_id"] = [*old, *new]
 
 
 def set_dropout(network: Any, share: float) -> None:

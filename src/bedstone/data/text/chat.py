@@ -297,7 +297,7 @@ def learnt_chats(
     check_template(tokenizer)
     plain = read_messages(messages)
     turns = [n for n, each in enumerate(plain) if each["role"] == "assistant"]
-    wanted = [n for n in turns if n >= first and _is_learnt(plain[n])]
+    wanted = [n for n in turns if n >= first and is_learnt(plain[n])]
     wanted = wanted[-1:] if last else wanted
     if not wanted:
         raise BedstoneError(
@@ -316,7 +316,8 @@ def learnt_chats(
         raise BedstoneError(_refusal(form, plain, fault)) from fault
 
 
-def _is_learnt(message: Mapping[str, Any]) -> bool:
+def is_learnt(message: Mapping[str, Any]) -> bool:
+    """Whether an answer is learnt where answers are: `weight: 0` and `train: false` say no."""
     return bool(message.get("weight", 1)) and bool(message.get("train", True))
 
 

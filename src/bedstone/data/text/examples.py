@@ -251,6 +251,11 @@ class Ragged:
         self._parts.append(np.array(columns, dtype=np.int64).reshape(len(columns), -1))
         self._ends.append(self._ends[-1] + self._parts[-1].shape[1])
 
+    @property
+    def total(self) -> int:
+        """Columns of all entries."""
+        return int(self._ends[-1])
+
     def take(self, entries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(columns, M) the entries end to end, and (M,) which of `entries` each is of."""
         if len(self._parts) > 1:

@@ -6,6 +6,7 @@ to answer in it, so rows to learn from, and prompts of `bedstone predict`, are w
 template of any other becomes Alpaca's form.
 """
 
+import json
 from collections.abc import Sequence
 
 from bedstone.data.text.chat import instruction_template, render
@@ -40,6 +41,24 @@ def alpaca_template(tokenizer: Tokenizer) -> str:
     ids = frame_of(tokenizer, 1).before[0]
     before = "".join(tokenizer.backend.id_to_token(number) or "" for number in ids)
     return instruction_template(ALPACA, before)
+
+
+def conversation_template(tokenizer: Tokenizer) -> str:
+    """The chat template of a tokenizer that has none: Alpaca's headings around each turn.
+
+    It needs no control token but the end token, which stands after each answer.
+    """
+    ids = frame_of(tokenizer, 1).before[0]
+    before = "".join(tokenizer.backend.id_to_token(number) or "" for number in ids)
+    return (
+        f"{{{{ {json.dumps(before)} }}}}{{% for message in messages %}}"
+        "{% if message['role'] in ('system', 'developer') %}{{ message['content'] + '\\n\\n' }}"
+        "{% elif message['role'] == 'user' %}"
+        "{{ '### Instruction:\\n' + message['content'] + '\\n\\n### Response:' }}"
+        "{% elif message['role'] == 'assistant' %}"
+        "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\\n\\n' }}"
+        "{% else %}{{ raise_exception('no tools were learnt') }}{% endif %}{% endfor %}"
+    )
 
 
 def instruction_prompts(

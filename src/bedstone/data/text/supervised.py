@@ -13,6 +13,11 @@ import numpy as np
 
 from bedstone.data import labels as labelling
 from bedstone.data.dataset import Dataset
+from bedstone.data.text.conversations import (
+    ConversationExamples,
+    Conversations,
+    holds_conversations,
+)
 from bedstone.data.text.encode import (
     Input,
     completion_input,
@@ -482,7 +487,9 @@ PARTS = {
     "text-classification": ("text", "pair", "label"),
     "token-classification": ("tokens", "tags"),
     "question-answering": ("question", "context", "answers"),
-    "text-generation": ("prompt", "instruction", "input", "text", "completion", "output"),
+    "text-generation": (
+        *("prompt", "instruction", "input", "text", "completion", "output", "messages", "tools"),
+    ),
 }
 
 
@@ -521,6 +528,8 @@ def usable_rows(
             find_answers(rows, row, column, rows.rows[row][context])
 
         return rows.usable(check_answers)
+    if holds_conversations(rows):
+        return rows.usable(Conversations(rows).read)
     needed = check_cells(*_learnt_columns(rows))
     spare = [name for part in ("prompt", "input") if (name := rows.column(part))]
 
@@ -567,6 +576,7 @@ def examples_of(
     known: bool = False,
     keep_ends: bool = True,
     own_template: bool = True,
+    turns: str = "all",
 ) -> Examples:
     """Rows that were checked as examples of a task, tokenised.
 
@@ -579,6 +589,7 @@ def examples_of(
         known: whether labels and problem are those of a model that is there.
         keep_ends: of text-generation, whether of long prompts the end is kept.
         own_template: likewise, whether instructions are written by the model's own chat template.
+        turns: of conversations, all answers are learnt, or the last one of each.
     """
     room = {"limit": limit, "stride": stride}
     if task == "text-classification":
@@ -587,6 +598,8 @@ def examples_of(
         return TagExamples(rows, tokenizer, labels=labels, **room)
     if task == "question-answering":
         return SpanExamples(rows, tokenizer, **room)
+    if task == "text-generation" and holds_conversations(rows):
+        return ConversationExamples(rows, tokenizer, turns=turns, **room)
     if task == "text-generation":
         return CompletionExamples(
             rows, tokenizer, keep_ends=keep_ends, own_template=own_template, **room

@@ -1,0 +1,204 @@
+"""Conversations as examples for decoders: what the assistant writes is learnt, the rest is read.
+
+A row holds `messages`, or a `prompt` of messages and a `completion` of messages; in OpenAI's or
+ShareGPT's form. The model's chat template writes them (`data.text.chat.learnt_chats`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bedstone.data.dataset import Dataset
+from bedstone.data.text.chat import LearntChat, is_learnt, learnt_chats, read_messages
+from bedstone.data.text.encode import Input
+from bedstone.data.text.examples import Examples, Ragged, Targets
+from bedstone.data.text.instructions import conversation_template
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.errors import BedstoneError
+from bedstone.reading import shown
+
+TURNS = ("all", "last")  # which answers of a conversation are learnt
+
+
+def holds_conversations(rows: Dataset) -> bool:
+    """Whether rows are conversations: lists of messages, not texts."""
+    if rows.column("completion") or rows.column("instruction"):
+        column = rows.column("completion")
+        return column is not None and isinstance(_cell(rows.rows[0], column), list)
+    return rows.column("messages") is not None
+
+
+def _cell(row: Mapping[str, Any], column: str) -> Any:
+    value = row.get(column)
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else value
+
+
+class Conversations:
+    """The conversations of rows: messages, tools, and how many messages are read alone."""
+
+    def __init__(self, rows: Dataset) -> None:
+        self.rows = rows
+        self.messages = None if rows.column("completion") else rows.need("messages")
+        self.tools = rows.column("tools")
+
+    def read(self, row: int) -> tuple[list[dict[str, Any]], list[Any] | None, int]:
+        """Messages, tools, and the number of messages that are a prompt.
+
+        Raises:
+            BedstoneError: naming the row and column of what is no conversation, or of one without
+                an answer.
+        """
+        if self.messages is None:
+            prompt = self._messages(row, self.rows.need("prompt"))
+            messages = [*prompt, *self._messages(row, self.rows.need("completion"))]
+            if not any(each["role"] == "assistant" for each in messages[len(prompt) :]):
+                column = self.rows.need("completion")
+                raise self.rows.fault(row, column, "has no turn of the assistant", "Mend it.")
+            return messages, self._tools(row), len(prompt)
+        messages = self._messages(row, self.messages)
+        if not any(each["role"] == "assistant" and is_learnt(each) for each in messages):
+            what = "has no turn of the assistant that is to be learnt"
+            raise self.rows.fault(row, self.messages, what, "Leave the row out.")
+        return messages, self._tools(row), 0
+
+    def _messages(self, row: int, column: str) -> list[dict[str, Any]]:
+        value = self.rows.value(row, column)
+        return read_messages(_cell({column: value}, column), f"{self.rows.where(row)}: {column}")
+
+    def _tools(self, row: int) -> list[Any] | None:
+        value = self.rows.rows[row].get(self.tools) if self.tools else None
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = None
+        if value is None or value == "":
+            return None
+        if not isinstance(value, list | tuple) or not all(isinstance(v, Mapping) for v in value):
+            assert self.tools is not None
+            what = f"holds {shown(value)}; expected a list of JSON schemas of functions"
+            raise self.rows.fault(row, self.tools, what, "Mend it, or leave the row out.")
+        return list(value) or None
+
+
+class ConversationExamples(Examples):
+    """A conversation a row, of which the answers are learnt, their end token included.
+
+    What is longer than a row becomes windows that begin before an answer, with as much before it as
+    fits; a token is learnt once. A tokenizer without a chat template gets that of
+    `instructions.conversation_template`.
+
+    Args:
+        stride: tokens that stand before an answer in a window, at least.
+        turns: all answers are learnt, or the last one of each conversation.
+
+    Raises:
+        BedstoneError: naming the file, row and column of what can't be learnt; or more than half
+            of the rows leave nothing to learn.
+    """
+
+    kind = "language"
+
+    def __init__(
+        self,
+        rows: Dataset,
+        tokenizer: Tokenizer,
+        *,
+        limit: int,
+        stride: int = 0,
+        turns: str = "all",
+    ) -> None:
+        if not 0 <= stride < limit - 1:
+            raise BedstoneError(
+                f"stride: {stride:,} tokens shared between windows leave nothing new in rows of "
+                f"{limit:,}. Lower it, or raise the limit."
+            )
+        self.chat_template = ""  # that makes the learnt form of a conversation
+        if not tokenizer.chat_template:
+            self.chat_template = conversation_template(tokenizer)
+            tokenizer.settings["chat_template"] = self.chat_template
+        self._source, self._turns = Conversations(rows), turns
+        self._targets_of = Ragged()
+        self._apart = self._open_ended = 0
+        self.end_ids: set[int] = set()  # that answers end with
+        self.actual = [self._source.read(row)[0] for row in range(len(rows))]
+        super().__init__(rows, tokenizer, limit=limit, stride=stride)
+
+    @property
+    def trained_count(self) -> int:
+        """Tokens that are learnt."""
+        return self._targets_of.total
+
+    def chats(self, row: int) -> list[LearntChat]:
+        """A row's conversation, or several that end with an answer each."""
+        messages, tools, first = self._source.read(row)
+        last = self._turns == "last"
+        return learnt_chats(self.tokenizer, messages, tools=tools, last=last, first=first)
+
+    def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
+        return [
+            [window for chat in self._chats(number) for window in self._windows(chat)]
+            for number in numbers
+        ]
+
+    def _chats(self, row: int) -> list[LearntChat]:
+        found = self.chats(row)
+        self._apart += len(found) > 1
+        self._open_ended += any(chat.open_ended for chat in found)
+        for chat in found:
+            after = [*chat.trained[1:], False]
+            ends = [n for n, learnt, on in zip(chat.ids, chat.trained, after, strict=True)
+                    if learnt and not on]  # fmt: skip
+            self.end_ids.update(ends if not chat.open_ended else ())
+        return found
+
+    def _windows(self, chat: LearntChat) -> list[Input]:
+        """Windows with targets, which `sources` are 1 of; what stands before them is kept."""
+        size = len(chat.ids)
+        whole = Input(chat.ids, [0] * size, chat.offsets, [0] * size, [None] * size)
+        wanted = [at for at in range(1, size) if chat.trained[at]]  # nothing foretells the first
+        windows, end = [], 0
+        while left := [at for at in wanted if at >= end]:
+            first, start = left[0], 0
+            if size > self.limit:
+                run = next((n for n, at in enumerate(left) if at != first + n), len(left))
+                room = max(self.limit - min(run, self.limit // 2), self.stride)
+                start = max(first - room, 0)
+            end = min(start + self.limit, size)
+            window = whole.cut(start, end)
+            for at in left:
+                if at < end:
+                    window.sources[at - start] = 1
+            windows.append(window)
+        return windows
+
+    def _keep(self, row: int, windows: list[Input]) -> None:
+        for window in windows:
+            self._targets_of.add([at for at, one in enumerate(window.sources) if one == 1])
+
+    def describe(self) -> str:
+        text = f"{super().describe()}; {self.trained_count:,} tokens of answers are learnt"
+        if self._apart:
+            text += (
+                f"; {self._apart:,} conversations became one for each answer, as the chat template "
+                "writes earlier turns otherwise once others follow"
+            )
+        if self._open_ended:
+            text += (
+                f"; {self._open_ended:,} conversations have answers that the chat template ends "
+                "with no special token, so the model won't learn where to stop"
+            )
+        return text
+
+    def _targets(
+        self,
+        windows: np.ndarray,
+        starts: np.ndarray,
+        reads: np.ndarray,
+        weights: np.ndarray | None,
+    ) -> Targets:
+        (within,), owners = self._targets_of.take(windows)
+        targets = self.ids[self.starts[windows][owners] + within].astype(np.int64)
+        return Targets(starts[owners] + within - 1, owners, targets)
