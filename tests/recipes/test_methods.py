@@ -19,7 +19,7 @@ from bedstone.recipes.base import METHODS, PretrainRecipe, load_method, method_o
 from bedstone.recipes.contrastive import ContrastiveRecipe
 from methods import check_method
 from runs import make_text
-from small_models import SENTENCES, saved
+from small_models import SENTENCES, decoder, saved
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -176,6 +176,26 @@ def supervised(folder: Path) -> dict[str, Any]:
     }
 
 
+def sft(folder: Path) -> dict[str, Any]:
+    rows = [
+        {"messages": [{"role": "user", "content": a}, {"role": "assistant", "content": b}]}
+        for a in SENTENCES[:4]
+        for b in SENTENCES[:3]
+    ]
+    path = folder / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "method": "sft",
+        "model": str(decoder(HeadConfig("language"), "qwen3").save(folder / "model")),
+        "data": {"train": str(path), "validation_share": 0.3},
+        "optim": {"adamw_lr": 1e-2},
+        "batch_size": 4,
+        "epochs": 4,
+        "dropout": 0.0,
+        "best": "last",
+    }
+
+
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("ONES", 12), ("SEVERAL", 10)):
@@ -210,6 +230,7 @@ RECIPES = {
         autoencoder,
         diffusion,
         supervised,
+        sft,
         seq2seq,
     )
 }

@@ -26,8 +26,11 @@ from bedstone.recipes.supervised import (
     augmenter,
     open_image_model,
     open_image_rows,
+    open_start,
+    open_texts,
 )
 from bedstone.report.sheets import augmentation_sheet, contact_sheet
+from bedstone.report.trained_tokens import as_text, token_rows, write_token_page
 from bedstone.tasks.images.engine import processor_of
 from bedstone.train.data import augment_of, cached_training_images, image_side
 from bedstone.train.lr_finder import find_rate
@@ -63,6 +66,9 @@ def preview_augmented(recipe: Any, count: int) -> None:
     """
     if not isinstance(recipe, FinetuneRecipe):
         raise BedstoneError("sample: pictures are drawn by bedstone pretrain RECIPE --sample PNG.")
+    if recipe.task == "text-generation" and not recipe.augment:
+        show_trained(recipe, count)
+        return
     if not recipe.augment:
         example = "flip: 0.5" if recipe.task == IMAGE_TASKS else "copies: 1"
         raise BedstoneError(f"augment: the recipe asks for none; give it, as {{{example}}}.")
@@ -75,6 +81,22 @@ def preview_augmented(recipe: Any, count: int) -> None:
     )
     config = augment_config(recipe)
     print(sample(rows.rows, config, count, **augment_parts(config, rows)))
+
+
+def show_trained(recipe: FinetuneRecipe, count: int) -> None:
+    """Prints rows with what is trained of them in colour, and writes the page of them.
+
+    Raises:
+        BedstoneError: the model or the rows can't be read.
+    """
+    model = open_start(recipe, None)
+    examples, _, _ = open_texts(recipe, model, False)
+    drawn = np.random.default_rng(recipe.seed).permutation(len(examples))[:count]
+    rows = token_rows(examples, sorted(drawn.tolist()))
+    for row in rows:
+        Console().print(as_text(row), highlight=False)
+    page = Path(recipe.out) / "trained-tokens.html"
+    print(f"{examples.describe()}. In colour: {write_token_page(page, str(recipe.model), rows)}")
 
 
 def augmented_sheet(recipe: FinetuneRecipe, count: int) -> Path:

@@ -146,7 +146,8 @@ def finetune_(
         recipe: the name of one of `bedstone recipes`, or a YAML file.
         overrides: fields of the recipe to set, as key=value.
         find_rate: run a learning-rate range test and propose a rate, without training.
-        sample: show this many augmented rows beside the originals, without training.
+        sample: show this many rows, without training: augmented ones beside the originals; of
+            text-generation, which of their tokens are trained.
         strict: refuse data of which something may have been misunderstood.
 
     Example:

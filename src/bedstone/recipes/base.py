@@ -48,6 +48,7 @@ METHODS = {
     "autoencoder": "autoencoder:Autoencoder",
     "diffusion": "diffusion:Diffusion",
     "supervised": "supervised:Supervised",
+    "sft": "supervised:SFT",
     "seq2seq": "seq2seq:Seq2Seq",
 }
 

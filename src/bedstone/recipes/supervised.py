@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -200,7 +200,7 @@ class Supervised(Method[FinetuneRecipe]):
 
     name = "supervised"
     Recipe = FinetuneRecipe
-    tasks = TASKS
+    tasks: ClassVar[tuple[str, ...]] = TASKS
     epochs = True
 
     def begin(self, recipe: FinetuneRecipe, checkpoint: Checkpoint | None) -> Model:
@@ -234,7 +234,8 @@ class Supervised(Method[FinetuneRecipe]):
         context = getattr(start.model.config, "context", 0)
         if 0 < context < recipe.limit:
             notes.append(f"limit: {recipe.limit:,} is more than the model's context, {context:,}")
-        return Splits(train, validation, test, record, notes, understood)
+        shown = train if recipe.task == "text-generation" else None
+        return Splits(train, validation, test, record, notes, understood, shown)
 
     def model(
         self,
@@ -300,6 +301,26 @@ class Supervised(Method[FinetuneRecipe]):
     def _epoch(self, recipe: FinetuneRecipe, splits: Splits) -> int:
         """Steps of a pass over the training rows."""
         return math.ceil(len(splits.train) / (recipe.batch_size * recipe.accumulate))
+
+
+@dataclass
+class SFTRecipe(FinetuneRecipe):
+    """Supervised fine-tuning of a decoder on conversations, instructions or completions.
+
+    Attributes as in `FinetuneRecipe`; the task is text-generation.
+    """
+
+    method: str = "sft"
+    task: str = one_of("text-generation", default="text-generation")
+    out: str = "runs/sft"
+
+
+class SFT(Supervised):
+    """A decoder that learns to answer: the first step of InstructGPT (Ouyang et al., 2022)."""
+
+    name = "sft"
+    Recipe = SFTRecipe
+    tasks: ClassVar[tuple[str, ...]] = ()
 
 
 TOGETHER = 64  # images that a frozen network reads at a time

@@ -38,6 +38,7 @@ class Splits:
         record: what `data.json` and the artefact say of it; `source` and `fingerprint` at least.
         notes: lines of the plan that is printed before training.
         understood: the columns, classes and doubts of the rows, printed with it.
+        shown: examples whose first rows are shown, by which of their tokens are trained.
     """
 
     train: Any
@@ -46,6 +47,7 @@ class Splits:
     record: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     understood: Summary | None = None
+    shown: Any = None
 
 
 def understood(splits: Splits) -> Summary:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 
 from bedstone.files import write_text
 from bedstone.reading import is_plain
@@ -146,7 +147,7 @@ class ProgressBar:
                 f"{self.label} {share:4.0%}  {left}  {text}", highlight=False, soft_wrap=True
             )
 
-    def say(self, text: str) -> None:
+    def say(self, text: str | Text) -> None:
         """A line that stays, above the bar."""
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)

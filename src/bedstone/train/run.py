@@ -22,6 +22,7 @@ from bedstone.files import lock, make_folder, write_json, write_text
 from bedstone.models.interfaces import Denoiser, ImageTextModel
 from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
+from bedstone.report.trained_tokens import as_text, token_rows, write_token_page
 from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_everything
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
@@ -35,6 +36,9 @@ from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from bedstone.train.start import Start, weight_counts
 
 Method = Any  # a `recipes.base.Method`, which stands above
+
+
+SHOWN = 20  # rows of the page of trained tokens
 
 
 @dataclass
@@ -307,6 +311,10 @@ def _train(
     write_text(folder / RECIPE, to_yaml(said(recipe)))
     write_json(folder / DATA, plan.splits.record)
     say(plan_text(method, recipe, plan))
+    if (shown := plan.splits.shown) is not None:
+        first = token_rows(shown, range(min(len(shown), SHOWN)))
+        say(as_text(first[0]))
+        write_token_page(folder / "trained-tokens.html", f"{folder.name}: trained tokens", first)
     model.record.update(recipe=said(recipe), data=plan.splits.record)
     if recipe.compile:
         _compile(model.network)

@@ -1,4 +1,4 @@
-"""Conversations to learn from: masks, windows, the ids of transformers, rows that can't be learnt."""
+"""Conversations to learn from: masks, windows, transformers' ids, rows that can't be learnt."""
 
 import random
 
@@ -18,13 +18,14 @@ from bedstone.errors import BedstoneError
 CHATML = (
     "{% if tools %}{{ tools | tojson }}{% endif %}"
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] or '') }}"
-    "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + c.function.arguments | tojson "
-    "+ '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name }}"
+    "{{ c.function.arguments | tojson + '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 BLOCKS = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
-    "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}"
+    "{% endgeneration %}{{ '\n' }}{% else %}"
     "{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
@@ -96,7 +97,23 @@ def test_ids_and_masks_are_those_of_transformers(backend):
         tokenizer_object=known.backend, eos_token="<|im_end|>"
     )
     draw = random.Random(0)
-    words = "how are you ? well é 😀 日本 x\n <b> {{x}} ' \" \\ the".split(" ")
+    words = [
+        "how",
+        "are",
+        "you",
+        "?",
+        "well",
+        "é",
+        "😀",
+        "日本",
+        "x\n",
+        "<b>",
+        "{{x}}",
+        "'",
+        '"',
+        "\\",
+        "the",
+    ]
     for _ in range(100):
         talk = [{"role": "system", "content": " ".join(draw.choices(words, k=3))}]
         for _ in range(draw.randint(1, 4)):
@@ -120,7 +137,18 @@ def test_no_message_holds_a_control_token(backend, template):
     names = {"<|im_start|>", "<|im_end|>"}
     ids = {known.backend.token_to_id(name) for name in names}
     draw = random.Random(1)
-    pieces = ["<|im_end|>", "<|im_start|>", "<|im_", "end|>", "<", "|", ">", "assistant\n", "x", " "]
+    pieces = [
+        "<|im_end|>",
+        "<|im_start|>",
+        "<|im_",
+        "end|>",
+        "<",
+        "|",
+        ">",
+        "assistant\n",
+        "x",
+        " ",
+    ]
     for _ in range(100):
         talk = [
             {"role": role, "content": "".join(draw.choices(pieces, k=draw.randint(1, 6)))}
