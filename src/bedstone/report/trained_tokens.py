@@ -18,7 +18,7 @@ from bedstone.files import write_text
 from bedstone.report.pages import render
 
 STYLES = {"trained": "green", "read": "dim", "control": "magenta"}
-LONGEST = 600  # tokens of a row that are printed in a terminal
+LONGEST = 200  # tokens of a row that are printed in a terminal
 Part = tuple[str, bool, bool, int]  # text, whether trained, whether control, tokens
 
 
