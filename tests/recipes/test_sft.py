@@ -153,7 +153,7 @@ def test_rows_are_shown_before_training(model, tmp_path, capsys):
     rows = rows_file(tmp_path, [{"messages": each} for each in CHATS] * 4)
     out = tmp_path / "r"
     words = ["finetune", "sft-own", f"model={folder}", f"data.train={rows}", f"out={out}"]
-    words.append("data.validation_share=0.4")
+    words.append(f"data.validation={rows}")
     code = main([*words, "--sample", "2"])
     said, fault = capsys.readouterr()
     assert code == 0, fault
