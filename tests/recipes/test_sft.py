@@ -148,6 +148,18 @@ def test_a_model_learns_to_answer_and_to_end(model, tmp_path):
     )
 
 
+def test_answers_are_predicted_beside_conversations(model, tmp_path):
+    folder = model.save(tmp_path / "m")
+    rows = rows_file(tmp_path, [{"messages": CHATS[1]}, {"messages": CHATS[1][:1]}])
+    out = tmp_path / "out.jsonl"
+    words = ["predict", str(folder), rows, "--out", str(out)]
+    assert main([*words, "--option", "max_new_tokens=5", "--option", "do_sample=false"]) == 0
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    assert first["prediction"] == second["prediction"] != ""
+    whole = bedstone.load(folder).generate(CHATS[1][:1], max_new_tokens=5, do_sample=False)
+    assert first["prediction"] in str(whole)
+
+
 def test_rows_are_shown_before_training(model, tmp_path, capsys):
     folder = model.save(tmp_path / "m")
     rows = rows_file(tmp_path, [{"messages": each} for each in CHATS] * 4)

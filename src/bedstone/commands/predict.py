@@ -11,6 +11,8 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset, with_images
 from bedstone.data.records import MOST_BROKEN
+from bedstone.data.text.chat import render
+from bedstone.data.text.conversations import Conversations, holds_conversations
 from bedstone.data.text.instructions import instruction_prompts
 from bedstone.data.write import FORMATS, check_format, write_rows
 from bedstone.errors import BedstoneError
@@ -129,12 +131,21 @@ def _out(rows: str, out: str | None) -> Path:
     return source.with_name(f"{source.stem}.predicted{suffix}")
 
 
+def _prompt_of_chat(model: Model, rows: Dataset, row: int) -> Any:
+    messages, tools, _ = Conversations(rows).read(row, answered=False)
+    last = len(messages) - (messages[-1]["role"] == "assistant")
+    return render(tokenizer_of(model), messages[:last], tools=tools)
+
+
 def prompts_of(model: Model, rows: Dataset) -> list[Any]:
-    """The prompt of each row, as training writes it: a prompt, an instruction, or a text.
+    """The prompt of each row, as training writes it: a conversation, a prompt, an instruction, or a
+    text. Of a conversation that ends with an answer, what stands before that one.
 
     Raises:
         BedstoneError: there is no such column, or an instruction is empty.
     """
+    if holds_conversations(rows):
+        return [_prompt_of_chat(model, rows, row) for row in range(len(rows))]
     if rows.column("prompt"):
         return [row.get(rows.need("prompt")) for row in rows.rows]
     if rows.column("instruction"):

@@ -43,8 +43,13 @@ class Conversations:
         self.messages = None if rows.column("completion") else rows.need("messages")
         self.tools = rows.column("tools")
 
-    def read(self, row: int) -> tuple[list[dict[str, Any]], list[Any] | None, int]:
+    def read(
+        self, row: int, *, answered: bool = True
+    ) -> tuple[list[dict[str, Any]], list[Any] | None, int]:
         """Messages, tools, and the number of messages that are a prompt.
+
+        Args:
+            answered: whether an answer that is to be learnt is needed.
 
         Raises:
             BedstoneError: naming the row and column of what is no conversation, or of one without
@@ -53,12 +58,13 @@ class Conversations:
         if self.messages is None:
             prompt = self._messages(row, self.rows.need("prompt"))
             messages = [*prompt, *self._messages(row, self.rows.need("completion"))]
-            if not any(each["role"] == "assistant" for each in messages[len(prompt) :]):
+            if answered and not any(m["role"] == "assistant" for m in messages[len(prompt) :]):
                 column = self.rows.need("completion")
                 raise self.rows.fault(row, column, "has no turn of the assistant", "Mend it.")
             return messages, self._tools(row), len(prompt)
         messages = self._messages(row, self.messages)
-        if not any(each["role"] == "assistant" and is_learnt(each) for each in messages):
+        learnt = (m for m in messages if m["role"] == "assistant" and is_learnt(m))
+        if answered and not any(learnt):
             what = "has no turn of the assistant that is to be learnt"
             raise self.rows.fault(row, self.messages, what, "Leave the row out.")
         return messages, self._tools(row), 0
