@@ -97,6 +97,8 @@ def predict(
         chosen.setdefault("is_split_into_words", True)
     if kind.name == "text-generation":
         inputs = prompts_of(opened, data)
+        if holds_conversations(data):
+            chosen.setdefault("return_full_text", False)
     elif "source" in kind.fields:
         read = str(chosen.get("src_lang") or "")
         inputs = source_texts(data, languages_of(task or kind.name, opened, (read, ""))[0])
