@@ -263,3 +263,16 @@ def test_templates_that_fail_are_named(backend, template, fault):
     known = tokenizer(backend, template)
     with pytest.raises(BedstoneError, match=rf"row 1: chat_template: can't write.*{fault}"):
         ConversationExamples(Dataset([{"messages": TALK}]), known, limit=64)
+
+
+def test_what_a_template_lacks_is_said(backend):
+    known = tokenizer(backend, CHATML.replace("<|im_end|>", "<|eot|>"))
+    said = ConversationExamples(Dataset([{"messages": TALK}]), known, limit=200).describe()
+    assert "writes <|eot|>, which the tokenizer reads as plain text" in said
+    assert "1 conversations have answers that the chat template ends with no special token" in said
+
+
+def test_answers_that_follow_one_another_are_learnt(backend):
+    known = tokenizer(backend, CHATML)
+    (chat,) = learnt_chats(known, [*TALK[:3], TALK[4]])
+    assert learnt(chat, known) == ["Well, é 😀.<|im_end|>", "The sun shines.<|im_end|>"]

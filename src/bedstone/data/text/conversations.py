@@ -5,6 +5,7 @@ ShareGPT's form. The model's chat template writes them (`data.text.chat.learnt_c
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,6 +129,9 @@ class ConversationExamples(Examples):
         self._source, self._turns = Conversations(rows), turns
         self._targets_of = Ragged()
         self._apart = self._open_ended = 0
+        named = set(re.findall(r"<\|[\w/]+\|>", str(tokenizer.chat_template)))
+        self._absent = {name for name in named if tokenizer.backend.token_to_id(name) is None}
+        self._written: set[str] = set()  # of the absent ones
         self.end_ids: set[int] = set()  # that answers end with
         self.actual = [self._source.read(row)[0] for row in range(len(rows))]
         super().__init__(rows, tokenizer, limit=limit, stride=stride)
@@ -154,6 +158,7 @@ class ConversationExamples(Examples):
         self._apart += len(found) > 1
         self._open_ended += any(chat.open_ended for chat in found)
         for chat in found:
+            self._written |= {name for name in self._absent if name in chat.text}
             after = [*chat.trained[1:], False]
             ends = [n for n, learnt, on in zip(chat.ids, chat.trained, after, strict=True)
                     if learnt and not on]  # fmt: skip
@@ -191,6 +196,9 @@ class ConversationExamples(Examples):
                 f"; {self._apart:,} conversations became one for each answer, as the chat template "
                 "writes earlier turns otherwise once others follow"
             )
+        if self._written:
+            names = ", ".join(sorted(self._written))
+            text += f"; the chat template writes {names}, which the tokenizer reads as plain text"
         if self._open_ended:
             text += (
                 f"; {self._open_ended:,} conversations have answers that the chat template ends "
