@@ -535,6 +535,7 @@ class Field:
     part: str = ""
 
 
+MESSAGES = ("messages", "conversations", "conversation")
 # Rows of text by their columns.
 ROW_FIELDS = {
     "text": Field(("text", "sentence", "sentence1", "premise", "question1")),
@@ -550,6 +551,11 @@ ROW_FIELDS = {
     "instruction": Field(("instruction",)),
     "input": Field(("input",)),
     "output": Field(("output",)),
+    "messages": Field(MESSAGES),
+    "tools": Field(("tools",)),
+    "chosen": Field(("chosen",)),
+    "rejected": Field(("rejected",)),
+    "margin": Field(("margin",)),
     "source": Field(("source", "src", "document", "article", "text")),
     "target": Field(("target", "tgt", "summary", "highlights", "reference")),
 }
@@ -564,6 +570,6 @@ SAMPLE_FIELDS = {
     "questions": Field(QUESTION, _questions, part="question"),
     "answer": Field(ANSWER),
     "kind": Field(("kind", "kinds", "question_type", "answer_type")),
-    "messages": Field(("messages", "conversations", "conversation")),
+    "messages": Field(MESSAGES),
 }
 FIELDS = ROW_FIELDS | SAMPLE_FIELDS
