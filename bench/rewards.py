@@ -99,7 +99,7 @@ def main() -> None:
         measure = PreferenceEvaluation("held", model, examples, precision, RewardLoss(CENTRING))
         found = measure.predict()
         rewards.append(found.rewards)
-        lengths.append(np.array([[len(each) for each in _answers(held, row)] for row in _kept(examples)]))
+        lengths.append(np.array([[len(text) for text in one.answers] for one in examples.judged]))
         figures = measure.measured(found, 1000)
         print(
             f"fold {fold}: accuracy {figures['accuracy']:.4f}, loss {found.loss:.4f}, "
@@ -113,14 +113,6 @@ def main() -> None:
         f"baselines {whole.baselines}; mean score {np.concatenate(rewards).mean():+.3f}; "
         f"correlation of score and characters {whole['length_correlation']:+.3f}"
     )
-
-
-def _kept(examples: PreferenceExamples) -> range:
-    return range(len(examples.rows))
-
-
-def _answers(rows: Any, row: int) -> tuple[Any, ...]:
-    return read_pair(rows, row).answers
 
 
 if __name__ == "__main__":

@@ -433,6 +433,24 @@ def fitted(
     return rows
 
 
+def scored_input(
+    tokenizer: Tokenizer, value: Mapping[str, Any], limit: int, *, causal: bool
+) -> tuple[Input, Cuts]:
+    """A prompt with an answer as a reward model reads them, and what was cut.
+
+    Args:
+        value: `prompt`, `completion` and maybe `tools`, as rows have them.
+
+    Raises:
+        BedstoneError: one is missing, empty, or can't be written.
+    """
+    rows, cuts = Dataset([dict(value)], "input"), Cuts()
+    prompt, (answer,) = _joined(_prompt(rows, 0) or "", (_text(rows, 0, rows.need("completion")),))
+    _check_answer(rows, 0, "completion", answer)
+    read = encode_answer(tokenizer, prompt, answer, _tools(rows, 0), causal=causal, scored=True)
+    return fitted(tokenizer, [read], limit, causal, cuts)[0], cuts
+
+
 # Examples and batches.
 
 
