@@ -28,7 +28,8 @@ import torch
 
 import bedstone
 from bedstone.data.dataset import Dataset
-from bedstone.data.text.preferences import PreferenceExamples, preference_batches, read_judged
+from bedstone.data.text.preference_examples import PreferenceExamples, preference_batches
+from bedstone.data.text.preferences import read_judged
 from bedstone.metrics.figures import bootstrap
 from bedstone.objectives.preferences import answer_log_probs
 

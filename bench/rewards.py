@@ -24,7 +24,8 @@ import numpy as np
 
 import bedstone
 from bedstone.data.open import open_dataset
-from bedstone.data.text.preferences import PreferenceExamples, read_pair, usable_pairs
+from bedstone.data.text.preference_examples import PreferenceExamples
+from bedstone.data.text.preferences import read_pair, usable_pairs
 from bedstone.evaluate.preferences import PreferenceEvaluation
 from bedstone.metrics.preferences import preferences
 from bedstone.objectives.preferences import RewardLoss

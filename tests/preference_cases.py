@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from bedstone.data.text.packing import lay
-from bedstone.data.text.preferences import PreferenceBatch
+from bedstone.data.text.preference_examples import PreferenceBatch
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.heads import HeadConfig
 from bedstone.objectives.preferences import answer_log_probs

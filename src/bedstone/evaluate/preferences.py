@@ -13,9 +13,13 @@ import torch
 from rich.console import Console
 from rich.rule import Rule
 
-from bedstone.checkpoints.model import Model
-from bedstone.data.text.preferences import PreferenceExamples, preference_batches
-from bedstone.evaluate.runner import Evaluation, Progress
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.data.open import open_dataset
+from bedstone.data.records import MOST_BROKEN, Faults, Reading
+from bedstone.data.sources import read_records
+from bedstone.data.text.preference_examples import PreferenceExamples, preference_batches
+from bedstone.data.text.preferences import usable_pairs
+from bedstone.evaluate.runner import Evaluation, Progress, present
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.preferences import judgements, preferences
 from bedstone.objectives.preferences import (
@@ -27,6 +31,7 @@ from bedstone.objectives.preferences import (
     log_ratios,
 )
 from bedstone.runtime import Precision
+from bedstone.train.logs import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -147,3 +152,53 @@ class PreferenceEvaluation(Evaluation):
         else:
             losses = self.objective.of(found, batch)
         return float(losses.sum()), [found.sums, ratios]
+
+
+# `bedstone evaluate` for a reward model: its figures on pairs of answers.
+
+
+def holds_pairs(data: str, split: str | None = None) -> bool:
+    """Whether rows have a chosen and a rejected answer."""
+    first = next(iter(read_records(data, split, reading=Reading(Faults("", 1.0)))), None)
+    return first is not None and {"chosen", "rejected"} <= first.values.keys()
+
+
+def evaluate_rewards(
+    model: Model,
+    data: str,
+    precision: Precision,
+    *,
+    split: str | None = None,
+    context: int | None = None,
+    batch_size: int = 16,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Prints and returns the figures of a reward model with 95 % intervals over all pairs.
+
+    Args:
+        model: whose head gives one score.
+        data: rows with a chosen and a rejected answer.
+        context: tokens of a prompt with an answer at most; None is as in training.
+
+    Raises:
+        BedstoneError: the rows can't be read, or too many are broken.
+    """
+    rows = open_dataset(data, split=split, most_broken=MOST_BROKEN, option="")
+    recipe = model.record.get("recipe")
+    learnt = recipe.get("limit") if isinstance(recipe, dict) else 0
+    limit = min(context or learnt or model.config.context, model.config.context)
+    causal = bool(model.network.causal)
+    examples = PreferenceExamples(
+        usable_pairs(rows), tokenizer_of(model), limit=limit, causal=causal, scored=True
+    )
+    evaluation = PreferenceEvaluation(data, model, examples, precision, RewardLoss(), batch_size)
+    with ProgressBar("evaluating", quiet=as_json) as bar:
+        found = evaluation.predict(bar.update)
+    figures = evaluation.measured(found, 1000)
+    notes = filter(None, [examples.rows.faults.left_out(), examples.cuts.note(limit)])
+    return present(
+        {"loss": found.loss, **figures.record()},
+        {f"{model.path} on {data}": figures},
+        notes=list(notes),
+        as_json=as_json,
+    )

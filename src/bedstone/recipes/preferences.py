@@ -14,15 +14,12 @@ from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
 from bedstone.data.records import MOST_BROKEN
 from bedstone.data.summary import summarise
-from bedstone.data.text.preferences import (
+from bedstone.data.text.preference_examples import (
     PreferenceExamples,
     pad_apart,
     preference_stream,
-    read_judged,
-    read_pair,
-    usable_judged,
-    usable_pairs,
 )
+from bedstone.data.text.preferences import read_judged, read_pair, usable_judged, usable_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.preferences import PreferenceEvaluation

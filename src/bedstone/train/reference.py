@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
-from bedstone.data.text.preferences import PreferenceExamples, preference_batches
+from bedstone.data.text.preference_examples import PreferenceExamples, preference_batches
 from bedstone.data.text.token_cache import cache_folder
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, manifest, recover_folder, verify_manifest, write_json

@@ -11,18 +11,15 @@ from bedstone.data.dataset import Dataset
 from bedstone.data.records import Faults, Reading
 from bedstone.data.text.chat import render
 from bedstone.data.text.encode import completion_input
-from bedstone.data.text.preferences import (
+from bedstone.data.text.preference_examples import (
     PreferenceExamples,
     encode_answer,
     ends_answers,
     pad_apart,
     preference_batches,
     preference_stream,
-    read_judged,
-    read_pair,
-    usable_judged,
-    usable_pairs,
 )
+from bedstone.data.text.preferences import read_judged, read_pair, usable_judged, usable_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
 from bedstone.errors import BedstoneError

@@ -9,7 +9,7 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.model import Model
-from bedstone.data.text.preferences import pad_apart
+from bedstone.data.text.preference_examples import pad_apart
 from bedstone.data.text.train_tokenizer import train_bpe, train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.models.bert.network import BertConfig

@@ -10,7 +10,7 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input
 from bedstone.data.text.packing import Packed
-from bedstone.data.text.preferences import scored_input
+from bedstone.data.text.preference_examples import scored_input
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
 from bedstone.settings import at_least
