@@ -49,9 +49,9 @@ METHODS = {
     "diffusion": "diffusion:Diffusion",
     "supervised": "supervised:Supervised",
     "seq2seq": "seq2seq:Seq2Seq",
-    "reward": "preferences:Reward",
-    "dpo": "preferences:DPO",
-    "kto": "preferences:KTO",
+    "reward": "reward:Reward",
+    "dpo": "dpo:DPO",
+    "kto": "kto:KTO",
 }
 
 

@@ -1,4 +1,7 @@
-"""Training on preferences: reward models, DPO and KTO."""
+"""What training on preferences shares: rows, their examples, the reference, the measure.
+
+The methods are `reward`, `dpo` and `kto`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,17 +19,14 @@ from bedstone.data.records import MOST_BROKEN
 from bedstone.data.summary import summarise
 from bedstone.data.text.preference_examples import (
     PreferenceExamples,
-    pad_apart,
     preference_stream,
 )
-from bedstone.data.text.preferences import read_judged, read_pair, usable_judged, usable_pairs
+from bedstone.data.text.preferences import read_pair, usable_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.preferences import PreferenceEvaluation
 from bedstone.evaluate.runner import Evaluation
-from bedstone.models.heads import HeadConfig
 from bedstone.nn.lora import LoraConfig
-from bedstone.objectives.preferences import LOSSES, JudgedLoss, PairPreferenceLoss, RewardLoss
 from bedstone.recipes.base import Method
 from bedstone.recipes.supervised import TuneOptim, TuneSchedule, set_dropout
 from bedstone.settings import Settings, from_mapping, number, one_of, share, whole
@@ -40,7 +40,6 @@ from bedstone.train.start import Start, adapt
 
 R = TypeVar("R", bound="PreferenceRecipe")
 BEST = ("last", "loss", "accuracy", "margin")
-SCORE = HeadConfig("sequence", ("reward",), "regression")  # the head of a reward model
 
 
 @dataclass
@@ -118,21 +117,6 @@ class PreferenceRecipe(RunRecipe):
 
 
 @dataclass
-class RewardRecipe(PreferenceRecipe):
-    """A reward model: scores of answers, learnt from pairs of a chosen and a rejected answer.
-
-    Attributes, besides those of `PreferenceRecipe`:
-        centring: weight of the squared sum of a pair's scores, which keeps their mean near 0.
-        dropout: in training.
-    """
-
-    out: str = "runs/reward"
-    centring: float = number(0, default=0.01)
-    dropout: float = share(below_one=True, default=0.0)
-    optim: TuneOptim = field(default_factory=TuneOptim)
-
-
-@dataclass
 class PolicyRecipe(PreferenceRecipe):
     """What DPO and KTO share: a policy beside its reference.
 
@@ -150,36 +134,6 @@ class PolicyRecipe(PreferenceRecipe):
             raise BedstoneError(
                 "lora.dropout: makes the implicit reward of an answer noise; leave it out."
             )
-
-
-@dataclass
-class DPORecipe(PolicyRecipe):
-    """Direct preference optimisation, and its kin.
-
-    Attributes, besides those of `PolicyRecipe`:
-        loss: sigmoid, hinge, ipo, robust or sigmoid_norm: see
-            `objectives.preferences.PairPreferenceLoss`.
-        flipped: of robust: the share of pairs whose answers are the wrong way round.
-        sft: weight of the cross-entropy of chosen answers, which keeps them likely.
-    """
-
-    out: str = "runs/dpo"
-    loss: str = one_of(*LOSSES, default="sigmoid")
-    flipped: float = number(0, 0.5, open_most=True, default=0.0)
-    sft: float = number(0, default=0.0)
-
-
-@dataclass
-class KTORecipe(PolicyRecipe):
-    """Kahneman-Tversky optimisation, of answers that are desirable or not.
-
-    Attributes, besides those of `PolicyRecipe`:
-        desirable, undesirable: weights of both kinds of answers.
-    """
-
-    out: str = "runs/kto"
-    desirable: float = number(0, default=1.0)
-    undesirable: float = number(0, default=1.0)
 
 
 class Preferences(Method[R]):
@@ -289,34 +243,6 @@ class Preferences(Method[R]):
         return Stopping(best_by, recipe.patience, recipe.best != "last")
 
 
-class Reward(Preferences[RewardRecipe]):
-    """A reward model: one score of an answer, of pairs of a chosen and a rejected one."""
-
-    name = "reward"
-    Recipe = RewardRecipe
-    scored = True
-
-    def begin(self, recipe: RewardRecipe, checkpoint: Checkpoint | None) -> Model:
-        model = super().begin(recipe, checkpoint)
-        if not hasattr(model.config, "head") or not hasattr(model.network, "packed_states"):
-            raise BedstoneError(
-                f"model: {recipe.model} is a {model.config.layout}, which scores no texts; name a "
-                "GPT or a BERT."
-            )
-        if model.network.causal:
-            pad_apart(tokenizer_of(model))
-        return model
-
-    def ready(self, recipe: RewardRecipe, model: Model) -> None:
-        if model.config.head != SCORE:
-            model.network.set_head(SCORE, seed=recipe.seed)
-        set_dropout(model.network, recipe.dropout)
-        model.pooling = None  # it makes scores now, not vectors
-
-    def objective(self, recipe: RewardRecipe, model: Model, start: Start) -> RewardLoss:
-        return RewardLoss(recipe.centring)
-
-
 P = TypeVar("P", bound=PolicyRecipe)
 
 
@@ -398,30 +324,3 @@ def _check_vocabulary(reference: Model, model: Model, path: str) -> None:
             f"{theirs.get(token)}, the model's {own.get(token)}. Log-probabilities of both can't "
             "be compared; name a reference with the model's own tokenizer."
         )
-
-
-class DPO(Policy[DPORecipe]):
-    """A policy that learns from pairs of a chosen and a rejected answer."""
-
-    name = "dpo"
-    Recipe = DPORecipe
-
-    def objective(self, recipe: DPORecipe, model: Model, start: Start) -> PairPreferenceLoss:
-        return PairPreferenceLoss(recipe.loss, recipe.beta, recipe.flipped, recipe.sft)
-
-
-class KTO(Policy[KTORecipe]):
-    """A policy that learns from answers that are desirable or not."""
-
-    name = "kto"
-    Recipe = KTORecipe
-    reader = staticmethod(read_judged)
-    usable = staticmethod(usable_judged)
-    fields = ("prompt", "messages", "completion")
-
-    def labels(self, examples: dict[str, PreferenceExamples]) -> dict[str, list[Any]]:
-        names = {True: "desirable", False: "undesirable"}
-        return {split: [names[one] for one in each.actual] for split, each in examples.items()}
-
-    def objective(self, recipe: KTORecipe, model: Model, start: Start) -> JudgedLoss:
-        return JudgedLoss(recipe.beta, recipe.desirable, recipe.undesirable)
