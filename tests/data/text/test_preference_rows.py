@@ -191,10 +191,12 @@ def test_an_answer_of_several_turns(words: Tokenizer) -> None:
 
 
 def long_rows(count: int = 6) -> list[dict[str, Any]]:
-    return [
-        {"prompt": f"{WORDS} {WORDS} {n}", "chosen": f" yes {'mat ' * n}", "rejected": " no"}
-        for n in range(count)
-    ]
+    rows = []
+    for n in range(count):
+        sides = (f" yes {'mat ' * n}", " no")[:: 1 if n % 2 else -1]
+        row = {"chosen": sides[0], "rejected": sides[1]}
+        rows.append({"prompt": f"{WORDS} {WORDS} {n}", **row})
+    return rows
 
 
 def test_long_prompts_lose_their_beginning_alone(words: Tokenizer) -> None:
@@ -204,11 +206,11 @@ def test_long_prompts_lose_their_beginning_alone(words: Tokenizer) -> None:
     assert whole.cuts.note(500) == "" and cut.cuts.prompts == 6
     assert "of 6 long prompts the first tokens were cut" in cut.cuts.note(24)
     for row in range(6):
-        (a, _), (c, d) = (each.pairs(np.array([row])).rows.spans for each in (whole, cut))
-        ids, kept = whole.pairs(np.array([row])).ids[0], cut.pairs(np.array([row])).ids[0]
-        long, short = ids[slice(*a)].tolist(), kept[slice(*c)].tolist()
-        assert len(short) <= 24 and long[-len(short) :] == short
-        prompts = [kept[slice(*span)].tolist() for span in (c, d)]
+        one, other = (each.pairs(np.array([row])) for each in (whole, cut))
+        prompts = [other.ids[0, slice(*span)].tolist() for span in other.rows.spans]
+        for (start, end), short in zip(one.rows.spans, prompts, strict=True):
+            long = one.ids[0, start:end].tolist()
+            assert len(short) <= 24 and long[-len(short) :] == short
         counts = cut.counts()[2 * row : 2 * row + 2]
         left = [ids[: len(ids) - n] for ids, n in zip(prompts, counts, strict=True)]
         assert left[0] == left[1]  # both answers have one prompt
