@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bedstone.data.stream import IGNORED
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.objectives import tokens
-from bedstone.objectives.tokens import next_token_loss, token_loss
+from bedstone.objectives.tokens import next_token_loss, token_loss, token_losses
 
 WIDTH, VOCABULARY = 12, 150
 
@@ -278,3 +278,24 @@ def test_smoothed_targets_are_those_of_torch(bias: bool, rows: int) -> None:
         torch.testing.assert_close(loss, plain, check_dtype=False, rtol=1e-6, atol=0)
         for one, two in zip(gradients(3 * loss, states, head), want, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("largest", [1, 2**22])
+@pytest.mark.parametrize("kind", ["linear", "bias", "frozen", "other"])
+def test_each_loss_and_its_own_weight(largest: int, kind: str) -> None:
+    states, head, targets = problem(bias=kind == "bias", ignored=0.0)
+    head.requires_grad_(kind != "frozen")
+    used = nn.Sequential(head) if kind == "other" else head
+    flat, wanted = states.flatten(0, 1), targets.flatten()
+    weights = torch.randn(len(wanted))
+    ours = token_losses(flat, used, wanted, largest=largest)
+    plain = F.cross_entropy(head(flat), wanted, reduction="none")
+    assert ours.shape == plain.shape and ours.dtype is torch.float32
+    torch.testing.assert_close(ours, plain)
+    with torch.no_grad():
+        torch.testing.assert_close(token_losses(flat, used, wanted, largest=largest), plain)
+    learnt = [states, *(each for each in head.parameters() if each.requires_grad)]
+    found = torch.autograd.grad((ours * weights).sum(), learnt)
+    expected = torch.autograd.grad((plain * weights).sum(), learnt)
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)

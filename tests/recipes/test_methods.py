@@ -219,6 +219,48 @@ def seq2seq(folder: Path) -> dict[str, Any]:
     }
 
 
+def answers(folder: Path, **columns: Any) -> Path:
+    """Rows of preferences: an answer in upper case is the better one."""
+    rows = []
+    for number in range(24):
+        words = SENTENCES[number % 3].split()
+        one, two = words[number % len(words)].lower(), words[(number + 1) % len(words)].lower()
+        row = {"prompt": f"say {one} {number}", "chosen": f" {two.upper()}", "rejected": f" {two}"}
+        if columns:
+            good = number % 2 == 0
+            row = {"prompt": row["prompt"], "completion": row["chosen" if good else "rejected"]}
+            row["label"] = good
+        rows.append(row)
+    path = folder / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def preference_recipe(folder: Path, method: str, **columns: Any) -> dict[str, Any]:
+    decoder(HeadConfig(), "qwen3").save(folder / "model")
+    return {
+        "method": method,
+        "model": str(folder / "model"),
+        "data": {"train": str(answers(folder, **columns)), "validation_share": 0.3},
+        "optim": {"adamw_lr": 1e-3},
+        "batch_size": 4,
+        "epochs": 4,
+        "evaluate_every": 4,
+    }
+
+
+def reward(folder: Path) -> dict[str, Any]:
+    return preference_recipe(folder, "reward")
+
+
+def dpo(folder: Path) -> dict[str, Any]:
+    return {**preference_recipe(folder, "dpo"), "sft": 0.1}
+
+
+def kto(folder: Path) -> dict[str, Any]:
+    return preference_recipe(folder, "kto", judged=True)
+
+
 RECIPES = {
     each.__name__: each
     for each in (
@@ -232,6 +274,9 @@ RECIPES = {
         supervised,
         sft,
         seq2seq,
+        reward,
+        dpo,
+        kto,
     )
 }
 assert RECIPES.keys() == METHODS.keys()

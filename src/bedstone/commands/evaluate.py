@@ -11,6 +11,7 @@ from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.pairs import learnt_task
+from bedstone.evaluate.preferences import evaluate_rewards, holds_pairs
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
@@ -143,6 +144,11 @@ def evaluate(
             "measure; its run's evaluation.json has its figures."
         )
     kind = opened.config.head.kind
+    scores = kind == "sequence" and len(opened.config.head.labels) == 1
+    if scores and not columns and confusion is None and holds_pairs(data, split):
+        return evaluate_rewards(
+            opened, data, how, split=split, context=context, batch_size=batch_size, as_json=as_json
+        )
     if kind in TASKS:
         return evaluate_labels(
             opened,

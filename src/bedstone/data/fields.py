@@ -553,6 +553,9 @@ ROW_FIELDS = {
     "output": Field(("output",)),
     "messages": Field(MESSAGES),
     "tools": Field(("tools",)),
+    "chosen": Field(("chosen",)),
+    "rejected": Field(("rejected",)),
+    "margin": Field(("margin",)),
     "source": Field(("source", "src", "document", "article", "text")),
     "target": Field(("target", "tgt", "summary", "highlights", "reference")),
 }

@@ -93,20 +93,53 @@ def token_loss(
     # Subclasses and replaced heads (LoRA, quantised) compute more than x W^T + b.
     plain = learns and type(head) is nn.Linear
     if plain and count * FEW <= vocabulary and count * vocabulary <= largest * KEPT:
-        return _KeptLoss.apply(states, head.weight, head.bias, targets, smoothing), count
+        found = _KeptLoss.apply(states, head.weight, head.bias, targets, smoothing)
+        return found.sum(), count
     if vocabulary is None or count * vocabulary <= largest:
-        return _direct(head, states, targets, smoothing), count
+        return _direct(head, states, targets, smoothing).sum(), count
     chunk = max(largest // vocabulary, 64)  # fewer rows make poor products
     if plain:
         return _LinearLoss.apply(states, head.weight, head.bias, targets, smoothing, chunk), count
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
     if learns:
         losses = [
-            checkpoint(_direct, head, *part, smoothing, use_reentrant=False) for part in parts
+            checkpoint(_direct, head, *part, smoothing, use_reentrant=False).sum() for part in parts
         ]
     else:
-        losses = [_direct(head, *part, smoothing) for part in parts]
+        losses = [_direct(head, *part, smoothing).sum() for part in parts]
     return torch.stack(losses).sum(), count
+
+
+def token_losses(
+    states: Tensor, head: nn.Module, targets: Tensor, *, largest: int = LARGEST
+) -> Tensor:
+    """Cross-entropy of each target by itself, (N,) in fp32: the negative of its log-probability.
+
+    What is made of them may weigh each in another way, so the gradient of the head waits for the
+    backward pass: the errors of all rows are kept where they are few, else chunks are computed
+    again.
+
+    Args:
+        states: (N, D), one for each target.
+        head, largest: as for `token_loss`.
+        targets: token ids, (N,).
+    """
+    count, vocabulary = len(targets), getattr(head, "out_features", None)
+    learns = torch.is_grad_enabled()
+
+    def some(states: Tensor, targets: Tensor) -> Tensor:
+        if learns and type(head) is nn.Linear:
+            found: Tensor = _KeptLoss.apply(states, head.weight, head.bias, targets, 0.0)
+            return found
+        return _direct(head, states, targets, 0.0)
+
+    if vocabulary is None or count * vocabulary <= largest * (KEPT if learns else 1):
+        return some(states, targets)
+    chunk = max(largest // vocabulary, 64)
+    parts = zip(states.split(chunk), targets.split(chunk), strict=True)
+    if learns:
+        return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
+    return torch.cat([some(*part) for part in parts])
 
 
 def next_token_loss(network: Any, batch: TokenBatch) -> tuple[Tensor, int]:
@@ -182,33 +215,33 @@ class PairLoss:
 
 
 def _direct(head: nn.Module, states: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """The plain form: all logits at once. (N, D), (N,) to ()."""
+    """The plain form: all logits at once. (N, D), (N,) to (N,)."""
     logits = head(states).float()
-    return F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+    return F.cross_entropy(logits, targets, reduction="none", label_smoothing=smoothing)
 
 
 def _errors(
     some: Tensor, low: Tensor, bias: Tensor | None, targets: Tensor, smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum of losses, and p - y (N, V) in the products' dtype, y the smoothed targets.
+    """Each loss (N,), and p - y (N, V) in the products' dtype, y the smoothed targets.
 
     Args:
         some, low: states (N, D) and the head's weights (V, D) in the products' dtype.
     """
     if passes.usable(some):
         error = some @ low.T
-        return passes.softmax_errors(error, bias, targets, smoothing).sum(), error
+        return passes.softmax_errors(error, bias, targets, smoothing), error
     logits = F.linear(some, low, None if bias is None else bias.to(some.dtype))  # (N, V)
     logp = torch.log_softmax(logits, -1, dtype=torch.promote_types(low.dtype, torch.float32))
     wanted = targets[:, None]
-    total = -(1.0 - smoothing) * logp.gather(1, wanted).sum()
+    losses = -(1.0 - smoothing) * logp.gather(1, wanted)[:, 0]
     share = smoothing / logp.shape[1]
     if smoothing:
-        total = total - share * logp.sum()
+        losses = losses - share * logp.sum(1)
     # In low precision p - y of a confident target would be 0.
     error = logp.exp_()
     error.scatter_add_(1, wanted, error.new_full(wanted.shape, smoothing - 1.0))
-    return total, (error.sub_(share) if smoothing else error).to(some.dtype)
+    return losses, (error.sub_(share) if smoothing else error).to(some.dtype)
 
 
 def _product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
@@ -220,7 +253,7 @@ def _product_dtype(states: Tensor, weight: Tensor) -> torch.dtype:
 
 
 class _KeptLoss(torch.autograd.Function):
-    """Sum of cross-entropies of a linear head, all rows at once; the error is kept for backward.
+    """Cross-entropies of a linear head, (N,), all rows at once; the error is kept for backward.
 
     With p = softmax(x W^T + b) and y the targets one-hot, the gradient of the sum is
     (p - y) W for x, (p - y)^T x for W and the sum of p - y for b.
@@ -238,18 +271,18 @@ class _KeptLoss(torch.autograd.Function):
         dtype = _product_dtype(states, weight)
         with torch.autocast(states.device.type, enabled=False):
             some, low = states.to(dtype), weight.to(dtype)  # (N, D), (V, D)
-            total, error = _errors(some, low, bias, targets, smoothing)
-            total = total.to(torch.promote_types(weight.dtype, torch.float32))
+            losses, error = _errors(some, low, bias, targets, smoothing)
+            losses = losses.to(torch.promote_types(weight.dtype, torch.float32))
         ctx.save_for_backward(error, some, low)
         ctx.dtypes = states.dtype, weight.dtype, None if bias is None else bias.dtype
-        return total
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         error, some, low = ctx.saved_tensors
         states_dtype, weight_dtype, bias_dtype = ctx.dtypes
-        scale = outputs[0].to(error.dtype)
+        scale = outputs[0].to(error.dtype)[:, None]  # (N, 1)
         for_states = for_weight = for_bias = None
         with torch.autocast(error.device.type, enabled=False):
             if ctx.needs_input_grad[0]:
@@ -257,8 +290,7 @@ class _KeptLoss(torch.autograd.Function):
             if ctx.needs_input_grad[1]:
                 for_weight = (error.T @ (some * scale)).to(weight_dtype)
             if bias_dtype is not None and ctx.needs_input_grad[2]:
-                ones = scale.expand(1, len(error))
-                for_bias = (ones @ error)[0].to(bias_dtype)  # faster than a sum
+                for_bias = (scale.T @ error)[0].to(bias_dtype)
         return for_states, for_weight, for_bias, None, None
 
 
@@ -293,8 +325,8 @@ class _LinearLoss(torch.autograd.Function):
             for start in range(0, len(states), chunk):
                 rows = slice(start, start + chunk)
                 some = states[rows].to(dtype)  # (n, D)
-                more, error = _errors(some, low, bias, targets[rows], smoothing)  # (n, V)
-                total += more
+                losses, error = _errors(some, low, bias, targets[rows], smoothing)  # (n, V)
+                total += losses.sum()
                 if for_bias is not None:
                     for_bias += (ones[:, : len(error)] @ error)[0]  # faster than a sum
                 if for_states is not None:

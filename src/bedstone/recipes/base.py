@@ -50,6 +50,9 @@ METHODS = {
     "supervised": "supervised:Supervised",
     "sft": "supervised:SFT",
     "seq2seq": "seq2seq:Seq2Seq",
+    "reward": "reward:Reward",
+    "dpo": "dpo:DPO",
+    "kto": "kto:KTO",
 }
 
 

@@ -4,13 +4,15 @@ Rows of the caller's own, such as a DataFrame, are written into the run's folder
 that the run is read, fingerprinted and resumed as one of files.
 """
 
+import dataclasses
+import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
-from bedstone.recipes.base import ROWS, read, read_start
+from bedstone.recipes.base import METHODS, ROWS, load_method, read, read_start
 from bedstone.recipes.supervised import FinetuneRecipe
 from bedstone.settings import Overrides, read_recipe
 from bedstone.train.run import RunRecipe
@@ -47,6 +49,17 @@ def _is_supervised(values: Mapping[str, Any]) -> bool:
     return not (values.get("method") or str(values.get("task")) in IMAGE_TEXT_TASKS)
 
 
+def _main_place(values: Mapping[str, Any], finetunes: bool) -> str:
+    """The field of `data` that names the rows to learn from."""
+    if finetunes and _is_supervised(values):
+        return "train"
+    method = values.get("method")
+    if method not in METHODS:
+        return "source"
+    data = typing.get_type_hints(load_method(str(method)).Recipe)["data"]
+    return "train" if "train" in {each.name for each in dataclasses.fields(data)} else "source"
+
+
 def recipe(
     given: RunRecipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str],
@@ -76,8 +89,7 @@ def recipe(
         return given, {}
     if data is None and isinstance(given, Mapping):
         data, given = given.get("data"), {key: given[key] for key in given if key != "data"}
-    supervised = finetunes and _is_supervised(read_start(given, [*overrides, fields]))
-    main = "train" if supervised else "source"
+    main = _main_place(read_start(given, [*overrides, fields]), finetunes)
     is_section = isinstance(data, Mapping) and all(
         key in PLACES or is_plain(value) for key, value in data.items()
     )

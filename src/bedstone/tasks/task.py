@@ -22,6 +22,7 @@ from bedstone.tasks.text.engine import Engine, Places
 
 log = logging.getLogger("bedstone.tasks")
 WRITTEN = ("generated_text", "translation_text", "summary_text")  # keys of texts in results
+METHOD_TASKS = {"reward": "text-classification"}  # of methods whose recipes name no task
 BUFFER = 256  # rows of a list that are sorted by length together
 
 
@@ -178,8 +179,10 @@ class Task:
     def _learnt(self) -> dict[str, Any] | None:
         """The recipe by which the model was fine-tuned for this task, where it is known."""
         recipe = self.model.record.get("recipe")
-        known = isinstance(recipe, dict) and recipe.get("task") == self.name
-        return recipe if known else None
+        if not isinstance(recipe, dict):
+            return None
+        task = recipe.get("task") or METHOD_TASKS.get(str(recipe.get("method")))
+        return recipe if task == self.name else None
 
     def text_windows(
         self,

@@ -8,7 +8,7 @@ import pytest
 from bedstone.data.bytes import Piece
 from bedstone.data.sources import Texts, open_source
 from bedstone.data.text import token_cache as tokens_module
-from bedstone.data.text.token_cache import TokenSplit, default_folder, token_cache
+from bedstone.data.text.token_cache import TokenSplit, cache_folder, token_cache
 from bedstone.data.text.train_tokenizer import train_bpe, train_characters
 from bedstone.errors import BedstoneError
 
@@ -155,7 +155,7 @@ def test_bad_arguments_and_the_default_folder(many, tmp_path, monkeypatch):
     with pytest.raises(BedstoneError, match="no text"):
         token_cache(Texts([""], "none"), TOKENIZER, tmp_path)
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path))
-    assert default_folder() == tmp_path / "tokens"
+    assert cache_folder("tokens") == tmp_path / "tokens"
     assert token_cache(many, TOKENIZER).folder.parent == tmp_path / "tokens"
 
 

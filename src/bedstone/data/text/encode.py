@@ -486,6 +486,20 @@ def completion_input(tokenizer: Tokenizer, prompt: str, completion: str) -> tupl
     return row, first
 
 
+def pair_input(
+    tokenizer: Tokenizer, first: Sequence[int], second: Sequence[int] | None = None
+) -> tuple[list[int], list[int]]:
+    """Ids and types of a text of tokens, or of two, with the special tokens around them."""
+    texts = [first] if second is None else [first, second]
+    frame = frame_of(tokenizer, len(texts))
+    ids, types = list(frame.before[0]), list(frame.before[1])
+    for number, text in enumerate(texts):
+        after_ids, after_types = frame.after[number]
+        ids += [*text, *after_ids]
+        types += [*[frame.types[number]] * len(text), *after_types]
+    return ids, types
+
+
 def source_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """A source of an encoder-decoder: its special tokens around it, and the end token in any case.
 

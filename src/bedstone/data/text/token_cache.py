@@ -177,13 +177,13 @@ class TokenCache:
         self.folder, self.train, self.validation = folder, train, validation
 
 
-def default_folder() -> Path:
-    """`$BEDSTONE_CACHE/tokens`, else `bedstone/tokens` in the user's cache folder."""
+def cache_folder(name: str) -> Path:
+    """`$BEDSTONE_CACHE/NAME`, else `bedstone/NAME` in the user's cache folder."""
     root = os.environ.get("BEDSTONE_CACHE")
     if root:
-        return Path(root).expanduser() / "tokens"
+        return Path(root).expanduser() / name
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "bedstone" / "tokens"
+    return Path(base).expanduser() / "bedstone" / name
 
 
 def token_cache(
@@ -211,7 +211,7 @@ def token_cache(
         )
     made_of = [FORMAT, source.fingerprint(), tokenizer.fingerprint(), validation_share]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
-    home = Path(folder) if folder is not None else default_folder()
+    home = Path(folder) if folder is not None else cache_folder("tokens")
     target = recover_folder(home.expanduser() / key)
     found = _open(target, tokenizer.eos_id)
     if found is None:

@@ -18,7 +18,7 @@ from bedstone.checkpoints.model import Model, weights_hash
 from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.open import open_dataset
 from bedstone.data.records import FORMATS
-from bedstone.data.text.token_cache import default_folder
+from bedstone.data.text.token_cache import cache_folder
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file
 from bedstone.nn.fast.inference import inference_bits, inference_dtype
@@ -143,7 +143,7 @@ class SemanticSearch(Embedder):
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode())
         for text in texts:
             digest.update(f"\n{len(text)}\n{text}".encode())
-        home = default_folder().parent / "embeddings" if how.cache is None else Path(how.cache)
+        home = cache_folder("embeddings") if how.cache is None else Path(how.cache)
         path = home.expanduser() / f"{digest.hexdigest()[:32]}.npy"
         found = _open(path, (len(texts), self.width))
         if found is None:

@@ -10,11 +10,13 @@ from torch import Tensor
 from bedstone.checkpoints.model import Model
 from bedstone.data.text.encode import Input
 from bedstone.data.text.packing import Packed
+from bedstone.data.text.preference_examples import scored_input
 from bedstone.errors import BedstoneError, nearest
 from bedstone.models.heads import HeadConfig
 from bedstone.settings import at_least
 from bedstone.tasks.task import Options, Prepared, Reader, shown, text_of
 
+ANSWERED = ("prompt", "completion", "tools")  # keys of an answer to be scored
 FUNCTIONS = ("default", "sigmoid", "softmax", "none")
 PROBLEM_FUNCTIONS = {"single": "softmax", "multi": "sigmoid", "regression": "none"}
 
@@ -52,8 +54,10 @@ def check_function(name: str | None) -> None:
 class TextClassification(Reader):
     """Labels of texts with their scores: `{"label": ..., "score": ...}`.
 
-    An input is a text, or `{"text": ..., "text_pair": ...}`. What is longer than a row is read in
-    windows whose outputs are averaged. Results nest as in version 4: a text alone gives a list of
+    An input is a text, or `{"text": ..., "text_pair": ...}`; of a reward model `{"prompt": ...,
+    "completion": ...}`, texts or messages, which are read as they were in training. What is longer
+    than a row is read in windows whose outputs are averaged; of a long prompt the end is read.
+    Results nest as in version 4: a text alone gives a list of
     one; with `top_k`, each input gives a list.
     """
 
@@ -72,6 +76,16 @@ class TextClassification(Reader):
         return [result] if isinstance(inputs, str) and "top_k" not in options else result
 
     def prepare(self, value: Any, options: ClassifyOptions) -> Prepared:
+        if isinstance(value, dict) and "completion" in value:
+            if unknown := [key for key in value if key not in ANSWERED]:
+                raise BedstoneError(
+                    f"the key {unknown[0]!r} is unknown{nearest(str(unknown[0]), ANSWERED)}."
+                )
+            limit, causal = self.limit(options), bool(self.model.network.causal)
+            row, cuts = scored_input(self.tokenizer, value, limit, causal=causal)
+            if note := cuts.note(limit):
+                self.tell(note)
+            return Prepared(value, [row])
         text, pair = text_and_pair(value)
         return Prepared(value, self.text_windows(text, pair, options))
 
@@ -129,6 +143,9 @@ def text_and_pair(value: Any) -> tuple[str, str | None]:
         return text_of(value), None
     if "text" not in value or not value.keys() <= {"text", "text_pair"}:
         keys = ", ".join(map(str, value))
-        raise BedstoneError(f"the keys are {keys or 'none'}; expected text, and maybe text_pair.")
+        raise BedstoneError(
+            f"the keys are {keys or 'none'}; expected text, and maybe text_pair; or prompt and "
+            "completion."
+        )
     pair = value.get("text_pair")
     return text_of(value["text"]), None if pair is None else text_of(pair, "text_pair")
