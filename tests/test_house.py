@@ -80,6 +80,8 @@ SHARED_TASK_FILES = {
     "text/augment.py",  # models that augment what others learn from
     "text/feature_extraction.py",  # and sentence-similarity
     "text/question_answering.py",  # and information-extraction
+    "text/prompting.py",  # tasks that a decoder does by its prompt
+    "text/prompted_tasks.py",
     "text/text2text_generation.py",  # and summarization
     "images/engine.py",
     "images/image_classification.py",  # and the two other tasks on images alone

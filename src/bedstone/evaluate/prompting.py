@@ -118,23 +118,30 @@ class ShotCurve:
         """A line a number of examples."""
         table = Table(title=title or None, title_justify="left")
         table.add_column("examples", justify="right")
-        for calibration in self.calibrations:
-            name = self.metric if calibration == "none" else f"{self.metric}, {calibration}"
-            for column in (name, "worst - best", "of orders"):
-                table.add_column(column, justify="right")
+        table.add_column("calibration")
+        for name in (self.metric, "deviation", "worst - best", "orders"):
+            table.add_column(name, justify="right")
         for shots in self.shots:
-            cells = [str(shots)]
             for calibration in self.calibrations:
                 one = self.spread(shots, calibration)
                 many = one.count > 1
-                cells.append(f"{one.mean:.3f}" + (f" ± {one.deviation:.3f}" if many else ""))
-                cells.append(f"{one.worst:.3f} - {one.best:.3f}" if many else "")
-                cells.append("" if one.orders is None else f"{one.orders:.3f}")
-            table.add_row(*cells)
-        most = max(self.spread(each, name).count for each in self.shots for name in self.calibrations)
+                table.add_row(
+                    str(shots),
+                    calibration,
+                    f"{one.mean:.3f}",
+                    f"{one.deviation:.3f}" if many else "",
+                    f"{one.worst:.3f} - {one.best:.3f}" if many else "",
+                    "" if one.orders is None else f"{one.orders:.3f}",
+                )
+        most = max(
+            self.spread(each, name).count for each in self.shots for name in self.calibrations
+        )
         beside = [f"{name} {value:.3f}" for name, value in self.baselines.items()]
-        table.caption = f"{self.rows:,} rows; mean ± deviation of up to {most} prompts" + (
-            f"; {', '.join(beside)}" if beside else ""
+        table.caption = "\n".join(
+            [
+                f"{self.rows:,} rows; means over up to {most} prompts; orders: best minus worst",
+                *([", ".join(beside)] if beside else []),
+            ]
         )
         return table
 
@@ -230,9 +237,8 @@ def shot_curve(
             figures = evaluation.metric.score(results, resamples)
             points.append(Point(count, calibration, seed, order, figures))
     first = points[0].figures
-    return ShotCurve(
-        task.name, first.main, first.rows, points, first.baselines, _notes(task, rows)
-    )
+    notes = [*notes_of(task), *_shared_rows(task, rows)]
+    return ShotCurve(task.name, first.main, first.rows, points, first.baselines, notes)
 
 
 def _check(task: Prompted, shots: Sequence[int], calibrations: Sequence[str]) -> None:
@@ -258,8 +264,8 @@ def _check(task: Prompted, shots: Sequence[int], calibrations: Sequence[str]) ->
         )
 
 
-def _notes(task: Prompted, rows: Dataset) -> list[str]:
-    """What a reader of the figures must know."""
+def notes_of(task: Prompted) -> list[str]:
+    """What happened to prompts and answers of a task, a sentence each."""
     notes = []
     prompts, dropped = task.dropped
     if prompts:
@@ -269,16 +275,16 @@ def _notes(task: Prompted, rows: Dataset) -> list[str]:
         )
     if task.unread:
         notes.append(f"{task.unread:,} generated answers couldn't be read; they count as wrong.")
-    setup = task.setup(task.options)
-    if setup.examples is not None:
-        known = set(setup.examples.inputs)
-        shared: dict[str, Any] = task.general(setup.template, task.options)
-        held = task.labelled(rows, setup.template, task.options)
-        both = sum(
-            setup.template.write("input", {**shared, **each.fields}) in known for each in held
-        )
-        if both:
-            notes.append(f"{both:,} held-out rows are among the examples too: leave them out.")
     return notes
 
 
+def _shared_rows(task: Prompted, rows: Dataset) -> list[str]:
+    """A note where held-out rows are among the examples."""
+    setup = task.setup(task.options)
+    if setup.examples is None:
+        return []
+    known = set(setup.examples.inputs)
+    shared: dict[str, Any] = task.general(setup.template, task.options)
+    held = task.labelled(rows, setup.template, task.options)
+    both = sum(setup.template.write("input", {**shared, **each.fields}) in known for each in held)
+    return [f"{both:,} held-out rows are among the examples too: leave them out."] if both else []

@@ -163,7 +163,8 @@ class Scorer:
         check_characters(continuation, f"{where}: the continuation")
         size = len(continuation.encode())
         if isinstance(context, Rendered):
-            before, own = context.ids, self.tokenizer.encode(continuation)
+            before: Sequence[int] = context.ids
+            own: Sequence[int] = self.tokenizer.encode(continuation)
         else:
             before, own = self._pair(context, continuation)
         if not own:
@@ -368,6 +369,4 @@ class _Tree:
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     pairs: Iterable[tuple[int, int]] = zip(one, other, strict=False)
-    return next(
-        (place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other))
-    )
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -269,9 +269,7 @@ def prompted_class(task: str) -> Any:
     """
     name = task_class(task).name
     if name not in PROMPTED:
-        raise BedstoneError(
-            f"task: {task!r} can't be done by prompting{nearest(name, PROMPTED)}."
-        )
+        raise BedstoneError(f"task: {task!r} can't be done by prompting{nearest(name, PROMPTED)}.")
     return _found(PROMPTED[name])
 
 

@@ -63,8 +63,8 @@ class Demonstrations:
             raise BedstoneError(f"select: {select!r} is unknown{nearest(select, SELECTIONS)}.")
         if shots > len(self):
             raise BedstoneError(
-                f"shots: {shots} were wanted, and {self.name} has {len(self)} rows. Lower shots, or "
-                "give more examples."
+                f"shots: {shots} were wanted, and {self.name} has {len(self)} rows. Lower shots, "
+                "or give more examples."
             )
         if not shots:
             return []

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bedstone.data import labels
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.prompt_template import PromptTemplate, with_labels
@@ -89,9 +87,7 @@ class PromptedClassification(Choosing):
             )
         return {**more, "text": text, "text_pair": pair}
 
-    def labelled(
-        self, rows: Dataset, template: PromptTemplate, options: Any
-    ) -> list[Labelled]:
+    def labelled(self, rows: Dataset, template: PromptTemplate, options: Any) -> list[Labelled]:
         texts, pair, column = rows.texts(rows.need("text")), rows.column("pair"), rows.need("label")
         pairs = rows.texts(pair, empty=True) if pair else [None] * len(rows)
         found = []
@@ -179,7 +175,7 @@ class PromptedZeroShot(PromptedClassification):
 
     name = "zero-shot-classification"
     metric = "zero_shot"
-    settings = ZeroShotPromptOptions  # type: ignore[assignment]
+    settings = ZeroShotPromptOptions
 
     def __call__(self, inputs: Any = None, candidate_labels: Any = None, **options: Any) -> Any:
         if candidate_labels is not None:
@@ -245,9 +241,7 @@ class MultipleChoice(Choosing):
         question = text_of(value.get("question"), "the question")
         return {**value, "question": question, "_choices": texts, "choices": "\n".join(lines)}
 
-    def labelled(
-        self, rows: Dataset, template: PromptTemplate, options: Any
-    ) -> list[Labelled]:
+    def labelled(self, rows: Dataset, template: PromptTemplate, options: Any) -> list[Labelled]:
         found = []
         for number in range(len(rows)):
             fields = self.fields_of(choice_row(rows, number), options)
@@ -259,7 +253,9 @@ class MultipleChoice(Choosing):
         self, fields: Mapping[str, Any], template: PromptTemplate, options: Any
     ) -> dict[str, str]:
         return {
-            LETTERS[number]: template.write("output", {**fields, **_choice(fields["_choices"], number)})
+            LETTERS[number]: template.write(
+                "output", {**fields, **_choice(fields["_choices"], number)}
+            )
             for number in range(len(fields["_choices"]))
         }
 
@@ -330,7 +326,7 @@ def probability(found: Written) -> float:
 class Writing(Prompted):
     """Base of tasks whose answers are generated texts: {key_text: ...}."""
 
-    settings: Any = WritingPromptOptions
+    settings = WritingPromptOptions
     fields = ("source", "target")
     key = ""
 
@@ -339,18 +335,14 @@ class Writing(Prompted):
         source = more.get("source") if more else value
         return {**more, "source": text_of(source)}
 
-    def labelled(
-        self, rows: Dataset, template: PromptTemplate, options: Any
-    ) -> list[Labelled]:
+    def labelled(self, rows: Dataset, template: PromptTemplate, options: Any) -> list[Labelled]:
         read = (getattr(options, "src_lang", None), getattr(options, "tgt_lang", None))
         translated = any("translation" in row for row in rows.rows)
         known = rows.column("source") is None or translated
         pairs = pairs_of(rows, rows.columns, *[each or "" for each in (read if known else ())])
         return [
             Labelled({**rows.rows[row], "source": source}, {"target": target})
-            for row, source, target in zip(
-                pairs.numbers, pairs.sources, pairs.targets, strict=True
-            )
+            for row, source, target in zip(pairs.numbers, pairs.sources, pairs.targets, strict=True)
         ]
 
     def results(self, rows: Sequence[Prompt], options: Any) -> Iterator[Any]:
@@ -434,9 +426,7 @@ class PromptedAnswering(Prompted):
         named = {name: text_of(value.get(name), f"the {name}") for name in ("question", "context")}
         return {**value, **named}
 
-    def labelled(
-        self, rows: Dataset, template: PromptTemplate, options: Any
-    ) -> list[Labelled]:
+    def labelled(self, rows: Dataset, template: PromptTemplate, options: Any) -> list[Labelled]:
         column, found = rows.need("answers"), []
         sides = [rows.texts(rows.need(part)) for part in ("question", "context")]
         for number, (question, context) in enumerate(zip(*sides, strict=True)):
@@ -513,9 +503,7 @@ class PromptedEntities(Prompted):
         more = dict(value) if isinstance(value, Mapping) else {}
         return {**more, "text": text_of(more.get("text") if more else value)}
 
-    def labelled(
-        self, rows: Dataset, template: PromptTemplate, options: Any
-    ) -> list[Labelled]:
+    def labelled(self, rows: Dataset, template: PromptTemplate, options: Any) -> list[Labelled]:
         tokens, column = rows.need("tokens"), rows.need("tags")
         tags = labels.tags(rows, tokens, column, None)
         words = [rows.value(number, tokens) for number in range(len(rows))]

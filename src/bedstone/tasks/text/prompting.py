@@ -1,4 +1,4 @@
-"""Tasks by prompting: a decoder does a task that it wasn't trained for, from examples in its prompt.
+"""Tasks by prompting: a decoder does a task that it wasn't trained for, by examples in its prompt.
 
 In-context learning (Brown et al., 2020, section 2): a template writes examples with their outputs
 and the row in question, and the model goes on. A label is chosen by the likelihood of its words
@@ -15,7 +15,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
-from bedstone.data.text.chat import Rendered, render
+from bedstone.data.text.chat import render
 from bedstone.data.text.demonstrations import SELECTIONS, Demonstrations, Embed
 from bedstone.data.text.prompt_template import PromptTemplate, open_template, with_labels
 from bedstone.errors import BedstoneError
@@ -57,7 +57,8 @@ class PromptOptions(Options):
         embed: a model of embeddings for similar examples, such as minilm.
         template: how rows are written: a YAML file, the name of a built-in template, or its values.
         chat: use of the model's chat template: turns writes each example as two messages, message
-            all in one; none writes plain text; auto is turns where the model has a chat template.
+            all in one; none writes plain text; auto is turns where the model has a chat template
+            and its answer is generated.
         overflow: of a prompt longer than the model's context: drop leaves out its first examples,
             refuse is an error.
     """
@@ -152,7 +153,7 @@ class Prompted(Task):
     """
 
     asks = "a decoder with its language head"
-    settings: Any = PromptOptions
+    settings: ClassVar[type[Any]] = PromptOptions
 
     @classmethod
     def fits(cls, model: Model) -> bool:
@@ -201,9 +202,7 @@ class Prompted(Task):
         candidates = self.candidates(fields, setup.template, options)
         return Prompt(fields, self.prompt(fields, candidates, options), candidates)
 
-    def prompt(
-        self, fields: Mapping[str, Any], candidates: Mapping[str, str], options: Any
-    ) -> str:
+    def prompt(self, fields: Mapping[str, Any], candidates: Mapping[str, str], options: Any) -> str:
         """The prompt of a row, with as many examples as fit.
 
         Raises:
@@ -238,8 +237,11 @@ class Prompted(Task):
                     f"the prompt has {size:,} tokens with {len(chosen) - first} examples; the "
                     f"model's context of {self.model.config.context:,} leaves {room:,} beside the "
                     "answer. "
-                    + ("Lower shots, or shorten the text." if first < len(chosen) else
-                       "Shorten the text, or the template.")
+                    + (
+                        "Lower shots, or shorten the text."
+                        if first < len(chosen)
+                        else "Shorten the text, or the template."
+                    )
                 )
         if first:
             self.dropped = (self.dropped[0] + 1, self.dropped[1] + first)
@@ -270,11 +272,17 @@ class Prompted(Task):
             raise BedstoneError(
                 f"chat: {options.chat} was given, and the model has no chat template. Take none."
             )
+        if options.chat == "auto":
+            return known and self._generates(options)
         return known and options.chat != "none"
+
+    def _generates(self, options: Any) -> bool:
+        """Whether answers are generated, not scored."""
+        return getattr(options, "score", "generate") == "generate"
 
     def _answer_tokens(self, candidates: Mapping[str, str], options: Any) -> int:
         """Tokens of an answer that are read after the prompt, at most."""
-        if not candidates or getattr(options, "score", "") == "generate":
+        if self._generates(options):
             return int(options.max_new_tokens)
         return max(len(self.tokenizer.encode(each)) for each in candidates.values()) - 1
 
@@ -299,14 +307,16 @@ class Prompted(Task):
             if names_of and not template.labels:
                 template = with_labels(template, names_of)
             shared = self.general(template, options)
-            written = [
+            inputs, outputs = (
                 [template.write(part, {**shared, **row.fields, **row.outputs}) for row in rows]
                 for part in ("input", "output")
-            ]
+            )
             examples = None
             if given is not None:
                 classes = [row.label for row in rows if row.label]
-                examples = Demonstrations(*written, classes, given.name, self._embed(options))
+                examples = Demonstrations(
+                    inputs, outputs, classes, given.name, self._embed(options)
+                )
             self._setup = last = _Setup(options, template, rows, examples)
         return last
 
@@ -400,9 +410,7 @@ class Choosing(Prompted):
             cue = self.setup(options).template.cue
             context = self._written(self.setup(options).template, "", (), cue, options)
             alone = self._likelihoods([(context, each) for _, each in pairs])
-            values = [
-                own - other.log_probability for own, other in zip(values, alone, strict=True)
-            ]
+            values = [own - other.log_probability for own, other in zip(values, alone, strict=True)]
         scores = iter(values)
         return [np.array([next(scores) for _ in row.candidates]) for row in rows]
 
@@ -485,5 +493,3 @@ def _first_named(answer: str, words: Sequence[str]) -> int | None:
         if match is not None:
             places.append((match.start(), -len(each), number))
     return min(places)[2] if places else None
-
-
