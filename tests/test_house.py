@@ -54,6 +54,7 @@ SIZES = {
 # Files that one other file of their folder alone imports, each with the reason.
 ALONE = {
     "demo/tour.py": "the short demo; the full one is the other files",
+    "commands/run.py": "a command; prompting prints results as it does",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
     "checkpoints/probes.py": "what networks are given and give; the other file stores and compares",

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from bedstone.data import labels
 from bedstone.data.dataset import Dataset
@@ -63,7 +63,7 @@ class PromptedClassification(Choosing):
     name = "text-classification"
     fields = ("text", "label")
     metric = "classification"
-    settings = ClassificationPromptOptions
+    settings: ClassVar[type[Any]] = ClassificationPromptOptions
 
     def __call__(self, inputs: Any, **options: Any) -> Any:
         result = super().__call__(inputs, **options)
@@ -351,9 +351,6 @@ class Writing(Prompted):
             text = found.text.strip() if answer is None else answer
             yield [{f"{self.key}_text": text, "score": probability(found)}]
 
-    def is_one(self, inputs: Any) -> bool:
-        return isinstance(inputs, str | dict)
-
 
 class PromptedSummarization(Writing):
     """A text -> [{"summary_text": ..., "score": its probability}]."""
@@ -489,10 +486,11 @@ class PromptedEntities(Prompted):
     metric = "entities"
     settings = EntityPromptOptions
 
-    def is_one(self, inputs: Any) -> bool:
-        if isinstance(inputs, list) and self.options.is_split_into_words:
-            return bool(inputs) and isinstance(inputs[0], str)
-        return isinstance(inputs, str | dict)
+    def __call__(self, inputs: Any, **options: Any) -> Any:
+        split = options.get("is_split_into_words", self.options.is_split_into_words)
+        if split and isinstance(inputs, list | tuple) and all(type(one) is str for one in inputs):
+            inputs = [inputs]  # one list of words; as of trained models, its result is in a list
+        return super().__call__(inputs, **options)
 
     def general(self, template: PromptTemplate, options: Any) -> dict[str, Any]:
         return {"labels": ", ".join(template.labels.values())}
