@@ -45,7 +45,7 @@ def model(head: HeadConfig, layout: str = "bert", context: int = 64, **changes) 
     return Model(network.eval(), known)
 
 
-def decoder(head: HeadConfig, layout: str, **changes) -> Model:
+def decoder(head: HeadConfig, layout: str, context: int = 64, **changes) -> Model:
     known = train_bpe(SENTENCES * 3, 300)
     config = GPTConfig(
         layout=layout,
@@ -53,7 +53,7 @@ def decoder(head: HeadConfig, layout: str, **changes) -> Model:
         width=32,
         layers=2,
         heads=4,
-        context=64,
+        context=context,
         head=head,
         **changes,
     )

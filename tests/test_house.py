@@ -58,6 +58,7 @@ SIZES = {
 # Files that one other file of their folder alone imports, each with the reason.
 ALONE = {
     "demo/tour.py": "the short demo; the full one is the other files",
+    "commands/run.py": "a command; prompting prints results as it does",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
     "checkpoints/probes.py": "what networks are given and give; the other file stores and compares",
@@ -84,6 +85,8 @@ SHARED_TASK_FILES = {
     "text/augment.py",  # models that augment what others learn from
     "text/feature_extraction.py",  # and sentence-similarity
     "text/question_answering.py",  # and information-extraction
+    "text/prompting.py",  # tasks that a decoder does by its prompt
+    "text/prompted_tasks.py",
     "text/text2text_generation.py",  # and summarization
     "images/engine.py",
     "images/image_classification.py",  # and the two other tasks on images alone

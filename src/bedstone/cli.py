@@ -38,6 +38,7 @@ COMMANDS = {
     "use": {
         "generate": "commands.generate:generate",
         "chat": "commands.chat:chat",
+        "prompt": "commands.prompt:prompt",
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
         "predict": "commands.predict:predict",

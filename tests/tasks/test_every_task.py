@@ -82,6 +82,10 @@ CASES: dict[str, Case] = {
     "text-generation": Case(
         lambda: decoder(HeadConfig("language"), "gpt2"), TEXTS, options={"max_new_tokens": 5}
     ),
+    "multiple-choice": Case(
+        lambda: decoder(HeadConfig("language"), "llama"),
+        [{"question": each[:12], "choices": ["a cat", "Paris", "go"]} for each in TEXTS],
+    ),
     **{
         task: Case(small_model, TEXTS, options={"return_scores": True})
         for task in ("text2text-generation", "translation", "summarization")

@@ -546,6 +546,7 @@ ROW_FIELDS = {
     "question": Field(("question",)),
     "context": Field(("context",)),
     "answers": Field(("answers",)),
+    "choices": Field(("choices", "options", "endings")),
     "prompt": Field(("prompt",)),
     "completion": Field(("completion",)),
     "instruction": Field(("instruction",)),

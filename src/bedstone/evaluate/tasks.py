@@ -35,11 +35,13 @@ from bedstone.report.output_pages import write_output_page
 from bedstone.runtime import Precision
 from bedstone.tasks.pipeline import TASKS, pipeline, task_class
 from bedstone.tasks.task import Task
+from bedstone.tasks.text.prompted_tasks import LETTERS, choice_row, right_choice
 from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
 # Metrics of a model's own evaluation, which needs no task's results.
 OWN = ("perplexity", "masked_tokens", "judges")
+NO_LABEL = "(no label)"  # of an answer that names none
 
 
 class Metric:
@@ -126,8 +128,11 @@ class Classes(Metric):
         if self.problem == "multi":
             sets = [[one["label"] for one in each if one["score"] > 0.5] for each in results]
             return multi_label(sets, self.actual, names, resamples=resamples)
-        best = [max(result, key=lambda each: each["score"])["label"] for result in results]
-        return classification(best, self.actual, names, resamples=resamples)
+        best = [max(result, key=lambda each: each["score"]) for result in results]
+        found = [each["label"] if each["score"] else NO_LABEL for each in best]
+        if NO_LABEL in found:  # an answer that was generated may name none
+            names.append(NO_LABEL)
+        return classification(found, self.actual, names, resamples=resamples)
 
 
 class ZeroShotClasses(Metric):
@@ -159,6 +164,22 @@ class ZeroShotClasses(Metric):
         return classification(found, self.actual, self.labels, resamples=resamples)
 
 
+class Choices(Metric):
+    """Which of several answers is right, by their letters."""
+
+    def __init__(self, rows: Dataset, model: Model) -> None:
+        super().__init__(rows, model)
+        self.actual = [LETTERS[right_choice(rows, number)] for number in range(len(rows))]
+
+    def inputs(self) -> list[Any]:
+        return [choice_row(self.rows, number) for number in range(len(self.rows))]
+
+    def score(self, results: Sequence[Any], resamples: int) -> Figures:
+        found = [LETTERS[each["choice"]] for each in results]
+        most = max(len(each["scores"]) for each in results)
+        return classification(found, self.actual, list(LETTERS[:most]), resamples=resamples)
+
+
 class Tags(Metric):
     """A tag a word: that of the word's first token."""
 
@@ -170,8 +191,8 @@ class Tags(Metric):
 
     def __init__(self, rows: Dataset, model: Model) -> None:
         super().__init__(rows, model)
-        column = rows.need("tokens")
-        self.actual = labels.tags(rows, column, rows.need("tags"), model.config.head.labels)
+        column, known = rows.need("tokens"), model.config.head.labels
+        self.actual = labels.tags(rows, column, rows.need("tags"), known or None)
         self.words = [rows.value(number, column) for number in range(len(rows))]
 
     def inputs(self) -> list[Any]:
@@ -385,6 +406,7 @@ class Summaries(Outputs):
 METRICS: dict[str, type[Metric]] = {
     "classification": Classes,
     "zero_shot": ZeroShotClasses,
+    "choices": Choices,
     "entities": Tags,
     "answers": Answers,
     "similarity": Similarity,

@@ -137,6 +137,38 @@ class Documents:
 
 
 @dataclass(frozen=True)
+class Branches:
+    """Sequences that share what they begin with, each shared token read once: a tree of tokens.
+
+    A token sees all that the cache holds, and those tokens of the pass that it follows. Slots of
+    the cache are positions; the N slots after them are the tokens of the pass, in any positions.
+
+    Attributes:
+        seen: (N, N) bool, [i, j] is True where token i follows token j or is it.
+        positions: (N,) of each token in its own sequence.
+        window: how far back a token sees, itself included.
+    """
+
+    seen: Tensor
+    positions: Tensor
+    window: int | None = None
+
+    def dense(self, queries: Tensor, keys: Tensor) -> Tensor:
+        held = len(keys) - len(self.seen)
+        whole = torch.cat((self.seen.new_ones(len(self.seen), held), self.seen), 1)
+        if self.window is not None:
+            places = torch.cat((keys[:held], self.positions))
+            whole &= self.positions[:, None] - places < self.window
+        return whole[queries[0] - held][None]
+
+    def narrow(self, window: int | None) -> "Branches":
+        """The same mask with a sliding window, if that is narrower."""
+        if window is None or (self.window is not None and self.window <= window):
+            return self
+        return Branches(self.seen, self.positions, window)
+
+
+@dataclass(frozen=True)
 class Sources:
     """Packed documents that read packed memories: a token sees those of its own document's number.
 

@@ -208,6 +208,55 @@ def _apart(values: Sequence[float], least: float = 0.042) -> list[float]:
     return heights
 
 
+def draw_shot_curve(
+    series: Mapping[str, Sequence[tuple[int, Any]]],
+    path: str | Path,
+    title: str,
+    metric: str,
+    baselines: Mapping[str, float] | None = None,
+) -> Path | None:
+    """A figure against the number of examples in a prompt, as a PNG; None without matplotlib.
+
+    A band goes from the worst to the best prompt, bars are the standard deviation.
+
+    Args:
+        series: (examples, spread) by the calibration's name; a spread has `mean`, `deviation`,
+            `worst` and `best` (`evaluate.prompting.Spread`).
+        path: the PNG to write.
+        metric: the figure's name.
+        baselines: what others reach, by name, as level lines.
+    """
+    if (pyplot := load_pyplot()) is None:
+        return None
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), dpi=120, layout="constrained")
+    counts = [count for count, _ in next(iter(series.values()))]
+    places = range(len(counts))  # 0, 1, 2, 4, 8 stand equally far apart
+    for number, (name, points) in enumerate(series.items()):
+        colour, shift = _COLOURS[number % len(_COLOURS)], 0.04 * number
+        spreads = [spread for _, spread in points]
+        x = [place + shift for place in places]
+        axes.fill_between(
+            x,
+            [each.worst for each in spreads],
+            [each.best for each in spreads],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
+        )
+        label = "as it is" if name == "none" else name
+        means, bars = ([getattr(each, part) for each in spreads] for part in ("mean", "deviation"))
+        axes.errorbar(x, means, bars, color=colour, marker="o", markersize=4, lw=1.6, label=label)
+    for name, value in (baselines or {}).items():
+        axes.axhline(value, color="#6b7078", linewidth=1, linestyle=(0, (2, 3)))
+        axes.annotate(name, (0, value), xytext=(0, 3), textcoords="offset points", fontsize=8)
+    axes.set_xticks(list(places), [str(count) for count in counts])
+    axes.set(xlabel="examples in the prompt", ylabel=metric)
+    axes.set_title(title, parse_math=False, fontsize=10)
+    plain(axes)
+    axes.legend(frameon=False)
+    return save_figure(figure, path)
+
+
 # Precision and recall by threshold beside what scores said and what was so, as one picture.
 
 MOST_CATEGORIES = 30  # more make no legible picture

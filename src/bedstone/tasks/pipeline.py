@@ -33,6 +33,7 @@ TASKS = {
     "semantic-search": "text.semantic_search:SemanticSearch",
     "text-generation": "text.text_generation:TextGeneration",
     "text2text-generation": "text.text2text_generation:Text2TextGeneration",
+    "multiple-choice": "text.prompted_tasks:MultipleChoice",
     "translation": "text.translation:Translation",
     "summarization": "text.text2text_generation:Summarization",
     "image-classification": "images.image_classification:ImageClassification",
@@ -59,6 +60,16 @@ TASKS = {
     "class-to-volume": "media.tasks:ClassToVolume",
     "unconditional-volume-generation": "media.tasks:UnconditionalVolumeGeneration",
 }
+# What a decoder without a head for a task does by prompting.
+PROMPTED = {
+    "text-classification": "text.prompted_tasks:PromptedClassification",
+    "zero-shot-classification": "text.prompted_tasks:PromptedZeroShot",
+    "multiple-choice": "text.prompted_tasks:MultipleChoice",
+    "token-classification": "text.prompted_tasks:PromptedEntities",
+    "question-answering": "text.prompted_tasks:PromptedAnswering",
+    "translation": "text.prompted_tasks:PromptedTranslation",
+    "summarization": "text.prompted_tasks:PromptedSummarization",
+}
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 ALIASES |= {"vqa": "visual-question-answering"}
 _PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")  # as version 4 names a pair of languages
@@ -83,7 +94,7 @@ def pipeline(
         task: one of `TASKS`, or of `ALIASES`, or translation_xx_to_yy; None takes the one that the
             model was made for.
         model: a `Model`, a folder (a model's or a run's), a short name such as `minilm`, or a
-            hub id.
+            hub id. A decoder does the tasks of `PROMPTED` by prompting.
         tokenizer: another than the model's own.
         precision: fp32 (as None), bf16, auto for bf16 where the hardware has it, int8 or int4,
             which quantise weights, or mixed for fp32 with such bf16 in late MLPs alone
@@ -123,6 +134,8 @@ def pipeline(
     if tokenizer is not None:
         model = _with_tokenizer(model, tokenizer)
     kind = kind or task_class(natural_task(model))
+    if kind.name in PROMPTED and is_decoder(model):
+        kind = prompted_class(kind.name)
     check_head(kind, model)
     return kind(model, precision=precision, **{**named_options(task), **options})
 
@@ -239,9 +252,30 @@ def task_class(task: str) -> type[Task]:
         name = "translation"
     if not isinstance(name, str) or name not in TASKS:
         raise BedstoneError(f"task: {task!r} is unknown{nearest(str(task), [*TASKS, *ALIASES])}.")
-    module, _, found = TASKS[name].partition(":")
-    kind: type[Task] = getattr(importlib.import_module(f"bedstone.tasks.{module}"), found)
+    return _found(TASKS[name])
+
+
+def _found(place: str) -> type[Task]:
+    module, _, name = place.partition(":")
+    kind: type[Task] = getattr(importlib.import_module(f"bedstone.tasks.{module}"), name)
     return kind
+
+
+def prompted_class(task: str) -> Any:
+    """The class of a task by prompting, by its name or its alias.
+
+    Raises:
+        BedstoneError: there is no such task, or it can't be done by prompting.
+    """
+    name = task_class(task).name
+    if name not in PROMPTED:
+        raise BedstoneError(f"task: {task!r} can't be done by prompting{nearest(name, PROMPTED)}.")
+    return _found(PROMPTED[name])
+
+
+def is_decoder(model: Any) -> bool:
+    """Whether a model continues texts."""
+    return isinstance(model, Model) and model.writes_text
 
 
 def named_options(task: str | None) -> dict[str, Any]:
@@ -275,9 +309,12 @@ def check_head(kind: type[Task], model: Model) -> None:
     if isinstance(model, DiffusionPipeline):
         has = f"draws {model.signal.kind}: {model.inputs()}"
     able = [name for name in TASKS if _fits(task_class(name), model)]
+    advice = "Choose one of these, or fine-tune the model for the task."
+    if kind.name in PROMPTED and is_decoder(model):
+        advice = f"Let it do the task by prompting: bedstone prompt MODEL --task {kind.name}."
     raise BedstoneError(
         f"{kind.name}: needs {kind.asks}; {model.path or 'this model'} {has}, which can do "
-        f"{', '.join(able) or 'no task'}. Choose one of these, or fine-tune the model for the task."
+        f"{', '.join(able) or 'no task'}. {advice}"
     )
 
 

@@ -90,7 +90,7 @@ class Task:
 
     def __repr__(self) -> str:
         changed = [
-            f"{each.name}={getattr(self.options, each.name)!r}"
+            f"{each.name}={_short(getattr(self.options, each.name))}"
             for each in dataclasses.fields(self.options)
             if each.name in self.given
         ]
@@ -312,6 +312,12 @@ def text_of(value: Any, what: str = "the text") -> str:
             f"{error.start:,}), which no tokenizer can read. Decode the text again from its bytes."
         ) from error
     return value
+
+
+def _short(value: Any) -> str:
+    """A value for a task's own text; long lists, such as rows of examples, by their size."""
+    long = isinstance(value, list | tuple) and len(repr(value)) > 300
+    return f"{len(value):,} values" if long else repr(value)
 
 
 def shown(value: Any) -> str:
