@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bedstone.data.bytes import Piece
+from bedstone.errors import BedstoneError, nearest
 
 ARROW = " ->"  # stands before an answer; its line ends it
 EXAMPLES = 20  # of a document
@@ -171,7 +172,14 @@ def draw_task(source: random.Random, family: str = "", *, held_out: bool = False
 
     Args:
         family: in `FAMILIES`; empty draws one, as often as training has it.
+
+    Raises:
+        BedstoneError: there is no such family, or it is held out whole.
     """
+    if family and family not in FAMILIES:
+        raise BedstoneError(f"family: {family!r} is unknown{nearest(family, FAMILIES)}.")
+    if family and not held_out and not FAMILIES[family][1]:
+        raise BedstoneError(f"family: {family} is held out whole; draw it with held_out=True.")
     if not family:
         names, counts = list(FAMILIES), [count for _, count in FAMILIES.values()]
         family = source.choices(names, counts)[0]
