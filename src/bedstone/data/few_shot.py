@@ -29,7 +29,7 @@ from bedstone.errors import BedstoneError, nearest
 
 ARROW = " ->"  # stands before an answer; its line ends it
 EXAMPLES = 20  # of a document
-DOCUMENTS, HELD_OUT_DOCUMENTS = 60_000, 2_000
+DOCUMENTS, HELD_OUT_DOCUMENTS = 120_000, 2_000
 HELD_OUT = 0.2  # share of rules
 
 NUMBERS = tuple("zero one two three four five six seven eight nine".split())
