@@ -3,11 +3,11 @@
     python bench/in_context.py [--model RUN] [--tasks 500] [--seed 0] [--plot PNG] [--write]
         [--recipe key=value ...]
 
-Without a model, one is trained by the recipe few-shot-tasks, and its seconds of clock and processor
-are printed. Each family's tasks are held out (`bedstone.data.few_shot`): a document of a task has 17
-examples, and the model answers each after those before it, greedily; an answer is right where all of
-it is, its line end included. Intervals are Wilson's, of 95 %. `ceiling` is of `lookup` alone: how
-often the examples hold the input, without which its value can't be known.
+Without a model, one is trained by the recipe few-shot-tasks, and its seconds of clock and
+processor are printed. Each family's tasks are held out (`bedstone.data.few_shot`): a document of a
+task has 17 examples, and the model answers each after those before it, greedily; an answer is right
+where all of it is, its line end included. Intervals are Wilson's, of 95 %. `ceiling` is of `lookup`
+alone: how often the examples hold the input, without which its value can't be known.
 
 The order of examples is measured on tasks of two labels: of ORDERS orders of the same examples, the
 best and the worst by accuracy on queries of the task. Calibration divides each label's probability
@@ -30,10 +30,10 @@ import bedstone
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.few_shot import (
     ARROW,
-    FAMILIES,
     LETTERS,
     NOUNS,
     NUMBERS,
+    TASK_FAMILIES,
     Example,
     FewShotTask,
     document,
@@ -178,7 +178,7 @@ def main() -> None:
     heads = "".join(f"{f'k={count}':>19}" for count in COUNTS)
     print(f"{'':11}{'chance':>7}{heads}")
     found, seconds, ceilings = {}, [], {}
-    for family in FAMILIES:
+    for family in TASK_FAMILIES:
         tasks = drawn(family, options.tasks, options.seed)
         began = time.perf_counter()
         found[family] = by_count(model, tasks)

@@ -8,8 +8,8 @@ import pytest
 
 from bedstone.data import few_shot
 from bedstone.data.few_shot import (
-    FAMILIES,
     NUMBERS,
+    TASK_FAMILIES,
     document,
     documents,
     draw_task,
@@ -22,7 +22,7 @@ from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 
-LEARNT = [family for family, (_, count) in FAMILIES.items() if count]
+LEARNT = [family for family, (_, count) in TASK_FAMILIES.items() if count]
 
 
 def lines(text):
@@ -51,11 +51,11 @@ def test_training_has_thousands_of_tasks():
     drawn = {draw_task(source).rule for _ in range(12_000)}
     assert len(drawn) > 6_000
     found = collections.Counter(draw_task(source).family for _ in range(2_000))
-    for family, (_, count) in FAMILIES.items():
+    for family, (_, count) in TASK_FAMILIES.items():
         assert found[family] / 2_000 == pytest.approx(count / 20, abs=0.05)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TASK_FAMILIES)
 def test_an_input_has_one_answer_in_a_document(family):
     source = random.Random(2)
     for _ in range(50):
@@ -89,13 +89,13 @@ def test_answers_are_those_of_the_rule():
         assert given in groups[name]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TASK_FAMILIES)
 def test_without_examples_the_best_guess_is_chance(family):
     source = random.Random(4)
     answers = collections.defaultdict(collections.Counter)
     drawn = 40_000
     for _ in range(drawn):
-        task = FAMILIES[family][0](source)
+        task = TASK_FAMILIES[family][0](source)
         given, answer = task.draw(source)
         if family in ("positions", "phrases"):  # what matters of an input is its length
             words = given.split()

@@ -32,19 +32,24 @@ EXAMPLES = 20  # of a document
 DOCUMENTS, HELD_OUT_DOCUMENTS = 120_000, 2_000
 HELD_OUT = 0.2  # share of rules
 
-NUMBERS = tuple("zero one two three four five six seven eight nine".split())
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+NUMBERS = _words("zero one two three four five six seven eight nine")
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
-LABELS = tuple(
+LABELS = _words(
     "left right up down in out on off hot cold yes no true false north south east west old new "
-    "big small fast slow day night open shut good bad high low".split()
+    "big small fast slow day night open shut good bad high low"
 )
 NOUNS = {
-    "animal": tuple("dog cat cow pig hen fox bear wolf lion mouse horse sheep".split()),
-    "food": tuple("bread rice cake soup meat cheese egg corn bean pie jam salt".split()),
-    "body": tuple("hand foot head nose ear eye leg arm knee neck back chin".split()),
-    "tool": tuple("saw axe drill nail rope knife spoon fork pen brush pin key".split()),
-    "clothes": tuple("hat coat shoe sock shirt belt dress glove scarf boot cap tie".split()),
-    "nature": tuple("sun moon star rain snow wind sea hill river tree rock sand".split()),
+    "animal": _words("dog cat cow pig hen fox bear wolf lion mouse horse sheep"),
+    "food": _words("bread rice cake soup meat cheese egg corn bean pie jam salt"),
+    "body": _words("hand foot head nose ear eye leg arm knee neck back chin"),
+    "tool": _words("saw axe drill nail rope knife spoon fork pen brush pin key"),
+    "clothes": _words("hat coat shoe sock shirt belt dress glove scarf boot cap tie"),
+    "nature": _words("sun moon star rain snow wind sea hill river tree rock sand"),
 }
 # Classes that exclude each other, by their name; a task takes two or three of a group.
 GROUPS: tuple[Mapping[str, Sequence[str]], ...] = (
@@ -158,7 +163,7 @@ def mod_task(source: random.Random) -> FewShotTask:
 
 
 # Each family, and how many of twenty training documents are of it.
-FAMILIES: dict[str, tuple[Callable[[random.Random], FewShotTask], int]] = {
+TASK_FAMILIES: dict[str, tuple[Callable[[random.Random], FewShotTask], int]] = {
     "lookup": (lookup_task, 5),
     "labels": (labels_task, 7),
     "positions": (positions_task, 6),
@@ -171,20 +176,20 @@ def draw_task(source: random.Random, family: str = "", *, held_out: bool = False
     """A task of a family, of those to learn from or of those held out.
 
     Args:
-        family: in `FAMILIES`; empty draws one, as often as training has it.
+        family: in `TASK_FAMILIES`; empty draws one, as often as training has it.
 
     Raises:
         BedstoneError: there is no such family, or it is held out whole.
     """
-    if family and family not in FAMILIES:
-        raise BedstoneError(f"family: {family!r} is unknown{nearest(family, FAMILIES)}.")
-    if family and not held_out and not FAMILIES[family][1]:
+    if family and family not in TASK_FAMILIES:
+        raise BedstoneError(f"family: {family!r} is unknown{nearest(family, TASK_FAMILIES)}.")
+    if family and not held_out and not TASK_FAMILIES[family][1]:
         raise BedstoneError(f"family: {family} is held out whole; draw it with held_out=True.")
     if not family:
-        names, counts = list(FAMILIES), [count for _, count in FAMILIES.values()]
+        names, counts = list(TASK_FAMILIES), [count for _, count in TASK_FAMILIES.values()]
         family = source.choices(names, counts)[0]
     while True:
-        task = FAMILIES[family][0](source)
+        task = TASK_FAMILIES[family][0](source)
         if task.held_out == held_out:
             return task
 
