@@ -13,10 +13,11 @@ import bedstone
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.train import pretrain, resume
 from bedstone.errors import BedstoneError
-from bedstone.recipes.base import PretrainRecipe
+from bedstone.recipes.base import PretrainRecipe, load_method
 from bedstone.settings import from_mapping
 from bedstone.train.logs import read_log
-from runs import losses, make_text, recipe_values, start, stop_after, weights_hash, write_recipe
+from bedstone.train.run import prepare
+from runs import WORDS, losses, make_text, recipe_values, start, stop_after, weights_hash, write_recipe
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -251,3 +252,42 @@ def test_compiled_training_learns_the_same(tmp_path, whole):
     compiled = pretrain(make(tmp_path / "b", compile=True, **shape), quiet=True)
     assert losses(compiled.run) == pytest.approx(losses(plain.run), rel=1e-4)
     assert json.loads((compiled.model / "config.json").read_text())["model_type"] == "qwen3"
+
+
+def answers(folder: Path, **data) -> PretrainRecipe:
+    """A recipe on lines ` input -> output`, of which the outputs alone are learnt."""
+    text = folder / "lines"
+    text.mkdir(exist_ok=True)
+    for number in range(30):
+        lines = [f" {WORDS[k % 11]} -> {WORDS[(k + number) % 11]}\n" for k in range(30)]
+        (text / f"{number}.txt").write_text("".join(lines))
+    data = {"source": str(text), "validation_share": 0.2, "answers": " ->", **data}
+    return make(folder, data=data)
+
+
+def test_answers_alone_are_learnt(tmp_path):
+    recipe = answers(tmp_path)
+    assert pretrain(recipe, quiet=True).done.reason == "finished"
+    logged = [each for each in read_log(tmp_path / "run" / "log.jsonl") if "validation_loss" in each]
+    assert logged and all("validation_bits_per_byte" not in each for each in logged)
+    plan = prepare(load_method("causal_lm"), recipe, None, quiet=True)
+    splits, tokenizer = plan.splits, plan.model.tokenizer
+    for split in (splits.train, splits.validation):
+        kept = tokenizer.decode(split.tokens[split.targets].tolist())
+        assert set(kept.replace("\n", " ").split()) <= set(WORDS)
+        assert kept.count("\n") == kept.count(" ") > 100
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({"answers": " => "}, "tokens of the tokenizer; expected one"),
+        ({"answers": "x"}, "no line of the train split has this text"),
+        ({"streaming": True}, "Leave data.streaming out"),
+    ],
+)
+def test_answers_that_can_t_be_found_are_refused(data, message, tmp_path):
+    recipe = answers(tmp_path, **data)
+    with pytest.raises(BedstoneError, match=r"data\.answers") as error:
+        pretrain(recipe, quiet=True)
+    assert message in str(error.value)

@@ -131,6 +131,7 @@ def test_going_on_from_an_encoder(whole, tmp_path):
         ({"masking": {"share": 1.5}}, "masking.share: 1.5"),
         ({"masking": {"mask": 0.8, "other": 0.5}}, "at most 1 together"),
         ({"data": {"source": "{text}", "streaming": True}}, "data.streaming"),
+        ({"data": {"source": "{text}", "answers": ":"}}, "data.answers"),
     ],
 )
 def test_what_cannot_be_is_said(tmp_path, changes, told):

@@ -4,6 +4,7 @@ What a name may be, tried in this order:
 
 - `python-docs`: the documentation and source of the Python that runs (`data.python_docs`)
 - `scenes`: captions, questions and answers of synthetic scenes as text (`data.scenes.datasets`)
+- `few-shot-tasks`, `few-shot-tasks-held-out`: lists of examples of small tasks (`data.few_shot`)
 - a file: `.jsonl`, `.json`, `.csv`, `.parquet`, `.arrow` hold a document a row; any other file is
   text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`
 - a folder: of data files (only the formats above, `.txt` and `.md`, beside a README or licence)
@@ -55,6 +56,8 @@ from bedstone.settings import Settings, share
 BUILT_IN = {
     "python-docs": ("bedstone.data.python_docs", "python_pieces"),
     "scenes": ("bedstone.data.scenes.datasets", "scene_texts"),
+    "few-shot-tasks": ("bedstone.data.few_shot", "task_pieces"),
+    "few-shot-tasks-held-out": ("bedstone.data.few_shot", "held_out_pieces"),
 }
 SPLITS = {
     "train": ("train", "training"),
@@ -462,6 +465,8 @@ class DataConfig(Settings):
         validation: another source to validate on; empty holds out a share of `source`.
         validation_share: the share of documents held out; of a single document, its end.
         streaming: tokenise as it trains, for what doesn't fit on the disk twice.
+        answers: the text that stands before an answer, such as " ->": what follows it, to the end
+            of its line, alone is learnt, by a decoder. Empty learns every token.
         most_broken: share of rows that may be broken; such rows are left out and named.
     """
 
@@ -471,6 +476,7 @@ class DataConfig(Settings):
     validation: str = ""
     validation_share: float = share(below_one=True, default=0.02)
     streaming: bool = False
+    answers: str = ""
     most_broken: float = share(below_one=True, default=MOST_BROKEN)
 
     section: ClassVar[str] = "data."

@@ -9,7 +9,12 @@ from torch import nn
 
 from bedstone.checkpoints.model import Model
 from bedstone.data.sources import Source, open_source
-from bedstone.data.text.causal_lm import PackedBatches, StreamedBatches, evaluation_batches
+from bedstone.data.text.causal_lm import (
+    PackedBatches,
+    StreamedBatches,
+    answers_alone,
+    evaluation_batches,
+)
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe, train_characters, train_wordpiece
 from bedstone.errors import BedstoneError
@@ -146,6 +151,23 @@ class CausalLM(TextMethod):
     config = GPTConfig
     build = staticmethod(build)
 
+    def check(self, recipe: Any) -> None:
+        super().check(recipe)
+        if recipe.data.answers and recipe.data.streaming:
+            raise BedstoneError(
+                "data.answers: which tokens are answers is known of tokens that are kept, not of "
+                "a stream. Leave data.streaming out."
+            )
+
+    def cache(self, recipe: Any, model: Model, splits: Splits, quiet: bool) -> None:
+        super().cache(recipe, model, splits, quiet)
+        if recipe.data.answers:
+            assert model.tokenizer is not None
+            ids = [_one_token(model.tokenizer, text) for text in (recipe.data.answers, "\n")]
+            splits.train = answers_alone(splits.train, *ids)
+            if splits.validation is not None:
+                splits.validation = answers_alone(splits.validation, *ids)
+
     def batches(self, recipe: Any, model: Model, splits: Splits, start: Start) -> Batches:
         if not recipe.data.streaming:
             self.cache(recipe, model, splits, start.quiet)
@@ -183,9 +205,22 @@ class CausalLM(TextMethod):
             loss, _ = held_out_loss(
                 network, next_token_loss, batches, plan.start.precision, most_batches=most
             )
-            return text_figures(loss, tokens_a_byte)
+            figures = text_figures(loss, tokens_a_byte)
+            if split.targets is not None:  # the bytes are of all tokens
+                del figures["bits_per_byte"]
+            return figures
 
         return [LogOnly(log)]
+
+
+def _one_token(tokenizer: Tokenizer, text: str) -> int:
+    ids = tokenizer.encode(text)
+    if len(ids) != 1:
+        raise BedstoneError(
+            f"data.answers: {text!r} is {len(ids)} tokens of the tokenizer; expected one, which "
+            "stands before each answer. Train a tokenizer on this data, or name another text."
+        )
+    return int(ids[0])
 
 
 def sampled_texts(source: Source, section: Any, quiet: bool) -> Iterator[str]:

@@ -52,6 +52,11 @@ class MaskedLM(TextMethod):
                 "data.streaming: rows of an encoder are made of whole documents, which a stream "
                 "doesn't keep. Leave it out: tokens are kept on the disk, 2 bytes each."
             )
+        if recipe.data.answers:
+            raise BedstoneError(
+                "data.answers: an encoder learns masked tokens, wherever they stand; only a "
+                "decoder learns answers alone. Leave it out."
+            )
 
     def source(self, source: Source) -> Source:
         return Sentences(source)

@@ -6,6 +6,7 @@ what follows an end token can't be predicted. The end token itself is a target. 
 reach over a document's edge: `documents` numbers them within a row, `positions` restarts with each.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -135,11 +136,14 @@ class Windows:
         document = np.searchsorted(self.ends, at, side="right")
         origin = self.order[document]
         offset = at - self.begins[document]
-        tokens = split.tokens[split.starts[origin] + offset].astype(np.int64)
+        places = split.starts[origin] + offset
+        tokens = split.tokens[places].astype(np.int64)
         if split.eos_id is not None:
             tokens[filled] = split.eos_id
         nothing = (document[:, 1:] != document[:, :-1]) | filled[:, 1:]
         nothing |= at[:, :-1] < self.scored[first:last, None]
+        if split.targets is not None:
+            nothing |= ~split.targets[places[:, 1:]]
         spare = at[:, :-1] == stop  # inputs that are only filling
         # Filling is a document of its own, so that nothing attends to it.
         past = np.searchsorted(self.ends, stop - 1, side="right") + 1
@@ -153,6 +157,29 @@ class Windows:
             origin=np.where(spare, -1, origin[:, :-1]),
             offsets=offset[:, :-1],
         )
+
+
+def answers_alone(split: TokenSplit, marker: int, line_end: int) -> TokenSplit:
+    """A split whose targets are what follows a marker, to the end of its line, that included.
+
+    Args:
+        marker, line_end: ids of the tokens that stand before an answer and end its line.
+
+    Raises:
+        BedstoneError: no token would be a target.
+    """
+    tokens, numbers = np.asarray(split.tokens), np.arange(len(split))
+    edges = tokens == line_end
+    edges[split.starts[1:] - 1] = True  # an answer doesn't go on in the next document
+    begun = np.maximum.accumulate(np.where(tokens == marker, numbers, -1))
+    ended = np.maximum.accumulate(np.where(edges, numbers, -1))
+    targets = np.r_[False, (begun > ended)[:-1]]
+    if not targets.any():
+        raise BedstoneError(
+            f"data.answers: no line of the {split.name} split has this text before its end. Name "
+            "the text that stands before each answer, with its spaces."
+        )
+    return dataclasses.replace(split, targets=targets)
 
 
 def make_batch(parts: list[Rows], number: int) -> TokenBatch:

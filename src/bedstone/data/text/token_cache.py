@@ -43,6 +43,7 @@ class TokenSplit:
         eos_id: the id that ends a document, or None.
         pieces: (P,) int64, ascending: the index of the first token of each piece of the source,
             such as a sentence; None where that isn't known.
+        targets: (N,) bool, the tokens that may be predicted; None is all.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TokenSplit:
     bytes: int
     eos_id: int | None = None
     pieces: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
