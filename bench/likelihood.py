@@ -6,7 +6,8 @@ MODEL is a decoder; it is saved to a folder that transformers opens. Of five req
 the texts' column `text`: one is ordinary, in one the context ends in a space, in one it ends inside
 a word (a token may go over the boundary), in one it is empty, and in one it is longer than the
 context. Printed: the largest difference of the log-probabilities of each kind, in nats, how often
-the two disagree on greedy, and seconds. Needs lm-eval and transformers.
+the two disagree on greedy, and seconds of the processor; then the same of few-shot prompts: eight
+examples before each of 50 rows, two labels each. Needs lm-eval and transformers.
 """
 
 import argparse
@@ -61,6 +62,32 @@ def requests(
     return found
 
 
+def few_shot(texts: list[str]) -> list[tuple[str, str]]:
+    """Both labels of 50 rows after the same eight examples."""
+    rows = [" ".join(text.split()[:8]) for text in texts[:58]]
+    shots = "".join(f"Review: {text}\nSentiment: positive\n\n" for text in rows[:8])
+    return [
+        (f"{shots}Review: {text}\nSentiment:", label)
+        for text in rows[8:]
+        for label in (" positive", " negative")
+    ]
+
+
+def compare(scorer: Scorer, peer: HFLM, pairs: list[tuple[str, str]]) -> list[float]:
+    """Differences of the log-probabilities; prints seconds of both."""
+    began = time.process_time()
+    ours = scorer.score(pairs)
+    middle = time.process_time()
+    theirs = peer.loglikelihood(
+        [Instance("loglikelihood", {}, pair, 0) for pair in pairs], disable_tqdm=True
+    )
+    ended = time.process_time()
+    print(f"{len(pairs):,} requests: ours {middle - began:.1f} s, lm-eval {ended - middle:.1f} s")
+    differ = sum(one.greedy != other[1] for one, other in zip(ours, theirs, strict=True))
+    print(f"greedy differs: {differ}; contexts cut: {sum(one.cut > 0 for one in ours)}", flush=True)
+    return [abs(one.log_probability - other[0]) for one, other in zip(ours, theirs, strict=True)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
@@ -80,9 +107,6 @@ def main() -> None:
     pairs = requests(tokenizer, texts, given.requests, context, draw)
     scorer = Scorer(for_inference(model.network, torch.float32), tokenizer)
     scorer.context = context
-    began = time.perf_counter()
-    ours = scorer.score(pairs)
-    print(f"ours {time.perf_counter() - began:.1f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         peer = HFLM(
@@ -93,16 +117,10 @@ def main() -> None:
             max_length=context,
             logits_cache=False,  # it mixes up requests of one text that is cut at two places
         )
-    began = time.perf_counter()
-    theirs = peer.loglikelihood(
-        [Instance("loglikelihood", {}, pair, 0) for pair in pairs], disable_tqdm=True
-    )
-    print(f"lm-eval {time.perf_counter() - began:.1f} s")
-    apart = [abs(one.log_probability - other[0]) for one, other in zip(ours, theirs, strict=True)]
+    apart = compare(scorer, peer, pairs)
     for number, kind in enumerate(KINDS):
         print(f"{kind}: {max(apart[number::5]):.2e} nats at most, of {len(apart[number::5])}")
-    differ = sum(one.greedy != other[1] for one, other in zip(ours, theirs, strict=True))
-    print(f"greedy differs: {differ}; contexts cut: {sum(one.cut > 0 for one in ours)}")
+    print(f"few-shot: {max(compare(scorer, peer, few_shot(texts))):.2e} nats at most")
 
 
 if __name__ == "__main__":

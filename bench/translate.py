@@ -1,7 +1,7 @@
 """Seconds to a BLEU on Multi30k: Bedstone's recipe, and transformers' Seq2SeqTrainer beside it.
 
     python bench/translate.py --bleu 25 35 [--most-minutes 60] [--lr 2e-3] [--write]
-        [--side bedstone trainer trainer-bf16] [--recipe key=value ...]
+        [--side bedstone trainer trainer-bf16] [--recipe key=value ...] [--run FOLDER]
 
 All sides train the same network (the recipe's, by its saved folder: the same fresh weights, dropout
 and tokenizer) on the same 29,000 pairs in batches of the same number of pairs, with label smoothing
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--side", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--lr", type=float, default=2e-3, help="the Trainer's rate")
     parser.add_argument("--every", type=int, default=50, help="steps between measures")
+    parser.add_argument("--run", type=Path, help="keeps Bedstone's run there")
     parser.add_argument("--recipe", nargs="*", default=[], metavar="KEY=VALUE")
     add_write(parser)
     args = parser.parse_args()
@@ -173,7 +174,7 @@ def main() -> None:
         save_fresh(start, args.recipe)
         for side in args.side:
             if side == "bedstone":
-                run = Path(work) / "run"
+                run = args.run or Path(work) / "run"
                 curves[side] = bedstone_curve(run, args.minutes, args.every, args.recipe)
             else:
                 curves[side] = trainer_curve(start, side, args)

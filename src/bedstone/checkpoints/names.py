@@ -7,7 +7,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-BUILT_IN = Path(__file__).parent.parent / "builtin"  # a folder for each model
+BUILT_IN = Path(__file__).parent.parent / "builtin"  # a folder for each model; one of templates
 MARKS = ("config.json", "model_index.json")  # one of which the folder of a model has
 
 

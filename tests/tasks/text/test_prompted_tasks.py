@@ -106,6 +106,13 @@ def test_calibration_divides_by_inputs_without_content():
         assert list(found.values()) == pytest.approx([0.5, 0.5], abs=1e-5)
 
 
+def test_calibration_keeps_other_columns():
+    template = {**TEMPLATE, "input": "{year} {text} ="}
+    rows = [{**row, "year": 1990 + number} for number, row in enumerate(ROWS)]
+    task = classify(template=template, examples=rows, calibration="content-free")
+    assert task({"text": "a dog", "year": 2001})
+
+
 def test_domain_calibration_draws_words_of_the_examples():
     task = classify()
     first = scores(task, "a dog", calibration="domain")
@@ -159,6 +166,7 @@ def test_a_prompt_beyond_the_context():
         ({"chat": "turns"}, "the model has no chat template"),
         ({"examples": [3]}, "expected rows"),
         ({"score": "generate", "calibration": "domain"}, "no probabilities to calibrate"),
+        ({"max_length": 9}, "prompts are read whole"),
         ({"selekt": "random"}, "perhaps 'select' is meant"),
     ],
 )

@@ -332,5 +332,8 @@ def test_what_a_gpt_cannot_do(tmp_path):
     from bedstone.models.heads import HeadConfig
     from small_models import decoder
 
-    with pytest.raises(BedstoneError, match="translation: needs an encoder-decoder"):
-        bedstone.pipeline("translation", decoder(HeadConfig("language"), "gpt2"))
+    gpt = decoder(HeadConfig("language"), "gpt2")
+    with pytest.raises(BedstoneError, match="text2text-generation: needs an encoder-decoder"):
+        bedstone.pipeline("text2text-generation", gpt)
+    with pytest.raises(BedstoneError, match="src_lang: none was given"):  # by its prompt
+        bedstone.pipeline("translation", gpt)("a cat")

@@ -120,7 +120,7 @@ class PromptedClassification(Choosing):
 
     def blank(self, fields: Mapping[str, Any], text: str) -> dict[str, Any]:
         blanks = {name: text for name, each in fields.items() if isinstance(each, str)}
-        return {**blanks, "labels": fields["labels"]}
+        return {**fields, **blanks, "labels": fields["labels"]}
 
     def results(self, rows: Sequence[Prompt], options: Any) -> Iterator[Any]:
         for row, scores in zip(rows, self.probabilities(rows, options), strict=True):

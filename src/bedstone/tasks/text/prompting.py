@@ -73,6 +73,15 @@ class PromptOptions(Options):
     chat: str = one_of(*CHATS, default="auto")
     overflow: str = one_of("drop", "refuse", default="drop")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("truncation", "max_length", "stride"):
+            if (value := getattr(self, name)) is not None:
+                raise BedstoneError(
+                    f"{name}: {shown(value)} was given; prompts are read whole, and overflow says "
+                    "what becomes of long ones. Leave it out."
+                )
+
 
 @dataclass(frozen=True)
 class LabelOptions(PromptOptions):
