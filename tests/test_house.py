@@ -51,12 +51,13 @@ SIZES = {
     "nn/dropout.py": "one layer with a hand-written gradient, used by several",
     "checkpoints/load.py": "the one way to open a model",
     **dict.fromkeys(
-        ("recipes/dpo.py", "recipes/kto.py", "recipes/reward.py"),
-        "a training method; what they share is recipes/preferences.py",
+        ("recipes/dpo.py", "recipes/kto.py", "recipes/reward.py", "recipes/sft.py"),
+        "a training method; recipes/preferences.py and supervised.py hold what is shared",
     ),
 }
 # Files that one other file of their folder alone imports, each with the reason.
 ALONE = {
+    "data/text/completions.py": "one kind of examples, beside conversations.py",
     "demo/tour.py": "the short demo; the full one is the other files",
     "commands/run.py": "a command; prompting prints results as it does",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",

@@ -40,10 +40,10 @@ def closest(word: str, choices: Iterable[str]) -> str:
 
 
 def near_name(word: str, choices: Iterable[str]) -> str:
-    """The choice that a word misspells; "" where it is far from each, or too short to tell."""
+    """The choice that a word misspells; "" where it is far from each."""
     choices = sorted(choices)
-    if len(word) < 3:  # one letter of two is another word: es is no de
-        return ""
+    if len(word) == 2:  # one letter elsewhere is another word: es is no de
+        choices = [n for n in choices if len(n) != 2 or n[0] == word[0] or n[1] == word[1]]
     for choice in difflib.get_close_matches(word, choices, n=5, cutoff=0.5):
         match = difflib.SequenceMatcher(None, choice, word)
         other = len(word) + len(choice) - 2 * sum(each.size for each in match.get_matching_blocks())

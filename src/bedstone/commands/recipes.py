@@ -14,6 +14,7 @@ OF_MODELS = (
     "generate",
     "imagine",
     "predict",
+    "prompt",
     "export",
     "quantize",
     "evaluate",

@@ -48,7 +48,7 @@ METHODS = {
     "autoencoder": "autoencoder:Autoencoder",
     "diffusion": "diffusion:Diffusion",
     "supervised": "supervised:Supervised",
-    "sft": "supervised:SFT",
+    "sft": "sft:SFT",
     "seq2seq": "seq2seq:Seq2Seq",
     "reward": "reward:Reward",
     "dpo": "dpo:DPO",

@@ -303,26 +303,6 @@ class Supervised(Method[FinetuneRecipe]):
         return math.ceil(len(splits.train) / (recipe.batch_size * recipe.accumulate))
 
 
-@dataclass
-class SFTRecipe(FinetuneRecipe):
-    """Supervised fine-tuning of a decoder on conversations, instructions or completions.
-
-    Attributes as in `FinetuneRecipe`; the task is text-generation.
-    """
-
-    method: str = "sft"
-    task: str = one_of("text-generation", default="text-generation")
-    out: str = "runs/sft"
-
-
-class SFT(Supervised):
-    """A decoder that learns to answer: the first step of InstructGPT (Ouyang et al., 2022)."""
-
-    name = "sft"
-    Recipe = SFTRecipe
-    tasks: ClassVar[tuple[str, ...]] = ()
-
-
 TOGETHER = 64  # images that a frozen network reads at a time
 
 
