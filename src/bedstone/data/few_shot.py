@@ -29,7 +29,7 @@ from bedstone.errors import BedstoneError, nearest
 
 ARROW = " ->"  # stands before an answer; its line ends it
 EXAMPLES = 20  # of a document
-DOCUMENTS, HELD_OUT_DOCUMENTS = 120_000, 2_000
+DOCUMENTS, HELD_OUT_DOCUMENTS = 150_000, 2_000
 HELD_OUT = 0.2  # share of rules
 
 
@@ -164,10 +164,10 @@ def mod_task(source: random.Random) -> FewShotTask:
 
 # Each family, and how many of twenty training documents are of it.
 TASK_FAMILIES: dict[str, tuple[Callable[[random.Random], FewShotTask], int]] = {
-    "lookup": (lookup_task, 5),
+    "lookup": (lookup_task, 7),
     "labels": (labels_task, 7),
-    "positions": (positions_task, 6),
-    "mod": (mod_task, 2),
+    "positions": (positions_task, 5),
+    "mod": (mod_task, 1),
     "phrases": (phrases_task, 0),
 }
 
