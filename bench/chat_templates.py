@@ -89,7 +89,8 @@ def compared(chat: LearntChat, expected: Any, blocks: bool) -> str:
     apart = [n for n, on in enumerate(chat.trained) if int(on) != theirs[n]]
     if not apart:
         return "equal"
-    same = all(chat.trained[n] and chat.offsets[n] == chat.offsets[n - 1] for n in apart)
+    ends = [end for _, end in chat.offsets]
+    same = all(chat.trained[n] and ends[n] == ends[n - 1] for n in apart)
     return "bytes" if same else "mask"
 
 
