@@ -4,8 +4,8 @@ import pytest
 
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.chat import render
-from bedstone.data.text.instructions import alpaca_prompt, alpaca_template
 from bedstone.data.text.completions import CompletionExamples
+from bedstone.data.text.instructions import alpaca_prompt, alpaca_template
 from bedstone.data.text.train_tokenizer import train_bpe
 
 CHATML = (
