@@ -16,7 +16,6 @@ place of `N/A`, which the model has no word for).
 """
 
 import argparse
-import math
 import random
 import tempfile
 import time
@@ -29,7 +28,6 @@ import torch
 import bedstone
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.few_shot import (
-    ARROW,
     LETTERS,
     NOUNS,
     NUMBERS,
@@ -41,20 +39,12 @@ from bedstone.data.few_shot import (
 )
 from bedstone.recipes.base import read, train
 from bedstone.report.plots import load_pyplot, plain, save_figure
-from result import ROOT, Side, add_write, write
+from result import ROOT, Side, add_write, interval, write
 
 RECIPE = ROOT / "recipes" / "few-shot-tasks.yaml"
 COUNTS = (0, 1, 2, 4, 8, 16)
 ORDERS, QUERIES, EXAMPLES = 24, 50, 4
 Drawn = tuple[FewShotTask, list[Example]]
-
-
-def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share, 95 %."""
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def drawn(family: str, count: int, seed: int) -> list[Drawn]:
@@ -70,7 +60,7 @@ def rights(model: Model, examples: Sequence[Example]) -> list[bool]:
     tokenizer, found = tokenizer_of(model), []
     ids, spans = [], []
     for each in examples:
-        ids += tokenizer.encode(f" {each.input}{ARROW}")
+        ids += tokenizer.encode(each.input)
         answer = tokenizer.encode(f" {each.output}\n")
         spans.append((len(ids), len(ids) + len(answer)))
         ids += answer
@@ -97,7 +87,7 @@ def label_scores(model: Model, text: str, queries: Sequence[str], labels: Sequen
     """Probabilities of the labels after each query, (Q, L), each row's sum being 1."""
     tokenizer = tokenizer_of(model)
     one = [tokenizer.encode(f" {label}")[0] for label in labels]
-    prompts = [tokenizer.encode(f"{text} {query}{ARROW}") for query in queries]
+    prompts = [tokenizer.encode(text + query) for query in queries]
     logits = model.network(torch.tensor(prompts))[:, -1]  # all words are one token
     return logits[:, one].float().softmax(-1)
 

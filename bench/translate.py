@@ -10,7 +10,8 @@ greedily by Bedstone. The Trainer keeps its defaults (fp32, fused AdamW, batches
 longest row, clipping at 1) but for what this task is known to need: Adam's betas of 0.9 and 0.98,
 inverse-root decay after 400 steps of warm-up, and the best of a few rates (`--lr`). `trainer-bf16`
 computes in bf16 and puts pairs of similar length together. Its rows are tokenised before the
-clock starts, and its measuring stops the clock; Bedstone's measuring counts.
+clock starts, and its measuring stops the clock; Bedstone's measuring counts. The Trainer is also
+given Bedstone's `keep_memory`, without which some systems spend most of its steps clearing pages.
 """
 
 import argparse
@@ -35,7 +36,7 @@ import bedstone
 from bedstone.data.text.seq2seq import PairExamples, PairsConfig, open_pairs
 from bedstone.evaluate.seq2seq import PairScorer
 from bedstone.recipes.base import load_method, read, train
-from bedstone.runtime import pick_device, pick_precision
+from bedstone.runtime import keep_memory, pick_device, pick_precision
 from bedstone.train.run import prepare
 from result import ROOT, SHARED, Side, add_write, write
 
@@ -93,6 +94,7 @@ class Measured(TrainerCallback):
 
 def trainer_curve(start: Path, side: str, args: argparse.Namespace) -> Curve:
     """transformers' Seq2SeqTrainer on the saved fresh network."""
+    keep_memory()
     model = bedstone.load(start)
     recipe = yaml.safe_load(RECIPE.read_text())
     languages = {"source_lang": "en", "target_lang": "de"}

@@ -21,12 +21,13 @@ from bedstone.data.text.causal_lm import PackedBatches, answers_alone
 from bedstone.data.text.token_cache import TokenSplit
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
+from bedstone.recipes.causal_lm import _answer_tokens
 
 LEARNT = [family for family, (_, count) in TASK_FAMILIES.items() if count]
 
 
 def lines(text):
-    return [tuple(part.strip() for part in line.split("->")) for line in text.splitlines()]
+    return [tuple(line.split(" ")) for line in text.splitlines()]
 
 
 def rules(family, held_out, count=1000):
@@ -73,7 +74,7 @@ def test_answers_are_those_of_the_rule():
     for _ in range(200):
         task = draw_task(source, "positions", held_out=bool(source.randrange(2)))
         length, _, places = task.rule.removeprefix("of ").partition(": ")
-        given, answer = (text.split() for text in task.draw(source))
+        given, answer = (text.split("-") for text in task.draw(source))
         assert len(given) == int(length) == len(set(given))
         assert answer == [given[int(place) - 1] for place in places.split()]
         task = draw_task(source, "mod")
@@ -98,9 +99,9 @@ def test_without_examples_the_best_guess_is_chance(family):
         task = TASK_FAMILIES[family][0](source)
         given, answer = task.draw(source)
         if family in ("positions", "phrases"):  # what matters of an input is its length
-            words = given.split()
-            given, answer = str(len(words)), " ".join(str(words.index(each)) for each in
-                                                      answer.split())  # fmt: skip
+            words = given.split("-")
+            places = [str(words.index(each)) for each in answer.split("-")]
+            given, answer = str(len(words)), "-".join(places)
         elif family != "mod":
             given = ""
         answers[given][answer] += 1
@@ -126,8 +127,7 @@ def test_answers_alone_are_targets():
     tokenizer = train_bpe(texts, 600)
     made = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
     split = TokenSplit.from_documents(made, eos_id=tokenizer.eos_id)
-    marker, line_end = tokenizer.encode(few_shot.ARROW)[0], tokenizer.encode("\n")[0]
-    only = answers_alone(split, marker, line_end)
+    only = answers_alone(split, *_answer_tokens(tokenizer, " "))
     wanted = [answer for text in texts for _, answer in lines(text)]
     kept = tokenizer.decode(split.tokens[only.targets].tolist()).splitlines()
     assert [line.strip() for line in kept] == wanted
@@ -141,10 +141,30 @@ def test_answers_alone_are_targets():
 
 
 def test_an_answer_ends_with_its_document():
-    split = answers_alone(TokenSplit.from_documents([[5, 1, 6], [7, 8, 1, 9, 2, 4]]), 1, 2)
-    assert split.targets.tolist() == [False, False, True, False, False, False, True, True, False]
+    split = TokenSplit.from_documents([[5, 1, 6], [7, 8, 1, 9, 2, 4]])
+    after = answers_alone(split, 2, before=[1])
+    assert after.targets.tolist() == [*2 * [False], True, *3 * [False], True, True, False]
+    first = answers_alone(split, 2, first=[1])
+    assert first.targets.tolist() == [False, True, True, *2 * [False], *3 * [True], False]
+
+
+@pytest.mark.parametrize(
+    ("text", "answers", "wanted"),
+    [("a -> b c\n", " ->", " b c\n"), ("a b -> c\nd\n", " ", " b -> c\n")],
+)
+def test_an_answer_follows_a_token_or_begins_with_a_text(text, answers, wanted):
+    tokenizer = train_bpe([text] * 9, 300)
+    split = TokenSplit.from_documents([tokenizer.encode(text)])
+    only = answers_alone(split, *_answer_tokens(tokenizer, answers))
+    assert tokenizer.decode(split.tokens[only.targets].tolist()) == wanted
+
+
+def test_a_text_that_no_token_begins_with_is_refused():
+    tokenizer = train_bpe(["a b\n"] * 9, 300)
+    with pytest.raises(BedstoneError, match=r"'==>' is 3 tokens of the tokenizer, and none begins"):
+        _answer_tokens(tokenizer, "==>")
 
 
 def test_data_without_answers_is_refused():
     with pytest.raises(BedstoneError, match=r"data\.answers: no line of the memory split"):
-        answers_alone(TokenSplit.from_documents([[5, 6, 2], [7, 2]]), 1, 2)
+        answers_alone(TokenSplit.from_documents([[5, 6, 2], [7, 2]]), 2, before=[1])

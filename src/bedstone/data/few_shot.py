@@ -1,15 +1,16 @@
 """Built-in documents of small tasks, for a model that learns in context.
 
-A document is a list of examples of one hidden task, ` input -> output`, a line each. Every task is
+A document is a list of examples of one hidden task, `input output`, a line each. Every task is
 drawn anew, so that nothing but the examples before it says what an input's output is (as Chan et
-al., 2022, section 2, and Garg et al., 2022, have it). Families of tasks:
+al., 2022, section 2, and Garg et al., 2022, have it). The output follows its input at once: what
+followed this input before is what a small network learns first to find (Olsson et al., 2022).
+Families of tasks:
 
-- `lookup`: 2 to 4 things, each with a value of its own: ` k -> seven`
+- `lookup`: 2 to 4 things, each with a value of its own: `k seven`
 - `labels`: two or three classes, such as animals and tools, whose labels are renamed in each
-  document: ` dog -> left`
-- `positions`: which letters or numbers of the input come out, and in which order:
-  ` a b c -> c b a`
-- `mod`: a x + b mod 10 of a number x: ` three -> eight`
+  document: `dog left`
+- `positions`: which letters or numbers of the input come out, and in which order: `a-b-c c-b-a`
+- `mod`: a x + b mod 10 of a number x: `three eight`
 - `phrases`: as `positions`, of words; held out whole
 
 A task is known by its rule, the text that says it whole. `HELD_OUT` of all rules, by a hash of
@@ -27,7 +28,6 @@ from typing import NamedTuple
 from bedstone.data.bytes import Piece
 from bedstone.errors import BedstoneError, nearest
 
-ARROW = " ->"  # stands before an answer; its line ends it
 EXAMPLES = 20  # of a document
 DOCUMENTS, HELD_OUT_DOCUMENTS = 150_000, 2_000
 HELD_OUT = 0.2  # share of rules
@@ -64,7 +64,7 @@ POOLS = {"letter": LETTERS, "number": NUMBERS, "word": WORDS, "label": LABELS}
 
 
 class Example(NamedTuple):
-    """One example of a task: words separated by single spaces."""
+    """One example of a task: a word each, or words joined by `-`."""
 
     input: str
     output: str
@@ -140,7 +140,7 @@ def positions_task(source: random.Random, family: str = "positions") -> FewShotT
 
     def draw(source: random.Random) -> Example:
         words = source.sample(pool, length)
-        return Example(" ".join(words), " ".join(words[place] for place in places))
+        return Example("-".join(words), "-".join(words[place] for place in places))
 
     chance = sum(1 / length for length in LENGTHS) / len(LENGTHS) / len(OUTPUTS)  # one word
     return FewShotTask(family, rule, draw, chance)
@@ -196,7 +196,7 @@ def draw_task(source: random.Random, family: str = "", *, held_out: bool = False
 
 def document(examples: Sequence[Example]) -> str:
     """Examples as text, a line each."""
-    return "".join(f" {each.input}{ARROW} {each.output}\n" for each in examples)
+    return "".join(f"{each.input} {each.output}\n" for each in examples)
 
 
 def documents(

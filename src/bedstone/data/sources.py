@@ -465,8 +465,9 @@ class DataConfig(Settings):
         validation: another source to validate on; empty holds out a share of `source`.
         validation_share: the share of documents held out; of a single document, its end.
         streaming: tokenise as it trains, for what doesn't fit on the disk twice.
-        answers: the text that stands before an answer, such as " ->": what follows it, to the end
-            of its line, alone is learnt, by a decoder. Empty learns every token.
+        answers: the text that stands before an answer, such as " ->", or that its first token
+            begins with, such as " ": what follows, to the end of its line, alone is learnt, by a
+            decoder. Empty learns every token.
         most_broken: share of rows that may be broken; such rows are left out and named.
     """
 

@@ -163,7 +163,7 @@ class CausalLM(TextMethod):
         super().cache(recipe, model, splits, quiet)
         if recipe.data.answers:
             assert model.tokenizer is not None
-            ids = [_one_token(model.tokenizer, text) for text in (recipe.data.answers, "\n")]
+            ids = _answer_tokens(model.tokenizer, recipe.data.answers)
             splits.train = answers_alone(splits.train, *ids)
             if splits.validation is not None:
                 splits.validation = answers_alone(splits.validation, *ids)
@@ -213,14 +213,24 @@ class CausalLM(TextMethod):
         return [LogOnly(log)]
 
 
-def _one_token(tokenizer: Tokenizer, text: str) -> int:
-    ids = tokenizer.encode(text)
-    if len(ids) != 1:
+def _answer_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, list[int], list[int]]:
+    """The token that ends a line, those that stand before an answer, and those that begin one."""
+    line_end, whole = tokenizer.encode("\n"), tokenizer.encode(text)
+    texts = {number: tokenizer.decode([number]) for number in range(tokenizer.vocab_size)}
+    before = whole if len(whole) == 1 else []
+    first = [number for number, each in texts.items() if each.startswith(text) and each != text]
+    if len(line_end) != 1:
         raise BedstoneError(
-            f"data.answers: {text!r} is {len(ids)} tokens of the tokenizer; expected one, which "
-            "stands before each answer. Train a tokenizer on this data, or name another text."
+            f"data.answers: a line's end is {len(line_end)} tokens of the tokenizer; expected one. "
+            "Train a tokenizer on this data."
         )
-    return int(ids[0])
+    if not before and not first:
+        raise BedstoneError(
+            f"data.answers: {text!r} is {len(whole)} tokens of the tokenizer, and none begins with "
+            "it; expected one that stands before each answer, or tokens that begin it. Train a "
+            "tokenizer on this data, or name another text."
+        )
+    return line_end[0], before, first
 
 
 def sampled_texts(source: Source, section: Any, quiet: bool) -> Iterator[str]:

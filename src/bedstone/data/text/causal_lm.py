@@ -7,7 +7,7 @@ reach over a document's edge: `documents` numbers them within a row, `positions`
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -159,11 +159,15 @@ class Windows:
         )
 
 
-def answers_alone(split: TokenSplit, marker: int, line_end: int) -> TokenSplit:
-    """A split whose targets are what follows a marker, to the end of its line, that included.
+def answers_alone(
+    split: TokenSplit, line_end: int, before: Sequence[int] = (), first: Sequence[int] = ()
+) -> TokenSplit:
+    """A split whose targets are each line's answer, the line's end included.
 
     Args:
-        marker, line_end: ids of the tokens that stand before an answer and end its line.
+        line_end: the token that ends a line.
+        before: tokens that stand before an answer.
+        first: tokens that begin an answer.
 
     Raises:
         BedstoneError: no token would be a target.
@@ -171,9 +175,10 @@ def answers_alone(split: TokenSplit, marker: int, line_end: int) -> TokenSplit:
     tokens, numbers = np.asarray(split.tokens), np.arange(len(split))
     edges = tokens == line_end
     edges[split.starts[1:] - 1] = True  # an answer doesn't go on in the next document
-    begun = np.maximum.accumulate(np.where(tokens == marker, numbers, -1))
-    ended = np.maximum.accumulate(np.where(edges, numbers, -1))
-    targets = np.r_[False, (begun > ended)[:-1]]
+    marks = np.r_[False, np.isin(tokens, before)[:-1]] | np.isin(tokens, first)
+    begun = np.maximum.accumulate(np.where(marks, numbers, -1))
+    ended = np.r_[-1, np.maximum.accumulate(np.where(edges, numbers, -1))[:-1]]
+    targets = begun > ended
     if not targets.any():
         raise BedstoneError(
             f"data.answers: no line of the {split.name} split has this text before its end. Name "

@@ -1,0 +1,188 @@
+"""Four tasks by prompting beside lm-evaluation-harness: accuracy, and predictions row by row.
+
+    python bench/harness.py MODEL [--rows 200] [--shots 0 4] [--write]
+
+Prompts are Bedstone's built-in templates; the harness writes its own from the same words by its
+task's `doc_to_text`, so equal predictions also mean equal prompts. Its examples are given in the
+order that Bedstone chose. Rows are GLUE's SST-2, CoLA and MRPC (validation; examples from training)
+and tweets with three labels. Needs lm-eval and transformers.
+"""
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+
+import bedstone
+from bedstone.tasks.text.prompted_tasks import PromptedClassification
+from result import SHARED, Side, add_write, write
+
+
+class Known(NamedTuple):
+    """A task: its rows, Bedstone's template, and the harness's words for the same."""
+
+    rows: str
+    examples: str
+    template: str
+    text: str
+    choices: dict[str, str]  # a label's word
+
+
+TASKS = {
+    "sst2": Known(
+        "glue/sst2-validation.jsonl",
+        "glue/sst2-train.jsonl",
+        "sentiment",
+        "Review: {{text}}\nSentiment:",
+        {"positive": "positive", "negative": "negative"},
+    ),
+    "cola": Known(
+        "glue/cola-validation.jsonl",
+        "glue/cola-train.jsonl",
+        "acceptability",
+        "Sentence: {{text}}\nIs the sentence grammatically acceptable?",
+        {"acceptable": "yes", "unacceptable": "no"},
+    ),
+    "mrpc": Known(
+        "glue/mrpc-validation.jsonl",
+        "glue/mrpc-train.jsonl",
+        "paraphrase",
+        "First: {{sentence1}}\nSecond: {{sentence2}}\nDo both sentences mean the same?",
+        {"equivalent": "yes", "different": "no"},
+    ),
+    "tweets": Known(
+        "moderation/tweets.jsonl",
+        "moderation/tweets.jsonl",
+        "",
+        "Classify each text as one of: hate, neither, offensive.\n\nText: {{text}}\nLabel:",
+        {each: each for each in ("hate", "neither", "offensive")},
+    ),
+}
+
+
+def lines(path: str, count: int, skip: int = 0) -> list[dict[str, Any]]:
+    """Rows of a shared file."""
+    text = (SHARED / path).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in text[skip : skip + count]]
+
+
+def save(rows: list[dict[str, Any]], path: Path) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def theirs(
+    peer: HFLM, known: Known, rows: list[Any], examples: list[Any], name: str
+) -> tuple[list[int], list[list[float]]]:
+    """The harness's predicted choices, and its scores."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"test": save(rows, Path(folder) / "test.jsonl")}
+        if examples:
+            files["train"] = save(examples, Path(folder) / "train.jsonl")
+        text, head = known.text, ""
+        if examples and "\n\n" in text:  # an instruction stands once
+            head, text = text.split("\n\n")
+        config: dict[str, Any] = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": files},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": text,
+            "doc_to_choice": list(known.choices.values()),
+            "doc_to_target": f"{{{{{list(known.choices)}.index(label)}}}}",
+            "description": f"{head}\n\n" if head else "",
+            "metric_list": [{"metric": "acc"}],
+        }
+        if examples:
+            config |= {"fewshot_split": "train", "fewshot_config": {"sampler": "first_n"}}
+        found = simple_evaluate(
+            peer, tasks=[config], num_fewshot=len(examples), bootstrap_iters=0, verbosity="ERROR"
+        )
+    samples = sorted(found["samples"][name], key=lambda each: each["doc_id"])
+    scores = [[float(one[0]) for one in each["filtered_resps"]] for each in samples]
+    return [int(np.argmax(each)) for each in scores], scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 4])
+    add_write(parser)
+    args = parser.parse_args()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    model = bedstone.load(args.model)
+    model.network.float()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model")
+        peer = HFLM(
+            pretrained=f"{folder}/model",
+            device="cpu",
+            dtype="float32",
+            batch_size=8,
+            logits_cache=False,  # it mixes up requests of one text that is cut at two places
+        )
+    seconds: dict[str, list[float]] = {"bedstone": [], "lm-eval": []}
+    quality: dict[str, Any] = {}
+    for name, known in TASKS.items():
+        rows = lines(known.rows, args.rows)
+        pairs = "sentence1" in rows[0]
+        read = [
+            {"text": row["sentence1"], "text_pair": row["sentence2"]} if pairs else row["text"]
+            for row in rows
+        ]
+        for shots in args.shots:
+            own = lines(
+                known.examples, shots, skip=args.rows if known.rows == known.examples else 0
+            )
+            given = {"examples": own, "shots": shots} if shots else {}
+            chosen = known.template or "text-classification"
+            task = PromptedClassification(
+                model, precision="fp32", template=chosen, labels=known.choices, top_k=None, **given
+            )
+            began = time.perf_counter()
+            scores = [{one["label"]: one["score"] for one in each} for each in task(read)]
+            middle = time.perf_counter()
+            if shots:
+                demonstrations = task.setup(task.options).examples
+                order = demonstrations.choose(shots, "random", seed=0, order=0, given="")
+                own = [own[number] for number in order]
+            predicted, logs = theirs(peer, known, rows, own, name)
+            seconds["bedstone"].append(middle - began)
+            seconds["lm-eval"].append(time.perf_counter() - middle)
+            labels = list(known.choices)
+            ours = [labels.index(max(each, key=each.__getitem__)) for each in scores]
+            shares = torch.tensor(logs).softmax(-1)
+            apart = max(
+                abs(each[label] - float(shares[number, place]))
+                for number, each in enumerate(scores)
+                for place, label in enumerate(labels)
+            )
+            truth = [labels.index(row["label"]) for row in rows]
+            accuracy, other = (
+                float(np.mean(np.array(each) == truth)) for each in (ours, predicted)
+            )
+            differ = sum(a != b for a, b in zip(ours, predicted, strict=True))
+            print(
+                f"{name:7} k={shots}: accuracy {accuracy:.3f}, lm-eval {other:.3f}; {differ} of "
+                f"{len(rows)} rows differ, probabilities by {apart:.1e} at most",
+                flush=True,
+            )
+            quality[f"{name} k={shots}"] = [accuracy, other, differ, apart]
+    print({name: f"{sum(each):.0f} s" for name, each in seconds.items()})
+    if args.write:
+        sides = {name: Side(each, args.rows) for name, each in seconds.items()}
+        write(args.write, "harness", "rows", sides, tasks=quality)
+
+
+if __name__ == "__main__":
+    main()
