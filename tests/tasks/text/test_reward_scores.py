@@ -83,17 +83,19 @@ def test_padding_by_transformers_changes_no_score(layout: str, tmp_path: Path) -
         )  # fmt: skip
         if layout == "bert" and side == "left":
             continue  # its positions are learnt from the first place on
-        more: dict[str, Any] = {}
-        if side == "left":  # as generation counts them
-            places = given["attention_mask"].cumsum(-1) - 1
-            more["position_ids"] = places.clamp(min=0)
+        known = {"input_ids": given["input_ids"], "attention_mask": given["attention_mask"]}
         if layout == "bert":
             types = [row.types + [0] * (longest + 3 - len(row)) for row in rows]
-            more["token_type_ids"] = torch.tensor(types)
-        known = {"input_ids": given["input_ids"], "attention_mask": given["attention_mask"]}
-        with torch.no_grad():
-            found = network(**known, **more).logits[:, 0].tolist()
-        assert found == pytest.approx(alone, abs=1e-5), side
+            known["token_type_ids"] = torch.tensor(types)
+        ways: list[dict[str, Any]] = [{}]
+        if side == "left":  # positions as generation counts them
+            counted = {"position_ids": (known["attention_mask"].cumsum(-1) - 1).clamp(min=0)}
+            ways = [counted] if layout == "gpt2" else [{}, counted]  # rotation is relative
+        for more in ways:
+            with torch.no_grad():
+                found = network(**known, **more).logits[:, 0].tolist()
+            assert found == pytest.approx(alone, abs=1e-5), (side, *more)
+
 
 
 @pytest.mark.parametrize("layout", ["bert", "llama"])
