@@ -74,8 +74,8 @@ def main() -> None:
         network, found = for_inference(model.network, torch.float32), []
         prompts = [render(model.tokenizer, conversation(row)) for row in rows]
         way = settings.resolve(model.generation, 1, tokenizer=model.tokenizer)
-        for start in range(0, len(prompts), 16):
-            part = prompts[start : start + 16]
+        for start in range(0, len(prompts), 32):
+            part = prompts[start : start + 32]
             found += write(network, model.tokenizer, part, way, eos=model.end_ids)
         ended = sum(each.finish == "stop" for each in found)
         low, high = interval(ended, len(found))

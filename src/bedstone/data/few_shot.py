@@ -19,7 +19,9 @@ the mapping, the pairing of classes with labels, the list of positions, the pair
 rules with words in `phrases`. Words themselves are known.
 """
 
+import functools
 import hashlib
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from typing import NamedTuple
 from bedstone.data.bytes import Piece
 from bedstone.errors import BedstoneError, nearest
 
-EXAMPLES = 20  # of a document
+EXAMPLES = (3, 20)  # of a document, at least and at most
 DOCUMENTS, HELD_OUT_DOCUMENTS = 150_000, 2_000
 HELD_OUT = 0.2  # share of rules
 
@@ -199,21 +201,31 @@ def document(examples: Sequence[Example]) -> str:
     return "".join(f"{each.input} {each.output}\n" for each in examples)
 
 
-def documents(
-    count: int, seed: int = 0, *, held_out: bool = False, examples: int = EXAMPLES
-) -> Iterator[str]:
-    """Documents of a task each, the same for the same arguments."""
+def documents(count: int, seed: int = 0, *, held_out: bool = False) -> Iterator[str]:
+    """Documents of a task each, the same for the same arguments.
+
+    How many examples a document has is drawn evenly on a logarithmic scale: in short documents a
+    network learns soonest that what followed an input before follows it again.
+    """
     source = random.Random(f"{seed} {held_out}")
+    least, most = (math.log(count) for count in EXAMPLES)
     for _ in range(count):
         task = draw_task(source, held_out=held_out)
+        examples = round(math.exp(source.uniform(least, most)))
         yield document([task.draw(source) for _ in range(examples)])
+
+
+@functools.cache
+def _pieces(count: int, held_out: bool) -> list[Piece]:
+    """Documents, made once: a run reads them several times."""
+    return [Piece(text) for text in documents(count, held_out=held_out)]
 
 
 def task_pieces() -> Iterator[Piece]:
     """The training documents, the built-in source `few-shot-tasks`."""
-    return (Piece(text) for text in documents(DOCUMENTS))
+    return iter(_pieces(DOCUMENTS, False))
 
 
 def held_out_pieces() -> Iterator[Piece]:
     """Documents of held-out tasks, the built-in source `few-shot-tasks-held-out`."""
-    return (Piece(text) for text in documents(HELD_OUT_DOCUMENTS, held_out=True))
+    return iter(_pieces(HELD_OUT_DOCUMENTS, True))

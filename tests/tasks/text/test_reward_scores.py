@@ -97,7 +97,6 @@ def test_padding_by_transformers_changes_no_score(layout: str, tmp_path: Path) -
             assert found == pytest.approx(alone, abs=1e-5), (side, *more)
 
 
-
 @pytest.mark.parametrize("layout", ["bert", "llama"])
 def test_the_task(layout: str) -> None:
     check_task(
