@@ -270,6 +270,7 @@ class Streamer:
         return new
 
 
+_APART = "☺"  # no word has it
 CONTEXT = 64  # ids of a prompt that are decoded beside its continuation
 _PROBE = "The cat (no dog) sat on 12 mats; x = y - 3 and so, é 漢字 was read twice . The end"
 
@@ -393,6 +394,11 @@ class Tokenizer:
         return self._role("mask_token")
 
     @property
+    def begins(self) -> list[int]:
+        """Ids that it sets before a text, such as <s>."""
+        return list(self._around[0])
+
+    @property
     def keeps_end(self) -> bool:
         """Whether a text that is cut keeps its last tokens, not its first."""
         return self.settings.get("truncation_side") == "left"
@@ -458,6 +464,17 @@ class Tokenizer:
             result.append(parts[at] if count == 1 else np.concatenate(parts[at : at + count]))
             at += count
         return result
+
+    def encode_inner(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode_batch`, of texts that stand behind others: SentencePiece sets no space there.
+
+        It is left out as Code Llama does it: by a character before, which joins nothing.
+        """
+        if not self._drops_space:
+            return self.encode_batch(texts)
+        (before,) = self.encode_batch([_APART])
+        found = self.encode_batch([_APART + text for text in texts])
+        return [ids[len(before) :] for ids in found]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
