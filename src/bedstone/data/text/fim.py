@@ -284,7 +284,7 @@ class FimTokens:
         Raises:
             BedstoneError: there is no room for anything, or the convention knows no files.
         """
-        made = Rendered(prefix)
+        made, whole = Rendered(prefix), (len(prefix), len(suffix))
         if room is not None:  # a token of a text is rarely longer, and editors don't wait
             prefix, suffix = prefix[-room * LONGEST :], suffix[: room * LONGEST]
         before, after = self.encode(prefix, suffix)
@@ -293,6 +293,7 @@ class FimTokens:
             files, path, repo, _least(room, fixed + len(before) + len(after))
         )
         sizes = len(before), len(after)
+        lost = len(prefix) < whole[0], len(suffix) < whole[1]
         if room is not None:
             free = room - fixed - len(ahead) - len(lead)
             if free < 1:
@@ -302,18 +303,12 @@ class FimTokens:
                 )
             after = after[: max(free // 4, free - len(before))]
             before = before[max(0, len(before) - (free - len(after))) :]
-        if (len(before), len(after)) != sizes:
-            cut = [
-                f"the {name} is cut from its {side} to {len(kept):,} tokens"
-                for name, side, kept, size in (
-                    ("prefix", "left", before, sizes[0]),
-                    ("suffix", "right", after, sizes[1]),
-                )
-                if len(kept) < size
-            ]
-            notes = [*cut, *notes]
+        if lost[0] or len(before) < sizes[0]:
+            notes.append(f"the prefix is cut from its left to {len(before):,} tokens")
+        if lost[1] or len(after) < sizes[1]:
+            notes.append(f"the suffix is cut from its right to {len(after):,} tokens")
         made.ids = self.arrange([*lead, *before], after, order, ahead)
-        made.warning = "" if not notes else f"to fit the model's context, {', '.join(notes)}."
+        made.warning = f"to fit the model's context, {', '.join(notes)}." if notes else ""
         return made
 
     def _files(
@@ -338,8 +333,8 @@ class FimTokens:
         (lead,) = (each.tolist() for each in self.tokenizer.encode_batch([f"{path}\n"]))
         head: list[int] = []
         if style.name:
-            (name,) = self.tokenizer.encode_batch([f"{repo}{gap}"])
-            head = [self.ids[style.name], *name.tolist()]
+            (title,) = self.tokenizer.encode_batch([f"{repo}{gap}"])
+            head = [self.ids[style.name], *title.tolist()]
         texts = [f"{name}\n{text}{gap}" for name, text in files]
         last = [] if style.behind else token
         used, kept = len(head) + len(last) + len(lead), []

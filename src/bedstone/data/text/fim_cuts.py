@@ -127,9 +127,10 @@ class FimCutter:
             parts: list[np.ndarray] = []
             for one in own:
                 if one.order:
-                    ids = self.tokens.arrange(next(prefixes), next(suffixes), one.order)
-                    ids = [*ids, *next(middles), self.tokens.end_id]
-                    parts.append(np.array(ids, dtype=np.uint32))
+                    before, after = next(prefixes).tolist(), next(suffixes).tolist()
+                    made = self.tokens.arrange(before, after, one.order)
+                    made += [*next(middles).tolist(), self.tokens.end_id]
+                    parts.append(np.array(made, dtype=np.uint32))
                 else:
                     parts.append(next(wholes))
             sizes = np.cumsum([len(part) for part in parts if len(part)])[:-1]
@@ -147,21 +148,26 @@ class FimCutter:
         whole = not self.passage and begins and ends
         passages = [text] if not self.passage else list(_passages(text, self.passage))
         spans: list[_Span] = []
-        held, count = "", 0  # passages that stay as they are
+        held: list[str] = []  # passages that stay as they are
+
+        def keep() -> None:
+            continued = not (begins or spans)
+            spans.append(_Span("".join(held), len(held), continued=continued))
+            held.clear()
+
         for number, passage in enumerate(passages):
             outer = (not number and not begins) or (number == len(passages) - 1 and not ends)
             drawn = random.random() < self.rate
             order = SPM if random.random() < self.spm else PSM
             first, last = sorted(random.integers(0, len(passage) + 1, 2).tolist())
             if not drawn or outer or len(passage) < 2 or not (self.passage or whole):
-                held, count = held + passage, count + 1
+                held.append(passage)
                 continue
             if held:
-                spans.append(_Span(held, count, continued=not (begins or spans)))
-                held, count = "", 0
+                keep()
             spans.append(_Span(passage, 1, order, first, last))
-        if held or not spans:
-            spans.append(_Span(held, count, continued=not (begins or spans)))
+        if held:
+            keep()
         return spans
 
 
