@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tokenizers
 
 from bedstone.data.text.chat import Rendered
@@ -202,7 +203,8 @@ class FimTokens:
                     "tokenizer.path out: a tokenizer that is trained anew (bpe or characters) has "
                     "the tokens."
                 )
-        self.tokenizer = _marked(tokenizer, style.tokens)
+        ends = [tokenizer.settings.get(role) for role in ("bos_token", "eos_token")]
+        self.tokenizer = _marked(tokenizer, filter(None, (*style.tokens, style.end, *ends)))
         known = {token: tokenizer.id_of(token) for token in style.tokens}
         self.ids: dict[str, int] = {token: i for token, i in known.items() if i is not None}
         end = tokenizer.id_of(style.end)
@@ -213,8 +215,8 @@ class FimTokens:
                 "tokenizer has no eos_token. Name one in tokenizer_config.json."
             )
         self.end_id = end
-        ends = end if tokenizer.eos_id is None else tokenizer.eos_id
-        self.stops = frozenset({end, ends, *self.ids.values()})
+        own = end if tokenizer.eos_id is None else tokenizer.eos_id
+        self.stops = frozenset({end, own, *self.ids.values()})
         self.begin = self.tokenizer.begins
         if not self.begin and style.begins and self.tokenizer.bos_id is not None:
             self.begin = [self.tokenizer.bos_id]
@@ -253,9 +255,9 @@ class FimTokens:
         return [*self.begin, *ahead, *parts]
 
     def encode(self, prefix: str, suffix: str) -> tuple[list[int], list[int]]:
-        """The ids of the two parts by themselves; the second has no space of SentencePiece's."""
-        (before,) = self.tokenizer.encode_batch([prefix])
-        (after,) = self.tokenizer.encode_inner([suffix])
+        """The ids of the two parts by themselves."""
+        (before,) = encode_first(self.tokenizer, [prefix])
+        (after,) = encode_behind(self.tokenizer, [suffix])
         return before.tolist(), after.tolist()
 
     def prompt(
@@ -349,6 +351,33 @@ class FimTokens:
             return [], [], notes
         ahead = [*head, *(number for one in reversed(kept) for number in one), *last]
         return (ahead, lead, notes) if style.inside else ([*ahead, *lead], [], notes)
+
+
+_APART = "☺"  # no word has it
+
+
+def encode_behind(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """The ids of texts that stand behind others, (T,) each: without the space that begins a text.
+
+    SentencePiece sets one; it is left out as Code Llama does it, by a character before the text.
+    """
+    if not _sets_space(tokenizer):
+        return tokenizer.encode_batch(texts)
+    (before,) = tokenizer.encode_batch([_APART])
+    found = tokenizer.encode_batch([_APART + text for text in texts])
+    return [ids[len(before) :] for ids in found]
+
+
+def encode_first(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """The ids of texts that begin one, (T,) each: SentencePiece's space stands before any other."""
+    if not _sets_space(tokenizer):
+        return tokenizer.encode_batch(texts)
+    return encode_behind(tokenizer, [f" {text}" if text else "" for text in texts])
+
+
+def _sets_space(tokenizer: Tokenizer) -> bool:
+    alone, before, both = tokenizer.encode_batch(["a", _APART, f"{_APART}a"])
+    return alone.tolist() != both[len(before) :].tolist()
 
 
 def prompt_room(context: int, new_tokens: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from bedstone.data.text.fim import PSM, SPM, STYLES, fim_tokens
+from bedstone.data.text.fim import PSM, SPM, STYLES, encode_behind, encode_first, fim_tokens
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.settings import Settings, one_of, optional, share, whole
@@ -117,10 +117,10 @@ class FimCutter:
         wholes = iter(
             known.encode_batch([one.text for one in plain], [one.continued for one in plain])
         )
-        prefixes = iter(known.encode_batch([one.text[: one.first] for one in cut]))
+        prefixes = iter(encode_first(known, [one.text[: one.first] for one in cut]))
         inner = [one.text[one.first : one.last] for one in cut]
         inner += [one.text[one.last :] for one in cut]
-        found = known.encode_inner(inner)
+        found = encode_behind(known, inner)
         middles, suffixes = iter(found[: len(cut)]), iter(found[len(cut) :])
         done = []
         for own in spans:

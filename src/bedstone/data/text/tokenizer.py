@@ -270,7 +270,6 @@ class Streamer:
         return new
 
 
-_APART = "☺"  # no word has it
 CONTEXT = 64  # ids of a prompt that are decoded beside its continuation
 _PROBE = "The cat (no dog) sat on 12 mats; x = y - 3 and so, é 漢字 was read twice . The end"
 
@@ -464,17 +463,6 @@ class Tokenizer:
             result.append(parts[at] if count == 1 else np.concatenate(parts[at : at + count]))
             at += count
         return result
-
-    def encode_inner(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """As `encode_batch`, of texts that stand behind others: SentencePiece sets no space there.
-
-        It is left out as Code Llama does it: by a character before, which joins nothing.
-        """
-        if not self._drops_space:
-            return self.encode_batch(texts)
-        (before,) = self.encode_batch([_APART])
-        found = self.encode_batch([_APART + text for text in texts])
-        return [ids[len(before) :] for ids in found]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD."""
