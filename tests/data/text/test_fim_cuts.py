@@ -146,6 +146,11 @@ def many():
     return Texts([document(number, 1) for number in range(2000)], "many")
 
 
+@pytest.fixture
+def few():
+    return Texts([document(number, 1) for number in range(250)], "few")
+
+
 def test_the_cache_holds_the_share_and_validation_stays_as_it_is(many, tmp_path):
     plain = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1)
     cut = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1, fim=cutter())
@@ -160,15 +165,17 @@ def test_the_cache_holds_the_share_and_validation_stays_as_it_is(many, tmp_path)
     orders = [order for text, order in found if len(text) > 1]
     assert abs(1 - orders.count("") / len(orders) - 0.5) < 0.035
     assert int((cut.train.tokens == MID).sum()) == len(orders) - orders.count("")
-    assert cut.counts == (len(found), len(orders) - orders.count(""), orders.count("spm"))
+    assert cut.counts[:2] == (len(found), len(orders) - orders.count(""))
+    # without a prefix both orders are the same
+    assert 0.4 < cut.counts.spm / cut.counts.cut < 0.6 and cut.counts.spm <= orders.count("spm")
     assert not (cut.validation.tokens == MID).any()
     again = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1, fim=cutter())
     assert again.folder == cut.folder and again.counts == cut.counts
 
 
-def test_settings_make_another_cache(many, tmp_path):
+def test_settings_make_another_cache(few, tmp_path):
     ways = [None, cutter(), cutter(seed=1), cutter(rate=0.4), cutter(spm=0.4), cutter(passage=30)]
-    names = {token_cache(many, TOKENIZER, tmp_path, fim=way).folder.name for way in ways}
+    names = {token_cache(few, TOKENIZER, tmp_path, fim=way).folder.name for way in ways}
     assert len(names) == len(ways)
 
 
@@ -183,7 +190,9 @@ def test_what_is_held_out_by_position_stays_as_it_is(pieces, tmp_path, monkeypat
     assert np.array_equal(cut.validation.tokens, plain.validation.tokens)
     assert len(plain.validation) and plain.train.bytes == cut.train.bytes
     found = [restored(each) for each in documents(cut.train)]
-    assert "".join(text for text, _ in found) == TOKENIZER.decode(plain.train.tokens)
+    joined, wanted = "".join(text for text, _ in found), TOKENIZER.decode(plain.train.tokens)
+    wanted = wanted.rstrip("\ufffd")  # the split may lie within a character
+    assert joined.startswith(wanted) and len(joined) <= len(wanted) + 1
     assert abs(cut.counts.cut / cut.counts.passages - 0.5) < 0.12
 
 
@@ -204,14 +213,14 @@ def stream_of(source, fim, share=0.1, block=300, seed=3):
     return StreamedBatches(source, TOKENIZER, 16, 2, seed, share, block, fim)
 
 
-def test_a_stream_cuts_the_same_documents(many, tmp_path):
+def test_a_stream_cuts_the_same_documents(few, tmp_path):
     fim = cutter(30)
-    cache = token_cache(many, TOKENIZER, tmp_path, validation_share=0.1, fim=fim)
+    cache = token_cache(few, TOKENIZER, tmp_path, validation_share=0.1, fim=fim)
     keep = np.ones(len(cache.train), bool)
     keep[cache.train.starts] = False
     wanted = np.bincount(cache.train.tokens[keep], minlength=262)
     for block in (300, 10**7):
-        stream, found = StreamedBatches(many, TOKENIZER, 16, 1, 3, 0.1, block, fim), []
+        stream, found = StreamedBatches(few, TOKENIZER, 16, 1, 3, 0.1, block, fim), []
         while True:
             batch = next(stream)
             if stream.state_dict()["epoch"]:
@@ -225,20 +234,20 @@ def test_a_stream_cuts_the_same_documents(many, tmp_path):
     assert np.array_equal(held.tokens, cache.validation.tokens)
 
 
-def test_a_stream_resumes_exactly_and_notices_other_settings(many):
-    stream = stream_of(many, cutter(30))
+def test_a_stream_resumes_exactly_and_notices_other_settings(few):
+    stream = stream_of(few, cutter(30))
     for steps in (0, 7, 150):
         for _ in range(steps):
             next(stream)
         state = json.loads(json.dumps(stream.state_dict()))
-        other = stream_of(many, cutter(30))
+        other = stream_of(few, cutter(30))
         other.load_state_dict(state)
         for _ in range(20):
             a, b = next(stream), next(other)
             assert torch.equal(a.ids, b.ids) and torch.equal(a.documents, b.documents)
     for fim in (None, cutter(31), cutter(30, rate=0.4)):
         with pytest.raises(BedstoneError, match="taken with fim="):
-            stream_of(many, fim).load_state_dict(state)
-    plain = stream_of(many, None).state_dict()
+            stream_of(few, fim).load_state_dict(state)
+    plain = stream_of(few, None).state_dict()
     del plain["identity"]["fim"]  # of a run that began before there was any
-    stream_of(many, None).load_state_dict(plain)
+    stream_of(few, None).load_state_dict(plain)
