@@ -78,7 +78,7 @@ def test_a_last_line_that_is_empty_is_a_place(tmp_path):
 
 
 def test_the_middle_alone_is_printed(place, capsys):
-    words = ["complete", f"{place}/app.py:2:12", "--model", f"{place}/fim", "--precision", "fp32"]
+    words = ["complete", f"{place}/app.py:2:7", "--model", f"{place}/fim", "--precision", "fp32"]
     assert main([*words, "--max-new-tokens", "6"]) == 0
     shown = capsys.readouterr()
     assert main([*words, "--max-tokens", "6", "--json"]) == 0
