@@ -14,7 +14,7 @@ from bedstone.data.sources import walk
 from bedstone.data.text.fim import fim_tokens, prompt_room, without_overlap
 from bedstone.errors import BedstoneError
 from bedstone.generation.settings import BeamSearch, read_prediction, without_usual_length
-from bedstone.generation.text import write, write_beams
+from bedstone.generation.text import Searched, Written, write, write_beams
 from bedstone.reading import is_plain, read_text, to_path
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import open_decoder
@@ -97,6 +97,7 @@ def complete(
     way = settings.resolve(published, size, usual=NEW_TOKENS, tokenizer=tokenizer)
     ends = opened.end_ids | fim.stops
     network, known = opened.network, fim.tokenizer
+    one: Searched | Written
     if isinstance(way, BeamSearch):
         one = write_beams(network, known, [prompt], way, eos=ends, precision=how)[0][0]
     else:

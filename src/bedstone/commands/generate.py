@@ -112,9 +112,10 @@ def generate(
         fim = fim_tokens(tokenizer, what="--suffix")
         most = settings.resolve(published, usual=NEW_TOKENS, tokenizer=tokenizer).max_tokens
         room = prompt_room(int(opened.config.context), most)
-        texts = [fim.prompt(text, suffix, room=room) for text in texts]
-        for warning in {text.warning for text in texts} - {""}:
+        prompts = [fim.prompt(text, suffix, room=room) for text in texts]
+        for warning in dict.fromkeys(each.warning for each in prompts if each.warning):
             print(f"note: {warning}", file=sys.stderr)
+        texts = list(prompts)
         tokenizer, ends = fim.tokenizer, ends | fim.stops
     elif chat:
         check_template(tokenizer, f"Leave out --chat: `bedstone generate {model}` continues texts.")
