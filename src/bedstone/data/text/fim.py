@@ -339,7 +339,8 @@ class FimTokens:
             head = [self.ids[style.name], *title.tolist()]
         texts = [f"{name}\n{text}{gap}" for name, text in files]
         last = [] if style.behind else token
-        used, kept = len(head) + len(last) + len(lead), []
+        used = len(head) + len(last) + len(lead)
+        kept: list[list[int]] = []
         for ids in self.tokenizer.encode_batch(texts):
             if room is None or used + len(ids) + 1 <= room:
                 one = ids.tolist()
