@@ -309,7 +309,17 @@ def test_files_of_a_repository_stand_before(name):
     )
     text = tokenizer.decode(less.ids, skip_special=False)
     assert "A = 1" in text and "B = 2" not in text and text.endswith(found_end(name))
-    assert "1 of 2 files of the repository are left out" in less.warning
+    assert "1 of 2 files of the repository are cut or left out" in less.warning
+
+
+def test_a_file_that_is_too_long_is_cut():
+    fim = fim_tokens(tokenizer_of("starcoder"))
+    long = "".join(chr(97 + number % 23) for number in range(400))
+    made = fim.prompt("def f(", "\n", files=[("a.py", long), *FILES], path="c.py", room=120)
+    text = fim.tokenizer.decode(made.ids, skip_special=False)
+    assert text.startswith("<repo_name><file_sep>a.py\nabcd") and len(made.ids) == 120
+    assert text.endswith("<file_sep><fim_prefix>c.py\ndef f(<fim_suffix>\n<fim_middle>")
+    assert made.warning.count("3 of 3 files of the repository are cut or left out") == 1
 
 
 def found_end(name):

@@ -278,8 +278,9 @@ class FimTokens:
             order: as of `arrange`.
             room: tokens that it may have: the prefix is cut from its left and the suffix from its
                 right, the suffix to a quarter where both are long. `warning` says so.
-            files: (path, text) of other files, the most useful first; those that fit in half of
-                the room, or in what is left, stand before it, the first one last.
+            files: (path, text) of other files, the most useful first; as much as fits in half of
+                the room, or in what is left, stands before it, the first file last. One that
+                doesn't fit is cut from its right.
             path: of the file that is completed; of use with `files`.
             repo: the repository's name; of use with `files`.
 
@@ -341,13 +342,17 @@ class FimTokens:
         last = [] if style.behind else token
         used = len(head) + len(last) + len(lead)
         kept: list[list[int]] = []
+        whole = 0
         for ids in self.tokenizer.encode_batch(texts):
-            if room is None or used + len(ids) + 1 <= room:
-                one = ids.tolist()
-                kept.append([*one, *token] if style.behind else [*token, *one])
-                used += len(one) + 1
-        left = len(files) - len(kept)
-        notes = [f"{left:,} of {len(files):,} files of the repository are left out"] if left else []
+            left = len(ids) if room is None else room - used - 1
+            if left < min(len(ids), PART):
+                continue
+            one = ids[:left].tolist()
+            kept.append([*one, *token] if style.behind else [*token, *one])
+            used, whole = used + len(one) + 1, whole + (len(one) == len(ids))
+        less = len(files) - whole
+        notes = [f"{less:,} of {len(files):,} files of the repository are cut or left out"]
+        notes = notes if less else []
         if not kept:
             return [], [], notes
         ahead = [*head, *(number for one in reversed(kept) for number in one), *last]
@@ -386,6 +391,7 @@ def prompt_room(context: int, new_tokens: int) -> int:
     return context - min(new_tokens, context // 4)
 
 
+PART = 16  # tokens of a file of a repository that is cut, at least
 LONGEST = 32  # characters of a token, of those that are kept where a text is cut to fit
 
 
