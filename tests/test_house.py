@@ -59,6 +59,7 @@ SIZES = {
 ALONE = {
     "data/text/completions.py": "one kind of examples, beside conversations.py",
     "demo/tour.py": "the short demo; the full one is the other files",
+    "commands/generate.py": "a command; completion of files takes its settings",
     "commands/run.py": "a command; prompting prints results as it does",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",

@@ -37,6 +37,7 @@ COMMANDS = {
     },
     "use": {
         "generate": "commands.generate:generate",
+        "complete": "commands.complete:complete",
         "chat": "commands.chat:chat",
         "prompt": "commands.prompt:prompt",
         "imagine": "commands.imagine:imagine",

@@ -2,11 +2,13 @@
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.text.chat import check_template, render
+from bedstone.data.text.fim import fim_tokens, prompt_room, without_overlap
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
@@ -67,6 +69,7 @@ def generate(
     prompt: list[str],
     settings: PromptSettings,
     log_probabilities: bool = False,
+    suffix: str | None = None,
     *,
     chat: bool = False,
     as_json: bool = False,
@@ -79,6 +82,8 @@ def generate(
         model: a folder, a name that `bedstone models` lists, or a hub id.
         prompt: one or more texts; `-` reads one from standard input.
         log_probabilities: print each token with its log-probability.
+        suffix: text that stands behind what is generated, of a model that learnt to fill in the
+            middle.
         chat: read each prompt as a user's message, which the model's chat template wraps: what a
             model that learnt from instructions or conversations expects.
         as_json: print one JSON object per continuation.
@@ -89,6 +94,7 @@ def generate(
         bedstone generate runs/gpt "def main(" --temperature 0.8 --max-new-tokens 100
         bedstone generate runs/lora-instruct "Name three rivers." --chat
         bedstone generate MODEL - --chat --prediction code.py < request.txt
+        bedstone generate runs/code-fim "def read(" --suffix "    return text"
 
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
@@ -98,14 +104,26 @@ def generate(
     opened = open_decoder(model, how.device)
     tokenizer = tokenizer_of(opened)
     texts = [sys.stdin.read() if text == "-" else text for text in prompt]
-    if chat:
+    ends = opened.end_ids
+    published = without_usual_length(opened.generation)
+    if suffix is not None:
+        if chat:
+            raise BedstoneError("--suffix: stands behind a text, not a message. Leave out --chat.")
+        fim = fim_tokens(tokenizer, what="--suffix")
+        most = settings.resolve(published, usual=NEW_TOKENS, tokenizer=tokenizer).max_tokens
+        room = prompt_room(int(opened.config.context), most)
+        prompts = [fim.prompt(text, suffix, room=room) for text in texts]
+        for warning in dict.fromkeys(each.warning for each in prompts if each.warning):
+            print(f"note: {warning}", file=sys.stderr)
+        texts = list(prompts)
+        tokenizer, ends = fim.tokenizer, ends | fim.stops
+    elif chat:
         check_template(tokenizer, f"Leave out --chat: `bedstone generate {model}` continues texts.")
         texts = [render(tokenizer, [{"role": "user", "content": text}]) for text in texts]
     elif tokenizer.chat_template:
         note = "note: the model has a chat template; --chat reads prompts as a user's messages"
         print(note, file=sys.stderr)
     lengths = [len(encode_prompt(tokenizer, text)) for text in texts]
-    published = without_usual_length(opened.generation)
     way = settings.resolve(published, max(lengths), usual=NEW_TOKENS, tokenizer=tokenizer)
     if isinstance(way, BeamSearch):
         if log_probabilities:
@@ -113,36 +131,53 @@ def generate(
                 "log_probabilities: of each token aren't told of beam search. Leave it out; json "
                 "has those of whole continuations."
             )
-        _search(opened, texts, way, how, as_json)
+        _search(opened, tokenizer, ends, texts, suffix, way, how, as_json)
         return
     texts = [text for text in texts for _ in range(way.returned)]
-    if len(texts) == 1 and not (as_json or log_probabilities):
+    if len(texts) == 1 and not (as_json or log_probabilities) and suffix is None:
         _stream(opened, texts[0], way, how)
         return
-    written = write(opened.network, tokenizer, texts, way, eos=opened.end_ids, precision=how)
+    written = write(opened.network, tokenizer, texts, way, eos=ends, precision=how)
     for text, one in zip(texts, written, strict=True):
+        one.text = _middle(text, one.text, suffix)
         if as_json:
-            print(json.dumps(_as_json(tokenizer, text, one), ensure_ascii=False))
+            print(json.dumps(_as_json(tokenizer, text, one, suffix), ensure_ascii=False))
         elif log_probabilities:
             print(text)
             parts = tokenizer.parts(encode_prompt(tokenizer, text), one.ids)
             for part, logprob in zip(parts, one.log_probabilities, strict=True):
                 print(f"{logprob:9.4f}  {part!r}")
         else:
-            print(f"{text}{one.text}\n" + "-" * 40)
+            print(f"{text}{one.text}{suffix or ''}")
+            if len(texts) > 1 or suffix is None:
+                print("-" * 40)
+
+
+def _middle(prompt: str, text: str, suffix: str | None) -> str:
+    """What was generated, without what a suffix repeats."""
+    return text if suffix is None else without_overlap(prompt, text, suffix)
 
 
 def _search(
-    model: Model, texts: list[str], search: BeamSearch, how: Precision, as_json: bool
+    model: Model,
+    tokenizer: Tokenizer,
+    ends: Collection[int],
+    texts: list[str],
+    suffix: str | None,
+    search: BeamSearch,
+    how: Precision,
+    as_json: bool,
 ) -> None:
-    tokenizer = tokenizer_of(model)
-    found = write_beams(model.network, tokenizer, texts, search, eos=model.end_ids, precision=how)
+    found = write_beams(model.network, tokenizer, texts, search, eos=ends, precision=how)
     for prompt, own in zip(texts, found, strict=True):
         for one in own:
+            one = replace(one, text=_middle(prompt, one.text, suffix))
             if as_json:
-                print(json.dumps(_searched_json(tokenizer, prompt, one), ensure_ascii=False))
+                print(
+                    json.dumps(_searched_json(tokenizer, prompt, one, suffix), ensure_ascii=False)
+                )
             else:
-                print(f"{prompt}{one.text}")
+                print(f"{prompt}{one.text}{suffix or ''}")
                 if len(texts) > 1 or len(own) > 1:
                     print("-" * 40)
 
@@ -161,9 +196,12 @@ def _stream(model: Model, prompt: str, sampling: Sampling, precision: Precision)
     print()
 
 
-def _as_json(tokenizer: Tokenizer, prompt: str, written: Written) -> dict[str, Any]:
+def _as_json(
+    tokenizer: Tokenizer, prompt: str, written: Written, suffix: str | None
+) -> dict[str, Any]:
     return {
         "prompt": prompt,
+        **({} if suffix is None else {"suffix": suffix}),
         "generated_text": written.text,
         "finish_reason": written.finish,
         "tokens": tokenizer.parts(encode_prompt(tokenizer, prompt), written.ids),
@@ -171,9 +209,12 @@ def _as_json(tokenizer: Tokenizer, prompt: str, written: Written) -> dict[str, A
     }
 
 
-def _searched_json(tokenizer: Tokenizer, prompt: str, found: Searched) -> dict[str, Any]:
+def _searched_json(
+    tokenizer: Tokenizer, prompt: str, found: Searched, suffix: str | None
+) -> dict[str, Any]:
     return {
         "prompt": prompt,
+        **({} if suffix is None else {"suffix": suffix}),
         "generated_text": found.text,
         "finish_reason": found.finish,
         "tokens": tokenizer.parts(encode_prompt(tokenizer, prompt), found.ids),

@@ -291,7 +291,7 @@ def _checked(path: Path) -> Path:
 
 
 def _folder(name: str, path: Path, column: str, split: str | None) -> Source:
-    found = sorted(_walk(path))
+    found = sorted(walk(path))
     data = [file for file in found if not _NOT_DATA.match(file.name)]
     for home in split_folders(path, split):  # texts by class: train/pos/1.txt
         inner = [file for file in data if home in file.parents]
@@ -314,7 +314,12 @@ def _folder(name: str, path: Path, column: str, split: str | None) -> Source:
     return Files(name, texts, column, tree=True, skipped=len(found) - len(texts))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path) -> Iterator[Path]:
+    """The plain files below a folder, in order, but for hidden ones and symlinks.
+
+    Raises:
+        BedstoneError: a folder can't be read.
+    """
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -323,7 +328,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name == "__pycache__" or entry.is_symlink():
             continue
         if entry.is_dir():
-            yield from _walk(entry)
+            yield from walk(entry)
         elif entry.is_file():
             yield entry
 

@@ -11,6 +11,7 @@ from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.data.sources import DataConfig
+from bedstone.data.text.fim_cuts import FimConfig
 from bedstone.data.text.masked_lm import MaskingConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import TokenizerConfig
@@ -348,6 +349,7 @@ class PretrainRecipe(RunRecipe):
         data: what to learn from.
         tokenizer: how text becomes tokens.
         masking: which tokens an encoder has to predict.
+        fim: which documents a decoder learns to fill in the middle of; without this section, none.
         context: tokens a row.
         batch_size: rows in a micro-batch; of an encoder, so many full rows' tokens.
         evaluate_tokens: validation tokens an evaluation reads at most; 0 reads them all.
@@ -360,6 +362,7 @@ class PretrainRecipe(RunRecipe):
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
+    fim: FimConfig | None = None
     context: int = whole(1, default=256)
     batch_size: int = whole(1, default=16)
     evaluate_tokens: int = 50_000

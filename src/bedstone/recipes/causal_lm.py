@@ -15,8 +15,16 @@ from bedstone.data.text.causal_lm import (
     answers_alone,
     evaluation_batches,
 )
+from bedstone.data.text.fim import SETTING, STYLES
+from bedstone.data.text.fim_cuts import FimCounts, FimCutter
 from bedstone.data.text.tokenizer import Tokenizer
-from bedstone.data.text.train_tokenizer import train_bpe, train_characters, train_wordpiece
+from bedstone.data.text.train_tokenizer import (
+    END,
+    UNKNOWN,
+    train_bpe,
+    train_characters,
+    train_wordpiece,
+)
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.language import text_figures
 from bedstone.evaluate.runner import Evaluation, LogOnly, held_out_loss
@@ -135,11 +143,19 @@ class TextMethod(Method[Any]):
         if splits.validation is not None:
             held = cached(self.source(splits.validation), model.tokenizer, 0.0, quiet).train
         share = 0.0 if held else recipe.data.validation_share
-        tokens = cached(self.source(splits.train), model.tokenizer, share, quiet)
+        fim = self.fim(recipe, model.tokenizer)
+        tokens = cached(self.source(splits.train), model.tokenizer, share, quiet, fim)
         splits.train, splits.validation = tokens.train, held or tokens.validation or None
         splits.record["train_tokens"] = len(tokens.train)
         splits.record["train_bytes"] = tokens.train.bytes
         splits.notes = [f"{recipe.data.source}: {len(tokens.train):,} tokens"]
+        if fim is not None:
+            splits.notes.append(_cut_note(fim, tokens.counts))
+            splits.record["fim"] = tokens.counts._asdict()
+
+    def fim(self, recipe: Any, tokenizer: Tokenizer) -> FimCutter | None:
+        """What cuts documents for fill-in-the-middle; None where nothing does."""
+        return None
 
 
 class CausalLM(TextMethod):
@@ -158,6 +174,43 @@ class CausalLM(TextMethod):
                 "data.answers: which tokens are answers is known of tokens that are kept, not of "
                 "a stream. Leave data.streaming out."
             )
+        if recipe.data.answers and _fills(recipe):
+            raise BedstoneError(
+                "fim: moves the middle of documents to their end, and data.answers learns what "
+                "stands at the end of lines. Leave one of the two out."
+            )
+
+    def trainers(self, recipe: Any) -> Mapping[str, Trainer]:
+        """Those of all text; the tokens of fill-in-the-middle are special from the beginning."""
+        if not _fills(recipe):
+            return super().trainers(recipe)
+        style = STYLES[recipe.fim.style or "starcoder"]
+
+        def named(tokenizer: Tokenizer) -> Tokenizer:
+            tokenizer.settings[SETTING] = style.name
+            return tokenizer
+
+        return {
+            "bpe": lambda texts, section: named(
+                train_bpe(texts, section.vocab_size, special_tokens=(END, *style.tokens))
+            ),
+            "characters": lambda texts, section: named(
+                train_characters(texts, special_tokens=(END, UNKNOWN, *style.tokens))
+            ),
+        }
+
+    def model(
+        self, recipe: Any, splits: Splits, tokenizer: Tokenizer | None, start: Start
+    ) -> Model:
+        assert tokenizer is not None
+        if (fim := self.fim(recipe, tokenizer)) is not None:
+            tokenizer.settings[SETTING] = fim.tokens.style.name  # the artefact says it
+        return super().model(recipe, splits, tokenizer, start)
+
+    def fim(self, recipe: Any, tokenizer: Tokenizer) -> FimCutter | None:
+        if not _fills(recipe):
+            return None
+        return FimCutter(tokenizer, recipe.fim, PASSAGE * recipe.context, recipe.seed)
 
     def cache(self, recipe: Any, model: Model, splits: Splits, quiet: bool) -> None:
         super().cache(recipe, model, splits, quiet)
@@ -177,6 +230,7 @@ class CausalLM(TextMethod):
         if splits.validation is not None:
             held = cached(splits.validation, model.tokenizer, 0.0, start.quiet).train
         share = 0.0 if held else recipe.data.validation_share
+        fim = self.fim(recipe, model.tokenizer)
         batches = StreamedBatches(
             splits.train,
             model.tokenizer,
@@ -184,11 +238,14 @@ class CausalLM(TextMethod):
             recipe.batch_size,
             recipe.seed,
             validation_share=share,
+            fim=fim,
         )
         if held is None and share:
             held = batches.held_out(recipe.evaluate_tokens or MB)
         splits.validation = held
         splits.notes = [f"{recipe.data.source}: streamed"]
+        if fim is not None:
+            splits.notes.append(f"{_cut_note(fim, batches.cut())}, in the first block")
         return batches
 
     def objective(self, recipe: Any, model: Model, start: Start) -> Objective:
@@ -211,6 +268,32 @@ class CausalLM(TextMethod):
             return figures
 
         return [LogOnly(log)]
+
+
+PASSAGE = 2  # characters of a passage that is cut, for each token of a context
+
+
+def _fills(recipe: Any) -> bool:
+    """Whether documents are cut for fill-in-the-middle."""
+    return recipe.fim is not None and recipe.fim.rate > 0
+
+
+def _cut_note(fim: FimCutter, counts: FimCounts) -> str:
+    """What was cut, for the plan.
+
+    Raises:
+        BedstoneError: nothing was, though it was asked for.
+    """
+    if not counts.cut:
+        raise BedstoneError(
+            f"fim: of {counts.passages:,} documents or passages none was cut. Raise fim.rate, name "
+            "more data, or leave fim.passage out: whole documents are cut where they are at most "
+            "a megabyte."
+        )
+    return (
+        f"fill-in-the-middle ({fim.tokens.style.name}): {counts.cut:,} of {counts.passages:,} "
+        f"documents or passages cut, {counts.spm:,} of them suffix first"
+    )
 
 
 def _answer_tokens(tokenizer: Tokenizer, text: str) -> tuple[int, list[int], list[int]]:

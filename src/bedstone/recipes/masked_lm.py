@@ -57,6 +57,11 @@ class MaskedLM(TextMethod):
                 "data.answers: an encoder learns masked tokens, wherever they stand; only a "
                 "decoder learns answers alone. Leave it out."
             )
+        if recipe.fim is not None and recipe.fim.rate:
+            raise BedstoneError(
+                "fim: an encoder fills masked tokens in; only a decoder learns to write a middle. "
+                "Leave it out."
+            )
 
     def source(self, source: Source) -> Source:
         return Sentences(source)

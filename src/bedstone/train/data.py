@@ -14,6 +14,7 @@ from bedstone.data.open import BUILT_IN, ImagesConfig
 from bedstone.data.records import Faults, Reading
 from bedstone.data.sources import Source, read_records
 from bedstone.data.summary import Summary, summarise
+from bedstone.data.text.fim_cuts import FimCutter
 from bedstone.data.text.token_cache import TokenCache, token_cache
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -213,14 +214,20 @@ def image_side(model: Mapping[str, Any]) -> int:
     return max(size) if isinstance(size, list | tuple) else int(size)
 
 
-def cached(source: Source, tokenizer: Tokenizer, share: float, quiet: bool = False) -> TokenCache:
+def cached(
+    source: Source,
+    tokenizer: Tokenizer,
+    share: float,
+    quiet: bool = False,
+    fim: FimCutter | None = None,
+) -> TokenCache:
     """The source's token cache, with a progress bar while it is made."""
     with ProgressBar("tokenising", quiet=quiet) as bar:
 
         def progress(done: int, total: int | None) -> None:
             bar.update(done / total if total else 0.0, read=f"{done / MB:,.0f} MB")
 
-        made = token_cache(source, tokenizer, validation_share=share, progress=progress)
+        made = token_cache(source, tokenizer, validation_share=share, progress=progress, fim=fim)
         if (faults := source.faults) is not None and faults.broken:
             bar.say(f"{source.name}: {faults.left_out()}")
         return made

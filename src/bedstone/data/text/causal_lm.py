@@ -16,6 +16,7 @@ import torch
 
 from bedstone.data.sources import Source
 from bedstone.data.stream import IGNORED, Batch, Batches
+from bedstone.data.text.fim_cuts import FimCounts, FimCutter
 from bedstone.data.text.token_cache import Encoded, TokenSplit, encode_source
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -337,7 +338,8 @@ BLOCK_TOKENS = 1 << 20
 class StreamedBatches(Batches[TokenBatch]):
     """An endless stream of batches from a source that is tokenised as it is read.
 
-    Documents whose hash lies below `validation_share` are left out; `held_out` gives them.
+    Documents whose hash lies below `validation_share` are left out; `held_out` gives them. `fim`
+    cuts the others for fill-in-the-middle.
 
     Raises:
         BedstoneError: one pass over the source has fewer than `context` + 1 tokens to train on.
@@ -352,6 +354,7 @@ class StreamedBatches(Batches[TokenBatch]):
         seed: int = 0,
         validation_share: float = 0.05,
         block_tokens: int = BLOCK_TOKENS,
+        fim: FimCutter | None = None,
     ):
         if not 0 <= validation_share < 1:
             raise BedstoneError(
@@ -360,7 +363,7 @@ class StreamedBatches(Batches[TokenBatch]):
             )
         check_whole("context", context, 1)
         check_whole("batch_size", batch_size, 1)
-        self.source, self.tokenizer = source, tokenizer
+        self.source, self.tokenizer, self.fim = source, tokenizer, fim
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.validation_share, self.block_tokens = validation_share, block_tokens
         self.block_tokens = max(block_tokens, context + 1)
@@ -375,8 +378,21 @@ class StreamedBatches(Batches[TokenBatch]):
         self._read = self._next_read = read
         # Tokens of this epoch; one that is resumed has had enough before.
         self._tokens = self.context + 1 if piece else 0
-        self._encoded = _flat(encode_source(self.source, self.tokenizer, skip=piece))
+        self._encoded = self._encode(piece)
         self._windows: Windows | None = None
+
+    def _encode(self, skip: int = 0) -> Iterator[Encoded]:
+        share = self.validation_share
+        return _flat(encode_source(self.source, self.tokenizer, skip, fim=self.fim, share=share))
+
+    def cut(self) -> FimCounts:
+        """How much of the first block's documents is cut for fill-in-the-middle."""
+        counts, tokens = FimCounts(), 0
+        for piece in self._encode():
+            counts, tokens = counts.plus(piece.counts), tokens + len(piece.ids)
+            if tokens >= self.block_tokens:
+                break
+        return counts
 
     def _advance(self) -> Windows:
         """The next block's windows; begins a new epoch where the source ends."""
@@ -453,6 +469,7 @@ class StreamedBatches(Batches[TokenBatch]):
             "tokenizer": self.tokenizer.fingerprint(),
             "validation_share": self.validation_share,
             "block_tokens": self.block_tokens,
+            "fim": None if self.fim is None else self.fim.identity(),
         }
 
     def position(self) -> dict[str, Any]:
@@ -483,5 +500,7 @@ def _join(pieces: list[Encoded], name: str, eos: int | None) -> TokenSplit:
     at = np.cumsum(lengths)[:-1]
     begins = np.array([piece.begins for piece in pieces], dtype=bool)
     begins[:1] = True
+    inner = [at[n] + start for n, piece in enumerate(pieces) for start in piece.inner]
+    starts = np.sort(np.concatenate([at[begins], np.array(inner, dtype=np.int64)]))
     tokens = np.concatenate([piece.ids for piece in pieces]) if pieces else np.zeros(0, np.uint32)
-    return TokenSplit(name, tokens, at[begins], sum(piece.bytes for piece in pieces), eos)
+    return TokenSplit(name, tokens, starts, sum(piece.bytes for piece in pieces), eos)

@@ -23,6 +23,7 @@ import numpy as np
 
 from bedstone.data.bytes import Piece
 from bedstone.data.sources import Source
+from bedstone.data.text.fim_cuts import CutText, FimCounts, FimCutter
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, manifest, recover_folder, verify_manifest, write_json
@@ -85,7 +86,8 @@ class Encoded(NamedTuple):
     """One tokenised piece of a document.
 
     `place` is in [0, 1), the same for all pieces of a document and for documents of equal content
-    or key: those below a share are held out.
+    or key: those below a share are held out. Of one that was cut for fill-in-the-middle, further
+    documents begin at `inner`, as indices of `ids`.
     """
 
     ids: np.ndarray  # (T,) uint32
@@ -93,6 +95,8 @@ class Encoded(NamedTuple):
     ends: bool
     bytes: int
     place: float
+    inner: Sequence[int] = ()
+    counts: FimCounts = FimCounts()
 
 
 class _Placed(NamedTuple):
@@ -101,34 +105,54 @@ class _Placed(NamedTuple):
     place: float
 
 
-def encode_source(source: Source, tokenizer: Tokenizer, skip: int = 0) -> Iterator[list[Encoded]]:
+def encode_source(
+    source: Source,
+    tokenizer: Tokenizer,
+    skip: int = 0,
+    *,
+    fim: FimCutter | None = None,
+    share: float = 0.0,
+) -> Iterator[list[Encoded]]:
     """The pieces of `source` in order, tokenised in groups; memory is that of two groups.
 
     The first `skip` pieces are read but not tokenised. Reading, tokenising and what the caller does
     with a group overlap.
+
+    Args:
+        fim: cuts documents for fill-in-the-middle.
+        share: those whose place is below it are held out, and never cut.
     """
+    placed = itertools.islice(_placed(source.pieces()), skip, None)
+    return _encode(placed, tokenizer, fim, share)
+
+
+def _encode(
+    placed: Iterable[_Placed], tokenizer: Tokenizer, fim: FimCutter | None, share: float
+) -> Iterator[list[Encoded]]:
     eos = tokenizer.eos_id
     tail = np.array([] if eos is None else [eos], dtype=np.uint32)
 
     def encode(group: list[_Placed]) -> list[Encoded]:
-        ids = tokenizer.encode_batch(
-            [each.piece.text for each in group], continued=[not each.begins for each in group]
+        cut = iter(_cut([each for each in group if each.place >= share], fim) if fim else ())
+        rest = [each for each in group if fim is None or each.place < share]
+        plain = tokenizer.encode_batch(
+            [each.piece.text for each in rest], continued=[not each.begins for each in rest]
         )
-        return [
-            Encoded(
-                np.concatenate([part, tail]) if piece.ends else part,
-                begins,
-                piece.ends,
-                len(piece.text.encode()),
-                place,
-            )
-            for part, (piece, begins, place) in zip(ids, group, strict=True)
-        ]
+        whole = iter(CutText(ids, (), True, FimCounts()) for ids in plain)
+        done = []
+        for each in group:
+            piece, begins, place = each
+            found = next(whole if fim is None or place < share else cut)
+            ends = piece.ends and found.open_ended
+            ids = np.concatenate([found.ids, tail]) if ends else found.ids
+            size = len(piece.text.encode())
+            done.append(Encoded(ids, begins, piece.ends, size, place, found.starts, found.counts))
+        return done
 
     pool = ThreadPoolExecutor(2)  # one group's ids become arrays while the other is tokenised
     waiting: list[Future[list[Encoded]]] = []
     try:
-        for group in _groups(itertools.islice(_placed(source.pieces()), skip, None)):
+        for group in _groups(placed):
             waiting.append(pool.submit(encode, group))
             if len(waiting) > 2:
                 yield waiting.pop(0).result()
@@ -139,15 +163,24 @@ def encode_source(source: Source, tokenizer: Tokenizer, skip: int = 0) -> Iterat
             future.cancel()
 
 
+def _cut(group: Sequence[_Placed], fim: FimCutter) -> list[CutText]:
+    texts = [each.piece.text for each in group]
+    return fim.encode(texts, [each.begins for each in group], [each.piece.ends for each in group])
+
+
+def place_of(name: str) -> float:
+    """Where a document falls in [0, 1), by its key or, where it has none, its first piece."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
 def _placed(pieces: Iterable[Piece]) -> Iterator[_Placed]:
     begins, place = True, 0.0
     for piece in pieces:
         if begins:
             if piece.ends and not piece.text:
                 continue  # an empty document
-            name = (piece.key or piece.text).encode()
-            digest = hashlib.blake2b(name, digest_size=8).digest()
-            place = int.from_bytes(digest, "big") / 2**64
+            place = place_of(piece.key or piece.text)
         yield _Placed(piece, begins, place)
         begins = piece.ends
 
@@ -173,10 +206,20 @@ Progress = Callable[[int, int | None], None]
 
 
 class TokenCache:
-    """The two splits of a tokenised source; `validation` is empty where none was asked for."""
+    """The two splits of a tokenised source; `validation` is empty where none was asked for.
 
-    def __init__(self, folder: Path, train: TokenSplit, validation: TokenSplit):
+    `counts` says how much of `train` was cut for fill-in-the-middle.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        train: TokenSplit,
+        validation: TokenSplit,
+        counts: FimCounts = FimCounts(),  # noqa: B008
+    ):
         self.folder, self.train, self.validation = folder, train, validation
+        self.counts = counts
 
 
 def cache_folder(name: str) -> Path:
@@ -195,6 +238,7 @@ def token_cache(
     *,
     validation_share: float = 0.05,
     progress: Progress | None = None,
+    fim: FimCutter | None = None,
 ) -> TokenCache:
     """The tokens of `source`, from the cache in `folder` or made now, in flat memory.
 
@@ -202,6 +246,10 @@ def token_cache(
     side and adding data moves none. Where that gives less than a quarter or more than four times
     the share asked (one document, few, or of very unequal length), the last `validation_share` of
     all tokens is held out instead, in which case one document may lie on both sides.
+
+    Args:
+        fim: cuts documents for fill-in-the-middle; those that are held out stay as they are, and
+            are those that would be held out without it.
 
     Raises:
         BedstoneError: the share is not in [0, 1), the source is faulty or without text, or the
@@ -212,13 +260,14 @@ def token_cache(
             f"validation_share: {validation_share} is out of range; expected 0 or more, below 1."
         )
     made_of = [FORMAT, source.fingerprint(), tokenizer.fingerprint(), validation_share]
+    made_of += [] if fim is None else [fim.identity()]
     key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
     home = Path(folder) if folder is not None else cache_folder("tokens")
     target = recover_folder(home.expanduser() / key)
     found = _open(target, tokenizer.eos_id)
     if found is None:
         with atomic_folder(target) as temporary:
-            _build(temporary, source, tokenizer, validation_share, progress)
+            _build(temporary, source, tokenizer, validation_share, progress, fim)
         found = _open(target, tokenizer.eos_id)
         if found is None:
             raise BedstoneError(
@@ -237,9 +286,10 @@ def _open(target: Path, eos: int | None) -> TokenCache | None:
             _open_split(target, name, meta["dtype"], meta[name]["bytes"], eos)
             for name in ("train", "validation")
         ]
+        counts = FimCounts(**meta.get("fim", {}))
     except (BedstoneError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return TokenCache(target, splits[0], splits[1])
+    return TokenCache(target, splits[0], splits[1], counts)
 
 
 def _open_split(target: Path, name: str, dtype: str, size: int, eos: int | None) -> TokenSplit:
@@ -257,7 +307,13 @@ class _Writer:
         self.folder, self.name, self.dtype = folder, name, dtype
         self.path = folder / f"{name}.tokens"
         self.file: BinaryIO = self.path.open("wb")
-        self.count = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all tokens."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.count, self.counts = 0, FimCounts()
         self.starts = array.array("q")
         self.piece_starts = array.array("q")
         self.piece_bytes = array.array("q")
@@ -265,6 +321,8 @@ class _Writer:
     def add(self, piece: Encoded) -> None:
         if piece.begins:
             self.starts.append(self.count)
+        self.starts.extend(self.count + start for start in piece.inner)
+        self.counts = self.counts.plus(piece.counts)
         self.piece_starts.append(self.count)
         self.piece_bytes.append(piece.bytes)
         self.file.write(piece.ids.astype(self.dtype).tobytes())
@@ -286,28 +344,71 @@ class _Writer:
 
 
 def _build(
-    folder: Path, source: Source, tokenizer: Tokenizer, share: float, progress: Progress | None
+    folder: Path,
+    source: Source,
+    tokenizer: Tokenizer,
+    share: float,
+    progress: Progress | None,
+    fim: FimCutter | None,
 ) -> None:
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     train, validation = (_Writer(folder, name, dtype) for name in ("train", "validation"))
     total = source.describe()["bytes"] if progress else None
-    done = 0
-    for group in encode_source(source, tokenizer):
-        for piece in group:
-            (validation if piece.place < share else train).add(piece)
-            done += piece.bytes
-        if progress:
-            progress(done, total)
-    count = train.count + validation.count
+
+    def write(fim: FimCutter | None) -> int:
+        """Writes both splits, by place; how many tokens they have."""
+        done = 0
+        for group in encode_source(source, tokenizer, fim=fim, share=share):
+            for piece in group:
+                (validation if piece.place < share else train).add(piece)
+                done += piece.bytes
+            if progress:
+                progress(done, total)
+        return train.count + validation.count
+
+    count = write(fim)
     if not count:
         raise BedstoneError(
             f"data {source.name!r}: holds no text, so there is nothing to tokenise."
         )
     if not share / 4 <= validation.count / count <= min(4 * share, 1):
+        if fim is not None:  # what is held out then was cut: all is written again as it is
+            train.clear()
+            validation.clear()
+            count = write(None)
         _split_by_position(train, validation, tokenizer, round(count * (1 - share)))
+        if fim is not None:
+            _cut_again(train, source, tokenizer, share, fim)
     splits = {writer.name: writer.close() for writer in (train, validation)}
     meta = {"source": source.name, "dtype": dtype.str, **splits, "files": manifest(folder)}
+    meta |= {} if fim is None else {"fim": train.counts._asdict()}
     write_json(folder / "meta.json", meta)
+
+
+def _cut_again(
+    train: _Writer, source: Source, tokenizer: Tokenizer, share: float, fim: FimCutter
+) -> None:
+    """Writes a split by position once more, its documents cut for fill-in-the-middle."""
+    kept = len(train.piece_starts)
+    last = train.piece_bytes[kept - 1] if kept else 0
+
+    def pieces() -> Iterator[_Placed]:
+        """Those of the split, in its order; of the last its part."""
+        for held in (False, True):
+            yield from (each for each in _placed(source.pieces()) if (each.place < share) == held)
+
+    def trimmed() -> Iterator[_Placed]:
+        for number, each in enumerate(itertools.islice(pieces(), kept)):
+            text = each.piece.text.encode()
+            if number == kept - 1 and last < len(text):
+                part = Piece(text[:last].decode(errors="ignore"), ends=False, key=each.piece.key)
+                each = each._replace(piece=part)
+            yield each
+
+    train.clear()
+    for group in _encode(trimmed(), tokenizer, fim, 0.0):
+        for piece in group:
+            train.add(piece)
 
 
 def _split_by_position(train: _Writer, validation: _Writer, tokenizer: Tokenizer, cut: int) -> None:

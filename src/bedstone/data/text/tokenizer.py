@@ -393,6 +393,11 @@ class Tokenizer:
         return self._role("mask_token")
 
     @property
+    def begins(self) -> list[int]:
+        """Ids that it sets before a text, such as <s>."""
+        return list(self._around[0])
+
+    @property
     def keeps_end(self) -> bool:
         """Whether a text that is cut keeps its last tokens, not its first."""
         return self.settings.get("truncation_side") == "left"

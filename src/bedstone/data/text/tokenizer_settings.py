@@ -29,8 +29,8 @@ CONFIG_KEYS = Keys(
     | frozenset(_OF_BERT)
     | keys(
         """add_bos_token add_eos_token add_prefix_space added_tokens_decoder chat_template max_len
-        extra_ids model_max_length source_lang split_special_tokens target_lang tokenizer_class
-        truncation_side"""
+        extra_ids fim_style model_max_length source_lang split_special_tokens target_lang
+        tokenizer_class truncation_side"""
     ),
     # names of files, what is padded (nothing is here), and settings of classes written in Python,
     # which transformers doesn't use beside these files either

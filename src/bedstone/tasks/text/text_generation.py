@@ -1,5 +1,6 @@
-"""text-generation: texts that continue a prompt."""
+"""text-generation: texts that continue a prompt, or stand between it and a suffix."""
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from bedstone.checkpoints.model import Model
 from bedstone.data.bytes import check_characters
 from bedstone.data.text.chat import is_conversation, render
+from bedstone.data.text.fim import FimTokens, fim_tokens, prompt_room, without_overlap
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch, GenerationSettings, without_usual_length
@@ -24,10 +26,20 @@ class TextGenerationOptions(Options, GenerationSettings):
         return_full_text: whether the prompt stands before its continuation.
         continue_final_message: whether the last of several messages goes on, instead of a next one;
             by default where it is the assistant's.
+        suffix: the text that stands behind what is generated, of a model that learnt to fill in
+            the middle; the full text then ends with it. It may be empty.
     """
 
     return_full_text: bool = True
     continue_final_message: bool | None = None
+    suffix: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.suffix, str | None):
+            raise BedstoneError(
+                f"suffix: {shown(self.suffix)} was given; expected a text, or None."
+            )
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,7 @@ class Prompt:
     way: Sampling | BeamSearch
     messages: Sequence[Mapping[str, Any]] = ()
     continued: bool = False  # the last message
+    suffix: str | None = None
 
 
 class TextGeneration(Task):
@@ -45,6 +58,9 @@ class TextGeneration(Task):
 
     Messages are written by the tokenizer's chat template; the result is then all messages, with the
     reply as the last. A last message that is the assistant's goes on.
+
+    With a `suffix`, what is generated stands between the two; it ends where the model ends a
+    middle, without lines at its end that the suffix begins with.
     """
 
     name = "text-generation"
@@ -60,7 +76,31 @@ class TextGeneration(Task):
     def is_one(self, inputs: Any) -> bool:
         return super().is_one(inputs) or is_conversation(inputs)
 
+    @functools.cached_property
+    def fim(self) -> FimTokens:
+        """How the model fills in the middle."""
+        return fim_tokens(self.tokenizer)
+
+    def _between(self, value: Any, suffix: str, options: TextGenerationOptions) -> Prompt:
+        """A prompt for what stands between a text and a suffix, cut to fit the context."""
+        if not isinstance(value, str):
+            raise BedstoneError(
+                f"suffix: stands behind a text; the prompt is {shown(value)}. Leave it out."
+            )
+        check_characters(value, "the prompt")
+        check_characters(suffix, "suffix")
+        published = without_usual_length(self.model.generation)
+        most = options.resolve(published, tokenizer=self.tokenizer).max_tokens
+        room = prompt_room(int(self.model.config.context), most)
+        text = self.fim.prompt(value, suffix, room=room)
+        if text.warning:
+            self.tell(text.warning)
+        way = options.resolve(published, len(text.ids), tokenizer=self.tokenizer)
+        return Prompt(text, way, suffix=suffix)
+
     def prepare(self, value: Any, options: TextGenerationOptions) -> Prompt:
+        if options.suffix is not None:
+            return self._between(value, options.suffix, options)
         messages = value if is_conversation(value) else ()
         continued = False
         if messages:
@@ -88,23 +128,30 @@ class TextGeneration(Task):
     def results(
         self, rows: Sequence[Prompt], options: TextGenerationOptions
     ) -> Iterator[list[Any]]:
+        fim = None if options.suffix is None else self.fim
         by_way: dict[Sampling | BeamSearch, list[int]] = {}
         for number, row in enumerate(rows):
             by_way.setdefault(row.way, []).append(number)
         found: list[list[str]] = [[] for _ in rows]
         for way, numbers in by_way.items():
             texts = [rows[number].text for number in numbers]
-            several = self._continued(texts, way, options.batch_size)
+            several = self._continued(texts, way, options.batch_size, fim)
             for number, own in zip(numbers, several, strict=True):
-                found[number] = own
+                found[number] = [_middle(rows[number], text) for text in own]
         for row, texts in zip(rows, found, strict=True):
             yield [{"generated_text": _full(row, text, options)} for text in texts]
 
     def _continued(
-        self, texts: Sequence[str], way: Sampling | BeamSearch, batch_size: int | None
+        self,
+        texts: Sequence[str],
+        way: Sampling | BeamSearch,
+        batch_size: int | None,
+        fim: FimTokens | None,
     ) -> list[list[str]]:
-        """The continuations of each text."""
+        """The continuations of each text, or the middles behind each."""
         network, known, ends = self.engine.network, self.tokenizer, self.model.end_ids
+        if fim is not None:
+            known, ends = fim.tokenizer, ends | fim.stops
         if isinstance(way, BeamSearch):
             size = batch_size or max(1, BATCH // way.beams)
             return [
@@ -122,6 +169,11 @@ class TextGeneration(Task):
         return [said[start : start + each] for start in range(0, len(said), each)]
 
 
+def _middle(row: Prompt, text: str) -> str:
+    """What was generated, without what the suffix repeats."""
+    return text if row.suffix is None else without_overlap(row.text, text, row.suffix)
+
+
 def _full(row: Prompt, text: str, options: TextGenerationOptions) -> Any:
     """What is returned of a continuation."""
     if not options.return_full_text:
@@ -131,4 +183,4 @@ def _full(row: Prompt, text: str, options: TextGenerationOptions) -> Any:
         return [*before, {"role": last["role"], "content": last["content"] + text}]
     if row.messages:
         return [*row.messages, {"role": "assistant", "content": text}]
-    return row.text + text
+    return row.text + text + (row.suffix or "")
