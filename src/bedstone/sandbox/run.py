@@ -133,7 +133,8 @@ class Sandbox:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0  # the process that started it: a fork can't share its socket
-        self.state: dict[str, Any] = {}
+        self.folder = ""  # that programs write in, one after the other
+        self.state: dict[str, Any] = {}  # version of Landlock; whether namespaces stand around it
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -176,7 +177,7 @@ class Sandbox:
         self._control.close()
         process.kill()
         process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -223,12 +224,12 @@ class Sandbox:
         if self._process is not None:
             return
         self._owner = os.getpid()
-        self._folder = tempfile.mkdtemp(prefix="bedstone-sandbox-")
+        self.folder = tempfile.mkdtemp(prefix="bedstone-sandbox-")
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    _command(self.way, self._folder),
+                    _command(self.way, self.folder),
                     stdin=theirs,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -254,7 +255,7 @@ class Sandbox:
     def _drop(self) -> None:
         if self._process is None:
             self._control.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
 
 

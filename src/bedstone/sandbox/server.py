@@ -14,14 +14,13 @@ import json
 import os
 import random
 import select
-import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from bedstone.sandbox import kernel
@@ -244,22 +243,51 @@ def _shut(wanted: dict[str, Any], folder: str) -> None:
 
 
 def _too_full(folder: str) -> bool:
+    """Whether it holds too much, or folders that can't be counted: unreadable or far too deep."""
     size = count = 0
-    for place, folders, names in os.walk(folder):
+    faults: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=faults.append):
         count += len(folders) + len(names)
         for name in names:
             with contextlib.suppress(OSError):
                 size += os.lstat(os.path.join(place, name)).st_blocks * 512  # noqa: PTH118
         if size > DISK or count > INODES:
             return True
-    return False
+    return any(not isinstance(each, FileNotFoundError) for each in faults)
 
 
 def _empty(folder: str) -> None:
-    """Removes all that a program left in its folder; links are removed, not followed."""
-    for each in Path(folder).iterdir():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                each.unlink()
+    """Removes all that a program left in its folder.
+
+    Folders are taken up to the top one by one, as they may be nested deeper than a path can be
+    long, or than Python's stack. Links are removed, not followed. Raises OSError where something
+    stays.
+    """
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    moved = 0
+    try:
+        while names := os.listdir(top):  # noqa: PTH208
+            for name in names:
+                if not _is_folder(name, top):
+                    os.unlink(name, dir_fd=top)
+                    continue
+                os.chmod(name, 0o700, dir_fd=top)
+                inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=top)
+                try:
+                    for each in os.listdir(inner):  # noqa: PTH208
+                        if not _is_folder(each, inner):
+                            os.unlink(each, dir_fd=inner)
+                            continue
+                        os.chmod(each, 0o700, dir_fd=inner)
+                        moved += 1
+                        new = f"moved-{moved}-{random.getrandbits(64):x}"
+                        os.rename(each, new, src_dir_fd=inner, dst_dir_fd=top)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def _is_folder(name: str, place: int) -> bool:
+    return stat.S_ISDIR(os.stat(name, dir_fd=place, follow_symlinks=False).st_mode)
