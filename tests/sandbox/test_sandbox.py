@@ -147,7 +147,8 @@ def test_the_reason_names_the_program_s_exception(sandbox):
 VALUES = [
     "None", "True", "0", "-7", "10 ** 5000", "0.1", "float('inf')", "-0.0", "'ä\\ud800\\n'",
     "b'\\xff'", "bytearray(b'a')", "1 + 2j", "[]", "[1, [2, (3,)]]", "()", "{1, 2}",
-    "frozenset([1])", "{'a': 1, 2: {(3, 4): [5]}}", "{}", "set()", "range(3) == range(3)", "[True, 1, 1.0]",
+    "frozenset([1])", "{'a': 1, 2: {(3, 4): [5]}}", "{}", "set()", "range(3) == range(3)",
+    "[True, 1, 1.0]",
 ]  # fmt: skip
 
 

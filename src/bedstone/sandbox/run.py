@@ -36,7 +36,6 @@ from bedstone.sandbox.sides import BROKEN, DEVICES, DISK
 from bedstone.settings import Settings, number, whole
 
 Verdict = Literal["ok", "failed", "refused", "timeout", "memory", "output", "disk", "crashed"]
-VERDICTS: tuple[Verdict, ...] = Verdict.__args__  # type: ignore[attr-defined]
 WAYS = ("bubblewrap", "landlock")  # the first that works is taken
 START = 30.0  # seconds until a process that starts programs is there, on a machine that is busy
 GRACE = 30.0  # seconds after a run's own until its process counts as lost
