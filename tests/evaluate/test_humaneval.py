@@ -150,7 +150,7 @@ def test_without_chance_one_completion_stands_for_all():
 @needs_sandbox
 def test_chat_models_are_asked_for_a_code_block(monkeypatch):
     model = decoder()
-    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    model.tokenizer.settings["chat_template"] = "{% for m in messages %}{{ m.content }}{% endfor %}"
     evaluation = CodeEvaluation(model, [PROBLEM])
     assert evaluation.chat
     evaluation.task = Writes(["Sure:\n```python\ndef total(xs):\n    return 2 * sum(xs)\n```"])
