@@ -31,7 +31,7 @@ SECRET = "BEDSTONE_SECRET"  # of the environment
 # Families that needn't come to their end; of all others it counts as a fault if they don't.
 CUT = (
     *SLOW, "big numbers", "disk", "many files", "output", "recursion", "crash", "descriptors",
-    "exit", "polite exit", "fake results", "other set of calls", "patched",
+    "exit", "polite exit", "fake results", "other set of calls", "patched", "searching",
 )  # fmt: skip
 END = "came to its end"
 

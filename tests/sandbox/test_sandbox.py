@@ -317,6 +317,7 @@ def test_a_fork_of_bedstone_starts_its_own(sandbox):
     if child == 0:
         done = sandbox.run("print(2)")
         os.write(target, done.stdout.encode())
+        sandbox.close()
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(source, 9) == b"2\n"
