@@ -333,6 +333,18 @@ def test_the_way_that_is_taken_holds():
     assert check_way(WAY) == []
 
 
+@pytest.mark.skipif(run_module._bubblewrap() is None, reason="bubblewrap isn't installed")
+@pytest.mark.parametrize("version", [None, 0])
+def test_bubblewrap_holds_with_landlock_and_without(monkeypatch, version):
+    if version is not None:
+        patched(monkeypatch, f"kernel.landlock_version = lambda: {version}")
+    assert check_way("bubblewrap") == []
+    with Sandbox(way="bubblewrap") as made:
+        program = "import os\nprint(os.path.exists('/etc/passwd'), os.listdir())\nopen('x', 'w')"
+        assert [made.run(program).stdout for _ in range(2)] == ["False []\n"] * 2
+        assert made.run("open('/x', 'w')").verdict in ("refused", "failed")
+
+
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_older_landlock_holds_too(monkeypatch, version):
     patched(monkeypatch, f"kernel.landlock_version = lambda: {version}")
@@ -368,7 +380,7 @@ def unknown_way():
 
 def test_where_no_way_works_nothing_runs(monkeypatch, unknown_way, tmp_path):
     patched(monkeypatch, "kernel.landlock_version = lambda: 0")
-    monkeypatch.setattr(run_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(run_module, "_bubblewrap", lambda: None)
     mark = tmp_path / "mark"
     with pytest.raises(BedstoneError) as refusal:
         score(f"open({str(mark)!r}, 'w')", "pass")
@@ -386,7 +398,7 @@ def test_where_no_way_works_nothing_runs(monkeypatch, unknown_way, tmp_path):
 )
 def test_a_way_that_leaks_isn_t_taken(monkeypatch, unknown_way, line, left):
     patched(monkeypatch, line)
-    monkeypatch.setattr(run_module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(run_module, "_bubblewrap", lambda: None)
     with pytest.raises(BedstoneError, match=f"a program could .*{left}"):
         working_way()
 

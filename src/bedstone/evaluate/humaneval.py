@@ -181,8 +181,9 @@ def read_problems(rows: Dataset) -> list[Problem]:
                 "name of a function."
             )
         solution = row.get("canonical_solution")
-        texts = (row[column] for column in COLUMNS)
-        found.append(Problem(*texts, solution if isinstance(solution, str) else ""))
+        task, prompt, tests, entry = (row[column] for column in COLUMNS)
+        solution = solution if isinstance(solution, str) else ""
+        found.append(Problem(task, prompt, tests, entry, solution))
     return found
 
 
@@ -253,7 +254,7 @@ class CodeEvaluation(Evaluation):
         return found
 
     def score(self, found: list[list[Attempt]], resamples: int) -> dict[str, Figures]:
-        verdicts = Counter(each.outcome.verdict for own in found for each in own)
+        verdicts: Counter[str] = Counter(each.outcome.verdict for own in found for each in own)
         passes = [[each.outcome.passed for each in own] for own in found]
         figures = passed(passes, self.settings.ks, verdicts=verdicts, resamples=resamples)
         return {HUMANEVAL: figures}

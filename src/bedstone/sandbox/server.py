@@ -43,6 +43,7 @@ USUAL = (
 )  # fmt: skip
 INODES = 4096  # files and folders in it
 LOOK = 0.05  # seconds between looks at the folder, where the kernel doesn't bound it
+PARTING = 0.1  # seconds that a program has to end after its tests, so that its status is its own
 WRITTEN = ("/dev/null",)  # devices that may be written too
 CONTROL = 0  # the descriptor of the socket to Bedstone
 
@@ -108,7 +109,7 @@ def _serve(control: socket.socket, folder: str, *, watched: bool) -> None:
         wanted = json.loads(message)
         if "stop" in wanted:  # of a run that has ended by now
             continue
-        report = _run(wanted, descriptors, control, folder, watched)
+        report = _run(wanted, descriptors, folder, watched)
         _empty(folder)
         control.sendall(json.dumps(report).encode())
 
@@ -116,7 +117,6 @@ def _serve(control: socket.socket, folder: str, *, watched: bool) -> None:
 def _run(
     wanted: dict[str, Any],
     descriptors: Sequence[int],
-    control: socket.socket,
     folder: str,
     watched: bool,
 ) -> dict[str, Any]:
@@ -144,14 +144,16 @@ def _run(
                 report["timeout"] = True
                 break
             wait = min(left, LOOK) if watched else left
-            ready, _, _ = select.select([handles[judge], control], [], [], wait)
+            ready, _, _ = select.select([handles[judge], CONTROL], [], [], wait)
             if ready:  # it ended, or Bedstone wants no more of it
                 break
             if watched and _too_full(folder):
                 report["disk"] = True
                 break
-    finally:
         report["seconds"] = time.monotonic() - began
+        if of_tests and not report["timeout"]:
+            select.select([handles["program"]], [], [], PARTING)
+    finally:
         for name, pid in pids.items():
             if name != judge or not _has_ended(handles[name]):
                 os.kill(pid, signal.SIGKILL)
@@ -213,9 +215,9 @@ def _keep(kept: Sequence[int], standard: Sequence[int | None]) -> list[int]:
     os.closerange(3, 100)
     places, free = [], 3
     for number, one in enumerate(high):
-        place = standard[number] if number < len(standard) else None
-        if place is None:
-            place, free = free, free + 1
+        fixed = standard[number] if number < len(standard) else None
+        place = free if fixed is None else fixed
+        free += fixed is None
         os.dup2(one, place)
         places.append(place)
     os.closerange(free, 1 << 16)

@@ -379,7 +379,7 @@ def _exception(name: str, text: str) -> Exception:
     if not fits or issubclass(kind, _CONTROL):  # type: ignore[arg-type]
         return RuntimeError(f"{name}: {text}")
     try:
-        return kind(text)  # type: ignore[misc, no-any-return]
+        return kind(text)  # type: ignore[misc]
     except Exception:  # it takes other arguments
         return RuntimeError(f"{name}: {text}")
 
