@@ -78,6 +78,15 @@ def test_a_traceback_has_the_program_s_own_lines_alone(sandbox):
     ]
 
 
+def test_output_is_cut_at_its_limit_to_the_byte():
+    with Sandbox(Limits(output=10)) as made:
+        done = made.run("print('x' * 9)")
+        assert (done.verdict, done.stdout) == ("ok", "x" * 9 + "\n")
+        done = made.run("print('x' * 10)")
+        assert (done.verdict, done.stdout) == ("output", "x" * 10)
+        assert made.score("def f(x): return x", "assert f('a' * 99) == 'a' * 99").passed
+
+
 def test_a_program_that_doesn_t_end_is_stopped():
     with Sandbox(Limits(seconds=0.5)) as made:
         done = made.run("print('begun', flush=True)\nwhile True: pass")

@@ -40,6 +40,7 @@ Verdict = Literal["ok", "failed", "refused", "timeout", "memory", "output", "dis
 WAYS = ("bubblewrap", "landlock")  # the first that works is taken
 START = 30.0  # seconds until a process that starts programs is there, on a machine that is busy
 GRACE = 30.0  # seconds after a run's own until its process counts as lost
+REPORT = 1 << 16  # bytes of what the tests' process says at its end
 SOURCE = str(Path(__file__).parents[2])
 SYSTEM = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo",
@@ -272,15 +273,15 @@ class _End:
     """This side of a pipe; `other` is the sandbox's."""
 
     def __init__(self, own: int, other: int) -> None:
-        self.own, self.other, self._open = own, other, True
+        self.own, self.other, self.is_open = own, other, True
         os.set_blocking(own, False)
 
     def fileno(self) -> int:
         return self.own
 
     def close(self) -> None:
-        if self._open:
-            self._open = False
+        if self.is_open:
+            self.is_open = False
             os.close(self.own)
 
 
@@ -291,7 +292,7 @@ def _pipe(mode: str) -> _End:
 
 
 class _Conversation:
-    """Writes the requests and reads the outputs of one run, until the report and all ends."""
+    """Writes the requests and reads the outputs of one run, until its report is there."""
 
     def __init__(
         self, control: socket.socket, written: dict[_End, bytes], read: list[_End], limits: Limits
@@ -299,7 +300,7 @@ class _Conversation:
         self.control, self.written, self.read, self.limits = control, written, read, limits
         self.texts = {end: bytearray() for end in read}
         self.report: dict[str, Any] | None = None
-        self.full = False
+        self.over = self.full = False
 
     def hold(self) -> _Found | None:
         """What came of it; None where there was no report in time."""
@@ -311,7 +312,7 @@ class _Conversation:
             for end in self.read:
                 waiting.register(end, selectors.EVENT_READ, self._read)
             try:
-                while waiting.get_map():
+                while not self.over:
                     ready = waiting.select(max(0.0, deadline - time.monotonic()))
                     if not ready:
                         return None
@@ -320,6 +321,9 @@ class _Conversation:
                             waiting.unregister(key.fileobj)
                             if isinstance(key.fileobj, _End):
                                 key.fileobj.close()  # whoever reads it sees the end
+                for end in self.read:  # all that was written is there, as its writers have ended
+                    while end.is_open and not self._read(end):
+                        pass
             finally:
                 for end in (*self.written, *self.read):
                     end.close()
@@ -328,8 +332,8 @@ class _Conversation:
 
     def _report(self, control: socket.socket) -> bool:
         message = control.recv(1 << 16)
-        self.report = json.loads(message) if message else None
-        return True
+        self.report, self.over = json.loads(message) if message else None, True
+        return False
 
     def _write(self, end: _End) -> bool:
         try:
@@ -342,16 +346,21 @@ class _Conversation:
         return not self.written[end]
 
     def _read(self, end: _End) -> bool:
+        """Reads what is there; True at the end, or after the report where nothing is there."""
         try:
             part = os.read(end.own, 1 << 16)
         except BlockingIOError:
-            return False
+            return self.over
         text, most = self.texts[end], self.limits.output
+        if end in self.read[2:]:  # the tests' report is no output
+            most = REPORT
+        over = len(text) + len(part) > most
         text += part[: most - len(text)]
-        if len(part) and len(text) == most and not self.full and self.report is None:
+        if over and not self.full:
             self.full = True
-            with contextlib.suppress(OSError):
-                self.control.send(b'{"stop": true}')
+            if not self.over:
+                with contextlib.suppress(OSError):
+                    self.control.send(b'{"stop": true}')
         return not part
 
 

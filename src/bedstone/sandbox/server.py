@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bedstone.sandbox import kernel
@@ -58,6 +59,8 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     folder, inside = given["folder"], given["inside"]
     control = socket.socket(fileno=CONTROL)
+    with contextlib.suppress(OSError):  # what the kernel ends first where memory is short
+        Path("/proc/self/oom_score_adj").write_text("500")
     try:
         apart = inside or kernel.enter_namespaces(folder, DISK, INODES)
         if apart and not inside:
@@ -235,6 +238,7 @@ def _shut(wanted: dict[str, Any], folder: str) -> None:
     if folder:
         os.environ.update(HOME=folder, TMPDIR=folder)
     random.seed(0)
+    kernel.die_with_parent()
     kernel.hide_memory()
     kernel.limit(wanted["seconds"], wanted["memory"], wanted["file_size"], wanted["files"])
     if kernel.landlock_version():

@@ -392,6 +392,8 @@ class _Names(dict[str, Any]):
         self._link = link
 
     def __missing__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise KeyError(name)
         try:
             return self._link.name(name)
         except NameError as error:
