@@ -43,7 +43,7 @@ def patched(monkeypatch, line: str) -> None:
 def test_a_program_s_output_and_status(sandbox):
     done = sandbox.run("import sys\nprint(input() * 2)\nprint('x', file=sys.stderr)", "ab\n")
     assert (done.verdict, done.status, done.stdout, done.stderr) == ("ok", 0, "abab\n", "x\n")
-    assert done.passed and 0 < done.seconds < 3 and done.reason == ""
+    assert done.passed and done.seconds > 0 and done.reason == ""
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,17 @@ def test_output_is_cut_at_its_limit_to_the_byte():
 
 
 def test_a_program_that_doesn_t_end_is_stopped():
-    with Sandbox(Limits(seconds=0.5)) as made:
+    with Sandbox(Limits(seconds=0.3)) as made:
         done = made.run("print('begun', flush=True)\nwhile True: pass")
-    assert (done.verdict, done.stdout) == ("timeout", "begun\n")
-    assert 0.5 <= done.seconds < 2
-    assert done.reason == "it was stopped after 0.5 seconds"
+        assert (done.verdict, done.stdout) == ("timeout", "begun\n")
+        assert done.seconds >= 0.3
+        reason = "it took more than 0.3 seconds of the processor, or 1.2 of the clock"
+        assert done.reason == reason
+        done = made.run("import time\ntime.sleep(60)")  # which computes nothing
+        assert (done.verdict, done.reason) == ("timeout", reason)
+        assert done.seconds >= 1.2
+        both = made.score("def f():\n    while True: pass", "f()")
+        assert both.verdict == "timeout"
 
 
 def test_nothing_of_the_environment_is_there(sandbox, monkeypatch):
@@ -370,7 +376,7 @@ def test_without_namespaces_the_folder_is_watched(monkeypatch):
     assert check_way("landlock") == []
     program = (
         "import time\nfor n in range(8):\n    open(f'f{n}', 'wb').write(b'x' * (12 << 20))\n"
-        "time.sleep(2)"
+        "time.sleep(5)"
     )
     with Sandbox(Limits(seconds=4), way="landlock") as made:
         assert made.run("").passed and made.state["namespaces"] is False

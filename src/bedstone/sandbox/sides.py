@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 LINE = 16 << 20  # bytes of one message between both
 DISK = 64 << 20  # bytes that a program's folder may hold
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")  # that may be read
+PATIENCE = 4  # seconds of the clock for each of the processor, at most
 BROKEN = 70  # the exit status of a process in which the sandbox itself failed
 _DEEP = "its data is nested too deeply"
 # Exceptions that mean something to what calls: an iteration would end as if it were done.
