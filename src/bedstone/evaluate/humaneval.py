@@ -11,13 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
-from bedstone.data.text.chat import check_template
+from bedstone.data.text.chat import check_template, render
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation, Progress, present
 from bedstone.files import make_folder, write_text
@@ -278,10 +277,12 @@ class CodeEvaluation(Evaluation):
             yield texts * (self.settings.completions // len(texts))
 
     def _input(self, problem: Problem) -> Any:
+        given: Any = problem.prompt
+        text: str = problem.prompt
         if self.chat:
-            return [{"role": "user", "content": REQUEST.format(prompt=problem.prompt.strip())}]
-        size = len(encode_prompt(self.tokenizer, problem.prompt))
-        return problem.prompt if size < self.context else None
+            given = [{"role": "user", "content": REQUEST.format(prompt=problem.prompt.strip())}]
+            text = render(self.tokenizer, given)
+        return given if len(encode_prompt(self.tokenizer, text)) < self.context else None
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -323,7 +324,7 @@ def evaluate_humaneval(
         path = make_folder(out) / "completions.jsonl"
         lines = [_line(each) for own in found for each in own]
         write_text(path, "".join(lines))
-        notes.append(f"completions: {Path(path)}")
+        notes.append(f"completions: {path}")
     return present(
         {HUMANEVAL: figures.record()},
         {f"{model.path} on {data}: {HUMANEVAL}": figures.table()},
