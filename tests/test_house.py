@@ -37,7 +37,7 @@ LAYERS = [
     {"diffusion", "generation", "metrics"},
     {"models"},
     {"data"},
-    {"nn"},
+    {"nn", "sandbox"},
     {"files", "outputs", "reading", "settings", "published_keys", "runtime", "errors", "config"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
@@ -71,6 +71,7 @@ ALONE = {
     "generation/lookup.py": "drafts of tokens and when they pay; no network is read there",
     "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",
     "data/text/chat_template.py": "a process of its own, which imports nothing of Bedstone",
+    "sandbox/kernel.py": "what the kernel is called for; what runs in it is the other files'",
     "checkpoints/sizes.py": "what a file says against what its weights bear out",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",

@@ -1,5 +1,7 @@
 """`bedstone evaluate`: metrics of a model on data, for its own training task or a named task."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.generative import evaluate_generative
+from bedstone.evaluate.humaneval import HUMANEVAL, USUAL, CodeSettings, evaluate_humaneval
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.pairs import learnt_task
@@ -25,6 +28,7 @@ from bedstone.tasks.pipeline import check_head, task_class
 def evaluate(
     model: str,
     data: str,
+    code: CodeSettings = USUAL,
     *,
     task: str = "",
     column: str = "",
@@ -48,14 +52,16 @@ def evaluate(
     """Evaluate a model on data by the metrics of its task.
 
     Prints metrics with 95 % bootstrap intervals for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for a language model; and, for a model that generates media, the
-    scores that a judge network or a CLIP gives to its samples.
+    perplexity and bits per byte for a language model; for a model that generates media, the scores
+    that a judge network or a CLIP gives to its samples; and with --task humaneval, pass@k of the
+    programs that a model writes, which are run in a sandbox.
 
     Args:
         model: a folder, a name that `bedstone models` lists, or a hub id.
         data: a built-in name, a path, a glob or a hub id.
         task: the task to run on labelled rows and score by its metric, such as
-            zero-shot-classification; by default what the model was trained for, with its loss.
+            zero-shot-classification, or humaneval: functions to complete, with their tests; by
+            default what the model was trained for, with its loss.
         column: the column of the text, in formats that have columns; by default the one that the
             model learnt from, or a usual name. Of translation and summarization, the column of
             the sources.
@@ -76,18 +82,40 @@ def evaluate(
         clip: for a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
             how well each sample matches its text; with or without a judge.
         samples: for a model that generates media: number of samples to judge.
-        out: for a model that generates media: a folder for sheets of samples.
+        out: for a model that generates media: a folder for sheets of samples; for humaneval: a
+            folder for the completions with their verdicts.
         overwrite: replace files of the same names.
 
     Example:
         bedstone evaluate runs/finetune-own rows.csv
         bedstone evaluate runs/en-de test.jsonl --task translation --page test.html
+        bedstone evaluate MODEL HumanEval.jsonl --task humaneval --completions 20 --k 1 --k 10
 
     Raises:
         BedstoneError: the model or the data can't be opened, the task has no metric or the model
             can't do it, the context is too long, or an option is of another kind of model.
     """
-    metric = metric_of(task) if task else ""
+    if task == HUMANEVAL:
+        others = {
+            "column": column,
+            "label_column": label_column,
+            "source_lang": source_lang,
+            "target_lang": target_lang,
+            "context": context,
+            "confusion": confusion,
+            "page": page,
+            "judge": judge,
+            "clip": clip,
+        }
+        check_unused(others, f"{HUMANEVAL} has no use for it. Leave it out")
+    else:
+        changed = {
+            each.name: getattr(code, each.name)
+            for each in fields(code)
+            if getattr(code, each.name) != getattr(USUAL, each.name)
+        }
+        check_unused(changed, f"it serves --task {HUMANEVAL}. Leave it out, or name that task")
+    metric = metric_of(task) if task and task != HUMANEVAL else ""
     if page is not None:
         new_file(page, "--page", overwrite=overwrite)
     if confusion is not None:
@@ -96,6 +124,8 @@ def evaluate(
         new_folder(out, "--out", overwrite=overwrite)
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, dtype=how.weights, device=how.device)
+    if task == HUMANEVAL:
+        return evaluate_humaneval(opened, data, how, code, split=split, out=out, as_json=as_json)
     if not task and isinstance(getattr(opened, "network", None), EncoderDecoderModel):
         task = learnt_task(opened)
         metric = metric_of(task)
@@ -185,6 +215,13 @@ def evaluate(
         batch_size=batch_size,
         as_json=as_json,
     )
+
+
+def check_unused(options: Mapping[str, Any], reason: str) -> None:
+    """Raises BedstoneError where one of the options is given."""
+    for name, value in options.items():
+        if value:
+            raise BedstoneError(f"--{name.replace('_', '-')}: {value} was given; {reason}.")
 
 
 def check_no_labels(model: str, label_column: str) -> None:
