@@ -11,12 +11,11 @@ Families of tasks:
   document: `dog left`
 - `positions`: which letters or numbers of the input come out, and in which order: `a-b-c c-b-a`
 - `mod`: a x + b mod 10 of a number x: `three eight`
-- `phrases`: as `positions`, of words; held out whole
 
 A task is known by its rule, the text that says it whole. `HELD_OUT` of all rules, by a hash of
 that text, are in no training document; held-out documents have those alone. What is unseen is so
-the mapping, the pairing of classes with labels, the list of positions, the pair (a, b); and all
-rules with words in `phrases`. Words themselves are known.
+the mapping, the pairing of classes with labels, the list of positions, or the pair (a, b). Words
+themselves are known.
 """
 
 import functools
@@ -92,8 +91,7 @@ class FewShotTask:
     def held_out(self) -> bool:
         """Whether no training document has this task."""
         digest = hashlib.blake2b(self.rule.encode(), digest_size=4).digest()
-        held = int.from_bytes(digest, "big") < HELD_OUT * 2**32
-        return held or self.family == "phrases"
+        return int.from_bytes(digest, "big") < HELD_OUT * 2**32
 
 
 def lookup_task(source: random.Random) -> FewShotTask:
@@ -133,9 +131,9 @@ def labels_task(source: random.Random) -> FewShotTask:
 LENGTHS, OUTPUTS = (2, 3, 4), (1, 2, 3, 4)  # words of an input, and of an output
 
 
-def positions_task(source: random.Random, family: str = "positions") -> FewShotTask:
+def positions_task(source: random.Random) -> FewShotTask:
     """Which of the input's words come out, and in which order."""
-    pool = WORDS if family == "phrases" else source.choice((LETTERS, NUMBERS))
+    pool = source.choice((LETTERS, NUMBERS))
     length = source.choice(LENGTHS)
     places = source.choices(range(length), k=source.choice(OUTPUTS))
     rule = f"of {length}: {' '.join(str(place + 1) for place in places)}"
@@ -145,12 +143,7 @@ def positions_task(source: random.Random, family: str = "positions") -> FewShotT
         return Example("-".join(words), "-".join(words[place] for place in places))
 
     chance = sum(1 / length for length in LENGTHS) / len(LENGTHS) / len(OUTPUTS)  # one word
-    return FewShotTask(family, rule, draw, chance)
-
-
-def phrases_task(source: random.Random) -> FewShotTask:
-    """As `positions_task`, of words of a kind that training never has there."""
-    return positions_task(source, "phrases")
+    return FewShotTask("positions", rule, draw, chance)
 
 
 def mod_task(source: random.Random) -> FewShotTask:
@@ -170,7 +163,6 @@ TASK_FAMILIES: dict[str, tuple[Callable[[random.Random], FewShotTask], int]] = {
     "labels": (labels_task, 7),
     "positions": (positions_task, 5),
     "mod": (mod_task, 1),
-    "phrases": (phrases_task, 0),
 }
 
 
@@ -181,12 +173,10 @@ def draw_task(source: random.Random, family: str = "", *, held_out: bool = False
         family: in `TASK_FAMILIES`; empty draws one, as often as training has it.
 
     Raises:
-        BedstoneError: there is no such family, or it is held out whole.
+        BedstoneError: there is no such family.
     """
     if family and family not in TASK_FAMILIES:
         raise BedstoneError(f"family: {family!r} is unknown{nearest(family, TASK_FAMILIES)}.")
-    if family and not held_out and not TASK_FAMILIES[family][1]:
-        raise BedstoneError(f"family: {family} is held out whole; draw it with held_out=True.")
     if not family:
         names, counts = list(TASK_FAMILIES), [count for _, count in TASK_FAMILIES.values()]
         family = source.choices(names, counts)[0]
