@@ -3,6 +3,7 @@
     python bench/rl.py [--method grpo] [--minutes 20] [--seeds 0]     what it learns
     python bench/rl.py --leaky [--minutes 2] [--seeds 0 1 2]          is a leak found
     python bench/rl.py --speed [--rounds 3]                           beside TRL's GRPOTrainer
+    python bench/rl.py --small ...                                    a task of seconds
 
 The task: `7+15*3-4=` is worked out from left to right modulo 20, each step written out, as
 `7+15=2;2*3=6;6-4=2;2`. A GPT of about 2.3M parameters, with fresh weights, learns the form from a
@@ -37,6 +38,8 @@ from bedstone.runtime import pick_device, pick_precision
 from result import interval
 
 MODULUS, NUMBERS = 20, 4
+SMALL = {"demonstrations": 60, "prompts": 400, "epochs": 40.0, "width": 64, "layers": 2}
+SMALL_TASK = (6, 3)  # modulus, and numbers of a prompt
 CONTEXT, LONGEST = 64, 40  # tokens of a row, and of an answer
 OPERATIONS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 HERE = Path(__file__).resolve()
@@ -47,28 +50,30 @@ Row = dict[str, str]
 # The task.
 
 
-def make_row(draw: random.Random) -> Row:
+def make_row(draw: random.Random, modulus: int, numbers: int) -> Row:
     """A prompt, its answer step by step, and the last number."""
-    total = draw.randrange(MODULUS)
+    total = draw.randrange(modulus)
     prompt, steps = str(total), []
-    for _ in range(NUMBERS - 1):
-        sign, other = draw.choice(list(OPERATIONS)), draw.randrange(MODULUS)
-        found = OPERATIONS[sign](total, other) % MODULUS
+    for _ in range(numbers - 1):
+        sign, other = draw.choice(list(OPERATIONS)), draw.randrange(modulus)
+        found = OPERATIONS[sign](total, other) % modulus
         steps.append(f"{total}{sign}{other}={found}")
         prompt, total = f"{prompt}{sign}{other}", found
     return {"prompt": f"{prompt}=", "completion": ";".join([*steps, str(total)]),
             "answer": str(total)}  # fmt: skip
 
 
-def make_rows(seed: int, demonstrations: int, prompts: int) -> dict[str, list[Row]]:
+def make_rows(options: argparse.Namespace, seed: int) -> dict[str, list[Row]]:
     """Rows of each kind; a prompt of one kind is in no other."""
     draw, known = random.Random(seed), set()
+    task = SMALL_TASK if options.small else (MODULUS, NUMBERS)
     found: dict[str, list[Row]] = {}
-    kinds = {"sft": demonstrations, "rl": prompts, "validation": VALIDATION, "test": TEST}
+    kinds = {"sft": options.demonstrations, "rl": options.prompts}
+    kinds |= {"validation": VALIDATION, "test": 300 if options.small else TEST}
     for kind, count in kinds.items():
         rows: list[Row] = []
         while len(rows) < count:
-            row = make_row(draw)
+            row = make_row(draw, *task)
             if row["prompt"] not in known:
                 known.add(row["prompt"])
                 rows.append(row)
@@ -144,7 +149,11 @@ METHODS: dict[str, dict[str, Any]] = {
 def reinforce(
     model: Path, out: Path, rows: dict[str, list[Row]], method: str, seed: int, **more: Any
 ) -> Any:
-    """A run of the method from a model."""
+    """A run of the method from a model; of its rows only the last number is known."""
+    known = {
+        kind: [{"prompt": row["prompt"], "answer": row["answer"]} for row in rows[kind]]
+        for kind in ("rl", "validation")
+    }
     return bedstone.finetune(
         {
             "method": method,
@@ -161,7 +170,7 @@ def reinforce(
             **METHODS[method],
             **more,
         },
-        data={"train": rows["rl"], "validation": rows["validation"]},
+        data={"train": known["rl"], "validation": known["validation"]},
         quiet=True,
     )
 
@@ -205,7 +214,7 @@ def start(options: argparse.Namespace, folder: Path, seed: int, rows: dict[str, 
 def learn(options: argparse.Namespace, folder: Path) -> None:
     shares = []
     for seed in options.seeds:
-        rows = make_rows(seed, options.demonstrations, options.prompts)
+        rows = make_rows(options, seed)
         began = start(options, folder, seed, rows)
         say(f"seed {seed}: after SFT", began, rows["test"])
         budget = f"{round(60 * options.minutes)}s"
@@ -231,7 +240,7 @@ def learn(options: argparse.Namespace, folder: Path) -> None:
 def leak(options: argparse.Namespace, folder: Path) -> None:
     """Whether the monitor finds a leaky reward, and leaves an honest one alone."""
     for seed in options.seeds:
-        rows = make_rows(seed, options.demonstrations, options.prompts)
+        rows = make_rows(options, seed)
         began = start(options, folder, seed, rows)
         for name in ("leaky", "right"):
             more: dict[str, Any] = {
@@ -315,7 +324,7 @@ def theirs(base: Path, out: Path, rows: dict[str, list[Row]], steps: int) -> flo
 
 def speed(options: argparse.Namespace, folder: Path) -> None:
     """Processor time of an answer: sampled, scored and learnt from, without what is done once."""
-    rows = make_rows(0, options.demonstrations, options.prompts)
+    rows = make_rows(options, 0)
     base = start(options, folder, 0, rows)
     sides = {"bedstone": ours, "trl": theirs}
     few, many = 2, 6
@@ -350,8 +359,11 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="beside TRL")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--small", action="store_true", help="a small task and model")
     parser.add_argument("--start", type=Path, help="a model of an earlier call, to begin with")
     parser.add_argument("--keep", type=Path, help="a folder for the models")
+    if parser.parse_known_args()[0].small:
+        parser.set_defaults(**SMALL)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as made:

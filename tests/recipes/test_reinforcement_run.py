@@ -139,6 +139,17 @@ def test_a_reward_that_misleads_ends_the_run_at_its_best(gpt: str, tmp_path: Pat
     assert again.done.step == run.done.step
 
 
+@pytest.mark.slow
+def test_honest_rewards_are_left_alone(gpt: str, tmp_path: Path) -> None:
+    for seed in range(10):
+        values = recipe(tmp_path, gpt, out=str(tmp_path / f"run-{seed}"), budget="36 steps")
+        values |= {"seed": seed, "evaluate_every": 3, "optim": {"adamw_lr": 2e-3}}
+        run = finetune(values, quiet=True)
+        found = json.loads((run.run / "evaluation.json").read_text())["validation"]
+        assert run.done.step == 36 and found["misleading"] is False, seed
+        assert found["reward"] > found["before"]["reward"], seed
+
+
 def test_a_guard_that_only_warns(gpt: str, tmp_path: Path) -> None:
     values = recipe(tmp_path, gpt, budget="24 steps", evaluate_every=3, save_every=0, guard="warn")
     values |= {"monitor": f"{tmp_path / 'rewards.py'}:fewer", "prompts": 12}

@@ -158,12 +158,6 @@ def policy_terms(ratio: Tensor, advantages: Tensor, low: float = 0.2, high: floa
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
-def clipped_share(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """The share of tokens that clipping keeps from moving further."""
-    bound = ((ratio < 1.0 - low) & (advantages < 0)) | ((ratio > 1.0 + high) & (advantages > 0))
-    return bound.to(ratio.dtype).mean()
-
-
 def token_weights(owners: Tensor, count: int, normalise: str, limit: int = 1) -> Tensor:
     """What a token's term weighs in the sum of losses, (M,) in fp32; see `denominator`.
 
