@@ -242,6 +242,7 @@ def leak(options: argparse.Namespace, folder: Path) -> None:
     for seed in options.seeds:
         rows = make_rows(options, seed)
         began = start(options, folder, seed, rows)
+        say(f"seed {seed}: after SFT", began, rows["test"])
         for name in ("leaky", "right"):
             more: dict[str, Any] = {
                 "budget": f"{options.steps} steps",
