@@ -54,6 +54,10 @@ SIZES = {
         ("recipes/dpo.py", "recipes/kto.py", "recipes/reward.py", "recipes/sft.py"),
         "a training method; recipes/preferences.py and supervised.py hold what is shared",
     ),
+    **dict.fromkeys(
+        ("recipes/grpo.py", "recipes/rloo.py"),
+        "a training method; recipes/reinforcement.py holds what is shared",
+    ),
 }
 # Files that one other file of their folder alone imports, each with the reason.
 ALONE = {
@@ -73,6 +77,7 @@ ALONE = {
     "data/text/chat_template.py": "a process of its own, which imports nothing of Bedstone",
     "sandbox/kernel.py": "what the kernel is called for; what runs in it is the other files'",
     "checkpoints/sizes.py": "what a file says against what its weights bear out",
+    "train/monitor.py": "what a run is judged by; rollouts only carry it from step to step",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",
     "recipes/causal_lm.py": "a training method",
@@ -284,8 +289,8 @@ def test_each_family_is_a_folder_in_one_table():
 
 def test_each_method_is_a_file_in_one_table():
     files = {path.stem for path in (SOURCE / "recipes").glob("*.py")} - {"__init__", "base"}
-    # recipes as they are given, those of the package, and what methods of preferences share
-    files -= {"given", "library", "preferences"}
+    # recipes as they are given, those of the package, and what some methods share
+    files -= {"given", "library", "preferences", "reinforcement"}
     assert files == set(METHODS) == {place.partition(":")[0] for place in METHODS.values()}
     tables = [m for m, tree in TREES.items() if "METHODS" in assigned(tree)]
     assert "bedstone.recipes.base" in tables

@@ -261,6 +261,42 @@ def kto(folder: Path) -> dict[str, Any]:
     return preference_recipe(folder, "kto", judged=True)
 
 
+def policy_recipe(folder: Path, method: str) -> dict[str, Any]:
+    """Prompts whose answers are rewarded for vowels."""
+    decoder(HeadConfig(), "qwen3").save(folder / "model")
+    words = " ".join(SENTENCES).split()
+    rows = [{"prompt": f"say {words[n % len(words)]} {n}"} for n in range(30)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "rewards.py").write_text(
+        "def vowels(completions):\n"
+        "    return [0.1 + sum(map(text.count, 'aeiou')) for text in completions]\n"
+    )
+    return {
+        "method": method,
+        "model": str(folder / "model"),
+        "data": {"train": str(folder / "prompts.jsonl"), "validation_share": 0.3},
+        "rewards": f"{folder / 'rewards.py'}:vowels",
+        "prompts": 8,
+        "group": 6,
+        "max_new_tokens": 8,
+        "optim": {"adamw_lr": 1e-2},
+        "budget": "10 steps",
+        "evaluate_every": 5,
+    }
+
+
+def grpo(folder: Path) -> dict[str, Any]:
+    return {**policy_recipe(folder, "grpo"), "updates": 2, "kl": 0.01}
+
+
+def rloo(folder: Path) -> dict[str, Any]:
+    return policy_recipe(folder, "rloo")
+
+
+def ppo(folder: Path) -> dict[str, Any]:
+    return {**policy_recipe(folder, "ppo"), "updates": 2}
+
+
 RECIPES = {
     each.__name__: each
     for each in (
@@ -277,6 +313,9 @@ RECIPES = {
         reward,
         dpo,
         kto,
+        grpo,
+        rloo,
+        ppo,
     )
 }
 assert RECIPES.keys() == METHODS.keys()

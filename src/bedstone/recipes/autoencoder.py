@@ -1,7 +1,7 @@
 """Training autoencoders of images: with latents (KL), or with codes (FSQ)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from bedstone.train.data import (
 from bedstone.train.loop import Batches, Objective
 from bedstone.train.optim import OptimConfig
 from bedstone.train.run import RunPlan, RunRecipe
-from bedstone.train.start import Start
+from bedstone.train.start import Start, without_part
 
 TASK = "autoencoding"
 DISCRIMINATOR = "discriminator.safetensors"  # in a checkpoint
@@ -221,14 +221,17 @@ class Autoencoder(Method[AutoencoderRecipe]):
         ]
 
     def save(self, model: Model, folder: Path) -> None:
-        with without_discriminator(model.network) as discriminator:
+        with self.bare(model.network) as discriminator:
             model.write_files(folder)
         if discriminator is not None:
             save_tensors(folder, discriminator.state_dict(), name=DISCRIMINATOR)
 
     def finish(self, model: Model, folder: Path) -> Path:
-        with without_discriminator(model.network):
+        with self.bare(model.network):
             return model.save(folder)
+
+    def bare(self, network: nn.Module) -> AbstractContextManager[nn.Module | None]:
+        return without_part(network, "discriminator")
 
 
 def _config(recipe: AutoencoderRecipe) -> Any:
@@ -257,17 +260,6 @@ def _check(recipe: AutoencoderRecipe, config: Any) -> None:
             f"adversarial.layers: a judge that halves its map {layers} times needs pictures of "
             f"{least} pixels or more; lower it, or raise model.image_size."
         )
-
-
-@contextmanager
-def without_discriminator(network: nn.Module) -> Iterator[nn.Module | None]:
-    """Takes the discriminator out of the network for as long: it is no part of an artefact."""
-    discriminator = network._modules.pop("discriminator", None)
-    try:
-        yield discriminator
-    finally:
-        if discriminator is not None:
-            network.discriminator = discriminator
 
 
 def objective_of(recipe: AutoencoderRecipe, device: torch.device) -> Reconstruction:

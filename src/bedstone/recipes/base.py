@@ -3,10 +3,12 @@
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from bedstone.checkpoints.adapters import write_adapter_files
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
@@ -54,6 +56,9 @@ METHODS = {
     "reward": "reward:Reward",
     "dpo": "dpo:DPO",
     "kto": "kto:KTO",
+    "grpo": "grpo:GRPO",
+    "rloo": "rloo:RLOO",
+    "ppo": "ppo:PPO",
 }
 
 
@@ -145,6 +150,10 @@ class Method(Generic[R]):
         """How many of `unit` a micro-batch has."""
         return int(recipe.batch_size)
 
+    def accumulate(self, recipe: R) -> int:
+        """Micro-batches of a step at most."""
+        return int(recipe.accumulate)
+
     def stopping(self, recipe: R, model: Model) -> Stopping:
         """When the run stops early, and which checkpoint becomes its model."""
         return Stopping()
@@ -156,6 +165,14 @@ class Method(Generic[R]):
     def save(self, model: Model, folder: Path) -> None:
         """Writes a checkpoint's files into a folder."""
         model.write_files(folder)
+
+    def save_adapter(self, model: Model, folder: Path) -> None:
+        """Likewise of a run that trains an adapter."""
+        write_adapter_files(model, folder)
+
+    def bare(self, network: Any) -> AbstractContextManager[object]:
+        """Takes out of a network, for as long, what is trained beside it and no artefact has."""
+        return nullcontext()
 
     def finish(self, model: Model, folder: Path) -> Path:
         """Writes the finished artefact."""

@@ -251,7 +251,7 @@ class Policy(Preferences[P]):
 
     def begin(self, recipe: P, checkpoint: Checkpoint | None) -> Model:
         model = super().begin(recipe, checkpoint)
-        _check_writes(model, "model", recipe.model)
+        check_writes(model, "model", recipe.model)
         return model
 
     def batches(self, recipe: P, model: Model, splits: Splits, start: Start) -> Batches:
@@ -287,8 +287,8 @@ class Policy(Preferences[P]):
         other = recipe.reference or (recipe.model if start.checkpoint and not recipe.lora else "")
         if other:
             opened = open_model(other, dtype=torch.float32)
-            _check_writes(opened, "reference", other)
-            _check_vocabulary(opened, model, other)
+            check_writes(opened, "reference", other)
+            check_vocabulary(opened, model, other)
             set_dropout(opened.network, 0.0)
             network = opened.network.to(precision.device)
         weights = weights_print(network)
@@ -305,7 +305,8 @@ class Policy(Preferences[P]):
         splits.record["reference"] = weights
 
 
-def _check_writes(model: Model, name: str, path: str) -> None:
+def check_writes(model: Model, name: str, path: str) -> None:
+    """Raises BedstoneError where a model writes no text; `name` is the recipe's field of it."""
     head = getattr(getattr(model, "config", None), "head", None)
     if not getattr(model.network, "causal", False) or head is None or head.kind != "language":
         raise BedstoneError(
@@ -313,7 +314,7 @@ def _check_writes(model: Model, name: str, path: str) -> None:
         )
 
 
-def _check_vocabulary(reference: Model, model: Model, path: str) -> None:
+def check_vocabulary(reference: Model, model: Model, path: str) -> None:
     """Raises BedstoneError where the tokens of both don't mean the same."""
     theirs, own = (tokenizer_of(each).backend.get_vocab() for each in (reference, model))
     if theirs != own:

@@ -159,7 +159,10 @@ class Trainer:
         )
 
     def enough(self) -> bool:
-        """Whether the last `patience` evaluations all failed to be the best so far."""
+        """Whether the last `patience` evaluations all failed to be the best so far, or the batches
+        say that there is no use in more."""
+        if getattr(self.batches, "stopped", False):
+            return True
         if not self.patience or len(self.history) <= self.patience:
             return False
         return min(self.history[: -self.patience]) <= min(self.history[-self.patience :])

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from bedstone.checkpoints.adapters import load_adapter, save_adapter, write_adapter_files
+from bedstone.checkpoints.adapters import load_adapter, save_adapter
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore
@@ -320,7 +320,7 @@ def _train(
         _compile(model.network)
     write: Callable[[Path], None] = lambda path: method.save(model, path)  # noqa: E731
     if adapts:
-        write = lambda path: write_adapter_files(model, path)  # noqa: E731
+        write = lambda path: method.save_adapter(model, path)  # noqa: E731
 
     def write_model(path: Path, metrics: dict[str, float]) -> None:
         model.record["metrics"] = metrics
@@ -337,7 +337,7 @@ def _train(
         store=CheckpointStore(folder / "checkpoints", recipe.keep),
         write_model=write_model,
         evaluate=evaluations[0].log if evaluations else None,
-        accumulate=recipe.accumulate,
+        accumulate=method.accumulate(recipe),
         clip=recipe.optim.clip,
         best_by=stopping.best_by,
         patience=stopping.patience,
@@ -365,7 +365,8 @@ def _train(
         return RunResult(done, folder, None)
     average.settle()
     if stopping.keep_best:
-        _restore_best(model, trainer.store, done, adapts)
+        with method.bare(model.network):
+            _restore_best(model, trainer.store, done, adapts)
     model.record["metrics"] = done.metrics
     if adapts:
         save_adapter(model, folder / "adapter")

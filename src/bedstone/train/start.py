@@ -4,7 +4,8 @@ BLIP begins with a ViT trained on labels and a BERT (Li et al., 2022, section 4.
 is named: a part that silently stays fresh would cost a whole run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,17 @@ def freeze(part: nn.Module) -> None:
     part.requires_grad_(False)
     part.eval()
     part.train = lambda mode=True: part  # type: ignore[method-assign]
+
+
+@contextmanager
+def without_part(network: nn.Module, name: str) -> Iterator[nn.Module | None]:
+    """Takes a part out of a network for as long: what is trained beside it is in no artefact."""
+    part = network._modules.pop(name, None)
+    try:
+        yield part
+    finally:
+        if part is not None:
+            setattr(network, name, part)
 
 
 def weight_counts(model: Model) -> tuple[int, int]:

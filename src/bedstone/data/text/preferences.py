@@ -95,6 +95,16 @@ def read_judged(rows: Dataset, row: int) -> Answered:
     return replace(found, label=known[key])
 
 
+def read_prompt(rows: Dataset, row: int) -> tuple[Text, list[Any] | None]:
+    """The prompt of a row that is to be answered, and the tools; raises as `read_pair`."""
+    prompt = _prompt(rows, row)
+    if isinstance(prompt, list) and prompt and prompt[-1]["role"] == "assistant":
+        column = rows.column("prompt") or rows.need("messages")
+        what = "ends with an answer of the assistant, so there is none to write"
+        raise rows.fault(row, column, what, "Leave that answer out.")
+    return prompt or "", _tools(rows, row)
+
+
 _TWO_FORMS = "Give both as texts, or both as lists of messages."
 
 
