@@ -39,8 +39,8 @@ class GRPO(Reinforcement[GRPORecipe]):
     Recipe = GRPORecipe
 
     def settings(self, recipe: GRPORecipe) -> RolloutSettings:
-        more = {"scale": recipe.scale, "normalise": recipe.normalise}
-        return replace(super().settings(recipe), **more)
+        own = super().settings(recipe)
+        return replace(own, scale=recipe.scale, normalise=recipe.normalise)
 
     def objective(self, recipe: GRPORecipe, model: Model, start: Start) -> PolicyLoss:
         return self.loss(recipe, ratio=recipe.ratio, normalise=recipe.normalise)
