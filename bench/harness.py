@@ -4,7 +4,9 @@
 
 Prompts are Bedstone's built-in templates; the harness writes its own from the same words by its
 task's `doc_to_text`, so equal predictions also mean equal prompts. Its examples are given in the
-order that Bedstone chose. Rows are GLUE's SST-2, CoLA and MRPC (validation; examples from training)
+order that Bedstone chose. Prompts that are longer than the context are counted apart: there the
+harness cuts tokens off their start without a word, where Bedstone leaves whole examples out. Rows
+are GLUE's SST-2, CoLA and MRPC (validation; examples from training)
 and tweets with three labels. Needs lm-eval and transformers.
 """
 
@@ -81,8 +83,8 @@ def save(rows: list[dict[str, Any]], path: Path) -> str:
 
 def theirs(
     peer: HFLM, known: Known, rows: list[Any], examples: list[Any], name: str
-) -> tuple[list[int], list[list[float]]]:
-    """The harness's predicted choices, and its scores."""
+) -> tuple[list[int], list[list[float]], list[bool]]:
+    """The harness's predicted choices, its scores, and which prompts it cut."""
     with tempfile.TemporaryDirectory() as folder:
         files = {"test": save(rows, Path(folder) / "test.jsonl")}
         if examples:
@@ -109,7 +111,11 @@ def theirs(
         )
     samples = sorted(found["samples"][name], key=lambda each: each["doc_id"])
     scores = [[float(one[0]) for one in each["filtered_resps"]] for each in samples]
-    return [int(np.argmax(each)) for each in scores], scores
+    cut = [
+        max(len(peer.tok_encode("".join(pair))) for pair in each["arguments"]) > peer.max_length + 1
+        for each in samples
+    ]
+    return [int(np.argmax(each)) for each in scores], scores, cut
 
 
 def main() -> None:
@@ -156,7 +162,7 @@ def main() -> None:
                 demonstrations = task.setup(task.options).examples
                 order = demonstrations.choose(shots, "random", seed=0, order=0, given="")
                 own = [own[number] for number in order]
-            predicted, logs = theirs(peer, known, rows, own, name)
+            predicted, logs, cut = theirs(peer, known, rows, own, name)
             seconds["bedstone"].append(middle - began)
             seconds["lm-eval"].append(time.perf_counter() - middle)
             labels = list(known.choices)
@@ -166,18 +172,21 @@ def main() -> None:
                 abs(each[label] - float(shares[number, place]))
                 for number, each in enumerate(scores)
                 for place, label in enumerate(labels)
+                if not cut[number]
             )
             truth = [labels.index(row["label"]) for row in rows]
             accuracy, other = (
                 float(np.mean(np.array(each) == truth)) for each in (ours, predicted)
             )
-            differ = sum(a != b for a, b in zip(ours, predicted, strict=True))
+            unequal = [a != b for a, b in zip(ours, predicted, strict=True)]
+            differ = sum(a and not b for a, b in zip(unequal, cut, strict=True))
             print(
                 f"{name:7} k={shots}: accuracy {accuracy:.3f}, lm-eval {other:.3f}; {differ} of "
-                f"{len(rows)} rows differ, probabilities by {apart:.1e} at most",
+                f"{len(rows) - sum(cut)} rows differ, probabilities by {apart:.1e} at most; "
+                f"{sum(cut)} were cut, of which {sum(unequal) - differ} differ",
                 flush=True,
             )
-            quality[f"{name} k={shots}"] = [accuracy, other, differ, apart]
+            quality[f"{name} k={shots}"] = [accuracy, other, differ, apart, sum(cut)]
     print({name: f"{sum(each):.0f} s" for name, each in seconds.items()})
     if args.write:
         sides = {name: Side(each, args.rows) for name, each in seconds.items()}
