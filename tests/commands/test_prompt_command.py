@@ -55,6 +55,23 @@ def test_figures(place, tmp_path, capsys):
     assert run(place, *words, "--plot", plot) == 2  # it is there
 
 
+def test_the_right_choice_in_a_column_of_another_name(place, tmp_path, capsys):
+    rows = [{"question": "cat?", "choices": ["a", "b"], "correct": each} for each in ("A", "b", 1)]
+    (tmp_path / "mc.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ("@gpt", "--task", "multiple-choice", "--data", str(tmp_path / "mc.jsonl"), "--json")
+    assert run(place, *words, "--label-column", "correct") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["rows"] == 3 and record["baselines"]["majority"] == pytest.approx(2 / 3)
+
+
+def test_answers_that_name_no_label_are_no_class(place, capsys):
+    words = ("@gpt", "--template", "@mine.yaml", "--examples", "@train.jsonl", "--shots", "0")
+    more = ("--data", "@test.jsonl", "--json", "--option", "max_new_tokens=1")
+    assert run(place, *words, *more, "--score", "generate") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["baselines"]["chance"] == pytest.approx(1 / 2)
+
+
 def test_other_tasks(place, capsys):
     assert run(place, "@gpt", "a cat", "--task", "zero-shot-classification", "--labels", "x,y") == 0
     words = ("--task", "translation_en_to_de", "--option", "max_new_tokens=3", "--json")

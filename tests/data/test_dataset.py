@@ -188,3 +188,14 @@ def test_left_out_rows_are_worded_in_one_way():
     )
     with pytest.raises(BedstoneError, match=f"learn from. {expected}"):
         Signals(np.zeros((0, 1, 4, 4), np.float32), **signals)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_of_few_rows_one_is_held_out_and_one_is_kept(share):
+    rows = [{"text": f"row {number}"} for number in range(5)]
+    train, held = Dataset(rows).hold_out(share)
+    assert {len(train), len(held)} == {1, 4}
+    again = Dataset(rows[::-1]).hold_out(share)
+    assert sorted(map(str, again[1].rows)) == sorted(map(str, held.rows))
+    with pytest.raises(BedstoneError, match="too few rows"):
+        Dataset(rows[:1] * 3).hold_out(share)

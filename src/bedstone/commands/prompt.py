@@ -255,6 +255,7 @@ def _shots(given: str | None, measure: Measuring) -> list[int]:
 def _parts(kind: Any, column: str, label_column: str) -> dict[str, str] | None:
     """Which columns hold what, where they are named."""
     first, last = kind.fields[0], kind.fields[-1]
+    last = "label" if last == "answer" else last  # of multiple-choice, as other labels are named
     found = {first: column, last: label_column}
     return {part: name for part, name in found.items() if name} or None
 

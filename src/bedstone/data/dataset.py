@@ -142,7 +142,10 @@ class Dataset:
             raise BedstoneError(f"validation_share: {share} is out of range; expected 0 to 1.")
         if classes is None:
             rows = (_image(row) if self.samples else _json(row) for row in self.rows)
-            held = [_number(key) < share for key in rows]
+            places = [_number(key) for key in rows]
+            # of few rows chance may choose none, or all: one is held out, or kept, all the same
+            share = min(max(share, min(places, default=0)), max(places, default=1))
+            held = [place < share or place == min(places) for place in places]
         else:
             keys = self.keys()
             chosen = _stratified(keys, classes, share)

@@ -548,6 +548,7 @@ ROW_FIELDS = {
     "answers": Field(("answers",)),
     "choices": Field(("choices", "options", "endings")),
     "prompt": Field(("prompt",)),
+    "system": Field(("system", "system_prompt")),
     "completion": Field(("completion",)),
     "instruction": Field(("instruction",)),
     "input": Field(("input",)),

@@ -130,9 +130,11 @@ class Classes(Metric):
             return multi_label(sets, self.actual, names, resamples=resamples)
         best = [max(result, key=lambda each: each["score"]) for result in results]
         found = [each["label"] if each["score"] else NO_LABEL for each in best]
+        known = len(names)
         if NO_LABEL in found:  # an answer that was generated may name none
             names.append(NO_LABEL)
-        return classification(found, self.actual, names, resamples=resamples)
+        figures = classification(found, self.actual, names, resamples=resamples)
+        return replace(figures, baselines={**figures.baselines, "chance": 1 / known})
 
 
 class ZeroShotClasses(Metric):

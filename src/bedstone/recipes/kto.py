@@ -9,7 +9,7 @@ from typing import Any
 
 from bedstone.checkpoints.model import Model
 from bedstone.data.text.preference_examples import PreferenceExamples
-from bedstone.data.text.preferences import read_judged, usable_judged
+from bedstone.data.text.preferences import PROMPTS, read_judged, usable_judged
 from bedstone.objectives.preferences import JudgedLoss
 from bedstone.recipes.preferences import Policy, PolicyRecipe
 from bedstone.settings import number
@@ -36,7 +36,7 @@ class KTO(Policy[KTORecipe]):
     Recipe = KTORecipe
     reader = staticmethod(read_judged)
     usable = staticmethod(usable_judged)
-    fields = ("prompt", "messages", "completion")
+    fields = (*PROMPTS, "input", "system", "completion")
 
     def labels(self, examples: dict[str, PreferenceExamples]) -> dict[str, list[Any]]:
         names = {True: "desirable", False: "undesirable"}

@@ -21,7 +21,7 @@ from bedstone.data.text.preference_examples import (
     PreferenceExamples,
     preference_stream,
 )
-from bedstone.data.text.preferences import read_pair, usable_pairs
+from bedstone.data.text.preferences import PROMPTS, read_pair, usable_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.preferences import PreferenceEvaluation
@@ -190,7 +190,7 @@ class Preferences(Method[R]):
         tested = examples.get("test")
         return Splits(train, examples["validation"], tested, record, notes, understood)
 
-    fields: ClassVar[tuple[str, ...]] = ("prompt", "messages", "chosen", "rejected")
+    fields: ClassVar[tuple[str, ...]] = (*PROMPTS, "input", "system", "chosen", "rejected")
 
     def labels(self, examples: dict[str, PreferenceExamples]) -> dict[str, list[Any]]:
         """The classes of rows by their split; none of pairs."""

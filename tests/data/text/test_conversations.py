@@ -276,3 +276,30 @@ def test_answers_that_follow_one_another_are_learnt(backend):
     known = tokenizer(backend, CHATML)
     (chat,) = learnt_chats(known, [*TALK[:3], TALK[4]])
     assert learnt(chat, known) == ["Well, é 😀.<|im_end|>", "The sun shines.<|im_end|>"]
+
+
+@pytest.mark.parametrize("no", [0, "0", "false", False, " False "])
+@pytest.mark.parametrize("name", ["weight", "train"])
+def test_answers_that_are_only_read(backend, name, no):
+    talk = [TALK[1], {**TALK[2], name: no}, TALK[3], {**TALK[4], name: "1"}]
+    made = ConversationExamples(Dataset([{"messages": talk}]), tokenizer(backend, CHATML), limit=99)
+    alone = [TALK[1], {**TALK[2], "weight": 0}, *TALK[3:]]
+    other = ConversationExamples(Dataset([{"messages": alone}]), made.tokenizer, limit=99)
+    assert made.trained_count == other.trained_count > 0
+
+
+def test_an_empty_answer_is_not_learnt(backend):
+    rows = Dataset([{"messages": [TALK[1], {"role": "assistant", "content": " "}]}])
+    with pytest.raises(BedstoneError, match=r"row 1: .*an empty turn of the assistant"):
+        ConversationExamples(rows, tokenizer(backend, CHATML), limit=99)
+
+
+def test_a_column_of_system_messages_is_read(backend):
+    words = tokenizer(backend, CHATML)
+    rows = [
+        {"system": "Be short.", "conversations": TALK[1:]},
+        {"system": None, "conversations": TALK},
+        {"system": "Other", "conversations": TALK},
+    ]
+    made = [ConversationExamples(Dataset([row]), words, limit=99).chats(0) for row in rows]
+    assert made[0] == made[1] == made[2]

@@ -293,3 +293,64 @@ def test_padding_of_scored_rows_is_no_end_token() -> None:
     found = encode_answer(tokenizer, "cat", " yes", scored=True)
     assert (found.answer[-1] == tokenizer.eos_id) is ends_answers(tokenizer)
     assert torch.tensor(found.answer).ne(tokenizer.pad_id if tokenizer.pad_id else -1).all()
+
+
+ASK, SHORT, LONG = (
+    {"from": who, "value": text}
+    for who, text in (("human", "cat?"), ("gpt", "yes"), ("gpt", "no no"))
+)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", ["openai", "sharegpt", "one"])
+def test_messages_may_be_json_in_a_text(form: str, indent: int | None) -> None:
+    pairs: dict[str, Any] = {
+        "openai": ([USER, YES], [USER, NO]),
+        "sharegpt": ([ASK, SHORT], [ASK, LONG]),
+        "one": (YES, NO),
+    }
+    row = {
+        name: json.dumps(value, indent=indent)
+        for name, value in zip(("chosen", "rejected"), pairs[form], strict=True)
+    }
+    found = read_pair(Dataset([{**row, **({"prompt": "cat?"} if form == "one" else {})}]), 0)
+    assert found.prompt == [USER]
+    assert [each[0]["role"] for each in found.answers] == ["assistant"] * 2  # type: ignore[index]
+
+
+def test_a_text_that_only_looks_like_json_stays_one() -> None:
+    found = read_pair(Dataset([{"prompt": "a", "chosen": '[{"x": 1}]', "rejected": "{}"}]), 0)
+    assert found.answers == ('[{"x": 1}]', "{}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "prompt"),
+    [
+        ({"question": "cat?"}, "cat?"),
+        ({"instruction": "say", "input": "cat?"}, "say\n\ncat?"),
+        ({"instruction": "say", "input": ""}, "say"),
+        (
+            {"system": "be short", "question": "cat?"},
+            [{"role": "system", "content": "be short"}, USER],
+        ),
+        ({"system": "", "prompt": "cat?", "question": "other"}, "cat?"),
+    ],
+)
+def test_prompts_by_other_columns(columns: dict[str, str], prompt: Any) -> None:
+    row = {**columns, "chosen": "yes", "rejected": "no"}
+    assert read_pair(Dataset([row]), 0).prompt == prompt
+
+
+@pytest.mark.parametrize("label", [1.0, "1.0", 1, " True "])
+def test_numbers_as_labels(label: Any) -> None:
+    assert read_judged(Dataset([{"prompt": "a", "completion": "b", "label": label}]), 0).label
+
+
+@pytest.mark.parametrize(("margin", "read"), [("0.5", 0.5), (2, 2.0), (1e308, None), ("a", None)])
+def test_margins(margin: Any, read: float | None) -> None:
+    rows = Dataset([{"prompt": "a", "chosen": "b", "rejected": "c", "margin": margin}])
+    if read is None:
+        with pytest.raises(BedstoneError, match=r"margin.*expected a number from -1e\+06 to 1e"):
+            read_pair(rows, 0)
+    else:
+        assert read_pair(rows, 0).margin == read

@@ -120,3 +120,13 @@ def test_files_and_names(tmp_path):
         open_template("translation", "text-classification")
     with pytest.raises(BedstoneError, match="there is no file"):
         open_template(str(tmp_path / "none.yaml"), "text-classification")
+
+
+def test_labels_are_texts(tmp_path):
+    file = tmp_path / "numbers.yaml"
+    head = 'task: text-classification\ninput: "{text}"\noutput: " {label}"\n'
+    file.write_text(head + "labels: {0: bad, 1: good}\n")
+    assert open_template(str(file), "text-classification").labels == {"0": "bad", "1": "good"}
+    file.write_text(head + "labels: {yes: good, no: bad}\n")
+    with pytest.raises(BedstoneError, match=r'YAML reads yes, no.*in quotes: "yes"'):
+        open_template(str(file), "text-classification")

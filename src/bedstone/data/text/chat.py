@@ -86,6 +86,31 @@ def read_messages(messages: Any, what: str = "messages") -> list[dict[str, Any]]
     return found
 
 
+def system_of(rows: Any, row: int) -> str:
+    """What the column `system` of a row says; "" where there is none.
+
+    Args:
+        rows: a `data.dataset.Dataset`.
+
+    Raises:
+        BedstoneError: it is no text.
+    """
+    column = rows.column("system")
+    value = rows.rows[row].get(column) if column else None
+    if value is None or value != value:  # a gap of a table is nan
+        return ""
+    if not isinstance(value, str):
+        raise rows.fault(row, column, f"is {shown(value)}; expected a text", "Mend it.")
+    return value if value.strip() else ""
+
+
+def with_system(messages: Sequence[dict[str, Any]], system: str) -> list[dict[str, Any]]:
+    """Messages behind a system message, where they begin with none."""
+    if not system or (messages and messages[0].get("role") == "system"):
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
+
+
 SHAREGPT = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant"}
 SHAREGPT |= {"function_call": "assistant", "observation": "tool", "function": "tool"}
 
@@ -318,7 +343,14 @@ def learnt_chats(
 
 def is_learnt(message: Mapping[str, Any]) -> bool:
     """Whether an answer is learnt where answers are: `weight: 0` and `train: false` say no."""
-    return bool(message.get("weight", 1)) and bool(message.get("train", True))
+    return not any(_is_no(message[name]) for name in ("weight", "train") if name in message)
+
+
+def _is_no(value: Any) -> bool:
+    """Whether a value says no: 0, false, or these as a text, as columns of CSV have them."""
+    if isinstance(value, str):
+        return value.strip().lower() in ("0", "0.0", "false", "no", "")
+    return not value
 
 
 def _by_prefixes(

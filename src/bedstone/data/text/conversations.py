@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from bedstone.data.dataset import Dataset
-from bedstone.data.text.chat import LearntChat, is_learnt, learnt_chats, read_messages
+from bedstone.data.text.chat import (
+    LearntChat,
+    is_learnt,
+    learnt_chats,
+    read_messages,
+    system_of,
+    with_system,
+)
 from bedstone.data.text.encode import Input
 from bedstone.data.text.examples import Examples, Ragged, Targets
 from bedstone.data.text.instructions import conversation_template
@@ -57,18 +64,27 @@ class Conversations:
                 an answer.
         """
         if self.messages is None:
-            prompt = self._messages(row, self.rows.need("prompt"))
+            prompt = with_system(
+                self._messages(row, self.rows.need("prompt")), system_of(self.rows, row)
+            )
             messages = [*prompt, *self._messages(row, self.rows.need("completion"))]
-            if answered and not any(m["role"] == "assistant" for m in messages[len(prompt) :]):
-                column = self.rows.need("completion")
-                raise self.rows.fault(row, column, "has no turn of the assistant", "Mend it.")
+            if answered:
+                self._check(row, self.rows.need("completion"), messages[len(prompt) :])
             return messages, self._tools(row), len(prompt)
-        messages = self._messages(row, self.messages)
-        learnt = (m for m in messages if m["role"] == "assistant" and is_learnt(m))
-        if answered and not any(learnt):
-            what = "has no turn of the assistant that is to be learnt"
-            raise self.rows.fault(row, self.messages, what, "Leave the row out.")
+        messages = with_system(self._messages(row, self.messages), system_of(self.rows, row))
+        if answered:
+            self._check(row, self.messages, messages)
         return messages, self._tools(row), 0
+
+    def _check(self, row: int, column: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Raises BedstoneError where no answer is to be learnt, or an empty one is."""
+        learnt = [m for m in messages if m["role"] == "assistant" and is_learnt(m)]
+        if not learnt:
+            what = "has no turn of the assistant that is to be learnt"
+            raise self.rows.fault(row, column, what, "Leave the row out.")
+        if not all((m.get("content") or "").strip() or m.get("tool_calls") for m in learnt):
+            what = "has an empty turn of the assistant, which would teach to say nothing"
+            raise self.rows.fault(row, column, what, "Leave it out, or give it weight: 0.")
 
     def _messages(self, row: int, column: str) -> list[dict[str, Any]]:
         value = self.rows.value(row, column)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from bedstone.data.dataset import Dataset
-from bedstone.data.text.chat import read_messages
+from bedstone.data.text.chat import read_messages, system_of, with_system
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 
 Text = str | list[dict[str, Any]]  # of a prompt or an answer: a text, or messages
 TURN = "\n\nAssistant:"  # begins an answer in dialogues that are one text
 MEND = "Mend it, or leave the row out."
+LARGEST = 1e6  # of a margin, which is in the unit of rewards
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def read_judged(rows: Dataset, row: int) -> Answered:
     found = read_answer(rows, row)
     label = rows.value(row, judged)
     known = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+    known |= {"1.0": True, "0.0": False}  # a column of numbers that has gaps
     key = label.strip().lower() if isinstance(label, str) else label
-    if not isinstance(key, bool | int | str) or key not in known:
-        what = f"is {shown(label)}; expected true (desirable) or false"
+    if not isinstance(key, bool | int | float | str) or key not in known:
+        what = f"is {shown(label)}; expected true or 1 (desirable), or false or 0"
         raise rows.fault(row, judged, what, MEND)
     return replace(found, label=known[key])
 
@@ -137,12 +139,10 @@ def _text(rows: Dataset, row: int, column: str) -> Text:
     """A cell as a text or as messages: a list of them, one alone, or a JSON of them."""
     value: Any = rows.value(row, column)
     if isinstance(value, str):
-        if not value.lstrip().startswith("[{") or '"role"' not in value:
+        read = _json_messages(value)
+        if read is None:
             return value if not value.strip() else rows.text(row, column)
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return rows.text(row, column)
+        value = read
     value = [value] if isinstance(value, Mapping) else value
     if isinstance(value, np.ndarray):
         value = value.tolist()
@@ -154,14 +154,44 @@ def _text(rows: Dataset, row: int, column: str) -> Text:
     return read_messages(list(value), f"{rows.where(row)}: column {column!r}")
 
 
-def _prompt(rows: Dataset, row: int) -> Text | None:
-    """The prompt of a row; None where there is no column of prompts."""
-    column = rows.column("prompt") or rows.column("messages")
-    if column is None:
+def _json_messages(text: str) -> list[Any] | None:
+    """The messages that a text holds as JSON, one alone or a list; None where it is only a text."""
+    if text.lstrip()[:1] not in ("[", "{"):
         return None
-    if rows.rows[row].get(column) in (None, ""):
-        return ""
-    return _text(rows, row, column)
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    found = [found] if isinstance(found, Mapping) else found
+    if not isinstance(found, list) or not found:
+        return None
+    held = all(isinstance(each, Mapping) and ("role" in each or "from" in each) for each in found)
+    return found if held else None
+
+
+PROMPTS = ("prompt", "messages", "instruction", "question")  # columns that may hold a prompt
+
+
+def _prompt(rows: Dataset, row: int) -> Text | None:
+    """The prompt of a row; None where there is no column of prompts.
+
+    Behind an instruction stands its `input`; what a column `system` says stands before, and the
+    prompt is then messages.
+    """
+    part = next((each for each in PROMPTS if rows.column(each)), None)
+    if part is None:
+        return None
+    column = rows.need(part)
+    empty = rows.rows[row].get(column) in (None, "")
+    prompt: Text = "" if empty else _text(rows, row, column)
+    if part == "instruction" and isinstance(prompt, str) and (more := rows.column("input")):
+        given = rows.rows[row].get(more) or ""
+        prompt = f"{prompt}\n\n{given}".strip() if isinstance(given, str) else prompt
+    if not (system := system_of(rows, row)):
+        return prompt
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}] if prompt.strip() else []
+    return with_system(prompt, system)
 
 
 def _joined(prompt: Text, answers: tuple[Text, ...]) -> tuple[Text, tuple[Text, ...]]:
@@ -243,9 +273,14 @@ def _margin(rows: Dataset, row: int) -> float:
     if column is None:
         return 0.0
     value = rows.value(row, column)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise rows.fault(row, column, f"is {shown(value)}; expected a number", MEND)
-    return float(value)
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not abs(found) <= LARGEST:  # nan too
+        what = f"is {shown(value)}; expected a number from -{LARGEST:g} to {LARGEST:g}"
+        raise rows.fault(row, column, what, MEND)
+    return found
 
 
 def _tools(rows: Dataset, row: int) -> list[Any] | None:

@@ -89,6 +89,13 @@ class PromptTemplate(Settings):
         if not set(self.fields("output")) & set(written):
             named = " or ".join(f"{{{each}}}" for each in written)
             raise BedstoneError(f"{self.name}: output: {self.output!r} has no {named}. Add it.")
+        if any(isinstance(label, bool) for label in self.labels):
+            raise BedstoneError(
+                f"{self.name}: labels: {self.labels!r}: YAML reads yes, no, on and off as true and "
+                'false. Put them in quotes: "yes".'
+            )
+        named = {str(label): words for label, words in self.labels.items()}
+        object.__setattr__(self, "labels", named)
         for label, words in self.labels.items():
             if not isinstance(words, str) or not words.strip():
                 raise BedstoneError(

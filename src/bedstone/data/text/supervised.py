@@ -362,7 +362,17 @@ PARTS = {
     "token-classification": ("tokens", "tags"),
     "question-answering": ("question", "context", "answers"),
     "text-generation": (
-        *("prompt", "instruction", "input", "text", "completion", "output", "messages", "tools"),
+        *(
+            "prompt",
+            "instruction",
+            "input",
+            "text",
+            "completion",
+            "output",
+            "messages",
+            "system",
+            "tools",
+        ),
     ),
 }
 

@@ -288,7 +288,8 @@ def right_choice(rows: Dataset, number: int) -> int:
     Raises:
         BedstoneError: it is none of the choices.
     """
-    column = rows.column("answer") or rows.need("label")
+    named = rows.columns.get("label")
+    column = named or rows.column("answer") or rows.need("label")
     value, choices = rows.value(number, column), rows.value(number, rows.need("choices"))
     if isinstance(value, str) and value in choices:
         return list(choices).index(value)
