@@ -94,8 +94,8 @@ class PromptTemplate(Settings):
                 f"{self.name}: labels: {self.labels!r}: YAML reads yes, no, on and off as true and "
                 'false. Put them in quotes: "yes".'
             )
-        named = {str(label): words for label, words in self.labels.items()}
-        object.__setattr__(self, "labels", named)
+        texts = {str(label): words for label, words in self.labels.items()}
+        object.__setattr__(self, "labels", texts)
         for label, words in self.labels.items():
             if not isinstance(words, str) or not words.strip():
                 raise BedstoneError(
