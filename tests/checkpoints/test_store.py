@@ -49,7 +49,10 @@ def loss(value: float) -> dict[str, float]:
     return {"validation_loss": value}
 
 
-@pytest.mark.parametrize("run", [raised, pytest.param(killed, marks=needs_fork)])
+# Each cut in a process of its own takes half a minute a case.
+@pytest.mark.parametrize(
+    "run", [raised, pytest.param(killed, marks=[needs_fork, pytest.mark.slow])]
+)
 @pytest.mark.parametrize(
     ("step", "exchange"),
     [

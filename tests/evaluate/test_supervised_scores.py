@@ -58,7 +58,8 @@ def test_each_head_has_its_figures(name, pieces, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == len(TEXTS)
     figure = FIGURES[name]
-    assert found[f"{figure}_low"] <= found[figure] <= found[f"{figure}_high"]
+    low, high = found[f"{figure}_low"], found[f"{figure}_high"]
+    assert low - 1e-9 <= found[figure] <= high + 1e-9  # a correlation of 1 may round to less
     assert main(["evaluate", model, rows]) == 0
     assert figure in capsys.readouterr().out
 
