@@ -168,12 +168,13 @@ def main() -> None:
             labels = list(known.choices)
             ours = [labels.index(max(each, key=each.__getitem__)) for each in scores]
             shares = torch.tensor(logs).softmax(-1)
-            apart = max(
+            differences = [
                 abs(each[label] - float(shares[number, place]))
                 for number, each in enumerate(scores)
                 for place, label in enumerate(labels)
                 if not cut[number]
-            )
+            ]
+            apart = max(differences, default=0.0)
             truth = [labels.index(row["label"]) for row in rows]
             accuracy, other = (
                 float(np.mean(np.array(each) == truth)) for each in (ours, predicted)
