@@ -1,6 +1,7 @@
 """Labelled rows from files, and what is said of those that can't be learnt."""
 
 import json
+import time
 
 import datasets
 import numpy as np
@@ -199,3 +200,11 @@ def test_of_few_rows_one_is_held_out_and_one_is_kept(share):
     assert sorted(map(str, again[1].rows)) == sorted(map(str, held.rows))
     with pytest.raises(BedstoneError, match="too few rows"):
         Dataset(rows[:1] * 3).hold_out(share)
+
+
+def test_many_rows_are_held_out_in_time_that_grows_with_them():
+    rows = Dataset([{"text": str(number)} for number in range(30_000)])
+    began = time.process_time()
+    train, held = rows.hold_out(0.1)
+    assert time.process_time() - began < 5  # a look at all rows for each takes half a minute
+    assert len(train) + len(held) == 30_000 and 2_700 < len(held) < 3_300

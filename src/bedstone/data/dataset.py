@@ -144,8 +144,8 @@ class Dataset:
             rows = (_image(row) if self.samples else _json(row) for row in self.rows)
             places = [_number(key) for key in rows]
             # of few rows chance may choose none, or all: one is held out, or kept, all the same
-            share = min(max(share, min(places, default=0)), max(places, default=1))
-            held = [place < share or place == min(places) for place in places]
+            first, last = min(places, default=0.0), max(places, default=0.0)
+            held = [place == first or place < share and place != last for place in places]
         else:
             keys = self.keys()
             chosen = _stratified(keys, classes, share)
