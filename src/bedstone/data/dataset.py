@@ -145,7 +145,7 @@ class Dataset:
             places = [_number(key) for key in rows]
             # of few rows chance may choose none, or all: one is held out, or kept, all the same
             first, last = min(places, default=0.0), max(places, default=0.0)
-            held = [place == first or place < share and place != last for place in places]
+            held = [place == first or (place < share and place != last) for place in places]
         else:
             keys = self.keys()
             chosen = _stratified(keys, classes, share)

@@ -4,7 +4,7 @@ The methods are `reward`, `dpo` and `kto`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -67,6 +67,33 @@ class PreferenceConfig(Settings):
     validation_share: float = number(0, 1, open_least=True, open_most=True, default=0.1)
     most_rows: int = whole(0, default=0)
     most_broken: float = share(below_one=True, default=MOST_BROKEN)
+
+    def open(
+        self, seed: int, usable: Callable[[Dataset], Dataset] = lambda rows: rows
+    ) -> dict[str, Dataset]:
+        """The rows of training, validation and, where it is named, test, by split.
+
+        Args:
+            seed: of the draw of `most_rows`.
+            usable: rows to those that can be learnt.
+
+        Raises:
+            BedstoneError: a source can't be read, or has too few rows.
+        """
+
+        def opened(name: str) -> Dataset:
+            rows: Dataset = open_dataset(
+                name, columns=self.columns, split=self.split, most_broken=self.most_broken
+            )
+            return usable(rows)
+
+        learnt = opened(self.train)
+        if self.validation:
+            held = opened(self.validation)
+        else:
+            learnt, held = learnt.hold_out(self.validation_share)
+        found = {"train": learnt.take(self.most_rows, seed), "validation": held}
+        return {**found, "test": opened(self.test)} if self.test else found
 
 
 @dataclass
@@ -154,23 +181,7 @@ class Preferences(Method[R]):
     def open(self, recipe: R, start: Start) -> Splits:
         data, model = recipe.data, start.model
 
-        def opened(name: str) -> Dataset:
-            rows = open_dataset(
-                name, columns=data.columns, split=data.split, most_broken=data.most_broken
-            )
-            found: Dataset = type(self).usable(rows)
-            return found
-
-        learnt = opened(data.train)
-        held: Dataset
-        if data.validation:
-            held = opened(data.validation)
-        else:
-            learnt, held = learnt.hold_out(data.validation_share)
-        learnt = learnt.take(data.most_rows, recipe.seed)
-        found = {"train": learnt, "validation": held}
-        if data.test:
-            found["test"] = opened(data.test)
+        found = data.open(recipe.seed, type(self).usable)
         with ProgressBar("reading the rows", quiet=start.quiet):
             examples = {split: self.examples(recipe, model, rows) for split, rows in found.items()}
         train = examples["train"]
@@ -180,7 +191,10 @@ class Preferences(Method[R]):
             "rows": len(train.rows),
             "left_out": len(train.rows.faults.broken),
         }
-        notes = [f"{data.train}: {train.describe()}", f"held out: {len(held):,} rows"]
+        notes = [
+            f"{data.train}: {train.describe()}",
+            f"held out: {len(found['validation']):,} rows",
+        ]
         notes += filter(None, (each.cuts.note(train.limit) for each in examples.values()))
         understood = summarise(
             {split: each.rows for split, each in examples.items()},

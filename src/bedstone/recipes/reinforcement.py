@@ -14,8 +14,6 @@ import torch
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.dataset import Dataset
-from bedstone.data.open import open_dataset
 from bedstone.data.summary import summarise
 from bedstone.data.text.reinforcement import Prompts
 from bedstone.errors import BedstoneError
@@ -173,24 +171,8 @@ class Reinforcement(Preferences[R]):
             monitor = RewardSum(recipe.monitor, start.precision, "monitor")
         start.parts |= {"rewards": rewards, "monitor": monitor}
 
-        def opened(name: str) -> Dataset:
-            rows: Dataset = open_dataset(
-                name, columns=data.columns, split=data.split, most_broken=data.most_broken
-            )
-            return rows
-
-        learnt = opened(data.train)
-        held: Dataset
-        if data.validation:
-            held = opened(data.validation)
-        else:
-            learnt, held = learnt.hold_out(data.validation_share)
-        found = {
-            "train": learnt.take(data.most_rows, recipe.seed),
-            "validation": held.take(recipe.evaluate_rows, recipe.seed),
-        }
-        if data.test:
-            found["test"] = opened(data.test)
+        found = data.open(recipe.seed)
+        found["validation"] = found["validation"].take(recipe.evaluate_rows, recipe.seed)
         tokenizer = tokenizer_of(model)
         prompts = {split: Prompts(rows, tokenizer, room=room) for split, rows in found.items()}
         for each in prompts.values():

@@ -17,7 +17,7 @@ from torch import Tensor
 from bedstone.data.dataset import Dataset
 from bedstone.data.stream import Stream
 from bedstone.data.text.encode import Input
-from bedstone.data.text.packing import Packed, PackedBatch, lay
+from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.settings import check_whole
@@ -26,7 +26,7 @@ BATCH = 1024  # rows tokenised at a time
 
 
 @dataclass(frozen=True)
-class ExampleBatch(PackedBatch):
+class ExampleBatch(ReadStates, PackedBatch):
     """A batch of windows of labelled rows.
 
     Attributes:
@@ -57,10 +57,6 @@ class ExampleBatch(PackedBatch):
     words: Tensor | None = None
 
     on_cpu: ClassVar[tuple[str, ...]] = ("owners", "words")
-
-    def states(self, network: Any) -> Tensor:
-        """The head's input, (M, D)."""
-        return network.packed_states(self.rows, self.read)
 
     def describe(self) -> str:
         """Which rows are in it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -60,6 +60,23 @@ class Packed(Tensors):
             documents=self.documents[:, start:end] - first,
             lengths=self.lengths[first:last],
         )
+
+
+class ReadStates:
+    """Packed rows of which some states are read.
+
+    Attributes:
+        rows: laid end to end, N tokens.
+        read: (M,) int64, places in 0..N-1 whose states are read.
+    """
+
+    rows: Packed
+    read: Tensor
+
+    def states(self, network: Any) -> Tensor:
+        """The states that are read, (M, D)."""
+        found: Tensor = network.packed_states(self.rows, self.read)
+        return found
 
 
 class PackedBatch(Batch):

@@ -18,7 +18,7 @@ from bedstone.data.stream import Stream
 from bedstone.data.text.chat import learnt_chats, render
 from bedstone.data.text.encode import Input, completion_input, frame_of, pair_input, read_texts
 from bedstone.data.text.examples import Examples, Ragged, Targets
-from bedstone.data.text.packing import Packed, PackedBatch, lay
+from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay
 from bedstone.data.text.preferences import Answered, Text, read_answer, read_pair
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -220,7 +220,7 @@ def scored_input(
 
 
 @dataclass(frozen=True)
-class PreferenceBatch(PackedBatch):
+class PreferenceBatch(ReadStates, PackedBatch):
     """Answers to some prompts.
 
     Attributes:
@@ -248,11 +248,6 @@ class PreferenceBatch(PackedBatch):
     places: list[str]
 
     unit: ClassVar[str] = "tokens"
-
-    def states(self, network: Any) -> Tensor:
-        """The states that are read, (M, D)."""
-        found: Tensor = network.packed_states(self.rows, self.read)
-        return found
 
     def half(self, number: int) -> "PreferenceBatch":
         """The first windows of all rows alone (0), or the second (1)."""

@@ -8,7 +8,7 @@ Shapes: n answers, T tokens of the longest, M tokens of all answers, laid end to
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from bedstone.data.dataset import Dataset
 from bedstone.data.text.chat import render
 from bedstone.data.text.encode import completion_input
-from bedstone.data.text.packing import Packed, PackedBatch, lay
+from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay
 from bedstone.data.text.preferences import Text, read_prompt
 from bedstone.data.text.tokenizer import CONTEXT, Tokenizer
 from bedstone.errors import BedstoneError
@@ -107,7 +107,7 @@ def prompt_ids(tokenizer: Tokenizer, prompt: Text, tools: Sequence[Any] | None =
 
 
 @dataclass(frozen=True)
-class PolicyBatch(PackedBatch):
+class PolicyBatch(ReadStates, PackedBatch):
     """Sampled answers to learn from.
 
     Attributes:
@@ -137,16 +137,9 @@ class PolicyBatch(PackedBatch):
     number: int
     places: list[str]
 
-    unit: ClassVar[str] = "tokens"
-
-    def states(self, network: Any) -> Tensor:
-        """The states that are read, (M, D)."""
-        found: Tensor = network.packed_states(self.rows, self.read)
-        return found
-
 
 @dataclass(frozen=True)
-class Laid:
+class Laid(ReadStates):
     """Answers with their prompts, laid end to end; fields as in `PolicyBatch`.
 
     Attributes:
@@ -158,11 +151,6 @@ class Laid:
     targets: Tensor
     owners: Tensor
     places: Tensor
-
-    def states(self, network: Any) -> Tensor:
-        """The states before each token of the answers, (M, D)."""
-        found: Tensor = network.packed_states(self.rows, self.read)
-        return found
 
     def to(self, device: torch.device) -> "Laid":
         """The same there."""
