@@ -66,10 +66,8 @@ def main() -> None:
         model = bedstone.load(name, dtype=torch.float32)
         model.network.eval()
         loss = loss_of(model, rows)
-        settings = GenerationSettings(max_new_tokens=args.most, do_sample=args.sample)
-        settings = settings if args.sample else GenerationSettings(
-            max_new_tokens=args.most, do_sample=False, repetition_penalty=1.0
-        )  # fmt: skip
+        greedy = {} if args.sample else {"repetition_penalty": 1.0}
+        settings = GenerationSettings(max_new_tokens=args.most, do_sample=args.sample, **greedy)
         seed_everything(0)
         network, found = for_inference(model.network, torch.float32), []
         prompts = [render(model.tokenizer, conversation(row)) for row in rows]

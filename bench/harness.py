@@ -25,6 +25,7 @@ from lm_eval.models.huggingface import HFLM
 
 import bedstone
 from bedstone.tasks.text.prompted_tasks import PromptedClassification
+from likelihood import harness_of
 from result import SHARED, Side, add_write, write
 
 
@@ -128,15 +129,7 @@ def main() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = bedstone.load(args.model)
     model.network.float()
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model")
-        peer = HFLM(
-            pretrained=f"{folder}/model",
-            device="cpu",
-            dtype="float32",
-            batch_size=8,
-            logits_cache=False,  # it mixes up requests of one text that is cut at two places
-        )
+    peer = harness_of(model)
     seconds: dict[str, list[float]] = {"bedstone": [], "lm-eval": []}
     quality: dict[str, Any] = {}
     for name, known in TASKS.items():

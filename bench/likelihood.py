@@ -73,6 +73,20 @@ def few_shot(texts: list[str]) -> list[tuple[str, str]]:
     ]
 
 
+def harness_of(model: bedstone.Model, longest: int | None = None) -> HFLM:
+    """A model as lm-evaluation-harness reads it, by transformers."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model")
+        return HFLM(
+            pretrained=f"{folder}/model",
+            device="cpu",
+            dtype="float32",
+            batch_size=8,
+            max_length=longest,
+            logits_cache=False,  # it mixes up requests of one text that is cut at two places
+        )
+
+
 def compare(scorer: Scorer, peer: HFLM, pairs: list[tuple[str, str]]) -> list[float]:
     """Differences of the log-probabilities; prints seconds of both."""
     began = time.process_time()
@@ -107,16 +121,7 @@ def main() -> None:
     pairs = requests(tokenizer, texts, given.requests, context, draw)
     scorer = Scorer(for_inference(model.network, torch.float32), tokenizer)
     scorer.context = context
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model")
-        peer = HFLM(
-            pretrained=f"{folder}/model",
-            device="cpu",
-            dtype="float32",
-            batch_size=8,
-            max_length=context,
-            logits_cache=False,  # it mixes up requests of one text that is cut at two places
-        )
+    peer = harness_of(model, context)
     apart = compare(scorer, peer, pairs)
     for number, kind in enumerate(KINDS):
         print(f"{kind}: {max(apart[number::5]):.2e} nats at most, of {len(apart[number::5])}")
