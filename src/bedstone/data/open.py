@@ -33,6 +33,12 @@ BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
 TEXT_ROWS = {
     "numbers": ("bedstone.data.numbers", "number_rows"),
     "numbers-held-out": ("bedstone.data.numbers", "held_out_rows"),
+    "small-talk-chats": ("bedstone.data.small_talk", "chat_rows"),
+    "small-talk-chats-held-out": ("bedstone.data.small_talk", "held_out_chats"),
+    "small-talk-preferences": ("bedstone.data.small_talk", "preference_rows"),
+    "small-talk-preferences-held-out": ("bedstone.data.small_talk", "held_out_preferences"),
+    "small-talk-problems": ("bedstone.data.small_talk", "problem_rows"),
+    "small-talk-problems-held-out": ("bedstone.data.small_talk", "held_out_problems"),
 }
 # Columns of rows that may have an image beside their text.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")

@@ -9,12 +9,13 @@ Shapes: P prompts, G answers to each, n = P G answers, T tokens of the longest, 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_columns
 
 from bedstone.generation.autoregress import Decoder, check_prompts, decode, pad, prefill, ready
 from bedstone.generation.sampling import likeliest
@@ -51,6 +52,30 @@ class Sampled:
     def real(self) -> Tensor:
         """(n, T) bool, which places hold a token."""
         return torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
+
+    def pick(self, answers: Tensor) -> "Sampled":
+        """Some answers, by their numbers, without columns that none of them reaches."""
+        some = {name: value[answers] for name, value in vars(self).items()}
+        longest = int(some["lengths"].max())
+        return Sampled(
+            **{
+                name: value[:, :longest].clone() if value.dim() > 1 else value
+                for name, value in some.items()
+            }
+        )
+
+
+def joined(parts: Sequence[Sampled]) -> Sampled:
+    """The answers of all parts, in their order."""
+    longest = max(part.ids.shape[1] for part in parts)
+
+    def whole(name: str) -> Tensor:
+        values = [getattr(part, name) for part in parts]
+        if values[0].dim() > 1:
+            values = [pad_columns(each, (0, longest - each.shape[1])) for each in values]
+        return torch.cat(values)
+
+    return Sampled(**{each.name: whole(each.name) for each in fields(Sampled)})
 
 
 @torch.no_grad()
@@ -102,12 +127,7 @@ def sample_answers(
         ]
     finally:
         network.train(was_training)
-    names = ("ids", "lengths", "ended", "log_probs", "entropy")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    longest = int(whole["lengths"].max())
-    return Sampled(
-        *(each[:, :longest].clone() if each.dim() > 1 else each for each in whole.values())
-    )
+    return joined(parts).pick(torch.arange(count))
 
 
 def _some(

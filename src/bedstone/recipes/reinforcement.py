@@ -69,6 +69,8 @@ class ReinforcementRecipe(PreferenceRecipe):
         max_new_tokens: of an answer.
         temperature: that tokens are drawn at; log-probabilities are those of that temperature.
         truncated: `score` learns from answers that the limit cut too; `skip` leaves them out.
+        resample: rounds at most in which groups of equal rewards are replaced by answers to further
+            prompts (dynamic sampling of DAPO); 0 keeps them.
         updates: passes over a rollout.
         minibatches: steps of a pass.
         clip_low, clip_high: how far a token's probability may move below and above what it was, as
@@ -94,6 +96,7 @@ class ReinforcementRecipe(PreferenceRecipe):
     max_new_tokens: int = whole(1, default=256)
     temperature: float = number(0, open_least=True, default=1.0)
     truncated: str = one_of("score", "skip", default="score")
+    resample: int = whole(0, default=0)
     updates: int = whole(1, default=1)
     minibatches: int = whole(1, default=1)
     clip_low: float = number(0, 1, default=0.2)
@@ -125,6 +128,11 @@ class ReinforcementRecipe(PreferenceRecipe):
             raise BedstoneError(
                 f"group: {self.group} was given; answers to a prompt are compared with each other, "
                 f"so there must be {self.least_group} or more. One alone is for method: ppo."
+            )
+        if self.resample and self.least_group < 2:
+            raise BedstoneError(
+                f"resample: {self.resample} was given; it replaces groups of equal rewards, and a "
+                "critic compares no groups. Leave it out."
             )
         if self.accumulate != 1:
             raise BedstoneError(
@@ -213,6 +221,7 @@ class Reinforcement(Preferences[R]):
             max_tokens=recipe.max_new_tokens,
             temperature=recipe.temperature,
             skip_cut=recipe.truncated == "skip",
+            resample=recipe.resample,
             baseline=self.baseline,
             kl=recipe.kl,
             kl_in=recipe.kl_in,

@@ -64,7 +64,8 @@ class Trainer:
     Attributes:
         network: what learns.
         objective: (network, batch) to (sum of losses, number of targets); its `after_step`, if it
-            has one, is called with the network after each update.
+            has one, is called with the network after each update; its `figures`, if it has them,
+            go into the log.
         batches: what it learns from; each has `ids`, `target_count` and `describe()`.
         optimizer: moves the weights.
         budget: when it ends, and how far along it is.
@@ -248,6 +249,7 @@ class Trainer:
             "seconds": now,
             f"{self.unit}_per_second": (self.tokens - tokens) / max(now - seconds, 1e-9),
             **getattr(self.batches, "figures", dict)(),  # such as how long they let us wait
+            **getattr(self.objective, "figures", dict)(),
         }
 
     def one_step(self, share: float) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from bedstone.data.stream import Batches, Stream
 from bedstone.data.text.reinforcement import PolicyBatch, Prompts, lay_answers
 from bedstone.errors import BedstoneError
-from bedstone.generation.rollout import Sampled, sample_answers
+from bedstone.generation.rollout import Sampled, joined, sample_answers
 from bedstone.objectives.policy import (
     denominator,
     generalised_advantages,
@@ -74,6 +74,7 @@ class RolloutSettings:
         max_tokens: of an answer.
         temperature: that tokens are drawn at.
         skip_cut: whether answers that the limit cut don't count.
+        resample: how often at most groups without spread are replaced by answers to other prompts.
         baseline: one of `BASELINES`.
         scale: as for `objectives.policy.group_advantages`.
         kl: weight of the divergence from the reference.
@@ -92,6 +93,7 @@ class RolloutSettings:
     max_tokens: int
     temperature: float = 1.0
     skip_cut: bool = False
+    resample: int = 0
     baseline: str = "group"
     scale: str = "none"
     kl: float = 0.0
@@ -115,6 +117,41 @@ class RolloutSettings:
         """Batches of a step at most."""
         answers = -(-self.prompts * self.group // self.minibatches)
         return -(-answers // self.batch_size)
+
+
+@dataclass
+class Answered:
+    """Answers and their rewards.
+
+    Attributes:
+        rows: (n,) the row of each answer's prompt.
+        sampled: the answers.
+        rewards: (n,) fp64.
+        counted: (n,) bool, which answers count.
+        spread: (P,) bool, which groups have answers of different rewards.
+    """
+
+    rows: Tensor
+    sampled: Sampled
+    rewards: Tensor
+    counted: Tensor
+    spread: Tensor
+
+    def replaced(self, more: "Answered") -> "Answered":
+        """Groups without spread replaced by those of others that have it, as far as they go."""
+        group = len(self.rows) // len(self.spread)
+        dead, live = ((~self.spread).nonzero()[:, 0], more.spread.nonzero()[:, 0])
+        chosen = torch.arange(len(self.spread))
+        chosen[dead[: len(live)]] = len(chosen) + live[: len(dead)]
+        answers = (chosen[:, None] * group + torch.arange(group)).flatten()
+        both = (self, more)
+        return Answered(
+            torch.cat([each.rows for each in both])[answers],
+            joined([each.sampled for each in both]).pick(answers),
+            torch.cat([each.rewards for each in both])[answers],
+            torch.cat([each.counted for each in both])[answers],
+            torch.cat([each.spread for each in both])[chosen],
+        )
 
 
 @dataclass
@@ -228,6 +265,7 @@ class Rollouts(Batches[PolicyBatch]):
             seed=settings.seed,
             workers=0,
         )
+        self._waiting: deque[int] = deque()  # prompts that were drawn and aren't answered yet
         self._parts: deque[Part] = deque()
         self._number, self._ended = 0, True
         self._dead = self._cut = 0  # rollouts in a row without spread, and of cut answers alone
@@ -246,6 +284,7 @@ class Rollouts(Batches[PolicyBatch]):
     def position(self) -> dict[str, Any]:
         return {
             "stream": self._stream.position(),
+            "waiting": list(self._waiting),
             "number": self._number,
             "in_a_row": [self._dead, self._cut],
             "parts": [[part.answers, part.beside, part.last] for part in self._parts],
@@ -256,6 +295,7 @@ class Rollouts(Batches[PolicyBatch]):
 
     def go(self, position: Mapping[str, Any]) -> None:
         self._stream.go(position["stream"])
+        self._waiting = deque(position.get("waiting", ()))
         self._number = position["number"]
         self._dead, self._cut = position["in_a_row"]
         self._parts = deque(Part(*each) for each in position["parts"])
@@ -327,8 +367,24 @@ class Rollouts(Batches[PolicyBatch]):
             BedstoneError: a reward is missing; or for `PATIENCE` rollouts all answers were cut, or
                 no group had answers of different rewards.
         """
-        began, own = time.monotonic(), self.settings
         rows, random = next(self._stream)
+        answered, again = self._answered(rows, random), 0
+        for _ in range(self.settings.resample):
+            dead = int((~answered.spread).sum())
+            if dead:
+                answered = answered.replaced(self._answered(self._others(dead), random))
+            again += dead
+        if self.settings.resample:
+            self._tally.add("resampled", again / len(answered.spread))
+        rollout = self._compared(answered)
+        self.last = rollout
+        self.shown.append(rollout)
+        self._go_on(rollout)
+        self._parts = self._divided(rollout, random)
+
+    def _answered(self, rows: np.ndarray, random: np.random.Generator) -> Answered:
+        """Answers to some prompts, by their rows."""
+        began, own = time.monotonic(), self.settings
         sampled = sample_answers(
             self.network,
             [self.prompts.ids[row] for row in rows],
@@ -343,24 +399,31 @@ class Rollouts(Batches[PolicyBatch]):
         owners = np.repeat(rows, own.group)
         scored = self.score(owners.tolist(), sampled.answers())
         judged = time.monotonic()
-        rollout = self._compared(owners, sampled, scored)
-        self.last = rollout
-        self.shown.append(rollout)
-        self._note(rollout, scored)
-        self._parts = self._divided(rollout, random)
         self._tally.add("generate_seconds", generated - began)
         self._tally.add("score_seconds", judged - generated)
-
-    def _compared(self, owners: np.ndarray, sampled: Sampled, scored: Scored) -> Rollout:
-        """A rollout with the advantages of its answers."""
-        own = self.settings
         rewards = torch.from_numpy(scored.totals)
         counted = sampled.ended.clone() if own.skip_cut else torch.ones_like(sampled.ended)
-        grouped, kept = rewards.view(-1, own.group), counted.view(-1, own.group)
-        live = counted
+        grouped = rewards.view(-1, own.group)
+        spread = with_spread(grouped, counted.view(-1, own.group))
+        self.monitor.learnt += grouped.mean(1).tolist()
+        self._note(sampled, scored)
         if own.baseline != "critic":
-            live = counted & with_spread(grouped, kept).repeat_interleave(own.group)
-        rollout = Rollout(torch.from_numpy(owners), sampled, rewards, counted, live, torch.zeros(0))
+            self._tally.add("no_spread", (~spread).double())
+        return Answered(torch.from_numpy(owners), sampled, rewards, counted, spread)
+
+    def _others(self, count: int) -> np.ndarray:
+        """Further prompts of the stream, by their rows; those left over wait for the next time."""
+        while len(self._waiting) < count:
+            self._waiting.extend(next(self._stream)[0].tolist())
+        return np.array([self._waiting.popleft() for _ in range(count)])
+
+    def _compared(self, answered: Answered) -> Rollout:
+        """A rollout with the advantages of its answers."""
+        own, sampled, rewards = self.settings, answered.sampled, answered.rewards
+        live = counted = answered.counted
+        if own.baseline != "critic":
+            live = counted & answered.spread.repeat_interleave(own.group)
+        rollout = Rollout(answered.rows, sampled, rewards, counted, live, torch.zeros(0))
         if not live.any():
             rollout.advantages = torch.zeros_like(sampled.log_probs)
             return rollout
@@ -378,6 +441,7 @@ class Rollouts(Batches[PolicyBatch]):
             self._by_critic(rollout, penalty)
             return rollout
         grouped = (rewards - penalty.double().sum(1)).view(-1, own.group)
+        kept = counted.view(-1, own.group)
         if own.baseline == "others":
             found = leave_one_out(grouped, kept)
         else:
@@ -419,28 +483,26 @@ class Rollouts(Batches[PolicyBatch]):
                     found.append(Part(answers, more, number == len(parts) - 1))
         return found
 
-    def _note(self, rollout: Rollout, scored: Scored) -> None:
-        """Figures of a rollout, and whether to go on.
+    def _note(self, sampled: Sampled, scored: Scored) -> None:
+        """Figures of all answers that are sampled, those too that aren't learnt."""
+        for name, column in zip(scored.names, scored.parts.T, strict=True):
+            if len(scored.names) > 1:
+                self._tally.add(f"reward_{name}", torch.from_numpy(column))
+        self._tally.add("reward", torch.from_numpy(scored.totals))
+        self._tally.add("answer_tokens", sampled.lengths)
+        self._tally.add("truncated", (~sampled.ended).double())
+        self._tally.add("entropy", sampled.entropy[sampled.real()])
+
+    def _go_on(self, rollout: Rollout) -> None:
+        """Whether there is use in going on.
 
         Raises:
             BedstoneError: as `_sample`.
         """
         own, sampled = self.settings, rollout.sampled
-        real = sampled.real()
-        groups = rollout.rewards.view(-1, own.group)
-        for name, column in zip(scored.names, scored.parts.T, strict=True):
-            if len(scored.names) > 1:
-                self._tally.add(f"reward_{name}", torch.from_numpy(column))
-        self._tally.add("reward", rollout.rewards)
-        self._tally.add("answer_tokens", sampled.lengths)
-        self._tally.add("truncated", (~sampled.ended).double())
-        self._tally.add("entropy", sampled.entropy[real])
         if rollout.old is not None and rollout.reference is not None:
-            known = real & rollout.live[:, None]
+            known = sampled.real() & rollout.live[:, None]
             self._tally.add("kl", kl_terms(rollout.old, rollout.reference, "k3")[known])
-        if own.baseline != "critic":
-            self._tally.add("no_spread", 1.0 - rollout.live.view(-1, own.group).any(1).double())
-        self.monitor.learnt += groups.mean(1).tolist()
         self._cut = 0 if bool(sampled.ended.any()) else self._cut + 1
         self._dead = 0 if bool(rollout.live.any()) else self._dead + 1
         if self._cut >= PATIENCE:
