@@ -90,14 +90,14 @@ RELATIONS = {
         "leave left lose lost build built send sent spend spent stand stood sit sat win won"
     ),
 }
-NAMES = tuple(
-    "Mia Tom Anna Ben Lea Max Eva Jan Ida Leo Nina Paul Sara Otto Ella Finn Rosa Karl Emma Noah Lucy "
-    "Hugo Clara Felix".split()
-)
-THINGS = tuple(
-    "apples books coins stones cards shells pens nuts eggs stamps balls cups pears beads leaves "
-    "keys".split()
-)
+NAMES = (
+    "Mia", "Tom", "Anna", "Ben", "Lea", "Max", "Eva", "Jan", "Ida", "Leo", "Nina", "Paul", "Sara",
+    "Otto", "Ella", "Finn", "Rosa", "Karl", "Emma", "Noah", "Lucy", "Hugo", "Clara", "Felix",
+)  # fmt: skip
+THINGS = (
+    "apples", "books", "coins", "stones", "cards", "shells", "pens", "nuts", "eggs", "stamps",
+    "balls", "cups", "pears", "beads", "leaves", "keys",
+)  # fmt: skip
 GAINS = ("finds {n} more", "buys {n} more", "gets {n} from {other}", "picks up {n} more")
 LOSSES = ("loses {n}", "gives {n} to {other}", "sells {n}", "breaks {n}")
 QUESTIONS = (

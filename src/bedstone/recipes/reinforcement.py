@@ -184,9 +184,10 @@ class Reinforcement(Preferences[R]):
         tokenizer = tokenizer_of(model)
         prompts = {split: Prompts(rows, tokenizer, room=room) for split, rows in found.items()}
         for each in prompts.values():
-            rewards.check(each.columns)
+            columns, places = each.all_values()
+            rewards.check(columns, places)
             if monitor is not None:
-                monitor.check(each.columns)
+                monitor.check(columns, places)
         train = prompts["train"]
         record = {
             "source": data.train,

@@ -76,6 +76,11 @@ class Prompts:
         """The other columns of some rows, by name; None where a row lacks one."""
         return {name: [self.rows.rows[row].get(name) for row in rows] for name in self.columns}
 
+    def all_values(self) -> tuple[dict[str, list[Any]], list[str]]:
+        """The other columns of all rows, and where each row is from."""
+        every = range(len(self))
+        return self.values(every), [self.rows.where(row) for row in every]
+
     def written(self, row: int, ids: Sequence[int]) -> str:
         """An answer to a row's prompt as text, without special tokens."""
         before = self.ids[row][-CONTEXT:]
