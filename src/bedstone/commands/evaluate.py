@@ -15,7 +15,12 @@ from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.pairs import learnt_task
 from bedstone.evaluate.preferences import evaluate_rewards, holds_pairs
-from bedstone.evaluate.supervised import TASKS, evaluate_labels
+from bedstone.evaluate.supervised import (
+    TASKS,
+    evaluate_answers,
+    evaluate_labels,
+    holds_answers,
+)
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.interfaces import EncoderDecoderModel
@@ -52,7 +57,8 @@ def evaluate(
     """Evaluate a model on data by the metrics of its task.
 
     Prints metrics with 95 % bootstrap intervals for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for a language model; for a model that generates media, the scores
+    perplexity and bits per byte for a language model, and of conversations, instructions or
+    completions the loss of their answers; for a model that generates media, the scores
     that a judge network or a CLIP gives to its samples; and with --task humaneval, pass@k of the
     programs that a model writes, which are run in a sandbox.
 
@@ -204,6 +210,16 @@ def evaluate(
     if kind != "language" or not opened.network.causal:
         return evaluate_masked(
             opened, data, how, column=column, split=split, context=context, as_json=as_json
+        )
+    if not column and holds_answers(opened, data, split):
+        return evaluate_answers(
+            opened,
+            data,
+            how,
+            split=split,
+            context=context,
+            batch_size=batch_size,
+            as_json=as_json,
         )
     return evaluate_causal(
         opened,

@@ -23,6 +23,7 @@ from bedstone.data.fields import (
     needed,
 )
 from bedstone.data.records import MOST_BROKEN, Faults, Reading, Record
+from bedstone.data.sources import BUILT_IN as DOCUMENTS
 from bedstone.data.sources import read_records
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, share, whole
@@ -107,6 +108,21 @@ def open_dataset(
         templates=reader.templates or TEMPLATES,
         reading=reading,
     )
+
+
+def first_row(name: str, split: str | None = None, *, images: bool = False) -> dict[str, Any]:
+    """The values of the first row of a source, by column; none of built-in documents or samples.
+
+    Raises:
+        BedstoneError: there is no such data, or it can't be read.
+    """
+    if name in TEXT_ROWS:
+        return dict(open_dataset(name)[0])
+    if name in BUILT_IN or name in DOCUMENTS:
+        return {}
+    found = read_records(name, split, images=images, reading=Reading(Faults("", 1.0)))
+    first = next(iter(found), None)
+    return {} if first is None else first.values
 
 
 def _label_columns(columns: Mapping[str, Any] | None) -> Sequence[str]:
