@@ -63,6 +63,7 @@ class Answers:
         ids: their tokens.
         columns: the other columns of the rows, by name.
         places: where each row is from.
+        talks: of answers that may call functions, their messages; `texts` are then the last ones.
     """
 
     prompts: Sequence[Text]
@@ -70,10 +71,13 @@ class Answers:
     ids: Sequence[Sequence[int]]
     columns: Columns
     places: Sequence[str]
+    talks: Sequence[list[dict[str, Any]]] | None = None
 
     @property
     def completions(self) -> list[Text]:
-        """The answers in the form of their prompts: texts, or a message in a list each."""
+        """The answers in the form of their prompts: texts, or their messages."""
+        if self.talks is not None:
+            return list(self.talks)
         return [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(self.prompts, self.texts, strict=True)
@@ -177,9 +181,7 @@ class FunctionReward:
             ) from error
 
     def fingerprint(self) -> str:
-        file = inspect.getsourcefile(self.function)
-        source = Path(file).read_bytes() if file and Path(file).is_file() else b""
-        return sha256(source).hexdigest()
+        return source_print(self.function)
 
 
 class TestsReward:
@@ -327,9 +329,10 @@ class ModelReward:
         return [float(score) for score in found]
 
     def _row(self, prompt: Text, completion: Text) -> Input:
-        said = completion if isinstance(completion, str) else completion[0]["content"]
+        said = completion if isinstance(completion, str) else completion[-1]["content"]
         if not said.strip():  # an empty answer is one that was given, and is scored too
-            completion = "." if isinstance(completion, str) else [{**completion[0], "content": "."}]
+            last = "." if isinstance(completion, str) else {**completion[-1], "content": "."}
+            completion = last if isinstance(last, str) else [*completion[:-1], last]  # type: ignore[list-item]
         value = {"prompt": prompt, "completion": completion}
         causal = bool(self.network.causal)
         return scored_input(self.tokenizer, value, self.limit, causal=causal)[0]
@@ -365,36 +368,44 @@ def make_reward(spec: Any, precision: Precision) -> Reward:
     return ModelReward(spec, precision)
 
 
-def load_function(spec: str) -> Callable[..., Any]:
-    """The function `FILE.py:NAME` or `MODULE:NAME`.
+def source_print(function: Callable[..., Any]) -> str:
+    """A hash (hex) of the file that a function is in."""
+    file = inspect.getsourcefile(function)
+    source = Path(file).read_bytes() if file and Path(file).is_file() else b""
+    return sha256(source).hexdigest()
+
+
+def load_function(spec: str, field: str = "rewards") -> Callable[..., Any]:
+    """The function `FILE.py:NAME` or `MODULE:NAME`; `field` of the recipe is for errors.
 
     Raises:
         BedstoneError: the file can't be read or run, or has no such function.
     """
     home, _, name = spec.rpartition(":")
     try:
-        module = _module(Path(home)) if home.endswith(".py") else importlib.import_module(home)
+        is_file = home.endswith(".py")
+        module = _module(Path(home), field) if is_file else importlib.import_module(home)
     except BedstoneError:
         raise
     except Exception as error:
         raise BedstoneError(
-            f"rewards: {spec}: {home} can't be run: {type(error).__name__}: {error}. Mend it."
+            f"{field}: {spec}: {home} can't be run: {type(error).__name__}: {error}. Mend it."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise BedstoneError(
-            f"rewards: {spec}: {home} has no function {name!r}{nearest(name, known)}."
+            f"{field}: {spec}: {home} has no function {name!r}{nearest(name, known)}."
         )
     if inspect.iscoroutinefunction(found):
-        raise BedstoneError(f"rewards: {spec}: is async; give a function that returns its numbers.")
+        raise BedstoneError(f"{field}: {spec}: is async; give a function that returns at once.")
     return found
 
 
-def _module(path: Path) -> ModuleType:
+def _module(path: Path, field: str) -> ModuleType:
     if not path.is_file():
         raise BedstoneError(
-            f"rewards: {path}: there is no such file. A reward that is a function is named "
+            f"{field}: {path}: there is no such file. A function is named "
             "FILE.py:FUNCTION, from the folder that the run is started in."
         )
     known = importlib.util.spec_from_file_location(f"rewards_{path.stem}", path.resolve())

@@ -9,7 +9,7 @@ Shapes: P prompts, G answers to each, n = P G answers, T tokens of the longest, 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class Sampled:
         ended: (n,) bool, whether an end token ended it; False where the limit cut it.
         log_probs: (n, T) fp32, of each token under the distribution it was drawn from.
         entropy: (n, T) fp32, of that distribution, in nats.
+        read: (n, T) bool, tokens that weren't sampled: results of calls. None says that there are
+            none.
     """
 
     ids: Tensor
@@ -43,6 +45,7 @@ class Sampled:
     ended: Tensor
     log_probs: Tensor
     entropy: Tensor
+    read: Tensor | None = None
 
     def answers(self) -> list[list[int]]:
         """The tokens of each answer."""
@@ -50,12 +53,14 @@ class Sampled:
         return [row[:size] for row, size in zip(self.ids.tolist(), sizes, strict=True)]
 
     def real(self) -> Tensor:
-        """(n, T) bool, which places hold a token."""
-        return torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
+        """(n, T) bool, which places hold a token that was sampled."""
+        real = torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
+        return real if self.read is None else real & ~self.read
 
     def pick(self, answers: Tensor) -> "Sampled":
         """Some answers, by their numbers, without columns that none of them reaches."""
-        some = {name: value[answers] for name, value in vars(self).items()}
+        given = vars(self).items()
+        some = {name: value[answers] for name, value in given if value is not None}
         longest = int(some["lengths"].max())
         return Sampled(
             **{
@@ -66,7 +71,7 @@ class Sampled:
 
 
 def joined(parts: Sequence[Sampled]) -> Sampled:
-    """The answers of all parts, in their order."""
+    """The answers of all parts, in their order; all of them have `read`, or none."""
     longest = max(part.ids.shape[1] for part in parts)
 
     def whole(name: str) -> Tensor:
@@ -75,7 +80,8 @@ def joined(parts: Sequence[Sampled]) -> Sampled:
             values = [pad_columns(each, (0, longest - each.shape[1])) for each in values]
         return torch.cat(values)
 
-    return Sampled(**{each.name: whole(each.name) for each in fields(Sampled)})
+    known = vars(parts[0]).items()
+    return Sampled(**{name: whole(name) for name, value in known if value is not None})
 
 
 @torch.no_grad()

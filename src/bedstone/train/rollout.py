@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from bedstone.data.stream import Batches, Stream
-from bedstone.data.text.reinforcement import PolicyBatch, Prompts, lay_answers
+from bedstone.data.text.reinforcement import Laid, PolicyBatch, Prompts, lay_answers
 from bedstone.errors import BedstoneError
 from bedstone.generation.rollout import Sampled, joined, sample_answers
+from bedstone.generation.tool_rollout import Tools, runs_of, sample_with_tools
 from bedstone.objectives.policy import (
     denominator,
     generalised_advantages,
@@ -59,9 +60,14 @@ class Scored:
 
 
 class Score(Protocol):
-    """What scores answers to prompts, by the numbers of their rows."""
+    """What scores answers to prompts, by the numbers of their rows.
 
-    def __call__(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Scored: ...
+    `runs` are those of `generation.tool_rollout.runs_of`, given where answers may call functions.
+    """
+
+    def __call__(
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], runs: Any = None
+    ) -> Scored: ...
 
 
 @dataclass(frozen=True)
@@ -233,6 +239,7 @@ class Rollouts(Batches[PolicyBatch]):
         score: gives the rewards of answers.
         ends: ids that end an answer.
         reference: another network; the policy itself stands for its base, without its adapter.
+        tools: that answers may call.
 
     Attributes:
         monitor: rewards beside held-out truth.
@@ -251,7 +258,9 @@ class Rollouts(Batches[PolicyBatch]):
         ends: Sequence[int],
         precision: Precision,
         reference: Any = None,
+        tools: Tools | None = None,
     ) -> None:
+        self.tools = tools
         self.network, self.prompts, self.score = network, prompts, score
         self.settings, self.ends, self.precision = settings, tuple(ends), precision
         self.reference = reference
@@ -331,9 +340,7 @@ class Rollouts(Batches[PolicyBatch]):
         answers = torch.tensor(part.answers)
         sampled = rollout.sampled
         rows = rollout.rows[answers].tolist()
-        laid = lay_answers(
-            [self.prompts.ids[row] for row in rows], sampled.ids[answers], sampled.lengths[answers]
-        )
+        laid = self._laid(rollout, answers)
 
         def of_tokens(matrix: Tensor | None) -> Tensor | None:
             return None if matrix is None else matrix[answers].flatten()[laid.places]
@@ -356,6 +363,16 @@ class Rollouts(Batches[PolicyBatch]):
             target_count=own + part.beside,
             number=self._number,
             places=places,
+        )
+
+    def _laid(self, rollout: Rollout, answers: Tensor) -> Laid:
+        """Some answers with their prompts, laid end to end."""
+        sampled = rollout.sampled
+        return lay_answers(
+            [self.prompts.ids[row] for row in rollout.rows[answers].tolist()],
+            sampled.ids[answers],
+            sampled.lengths[answers],
+            None if sampled.read is None else sampled.read[answers],
         )
 
     # A rollout.
@@ -385,19 +402,12 @@ class Rollouts(Batches[PolicyBatch]):
     def _answered(self, rows: np.ndarray, random: np.random.Generator) -> Answered:
         """Answers to some prompts, by their rows."""
         began, own = time.monotonic(), self.settings
-        sampled = sample_answers(
-            self.network,
-            [self.prompts.ids[row] for row in rows],
-            self.ends,
-            group=own.group,
-            max_tokens=own.max_tokens,
-            temperature=own.temperature,
-            random=random,
-            precision=self.precision,
-        )
+        asks = [self.prompts.ids[row] for row in rows]
+        how: dict[str, Any] = {"group": own.group, "temperature": own.temperature, "random": random}
+        sampled = self.answer(self.network, asks, **how)
         generated = time.monotonic()
         owners = np.repeat(rows, own.group)
-        scored = self.score(owners.tolist(), sampled.answers())
+        scored = self.judge(self.score, owners.tolist(), sampled)
         judged = time.monotonic()
         self._tally.add("generate_seconds", generated - began)
         self._tally.add("score_seconds", judged - generated)
@@ -410,6 +420,24 @@ class Rollouts(Batches[PolicyBatch]):
         if own.baseline != "critic":
             self._tally.add("no_spread", (~spread).double())
         return Answered(torch.from_numpy(owners), sampled, rewards, counted, spread)
+
+    def answer(self, network: Any, asks: Sequence[Sequence[int]], **how: Any) -> Sampled:
+        """Answers to prompts as the run samples them, with tools where it has some.
+
+        Args:
+            asks: tokens of each prompt.
+            how: arguments of `generation.rollout.sample_answers`.
+        """
+        how |= {"max_tokens": self.settings.max_tokens, "precision": self.precision}
+        if self.tools is None:
+            return sample_answers(network, asks, self.ends, **how)
+        return sample_with_tools(network, asks, self.tools, **how)
+
+    def judge(self, score: Score, rows: Sequence[int], sampled: Sampled) -> Scored:
+        """The rewards of answers."""
+        if self.tools is None:
+            return score(rows, sampled.answers())
+        return score(rows, sampled.answers(), runs_of(sampled))
 
     def _others(self, count: int) -> np.ndarray:
         """Further prompts of the stream, by their rows; those left over wait for the next time."""
@@ -464,12 +492,12 @@ class Rollouts(Batches[PolicyBatch]):
 
     def _divided(self, rollout: Rollout, random: np.random.Generator) -> deque[Part]:
         """The batches of all steps of a rollout; none where nothing is learnt."""
-        own, lengths = self.settings, rollout.sampled.lengths
+        own, sizes = self.settings, rollout.sampled.real().sum(1)
         live = rollout.live.nonzero()[:, 0].numpy()
         if not len(live):
             return deque()
         dead = rollout.counted & ~rollout.live
-        beside = denominator(int(lengths[dead].sum()), int(dead.sum()), own.normalise)
+        beside = denominator(int(sizes[dead].sum()), int(dead.sum()), own.normalise)
         found: deque[Part] = deque()
         for _ in range(own.updates):
             order = random.permutation(live) if own.steps > 1 else live
@@ -489,7 +517,7 @@ class Rollouts(Batches[PolicyBatch]):
             if len(scored.names) > 1:
                 self._tally.add(f"reward_{name}", torch.from_numpy(column))
         self._tally.add("reward", torch.from_numpy(scored.totals))
-        self._tally.add("answer_tokens", sampled.lengths)
+        self._tally.add("answer_tokens", sampled.real().sum(1))
         self._tally.add("truncated", (~sampled.ended).double())
         self._tally.add("entropy", sampled.entropy[sampled.real()])
 
@@ -537,11 +565,7 @@ class Rollouts(Batches[PolicyBatch]):
         network.eval()
         with self.precision.autocast():
             for part in numbers.split(self.settings.batch_size):
-                laid = lay_answers(
-                    [self.prompts.ids[row] for row in rollout.rows[part].tolist()],
-                    sampled.ids[part],
-                    sampled.lengths[part],
-                )
+                laid = self._laid(rollout, part)
                 there = laid.to(device)
                 states = there.states(network)
                 found = sampled_log_probs(network, states, there.targets, self.settings.temperature)
