@@ -249,8 +249,11 @@ def test_what_tools_need(calling: str, gpt: str, tmp_path: Path) -> None:
     with pytest.raises(BedstoneError, match="messages: the tokenizer has no chat_template"):
         finetune(with_tools(tmp_path, gpt), quiet=True)
     values = with_tools(tmp_path, calling)
-    for spec, message in (("gone.py:f", "tools: gone.py: there is no such file"),
-                          (f"{tmp_path / 'tools.py'}:lenght", "tools: .*perhaps 'length'")):  # fmt: skip
+    bad = {
+        "gone.py:f": "tools: gone.py: there is no such file",
+        f"{tmp_path / 'tools.py'}:lenght": "tools: .*perhaps 'length'",
+    }
+    for spec, message in bad.items():
         with pytest.raises(BedstoneError, match=message):
             finetune({**values, "tools": [spec]}, quiet=True)
     values["data"]["train"] = str(tmp_path / "prompts.jsonl")
@@ -262,7 +265,7 @@ def test_what_tools_need(calling: str, gpt: str, tmp_path: Path) -> None:
 def test_groups_of_equal_rewards_are_sampled_again(gpt: str, tmp_path: Path) -> None:
     (tmp_path / "few.py").write_text(
         "def few(completions, kind):\n"
-        "    return [float(kind[n] == 'kind 1') * len(text) for n, text in enumerate(completions)]\n"
+        "    return [(n == 'kind 1') * len(text) for n, text in zip(kind, completions)]\n"
     )
     values = recipe(tmp_path, gpt, resample=2, updates=2, budget="4 steps")
     run = finetune({**values, "rewards": f"{tmp_path / 'few.py'}:few"}, quiet=True)

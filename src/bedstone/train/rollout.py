@@ -338,7 +338,6 @@ class Rollouts(Batches[PolicyBatch]):
 
     def _batch(self, rollout: Rollout, part: Part) -> PolicyBatch:
         answers = torch.tensor(part.answers)
-        sampled = rollout.sampled
         rows = rollout.rows[answers].tolist()
         laid = self._laid(rollout, answers)
 

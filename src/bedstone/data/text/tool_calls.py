@@ -51,9 +51,10 @@ class CallForm:
         mark = re.escape(self.before) if self.before else r"\A"
         for place in re.finditer(rf"{mark}\s*", answer):
             call, end = _call_at(answer, place.end())
-            if call is not None and answer[end:].lstrip().startswith(self.after):
-                if self.before or not answer[end:].strip():
-                    found.append(call)
+            rest = answer[end:].lstrip()
+            if call is None or not rest.startswith(self.after) or (rest and not self.before):
+                continue
+            found.append(call)
         return found
 
 
