@@ -6,10 +6,8 @@ is kept; one that was stopped goes on from its last checkpoint.
 """
 
 import dataclasses
-import json
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +49,7 @@ LIFE, PAGE, TRANSCRIPT = "life.json", "report.html", "transcript.json"
 TALK = "small-talk"  # names of the built-in data begin so
 REWARD = "bedstone.data.small_talk:right_total"
 TRAINED = 0.9  # share of the minutes that stages train; measuring and chatting have the rest
-SHOWN = 6  # questions that are answered by each stage's model
+SHOWN = 6  # own prompts that each stage's model answers
 LONGEST = 64  # tokens of an answer
 CONTROL = ("<|im_start|>", "<|im_end|>")
 TEMPLATE = (
@@ -226,12 +224,12 @@ def chat_life(parts: LifeParts, *, out: str = "runs/chat-life", minutes: float =
     Raises:
         BedstoneError: a part can't be used, or the folder holds a life of other parts.
     """
-    console, began = Console(), time.monotonic()
+    console = Console()
     with held_folder(out) as folder:
         life = open_life(folder, parts)
         stages = [stage for stage in STAGES if stage.name != "pretrain" or not parts.model]
         whole = sum(stage.share for stage in stages)
-        for stage in stages:
+        for number, stage in enumerate(stages):
             console.print(f"\n[bold]{stage.title}[/bold]\n")
             record = life["stages"].setdefault(stage.name, {})
             if "after" not in record:
@@ -240,20 +238,12 @@ def chat_life(parts: LifeParts, *, out: str = "runs/chat-life", minutes: float =
                     console.print(f"Stopped. Go on: bedstone chat-life --out {out}")
                     sys.exit(1)
             _print_stage(stage, record, console)
-        models = {stage.name: folder / stage.name / "model" for stage in stages}
-        talk = converse(models[stages[-1].name], parts, console)
+            page = _write_page(folder, stages[: number + 1], life, parts)
+        finished = folder / stages[-1].name / "model"
+        talk = converse(finished, parts, console)
         write_json(folder / TRANSCRIPT, talk)
-        sections = _sections(stages, life, folder, parts, models, talk)
-    spent = sum(record["seconds"] for record in life["stages"].values())
-    page = write_report(
-        folder / PAGE,
-        "The life of a small chat model",
-        f"Made on this machine from nothing, without a network, in {clock(spent)} of training"
-        f" ({clock(time.monotonic() - began)} for this call). All figures are of rows that nothing "
-        "was learnt from.",
-        sections,
-    )
-    console.print(f"\nReport: [bold]{page}[/bold]\nTalk to it: bedstone chat {models['grpo']}")
+        page = _write_page(folder, stages, life, parts, talk)
+    console.print(f"\nReport: [bold]{page}[/bold]\nTalk to it: bedstone chat {finished}")
     return page
 
 
@@ -292,6 +282,7 @@ def run_stage(
         return False
     record["after"] = _named(stage, finished.done.metrics)
     record["probes"] = {each.name: measure(each, finished.model) for each in probes(parts)}
+    record["answers"] = _answers(finished.model, questions(parts))
     record |= {"seconds": finished.done.seconds, "spent": _spent(finished)}
     write_json(folder / LIFE, life)
     return True
@@ -453,76 +444,80 @@ def _print_stage(stage: Stage, record: Mapping[str, Any], console: Console) -> N
         table.add_row(name, f"{record['before'][name]:.3f} before, {record['after'][name]:.3f}")
     for name, found in record["probes"].items():
         table.add_row(name, f"{found['mean']:.3f}")
-    table.add_row("trained for", f"{clock(record['seconds'])}, {record['spent']}")
+    table.add_row("trained for", _trained(record))
     console.print(table)
 
 
-def _sections(
+def _write_page(
+    folder: Path,
     stages: Sequence[Stage],
     life: Mapping[str, Any],
-    folder: Path,
     parts: LifeParts,
-    models: Mapping[str, Path],
-    talk: Sequence[Mapping[str, Any]],
-) -> list[Section]:
-    """The page: all stages in one table, each by itself, and what is said."""
-    records = life["stages"]
-    head = ["stage", "minutes", "figure", "before", "after"]
-    lines = [
-        [stage.name, f"{records[stage.name]['seconds'] / 60:.1f}", name]
-        + [f"{records[stage.name][when][name]:.3f}" for when in ("before", "after")]
-        for stage in stages
-        for name in stage.figures
-    ]
-    named = list(records[stages[-1].name]["probes"])
-    probed = [
-        [stage.name]
-        + [f"{records[stage.name]['probes'][name]['mean']:.3f}" for name in named]
-        + [f"{records[stage.name]['probes'][named[-1]]['ended']:.3f}"]
-        for stage in stages
-    ]
-    last = records[stages[-1].name]["probes"]
-    first = records[stages[0].name]["probes"]
-    glance = {f"{first[name]['mean']:.0%} → {last[name]['mean']:.0%}": name for name in named}
-    found = [
-        Section(
-            "All stages",
-            "What each stage learns is measured before and after it; the probes are the same for "
-            "all, so that they show what a stage changed of what others taught.",
-            tables={
-                "Each stage by its own figures": [head, *lines],
-                "All stages by the same probes": [["after", *named, "answers end"], *probed],
-            },
-            glance=glance,
-        )
-    ]
-    asks = questions(parts)[:SHOWN]
-    said = {name: _answers(path, asks) for name, path in models.items()}
+    talk: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """The page of the stages that are finished."""
+    records = {stage.name: life["stages"][stage.name] for stage in stages}
+    spent = sum(record["seconds"] for record in records.values())
+    sections = [_overview(stages, records)]
     for stage in stages:
-        curve, record = folder / stage.name / "curve.png", records[stage.name]
-        found.append(
+        curve, home = folder / stage.name / "curve.png", folder / stage.name
+        sections.append(
             Section(
                 stage.title,
-                figures={"trained": f"{clock(record['seconds'])}, {record['spent']}"},
+                figures={"trained": _trained(records[stage.name])},
                 pictures={curve: "Loss"} if curve.is_file() else {},
-                commands={f"bedstone report {folder / stage.name}": "the run on one page"},
+                commands={f"bedstone report {home}": "the run on one page"},
             )
         )
     samples = [
-        Sample(f"{ask}\n\n", {f"after {name}": texts[n] for name, texts in said.items()})
-        for n, ask in enumerate(asks)
+        Sample(
+            f"{ask}\n\n", {f"after {name}": each["answers"][n] for name, each in records.items()}
+        )
+        for n, ask in enumerate(questions(parts))
     ]
-    turns = [f"{each['role']}: {str(each['content']).strip()}" for each in talk]
-    found.append(
+    turns = "\n".join(f"{each['role']}: {str(each['content']).strip()}" for each in talk)
+    whole = [Sample("", {"the finished model": turns})] if talk else []
+    last = folder / stages[-1].name / "model"
+    sections.append(
         Section(
-            "Chat",
-            samples=[Sample("", {"the finished model": "\n".join(turns)}), *samples],
-            commands={f"bedstone chat {models[stages[-1].name]}": "talk to it"},
+            "Chat", samples=[*whole, *samples], commands={f"bedstone chat {last}": "talk to it"}
         )
     )
-    return found
+    return write_report(
+        folder / PAGE,
+        "The life of a small chat model",
+        f"Made on this machine from nothing, without a network, in {clock(spent)} of training. All "
+        "figures are of rows that nothing was learnt from.",
+        sections,
+    )
 
 
-def summary(life: Mapping[str, Any]) -> str:
-    """The figures of all stages, as JSON."""
-    return json.dumps(life["stages"], indent=1)
+def _trained(record: Mapping[str, Any]) -> str:
+    return f"{clock(record['seconds'])}, {record['spent']}"
+
+
+def _overview(stages: Sequence[Stage], records: Mapping[str, Any]) -> Section:
+    """All stages in two tables: their own figures, and the probes."""
+    lines = [["stage", "minutes", "figure", "before", "after"]]
+    for stage in stages:
+        record = records[stage.name]
+        for name in stage.figures:
+            figures = [f"{record[when][name]:.3f}" for when in ("before", "after")]
+            lines.append([stage.name, f"{record['seconds'] / 60:.1f}", name, *figures])
+    first, last = (records[stages[n].name]["probes"] for n in (0, -1))
+    names = list(last)
+    probed = [["after", *names, "answers end"]]
+    for stage in stages:
+        found = records[stage.name]["probes"]
+        means = [f"{found[name]['mean']:.3f}" for name in names]
+        probed.append([stage.name, *means, f"{found[names[-1]]['ended']:.3f}"])
+    return Section(
+        "All stages",
+        "What each stage learns is measured before and after it; the probes are the same for all, "
+        "so that they show what a stage changed of what others taught.",
+        tables={
+            "Each stage by its own figures": lines,
+            "All stages by the same probes": probed,
+        },
+        glance={f"{first[name]['mean']:.2f} → {last[name]['mean']:.2f}": name for name in names},
+    )
