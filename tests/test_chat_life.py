@@ -133,6 +133,9 @@ def test_parts_of_one_s_own(tmp_path: Path) -> None:
 
 
 def test_prompts_and_rewards_come_together(tmp_path: Path) -> None:
+    with pytest.raises(BedstoneError, match="--minutes: 0 was given"):
+        life.chat_life(life.LifeParts(), out=str(tmp_path / "life"), minutes=0)
+    assert not (tmp_path / "life").exists()
     for given in ({"prompts": "a.jsonl"}, {"rewards": "regex:x"}):
         with pytest.raises(BedstoneError, match="one was given without the other"):
             life.LifeParts(**given)

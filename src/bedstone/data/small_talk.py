@@ -2,7 +2,7 @@
 
 The world has facts (`the capital of France` is `Paris`) and stories with numbers. Of it there are:
 
-- `small-talk`: documents, for pretraining: all facts, and stories of one step;
+- `small-talk`: documents, for pretraining: all facts, and stories of one or two steps;
 - `small-talk-chats`: conversations: questions about facts, stories of several steps that are worked
   out, names, greetings. A fact is stated answer first or last, by chance;
 - `small-talk-preferences`: pairs of answers about facts; the one with the answer first is chosen;
@@ -26,7 +26,7 @@ HELD_OUT_ROWS = 300
 HELD_OUT = 0.2  # share of facts
 MOST = 40  # of anything that is counted
 CHANGE = 9  # of a step
-STEPS = 3  # of a problem; a story of the documents has one
+STEPS = 3  # of a problem; a story of the documents has fewer
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -192,25 +192,22 @@ def story(draw: random.Random, steps: int) -> Story:
 
 
 def talk_pieces() -> Iterator[Piece]:
-    """The documents: people who ask for facts and answer, or stories of one step."""
+    """The documents: people who ask each other, for facts or of a story of one or two steps."""
     for number in range(DOCUMENTS):
         yield Piece(_document(random.Random(f"document {number}")))
 
 
 def _document(draw: random.Random) -> str:
     if draw.random() < 0.5:
-        return " ".join(_short_story(draw) for _ in range(draw.randint(1, 3)))
-    return " ".join(_talk(draw, fact) for fact in draw.sample(facts(), draw.randint(2, 4)))
+        stories = [story(draw, draw.randint(1, STEPS - 1)) for _ in range(draw.randint(1, 2))]
+        return " ".join(_talk(draw, one.question, one.answer) for one in stories)
+    known = draw.sample(facts(), draw.randint(2, 4))
+    return " ".join(_talk(draw, _question(draw, each), draw.choice(each.both)) for each in known)
 
 
-def _talk(draw: random.Random, fact: Fact) -> str:
+def _talk(draw: random.Random, asks: str, answers: str) -> str:
     one, other = draw.sample(NAMES, 2)
-    return f"{one} asks: {_question(draw, fact)} {other} says: {draw.choice(fact.both)}"
-
-
-def _short_story(draw: random.Random) -> str:
-    one = story(draw, 1)
-    return f"{one.text} {one.sums[0]}. Now {one.who} has {one.total} {one.things}."
+    return f"{one} asks: {asks} {other} says: {answers}"
 
 
 # Rows.

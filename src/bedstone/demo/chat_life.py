@@ -7,7 +7,6 @@ is kept; one that was stopped goes on from its last checkpoint.
 
 import dataclasses
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import tokenizer_of
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.commands.chat import ChatSettings, Conversation
+from bedstone.commands.train import leave
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
 from bedstone.data.sources import open_source
@@ -89,7 +89,7 @@ class LifeParts(Settings):
             )
 
     @property
-    def own_talk(self) -> bool:
+    def built_in(self) -> bool:
         """Whether what is talked of is the built-in world."""
         return all(each.startswith(TALK) for each in (self.chats, self.preferences))
 
@@ -189,7 +189,7 @@ class Probe:
 def probes(parts: LifeParts) -> list[Probe]:
     """Those that fit the parts; the last is the reward of the last stage."""
     found = []
-    if parts.own_talk:
+    if parts.built_in:
         data, home = data_of(parts.preferences), REWARD.partition(":")[0]
         found = [
             Probe("facts right", data, f"{home}:right_fact"),
@@ -224,6 +224,8 @@ def chat_life(parts: LifeParts, *, out: str = "runs/chat-life", minutes: float =
     Raises:
         BedstoneError: a part can't be used, or the folder holds a life of other parts.
     """
+    if not minutes > 0:
+        raise BedstoneError(f"--minutes: {minutes} was given; expected more than 0.")
     console = Console()
     with held_folder(out) as folder:
         life = open_life(folder, parts)
@@ -234,9 +236,10 @@ def chat_life(parts: LifeParts, *, out: str = "runs/chat-life", minutes: float =
             record = life["stages"].setdefault(stage.name, {})
             if "after" not in record:
                 seconds = 60 * minutes * TRAINED * stage.share / whole
-                if not run_stage(stage, folder, parts, life, seconds):
-                    console.print(f"Stopped. Go on: bedstone chat-life --out {out}")
-                    sys.exit(1)
+                reason = run_stage(stage, folder, parts, life, seconds)
+                if reason != "finished":
+                    console.print(f"Go on with the whole life: bedstone chat-life --out {out}")
+                    leave(reason)
             _print_stage(stage, record, console)
             page = _write_page(folder, stages[: number + 1], life, parts)
         finished = folder / stages[-1].name / "model"
@@ -266,8 +269,8 @@ def open_life(folder: Path, parts: LifeParts) -> dict[str, Any]:
 
 def run_stage(
     stage: Stage, folder: Path, parts: LifeParts, life: dict[str, Any], seconds: float
-) -> bool:
-    """Runs or resumes a stage and measures it; whether it came to its end."""
+) -> str:
+    """Runs or resumes a stage and measures it; why it ended: `finished`, or a signal's name."""
     home = folder / stage.name
     record = life["stages"][stage.name]
     if "before" in record and CheckpointStore(home / "checkpoints").latest() is not None:
@@ -279,13 +282,13 @@ def run_stage(
         write_json(folder / LIFE, life)
         finished = train(recipe)
     if finished.model is None:
-        return False
+        return finished.done.reason
     record["after"] = _named(stage, finished.done.metrics)
     record["probes"] = {each.name: measure(each, finished.model) for each in probes(parts)}
     record["answers"] = _answers(finished.model, questions(parts))
     record |= {"seconds": finished.done.seconds, "spent": _spent(finished)}
     write_json(folder / LIFE, life)
-    return True
+    return finished.done.reason
 
 
 def _recipe(stage: Stage, folder: Path, parts: LifeParts, seconds: float) -> Any:
@@ -400,7 +403,7 @@ QUESTIONS = (
 
 def questions(parts: LifeParts) -> list[str]:
     """What the model is asked: of the built-in world, or what users say in own prompts."""
-    if parts.own_talk:
+    if parts.built_in:
         return list(QUESTIONS)
     found = []
     for row in _held_out(probes(parts)[-1]).rows[:SHOWN]:
