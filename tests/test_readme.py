@@ -95,6 +95,22 @@ ROWS = {
         json.dumps({"prompt": f"say {n}", "chosen": f" {n}!", "rejected": f" {n}?"}) + "\n"
         for n in range(80)
     ),
+    "prompts.jsonl": "".join(
+        json.dumps({"prompt": f"say {n}", "answer": str(n)}) + "\n" for n in range(80)
+    ),
+    "rewards.py": "def exact(completions, answer):\n"
+    "    return [float(len(text)) for text in completions]\n",
+    "app.py": "def add(a, b):\n    \n",
+    "problems.jsonl": json.dumps(
+        {
+            "task_id": "one",
+            "prompt": "def one():\n",
+            "entry_point": "one",
+            "canonical_solution": "    return 1\n",
+            "test": "def check(candidate):\n    assert candidate() == 1\n",
+        }
+    )
+    + "\n",
     "pairs.jsonl": "".join(
         json.dumps({"source": f"{n} red", "target": f"{n} rot"}) + "\n" for n in range(200)
     ),
@@ -156,6 +172,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += ["budget=6 steps"]
         if words[0] == "finetune":
             words += ["budget=2 steps", "batch_size=4"]
+        if "grpo" in command:
+            words += ["max_new_tokens=8", "prompts=2", "group=2"]
         if words[0] == "generate":
             words += ["--max-tokens", "4"]
         if words[0] == "chat":

@@ -69,7 +69,9 @@ def recipe(folder: Path, gpt: str, method: str = "grpo", **changes: Any) -> dict
     }
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+@pytest.mark.parametrize(
+    "method", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rloo", "ppo"))]
+)
 def test_an_adapter_alone(method: str, gpt: str, tmp_path: Path) -> None:
     values = recipe(tmp_path, gpt, method, lora={"rank": 4}, optim={"adamw_lr": 2e-2}, kl=0.01)
     run = check_method(method, values, tmp_path)
