@@ -332,7 +332,7 @@ class ModelReward:
         said = completion if isinstance(completion, str) else completion[-1]["content"]
         if not said.strip():  # an empty answer is one that was given, and is scored too
             last = "." if isinstance(completion, str) else {**completion[-1], "content": "."}
-            completion = last if isinstance(last, str) else [*completion[:-1], last]  # type: ignore[list-item]
+            completion = last if isinstance(last, str) else [*completion[:-1], last]
         value = {"prompt": prompt, "completion": completion}
         causal = bool(self.network.causal)
         return scored_input(self.tokenizer, value, self.limit, causal=causal)[0]

@@ -104,13 +104,16 @@ def sample_answers(
         prompts: token ids of each, which leave room for `max_tokens`.
         ends: ids that end an answer.
         temperature: 0 takes the likeliest tokens; the log-probabilities are then of temperature 1.
-        random: draws (n, max_tokens) numbers, whatever lengths become; unused at temperature 0.
+        random: draws (n, max_tokens) numbers, whatever lengths become; needed but at temperature 0.
         rows: answers that are written at a time.
 
     Raises:
+        ValueError: there is a temperature, and nothing to draw with.
         BedstoneError: a prompt can't be continued, or the network's outputs aren't finite.
     """
     check_prompts(network, prompts)
+    if temperature and random is None:
+        raise ValueError("random: none was given; only temperature 0 needs none.")
     count = len(prompts) * group
     numbers = torch.zeros(count, max_tokens, dtype=torch.float64)
     if random is not None and temperature:
