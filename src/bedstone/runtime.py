@@ -3,10 +3,8 @@
 import contextlib
 import ctypes
 import functools
-import math
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Barrier
@@ -17,6 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import Measured, fastest
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -78,7 +77,7 @@ def check_finite(values: torch.Tensor | np.ndarray, what: str) -> None:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are faster there than fp32: measured on a CPU, once a process."""
+    """Whether bf16 products are faster there than fp32: measured on a CPU, and kept."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and _bf16_is_faster()
@@ -87,22 +86,16 @@ def has_fast_bf16(device: torch.device) -> bool:
 @functools.cache
 def _bf16_is_faster() -> bool:
     # hardware is 1.5 to 8 times as fast, emulation a third: no timing is near the margin
-    wide = torch.ones(256, 512)
-    rough, weight = wide.bfloat16(), torch.ones(512, 512)
-    low = weight.bfloat16()
+    return products(512, 512).best == "bf16"
+
+
+def products(ins: int, outs: int) -> Measured:
+    """Whether the CPU multiplies rows of so many inputs faster in bf16 or in fp32."""
+    wide, weight = torch.ones(256, ins), torch.ones(outs, ins)
+    rough, low = wide.bfloat16(), weight.bfloat16()
     linear = torch.nn.functional.linear
-    return speedup(lambda: linear(wide, weight), lambda: linear(rough, low)) > 1.1
-
-
-def speedup(plain: Callable[[], object], other: Callable[[], object], rounds: int = 7) -> float:
-    """How many times as fast the second is as the first: the best of interleaved calls."""
-    best = [math.inf, math.inf]
-    for _ in range(rounds):
-        for place, call in enumerate((plain, other)):
-            began = time.perf_counter()
-            call()
-            best[place] = min(best[place], time.perf_counter() - began)
-    return best[0] / best[1]
+    ways = {"fp32": lambda: linear(wide, weight), "bf16": lambda: linear(rough, low)}
+    return fastest(f"products of 256 rows, {ins} to {outs}", ways)
 
 
 @dataclass(frozen=True)
@@ -112,11 +105,14 @@ class Precision:
     Attributes:
         dtype: of matrix products.
         bits: of the weights that inference quantises, 8 or 4; None leaves them as they are.
+        auto: whether `dtype` is a guess, which `nn.fast.pick` replaces by what it measures for the
+            network at hand.
     """
 
     device: torch.device
     dtype: torch.dtype
     bits: int | None = None
+    auto: bool = False
 
     @property
     def name(self) -> str:
@@ -144,7 +140,8 @@ BITS = {"int8": 8, "int4": 4}  # of the weights, by the precisions of inference 
 def pick_precision(name: str, device: torch.device, *, learns: bool = False) -> Precision:
     """`auto` is bf16 where the hardware has it, else fp32; `bf16` and `fp32` are taken as said.
 
-    `int8` and `int4` quantise weights for inference, and compute as `auto` does.
+    `int8` and `int4` quantise weights for inference, and compute as `auto` does. For inference on a
+    CPU `nn.fast.pick` then measures what `auto` is for a network.
 
     Args:
         learns: whether it is to train in.
@@ -162,7 +159,8 @@ def pick_precision(name: str, device: torch.device, *, learns: bool = False) -> 
         known = "auto, bf16 or fp32" if learns else "auto, bf16, fp32, int8 or int4"
         raise BedstoneError(f"precision: {name!r} is unknown; expected {known}.")
     fast = name == "bf16" or (name != "fp32" and has_fast_bf16(device))
-    return Precision(device, torch.bfloat16 if fast else torch.float32, bits)
+    left_open = not learns and device.type == "cpu" and name not in ("bf16", "fp32")
+    return Precision(device, torch.bfloat16 if fast else torch.float32, bits, left_open)
 
 
 def keep_memory() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate, ready
 from bedstone.generation.sampling import Sampling
+from bedstone.measured import processor
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.decoder import Decoder, decoder_of
@@ -23,7 +24,7 @@ from bedstone.nn.layers import ACTIVATIONS
 from bedstone.nn.quantize import Codes, QuantizedLinear, encode
 from bedstone.runtime import Precision
 
-FORMS = ["avx512", "avx2"] if "avx512vnni" in kernels.processor()[1] else ["avx2"]
+FORMS = ["avx512", "avx2"] if "avx512vnni" in processor()[1] else ["avx2"]
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
     kernels.library() is None, reason=f"there is no engine here: {kernels.why_not()}"

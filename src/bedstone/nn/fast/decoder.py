@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import best_count
 from bedstone.nn.attention import check_memory
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast import kernels
-from bedstone.nn.fast.choose import best_threads
 from bedstone.nn.fast.panels import BF16, FP32, INT8, SIDE, Panels, address, up
 from bedstone.nn.fast.program import (
     COARSE,
@@ -47,6 +47,7 @@ from bedstone.nn.positions import LearnedPositions, RelativeBias, SinusoidalPosi
 
 TOKENS = 256  # read in one call at most: what they need stays in the processor's cache
 TILE = 8  # rows of scores that a thread holds
+SMALL = 4 << 20  # bytes of weights below which threads aren't tried out
 CACHE_DTYPES = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}
 NEVER = 2**31 - 1  # the slot from which a state of a memory is seen that is padding
 
@@ -188,7 +189,9 @@ class Decoder:
             call.active = threads
             self._run(call)
 
-        self._memory.few = kernels.threads(), best_threads(shape, self.nbytes, one_token)
+        most = kernels.threads()
+        measures = most > 1 and self.nbytes >= SMALL
+        self._memory.few = most, best_count(shape, most, one_token) if measures else most
 
     def _words(self, program: Program, head: Any, out: Panels, layers: Layers) -> None:
         """The head's operations on last states."""
@@ -206,6 +209,11 @@ class Decoder:
     def nbytes(self) -> int:
         """Of the weights that are read for one token."""
         return self._steps.nbytes + self._head.nbytes - self._embed.nbytes
+
+    @property
+    def few_threads(self) -> int:
+        """How many threads work on few rows."""
+        return self._memory.few[1]
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import processor
 
 NATIVE = Path(__file__).with_name("native")
 SOURCES = ("engine.cpp", "passes.cpp", "dot.h", "math.h")
@@ -103,19 +104,6 @@ class Call(ctypes.Structure):
         ("cosines", c_void_p), ("sines", c_void_p), ("learnt", c_void_p),
         ("distances", c_void_p), ("reach", c_int32),
     )  # fmt: skip
-
-
-@cache
-def processor() -> tuple[str, frozenset[str]]:
-    """The processor's name and what instructions it has, as Linux says; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor(), frozenset()
-    lines = (line.partition(":") for line in text.splitlines())
-    fields = {name.strip(): value.strip() for name, _, value in lines}
-    flags = frozenset(each.replace("_", "") for each in fields.get("flags", "").split())
-    return fields.get("model name", platform.processor()), flags
 
 
 def instructions() -> tuple[str, ...]:
