@@ -1,9 +1,9 @@
 """In which precision, and by the engine or by torch, a network is fastest on this machine.
 
-`auto` is fp32 or bf16, whichever is faster: quantising is for the user to choose. Of a decoder, some
-of its blocks read a prompt and write some tokens in each way; of any other network, its largest
-linear layer is multiplied with 256 rows. What was measured is kept (`measured.py`), so only the first
-use of a shape takes time: less than a second.
+`auto` is fp32 or bf16, whichever is faster: quantising is for the user to choose. Of a decoder,
+some of its blocks read a prompt and write some tokens in each way; of any other network, its
+largest linear layer is multiplied with 256 rows. What was measured is kept (`measured.py`), so only
+the first use of a shape takes time: less than a second.
 """
 
 import copy
