@@ -38,7 +38,8 @@ LAYERS = [
     {"models"},
     {"data"},
     {"nn", "sandbox"},
-    {"files", "outputs", "reading", "settings", "published_keys", "runtime", "errors", "config"},
+    {"files", "outputs", "reading", "settings", "published_keys", "runtime", "measured"}
+    | {"errors", "config"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LEAST, MOST = 60, 600  # lines of a file
@@ -70,7 +71,6 @@ ALONE = {
     "checkpoints/probes.py": "what networks are given and give; the other file stores and compares",
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
-    "nn/fast/choose.py": "measures and keeps; it knows no network",
     "nn/fast/products.py": "what the engine does for networks that don't write",
     "generation/lookup.py": "drafts of tokens and when they pay; no network is read there",
     "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",

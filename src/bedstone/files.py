@@ -281,6 +281,15 @@ def recover_folder(path: str | Path) -> Path:
     return path
 
 
+def cache_folder(name: str) -> Path:
+    """`$BEDSTONE_CACHE/NAME`, else `bedstone/NAME` in the user's cache folder."""
+    root = os.environ.get("BEDSTONE_CACHE")
+    if root:
+        return Path(root).expanduser() / name
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "bedstone" / name
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes UTF-8 text, whole or not at all. Raises BedstoneError as `atomic_file` does."""
     write_bytes(path, text.encode())

@@ -3,12 +3,12 @@
 import contextlib
 import ctypes
 import functools
-import math
+import mmap
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import Measured, fastest
 
 
 class _WithoutValues(TorchFunctionMode):
@@ -78,7 +79,7 @@ def check_finite(values: torch.Tensor | np.ndarray, what: str) -> None:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are faster there than fp32: measured on a CPU, once a process."""
+    """Whether bf16 products are faster there than fp32: measured on a CPU, and kept."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and _bf16_is_faster()
@@ -87,22 +88,16 @@ def has_fast_bf16(device: torch.device) -> bool:
 @functools.cache
 def _bf16_is_faster() -> bool:
     # hardware is 1.5 to 8 times as fast, emulation a third: no timing is near the margin
-    wide = torch.ones(256, 512)
-    rough, weight = wide.bfloat16(), torch.ones(512, 512)
-    low = weight.bfloat16()
+    return products(512, 512).best == "bf16"
+
+
+def products(ins: int, outs: int) -> Measured:
+    """Whether the CPU multiplies rows of so many inputs faster in bf16 or in fp32."""
+    wide, weight = torch.ones(256, ins), torch.ones(outs, ins)
+    rough, low = wide.bfloat16(), weight.bfloat16()
     linear = torch.nn.functional.linear
-    return speedup(lambda: linear(wide, weight), lambda: linear(rough, low)) > 1.1
-
-
-def speedup(plain: Callable[[], object], other: Callable[[], object], rounds: int = 7) -> float:
-    """How many times as fast the second is as the first: the best of interleaved calls."""
-    best = [math.inf, math.inf]
-    for _ in range(rounds):
-        for place, call in enumerate((plain, other)):
-            began = time.perf_counter()
-            call()
-            best[place] = min(best[place], time.perf_counter() - began)
-    return best[0] / best[1]
+    ways = {"fp32": lambda: linear(wide, weight), "bf16": lambda: linear(rough, low)}
+    return fastest(f"products of 256 rows, {ins} to {outs}", ways)
 
 
 @dataclass(frozen=True)
@@ -112,11 +107,14 @@ class Precision:
     Attributes:
         dtype: of matrix products.
         bits: of the weights that inference quantises, 8 or 4; None leaves them as they are.
+        auto: whether `dtype` is a guess, which `nn.fast.pick` replaces by what it measures for the
+            network at hand.
     """
 
     device: torch.device
     dtype: torch.dtype
     bits: int | None = None
+    auto: bool = False
 
     @property
     def name(self) -> str:
@@ -137,6 +135,8 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
 
+LARGE_PAGE = 2**21  # bytes
+
 TRAINING = ("auto", "bf16", "fp32")
 BITS = {"int8": 8, "int4": 4}  # of the weights, by the precisions of inference alone
 
@@ -144,7 +144,8 @@ BITS = {"int8": 8, "int4": 4}  # of the weights, by the precisions of inference 
 def pick_precision(name: str, device: torch.device, *, learns: bool = False) -> Precision:
     """`auto` is bf16 where the hardware has it, else fp32; `bf16` and `fp32` are taken as said.
 
-    `int8` and `int4` quantise weights for inference, and compute as `auto` does.
+    `int8` and `int4` quantise weights for inference, and compute as `auto` does. For inference on a
+    CPU `nn.fast.pick` then measures what `auto` is for a network.
 
     Args:
         learns: whether it is to train in.
@@ -162,7 +163,8 @@ def pick_precision(name: str, device: torch.device, *, learns: bool = False) -> 
         known = "auto, bf16 or fp32" if learns else "auto, bf16, fp32, int8 or int4"
         raise BedstoneError(f"precision: {name!r} is unknown; expected {known}.")
     fast = name == "bf16" or (name != "fp32" and has_fast_bf16(device))
-    return Precision(device, torch.bfloat16 if fast else torch.float32, bits)
+    left_open = not learns and device.type == "cpu" and name not in ("bf16", "fp32")
+    return Precision(device, torch.bfloat16 if fast else torch.float32, bits, left_open)
 
 
 def keep_memory() -> None:
@@ -177,6 +179,47 @@ def keep_memory() -> None:
         return
     mallopt(-4, 0)  # M_MMAP_MAX: everything from the heap,
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which isn't given back
+
+
+def hand_back(tensor: torch.Tensor) -> None:
+    """Lets go of the memory of a tensor that stands in a mapped file, where nobody changed it.
+
+    Its pages are read from the file again where they are touched. Others, and other systems than
+    Linux, stay as they are. Reading a page may map all around it, so what is near goes too.
+    """
+    if tensor.device.type != "cpu" or not tensor.numel():
+        return
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    page, near = mmap.PAGESIZE, LARGE_PAGE // mmap.PAGESIZE
+    first = tensor.data_ptr() // page
+    end = -(-(tensor.data_ptr() + (last + 1) * tensor.itemsize) // page)
+    start = max(first - near, 0)
+    try:
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+            file.seek(8 * start)
+            flags = np.frombuffer(file.read(8 * (end + near - start)), np.uint64)
+    except OSError:
+        return
+    here, swapped, of_file = (flags >> np.uint64(bit) & np.uint64(1) for bit in (63, 62, 61))
+    changed = np.flatnonzero(swapped | (here & ~of_file)) + start
+    before, after = changed[changed < first], changed[changed >= first]
+    if len(flags) < end - start or (len(after) and after[0] < end):
+        return
+    start = int(before[-1]) + 1 if len(before) else start
+    stop = int(after[0]) if len(after) else start + len(flags)
+    advise(start * page, (stop - start) * page, 4)  # MADV_DONTNEED
+
+
+def advise(start: int, size: int, how: int) -> None:
+    """The system call madvise, where there is one: a hint."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), how)
+
+
+def trim_memory() -> None:
+    """Gives memory that was freed back to the system, under glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def lone_threads(count: int) -> ThreadPoolExecutor:

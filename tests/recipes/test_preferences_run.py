@@ -12,8 +12,8 @@ import bedstone
 from bedstone.checkpoints.load import open_model
 from bedstone.cli import main
 from bedstone.commands.train import finetune, resume
-from bedstone.data.text.token_cache import cache_folder
 from bedstone.errors import BedstoneError
+from bedstone.files import cache_folder
 from bedstone.models.heads import HeadConfig
 from bedstone.recipes import library
 from bedstone.train import reference

@@ -23,6 +23,7 @@ from bedstone.checkpoints.store import MANIFEST
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
 from bedstone.nn.fast.inference import for_inference
+from bedstone.nn.fast.pick import prepared, settled
 from bedstone.nn.quantize import Quantized
 from bedstone.reading import check_kinds, is_plain, read_json
 from bedstone.runtime import Precision, versions
@@ -213,7 +214,8 @@ def differences(model: Any, golden: Mapping[str, Any], precision: Precision) -> 
         golden: as `read_golden` gives them.
     """
     with _evaluating(model):
-        ready_now = for_inference(model.network, precision.dtype, precision.bits)
+        precision = settled(model.network, precision)
+        ready_now = prepared(model.network, precision)
         work = Work(model, ready_now, precision)
         tolerance = TOLERANCES[precision.name]
         if _is_quantized(model.network):  # whose sums are rounded otherwise from path to path

@@ -24,7 +24,7 @@ from bedstone.evaluate.supervised import (
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.interfaces import EncoderDecoderModel
-from bedstone.nn.fast.inference import for_inference
+from bedstone.nn.fast.pick import prepared, settled
 from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
@@ -162,13 +162,14 @@ def evaluate(
                 f"{' and summarization' if option == '--page' else ''}. Leave it out, or name the "
                 "task."
             )
+    how = settled(opened.network, how)
     if isinstance(opened, DiffusionPipeline):
         check_no_labels(model, label_column)
         return evaluate_generative(
             opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
     if how.bits is not None:
-        opened.network = for_inference(opened.network, how.dtype, how.bits)
+        opened.network = prepared(opened.network, how)
     if judge or clip:
         raise BedstoneError(
             f"{'judge' if judge else 'clip'}: {judge or clip} was given, and {model} draws nothing "

@@ -9,7 +9,6 @@ from rich.table import Table
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
-from bedstone.errors import BedstoneError
 from bedstone.evaluate.speed import speed as measure_speed
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.nn.quantize import quantized_part, weights_of
@@ -20,8 +19,9 @@ def info(model: str, *, speed: bool = False, as_json: bool = False) -> dict[str,
 
     Args:
         model: a folder, a name that `bedstone models` lists, or a hub id.
-        speed: also measure how fast a text model writes here in each precision, and how near that
-            is to what memory allows (about 10 s for 135M parameters; let nothing else run).
+        speed: also say which precision, backend and threads are picked here, and why; of a text
+            model, measure how fast it writes in each precision, and how near that is to what memory
+            allows (about 10 s for 135M parameters; let nothing else run).
         as_json: print one JSON object.
 
     Example:
@@ -33,12 +33,7 @@ def info(model: str, *, speed: bool = False, as_json: bool = False) -> dict[str,
     opened = open_model(model)
     facts = describe(opened)
     if speed:
-        if not isinstance(opened, Model) or not opened.writes_text:
-            raise BedstoneError(
-                f"{model}: writes no text, and --speed measures how fast text is written. Leave "
-                "--speed out."
-            )
-        facts["speed"] = measure_speed(opened.network)
+        facts["speed"] = measure_speed(opened.network, writes=opened.writes_text)
     if as_json:
         print(json.dumps(facts))
         return facts
@@ -60,9 +55,15 @@ def _print_speed(found: dict[str, Any]) -> None:
         f"\n{found['processor']}, {found['instructions']} ({', '.join(found['has'])}), "
         f"{found['threads']} threads; engine: {engine}; a read loop reaches {roof:.1f} GB/s"
     )
+    for pick in found["picked"]:
+        print(_picked(pick))
+    print(f"measurements are kept in {found['kept_in']}; without the file they are made anew")
+    if not found["precisions"]:
+        return
     names = {
-        "precision": "", "backend": "by", "megabytes": "MB read", "tokens": "tokens/s",
-        "roof_share": "of roof", "batch": "8 rows", "prompt": "prompt", "products": "products",
+        "precision": "", "backend": "by", "threads": "threads", "megabytes": "MB read",
+        "tokens": "tokens/s", "roof_share": "of roof", "batch": "8 rows", "prompt": "prompt",
+        "products": "products",
         "head": "head", "rest": "rest",
     }  # fmt: skip
     print("tokens per second; microseconds of one token: products of layers, head, all else")
@@ -71,10 +72,19 @@ def _print_speed(found: dict[str, Any]) -> None:
         print("".join(f"{_cell(row[name]):>9}" for name in names))
 
 
+def _picked(pick: dict[str, Any]) -> str:
+    """A line: what a precision comes to, and what was measured."""
+    times = ", ".join(f"{way} {1e3 * each:.3g} ms" for way, each in pick["seconds"].items())
+    when = " (measured before)" if pick["kept"] else ""
+    why = f"{times} for {pick['what']}{when}" if times else pick["what"]
+    return f"{pick['name']}: {pick['precision']} by {pick['backend']}: {why}"
+
+
 def _cell(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or "-"
-    return f"{value:.0%}" if value < 2 else f"{value:,.0f}"
+    share = isinstance(value, float) and value < 2
+    return f"{value:.0%}" if share else f"{value:,.0f}"
 
 
 def _shown(value: Any) -> str:

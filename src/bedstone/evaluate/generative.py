@@ -38,7 +38,7 @@ from bedstone.evaluate.runner import Evaluation, held_out_loss, present
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.generative import NearestNeighbours, beside_real, beside_training, clip_score
-from bedstone.nn.fast.inference import for_inference
+from bedstone.nn.fast.pick import prepared
 from bedstone.objectives.diffusion import Denoising
 from bedstone.reading import is_plain, read_object
 from bedstone.report.sheets import as_pixels, neighbours_sheet, samples_sheet, to_images
@@ -140,7 +140,7 @@ def samples_of(
         condition=condition,
         null=null,
         controls=SampleControls(limit=clip() if model.autoencoder is None else None),
-        network=for_inference(model.network, precision.dtype, precision.bits),
+        network=prepared(model.network, precision),
         autocast=precision.autocast,
         batch=SAMPLE_BATCH,
         progress=lambda step: update(step.share),

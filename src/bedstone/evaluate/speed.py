@@ -12,12 +12,16 @@ from typing import Any
 
 import torch
 
+from bedstone.files import cache_folder
 from bedstone.generation.autoregress import decode, prefill, ready
+from bedstone.measured import FILE, processor
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.decoder import Decoder
+from bedstone.nn.fast.pick import pick
 from bedstone.runtime import pick_precision
 
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
+PICKED = ("auto", "int8", "int4")  # what leaves something to be picked
 PROMPT, STEPS, ROWS = 128, 24, 8  # tokens of the prompt, tokens written, rows of a batch
 ROOF_BYTES = 2**27
 
@@ -29,6 +33,7 @@ class Pace:
     Attributes:
         precision: by its name.
         backend: engine (nn/fast/native) or torch.
+        threads: that work on few rows; None where torch computes.
         megabytes: of weights that a token reads, in 10^6 bytes; None where torch computes.
         tokens: written a second, one row.
         batch: written a second by 8 rows together.
@@ -40,6 +45,7 @@ class Pace:
 
     precision: str
     backend: str
+    threads: int | None
     megabytes: float | None
     tokens: float
     batch: float
@@ -50,9 +56,13 @@ class Pace:
     rest: float | None = None
 
 
-def speed(network: Any) -> dict[str, Any]:
-    """The processor, its roof in GB/s, and the pace in each precision."""
-    name, flags = kernels.processor()
+def speed(network: Any, *, writes: bool = True) -> dict[str, Any]:
+    """The processor, its roof in GB/s, what was picked, and the pace in each precision.
+
+    Args:
+        writes: whether it writes text; nothing else has a pace.
+    """
+    name, flags = processor()
     roof = read_rate()
     return {
         "processor": name,
@@ -61,8 +71,16 @@ def speed(network: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "engine": kernels.why_not() or "on",
         "roof_gb_s": roof,
-        "precisions": [asdict(pace(network, each, roof)) for each in PRECISIONS],
+        "picked": [picked(network, each) for each in PICKED],
+        "kept_in": str(cache_folder("speed") / FILE),
+        "precisions": [asdict(pace(network, each, roof)) for each in PRECISIONS if writes],
     }
+
+
+def picked(network: Any, name: str) -> dict[str, Any]:
+    """What a precision, by its name, comes to for a network, and what was measured."""
+    found = pick(network, pick_precision(name, torch.device("cpu")))
+    return {"name": name, **asdict(found), "precision": found.precision.name}
 
 
 def read_rate() -> float:
@@ -104,12 +122,13 @@ def pace(network: Any, precision: str, roof: float) -> Pace:
 
     written(1)  # allocates
     (reading, step), (_, batch_step) = written(1), written(ROWS)
-    figures = Pace(precision, "torch", None, 1 / step, ROWS / batch_step, prompt / reading)
+    figures = Pace(precision, "torch", None, None, 1 / step, ROWS / batch_step, prompt / reading)
     if not isinstance(decoder, Decoder):
         return figures
     parts = decoder.seconds()
     return Pace(
-        precision, "engine", decoder.nbytes / 1e6, 1 / step, ROWS / batch_step, prompt / reading,
+        precision, "engine", decoder.few_threads, decoder.nbytes / 1e6, 1 / step,
+        ROWS / batch_step, prompt / reading,
         decoder.nbytes / step / 1e9 / roof, 1e6 * parts["products"], 1e6 * parts["head"],
         1e6 * max(step - parts["products"] - parts["head"], 0.0),
     )  # fmt: skip

@@ -23,6 +23,7 @@ from bedstone.generation.sampling import Sampling
 from bedstone.nn.cache import Cache
 from bedstone.nn.fast.decoder import decoder_of
 from bedstone.nn.fast.inference import for_inference, inference_bits, inference_dtype
+from bedstone.nn.fast.pick import pick
 from bedstone.runtime import Precision, check_finite
 
 Finish = Literal["stop", "length"]
@@ -362,7 +363,8 @@ def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor,
 
 
 def ready(network: Decoder, precision: Precision | None) -> Decoder:
-    """The network itself, or a copy of it made ready to compute in `precision`.
+    """The network itself, or a copy of it made ready to compute in `precision`; what that leaves
+    open is measured (`nn.fast.pick`).
 
     A decoder over memories whose network is ready is its form over the engine, where it has one.
     """
@@ -371,10 +373,14 @@ def ready(network: Decoder, precision: Precision | None) -> Decoder:
         return over() or network
     if precision is None or not isinstance(network, nn.Module):
         return network
+    chosen = pick(network, precision)
+    precision = chosen.precision
     made_for = inference_dtype(network), inference_bits(network)
     if made_for == (precision.dtype, precision.bits):
         return network
-    found: Any = decoder_of(network, precision.dtype, precision.bits)
+    found: Any = None
+    if chosen.backend == "engine":
+        found = decoder_of(network, precision.dtype, precision.bits)
     return found or for_inference(network, precision.dtype, precision.bits)
 
 

@@ -25,6 +25,7 @@ from bedstone.nn.lora import adapters
 from bedstone.nn.quantize import Codes, held_state, hold, holds, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
+from bedstone.runtime import hand_back
 
 T = TypeVar("T")
 
@@ -365,6 +366,7 @@ def _numberless(name: str) -> str:
 
 
 COUNTERS = ("num_batches_tracked",)  # endings of stored tensors that count
+AT_ONCE = 1 << 21  # numbers that are checked before their memory is handed back
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -382,7 +384,11 @@ def check_weights(name: str, whole: Tensor, where: str) -> None:
             "float32, float16 or bfloat16. Quantised by another library, it means nothing without "
             "its scales: take the weights in full precision."
         )
-    if whole.numel() and not all(map(math.isfinite, map(float, whole.aminmax()))):
+    finite = True
+    for part in whole.reshape(-1).split(AT_ONCE) if whole.numel() else ():
+        finite = finite and all(map(math.isfinite, map(float, part.aminmax())))
+        hand_back(part)
+    if not finite:
         raise BedstoneError(
             f"{where}: {name} holds numbers that aren't finite (NaN or infinity); nothing "
             "that it gives means anything. Take another copy, or an earlier checkpoint."

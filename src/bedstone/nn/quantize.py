@@ -203,7 +203,7 @@ class Quantized(nn.Module):
         self.dtype: torch.dtype | None = None  # of inference, where one was chosen beforehand
         for name in ("codes", "scales", "lowest"):
             self.register_buffer(name, None, persistent=False)
-        self._take(codes)
+        self.take(codes)
 
     @property
     def device(self) -> torch.device:
@@ -224,7 +224,7 @@ class Quantized(nn.Module):
         """The weight in `dtype`, (E, D)."""
         return self.held.whole(dtype)
 
-    def _take(self, given: Codes) -> None:
+    def take(self, given: Codes) -> None:
         """Takes codes as they are."""
         self.bits, self.group, self.shape = given.bits, given.group, given.shape
         self.codes, self.scales, self.lowest = given.packed, given.scales, given.lowest
@@ -269,9 +269,9 @@ class Quantized(nn.Module):
                 f"{tuple(self.shape)}."
             )
         elif isinstance(weight, Codes):
-            self._take(weight)
+            self.take(weight)
         else:
-            self._take(encode(weight.to(self.device), self.bits, self.group))
+            self.take(encode(weight.to(self.device), self.bits, self.group))
 
 
 class QuantizedLinear(Quantized):

@@ -16,9 +16,15 @@ import torch
 
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.text.preference_examples import PreferenceExamples, preference_batches
-from bedstone.data.text.token_cache import cache_folder
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, manifest, recover_folder, verify_manifest, write_json
+from bedstone.files import (
+    atomic_folder,
+    cache_folder,
+    manifest,
+    recover_folder,
+    verify_manifest,
+    write_json,
+)
 from bedstone.nn.lora import active_adapter, adapters, use_adapter
 from bedstone.objectives.preferences import answer_log_probs
 from bedstone.reading import read_object

@@ -8,9 +8,10 @@ import pytest
 from bedstone.data.bytes import Piece
 from bedstone.data.sources import Texts, open_source
 from bedstone.data.text import token_cache as tokens_module
-from bedstone.data.text.token_cache import TokenSplit, cache_folder, token_cache
+from bedstone.data.text.token_cache import TokenSplit, token_cache
 from bedstone.data.text.train_tokenizer import train_bpe, train_characters
 from bedstone.errors import BedstoneError
+from bedstone.files import cache_folder
 
 TOKENIZER = train_bpe(["the cat sat on the mat and the dog did not ü 漢 " * 20], 320)
 

@@ -12,7 +12,6 @@ import array
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,14 @@ from bedstone.data.sources import Source
 from bedstone.data.text.fim_cuts import CutText, FimCounts, FimCutter
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, manifest, recover_folder, verify_manifest, write_json
+from bedstone.files import (
+    atomic_folder,
+    cache_folder,
+    manifest,
+    recover_folder,
+    verify_manifest,
+    write_json,
+)
 from bedstone.reading import read_object
 
 GROUP = 2 << 20  # characters tokenised at once: enough for all processors, about 200 MB of memory
@@ -220,15 +226,6 @@ class TokenCache:
     ):
         self.folder, self.train, self.validation = folder, train, validation
         self.counts = counts
-
-
-def cache_folder(name: str) -> Path:
-    """`$BEDSTONE_CACHE/NAME`, else `bedstone/NAME` in the user's cache folder."""
-    root = os.environ.get("BEDSTONE_CACHE")
-    if root:
-        return Path(root).expanduser() / name
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "bedstone" / name
 
 
 def token_cache(

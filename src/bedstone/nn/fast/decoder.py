@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import best_count
 from bedstone.nn.attention import check_memory
 from bedstone.nn.cache import Cache, LayerCache
 from bedstone.nn.fast import kernels
-from bedstone.nn.fast.choose import best_threads
 from bedstone.nn.fast.panels import BF16, FP32, INT8, SIDE, Panels, address, up
 from bedstone.nn.fast.program import (
     COARSE,
@@ -47,6 +47,7 @@ from bedstone.nn.positions import LearnedPositions, RelativeBias, SinusoidalPosi
 
 TOKENS = 256  # read in one call at most: what they need stays in the processor's cache
 TILE = 8  # rows of scores that a thread holds
+SMALL = 4 << 20  # bytes of weights below which threads aren't tried out
 CACHE_DTYPES = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}
 NEVER = 2**31 - 1  # the slot from which a state of a memory is seen that is padding
 
@@ -169,12 +170,13 @@ class Decoder:
         if len(self._steps.heads) != 1:
             raise NotPossible("heads that differ between blocks")
         self._words(self._head, parts.head, head, layers)
-        self._steps.settle()
         self._whole = self._steps.then(self._head)
         self._keeping = self._steps.memory(layers)
         if len({(each.groups, each.padded) for _, each in self._steps.crosses}) > 1:
             raise NotPossible("heads of cross-attention that differ between blocks")
         self._learnt = self._positions(parts.positions)
+        self._whole.settle()
+        self._keeping.settle()
         self._turns: tuple[Tensor, Tensor] | None = None
         self._bias: tuple[Tensor, int] | None = None
         coarse = COARSE if bits or dtype is torch.bfloat16 else 0.0
@@ -188,7 +190,9 @@ class Decoder:
             call.active = threads
             self._run(call)
 
-        self._memory.few = kernels.threads(), best_threads(shape, self.nbytes, one_token)
+        most = kernels.threads()
+        measures = most > 1 and self.nbytes >= SMALL
+        self._memory.few = most, best_count(shape, most, one_token) if measures else most
 
     def _words(self, program: Program, head: Any, out: Panels, layers: Layers) -> None:
         """The head's operations on last states."""
@@ -206,6 +210,11 @@ class Decoder:
     def nbytes(self) -> int:
         """Of the weights that are read for one token."""
         return self._steps.nbytes + self._head.nbytes - self._embed.nbytes
+
+    @property
+    def few_threads(self) -> int:
+        """How many threads work on few rows."""
+        return self._memory.few[1]
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache for `batch` rows of up to `capacity` tokens."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bedstone.runtime import speedup
+from bedstone.measured import fastest
 
 # Rows a product is packed for. The layout for one row costs up to twice the time with eight in
 # fp32, and a twentieth more with a thousand; this one is as fast with one (measured, AVX-512).
@@ -94,13 +94,15 @@ def pays(dtype: torch.dtype, rows: int) -> bool:
     if not _packs(dtype):
         return False
     weight, x = torch.ones(1536, 768, dtype=dtype), torch.ones(rows, 768, dtype=dtype)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    packed = cache(lambda: torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS))
     by_pack = torch.ops.mkldnn._linear_pointwise
+    ways = {
+        "plain": lambda: F.linear(x, weight),
+        "packed": lambda: by_pack(x, packed(), None, "none", [], ""),
+    }
     with torch.inference_mode():
-        found = speedup(
-            lambda: F.linear(x, weight), lambda: by_pack(x, packed, None, "none", [], ""), 15
-        )
-    return found > 1.0
+        found = fastest(f"packed products of {rows} rows in {dtype}", ways, better=1.0)
+    return found.best == "packed"
 
 
 def working_dtype(x: Tensor, weight: Tensor | None = None) -> torch.dtype:

@@ -6,7 +6,6 @@ Without a compiler, or on other processors than x86 with AVX2, `library` gives N
 `BEDSTONE_ENGINE` in the environment: `off`, or `avx2` to leave AVX-512 out; else what there is.
 """
 
-import contextlib
 import ctypes
 import hashlib
 import os
@@ -22,6 +21,8 @@ from pathlib import Path
 import torch
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import processor
+from bedstone.runtime import LARGE_PAGE, advise
 
 NATIVE = Path(__file__).with_name("native")
 SOURCES = ("engine.cpp", "passes.cpp", "dot.h", "math.h")
@@ -34,7 +35,6 @@ AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 OPTIONAL = ("avx512bf16",)
 CHOICES = ("auto", "avx512", "avx2", "off")  # of the environment
 BUILD_SECONDS = 120
-LARGE_PAGE = 2**21
 _PROCESS = os.getpid()
 
 
@@ -103,19 +103,6 @@ class Call(ctypes.Structure):
         ("cosines", c_void_p), ("sines", c_void_p), ("learnt", c_void_p),
         ("distances", c_void_p), ("reach", c_int32),
     )  # fmt: skip
-
-
-@cache
-def processor() -> tuple[str, frozenset[str]]:
-    """The processor's name and what instructions it has, as Linux says; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor(), frozenset()
-    lines = (line.partition(":") for line in text.splitlines())
-    fields = {name.strip(): value.strip() for name, _, value in lines}
-    flags = frozenset(each.replace("_", "") for each in fields.get("flags", "").split())
-    return fields.get("model name", platform.processor()), flags
 
 
 def instructions() -> tuple[str, ...]:
@@ -192,8 +179,7 @@ def large_pages(size: int) -> torch.Tensor:
     """Bytes in pages of 2 MB, where the system gives such: a walk through them misses fewer."""
     whole = torch.empty(size + LARGE_PAGE, dtype=torch.uint8)
     start = -whole.data_ptr() % LARGE_PAGE
-    with contextlib.suppress(OSError, AttributeError):  # it is a hint
-        ctypes.CDLL(None).madvise(c_void_p(whole.data_ptr() + start), ctypes.c_size_t(size), 14)
+    advise(whole.data_ptr() + start, size, 14)  # MADV_HUGEPAGE
     return whole[start : start + size]
 
 

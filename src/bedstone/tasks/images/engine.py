@@ -25,7 +25,7 @@ from bedstone.data.images.decode import decode
 from bedstone.data.images.processor import ImageProcessor
 from bedstone.data.text.packing import pack
 from bedstone.errors import BedstoneError
-from bedstone.nn.fast.inference import for_inference
+from bedstone.nn.fast.pick import prepared, settled
 from bedstone.nn.layers import normalise
 from bedstone.runtime import check_finite, pick_precision
 from bedstone.settings import Settings, optional, whole
@@ -67,8 +67,8 @@ class ImageEngine:
         self.batch_size = batch_size
         self.threads = threads or min(os.cpu_count() or 1, MOST_THREADS)
         self.device = next(model.network.parameters()).device
-        how = pick_precision(precision, self.device)
-        self.network: Any = for_inference(model.network, how.dtype, how.bits)
+        how = settled(model.network, pick_precision(precision, self.device))
+        self.network: Any = prepared(model.network, how)
         self.precision = how.name
 
     @property

@@ -33,7 +33,7 @@ from bedstone.diffusion.times import check_steps
 from bedstone.errors import BedstoneError, closest
 from bedstone.models.dit.config import divided
 from bedstone.models.dit.network import Conditioned
-from bedstone.nn.fast.inference import for_inference
+from bedstone.nn.fast.pick import prepared, settled
 from bedstone.runtime import pick_precision
 from bedstone.settings import check_whole, from_mapping
 from bedstone.tasks.media.files import image_signal, mask_signal
@@ -57,9 +57,8 @@ class GenerationEngine:
         check_parts(model)
         self.model = model
         self.device = next(model.network.denoiser.parameters()).device
-        self.precision = pick_precision(precision, self.device)
-        how = self.precision
-        self.network: Any = for_inference(model.network, how.dtype, how.bits)
+        self.precision = settled(model.network, pick_precision(precision, self.device))
+        self.network: Any = prepared(model.network, self.precision)
         if model.autoencoder is not None:
             model.autoencoder.network.to(self.device)
 

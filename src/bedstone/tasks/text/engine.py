@@ -17,7 +17,8 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.text.encode import Input
 from bedstone.data.text.packing import Packed, pack
 from bedstone.models.heads import PretrainingHeads
-from bedstone.nn.fast.inference import for_inference, for_mixed_inference
+from bedstone.nn.fast.inference import for_mixed_inference
+from bedstone.nn.fast.pick import prepared, settled
 from bedstone.runtime import check_finite, pick_precision
 
 TOKENS = 2048  # of a batch: enough for large products, few enough to stay in the cache
@@ -116,9 +117,9 @@ class Engine:
 def _ready(model: Model, precision: str, device: torch.device) -> Any:
     """The network in a precision by its name; `mixed` is fp32 but for late MLPs."""
     if precision != "mixed":
-        how = pick_precision(precision, device)
-        return for_inference(model.network, how.dtype, how.bits)
-    return for_mixed_inference(model.network, pick_precision("auto", device).dtype)
+        return prepared(model.network, pick_precision(precision, device))
+    rough = settled(model.network, pick_precision("auto", device)).dtype
+    return for_mixed_inference(model.network, rough)
 
 
 def batches(lengths: Sequence[int], batch_size: int | None) -> Iterator[list[int]]:

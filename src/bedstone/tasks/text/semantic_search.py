@@ -18,9 +18,8 @@ from bedstone.checkpoints.model import Model, weights_hash
 from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.open import open_dataset
 from bedstone.data.records import FORMATS
-from bedstone.data.text.token_cache import cache_folder
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_file
+from bedstone.files import atomic_file, cache_folder
 from bedstone.nn.fast.inference import inference_bits, inference_dtype
 from bedstone.reading import is_plain, to_path
 from bedstone.settings import one_of, whole
