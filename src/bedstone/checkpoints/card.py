@@ -35,7 +35,8 @@ USES = {
 }
 USES["joint"] = USES["captions"]
 USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").network.latents(pixels)')
-USES["fsq_autoencoder"] = ("image-feature-extraction", 'bedstone.load(".").network.codes(pixels)')
+for _kind in ("fsq_autoencoder", "vq_model", "discrete_vae"):
+    USES[_kind] = ("image-feature-extraction", 'bedstone.load(".").network.encode(pixels)')
 for _kind in ("dit", "pixart", "bedstone_dit"):  # alone, not as a part of a pipeline
     USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):
@@ -103,11 +104,14 @@ def _shape(config: Any) -> dict[str, str]:
             rows |= {f"{name}: {key}": value for key, value in _shape(tower).items()}
         return rows | {"joint width": str(config.embed)}
     if hasattr(config, "widths"):
-        return {"channels of each stage": ", ".join(map(str, config.widths))}
+        codes = {"codes": f"{config.codes:,}"} if hasattr(config, "codes") else {}
+        return {"channels of each stage": ", ".join(map(str, config.widths)), **codes}
     sizes = [name for name in ("width", "layers", "heads") if hasattr(config, name)]
     rows = {", ".join(sizes): ", ".join(str(getattr(config, name)) for name in sizes)}
     if hasattr(config, "size"):
         return rows | {"size": f"{' by '.join(map(str, config.size))} pixels"}
+    if hasattr(config, "codes"):
+        return rows | {"codes": f"{config.codes:,}"}
     return rows | {
         "context": f"{config.context} tokens",
         "vocabulary": f"{config.vocab_size:,} tokens",

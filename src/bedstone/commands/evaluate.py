@@ -8,6 +8,7 @@ from typing import Any
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import DiffusionPipeline
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.autoencoder import evaluate_autoencoder
 from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.humaneval import HUMANEVAL, USUAL, CodeSettings, evaluate_humaneval
@@ -18,7 +19,7 @@ from bedstone.evaluate.preferences import evaluate_rewards, holds_pairs
 from bedstone.evaluate.supervised import TASKS, evaluate_labels
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
-from bedstone.models.interfaces import EncoderDecoderModel
+from bedstone.models.interfaces import Autoencoder, EncoderDecoderModel
 from bedstone.nn.fast.inference import for_inference
 from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
@@ -54,7 +55,8 @@ def evaluate(
     Prints metrics with 95 % bootstrap intervals for a model with labels, tags or answers; loss,
     perplexity and bits per byte for a language model; for a model that generates media, the scores
     that a judge network or a CLIP gives to its samples; and with --task humaneval, pass@k of the
-    programs that a model writes, which are run in a sandbox.
+    programs that a model writes, which are run in a sandbox; of an autoencoder, how well images
+    come back, and whether a judge still sees in them what it saw.
 
     Args:
         model: a folder, a name that `bedstone models` lists, or a hub id.
@@ -78,7 +80,8 @@ def evaluate(
         confusion: a PNG file to draw the confusion matrix into, for a model with labels.
         page: for translation and summarization: an HTML file of sources, outputs and references,
             the most suspicious first, with the share of each source that was read.
-        judge: for a model that generates media: the judge network, a folder or a file of weights.
+        judge: for a model that generates media, or an autoencoder: the judge network, a folder or a
+            file of weights.
         clip: for a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
             how well each sample matches its text; with or without a judge.
         samples: for a model that generates media: number of samples to judge.
@@ -161,6 +164,9 @@ def evaluate(
         return evaluate_generative(
             opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
+    if isinstance(opened.network, Autoencoder) and not clip:
+        check_no_labels(model, label_column)
+        return evaluate_autoencoder(opened, data, how, judge=judge, split=split, as_json=as_json)
     if how.bits is not None:
         opened.network = for_inference(opened.network, how.dtype, how.bits)
     if judge or clip:

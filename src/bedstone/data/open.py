@@ -271,6 +271,21 @@ class ImagesConfig(Settings):
 
 
 @dataclass
+class PlainConfig(ImagesConfig):
+    """Images without texts.
+
+    Attributes, besides those of all rows with images:
+        sizes: of things in scenes: small, medium, large; empty is all of them.
+        textures: whether things in scenes may be striped or dotted.
+        signs: whether scenes may have signs with words.
+    """
+
+    sizes: list[str] = field(default_factory=list)
+    textures: bool = True
+    signs: bool = True
+
+
+@dataclass
 class PairsConfig(ImagesConfig):
     """Images with texts.
 

@@ -169,7 +169,7 @@ def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> 
     Args:
         drawn: (N, 3, S, S), of any size: brought to that of the judge.
     """
-    seen = judge.things(_at_size(drawn, judge.size))
+    seen = judge.things(at_size(drawn, judge.size))
     wanted = [stated(text) for text in prompts]
     found = judge_scenes(seen, wanted)
     values = {name: value for name, value in asdict(found).items() if name != "count"}
@@ -180,7 +180,8 @@ def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> 
     return Figures("drawings", "right", values, {}, rows=len(prompts))
 
 
-def _at_size(images: Tensor, size: int) -> Tensor:
+def at_size(images: Tensor, size: int) -> Tensor:
+    """Images (B, C, S, S) as large as a judge of scenes reads them."""
     if images.shape[-1] == size:
         return images
     return torch.nn.functional.interpolate(images, size=(size, size), mode="area")

@@ -7,6 +7,7 @@ colour that training never does.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from bedstone.data.images.image_text import CAPTION, answer_text, question_text
 from bedstone.data.scenes.captions import all_captions, caption, negatives, prompts
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw
-from bedstone.data.scenes.world import HELD_OUT, PAIRS, Scene, make_scene
+from bedstone.data.scenes.world import HELD_OUT, PAIRS, Scene, make_scene, without_textures
 from bedstone.errors import BedstoneError, nearest
 
 NAME = "scenes"  # of the built-in data
@@ -214,17 +215,32 @@ def plain_scenes(
     seed: int = 0,
     size: int = 64,
     objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+    textures: bool = True,
+    signs: bool = True,
 ) -> Dataset:
     """`count` scenes of a split without texts. Images are drawn when they are asked for.
 
+    Args:
+        sizes: of the things; of all, where none is named.
+        textures, signs: whether scenes may have them.
+
     Raises:
-        BedstoneError: a number of objects outside 1 to 5, or no such split.
+        BedstoneError: a number of objects outside 1 to 5, or no such split or size.
     """
     rows = []
     for number in range(count):
-        scene = make_scene(seed * APART + number, split=split, objects=objects)
-        rows.append(Sample(partial(draw, scene, size), place=f"{split} scene {number}"))
+        scene = make_scene(seed * APART + number, split=split, objects=objects, sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
+        image, place = partial(draw, scene, size), f"{split} scene {number}"
+        rows.append(Sample(image, place=place, scene=scene))
     return Dataset(rows, NAME, fields=())
+
+
+def simplified(scene: Scene, *, textures: bool, signs: bool) -> Scene:
+    """A scene without the textures and the sign that it isn't to have."""
+    scene = scene if signs else replace(scene, sign=None)
+    return scene if textures else without_textures(scene)
 
 
 def heldout_scenes(fields: Sequence[str], split: str) -> Dataset:
