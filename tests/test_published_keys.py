@@ -102,7 +102,7 @@ DENOISERS = {
     "vq_model": "VQModel",
 }
 OURS = {"clip_resnet", "blip_resnet", "flamingo", "sighted_gpt", "bedstone_dit", "fsq_autoencoder"}
-OURS |= {"discrete_vae"}  # of a library without configuration files
+OURS |= {"dalle", "discrete_vae"}  # this one of a library without configuration files
 
 
 def default(model_type):

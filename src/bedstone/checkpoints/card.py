@@ -37,6 +37,7 @@ USES["joint"] = USES["captions"]
 USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").network.latents(pixels)')
 for _kind in ("fsq_autoencoder", "vq_model", "discrete_vae"):
     USES[_kind] = ("image-feature-extraction", 'bedstone.load(".").network.encode(pixels)')
+USES["dalle"] = ("text-to-image", 'bedstone.load(".").network(ids, keep, codes)')
 for _kind in ("dit", "pixart", "bedstone_dit"):  # alone, not as a part of a pipeline
     USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):

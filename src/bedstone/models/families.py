@@ -38,6 +38,7 @@ FAMILIES = {
     "fsq_autoencoder": "bedstone.models.autoencoder.published",
     "vq_model": "bedstone.models.autoencoder.published",
     "discrete_vae": "bedstone.models.autoencoder.published",
+    "dalle": "bedstone.models.dalle.published",
 }
 # Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
 CLASSES = {
