@@ -65,7 +65,7 @@ def test_network(case: DalleConfig) -> None:
     ids, keep, codes = inputs(case)
 
     def forward(network: Any) -> Tensor:
-        found = network.learn(ids, keep, codes)
+        found = network.logits(ids, keep, codes)
         return torch.cat([each.flatten(1) for each in found if each is not None], 1)
 
     numbers = case.places * case.codes

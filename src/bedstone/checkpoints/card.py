@@ -134,7 +134,7 @@ FILES = {"image": "out.png", "audio": "out.wav", "video": "out.png", "volume": "
 def pipeline_card(
     parts: Mapping[str, Any],
     signal: Mapping[str, Any],
-    sampling: Mapping[str, Any],
+    how: str,
     record: Mapping[str, Any],
 ) -> str:
     """The card of a model that draws.
@@ -142,7 +142,7 @@ def pipeline_card(
     Args:
         parts: its networks by the folders they stand in.
         signal: what it draws, by the fields of `checkpoints.pipeline.SignalSpec`.
-        sampling: how, by those of `recipes_diffusion.SamplingConfig`.
+        how: it does so, in words.
         record: what `bedstone.json` says of its making.
     """
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
@@ -154,9 +154,8 @@ def pipeline_card(
         "from": {"none": "noise alone", "class": f"{len(names)} classes"}.get(condition, "words"),
         **{f"parameters of {name}/": f"{count:,}" for name, count in counts.items()},
         "width, layers, heads": f"{config.width}, {config.layers}, {config.heads}",
-        "patches": " x ".join(map(str, config.patches)),
-        "drawn by": f"{sampling['method']}, {sampling['steps']} steps, "
-        f"guidance {sampling['guidance']:g}",
+        **_drawn_in(config),
+        "drawn by": how,
         "trained on": (record.get("data") or {}).get("source", "not recorded"),
         **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
     }
@@ -170,3 +169,11 @@ def pipeline_card(
         f"# {config.layout}, {total / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
         f"{labels}\n```\n{command}\n```\n"
     )
+
+
+def _drawn_in(config: Any) -> dict[str, str]:
+    """What a network draws at a time: patches, or codes."""
+    if hasattr(config, "patches"):
+        return {"patches": " x ".join(map(str, config.patches))}
+    grid = " x ".join(map(str, config.grid))
+    return {"codes of an image": f"{grid} of {config.codes:,}, in {config.order} order"}

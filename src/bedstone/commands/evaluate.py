@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.autoencoder import evaluate_autoencoder
 from bedstone.evaluate.contrastive import evaluate_contrastive
+from bedstone.evaluate.dalle import evaluate_reranking
 from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.humaneval import HUMANEVAL, USUAL, CodeSettings, evaluate_humaneval
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
@@ -47,6 +48,7 @@ def evaluate(
     judge: str = "",
     clip: str = "",
     samples: int = 1000,
+    candidates: int = 0,
     out: str = "",
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def evaluate(
         clip: for a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
             how well each sample matches its text; with or without a judge.
         samples: for a model that generates media: number of samples to judge.
+        candidates: for a DALL-E and scenes: of so many images a prompt, how often the one that its
+            CLIP keeps is right, beside any of them and the best of them.
         out: for a model that generates media: a folder for sheets of samples; for humaneval: a
             folder for the completions with their verdicts.
         overwrite: replace files of the same names.
@@ -159,7 +163,12 @@ def evaluate(
                 f"{' and summarization' if option == '--page' else ''}. Leave it out, or name the "
                 "task."
             )
-    if isinstance(opened, DiffusionPipeline):
+    if candidates:
+        check_no_labels(model, label_column)
+        return evaluate_reranking(
+            opened, data, how, judge=judge, candidates=candidates, samples=samples, as_json=as_json
+        )
+    if isinstance(opened, MediaPipeline):
         check_no_labels(model, label_column)
         return evaluate_generative(
             opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json

@@ -108,6 +108,17 @@ class ImageCoder(Protocol):
 
 
 @runtime_checkable
+class CodeWriter(Protocol):
+    """A network that writes the codes of an image after words (DALL-E)."""
+
+    def tokens(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """Tokens (B, T) of words (B, t), of which `keep` is true where one is real."""
+
+    def logits(self, ids: Tensor, keep: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of codes (B, N, K), and of words where it writes these too."""
+
+
+@runtime_checkable
 class Denoiser(Protocol):
     """A network that predicts a clean signal, its noise or a velocity from a noisy signal.
 

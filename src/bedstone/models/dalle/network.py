@@ -229,7 +229,7 @@ class Dalle(nn.Module):
         """The last hidden states (B, S, D) of tokens (B, S)."""
         return self.core.states(ids, cache=cache, mask=mask or self.visible)
 
-    def learn(self, ids: Tensor, keep: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def logits(self, ids: Tensor, keep: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits of the codes (B, N, K); in raster order those of the words too, (B, T - 1, V), of
         each place after the first.
 
@@ -246,7 +246,7 @@ class Dalle(nn.Module):
         return self.head(states[:, before:]), self.words(states[:, :before])
 
     def forward(self, ids: Tensor, keep: Tensor, codes: Tensor) -> Tensor:
-        return self.learn(ids, keep, codes)[0]
+        return self.logits(ids, keep, codes)[0]
 
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty key/value cache."""
