@@ -116,9 +116,9 @@ class DalleGenerator:
         self._check(prompts, size, negative, sampling)
         condition, null = conditions(self.model, prompts, negative)
         record: dict[str, Any] = {"negative": negative}
-        start = keep = None
+        start = anew = clean = None
         if image is not None:
-            start, keep = self._started(image, strength, mask)
+            clean, start, anew = self._started(image, strength, mask)
             record |= {"image": named_image(image), "mask": named_image(mask)}
             record["strength"] = strength
         elif strength is not None or mask is not None:
@@ -136,10 +136,12 @@ class DalleGenerator:
             null=null,
             sampling=sampling,
             start=start,
-            mask=keep,
+            mask=anew,
             progress=progress,
             **self.options,
         )
+        if clean is not None and anew is not None:  # what stays is as it was, to the last pixel
+            drawn = torch.where(self._pixels(anew), drawn, clean)
         more: list[dict[str, Any]] = [{}] * len(prompts)
         if count > 1:
             drawn, more = self._best(drawn.unflatten(0, (-1, count)), prompts)
@@ -213,8 +215,15 @@ class DalleGenerator:
             for row, place in zip(scores, best, strict=True)
         ]
 
-    def _started(self, image: Any, strength: float | None, mask: Any) -> tuple[Tensor, Tensor]:
-        """The codes (1, h, w) of an image, and where they are drawn anew, (h, w) bool."""
+    def _pixels(self, codes: Tensor) -> Tensor:
+        """Which pixels (1, 1, H, W) are those of some codes (h, w), bool."""
+        size = self.model.signal.shape[1:]
+        return F.interpolate(codes[None, None].float(), size=tuple(size)) > 0
+
+    def _started(
+        self, image: Any, strength: float | None, mask: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """An image (1, C, H, W), its codes (1, h, w), and which are drawn anew, (h, w) bool."""
         shape, grid = tuple(self.model.signal.shape), tuple(self.model.config.grid)
         if isinstance(image, Tensor):
             if tuple(image.shape) != shape or not image.isfinite().all():
@@ -232,7 +241,7 @@ class DalleGenerator:
                 raise BedstoneError(f"strength: {share} was given; expected 0 to 1.")
             rows = round(share * grid[0])
             below = torch.arange(grid[0]) >= grid[0] - rows
-            return start, below[:, None].expand(grid)
+            return clean, start, below[:, None].expand(grid)
         if strength is not None:
             raise BedstoneError("strength: a mask says what is drawn anew; leave strength out.")
         if isinstance(mask, Tensor):
@@ -244,7 +253,7 @@ class DalleGenerator:
             white = mask.detach().float().cpu()[None]
         else:
             white = mask_signal(mask, image, shape)
-        return start, F.adaptive_max_pool2d(white, grid)[0, 0] > 0.5
+        return clean, start, F.adaptive_max_pool2d(white, grid)[0, 0] > 0.5
 
     def _check(
         self,
