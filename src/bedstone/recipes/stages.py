@@ -6,6 +6,7 @@ taken as it is; its share of the budget is then the others'.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,12 @@ class Stage:
         if taken := {"out", "budget", *SHARED} & set(section):
             name = min(taken)
             raise BedstoneError(
-                f"{self.name}.{name}: is that of the whole run; say {name}, or of the budget a "
+                f"{name}: is that of the whole run; say {name}, or of the budget a "
                 f"share: shares.{self.name}."
             )
         values |= {name: getattr(whole, name) for name in SHARED}
         values |= {"out": str(self.folder(whole)), "budget": part_of(whole.budget, self.share)}
-        try:
-            return read(values)
-        except BedstoneError as error:
-            raise BedstoneError(f"{self.name}: {error}") from None
+        return read(values)
 
     def folder(self, whole: Any) -> Path:
         """Of its run."""
@@ -97,13 +95,24 @@ def check_stages(recipe: Any, stages: Sequence[Stage], names: Sequence[str]) -> 
     if sum(stage.share for stage in stages) >= 1:
         shares = ", ".join(f"{stage.name} {stage.share:g}" for stage in stages)
         raise BedstoneError(f"shares: {shares} leave none of the budget to the run itself.")
-    for stage in stages:
-        if stage.name in recipe.parts:
+    for name in recipe.parts:
+        if getattr(recipe, name):
             raise BedstoneError(
-                f"{stage.name}: parts.{stage.name} = {recipe.parts[stage.name]} is taken as it is; "
-                f"leave the section {stage.name} out, or the part."
+                f"{name}: parts.{name} = {recipe.parts[name]} is taken as it is; leave the section "
+                f"{name} out, or the part."
             )
-        load_method(stage.method).check(stage.recipe(recipe))
+    for stage in stages:
+        with _named(stage):
+            load_method(stage.method).check(stage.recipe(recipe))
+
+
+@contextmanager
+def _named(stage: Stage) -> Iterator[None]:
+    """Errors say which stage they are of."""
+    try:
+        yield
+    except BedstoneError as error:
+        raise BedstoneError(f"{stage.name}: {error}") from error
 
 
 def train_stages(recipe: Any, stages: Sequence[Stage], *, quiet: bool) -> Iterator[RunResult]:
@@ -121,7 +130,8 @@ def train_stages(recipe: Any, stages: Sequence[Stage], *, quiet: bool) -> Iterat
         say(f"{stage.name}: {own.budget} of {recipe.budget}")
         with held_folder(stage.folder(recipe)) as folder:
             latest = CheckpointStore(folder / "checkpoints").latest()
-            result = run(load_method(stage.method), own, folder, latest, quiet=quiet)
+            with _named(stage):
+                result = run(load_method(stage.method), own, folder, latest, quiet=quiet)
         if result.model is None:
             say(f"That was a part of {recipe.out}. Go on with all: bedstone resume {recipe.out}")
             yield result
