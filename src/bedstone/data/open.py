@@ -284,12 +284,18 @@ class PlainConfig(ImagesConfig):
     textures: bool = True
     signs: bool = True
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """Which scenes, as `data.scenes.datasets` makes them."""
+        shown = {"sizes": self.sizes, "textures": self.textures, "signs": self.signs}
+        return {"objects": self.things, **shown}
+
 
 @dataclass
-class PairsConfig(ImagesConfig):
+class PairsConfig(PlainConfig):
     """Images with texts.
 
-    Attributes, besides those of all rows with images (columns: image, text, label, negatives):
+    Attributes, besides those of images without (columns: image, text, label, negatives):
         templates: texts made of a label, as `a photo of a {label}`: captions where rows have none,
             and the prompts of zero-shot classification.
         classes: names of the labels' classes by what stands in the rows: a list or a mapping.

@@ -48,12 +48,6 @@ REMEDIES = {
 }
 
 
-def scenes_of(data: PlainConfig, side: int) -> dict[str, Any]:
-    """Which scenes a recipe learns from, as `plain_scenes` takes it."""
-    shown = {"textures": data.textures, "signs": data.signs}
-    return {"size": side, "objects": data.things, "sizes": data.sizes, **shown}
-
-
 class AutoencoderScorer(Evaluation):
     """Loss, PSNR, SSIM and latent figures of an autoencoder on images.
 
@@ -276,7 +270,7 @@ def _rows(model: Model, data: str, split: str | None, labelled: bool) -> Dataset
     if data == SCENES:
         learnt = recorded_data(PlainConfig, model.record)
         side = max(model.processor.size) if model.processor else 64
-        return plain_scenes(HELD, split=split or "test", **scenes_of(learnt, side))
+        return plain_scenes(HELD, split=split or "test", size=side, **learnt.drawn)
     found: Dataset = open_dataset(data, ("image", *(["class"] if labelled else [])), split=split)
     return found
 

@@ -21,7 +21,7 @@ from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import plain_scenes
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
-from bedstone.evaluate.autoencoder import HELD, AutoencoderScorer, scenes_of
+from bedstone.evaluate.autoencoder import HELD, AutoencoderScorer
 from bedstone.evaluate.runner import Evaluation
 from bedstone.models.autoencoder.config import (
     LAYOUTS,
@@ -357,9 +357,9 @@ def _rows(recipe: AutoencoderRecipe, side: int) -> tuple[Dataset, Dataset]:
     data, seed = recipe.data, recipe.seed
     if data.source == SCENES:
         count = data.most_rows or MAX_SCENES
-        train = plain_scenes(count, seed=seed, **scenes_of(data, side))
+        train = plain_scenes(count, seed=seed, size=side, **data.drawn)
         count = recipe.evaluate_pictures or HELD
-        return train, plain_scenes(count, split="validation", **scenes_of(data, side))
+        return train, plain_scenes(count, split="validation", size=side, **data.drawn)
 
     train, held = held_out(data, partial(data.open, split=data.split), seed)
     return train, held.take(recipe.evaluate_pictures, seed)

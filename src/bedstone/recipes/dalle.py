@@ -174,7 +174,7 @@ def _autoencoder(recipe: DalleRecipe) -> dict[str, Any]:
 
 
 def _clip(recipe: DalleRecipe) -> dict[str, Any]:
-    data = _data(recipe, (*PLAIN, "columns", "templates", "classes"))
+    data = _data(recipe, (*PLAIN, *DRAWN, "columns", "templates", "classes"))
     size = max(recipe.size)
     return {"model": {"layout": "clip", "image": {"image_size": size}}, "data": data}
 

@@ -85,12 +85,16 @@ def scene_pairs(
     seed: int = 0,
     size: int = 64,
     objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+    textures: bool = True,
+    signs: bool = True,
     wrong: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Dataset:
     """`count` training scenes with true captions of several kinds.
 
     Args:
+        sizes, textures, signs: as of `plain_scenes`.
         wrong: whether each has hard negatives, which takes longer than all else.
         progress: is called with the share done.
 
@@ -99,7 +103,8 @@ def scene_pairs(
     """
     rows = []
     for number in range(count):
-        scene = make_scene(seed * APART + number, objects=objects)
+        scene = make_scene(seed * APART + number, objects=objects, sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
         hard = negatives(scene) if wrong else ()
         image, captions = partial(draw, scene, size), all_captions(scene)
         rows.append(Sample(image, captions, negatives=hard, place=f"scene {number}"))
@@ -109,10 +114,21 @@ def scene_pairs(
 
 
 def heldout_scene_pairs(
-    split: str = "test", *, size: int = 64, ones: int | None = None, several: int | None = None
+    split: str = "test",
+    *,
+    size: int = 64,
+    ones: int | None = None,
+    several: int | None = None,
+    objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+    textures: bool = True,
+    signs: bool = True,
 ) -> Dataset:
     """Scenes of a split with held-out combinations: `ones` of one object (320), `several` of
-    more (100).
+    more (100), of up to five, or of as many as `objects` says where `sizes` are named.
+
+    Args:
+        sizes, textures, signs: as of `plain_scenes`.
 
     Raises:
         BedstoneError: no such split.
@@ -120,13 +136,16 @@ def heldout_scene_pairs(
     _check_split(split)
     rows = []
     for number in range(ONES if ones is None else ones):
-        scene = make_scene(number, split=split, objects=(1, 1))
+        scene = make_scene(number, split=split, objects=(1, 1), sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
         label = _class(*scene.objects[0].pair)
         texts = tuple(form.replace("{label}", label) for form in TEMPLATES)
         image, place = partial(draw, scene, size), f"{split} one {number}"
         rows.append(Sample(image, texts, label=label, made=True, place=place))
+    most = max(objects[1], 2) if sizes else 5
     for number in range(SEVERAL if several is None else several):
-        scene = make_scene(number, split=split, objects=(2, 5))
+        scene = make_scene(number, split=split, objects=(2, most), sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
         image, texts = partial(draw, scene, size), all_captions(scene)[:1]
         rows.append(Sample(image, texts, place=f"{split} several {number}"))
     return _pairs(rows)
