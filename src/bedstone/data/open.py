@@ -293,10 +293,31 @@ class ImagesConfig(Settings):
 
 
 @dataclass
-class PairsConfig(ImagesConfig):
+class PlainConfig(ImagesConfig):
+    """Images without texts.
+
+    Attributes, besides those of all rows with images:
+        sizes: of things in scenes: small, medium, large; empty is all of them.
+        textures: whether things in scenes may be striped or dotted.
+        signs: whether scenes may have signs with words.
+    """
+
+    sizes: list[str] = field(default_factory=list)
+    textures: bool = True
+    signs: bool = True
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """Which scenes, as `data.scenes.datasets` makes them."""
+        shown = {"sizes": self.sizes, "textures": self.textures, "signs": self.signs}
+        return {"objects": self.things, **shown}
+
+
+@dataclass
+class PairsConfig(PlainConfig):
     """Images with texts.
 
-    Attributes, besides those of all rows with images (columns: image, text, label, negatives):
+    Attributes, besides those of images without (columns: image, text, label, negatives):
         templates: texts made of a label, as `a photo of a {label}`: captions where rows have none,
             and the prompts of zero-shot classification.
         classes: names of the labels' classes by what stands in the rows: a list or a mapping.
