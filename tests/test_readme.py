@@ -95,6 +95,22 @@ ROWS = {
         json.dumps({"prompt": f"say {n}", "chosen": f" {n}!", "rejected": f" {n}?"}) + "\n"
         for n in range(80)
     ),
+    "prompts.jsonl": "".join(
+        json.dumps({"prompt": f"say {n}", "answer": str(n)}) + "\n" for n in range(80)
+    ),
+    "rewards.py": "def exact(completions, answer):\n"
+    "    return [float(len(text)) for text in completions]\n",
+    "app.py": "def add(a, b):\n    \n",
+    "problems.jsonl": json.dumps(
+        {
+            "task_id": "one",
+            "prompt": "def one():\n",
+            "entry_point": "one",
+            "canonical_solution": "    return 1\n",
+            "test": "def check(candidate):\n    assert candidate() == 1\n",
+        }
+    )
+    + "\n",
     "pairs.jsonl": "".join(
         json.dumps({"source": f"{n} red", "target": f"{n} rot"}) + "\n" for n in range(200)
     ),
@@ -140,8 +156,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
     monkeypatch.setenv("BEDSTONE_CACHE", str(place / "cache"))
     for command in commands(README):
         words = shlex.split(command)[1:]
-        if words[0] == "demo":
-            continue  # the demo has a test of its own
+        if words[0] in ("demo", "chat-life"):
+            continue  # each has a test of its own
         if words[0] == "pretrain" and "clip" in command:
             words += SMALL_PAIRS
         elif words[0] == "pretrain" and "translate" in command:
@@ -156,6 +172,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += ["budget=6 steps"]
         if words[0] == "finetune":
             words += ["budget=2 steps", "batch_size=4"]
+        if "grpo" in command:
+            words += ["max_new_tokens=8", "prompts=2", "group=2"]
         if words[0] == "generate":
             words += ["--max-tokens", "4"]
         if words[0] == "chat":

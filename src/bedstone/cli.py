@@ -59,6 +59,7 @@ COMMANDS = {
     },
     "learn": {
         "demo": "demo.start:run_demo",
+        "chat-life": "demo.chat_life:chat_life",
         "recipes": "commands.recipes:recipes",
         "completion": "cli:completion",
     },

@@ -12,7 +12,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import DiffusionPipeline, load_pipeline
 from bedstone.diffusion.process import EDM, Discrete, Flow
 from bedstone.errors import BedstoneError
-from bedstone.models.autoencoder import network as discrete_autoencoder
+from bedstone.models.autoencoder import discrete as discrete_autoencoder
 from bedstone.models.autoencoder.config import DiscreteConfig
 from drawings import NAMES, SHAPES, coder, drawing, reader
 

@@ -62,8 +62,6 @@ def loss(value: float) -> dict[str, float]:
     ],
 )
 def test_a_cut_save_leaves_the_old_or_the_new(tmp_path, monkeypatch, run, step, exchange):
-    # Thousands of real fsyncs take minutes; that they come in the right order is tested by itself.
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
     first, store = tmp_path / "first", CheckpointStore(tmp_path / "run", keep_last=1)
     CheckpointStore(first).save(100, writer(1))
 
@@ -83,9 +81,9 @@ def test_a_cut_save_leaves_the_old_or_the_new(tmp_path, monkeypatch, run, step, 
     assert cuts > 100
 
 
+@pytest.mark.slow
 @needs_fork
 def test_a_first_save_cut_leaves_nothing_or_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
     store = CheckpointStore(tmp_path / "run")
 
     def check():

@@ -93,6 +93,13 @@ def test_names_that_may_be_one_are_named():
     for one, other in (("good", "go\u200bod"), ("co-op", "co\u2010op"), ("1", "\uff11")):
         assert "differ only" in doubtful_names({one: 5, other: 2})[0]
     assert doubtful_names({"positive": 9, "negative": 1, "neutral": 3}) == []
+    for one, other in (
+        ("desirable", "undesirable"),
+        ("incorrect", "correct"),
+        ("Toxic", "nontoxic"),
+    ):
+        assert doubtful_names({one: 900, other: 2}) == []
+        assert "may be a slip" in doubtful_names({one: 900, f"{one}s": 2})[0]
 
 
 def test_numbers_are_in_one_order_whatever_their_zeros():

@@ -1,5 +1,7 @@
 """Rewards: functions, patterns, reward models, sums; what is no number is an error of its row."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,23 @@ import pytest
 import torch
 
 import bedstone
+from bedstone.data.scenes.captions import caption, negatives
+from bedstone.data.scenes.world import Scene, Thing, make_scene
 from bedstone.errors import BedstoneError
+from bedstone.evaluate import rewards
 from bedstone.evaluate.rewards import Answers, RewardSum
+from bedstone.evaluate.scene_judge import described
 from bedstone.models.heads import HeadConfig
 from bedstone.runtime import Precision
+from bedstone.sandbox.run import working_way
 from small_models import decoder
 
+try:
+    working_way()
+    works = True
+except BedstoneError:
+    works = False
+needs_sandbox = pytest.mark.skipif(not works, reason="no way of the sandbox works here")
 FP32 = Precision(torch.device("cpu"), torch.float32)
 CODE = """
 import helper
@@ -77,10 +90,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def scores(spec: Any, given: Answers | None = None) -> list[float]:
-    rewards = RewardSum(spec, FP32)
+    made = RewardSum(spec, FP32)
     given = given or answers()
-    rewards.check(list(given.columns))
-    found: list[float] = rewards.total(rewards.score(given)).tolist()
+    made.check(given.columns, given.places)
+    found: list[float] = made.total(made.score(given)).tolist()
     return found
 
 
@@ -166,11 +179,11 @@ def test_a_file_that_fails(tmp_path: Path) -> None:
 
 
 def test_a_reward_that_never_changes_is_warned_of() -> None:
-    rewards = RewardSum("regex:zzz", FP32)
+    constant = RewardSum("regex:zzz", FP32)
     for _ in range(4):
-        rewards.watch(np.zeros(3))
+        constant.watch(np.zeros(3))
     with pytest.warns(UserWarning, match="have the reward 0, so nothing can be learnt"):
-        rewards.watch(np.zeros(3))
+        constant.watch(np.zeros(3))
     other = RewardSum("regex:zzz", FP32)
     for each in (0, 0, 1, 0, 0, 0):
         other.watch(np.full(3, float(each)))
@@ -182,6 +195,160 @@ def test_fingerprints_follow_the_source(file: Path) -> None:
     assert RewardSum({"reward": f"{file}:exact", "weight": 2}, FP32).fingerprint() != before
     file.write_text(file.read_text() + "\n# another\n")
     assert RewardSum(f"{file}:exact", FP32).fingerprint() != before
+
+
+RIGHT = "def add(a, b):\n    return a + b\n"
+CASES = {"add": ["assert add(1, 2) == 3", "assert add(2, 2) == 4\nassert add(-1, 1) == 0"]}
+PROGRAMS = {
+    f"Here it is:\n```python\n{RIGHT}```\nIt adds.": (1.0, 1.0),
+    f"```bash\npip install adder\n```\n```\n{RIGHT}```\n```py\nprint(add(1, 1))\n```": (1.0, 1.0),
+    RIGHT: (1.0, 1.0),
+    "def add(a, b):\n    return 3\n": (0.0, 0.5),
+    "def add(a, b):\n    while True: pass\n": (0.0, 0.0),
+    "import os\nos._exit(0)": (0.0, 0.0),
+    "class A:\n    __eq__ = lambda self, other: True\nadd = lambda a, b: A()": (0.0, 0.0),
+    "I can't.": (0.0, 0.0),
+    "": (0.0, 0.0),
+}
+
+
+@needs_sandbox
+def test_code_is_run_with_the_tests_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bedstone.evaluate.rewards.TEST_SECONDS", 0.5)
+    texts = list(PROGRAMS)
+    asks = [[{"role": "user", "content": "Write add."}]] * len(texts)
+    rows: dict[str, Any] = {"prompts": asks, "texts": texts, "ids": [[1]] * len(texts)}
+    rows["places"] = [f"row {n}" for n in range(len(texts))]
+    joined = "\n".join(CASES["add"])
+    found = scores("tests:check", answers(columns={"check": [joined] * len(texts)}, **rows))
+    assert found == [whole for whole, _ in PROGRAMS.values()]
+    found = scores("tests:check", answers(columns={"check": [CASES["add"]] * len(texts)}, **rows))
+    assert found == [share for _, share in PROGRAMS.values()]  # of a list, the share that pass
+
+
+@needs_sandbox
+def test_equal_programs_run_once_and_a_text_prompt_is_continued(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran = []
+    run = rewards.score_all
+    monkeypatch.setattr(rewards, "score_all", lambda cases, limits: ran.extend(cases) or run(cases))
+    begun = "def add(a, b):\n"
+    given = answers(
+        prompts=[begun] * 3,
+        texts=["    return a + b\n", "    return a + b\n", "    return 0\n"],
+        columns={"check": ["assert add(1, 2) == 3"] * 3},
+    )
+    assert scores("tests:check", given) == [1.0, 1.0, 0.0]
+    assert [program for program, _ in ran] == [
+        f"{begun}    return {each}\n" for each in ("a + b", 0)
+    ]
+    assert rewards.program_of("Write add.", RIGHT) == RIGHT  # the prompt is no Python
+
+
+@needs_sandbox
+def test_tests_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "tests.py"
+    file.write_text("assert f(1) == 2\n")
+    given = answers(texts=["def f(x): return 2", "def f(x): return 3", "f = None"])
+    assert scores(f"tests:{file}", given) == [1.0, 0.0, 0.0]
+    before = RewardSum(f"tests:{file}", FP32).fingerprint()
+    file.write_text("assert f(1) == 3\n")
+    assert RewardSum(f"tests:{file}", FP32).fingerprint() != before
+    file.write_text("assert f(1 ==\n")
+    with pytest.raises(BedstoneError, match=r"tests.py: is 'assert f\(1 ==.*expected tests in Py"):
+        RewardSum(f"tests:{file}", FP32)
+    with pytest.raises(BedstoneError, match=r"gone.py"):
+        RewardSum(f"tests:{tmp_path / 'gone.py'}", FP32)
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"chek": ["1", "1", "1"]}, r"the rows have no column 'check'; perhaps 'chek' is meant"),
+        ({"check": ["assert 1", None, "x"]}, r"line 2: check: is None; expected tests in Python"),
+        ({"check": ["assert 1", "x", []]}, r"line 3: check: is \[\]; expected tests"),
+        ({"check": ["assert 1", ["x", 5], "x"]}, r"line 2: check: is 5; expected tests"),
+        ({"check": ["assert 1", "  ", "x"]}, r"line 2: check: is '  '; expected tests"),
+        ({"check": ["assert 1", "x", "assert f(1) = 2"]}, r"line 3: check: is 'assert f\(1\) = 2'"),
+    ],
+)
+def test_rows_without_tests_are_named_before_anything_runs(columns: Any, message: str) -> None:
+    with pytest.raises(BedstoneError, match=message):
+        scores("tests:check", answers(columns=columns))
+
+
+def test_without_a_sandbox_no_code_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise BedstoneError("sandbox: programs of others aren't run here")
+
+    monkeypatch.setattr(rewards, "working_way", none)
+    with pytest.raises(BedstoneError, match="programs of others aren't run here"):
+        RewardSum("tests:check", FP32)
+
+
+SCENE = Scene(
+    "meadow",
+    (Thing("circle", "red", "large", 0.2, 0.2), Thing("star", "blue", "small", 0.8, 0.8)),
+)
+DESCRIBED = {
+    "a red circle and a blue star": 1.0,
+    "a red circle is above a blue star, on a meadow": 1.0,
+    "two objects: a circle and a star": 1.0,
+    "a red circle": 0.5,  # the star is left out
+    "a red circle and a circle": 0.5,  # both are one thing
+    "a red circle and a green star": 0.5 * 0.5,
+    "a red circle and a blue star and a green heart": 2 / 3,
+    "a red circle and a blue star hooray": 2 / 3,  # what can't be read is no true statement
+    "a green heart": 0.0,
+    "on a meadow": 0.0,
+    "hooray": 0.0,
+    "": 0.0,
+}
+
+
+def test_scenes_are_judged_by_what_they_hold() -> None:
+    given = answers(
+        prompts=["Describe it."] * len(DESCRIBED),
+        texts=list(DESCRIBED),
+        ids=[[1]] * len(DESCRIBED),
+        columns={"truth": [asdict(SCENE), json.dumps(asdict(SCENE))] * (len(DESCRIBED) // 2)},
+        places=["row"] * len(DESCRIBED),
+    )
+    assert scores("scene:truth", given) == pytest.approx(list(DESCRIBED.values()))
+
+
+def test_true_captions_of_whole_scenes_are_worth_all_and_false_ones_less() -> None:
+    for seed in range(40):
+        scene = make_scene(seed)
+        assert described(scene, caption(scene)) == 1.0
+        assert all(described(scene, text) < 1.0 for text in negatives(scene))
+
+
+BAD_SCENES: list[tuple[Any, str]] = [
+    ("a red circle", "expected a scene"),
+    (None, "expected a scene"),
+    ({"objects": []}, "expected a scene"),
+    ({"objects": [5]}, r"objects\[0\] is no mapping"),
+    ({"objects": [{}]}, r"objects\[0\] "),
+    ({"objects": "ab"}, "objects is no list"),
+    ({**asdict(SCENE), "ground": 1}, "its key 'ground' is unknown"),
+    ({**asdict(SCENE), "background": "medow"}, "background is 'medow'; perhaps 'meadow'"),
+    ({**asdict(SCENE), "sign": {"text": 5, "x": 0.5, "y": 0.5}}, "sign.text is 5"),
+    ({"objects": [{"shape": "circle"}]}, r"objects\[0\] has no colour"),
+    ({"objects": [{**asdict(SCENE.objects[0]), "colour": "rde"}]}, "colour is 'rde'; perhaps"),
+    ({"objects": [{**asdict(SCENE.objects[0]), "x": 3}]}, r"objects\[0\].x is 3; expected a num"),
+    ({"objects": [{**asdict(SCENE.objects[0]), "z": 0.5}]}, r"z is 0.5; expected a whole"),
+    ({"objects": [{**asdict(SCENE.objects[0]), "hue": 3}]}, r"has the unknown key 'hue'"),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), BAD_SCENES)
+def test_what_is_no_scene_is_named(value: Any, message: str) -> None:
+    given = answers(columns={"truth": [asdict(SCENE), asdict(SCENE), value]})
+    with pytest.raises(BedstoneError, match=f"line 3: truth: .*{message}"):
+        scores("scene:truth", given)
 
 
 def test_reward_models(tmp_path: Path) -> None:

@@ -111,3 +111,8 @@ def test_tokens_are_drawn_by_their_probabilities(temperature: float) -> None:
 def test_a_prompt_that_leaves_no_room_is_refused() -> None:
     with pytest.raises(BedstoneError, match="the model's context is 64"):
         sampled(network(3), [[5] * 64])
+
+
+def test_sampling_without_numbers_to_draw_by_is_refused() -> None:
+    with pytest.raises(ValueError, match="random: none was given"):
+        sampled(network(0), random=None)

@@ -37,6 +37,15 @@ def test_macro_is_over_classes_that_occur():
     assert found["f1/c"] == 0 and found.support["c"] == 0
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("guess", "right"), [("a", 1.0), ("b", 0.0)])
+def test_a_single_row_is_scored_without_a_warning(guess, right):
+    found = classification([guess], ["a"], ["a", "b"])
+    assert found.values["accuracy"] == right and found.values["matthews"] == 0.0
+    assert multi_label([[guess]], [["a"]], ["a", "b"]).values["subset_accuracy"] == right
+    assert regression([1.0], [2.0], ["score"]).values["pearson"] == 0.0
+
+
 def test_labels_by_number_and_by_name_are_one():
     names = classification(list("aabbc"), list("abbbb"), NAMES)
     numbers = classification(np.array([0, 0, 1, 1, 2]), [0, 1, 1, 1, 1], NAMES)

@@ -10,12 +10,13 @@ import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder.config import DiscreteConfig
-from bedstone.models.autoencoder.network import (
+from bedstone.models.autoencoder.discrete import (
     FSQ,
-    DiscreteAutoencoder,
+    FSQAutoencoder,
     build_discrete,
     make_discrete,
 )
+from bedstone.models.interfaces import ImageCoder
 from networks import check_network, randomise
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -41,7 +42,7 @@ def pixels(case: DiscreteConfig) -> torch.Tensor:
     return torch.randn((2, case.channels, 16, 24), generator=torch.Generator().manual_seed(1))
 
 
-def network_of(case: DiscreteConfig) -> DiscreteAutoencoder:
+def network_of(case: DiscreteConfig) -> FSQAutoencoder:
     network = make_discrete(case)
     randomise(network)
     return network.eval()
@@ -54,11 +55,12 @@ def test_network(case: DiscreteConfig) -> None:
 
 def test_codes_there_and_back(case: DiscreteConfig) -> None:
     network = network_of(case)
+    assert isinstance(network, ImageCoder)
     with torch.no_grad():
-        codes = network.codes(pixels(case))
+        codes = network.encode(pixels(case))
         assert codes.shape == (2, 16 // case.shrink, 24 // case.shrink)
         assert codes.dtype == torch.int64 and codes.unique().numel() > 1
-        again = network.decode_codes(codes)
+        again = network.decode(codes)
         assert torch.allclose(again, network(pixels(case)).clamp(-1, 1), atol=1e-5)
 
 
@@ -99,7 +101,7 @@ def test_a_folder(tmp_path: Path, case: DiscreteConfig) -> None:
     Model(network).save(tmp_path / "model")
     again = bedstone.load(tmp_path / "model")
     assert again.config == case and again.network.codebook_size == case.codes
-    assert torch.equal(again.network.codes(pixels(case)), network.codes(pixels(case)))
+    assert torch.equal(again.network.encode(pixels(case)), network.encode(pixels(case)))
 
 
 @pytest.mark.parametrize(
@@ -107,21 +109,21 @@ def test_a_folder(tmp_path: Path, case: DiscreteConfig) -> None:
     [
         (torch.full((1, 2, 2), 1000), "from 0 to 999"),
         (torch.full((1, 2, 2), -1), "from 0 to 999"),
-        (torch.zeros(2, 2, dtype=torch.long), "pictures, rows, columns"),
+        (torch.zeros(2, 2, dtype=torch.long), "images, rows, columns"),
         (torch.zeros(1, 2, 2), "float32"),
     ],
 )
 def test_what_are_no_codes(codes: torch.Tensor, told: str) -> None:
     with pytest.raises(BedstoneError, match=told):
-        network_of(DiscreteConfig(**SHAPES["usual"])).decode_codes(codes)
+        network_of(DiscreteConfig(**SHAPES["usual"])).decode(codes)
 
 
 def test_pictures_that_do_not_fit() -> None:
     network = build_discrete(DiscreteConfig(**SHAPES["usual"]), seed=0)
     with pytest.raises(BedstoneError, match="multiples of 4"):
-        network.codes(torch.zeros(1, 3, 14, 16))
+        network.encode(torch.zeros(1, 3, 14, 16))
     with pytest.raises(BedstoneError, match="3 channels"):
-        network.codes(torch.zeros(1, 1, 16, 16))
+        network.encode(torch.zeros(1, 1, 16, 16))
 
 
 @pytest.mark.parametrize(

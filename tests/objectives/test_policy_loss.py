@@ -4,6 +4,7 @@ The figures are those of TRL 1.16.0 on the same network and rollouts; `test_poli
 computes them anew where it is installed.
 """
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from bedstone.objectives.policy import (
     Critic,
     PolicyLoss,
+    clipped_tokens,
     denominator,
     generalised_advantages,
     group_advantages,
@@ -25,7 +27,7 @@ from bedstone.objectives.policy import (
     whitened,
     with_spread,
 )
-from policy_cases import CASES, mean_loss
+from policy_cases import CASES, mean_loss, policy_batch, policy_loss
 from preference_cases import gradient_norm, network
 
 # The mean loss and the norm of its gradient.
@@ -85,6 +87,36 @@ def test_clipping_is_one_sided() -> None:
     terms.sum().backward()
     assert ratio.grad is not None
     assert ratio.grad.tolist() == [0.0, 1.0, -1.0, 0.0, -1.0]
+
+
+def test_tokens_that_are_clipped_are_those_without_gradient() -> None:
+    draw = torch.Generator().manual_seed(0)
+    ratio = (torch.rand(500, generator=draw) + 0.5).requires_grad_()
+    advantages = torch.randn(500, generator=draw) * (torch.rand(500, generator=draw) > 0.1)
+    policy_terms(ratio, advantages, 0.2, 0.3).sum().backward()
+    assert ratio.grad is not None
+    still = (ratio.grad == 0) & (advantages != 0)
+    down, up = clipped_tokens(ratio, advantages, 0.2, 0.3)
+    assert int(down) == int((still & (advantages < 0)).sum()) > 0
+    assert int(up) == int((still & (advantages > 0)).sum()) > 0
+
+
+def test_the_share_of_clipped_tokens_is_counted_until_it_is_logged() -> None:
+    case = CASES["dapo"]
+    loss, batch = policy_loss(case), policy_batch(case)
+    assert loss.figures() == {}
+    log_probs = batch.old + torch.linspace(-0.5, 0.5, len(batch.targets))
+    for _ in range(2):  # micro-batches
+        loss.of(log_probs, batch)
+    ratio = (log_probs - batch.old).exp()
+    down = ((ratio < 0.8) & (batch.advantages < 0)).float().mean()
+    up = ((ratio > 1.28) & (batch.advantages > 0)).float().mean()
+    found = loss.figures()
+    assert found == pytest.approx({"clipped_low": float(down), "clipped_high": float(up)})
+    assert 0 < found["clipped_low"] < 1 and 0 < found["clipped_high"] < 1
+    assert loss.figures() == {}
+    loss.of(log_probs, replace(batch, old=None))  # on policy nothing can be clipped
+    assert loss.figures() == {}
 
 
 def test_ratios_of_tokens_sequences_and_answers() -> None:

@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from bedstone.data.images.plain import PixelBatch
 from bedstone.errors import BedstoneError
 from bedstone.models.autoencoder import network as patchgan
-from bedstone.models.autoencoder.config import AutoencoderConfig, DiscreteConfig
-from bedstone.models.autoencoder.network import build, build_discrete
+from bedstone.models.autoencoder.config import (
+    AutoencoderConfig,
+    DiscreteConfig,
+    DiscreteVAEConfig,
+)
+from bedstone.models.autoencoder.discrete import build_discrete, build_dvae, map_pixels
+from bedstone.models.autoencoder.network import build
 from bedstone.models.bert.network import BertConfig
 from bedstone.models.bert.network import build as build_bert
 from bedstone.models.resnet import network as resnet
@@ -22,7 +27,9 @@ from bedstone.objectives.reconstruction import (
     Adversary,
     Perceptual,
     Reconstruction,
+    Relaxation,
     adaptive_weight,
+    logit_laplace,
 )
 
 HALF = (0.5, 0.5, 0.5)
@@ -160,3 +167,52 @@ def test_a_judge_of_patches() -> None:
 def test_an_unknown_distance() -> None:
     with pytest.raises(BedstoneError, match="perhaps 'l2'"):
         Reconstruction("l3")
+
+
+def test_logit_laplace_is_a_density() -> None:
+    """It sums to one over the values that pixels are mapped from, and is highest at its mean."""
+    values = torch.linspace(0, 1, 20_001)
+    x = map_pixels(values)
+    mean, scale = torch.tensor(0.7), torch.tensor(-0.5)
+    made = torch.stack((mean, scale)).view(1, 2, 1, 1).expand(len(x), -1, -1, -1)
+    nats = logit_laplace(made, (2 * values - 1).view(-1, 1, 1, 1))
+    density = torch.exp(-nats)
+    logistic = torch.logit(x)
+    plain = torch.exp(-(logistic - mean).abs() / scale.exp()) / (2 * scale.exp() * x * (1 - x))
+    assert torch.allclose(density, plain, rtol=1e-4)
+    inside = torch.trapezoid(density, x).item()
+    ends = torch.logit(torch.tensor([0.1, 0.9])) - mean
+    outside = 0.5 * torch.exp(-ends.abs() / scale.exp()).sum().item()
+    assert inside + outside == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_course_of_a_relaxation() -> None:
+    how = Relaxation(start=1.0, end=0.25, until=0.5, kl_until=0.2)
+    temperatures = [how.temperature(spent / 20) for spent in range(21)]
+    assert temperatures[0] == 1.0 and temperatures[10] == temperatures[20] == 0.25
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert [how.rise(spent) for spent in (0.0, 0.1, 0.2, 1.0)] == [0.0, 0.5, 1.0, 1.0]
+    at_once = Relaxation(until=0.0, kl_until=0.0)
+    assert at_once.temperature(0.0) == at_once.end and at_once.rise(0.0) == 1.0
+    network = build_dvae(DiscreteVAEConfig(image_size=16, codes=8, layers=2, width=4), seed=0)
+    objective = Reconstruction("l2", kl=1.0, relaxation=how)
+    objective.before_step(network, 0.25)
+    assert network.temperature == how.temperature(0.25)
+
+
+def test_the_weight_of_nats_does_not_depend_on_batch_or_size() -> None:
+    """DALLE-pytorch sums them over both."""
+    network = build_dvae(DiscreteVAEConfig(image_size=16, codes=8, layers=2, width=4), seed=0)
+    for part in network.encoder.modules():  # the same logits at every place, edges too
+        if isinstance(part, nn.Conv2d):
+            nn.init.zeros_(part.weight)
+    nn.init.normal_(network.encoder[-1].bias)
+    for part in network.decoder.parameters():
+        nn.init.zeros_(part)  # so that what is drawn is the same whatever the tokens
+    wide = PixelBatch(torch.zeros(3, 3, 32, 48), 0, [])
+    small = PixelBatch(torch.zeros(1, 3, 16, 16), 0, [])
+    bare, full = Reconstruction("l2", kl=0.0), Reconstruction("l2", kl=2.0)
+    shares = []
+    for given in (wide, small):
+        shares.append((full(network, given)[0] - bare(network, given)[0]) / len(given.pixels))
+    assert shares[0] > 1e-3 and torch.allclose(shares[0], shares[1], rtol=1e-4)

@@ -134,6 +134,15 @@ def test_logits_never_stand_whole_when_they_are_large() -> None:
     assert kept and max(kept) <= 4000 * 8
 
 
+@pytest.mark.parametrize(
+    ("width", "vocabulary", "largest", "rows"),
+    [(576, 49152, 2**22, 576), (128, 1000, 2**22, 4194), (8, 1000, 1000, 64)],
+)
+def test_a_chunk_takes_as_much_as_the_gradient_that_it_adds(width, vocabulary, largest, rows):
+    head = nn.Linear(width, vocabulary, device="meta")
+    assert tokens._rows_at_once(head, largest) == rows
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_few_rows_beside_the_vocabulary_give_the_same(bias: bool, monkeypatch) -> None:
     torch.manual_seed(0)

@@ -1,7 +1,9 @@
 """Autoencoders through the command line: a run, its artefact, resuming, what is refused."""
 
 import hashlib
+import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,20 @@ import yaml
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from bedstone.checkpoints.model import load
+from bedstone.checkpoints.model import Model, load
 from bedstone.cli import main
 from bedstone.commands.preview import show_sample
 from bedstone.commands.train import pretrain, resume
+from bedstone.data.images.processor import plain_processor
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import make_scene
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.autoencoder import Codes
+from bedstone.evaluate.scene_judge import SceneGridConfig, SceneJudge
+from bedstone.evaluate.scene_judge import build as build_judge
+from bedstone.models.heads import HeadConfig
+from bedstone.models.vit.network import ViTConfig
+from bedstone.models.vit.network import build as build_vit
 from bedstone.recipes.autoencoder import AutoencoderRecipe, objective_of
 from bedstone.recipes.given import read_pretraining
 from bedstone.train.logs import read_log
@@ -152,14 +161,125 @@ def test_codes_resume_exactly(tmp_path: Path) -> None:
     assert not (whole.model / "discriminator.safetensors").exists()
 
 
+VQ: dict[str, Any] = {
+    "layout": "vq_model",
+    "image_size": 16,
+    "widths": [8, 8],
+    "groups": 4,
+    "codes": 12,
+    "attention": False,
+}
+DVAE: dict[str, Any] = {
+    "layout": "discrete_vae",
+    "image_size": 16,
+    "codes": 12,
+    "code_width": 8,
+    "layers": 2,
+    "width": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        (VQ, {}),
+        (DVAE, {"kl": 1e-3}),
+        ({**DVAE, "straight_through": True, "reinmax": True}, {"pixel": "logit_laplace"}),
+    ],
+)
+def test_codebooks_learn_and_resume_exactly(
+    tmp_path: Path, model: dict[str, Any], more: dict[str, Any]
+) -> None:
+    more = {**more, "model": model, "budget": "12 steps", "save_every": 4, "keep": 9}
+    more["optim"] = {"kind": "adamw", "adamw_lr": 5e-3}
+    whole = pretrain(recipe_of(tmp_path / "whole", **more), quiet=True)
+    curve = losses(tmp_path / "whole")
+    if "reinmax" not in model:  # whose temperature falls: what is drawn first is worth most
+        assert sum(curve[-3:]) < sum(curve[:3])
+    pretrain(recipe_of(tmp_path / "part", **more), quiet=True)
+    for late in (tmp_path / "part" / "checkpoints").iterdir():
+        if (digits := "".join(filter(str.isdigit, late.name))) and int(digits) > 4:
+            shutil.rmtree(late)
+    shutil.rmtree(tmp_path / "part" / "model")
+    kept = list((tmp_path / "part" / "checkpoints").glob("*/averages.safetensors"))
+    assert bool(kept) == (model is VQ)
+    again = resume(tmp_path / "part", quiet=True)
+    assert losses(tmp_path / "part") == curve
+    assert again.done.metrics == whole.done.metrics
+    assert whole.model is not None and not (whole.model / "averages.safetensors").exists()
+    opened = load(whole.model)
+    assert opened.network.codebook_size == 12
+    assert opened.config.layout == model["layout"]
+    if model is not VQ:
+        assert opened.config.temperature == 1 / 16
+        assert opened.config.logit_laplace == ("pixel" in more)
+
+
+def test_a_codebook_goes_on_from_that_of_another_run(tmp_path: Path) -> None:
+    first = pretrain(recipe_of(tmp_path / "first", model=VQ), quiet=True)
+    assert first.model is not None
+    before = load(first.model).network.codebook.weight
+    more: dict[str, Any] = {"model": {}, "init": str(first.model), "budget": "1 steps"}
+    second = pretrain(recipe_of(tmp_path / "second", **more), quiet=True)
+    assert second.model is not None
+    apart = (load(second.model).network.codebook.weight - before).abs().max()
+    assert 0 < apart < 0.1 * before.std()
+
+
+def test_a_collapse_stops_the_run_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bedstone.evaluate.autoencoder.MINUTE", 0.0)
+    monkeypatch.setattr("bedstone.evaluate.autoencoder.LEAST", 1.0)  # none is enough
+    with pytest.raises(BedstoneError, match=r"has collapsed\. Lower kl"):
+        pretrain(recipe_of(tmp_path / "run", model=DVAE), quiet=True)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(("counts", "fine"), [([9, 0, 0], False), ([8, 1, 0], True)])
+def test_what_is_a_collapse(counts: list[int], fine: bool) -> None:
+    codes = Codes(1000)
+    codes.counts[: len(counts)] = torch.tensor(counts, dtype=torch.float64)
+    with nullcontext() if fine else pytest.raises(BedstoneError, match="1 of 1,000 are used"):
+        codes.check("vq_model")
+    codes.counts[:15] = 100  # 15 of 1,000
+    with pytest.raises(BedstoneError, match="15 of 1,000 are used"):
+        codes.check("fsq_autoencoder")
+
+
+def test_a_judge_of_what_comes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bedstone.evaluate.autoencoder.HELD", 12)
+    data = {"most_rows": 24, "objects": [1, 2], "textures": False, "sizes": ["large"]}
+    pretrain(recipe_of(tmp_path / "run", model=FSQ, data=data), quiet=True)
+    SceneJudge(build_judge(SceneGridConfig(size=16, width=8), seed=0)).save(tmp_path / "judge")
+    given = [str(tmp_path / "run"), "scenes", "--judge", str(tmp_path / "judge"), "--json"]
+    assert main(["evaluate", *given]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rows"] == 12 and found["psnr"] > 0 and 0 < found["codes_used"] <= 1
+    assert found["judge/images"] == found["judge/reconstructions"] == 0  # it has learnt nothing
+    rows = folder(tmp_path / "rows", 6)
+    (rows / "metadata.jsonl").write_text(
+        "".join(
+            json.dumps({"file_name": f"{n:02}.png", "label": str(n % 2)}) + "\n" for n in range(6)
+        )
+    )
+    assert main(["evaluate", str(tmp_path / "run"), str(rows)]) == 0
+    shape = ViTConfig(layout="vit", image_size=16, patch=8, width=16, layers=1, heads=2,
+                      head=HeadConfig("sequence", ("0", "1")))  # fmt: skip
+    Model(build_vit(shape, seed=0), processor=plain_processor(16)).save(tmp_path / "vit")
+    capsys.readouterr()
+    given = [str(tmp_path / "run"), str(rows), "--judge", str(tmp_path / "vit"), "--json"]
+    assert main(["evaluate", *given]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["judge/images"] <= 1
+
+
 def test_going_on_and_what_another_network_sees(tmp_path: Path) -> None:
     first = pretrain(recipe_of(tmp_path / "first", budget="2 steps"), quiet=True)
     assert first.model is not None
-    from bedstone.checkpoints.model import Model
-    from bedstone.models.vit.network import ViTConfig, build
-
     shape = ViTConfig(layout="vit", image_size=16, patch=8, width=16, layers=1, heads=2)
-    Model(build(shape, seed=0)).save(tmp_path / "vit")
+    Model(build_vit(shape, seed=0)).save(tmp_path / "vit")
     more = {"model": {}, "init": str(first.model), "budget": "2 steps"}
     seen = {"model": str(tmp_path / "vit"), "weight": 0.5}
     sees = objective_of(recipe_of(tmp_path / "meta", perceptual=seen), torch.device("meta"))
@@ -188,6 +308,12 @@ def test_going_on_and_what_another_network_sees(tmp_path: Path) -> None:
         ({"pixel": "l3"}, "pixel"),
         ({"kl": -1.0}, "kl"),
         ({"compile": True}, "compile"),
+        ({"pixel": "logit_laplace"}, "logit_laplace"),
+        ({"pixel": "logit_laplace", "adversarial": {"weight": 1}}, "adversarial.weight"),
+        ({"model": {**DVAE, "logit_laplace": True}}, "pixel: l1"),
+        ({"model": {**VQ, "codes": 1}}, "codes"),
+        ({"relaxation": {"end": 0}}, "relaxation.end"),
+        ({"data": {"sizes": ["huge"]}}, "huge"),
         ({"adversarial": {"weight": 0.1, "width": 6}}, "adversarial.width"),
         ({"adversarial": {"weight": 0.1, "layers": 3}}, "24 pixels"),
         ({"data": {"source": "no/such/folder"}}, "no/such/folder"),
@@ -204,8 +330,8 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["pretrain", str(tmp_path / "run.yaml")]) == 0
     assert "fsq_autoencoder" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "run" / "model")]) == 0
-    assert main(["evaluate", str(tmp_path / "run"), "scenes"]) == 2
-    assert "evaluation.json" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), "scenes", "--clip", "x"]) == 2
+    assert "draws nothing" in capsys.readouterr().err
     assert main(["run", "image-classification", str(tmp_path / "run"), "a.png"]) == 2
     assert "is a fsq_autoencoder" in capsys.readouterr().err
     with pytest.raises(BedstoneError, match="its run draws"):

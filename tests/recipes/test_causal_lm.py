@@ -124,6 +124,7 @@ def check_killed_run(folder: Path, text: Path, kills: int, steps: int) -> None:
     assert weights_hash(folder / "killed" / "run" / "model") == weights_hash(straight.model)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_never_stopped(whole, tmp_path):
     check_killed_run(tmp_path, whole / "text", kills=2, steps=150)
 
@@ -133,7 +134,7 @@ def test_twenty_kills(whole, tmp_path):
     check_killed_run(tmp_path, whole / "text", kills=20, steps=1000)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_signals_save_and_leave(whole, tmp_path, name):
     data = {"source": str(whole / "text"), "validation_share": 0.1}
     recipe = write_recipe(tmp_path, data=data, save_every=1000)

@@ -297,6 +297,27 @@ def ppo(folder: Path) -> dict[str, Any]:
     return {**policy_recipe(folder, "ppo"), "updates": 2}
 
 
+def dalle(folder: Path) -> dict[str, Any]:
+    return {
+        "model": {"layout": "dalle", **SIZE},
+        "data": {"source": "scenes", "size": [16, 16], "most_rows": 24, "objects": [1, 1]},
+        "autoencoder": {
+            "model": {"widths": [8, 8], "groups": 4, "levels": [5, 4]},
+            "batch_size": 8,
+            "evaluate_pictures": 4,
+        },
+        "shares": {"autoencoder": 0.2},
+        "text": {"tokens": 40},
+        "tokenizer": {"vocab_size": 120},
+        "batch_size": 8,
+        "evaluate_rows": 8,
+        "samples": 2,
+        "optim": {"lr": 1e-2, "adamw_lr": 1e-2},
+        "budget": "20 steps",
+        "evaluate_every": 8,
+    }
+
+
 RECIPES = {
     each.__name__: each
     for each in (
@@ -316,6 +337,7 @@ RECIPES = {
         grpo,
         rloo,
         ppo,
+        dalle,
     )
 }
 assert RECIPES.keys() == METHODS.keys()

@@ -63,7 +63,9 @@ def recipe(folder: Path, gpt: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("method", ["dpo", "kto", "reward"])
+@pytest.mark.parametrize(
+    "method", ["dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "reward"))]
+)
 def test_an_adapter_alone(method: str, gpt: str, tmp_path: Path) -> None:
     values = recipe(tmp_path, gpt, method=method, lora={"rank": 4}, optim={"adamw_lr": 1e-2})
     if method == "kto":
@@ -236,6 +238,7 @@ def test_rows_of_the_callers_own_and_the_recipes(gpt: str, tmp_path: Path) -> No
     assert run.model is not None and (run.run / "rows" / "train.parquet").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_conversations_of_shared_data(shared_data: Path, tmp_path: Path) -> None:
     chat = decoder(HeadConfig(), "llama")

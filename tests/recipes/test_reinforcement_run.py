@@ -12,6 +12,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.commands.train import finetune, resume
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
+from bedstone.generation.tool_rollout import Tools
 from bedstone.models.heads import HeadConfig
 from bedstone.recipes import library
 from bedstone.train.logs import read_log
@@ -68,7 +69,9 @@ def recipe(folder: Path, gpt: str, method: str = "grpo", **changes: Any) -> dict
     }
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo", "ppo"])
+@pytest.mark.parametrize(
+    "method", ["grpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("rloo", "ppo"))]
+)
 def test_an_adapter_alone(method: str, gpt: str, tmp_path: Path) -> None:
     values = recipe(tmp_path, gpt, method, lora={"rank": 4}, optim={"adamw_lr": 2e-2}, kl=0.01)
     run = check_method(method, values, tmp_path)
@@ -177,6 +180,103 @@ def test_messages_and_a_reward_model(tmp_path: Path) -> None:
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
     run = finetune(values, quiet=True)
     assert run.done.step == 8
+
+
+CALLS = (
+    "{% for m in messages %}{{ m.role + ':' }}{{ m.content }}{% for c in m.tool_calls or [] %}"
+    '{{ \'[call]{"name": "\' + c.function.name + \'", "arguments": \' }}'
+    "{{ c.function.arguments | tojson + '}' }}{% endfor %}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+TOOLS = """
+def length(text: str) -> int:
+    'How long a text is.'
+    return len(text)
+"""
+
+
+@pytest.fixture
+def calling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A chat model; each of its answers of an odd number of tokens counts as a call."""
+    chat = decoder(HeadConfig(), "llama", 256)
+    assert chat.tokenizer is not None
+    chat.tokenizer.settings["chat_template"] = CALLS
+    said = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows()]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    (tmp_path / "tools.py").write_text(TOOLS)
+    read = Tools.reply
+
+    def reply(self: Tools, ids: list[int]) -> list[int] | None:
+        answer = f'[call]{{"name": "length", "arguments": {{"text": "{"a" * len(ids)}"}}}}'
+        return read(self, [*self.tokenizer.encode(answer), ids[-1]]) if len(ids) % 2 else None
+
+    monkeypatch.setattr(Tools, "reply", reply)
+    return str(chat.save(tmp_path / "chat"))
+
+
+def with_tools(folder: Path, chat: str, method: str = "grpo", **changes: Any) -> dict[str, Any]:
+    values = recipe(folder, chat, method, tools=[f"{folder / 'tools.py'}:length"], **changes)
+    values["data"]["train"] = str(folder / "chats.jsonl")
+    (folder / "rewards.py").write_text(
+        "def turns(completions):\n"
+        "    return [len(each) + 0.01 * len(each[-1]['content']) for each in completions]\n"
+    )
+    return {**values, "rewards": f"{folder / 'rewards.py'}:turns", "max_new_tokens": 60}
+
+
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_answers_with_tools_are_learnt_and_runs_go_on(
+    method: str, calling: str, tmp_path: Path
+) -> None:
+    how = {"budget": "4 steps", "updates": 2, "kl": 0.05}
+    whole = finetune(
+        with_tools(tmp_path, calling, method, out=str(tmp_path / "whole"), **how), quiet=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        finetune(with_tools(tmp_path, calling, method, **how), quiet=True)
+    again = resume(tmp_path / "run", quiet=True)
+    assert losses(again.run) == losses(whole.run)
+    assert again.done.metrics["validation_reward"] > 1  # answers with calls have three messages
+    assert (whole.run / "advantages.html").is_file()
+    tools = tmp_path / "tools.py"
+    tools.write_text(tools.read_text() + "\n# changed\n")
+    with pytest.raises(BedstoneError, match=r"tools: .* has changed since the run began"):
+        resume(tmp_path / "run", "budget=9 steps", quiet=True)
+
+
+def test_what_tools_need(calling: str, gpt: str, tmp_path: Path) -> None:
+    with pytest.raises(BedstoneError, match="tools: a critic values each token"):
+        finetune(with_tools(tmp_path, calling, "ppo"), quiet=True)
+    with pytest.raises(BedstoneError, match="messages: the tokenizer has no chat_template"):
+        finetune(with_tools(tmp_path, gpt), quiet=True)
+    values = with_tools(tmp_path, calling)
+    bad = {
+        "gone.py:f": "tools: gone.py: there is no such file",
+        f"{tmp_path / 'tools.py'}:lenght": "tools: .*perhaps 'length'",
+    }
+    for spec, message in bad.items():
+        with pytest.raises(BedstoneError, match=message):
+            finetune({**values, "tools": [spec]}, quiet=True)
+    values["data"]["train"] = str(tmp_path / "prompts.jsonl")
+    with pytest.raises(BedstoneError, match="is a text, and functions are called in conversations"):
+        finetune(values, quiet=True)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_groups_of_equal_rewards_are_sampled_again(gpt: str, tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text(
+        "def few(completions, kind):\n"
+        "    return [(n == 'kind 1') * len(text) for n, text in zip(kind, completions)]\n"
+    )
+    values = recipe(tmp_path, gpt, resample=2, updates=2, budget="4 steps")
+    run = finetune({**values, "rewards": f"{tmp_path / 'few.py'}:few"}, quiet=True)
+    lines = read_log(run.run / "log.jsonl")
+    assert any(line.get("resampled", 0) > 0 for line in lines)
+    shares = [line["clipped_low"] + line["clipped_high"] for line in lines if "clipped_low" in line]
+    assert shares and all(0 <= share <= 1 for share in shares)
+    with pytest.raises(BedstoneError, match="resample: 1 was given; it replaces groups"):
+        finetune(recipe(tmp_path, gpt, "ppo", resample=1), quiet=True)
 
 
 @pytest.mark.parametrize(

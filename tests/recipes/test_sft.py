@@ -191,3 +191,52 @@ def test_an_encoder_is_refused(tmp_path):
     rows = rows_file(tmp_path, [{"messages": CHATS[1]}] * 4)
     with pytest.raises(BedstoneError, match="needs a decoder"):
         bedstone.finetune(recipe, f"data.train={rows}", f"out={tmp_path / 'run'}", quiet=True)
+
+
+def test_conversations_of_a_run_are_evaluated_by_its_own_loss(model, tmp_path, capsys):
+    """The loss is that of training: of the tokens that the assistant writes."""
+    folder = str(model.save(tmp_path / "m"))
+    chats = rows_file(tmp_path, [{"messages": each} for each in CHATS])
+    examples = ConversationExamples(
+        Dataset([{"messages": each} for each in CHATS]), model.tokenizer, limit=256
+    )
+    with torch.no_grad():
+        loss, count = completion_loss(model.network, examples.batch(np.arange(len(CHATS))))
+    assert main(["evaluate", folder, chats, "--json", "--precision", "fp32"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["loss"] == pytest.approx(loss.item() / count, rel=1e-5)
+    assert (found["answer_tokens"], found["rows"]) == (count, 3)
+    assert main(["evaluate", folder, chats, "--precision", "fp32"]) == 0
+    assert "nats a token of answers" in capsys.readouterr().out
+
+    instructions = tmp_path / "alpaca.jsonl"
+    instructions.write_text(json.dumps({"instruction": "go", "output": "no"}) + "\n")
+    assert main(["evaluate", folder, str(instructions), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 1
+
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"text": SENTENCES[0]}) + "\n")
+    assert main(["evaluate", folder, str(texts), "--json"]) == 0
+    assert "bits_per_byte" in json.loads(capsys.readouterr().out)  # all of the text
+    assert main(["evaluate", folder, chats, "--column", "text"]) == 2
+    assert "text" in capsys.readouterr().err
+
+
+def test_columns_of_a_run_are_those_of_its_evaluation(model, tmp_path, capsys):
+    start = str(model.save(tmp_path / "m"))
+    rows = [{"talk": each} for each in CHATS * 3]
+    run = bedstone.finetune(
+        {
+            "method": "sft",
+            "model": start,
+            "out": str(tmp_path / "run"),
+            "data": {"train": rows_file(tmp_path, rows), "columns": {"messages": "talk"}},
+            "budget": "1 steps",
+            "device": "cpu",
+        },
+        quiet=True,
+    )
+    chats = tmp_path / "other.jsonl"
+    chats.write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    assert main(["evaluate", str(run.model), str(chats), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 2

@@ -74,6 +74,7 @@ def test_evaluations_and_saves_take_a_quarter_at_most(
     assert max(b - a for a, b in itertools.pairwise(steps)) < 0.8 * done.step
 
 
+@pytest.mark.slow
 def test_a_cheap_evaluation_comes_as_often_as_before(tmp_path, monkeypatch):
     machine = Machine(tmp_path, monkeypatch, "20s", step=0.1, evaluation=0.01, save=0.01)
     machine.run()

@@ -37,12 +37,12 @@ def even(rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Scored:
     return Scored([""] * len(ids), ["even"], totals[:, None], totals)
 
 
-def rollouts(score: Any = even, network: Any = None, **changes: Any) -> Rollouts:
+def rollouts(score: Any = even, network: Any = None, count: int = 7, **changes: Any) -> Rollouts:
     network = network or decoder(HeadConfig(), "llama").network
     reference = decoder(HeadConfig(), "llama").network
     settings = replace(SETTINGS, **changes)
     how: dict[str, Any] = {"ends": [0], "precision": FP32, "reference": reference}
-    return Rollouts(network, prompts(), score, settings, **how)
+    return Rollouts(network, prompts(count), score, settings, **how)
 
 
 def one_step(stream: Rollouts) -> list[Any]:
@@ -96,6 +96,63 @@ def test_groups_of_equal_rewards_are_counted_and_not_learnt() -> None:
     whole = int(stream.last.sampled.lengths.sum())
     assert sum(batch.target_count for batch in batches) == pytest.approx(whole)
     assert stream.figures()["no_spread"] == pytest.approx(2 / 3)
+
+
+def chosen(*live: int) -> Any:
+    """A reward by which only answers to prompts of those rows differ."""
+
+    def score(rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Scored:
+        totals = np.where(np.isin(rows, live), np.arange(len(rows)) % 4, 1.0)
+        return Scored([""] * len(ids), ["chosen"], totals[:, None], totals)
+
+    return score
+
+
+def test_groups_without_spread_are_replaced_by_answers_to_further_prompts() -> None:
+    drawn = rollouts(count=9)._stream
+    order = [int(row) for _ in range(3) for row in next(drawn)[0]]
+    plain = rollouts(chosen(order[1], order[5]), count=9)
+    one_step(plain)
+    stream = rollouts(chosen(order[1], order[5]), count=9, resample=3)
+    batches = one_step(stream)
+    rollout = stream.last
+    assert rollout is not None and plain.last is not None
+    # The first round has numbers 3 and 4 of the order, the second 5 and 6, the third 7.
+    assert rollout.rows[::4].tolist() == [order[5], order[1], order[2]]
+    assert rollout.live.view(3, 4).all(1).tolist() == [True, True, False]
+    live = [owner for batch in batches for owner in batch.places]
+    assert {stream.prompts.rows.where(order[1]), stream.prompts.rows.where(order[5])} == set(live)
+    kept = plain.last.sampled.pick(torch.arange(4, 8))
+    assert torch.equal(rollout.sampled.pick(torch.arange(4, 8)).ids, kept.ids)
+    for number in range(4):  # tokens and rewards stay with their prompt
+        laid = batches[0].targets[batches[0].owners == number].tolist()
+        assert laid == rollout.sampled.answers()[number]
+    figures = stream.figures()
+    assert figures["resampled"] == pytest.approx((2 + 2 + 1) / 3)
+    assert figures["no_spread"] == pytest.approx(6 / 8)
+    assert figures["reward"] == pytest.approx((2 * 1.5 + 6 * 1.0) / 8)  # of all that were sampled
+    assert stream.monitor.learnt == pytest.approx([1.0, 1.5, 1.0, 1.0, 1.0, 1.5, 1.0, 1.0])
+
+
+def test_where_all_groups_have_spread_nothing_is_sampled_again() -> None:
+    plain, stream = rollouts(), rollouts(resample=5)
+    for _ in range(3):
+        one, two = next(plain), next(stream)
+        assert torch.equal(one.targets, two.targets)
+        assert torch.equal(one.advantages, two.advantages)
+    assert stream.figures()["resampled"] == 0.0 and "resampled" not in plain.figures()
+
+
+def test_rounds_are_bounded_and_a_rollout_without_spread_is_not_learnt() -> None:
+    calls = []
+
+    def same(rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Scored:
+        calls.append(len(rows))
+        return Scored([""] * len(ids), ["same"], np.ones((len(ids), 1)), np.ones(len(ids)))
+
+    with pytest.raises(BedstoneError, match="in 20 rollouts in a row"):
+        next(rollouts(same, resample=2))
+    assert calls == [12] * 60
 
 
 def test_updates_and_minibatches() -> None:
@@ -154,9 +211,11 @@ def test_a_critic_s_values() -> None:
     torch.testing.assert_close(network.critic(states), batch.values, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("resample", [0, 2])
 @pytest.mark.parametrize("taken", [0, 1, 3, 5])
-def test_states_go_on_exactly(taken: int, tmp_path: Any) -> None:
-    how: dict[str, Any] = {"updates": 2, "minibatches": 2, "kl": 0.1}
+def test_states_go_on_exactly(taken: int, resample: int, tmp_path: Any) -> None:
+    how: dict[str, Any] = {"updates": 2, "minibatches": 2, "kl": 0.1, "resample": resample}
+    how["score"] = chosen(0, 2, 4) if resample else even
     stream = rollouts(**how)
     for _ in range(taken):
         next(stream)

@@ -35,7 +35,9 @@ USES = {
 }
 USES["joint"] = USES["captions"]
 USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").network.latents(pixels)')
-USES["fsq_autoencoder"] = ("image-feature-extraction", 'bedstone.load(".").network.codes(pixels)')
+for _kind in ("fsq_autoencoder", "vq_model", "discrete_vae"):
+    USES[_kind] = ("image-feature-extraction", 'bedstone.load(".").network.encode(pixels)')
+USES["dalle"] = ("text-to-image", 'bedstone.load(".").network(ids, keep, codes)')
 for _kind in ("dit", "pixart", "bedstone_dit"):  # alone, not as a part of a pipeline
     USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):
@@ -103,11 +105,14 @@ def _shape(config: Any) -> dict[str, str]:
             rows |= {f"{name}: {key}": value for key, value in _shape(tower).items()}
         return rows | {"joint width": str(config.embed)}
     if hasattr(config, "widths"):
-        return {"channels of each stage": ", ".join(map(str, config.widths))}
+        codes = {"codes": f"{config.codes:,}"} if hasattr(config, "codes") else {}
+        return {"channels of each stage": ", ".join(map(str, config.widths)), **codes}
     sizes = [name for name in ("width", "layers", "heads") if hasattr(config, name)]
     rows = {", ".join(sizes): ", ".join(str(getattr(config, name)) for name in sizes)}
     if hasattr(config, "size"):
         return rows | {"size": f"{' by '.join(map(str, config.size))} pixels"}
+    if hasattr(config, "codes"):
+        return rows | {"codes": f"{config.codes:,}"}
     return rows | {
         "context": f"{config.context} tokens",
         "vocabulary": f"{config.vocab_size:,} tokens",
@@ -129,7 +134,7 @@ FILES = {"image": "out.png", "audio": "out.wav", "video": "out.png", "volume": "
 def pipeline_card(
     parts: Mapping[str, Any],
     signal: Mapping[str, Any],
-    sampling: Mapping[str, Any],
+    how: str,
     record: Mapping[str, Any],
 ) -> str:
     """The card of a model that draws.
@@ -137,7 +142,7 @@ def pipeline_card(
     Args:
         parts: its networks by the folders they stand in.
         signal: what it draws, by the fields of `checkpoints.pipeline.SignalSpec`.
-        sampling: how, by those of `recipes_diffusion.SamplingConfig`.
+        how: it does so, in words.
         record: what `bedstone.json` says of its making.
     """
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
@@ -149,9 +154,8 @@ def pipeline_card(
         "from": {"none": "noise alone", "class": f"{len(names)} classes"}.get(condition, "words"),
         **{f"parameters of {name}/": f"{count:,}" for name, count in counts.items()},
         "width, layers, heads": f"{config.width}, {config.layers}, {config.heads}",
-        "patches": " x ".join(map(str, config.patches)),
-        "drawn by": f"{sampling['method']}, {sampling['steps']} steps, "
-        f"guidance {sampling['guidance']:g}",
+        **_drawn_in(config),
+        "drawn by": how,
         "trained on": (record.get("data") or {}).get("source", "not recorded"),
         **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
     }
@@ -165,3 +169,11 @@ def pipeline_card(
         f"# {config.layout}, {total / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
         f"{labels}\n```\n{command}\n```\n"
     )
+
+
+def _drawn_in(config: Any) -> dict[str, str]:
+    """What a network draws at a time: patches, or codes."""
+    if hasattr(config, "patches"):
+        return {"patches": " x ".join(map(str, config.patches))}
+    grid = " x ".join(map(str, config.grid))
+    return {"codes of an image": f"{grid} of {config.codes:,}, in {config.order} order"}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from bedstone.checkpoints import model as artefact
+from bedstone.checkpoints.dalle import is_dalle, load_dalle
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model, model_folder
 from bedstone.checkpoints.pipeline import is_pipeline, load_pipeline
@@ -36,7 +37,8 @@ def load(
             a layout that Bedstone doesn't open, or is a run that has no checkpoint yet.
     """
     folder = resolve(model_folder(path), revision=revision)
-    opens = load_pipeline if is_pipeline(folder) else artefact.load
+    opens: Any = load_pipeline if is_pipeline(folder) else artefact.load
+    opens = load_dalle if is_dalle(folder) else opens
     model: Model = opens(folder, dtype=dtype, device=device, verify=verify)
     return model
 

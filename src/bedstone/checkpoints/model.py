@@ -445,7 +445,22 @@ def _pooling(folder: Path, tokenizer: Tokenizer | None) -> Pooling | None:
 
 def weights_hash(model: Model) -> str:
     """A hash (hex) of all that decides what a network gives: its shape and its weights."""
-    digest = hashlib.sha256(repr(model.config).encode())
+    return _hashed(model, repr(model.config))
+
+
+def fingerprint(model: Model) -> str:
+    """A hash (hex) by which a part is known again that another network was trained with.
+
+    Of its weights and of what its codes mean; fields that later versions add to a configuration
+    change nothing.
+    """
+    config = model.config
+    codes = getattr(config, "levels", None) or getattr(config, "codes", None)
+    return _hashed(model, f"{config.layout} {codes}")
+
+
+def _hashed(model: Model, head: str) -> str:
+    digest = hashlib.sha256(head.encode())
     for name, weight in sorted(model.network.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

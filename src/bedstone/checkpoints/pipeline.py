@@ -24,6 +24,7 @@ from bedstone.checkpoints.model import load as load_part
 from bedstone.checkpoints.side_files import read_record
 from bedstone.data.signals.signals import KINDS, TASKS, Prompts
 from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.diffusion.denoiser import clip
 from bedstone.diffusion.process import Discrete, Process
 from bedstone.diffusion.sample import (
     BATCH,
@@ -41,7 +42,9 @@ from bedstone.diffusion.targets import EpsilonPrediction, Target
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
 from bedstone.models.dit.network import Conditioned
+from bedstone.nn.fast.pick import prepared
 from bedstone.reading import is_plain, read_object
+from bedstone.runtime import Precision
 from bedstone.settings import from_mapping
 
 SPEC = "drawing.json"
@@ -133,43 +136,21 @@ VERSION = "0.39.0"  # of diffusers, whose form is written
 
 
 @dataclass
-class DiffusionPipeline(Model):
-    """A network that draws, and all that is needed to use it.
+class MediaPipeline(Model):
+    """What draws signals, of whatever kind: a `diffusion.sample.Generator`.
 
     Attributes, besides those of every model:
-        network: a `models.dit.network.Conditioned`.
-        process: how noise was added when it learnt.
-        target: what it predicts.
         signal: what it draws.
         sampling: how it draws where nothing else is given.
-        reader: the model whose network, or text tower, is `network.text`.
-        autoencoder: what turns its latents into pictures.
-        scheduler: `scheduler_config.json` of a published pipeline, which says how it is drawn by;
-            empty where `sampling` does.
     """
 
-    process: Process = field(default_factory=Discrete)
-    target: Target = field(default_factory=EpsilonPrediction)
     signal: SignalSpec = field(default_factory=SignalSpec)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    reader: Model | None = None
-    autoencoder: Model | None = None
-    scheduler: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_pretrained(cls, path: str | Path, **options: Any) -> "DiffusionPipeline":
-        """`load_drawing`, by the name that users of `diffusers` know."""
-        return load_pipeline(path, **options)
+    sampling: Any = None
 
     @property
     def parts(self) -> dict[str, Model]:
         """Its networks by the folders they stand in."""
-        found = {"transformer": Model(self.network.denoiser)}
-        if self.reader is not None:
-            found["text_encoder"] = self.reader
-        if self.autoencoder is not None:
-            found["vae"] = self.autoencoder
-        return found
+        raise NotImplementedError
 
     @property
     def prompts(self) -> Prompts:
@@ -182,12 +163,100 @@ class DiffusionPipeline(Model):
             raise BedstoneError(f"{self.path}: reads no words; it draws {self.inputs()}.")
         return Prompts(self.tokenizer, self.signal.context)
 
+    def sample(
+        self,
+        seeds: Sequence[int],
+        *,
+        condition: SampleInputs = None,
+        null: SampleInputs = None,
+        batch: int = BATCH,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Signals (B, C, *S) fp32 on the CPU, about -1 to 1, one for each seed."""
+        raise NotImplementedError
+
+    def prepared(self, precision: Precision) -> dict[str, Any]:
+        """Arguments of `sample` by which many are drawn, in a precision."""
+        raise NotImplementedError
+
+    @property
+    def how(self) -> str:
+        """How it draws, in words."""
+        raise NotImplementedError
+
+    def inputs(self) -> str:
+        """What it draws from, in words."""
+        names = self.signal.names
+        if self.signal.condition == "class":
+            return f"one of {len(names)} classes ({', '.join(names[:12])})"
+        return "from words" if self.signal.condition == "text" else "without being told what"
+
+    def stands_in(self, folder: Path) -> bool:
+        return (folder / INDEX).exists()
+
+    def write_parts(self, folder: Path) -> dict[str, Any]:
+        """Writes each part and the tokenizer into folders of their own; what the index says."""
+        index: dict[str, Any] = {}
+        for name, part in self.parts.items():
+            (folder / name).mkdir()
+            part.write_network(folder / name)
+            known = part.layout.architecture(part.config)
+            library = part.layout.library if known else "bedstone"
+            index[name] = [library, known or type(part.network).__name__]
+        if self.tokenizer is not None:
+            (folder / "tokenizer").mkdir()
+            self.tokenizer.save(folder / "tokenizer")
+            index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+        return index
+
+    def card(self) -> str:
+        """The model card."""
+        parts = {name: part.network for name, part in self.parts.items()}
+        return pipeline_card(parts, asdict(self.signal), self.how, self.record)
+
+
+@dataclass
+class DiffusionPipeline(MediaPipeline):
+    """A network that draws, and all that is needed to use it.
+
+    Attributes, besides those of every model that draws:
+        network: a `models.dit.network.Conditioned`.
+        process: how noise was added when it learnt.
+        target: what it predicts.
+        reader: the model whose network, or text tower, is `network.text`.
+        autoencoder: what turns its latents into pictures.
+        scheduler: `scheduler_config.json` of a published pipeline, which says how it is drawn by;
+            empty where `sampling` does.
+    """
+
+    process: Process = field(default_factory=Discrete)
+    target: Target = field(default_factory=EpsilonPrediction)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    reader: Model | None = None
+    autoencoder: Model | None = None
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, **options: Any) -> "DiffusionPipeline":
+        """`load_drawing`, by the name that users of `diffusers` know."""
+        return load_pipeline(path, **options)
+
+    @property
+    def parts(self) -> dict[str, Model]:
+        found = {"transformer": Model(self.network.denoiser)}
+        if self.reader is not None:
+            found["text_encoder"] = self.reader
+        if self.autoencoder is not None:
+            found["vae"] = self.autoencoder
+        return found
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """(C, *S) of what the denoiser samples: signals, or latents of them."""
         return (self.config.channels, *self.config.size)
 
-    def sample(
+    def sample(  # type: ignore[override]  # its options are named
         self,
         seeds: Sequence[int],
         *,
@@ -244,25 +313,22 @@ class DiffusionPipeline(Model):
             sampled = torch.cat([network.pictures(part) for part in parts])
         return sampled.float().cpu()
 
-    def inputs(self) -> str:
-        """What it draws from, in words."""
-        names = self.signal.names
-        if self.signal.condition == "class":
-            return f"one of {len(names)} classes ({', '.join(names[:12])})"
-        return "from words" if self.signal.condition == "text" else "without being told what"
+    def prepared(self, precision: Precision) -> dict[str, Any]:
+        return {
+            "network": prepared(self.network, precision),
+            "autocast": precision.autocast,
+            "controls": SampleControls(limit=clip() if self.autoencoder is None else None),
+        }
 
-    def stands_in(self, folder: Path) -> bool:
-        return (folder / INDEX).exists()
+    @property
+    def how(self) -> str:
+        sampling = self.sampling
+        return f"{sampling.method}, {sampling.steps} steps, guidance {sampling.guidance:g}"
 
     def write_network(self, folder: Path) -> None:
         """Writes each part into its own folder, and what joins them."""
-        index: dict[str, Any] = {}
-        for name, part in self.parts.items():
-            (folder / name).mkdir()
-            part.write_network(folder / name)
-            known = part.layout.architecture(part.config)
-            library = part.layout.library if known else "bedstone"
-            index[name] = [library, known or type(part.network).__name__]
+        index = self.write_parts(folder)
+        tokens = index.pop("tokenizer", None)
         (folder / "scheduler").mkdir()
         method = self.sampling.method
         if self.scheduler:
@@ -271,10 +337,8 @@ class DiffusionPipeline(Model):
         else:
             named = write_scheduler(folder / "scheduler", self.process, self.target, method)
         index["scheduler"] = ["diffusers", named]
-        if self.tokenizer is not None:
-            (folder / "tokenizer").mkdir()
-            self.tokenizer.save(folder / "tokenizer")
-            index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+        if tokens is not None:
+            index["tokenizer"] = tokens
         published = self.autoencoder is not None and self.config.layout == "dit"
         kind = "DiTPipeline" if published else "BedstonePipeline"
         head: dict[str, Any] = {"_class_name": kind, "_diffusers_version": VERSION}
@@ -283,11 +347,6 @@ class DiffusionPipeline(Model):
         write_json(folder / INDEX, {**head, **index})
         form = {"signal": asdict(self.signal), "sampling": asdict(self.sampling)}
         write_json(folder / SPEC, {**form, "published": bool(self.scheduler)})
-
-    def card(self) -> str:
-        """The model card."""
-        parts = {name: part.network for name, part in self.parts.items()}
-        return pipeline_card(parts, asdict(self.signal), asdict(self.sampling), self.record)
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -39,6 +39,7 @@ from bedstone.generation.text import encode_prompt
 from bedstone.models.interfaces import (
     Autoencoder,
     CausalLM,
+    CodeWriter,
     Denoiser,
     DualEncoder,
     EncoderDecoderModel,
@@ -495,6 +496,18 @@ def _drawing(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     return _each(means=_signals(signals))
 
 
+def _written_codes(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
+    """Logits of the first and the last code after each text and some codes."""
+    config, device = work.model.config, work.device
+    ids, keep = padded([one["ids"][: config.text_tokens] for one in inputs], 0)
+    rows = torch.arange(len(inputs))[:, None]
+    codes = (7 * torch.arange(config.places) + 11 * rows) % config.codes
+    if config.order == "masked":
+        codes[:, ::2] = config.mask
+    logits = work.network(ids.to(device), keep.to(device), codes.to(device))
+    return _each(first=_numbers(list(logits[:, 0])), last=_numbers(list(logits[:, -1])))
+
+
 def _signals(signals: Tensor) -> list[Numbers]:
     """Coarse means of signals (n, C, *S)."""
     sides = signals.shape[2:]
@@ -580,5 +593,6 @@ CAPABILITIES = (
     Capability("answers", _can("answers"), _image_texts, _question, _answers),
     Capability("matching", _can("matching"), _image_texts, _question, _matching),
     Capability("reconstruction", _is(Autoencoder), _images, _nothing, _reconstruction),
+    Capability("codes", _is(CodeWriter), _texts, _drawn_text, _written_codes),
     Capability("drawing", _is(Denoiser), _drawings, _drawn_text, _drawing),
 )

@@ -76,6 +76,7 @@ COUNTS = (
     "num_layers",
     "layers",
     "layers_per_block",
+    "num_resnet_blocks",
     "decoder_layers",
     "encoder_layers",
     "num_decoder_layers",

@@ -6,19 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.autoencoder import evaluate_autoencoder
 from bedstone.evaluate.contrastive import evaluate_contrastive
+from bedstone.evaluate.dalle import evaluate_reranking
 from bedstone.evaluate.generative import evaluate_generative
 from bedstone.evaluate.humaneval import HUMANEVAL, USUAL, CodeSettings, evaluate_humaneval
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.pairs import learnt_task
 from bedstone.evaluate.preferences import evaluate_rewards, holds_pairs
-from bedstone.evaluate.supervised import TASKS, evaluate_labels
+from bedstone.evaluate.supervised import (
+    TASKS,
+    evaluate_answers,
+    evaluate_labels,
+    holds_answers,
+)
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
 from bedstone.models.flamingo.network import FLAMINGO
-from bedstone.models.interfaces import EncoderDecoderModel
+from bedstone.models.interfaces import Autoencoder, EncoderDecoderModel
 from bedstone.nn.fast.pick import prepared, settled
 from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
@@ -46,15 +53,18 @@ def evaluate(
     judge: str = "",
     clip: str = "",
     samples: int = 1000,
+    candidates: int = 0,
     out: str = "",
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a model on data by the metrics of its task.
 
     Prints metrics with 95 % bootstrap intervals for a model with labels, tags or answers; loss,
-    perplexity and bits per byte for a language model; for a model that generates media, the scores
+    perplexity and bits per byte for a language model, and of conversations, instructions or
+    completions the loss of their answers; for a model that generates media, the scores
     that a judge network or a CLIP gives to its samples; and with --task humaneval, pass@k of the
-    programs that a model writes, which are run in a sandbox.
+    programs that a model writes, which are run in a sandbox; of an autoencoder, how well images
+    come back, and whether a judge still sees in them what it saw.
 
     Args:
         model: a folder, a name that `bedstone models` lists, or a hub id.
@@ -78,10 +88,13 @@ def evaluate(
         confusion: a PNG file to draw the confusion matrix into, for a model with labels.
         page: for translation and summarization: an HTML file of sources, outputs and references,
             the most suspicious first, with the share of each source that was read.
-        judge: for a model that generates media: the judge network, a folder or a file of weights.
+        judge: for a model that generates media, or an autoencoder: the judge network, a folder or a
+            file of weights.
         clip: for a model that generates from text: a CLIP (a run, a folder or a hub id) that scores
             how well each sample matches its text; with or without a judge.
         samples: for a model that generates media: number of samples to judge.
+        candidates: for a DALL-E and scenes: of so many images a prompt, how often the one that its
+            CLIP keeps is right, beside any of them and the best of them.
         out: for a model that generates media: a folder for sheets of samples; for humaneval: a
             folder for the completions with their verdicts.
         overwrite: replace files of the same names.
@@ -157,11 +170,19 @@ def evaluate(
                 "task."
             )
     how = settled(opened.network, how)
-    if isinstance(opened, DiffusionPipeline):
+    if candidates:
+        check_no_labels(model, label_column)
+        return evaluate_reranking(
+            opened, data, how, judge=judge, candidates=candidates, samples=samples, as_json=as_json
+        )
+    if isinstance(opened, MediaPipeline):
         check_no_labels(model, label_column)
         return evaluate_generative(
             opened, data, how, judge=judge, clip=clip, samples=samples, out=out, as_json=as_json
         )
+    if isinstance(opened.network, Autoencoder) and not clip:
+        check_no_labels(model, label_column)
+        return evaluate_autoencoder(opened, data, how, judge=judge, split=split, as_json=as_json)
     if how.bits is not None:
         opened.network = prepared(opened.network, how)
     if judge or clip:
@@ -205,6 +226,16 @@ def evaluate(
     if kind != "language" or not opened.network.causal:
         return evaluate_masked(
             opened, data, how, column=column, split=split, context=context, as_json=as_json
+        )
+    if not column and holds_answers(opened, data, split):
+        return evaluate_answers(
+            opened,
+            data,
+            how,
+            split=split,
+            context=context,
+            batch_size=batch_size,
+            as_json=as_json,
         )
     return evaluate_causal(
         opened,

@@ -8,7 +8,7 @@ from typing import Any
 from bedstone.checkpoints.gguf import check_kind, save_gguf
 from bedstone.checkpoints.gguf_file import SUFFIX
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.checkpoints.quantized import is_quantized
 from bedstone.errors import BedstoneError, nearest
 from bedstone.outputs import new_file
@@ -54,8 +54,8 @@ def export(
         raise BedstoneError(f"--out: {path} was given; expected a name that ends in {SUFFIX}.")
     new_file(path, "--out", overwrite=overwrite)
     opened = open_model(model)
-    if isinstance(opened, DiffusionPipeline):
-        raise BedstoneError(f"{model}: is a diffusion model; GGUF files hold GPTs.")
+    if isinstance(opened, MediaPipeline):
+        raise BedstoneError(f"{model}: draws; GGUF files hold GPTs.")
     save_gguf(opened, path, quantize)
     if is_quantized(opened.network) and not quantize:
         note = "note: quantised weights are written whole; --quantize q8_0 or q4_1 keeps them small"

@@ -18,6 +18,7 @@ from bedstone.errors import BedstoneError
 from bedstone.outputs import free_path, new_file, next_number
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet, to_images
 from bedstone.runtime import pick_device, pick_precision
+from bedstone.tasks.media.dalle import DalleGenerator, open_generator
 from bedstone.tasks.media.files import SUFFIXES, check_enlarged, file_name, write_generated
 from bedstone.tasks.media.generator import Generated, MediaGenerator, Prompt, rows_of
 from bedstone.train.logs import ProgressBar
@@ -201,11 +202,16 @@ class SamplingOptions:
 
     Attributes:
         steps: number of sampling steps; more are slower and better.
-        method: the sampler, such as ddim, dpm_solver_2m, unipc, euler, heun, ddpm.
-        spacing: of the sampling times, such as trailing, linspace, karras.
-        guidance: scale of classifier-free guidance; 1 turns it off.
-        interval: two times from 0 (clean) to 1 (noise) between which guidance applies, as 0.1,0.8.
-        rescale: share by which guidance is rescaled against overexposure, 0 to 1.
+        method: of diffusion: the sampler, such as ddim, dpm_solver_2m, unipc, euler, heun, ddpm.
+        spacing: of diffusion: of the sampling times, such as trailing, linspace, karras.
+        guidance: scale of classifier-free guidance; 1 = none.
+        interval: of diffusion: two times from 0 (clean) to 1 (noise) between which guidance
+            applies, as 0.1,0.8.
+        rescale: of diffusion: share by which guidance is rescaled against overexposure, 0 to 1.
+        temperature: of a DALL-E: below 1 prefers likely codes; 0 takes the likeliest.
+        top_k: of a DALL-E: draw from so many likeliest codes; 0 from all.
+        top_p: of a DALL-E: draw from the fewest likeliest codes that reach this probability.
+        candidates: of a DALL-E: images drawn for each one, of which its CLIP keeps the best.
     """
 
     steps: int | None = None
@@ -214,10 +220,14 @@ class SamplingOptions:
     guidance: float | None = None
     interval: str | None = None
     rescale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    candidates: int | None = None
 
     @property
     def given(self) -> dict[str, Any]:
-        """Fields of `SamplingConfig` that are given."""
+        """Fields of `SamplingConfig` or `CodeSampling` that are given."""
         found = {name: value for name, value in vars(self).items() if value is not None}
         return found | ({"interval": _interval(self.interval)} if self.interval else {})
 
@@ -232,7 +242,8 @@ class ImagineOptions:
         negative: a negative prompt.
         size: another size than in training, in pixels, as 64x48 (height, width).
         image: an image to start from.
-        strength: share of the image that is regenerated, 0 to 1; for variations, their distance.
+        strength: share of the image that is regenerated, 0 to 1, of a DALL-E from below; for
+            variations, their distance.
         mask: an image of the same size: white is regenerated, black stays.
         variations: an image to generate variations of.
         between: interpolate from the prompt to this one; without a text condition, to this seed.
@@ -317,13 +328,18 @@ def imagine(
     given = sampling.given
     where = pick_device(device)
     pick_precision(precision, where)
-    drawer = MediaGenerator(open_model(model, device=where), precision)
+    drawer = open_generator(open_model(model, device=where), precision)
     kind = drawer.model.signal.kind
     rows = max(len(prompts), 1)  # without a condition one row is sampled
     several = way != "draw" or rows * (options.count or COUNTS[way]) > 1
     place = planned(out, kind, several=several, overwrite=overwrite)
     frames = None
     if strip is not None or show_steps:
+        if isinstance(drawer, DalleGenerator):
+            raise BedstoneError(
+                "--strip: shows an image as noise is taken from it, and a DALL-E writes codes. "
+                "Leave --strip and --show-steps out."
+            )
         steps = place.beside("steps")
         steps = Path(strip) if strip is not None else steps if overwrite else free_path(steps)
         frames = Frames(drawer, steps, overwrite=overwrite)
@@ -363,7 +379,7 @@ def _print_rows(files: Sequence[Path], drawn: Generated) -> None:
 
 
 def _drawn(
-    drawer: MediaGenerator,
+    drawer: MediaGenerator | DalleGenerator,
     options: ImagineOptions,
     way: str,
     prompts: list[Prompt],

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.evaluate.speed import speed as measure_speed
 from bedstone.models.gpt.network import GPTConfig
 from bedstone.nn.quantize import quantized_part, weights_of
@@ -131,9 +131,8 @@ def describe(model: Model) -> dict[str, Any]:
 
 def _drawing(model: Model) -> dict[str, Any]:
     """Output, condition, sampler and parameter counts of a model that generates media."""
-    if not isinstance(model, DiffusionPipeline):
+    if not isinstance(model, MediaPipeline):
         return {}
-    how = model.sampling
     counts = {
         f"parameters_of_{name}": sum(weight.numel() for weight in part.network.parameters())
         for name, part in model.parts.items()
@@ -141,7 +140,7 @@ def _drawing(model: Model) -> dict[str, Any]:
     return {
         "draws": f"{model.signal.kind} of {' by '.join(map(str, model.signal.shape))}",
         "from": model.inputs().removeprefix("from "),
-        "drawn_by": f"{how.method}, {how.steps} steps, guidance {how.guidance:g}",
+        "drawn_by": model.how,
         **counts,
     }
 

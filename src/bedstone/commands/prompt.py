@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bedstone.commands.run import Inputs, described, make_inputs, shown
 from bedstone.data.dataset import Dataset
+from bedstone.data.labels import choice_row
 from bedstone.data.open import open_dataset
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.pairs import pair_rows
@@ -19,7 +20,6 @@ from bedstone.report.plots import draw_shot_curve
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
 from bedstone.tasks.pipeline import named_options, open_decoder, prompted_class
-from bedstone.tasks.text.prompted_tasks import choice_row
 from bedstone.train.logs import ProgressBar
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.data.open import open_dataset
 from bedstone.data.sources import BUILT_IN, DataConfig, open_source
 from bedstone.errors import BedstoneError
@@ -93,9 +93,9 @@ def quantize(
         raise BedstoneError(f"--group: {group} was given; expected 32, 64 or 128.")
     new_folder(out, "OUT", overwrite=overwrite)
     opened = open_model(model)
-    if isinstance(opened, DiffusionPipeline):
+    if isinstance(opened, MediaPipeline):
         raise BedstoneError(
-            f"{model}: is a diffusion model, which is saved whole; quantise it as it is used, by "
+            f"{model}: draws, and such a model is saved whole; quantise it as it is used, by "
             "--precision int8 or int4."
         )
     if active_adapter(opened.network) is not None:

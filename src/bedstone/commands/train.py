@@ -128,7 +128,7 @@ def pretrain_(
 
         show_sample(read, sample)
     else:
-        _leave(pretrain(read).done.reason)
+        leave(pretrain(read).done.reason)
 
 
 def finetune_(
@@ -159,7 +159,7 @@ def finetune_(
 
         preview_augmented(read, sample) if sample else propose_rate(read)
     else:
-        _leave(finetune(read).done.reason)
+        leave(finetune(read).done.reason)
 
 
 def _strict(given: bool) -> list[str]:
@@ -178,10 +178,10 @@ def resume_(run: str, overrides: list[str]) -> None:
         bedstone resume runs/python-docs
         bedstone resume runs/python-docs budget=2h
     """
-    _leave(resume(run, *overrides).done.reason)
+    leave(resume(run, *overrides).done.reason)
 
 
-def _leave(reason: str) -> None:
+def leave(reason: str) -> None:
     """The exit code that shells expect of a process that a signal stopped."""
     if reason != "finished":
         sys.exit({"SIGINT": 130, "SIGTERM": 143}.get(reason, 1))

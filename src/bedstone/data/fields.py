@@ -553,6 +553,7 @@ ROW_FIELDS = {
     "instruction": Field(("instruction",)),
     "input": Field(("input",)),
     "output": Field(("output",)),
+    "history": Field(("history",)),
     "messages": Field(MESSAGES),
     "tools": Field(("tools",)),
     "chosen": Field(("chosen",)),

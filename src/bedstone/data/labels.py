@@ -1,9 +1,11 @@
-"""Labels of rows: one label of several, several labels, numbers, or a tag for each word.
+"""Labels of rows: one label of several, several labels, numbers, a tag for each word, or which of
+several choices is right.
 
 Every fault of a row is raised before training begins, with its file, row, column and value.
 """
 
 import difflib
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -324,7 +326,8 @@ def doubtful_names(counts: Mapping[str, int]) -> list[str]:
     words = [names[0] for names in by_count if len(names[0]) > 4 and names[0].isalpha()]
     for place, name in enumerate(words[:MOST_COMPARED]):
         for other in words[place + 1 : MOST_COMPARED]:
-            if counts[other] * RARE <= counts[name] and _similar(name, other):
+            rare = counts[other] * RARE <= counts[name]
+            if rare and _similar(name, other) and not _opposite(name, other):
                 found.append(
                     f"label {other!r} ({counts[other]:,}) may be a slip of {name!r} "
                     f"({counts[name]:,})"
@@ -359,6 +362,15 @@ def _form(name: str) -> Any:
         return text
 
 
+NEGATIONS = ("un", "in", "im", "ir", "non", "not", "dis", "mis", "anti")
+
+
+def _opposite(one: str, other: str) -> bool:
+    """Whether one name is the other with a prefix that negates: desirable and undesirable."""
+    short, long = sorted((one.casefold(), other.casefold()), key=len)
+    return long.endswith(short) and long.removesuffix(short) in NEGATIONS
+
+
 def _similar(one: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= NEAR
 
@@ -369,3 +381,50 @@ def _whole(name: str) -> bool:
 
 def _guess(name: str, known: set[str]) -> str:
     return nearest(name, known) if len(known) <= 100 else f" ({len(known)} of them)"
+
+
+# Questions with several answers to choose from.
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+def choice_row(rows: Dataset, number: int) -> dict[str, Any]:
+    """A row as an input of multiple-choice: other columns as they are."""
+    named = {part: rows.value(number, rows.need(part)) for part in ("question", "choices")}
+    return {**rows.rows[number], **named, "choices": listed_choices(named["choices"])}
+
+
+def listed_choices(value: Any) -> Any:
+    """Choices as a list; those of a text that is a JSON list, as a CSV has them."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def right_choice(rows: Dataset, number: int) -> int:
+    """Which choice is right: a number from 0, a letter, or the choice itself.
+
+    Raises:
+        BedstoneError: it is none of the choices.
+    """
+    named = rows.columns.get("label")
+    column = named or rows.column("answer") or rows.need("label")
+    value = rows.value(number, column)
+    choices = listed_choices(rows.value(number, rows.need("choices")))
+    if isinstance(value, str) and value in choices:
+        return list(choices).index(value)
+    if isinstance(value, str) and len(value) == 1 and value.upper() in LETTERS[: len(choices)]:
+        return LETTERS.index(value.upper())
+    if isinstance(value, str) and value.isdecimal():  # of a CSV
+        value = int(value)
+    if isinstance(value, int) and 0 <= value < len(choices):
+        return value
+    raise rows.fault(
+        number,
+        column,
+        f"is {value!r}, which is none of {len(choices)} choices",
+        "Give its number from 0, its letter or its text.",
+    )

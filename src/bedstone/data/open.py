@@ -23,6 +23,7 @@ from bedstone.data.fields import (
     needed,
 )
 from bedstone.data.records import MOST_BROKEN, Faults, Reading, Record
+from bedstone.data.sources import BUILT_IN as DOCUMENTS
 from bedstone.data.sources import read_records
 from bedstone.errors import BedstoneError, nearest
 from bedstone.settings import Settings, number, share, whole
@@ -33,6 +34,12 @@ BUILT_IN = {"scenes": ("bedstone.data.scenes.datasets", "heldout_scenes")}
 TEXT_ROWS = {
     "numbers": ("bedstone.data.numbers", "number_rows"),
     "numbers-held-out": ("bedstone.data.numbers", "held_out_rows"),
+    "small-talk-chats": ("bedstone.data.small_talk", "chat_rows"),
+    "small-talk-chats-held-out": ("bedstone.data.small_talk", "held_out_chats"),
+    "small-talk-preferences": ("bedstone.data.small_talk", "preference_rows"),
+    "small-talk-preferences-held-out": ("bedstone.data.small_talk", "held_out_preferences"),
+    "small-talk-problems": ("bedstone.data.small_talk", "problem_rows"),
+    "small-talk-problems-held-out": ("bedstone.data.small_talk", "held_out_problems"),
 }
 # Columns of rows that may have an image beside their text.
 IMAGE_COLUMNS = ("image", "img", "picture", "photo", "image_path", "file_name")
@@ -101,6 +108,21 @@ def open_dataset(
         templates=reader.templates or TEMPLATES,
         reading=reading,
     )
+
+
+def first_row(name: str, split: str | None = None, *, images: bool = False) -> dict[str, Any]:
+    """The values of the first row of a source, by column; none of built-in documents or samples.
+
+    Raises:
+        BedstoneError: there is no such data, or it can't be read.
+    """
+    if name in TEXT_ROWS:
+        return dict(open_dataset(name)[0])
+    if name in BUILT_IN or name in DOCUMENTS:
+        return {}
+    found = read_records(name, split, images=images, reading=Reading(Faults("", 1.0)))
+    first = next(iter(found), None)
+    return {} if first is None else first.values
 
 
 def _label_columns(columns: Mapping[str, Any] | None) -> Sequence[str]:
@@ -271,10 +293,31 @@ class ImagesConfig(Settings):
 
 
 @dataclass
-class PairsConfig(ImagesConfig):
+class PlainConfig(ImagesConfig):
+    """Images without texts.
+
+    Attributes, besides those of all rows with images:
+        sizes: of things in scenes: small, medium, large; empty is all of them.
+        textures: whether things in scenes may be striped or dotted.
+        signs: whether scenes may have signs with words.
+    """
+
+    sizes: list[str] = field(default_factory=list)
+    textures: bool = True
+    signs: bool = True
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """Which scenes, as `data.scenes.datasets` makes them."""
+        shown = {"sizes": self.sizes, "textures": self.textures, "signs": self.signs}
+        return {"objects": self.things, **shown}
+
+
+@dataclass
+class PairsConfig(PlainConfig):
     """Images with texts.
 
-    Attributes, besides those of all rows with images (columns: image, text, label, negatives):
+    Attributes, besides those of images without (columns: image, text, label, negatives):
         templates: texts made of a label, as `a photo of a {label}`: captions where rows have none,
             and the prompts of zero-shot classification.
         classes: names of the labels' classes by what stands in the rows: a list or a mapping.

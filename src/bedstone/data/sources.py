@@ -5,6 +5,7 @@ What a name may be, tried in this order:
 - `python-docs`: the documentation and source of the Python that runs (`data.python_docs`)
 - `scenes`: captions, questions and answers of synthetic scenes as text (`data.scenes.datasets`)
 - `few-shot-tasks`, `few-shot-tasks-held-out`: lists of examples of small tasks (`data.few_shot`)
+- `small-talk`: facts and stories of a small world (`data.small_talk`)
 - a file: `.jsonl`, `.json`, `.csv`, `.parquet`, `.arrow` hold a document a row; any other file is
   text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`
 - a folder: of data files (only the formats above, `.txt` and `.md`, beside a README or licence)
@@ -58,6 +59,7 @@ BUILT_IN = {
     "scenes": ("bedstone.data.scenes.datasets", "scene_texts"),
     "few-shot-tasks": ("bedstone.data.few_shot", "task_pieces"),
     "few-shot-tasks-held-out": ("bedstone.data.few_shot", "held_out_pieces"),
+    "small-talk": ("bedstone.data.small_talk", "talk_pieces"),
 }
 SPLITS = {
     "train": ("train", "training"),

@@ -41,7 +41,7 @@ def write_rows(rows: Any, path: str | Path, name: str = "rows") -> Path:
         known = rows.features.arrow_schema.metadata  # names of classes, kinds of columns
         _write_table(table.replace_schema_metadata(known), path)
         return path
-    listed = _dictionaries(rows, name)
+    listed = dictionaries(rows, name)
     if suffix == ".parquet":
         _write_parquet(listed, path, name)
     elif suffix == ".jsonl":
@@ -62,7 +62,8 @@ def check_format(path: Path) -> None:
         )
 
 
-def _dictionaries(rows: Any, name: str) -> list[dict[str, Any]]:
+def dictionaries(rows: Any, name: str) -> list[dict[str, Any]]:
+    """Rows as dictionaries; arguments and errors as of `write_rows`."""
     if hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # a DataFrame
         rows = rows.to_dict("records")
     if isinstance(rows, Mapping):

@@ -203,7 +203,8 @@ def evaluate_contrastive(
     settings = recorded_data(PairsConfig, model.record)
     settings.columns = recorded_columns(model.record, data, columns, split=split, images=True)
     if data == SCENES:
-        rows = heldout_scene_pairs(split or "test", size=max(model.config.image.size))
+        side = max(model.config.image.size)
+        rows = heldout_scene_pairs(split or "test", size=side, **settings.drawn)
     else:
         rows = settings.open(data, split, option="")
     if model.processor is None:

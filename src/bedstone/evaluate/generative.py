@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import tokenizer_of
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import DiffusionPipeline, MediaPipeline
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.signals.audio import Spectrogram
 from bedstone.data.signals.batches import SignalTexts, in_batches, texts_of
 from bedstone.data.signals.open import held_out_prompts, open_signals, signals_to_measure
 from bedstone.data.signals.signals import TASKS, Condition, Signals, SignalsConfig, class_condition
-from bedstone.diffusion.denoiser import clip
 from bedstone.diffusion.sample import SampleControls
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.judges import (
@@ -38,7 +37,6 @@ from bedstone.evaluate.runner import Evaluation, held_out_loss, present
 from bedstone.evaluate.scene_judge import SceneJudge, judge_scenes, open_scene_judge, stated
 from bedstone.metrics.figures import Figures
 from bedstone.metrics.generative import NearestNeighbours, beside_real, beside_training, clip_score
-from bedstone.nn.fast.pick import prepared
 from bedstone.objectives.diffusion import Denoising
 from bedstone.reading import is_plain, read_object
 from bedstone.report.sheets import as_pixels, neighbours_sheet, samples_sheet, to_images
@@ -51,7 +49,7 @@ from bedstone.train.data import recorded_data
 from bedstone.train.logs import ProgressBar
 
 
-def open_clip(path: str, model: DiffusionPipeline, precision: Precision) -> ImageEngine:
+def open_clip(path: str, model: MediaPipeline, precision: Precision) -> ImageEngine:
     """The CLIP that compares what `model` draws with its texts.
 
     Args:
@@ -127,7 +125,7 @@ SAMPLE_BATCH = 250  # drawn at a time
 
 
 def samples_of(
-    model: DiffusionPipeline,
+    model: MediaPipeline,
     precision: Precision,
     condition: Condition | None,
     null: Condition | None,
@@ -139,11 +137,9 @@ def samples_of(
         range(count),
         condition=condition,
         null=null,
-        controls=SampleControls(limit=clip() if model.autoencoder is None else None),
-        network=prepared(model.network, precision),
-        autocast=precision.autocast,
         batch=SAMPLE_BATCH,
         progress=lambda step: update(step.share),
+        **model.prepared(precision),
     )
 
 
@@ -153,7 +149,7 @@ def samples_of(
 
 
 def sample_prompts(
-    model: DiffusionPipeline,
+    model: MediaPipeline,
     precision: Precision,
     prompts: Sequence[str],
     update: Callable[[float], None],
@@ -169,7 +165,7 @@ def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> 
     Args:
         drawn: (N, 3, S, S), of any size: brought to that of the judge.
     """
-    seen = judge.things(_at_size(drawn, judge.size))
+    seen = judge.things(at_size(drawn, judge.size))
     wanted = [stated(text) for text in prompts]
     found = judge_scenes(seen, wanted)
     values = {name: value for name, value in asdict(found).items() if name != "count"}
@@ -180,7 +176,8 @@ def prompt_figures(judge: SceneJudge, drawn: Tensor, prompts: Sequence[str]) -> 
     return Figures("drawings", "right", values, {}, rows=len(prompts))
 
 
-def _at_size(images: Tensor, size: int) -> Tensor:
+def at_size(images: Tensor, size: int) -> Tensor:
+    """Images (B, C, S, S) as large as a judge of scenes reads them."""
     if images.shape[-1] == size:
         return images
     return torch.nn.functional.interpolate(images, size=(size, size), mode="area")
@@ -216,7 +213,7 @@ class Shown:
         return self.judge.read(to_images(signals, self.kind))
 
 
-def judge_of(path: str, model: DiffusionPipeline) -> Shown | SignalJudge:
+def judge_of(path: str, model: MediaPipeline) -> Shown | SignalJudge:
     """A judge of pictures; or one of signals, who hears sounds as they are made of signals."""
     config, form = Path(path) / "config.json", model.signal
     if not is_plain(config) or read_object(config).get("model_type") != SIGNAL_CLASSIFIER:
@@ -257,7 +254,7 @@ BESIDE = 12  # of them, beside their nearest training signals
 
 
 def evaluate_generative(
-    model: DiffusionPipeline,
+    model: MediaPipeline,
     data: str,
     precision: Precision,
     *,
@@ -328,7 +325,7 @@ def evaluate_generative(
 
 
 def _show(
-    model: DiffusionPipeline,
+    model: MediaPipeline,
     drawn: Tensor,
     titles: list[str],
     neighbours: tuple[dict[str, float], NearestNeighbours, Tensor] | None,
@@ -349,7 +346,7 @@ def _show(
         neighbours_sheet(images[:BESIDE], near, beside, folder / "neighbours.png", recipe=recipe)
 
 
-def _recipe_of(model: DiffusionPipeline) -> "SignalSection":
+def _recipe_of(model: MediaPipeline) -> "SignalSection":
     """How the model's signals were read; of one published elsewhere, as it draws them."""
     form = model.signal
     if said := model.record.get("recipe"):
@@ -374,7 +371,7 @@ class SignalSection:
 
 
 def _like(
-    model: DiffusionPipeline, precision: Precision, real: Signals, samples: int, update: Any
+    model: MediaPipeline, precision: Precision, real: Signals, samples: int, update: Any
 ) -> tuple[Tensor, Tensor | None, list[str]]:
     """Drawings of each class in turn, of the real ones' words, or of nothing; the classes; and
     what was asked."""

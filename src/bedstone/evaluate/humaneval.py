@@ -22,7 +22,7 @@ from bedstone.evaluate.runner import Evaluation, Progress, present
 from bedstone.files import make_folder, write_text
 from bedstone.generation.settings import GenerationSettings
 from bedstone.generation.text import encode_prompt
-from bedstone.metrics.code import passed
+from bedstone.metrics.code import code_blocks, passed
 from bedstone.metrics.figures import Figures
 from bedstone.reading import shown
 from bedstone.runtime import Precision
@@ -40,7 +40,6 @@ REQUEST = (
     "Complete this Python function. Answer with the whole function in one code block.\n\n"
     "```python\n{prompt}\n```"
 )
-_BLOCK = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Problem:
         Of several code blocks the first that defines the function is taken; one that doesn't is the
         function's body. What the prompt has before the function stands before it.
         """
-        blocks = [block for block in _BLOCK.findall(answer) if block.strip()] or [answer]
+        blocks = code_blocks(answer) or [answer]
         define = re.compile(rf"^(?:async )?def {re.escape(self.entry)}\b", re.MULTILINE)
         for block in blocks:
             if define.search(block):

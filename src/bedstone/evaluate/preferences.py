@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.rule import Rule
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.open import open_dataset
-from bedstone.data.records import MOST_BROKEN, Faults, Reading
-from bedstone.data.sources import read_records
+from bedstone.data.open import first_row, open_dataset
+from bedstone.data.records import MOST_BROKEN
 from bedstone.data.text.preference_examples import PreferenceExamples, preference_batches
 from bedstone.data.text.preferences import usable_pairs
 from bedstone.evaluate.runner import Evaluation, Progress, present
@@ -159,8 +158,7 @@ class PreferenceEvaluation(Evaluation):
 
 def holds_pairs(data: str, split: str | None = None) -> bool:
     """Whether rows have a chosen and a rejected answer."""
-    first = next(iter(read_records(data, split, reading=Reading(Faults("", 1.0)))), None)
-    return first is not None and {"chosen", "rejected"} <= first.values.keys()
+    return {"chosen", "rejected"} <= first_row(data, split).keys()
 
 
 def evaluate_rewards(

@@ -17,7 +17,7 @@ from rich.rule import Rule
 from bedstone.data.text.reinforcement import Prompts
 from bedstone.evaluate.rewards import Answers, RewardSum
 from bedstone.evaluate.runner import Evaluation, Progress
-from bedstone.generation.rollout import Sampled, sample_answers
+from bedstone.generation.rollout import Sampled
 from bedstone.metrics.figures import Figures, bootstrap, with_ends
 from bedstone.report.advantages import write_advantage_page
 from bedstone.runtime import Precision
@@ -35,12 +35,19 @@ class Scorer:
     rewards: RewardSum
     watched: bool = False  # whether a reward that stays the same is warned of
 
-    def __call__(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Scored:
-        texts = [self.prompts.written(row, own) for row, own in zip(rows, ids, strict=True)]
+    def __call__(
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], runs: Any = None
+    ) -> Scored:
+        talks = None if runs is None else [self._talk(own) for own in runs]
+        if talks is None:
+            texts = [self.prompts.written(row, own) for row, own in zip(rows, ids, strict=True)]
+        else:  # what was said last
+            texts = [talk[-1]["content"] for talk in talks]
         answers = Answers(
             prompts=[self.prompts.texts[row] for row in rows],
             texts=texts,
             ids=ids,
+            talks=talks,
             columns=self.prompts.values(rows),
             places=[self.prompts.rows.where(row) for row in rows],
         )
@@ -49,6 +56,16 @@ class Scorer:
         if self.watched:
             self.rewards.watch(totals)
         return Scored(texts, self.rewards.names, parts, totals)
+
+    def _talk(self, runs: Sequence[tuple[bool, Sequence[int]]]) -> list[dict[str, Any]]:
+        """An answer's runs as messages: those of the assistant, and what tools gave."""
+        roles = ["tool" if read else "assistant" for read, _ in runs]
+        texts = [self.prompts.tokenizer.decode(list(ids)).strip() for _, ids in runs]
+        talk = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        return talk if talk[-1]["role"] == "assistant" else [*talk, dict(NOTHING)]
+
+
+NOTHING = {"role": "assistant", "content": ""}  # of an answer that ends with what a tool gave
 
 
 @dataclass(frozen=True)
@@ -95,18 +112,11 @@ class PolicyEvaluation(Evaluation):
 
     def measure(self, network: Any) -> Measured:
         """Greedy answers, and their rewards."""
-        settings, prompts = self.rollouts.settings, self.rewards.prompts
-        sampled = sample_answers(
-            network,
-            prompts.ids,
-            self.rollouts.ends,
-            max_tokens=settings.max_tokens,
-            temperature=0.0,
-            precision=self.precision,
-        )
-        rows, ids = range(len(prompts)), sampled.answers()
-        scored = self.rewards(rows, ids)
-        truth = scored.totals if self.truth is None else self.truth(rows, ids).totals
+        prompts, judge = self.rewards.prompts, self.rollouts.judge
+        sampled = self.rollouts.answer(network, prompts.ids, temperature=0.0)
+        rows = range(len(prompts))
+        scored = judge(self.rewards, rows, sampled)
+        truth = scored.totals if self.truth is None else judge(self.truth, rows, sampled).totals
         return Measured(sampled, scored, truth)
 
     def columns(self, found: Measured) -> dict[str, np.ndarray]:
@@ -117,7 +127,7 @@ class PolicyEvaluation(Evaluation):
             columns |= {f"reward_{name}": column for name, column in parts}
         if self.truth is not None:
             columns["truth"] = found.truth
-        columns["answer_tokens"] = found.sampled.lengths.numpy().astype(float)
+        columns["answer_tokens"] = found.sampled.real().sum(1).numpy().astype(float)
         columns["truncated"] = 1.0 - found.sampled.ended.numpy().astype(float)
         return columns
 

@@ -5,11 +5,14 @@ A reward is named by a text:
 - `rewards.py:exact` or `package.module:exact`: a function, called with `prompts`, `completions` and
   the other columns of the rows by their names, that returns a number for each answer;
 - `regex:PATTERN`: 1 where the pattern is found in the answer, else 0;
+- `tests:COLUMN` or `tests:FILE.py`: 1 where the answer's code passes tests in the sandbox, else 0;
+- `scene:COLUMN`: how well the answer describes a scene, from 0 to 1;
 - a folder, or a name of `bedstone models`: a reward model (method: reward).
 
 A number that is missing is an error that names its row: taken as 0 it would be learnt from.
 """
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -29,17 +32,25 @@ import torch
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import tokenizer_of
+from bedstone.data.scenes.world import read_scene
 from bedstone.data.text.encode import Input
 from bedstone.data.text.packing import pack
 from bedstone.data.text.preference_examples import scored_input
 from bedstone.data.text.preferences import Text
 from bedstone.errors import BedstoneError, nearest
-from bedstone.reading import shown
+from bedstone.evaluate.scene_judge import described
+from bedstone.metrics.code import code_blocks
+from bedstone.reading import read_text, shown
 from bedstone.runtime import Precision
+from bedstone.sandbox.run import Limits, score_all, working_way
 
 CONSTANT = 5  # rollouts of one and the same reward after which there is a warning
 SCORED = 16  # answers that a reward model reads at a time
+LARGEST_TESTS = 1 << 20  # bytes of a file of tests
+TEST_SECONDS = 5.0  # of the processor, that code may take with its tests
 OWN = ("prompts", "completions", "completion_ids")  # arguments that are no columns
+
+Columns = Mapping[str, Sequence[Any]]  # of rows, by name
 
 
 @dataclass(frozen=True)
@@ -52,17 +63,21 @@ class Answers:
         ids: their tokens.
         columns: the other columns of the rows, by name.
         places: where each row is from.
+        talks: of answers that may call functions, their messages; `texts` are then the last ones.
     """
 
     prompts: Sequence[Text]
     texts: Sequence[str]
     ids: Sequence[Sequence[int]]
-    columns: Mapping[str, Sequence[Any]]
+    columns: Columns
     places: Sequence[str]
+    talks: Sequence[list[dict[str, Any]]] | None = None
 
     @property
     def completions(self) -> list[Text]:
-        """The answers in the form of their prompts: texts, or a message in a list each."""
+        """The answers in the form of their prompts: texts, or their messages."""
+        if self.talks is not None:
+            return list(self.talks)
         return [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(self.prompts, self.texts, strict=True)
@@ -78,8 +93,13 @@ class Reward(Protocol):
 
     spec: str
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Raises BedstoneError where rows of these columns can't be scored."""
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
+        """Raises BedstoneError where rows can't be scored.
+
+        Args:
+            columns: their values, by name.
+            places: where each row is from.
+        """
 
     def score(self, answers: Answers) -> Any:
         """A number for each answer."""
@@ -101,7 +121,7 @@ class RegexReward:
                 f"rewards: {spec!r} is no regular expression: {error}. Mend it."
             ) from error
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
         return None
 
     def score(self, answers: Answers) -> list[float]:
@@ -126,7 +146,7 @@ class FunctionReward:
             if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
         }
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
         variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
         for parameter in self._parameters:
             if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -161,9 +181,109 @@ class FunctionReward:
             ) from error
 
     def fingerprint(self) -> str:
-        file = inspect.getsourcefile(self.function)
-        source = Path(file).read_bytes() if file and Path(file).is_file() else b""
-        return sha256(source).hexdigest()
+        return source_print(self.function)
+
+
+class TestsReward:
+    """1 where the answer's code passes tests in the sandbox, else 0.
+
+    Tests are those of a column of the rows, a text or a list of texts, of which the share that pass
+    is the reward; or those of a file, for all rows. The code is an answer's blocks, or the answer,
+    behind a prompt that is a text and that it continues. Without a sandbox nothing runs.
+    """
+
+    def __init__(self, spec: str, precision: Precision) -> None:
+        self.spec = spec
+        self.limits = Limits(seconds=TEST_SECONDS)
+        working_way()  # before anything is generated
+        self.place = spec.partition(":")[2].strip()
+        self.text = ""  # of a file
+        if self.place.endswith(".py"):
+            self.text = read_text(self.place, LARGEST_TESTS)
+            _check_tests(self.text, self.place)
+
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
+        if not self.text:
+            for value, place in _column(self, columns, places):
+                for text in value if isinstance(value, list | tuple) and value else [value]:
+                    _check_tests(text, f"{place}: {self.place}")
+
+    def score(self, answers: Answers) -> list[float]:
+        tests = [self.text] * len(answers.texts) if self.text else answers.columns[self.place]
+        cases: dict[tuple[str, str], bool] = {}
+        wanted: list[list[tuple[str, str]]] = []
+        for prompt, text, own in zip(answers.prompts, answers.texts, tests, strict=True):
+            program = program_of(prompt, text)
+            listed = own if isinstance(own, list | tuple) else [own]
+            wanted.append([(program, each) for each in listed])
+            cases |= dict.fromkeys(wanted[-1], False)
+        outcomes = score_all(list(cases), self.limits)  # equal answers of a group run once
+        passed = {case: each.passed for case, each in zip(cases, outcomes, strict=True)}
+        return [sum(passed[case] for case in own) / len(own) for own in wanted]
+
+    def fingerprint(self) -> str:
+        return f"{self.spec} {sha256(self.text.encode()).hexdigest()}"
+
+
+def program_of(prompt: Text, answer: str) -> str:
+    """The program of an answer: its blocks of Python; else the answer, behind a prompt that is a
+    text where both together are Python."""
+    blocks = [block for block in code_blocks(answer) if _is_python(block)]
+    if blocks:
+        return "\n\n".join(blocks)
+    if isinstance(prompt, str) and _is_python(prompt + answer):
+        return prompt + answer
+    return answer
+
+
+def _is_python(text: str) -> bool:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _check_tests(text: Any, place: str) -> None:
+    if not isinstance(text, str) or not text.strip() or not _is_python(text):
+        raise BedstoneError(
+            f"{place}: is {shown(text)}; expected tests in Python, such as 'assert f(1) == 2'. "
+            "Mend them, or leave the row out."
+        )
+
+
+def _column(reward: Any, columns: Columns, places: Sequence[str]) -> list[tuple[Any, str]]:
+    """The values of the column that a reward names, each with its place."""
+    if reward.place not in columns:
+        raise BedstoneError(
+            f"rewards: {reward.spec}: the rows have no column {reward.place!r}"
+            f"{nearest(reward.place, columns)}. They have {', '.join(columns) or 'no others'}."
+        )
+    return list(zip(columns[reward.place], places, strict=True))
+
+
+class SceneReward:
+    """How well an answer describes the scene in a column of its row (`scene_judge.described`)."""
+
+    def __init__(self, spec: str, precision: Precision) -> None:
+        self.spec, self.place = spec, spec.partition(":")[2].strip()
+
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
+        for value, place in _column(self, columns, places):
+            try:
+                read_scene(value)
+            except BedstoneError as error:
+                raise BedstoneError(
+                    f"{place}: {self.place}: {error}. Mend it, or leave the row out."
+                ) from error
+
+    def score(self, answers: Answers) -> list[float]:
+        pairs = zip(answers.columns[self.place], answers.texts, strict=True)
+        return [described(read_scene(value), text) for value, text in pairs]
+
+    def fingerprint(self) -> str:
+        return self.spec
 
 
 class ModelReward:
@@ -185,7 +305,7 @@ class ModelReward:
         learnt = recipe.get("limit") if isinstance(recipe, dict) else 0
         self.limit = min(learnt or model.config.context, model.config.context)
 
-    def check(self, columns: Sequence[str]) -> None:
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
         return None
 
     @torch.inference_mode()
@@ -209,9 +329,10 @@ class ModelReward:
         return [float(score) for score in found]
 
     def _row(self, prompt: Text, completion: Text) -> Input:
-        said = completion if isinstance(completion, str) else completion[0]["content"]
+        said = completion if isinstance(completion, str) else completion[-1]["content"]
         if not said.strip():  # an empty answer is one that was given, and is scored too
-            completion = "." if isinstance(completion, str) else [{**completion[0], "content": "."}]
+            last = "." if isinstance(completion, str) else {**completion[-1], "content": "."}
+            completion = last if isinstance(last, str) else [*completion[:-1], last]
         value = {"prompt": prompt, "completion": completion}
         causal = bool(self.network.causal)
         return scored_input(self.tokenizer, value, self.limit, causal=causal)[0]
@@ -221,7 +342,11 @@ class ModelReward:
 
 
 # Kinds that are named by what stands before the first colon; a further kind is a line here.
-KINDS: dict[str, Callable[[str, Precision], Reward]] = {"regex": RegexReward}
+KINDS: dict[str, Callable[[str, Precision], Reward]] = {
+    "regex": RegexReward,
+    "tests": TestsReward,
+    "scene": SceneReward,
+}
 
 
 def make_reward(spec: Any, precision: Precision) -> Reward:
@@ -243,36 +368,44 @@ def make_reward(spec: Any, precision: Precision) -> Reward:
     return ModelReward(spec, precision)
 
 
-def load_function(spec: str) -> Callable[..., Any]:
-    """The function `FILE.py:NAME` or `MODULE:NAME`.
+def source_print(function: Callable[..., Any]) -> str:
+    """A hash (hex) of the file that a function is in."""
+    file = inspect.getsourcefile(function)
+    source = Path(file).read_bytes() if file and Path(file).is_file() else b""
+    return sha256(source).hexdigest()
+
+
+def load_function(spec: str, field: str = "rewards") -> Callable[..., Any]:
+    """The function `FILE.py:NAME` or `MODULE:NAME`; `field` of the recipe is for errors.
 
     Raises:
         BedstoneError: the file can't be read or run, or has no such function.
     """
     home, _, name = spec.rpartition(":")
     try:
-        module = _module(Path(home)) if home.endswith(".py") else importlib.import_module(home)
+        is_file = home.endswith(".py")
+        module = _module(Path(home), field) if is_file else importlib.import_module(home)
     except BedstoneError:
         raise
     except Exception as error:
         raise BedstoneError(
-            f"rewards: {spec}: {home} can't be run: {type(error).__name__}: {error}. Mend it."
+            f"{field}: {spec}: {home} can't be run: {type(error).__name__}: {error}. Mend it."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise BedstoneError(
-            f"rewards: {spec}: {home} has no function {name!r}{nearest(name, known)}."
+            f"{field}: {spec}: {home} has no function {name!r}{nearest(name, known)}."
         )
     if inspect.iscoroutinefunction(found):
-        raise BedstoneError(f"rewards: {spec}: is async; give a function that returns its numbers.")
+        raise BedstoneError(f"{field}: {spec}: is async; give a function that returns at once.")
     return found
 
 
-def _module(path: Path) -> ModuleType:
+def _module(path: Path, field: str) -> ModuleType:
     if not path.is_file():
         raise BedstoneError(
-            f"rewards: {path}: there is no such file. A reward that is a function is named "
+            f"{field}: {path}: there is no such file. A function is named "
             "FILE.py:FUNCTION, from the folder that the run is started in."
         )
     known = importlib.util.spec_from_file_location(f"rewards_{path.stem}", path.resolve())
@@ -331,10 +464,10 @@ class RewardSum:
             self.names = [f"{name}_{n + 1}" for n, name in enumerate(self.names)]
         self._seen: list[tuple[float, float]] = []  # least and most of each rollout so far
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Raises BedstoneError where rows of these columns can't be scored."""
+    def check(self, columns: Columns, places: Sequence[str] = ()) -> None:
+        """Raises BedstoneError where rows can't be scored; arguments as of `Reward.check`."""
         for part in self.parts:
-            part.check(columns)
+            part.check(columns, places)
 
     def score(self, answers: Answers) -> np.ndarray:
         """(n, parts) rewards, not weighted.

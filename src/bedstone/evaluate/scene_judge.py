@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
-from bedstone.data.scenes.captions import NUMBERS, read_caption
-from bedstone.data.scenes.world import COLOURS, SHAPES
+from bedstone.data.scenes.captions import NUMBERS, check_caption, read_caption
+from bedstone.data.scenes.world import COLOURS, SHAPES, Scene
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, write_json
 from bedstone.models.resnet.network import initialise_convolutions
@@ -279,6 +279,40 @@ def stated(text: str) -> Things:
             f"prompt {text!r}: states no thing that could be looked for, such as 'a red circle'."
         )
     return found
+
+
+def described(scene: Scene, text: str) -> float:
+    """How well a text describes a scene, from 0 to 1: the share of its statements that are true,
+    times the share of the scene's things that it names, by their shape or their colour.
+
+    1 is a text of true statements alone that leaves no thing out; 0 one that states nothing.
+    """
+    stated_facts, true = check_caption(scene, text)
+    if not true:
+        return 0.0
+    try:
+        named = list(stated(text).elements())
+    except BedstoneError:  # of a sign or a background alone
+        return 0.0
+    return true / stated_facts * _named(scene, named) / len(scene.objects)
+
+
+def _named(scene: Scene, named: Sequence[tuple[str, str]]) -> int:
+    """How many things are named, each by one of (shape, colour) at most: a matching of both."""
+    owner: dict[int, int] = {}  # which of the named each thing is
+
+    def find(number: int, tried: set[int]) -> bool:
+        shape, colour = named[number]
+        for place, thing in enumerate(scene.objects):
+            if place in tried or shape not in ("", thing.shape) or colour not in ("", thing.colour):
+                continue
+            tried.add(place)
+            if place not in owner or find(owner[place], tried):
+                owner[place] = number
+                return True
+        return False
+
+    return sum(find(number, set()) for number in range(len(named)))
 
 
 def _matching(there: Things, shape: str, colour: str) -> int:

@@ -4,6 +4,7 @@ Shapes: M read states, L labels, N tokens, n rows of a batch.
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.rule import Rule
+from rich.table import Table
 from torch import Tensor
 
 from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.data.dataset import Dataset
 from bedstone.data.fields import PAIRS
 from bedstone.data.images.supervised import ImageExamples
-from bedstone.data.open import open_dataset
+from bedstone.data.open import first_row, open_dataset
 from bedstone.data.records import MOST_BROKEN
 from bedstone.data.text.examples import ExampleBatch, Examples, evaluation_batches
 from bedstone.data.text.supervised import make_examples
@@ -64,6 +67,7 @@ class Scored:
         predicted: what was said of each source row.
         actual: what is so.
         worst: the rows that were mistaken most surely, as `PredictionReader.worst` gives them.
+        targets: that the loss is over.
     """
 
     loss: float
@@ -71,6 +75,7 @@ class Scored:
     predicted: list[Any]
     actual: list[Any]
     worst: list[dict[str, Any]] = field(default_factory=list)
+    targets: int = 0
 
 
 class PredictionReader:
@@ -217,7 +222,7 @@ def score(
     network.train(was_training)
     loss_mean = total / max(count, 1)
     if reader is None:
-        return Scored(loss_mean, None, [], [])
+        return Scored(loss_mean, None, [], [], targets=round(count))
     figures = reader.figures(resamples)
     worst = reader.worst(WORST)
     return Scored(loss_mean, figures, reader.predicted(), examples.actual, worst)
@@ -277,6 +282,53 @@ TASKS = {
     "tokens": "token-classification",
     "spans": "question-answering",
 }
+ANSWERS = "text-generation"  # of a decoder, on rows with answers
+
+
+def holds_answers(model: Model, data: str, split: str | None = None) -> bool:
+    """Whether rows are such that answers are learnt of them, not all of their text."""
+    try:
+        values = first_row(data, split) if model.network.causal else {}
+    except BedstoneError:  # no rows: whoever reads it as text says what is wrong
+        return False
+    if not values:
+        return False
+    row = Dataset([values], data, recorded_columns(model.record, data, split=split))
+    return any(row.column(part) for part in ("messages", "completion", "instruction"))
+
+
+def evaluate_answers(
+    model: Model,
+    data: str,
+    precision: Precision,
+    *,
+    split: str | None = None,
+    context: int | None = None,
+    batch_size: int = 8,
+    as_json: bool = False,
+) -> dict[str, Any]:
+    """Prints and returns a decoder's loss on the answers of conversations, completions or
+    instructions, a token that the assistant writes, as in training (method: sft).
+
+    Args:
+        data: rows as of that method.
+        context: tokens a row at most; longer rows become windows.
+
+    Raises:
+        BedstoneError: the rows can't be read.
+    """
+    columns = recorded_columns(model.record, data, split=split)
+    examples = _texts(model, data, columns, split, context, 0, ANSWERS)
+    with ProgressBar("evaluating", quiet=as_json) as bar:
+        found = score(model, examples, precision, batch_size=batch_size, progress=bar.update)
+    figures = {"loss": found.loss, "perplexity": math.exp(min(found.loss, 700.0))}
+    table = Table(title=f"{model.path} on {data}", show_header=False, title_justify="left")
+    table.add_row("loss", f"{found.loss:.4f} nats a token of answers")
+    table.add_row("perplexity", f"{figures['perplexity']:.3f}")
+    table.add_row("scored", examples.describe())
+    counts = {"rows": len(examples.rows), "answer_tokens": found.targets}
+    present({**figures, **counts}, {"": table}, as_json=as_json)
+    return {**figures, **counts}
 
 
 def evaluate_labels(
@@ -337,11 +389,12 @@ def _texts(
     split: str | None,
     context: int | None,
     stride: int,
+    task: str = "",
 ) -> Examples:
     head = model.config.head
     limit = min(context or model.config.context, model.config.context)
     return make_examples(
-        TASKS[head.kind],
+        task or TASKS[head.kind],
         open_dataset(data, columns=columns, split=split, most_broken=MOST_BROKEN, option=""),
         tokenizer_of(model),
         labels=list(head.labels) or None,

@@ -15,6 +15,7 @@ from bedstone.checkpoints.model import Model
 from bedstone.data import labels
 from bedstone.data.dataset import Dataset, image_numbers
 from bedstone.data.fields import IMAGE_TEXT, PAIRS, Need, Sample
+from bedstone.data.labels import LETTERS, choice_row, right_choice
 from bedstone.data.open import open_dataset
 from bedstone.data.scenes.captions import check_caption
 from bedstone.errors import BedstoneError
@@ -35,13 +36,12 @@ from bedstone.report.output_pages import write_output_page
 from bedstone.runtime import Precision
 from bedstone.tasks.pipeline import TASKS, pipeline, task_class
 from bedstone.tasks.task import Task
-from bedstone.tasks.text.prompted_tasks import LETTERS, choice_row, right_choice
+from bedstone.tasks.text.prompting import NO_LABEL
 from bedstone.train.data import recorded_columns
 from bedstone.train.logs import ProgressBar
 
 # Metrics of a model's own evaluation, which needs no task's results.
 OWN = ("perplexity", "masked_tokens", "judges")
-NO_LABEL = "(no label)"  # of an answer that names none
 
 
 class Metric:
@@ -130,11 +130,7 @@ class Classes(Metric):
             return multi_label(sets, self.actual, names, resamples=resamples)
         best = [max(result, key=lambda each: each["score"]) for result in results]
         found = [each["label"] if each["score"] else NO_LABEL for each in best]
-        known = len(names)
-        if NO_LABEL in found:  # an answer that was generated may name none
-            names.append(NO_LABEL)
-        figures = classification(found, self.actual, names, resamples=resamples)
-        return replace(figures, baselines={**figures.baselines, "chance": 1 / known})
+        return among(found, self.actual, names, resamples)
 
 
 class ZeroShotClasses(Metric):
@@ -163,7 +159,14 @@ class ZeroShotClasses(Metric):
             result["labels"][0] if isinstance(result, Mapping) else result[0]["label"]
             for result in results
         ]
-        return classification(found, self.actual, self.labels, resamples=resamples)
+        return among(found, self.actual, self.labels, resamples)
+
+
+def among(found: list[str], actual: list[str], names: list[str], resamples: int) -> Figures:
+    """Figures of labels among some, one of which is right; a generated answer may name none."""
+    shown = [*names, NO_LABEL] if NO_LABEL in found else names
+    figures = classification(found, actual, shown, resamples=resamples)
+    return replace(figures, baselines={**figures.baselines, "chance": 1 / len(names)})
 
 
 class Choices(Metric):
@@ -177,9 +180,11 @@ class Choices(Metric):
         return [choice_row(self.rows, number) for number in range(len(self.rows))]
 
     def score(self, results: Sequence[Any], resamples: int) -> Figures:
-        found = [LETTERS[each["choice"]] for each in results]
+        found = [
+            NO_LABEL if each["choice"] is None else LETTERS[each["choice"]] for each in results
+        ]
         most = max(len(each["scores"]) for each in results)
-        return classification(found, self.actual, list(LETTERS[:most]), resamples=resamples)
+        return among(found, self.actual, list(LETTERS[:most]), resamples)
 
 
 class Tags(Metric):

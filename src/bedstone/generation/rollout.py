@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as pad_columns
 
 from bedstone.generation.autoregress import Decoder, check_prompts, decode, pad, prefill, ready
 from bedstone.generation.sampling import likeliest
@@ -35,6 +36,8 @@ class Sampled:
         ended: (n,) bool, whether an end token ended it; False where the limit cut it.
         log_probs: (n, T) fp32, of each token under the distribution it was drawn from.
         entropy: (n, T) fp32, of that distribution, in nats.
+        read: (n, T) bool, tokens that weren't sampled: results of calls. None says that there are
+            none.
     """
 
     ids: Tensor
@@ -42,6 +45,7 @@ class Sampled:
     ended: Tensor
     log_probs: Tensor
     entropy: Tensor
+    read: Tensor | None = None
 
     def answers(self) -> list[list[int]]:
         """The tokens of each answer."""
@@ -49,8 +53,35 @@ class Sampled:
         return [row[:size] for row, size in zip(self.ids.tolist(), sizes, strict=True)]
 
     def real(self) -> Tensor:
-        """(n, T) bool, which places hold a token."""
-        return torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
+        """(n, T) bool, which places hold a token that was sampled."""
+        real = torch.arange(self.ids.shape[1])[None] < self.lengths[:, None]
+        return real if self.read is None else real & ~self.read
+
+    def pick(self, answers: Tensor) -> "Sampled":
+        """Some answers, by their numbers, without columns that none of them reaches."""
+        given = vars(self).items()
+        some = {name: value[answers] for name, value in given if value is not None}
+        longest = int(some["lengths"].max())
+        return Sampled(
+            **{
+                name: value[:, :longest].clone() if value.dim() > 1 else value
+                for name, value in some.items()
+            }
+        )
+
+
+def joined(parts: Sequence[Sampled]) -> Sampled:
+    """The answers of all parts, in their order; all of them have `read`, or none."""
+    longest = max(part.ids.shape[1] for part in parts)
+
+    def whole(name: str) -> Tensor:
+        values = [getattr(part, name) for part in parts]
+        if values[0].dim() > 1:
+            values = [pad_columns(each, (0, longest - each.shape[1])) for each in values]
+        return torch.cat(values)
+
+    known = vars(parts[0]).items()
+    return Sampled(**{name: whole(name) for name, value in known if value is not None})
 
 
 @torch.no_grad()
@@ -73,13 +104,16 @@ def sample_answers(
         prompts: token ids of each, which leave room for `max_tokens`.
         ends: ids that end an answer.
         temperature: 0 takes the likeliest tokens; the log-probabilities are then of temperature 1.
-        random: draws (n, max_tokens) numbers, whatever lengths become; unused at temperature 0.
+        random: draws (n, max_tokens) numbers, whatever lengths become; needed but at temperature 0.
         rows: answers that are written at a time.
 
     Raises:
+        ValueError: there is a temperature, and nothing to draw with.
         BedstoneError: a prompt can't be continued, or the network's outputs aren't finite.
     """
     check_prompts(network, prompts)
+    if temperature and random is None:
+        raise ValueError("random: none was given; only temperature 0 needs none.")
     count = len(prompts) * group
     numbers = torch.zeros(count, max_tokens, dtype=torch.float64)
     if random is not None and temperature:
@@ -102,12 +136,7 @@ def sample_answers(
         ]
     finally:
         network.train(was_training)
-    names = ("ids", "lengths", "ended", "log_probs", "entropy")
-    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    longest = int(whole["lengths"].max())
-    return Sampled(
-        *(each[:, :longest].clone() if each.dim() > 1 else each for each in whole.values())
-    )
+    return joined(parts).pick(torch.arange(count))
 
 
 def _some(

@@ -180,7 +180,7 @@ def classification(
     confusion = score.confusion_matrix(truth, guess, labels=every)
     values = [
         score.accuracy_score(truth, guess),
-        score.matthews_corrcoef(truth, guess),
+        score.matthews_corrcoef(truth, guess) if len(present) > 1 else 0.0,
         *averages["micro"],
         *averages["macro"],
         *np.stack(per_class[:3]).ravel(),

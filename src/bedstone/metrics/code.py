@@ -4,6 +4,7 @@ Chen et al. (2021), Evaluating Large Language Models Trained on Code,
 https://arxiv.org/abs/2107.03374. A problem counts as solved at k where one of k programs passes.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,13 @@ import numpy as np
 from bedstone.errors import BedstoneError
 from bedstone.metrics.figures import Figures, bootstrap, with_ends
 from bedstone.settings import check_whole
+
+_BLOCK = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+
+
+def code_blocks(answer: str) -> list[str]:
+    """The code blocks of an answer in Markdown; a block that isn't closed goes to the end."""
+    return [block for block in _BLOCK.findall(answer) if block.strip()]
 
 
 def pass_at_k(count: int, right: int, k: int) -> float:

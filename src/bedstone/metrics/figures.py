@@ -1,6 +1,7 @@
 """Figures of an evaluation: named values with bootstrap intervals, to print, log and save."""
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,14 @@ from rich.text import Text
 
 from bedstone.errors import BedstoneError
 from bedstone.settings import check_whole
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval (1927) of a share of so many, 95 % where `z` isn't said."""
+    share = right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + (z / count / 2) ** 2)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 @dataclass(frozen=True)

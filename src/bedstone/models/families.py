@@ -36,10 +36,14 @@ FAMILIES = {
     "bedstone_dit": "bedstone.models.dit.published",
     "autoencoder_kl": "bedstone.models.autoencoder.published",
     "fsq_autoencoder": "bedstone.models.autoencoder.published",
+    "vq_model": "bedstone.models.autoencoder.published",
+    "discrete_vae": "bedstone.models.autoencoder.published",
+    "dalle": "bedstone.models.dalle.published",
 }
 # Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
 CLASSES = {
     "AutoencoderKL": "autoencoder_kl",
+    "VQModel": "vq_model",
     "DiTTransformer2DModel": "dit",
     "PixArtTransformer2DModel": "pixart",
     "BedstoneDiT": "bedstone_dit",

@@ -91,7 +91,31 @@ class Autoencoder(Protocol):
     """A network that maps images to codes or latents, and back."""
 
     def learn(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) by way of their codes, and the nats of these (B,)."""
+        """Images (B, C, H, W) by way of their codes, and what these cost (B,), such as nats."""
+
+
+@runtime_checkable
+class ImageCoder(Protocol):
+    """An autoencoder whose latents are ids of a codebook (FSQ, VQ, dVAE)."""
+
+    codebook_size: int
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Ids (B, h, w) int64 of images (B, C, H, W) from -1 to 1, one by one."""
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Images (B, C, H, W) from -1 to 1 of ids (B, h, w)."""
+
+
+@runtime_checkable
+class CodeWriter(Protocol):
+    """A network that writes the codes of an image after words (DALL-E)."""
+
+    def tokens(self, ids: Tensor, keep: Tensor) -> Tensor:
+        """Tokens (B, T) of words (B, t), of which `keep` is true where one is real."""
+
+    def logits(self, ids: Tensor, keep: Tensor, codes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of codes (B, N, K), and of words where it writes these too."""
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ Shapes: P prompts, G answers to each, n answers, T tokens of the longest, M toke
 laid end to end.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -158,6 +158,18 @@ def policy_terms(ratio: Tensor, advantages: Tensor, low: float = 0.2, high: floa
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
+def clipped_tokens(
+    ratio: Tensor, advantages: Tensor, low: float = 0.2, high: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """How many tokens give no gradient, as they have moved far enough: down, and up.
+
+    These are the tokens of which `policy_terms` takes the clipped ratio.
+    """
+    down = (ratio < 1.0 - low) & (advantages < 0.0)
+    up = (ratio > 1.0 + high) & (advantages > 0.0)
+    return down.sum(), up.sum()
+
+
 def token_weights(owners: Tensor, count: int, normalise: str, limit: int = 1) -> Tensor:
     """What a token's term weighs in the sum of losses, (M,) in fp32; see `denominator`.
 
@@ -254,6 +266,31 @@ def sampled_log_probs(
     return -token_losses(states / temperature, network.head, targets)
 
 
+@dataclass
+class Clipped:
+    """Counts of clipped tokens since the log's last line.
+
+    Attributes:
+        down, up: as of `clipped_tokens`.
+        tokens: that had a ratio.
+    """
+
+    down: Tensor | int = 0
+    up: Tensor | int = 0
+    tokens: int = 0
+
+    def shares(self) -> dict[str, float]:
+        """The shares of all tokens, and forgets them; none where no token had a ratio."""
+        if not self.tokens:
+            return {}
+        found = {
+            "clipped_low": int(self.down) / self.tokens,
+            "clipped_high": int(self.up) / self.tokens,
+        }
+        self.down = self.up = self.tokens = 0
+        return found
+
+
 @dataclass(frozen=True)
 class PolicyLoss:
     """(network, batch) to the sum of losses, and what it is divided by.
@@ -273,6 +310,7 @@ class PolicyLoss:
         temperature: that answers were sampled at.
         value: weight of the critic's loss, of `network.critic`.
         value_clip: as for `value_terms`.
+        clipped: counts what is clipped.
     """
 
     ratio: str = "token"
@@ -286,6 +324,11 @@ class PolicyLoss:
     temperature: float = 1.0
     value: float = 0.0
     value_clip: float = 0.2
+    clipped: Clipped = field(default_factory=Clipped, compare=False)
+
+    def figures(self) -> dict[str, float]:
+        """For the log: the shares of clipped tokens since the last call."""
+        return self.clipped.shares()
 
     def __call__(self, network: Any, batch: SampledBatch) -> tuple[Tensor, float]:
         states = batch.states(network)
@@ -304,6 +347,8 @@ class PolicyLoss:
         count, owners = len(batch.rows.lengths), batch.owners
         old = log_probs.detach() if batch.old is None else batch.old
         ratio = ratios(log_probs, old, owners, count, self.ratio)
+        if batch.old is not None:
+            self._count(ratio.detach(), batch.advantages)
         terms = policy_terms(ratio, batch.advantages, self.low, self.high)
         if self.ratio == "product":
             terms = terms / torch.bincount(owners, minlength=count)[owners]
@@ -312,3 +357,8 @@ class PolicyLoss:
             apart = kl_terms(log_probs, batch.reference, self.estimator)
             terms = terms + self.kl * (apart * ratio if self.corrected else apart)
         return terms * token_weights(owners, count, self.normalise, self.limit)
+
+    def _count(self, ratio: Tensor, advantages: Tensor) -> None:
+        down, up = clipped_tokens(ratio, advantages, self.low, self.high)
+        seen = self.clipped
+        seen.down, seen.up, seen.tokens = seen.down + down, seen.up + up, seen.tokens + len(ratio)

@@ -1,14 +1,16 @@
 """Reconstruction losses of autoencoders: pixel, perceptual, adversarial, and latents' KL.
 
 The sum of up to four terms, each optional but the first (Rombach et al., 2022, appendix G; Esser et
-al., 2021, equations 4 to 7): the distance of pixels; the nats of the latents; the distance of what
-a frozen network of ours sees; and a judge of patches that is trained beside.
+al., 2021, equations 4 to 7): the distance of pixels; the cost of the latents (nats, or how far they
+lie from their codes); the distance of what a frozen network of ours sees; and a judge of patches
+that is trained beside.
 
 Shapes: B pictures, C channels, H x W pixels.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,9 @@ from torch.func import functional_call
 
 from bedstone.data.images.plain import PixelBatch
 from bedstone.errors import BedstoneError, nearest
+from bedstone.models.autoencoder.discrete import map_pixels
 from bedstone.models.clip.network import states_of
+from bedstone.settings import Settings, number, share
 
 MOST = 1e4  # of the adversarial term's own weight, as in taming-transformers
 
@@ -32,7 +36,24 @@ def squared(made: Tensor, real: Tensor) -> Tensor:
     return (made - real).square().flatten(1).mean(1)
 
 
-DISTANCES = {"l1": absolute, "l2": squared}
+def logit_laplace(made: Tensor, real: Tensor) -> Tensor:
+    """Nats of each picture's values by their distributions, the mean over values, (B,).
+
+    The density of a value that is the sigmoid of a Laplace variable (Ramesh et al., 2021, appendix
+    A.3, equation 2).
+
+    Args:
+        made: means and logarithms of scales, one behind the other, (B, 2C, H, W).
+        real: (B, C, H, W), -1 to 1.
+    """
+    mean, scale = made.float().chunk(2, 1)
+    value = map_pixels((real.float() + 1) / 2)
+    apart = (torch.logit(value) - mean).abs() * (-scale).exp()
+    nats = apart + scale + math.log(2) + (value * (1 - value)).log()
+    return nats.flatten(1).mean(1)
+
+
+DISTANCES = {"l1": absolute, "l2": squared, "logit_laplace": logit_laplace}
 
 
 class Perceptual:
@@ -130,16 +151,44 @@ def adaptive_weight(fit: Tensor, fooled: Tensor, weight: Tensor) -> Tensor:
     return (ours / (theirs + 1e-4)).clamp(0.0, MOST).detach()
 
 
+@dataclass(frozen=True)
+class Relaxation(Settings):
+    """How a dVAE's tokens come to be chosen: the course of training (Ramesh et al., 2021, A.2).
+
+    Attributes:
+        start: temperature of the Gumbel softmax in the beginning.
+        end: at the end, by a cosine of the share of training.
+        until: share of training after which it is that.
+        kl_until: share of training over which the weight of nats rises from 0.
+    """
+
+    section: ClassVar[str] = "relaxation."
+    start: float = number(0.0, open_least=True, default=1.0)
+    end: float = number(0.0, open_least=True, default=1 / 16)
+    until: float = share(default=0.6)
+    kl_until: float = share(default=0.1)
+
+    def temperature(self, spent: float) -> float:
+        """At a share of training, from 0 to 1."""
+        way = min(spent / self.until, 1.0) if self.until else 1.0
+        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * way))
+
+    def rise(self, spent: float) -> float:
+        """The share of its full weight that nats have."""
+        return min(spent / self.kl_until, 1.0) if self.kl_until else 1.0
+
+
 class Reconstruction:
     """(network, batch) to the sum of losses in fp32 and the number of pictures.
 
     Args:
-        pixel: l1 or l2.
-        kl: weight of the latents' nats, each picture's divided by its values: as in Rombach et
-            al., where sums of both are taken.
+        pixel: l1 or l2; of a network that gives distributions, logit_laplace.
+        kl: weight of the latents' cost, each picture's divided by its values: as in Rombach et
+            al., where sums of both are taken. So it depends on neither the batch nor the size.
         perceptual: what sees.
         perceptual_weight: of its term.
         adversary: the adversarial term; the network then holds a `discriminator`.
+        relaxation: of a network with a `temperature`.
     """
 
     def __init__(
@@ -150,12 +199,26 @@ class Reconstruction:
         perceptual: Perceptual | None = None,
         perceptual_weight: float = 1.0,
         adversary: Adversary | None = None,
+        relaxation: Relaxation | None = None,
     ) -> None:
         if pixel not in DISTANCES:
             raise BedstoneError(f"pixel: {pixel!r} is unknown{nearest(pixel, DISTANCES)}.")
         self.distance, self.kl = DISTANCES[pixel], kl
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.adversary = adversary
+        self.relaxation, self._rise = relaxation, 1.0
+        self.of_distributions = pixel == "logit_laplace"
+
+    def before_step(self, network: Any, spent: float) -> None:
+        """Sets the temperature for a share of training."""
+        if self.relaxation is not None:
+            network.temperature = self.relaxation.temperature(spent)
+            self._rise = self.relaxation.rise(spent)
+
+    def after_step(self, network: Any) -> None:
+        """Moves a codebook that follows its latents."""
+        if (averages := getattr(network, "averages", None)) is not None:
+            averages.settle(network.codebook)
 
     def fit(self, made: Tensor, real: Tensor) -> Tensor:
         """The sum of the terms that compare pictures, without the judge."""
@@ -166,10 +229,11 @@ class Reconstruction:
 
     def __call__(self, network: nn.Module, batch: PixelBatch) -> tuple[Tensor, float]:
         real = batch.pixels
-        made, nats = network.learn(real)  # type: ignore[operator]  # as autoencoders have it
+        made, cost = network.learn(real)  # type: ignore[operator]  # as autoencoders have it
         made = made.float()
         fit = self.fit(made, real)
-        loss = fit + self.kl * nats.sum() / real[0].numel()
+        weight = self.kl if self.relaxation is None else self.kl * self._rise
+        loss = fit + weight * cost.sum() / real[0].numel()
         if self.adversary is not None and batch.number >= self.adversary.after:
             loss = loss + self.adversary(network, fit, made, real)
         return loss, len(real)

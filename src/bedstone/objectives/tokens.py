@@ -97,7 +97,7 @@ def token_loss(
         return found.sum(), count
     if vocabulary is None or count * vocabulary <= largest:
         return _direct(head, states, targets, smoothing).sum(), count
-    chunk = max(largest // vocabulary, 64)  # fewer rows make poor products
+    chunk = _rows_at_once(head, largest)
     if plain:
         return _LinearLoss.apply(states, head.weight, head.bias, targets, smoothing, chunk), count
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
@@ -108,6 +108,12 @@ def token_loss(
     else:
         losses = [_direct(head, *part, smoothing).sum() for part in parts]
     return torch.stack(losses).sum(), count
+
+
+def _rows_at_once(head: Any, largest: int) -> int:
+    """Rows of a chunk: fewer than 64 make poor products; and since each chunk adds up a gradient
+    of the head's size, its logits may take as much."""
+    return max(largest // head.out_features, getattr(head, "in_features", 0), 64)
 
 
 def token_losses(
@@ -135,7 +141,7 @@ def token_losses(
 
     if vocabulary is None or count * vocabulary <= largest * (KEPT if learns else 1):
         return some(states, targets)
-    chunk = max(largest // vocabulary, 64)
+    chunk = _rows_at_once(head, largest)
     parts = zip(states.split(chunk), targets.split(chunk), strict=True)
     if learns:
         return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])

@@ -1,7 +1,7 @@
-"""Training autoencoders of images: with latents (KL), or with codes (FSQ)."""
+"""Training autoencoders of images: with latents (KL), or with codes (FSQ, VQ, dVAE)."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,16 +16,34 @@ from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.plain import pixel_stream
 from bedstone.data.images.processor import plain_processor
-from bedstone.data.open import ImagesConfig
+from bedstone.data.open import PlainConfig
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.datasets import plain_scenes
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
-from bedstone.evaluate.autoencoder import AutoencoderScorer
+from bedstone.evaluate.autoencoder import HELD, AutoencoderScorer
 from bedstone.evaluate.runner import Evaluation
-from bedstone.models.autoencoder.config import LAYOUTS, AutoencoderConfig, DiscreteConfig
-from bedstone.models.autoencoder.network import build, build_discrete, build_patchgan, least_side
-from bedstone.objectives.reconstruction import Adversary, Perceptual, Reconstruction
+from bedstone.models.autoencoder.config import (
+    LAYOUTS,
+    AutoencoderConfig,
+    DiscreteConfig,
+    DiscreteVAEConfig,
+    VQConfig,
+)
+from bedstone.models.autoencoder.discrete import (
+    CodebookAverages,
+    build_discrete,
+    build_dvae,
+    build_vq,
+)
+from bedstone.models.autoencoder.network import build, build_patchgan, least_side
+from bedstone.objectives.reconstruction import (
+    DISTANCES,
+    Adversary,
+    Perceptual,
+    Reconstruction,
+    Relaxation,
+)
 from bedstone.recipes.base import ImagesSchedule, Method
 from bedstone.runtime import seed_everything
 from bedstone.settings import Settings, from_mapping, number, one_of, whole
@@ -44,12 +62,13 @@ from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.start import Start, without_part
 
 TASK = "autoencoding"
-DISCRIMINATOR = "discriminator.safetensors"  # in a checkpoint
+BESIDE = ("discriminator", "averages")  # trained beside a network; files of these in a checkpoint
 KINDS: dict[str, tuple[type[Any], Any]] = {
     "autoencoder_kl": (AutoencoderConfig, build),
     "fsq_autoencoder": (DiscreteConfig, build_discrete),
+    "vq_model": (VQConfig, build_vq),
+    "discrete_vae": (DiscreteVAEConfig, build_dvae),
 }
-HELD = 1000  # scenes with held-out combinations
 
 
 @dataclass
@@ -100,19 +119,23 @@ class AutoencoderOptim(OptimConfig):
 
 @dataclass
 class AutoencoderRecipe(RunRecipe):
-    """Training an autoencoder of images, with latents (KL) or codes (FSQ).
+    """Training an autoencoder of images, with latents (KL) or codes (FSQ, VQ, dVAE).
 
     Attributes, besides those of every run:
         task: autoencoding.
         budget: how long to train: `5m`, `2000 steps`.
         init: an autoencoder to go on from, instead of fresh weights.
-        model: the shape: `layout: autoencoder_kl` in the fields of
-            `models.autoencoder.network.AutoencoderConfig`, or `fsq_autoencoder` in those of
-            `DiscreteConfig`. Pictures are made `image_size` large.
+        model: the shape, in the fields of `models.autoencoder.config`: `layout: autoencoder_kl` in
+            those of `AutoencoderConfig`, `fsq_autoencoder` of `DiscreteConfig`, `vq_model` of
+            `VQConfig`, `discrete_vae` of `DiscreteVAEConfig`. Pictures are made `image_size` large.
         data: what to learn from; texts and labels of rows are passed over.
         augment: how pictures are changed: the fields of `data.images.augment.ImageAugment`.
-        pixel: the distance of pixels: l1 or l2.
-        kl: weight of the latents' nats, of autoencoder_kl.
+        pixel: the distance of pixels: l1 or l2; of discrete_vae also logit_laplace, the nats of
+            values by their distributions.
+        kl: weight of the latents' nats, of autoencoder_kl and discrete_vae. Nats and distance are
+            both counted a value of the picture.
+        commitment: weight of the distance of latents from their codes, of vq_model.
+        relaxation: how a dVAE's tokens come to be chosen, of discrete_vae.
         perceptual: a term by what a frozen network sees.
         adversarial: a judge of patches that is trained beside.
         batch_size: pictures in a micro-batch.
@@ -124,10 +147,12 @@ class AutoencoderRecipe(RunRecipe):
     budget: str = "2000 steps"
     init: str = ""
     model: dict[str, Any] = field(default_factory=lambda: {"layout": "autoencoder_kl"})
-    data: ImagesConfig = field(default_factory=ImagesConfig)
+    data: PlainConfig = field(default_factory=PlainConfig)
     augment: dict[str, Any] = field(default_factory=dict)
-    pixel: str = one_of("l1", "l2", default="l1")
+    pixel: str = one_of(*DISTANCES, default="l1")
     kl: float = number(0, default=1e-6)
+    commitment: float = number(0, default=0.25)
+    relaxation: Relaxation = field(default_factory=Relaxation)
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     batch_size: int = whole(1, default=32)
@@ -142,10 +167,17 @@ class AutoencoderRecipe(RunRecipe):
             raise BedstoneError(f"model.layout: {layout!r} is unknown{nearest(layout, LAYOUTS)}.")
         if self.compile:
             raise BedstoneError("compile: isn't there for autoencoders; leave it out.")
+        if self.pixel == "logit_laplace" and (self.perceptual.model or self.adversarial.weight):
+            name = "perceptual.model" if self.perceptual.model else "adversarial.weight"
+            raise BedstoneError(
+                f"{name}: compares pictures, and pixel: logit_laplace learns distributions of "
+                "their values. Leave it out, or take pixel: l1."
+            )
 
 
 class Autoencoder(Method[AutoencoderRecipe]):
-    """An autoencoder, with a discriminator beside it where the recipe has one."""
+    """An autoencoder; beside it a discriminator, where the recipe has one, and of a learnt codebook
+    the averages that move it."""
 
     name = "autoencoder"
     Recipe = AutoencoderRecipe
@@ -178,10 +210,17 @@ class Autoencoder(Method[AutoencoderRecipe]):
         model.processor = plain_processor(model.config.image_size)
         if (adversary := recipe.adversarial).weight:
             width, layers = adversary.width, adversary.layers
-            made = build_patchgan(model.config.channels, width, layers, seed=recipe.seed)
-            if start.checkpoint is not None:
-                made.load_state_dict(load_tensors(start.checkpoint.path, name=DISCRIMINATOR))
-            model.network.discriminator = made
+            model.network.discriminator = build_patchgan(
+                model.config.channels, width, layers, seed=recipe.seed
+            )
+        if model.config.layout == "vq_model":
+            model.network.averages = CodebookAverages(model.network.codebook)
+        if start.checkpoint is not None:
+            for name in BESIDE:
+                if (part := getattr(model.network, name, None)) is not None:
+                    part.load_state_dict(load_tensors(start.checkpoint.path, name=_file(name)))
+        elif recipe.init and model.config.layout == "vq_model":
+            model.network.averages.started.fill_(1.0)  # its vectors are those of `init`
         seed_everything(recipe.seed)  # what is drawn later doesn't depend on how weights were
         return model
 
@@ -203,7 +242,7 @@ class Autoencoder(Method[AutoencoderRecipe]):
         )
 
     def objective(self, recipe: AutoencoderRecipe, model: Model, start: Start) -> Objective:
-        return objective_of(recipe, start.precision.device)
+        return objective_of(recipe, start.precision.device, model.config.layout)
 
     def evaluations(self, recipe: AutoencoderRecipe, plan: RunPlan) -> Sequence[Evaluation]:
         assert isinstance(plan.objective, Reconstruction) and plan.model.processor is not None
@@ -221,26 +260,49 @@ class Autoencoder(Method[AutoencoderRecipe]):
         ]
 
     def save(self, model: Model, folder: Path) -> None:
-        with self.bare(model.network) as discriminator:
+        with self.bare(model.network) as parts:
             model.write_files(folder)
-        if discriminator is not None:
-            save_tensors(folder, discriminator.state_dict(), name=DISCRIMINATOR)
+        for name, part in parts.items():
+            save_tensors(folder, part.state_dict(), name=_file(name))
 
     def finish(self, model: Model, folder: Path) -> Path:
         with self.bare(model.network):
             return model.save(folder)
 
-    def bare(self, network: nn.Module) -> AbstractContextManager[nn.Module | None]:
-        return without_part(network, "discriminator")
+    def bare(self, network: nn.Module) -> AbstractContextManager[dict[str, nn.Module]]:
+        return _without(network)
+
+
+@contextmanager
+def _without(network: nn.Module) -> Iterator[dict[str, nn.Module]]:
+    """Takes out of a network what is trained beside it, for as long."""
+    with ExitStack() as stack:
+        parts = {name: stack.enter_context(without_part(network, name)) for name in BESIDE}
+        yield {name: part for name, part in parts.items() if part is not None}
+
+
+def _file(part: str) -> str:
+    """In a checkpoint."""
+    return f"{part}.safetensors"
 
 
 def _config(recipe: AutoencoderRecipe) -> Any:
     shape = {"layout": LAYOUTS[0], **recipe.model}
+    if shape["layout"] == "discrete_vae":
+        drawn = recipe.pixel == "logit_laplace"
+        shape = {"logit_laplace": drawn, "temperature": recipe.relaxation.end, **shape}
     return from_mapping(KINDS[shape["layout"]][0], shape, "recipe", "model.")
 
 
 def _check(recipe: AutoencoderRecipe, config: Any) -> None:
     """Raises BedstoneError where images of the network's own size can't be learnt."""
+    if getattr(config, "logit_laplace", False) != (recipe.pixel == "logit_laplace"):
+        gives = "no distributions" if recipe.pixel == "logit_laplace" else "distributions"
+        raise BedstoneError(
+            f"pixel: {recipe.pixel} was given; a {config.layout} of this shape gives {gives} of "
+            "values. pixel: logit_laplace goes with model.layout: discrete_vae and its "
+            "logit_laplace: true, the other distances with all else."
+        )
     if config.channels != 3 or getattr(config, "out_channels", 3) != 3:
         raise BedstoneError(
             f"model.channels: {config.channels} was given; pictures of rows have 3. Grey ones are "
@@ -262,11 +324,14 @@ def _check(recipe: AutoencoderRecipe, config: Any) -> None:
         )
 
 
-def objective_of(recipe: AutoencoderRecipe, device: torch.device) -> Reconstruction:
+def objective_of(
+    recipe: AutoencoderRecipe, device: torch.device, layout: str = LAYOUTS[0]
+) -> Reconstruction:
     """The recipe's loss.
 
     Args:
         device: of the images, and of the network of the perceptual loss.
+        layout: of the network that learns.
 
     Raises:
         BedstoneError: the model of the perceptual term can't be opened, or sees no pictures.
@@ -279,10 +344,11 @@ def objective_of(recipe: AutoencoderRecipe, device: torch.device) -> Reconstruct
     judge = recipe.adversarial
     return Reconstruction(
         recipe.pixel,
-        recipe.kl,
+        recipe.commitment if layout == "vq_model" else recipe.kl,
         perceptual=perceptual,
         perceptual_weight=recipe.perceptual.weight,
         adversary=Adversary(judge.weight, judge.after) if judge.weight else None,
+        relaxation=recipe.relaxation if layout == "discrete_vae" else None,
     )
 
 
@@ -291,11 +357,9 @@ def _rows(recipe: AutoencoderRecipe, side: int) -> tuple[Dataset, Dataset]:
     data, seed = recipe.data, recipe.seed
     if data.source == SCENES:
         count = data.most_rows or MAX_SCENES
-        train = plain_scenes(count, seed=seed, size=side, objects=data.things)
-        held = plain_scenes(
-            recipe.evaluate_pictures or HELD, split="validation", size=side, objects=data.things
-        )
-        return train, held
+        train = plain_scenes(count, seed=seed, size=side, **data.drawn)
+        count = recipe.evaluate_pictures or HELD
+        return train, plain_scenes(count, split="validation", size=side, **data.drawn)
 
     train, held = held_out(data, partial(data.open, split=data.split), seed)
     return train, held.take(recipe.evaluate_pictures, seed)

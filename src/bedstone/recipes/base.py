@@ -59,6 +59,7 @@ METHODS = {
     "grpo": "grpo:GRPO",
     "rloo": "rloo:RLOO",
     "ppo": "ppo:PPO",
+    "dalle": "dalle:DallE",
 }
 
 
@@ -137,6 +138,12 @@ class Method(Generic[R]):
         raise NotImplementedError
 
     # What only some methods need.
+
+    def stages(
+        self, recipe: R, checkpoint: Checkpoint | None, *, quiet: bool
+    ) -> Iterable[RunResult]:
+        """Runs of other methods that are trained first; the last has no model if it was stopped."""
+        return ()
 
     def budget(self, recipe: R, splits: Splits) -> str:
         """How long the run is."""

@@ -204,11 +204,11 @@ def open_rows(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Splits:
                 data.most_rows or MAX_SCENES,
                 seed=recipe.seed,
                 size=side,
-                objects=data.things,
+                **data.drawn,
                 wrong=recipe.hard_negatives > 0,
                 progress=bar.update,
             )
-        held = heldout_scene_pairs("validation", size=side)
+        held = heldout_scene_pairs("validation", size=side, **data.drawn)
     else:
         train, held = held_out(data, partial(data.open, split=data.split), recipe.seed)
     # What zero-shot accuracy is asked of are the classes of both.

@@ -18,8 +18,9 @@ from bedstone.data.summary import summarise
 from bedstone.data.text.reinforcement import Prompts
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.reinforcement import GUARDS, PolicyEvaluation, Scorer
-from bedstone.evaluate.rewards import RewardSum
+from bedstone.evaluate.rewards import RewardSum, load_function, source_print
 from bedstone.evaluate.runner import Evaluation
+from bedstone.generation.tool_rollout import Tools
 from bedstone.nn.lora import LoraConfig
 from bedstone.objectives.policy import ESTIMATORS, PolicyLoss
 from bedstone.recipes.preferences import (
@@ -64,11 +65,15 @@ class ReinforcementRecipe(PreferenceRecipe):
             or a list of these, each as `{reward: ..., weight: 1, name: ...}`.
         monitor: what is wanted, in the same form, measured on held-out prompts; empty takes the
             rewards themselves.
+        tools: Python functions that answers may call, each `FILE.py:FUNCTION`: the model's chat
+            template writes calls, and results are read and not learnt.
         prompts: answered in a rollout.
         group: answers to each.
         max_new_tokens: of an answer.
         temperature: that tokens are drawn at; log-probabilities are those of that temperature.
         truncated: `score` learns from answers that the limit cut too; `skip` leaves them out.
+        resample: rounds at most in which groups of equal rewards are replaced by answers to further
+            prompts (dynamic sampling of DAPO); 0 keeps them.
         updates: passes over a rollout.
         minibatches: steps of a pass.
         clip_low, clip_high: how far a token's probability may move below and above what it was, as
@@ -88,12 +93,14 @@ class ReinforcementRecipe(PreferenceRecipe):
     data: PromptConfig = field(default_factory=PromptConfig)
     rewards: Any = ""
     monitor: Any = ""
+    tools: list[str] = field(default_factory=list)
     batch_size: int = whole(1, default=64)
     prompts: int = whole(1, default=32)
     group: int = whole(1, default=8)
     max_new_tokens: int = whole(1, default=256)
     temperature: float = number(0, open_least=True, default=1.0)
     truncated: str = one_of("score", "skip", default="score")
+    resample: int = whole(0, default=0)
     updates: int = whole(1, default=1)
     minibatches: int = whole(1, default=1)
     clip_low: float = number(0, 1, default=0.2)
@@ -125,6 +132,16 @@ class ReinforcementRecipe(PreferenceRecipe):
             raise BedstoneError(
                 f"group: {self.group} was given; answers to a prompt are compared with each other, "
                 f"so there must be {self.least_group} or more. One alone is for method: ppo."
+            )
+        if self.resample and self.least_group < 2:
+            raise BedstoneError(
+                f"resample: {self.resample} was given; it replaces groups of equal rewards, and a "
+                "critic compares no groups. Leave it out."
+            )
+        if self.tools and self.least_group < 2:
+            raise BedstoneError(
+                "tools: a critic values each token, and results of calls are no tokens of the "
+                "policy. Take method: grpo or rloo."
             )
         if self.accumulate != 1:
             raise BedstoneError(
@@ -169,16 +186,22 @@ class Reinforcement(Preferences[R]):
         monitor = None
         if recipe.monitor:
             monitor = RewardSum(recipe.monitor, start.precision, "monitor")
-        start.parts |= {"rewards": rewards, "monitor": monitor}
+        tools = self.tools(recipe, model)
+        start.parts |= {"rewards": rewards, "monitor": monitor, "tools": tools}
 
         found = data.open(recipe.seed)
         found["validation"] = found["validation"].take(recipe.evaluate_rows, recipe.seed)
         tokenizer = tokenizer_of(model)
-        prompts = {split: Prompts(rows, tokenizer, room=room) for split, rows in found.items()}
+        schemas = tools.schemas if tools else ()
+        prompts = {
+            split: Prompts(rows, tokenizer, room=room, tools=schemas)
+            for split, rows in found.items()
+        }
         for each in prompts.values():
-            rewards.check(each.columns)
+            columns, places = each.all_values()
+            rewards.check(columns, places)
             if monitor is not None:
-                monitor.check(each.columns)
+                monitor.check(columns, places)
         train = prompts["train"]
         record = {
             "source": data.train,
@@ -187,7 +210,9 @@ class Reinforcement(Preferences[R]):
             "left_out": len(train.rows.faults.broken),
             "rewards": rewards.fingerprint(),
         }
-        _check_rewards(record, start.checkpoint, recipe)
+        if tools:
+            record["tools"] = [source_print(each) for each in tools.functions.values()]
+        _check_same(record, start.checkpoint, recipe)
         notes = [
             f"{data.train}: {train.describe()}",
             f"held out: {prompts['validation'].describe()}",
@@ -195,6 +220,13 @@ class Reinforcement(Preferences[R]):
         ]
         understood = summarise({name: each.rows for name, each in prompts.items()}, {}, self.fields)
         return Splits(train, prompts["validation"], prompts.get("test"), record, notes, understood)
+
+    def tools(self, recipe: R, model: Model) -> Tools | None:
+        """The functions that answers may call; None where there are none."""
+        if not recipe.tools:
+            return None
+        functions = [load_function(spec, "tools") for spec in recipe.tools]
+        return Tools(functions, tokenizer_of(model), model.end_ids)
 
     def notes(self, recipe: R) -> list[str]:
         """Lines of the plan: what a setting means that may not be meant."""
@@ -213,6 +245,7 @@ class Reinforcement(Preferences[R]):
             max_tokens=recipe.max_new_tokens,
             temperature=recipe.temperature,
             skip_cut=recipe.truncated == "skip",
+            resample=recipe.resample,
             baseline=self.baseline,
             kl=recipe.kl,
             kl_in=recipe.kl_in,
@@ -233,6 +266,7 @@ class Reinforcement(Preferences[R]):
             ends=sorted(model.end_ids),
             precision=start.precision,
             reference=self.refer(recipe, model, splits, start),
+            tools=start.parts["tools"],
         )
 
     def refer(self, recipe: R, model: Model, splits: Splits, start: Start) -> Any:
@@ -318,13 +352,15 @@ class Reinforcement(Preferences[R]):
         return Stopping("validation_loss", recipe.patience, recipe.best != "last")
 
 
-def _check_rewards(
+def _check_same(
     record: dict[str, Any], checkpoint: Checkpoint | None, recipe: ReinforcementRecipe
 ) -> None:
-    """Raises BedstoneError where a run goes on with other rewards than it began with."""
-    began = (record_of(checkpoint).get("data") or {}).get("rewards")
-    if began not in (None, record["rewards"]):
-        raise BedstoneError(
-            f"rewards: {recipe.rewards} has changed since the run began, so it can't go on "
-            "exactly. Bring it back as it was, or begin a new run with model= the last checkpoint."
-        )
+    """Raises BedstoneError where a run goes on with other rewards or tools than it began with."""
+    for name in ("rewards", "tools"):
+        began = (record_of(checkpoint).get("data") or {}).get(name)
+        if began not in (None, record.get(name)):
+            raise BedstoneError(
+                f"{name}: {getattr(recipe, name)} has changed since the run began, so it can't go "
+                "on exactly. Bring it back as it was, or begin a new run with model= the last "
+                "checkpoint."
+            )

@@ -14,7 +14,7 @@ import torch
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
@@ -291,7 +291,7 @@ def open_decoder(model: str, device: torch.device) -> Model:
         BedstoneError: it can't be opened, or does something else.
     """
     opened = open_model(model, device=device)
-    if isinstance(opened, DiffusionPipeline):
+    if isinstance(opened, MediaPipeline):
         raise BedstoneError(
             f"{model}: draws {opened.signal.kind} and writes no text; draw with `bedstone imagine`."
         )
@@ -306,7 +306,7 @@ def check_head(kind: type[Task], model: Model) -> None:
     head = getattr(model.config, "head", None)
     labels = f" with the labels {', '.join(head.labels[:8])}" if head and head.labels else ""
     has = f"has the head {head.kind!r}{labels}" if head else f"is a {model.config.layout}"
-    if isinstance(model, DiffusionPipeline):
+    if isinstance(model, MediaPipeline):
         has = f"draws {model.signal.kind}: {model.inputs()}"
     able = [name for name in TASKS if _fits(task_class(name), model)]
     advice = "Choose one of these, or fine-tune the model for the task."
@@ -319,7 +319,7 @@ def check_head(kind: type[Task], model: Model) -> None:
 
 
 def _fits(kind: type[Task], model: Model) -> bool:
-    if isinstance(model, DiffusionPipeline) or kind.reads == "prompts":
+    if isinstance(model, MediaPipeline) or kind.reads == "prompts":
         return kind.reads == "prompts" and kind.fits(model)
     if not hasattr(model.config, "head"):  # an autoencoder, or what else answers nobody
         return False

@@ -10,9 +10,8 @@ from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, fact_augment
 from bedstone.data.images.pixels import ImageCache
 from bedstone.data.images.processor import ImageProcessor
-from bedstone.data.open import BUILT_IN, ImagesConfig
-from bedstone.data.records import Faults, Reading
-from bedstone.data.sources import Source, read_records
+from bedstone.data.open import ImagesConfig, first_row
+from bedstone.data.sources import Source
 from bedstone.data.summary import Summary, summarise
 from bedstone.data.text.fim_cuts import FimCutter
 from bedstone.data.text.token_cache import TokenCache, token_cache
@@ -143,10 +142,7 @@ def recorded_columns(
     known = columns if isinstance(columns, Mapping) else {}
     found = dict(given or {})
     rest = {part: column for part, column in known.items() if part not in found}
-    if rest and data not in BUILT_IN:
-        reading = Reading(Faults("", 1.0))
-        first = next(read_records(data, split, images=images, reading=reading), None)
-        values = {} if first is None else first.values
+    if rest and (values := first_row(data, split, images=images)):
         for part, column in rest.items():
             if not isinstance(column, str) or "{" in column or column in values:
                 found[part] = column

@@ -63,8 +63,10 @@ class Trainer:
 
     Attributes:
         network: what learns.
-        objective: (network, batch) to (sum of losses, number of targets); its `after_step`, if it
-            has one, is called with the network after each update.
+        objective: (network, batch) to (sum of losses, number of targets); where it has them,
+            `before_step` is called with the network and the share of the budget that is spent
+            before each update, and `after_step` with the network after it; its `figures` go
+            into the log.
         batches: what it learns from; each has `ids`, `target_count` and `describe()`.
         optimizer: moves the weights.
         budget: when it ends, and how far along it is.
@@ -248,10 +250,13 @@ class Trainer:
             "seconds": now,
             f"{self.unit}_per_second": (self.tokens - tokens) / max(now - seconds, 1e-9),
             **getattr(self.batches, "figures", dict)(),  # such as how long they let us wait
+            **getattr(self.objective, "figures", dict)(),
         }
 
     def one_step(self, share: float) -> tuple[float, float, float]:
         """One update; returns the loss a target, the gradient's norm, the rate's factor."""
+        if (prepare := getattr(self.objective, "before_step", None)) is not None:
+            prepare(self.network, share)
         micro = self.micro_batches()
         count = max(sum(batch.target_count for batch in micro), 1)
         device = self.precision.device

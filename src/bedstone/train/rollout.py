@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from bedstone.data.stream import Batches, Stream
-from bedstone.data.text.reinforcement import PolicyBatch, Prompts, lay_answers
+from bedstone.data.text.reinforcement import Laid, PolicyBatch, Prompts, lay_answers
 from bedstone.errors import BedstoneError
-from bedstone.generation.rollout import Sampled, sample_answers
+from bedstone.generation.rollout import Sampled, joined, sample_answers
+from bedstone.generation.tool_rollout import Tools, runs_of, sample_with_tools
 from bedstone.objectives.policy import (
     denominator,
     generalised_advantages,
@@ -59,9 +60,14 @@ class Scored:
 
 
 class Score(Protocol):
-    """What scores answers to prompts, by the numbers of their rows."""
+    """What scores answers to prompts, by the numbers of their rows.
 
-    def __call__(self, rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Scored: ...
+    `runs` are those of `generation.tool_rollout.runs_of`, given where answers may call functions.
+    """
+
+    def __call__(
+        self, rows: Sequence[int], ids: Sequence[Sequence[int]], runs: Any = None
+    ) -> Scored: ...
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class RolloutSettings:
         max_tokens: of an answer.
         temperature: that tokens are drawn at.
         skip_cut: whether answers that the limit cut don't count.
+        resample: how often at most groups without spread are replaced by answers to other prompts.
         baseline: one of `BASELINES`.
         scale: as for `objectives.policy.group_advantages`.
         kl: weight of the divergence from the reference.
@@ -92,6 +99,7 @@ class RolloutSettings:
     max_tokens: int
     temperature: float = 1.0
     skip_cut: bool = False
+    resample: int = 0
     baseline: str = "group"
     scale: str = "none"
     kl: float = 0.0
@@ -115,6 +123,41 @@ class RolloutSettings:
         """Batches of a step at most."""
         answers = -(-self.prompts * self.group // self.minibatches)
         return -(-answers // self.batch_size)
+
+
+@dataclass
+class Answered:
+    """Answers and their rewards.
+
+    Attributes:
+        rows: (n,) the row of each answer's prompt.
+        sampled: the answers.
+        rewards: (n,) fp64.
+        counted: (n,) bool, which answers count.
+        spread: (P,) bool, which groups have answers of different rewards.
+    """
+
+    rows: Tensor
+    sampled: Sampled
+    rewards: Tensor
+    counted: Tensor
+    spread: Tensor
+
+    def replaced(self, more: "Answered") -> "Answered":
+        """Groups without spread replaced by those of others that have it, as far as they go."""
+        group = len(self.rows) // len(self.spread)
+        dead, live = ((~self.spread).nonzero()[:, 0], more.spread.nonzero()[:, 0])
+        chosen = torch.arange(len(self.spread))
+        chosen[dead[: len(live)]] = len(chosen) + live[: len(dead)]
+        answers = (chosen[:, None] * group + torch.arange(group)).flatten()
+        both = (self, more)
+        return Answered(
+            torch.cat([each.rows for each in both])[answers],
+            joined([each.sampled for each in both]).pick(answers),
+            torch.cat([each.rewards for each in both])[answers],
+            torch.cat([each.counted for each in both])[answers],
+            torch.cat([each.spread for each in both])[chosen],
+        )
 
 
 @dataclass
@@ -196,6 +239,7 @@ class Rollouts(Batches[PolicyBatch]):
         score: gives the rewards of answers.
         ends: ids that end an answer.
         reference: another network; the policy itself stands for its base, without its adapter.
+        tools: that answers may call.
 
     Attributes:
         monitor: rewards beside held-out truth.
@@ -214,7 +258,9 @@ class Rollouts(Batches[PolicyBatch]):
         ends: Sequence[int],
         precision: Precision,
         reference: Any = None,
+        tools: Tools | None = None,
     ) -> None:
+        self.tools = tools
         self.network, self.prompts, self.score = network, prompts, score
         self.settings, self.ends, self.precision = settings, tuple(ends), precision
         self.reference = reference
@@ -228,6 +274,7 @@ class Rollouts(Batches[PolicyBatch]):
             seed=settings.seed,
             workers=0,
         )
+        self._waiting: deque[int] = deque()  # prompts that were drawn and aren't answered yet
         self._parts: deque[Part] = deque()
         self._number, self._ended = 0, True
         self._dead = self._cut = 0  # rollouts in a row without spread, and of cut answers alone
@@ -246,6 +293,7 @@ class Rollouts(Batches[PolicyBatch]):
     def position(self) -> dict[str, Any]:
         return {
             "stream": self._stream.position(),
+            "waiting": list(self._waiting),
             "number": self._number,
             "in_a_row": [self._dead, self._cut],
             "parts": [[part.answers, part.beside, part.last] for part in self._parts],
@@ -256,6 +304,7 @@ class Rollouts(Batches[PolicyBatch]):
 
     def go(self, position: Mapping[str, Any]) -> None:
         self._stream.go(position["stream"])
+        self._waiting = deque(position.get("waiting", ()))
         self._number = position["number"]
         self._dead, self._cut = position["in_a_row"]
         self._parts = deque(Part(*each) for each in position["parts"])
@@ -289,11 +338,8 @@ class Rollouts(Batches[PolicyBatch]):
 
     def _batch(self, rollout: Rollout, part: Part) -> PolicyBatch:
         answers = torch.tensor(part.answers)
-        sampled = rollout.sampled
         rows = rollout.rows[answers].tolist()
-        laid = lay_answers(
-            [self.prompts.ids[row] for row in rows], sampled.ids[answers], sampled.lengths[answers]
-        )
+        laid = self._laid(rollout, answers)
 
         def of_tokens(matrix: Tensor | None) -> Tensor | None:
             return None if matrix is None else matrix[answers].flatten()[laid.places]
@@ -318,6 +364,16 @@ class Rollouts(Batches[PolicyBatch]):
             places=places,
         )
 
+    def _laid(self, rollout: Rollout, answers: Tensor) -> Laid:
+        """Some answers with their prompts, laid end to end."""
+        sampled = rollout.sampled
+        return lay_answers(
+            [self.prompts.ids[row] for row in rollout.rows[answers].tolist()],
+            sampled.ids[answers],
+            sampled.lengths[answers],
+            None if sampled.read is None else sampled.read[answers],
+        )
+
     # A rollout.
 
     def _sample(self) -> None:
@@ -327,40 +383,74 @@ class Rollouts(Batches[PolicyBatch]):
             BedstoneError: a reward is missing; or for `PATIENCE` rollouts all answers were cut, or
                 no group had answers of different rewards.
         """
-        began, own = time.monotonic(), self.settings
         rows, random = next(self._stream)
-        sampled = sample_answers(
-            self.network,
-            [self.prompts.ids[row] for row in rows],
-            self.ends,
-            group=own.group,
-            max_tokens=own.max_tokens,
-            temperature=own.temperature,
-            random=random,
-            precision=self.precision,
-        )
-        generated = time.monotonic()
-        owners = np.repeat(rows, own.group)
-        scored = self.score(owners.tolist(), sampled.answers())
-        judged = time.monotonic()
-        rollout = self._compared(owners, sampled, scored)
+        answered, again = self._answered(rows, random), 0
+        for _ in range(self.settings.resample):
+            dead = int((~answered.spread).sum())
+            if dead:
+                answered = answered.replaced(self._answered(self._others(dead), random))
+            again += dead
+        if self.settings.resample:
+            self._tally.add("resampled", again / len(answered.spread))
+        rollout = self._compared(answered)
         self.last = rollout
         self.shown.append(rollout)
-        self._note(rollout, scored)
+        self._go_on(rollout)
         self._parts = self._divided(rollout, random)
+
+    def _answered(self, rows: np.ndarray, random: np.random.Generator) -> Answered:
+        """Answers to some prompts, by their rows."""
+        began, own = time.monotonic(), self.settings
+        asks = [self.prompts.ids[row] for row in rows]
+        how: dict[str, Any] = {"group": own.group, "temperature": own.temperature, "random": random}
+        sampled = self.answer(self.network, asks, **how)
+        generated = time.monotonic()
+        owners = np.repeat(rows, own.group)
+        scored = self.judge(self.score, owners.tolist(), sampled)
+        judged = time.monotonic()
         self._tally.add("generate_seconds", generated - began)
         self._tally.add("score_seconds", judged - generated)
-
-    def _compared(self, owners: np.ndarray, sampled: Sampled, scored: Scored) -> Rollout:
-        """A rollout with the advantages of its answers."""
-        own = self.settings
         rewards = torch.from_numpy(scored.totals)
         counted = sampled.ended.clone() if own.skip_cut else torch.ones_like(sampled.ended)
-        grouped, kept = rewards.view(-1, own.group), counted.view(-1, own.group)
-        live = counted
+        grouped = rewards.view(-1, own.group)
+        spread = with_spread(grouped, counted.view(-1, own.group))
+        self.monitor.learnt += grouped.mean(1).tolist()
+        self._note(sampled, scored)
         if own.baseline != "critic":
-            live = counted & with_spread(grouped, kept).repeat_interleave(own.group)
-        rollout = Rollout(torch.from_numpy(owners), sampled, rewards, counted, live, torch.zeros(0))
+            self._tally.add("no_spread", (~spread).double())
+        return Answered(torch.from_numpy(owners), sampled, rewards, counted, spread)
+
+    def answer(self, network: Any, asks: Sequence[Sequence[int]], **how: Any) -> Sampled:
+        """Answers to prompts as the run samples them, with tools where it has some.
+
+        Args:
+            asks: tokens of each prompt.
+            how: arguments of `generation.rollout.sample_answers`.
+        """
+        how |= {"max_tokens": self.settings.max_tokens, "precision": self.precision}
+        if self.tools is None:
+            return sample_answers(network, asks, self.ends, **how)
+        return sample_with_tools(network, asks, self.tools, **how)
+
+    def judge(self, score: Score, rows: Sequence[int], sampled: Sampled) -> Scored:
+        """The rewards of answers."""
+        if self.tools is None:
+            return score(rows, sampled.answers())
+        return score(rows, sampled.answers(), runs_of(sampled))
+
+    def _others(self, count: int) -> np.ndarray:
+        """Further prompts of the stream, by their rows; those left over wait for the next time."""
+        while len(self._waiting) < count:
+            self._waiting.extend(next(self._stream)[0].tolist())
+        return np.array([self._waiting.popleft() for _ in range(count)])
+
+    def _compared(self, answered: Answered) -> Rollout:
+        """A rollout with the advantages of its answers."""
+        own, sampled, rewards = self.settings, answered.sampled, answered.rewards
+        live = counted = answered.counted
+        if own.baseline != "critic":
+            live = counted & answered.spread.repeat_interleave(own.group)
+        rollout = Rollout(answered.rows, sampled, rewards, counted, live, torch.zeros(0))
         if not live.any():
             rollout.advantages = torch.zeros_like(sampled.log_probs)
             return rollout
@@ -378,6 +468,7 @@ class Rollouts(Batches[PolicyBatch]):
             self._by_critic(rollout, penalty)
             return rollout
         grouped = (rewards - penalty.double().sum(1)).view(-1, own.group)
+        kept = counted.view(-1, own.group)
         if own.baseline == "others":
             found = leave_one_out(grouped, kept)
         else:
@@ -400,12 +491,12 @@ class Rollouts(Batches[PolicyBatch]):
 
     def _divided(self, rollout: Rollout, random: np.random.Generator) -> deque[Part]:
         """The batches of all steps of a rollout; none where nothing is learnt."""
-        own, lengths = self.settings, rollout.sampled.lengths
+        own, sizes = self.settings, rollout.sampled.real().sum(1)
         live = rollout.live.nonzero()[:, 0].numpy()
         if not len(live):
             return deque()
         dead = rollout.counted & ~rollout.live
-        beside = denominator(int(lengths[dead].sum()), int(dead.sum()), own.normalise)
+        beside = denominator(int(sizes[dead].sum()), int(dead.sum()), own.normalise)
         found: deque[Part] = deque()
         for _ in range(own.updates):
             order = random.permutation(live) if own.steps > 1 else live
@@ -419,28 +510,26 @@ class Rollouts(Batches[PolicyBatch]):
                     found.append(Part(answers, more, number == len(parts) - 1))
         return found
 
-    def _note(self, rollout: Rollout, scored: Scored) -> None:
-        """Figures of a rollout, and whether to go on.
+    def _note(self, sampled: Sampled, scored: Scored) -> None:
+        """Figures of all answers that are sampled, those too that aren't learnt."""
+        for name, column in zip(scored.names, scored.parts.T, strict=True):
+            if len(scored.names) > 1:
+                self._tally.add(f"reward_{name}", torch.from_numpy(column))
+        self._tally.add("reward", torch.from_numpy(scored.totals))
+        self._tally.add("answer_tokens", sampled.real().sum(1))
+        self._tally.add("truncated", (~sampled.ended).double())
+        self._tally.add("entropy", sampled.entropy[sampled.real()])
+
+    def _go_on(self, rollout: Rollout) -> None:
+        """Whether there is use in going on.
 
         Raises:
             BedstoneError: as `_sample`.
         """
         own, sampled = self.settings, rollout.sampled
-        real = sampled.real()
-        groups = rollout.rewards.view(-1, own.group)
-        for name, column in zip(scored.names, scored.parts.T, strict=True):
-            if len(scored.names) > 1:
-                self._tally.add(f"reward_{name}", torch.from_numpy(column))
-        self._tally.add("reward", rollout.rewards)
-        self._tally.add("answer_tokens", sampled.lengths)
-        self._tally.add("truncated", (~sampled.ended).double())
-        self._tally.add("entropy", sampled.entropy[real])
         if rollout.old is not None and rollout.reference is not None:
-            known = real & rollout.live[:, None]
+            known = sampled.real() & rollout.live[:, None]
             self._tally.add("kl", kl_terms(rollout.old, rollout.reference, "k3")[known])
-        if own.baseline != "critic":
-            self._tally.add("no_spread", 1.0 - rollout.live.view(-1, own.group).any(1).double())
-        self.monitor.learnt += groups.mean(1).tolist()
         self._cut = 0 if bool(sampled.ended.any()) else self._cut + 1
         self._dead = 0 if bool(rollout.live.any()) else self._dead + 1
         if self._cut >= PATIENCE:
@@ -475,11 +564,7 @@ class Rollouts(Batches[PolicyBatch]):
         network.eval()
         with self.precision.autocast():
             for part in numbers.split(self.settings.batch_size):
-                laid = lay_answers(
-                    [self.prompts.ids[row] for row in rollout.rows[part].tolist()],
-                    sampled.ids[part],
-                    sampled.lengths[part],
-                )
+                laid = self._laid(rollout, part)
                 there = laid.to(device)
                 states = there.states(network)
                 found = sampled_log_probs(network, states, there.targets, self.settings.temperature)

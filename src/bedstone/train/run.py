@@ -180,6 +180,9 @@ def run(
         BedstoneError: the recipe, the data, a model or the disk can't do it, said before training
             starts; or a loss isn't finite.
     """
+    for stage in method.stages(recipe, checkpoint, quiet=quiet):
+        if stage.model is None:
+            return RunResult(stage.done, folder, None)
     plan = prepare(method, recipe, folder, checkpoint, quiet=quiet)
     evaluations = method.evaluations(recipe, plan)
     result = _train(method, recipe, folder, plan, evaluations)

@@ -7,7 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bedstone.data.scenes.datasets import scene_rows
+from bedstone.data.scenes.datasets import (
+    heldout_scene_pairs,
+    plain_scenes,
+    scene_pairs,
+    scene_rows,
+)
 from bedstone.data.scenes.relations import place
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import (
@@ -160,3 +165,18 @@ def test_rows():
 def test_bad_input(call, says):
     with pytest.raises(BedstoneError, match=says):
         call()
+
+
+def test_which_scenes_are_drawn():
+    """Large and plain things without signs, for those who see few pixels."""
+    how = {"sizes": ["large"], "textures": False, "signs": False, "objects": (1, 2)}
+    plain = plain_scenes(12, **how)
+    assert all(row.scene.sign is None for row in plain)
+    for row in plain:
+        assert {thing.size for thing in row.scene.objects} == {"large"}
+        assert {thing.texture for thing in row.scene.objects} == {"plain"}
+    for rows in (scene_pairs(12, **how), heldout_scene_pairs(ones=6, several=6, **how)):
+        words = " ".join(" ".join(row.captions) for row in rows)
+        assert not {"small", "sign"} & set(words.split())
+        assert len(rows) == 12
+    assert any(row.scene.sign is not None for row in plain_scenes(12))

@@ -1,5 +1,6 @@
 """Conversations to learn from: masks, windows, transformers' ids, rows that can't be learnt."""
 
+import json
 import random
 
 import numpy as np
@@ -8,9 +9,10 @@ import transformers
 from tokenizers import AddedToken
 
 from bedstone.data.dataset import Dataset
+from bedstone.data.records import Faults, Reading
 from bedstone.data.text.chat import learnt_chats, read_messages, render
 from bedstone.data.text.conversations import ConversationExamples
-from bedstone.data.text.supervised import make_examples, usable_rows
+from bedstone.data.text.supervised import examples_of, make_examples, usable_rows
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
@@ -263,6 +265,93 @@ def test_templates_that_fail_are_named(backend, template, fault):
     known = tokenizer(backend, template)
     with pytest.raises(BedstoneError, match=rf"row 1: chat_template: can't write.*{fault}"):
         ConversationExamples(Dataset([{"messages": TALK}]), known, limit=64)
+
+
+STRICT = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+)
+
+
+def test_conversations_that_a_template_cannot_write_are_left_out_and_named(backend):
+    good, bad = {"messages": TALK[1:]}, {"messages": TALK}
+    reading = Reading(Faults("chats", 0.3, 7))
+    rows = Dataset([good, bad, good, good, good, bad, good], "chats", reading=reading)
+    made = ConversationExamples(rows, tokenizer(backend, STRICT), limit=99)
+    alone = ConversationExamples(Dataset([good] * 5), made.tokenizer, limit=99)
+    assert len(made.rows) == 5 and made.owner.tolist() == alone.owner.tolist()
+    assert made.actual == alone.actual and made.ids.tolist() == alone.ids.tolist()
+    assert made.trained_count == alone.trained_count
+    assert made.chats(4) == alone.chats(4)
+    left = "2 rows left out: chats: row 2: chat_template: can't write these messages (no system)"
+    assert left in made.describe()
+    few = Dataset([good, bad, bad], "chats", reading=Reading(Faults("chats", 0.3, 3)))
+    with pytest.raises(BedstoneError, match=r"2 of 3 rows are broken, .*row 2: chat_template"):
+        ConversationExamples(few, made.tokenizer, limit=99)
+
+
+def test_a_template_that_writes_none_of_the_first_rows_is_refused_at_once(backend):
+    tried = []
+    made = ConversationExamples.chats
+
+    def chats(self, row):
+        tried.append(row)
+        return made(self, row)
+
+    rows = Dataset([{"messages": TALK}] * 200, reading=Reading(Faults("chats", 0.9, 200)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConversationExamples, "chats", chats)
+        with pytest.raises(BedstoneError, match=r"row 1: chat_template: can't write"):
+            ConversationExamples(rows, tokenizer(backend, STRICT), limit=99)
+    assert len(tried) == 20
+
+
+ASKS = {"instruction": "Add.", "input": "1 2", "output": "3"}
+
+
+def test_alpaca_s_history_and_system_are_turns_before_the_instruction(backend):
+    words = tokenizer(backend, CHATML)
+    pairs = [["Hi.", "Hello."], ["Who?", "I."]]
+    before = [each for one, two in pairs for each in (said("user", one), said("assistant", two))]
+    last = [said("user", "Add.\n\n1 2"), said("assistant", "3")]
+    system = [said("system", "Be short.")]
+    for value, earlier in (
+        (pairs, before),
+        (json.dumps(pairs), before),
+        ([], []),
+        (None, []),
+        ("", []),
+        (float("nan"), []),
+    ):
+        rows = usable_rows("text-generation", Dataset([{**ASKS, "history": value}]))
+        made = examples_of("text-generation", rows, words, limit=200)
+        alone = ConversationExamples(Dataset([{"messages": earlier + last}]), words, limit=200)
+        assert made.ids.tolist() == alone.ids.tolist() and made.trained_count == alone.trained_count
+    rows = Dataset([{**ASKS, "history": pairs, "system": "Be short."}])
+    made = ConversationExamples(rows, words, limit=200)
+    alone = ConversationExamples(Dataset([{"messages": system + before + last}]), words, limit=200)
+    assert made.ids.tolist() == alone.ids.tolist()
+    plain = examples_of("text-generation", Dataset([ASKS]), words, limit=200)
+    assert not isinstance(plain, ConversationExamples)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (["Hi.", "Hello."], "'Hi.'; expected pairs"),
+        ([["Hi."]], "expected pairs of an instruction and its output"),
+        ([["Hi.", ""]], "expected pairs"),
+        ([["Hi.", 5]], "expected pairs"),
+        ("Hi.", "holds 'Hi.'; expected pairs"),
+        (7, "holds 7; expected pairs"),
+    ],
+)
+def test_a_history_that_is_none_is_named(value, fault):
+    with pytest.raises(BedstoneError, match=rf"row 1: column 'history' holds .*{fault[-12:]}"):
+        usable_rows("text-generation", Dataset([{**ASKS, "history": value}]))
+
+
+def said(role, text):
+    return {"role": role, "content": text}
 
 
 def test_what_a_template_lacks_is_said(backend):

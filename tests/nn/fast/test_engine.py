@@ -389,6 +389,7 @@ def test_a_forked_child_computes_alone():
     assert done.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_file_in_the_cache_is_made_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     chosen = kernels.instructions()

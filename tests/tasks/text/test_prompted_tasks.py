@@ -9,10 +9,13 @@ import pytest
 
 import bedstone
 from bedstone.checkpoints.model import Model
+from bedstone.data.dataset import Dataset
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.tasks import Choices
 from bedstone.generation.likelihood import Scorer
 from bedstone.models.heads import HeadConfig
 from bedstone.tasks.pipeline import PROMPTED, TASKS, prompted_class
+from bedstone.tasks.text.prompting import NO_LABEL
 from small_models import SENTENCES, decoder, model
 from task_checks import check_task
 
@@ -164,7 +167,7 @@ def test_a_prompt_beyond_the_context():
         ({"template": {**TEMPLATE, "input": "{text} {titel}"}}, r"the field \{titel\}"),
         ({"select": "similar"}, "name a model of them by embed"),
         ({"chat": "turns"}, "the model has no chat template"),
-        ({"examples": [3]}, "expected rows"),
+        ({"examples": [3]}, "expected a dictionary of columns"),
         ({"score": "generate", "calibration": "domain"}, "no probabilities to calibrate"),
         ({"max_length": 9}, "prompts are read whole"),
         ({"selekt": "random"}, "perhaps 'select' is meant"),
@@ -235,9 +238,65 @@ def test_labels_by_generation():
         "text-classification", " Good!", "bad, not good", "goodness", examples=ROWS, shots=0
     )
     found = task(["x", "y", "z"], score="generate")
-    assert [each["label"] for each in found[:2]] == ["good", "bad"]
+    assert [each["label"] for each in found] == ["good", "bad", NO_LABEL]
     assert [each["score"] for each in found] == [1.0, 1.0, 0.0]
     assert task.unread == 1
+
+
+def test_an_answer_without_a_label_is_said_by_every_task_that_chooses():
+    how = {"score": "generate", "shots": 0}
+    task = Said("text-classification", *["hm"] * 2, examples=ROWS, **how)
+    (every,) = task(["x"], top_k=None)
+    assert [each["label"] for each in every] == [NO_LABEL, "bad", "good"]
+    (all_scores,) = task(["x"], return_all_scores=True)
+    assert all_scores == [{"label": name, "score": 0.0} for name in ("bad", "good")]
+    task = Said("zero-shot-classification", "hm", "sport", **how)
+    none, one = task(["x", "y"], candidate_labels=["sport", "art"])
+    assert (none["labels"], none["scores"]) == ([NO_LABEL, "sport", "art"], [0.0] * 3)
+    assert one["labels"] == ["sport", "art"]
+    task = Said("multiple-choice", "hm", "a cat", **how)
+    row = {"question": "which?", "choices": ["a dog", "a cat"]}
+    none, one = task([row, row])
+    assert none == {"choice": None, "answer": NO_LABEL, "scores": [0.0, 0.0]}
+    assert (one["choice"], one["answer"]) == (1, "a cat")
+
+
+def test_such_answers_count_as_wrong_where_choices_are_measured():
+    rows = Dataset([{"question": "q", "choices": ["a dog", "a cat"], "answer": n} for n in (0, 1)])
+    metric = Choices(rows, None)
+    results = [{"choice": None, "scores": [0.0, 0.0]}, {"choice": 1, "scores": [0.0, 1.0]}]
+    figures = metric.score(results, 0)
+    assert figures.values["accuracy"] == 0.5 and figures.baselines["chance"] == 0.5
+
+
+def test_choices_may_be_json_in_a_text(tmp_path):
+    (tmp_path / "mc.csv").write_text(
+        'question,choices,answer\none?,"[""a"", ""b""]",1\ntwo?,"[""a dog"", ""a cat""]",a cat\n'
+    )
+    task = bedstone.pipeline("multiple-choice", gpt(), examples=str(tmp_path / "mc.csv"), shots=2)
+    assert task.setup(task.options).examples.outputs == [" b", " a cat"]
+    found = task({"question": "four?", "choices": '["go", "a film"]'})
+    assert found["answer"] in ("go", "a film") and len(found["scores"]) == 2
+    for text in ("[go", "go, a film", '["go"]'):
+        with pytest.raises(BedstoneError, match="expected a list of 2 to 26 texts"):
+            task({"question": "four?", "choices": text})
+
+
+def test_examples_may_be_a_table():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS)
+    listed, how = gpt(), {"shots": 3, "seed": 1}
+    expected = bedstone.pipeline("text-classification", listed, examples=ROWS, **how)("a film")
+    for given in (frame, {name: list(frame[name]) for name in frame.columns}):
+        task = bedstone.pipeline("text-classification", listed, examples=given, **how)
+        assert task("a film") == expected
+        setup = task.setup(task.options)
+        assert task.setup(task.options) is setup  # read once
+        assert task(["a film"], examples=frame.head(4))[0]["label"] in ("good", "bad")
+    for bad, words in ((frame.head(0), "examples: has no rows"), ([5], "is int; expected a dict"),
+                       (5, "int was given; expected a list")):  # fmt: skip
+        with pytest.raises(BedstoneError, match=words):
+            bedstone.pipeline("text-classification", listed, examples=bad)("a film")
 
 
 def test_answers_are_found_in_their_context():

@@ -7,6 +7,7 @@ colour that training never does.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from bedstone.data.images.image_text import CAPTION, answer_text, question_text
 from bedstone.data.scenes.captions import all_captions, caption, negatives, prompts
 from bedstone.data.scenes.questions import all_questions
 from bedstone.data.scenes.render import draw
-from bedstone.data.scenes.world import HELD_OUT, PAIRS, Scene, make_scene
+from bedstone.data.scenes.world import HELD_OUT, PAIRS, Scene, make_scene, without_textures
 from bedstone.errors import BedstoneError, nearest
 
 NAME = "scenes"  # of the built-in data
@@ -84,12 +85,16 @@ def scene_pairs(
     seed: int = 0,
     size: int = 64,
     objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+    textures: bool = True,
+    signs: bool = True,
     wrong: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Dataset:
     """`count` training scenes with true captions of several kinds.
 
     Args:
+        sizes, textures, signs: as of `plain_scenes`.
         wrong: whether each has hard negatives, which takes longer than all else.
         progress: is called with the share done.
 
@@ -98,7 +103,8 @@ def scene_pairs(
     """
     rows = []
     for number in range(count):
-        scene = make_scene(seed * APART + number, objects=objects)
+        scene = make_scene(seed * APART + number, objects=objects, sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
         hard = negatives(scene) if wrong else ()
         image, captions = partial(draw, scene, size), all_captions(scene)
         rows.append(Sample(image, captions, negatives=hard, place=f"scene {number}"))
@@ -108,10 +114,21 @@ def scene_pairs(
 
 
 def heldout_scene_pairs(
-    split: str = "test", *, size: int = 64, ones: int | None = None, several: int | None = None
+    split: str = "test",
+    *,
+    size: int = 64,
+    ones: int | None = None,
+    several: int | None = None,
+    objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+    textures: bool = True,
+    signs: bool = True,
 ) -> Dataset:
     """Scenes of a split with held-out combinations: `ones` of one object (320), `several` of
-    more (100).
+    more (100), of up to five, or of as many as `objects` says where `sizes` are named.
+
+    Args:
+        sizes, textures, signs: as of `plain_scenes`.
 
     Raises:
         BedstoneError: no such split.
@@ -119,13 +136,16 @@ def heldout_scene_pairs(
     _check_split(split)
     rows = []
     for number in range(ONES if ones is None else ones):
-        scene = make_scene(number, split=split, objects=(1, 1))
+        scene = make_scene(number, split=split, objects=(1, 1), sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
         label = _class(*scene.objects[0].pair)
         texts = tuple(form.replace("{label}", label) for form in TEMPLATES)
         image, place = partial(draw, scene, size), f"{split} one {number}"
         rows.append(Sample(image, texts, label=label, made=True, place=place))
+    most = max(objects[1], 2) if sizes else 5
     for number in range(SEVERAL if several is None else several):
-        scene = make_scene(number, split=split, objects=(2, 5))
+        scene = make_scene(number, split=split, objects=(2, most), sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
         image, texts = partial(draw, scene, size), all_captions(scene)[:1]
         rows.append(Sample(image, texts, place=f"{split} several {number}"))
     return _pairs(rows)
@@ -214,17 +234,32 @@ def plain_scenes(
     seed: int = 0,
     size: int = 64,
     objects: tuple[int, int] = (1, 5),
+    sizes: Sequence[str] = (),
+    textures: bool = True,
+    signs: bool = True,
 ) -> Dataset:
     """`count` scenes of a split without texts. Images are drawn when they are asked for.
 
+    Args:
+        sizes: of the things; of all, where none is named.
+        textures, signs: whether scenes may have them.
+
     Raises:
-        BedstoneError: a number of objects outside 1 to 5, or no such split.
+        BedstoneError: a number of objects outside 1 to 5, or no such split or size.
     """
     rows = []
     for number in range(count):
-        scene = make_scene(seed * APART + number, split=split, objects=objects)
-        rows.append(Sample(partial(draw, scene, size), place=f"{split} scene {number}"))
+        scene = make_scene(seed * APART + number, split=split, objects=objects, sizes=sizes)
+        scene = simplified(scene, textures=textures, signs=signs)
+        image, place = partial(draw, scene, size), f"{split} scene {number}"
+        rows.append(Sample(image, place=place, scene=scene))
     return Dataset(rows, NAME, fields=())
+
+
+def simplified(scene: Scene, *, textures: bool, signs: bool) -> Scene:
+    """A scene without the textures and the sign that it isn't to have."""
+    scene = scene if signs else replace(scene, sign=None)
+    return scene if textures else without_textures(scene)
 
 
 def heldout_scenes(fields: Sequence[str], split: str) -> Dataset:

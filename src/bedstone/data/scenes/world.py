@@ -5,9 +5,10 @@ size and a texture) stand back to front before a background, and sometimes there
 """
 
 import functools
+import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -219,6 +220,77 @@ class Scene:
     variant: int = 0
     split: str = "all"
     seed: int = 0
+
+
+# What the values of a written thing may be.
+_PARTS: dict[str, Sequence[str]] = {
+    "shape": SHAPES,
+    "colour": _NAMES,
+    "size": tuple(SIZES),
+    "texture": TEXTURES,
+}
+
+
+def read_scene(value: Any) -> Scene:
+    """A scene as `dataclasses.asdict` gives it, or JSON of that.
+
+    Of an object, `texture`, `z` (else its place in the list) and `tilt` may be left out; of the
+    scene all but `objects`.
+
+    Raises:
+        BedstoneError: it is another value; the key is named.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            value = None
+    if not isinstance(value, Mapping) or not value.get("objects"):
+        raise BedstoneError(
+            "expected a scene: {background, objects: [{shape, colour, size, x, y}], sign: {text, "
+            "x, y}}"
+        )
+    given = {"background": "plain", "sign": None, **value}
+    known = {each.name for each in fields(Scene)}
+    if unknown := given.keys() - known:
+        name = min(map(str, unknown))
+        raise BedstoneError(f"its key {name!r} is unknown{nearest(name, known)}")
+    if given["background"] not in BACKGROUNDS:
+        raise BedstoneError(
+            f"background is {given['background']!r}{nearest(str(given['background']), BACKGROUNDS)}"
+        )
+    objects = given["objects"]
+    if not isinstance(objects, list | tuple):
+        raise BedstoneError("objects is no list of things")
+    things = [_read_part(Thing, each, f"objects[{n}]", {"z": n}) for n, each in enumerate(objects)]
+    sign = given["sign"]
+    read = None if sign is None else _read_part(Sign, sign, "sign", {})
+    return replace(Scene(given["background"], tuple(things)), sign=read)
+
+
+def _read_part(kind: Any, value: Any, where: str, usual: Mapping[str, Any]) -> Any:
+    """A thing or a sign, each of its values checked."""
+    known = {each.name: each for each in fields(kind)}
+    if not isinstance(value, Mapping):
+        raise BedstoneError(f"{where} is no mapping; expected {', '.join(known)}")
+    if unknown := value.keys() - known.keys():
+        name = min(map(str, unknown))
+        raise BedstoneError(f"{where} has the unknown key {name!r}{nearest(name, known)}")
+    values = {**usual, **value}
+    for name, each in known.items():
+        if name not in values and each.default is MISSING:
+            raise BedstoneError(f"{where} has no {name}")
+        found = values.get(name, each.default)
+        if name in _PARTS and found not in _PARTS[name]:
+            raise BedstoneError(f"{where}.{name} is {found!r}{nearest(str(found), _PARTS[name])}")
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        if name in ("x", "y") and not (number and 0 <= found <= 1):
+            raise BedstoneError(f"{where}.{name} is {found!r}; expected a number from 0 to 1")
+        if name in ("z", "tilt") and type(found) is not int:
+            raise BedstoneError(f"{where}.{name} is {found!r}; expected a whole number")
+        if name == "text" and not isinstance(found, str):
+            raise BedstoneError(f"{where}.text is {found!r}; expected a text")
+    return kind(**values)
 
 
 def without_textures(scene: Scene) -> Scene:

@@ -26,7 +26,7 @@ from bedstone.data.scenes import moving as moving_scenes
 from bedstone.data.scenes import solids
 from bedstone.data.scenes.captions import TEMPLATES, all_captions, tell
 from bedstone.data.scenes.render import draw
-from bedstone.data.scenes.world import SHAPES, Dice, Scene, make_scene, without_textures
+from bedstone.data.scenes.world import SHAPES, Dice, Scene, make_scene
 from bedstone.data.signals.audio import Spectrogram, decode_sound, resampled
 from bedstone.data.signals.signals import KINDS, TASKS, Signals, SignalsConfig, check_memory
 from bedstone.errors import BedstoneError, nearest
@@ -189,7 +189,7 @@ def scene_signals(
         scene = make_scene(
             seed * scenes.APART + number, split=split, objects=objects, sizes=data.sizes
         )
-        drawn.append(_plain(scene, data))
+        drawn.append(scenes.simplified(scene, textures=data.textures, signs=data.signs))
         if condition == "text":
             texts.append(scene_captions(drawn[-1], data.captions))
         if progress is not None and number % 256 == 0:
@@ -234,13 +234,6 @@ def held_out_prompts(
         things = tuple(thing.pair for thing in scene.objects)
         prompts.append(Prompt(scene_captions(replace(scene, sign=None))[0], things))
     return prompts
-
-
-def _plain(scene: Scene, data: SignalsConfig) -> Scene:
-    """A scene without the signs and textures that a recipe leaves out."""
-    if not data.signs:
-        scene = replace(scene, sign=None)
-    return scene if data.textures else without_textures(scene)
 
 
 def _drawn(drawn: Sequence[Scene], side: int, row: int) -> np.ndarray:

@@ -190,6 +190,40 @@ def render(
     return found
 
 
+def form_text(
+    tokenizer: Tokenizer,
+    messages: Sequence[dict[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    cue: bool = True,
+) -> str:
+    """What a tokenizer's template writes of messages in its own form.
+
+    Args:
+        cue: whether what the assistant's next message begins after is written too.
+
+    Raises:
+        BedstoneError: it has none, or it fails.
+    """
+    check_template(tokenizer)
+    form = _Form(tokenizer, cue=cue, tools=tools)
+    try:
+        return form.text(list(messages))
+    except TemplateFault as fault:
+        raise BedstoneError(_refusal(form, list(messages), fault)) from fault
+
+
+def form_ids(
+    tokenizer: Tokenizer,
+    messages: Sequence[dict[str, Any]],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> "tuple[str, list[int], list[tuple[int, int]]]":
+    """The same with the cue: the text, its tokens, and the characters that each is from."""
+    text = form_text(tokenizer, messages, tools=tools)
+    return text, *_encoded(_Form(tokenizer, tools=tools), list(messages), text)
+
+
 @dataclass(frozen=True)
 class _Form:
     """How a tokenizer's template writes messages."""

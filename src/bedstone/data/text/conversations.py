@@ -1,7 +1,8 @@
 """Conversations as examples for decoders: what the assistant writes is learnt, the rest is read.
 
 A row holds `messages`, or a `prompt` of messages and a `completion` of messages; in OpenAI's or
-ShareGPT's form. The model's chat template writes them (`data.text.chat.learnt_chats`).
+ShareGPT's form. Or it holds Alpaca's columns with a `history`, pairs of an instruction and its
+output, or with a `system`. The model's chat template writes them (`data.text.chat.learnt_chats`).
 """
 
 import json
@@ -28,13 +29,15 @@ from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 
 TURNS = ("all", "last")  # which answers of a conversation are learnt
+ALL_BROKEN = 20  # rows from the first on that a template can't write, after which no more are read
 
 
 def holds_conversations(rows: Dataset) -> bool:
     """Whether rows are conversations: lists of messages, not texts."""
-    if rows.column("completion") or rows.column("instruction"):
-        column = rows.column("completion")
-        return column is not None and isinstance(_cell(rows.rows[0], column), list)
+    if column := rows.column("completion"):
+        return isinstance(_cell(rows.rows[0], column), list)
+    if rows.column("instruction"):
+        return any(rows.column(each) for each in ("history", "system"))
     return rows.column("messages") is not None
 
 
@@ -48,7 +51,9 @@ class Conversations:
 
     def __init__(self, rows: Dataset) -> None:
         self.rows = rows
-        self.messages = None if rows.column("completion") else rows.need("messages")
+        self.instructs = not rows.column("completion") and rows.column("instruction") is not None
+        apart = self.instructs or rows.column("completion")
+        self.messages = None if apart else rows.need("messages")
         self.tools = rows.column("tools")
 
     def read(
@@ -63,6 +68,9 @@ class Conversations:
             BedstoneError: naming the row and column of what is no conversation, or of one without
                 an answer.
         """
+        if self.instructs:
+            messages = with_system(self._instructed(row, answered), system_of(self.rows, row))
+            return messages, self._tools(row), 0
         if self.messages is None:
             prompt = with_system(
                 self._messages(row, self.rows.need("prompt")), system_of(self.rows, row)
@@ -75,6 +83,50 @@ class Conversations:
         if answered:
             self._check(row, self.messages, messages)
         return messages, self._tools(row), 0
+
+    def _instructed(self, row: int, answered: bool) -> list[dict[str, Any]]:
+        """Alpaca's columns as messages: what came before, the instruction with its input, and the
+        output where it is wanted."""
+        rows, more = self.rows, self.rows.column("input")
+        asks = rows.text(row, rows.need("instruction"))
+        given = rows.text(row, more, empty=True) if more else ""
+        turns = [*self._history(row), (f"{asks}\n\n{given}" if given.strip() else asks, None)]
+        if answered:
+            turns[-1] = turns[-1][0], rows.text(row, rows.need("output"))
+        return [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+            if text is not None
+        ]
+
+    def _history(self, row: int) -> list[tuple[str, str | None]]:
+        """Pairs of an instruction and its output that came before.
+
+        Raises:
+            BedstoneError: naming the row of what is no such list.
+        """
+        column = self.rows.column("history")
+        value = self.rows.rows[row].get(column) if column else None
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except ValueError:
+                value = [value]
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if value is None or value == "" or value != value:  # a gap of a table is nan
+            return []
+        pairs = value if isinstance(value, list | tuple) else [value]
+        found: list[tuple[str, str | None]] = []
+        for pair in pairs:
+            texts = list(pair) if isinstance(pair, list | tuple | np.ndarray) else []
+            if len(texts) != 2 or not all(isinstance(each, str) and each.strip() for each in texts):
+                assert column is not None
+                what = f"holds {shown(pair)}; expected pairs of an instruction and its output"
+                raise self.rows.fault(row, column, what, "Mend it, or leave the row out.")
+            found.append((texts[0], texts[1]))
+        return found
 
     def _check(self, row: int, column: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Raises BedstoneError where no answer is to be learnt, or an empty one is."""
@@ -117,6 +169,8 @@ class ConversationExamples(Examples):
         stride: tokens that stand before an answer in a window, at least.
         turns: all answers are learnt, or the last one of each conversation.
 
+    A conversation that the template can't write is a broken row, which is left out and named.
+
     Raises:
         BedstoneError: naming the file, row and column of what can't be learnt; or more than half
             of the rows leave nothing to learn.
@@ -149,8 +203,11 @@ class ConversationExamples(Examples):
         self._absent = {name for name in named if tokenizer.backend.token_to_id(name) is None}
         self._written: set[str] = set()  # of the absent ones
         self.end_ids: set[int] = set()  # that answers end with
-        self.actual = [self._source.read(row)[0] for row in range(len(rows))]
+        self._broken: dict[int, BedstoneError] = {}
         super().__init__(rows, tokenizer, limit=limit, stride=stride)
+        if self._broken:
+            self._leave_out()
+        self.actual = [self._source.read(row)[0] for row in range(len(self.rows))]
 
     @property
     def trained_count(self) -> int:
@@ -168,6 +225,35 @@ class ConversationExamples(Examples):
             [window for chat in self._chats(number) for window in self._windows(chat)]
             for number in numbers
         ]
+
+    def _tokenised(self, numbers: range) -> list[list[Input]]:
+        found: list[list[Input]] = []
+        for number in numbers:
+            try:
+                found += self._inputs([number])
+            except BedstoneError as error:
+                self._broken[number] = BedstoneError(f"{self.rows.where(number)}: {error}")
+                found.append([])
+                if len(self._broken) == number + 1 == min(len(self.rows), ALL_BROKEN):
+                    raise self._broken[0] from error  # what is wrong is the template
+        return found
+
+    def _leave_out(self) -> None:
+        """Leaves out the rows that are broken.
+
+        Raises:
+            BedstoneError: they are too many.
+        """
+
+        def check(row: int) -> None:
+            if row in self._broken:
+                raise self._broken[row]
+
+        before = len(self.rows)
+        self.rows = self.rows.usable(check)
+        self._source = Conversations(self.rows)
+        kept = np.array([row not in self._broken for row in range(before)])
+        self.owner = (np.cumsum(kept) - 1)[self.owner]
 
     def _chats(self, row: int) -> list[LearntChat]:
         found = self.chats(row)

@@ -28,6 +28,7 @@ class Prompts:
 
     Args:
         room: tokens that a prompt may have.
+        tools: JSON schemas of functions that all answers may call, beside those of a row.
 
     Attributes:
         rows: those whose prompts can be answered.
@@ -39,7 +40,9 @@ class Prompts:
         BedstoneError: there is no column of prompts, or too many rows are broken.
     """
 
-    def __init__(self, rows: Dataset, tokenizer: Tokenizer, *, room: int) -> None:
+    def __init__(
+        self, rows: Dataset, tokenizer: Tokenizer, *, room: int, tools: Sequence[Any] = ()
+    ) -> None:
         self.tokenizer = tokenizer
         self._ends: dict[int, str] = {}  # what prompts end with, as text
         found: dict[int, tuple[Text, list[int]]] = {}
@@ -47,12 +50,15 @@ class Prompts:
             rows.need("prompt")
 
         def encode(row: int) -> None:
-            prompt, tools = read_prompt(rows, row)
+            prompt, own = read_prompt(rows, row)
+            column = rows.column("prompt") or rows.need("messages")
+            if tools and isinstance(prompt, str):
+                what = "is a text, and functions are called in conversations"
+                raise rows.fault(row, column, what, "Give it as a list of messages.")
             try:
-                ids = prompt_ids(tokenizer, prompt, tools)
+                ids = prompt_ids(tokenizer, prompt, [*(own or ()), *tools] or None)
             except BedstoneError as error:
                 raise BedstoneError(f"{rows.where(row)}: {error}") from error
-            column = rows.column("prompt") or rows.need("messages")
             if not ids:
                 what = "is empty, and the tokenizer sets nothing before a text"
                 raise rows.fault(row, column, what, "Fill it in, or leave the row out.")
@@ -75,6 +81,11 @@ class Prompts:
     def values(self, rows: Sequence[int]) -> dict[str, list[Any]]:
         """The other columns of some rows, by name; None where a row lacks one."""
         return {name: [self.rows.rows[row].get(name) for row in rows] for name in self.columns}
+
+    def all_values(self) -> tuple[dict[str, list[Any]], list[str]]:
+        """The other columns of all rows, and where each row is from."""
+        every = range(len(self))
+        return self.values(every), [self.rows.where(row) for row in every]
 
     def written(self, row: int, ids: Sequence[int]) -> str:
         """An answer to a row's prompt as text, without special tokens."""
@@ -158,13 +169,16 @@ class Laid(ReadStates):
         return Laid(self.rows.to(device), *moved)
 
 
-def lay_answers(prompts: Sequence[Sequence[int]], ids: Tensor, lengths: Tensor) -> Laid:
+def lay_answers(
+    prompts: Sequence[Sequence[int]], ids: Tensor, lengths: Tensor, given: Tensor | None = None
+) -> Laid:
     """Prompts and answers to them as rows without padding.
 
     Args:
         prompts: token ids of each answer's prompt.
         ids: (n, T) tokens of the answers, padded on the right.
         lengths: (n,) tokens of each.
+        given: (n, T) bool, tokens that weren't sampled: they are read, and no targets.
     """
     answers, sizes = ids.cpu().numpy(), lengths.cpu().numpy()
     before = np.array([len(each) for each in prompts])
@@ -177,6 +191,9 @@ def lay_answers(prompts: Sequence[Sequence[int]], ids: Tensor, lengths: Tensor) 
     starts = np.cumsum(total) - total
     owners = np.repeat(np.arange(len(sizes)), sizes)
     within = np.arange(len(owners)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    if given is not None:
+        sampled = ~given.cpu().numpy()[owners, within]
+        owners, within = owners[sampled], within[sampled]
     places = starts[owners] + before[owners] + within
     return Laid(
         rows=lay(whole, np.zeros_like(whole), total),

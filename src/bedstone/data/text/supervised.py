@@ -370,6 +370,7 @@ PARTS = {
             "completion",
             "output",
             "messages",
+            "history",
             "system",
             "tools",
         ),

@@ -1,4 +1,4 @@
-"""Configurations of autoencoders: continuous latents (KL) and discrete codes (FSQ)."""
+"""Configurations of autoencoders: continuous latents (KL) and discrete codes (FSQ, VQ, dVAE)."""
 
 import math
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from bedstone.errors import BedstoneError
 from bedstone.nn.layers import ACTIVATIONS
 from bedstone.settings import Settings, number, one_of, whole
 
-LAYOUTS = ("autoencoder_kl", "fsq_autoencoder")
+LAYOUTS = ("autoencoder_kl", "fsq_autoencoder", "vq_model", "discrete_vae")
 MOST_CODES = 2**24
+Sides = int | tuple[int, ...]  # of a picture, in pixels: one number, or height and width
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class AutoencoderConfig(Settings):
     section: ClassVar[str] = "model."
 
     layout: str = one_of(*LAYOUTS, default="autoencoder_kl")
-    image_size: int | tuple[int, ...] = 32
+    image_size: Sides = 32
     channels: int = whole(1, default=3)
     out_channels: int = whole(0, default=0)
     widths: tuple[int, ...] = (64,)
@@ -98,7 +99,7 @@ class DiscreteConfig(Settings):
     section: ClassVar[str] = "model."
 
     layout: str = one_of(*LAYOUTS, default="fsq_autoencoder")
-    image_size: int | tuple[int, ...] = 32
+    image_size: Sides = 32
     channels: int = whole(1, default=3)
     widths: tuple[int, ...] = (64, 128)
     layers: int = whole(1, default=1)
@@ -133,6 +134,113 @@ class DiscreteConfig(Settings):
         return self.patch * 2 ** (len(self.widths) - 1)
 
 
+@dataclass(frozen=True)
+class VQConfig(Settings):
+    """The shape of a `VQModel`; defaults are diffusers'.
+
+    Attributes:
+        layout: vq_model.
+        image_size, channels, out_channels, widths, layers, latent_channels, groups, activation,
+            attention, scaling_factor, force_upcast: as in `AutoencoderConfig`.
+        codes: vectors of the codebook.
+        code_width: numbers of a vector; 0 takes `latent_channels`.
+        lookup: kept for the file: whether diffusers' `decode` may be given ids.
+    """
+
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*LAYOUTS, default="vq_model")
+    image_size: Sides = 32
+    channels: int = whole(1, default=3)
+    out_channels: int = whole(0, default=0)
+    widths: tuple[int, ...] = (64,)
+    layers: int = whole(1, default=1)
+    latent_channels: int = whole(1, default=3)
+    groups: int = whole(1, default=32)
+    activation: str = one_of(*ACTIVATIONS, default="silu")
+    attention: bool = True
+    codes: int = whole(2, MOST_CODES, default=256)
+    code_width: int = whole(0, default=0)
+    scaling_factor: float = number(0.0, open_least=True, default=0.18215)
+    lookup: bool = False
+    force_upcast: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_maps(self)
+        if not self.out_channels:
+            object.__setattr__(self, "out_channels", self.channels)
+        if not self.code_width:
+            object.__setattr__(self, "code_width", self.latent_channels)
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of a picture's side to one code."""
+        return 2 ** (len(self.widths) - 1)
+
+
+@dataclass(frozen=True)
+class DiscreteVAEConfig(Settings):
+    """The shape of a `DiscreteVAE`; defaults are DALLE-pytorch's.
+
+    Attributes:
+        layout: discrete_vae.
+        image_size, channels: as in `AutoencoderConfig`.
+        codes: tokens that a place may have.
+        code_width: numbers of a token's vector.
+        layers: convolutions of stride 2, each of which halves the sides.
+        blocks: residual blocks at the codes' size, of encoder and decoder each.
+        width: channels inside.
+        temperature: of the Gumbel softmax at the end of training.
+        straight_through: whether the decoder sees one code in training, not a mixture.
+        reinmax: whether gradients are then those of ReinMax (Liu et al., 2023, algorithm 2).
+        mean, std: of each channel, or one of all, from 0 to 1, by which pixels are normalised.
+        logit_laplace: whether the decoder gives a distribution of each value, not the value.
+    """
+
+    section: ClassVar[str] = "model."
+
+    layout: str = one_of(*LAYOUTS, default="discrete_vae")
+    image_size: Sides = 256
+    channels: int = whole(1, default=3)
+    codes: int = whole(2, MOST_CODES, default=512)
+    code_width: int = whole(1, default=512)
+    layers: int = whole(1, default=3)
+    blocks: int = whole(0, default=0)
+    width: int = whole(1, default=64)
+    temperature: float = number(0.0, open_least=True, default=0.9)
+    straight_through: bool = False
+    reinmax: bool = False
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+    logit_laplace: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sides(self.image_size)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) == 1:
+                object.__setattr__(self, name, values * self.channels)
+            elif len(values) != self.channels:
+                raise BedstoneError(
+                    f"model.{name}: has {len(values)} numbers; expected one for each of the "
+                    f"{self.channels} channels."
+                )
+        if not self.std or not all(0 < each < math.inf for each in self.std):
+            raise BedstoneError(f"model.std: {list(self.std)} was given; expected numbers above 0.")
+        if self.reinmax and not self.straight_through:
+            raise BedstoneError(
+                "model.reinmax: needs model.straight_through, whose gradients it makes better. Set "
+                "both, or neither."
+            )
+
+    @property
+    def shrink(self) -> int:
+        """Pixels of a picture's side to one code."""
+        return 2**self.layers
+
+
 def check_maps(config: Any) -> None:
     """Checks what both shapes have in common.
 
@@ -149,7 +257,11 @@ def check_maps(config: Any) -> None:
                 f"model.groups: {config.groups} groups don't divide a stage of {width} channels; "
                 f"choose a divisor of all of {list(config.widths)}."
             )
-    size = config.image_size
+    check_sides(config.image_size)
+
+
+def check_sides(size: Sides) -> None:
+    """Raises BedstoneError unless `model.image_size` is one number of pixels, or two."""
     sides = size if isinstance(size, tuple) else (size, size)
     if len(sides) != 2 or min(sides) < 1:
         raise BedstoneError(

@@ -1,25 +1,36 @@
-"""How autoencoders are published: diffusers' `AutoencoderKL`; the discrete one by our own names.
+"""How autoencoders are published: diffusers' `AutoencoderKL` and `VQModel`, DALLE-pytorch's
+`DiscreteVAE`; finite scalar quantization by our own names.
 
 Configuration keys and tensor names are those that diffusers writes. Files of its first versions
 name the attention's parts `query`, `key`, `value` and `proj_attn`, and hold them as 1 by 1
 convolutions at times.
+
+DALLE-pytorch keeps its weights in pickle, which is never read: `docs/dalle.md` says how they become
+safetensors beside a `config.json` of its constructor's arguments.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
 from bedstone.errors import BedstoneError
+from bedstone.models.autoencoder import discrete
 from bedstone.models.autoencoder import network as autoencoder
-from bedstone.models.autoencoder import network as discrete_autoencoder
-from bedstone.models.autoencoder.config import AutoencoderConfig, DiscreteConfig
+from bedstone.models.autoencoder.config import (
+    AutoencoderConfig,
+    DiscreteConfig,
+    DiscreteVAEConfig,
+    VQConfig,
+)
 from bedstone.models.published import DIFFUSERS, TRANSFORMERS, Layout, Name
 from bedstone.published_keys import Keys, keys
+from bedstone.reading import shown
+from bedstone.runtime import without_weights
 from bedstone.settings import from_mapping
 
-CLASS = "AutoencoderKL"
+CLASS, VQ_CLASS = "AutoencoderKL", "VQModel"
 _DOWN, _UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 _KEYS = {
     "image_size": "sample_size",
@@ -39,6 +50,19 @@ _KEYS = {
     "attention": "mid_block_add_attention",
     "force_upcast": "force_upcast",
 }
+_SHARED = (
+    *("image_size", "channels", "out_channels", "widths", "layers", "groups", "activation"),
+    *("latent_channels", "scaling_factor", "attention", "force_upcast"),
+)
+_VQ_KEYS = {name: _KEYS[name] for name in _SHARED} | {
+    "codes": "num_vq_embeddings",
+    "code_width": "vq_embed_dim",
+    "lookup": "lookup_from_codebook",
+}
+_VQ = DIFFUSERS | Keys(
+    honoured=frozenset(_VQ_KEYS.values()) | keys("down_block_types up_block_types"),
+    plain={"norm_type": ("group",)},  # a decoder with spatial norms reads the codes at each norm
+)
 _KL = DIFFUSERS | Keys(honoured=frozenset(_KEYS.values()) | keys("down_block_types up_block_types"))
 _OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -53,10 +77,21 @@ class _Flat(Name):
 
 def read_kl(config: dict[str, Any]) -> AutoencoderConfig:
     """Raises BedstoneError where a stage is of a kind that isn't built."""
-    shape = {ours: config[key] for ours, key in _KEYS.items() if config.get(key) is not None}
+    found: AutoencoderConfig = _read(AutoencoderConfig, _KEYS, config)
+    return found
+
+
+def read_vq(config: dict[str, Any]) -> VQConfig:
+    """Raises BedstoneError where a stage is of a kind that isn't built."""
+    found: VQConfig = _read(VQConfig, _VQ_KEYS, config)
+    return found
+
+
+def _read(config_class: type[Any], keys: Mapping[str, str], config: dict[str, Any]) -> Any:
+    shape = {ours: config[key] for ours, key in keys.items() if config.get(key) is not None}
     # diffusers' own defaults stand in a dataclass whose 0 says "as `channels`"
     shape.setdefault("out_channels", 3)
-    found = from_mapping(AutoencoderConfig, shape, "config.json")
+    found = from_mapping(config_class, shape, "config.json")
     for key, kind in {"down_block_types": _DOWN, "up_block_types": _UP}.items():
         stages = config.get(key) or [kind]
         odd = [each for each in stages if each != kind]
@@ -69,10 +104,18 @@ def read_kl(config: dict[str, Any]) -> AutoencoderConfig:
 
 
 def write_kl(config: AutoencoderConfig) -> dict[str, Any]:
+    return _write(CLASS, _KEYS, config)
+
+
+def write_vq(config: VQConfig) -> dict[str, Any]:
+    return {**_write(VQ_CLASS, _VQ_KEYS, config), "norm_type": "group"}
+
+
+def _write(name: str, keys: Mapping[str, str], config: Any) -> dict[str, Any]:
     stages = len(config.widths)
-    values = {theirs: getattr(config, ours) for ours, theirs in _KEYS.items()}
+    values = {theirs: getattr(config, ours) for ours, theirs in keys.items()}
     return {
-        "_class_name": CLASS,
+        "_class_name": name,
         "down_block_types": [_DOWN] * stages,
         "up_block_types": [_UP] * stages,
         **{key: list(v) if isinstance(v, tuple) else v for key, v in values.items()},
@@ -91,7 +134,7 @@ def _block(theirs: str, ours: str, *, skips: bool = False) -> Iterator[Name]:
         yield from _both(f"{theirs}.conv_shortcut", f"{ours}.skip")
 
 
-def _middle(config: AutoencoderConfig, theirs: str, ours: str) -> Iterator[Name]:
+def _middle(config: Any, theirs: str, ours: str) -> Iterator[Name]:
     for i, part in enumerate(("first", "last")):
         yield from _block(f"{theirs}.resnets.{i}", f"{ours}.{part}")
     if config.attention:
@@ -101,7 +144,7 @@ def _middle(config: AutoencoderConfig, theirs: str, ours: str) -> Iterator[Name]
             yield from _both(f"{table}.{theirs_part}", f"{mine}.attn.{part}", _Flat)
 
 
-def _side(config: AutoencoderConfig, side: str) -> Iterator[Name]:
+def _side(config: Any, side: str) -> Iterator[Name]:
     """Every tensor of the encoder or the decoder."""
     encodes = side == "encoder"
     blocks, sampler = ("down_blocks", "down") if encodes else ("up_blocks", "up")
@@ -130,6 +173,71 @@ def names_kl(config: AutoencoderConfig) -> Iterator[Name]:
         yield from _both("post_quant_conv", "prepare")
 
 
+def names_vq(config: VQConfig) -> Iterator[Name]:
+    yield from _side(config, "encoder")
+    yield from _side(config, "decoder")
+    yield from _both("quant_conv", "moments")
+    yield Name("quantize.embedding.weight", ("codebook.weight",))
+    yield from _both("post_quant_conv", "prepare")
+
+
+_DVAE_KEYS = {
+    "image_size": "image_size",
+    "channels": "channels",
+    "codes": "num_tokens",
+    "code_width": "codebook_dim",
+    "layers": "num_layers",
+    "blocks": "num_resnet_blocks",
+    "width": "hidden_dim",
+    "temperature": "temperature",
+    "straight_through": "straight_through",
+    "reinmax": "reinmax",
+    "logit_laplace": "logit_laplace",  # our own
+}
+_DVAE = TRANSFORMERS | Keys(
+    honoured=frozenset(_DVAE_KEYS.values()) | keys("normalization"),
+    harmless=keys("smooth_l1_loss kl_div_loss_weight"),  # of training
+)
+
+
+def read_dvae(config: dict[str, Any]) -> DiscreteVAEConfig:
+    """Raises BedstoneError where `normalization` isn't means and deviations of channels."""
+    shape = {ours: config[key] for ours, key in _DVAE_KEYS.items() if config.get(key) is not None}
+    said = config.get("normalization", USUAL)
+    if said is None:  # pixels from 0 to 1 are read as they are
+        said = ((0.0,), (1.0,))
+    pair = said if isinstance(said, list | tuple) and len(said) == 2 else ((), ())
+    if not all(isinstance(each, list | tuple) and each for each in pair):
+        raise BedstoneError(
+            f"config.json: normalization is {shown(said)}; expected the means and the deviations "
+            "of the channels, as [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]], or null."
+        )
+    channels = shape.get("channels", 3)
+    mean, std = (tuple(each)[:channels] if type(channels) is int else each for each in pair)
+    return from_mapping(DiscreteVAEConfig, {**shape, "mean": mean, "std": std}, "config.json")
+
+
+USUAL = ((0.5,), (0.5,))  # of every channel
+
+
+def write_dvae(config: DiscreteVAEConfig) -> dict[str, Any]:
+    values = {theirs: getattr(config, ours) for ours, theirs in _DVAE_KEYS.items()}
+    if isinstance(config.image_size, tuple):
+        values["image_size"] = list(config.image_size)
+    return {
+        "model_type": config.layout,
+        **values,
+        "normalization": [list(config.mean), list(config.std)],
+    }
+
+
+def names_dvae(config: DiscreteVAEConfig) -> Iterator[Name]:
+    """As DALLE-pytorch names them, which are our names too."""
+    with without_weights():
+        network = discrete.make_dvae(config)
+    yield from (Name(name, (name,)) for name in network.state_dict())
+
+
 def read_discrete(config: dict[str, Any]) -> DiscreteConfig:
     known = {item.name for item in fields(DiscreteConfig)} & config.keys()
     return from_mapping(DiscreteConfig, {name: config[name] for name in known}, "config.json")
@@ -142,8 +250,9 @@ def write_discrete(config: DiscreteConfig) -> dict[str, Any]:
 
 def names_discrete(config: DiscreteConfig) -> Iterator[Name]:
     """By our own names: nobody else has published such a network."""
-    for name in discrete_autoencoder.make_discrete(config).state_dict():
-        yield Name(name, (name,))
+    with without_weights():
+        network = discrete.make_discrete(config)
+    yield from (Name(name, (name,)) for name in network.state_dict())
 
 
 LAYOUTS = {
@@ -162,12 +271,31 @@ LAYOUTS = {
         library="diffusers",
         keys=_KL,
     ),
+    "vq_model": Layout(
+        model_type="vq_model",
+        architecture=lambda config: VQ_CLASS,
+        read_config=read_vq,
+        write_config=write_vq,
+        build=discrete.make_vq,
+        names=names_vq,
+        library="diffusers",
+        keys=_VQ,
+    ),
+    "discrete_vae": Layout(
+        model_type="discrete_vae",
+        architecture=lambda config: None,
+        read_config=read_dvae,
+        write_config=write_dvae,
+        build=discrete.make_dvae,
+        names=names_dvae,
+        keys=_DVAE,
+    ),
     "fsq_autoencoder": Layout(
         model_type="fsq_autoencoder",
         architecture=lambda config: None,
         read_config=read_discrete,
         write_config=write_discrete,
-        build=discrete_autoencoder.make_discrete,
+        build=discrete.make_discrete,
         names=names_discrete,
         keys=TRANSFORMERS | Keys(honoured=frozenset(item.name for item in fields(DiscreteConfig))),
     ),

@@ -154,8 +154,10 @@ class Panels:
             piece = read(rows)
             to = slice(run * wide // SIDE, min((run + some) * wide // SIDE, len(data)))
             if part.factor != 1:
-                coded = isinstance(piece, Codes)
-                piece = piece.times(part.factor) if coded else piece.float() * part.factor
+                if isinstance(piece, Codes):
+                    piece = piece.times(part.factor)
+                else:
+                    piece = piece.float() * part.factor
             if isinstance(piece, Codes) and scales is not None:
                 self._codes(piece, part, data[to], scales[to])
             else:

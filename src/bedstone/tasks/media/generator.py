@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DiffusionPipeline, check_parts
+from bedstone.checkpoints.pipeline import DiffusionPipeline, MediaPipeline, check_parts
 from bedstone.data.bytes import check_characters
 from bedstone.data.signals.signals import Condition, class_condition, joined
 from bedstone.diffusion.process import interpolate
@@ -211,7 +211,7 @@ REPORTED = 12  # classes that an error names
 
 
 def conditions(
-    model: DiffusionPipeline, prompts: Sequence[Prompt], negative: Prompt = None
+    model: MediaPipeline, prompts: Sequence[Prompt], negative: Prompt = None
 ) -> tuple[Condition | None, Condition | None]:
     """The condition of each prompt, and one row of what not to draw: nothing, or `negative`.
 
@@ -239,7 +239,7 @@ def conditions(
     return None, None
 
 
-def class_number(model: DiffusionPipeline, wanted: Prompt) -> int:
+def class_number(model: MediaPipeline, wanted: Prompt) -> int:
     """A class by its name, a part of its name between commas, or its number; the number of no class
     for None.
 
@@ -407,7 +407,7 @@ class MediaGenerator:
         Raises:
             BedstoneError: what is asked can't be, each said by its name.
         """
-        self._check_seeds(seeds, len(prompts))
+        check_seeds(seeds, len(prompts))
         sampling, way = settings(self.model, given)
         condition, null = conditions(self.model, prompts, negative)
         if negative is not None and sampling.guidance <= 1:
@@ -427,7 +427,7 @@ class MediaGenerator:
         clean = self.engine.signal(image, signal)
         keep = None if mask is None else self.engine.mask(mask, image, signal)
         strength = strength if strength is not None else STRENGTH if mask is None else 1.0
-        record |= {"image": _named(image), "strength": strength, "mask": _named(mask)}
+        record |= {"image": named_image(image), "strength": strength, "mask": named_image(mask)}
         controls = replace(controls, start=self.engine.encoded(clean), strength=strength)
         if keep is not None:
             controls = replace(controls, mask=self.engine.shrunk(keep, drawn))
@@ -459,7 +459,7 @@ class MediaGenerator:
             raise BedstoneError(
                 f"strength: {change} was given; expected 0 (itself) to 1 (another)."
             )
-        self._check_seeds(seeds, len(seeds))
+        check_seeds(seeds, len(seeds))
         said = {name: value for name, value in given.items() if value is not None}
         sampling, _ = settings(self.model, {"method": "ddim", "guidance": 1.0, **said})
         condition, null = conditions(self.model, [prompt] * len(seeds))
@@ -474,7 +474,7 @@ class MediaGenerator:
         rows = self.engine.sample(
             drawn, sampling, seeds, condition, null, SampleControls(noise=noise), progress
         )
-        record = {"variation_of": _named(image), "change": change}
+        record = {"variation_of": named_image(image), "change": change}
         return self._generated(
             rows, [prompt] * len(seeds), seeds, sampling, SampleControls(), record
         )
@@ -496,7 +496,7 @@ class MediaGenerator:
         The noise goes along the arc between both seeds' (`slerp`); see `interpolated` for prompts.
         """
         check_whole("count", count, 2)
-        self._check_seeds(seeds, 2)
+        check_seeds(seeds, 2)
         sampling, way = settings(self.model, given)
         ends, null = conditions(self.model, [first, last], negative)
         _, drawn = shapes(self.model, size)
@@ -569,14 +569,6 @@ class MediaGenerator:
         ]
         return Generated(signals, recipes, self.model.signal.kind)
 
-    def _check_seeds(self, seeds: Sequence[int], count: int) -> None:
-        if len(seeds) != count:
-            raise BedstoneError(f"seed: {len(seeds)} were given for {count} prompts; give as many.")
-        for seed in seeds:
-            check_whole("seed", seed, 0)
-            if seed >= SEEDS:
-                raise BedstoneError(f"seed: {seed} was given; expected less than 2^64 ({SEEDS}).")
-
 
 def rows_of(prompts: Sequence[Prompt], count: int, seed: int) -> tuple[list[Prompt], list[int]]:
     """`count` rows of each prompt, with the seeds `seed`, `seed` + 1, ..."""
@@ -587,7 +579,17 @@ def rows_of(prompts: Sequence[Prompt], count: int, seed: int) -> tuple[list[Prom
     ]
 
 
-def _named(value: Any) -> str | None:
+def check_seeds(seeds: Sequence[int], count: int) -> None:
+    """Raises BedstoneError unless there are as many seeds as prompts, each one that torch knows."""
+    if len(seeds) != count:
+        raise BedstoneError(f"seed: {len(seeds)} were given for {count} prompts; give as many.")
+    for seed in seeds:
+        check_whole("seed", seed, 0)
+        if seed >= SEEDS:
+            raise BedstoneError(f"seed: {seed} was given; expected less than 2^64 ({SEEDS}).")
+
+
+def named_image(value: Any) -> str | None:
     """What a recipe says of an image: its file, or what it is."""
     if value is None:
         return None

@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.data.signals.signals import TASKS
 from bedstone.diffusion.sample import SamplingConfig
 from bedstone.errors import BedstoneError
+from bedstone.generation.codes import CodeSampling
 from bedstone.outputs import next_number
 from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.images.engine import is_image
+from bedstone.tasks.media.dalle import open_generator
 from bedstone.tasks.media.files import as_result, file_name, write_generated
-from bedstone.tasks.media.generator import Generated, MediaGenerator, conditions, rows_of
+from bedstone.tasks.media.generator import Generated, conditions, rows_of
 from bedstone.tasks.task import Task, shown
 
 ASKS = {"none": "nothing", "class": "a class", "text": "words"}
 # Names of diffusers for our settings.
 PLAIN = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
-SETTINGS = tuple(field.name for field in fields(SamplingConfig))
+SETTINGS = tuple(
+    dict.fromkeys(field.name for kind in (SamplingConfig, CodeSampling) for field in fields(kind))
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,10 @@ class SampleOptions(Settings):
         seed: of the first; a prompt gives the same each time, whatever stands beside it.
         negative_prompt: what not to draw.
         num_inference_steps, guidance_scale: of the sampler, as diffusers names them.
-        method, spacing, interval, rescale: as in a recipe's `sampling`.
+        method, spacing, interval, rescale: of diffusion, as in a recipe's `sampling`.
+        temperature, top_k, top_p, noise: of a DALL-E, likewise.
+        candidates: of a DALL-E: images that are drawn for each one, of which its CLIP keeps the
+            best; their scores are returned.
         size: (height, width) and such, where it isn't to be what was learnt.
         strength: of drawing from an image, 0 to 1, which keeps nearly nothing of it.
         mask: an image of that one's size: white is drawn anew.
@@ -56,6 +63,11 @@ class SampleOptions(Settings):
     spacing: str | None = None
     interval: Any = None
     rescale: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    noise: float | None = None
+    candidates: int | None = None
     size: Any = ()
     strength: float | None = None
     mask: Any = None
@@ -64,13 +76,14 @@ class SampleOptions(Settings):
     batch_size: int | None = optional(whole(1))
 
     def settings(self) -> dict[str, Any]:
-        """What is given of `SamplingConfig`."""
+        """What is given of `SamplingConfig` or `CodeSampling`."""
         said = {PLAIN.get(field.name, field.name): field.name for field in fields(self)}
-        return {name: getattr(self, said[name]) for name in SETTINGS}
+        found = {name: getattr(self, said[name]) for name in SETTINGS}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class MediaTask(Task):
-    """A task over a diffusion pipeline."""
+    """A task over what draws."""
 
     settings: ClassVar[type[Any]] = SampleOptions
     reads: ClassVar[str] = "prompts"
@@ -80,11 +93,11 @@ class MediaTask(Task):
     kind: ClassVar[str]
 
     def open(self, precision: str) -> None:
-        self.drawer = MediaGenerator(self.model, precision)
+        self.drawer = open_generator(self.model, precision)
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        if not isinstance(model, DiffusionPipeline):
+        if not isinstance(model, MediaPipeline):
             return False
         return (model.signal.condition, model.signal.kind) == (cls.condition, cls.kind)
 
@@ -125,7 +138,8 @@ class MediaTask(Task):
 
     def _result(self, drawn: Generated, number: int, options: SampleOptions) -> dict[str, Any]:
         recipe, signal = drawn.recipes[number], drawn.signals[number]
-        result = {"prompt": recipe["prompt"], "seed": recipe["seed"]}
+        shown_of = ("prompt", "seed", "scores", "candidate")
+        result = {name: recipe[name] for name in shown_of if name in recipe}
         form = self.drawer.model.signal
         if options.out is None:
             return {**result, **as_result(signal, form)}
@@ -146,7 +160,7 @@ class ImageToImage(MediaTask):
 
     @classmethod
     def fits(cls, model: Model) -> bool:
-        return isinstance(model, DiffusionPipeline) and model.signal.kind == "image"
+        return isinstance(model, MediaPipeline) and model.signal.kind == "image"
 
     def is_one(self, inputs: Any) -> bool:
         return isinstance(inputs, Mapping) or is_image(inputs)

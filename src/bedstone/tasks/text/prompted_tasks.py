@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from bedstone.data import labels
 from bedstone.data.dataset import Dataset
+from bedstone.data.labels import LETTERS, choice_row, listed_choices, right_choice
 from bedstone.data.text.prompt_template import PromptTemplate, with_labels
 from bedstone.data.text.seq2seq import pairs_of
 from bedstone.errors import BedstoneError
@@ -20,6 +21,7 @@ from bedstone.metrics.ner import entity_spans
 from bedstone.settings import at_least, whole
 from bedstone.tasks.task import shown, text_of
 from bedstone.tasks.text.prompting import (
+    NO_LABEL,
     Choosing,
     Labelled,
     LabelOptions,
@@ -30,7 +32,6 @@ from bedstone.tasks.text.prompting import (
 from bedstone.tasks.text.text_classification import text_and_pair
 from bedstone.tasks.text.zero_shot_classification import label_names
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NOTHING = "none"  # of a text without entities
 IMPOSSIBLE = "unanswerable"  # of a question without an answer
 LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian"}
@@ -58,7 +59,10 @@ class ClassificationPromptOptions(LabelOptions):
 
 
 class PromptedClassification(Choosing):
-    """Labels of a text or a pair, as `TextClassification` gives them."""
+    """Labels of a text or a pair, as `TextClassification` gives them.
+
+    Where a generated answer names no label, the best one is `NO_LABEL`, with a score of 0.
+    """
 
     name = "text-classification"
     fields = ("text", "label")
@@ -130,6 +134,8 @@ class PromptedClassification(Choosing):
                 yield named
                 continue
             best = sorted(named, key=lambda each: -each["score"])
+            if not scores.any():
+                best = [{"label": NO_LABEL, "score": 0.0}, *best]
             yield best[0] if options.top_k == "" else best[: options.top_k]
 
 
@@ -208,6 +214,8 @@ class PromptedZeroShot(PromptedClassification):
         for row, scores in zip(rows, self.probabilities(rows, options), strict=True):
             pairs = zip(row.candidates, scores.tolist(), strict=True)
             ranked = sorted(pairs, key=lambda each: -each[1])
+            if not scores.any():
+                ranked = [(NO_LABEL, 0.0), *ranked]
             yield {
                 "sequence": row.fields["text"],
                 "labels": [label for label, _ in ranked],
@@ -218,7 +226,8 @@ class PromptedZeroShot(PromptedClassification):
 class MultipleChoice(Choosing):
     """{"question", "choices"} -> {"choice", "answer", "scores"}: which of several answers is right.
 
-    An input may have a `context` too. `choice` counts from 0, and `scores` are in order.
+    An input may have a `context` too. `choice` counts from 0, and `scores` are in order. Where a
+    generated answer names none, `choice` is None and `answer` is `NO_LABEL`.
     """
 
     name = "multiple-choice"
@@ -231,7 +240,7 @@ class MultipleChoice(Choosing):
             raise BedstoneError(
                 f"the input is {shown(value)}; expected a dictionary of a question and choices."
             )
-        choices = value.get("_choices") or value.get("choices")
+        choices = value.get("_choices") or listed_choices(value.get("choices"))
         if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(LETTERS):
             raise BedstoneError(
                 f"the choices are {shown(choices)}; expected a list of 2 to {len(LETTERS)} texts."
@@ -267,42 +276,13 @@ class MultipleChoice(Choosing):
 
     def results(self, rows: Sequence[Prompt], options: Any) -> Iterator[Any]:
         for row, scores in zip(rows, self.probabilities(rows, options), strict=True):
-            best = int(scores.argmax())
-            answer = row.fields["_choices"][best]
+            best = int(scores.argmax()) if scores.any() else None
+            answer = NO_LABEL if best is None else row.fields["_choices"][best]
             yield {"choice": best, "answer": answer, "scores": scores.tolist()}
 
 
 def _choice(choices: Sequence[str], number: int) -> dict[str, str]:
     return {"choice": choices[number], "letter": LETTERS[number], "label": LETTERS[number]}
-
-
-def choice_row(rows: Dataset, number: int) -> dict[str, Any]:
-    """A row as an input of multiple-choice: other columns as they are."""
-    named = {part: rows.value(number, rows.need(part)) for part in ("question", "choices")}
-    return {**rows.rows[number], **named}
-
-
-def right_choice(rows: Dataset, number: int) -> int:
-    """Which choice is right: a number from 0, a letter, or the choice itself.
-
-    Raises:
-        BedstoneError: it is none of the choices.
-    """
-    named = rows.columns.get("label")
-    column = named or rows.column("answer") or rows.need("label")
-    value, choices = rows.value(number, column), rows.value(number, rows.need("choices"))
-    if isinstance(value, str) and value in choices:
-        return list(choices).index(value)
-    if isinstance(value, str) and len(value) == 1 and value.upper() in LETTERS[: len(choices)]:
-        return LETTERS.index(value.upper())
-    if isinstance(value, int) and 0 <= value < len(choices):
-        return value
-    raise rows.fault(
-        number,
-        column,
-        f"is {value!r}, which is none of {len(choices)} choices",
-        "Give its number from 0, its letter or its text.",
-    )
 
 
 # Tasks that read what is generated.

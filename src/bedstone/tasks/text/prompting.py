@@ -15,6 +15,7 @@ import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ from bedstone.data.open import open_dataset
 from bedstone.data.text.chat import render
 from bedstone.data.text.demonstrations import SELECTIONS, Demonstrations, Embed
 from bedstone.data.text.prompt_template import PromptTemplate, open_template, with_labels
+from bedstone.data.write import dictionaries
 from bedstone.errors import BedstoneError
 from bedstone.generation.likelihood import Likelihood, Scorer
 from bedstone.generation.sampling import Sampling
@@ -39,6 +41,7 @@ CHATS = ("auto", "turns", "message", "none")
 SCORES = ("sum", "token", "byte", "pmi", "generate")
 CALIBRATIONS = ("none", "content-free", "domain")
 DRAWN = 20  # random texts of domain calibration, as Fei et al. have
+NO_LABEL = "(no label)"  # in the place of a label, where a generated answer names none
 KEPT = 8192  # likelihoods that are kept, so that calibrating anew costs nothing
 TOGETHER = 16  # prompts continued at a time
 
@@ -48,7 +51,8 @@ class PromptOptions(Options):
     """Prompting options.
 
     Attributes:
-        examples: rows with their outputs: a file, a list of dictionaries or a `Dataset`.
+        examples: rows with their outputs: a file, a list of dictionaries, a mapping of columns, a
+            DataFrame or a `Dataset`.
         shots: number of examples in a prompt; 8 by default, fewer where fewer are given.
         select: how examples are chosen: random; balanced, equally many of each label; similar, the
             most similar to each input by the embeddings of `embed`.
@@ -336,11 +340,9 @@ class Prompted(Task):
     def _rows(self, rows: Any) -> Dataset | None:
         if rows is None or isinstance(rows, Dataset):
             return rows
-        if not isinstance(rows, list | tuple):
+        if isinstance(rows, str | Path):
             return open_dataset(str(rows))
-        if not all(isinstance(row, Mapping) for row in rows):
-            raise BedstoneError("examples: expected rows, dictionaries by column, or a file.")
-        return Dataset([dict(row) for row in rows], "examples")
+        return Dataset(dictionaries(rows, "examples"), "examples")
 
     def _embed(self, options: PromptOptions) -> Embed | None:
         model = options.embed
@@ -481,7 +483,11 @@ class Choosing(Prompted):
 
 def _differ(one: Any, other: Any, name: str) -> bool:
     first, second = getattr(one, name, None), getattr(other, name, None)
-    return first is not second and (isinstance(first, Dataset) or bool(first != second))
+    if first is second:
+        return False
+    if name == "examples" and not isinstance(first, str | Path | list | tuple):
+        return True  # columns and tables aren't compared value by value
+    return bool(first != second)
 
 
 def _scaled(found: Likelihood, score: str) -> float:
