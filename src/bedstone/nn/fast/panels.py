@@ -23,7 +23,7 @@ FP32, BF16, INT8, INT4 = range(4)
 SIDE, DEPTH = 16, 32  # a panel's outputs, and what inputs are padded to a multiple of
 BYTES = {FP32: 64, BF16: 32, INT8: 16, INT4: 8}  # of an input of a panel
 MOVED = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}  # what stays as it is
-AT_ONCE = 1 << 17  # numbers of a weight that are brought to a precision at a time
+AT_ONCE = 1 << 16  # numbers of a weight that are brought to a precision at a time
 ALONE = 1 << 18  # bytes of panels below which one thread writes them
 
 
