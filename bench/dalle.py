@@ -3,6 +3,7 @@
     python bench/dalle.py accuracy --model RUN --judge FOLDER [--candidates 16] [--prompts 1000]
         [--seeds 0 1] [--guidance 3.0]
     python bench/dalle.py speed [--images 16] [--grid 16] [--threads N] [--rounds 5] [--write]
+    python bench/dalle.py classes --model RUN --judge FILE [--samples 1000]
     python bench/dalle.py orders --raster RUN --masked RUN --judge FOLDER [--prompts 1000]
 
 `accuracy`: prompts of scenes whose combinations of shape and colour training never showed, judged
@@ -11,6 +12,9 @@ n, `oracle/n` of the best of them, `random/n` of any; intervals are Wilson's, of
 
 `speed`: greedy codes of random weights with guidance (two rows an image), by Bedstone and by
 `transformers.generate` with a static cache on the same network; logits and ids are compared first.
+
+`classes`: how often a judge of labelled images sees the class whose name a prompt has, by the
+first of the recipe's templates.
 
 `orders`: accuracy, passes of the network and processor seconds an image in both orders.
 """
@@ -28,13 +32,14 @@ from bedstone.checkpoints.dalle import DallePipeline
 from bedstone.checkpoints.load import open_model
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.evaluate.dalle import rerank_figures
+from bedstone.evaluate.judges import class_accuracy, open_judge
 from bedstone.evaluate.scene_judge import open_scene_judge
 from bedstone.generation.autoregress import ready
 from bedstone.generation.codes import CodeSampling, guided, write_codes
 from bedstone.models.dalle.network import Dalle, DalleConfig, build
 from bedstone.models.published import layout, to_published
 from bedstone.runtime import Precision, pick_device, pick_precision
-from result import Side, add_write, write
+from result import Side, add_write, interval, write
 
 GUIDANCE = 3.0
 
@@ -174,6 +179,25 @@ def speed(options: argparse.Namespace) -> None:
         write(options.write, "dalle", "codes", made, images=options.images, grid=side, **shape)
 
 
+def classes(options: argparse.Namespace) -> None:
+    model, judge = opened(options.model), open_judge(options.judge)
+    how = pick_precision("auto", pick_device("cpu"))
+    template = model.record["recipe"]["data"]["templates"][0]
+    numbers = torch.arange(options.samples) % len(judge.labels)
+    prompts = [template.replace("{label}", judge.labels[number]) for number in numbers.tolist()]
+    drawn = model.sample(
+        range(options.samples),
+        condition=model.prompts.condition(prompts),
+        batch=250,
+        **model.prepared(how),
+    )
+    found = class_accuracy(judge.logits(drawn), numbers)
+    low, high = interval(round(found.accuracy * options.samples), options.samples)
+    print(f"{model.how}: {options.samples} samples, {found.accuracy:.3f} ({low:.3f}-{high:.3f})")
+    for label, share in zip(judge.labels, found.per_class, strict=True):
+        print(f"  {template.replace('{label}', label)}: {share:.3f}")
+
+
 def orders(options: argparse.Namespace) -> None:
     judge = open_scene_judge(options.judge)
     how = pick_precision("auto", pick_device("cpu"))
@@ -210,12 +234,17 @@ def main() -> None:
         two.add_argument(f"--{name}", type=int, default=value)
     two.add_argument("--threads", type=int, default=torch.get_num_threads())
     add_write(two)
+    four = kinds.add_parser("classes")
+    four.add_argument("--model", required=True)
+    four.add_argument("--judge", required=True)
+    four.add_argument("--samples", type=int, default=1000)
     three = kinds.add_parser("orders")
     for name in ("raster", "masked", "judge"):
         three.add_argument(f"--{name}", required=True)
     three.add_argument("--prompts", type=int, default=1000)
     options = parser.parse_args()
-    {"accuracy": accuracy, "speed": speed, "orders": orders}[options.kind](options)
+    kinds_of = {"accuracy": accuracy, "speed": speed, "classes": classes, "orders": orders}
+    kinds_of[options.kind](options)
 
 
 if __name__ == "__main__":
