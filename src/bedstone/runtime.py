@@ -136,7 +136,6 @@ class Precision:
 
 
 LARGE_PAGE = 2**21  # bytes
-AROUND = 2**18  # bytes that may come into memory with the first that is read
 
 TRAINING = ("auto", "bf16", "fp32")
 BITS = {"int8": 8, "int4": 4}  # of the weights, by the precisions of inference alone
@@ -182,34 +181,18 @@ def keep_memory() -> None:
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which isn't given back
 
 
-def hand_back(*tensors: torch.Tensor) -> None:
-    """Lets go of the memory of tensors that stand in mapped files, where nobody changed it.
+def hand_back(tensor: torch.Tensor) -> None:
+    """Lets go of the memory of a tensor that stands in a mapped file, where nobody changed it.
 
     Its pages are read from the file again where they are touched. Others, and other systems than
     Linux, stay as they are. Reading a page may map all around it, so what is near goes too.
     """
-    near = LARGE_PAGE // mmap.PAGESIZE
-    ranges: list[list[int]] = []  # pages: the first, and the one after the last
-    for first, end in sorted(_pages(each) for each in tensors if _is_mappable(each)):
-        if ranges and first - near <= ranges[-1][1]:
-            ranges[-1][1] = max(ranges[-1][1], end)
-        else:
-            ranges.append([first, end])
-    for first, end in ranges:
-        _hand_back(first, end, near)
-
-
-def _is_mappable(tensor: torch.Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.numel() > 0
-
-
-def _pages(tensor: torch.Tensor) -> tuple[int, int]:
+    if tensor.device.type != "cpu" or not tensor.numel():
+        return
     last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    at, size = tensor.data_ptr(), (last + 1) * tensor.itemsize
-    return at // mmap.PAGESIZE, -(-(at + size) // mmap.PAGESIZE)
-
-
-def _hand_back(first: int, end: int, near: int) -> None:
+    page, near = mmap.PAGESIZE, LARGE_PAGE // mmap.PAGESIZE
+    first = tensor.data_ptr() // page
+    end = -(-(tensor.data_ptr() + (last + 1) * tensor.itemsize) // page)
     start = max(first - near, 0)
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
@@ -224,26 +207,7 @@ def _hand_back(first: int, end: int, near: int) -> None:
         return
     start = int(before[-1]) + 1 if len(before) else start
     stop = int(after[0]) if len(after) else start + len(flags)
-    advise(start * mmap.PAGESIZE, (stop - start) * mmap.PAGESIZE, 4)  # MADV_DONTNEED
-
-
-class Passed:
-    """Tensors that were read, whose memory is handed back some megabytes at a time."""
-
-    def __init__(self) -> None:
-        self._held: list[torch.Tensor] = []
-        self._bytes = 0
-
-    def add(self, *tensors: torch.Tensor) -> None:
-        self._held += tensors
-        self._bytes += sum(max(each.nbytes, AROUND) for each in tensors)
-        if self._bytes >= 2 * LARGE_PAGE:
-            self.let_go()
-
-    def let_go(self) -> None:
-        """Hands back all that was added."""
-        hand_back(*self._held)
-        self._held, self._bytes = [], 0
+    advise(start * page, (stop - start) * page, 4)  # MADV_DONTNEED
 
 
 def advise(start: int, size: int, how: int) -> None:

@@ -87,13 +87,10 @@ def test_the_peak_is_at_most_a_fifth_above_what_the_engine_reads(tmp_path):
 @pytest.mark.slow
 @needs_pagemap
 @needs_engine
-@pytest.mark.parametrize(
-    ("dtype", "layers", "names"),
-    [(torch.bfloat16, 24, ("bf16", "int8", "int4")), (torch.float32, 12, ("bf16", "int8"))],
-)
-def test_so_it_is_in_each_precision(tmp_path, dtype, layers, names):
-    found = peaks(tmp_path, dtype, layers, *names)
-    assert len(found) == len(names)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_so_it_is_in_each_precision(tmp_path, dtype):
+    found = peaks(tmp_path, dtype, 16, "bf16", "int8", "int4")
+    assert len(found) == 3
     for name, (peak, packed) in found.items():
         assert packed > 50e6 and peak < 1.2 * packed, (name, peak, packed)
 

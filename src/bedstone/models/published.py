@@ -25,7 +25,7 @@ from bedstone.nn.lora import adapters
 from bedstone.nn.quantize import Codes, held_state, hold, holds, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
-from bedstone.runtime import Passed
+from bedstone.runtime import hand_back
 
 T = TypeVar("T")
 
@@ -264,7 +264,6 @@ def load_published(
     tensors = _one_name(layout, network.config, _current_names(layout, tensors), where)
     state: dict[str, Any] = {}
     absent: list[Name] = []
-    passed = Passed()
     usual, known = layout.usual(network.config), set()
     for name in layout.names(network.config):
         if set(name.ours) & set(copies):
@@ -277,10 +276,9 @@ def load_published(
         whole = usual.get(name.theirs) if whole is None else whole
         known.add(_numberless(bare))
         if whole is not None:
-            state.update(_read(name, whole, where, passed))
+            state.update(_read(name, whole, where))
         else:
             absent.append(name)
-    passed.let_go()
     # one parameter may have two names in files
     if missing := [name.theirs for name in absent if not set(name.ours) <= set(state)]:
         raise BedstoneError(
@@ -372,11 +370,8 @@ AT_ONCE = 1 << 21  # numbers that are checked before their memory is handed back
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def check_weights(name: str, whole: Tensor, where: str, passed: Passed | None = None) -> None:
+def check_weights(name: str, whole: Tensor, where: str) -> None:
     """Checks the dtype and the values of a stored tensor.
-
-    Args:
-        passed: takes what was read.
 
     Raises:
         BedstoneError: it holds no plain floating-point numbers, or some that aren't finite.
@@ -392,8 +387,7 @@ def check_weights(name: str, whole: Tensor, where: str, passed: Passed | None = 
     finite = True
     for part in whole.reshape(-1).split(AT_ONCE) if whole.numel() else ():
         finite = finite and all(map(math.isfinite, map(float, part.aminmax())))
-        if passed is not None:
-            passed.add(part)
+        hand_back(part)
     if not finite:
         raise BedstoneError(
             f"{where}: {name} holds numbers that aren't finite (NaN or infinity); nothing "
@@ -401,12 +395,12 @@ def check_weights(name: str, whole: Tensor, where: str, passed: Passed | None = 
         )
 
 
-def _read(name: Name, whole: Any, where: str, passed: Passed) -> dict[str, Any]:
+def _read(name: Name, whole: Any, where: str) -> dict[str, Any]:
     """Our parameters of a stored tensor, or of one in four bits, checked."""
     parts = (whole.scales, whole.lowest) if isinstance(whole, Codes) else (whole,)
     for part in parts:
         if part is not None:
-            check_weights(name.theirs, part, where, passed)
+            check_weights(name.theirs, part, where)
     try:
         return name.read(whole)
     except BedstoneError as error:

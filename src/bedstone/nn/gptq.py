@@ -36,7 +36,7 @@ from bedstone.runtime import hand_back, trim_memory
 Feed = Callable[[], object]  # runs the network on some of its inputs
 RANGES = (1.0, 0.925, 0.85, 0.775, 0.7)  # shares of a group's own that are tried
 ROWS, TOKENS = 8, 64  # of random words, by which inputs are weighed where no texts are given
-FEW = 4  # rows that are read at a time: what that needs is small beside the weights
+FEW = 2  # rows that are read at a time: what that needs is small beside the weights
 DAMPING = 0.05  # of the mean second moment, added to each: few rows say little of rare inputs
 FLOOR = 0.1  # of the median importance, added to each: another text may have what these lack
 _STRIDE = 128  # inputs that are rounded before what their errors change is brought up to date
@@ -280,7 +280,8 @@ def _importance(network: Any, names: Sequence[str]) -> dict[str, Tensor]:
         return keep
 
     def let_go(block: nn.Module, given: Any, out: Any) -> None:
-        hand_back(*block.parameters())
+        for weight in block.parameters():
+            hand_back(weight)
         trim_memory()
 
     hooks = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from bedstone.nn.fast import kernels
 from bedstone.nn.quantize import Codes
-from bedstone.runtime import Passed, trim_memory
+from bedstone.runtime import hand_back, trim_memory
 
 FP32, BF16, INT8, INT4 = range(4)
 SIDE, DEPTH = 16, 32  # a panel's outputs, and what inputs are padded to a multiple of
 BYTES = {FP32: 64, BF16: 32, INT8: 16, INT4: 8}  # of an input of a panel
-MOVED = {FP32: torch.float32, BF16: torch.bfloat16, INT8: torch.int8}  # what stays as it is
 AT_ONCE = 1 << 16  # numbers of a weight that are brought to a precision at a time
-ALONE = 1 << 18  # bytes of panels below which one thread writes them
+HANDED_BACK = 2 << 20  # bytes of a weight that was written, after which their memory is
 
 
 def up(count: int, to: int) -> int:
@@ -109,11 +108,8 @@ class Panels:
         scales = {INT8: 4 * self.outs, INT4: 4 * self.outs * self.ins // max(self.group, 1)}
         return self.size + scales.get(self.kind, 0) + 4 * self.outs * self.biased
 
-    def settle(self, room: Tensor | None = None, passed: Passed | None = None) -> "Panels":
+    def settle(self, room: Tensor | None = None) -> "Panels":
         """Writes the weights, into `room` where bytes are given.
-
-        Args:
-            passed: takes what was read; None hands its memory back at once.
 
         Raises:
             BedstoneError: weights that no code stands for.
@@ -127,18 +123,15 @@ class Panels:
             self.scales = torch.zeros(count, self.ins // self.group, 2, SIDE, dtype=torch.half)
         if self.biased:
             self.bias = torch.zeros(count, SIDE)
-        through = passed or Passed()
         for part in self.parts:
-            self._write(part, through)
-        if passed is None:
-            through.let_go()
+            self._write(part)
         self.parts = []
         self.struct.data = self.data.data_ptr()
         self.struct.scales, self.struct.bias = _at(self.scales), _at(self.bias)
         return self
 
     @torch.no_grad()
-    def _write(self, part: _Part, passed: Passed) -> None:
+    def _write(self, part: _Part) -> None:
         data, scales, bias = (
             None if whole is None else whole[part.place]
             for whole in (self.data, self.scales, self.bias)
@@ -151,10 +144,11 @@ class Panels:
         weight = part.weight
         read = weight.open() if isinstance(weight, Later) else weight.__getitem__
         own, wide = part.rows if part.rows[0] != part.rows[1] else (SIDE, SIDE)
+        some = max(1, AT_ONCE // (own * self.ins))  # runs of outputs at a time
         held = weight.source if isinstance(weight, Later) else weight
         sources = list(held.parts.values()) if isinstance(held, Codes) else [held]
-        moved = part.factor == 1 and held is weight and sources[0].dtype is MOVED.get(self.kind)
-        some = max(1, (16 if moved else 1) * AT_ONCE // (own * self.ins))  # runs of outputs at once
+        wide_row = self.ins * sources[0].itemsize
+        done = 0  # rows whose memory was handed back
         for run in range(0, -(-weight.shape[0] // own), some):
             rows = slice(run * own, (run + some) * own)
             piece = read(rows)
@@ -169,18 +163,22 @@ class Panels:
             else:
                 numbers = piece.whole(torch.float32) if isinstance(piece, Codes) else piece
                 self._numbers(numbers.detach(), part, data[to])
-            passed.add(*(each[rows] for each in sources))
-        if isinstance(weight, Later):
-            trim_memory()
+            if rows.stop >= weight.shape[0] or (rows.stop - done) * wide_row >= HANDED_BACK:
+                for each in sources:
+                    hand_back(each[done : rows.stop])
+                done = rows.stop
+                if isinstance(weight, Later):
+                    trim_memory()
 
     def _numbers(self, rows: Tensor, part: _Part, room: Tensor) -> None:
         rows = rows.to(torch.float32 if self.kind == FP32 else torch.bfloat16)
-        _panels(_spread(_spread(rows, 0, part.rows), 1, part.columns), room)
+        rows = _columns(_spread(_spread(rows, 0, part.rows), 1, part.columns), self.ins)
+        _panels(rows, room)
 
     def _codes(self, rows: Codes, part: _Part, room: Tensor, scales: Tensor) -> None:
         if rows.lowest is None:
             packed = _spread(_spread(rows.packed, 0, part.rows), 1, part.columns)
-            _panels(packed, room, 0x80808080)  # code + 128
+            _panels(_columns(packed, self.ins), room).bitwise_xor_(128)  # code + 128
             steps = _spread(rows.scales.float(), 0, part.rows)[:, 0]
             scales.copy_(_columns(steps, scales.numel()).view(-1, SIDE))
             return
@@ -193,23 +191,17 @@ class Panels:
         scales.copy_(steps.unflatten(0, (-1, SIDE)).permute(0, 2, 3, 1))
 
 
-def _panels(rows: Tensor, room: Tensor, flip: int = 0) -> None:
-    """Writes rows (n, D), padded with zeros to whole panels, as these stand; `room` of theirs.
-
-    Args:
-        flip: what each 4 bytes are changed by.
-    """
-    bytes_of = rows.itemsize
-    if rows.shape[1] * bytes_of % 4:
-        rows = F.pad(rows, (0, 4 // bytes_of - rows.shape[1] % (4 // bytes_of)))
-    rows = rows if rows.stride(1) == 1 else rows.contiguous()
-    threads = kernels.threads() if room.numel() >= ALONE else 1
-    found = kernels.library()
-    assert found is not None
-    found.bedstone_turn(
-        rows.data_ptr(), rows.stride(0) * bytes_of, len(rows), rows.shape[1] * bytes_of // 4,
-        room.data_ptr(), room.stride(0), room.shape[1] // 64, flip, threads,
-    )  # fmt: skip
+def _panels(rows: Tensor, room: Tensor) -> Tensor:
+    """Writes rows (n, D), padded with zeros to whole panels, as these stand; `room` of theirs."""
+    words = rows.contiguous()
+    if words.storage_offset() * words.itemsize % 4:
+        words = words.clone()
+    words = words.view(torch.int32)
+    more = up(len(words), SIDE) - len(words)
+    words = F.pad(words, (0, 0, 0, more)) if more else words
+    turned = words.unflatten(0, (-1, SIDE)).transpose(1, 2)  # (P, words, 16)
+    room.view(torch.int32).unflatten(1, (-1, SIDE)).copy_(turned)
+    return room
 
 
 def _at(tensor: Tensor | None) -> int | None:

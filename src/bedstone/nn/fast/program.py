@@ -33,7 +33,7 @@ from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, qui
 from bedstone.nn.lora import Adapted, LoRALinear
 from bedstone.nn.positions import RelativeBias
 from bedstone.nn.quantize import Codes, Quantized
-from bedstone.runtime import Passed
+from bedstone.runtime import hand_back
 
 EMBED, NORM, PRODUCT, GATED, SELF, KEEP, CROSS = range(7)
 X, QKV, MIXED, HIDDEN, OUT, LOGITS = range(6)  # buffers
@@ -142,7 +142,6 @@ class Program:
         self.deepest = DEPTH
         self.weights: list[Panels] = []
         self._kept: list[Any] = []  # what structures point to
-        self._passed = Passed()
         self._array: ctypes.Array[kernels.Op] | None = None
 
     @property
@@ -168,13 +167,11 @@ class Program:
 
     def settle(self) -> None:
         """Writes the weights side by side into large pages, in the order in which they are read."""
-        passed = self._passed
         own = list({id(part): part for part in self.weights}.values())
         spots = [0, *itertools.accumulate(up(part.size, PAGE) for part in own)]
         arena = kernels.large_pages(spots[-1])
         for part, start in zip(own, spots, strict=False):
-            part.settle(arena[start : start + part.size], passed)
-        passed.let_go()
+            part.settle(arena[start : start + part.size])
 
     def products(self) -> "Program":
         """Its products alone, to see what they take."""
@@ -235,7 +232,7 @@ class Program:
             for part in (given.weight, getattr(given, "bias", None))
         )
         self._kept += [weight, bias]
-        self._passed.add(given.weight)
+        hand_back(given.weight)
         assert weight is not None
         kind = 1 if type(module) is RMSNorm else 2
         return kernels.Norm(kind, len(weight), given.eps, address(weight), address(bias))
