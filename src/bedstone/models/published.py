@@ -366,7 +366,6 @@ def _numberless(name: str) -> str:
 
 
 COUNTERS = ("num_batches_tracked",)  # endings of stored tensors that count
-AT_ONCE = 1 << 21  # numbers that are checked before their memory is handed back
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -384,11 +383,7 @@ def check_weights(name: str, whole: Tensor, where: str) -> None:
             "float32, float16 or bfloat16. Quantised by another library, it means nothing without "
             "its scales: take the weights in full precision."
         )
-    finite = True
-    for part in whole.reshape(-1).split(AT_ONCE) if whole.numel() else ():
-        finite = finite and all(map(math.isfinite, map(float, part.aminmax())))
-        hand_back(part)
-    if not finite:
+    if whole.numel() and not all(map(math.isfinite, map(float, whole.aminmax()))):
         raise BedstoneError(
             f"{where}: {name} holds numbers that aren't finite (NaN or infinity); nothing "
             "that it gives means anything. Take another copy, or an earlier checkpoint."
@@ -401,6 +396,7 @@ def _read(name: Name, whole: Any, where: str) -> dict[str, Any]:
     for part in parts:
         if part is not None:
             check_weights(name.theirs, part, where)
+            hand_back(part)
     try:
         return name.read(whole)
     except BedstoneError as error:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from bedstone.nn.fast import kernels
 from bedstone.nn.quantize import Codes
-from bedstone.runtime import hand_back, trim_memory
+from bedstone.runtime import hand_back
 
 FP32, BF16, INT8, INT4 = range(4)
 SIDE, DEPTH = 16, 32  # a panel's outputs, and what inputs are padded to a multiple of
 BYTES = {FP32: 64, BF16: 32, INT8: 16, INT4: 8}  # of an input of a panel
 AT_ONCE = 1 << 16  # numbers of a weight that are brought to a precision at a time
-HANDED_BACK = 2 << 20  # bytes of a weight that was written, after which their memory is
+HANDED_BACK = 1 << 20  # numbers after which the memory of what they were made of is
 
 
 def up(count: int, to: int) -> int:
@@ -145,9 +145,6 @@ class Panels:
         read = weight.open() if isinstance(weight, Later) else weight.__getitem__
         own, wide = part.rows if part.rows[0] != part.rows[1] else (SIDE, SIDE)
         some = max(1, AT_ONCE // (own * self.ins))  # runs of outputs at a time
-        held = weight.source if isinstance(weight, Later) else weight
-        sources = list(held.parts.values()) if isinstance(held, Codes) else [held]
-        wide_row = self.ins * sources[0].itemsize
         done = 0  # rows whose memory was handed back
         for run in range(0, -(-weight.shape[0] // own), some):
             rows = slice(run * own, (run + some) * own)
@@ -163,12 +160,11 @@ class Panels:
             else:
                 numbers = piece.whole(torch.float32) if isinstance(piece, Codes) else piece
                 self._numbers(numbers.detach(), part, data[to])
-            if rows.stop >= weight.shape[0] or (rows.stop - done) * wide_row >= HANDED_BACK:
-                for each in sources:
+            if rows.stop >= weight.shape[0] or (rows.stop - done) * self.ins >= HANDED_BACK:
+                held = weight.source if isinstance(weight, Later) else weight
+                for each in held.parts.values() if isinstance(held, Codes) else (held,):
                     hand_back(each[done : rows.stop])
                 done = rows.stop
-                if isinstance(weight, Later):
-                    trim_memory()
 
     def _numbers(self, rows: Tensor, part: _Part, room: Tensor) -> None:
         rows = rows.to(torch.float32 if self.kind == FP32 else torch.bfloat16)
