@@ -279,20 +279,14 @@ def _importance(network: Any, names: Sequence[str]) -> dict[str, Tensor]:
 
         return keep
 
-    def let_go(block: nn.Module, given: Any, out: Any) -> None:
-        for weight in block.parameters():
-            hand_back(weight)
-        trim_memory()
-
     hooks = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
-    blocks = [block for each in network.modules() if isinstance(each, Stack) for block in each]
-    hooks += [block.register_forward_hook(let_go) for block in blocks]
     shape = ROWS, min(TOKENS, network.config.context)
     words = torch.randint(table.num_embeddings, shape, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):  # what drops out in training draws numbers
         for few in words.to(table.weight.device).split(FEW):
             network.states(few)
     hand_back(table.weight)
+    trim_memory()
     for each in hooks:
         each.remove()
     return {name: each for name, each in found.items() if each.isfinite().all()}

@@ -33,7 +33,6 @@ from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, qui
 from bedstone.nn.lora import Adapted, LoRALinear
 from bedstone.nn.positions import RelativeBias
 from bedstone.nn.quantize import Codes, Quantized
-from bedstone.runtime import hand_back
 
 EMBED, NORM, PRODUCT, GATED, SELF, KEEP, CROSS = range(7)
 X, QKV, MIXED, HIDDEN, OUT, LOGITS = range(6)  # buffers
@@ -232,7 +231,6 @@ class Program:
             for part in (given.weight, getattr(given, "bias", None))
         )
         self._kept += [weight, bias]
-        hand_back(given.weight)
         assert weight is not None
         kind = 1 if type(module) is RMSNorm else 2
         return kernels.Norm(kind, len(weight), given.eps, address(weight), address(bias))
