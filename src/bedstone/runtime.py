@@ -3,12 +3,10 @@
 import contextlib
 import ctypes
 import functools
-import mmap
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -135,8 +133,6 @@ class Precision:
         return torch.autocast(self.device.type, self.dtype)
 
 
-LARGE_PAGE = 2**21  # bytes
-
 TRAINING = ("auto", "bf16", "fp32")
 BITS = {"int8": 8, "int4": 4}  # of the weights, by the precisions of inference alone
 
@@ -179,47 +175,6 @@ def keep_memory() -> None:
         return
     mallopt(-4, 0)  # M_MMAP_MAX: everything from the heap,
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which isn't given back
-
-
-def hand_back(tensor: torch.Tensor) -> None:
-    """Lets go of the memory of a tensor that stands in a mapped file, where nobody changed it.
-
-    Its pages are read from the file again where they are touched. Others, and other systems than
-    Linux, stay as they are. Reading a page may map all around it, so what is near goes too.
-    """
-    if tensor.device.type != "cpu" or not tensor.numel():
-        return
-    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    page, near = mmap.PAGESIZE, LARGE_PAGE // mmap.PAGESIZE
-    first = tensor.data_ptr() // page
-    end = -(-(tensor.data_ptr() + (last + 1) * tensor.itemsize) // page)
-    start = max(first - near, 0)
-    try:
-        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
-            file.seek(8 * start)
-            flags = np.frombuffer(file.read(8 * (end + near - start)), np.uint64)
-    except OSError:
-        return
-    here, swapped, of_file = (flags >> np.uint64(bit) & np.uint64(1) for bit in (63, 62, 61))
-    changed = np.flatnonzero(swapped | (here & ~of_file)) + start
-    before, after = changed[changed < first], changed[changed >= first]
-    if len(flags) < end - start or (len(after) and after[0] < end):
-        return
-    start = int(before[-1]) + 1 if len(before) else start
-    stop = int(after[0]) if len(after) else start + len(flags)
-    advise(start * page, (stop - start) * page, 4)  # MADV_DONTNEED
-
-
-def advise(start: int, size: int, how: int) -> None:
-    """The system call madvise, where there is one: a hint."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), how)
-
-
-def trim_memory() -> None:
-    """Gives memory that was freed back to the system, under glibc."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def lone_threads(count: int) -> ThreadPoolExecutor:

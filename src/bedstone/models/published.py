@@ -25,7 +25,6 @@ from bedstone.nn.lora import adapters
 from bedstone.nn.quantize import Codes, held_state, hold, holds, shapes_of
 from bedstone.nn.ties import ties, without_ties
 from bedstone.published_keys import Keys, keys
-from bedstone.runtime import hand_back
 
 T = TypeVar("T")
 
@@ -396,7 +395,6 @@ def _read(name: Name, whole: Any, where: str) -> dict[str, Any]:
     for part in parts:
         if part is not None:
             check_weights(name.theirs, part, where)
-            hand_back(part)
     try:
         return name.read(whole)
     except BedstoneError as error:

@@ -31,12 +31,10 @@ from bedstone.nn.quantize import (
     nonzero,
     stand_in,
 )
-from bedstone.runtime import hand_back, trim_memory
 
 Feed = Callable[[], object]  # runs the network on some of its inputs
 RANGES = (1.0, 0.925, 0.85, 0.775, 0.7)  # shares of a group's own that are tried
 ROWS, TOKENS = 8, 64  # of random words, by which inputs are weighed where no texts are given
-FEW = 2  # rows that are read at a time: what that needs is small beside the weights
 DAMPING = 0.05  # of the mean second moment, added to each: few rows say little of rare inputs
 FLOOR = 0.1  # of the median importance, added to each: another text may have what these lack
 _STRIDE = 128  # inputs that are rounded before what their errors change is brought up to date
@@ -194,69 +192,39 @@ def _captured(stack: Stack, feeds: Iterable[Feed]) -> list[tuple[Tensor, Context
     return found
 
 
-class Coder:
-    """Makes the codes of layers that `kinds_for_inference` names, without calibration by texts.
+@torch.no_grad()
+def codes_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> dict[str, Codes]:
+    """The codes of all layers that `kinds_for_inference` names, without calibration by texts.
 
     Args:
         group: inputs that share a scale in four bits; smaller where it doesn't divide a layer's.
 
-    Attributes:
-        kinds: the layers, and the group of each: 0 for 8 bits.
-    """
-
-    def __init__(self, network: nn.Module, bits: int, group: int = GROUP) -> None:
-        self.kinds = kinds_for_inference(network, bits, group)
-        self._network = network
-        self._importance: dict[str, Tensor] | None = None
-
-    @torch.no_grad()
-    def open(self, name: str) -> Callable[[slice], Codes]:
-        """What makes the codes of some rows of a layer, which don't depend on the others.
-
-        Raises:
-            BedstoneError: as it is called, for weights that no code stands for.
-        """
-        size, weight = self.kinds[name], _weight(self._network.get_submodule(name))
-        where = f"{name}.weight"
-        if not size:
-            return lambda rows: encode(weight[rows], 8, name=where)
-        if self._importance is None:
-            four = [each for each, group in self.kinds.items() if group]
-            self._importance = _importance(self._network, four)
-        importance = self._importance.get(name)
-        return lambda rows: _fitted(weight[rows], size, importance, where)
-
-
-def codes_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> dict[str, Codes]:
-    """The codes of all layers that `kinds_for_inference` names: as `Coder` makes them.
-
     Raises:
         BedstoneError: weights that no code stands for.
     """
-    coder = Coder(network, bits, group)
+    kinds = kinds_for_inference(network, bits, group)
+    weights = {name: _weight(network.get_submodule(name)) for name in kinds}
+    for name, size in kinds.items():
+        check_codable(weights[name], 4 if size else 8, f"{name}.weight")
+    importance = _importance(network, [name for name, size in kinds.items() if size])
     held: dict[tuple[int, int], Codes] = {}  # by weight and group: tied layers share theirs
-    found = {}
-    for name, size in coder.kinds.items():
-        layer: Any = network.get_submodule(name)
-        key = id(layer if _is_adapted(layer) else layer.weight), size
+    for name, size in kinds.items():
+        key = id(weights[name]), size
         if key not in held:
-            held[key] = coder.open(name)(slice(None))
-        found[name] = held[key]
-    return found
+            held[key] = encode(weights[name], 8) if not size else (
+                _fitted(weights[name], size, importance.get(name))
+            )  # fmt: skip
+    return {name: held[id(weights[name]), size] for name, size in kinds.items()}
 
 
 def _weight(layer: Any) -> Tensor:
     """The weight of a linear layer or a table, with an adapter in use."""
-    weight: Tensor = layer.merged() if _is_adapted(layer) else layer.weight
+    adapted = isinstance(layer, LoRALinear) and layer.adapter() is not None
+    weight: Tensor = layer.merged() if adapted else layer.weight
     return weight
 
 
-def _is_adapted(layer: nn.Module) -> bool:
-    return isinstance(layer, LoRALinear) and layer.adapter() is not None
-
-
-def _fitted(weight: Tensor, group: int, importance: Tensor | None, name: str) -> Codes:
-    check_codable(weight, 4, name)
+def _fitted(weight: Tensor, group: int, importance: Tensor | None) -> Codes:
     scales, lowest = fit(weight, group, importance, ranges=(1.0,))
     grouped = weight.detach().float().unflatten(1, (-1, group))
     codes = _rounded(grouped, scales, lowest).flatten(1).to(torch.uint8)
@@ -271,22 +239,17 @@ def _importance(network: Any, names: Sequence[str]) -> dict[str, Tensor]:
         return {}
     found: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(layer: Any, given: Any, out: Any) -> None:
-            mean = given[0].float().square().flatten(0, -2).mean(0)
-            found[name] = found.get(name, 0.0) + mean
-            hand_back(layer.weight)
+    def hook(name: str) -> Callable[[nn.Module, Any], None]:
+        def keep(layer: nn.Module, given: Any) -> None:
+            found[name] = given[0].float().square().flatten(0, -2).mean(0)
 
         return keep
 
-    hooks = [network.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    hooks = [network.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
     shape = ROWS, min(TOKENS, network.config.context)
     words = torch.randint(table.num_embeddings, shape, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(devices=[]):  # what drops out in training draws numbers
-        for few in words.to(table.weight.device).split(FEW):
-            network.states(few)
-    hand_back(table.weight)
-    trim_memory()
+        network.states(words.to(table.weight.device))
     for each in hooks:
         each.remove()
     return {name: each for name, each in found.items() if each.isfinite().all()}

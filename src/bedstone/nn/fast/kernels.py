@@ -6,6 +6,7 @@ Without a compiler, or on other processors than x86 with AVX2, `library` gives N
 `BEDSTONE_ENGINE` in the environment: `off`, or `avx2` to leave AVX-512 out; else what there is.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -22,7 +23,6 @@ import torch
 
 from bedstone.errors import BedstoneError
 from bedstone.measured import processor
-from bedstone.runtime import LARGE_PAGE, advise
 
 NATIVE = Path(__file__).with_name("native")
 SOURCES = ("engine.cpp", "passes.cpp", "dot.h", "math.h")
@@ -35,6 +35,7 @@ AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 OPTIONAL = ("avx512bf16",)
 CHOICES = ("auto", "avx512", "avx2", "off")  # of the environment
 BUILD_SECONDS = 120
+LARGE_PAGE = 2**21
 _PROCESS = os.getpid()
 
 
@@ -179,7 +180,8 @@ def large_pages(size: int) -> torch.Tensor:
     """Bytes in pages of 2 MB, where the system gives such: a walk through them misses fewer."""
     whole = torch.empty(size + LARGE_PAGE, dtype=torch.uint8)
     start = -whole.data_ptr() % LARGE_PAGE
-    advise(whole.data_ptr() + start, size, 14)  # MADV_HUGEPAGE
+    with contextlib.suppress(OSError, AttributeError):  # it is a hint
+        ctypes.CDLL(None).madvise(c_void_p(whole.data_ptr() + start), ctypes.c_size_t(size), 14)
     return whole[start : start + size]
 
 
