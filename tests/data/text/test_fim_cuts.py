@@ -81,6 +81,34 @@ def test_middles_are_cut_at_two_random_characters():
     assert min(firsts) == 0 and max(lasts) == 1
 
 
+def test_a_share_of_middles_is_the_rest_of_one_line():
+    text = "def f(a):\r\n    return a\r\n\r\n"
+    texts = [f"{text}# {number}" for number in range(1500)]
+    found = cutter(rate=1.0, spm=0.0, lines=1.0).encode(texts, *[[True] * 1500] * 2)
+    middles = {}
+    for cut in found:
+        ids = cut.ids.tolist()
+        middle = TOKENIZER.decode(ids[ids.index(MID) + 1 : -1])
+        assert middle and "\n" not in middle and "\r" not in middle
+        rest = TOKENIZER.decode(ids[ids.index(SUF) + 1 : ids.index(MID)])
+        assert rest.startswith("\r\n") or not rest
+        middles[middle] = middles.get(middle, 0) + 1
+    lines, thirds = 1500 / 3, 1 / 3
+    assert middles["    return a"] == pytest.approx(lines * thirds, rel=0.3)
+    assert middles["return a"] == pytest.approx(lines * (thirds + thirds / 8), rel=0.3)
+    assert middles["def f(a):"] == pytest.approx(lines * (2 * thirds + thirds / 9), rel=0.3)
+    half = cutter(rate=1.0, spm=0.0, lines=0.5).encode(texts, *[[True] * 1500] * 2)
+    several = sum("\n" in TOKENIZER.decode(cut.ids[cut.ids.tolist().index(MID) :].tolist())
+                  for cut in half)  # fmt: skip
+    assert several > 300
+    blank = cutter(rate=1.0, lines=1.0).encode(["\n \n\n"] * 3, *[[True] * 3] * 2)
+    assert all(cut.counts.cut for cut in blank)  # at two characters of all
+
+
+def test_without_that_share_cuts_and_caches_stay_what_they_were():
+    assert "lines" not in cutter().identity() and cutter(lines=0.5).identity()["lines"] == 0.5
+
+
 @pytest.mark.parametrize("size", [20, 100])
 def test_passages_of_a_long_document(size):
     texts = [document(number, 300, 600) for number in range(60)]
@@ -127,7 +155,7 @@ def test_draws_are_of_the_seed_and_the_text_alone():
 
 
 def test_defaults_and_shares_that_the_convention_lacks():
-    assert FimConfig() == FimConfig(rate=0.5, spm=None, style="", passage=None)
+    assert FimConfig() == FimConfig(rate=0.5, spm=None, style="", passage=None, lines=0.0)
     assert cutter().spm == 0.5
     names = (END, *STYLES["qwen2.5-coder"].tokens)
     qwen = train_bpe(["abc"], 270, special_tokens=names)
@@ -136,7 +164,13 @@ def test_defaults_and_shares_that_the_convention_lacks():
         FimCutter(qwen, FimConfig(spm=0.5), 0, 0)
     mistral = train_bpe(["abc"], 270, special_tokens=(END, *STYLES["codestral"].tokens))
     assert FimCutter(mistral, FimConfig(), 0, 0).spm == 1
-    for wrong in ({"rate": 1.5}, {"spm": -0.1}, {"style": "starcode"}, {"passage": -1}):
+    for wrong in (
+        {"rate": 1.5},
+        {"spm": -0.1},
+        {"style": "starcode"},
+        {"passage": -1},
+        {"lines": 2},
+    ):
         with pytest.raises(BedstoneError, match=rf"fim\.{next(iter(wrong))}"):
             FimConfig(**wrong)
 

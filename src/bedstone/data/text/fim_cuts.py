@@ -7,6 +7,7 @@ otherwise hold a middle without what stands around it.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -32,12 +33,16 @@ class FimConfig(Settings):
         passage: characters of a passage: a longer document is cut at line ends into passages, each
             of which counts as a document here, so that a middle is learnt in sight of what stands
             around it; by default twice the context's tokens. 0 cuts whole documents alone.
+        lines: share of cuts whose middle is the rest of one line, as editors ask for it: from the
+            line's begin, its first character that isn't white space, or any (a third each), to its
+            last. The other cuts are at two characters drawn from all.
     """
 
     rate: float = share(default=0.5)
     spm: float | None = optional(share())
     style: str = one_of("", *STYLES, default="")
     passage: int | None = optional(whole(0))
+    lines: float = share(default=0.0)
 
     section: ClassVar[str] = "fim."
 
@@ -85,7 +90,7 @@ class FimCutter:
     def __init__(self, tokenizer: Tokenizer, config: FimConfig, passage: int, seed: int) -> None:
         self.tokens = fim_tokens(tokenizer, config.style, "fim")
         style = self.tokens.style
-        self.rate, self.seed = config.rate, seed
+        self.rate, self.lines, self.seed = config.rate, config.lines, seed
         self.passage = passage if config.passage is None else config.passage
         usual = 0.5 if len(style.orders) == 2 else float(SPM in style.orders)
         self.spm = usual if config.spm is None else config.spm
@@ -98,7 +103,8 @@ class FimCutter:
     def identity(self) -> dict[str, Any]:
         """All that decides which tokens come out, beside the tokenizer and the text."""
         style = self.tokens.style.name
-        names = ("rate", "spm", "passage", "seed")
+        names = ["rate", "spm", "passage", "seed"]
+        names += ["lines"] if self.lines else []  # caches made before it was there stay good
         return {"style": style, **{name: getattr(self, name) for name in names}}
 
     def encode(
@@ -165,6 +171,8 @@ class FimCutter:
                 continue
             if held:
                 keep()
+            if self.lines and random.random() < self.lines:
+                first, last = _rest_of_a_line(passage, random) or (first, last)
             spans.append(_Span(passage, 1, order, first, last))
         if held:
             keep()
@@ -188,3 +196,13 @@ def _passages(text: str, size: int) -> Iterator[str]:
         yield text[start:stop]
         start = stop
     yield text[start:]
+
+
+def _rest_of_a_line(text: str, random: np.random.Generator) -> tuple[int, int] | None:
+    """Where the rest of a line begins and ends; None for a text of nothing but white space."""
+    lines = list(re.finditer(r"([^\S\r\n]*)(\S[^\r\n]*)", text))
+    if not lines:
+        return None
+    line = lines[random.integers(len(lines))]
+    starts = line.start(), line.start(2), int(random.integers(line.start(2), line.end()))
+    return starts[random.integers(3)], line.end()
