@@ -64,6 +64,13 @@ def test_help_is_quick_and_loads_no_torch():
         assert name in done.stdout
 
 
+def test_python_m_is_the_command_line():
+    words = [sys.executable, "-m", "bedstone", "nonsense"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("bedstone: nonsense: no such command")
+
+
 @pytest.mark.parametrize("name", ["pretrain", "generate", "evaluate", "info", "demo", "resume"])
 def test_every_command_explains_its_arguments(name, capsys):
     with pytest.raises(SystemExit) as left:

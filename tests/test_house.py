@@ -26,6 +26,7 @@ MODULES = {
 
 # From top to bottom. A name is a folder of the package, or a file beside them.
 LAYERS = [
+    {"__main__"},
     {"cli"},
     {"demo"},
     {"commands"},
@@ -48,6 +49,7 @@ SIZES = {
     "errors.py": "the one error class, which everything imports",
     "config.py": "an old import that is kept",
     "__init__.py": "the public names",
+    "__main__.py": "the command line by `python -m bedstone`",
     "models/resnet/published.py": "every family has this file",
     "models/dalle/published.py": "every family has this file",
     "nn/dropout.py": "one layer with a hand-written gradient, used by several",
@@ -65,6 +67,7 @@ SIZES = {
 ALONE = {
     "data/text/completions.py": "one kind of examples, beside conversations.py",
     "demo/tour.py": "the short demo; the full one is the other files",
+    "cli.py": "the command line; tests and the installed script call it, too",
     "commands/generate.py": "a command; completion of files takes its settings",
     "commands/run.py": "a command; prompting prints results as it does",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
