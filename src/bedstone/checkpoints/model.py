@@ -178,6 +178,12 @@ class Model:
             texts = [own[0].text for own in beams]
         else:
             rows = write(self.network, known, prompts, way, eos=self.end_ids, precision=how)
+            if way.form is not None and not all(each.complete for each in rows):
+                raise BedstoneError(
+                    f"{way.form.kind}: a text was cut before it was whole. Raise max_new_tokens, "
+                    f"which is {way.max_tokens}, or take pipeline('text-generation', model), "
+                    "whose results say which are whole."
+                )
             texts = [each.text for each in rows]
         return texts[0] if isinstance(prompt, str) else texts
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,12 +47,16 @@ class PromptSettings(GenerationSettings):
         seed: random seed of the first continuation; each further one adds 1.
         prediction: file with a text that is expected to be generated, with differences, such as
             code that is to be edited: drafts are copied from it first.
+        json_schema: a JSON schema that the text follows, or @FILE; true takes any object.
+        choices: a text that may be generated; given several times, one of them is.
     """
 
     max_tokens: int | None = optional(whole(1))
     stop: tuple[str, ...] = ()
     force_words: tuple[str, ...] = ()
     bad_words: tuple[str, ...] = ()
+    json_schema: str | None = None
+    choices: tuple[str, ...] = ()
     seed: int = whole(0, 2**63 - 1, default=0)  # the same text each time
 
     def __post_init__(self) -> None:
@@ -94,6 +98,7 @@ def generate(
         bedstone generate runs/gpt "def main(" --temperature 0.8 --max-new-tokens 100
         bedstone generate runs/lora-instruct "Name three rivers." --chat
         bedstone generate MODEL - --chat --prediction code.py < request.txt
+        bedstone generate MODEL "Rate it: " --chat --choices good --choices bad
         bedstone generate runs/code-fim "def read(" --suffix "    return text"
 
     Raises:
@@ -135,7 +140,7 @@ def generate(
         return
     texts = [text for text in texts for _ in range(way.returned)]
     if len(texts) == 1 and not (as_json or log_probabilities) and suffix is None:
-        _stream(opened, texts[0], way, how)
+        _check_whole([_stream(opened, texts[0], way, how)], way)
         return
     written = write(opened.network, tokenizer, texts, way, eos=ends, precision=how)
     for text, one in zip(texts, written, strict=True):
@@ -151,6 +156,16 @@ def generate(
             print(f"{text}{one.text}{suffix or ''}")
             if len(texts) > 1 or suffix is None:
                 print("-" * 40)
+    _check_whole([one.complete for one in written], way)
+
+
+def _check_whole(complete: Sequence[bool | None], way: Sampling) -> None:
+    """Raises BedstoneError where a text of a given form was cut."""
+    if way.form is not None and not all(complete):
+        raise BedstoneError(
+            f"{way.form.kind}: {complete.count(False)} of {len(complete)} texts were cut before "
+            f"they were whole. Raise --max-new-tokens, which is {way.max_tokens}."
+        )
 
 
 def _middle(prompt: str, text: str, suffix: str | None) -> str:
@@ -182,7 +197,9 @@ def _search(
                     print("-" * 40)
 
 
-def _stream(model: Model, prompt: str, sampling: Sampling, precision: Precision) -> None:
+def _stream(model: Model, prompt: str, sampling: Sampling, precision: Precision) -> bool | None:
+    """Prints a text as it comes; whether it is whole, where it has a given form."""
+    complete = None
     print(prompt, end="", flush=True)
     for piece in stream_text(
         model.network,
@@ -193,7 +210,9 @@ def _stream(model: Model, prompt: str, sampling: Sampling, precision: Precision)
         precision=precision,
     ):
         print(piece.text, end="", flush=True)
+        complete = piece.step.complete
     print()
+    return complete
 
 
 def _as_json(
@@ -204,6 +223,7 @@ def _as_json(
         **({} if suffix is None else {"suffix": suffix}),
         "generated_text": written.text,
         "finish_reason": written.finish,
+        **({} if written.complete is None else {"complete": written.complete}),
         "tokens": tokenizer.parts(encode_prompt(tokenizer, prompt), written.ids),
         "log_probabilities": written.log_probabilities,
     }

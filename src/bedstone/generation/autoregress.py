@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.lookup import MOST, Lookup
 from bedstone.generation.sampling import Sampling
+from bedstone.generation.structure import guided
 from bedstone.nn.cache import Cache
 from bedstone.nn.fast.decoder import decoder_of
 from bedstone.nn.fast.inference import for_inference, inference_bits, inference_dtype
@@ -156,6 +157,7 @@ class Step:
         top: the likeliest tokens there and their log-probabilities, as many as asked for.
         finish: why the row ends here: "stop" (an end token, or a stop text), "length"
             (max_tokens, or the end of the context); None where it goes on.
+        complete: at the end of a row of a given form, whether its text is whole.
     """
 
     row: int
@@ -163,6 +165,7 @@ class Step:
     log_probability: float
     top: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
+    complete: bool | None = None
 
 
 @dataclass
@@ -174,18 +177,21 @@ class Generated:
         finish: "stop" or "length".
         log_probabilities: of each token, as in `Step`.
         top: the likeliest tokens at each step, as in `Step`.
+        complete: of a given form, whether the text is whole; None where none was asked for.
     """
 
     ids: list[int] = field(default_factory=list)
     finish: Finish = "length"
     log_probabilities: list[float] = field(default_factory=list)
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    complete: bool | None = None
 
     def add(self, step: Step) -> None:
         self.ids.append(step.token)
         self.log_probabilities.append(step.log_probability)
         self.top.append(step.top)
         self.finish = step.finish or self.finish
+        self.complete = step.complete
 
 
 def generate(
@@ -298,9 +304,11 @@ def _stream(
     most = sampling.prompt_lookup_num_tokens
     most = MOST * exact if most is None else most
     ahead: _Ahead | None = None
+    form = sampling.form
+    guides = [] if form is None else [form.start() for _ in prompts]
     while True:
         chosen = sampling.choose(
-            logits,
+            guided(logits, [guides[row] for row in live], eos) if guides else logits,
             [history[row] for row in live],
             [generators[row] for row in live],
             [len(prompts[row]) for row in live],
@@ -312,12 +320,17 @@ def _stream(
             row = step.row
             history[row].append(step.token)
             stopped = ended is not None and ended(step)
+            if guides and step.token not in eos:
+                guides[row].take(step.token)
+                stopped |= guides[row].ended
             if step.token in eos or stopped:
                 step = replace(step, finish="stop")
             elif len(history[row]) - len(prompts[row]) == rooms[row]:
                 step = replace(step, finish="length")
             else:
                 staying.append(place)
+            if guides and step.finish is not None:
+                step = replace(step, complete=step.finish == "stop" and guides[row].complete)
             yield step
         if not staying:
             if ahead is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints
+from bedstone.generation.structure import Form
 from bedstone.settings import Settings, number, optional, share, whole
 
 # Top-p looks at this many tokens before it sorts a whole vocabulary.
@@ -351,6 +352,7 @@ class Sampling(Settings):
             one pass with the last one, where a row is alone; 0 reads one token a pass, and None
             looks some up where the decoder is `exact`.
         prediction: the text that is expected to come: tokens are looked up there first.
+        form: what the text must be; tokens that can't go on with it are left out.
 
     Raises:
         BedstoneError: a value is out of range.
@@ -374,6 +376,7 @@ class Sampling(Settings):
     returned: int = whole(1, default=1)
     prompt_lookup_num_tokens: int | None = optional(whole(0))
     prediction: str = ""
+    form: Form | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
@@ -383,6 +386,11 @@ class Sampling(Settings):
         if not all(isinstance(text, str) and text for text in self.stop):
             raise BedstoneError(
                 f"sampling.stop: {self.stop!r} was given; expected texts of at least one character."
+            )
+        if self.form is not None and self.stop:
+            raise BedstoneError(
+                f"stop: {self.stop!r} was given beside {self.form.kind}, which says itself where a "
+                "text ends. Leave one of the two out."
             )
 
     def generators(self, rows: int) -> list[torch.Generator]:

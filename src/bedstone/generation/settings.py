@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints, constraints_of
 from bedstone.generation.required import CLOSED, Word, banned_words, parse_words, words_of
+from bedstone.generation.structure import KINDS, read_form
 from bedstone.reading import read_text, shown, to_path
 from bedstone.settings import Settings, check_whole, number, optional, share, whole
 
@@ -43,8 +44,8 @@ OF_BEAMS = (
     "length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty", "force_words",
     "force_words_ids", "return_alternatives",
 )  # fmt: skip
-LISTS = ("stop", "force_words", "bad_words")  # settings that may have several texts
-OF_ONE = ("prompt_lookup_num_tokens", "prediction")  # that a continuation of its own has
+LISTS = ("stop", "force_words", "bad_words", "choices")  # settings that may have several texts
+OF_ONE = ("prompt_lookup_num_tokens", "prediction", *KINDS)  # that a continuation of its own has
 CUTOFFS = ("typical_p", "epsilon_cutoff", "eta_cutoff")  # published ones that need chance
 TOP_K = 50  # of published models that say nothing, as in transformers
 USUAL_LENGTH = 20  # a max_length that older files hold because it was the default
@@ -219,6 +220,11 @@ class GenerationSettings(Settings):
             last bit.
         prediction: text that is expected to be generated, with differences, such as code that is to
             be edited: drafts are copied from it first.
+        json_schema: a JSON schema that the text follows: an object, its JSON, or @FILE; true takes
+            any object.
+        regex: a regular expression that the whole text matches.
+        choices: texts, one of which is generated.
+        grammar: a grammar in Lark's notation that the text follows, or @FILE.
 
     Raises:
         BedstoneError: a value is out of range.
@@ -250,6 +256,10 @@ class GenerationSettings(Settings):
     seed: int | None = optional(whole(0, 2**63 - 1))
     prompt_lookup_num_tokens: int | None = optional(whole(0))
     prediction: str | None = None
+    json_schema: Any = None
+    regex: str | None = None
+    choices: str | Sequence[str] = ()
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -355,7 +365,9 @@ class GenerationSettings(Settings):
             )
         if beams > 1:
             return self._search(published, beams, room, rules, tokenizer)
-        return self._sampling(published, samples, room, rules)
+        made = self._sampling(published, samples, room, rules)
+        form = read_form(self.given, tokenizer)
+        return made if form is None else dataclasses.replace(made, form=form)
 
     def _rules(self, published: Mapping[str, Any], tokenizer: "Tokenizer | None") -> Constraints:
         """Constraints of the model's file and of what is given."""

@@ -116,10 +116,17 @@ class ImageTextGenerationOptions(ImageOptions, GenerationSettings):
 
 @dataclass(frozen=True)
 class Generated:
-    """A generated text: its new tokens and their probability given the image."""
+    """A generated text: its new tokens and their probability given the image, and of a form that
+    was asked for whether it is whole."""
 
     ids: list[int]
     probability: float
+    complete: bool | None = None
+
+    @property
+    def wholeness(self) -> dict[str, bool]:
+        """What a result says of it."""
+        return {} if self.complete is None else {"complete": self.complete}
 
 
 class ImageTextEngine(ImageEngine):
@@ -166,7 +173,9 @@ class ImageTextEngine(ImageEngine):
         each, seeds = way.returned, way.seeds(len(prompts))
         rows = [prompt for prompt in prompts for _ in range(each)]
         done = generate(writer, rows, way, eos=ends, seeds=seeds)
-        texts = [Generated(one.ids, math.exp(sum(one.log_probabilities))) for one in done]
+        texts = [
+            Generated(one.ids, math.exp(sum(one.log_probabilities)), one.complete) for one in done
+        ]
         return [texts[at : at + each] for at in range(0, len(texts), each)]
 
     def text(self, ids: Iterable[int]) -> str:

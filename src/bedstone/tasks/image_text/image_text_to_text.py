@@ -148,26 +148,31 @@ class ImageTextToText(ImageTextTask):
     def finish(self, row: Any, output: Any, options: ChatOptions) -> list[dict[str, Any]]:
         given = row.given
         found = []
-        for text in output:
+        for text, wholeness in output:
             whole: Any = text
             if options.return_full_text and isinstance(given, list):
                 whole = [*given, {"role": "assistant", "content": text}]
             elif options.return_full_text and isinstance(row.asks, Question):
                 whole = f"{given} {text}"
-            found.append({"input_text": given, "generated_text": whole})
+            found.append({"input_text": given, "generated_text": whole, **wholeness})
         return found
 
     def _said(
         self, kind: Any, memory: Tensor, queries: list[list[Any]], options: ChatOptions
-    ) -> list[list[list[str]]]:
-        """The texts of each row, best first."""
+    ) -> list[list[list[tuple[str, dict[str, bool]]]]]:
+        """The texts of each row, best first, and whether they are whole, where a form is given."""
+
+        def parts(one: dict[str, Any]) -> tuple[str, dict[str, bool]]:
+            return one[key], {name: one[name] for name in ("complete",) if name in one}
+
         if kind is Question:
             assert self.answer is not None
-            results = self.answer.say(memory, queries, self._asking(options))
-            return [[[one["answer"] for one in row] for row in own] for own in results]
-        assert self.caption is not None
-        results = self.caption.say(memory, queries, self._captioning(options))
-        return [[[one["generated_text"] for one in row] for row in own] for own in results]
+            key, results = "answer", self.answer.say(memory, queries, self._asking(options))
+        else:
+            assert self.caption is not None
+            key = "generated_text"
+            results = self.caption.say(memory, queries, self._captioning(options))
+        return [[[parts(one) for one in row] for row in own] for own in results]
 
     def _asking(self, options: ChatOptions) -> Any:
         assert self.answer is not None

@@ -147,6 +147,7 @@ class ImageToText(ImageTextTask):
             [
                 {"generated_text": engine.text([*prompt, *one.ids])}
                 | ({"score": one.probability} if options.return_scores else {})
+                | one.wholeness
                 for one in own
             ]
             for own in engine.write(writer, [begin] * len(memory), way)

@@ -156,7 +156,7 @@ class VisualQuestionAnswering(ImageTextTask):
                 for part in some_at_a_time(same):
                     best = self._best(*reading.part(part), candidates, options)
                     for at, own in zip(part, best, strict=True):
-                        found[at] = [{"score": score, "answer": text} for text, score in own]
+                        found[at] = own
             each = len(questions) // len(places)
             for number, place in enumerate(places):
                 results[place] = found[number * each : (number + 1) * each]
@@ -168,21 +168,23 @@ class VisualQuestionAnswering(ImageTextTask):
         prompts: Sequence[Sequence[int]],
         candidates: tuple[str, ...],
         options: VQAOptions,
-    ) -> Iterator[list[tuple[str, float]]]:
+    ) -> Iterator[list[dict[str, Any]]]:
         """The likeliest answers to each question; of candidates, where there are any."""
         if candidates:
             given = self.candidate_ids(candidates, options, self._begun(prompts))
             for scores in rank(writer, prompts, given).softmax(-1):  # of (n, C)
-                yield ranked(candidates, scores)[: options.top_k]
+                best = ranked(candidates, scores)[: options.top_k]
+                yield [{"score": score, "answer": text} for text, score in best]
             return
         engine = self.engine
         for own in engine.write(writer, prompts, self._way(options)):
-            found: dict[str, float] = {}
-            distinct = {tuple(one.ids): one.probability for one in own}  # chance repeats itself
-            for ids, probability in distinct.items():  # the same words may be other tokens
+            found: dict[str, dict[str, Any]] = {}
+            distinct = {tuple(one.ids): one for one in own}  # chance repeats itself
+            for ids, one in distinct.items():  # the same words may be other tokens
                 text = engine.text(ids)
-                found[text] = found.get(text, 0.0) + probability
-            yield sorted(found.items(), key=lambda pair: -pair[1])[: options.top_k]
+                answer = {"score": 0.0, "answer": text, **one.wholeness}
+                found.setdefault(text, answer)["score"] += one.probability
+            yield sorted(found.values(), key=lambda one: -one["score"])[: options.top_k]
 
     def _begun(self, prompts: Sequence[Sequence[int]]) -> int:
         """Tokens that the longest prompt has more than what every text begins with."""

@@ -138,12 +138,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Output:
-    """What was generated of a part; of its source, how many tokens were read of how many."""
+    """What was generated of a part; of its source, how many tokens were read of how many; of a form
+    that was asked for, whether it is whole."""
 
     ids: tuple[int, ...]
     log_probability: float
     read: int = 0
     tokens: int = 0
+    complete: bool | None = None
 
 
 class Text2TextGeneration(Task):
@@ -315,6 +317,8 @@ class Text2TextGeneration(Task):
         if options.glossary is not None:
             counted = options.glossary.honoured([row.text], [text])
             found["terms"] = {"wanted": counted.terms, "honoured": counted.found}
+        if any(output.complete is not None for output in outputs):
+            found["complete"] = all(output.complete for output in outputs)
         if options.return_coverage:
             tokens = sum(output.tokens for output in outputs)
             found["coverage"] = sum(output.read for output in outputs) / tokens if tokens else 1.0
@@ -374,7 +378,7 @@ class Text2TextGeneration(Task):
         seeds = way.seeds(len(parts))
         written = generate(writer, rows, way, eos=ends, seeds=seeds, sources=read)
         outputs = [
-            Output((*part.begin, *one.ids), sum(one.log_probabilities))
+            Output((*part.begin, *one.ids), sum(one.log_probabilities), complete=one.complete)
             for part, one in zip(several, written, strict=True)
         ]
         return [outputs[at : at + each] for at in range(0, len(outputs), each)]

@@ -59,6 +59,9 @@ class TextGeneration(Task):
     Messages are written by the tokenizer's chat template; the result is then all messages, with the
     reply as the last. A last message that is the assistant's goes on.
 
+    Of a form that is asked for (`json_schema`, `regex`, `choices`, `grammar`), a result says by
+    `complete` whether the text is whole: one that was cut is not.
+
     With a `suffix`, what is generated stands between the two; it ends where the model ends a
     middle, without lines at its end that the suffix begins with.
     """
@@ -132,14 +135,18 @@ class TextGeneration(Task):
         by_way: dict[Sampling | BeamSearch, list[int]] = {}
         for number, row in enumerate(rows):
             by_way.setdefault(row.way, []).append(number)
-        found: list[list[str]] = [[] for _ in rows]
+        found: list[list[tuple[str, bool | None]]] = [[] for _ in rows]
         for way, numbers in by_way.items():
             texts = [rows[number].text for number in numbers]
             several = self._continued(texts, way, options.batch_size, fim)
             for number, own in zip(numbers, several, strict=True):
-                found[number] = [_middle(rows[number], text) for text in own]
-        for row, texts in zip(rows, found, strict=True):
-            yield [{"generated_text": _full(row, text, options)} for text in texts]
+                found[number] = [(_middle(rows[number], text), whole) for text, whole in own]
+        for row, several_texts in zip(rows, found, strict=True):
+            yield [
+                {"generated_text": _full(row, text, options)}
+                | ({} if whole is None else {"complete": whole})
+                for text, whole in several_texts
+            ]
 
     def _continued(
         self,
@@ -147,22 +154,23 @@ class TextGeneration(Task):
         way: Sampling | BeamSearch,
         batch_size: int | None,
         fim: FimTokens | None,
-    ) -> list[list[str]]:
-        """The continuations of each text, or the middles behind each."""
+    ) -> list[list[tuple[str, bool | None]]]:
+        """The continuations of each text, or the middles behind each, and whether they are whole
+        in the form that was asked for, if one was."""
         network, known, ends = self.engine.network, self.tokenizer, self.model.end_ids
         if fim is not None:
             known, ends = fim.tokenizer, ends | fim.stops
         if isinstance(way, BeamSearch):
             size = batch_size or max(1, BATCH // way.beams)
             return [
-                [one.text for one in own]
+                [(one.text, None) for one in own]
                 for start in range(0, len(texts), size)
                 for own in write_beams(network, known, texts[start : start + size], way, eos=ends)
             ]
         size, each = batch_size or BATCH, way.returned
         seeds, prompts = way.seeds(len(texts)), [text for text in texts for _ in range(each)]
         said = [
-            one.text
+            (one.text, one.complete)
             for part in (slice(start, start + size) for start in range(0, len(prompts), size))
             for one in write(network, known, prompts[part], way, eos=ends, seeds=seeds[part])
         ]
