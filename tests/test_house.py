@@ -35,6 +35,7 @@ LAYERS = [
     {"evaluate", "serve"},
     {"tasks", "train"},
     {"checkpoints", "objectives", "report"},
+    {"remote"},
     {"diffusion", "generation", "metrics"},
     {"models"},
     {"data"},
@@ -70,6 +71,8 @@ ALONE = {
     "cli.py": "the command line; tests and the installed script call it, too",
     "commands/generate.py": "a command; completion of files takes its settings",
     "commands/run.py": "a command; prompting prints results as it does",
+    "tasks/text/text_generation.py": "a task, whose options that behind an endpoint has too",
+    "tasks/text/writers.py": "models here and behind endpoints under one interface",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
     "checkpoints/probes.py": "what networks are given and give; the other file stores and compares",
@@ -101,6 +104,8 @@ SHARED_TASK_FILES = {
     "text/question_answering.py",  # and information-extraction
     "text/prompting.py",  # tasks that a decoder does by its prompt
     "text/prompted_tasks.py",
+    "text/writers.py",  # what they are read by
+    "text/remote_generation.py",  # text-generation behind an endpoint
     "text/text2text_generation.py",  # and summarization
     "images/engine.py",
     "images/image_classification.py",  # and the two other tasks on images alone

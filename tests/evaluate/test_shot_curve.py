@@ -83,8 +83,8 @@ def test_a_curve():
 
 def test_calibrating_anew_scores_no_row_again():
     made, held = task(), Dataset(ROWS[10:], "held.jsonl")
-    read, score = [], made.scorer.score
-    made.scorer.score = lambda pairs: read.append(len(pairs)) or score(pairs)
+    read, score = [], made.writer.score
+    made.writer.score = lambda pairs: read.append(len(pairs)) or score(pairs)
     shot_curve(made, held, shots=(2,), calibrations=("none", "content-free"))
     assert sum(read) == 10 * 2 + 3 * 2
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bedstone.checkpoints.model import Model
 from bedstone.commands.run import Inputs, described, make_inputs, shown
 from bedstone.data.dataset import Dataset
 from bedstone.data.labels import choice_row
@@ -19,7 +20,7 @@ from bedstone.outputs import new_file
 from bedstone.report.plots import draw_shot_curve
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import read_options
-from bedstone.tasks.pipeline import named_options, open_decoder, prompted_class
+from bedstone.tasks.pipeline import named_options, open_prompted, prompted_class
 from bedstone.train.logs import ProgressBar
 
 
@@ -100,7 +101,8 @@ def prompt(
     examples, with their spread over draws and orders. docs/prompting.md shows templates and tasks.
 
     Args:
-        model: a decoder: a folder, a GGUF file, a name that `bedstone models` lists, or a hub id.
+        model: a decoder: a folder, a GGUF file, a name that `bedstone models` lists, or a hub id;
+            or one behind an endpoint, openai:NAME or http://host/v1#NAME.
         text: the inputs; `-` reads lines from standard input.
         task: text-classification, zero-shot-classification, multiple-choice, token-classification,
             question-answering, translation_en_to_de and such, or summarization.
@@ -150,12 +152,12 @@ def prompt(
     inputs = _inputs(kind, text, file, column, context)
     where = pick_device(device)
     pick_precision(precision, where)
-    opened = open_decoder(model, where)
+    opened = open_prompted(model, where)
     ready = kind(opened, precision=precision, **{**named_options(task), **given, **chosen})
     console = Console(soft_wrap=False, highlight=False)
     if measure.data is not None:
         rows = open_dataset(measure.data, columns=parts, split=split).take(measure.rows)
-        if "source" in kind.fields:
+        if "source" in kind.fields and isinstance(opened, Model):
             rows, _ = pair_rows(rows, task, opened)
         return _measure(ready, rows, shots, calibrations, measure, model, as_json)
     for value, result in zip(inputs, ready(iter(inputs)), strict=True):

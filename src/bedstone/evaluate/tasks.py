@@ -75,7 +75,7 @@ class Classes(Metric):
     def __init__(self, rows: Dataset, model: Model) -> None:
         rows = with_labels(rows)
         super().__init__(rows, model)
-        head = getattr(model.config, "head", None)
+        head = getattr(getattr(model, "config", None), "head", None)
         known = list(head.labels) if head is not None and head.kind == "sequence" else None
         self.problem, self.actual = "single", []
         if rows.samples:

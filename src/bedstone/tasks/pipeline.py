@@ -18,6 +18,8 @@ from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.data.text.marian_tokenizer import load_tokenizer
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError, nearest
+from bedstone.remote.endpoint import is_remote
+from bedstone.remote.model import RemoteModel
 from bedstone.runtime import pick_device
 from bedstone.tasks.task import Task, embeds_images, reads_image_and_text, shown
 
@@ -70,6 +72,7 @@ PROMPTED = {
     "translation": "text.prompted_tasks:PromptedTranslation",
     "summarization": "text.prompted_tasks:PromptedSummarization",
 }
+REMOTE = "text.remote_generation:RemoteTextGeneration"
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 ALIASES |= {"vqa": "visual-question-answering"}
 _PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")  # as version 4 names a pair of languages
@@ -77,7 +80,7 @@ _PAIR = re.compile(r"translation_(\w+?)_to_(\w+)")  # as version 4 names a pair 
 
 def pipeline(
     task: str | None = None,
-    model: Model | str | Path | None = None,
+    model: Model | RemoteModel | str | Path | None = None,
     *,
     tokenizer: Tokenizer | str | Path | None = None,
     precision: str | None = None,
@@ -94,7 +97,8 @@ def pipeline(
         task: one of `TASKS`, or of `ALIASES`, or translation_xx_to_yy; None takes the one that the
             model was made for.
         model: a `Model`, a folder (a model's or a run's), a short name such as `minilm`, or a
-            hub id. A decoder does the tasks of `PROMPTED` by prompting.
+            hub id. A decoder does the tasks of `PROMPTED` by prompting; so does a model behind an
+            endpoint: `openai:NAME`, `http://host/v1#NAME`, or a `RemoteModel`.
         tokenizer: another than the model's own.
         precision: fp32 (as None), bf16, auto for bf16 where the hardware has it, int8 or int4,
             which quantise weights, or mixed for fp32 with such bf16 in late MLPs alone
@@ -125,6 +129,10 @@ def pipeline(
             f"{task}: no model was named, and Bedstone takes none on its own. Give as model= the "
             f"folder or hub id of one with {kind.asks}."
         )
+    if is_remote(model):
+        model = RemoteModel(str(model))
+    if isinstance(model, RemoteModel):
+        return _remote_task(kind, model, {**named_options(task), **options})
     where = _device(device)
     if not isinstance(model, Model):
         on = pick_device("auto") if where is None else where
@@ -138,6 +146,25 @@ def pipeline(
         kind = prompted_class(kind.name)
     check_head(kind, model)
     return kind(model, precision=precision, **{**named_options(task), **options})
+
+
+def _remote_task(kind: type[Task] | None, model: RemoteModel, options: dict[str, Any]) -> Task:
+    """A task over a model behind an endpoint.
+
+    Raises:
+        BedstoneError: it can't be done from there.
+    """
+    name = "text-generation" if kind is None else kind.name
+    made: Any = _found(REMOTE) if name == "text-generation" else None
+    if name in PROMPTED:
+        made = prompted_class(name)
+    if made is None:
+        raise BedstoneError(
+            f"{name}: needs {task_class(name).asks} on this machine; {model.address} is asked for "
+            f"text-generation, {', '.join(PROMPTED)}."
+        )
+    task: Task = made(model, **options)
+    return task
 
 
 def natural_task(model: Model) -> str:
@@ -284,12 +311,26 @@ def named_options(task: str | None) -> dict[str, Any]:
     return {"src_lang": found[1], "tgt_lang": found[2]} if found else {}
 
 
+def open_prompted(model: str, device: torch.device) -> Model | RemoteModel:
+    """Opens a model that writes text, or one behind an endpoint.
+
+    Raises:
+        BedstoneError: as `open_decoder`; or the address is none.
+    """
+    return RemoteModel(model) if is_remote(model) else open_decoder(model, device)
+
+
 def open_decoder(model: str, device: torch.device) -> Model:
     """Opens a model that writes text.
 
     Raises:
         BedstoneError: it can't be opened, or does something else.
     """
+    if is_remote(model):
+        raise BedstoneError(
+            f"{model}: is behind an endpoint, which this command doesn't ask. `bedstone prompt` "
+            "does, and bedstone.pipeline('text-generation', ...)."
+        )
     opened = open_model(model, device=device)
     if isinstance(opened, MediaPipeline):
         raise BedstoneError(

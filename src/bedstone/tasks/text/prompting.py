@@ -24,17 +24,17 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
-from bedstone.data.text.chat import render
 from bedstone.data.text.demonstrations import SELECTIONS, Demonstrations, Embed
 from bedstone.data.text.prompt_template import PromptTemplate, open_template, with_labels
 from bedstone.data.write import dictionaries
 from bedstone.errors import BedstoneError
-from bedstone.generation.likelihood import Likelihood, Scorer
-from bedstone.generation.sampling import Sampling
-from bedstone.generation.text import Written, encode_prompt, write
+from bedstone.generation.likelihood import Likelihood
+from bedstone.generation.text import Written
+from bedstone.remote.model import RemoteModel
 from bedstone.settings import one_of, optional, whole
 from bedstone.tasks.task import Options, Task, shown
 from bedstone.tasks.text.feature_extraction import can_embed, embedder_of
+from bedstone.tasks.text.writers import LocalWriter, RemoteWriter, Writer
 
 SHOTS = 8  # where examples are given, and not how many of them
 CHATS = ("auto", "turns", "message", "none")
@@ -173,8 +173,11 @@ class Prompted(Task):
         return model.writes_text
 
     def open(self, precision: str) -> None:
-        super().open(precision)
-        self.scorer = Scorer(self.engine.network, self.tokenizer)
+        if isinstance(self.model, RemoteModel):
+            self.writer: Writer = RemoteWriter(self.model)
+        else:
+            super().open(precision)
+            self.writer = LocalWriter(self.model, self.engine)
         self.dropped, self.unread = (0, 0), 0
         self._setup: _Setup | None = None
         self._embedders: dict[Any, Embed] = {}
@@ -235,20 +238,20 @@ class Prompted(Task):
             raise BedstoneError(
                 f"shots: {shots} were wanted, and there are no examples. Give rows as examples."
             )
-        room = self.model.config.context - self._answer_tokens(candidates, options)
+        room = self.writer.context - self._answer_tokens(candidates, options)
         for first in range(len(chosen) + 1):
             shown_rows = [
                 (examples.inputs[row], examples.outputs[row])  # type: ignore[union-attr]
                 for row in chosen[first:]
             ]
             text = self._written(template, head, shown_rows, given, options)
-            size = len(encode_prompt(self.tokenizer, text))
+            size = self.writer.size(text)
             if size <= room:
                 break
             if options.overflow == "refuse" or first == len(chosen):
                 raise BedstoneError(
                     f"the prompt has {size:,} tokens with {len(chosen) - first} examples; the "
-                    f"model's context of {self.model.config.context:,} leaves {room:,} beside the "
+                    f"model's context of {self.writer.context:,} leaves {room:,} beside the "
                     "answer. "
                     + (
                         "Lower shots, or shorten the text."
@@ -260,7 +263,7 @@ class Prompted(Task):
             self.dropped = (self.dropped[0] + 1, self.dropped[1] + first)
             self.tell(
                 f"prompts with {len(chosen)} examples are longer than the model's context of "
-                f"{self.model.config.context:,} tokens: the first examples are dropped.",
+                f"{self.writer.context:,} tokens: the first examples are dropped.",
                 once=f"overflow {len(chosen)}",
             )
         return text
@@ -276,11 +279,11 @@ class Prompted(Task):
         if not self.chats(options):
             return template.text(head, examples, given)
         turns = options.chat != "message"
-        return render(self.tokenizer, template.messages(head, examples, given, turns=turns))
+        return self.writer.render(template.messages(head, examples, given, turns=turns))
 
     def chats(self, options: PromptOptions) -> bool:
         """Whether prompts are conversations."""
-        known = bool(self.tokenizer.chat_template)
+        known = self.writer.chats
         if options.chat in ("turns", "message") and not known:
             raise BedstoneError(
                 f"chat: {options.chat} was given, and the model has no chat template. Take none."
@@ -297,7 +300,7 @@ class Prompted(Task):
         """Tokens of an answer that are read after the prompt, at most."""
         if self._generates(options):
             return int(options.max_new_tokens)
-        return max(len(self.tokenizer.encode(each)) for each in candidates.values()) - 1
+        return max(self.writer.answer_size(each) for each in candidates.values()) - 1
 
     def shots(self, options: PromptOptions) -> int:
         """How many examples a prompt is to have."""
@@ -365,13 +368,10 @@ class Prompted(Task):
         self, prompts: Sequence[str], template: PromptTemplate, options: Any
     ) -> Iterator[tuple[str | None, Written]]:
         """What the model writes after each prompt: the answer in it, and all of it."""
-        way = Sampling(max_tokens=options.max_new_tokens, stop=template.stop)
         size = options.batch_size or TOGETHER
         for start in range(0, len(prompts), size):
             part = list(prompts[start : start + size])
-            for one in write(
-                self.engine.network, self.tokenizer, part, way, eos=self.model.end_ids
-            ):
+            for one in self.writer.write(part, options.max_new_tokens, template.stop):
                 found = template.find(one.text)
                 self.unread += found is None
                 yield found, one
@@ -430,7 +430,7 @@ class Choosing(Prompted):
         new = list(dict.fromkeys(pair for pair in pairs if pair not in self._known))
         if len(self._known) + len(new) > KEPT:
             self._known, new = {}, list(dict.fromkeys(pairs))
-        self._known.update(zip(new, self.scorer.score(new), strict=True))
+        self._known.update(zip(new, self.writer.score(new), strict=True))
         return [self._known[pair] for pair in pairs]
 
     def _contents(self, options: LabelOptions) -> Sequence[str]:

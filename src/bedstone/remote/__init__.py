@@ -1,0 +1,1 @@
+"""Models behind an endpoint of somebody else, with the API of OpenAI."""
