@@ -218,6 +218,20 @@ def test_the_command_line(fake, capsys, tmp_path):
     measure = ["prompt", f"{fake.url}#small", "--template", "sentiment", "--score", "generate"]
     measure += ["--data", str(tmp_path / "rows.jsonl"), "--json"]
     assert main(measure) == 0
+    capsys.readouterr()
+    tape = str(tmp_path / "tape.jsonl")
+    more = ["--score", "generate", "--json", "--budget-money", "0.01", "--price", "1,2"]
+    assert main([*words, *more, "--record", tape]) == 0
+    recorded = capsys.readouterr()
+    assert "1 requests, 8 tokens, 0.0000 by the price" in recorded.err
+    assert main([*words, *more, "--replay", tape]) == 0
+    assert capsys.readouterr().out == recorded.out
+    assert main([*words, "--score", "generate", "--budget-tokens", "3"]) == 2
+    assert "budget.tokens" in capsys.readouterr().err
+    assert main(["prompt", "python-gpt", "x", "--budget-tokens", "3"]) == 2
+    assert "--budget-tokens: serves a model behind" in capsys.readouterr().err
+    assert main([*words, "--price", "1"]) == 2
+    assert "--price" in capsys.readouterr().err
     assert main(["generate", f"{fake.url}#small", "x"]) == 2
     assert "behind an endpoint" in capsys.readouterr().err
     assert main(["prompt", "openai:", "x"]) == 2

@@ -51,11 +51,15 @@ class ChatSettings(GenerationSettings):
         num_return_sequences: 1, as a conversation goes one way.
         prediction: file with a text that answers are expected to be, with differences, such as code
             that is to be edited: drafts are copied from it first.
+        json_schema: a JSON schema that answers follow, or @FILE; true takes any object.
+        choices: a text that may be an answer; given several times, one of them is.
     """
 
     stop: tuple[str, ...] = ()
     force_words: tuple[str, ...] = ()
     bad_words: tuple[str, ...] = ()
+    json_schema: str | None = None
+    choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -311,15 +311,6 @@ def named_options(task: str | None) -> dict[str, Any]:
     return {"src_lang": found[1], "tgt_lang": found[2]} if found else {}
 
 
-def open_prompted(model: str, device: torch.device) -> Model | RemoteModel:
-    """Opens a model that writes text, or one behind an endpoint.
-
-    Raises:
-        BedstoneError: as `open_decoder`; or the address is none.
-    """
-    return RemoteModel(model) if is_remote(model) else open_decoder(model, device)
-
-
 def open_decoder(model: str, device: torch.device) -> Model:
     """Opens a model that writes text.
 
