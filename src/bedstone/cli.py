@@ -40,6 +40,7 @@ COMMANDS = {
         "complete": "commands.complete:complete",
         "chat": "commands.chat:chat",
         "prompt": "commands.prompt:prompt",
+        "agent": "commands.agent:agent",
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
         "predict": "commands.predict:predict",

@@ -1,0 +1,1 @@
+"""Agents: a model that calls tools in a loop, under a policy that it can't change."""

@@ -1,0 +1,235 @@
+"""Models as the loop of an agent calls them: a decoder of ours, or one behind an endpoint.
+
+A decoder of ours says each turn as JSON, which its tokens are held to (`generation.structure`):
+`{"tool": NAME, "arguments": {...}}` with the tool's own schema, or `{"answer": TEXT}`. So any chat
+model can call, and a call can always be read. An endpoint's calls come by its API.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bedstone.agent.loop import Message, Turn
+from bedstone.agent.tools import Tool
+from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.data.text.chat import check_template, render
+from bedstone.data.text.tool_calls import Call
+from bedstone.errors import BedstoneError
+from bedstone.generation.autoregress import ready
+from bedstone.generation.settings import GenerationSettings
+from bedstone.generation.text import write
+from bedstone.reading import shown
+from bedstone.remote.ledger import Usage
+from bedstone.remote.model import RemoteModel
+from bedstone.runtime import pick_device, pick_precision
+
+NEW_TOKENS = 256  # of a turn
+LEAST = 16  # tokens that a turn needs
+KEPT = 200  # characters of old results, where the context is short
+_LOOSE = ("description", "title", "default", "examples", "$schema")  # keys that say nothing
+ASIDE = (
+    "Answer with one JSON object and nothing else. To call a tool: "
+    '{"tool": NAME, "arguments": {...}}. When the goal is reached: {"answer": TEXT}.\nTools:\n'
+)
+
+
+class LocalDriver:
+    """A decoder of ours with a chat template.
+
+    Args:
+        model: a GPT with its language head.
+        precision: as of tasks; None is that of the weights.
+        max_new_tokens: of a turn.
+        settings: of generation, such as temperature; greedy where nothing is given.
+
+    Raises:
+        BedstoneError: the model has no chat template.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        precision: str = "auto",
+        max_new_tokens: int = NEW_TOKENS,
+        **settings: Any,
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer_of(model)
+        check_template(self.tokenizer, "Take a chat model, or one behind an endpoint.")
+        self.name = str(model.path or "model")
+        self.most, self.settings = max_new_tokens, {"do_sample": False, **settings}
+        how = pick_precision(precision, pick_device(str(model.device)))
+        self.network = ready(model.network, how)
+
+    def turn(
+        self, messages: Sequence[Message], tools: Sequence[Tool], most: int | None
+    ) -> Turn | None:
+        """The next turn; None where `most` leaves no room."""
+        room = int(self.model.config.context) - self.most
+        if room < LEAST:
+            raise BedstoneError(
+                f"max_new_tokens: is {self.most}, and the model's context is "
+                f"{self.model.config.context}. Lower it."
+            )
+        prompt = self._fitted(as_plain(messages, tools), room)
+        new = self.most if most is None else min(self.most, most - len(prompt.ids))
+        if new < LEAST:
+            return None
+        settings = GenerationSettings(
+            max_new_tokens=new, json_schema=turn_schema(tools), **self.settings
+        )
+        way = settings.resolve({}, tokenizer=self.tokenizer)
+        ends = self.model.end_ids
+        (one,) = write(self.network, self.tokenizer, [prompt], way, eos=ends)  # type: ignore[arg-type]
+        tokens = len(prompt.ids) + len(one.ids)
+        if not one.complete:
+            return Turn(one.text, tokens=tokens, fault=f"it was cut after {len(one.ids)} tokens.")
+        return read_turn(one.text, tokens)
+
+    def _fitted(self, messages: list[Message], room: int) -> Any:
+        """The prompt, with old results shortened until it fits.
+
+        Raises:
+            BedstoneError: it doesn't fit at all.
+        """
+        messages = [dict(each) for each in messages]
+        results = [n for n, each in enumerate(messages) if each.get("result")]
+        for number in [None, *results]:
+            if number is not None:
+                text = messages[number]["content"]
+                if len(text) <= KEPT:
+                    continue
+                messages[number]["content"] = f"{text[:KEPT]}... (shortened)"
+            plain = [{"role": each["role"], "content": each["content"]} for each in messages]
+            prompt = render(self.tokenizer, plain)
+            if len(prompt.ids) <= room:
+                return prompt
+        raise BedstoneError(
+            f"the conversation has {len(prompt.ids):,} tokens, and the model's context has room "
+            f"for {room:,}. Take fewer tools, a shorter goal, or a model with a longer context."
+        )
+
+
+class RemoteDriver:
+    """A model behind an endpoint, whose calls come by its API.
+
+    Args:
+        model: the endpoint.
+        settings: of generation.
+
+    Raises:
+        BedstoneError: it gives no calls of tools.
+    """
+
+    def __init__(
+        self, model: RemoteModel, *, max_new_tokens: int = NEW_TOKENS, **settings: Any
+    ) -> None:
+        model.needs("tools", "agent")
+        self.model, self.name = model, str(model.address)
+        self.most, self.settings = max_new_tokens, settings
+
+    def turn(
+        self, messages: Sequence[Message], tools: Sequence[Tool], most: int | None
+    ) -> Turn | None:
+        """The next turn; None where `most` leaves no room, by the usage of the turns before."""
+        new = self.most if most is None else min(self.most, most)
+        if new < LEAST:
+            return None
+        budget = self.model.endpoint.budget
+        before, cost = budget.spent, budget.cost
+        settings = GenerationSettings(max_new_tokens=new, **self.settings)
+        (reply, *_) = self.model.chat(messages, settings, tools=[each.schema for each in tools])
+        spent = Usage(budget.spent.read - before.read, budget.spent.written - before.written)
+        found: list[Call] = []
+        for _, name, text in reply.calls:
+            try:
+                given = json.loads(text)
+            except ValueError:
+                given = None
+            if not isinstance(given, dict):
+                fault = f"the arguments of {name} are no JSON object: {shown(text, 80)}"
+                return Turn(reply.text, (), spent.tokens, fault, budget.cost - cost)
+            found.append(Call(name, given))
+        fault = "it was cut." if reply.finish == "length" and not found else ""
+        return Turn(reply.text, tuple(found), spent.tokens, fault, budget.cost - cost)
+
+
+def turn_schema(tools: Sequence[Tool]) -> dict[str, Any]:
+    """The JSON schema of a turn: a call of one of the tools, or an answer."""
+    calls = [
+        _closed({"tool": {"const": each.name}, "arguments": _arguments(each.parameters)})
+        for each in tools
+    ]
+    return {"anyOf": [*calls, _closed({"answer": {"type": "string"}})]}
+
+
+def read_turn(text: str, tokens: int) -> Turn:
+    """A turn from its JSON."""
+    found = json.loads(text)
+    if "answer" in found:
+        return Turn(str(found["answer"]), tokens=tokens)
+    return Turn(calls=(Call(found["tool"], found["arguments"]),), tokens=tokens)
+
+
+def as_plain(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """Messages as any chat template takes them: tools in the system's words, calls as JSON, results
+    as words of the user, marked as such."""
+    lines = [
+        json.dumps(
+            {"tool": each.name, "what": each.description, "arguments": each.parameters},
+            ensure_ascii=False,
+        )
+        for each in tools
+    ]
+    made: list[Message] = []
+    for each in messages:
+        if each["role"] == "system" and not made:
+            text = f"{each['content']}\n{ASIDE}" + "\n".join(lines)
+            made.append({"role": "system", "content": text})
+        elif calls := each.get("tool_calls"):
+            for call in calls:
+                one = call["function"]
+                said = {"tool": one["name"], "arguments": json.loads(one["arguments"])}
+                text = json.dumps(said, ensure_ascii=False)
+                made.append({"role": "assistant", "content": text})
+        elif each["role"] == "tool":
+            text = f"Result of {each['name']}: {each['content']}"
+            made.append({"role": "user", "content": text, "result": True})
+        elif each["role"] == "assistant":
+            text = json.dumps({"answer": each["content"]}, ensure_ascii=False)
+            made.append({"role": "assistant", "content": text})
+        else:
+            made.append({"role": each["role"], "content": each["content"]})
+    return _alternating(made)
+
+
+def _alternating(messages: list[Message]) -> list[Message]:
+    """Of a turn with several calls: each call before its result, as templates want turns."""
+    made: list[Message] = []
+    waiting: list[Message] = []
+    for each in messages:
+        if each["role"] == "assistant":
+            waiting.append(each)
+            continue
+        if waiting:
+            made.append(waiting.pop(0))
+        made.append(each)
+    return [*made, *waiting]
+
+
+def _closed(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool's parameters, in which only what is named may stand."""
+    made = {key: value for key, value in schema.items() if key not in _LOOSE}
+    made.setdefault("type", "object")
+    made.setdefault("properties", {})
+    made.setdefault("additionalProperties", False)
+    return made
