@@ -274,7 +274,14 @@ def test_the_command(fake, tmp_path, capsys):
         return scripted(route, body)
 
     fake.answer = lambda route, body: able(route, body) if route.startswith("chat") else None
-    words = ["agent", "3 + 4?", f"{fake.url}#small", "--tools", f"{tmp_path}/mine.py:add"]
+    words = [
+        "agent",
+        "3 + 4?",
+        "--model",
+        f"{fake.url}#small",
+        "--tools",
+        f"{tmp_path}/mine.py:add",
+    ]
     assert main([*words, "--policy", "allow add", "--transcript", str(tmp_path / "run.jsonl")]) == 0
     out = capsys.readouterr()
     assert out.out.strip() == "It is 7." and 'add {"a": 3, "b": 4}' in out.err
@@ -291,7 +298,8 @@ def test_the_command(fake, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert next(each for each in lines if each["kind"] == "decision")["action"] == "deny"
     assert main([*words, "--policy", "allow ad"]) == 2
-    assert main(["agent", "x", f"{fake.url}#small"]) == 2
+    assert main(["agent", "x", "--model", f"{fake.url}#small"]) == 2
+    assert main(["agent", "x", "--tools", "calculator"]) == 2
     assert main([*words, "--transcript", str(tmp_path / "run.jsonl")]) == 2
     capsys.readouterr()
 
@@ -306,7 +314,16 @@ def test_the_command(fake, tmp_path, capsys):
 
 def test_the_command_with_a_model_of_ours(tmp_path, capsys):
     chat_model().save(tmp_path / "model")
-    words = ["agent", "Add", str(tmp_path / "model"), "--tools", "calculator", "--steps", "2"]
+    words = [
+        "agent",
+        "Add",
+        "--model",
+        str(tmp_path / "model"),
+        "--tools",
+        "calculator",
+        "--steps",
+        "2",
+    ]
     assert main([*words, "--max-new-tokens", "40", "--precision", "fp32"]) in (0, 1)
     assert "Traceback" not in capsys.readouterr().err
 

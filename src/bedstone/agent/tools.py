@@ -121,7 +121,8 @@ class Toolbox:
         try:
             found = self.tools[name].function(**arguments)
         except Exception as error:  # whatever a tool raises, the loop goes on
-            return readable(f"error: {type(error).__name__}: {error}"), False
+            kind = "" if isinstance(error, BedstoneError) else f"{type(error).__name__}: "
+            return readable(f"error: {kind}{error}"), False
         if not isinstance(found, str):
             try:
                 found = json.dumps(found, ensure_ascii=False, default=str)

@@ -48,8 +48,8 @@ class Bounds:
 
 def agent(
     goal: str,
-    model: str,
     bounds: Bounds,
+    model: str = "",
     tools: tuple[str, ...] = (),
     policy: tuple[str, ...] = (),
     transcript: str | None = None,
@@ -87,6 +87,11 @@ def agent(
     """
     if transcript is not None:
         new_file(transcript, "--transcript", overwrite=False)
+    if not model:
+        raise BedstoneError(
+            "--model: none was named; take a chat model, such as smollm2-135m-instruct, or one "
+            "behind an endpoint."
+        )
     if not tools:
         raise BedstoneError("--tools: none were given; an agent needs one, such as calculator.")
     asks = sys.stdin.isatty() and not as_json
