@@ -105,8 +105,20 @@ def test_a_share_of_middles_is_the_rest_of_one_line():
     assert all(cut.counts.cut for cut in blank)  # at two characters of all
 
 
+def test_cut_passages_may_stay_in_their_document():
+    texts = [document(number, 300, 600) for number in range(40)]
+    flags = [True] * 40, [True] * 40
+    apart, joined = (cutter(60, apart=apart).encode(texts, *flags) for apart in (True, False))
+    assert any(cut.starts for cut in apart)
+    for one, other in zip(apart, joined, strict=True):
+        assert np.array_equal(one.ids, other.ids) and other.starts == ()
+        assert one.open_ended == other.open_ended and one.counts == other.counts
+    assert cutter(apart=False).identity() != cutter().identity()
+
+
 def test_without_that_share_cuts_and_caches_stay_what_they_were():
-    assert "lines" not in cutter().identity() and cutter(lines=0.5).identity()["lines"] == 0.5
+    assert not {"lines", "apart"} & cutter().identity().keys()
+    assert cutter(lines=0.5).identity()["lines"] == 0.5
 
 
 @pytest.mark.parametrize("size", [20, 100])
@@ -155,7 +167,9 @@ def test_draws_are_of_the_seed_and_the_text_alone():
 
 
 def test_defaults_and_shares_that_the_convention_lacks():
-    assert FimConfig() == FimConfig(rate=0.5, spm=None, style="", passage=None, lines=0.0)
+    assert FimConfig() == FimConfig(
+        rate=0.5, spm=None, style="", passage=None, lines=0.0, apart=True
+    )
     assert cutter().spm == 0.5
     names = (END, *STYLES["qwen2.5-coder"].tokens)
     qwen = train_bpe(["abc"], 270, special_tokens=names)

@@ -36,6 +36,9 @@ class FimConfig(Settings):
         lines: share of cuts whose middle is the rest of one line, as editors ask for it: from the
             line's begin, its first character that isn't white space, or any (a third each), to its
             last. The other cuts are at two characters drawn from all.
+        apart: whether a passage that is cut is a document of its own, which reads nothing before it
+            as a prompt does; else it stays in its document, as in the paper, and what follows reads
+            it, which keeps long contexts.
     """
 
     rate: float = share(default=0.5)
@@ -43,6 +46,7 @@ class FimConfig(Settings):
     style: str = one_of("", *STYLES, default="")
     passage: int | None = optional(whole(0))
     lines: float = share(default=0.0)
+    apart: bool = True
 
     section: ClassVar[str] = "fim."
 
@@ -91,6 +95,7 @@ class FimCutter:
         self.tokens = fim_tokens(tokenizer, config.style, "fim")
         style = self.tokens.style
         self.rate, self.lines, self.seed = config.rate, config.lines, seed
+        self.apart = config.apart
         self.passage = passage if config.passage is None else config.passage
         usual = 0.5 if len(style.orders) == 2 else float(SPM in style.orders)
         self.spm = usual if config.spm is None else config.spm
@@ -104,7 +109,8 @@ class FimCutter:
         """All that decides which tokens come out, beside the tokenizer and the text."""
         style = self.tokens.style.name
         names = ["rate", "spm", "passage", "seed"]
-        names += ["lines"] if self.lines else []  # caches made before it was there stay good
+        names += ["lines"] if self.lines else []  # caches made before they were there stay good
+        names += [] if self.apart else ["apart"]
         return {"style": style, **{name: getattr(self, name) for name in names}}
 
     def encode(
@@ -140,6 +146,7 @@ class FimCutter:
                 else:
                     parts.append(next(wholes))
             sizes = np.cumsum([len(part) for part in parts if len(part)])[:-1]
+            sizes = sizes if self.apart else sizes[:0]
             ids = np.concatenate(parts)
             orders = [one.order for one in own]
             passages = sum(one.passages for one in own)
