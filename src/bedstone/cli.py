@@ -41,6 +41,7 @@ COMMANDS = {
         "chat": "commands.chat:chat",
         "prompt": "commands.prompt:prompt",
         "agent": "commands.agent:agent",
+        "mcp": "commands.agent:mcp",
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
         "predict": "commands.predict:predict",

@@ -2,16 +2,19 @@
 texts, and models that see and draw.
 
 They are named as on the command line: `calculator`, `files=notes/`, `python`, `search=docs/`,
-`caption=MODEL`, `ask=MODEL`, `classify=MODEL`, `imagine=MODEL`, or `FILE.py:FUNCTION`.
+`caption=MODEL`, `ask=MODEL`, `classify=MODEL`, `imagine=MODEL`, `mcp=COMMAND`, or
+`FILE.py:FUNCTION`.
 """
 
 import ast
+import atexit
 import math
 import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bedstone.agent.mcp import McpServer, renamed
 from bedstone.agent.tools import Tool, tool
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.rewards import load_function
@@ -264,7 +267,7 @@ def imagine_tool(model: str, folder: Path) -> Tool:
 
 
 _SEEING = {"caption": caption_tool, "ask": ask_tool, "imagine": imagine_tool}
-NAMES = ("calculator", "python", "files", "search", "caption", "ask", "classify", "imagine")
+NAMES = ("calculator", "python", "files", "search", "classify", "mcp", *_SEEING)
 
 
 def named_tools(names: Iterable[str]) -> list[Tool]:
@@ -278,7 +281,7 @@ def named_tools(names: Iterable[str]) -> list[Tool]:
     found: list[Tool] = []
     for each in given:
         name, _, value = each.partition("=")
-        if name in ("files", "search", "classify", *_SEEING) and not value:
+        if name in ("files", "search", "mcp", "classify", *_SEEING) and not value:
             raise BedstoneError(f"tools: {each!r}: needs what it works on, such as {name}=NAME.")
         if name == "calculator":
             found.append(tool(calculator, effects=False, untrusted=False))
@@ -292,6 +295,12 @@ def named_tools(names: Iterable[str]) -> list[Tool]:
             found.append(classify_tool(value))
         elif name in _SEEING:
             found.append(_SEEING[name](value, to_path(folder, "files").resolve()))
+        elif name == "mcp":
+            server = McpServer(value)
+            atexit.register(server.close)
+            own = server.tools()
+            taken = {one.name for one in found}
+            found += renamed(own, "mcp") if taken & {one.name for one in own} else own
         elif ":" in each:
             found.append(tool(load_function(each, "tools")))
         else:

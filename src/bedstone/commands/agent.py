@@ -8,6 +8,7 @@ from typing import Any
 
 from bedstone.agent.drivers import LocalDriver, RemoteDriver
 from bedstone.agent.loop import Agent, Driver, Limits
+from bedstone.agent.mcp import serve_stdio
 from bedstone.agent.own_tools import named_tools
 from bedstone.agent.policy import Policy
 from bedstone.errors import BedstoneError
@@ -70,7 +71,7 @@ def agent(
             an endpoint, openai:NAME or http://host/v1#NAME.
         tools: a tool; may be given several times: calculator, python (in the sandbox),
             files=FOLDER, search=FOLDER, caption=MODEL, ask=MODEL, classify=MODEL, imagine=MODEL,
-            FILE.py:FUNCTION.
+            FILE.py:FUNCTION, mcp=COMMAND or mcp=http://ADDRESS.
         policy: a rule, such as "allow write_file(path=reports/*)" or "deny run_python"; may be
             given several times, the first that fits counts: trust, allow, ask or deny.
         transcript: new file that all that happens is written to.
@@ -109,6 +110,23 @@ def agent(
     why = REASONS[found.reason] + (f": {found.answer}" if found.answer else "")
     print(f"bedstone: agent: no answer: {why}.", file=sys.stderr)
     return 1
+
+
+def mcp(tools: tuple[str, ...] = ()) -> None:
+    """Serve tools to other agents by the Model Context Protocol, on standard input and output.
+
+    Args:
+        tools: a tool; may be given several times, as `bedstone agent` has them.
+
+    Example:
+        bedstone mcp --tools calculator --tools search=docs --tools caption=scenes-vlm
+
+    Raises:
+        BedstoneError: none are given, or one is unknown.
+    """
+    if not tools:
+        raise BedstoneError("--tools: none were given; give those to serve, such as calculator.")
+    serve_stdio(named_tools(tools))
 
 
 def _driver(model: str, most: int, precision: str, device: str) -> Driver:
