@@ -105,6 +105,21 @@ def weights(folder: Path) -> list[str]:
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
+def test_a_stage_keeps_what_its_section_leaves_out(tmp_path: Path) -> None:
+    """The images' size, however deep in the section of a stage the usual value stands."""
+    image = {"width": 8, "blocks": [1, 1, 1], "block": "basic", "shrink": 1, "heads": 2}
+    clip = {"model": {"layout": "clip_resnet", "image": image}}
+    stages = {one.name: one for one in recipe_of(tmp_path / "run").stages()}
+    assert "clip" not in stages
+    whole = recipe_of(tmp_path / "run", clip=clip)
+    (stage,) = [one for one in whole.stages() if one.name == "clip"]
+    made = stage.recipe(whole).model["image"]
+    assert made == {**image, "image_size": 16}
+    given = recipe_of(tmp_path / "run", clip={"model": {"image": {**image, "image_size": 32}}})
+    (stage,) = [one for one in given.stages() if one.name == "clip"]
+    assert stage.recipe(given).model["image"]["image_size"] == 32
+
+
 def test_all_stages_within_one_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_of(tmp_path / "run", clip=CLIP, sampling={"candidates": 2})
     done = pretrain(recipe)

@@ -20,7 +20,7 @@ from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_text
 from bedstone.reading import is_plain, read_object
 from bedstone.recipes.base import load_method, read
-from bedstone.settings import to_yaml
+from bedstone.settings import read_values, to_yaml
 from bedstone.train.logs import ProgressBar, counted
 from bedstone.train.resume import DATA, RECIPE
 from bedstone.train.run import RunResult, held_folder, run, said
@@ -53,11 +53,7 @@ class Stage:
             BedstoneError: the section isn't one of that method; it is named.
         """
         section = getattr(whole, self.name)
-        values = {"method": self.method, **self.usual, **section}
-        for name in set(values) & set(self.usual):  # of sections that both have, each field
-            both = self.usual[name], values[name]
-            if all(isinstance(each, Mapping) for each in both):
-                values[name] = {**both[0], **both[1]}
+        values = read_values({"method": self.method, **self.usual}, [section])
         if taken := {"out", "budget", *SHARED} & set(section):
             name = min(taken)
             raise BedstoneError(
