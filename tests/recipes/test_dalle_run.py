@@ -109,14 +109,14 @@ def test_a_stage_keeps_what_its_section_leaves_out(tmp_path: Path) -> None:
     """The images' size, however deep in the section of a stage the usual value stands."""
     image = {"width": 8, "blocks": [1, 1, 1], "block": "basic", "shrink": 1, "heads": 2}
     clip = {"model": {"layout": "clip_resnet", "image": image}}
-    stages = {one.name: one for one in recipe_of(tmp_path / "run").stages()}
+    stages = {one.name: one for one in recipe_of(tmp_path / "run").to_train}
     assert "clip" not in stages
     whole = recipe_of(tmp_path / "run", clip=clip)
-    (stage,) = [one for one in whole.stages() if one.name == "clip"]
+    (stage,) = [one for one in whole.to_train if one.name == "clip"]
     made = stage.recipe(whole).model["image"]
     assert made == {**image, "image_size": 16}
     given = recipe_of(tmp_path / "run", clip={"model": {"image": {**image, "image_size": 32}}})
-    (stage,) = [one for one in given.stages() if one.name == "clip"]
+    (stage,) = [one for one in given.to_train if one.name == "clip"]
     assert stage.recipe(given).model["image"]["image_size"] == 32
 
 
