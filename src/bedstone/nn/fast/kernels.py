@@ -173,6 +173,10 @@ def _loaded(chosen: tuple[str, ...]) -> tuple[ctypes.CDLL | None, str]:
         c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int32,
     ]  # fmt: skip
     found.bedstone_move.restype = None
+    found.bedstone_turn.argtypes = [
+        c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64, c_uint32, c_int32,
+    ]  # fmt: skip
+    found.bedstone_turn.restype = None
     return found, ""
 
 

@@ -1,6 +1,6 @@
 // What would be many passes over memory, each as one: of training, dropout, and the softmax of
 // logits with the loss and its gradient; of beam search, the best tokens, and moves of blocks; of
-// sampling, log-probabilities and the draw of a token.
+// sampling, log-probabilities and the draw of a token; of weights, their order.
 
 #include <omp.h>
 #include <algorithm>
@@ -194,7 +194,7 @@ struct Drawing {
   float top_p, min_p;
 };
 
-enum { LIKELY = 512 };  // tokens that top-p looks at before all are sorted
+enum { LIKELY = 512 };  // tokens that top-p looks at first
 enum { PART = 256 };    // probabilities that are summed at a time
 
 struct Place {
@@ -326,9 +326,10 @@ int64_t draw(const float* row, int64_t count, const Drawing& how, double number,
   float listed = take_chances(places, peak);
   if (how.top_k) total = listed;
   if (how.top_p < 1) {
-    if (!how.top_k && listed / total < how.top_p) {  // a flat distribution: all of it is needed
-      select_largest(x, count, count, places);
-      take_chances(places, peak);
+    for (int64_t more = 8 * LIKELY; !how.top_k && listed / total < how.top_p; more *= 8) {
+      if ((int64_t)places.size() == count) break;  // a flat distribution: all of it is needed
+      select_largest(x, count, std::min(more, count), places);
+      listed = take_chances(places, peak);
     }
     double passed = 0;
     size_t kept = 0;
@@ -398,6 +399,24 @@ void bedstone_move(char* data, int64_t bytes, const int64_t* from, const int64_t
     for (int64_t i = 0; i < count; i++) memcpy(area + i * bytes, data + from[i] * bytes, bytes);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < count; i++) memcpy(data + to[i] * bytes, area + i * bytes, bytes);
+  }
+}
+
+// Rows of `words` words of 4 bytes into panels of 16 rows, `wide` words each with a word of every row
+// side by side; what is lacking is 0. All are changed by `flip`.
+void bedstone_turn(const char* rows, int64_t apart, int64_t count, int64_t words, char* out,
+                   int64_t panel, int64_t wide, uint32_t flip, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t p = 0; p < (count + 15) / 16; p++) {
+    const int64_t held = count - 16 * p < 16 ? count - 16 * p : 16;
+    const char* from = rows + 16 * p * apart;
+    uint32_t* to = (uint32_t*)(out + p * panel);
+    for (int64_t w = 0; w < wide; w++, to += 16)
+      for (int64_t r = 0; r < 16; r++) {
+        uint32_t word = 0;
+        if (r < held && w < words) memcpy(&word, from + r * apart + 4 * w, 4);
+        to[r] = word ^ flip;
+      }
   }
 }
 
