@@ -53,9 +53,10 @@ def saved(folder: Path, dtype: torch.dtype, layers: int) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["int8", "bf16"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bf16"])
 def test_the_peak_is_at_most_a_fifth_above_what_the_engine_reads(tmp_path, name):
-    small, large = (saved(tmp_path / str(n), torch.bfloat16, n) for n in (1, 12))
+    small, large = (saved(tmp_path / str(n), torch.bfloat16, n) for n in (1, 8))
     command = [sys.executable, "-c", CHILD, str(small), str(large), name]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert not done.returncode, done.stderr
