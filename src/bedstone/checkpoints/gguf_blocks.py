@@ -57,9 +57,13 @@ def codes(stored: Stored) -> Codes:
 
 def _packed(pairs: np.ndarray[Any, Any]) -> Tensor:
     """Codes as layers keep them, of (E, N, K): K bytes with codes i and i + K of 2 K numbers."""
-    whole = np.concatenate((pairs & 15, pairs >> 4), -1).reshape(len(pairs), -1)
+    low = np.uint64(0x0F0F0F0F0F0F0F0F)  # of eight codes at a time: halves are whole eights
+    eights = np.ascontiguousarray(pairs).view(np.uint64)
+    both = (eights & low, (eights >> np.uint64(4)) & low)
+    whole = np.concatenate(both, -1).reshape(len(pairs), -1)
     half = whole.shape[1] // 2
-    return torch.from_numpy(whole[:, :half] | (whole[:, half:] << 4))
+    packed = whole[:, :half] | (whole[:, half:] << np.uint64(4))
+    return torch.from_numpy(packed.view(np.uint8))
 
 
 def _codes_of_k(blocks: np.ndarray[Any, Any], rows: int) -> Codes:

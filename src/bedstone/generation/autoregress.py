@@ -22,6 +22,7 @@ from bedstone.generation.lookup import MOST, Lookup
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.structure import guided
 from bedstone.nn.cache import Cache
+from bedstone.nn.fast import passes
 from bedstone.nn.fast.decoder import decoder_of
 from bedstone.nn.fast.inference import for_inference, inference_bits, inference_dtype
 from bedstone.nn.fast.pick import pick
@@ -354,16 +355,17 @@ def _stream(
 
 def _steps(live: list[int], logits: Tensor, chosen: Tensor, top: int) -> Iterator[Step]:
     """What was chosen in each row, with log-probabilities; finishes are left open."""
-    known = logits.float().log_softmax(-1)  # (B, V)
-    tokens = chosen.tolist()
-    own = known.gather(-1, chosen[:, None])[:, 0].tolist()
-    likeliest: list[tuple[tuple[int, float], ...]] = [()] * len(live)
+    logits, ids = logits.float(), chosen[:, None]
     if top:
-        best = known.topk(min(top, known.shape[-1]))
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        likeliest = [tuple(zip(ids, values, strict=True)) for ids, values in pairs]
-    for row, token, value, best_of_row in zip(live, tokens, own, likeliest, strict=True):
-        yield Step(row, token, value, best_of_row)
+        best = logits.topk(min(top, logits.shape[-1])).indices
+        ids = torch.cat((ids, best), 1)  # (B, 1 + top)
+    if passes.usable(logits):
+        known = passes.log_probabilities(logits, ids)
+    else:
+        known = logits.log_softmax(-1).gather(-1, ids)
+    for row, tokens, values in zip(live, ids.tolist(), known.tolist(), strict=True):
+        likeliest = tuple(zip(tokens[1:], values[1:], strict=True))
+        yield Step(row, tokens[0], values[0], likeliest)
 
 
 def pad(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from bedstone.errors import BedstoneError
 from bedstone.generation.constraints import FILE, NONE, Constraints
 from bedstone.generation.structure import Form
+from bedstone.nn.fast import kernels, passes
 from bedstone.settings import Settings, number, optional, share, whole
 
 # Top-p looks at this many tokens before it sorts a whole vocabulary.
@@ -320,8 +321,17 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     A row costs its generator one number, so what it draws depends on neither its neighbours
     nor the size of the vocabulary. Generators live on the CPU whatever the logits' device.
     """
-    numbers = [torch.rand(1, dtype=torch.float64, generator=each) for each in generators]
-    uniform = torch.stack(numbers).to(logits.device)  # (B, 1)
+    return _inverted(logits, _numbers(generators))
+
+
+def _numbers(generators: Sequence[torch.Generator]) -> Tensor:
+    """A uniform number of each generator, (B, 1) in fp64."""
+    return torch.stack([torch.rand(1, dtype=torch.float64, generator=g) for g in generators])
+
+
+def _inverted(logits: Tensor, numbers: Tensor) -> Tensor:
+    """The tokens (B,) at which cumulative distributions pass numbers (B, 1)."""
+    uniform = numbers.to(logits.device)
     cumulative = logits.softmax(-1).cumsum(-1, dtype=torch.float64)
     # Just below 1, so that rounding can't reach past the last token that has probability.
     target = uniform * cumulative[..., -1:] * (1 - 1e-12)
@@ -414,6 +424,18 @@ class Sampling(Settings):
         sources: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """The logits, fp32, that a token is drawn from: softmax of them is its distribution."""
+        logits = self._allowed(logits, history, sizes, ends, sources)
+        return self._cut(logits) if self.temperature else logits
+
+    def _allowed(
+        self,
+        logits: Tensor,
+        history: Sequence[Sequence[int]],
+        sizes: Sequence[int] | None,
+        ends: Iterable[int],
+        sources: Sequence[Sequence[int]] | None,
+    ) -> Tensor:
+        """The logits, fp32, with penalties and constraints."""
         sizes = [0] * len(history) if sizes is None else sizes
         logits = constrain(logits.float(), history, self, sizes, ends, sources=sources)
         ngrams = {
@@ -426,8 +448,10 @@ class Sampling(Settings):
                 f"{', '.join(said)}, a row has come to "
                 "where every token would be a repeat. Raise it, or lower max_tokens."
             )
-        if self.temperature == 0:
-            return logits
+        return logits
+
+    def _cut(self, logits: Tensor) -> Tensor:
+        """The logits at the temperature, -inf where no token is drawn."""
         if self.temperature != 1:
             logits = temperature(logits, self.temperature)
         if self.top_k:
@@ -461,5 +485,17 @@ class Sampling(Settings):
             ends: ids that end a row.
             sources: ids that each row's memory was made of; None takes its prompt.
         """
-        logits = self.warp(logits, history, sizes, ends, sources)
-        return likeliest(logits) if self.temperature == 0 else draw(logits, generators)
+        plain = logits.dtype is torch.float32  # of rounded ones, many tie
+        logits = self._allowed(logits, history, sizes, ends, sources)
+        if self.temperature == 0:
+            return likeliest(logits)
+        numbers = _numbers(generators)
+        others = self.typical_p < 1 or self.epsilon_cutoff or self.eta_cutoff
+        if plain and not others and passes.usable(logits):
+            cold = self.temperature < _COLD
+            divisor = max(self.temperature, _TINY)
+            how = kernels.Drawing(divisor, cold, self.top_k, self.top_p, self.min_p)
+            found = passes.drawn(logits, numbers, how)
+            if bool((found >= 0).all()):
+                return found
+        return _inverted(self._cut(logits), numbers)

@@ -192,39 +192,69 @@ def _captured(stack: Stack, feeds: Iterable[Feed]) -> list[tuple[Tensor, Context
     return found
 
 
-@torch.no_grad()
-def codes_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> dict[str, Codes]:
-    """The codes of all layers that `kinds_for_inference` names, without calibration by texts.
+class Coder:
+    """Makes the codes of layers that `kinds_for_inference` names, without calibration by texts.
 
     Args:
         group: inputs that share a scale in four bits; smaller where it doesn't divide a layer's.
 
+    Attributes:
+        kinds: the layers, and the group of each: 0 for 8 bits.
+    """
+
+    def __init__(self, network: nn.Module, bits: int, group: int = GROUP) -> None:
+        self.kinds = kinds_for_inference(network, bits, group)
+        self._network = network
+        self._importance: dict[str, Tensor] | None = None
+
+    @torch.no_grad()
+    def open(self, name: str) -> Callable[[slice], Codes]:
+        """What makes the codes of some rows of a layer, which don't depend on the others.
+
+        Raises:
+            BedstoneError: as it is called, for weights that no code stands for.
+        """
+        size, weight = self.kinds[name], _weight(self._network.get_submodule(name))
+        where = f"{name}.weight"
+        if not size:
+            return lambda rows: encode(weight[rows], 8, name=where)
+        if self._importance is None:
+            four = [each for each, group in self.kinds.items() if group]
+            self._importance = _importance(self._network, four)
+        importance = self._importance.get(name)
+        return lambda rows: _fitted(weight[rows], size, importance, where)
+
+
+def codes_for_inference(network: nn.Module, bits: int, group: int = GROUP) -> dict[str, Codes]:
+    """The codes of all layers that `kinds_for_inference` names: as `Coder` makes them.
+
     Raises:
         BedstoneError: weights that no code stands for.
     """
-    kinds = kinds_for_inference(network, bits, group)
-    weights = {name: _weight(network.get_submodule(name)) for name in kinds}
-    for name, size in kinds.items():
-        check_codable(weights[name], 4 if size else 8, f"{name}.weight")
-    importance = _importance(network, [name for name, size in kinds.items() if size])
+    coder = Coder(network, bits, group)
     held: dict[tuple[int, int], Codes] = {}  # by weight and group: tied layers share theirs
-    for name, size in kinds.items():
-        key = id(weights[name]), size
+    found = {}
+    for name, size in coder.kinds.items():
+        layer: Any = network.get_submodule(name)
+        key = id(layer if _is_adapted(layer) else layer.weight), size
         if key not in held:
-            held[key] = encode(weights[name], 8) if not size else (
-                _fitted(weights[name], size, importance.get(name))
-            )  # fmt: skip
-    return {name: held[id(weights[name]), size] for name, size in kinds.items()}
+            held[key] = coder.open(name)(slice(None))
+        found[name] = held[key]
+    return found
 
 
 def _weight(layer: Any) -> Tensor:
     """The weight of a linear layer or a table, with an adapter in use."""
-    adapted = isinstance(layer, LoRALinear) and layer.adapter() is not None
-    weight: Tensor = layer.merged() if adapted else layer.weight
+    weight: Tensor = layer.merged() if _is_adapted(layer) else layer.weight
     return weight
 
 
-def _fitted(weight: Tensor, group: int, importance: Tensor | None) -> Codes:
+def _is_adapted(layer: nn.Module) -> bool:
+    return isinstance(layer, LoRALinear) and layer.adapter() is not None
+
+
+def _fitted(weight: Tensor, group: int, importance: Tensor | None, name: str) -> Codes:
+    check_codable(weight, 4, name)
     scales, lowest = fit(weight, group, importance, ranges=(1.0,))
     grouped = weight.detach().float().unflatten(1, (-1, group))
     codes = _rounded(grouped, scales, lowest).flatten(1).to(torch.uint8)

@@ -21,7 +21,8 @@ from bedstone.nn.fast.panels import BF16, FP32, interleaved, joined, panels
 from bedstone.nn.fast.products import EngineLinear, fits
 from bedstone.nn.fast.program import LOGITS, PRODUCT, NotPossible, Program, X
 from bedstone.nn.layers import ACTIVATIONS
-from bedstone.nn.quantize import Codes, QuantizedLinear, encode
+from bedstone.nn.lora import LoraConfig, add_adapter, use_adapter
+from bedstone.nn.quantize import Codes, QuantizedLinear, encode, quantize
 from bedstone.runtime import Precision
 
 FORMS = ["avx512", "avx2"] if "avx512vnni" in processor()[1] else ["avx2"]
@@ -78,7 +79,7 @@ def read(decoder, ids, parts):
 def product(weight, kind, x, coarse=2.0, threads=1, bias=None, activation=0):
     """x W^T by the engine."""
     program = Program()
-    program.add(PRODUCT, X, LOGITS, panels(weight, kind, bias=bias), activation=activation)
+    program.add(PRODUCT, X, LOGITS, panels(weight, kind, bias=bias).settle(), activation=activation)
     held = program.weights[0]
     rows = torch.zeros(len(x), held.ins)
     rows[:, : x.shape[1]] = x
@@ -103,6 +104,16 @@ def test_a_decoder_computes_as_its_network(form, name):
     torch.testing.assert_close(read(decoder, ids, 40), expected, rtol=1e-4, atol=1e-4)
     rough = read(Decoder(own, torch.bfloat16), ids, 40)
     assert (rough - expected).abs().max() < 0.02 * expected.abs().max()
+
+
+def test_an_adapter_over_codes_is_left_to_torch():
+    own = network("scaled")
+    quantize(own, bits=8)
+    add_adapter(own, LoraConfig(rank=2))
+    with pytest.raises(NotPossible, match="adapter"):
+        Decoder(own, torch.float32)
+    use_adapter(own, None)
+    assert Decoder(own, torch.float32).nbytes
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -253,15 +264,20 @@ def test_activations(form, name):
 
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_layers_side_by_side(bits):
-    first, second, x = torch.randn(32, 64), torch.randn(32, 64), torch.randn(2, 64)
+    first, second = torch.randn(32, 64), torch.randn(32, 64)
     both = [encode(w, bits, 32) if bits else w for w in (first, second)]
-    parts = [panels(w, FP32, bias=torch.arange(32.0)) for w in both]
+
+    def fresh():
+        return [panels(w, FP32, bias=torch.arange(32.0)) for w in both]
+
+    parts = fresh()
     for way, order in ((joined, [0, 1, 2, 3]), (interleaved, [0, 2, 1, 3])):
-        made = way(parts) if way is joined else way(*parts)
-        assert made.outs == 64 and made.bias.view(4, 16)[order.index(2)][0] == 0
-        where = torch.cat([torch.arange(16) + 16 * order.index(n) for n in range(4)])
-        assert torch.equal(made.bias[where], torch.arange(32.0).repeat(2))
-    assert x.shape == (2, 64)
+        made = (way(parts) if way is joined else way(*parts)).settle()
+        assert made.outs == 64
+        where = [order.index(n) for n in range(4)]
+        assert torch.equal(made.bias[where].flatten(), torch.arange(32.0).repeat(2))
+        apart = torch.cat([part.settle().data for part in fresh()])
+        assert torch.equal(made.data[where], apart)
 
 
 def test_generation_takes_the_engine_and_writes_the_same(form):

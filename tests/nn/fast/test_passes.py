@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bedstone.generation.sampling import Sampling
 from bedstone.nn.dropout import Dropout
 from bedstone.nn.fast import kernels, passes
 from bedstone.objectives import tokens
@@ -191,3 +192,65 @@ def test_blocks_move_all_at_a_time(instructions, rows, dtype):
     wanted = held.index_copy(0, targets, held[sources])
     passes.move_blocks(held, sources, targets)
     assert torch.equal(held, wanted)
+
+
+@pytest.mark.parametrize("count", [1, 5, 16, 1000, 6017])
+def test_log_probabilities_are_those_of_a_log_softmax(instructions, count):
+    torch.manual_seed(count)
+    logits = (6 * torch.randn(9, count + 3))[:, :count]  # rows that stand apart
+    logits[0, : count // 2] = -torch.inf
+    tokens = torch.randint(count, (9, 4))
+    found = passes.log_probabilities(logits, tokens)
+    expected = logits.double().log_softmax(-1).gather(-1, tokens)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert (found <= 0).all()
+    with pytest.raises(IndexError, match="vocabulary"):
+        passes.log_probabilities(logits, torch.full((9, 1), count))
+
+
+CUTS = [
+    {},
+    {"top_k": 1},
+    {"top_k": 40},
+    {"top_k": 9000},
+    {"top_p": 0.9},
+    {"top_p": 0.0},
+    {"top_p": 0.9999},
+    {"min_p": 0.1},
+    {"min_p": 1.0},
+    {"top_k": 30, "top_p": 0.8, "min_p": 0.05},
+    {"top_p": 0.95, "min_p": 0.02},
+]
+
+
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+@pytest.mark.parametrize("count", [1, 3, 17, 1000, 6017])
+def test_drawn_tokens_are_those_of_torch(instructions, monkeypatch, count, cut):
+    torch.manual_seed(count)
+    logits = 3 * torch.randn(24, count)
+    logits[::3, 1::3] = -torch.inf
+    for temperature in (1e-8, 0.7, 1.0, 2.5):
+        how = Sampling(temperature=temperature, seed=5, **cut)
+        own = how.choose(logits, [[]] * 24, how.generators(24))
+        with monkeypatch.context() as patch:
+            patch.setattr(passes, "usable", lambda x: False)
+            plain = how.choose(logits, [[]] * 24, how.generators(24))
+        assert torch.equal(own, plain)
+
+
+def test_of_many_that_tie_with_the_last_all_are_drawn_from(instructions):
+    logits = torch.zeros(1, 3000)
+    logits[0, 0] = 1.0
+    numbers = torch.linspace(0, 1 - 1e-9, 500, dtype=torch.float64)
+    how = kernels.Drawing(1.0, 0, 2, 1.0, 0.0)
+    found = passes.drawn(logits.expand(500, -1), numbers, how)
+    assert torch.equal(found, found.sort().values) and len(found.unique()) > 450
+
+
+def test_a_row_without_a_distribution_is_left_to_others(instructions):
+    logits = torch.stack((torch.full((40,), -torch.inf), torch.zeros(40)))
+    logits[1, 7] = torch.inf
+    numbers = torch.full((2,), 0.5, dtype=torch.float64)
+    for cut in ((0, 1.0, 0.0), (5, 0.5, 0.1)):
+        found = passes.drawn(logits, numbers, kernels.Drawing(1.0, 0, *cut))
+        assert found.tolist() == [-1, -1]

@@ -170,12 +170,13 @@ class Decoder:
         if len(self._steps.heads) != 1:
             raise NotPossible("heads that differ between blocks")
         self._words(self._head, parts.head, head, layers)
-        self._steps.settle()
         self._whole = self._steps.then(self._head)
         self._keeping = self._steps.memory(layers)
         if len({(each.groups, each.padded) for _, each in self._steps.crosses}) > 1:
             raise NotPossible("heads of cross-attention that differ between blocks")
         self._learnt = self._positions(parts.positions)
+        self._whole.settle()
+        self._keeping.settle()
         self._turns: tuple[Tensor, Tensor] | None = None
         self._bias: tuple[Tensor, int] | None = None
         coarse = COARSE if bits or dtype is torch.bfloat16 else 0.0

@@ -88,6 +88,15 @@ class Slots(ctypes.Structure):
     )  # fmt: skip
 
 
+class Drawing(ctypes.Structure):
+    """`Drawing` of passes.cpp."""
+
+    _fields_ = (
+        ("divisor", c_float), ("from_top", c_int32), ("top_k", c_int64),
+        ("top_p", c_float), ("min_p", c_float),
+    )  # fmt: skip
+
+
 class Call(ctypes.Structure):
     """`Call` of engine.cpp."""
 
@@ -151,10 +160,23 @@ def _loaded(chosen: tuple[str, ...]) -> tuple[ctypes.CDLL | None, str]:
         c_void_p, c_void_p, c_void_p, c_int32,
     ]  # fmt: skip
     found.bedstone_best.restype = None
+    found.bedstone_known.argtypes = [
+        c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_int32,
+    ]  # fmt: skip
+    found.bedstone_known.restype = None
+    found.bedstone_draw.argtypes = [
+        c_void_p, c_int64, c_int64, c_int64, ctypes.POINTER(Drawing), c_void_p, c_void_p, c_void_p,
+        c_int32,
+    ]  # fmt: skip
+    found.bedstone_draw.restype = None
     found.bedstone_move.argtypes = [
         c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_void_p, c_int32,
     ]  # fmt: skip
     found.bedstone_move.restype = None
+    found.bedstone_turn.argtypes = [
+        c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64, c_int64, c_uint32, c_int32,
+    ]  # fmt: skip
+    found.bedstone_turn.restype = None
     return found, ""
 
 

@@ -1,9 +1,11 @@
 """What would be many passes over memory by the engine (native/passes.cpp), each as one.
 
-Of training, dropout and the loss; of beam search, the best tokens and moves of what is cached.
+Of training, dropout and the loss; of beam search, the best tokens and moves of what is cached; of
+sampling, log-probabilities and the draw of a token.
 Shapes: N rows, V vocabulary; S searches of b beams each.
 """
 
+import ctypes
 from collections.abc import Sequence
 
 import torch
@@ -109,6 +111,58 @@ def best_tokens(
         kernels.threads() if logits.numel() >= ALONE else 1,
     )  # fmt: skip
     return values, beams, tokens, own
+
+
+def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Of K tokens of each row, (N, K) in fp32, under softmax of logits (N, V) in fp32.
+
+    Args:
+        tokens: their ids, (N, K) int64.
+
+    Raises:
+        IndexError: an id isn't in the vocabulary.
+    """
+    assert logits.dtype is torch.float32
+    logits, tokens = _by_rows(logits), tokens.contiguous()
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < logits.shape[1]:
+        raise IndexError(f"ids reach {int(tokens.max())}, and the vocabulary has {logits.shape[1]}")
+    out = torch.empty(tokens.shape)
+    found = kernels.library()
+    assert found is not None
+    found.bedstone_known(
+        logits.data_ptr(), logits.stride(0), *logits.shape, tokens.data_ptr(), tokens.shape[1],
+        out.data_ptr(), kernels.threads() if logits.numel() >= ALONE else 1,
+    )  # fmt: skip
+    return out
+
+
+def drawn(logits: Tensor, numbers: Tensor, how: kernels.Drawing) -> Tensor:
+    """A token of each row of logits (N, V) in fp32, (N,), as `generation.sampling` has it.
+
+    Temperature, top-k, top-p and min-p, then inversion of the cumulative distribution; what is cut
+    is never sorted. The token is that of torch's operations but for a number within rounding
+    (1e-7) of the border of two tokens. -1 where the logits give no distribution.
+
+    Args:
+        numbers: a uniform number a row, (N,) in fp64.
+    """
+    assert logits.dtype is torch.float32 and numbers.dtype is torch.float64
+    logits, numbers = _by_rows(logits), numbers.contiguous()
+    threads = kernels.threads() if logits.numel() >= ALONE else 1
+    area = torch.empty(threads, logits.shape[1] + 16)
+    tokens = torch.empty(len(logits), dtype=torch.int64)
+    found = kernels.library()
+    assert found is not None
+    found.bedstone_draw(
+        logits.data_ptr(), logits.stride(0), *logits.shape, ctypes.byref(how), numbers.data_ptr(),
+        tokens.data_ptr(), area.data_ptr(), threads,
+    )  # fmt: skip
+    return tokens
+
+
+def _by_rows(logits: Tensor) -> Tensor:
+    """Rows (N, V) whose numbers stand side by side."""
+    return logits if logits.stride(-1) == 1 else logits.contiguous()
 
 
 def move_blocks(held: Tensor, sources: Tensor, targets: Tensor) -> None:

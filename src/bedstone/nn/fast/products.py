@@ -43,7 +43,7 @@ class EngineLinear(nn.Module):
         self.in_features = layers[0].in_features
         self.out_features = sum(layer.out_features for layer in layers)
         self.dtype: torch.dtype | None = None
-        self.panels = joined([panels(layer.held, bias=layer.bias) for layer in layers])
+        self.panels = joined([panels(layer.held, bias=layer.bias) for layer in layers]).settle()
         self._activation = ACTIVATIONS[activation] if activation else 0
         self._programs: dict[tuple[bool, bool], Program] = {}
 

@@ -5,8 +5,9 @@ attention over the cache or a memory, MLPs, each added to the residual stream.
 """
 
 import ctypes
+import itertools
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from bedstone.nn.fast import kernels
 from bedstone.nn.fast.panels import (
     DEPTH,
     SIDE,
+    Later,
     Panels,
     address,
     interleaved,
@@ -26,9 +28,9 @@ from bedstone.nn.fast.panels import (
     panels,
     up,
 )  # fmt: skip
-from bedstone.nn.gptq import codes_for_inference
+from bedstone.nn.gptq import Coder
 from bedstone.nn.layers import MLP, GatedMLP, LayerNorm, RMSNorm, gelu_tanh, quick_gelu
-from bedstone.nn.lora import LoRALinear
+from bedstone.nn.lora import Adapted, LoRALinear
 from bedstone.nn.positions import RelativeBias
 from bedstone.nn.quantize import Codes, Quantized
 
@@ -90,31 +92,34 @@ class Layers:
 
     def __init__(self, network: nn.Module, kind: int, bits: int | None) -> None:
         self.kind = kind
-        codes = codes_for_inference(network, bits) if bits else {}
-        self._codes = {id(network.get_submodule(path)): each for path, each in codes.items()}
+        self._coder = Coder(network, bits) if bits else None
+        kinds = self._coder.kinds if self._coder is not None else {}
+        self._kinds = {id(network.get_submodule(path)): path for path in kinds}
 
-    def weight(self, layer: Any, factor: float = 1.0) -> Tensor | Codes:
-        """A layer's weight or codes, times a factor; an adapter in use is merged.
+    def weight(self, layer: Any) -> Tensor | Codes | Later:
+        """A layer's weight or codes; an adapter in use is merged.
 
         Raises:
-            NotPossible: it is neither linear nor a table.
+            NotPossible: it is neither linear nor a table, or an adapter stands beside its codes.
         """
-        codes = layer.held if isinstance(layer, Quantized) else self._codes.get(id(layer))
-        if codes is not None:
-            return codes if factor == 1 else codes.times(factor)
+        if isinstance(layer, Quantized):
+            if isinstance(layer, Adapted) and layer.adapter() is not None:
+                raise NotPossible("an adapter over quantised weights")
+            return layer.held
+        if self._coder is not None and (path := self._kinds.get(id(layer))) is not None:
+            group = self._coder.kinds[path]
+            return Later(layer.weight, partial(self._coder.open, path), 4 if group else 8, group)
         if isinstance(layer, LoRALinear):
-            layer = layer.plain()
-        elif type(layer) not in (nn.Linear, nn.Embedding):
+            return Later(layer.weight, lambda: layer.merged().__getitem__)
+        if type(layer) not in (nn.Linear, nn.Embedding):
             raise NotPossible(f"a layer of {type(layer).__name__}")
         weight: Tensor = layer.weight
-        return weight if factor == 1 else weight.detach().float() * factor
+        return weight
 
     def panels(self, layer: Any, factor: float = 1.0, **spreads: tuple[int, int]) -> Panels:
         """A layer times a factor in panels, with its bias; `spreads` as `panels` takes them."""
         bias = getattr(layer, "bias", None)
-        if bias is not None and factor != 1:
-            bias = bias.detach().float() * factor
-        return panels(self.weight(layer, factor), self.kind, bias=bias, **spreads)
+        return panels(self.weight(layer), self.kind, bias=bias, factor=factor, **spreads)
 
 
 class Program:
@@ -160,17 +165,12 @@ class Program:
         return longer
 
     def settle(self) -> None:
-        """Moves the weights side by side into large pages, in the order in which they are read."""
-        own = {id(part): part for part in self.weights}.values()
-        spot, places = 0, []
-        for part in own:
-            places.append(spot)
-            spot = up(spot + part.data.nbytes, PAGE)
-        arena = kernels.large_pages(spot)
-        for part, start in zip(own, places, strict=True):
-            room = arena[start : start + part.data.nbytes].view(part.data.dtype)
-            part.data = room.view(part.data.shape).copy_(part.data)
-            part.struct.data = part.data.data_ptr()
+        """Writes the weights side by side into large pages, in the order in which they are read."""
+        own = list({id(part): part for part in self.weights}.values())
+        spots = [0, *itertools.accumulate(up(part.size, PAGE) for part in own)]
+        arena = kernels.large_pages(spots[-1])
+        for part, start in zip(own, spots, strict=False):
+            part.settle(arena[start : start + part.size])
 
     def products(self) -> "Program":
         """Its products alone, to see what they take."""
@@ -321,7 +321,7 @@ class Program:
         spread = (width, up(width, SIDE))
         offset = 0
         made = [layers.panels(part, row_spread=spread) for part in parts]
-        for _, some in groupby(made, lambda part: (part.kind, part.group)):
+        for _, some in itertools.groupby(made, lambda part: (part.kind, part.group)):
             both = joined(list(some))
             self.add(PRODUCT, X, QKV, both, norm=norm, offset=offset)
             offset += both.outs
