@@ -294,6 +294,12 @@ def test_the_command(fake, tmp_path, capsys):
         "turn",
         "end",
     ]
+    page = tmp_path / "page.html"
+    assert main([*words, "--policy", "deny add", "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "<strong>add</strong>" in text and "denied" in text and "It is denied: rule" in text
+    assert main([*words, "--page", str(page)]) == 2
+    capsys.readouterr()
     assert main([*words, "--json"]) == 0  # nobody is asked: the call is denied
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert next(each for each in lines if each["kind"] == "decision")["action"] == "deny"

@@ -4,12 +4,14 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bedstone.agent.drivers import LocalDriver, RemoteDriver
 from bedstone.agent.loop import Agent, Driver, Limits
 from bedstone.agent.mcp import serve_stdio
 from bedstone.agent.own_tools import named_tools
+from bedstone.agent.page import write_agent_page
 from bedstone.agent.policy import Policy
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
@@ -54,6 +56,7 @@ def agent(
     tools: tuple[str, ...] = (),
     policy: tuple[str, ...] = (),
     transcript: str | None = None,
+    page: str | None = None,
     *,
     as_json: bool = False,
     precision: str = "auto",
@@ -75,6 +78,7 @@ def agent(
         policy: a rule, such as "allow write_file(path=reports/*)" or "deny run_python"; may be
             given several times, the first that fits counts: trust, allow, ask or deny.
         transcript: new file that all that happens is written to.
+        page: HTML file that shows it.
         as_json: print each event as a JSON object, and ask nothing.
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
@@ -88,6 +92,8 @@ def agent(
     """
     if transcript is not None:
         new_file(transcript, "--transcript", overwrite=False)
+    if page is not None:
+        new_file(page, "--page", overwrite=False)
     if not model:
         raise BedstoneError(
             "--model: none was named; take a chat model, such as smollm2-135m-instruct, or one "
@@ -103,6 +109,8 @@ def agent(
     driver = _driver(model, bounds.max_new_tokens, precision, device)
     tell = _print_json if as_json else _print
     found = Agent(driver, made, policy=rules, limits=limits, tell=tell).run(goal, transcript)
+    if page is not None:
+        print(f"page: {write_agent_page(Path(page), found.transcript)}", file=sys.stderr)
     if found.answered:
         if not as_json:
             print(found.answer)
