@@ -136,7 +136,7 @@ class Policy:
         if action == "trust":
             return Decision("allow", reason)
         if action == "allow" and tool.effects and tainted:
-            action, reason = "ask", f"{reason}; but texts of others were read since"
+            action, reason = "ask", f"{reason}; but texts of others were read"
         if action != "ask":
             return Decision(action, reason)
         if self.ask is None:
