@@ -127,9 +127,14 @@ class Denoiser(Protocol):
     """
 
     def read_condition(
-        self, classes: Tensor | None = None, ids: Tensor | None = None, keep: Tensor | None = None
+        self,
+        classes: Tensor | None = None,
+        ids: Tensor | None = None,
+        keep: Tensor | None = None,
+        embedding: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What the denoiser reads of a class or text, computed once for all steps."""
+        """What the denoiser reads of a class, text or an image's embedding, computed once for all
+        steps."""
 
 
 @dataclass(frozen=True)
