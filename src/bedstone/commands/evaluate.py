@@ -24,6 +24,7 @@ from bedstone.evaluate.supervised import (
     holds_answers,
 )
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
+from bedstone.evaluate.unclip import evaluate_unclip, is_judged
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.interfaces import Autoencoder, EncoderDecoderModel
 from bedstone.nn.fast.pick import prepared, settled
@@ -174,6 +175,11 @@ def evaluate(
         check_no_labels(model, label_column)
         return evaluate_reranking(
             opened, data, how, judge=judge, candidates=candidates, samples=samples, as_json=as_json
+        )
+    if is_judged(opened, data, judge):
+        check_no_labels(model, label_column)
+        return evaluate_unclip(
+            opened, data, how, judge=judge, samples=samples, out=out, as_json=as_json
         )
     if isinstance(opened, MediaPipeline):
         check_no_labels(model, label_column)
