@@ -24,9 +24,7 @@ TOKENS = 12
 
 def prior_of(clip: Model, seed: int = 5, tokens: int = TOKENS) -> Model:
     """A prior of a CLIP's embeddings."""
-    config = PriorConfig(
-        embed=clip.config.embed, text_tokens=tokens, width=16, layers=1, heads=2
-    )
+    config = PriorConfig(embed=clip.config.embed, text_tokens=tokens, width=16, layers=1, heads=2)
     network = build_prior(config, seed=seed)
     randomise(network, seed=seed)
     network.mean.normal_(generator=torch.Generator().manual_seed(seed))

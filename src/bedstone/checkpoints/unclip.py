@@ -153,8 +153,8 @@ class UnclipPipeline(DiffusionPipeline):
                 trained without.
         """
         sampling = sampling or self.sampling
-        moved = condition.to(self.device)
-        clip = self.clip.network.to(self.device)
+        moved, clip = condition.to(self.device), self.clip.network.to(self.device)
+        assert moved.ids is not None and moved.keep is not None
         words, _ = read_words(clip, moved.ids, moved.keep)
         if sampling.prior == "none":
             return words
@@ -311,13 +311,13 @@ def check_unclip(model: UnclipPipeline) -> None:
 
 def check_clip(model: Any, where: str) -> None:
     """Raises BedstoneError unless a model is a CLIP whose embeddings an unCLIP can read."""
-    network = model.network
+    network: Any = model.network
     if not isinstance(network, DualEncoder) or not getattr(network, "text", None):
         raise BedstoneError(
             f"{where} is a {model.config.layout}, which doesn't compare images with words; "
             "expected a CLIP."
         )
-    if not network.text.causal:
+    if not model.network.text.causal:
         raise BedstoneError(
             f"{where} is a {model.config.layout}, whose words see those behind them; expected a "
             "CLIP of the layout clip or clip_resnet."

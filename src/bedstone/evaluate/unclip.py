@@ -9,6 +9,7 @@ Shapes: B rows, n images, E width of embeddings, C channels, H x W pixels.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.unclip import PRIOR_SCHEDULER, UnclipPipeline, sample_prior
-from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.scenes.world import COLOURS
 from bedstone.data.signals.batches import SignalTexts, in_batches
 from bedstone.data.signals.open import held_out_prompts, signals_to_measure
@@ -27,7 +27,6 @@ from bedstone.diffusion.samplers import slerp
 from bedstone.evaluate.generative import at_size, prompt_figures, sample_prompts
 from bedstone.evaluate.runner import Evaluation, held_out_loss, present
 from bedstone.evaluate.scene_judge import SceneJudge, Things, open_scene_judge, stated
-from bedstone.metrics.figures import Figures
 from bedstone.models.unclip.network import Prior, joint, read_words
 from bedstone.report.sheets import as_pixels, samples_sheet
 from bedstone.runtime import Precision
@@ -122,6 +121,7 @@ class PriorScorer(Evaluation):
         moved = condition.to(self.precision.device)
         null, seeds = self.texts.null, rows.tolist()
         images = prior.restored(self.held.read(rows).to(prior.mean))
+        assert moved.ids is not None and moved.keep is not None
         made = sample_prior(prior, clip, seeds, condition, null, PRIOR_SCHEDULER, STEPS)
         return prior_figures(made, read_words(clip, moved.ids, moved.keep)[0], images)
 
@@ -172,7 +172,7 @@ class EmbeddingFigures:
         places: dict[tuple[str, str], list[int]] = {}
         for row, thing in zip(rows, things, strict=True):
             places.setdefault(thing, []).append(row)
-        pairs = [pair for own in places.values() for pair in zip(own, own[1:], strict=False)]
+        pairs = [pair for own in places.values() for pair in pairwise(own)]
         found = {
             "variations/agreement": float(np.mean(agree)),
             "variations/distance": float(apart.mean()),
@@ -191,7 +191,8 @@ class EmbeddingFigures:
         shares = torch.linspace(0, 1, BETWEEN)
         for first in range(0, 2 * min(most, len(self.embeddings) // 2), 2):
             ends = self.embeddings[first : first + 2]
-            rows = slerp(*(each.expand(BETWEEN, -1) for each in ends), shares)
+            first_end, last_end = (each.expand(BETWEEN, -1) for each in ends)
+            rows = slerp(first_end, last_end, shares)
             drawn = self.decode(joint(rows), [first] * BETWEEN)
             if len(self.shown) < 6:
                 self.shown.append(("between", drawn[:10]))
@@ -216,7 +217,9 @@ class EmbeddingFigures:
         drawn = self.decode(torch.stack(turned), range(len(rows)))
         self.shown += [("image", self.pixels[rows[:10]]), ("another colour", drawn[:10])]
         seen = self.see(drawn)
-        changed = [any(each[1] == want[1] for each in there) for there, want in _pairs(seen, wanted)]
+        changed = [
+            any(each[1] == want[1] for each in there) for there, want in _pairs(seen, wanted)
+        ]
         stays = [any(each[0] == want[0] for each in there) for there, want in _pairs(seen, wanted)]
         return {
             "differences/changed": float(np.mean(changed)),
@@ -304,11 +307,6 @@ def evaluate_unclip(
     record = {**figures.record(), "judge": judge, "sampling": asdict(model.sampling)}
     heading = f"{model.path} beside {data}, judged by {judge}"
     return present(record, {heading: figures}, as_json=as_json)
-
-
-def is_judged(model: Any, data: str, judge: str) -> bool:
-    """Whether `evaluate_unclip` measures it."""
-    return isinstance(model, UnclipPipeline) and data == SCENES and bool(judge)
 
 
 def rank_correlation(values: np.ndarray) -> float:

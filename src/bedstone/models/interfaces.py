@@ -137,6 +137,17 @@ class Denoiser(Protocol):
         steps."""
 
 
+@runtime_checkable
+class EmbeddingPrior(Protocol):
+    """A network that makes a CLIP's embeddings of images out of noise, given words (unCLIP)."""
+
+    def standardised(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, E) as it denoises them."""
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E) of clean ones that it predicts."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """Questions with what their answers are generated from.

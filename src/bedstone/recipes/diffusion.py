@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -200,7 +200,7 @@ D = TypeVar("D", bound=DiffusionRecipe)
 class DiffusionMethod(Method[D]):
     """What methods that train a denoiser share."""
 
-    layouts = LAYOUTS
+    layouts: ClassVar[tuple[str, ...]] = LAYOUTS
     tasks = tuple(TASKS)
     unit = "signals"
     fault = "draws nothing"
@@ -307,9 +307,7 @@ class DiffusionMethod(Method[D]):
             autoencoder=autoencoder,
         )
 
-    def batches(
-        self, recipe: D, model: Model, splits: Splits, start: Start
-    ) -> Batches:
+    def batches(self, recipe: D, model: Model, splits: Splits, start: Start) -> Batches:
         assert isinstance(model, DiffusionPipeline)
         if model.autoencoder is not None:
             coder, precision, quiet = model.autoencoder, start.precision, start.quiet

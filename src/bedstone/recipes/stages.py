@@ -248,9 +248,9 @@ def cached_rows(
                     f"remove {name}.json to encode anew, and the checkpoints with it."
                 )
         return _kept_rows(folder, name, kind)
-    if beside is not None and is_plain(beside / f"{name}.json"):
-        if read_object(beside / f"{name}.json") == made_of:
-            return _kept_rows(beside, name, kind)
+    there = beside and beside / f"{name}.json"
+    if beside and there and is_plain(there) and read_object(there) == made_of:
+        return _kept_rows(beside, name, kind)
     rows = make()
     if folder is not None:
         save_tensors(folder, {kind: torch.from_numpy(rows)}, name=f"{name}.safetensors")

@@ -1,7 +1,7 @@
 """Training an unCLIP (DALL-E 2): a CLIP, a prior over its embeddings, and what draws from these."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,10 @@ class Unclip(DiffusionMethod[UnclipRecipe]):
                 f"model.layout: {recipe.model['layout']!r} was given; {LAYOUT} alone reads "
                 "embeddings."
             )
-        for name, given in (("text.encoder", recipe.text.encoder), ("tokenizer.path", recipe.tokenizer.path)):
+        for name, given in (
+            ("text.encoder", recipe.text.encoder),
+            ("tokenizer.path", recipe.tokenizer.path),
+        ):
             if given:
                 raise BedstoneError(
                     f"{name}: {given} was given; an unCLIP reads words by its CLIP's tokenizer. "
@@ -182,9 +185,7 @@ class Unclip(DiffusionMethod[UnclipRecipe]):
             return recipe.budget
         return part_of(recipe.budget, 1 - sum(stage.share for stage in recipe.to_train))
 
-    def begin(
-        self, recipe: UnclipRecipe, checkpoint: Checkpoint | None
-    ) -> Model | None:
+    def begin(self, recipe: UnclipRecipe, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:
             return None
         path = checkpoint.path if checkpoint is not None else recipe.init
@@ -256,14 +257,14 @@ class Unclip(DiffusionMethod[UnclipRecipe]):
             clip=clip,
             prior=prior,
             drops=recipe.drop > 0 and recipe.drop_text > 0,
-            made_with={name: fingerprint(start.parts[name]) for name in PARTS if name in start.parts},
+            made_with={
+                name: fingerprint(start.parts[name]) for name in PARTS if name in start.parts
+            },
         )
         check_unclip(model)
         return model
 
-    def batches(
-        self, recipe: UnclipRecipe, model: Model, splits: Splits, start: Start
-    ) -> Batches:
+    def batches(self, recipe: UnclipRecipe, model: Model, splits: Splits, start: Start) -> Batches:
         assert isinstance(model, UnclipPipeline)
         beside = Path(recipe.out) / FOLDER / "prior"
         for name, signals in (("train", splits.train), ("validation", splits.validation)):

@@ -24,7 +24,9 @@ def test_rows_keep_their_embeddings() -> None:
     found = signals().pick([3, 1])
     assert found.embeddings is not None and found.embeddings.tolist() == [[7, 8], [3, 4]]
     with pytest.raises(BedstoneError, match="have 2 embeddings"):
-        Signals(np.zeros((3, 1, 2, 2), np.uint8), kind="image", name="t", embeddings=np.ones((2, 2)))
+        Signals(
+            np.zeros((3, 1, 2, 2), np.uint8), kind="image", name="t", embeddings=np.ones((2, 2))
+        )
 
 
 def test_in_order_nothing_is_dropped() -> None:

@@ -202,9 +202,9 @@ def _condition(
         condition, facts = texts.draw(rows, random)
         if signals.embeddings is None:
             return condition, texts.null, facts
-        own = torch.from_numpy(signals.embeddings[rows])
-        null = replace(texts.null, embedding=torch.zeros_like(own[:1]))
-        return replace(condition, embedding=own), null, facts
+        made = torch.from_numpy(signals.embeddings[rows])
+        null = replace(texts.null, embedding=torch.zeros_like(made[:1]))
+        return replace(condition, embedding=made), null, facts
     if signals.classes is None:
         return None, None, np.zeros(len(rows), np.int64)
     count, classes = len(signals.names), signals.classes[rows]

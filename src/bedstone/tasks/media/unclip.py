@@ -135,7 +135,7 @@ class UnclipGenerator(MediaGenerator):
             BedstoneError: both ends are given or both are the same, or as `variations`.
         """
         if towards is None and towards_text is None:
-            more = {"prompt": prompt, "change": strength, "progress": progress}
+            more: dict[str, Any] = {"prompt": prompt, "change": strength, "progress": progress}
             return self.variations(image, seeds, **more, **given)
         if towards is not None and towards_text is not None:
             raise BedstoneError("towards: an image and words were given; expected one of them.")
