@@ -19,7 +19,7 @@ from bedstone.models.unclip.network import build as build_prior
 from image_models import clip_model
 from networks import randomise
 
-TOKENS = 12
+TOKENS = 16
 
 
 def prior_of(clip: Model, seed: int = 5, tokens: int = TOKENS) -> Model:

@@ -113,7 +113,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A run that wasn't stopped."""
-    return train(tmp_path_factory.mktemp("whole") / "run", save_every=1)
+    return train(tmp_path_factory.mktemp("whole") / "run")
 
 
 def test_all_stages_within_one_budget(whole: RunResult) -> None:
@@ -150,7 +150,7 @@ def test_stopped_in_any_stage_it_goes_on_to_the_same_weights(
     place = {"clip": 2, "prior": 6, "decoder": 12}[stage]  # steps of all runs so far
     with pytest.MonkeyPatch.context() as patch:
         stop_after(patch, place)
-        stopped = train(tmp_path / "part", save_every=1)
+        stopped = train(tmp_path / "part")
     assert stopped.model is None and stopped.run == tmp_path / "part"
     moved = (tmp_path / "part").rename(tmp_path / "moved")
     again = resume(moved, quiet=True)

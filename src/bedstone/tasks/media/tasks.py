@@ -201,7 +201,6 @@ class ImageVariation(MediaTask):
     fields = ()
     metric = ""
     asks = "an unCLIP"
-    reads = "images"
 
     @classmethod
     def fits(cls, model: Model) -> bool:
