@@ -15,10 +15,13 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.tensors import load_tensors
 from bedstone.checkpoints.unclip import UnclipPipeline
+from bedstone.cli import main
 from bedstone.commands.train import pretrain, resume
 from bedstone.data.scenes.render import draw
 from bedstone.data.scenes.world import make_scene
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.scene_judge import SceneGridConfig, SceneJudge
+from bedstone.evaluate.scene_judge import build as build_judge
 from bedstone.models.unclip.network import Prior
 from bedstone.recipes.base import read
 from bedstone.recipes.prior import PriorRecipe
@@ -157,6 +160,22 @@ def test_stopped_in_any_stage_it_goes_on_to_the_same_weights(
     assert again.model is not None
     assert weights(again.model) == weights(whole.model)
     assert losses(moved) == losses(whole.run)
+
+
+def test_evaluate(whole: RunResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    SceneJudge(build_judge(SceneGridConfig(size=16, width=8), seed=0)).save(tmp_path / "judge")
+    given = ["evaluate", str(whole.run), "scenes", "--samples", "4", "--json"]
+    judge = ["--judge", str(tmp_path / "judge"), "--out", str(tmp_path / "sheets")]
+    assert main([*given, *judge]) == 0
+    found = json.loads(capsys.readouterr().out)
+    wanted = {"right", "right/no prior", "gain of the prior", "prior/retrieval", "prior/cosine"}
+    wanted |= {"prior/retrieval_words", "prior/retrieval_shuffled", "variations/agreement"}
+    wanted |= {"variations/distance", "between/spearman", "differences/changed"}
+    assert wanted <= found.keys()
+    assert found["gain of the prior"] == pytest.approx(found["right"] - found["right/no prior"])
+    assert (tmp_path / "sheets" / "drawn.png").is_file()
+    assert main(given) == 2
+    assert "nothing can be said of drawings without one" in capsys.readouterr().err
 
 
 def test_parts_that_exist_are_not_trained(tmp_path: Path, clip: Path) -> None:
