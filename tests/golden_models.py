@@ -7,6 +7,7 @@ import drawings
 import image_models
 import image_text_models
 import small_models
+import unclips
 from bedstone.checkpoints.model import Model
 from bedstone.models.autoencoder import discrete
 from bedstone.models.autoencoder.config import DiscreteConfig, DiscreteVAEConfig, VQConfig
@@ -76,4 +77,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     "discrete_vae": relaxed,
     "dalle": dalles.dalle,
     "dalle masked": lambda: dalles.dalle("masked", clip=True),
+    "prior": lambda: unclips.prior_of(image_models.clip_model()),
+    "unclip": unclips.unclip,
 }

@@ -77,6 +77,7 @@ ALONE = {
     "tasks/text/writers.py": "models here and behind endpoints under one interface",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",
+    "checkpoints/probe_outputs.py": "outputs and their comparison; no network is known there",
     "checkpoints/probes.py": "what networks are given and give; the other file stores and compares",
     "checkpoints/peft.py": "the layout of another library's files",
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
@@ -91,7 +92,7 @@ ALONE = {
     "evaluate/judges.py": "networks that judge; what is judged is another file's",
     "recipes/causal_lm.py": "a training method",
     "recipes/diffusion.py": "a training method",
-    "recipes/stages.py": "runs of several methods in order, whatever they make",
+    "recipes/prior.py": "a training method",
     "tasks/image_text/image_to_text.py": "a task",
     "tasks/text/text2text_generation.py": "a task",
     "tasks/image_text/visual_question_answering.py": "a task",
@@ -114,6 +115,7 @@ SHARED_TASK_FILES = {
     "image_text/engine.py",
     "media/generator.py",
     "media/dalle.py",  # what draws by codes, behind the same tasks
+    "media/unclip.py",  # likewise by embeddings
     "media/files.py",
     "media/tasks.py",
     "search/index.py",

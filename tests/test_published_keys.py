@@ -100,6 +100,7 @@ DENOISERS = {
     "pixart": "PixArtTransformer2DModel",
     "autoencoder_kl": "AutoencoderKL",
     "vq_model": "VQModel",
+    "prior_transformer": "PriorTransformer",
 }
 OURS = {"clip_resnet", "blip_resnet", "flamingo", "sighted_gpt", "bedstone_dit", "fsq_autoencoder"}
 OURS |= {"dalle", "discrete_vae"}  # this one of a library without configuration files

@@ -21,7 +21,8 @@ from bedstone.checkpoints.golden import (
     read_golden,
 )
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.probes import CAPABILITIES, TEXTS, Tokens, golden_image
+from bedstone.checkpoints.probe_outputs import Tokens
+from bedstone.checkpoints.probes import CAPABILITIES, TEXTS, golden_image
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.models.blip.config import BlipTextConfig

@@ -11,6 +11,7 @@ from bedstone.diffusion.schedulers import (
     GROWING,
     KEYS,
     OURS,
+    UNCLIP,
     config_of,
     process_from,
     published,
@@ -51,7 +52,10 @@ def network_of(process, kind):
 def theirs(scheduler, network, noise, generator, scaled):
     x = noise * (scheduler.sigmas[0] ** 2 + 1) ** 0.5 if scaled else noise
     stochastic = {"generator": generator} if generator is not None else {}
+    after = dict(zip(scheduler.timesteps.tolist(), scheduler.timesteps[1:].tolist(), strict=False))
     for t in scheduler.timesteps:
+        if isinstance(scheduler, diffusers.UnCLIPScheduler):
+            stochastic["prev_timestep"] = after.get(int(t))
         entered = (
             scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         )
@@ -97,6 +101,24 @@ def test_ddpm(kind, spacing):
 def test_ddpm_clips_the_clean_signal():
     same(*both("DDPMScheduler", 20, drawn=True, clip_sample=True, clip_sample_range=0.4))
     same(*both("DDPMScheduler", 20, drawn=True, thresholding=True, sample_max_value=1.5))
+
+
+@pytest.mark.parametrize("kind", ["sample", "epsilon"])
+@pytest.mark.parametrize("steps", [25, 7, 2])
+def test_unclip(kind, steps):
+    """With the timestep that each step leads to said, as published pipelines do."""
+    found, expected = both(UNCLIP, steps, kind, drawn=True, clip_sample_range=5.0)
+    same(found, expected)
+    cut = both(UNCLIP, steps, kind, drawn=True, clip_sample_range=0.4)
+    same(*cut)
+    assert not torch.allclose(cut[0], found)
+    same(*both(UNCLIP, steps, kind, drawn=True, clip_sample=False, num_train_timesteps=300))
+
+
+def test_unclip_draws_nothing_by_learnt_variances():
+    config = {"_class_name": UNCLIP, "variance_type": "learned_range"}
+    with pytest.raises(BedstoneError, match="variance_type = 'learned_range'"):
+        published(config)
 
 
 # Its other steps than those that divide 1000 go by 1000 // steps, which isn't where they lead.
@@ -336,7 +358,7 @@ def test_each_key_counts_or_is_refused(name):
     if name == GROWING:
         pytest.skip("its network is told otherwise: test_edm compares it")
     counted, usual = set(), {"clip_sample": False} if "clip_sample" in defaults(name) else {}
-    noisy = name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler")
+    noisy = name in ("DDPMScheduler", "EulerAncestralDiscreteScheduler", UNCLIP)
     for key, value in defaults(name).items():
         for other in [not value] if isinstance(value, bool) else VALUES[key]:
             settings = {**usual, key: other}
@@ -350,7 +372,7 @@ def test_each_key_counts_or_is_refused(name):
                 continue
             if key.startswith("use_flow") or other == "sde-dpmsolver++":
                 continue  # compared above, each with what it needs
-            if name.startswith("EulerA") and kind == "sample":
+            if (name[:6], kind) in (("EulerA", "sample"), ("UnCLIP", "v_prediction")):
                 continue  # theirs has none
             counted.add(key)
             found, expected = both(name, 20, kind, drawn=noisy, **settings)

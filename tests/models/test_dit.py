@@ -30,6 +30,8 @@ OWN = {
         "positions": "learnt",
         "activation": "gelu",
     },
+    "embedding": {"memory_width": 10, "embedding_width": 7, "embedding_tokens": 3},
+    "embedding, wordless": {"embedding_width": 7, "modulation": "shared"},
     "sound": {"size": (12,), "patch": 3, "channels": 5, "width": 22, "head_width": 6},
     "video": {"size": (4, 6, 8), "patch": (1, 3, 2), "conv_in": 2, "fine": 4, "skips": True},
     "bare": {"positions": "none", "rotary": False, "qk_norm": False, "patch": 4, "heads": 3},
@@ -65,6 +67,8 @@ def told(case: DiTConfig, sizes: tuple[int, ...] | None = None) -> dict:
     if case.memory_width:
         given["memory"] = noise(3, 5, case.memory_width, seed=1)
         given["memory_keep"] = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [0] * 5]).bool()
+    if case.embedding_width:
+        given["embedding"] = noise(3, case.embedding_width, seed=2)
     if case.told_size:
         given["told_size"] = torch.tensor([[64.0, 64, 1], [512, 256, 2], [96, 128, 0.75]])
     return given
@@ -241,6 +245,25 @@ def test_no_class_and_no_text_have_several_forms():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["embedding", "embedding, wordless"])
+def test_an_embedding_decides_and_zeros_are_none(kind):
+    network = build(config(kind))
+    randomise(network)
+    given = told(network.config)
+    with torch.no_grad():
+        found = network.eval()(**given)
+        other = network(**{**given, "embedding": given["embedding"].flip(1)})
+        none = network(**{**given, "embedding": torch.zeros(3, 7)})
+        assert all((found - each).abs().max() > 1e-3 for each in (other, none))
+        given.pop("embedding")
+        assert torch.equal(network(**given), none)
+    with pytest.raises(BedstoneError, match=r"embedding: has the shape \[3, 8\]; .* width 7"):
+        network(**given, embedding=torch.zeros(3, 8))
+    with pytest.raises(BedstoneError, match="this network reads none"):
+        plain = build(config("plain"))
+        plain(**told(plain.config), embedding=torch.zeros(3, 7))
+
+
 def test_rows_do_not_depend_on_each_other(name):
     network = random_network(name)
     given = told(network.config)

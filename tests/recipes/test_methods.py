@@ -17,6 +17,7 @@ from bedstone.models.gpt.network import GPTConfig
 from bedstone.models.heads import HeadConfig
 from bedstone.recipes.base import METHODS, PretrainRecipe, load_method, method_of, read
 from bedstone.recipes.contrastive import ContrastiveRecipe
+from image_models import clip_model
 from methods import check_method
 from runs import make_text
 from small_models import SENTENCES, decoder, saved
@@ -318,6 +319,37 @@ def dalle(folder: Path) -> dict[str, Any]:
     }
 
 
+def prior(folder: Path) -> dict[str, Any]:
+    clip_model().save(folder / "clip")
+    return {
+        "clip": str(folder / "clip"),
+        "model": {"layout": "prior_transformer", **SIZE},
+        "data": {"source": "scenes", "size": [16, 16], "most_rows": 24, "objects": [1, 1]},
+        "batch_size": 8,
+        "evaluate_rows": 8,
+        "optim": {"lr": 1e-2, "adamw_lr": 1e-2},
+        "budget": "16 steps",
+        "evaluate_every": 8,
+    }
+
+
+def unclip(folder: Path) -> dict[str, Any]:
+    made = prior(folder)
+    shared = ("data", "batch_size", "evaluate_rows", "optim", "evaluate_every")
+    return {
+        "method": "unclip",
+        "parts": {"clip": made["clip"]},
+        "prior": {"model": made["model"], "batch_size": 8, "evaluate_rows": 8},
+        "shares": {"prior": 0.3},
+        "model": {"patch": 4, **SIZE},
+        "text": {**SIZE, "context": 40},
+        "sampling": {"steps": 2, "prior_steps": 2},
+        "samples": 2,
+        "budget": "24 steps",
+        **{name: made[name] for name in shared},
+    }
+
+
 RECIPES = {
     each.__name__: each
     for each in (
@@ -338,6 +370,8 @@ RECIPES = {
         rloo,
         ppo,
         dalle,
+        prior,
+        unclip,
     )
 }
 assert RECIPES.keys() == METHODS.keys()

@@ -17,6 +17,7 @@ from image_models import clip_model, labelled_model, pictures
 from image_text_models import told_model
 from small_models import NLI, SENTENCES, TAGS, decoder, model
 from task_checks import check_task
+from unclips import unclip
 
 LABELS = HeadConfig("sequence", ("bad", "fair", "good"))
 TEXTS = SENTENCES[:4]
@@ -126,6 +127,7 @@ CASES: dict[str, Case] = {
         [{"image": image, "prompt": "ink"} for image in pictures(3, 16)],
         options={"strength": 0.5},
     ),
+    "image-variation": Case(unclip, pictures(3, 16)),
     **{task: media(task) for task in MEDIA},
 }
 

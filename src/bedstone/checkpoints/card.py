@@ -38,6 +38,7 @@ USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").networ
 for _kind in ("fsq_autoencoder", "vq_model", "discrete_vae"):
     USES[_kind] = ("image-feature-extraction", 'bedstone.load(".").network.encode(pixels)')
 USES["dalle"] = ("text-to-image", 'bedstone.load(".").network(ids, keep, codes)')
+USES["prior_transformer"] = ("text-to-image", 'bedstone.load(".").network(x, t, words=words)')
 for _kind in ("dit", "pixart", "bedstone_dit"):  # alone, not as a part of a pipeline
     USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):
@@ -113,6 +114,8 @@ def _shape(config: Any) -> dict[str, str]:
         return rows | {"size": f"{' by '.join(map(str, config.size))} pixels"}
     if hasattr(config, "codes"):
         return rows | {"codes": f"{config.codes:,}"}
+    if hasattr(config, "text_tokens"):
+        return rows | {"embeddings": f"{config.embed} wide, of {config.text_tokens} words at most"}
     return rows | {
         "context": f"{config.context} tokens",
         "vocabulary": f"{config.vocab_size:,} tokens",

@@ -10,6 +10,7 @@ from bedstone.checkpoints.dalle import is_dalle, load_dalle
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model, model_folder
 from bedstone.checkpoints.pipeline import is_pipeline, load_pipeline
+from bedstone.checkpoints.unclip import is_unclip, load_unclip
 
 
 def load(
@@ -38,7 +39,7 @@ def load(
     """
     folder = resolve(model_folder(path), revision=revision)
     opens: Any = load_pipeline if is_pipeline(folder) else artefact.load
-    opens = load_dalle if is_dalle(folder) else opens
+    opens = load_dalle if is_dalle(folder) else load_unclip if is_unclip(folder) else opens
     model: Model = opens(folder, dtype=dtype, device=device, verify=verify)
     return model
 

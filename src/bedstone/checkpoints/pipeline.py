@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,11 @@ class SignalSpec:
 
 
 def read_spec(
-    folder: Path, index: Mapping[str, Any], parts: Mapping[str, Model], method: str
+    folder: Path,
+    index: Mapping[str, Any],
+    parts: Mapping[str, Model],
+    method: str,
+    kind: type[SamplingConfig] = SamplingConfig,
 ) -> tuple[SignalSpec, SamplingConfig, bool]:
     """What is drawn and how: said by our own file, or as published pipelines are used; and whether
     that, and not the scheduler, says how it is drawn.
@@ -96,6 +100,7 @@ def read_spec(
         index: its `model_index.json`.
         parts: its networks.
         method: of sampling, that the scheduler names.
+        kind: of its settings of sampling.
 
     Raises:
         BedstoneError: our file is damaged, or says what can't be.
@@ -112,7 +117,7 @@ def read_spec(
         try:
             return (
                 from_mapping(SignalSpec, form["signal"], SPEC, "signal."),
-                from_mapping(SamplingConfig, form["sampling"], SPEC, "sampling."),
+                from_mapping(kind, form["sampling"], SPEC, "sampling."),
                 not form.get("published"),
             )
         except BedstoneError as error:
@@ -230,6 +235,8 @@ class DiffusionPipeline(MediaPipeline):
             empty where `sampling` does.
     """
 
+    kind: ClassVar[str] = "BedstonePipeline"  # that the index names
+
     process: Process = field(default_factory=Discrete)
     target: Target = field(default_factory=EpsilonPrediction)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
@@ -340,7 +347,7 @@ class DiffusionPipeline(MediaPipeline):
         if tokens is not None:
             index["tokenizer"] = tokens
         published = self.autoencoder is not None and self.config.layout == "dit"
-        kind = "DiTPipeline" if published else "BedstonePipeline"
+        kind = "DiTPipeline" if published else self.kind
         head: dict[str, Any] = {"_class_name": kind, "_diffusers_version": VERSION}
         if published:
             head["id2label"] = {str(number): name for number, name in enumerate(self.signal.names)}
@@ -368,6 +375,29 @@ def load_pipeline(
         BedstoneError: it isn't there, isn't whole, or has parts that Bedstone doesn't open.
     """
     folder = resolve(path, revision=revision)
+    model = DiffusionPipeline(**read_fields(folder, dtype=dtype, device=device, verify=verify))
+    check_parts(model)
+    if verify:
+        warn_of_differences(folder, model)
+    return model
+
+
+def read_fields(
+    folder: Path,
+    sampling: type[SamplingConfig] = SamplingConfig,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    verify: bool,
+) -> dict[str, Any]:
+    """The fields of the `DiffusionPipeline` in a folder, not compared with one another.
+
+    Args:
+        sampling: the kind of its settings of sampling.
+
+    Raises:
+        BedstoneError: as `load_pipeline`.
+    """
     if not is_pipeline(folder):
         raise BedstoneError(
             f"{folder}: has no {INDEX}, so it draws nothing. Give the folder that `bedstone "
@@ -386,28 +416,24 @@ def load_pipeline(
             "networks of the DiT and PixArt kind open. Choose such a one."
         )
     process, target, method = read_scheduler(folder / "scheduler")
-    signal, sampling, own = read_spec(folder, index, parts, method)
+    signal, how, own = read_spec(folder, index, parts, method, sampling)
     reader, autoencoder = parts.get("text_encoder"), parts.get("vae")
     text = None if reader is None else text_part(reader.network)
     network = Conditioned(parts["transformer"].network, text, frozen=signal.frozen).eval()
     tokens = folder / "tokenizer"
-    model = DiffusionPipeline(
-        network,
-        Tokenizer.load(tokens) if tokens.is_dir() else None,
-        record=record,
-        path=folder,
-        process=process,
-        target=target,
-        signal=signal,
-        sampling=sampling,
-        reader=reader,
-        autoencoder=autoencoder,
-        scheduler={} if own else read_object(folder / "scheduler" / SCHEDULER),
-    )
-    check_parts(model)
-    if verify:
-        warn_of_differences(folder, model)
-    return model
+    return {
+        "network": network,
+        "tokenizer": Tokenizer.load(tokens) if tokens.is_dir() else None,
+        "record": record,
+        "path": folder,
+        "process": process,
+        "target": target,
+        "signal": signal,
+        "sampling": how,
+        "reader": reader,
+        "autoencoder": autoencoder,
+        "scheduler": {} if own else read_object(folder / "scheduler" / SCHEDULER),
+    }
 
 
 def check_parts(model: DiffusionPipeline) -> None:

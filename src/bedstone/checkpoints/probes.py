@@ -1,15 +1,12 @@
 """Probes: built-in inputs by which a network is known again, and what it makes of them.
 
 What a model is given follows from its capabilities (`models.interfaces`), by the table
-`CAPABILITIES`. No text or image of the user's is among the inputs. Numbers are compared by their
-root mean square difference, in units of the spread of that output; tokens by their ids, as far as
-the choice between two wasn't a matter of rounding.
+`CAPABILITIES`. No text or image of the user's is among the inputs.
 
 Shapes: n inputs, N tokens of all, V vocabulary, C channels; *S the sizes of a signal.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bedstone.checkpoints.probe_outputs import Numbers, Outputs, Tokens, numbers_of, spaced
 from bedstone.data.images.contrastive import text_rows
 from bedstone.data.images.image_text import padded
 from bedstone.data.signals.signals import class_condition, text_condition
@@ -42,6 +40,7 @@ from bedstone.models.interfaces import (
     CodeWriter,
     Denoiser,
     DualEncoder,
+    EmbeddingPrior,
     EncoderDecoderModel,
     ImageEncoder,
     ImageTextModel,
@@ -49,7 +48,7 @@ from bedstone.models.interfaces import (
 )
 from bedstone.models.published import layout
 from bedstone.nn.layers import Pooling, normalise, pool
-from bedstone.runtime import Precision, check_finite
+from bedstone.runtime import Precision
 
 TEXTS = (
     "The cat sat on the mat.",
@@ -62,138 +61,8 @@ CONTEXT = "A cat and a dog live in a small house by the river."  # that question
 WORDS = 32  # tokens of an input, at most
 WRITTEN = 8  # tokens that are generated
 STEPS = 2  # of sampling
-FIRST, SPACED = 8, 8  # numbers that are kept of an output: the largest, and some from all over
 PLACES = 192  # numbers that are kept of a signal
-EXTREMES = 4.0  # a single number may be so many times as far off as a root mean square
 Bare = dict[str, Any]  # an input; without `ids`, it is without what the tokenizer makes of it
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """An output of named numbers, such as logits or a vector.
-
-    Attributes:
-        names: of the numbers: labels, token ids, or their places.
-        values: the numbers.
-        spread: the unit that differences are measured in.
-        kept: places of those that are stored.
-    """
-
-    names: Sequence[Any]
-    values: Tensor
-    spread: float
-    kept: Sequence[int]
-
-    def record(self) -> dict[str, Any]:
-        values = [_short(float(self.values[place])) for place in self.kept]
-        names = [self.names[place] for place in self.kept]
-        return {"names": names, "values": values, "spread": _short(self.spread)}
-
-    def compare(self, stored: Mapping[str, Any], tolerance: float) -> tuple[Any, Any, float] | None:
-        """Of an output that differs what was expected, what there is, and the size."""
-        places: Any = self.names  # a range has its own places
-        if not isinstance(places, range):
-            places = {name: place for place, name in enumerate(self.names)}
-        names, expected = stored["names"], stored["values"]
-        if unknown := [name for name in names if name not in places]:
-            return unknown, list(self.names[: len(unknown)]), math.inf
-        got = self.values[[places[name] for name in names]].double()
-        apart = (got - torch.tensor(expected, dtype=torch.float64)).square().mean().sqrt()
-        size = float(apart) / stored["spread"]
-        if size <= tolerance:
-            return None
-        mine = [_short(each) for each in got.tolist()]
-        pairs = [list(zip(names, values, strict=True)) for values in (expected, mine)]
-        return pairs[0], pairs[1], size if math.isfinite(size) else math.inf
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """An output of generated tokens.
-
-    Attributes:
-        ids: of the tokens.
-        scores: their log-probabilities.
-        margins: how much likelier each is than the next best.
-        spread: of the logits.
-    """
-
-    ids: Sequence[int]
-    scores: Sequence[float]
-    margins: Sequence[float]
-    spread: float
-
-    def record(self) -> dict[str, Any]:
-        found = {"scores": self.scores, "margins": self.margins}
-        short = {name: [_short(each) for each in values] for name, values in found.items()}
-        return {"ids": list(self.ids), **short, "spread": _short(self.spread)}
-
-    def compare(self, stored: Mapping[str, Any], tolerance: float) -> tuple[Any, Any, float] | None:
-        """As `Numbers.compare`, up to the first token that is another one.
-
-        Another token is as far off as the stored one was likelier than the next best.
-        """
-        size = 0.0 if len(self.ids) >= len(stored["ids"]) else math.inf
-        columns = stored["ids"], self.ids, stored["scores"], self.scores, stored["margins"]
-        for token, own, score, mine, margin in zip(*columns, strict=False):
-            apart = margin if token != own else abs(score - mine)
-            size = max(size, apart / stored["spread"] / EXTREMES)
-            if token != own:
-                break
-        if size <= tolerance:
-            return None
-        scores = [_short(each) for each in self.scores]
-        return [stored["ids"], stored["scores"]], [list(self.ids), scores], size
-
-
-Outputs = dict[str, Numbers | Tokens]
-
-
-def _short(value: float) -> float:
-    """Six digits: far finer than any tolerance."""
-    return float(f"{value:.6g}")
-
-
-def _numbers(
-    rows: Sequence[Tensor],
-    names: Sequence[Any] | None = None,
-    kept: Sequence[int] | None = None,
-    least: float = 1e-6,
-) -> list[Numbers]:
-    """An output for each row of numbers; all are measured in the spread of all.
-
-    Args:
-        names: of a row's numbers; None numbers them.
-        kept: places of those that are stored; None keeps the largest and some from all over.
-        least: the spread, at least.
-    """
-    rows = [row.detach().flatten().float().cpu() for row in rows]
-    whole = torch.cat(rows)
-    check_finite(whole, "the outputs")
-    # numbers that hardly differ are known no better than their size lets them be
-    deviation = float(whole.std()) if len(whole) > 1 else 0.0
-    spread = max(deviation, float(whole.square().mean().sqrt()) / 4, least)
-    return [
-        Numbers(
-            range(len(row)) if names is None else names,
-            row,
-            spread,
-            _places(row) if kept is None else kept,
-        )
-        for row in rows
-    ]
-
-
-def _places(row: Tensor) -> list[int]:
-    """Places of the largest numbers, the largest first, and of some from all over."""
-    largest = row.topk(min(FIRST, len(row))).indices.tolist()
-    return list(dict.fromkeys([*largest, *_spaced(len(row), SPACED)]))
-
-
-def _spaced(count: int, most: int) -> list[int]:
-    return sorted(
-        {place * count // most for place in range(most)} if count > most else range(count)
-    )
 
 
 @dataclass(frozen=True)
@@ -293,6 +162,10 @@ def _drawings(model: Any) -> list[Bare]:
     return [{"seed": seed} for seed in seeds]
 
 
+def _seeds(model: Any) -> list[Bare]:
+    return [{"seed": seed} for seed in range(len(TEXTS))]
+
+
 def _images(model: Any) -> list[Bare]:
     return [{"image": number} for number in range(len(TEXTS))]
 
@@ -339,7 +212,7 @@ def _written(work: Work, decoder: Any, prompts: Sequence[Sequence[int]]) -> list
     room = max(min(WRITTEN, decoder.config.context - max(map(len, prompts))), 1)
     cache = decoder.new_cache(len(prompts), max(map(len, prompts)) + room)
     logits = prefill(decoder, *pad(prompts, cache.device), cache)  # (n, V)
-    found: list[Outputs] = [{"next": each} for each in _numbers(list(logits))]
+    found: list[Outputs] = [{"next": each} for each in numbers_of(list(logits))]
     if work.brief:
         return found
     done = generate(decoder, prompts, Sampling(max_tokens=room), top=2)
@@ -387,9 +260,9 @@ def _matching(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     rows = [torch.tensor([one["ids"]], device=work.device) for one in inputs]
     logits = [network.match_logits(row, None, memory[at : at + 1]) for at, row in enumerate(rows)]
     return _each(
-        match=_numbers(logits, ["no", "yes"]),
-        image=_numbers(list(network.image_vectors(memory))),
-        text=_numbers([network.text_vectors(row, None) for row in rows]),
+        match=numbers_of(logits, ["no", "yes"]),
+        image=numbers_of(list(network.image_vectors(memory))),
+        text=numbers_of([network.text_vectors(row, None) for row in rows]),
     )
 
 
@@ -402,18 +275,18 @@ def _both(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     pairs = (normalise(images) * normalise(texts)).sum(-1) * scale
     pairs = pairs if bias is None else pairs + bias
     return _each(
-        image=_numbers(list(images)),
-        text=_numbers(list(texts)),
+        image=numbers_of(list(images)),
+        text=numbers_of(list(texts)),
         # a cosine is known as well as the vectors are, however small it is
-        similarity=_numbers(list(pairs), least=float(scale) / 20),
+        similarity=numbers_of(list(pairs), least=float(scale) / 20),
     )
 
 
 def _image(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     pixels, head = _pixels(work, inputs), getattr(work.model.config, "head", None)
     if head is not None and head.kind == "sequence":
-        return _each(scores=_numbers(list(work.network(pixels)), head.labels))
-    return _each(vector=_numbers(list(work.network.features(pixels))))
+        return _each(scores=numbers_of(list(work.network(pixels)), head.labels))
+    return _each(vector=numbers_of(list(work.network.features(pixels))))
 
 
 def _reconstruction(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
@@ -441,19 +314,19 @@ def _head(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     if pooling is not None or kind in ("states", "towers"):
         pooling = pooling or Pooling()
         vectors = pool(states, packed.lengths, pooling.modes)
-        return _each(vector=_numbers(list(normalise(vectors) if pooling.normalise else vectors)))
+        return _each(vector=numbers_of(list(normalise(vectors) if pooling.normalise else vectors)))
     spans = packed.spans
     if kind == "pretraining":
         pairs = network.head.pairs(states[packed.starts[:-1]])
         words = network.head.words(states)
         return _each(
             words=_of_tokens([words[start:end] for start, end in spans], None),
-            follows=_numbers(list(pairs), ["yes", "no"]),
+            follows=numbers_of(list(pairs), ["yes", "no"]),
         )
     if (reads := getattr(network.head, "reads", "all")) != "all":
         places = [start if reads == "first" else end - 1 for start, end in spans]
         name, labels = ("scores", own) if kind == "sequence" else ("vector", None)
-        return _each(**{name: _numbers(list(network.head(states[places])), labels)})
+        return _each(**{name: numbers_of(list(network.head(states[places])), labels)})
     outputs = network.head(states)
     named: Mapping[str, Any] = {"tokens": ("tags", own), "spans": ("spans", ("start", "end"))}
     name, labels = named.get(kind, ("words", None))
@@ -463,7 +336,7 @@ def _head(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
 def _of_tokens(rows: Sequence[Tensor], labels: Sequence[str] | None) -> list[Numbers]:
     """Of each token (T, L) its best output and another, named by its place and the label."""
     found = []
-    for one, row in zip(_numbers(rows), rows, strict=True):
+    for one, row in zip(numbers_of(rows), rows, strict=True):
         tokens, count = row.shape
         best = row.argmax(-1).tolist()
         kept = [at * count + each for at in range(tokens) for each in (best[at], 7 * at % count)]
@@ -505,7 +378,22 @@ def _written_codes(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     if config.order == "masked":
         codes[:, ::2] = config.mask
     logits = work.network(ids.to(device), keep.to(device), codes.to(device))
-    return _each(first=_numbers(list(logits[:, 0])), last=_numbers(list(logits[:, -1])))
+    return _each(first=numbers_of(list(logits[:, 0])), last=numbers_of(list(logits[:, -1])))
+
+
+def _embeddings(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
+    """The clean embeddings of noise, words and states that follow from the seeds."""
+    config, rows = work.model.config, []
+    for one in inputs:
+        chance = torch.Generator().manual_seed(one["seed"])
+        wide = config.embed if config.projects_words else config.width
+        shapes = (config.embed,), (config.words_embed,), (config.text_tokens, wide)
+        rows.append([torch.randn(shape, generator=chance).to(work.device) for shape in shapes])
+    x, words, text = (torch.stack(each) for each in zip(*rows, strict=True))
+    keep = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+    t = torch.arange(len(inputs), device=text.device) * 200
+    found = work.network(x, t, words=words, text=text, text_keep=keep)
+    return _each(embedding=numbers_of(list(found)))
 
 
 def _signals(signals: Tensor) -> list[Numbers]:
@@ -515,7 +403,7 @@ def _signals(signals: Tensor) -> list[Numbers]:
     coarse = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)[len(sides) - 1]
     small: Any = [min(most, side) for side in sides]
     rows = coarse(signals.detach().float().cpu(), small).flatten(1)
-    return _numbers(list(rows), kept=_spaced(rows.shape[1], PLACES))
+    return numbers_of(list(rows), kept=spaced(rows.shape[1], PLACES))
 
 
 def _each(**outputs: Sequence[Numbers]) -> list[Outputs]:
@@ -594,5 +482,6 @@ CAPABILITIES = (
     Capability("matching", _can("matching"), _image_texts, _question, _matching),
     Capability("reconstruction", _is(Autoencoder), _images, _nothing, _reconstruction),
     Capability("codes", _is(CodeWriter), _texts, _drawn_text, _written_codes),
+    Capability("embeddings", _is(EmbeddingPrior), _seeds, _nothing, _embeddings),
     Capability("drawing", _is(Denoiser), _drawings, _drawn_text, _drawing),
 )

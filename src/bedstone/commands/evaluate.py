@@ -7,6 +7,8 @@ from typing import Any
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import MediaPipeline
+from bedstone.checkpoints.unclip import UnclipPipeline
+from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.autoencoder import evaluate_autoencoder
 from bedstone.evaluate.contrastive import evaluate_contrastive
@@ -24,6 +26,7 @@ from bedstone.evaluate.supervised import (
     holds_answers,
 )
 from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
+from bedstone.evaluate.unclip import evaluate_unclip
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.interfaces import Autoencoder, EncoderDecoderModel
 from bedstone.nn.fast.pick import prepared, settled
@@ -174,6 +177,11 @@ def evaluate(
         check_no_labels(model, label_column)
         return evaluate_reranking(
             opened, data, how, judge=judge, candidates=candidates, samples=samples, as_json=as_json
+        )
+    if isinstance(opened, UnclipPipeline) and data == SCENES and judge:
+        check_no_labels(model, label_column)
+        return evaluate_unclip(
+            opened, data, how, judge=judge, samples=samples, out=out, as_json=as_json
         )
     if isinstance(opened, MediaPipeline):
         check_no_labels(model, label_column)

@@ -18,9 +18,10 @@ from bedstone.errors import BedstoneError
 from bedstone.outputs import free_path, new_file, next_number
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet, to_images
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.tasks.media.dalle import DalleGenerator, open_generator
+from bedstone.tasks.media.dalle import DalleGenerator
 from bedstone.tasks.media.files import SUFFIXES, check_enlarged, file_name, write_generated
 from bedstone.tasks.media.generator import Generated, MediaGenerator, Prompt, rows_of
+from bedstone.tasks.media.unclip import UnclipGenerator, open_generator
 from bedstone.train.logs import ProgressBar
 
 NAME = "imagined"  # where nothing is said
@@ -193,7 +194,7 @@ def _titles(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"seed {recipe['seed']}" for recipe in recipes]
 
 
-COUNTS = {"draw": 4, "variations": 4, "between": 7, "story": 1}
+COUNTS = {"draw": 4, "variations": 4, "like": 4, "between": 7, "story": 1}
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,10 @@ class SamplingOptions:
         top_k: of a DALL-E: draw from so many likeliest codes; 0 from all.
         top_p: of a DALL-E: draw from the fewest likeliest codes that reach this probability.
         candidates: of a DALL-E: images drawn for each one, of which its CLIP keeps the best.
+        prior: of an unCLIP: diffusion, or none for the words' own embedding.
+        prior_steps: of an unCLIP: number of sampling steps of its prior.
+        prior_guidance: of an unCLIP: scale of guidance in its prior; 1 = none.
+        prior_samples: of an unCLIP: embeddings drawn, of which the nearest to the words is kept.
     """
 
     steps: int | None = None
@@ -224,10 +229,14 @@ class SamplingOptions:
     top_k: int | None = None
     top_p: float | None = None
     candidates: int | None = None
+    prior: str | None = None
+    prior_steps: int | None = None
+    prior_guidance: float | None = None
+    prior_samples: int | None = None
 
     @property
     def given(self) -> dict[str, Any]:
-        """Fields of `SamplingConfig` or `CodeSampling` that are given."""
+        """Fields of the model's settings of sampling that are given."""
         found = {name: value for name, value in vars(self).items() if value is not None}
         return found | ({"interval": _interval(self.interval)} if self.interval else {})
 
@@ -243,9 +252,13 @@ class ImagineOptions:
         size: another size than in training, in pixels, as 64x48 (height, width).
         image: an image to start from.
         strength: share of the image that is regenerated, 0 to 1, of a DALL-E from below; for
-            variations, their distance.
+            variations, their distance; for an unCLIP, how far towards the other end.
         mask: an image of the same size: white is regenerated, black stays.
         variations: an image to generate variations of.
+        like: of an unCLIP: an image whose embedding to draw from; a prompt says what it shows,
+            for towards_text.
+        towards: of an unCLIP: another image, to which to interpolate from like.
+        towards_text: of an unCLIP: words for what like is to show instead.
         between: interpolate from the prompt to this one; without a text condition, to this seed.
         story: a file of prompts, one per line, all sampled from one seed.
         style: text added to each prompt; several prompts are then sampled from one seed.
@@ -259,24 +272,35 @@ class ImagineOptions:
     strength: float | None = None
     mask: str | None = None
     variations: str | None = None
+    like: str | None = None
+    towards: str | None = None
+    towards_text: str | None = None
     between: str | None = None
     story: str | None = None
     style: str = ""
 
     @property
     def way(self) -> str:
-        """draw, variations, between or story.
+        """draw, variations, like, between or story.
 
         Raises:
             BedstoneError: two of them are asked for at once, or what one doesn't take.
         """
-        said = {"variations": self.variations, "between": self.between}
+        said = {"variations": self.variations, "like": self.like, "between": self.between}
         said["story"] = self.story or self.style
         found = [name for name, value in said.items() if value]
         if len(found) > 1:
             raise BedstoneError(f"--{found[0]} and --{found[1]}: expected one of them at a time.")
         way = found[0] if found else "draw"
-        takes = {"variations": ("strength",), "between": ("negative", "size")}.get(way)
+        takes = {
+            "variations": ("strength",),
+            "like": ("strength", "towards", "towards_text"),
+            "between": ("negative", "size"),
+        }.get(way)
+        for name in ("towards", "towards_text"):
+            if way != "like" and getattr(self, name) is not None:
+                option = name.replace("_", "-")
+                raise BedstoneError(f"--{option}: was given without --like, the image to begin at.")
         for name in ("negative", "size", "image", "strength", "mask"):
             if takes is not None and name not in takes and getattr(self, name) is not None:
                 raise BedstoneError(f"--{name}: --{way} takes none. Leave it out.")
@@ -379,22 +403,32 @@ def _print_rows(files: Sequence[Path], drawn: Generated) -> None:
 
 
 def _drawn(
-    drawer: MediaGenerator | DalleGenerator,
+    drawer: MediaGenerator | DalleGenerator | UnclipGenerator,
     options: ImagineOptions,
     way: str,
     prompts: list[Prompt],
     given: dict[str, Any],
     progress: Progress,
 ) -> Generated:
-    count = COUNTS[way] if options.count is None else options.count
+    usual = "between" if options.towards or options.towards_text else way
+    count = COUNTS[usual] if options.count is None else options.count
     if not prompts and drawer.model.signal.condition == "none":
         prompts = [None]
     more: dict[str, Any] = {"progress": progress, **given}
-    if way == "variations":
+    if way in ("variations", "like"):
         if len(prompts) > 1:
-            raise BedstoneError("--variations: expected one prompt at most, of what it shows.")
+            raise BedstoneError(f"--{way}: expected one prompt at most, of what it shows.")
         _, seeds = rows_of([None], count, options.seed)
         prompt = prompts[0] if prompts else None
+        if way == "like":
+            if not isinstance(drawer, UnclipGenerator):
+                raise BedstoneError(
+                    "--like: is drawn from a CLIP's embedding, and the model is no unCLIP. Take "
+                    "--variations, or a run of unclip-scenes."
+                )
+            more |= {"strength": options.strength, "towards": options.towards}
+            more |= {"towards_text": options.towards_text, "prompt": prompt}
+            return drawer.like(options.like, seeds, **more)
         more |= {} if options.strength is None else {"change": options.strength}
         return drawer.variations(options.variations, seeds, prompt=prompt, **more)
     more |= {"negative": options.negative, "size": _size(options.size)}

@@ -323,6 +323,13 @@ def generators_of(seeds: Sequence[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """A row's seed, and those of its other candidates."""
+    chance = torch.Generator().manual_seed(seed)
+    more = torch.randint(2**62, (count - 1,), generator=chance).tolist()
+    return [seed, *more]
+
+
 def _read_conditions(
     network: Any,
     condition: SampleInputs,

@@ -143,6 +143,7 @@ def ddpm(
     process: Process,
     *,
     variance: Literal["small", "large"] = "small",
+    end: float = 1.0,
     generator: Generators = None,
     callback: Callback | None = None,
 ) -> Tensor:
@@ -156,13 +157,14 @@ def ddpm(
     Args:
         x: (B, *S), noise at the first of `times`.
         variance: "large" takes s2 itself, the other of the two choices in section 3.2.
+        end: what the clean signal is multiplied by in a step that ends clean.
     """
     steps = levels(process, times)
     for i, (here, there) in enumerate(pairwise(steps), 1):
         x0, _ = denoiser(x, at(here.t, x))
         share = kept(here, there)
         a = here.alpha / there.alpha
-        of_x0 = there.alpha * (1 - share**2)
+        of_x0 = there.alpha * (1 - share**2) * (end if there.sigma == 0 else 1.0)
         of_x = a * (there.sigma / here.sigma) ** 2
         x = of_x0 * x0 + of_x * x
         deviation = (there.sigma if variance == "small" else here.sigma) * fresh(share)

@@ -17,7 +17,7 @@ from bedstone.diffusion.denoiser import Limit, clip, dynamic_threshold
 from bedstone.diffusion.process import EDM, Discrete, Flow, Process
 from bedstone.diffusion.samplers import METHODS
 from bedstone.diffusion.targets import Target, target
-from bedstone.diffusion.times import even, karras, leading, linspace, log_snr, trailing
+from bedstone.diffusion.times import ends, even, karras, leading, linspace, log_snr, trailing
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json
 from bedstone.published_keys import Keys, keys
@@ -38,8 +38,10 @@ SAMPLERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 FLOW, GROWING = "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler"
+UNCLIP = "UnCLIPScheduler"  # DDPM by the cosine, its steps spread from the last to the first
 SOLVERS = (SAMPLERS["dpm_solver_2m"], SAMPLERS["unipc"])
-NAMES = (OURS, FLOW, GROWING, *dict.fromkeys(SAMPLERS.values()))
+NAMES = (OURS, FLOW, GROWING, UNCLIP, *dict.fromkeys(SAMPLERS.values()))
+COSINE = "squaredcos_cap_v2"
 STEPPED = ("epsilon", "sample", "v_prediction")  # targets that every class of steps knows
 STRAIGHT = ("epsilon", "sample")  # beside its own, targets of a flow that the solvers know
 
@@ -78,7 +80,7 @@ def process_from(config: Mapping[str, Any]) -> tuple[Process, Target]:
         return Flow(_number(config, "flow_shift", 1.0), steps_of(config)), target(said)
     process = Discrete(
         steps_of(config),
-        str(config.get("beta_schedule", "linear")),
+        str(config.get("beta_schedule", COSINE if name == UNCLIP else "linear")),
         _number(config, "beta_start", 0.0001),
         _number(config, "beta_end", 0.02),
         zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
@@ -94,6 +96,8 @@ def method_from(config: Mapping[str, Any]) -> str:
         return "euler"
     if str(config.get("algorithm_type", "")).startswith("sde-") and name == SOLVERS[0]:
         return "dpm_solver_sde"
+    if name == UNCLIP:
+        return "ddpm"
     found = [method for method, known in SAMPLERS.items() if known == name]
     return str(config.get("method", "dpm_solver_2m")) if not found else found[0]
 
@@ -286,6 +290,13 @@ KEYS: dict[str, Keys] = {
         use_exponential_sigmas=(False,),
         use_beta_sigmas=(False,),
     ),
+    UNCLIP: _more(
+        _COMMON,
+        _CLIPS,
+        beta_schedule=(COSINE,),
+        prediction_type=STRAIGHT,
+        variance_type=("fixed_small_log",),  # the other is learnt, by channels of its own
+    ),
     GROWING: _more(
         _COMMON,
         keys("sigma_min sigma_max sigma_data rho"),
@@ -343,6 +354,11 @@ def published(config: Mapping[str, Any]) -> Published:
         options["variance"] = "large" if large else "small"
         if large and config.get("timestep_spacing") == "trailing":  # noise after the last step
             raise _refused("variance_type", config["variance_type"], "fixed_small with trailing")
+    elif name == UNCLIP:
+        process, _ = process_from(config)
+        assert isinstance(process, Discrete)
+        beta = process.betas[0]  # of the last step; their tables round what is left of the signal
+        options["end"] = float(beta / (1 - (1 - beta)))
     elif name == "DPMSolverMultistepScheduler":
         method = _dpm_solver(config)
         if method.startswith("dpm"):
@@ -390,6 +406,8 @@ def _inner(name: str, config: Mapping[str, Any], process: Process, steps: int) -
         return trailing(process, steps)
     if name == GROWING:
         return karras(process, steps, rho=config.get("rho", 7.0))
+    if name == UNCLIP:
+        return ends(process, steps)
     if isinstance(process, Flow):
         return _flow_times(name, config, process, steps)
     of_logs = config.get("use_exponential_sigmas") or config.get("use_lu_lambdas")
@@ -454,7 +472,7 @@ def _limit(name: str, config: Mapping[str, Any]) -> Limit | None:
     if config.get("thresholding"):
         share = config.get("dynamic_thresholding_ratio", 0.995)
         return dynamic_threshold(share, config.get("sample_max_value", 1.0))
-    if config.get("clip_sample", name in ("DDPMScheduler", "DDIMScheduler")):
+    if config.get("clip_sample", name in ("DDPMScheduler", "DDIMScheduler", UNCLIP)):
         return clip(config.get("clip_sample_range", 1.0))
     return None
 

@@ -47,6 +47,15 @@ def linspace(process: Process, steps: int) -> Tensor:
     return process.time(torch.linspace(process.steps - 1, 0, steps, dtype=DOUBLE).round())
 
 
+def ends(process: Process, steps: int) -> Tensor:
+    """Whole steps spread from the last to the first, as unCLIP's published scheduler has them."""
+    assert isinstance(process, Discrete)
+    spread = torch.arange(steps - 1, -1, -1, dtype=DOUBLE) * (
+        (process.steps - 1) / (steps - 1 or 1)
+    )
+    return process.time(spread.round() if steps > 1 else spread + process.steps - 1)
+
+
 def even(process: Process, steps: int) -> Tensor:
     """As `linspace`, between whole steps too."""
     return torch.linspace(1, process.first, steps, dtype=DOUBLE)

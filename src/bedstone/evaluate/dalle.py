@@ -21,6 +21,7 @@ from bedstone.data.images.codes import CodeRows
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.data.signals.signals import SignalsConfig
+from bedstone.diffusion.sample import candidate_seeds
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.generative import at_size
 from bedstone.evaluate.runner import Evaluation, present
@@ -30,7 +31,7 @@ from bedstone.objectives.dalle import DalleLoss
 from bedstone.report.sheets import samples_sheet
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole
-from bedstone.tasks.media.dalle import DalleGenerator, candidate_seeds
+from bedstone.tasks.media.dalle import DalleGenerator
 from bedstone.train.data import recorded_data
 from bedstone.train.logs import ProgressBar
 

@@ -39,6 +39,7 @@ FAMILIES = {
     "vq_model": "bedstone.models.autoencoder.published",
     "discrete_vae": "bedstone.models.autoencoder.published",
     "dalle": "bedstone.models.dalle.published",
+    "prior_transformer": "bedstone.models.unclip.published",
 }
 # Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
 CLASSES = {
@@ -47,6 +48,7 @@ CLASSES = {
     "DiTTransformer2DModel": "dit",
     "PixArtTransformer2DModel": "pixart",
     "BedstoneDiT": "bedstone_dit",
+    "PriorTransformer": "prior_transformer",
 }
 # Older folders have one class for several; their norms tell which it is.
 NORMS = {"ada_norm_zero": "dit", "ada_norm_single": "pixart"}

@@ -127,9 +127,25 @@ class Denoiser(Protocol):
     """
 
     def read_condition(
-        self, classes: Tensor | None = None, ids: Tensor | None = None, keep: Tensor | None = None
+        self,
+        classes: Tensor | None = None,
+        ids: Tensor | None = None,
+        keep: Tensor | None = None,
+        embedding: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What the denoiser reads of a class or text, computed once for all steps."""
+        """What the denoiser reads of a class, text or an image's embedding, computed once for all
+        steps."""
+
+
+@runtime_checkable
+class EmbeddingPrior(Protocol):
+    """A network that makes a CLIP's embeddings of images out of noise, given words (unCLIP)."""
+
+    def standardised(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, E) as it denoises them."""
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E) of clean ones that it predicts."""
 
 
 @dataclass(frozen=True)

@@ -8,35 +8,50 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bedstone.nn.layers import MLP, gelu_tanh
+from bedstone.nn.layers import MLP, Activation, gelu_tanh
 
 FEATURES = 256  # of a number, before its MLP (DiT)
 LONGEST = 10_000.0  # period
 
 
-def features(numbers: Tensor, shift: int = 0) -> Tensor:
-    """cos and sin of numbers (B,) at geometric frequencies, (B, 256) (Ho et al., 2020).
+def features(numbers: Tensor, shift: int = 0, count: int = FEATURES) -> Tensor:
+    """cos and sin of numbers (B,) at geometric frequencies, (B, count) (Ho et al., 2020).
 
     Args:
         shift: 1 has the last frequency at exactly 1 / 10,000, as diffusers' DiT does.
+        count: of features; the last of an odd number is 0.
     """
-    half = FEATURES // 2
+    half = count // 2
     steps = torch.arange(half, dtype=torch.float32, device=numbers.device) / (half - shift)
     angles = numbers.float()[:, None] * torch.exp(-math.log(LONGEST) * steps)
-    return torch.cat((angles.cos(), angles.sin()), 1)
+    return nn.functional.pad(torch.cat((angles.cos(), angles.sin()), 1), (0, count % 2))
 
 
 class NumberEmbedding(nn.Module):
-    """A number, such as a time, as a vector: (B,) to (B, D)."""
+    """A number, such as a time, as a vector: (B,) to (B, D).
 
-    def __init__(self, width: int, *, shift: int = 0, scale: float = 1.0) -> None:
+    Args:
+        count: features that it is read by.
+        hidden: width inside the MLP; 0 takes `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        shift: int = 0,
+        scale: float = 1.0,
+        count: int = FEATURES,
+        hidden: int = 0,
+        activation: Activation = nn.functional.silu,
+    ) -> None:
         super().__init__()
-        self.shift, self.scale = shift, scale
-        self.mlp = MLP(FEATURES, width, nn.functional.silu)
-        self.mlp.down = nn.Linear(width, width)
+        self.shift, self.scale, self.count = shift, scale, count
+        self.mlp = MLP(count, hidden or width, activation)
+        self.mlp.down = nn.Linear(hidden or width, width)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        return self.mlp(features(numbers * self.scale, self.shift))
+        return self.mlp(features(numbers * self.scale, self.shift, self.count))
 
 
 class SizeEmbedding(nn.Module):

@@ -145,3 +145,19 @@ class Denoising(Settings):
         # The clean signal is linear in the output: this is what an error of 1 does to it.
         factor = self.target.clean(self.process, torch.zeros_like(t), torch.ones_like(t), t)
         return weight(self.process.log_snr(t).exp()) * factor.square()
+
+
+@dataclass(frozen=True)
+class DenoisingThrough:
+    """`Denoising` of a network that reads its conditions through another, which doesn't learn.
+
+    Attributes:
+        denoising: the objective.
+        joined: the network to both, such as a prior to a `ConditionedPrior`.
+    """
+
+    denoising: Denoising
+    joined: Callable[[nn.Module], nn.Module]
+
+    def __call__(self, network: nn.Module, batch: SignalRows) -> tuple[Tensor, float]:
+        return self.denoising(self.joined(network), batch)

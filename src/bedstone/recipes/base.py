@@ -60,6 +60,8 @@ METHODS = {
     "rloo": "rloo:RLOO",
     "ppo": "ppo:PPO",
     "dalle": "dalle:DallE",
+    "prior": "prior:UnclipPrior",
+    "unclip": "unclip:Unclip",
 }
 
 

@@ -13,7 +13,6 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.checkpoints.tensors import load_tensors, save_tensors
 from bedstone.data.images.codes import CodeRows
 from bedstone.data.signals.batches import texts_of
 from bedstone.data.signals.open import open_signals
@@ -23,15 +22,24 @@ from bedstone.data.text.train_tokenizer import train_wordpiece
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.dalle import DalleScorer
 from bedstone.evaluate.runner import Evaluation
-from bedstone.files import write_json
 from bedstone.generation.codes import CodeSampling
 from bedstone.models.dalle.network import LAYOUTS, DalleConfig, build
 from bedstone.models.interfaces import DualEncoder
 from bedstone.objectives.dalle import DalleLoss
-from bedstone.reading import is_plain, read_object
 from bedstone.recipes.base import Method, Trainer
 from bedstone.recipes.diffusion import CaptionTokenizer, DiffusionOptim
-from bedstone.recipes.stages import Stage, check_stages, open_part, part_of, train_stages
+from bedstone.recipes.stages import (
+    Stage,
+    cached_rows,
+    check_captions,
+    check_parts_and_shares,
+    check_stages,
+    clip_stage,
+    open_part,
+    part_of,
+    same_images,
+    train_stages,
+)
 from bedstone.runtime import Precision
 from bedstone.settings import Settings, from_mapping, number, one_of, share, whole
 from bedstone.train.averaging import Decay, steady
@@ -47,8 +55,6 @@ PARTS = ("autoencoder", "clip")
 DECIDED = ("codes", "grid", "vocab_size", "text_tokens")
 CODES = "codes"  # files of a run: its images as codes, and what made them
 ENCODED = 256  # images that are read at a time
-PLAIN = ("source", "validation", "split", "validation_share", "most_rows", "most_broken", "objects")
-DRAWN = ("sizes", "textures", "signs")  # of scenes
 
 
 @dataclass
@@ -119,12 +125,7 @@ class DalleRecipe(RunRecipe):
         super().__post_init__()
         if self.model.get("layout", LAYOUTS[0]) not in LAYOUTS:
             raise BedstoneError(f"model.layout: {self.model['layout']!r} isn't {LAYOUTS[0]}.")
-        for name in ("parts", "shares"):
-            kind, said = (str, "a model's path") if name == "parts" else (float, "a share")
-            for part, value in getattr(self, name).items():
-                fine = isinstance(value, str) if kind is str else _is_share(value)
-                if not fine:
-                    raise BedstoneError(f"{name}.{part}: {value!r} was given; expected {said}.")
+        check_parts_and_shares(self.parts, self.shares)
         if self.compile:
             raise BedstoneError("compile: isn't there for a DALL-E; leave it out.")
 
@@ -143,7 +144,7 @@ class DalleRecipe(RunRecipe):
         """The stages whose parts aren't named."""
         made = {
             "autoencoder": ("autoencoder", _autoencoder(self)),
-            "clip": ("contrastive", _clip(self)),
+            "clip": ("contrastive", clip_stage(self.data, self.size)),
         }
         wanted = [
             name for name in PARTS if name not in self.parts and (name != "clip" or self.clip)
@@ -154,29 +155,14 @@ class DalleRecipe(RunRecipe):
         ]
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
-
-
-def _data(recipe: DalleRecipe, names: Sequence[str]) -> dict[str, Any]:
-    """The same images, as the stages' own `data` sections say it."""
-    return {name: getattr(recipe.data, name) for name in names}
-
-
 def _autoencoder(recipe: DalleRecipe) -> dict[str, Any]:
     column = recipe.data.columns.get("image")
     columns = {"columns": {"image": column}} if column else {}
     size = recipe.size[0] if len(set(recipe.size)) == 1 else recipe.size
     return {
         "model": {"layout": "fsq_autoencoder", "image_size": size},
-        "data": {**_data(recipe, (*PLAIN, *DRAWN)), **columns},
+        "data": {**same_images(recipe.data), **columns},
     }
-
-
-def _clip(recipe: DalleRecipe) -> dict[str, Any]:
-    data = _data(recipe, (*PLAIN, *DRAWN, "columns", "templates", "classes"))
-    size = max(recipe.size)
-    return {"model": {"layout": "clip", "image": {"image_size": size}}, "data": data}
 
 
 class DallE(Method[DalleRecipe]):
@@ -383,16 +369,6 @@ class DallE(Method[DalleRecipe]):
         return steady(recipe.average) if recipe.average else None
 
 
-def check_captions(signals: Signals) -> None:
-    """Raises BedstoneError where a caption says nothing."""
-    for row, texts in enumerate(signals.captions or ()):
-        if not all(text.strip() for text in texts):
-            raise BedstoneError(
-                f"{signals.places[row]}: has an empty caption; the null prompt is learnt by drop. "
-                "Mend or remove that row."
-            )
-
-
 def grid_of(coder: Model, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Rows and columns of the codes of images (C, H, W).
 
@@ -419,25 +395,14 @@ def cached_codes(signals: Signals, coder: Model, start: Start, name: str) -> np.
     Raises:
         BedstoneError: those in the folder are of another autoencoder or other images.
     """
-    folder = start.folder
     made_of = {"autoencoder": fingerprint(coder), "images": signals.fingerprint()}
-    if folder is not None and is_plain(folder / f"{name}.json"):
-        known = read_object(folder / f"{name}.json")
-        for what, value in made_of.items():
-            if known.get(what) != value:
-                raise BedstoneError(
-                    f"{folder / name}.json: the {what} changed since codes were made of them: "
-                    f"{str(known.get(what))[:12]} became {value[:12]}. Put the old {what} back, or "
-                    f"remove {name}.json to encode anew, and the checkpoints with it."
-                )
-        kept: np.ndarray = load_tensors(folder, name=f"{name}.safetensors")["codes"].numpy()
-        return kept
-    codes = encoded(signals, coder, start.precision, start.quiet)
-    if folder is not None:
-        tensor = torch.from_numpy(codes)
-        save_tensors(folder, {"codes": tensor}, name=f"{name}.safetensors")
-        write_json(folder / f"{name}.json", made_of)
-    return codes
+    return cached_rows(
+        start.folder,
+        name,
+        CODES,
+        made_of,
+        lambda: encoded(signals, coder, start.precision, start.quiet),
+    )
 
 
 def encoded(signals: Signals, coder: Model, precision: Precision, quiet: bool) -> np.ndarray:

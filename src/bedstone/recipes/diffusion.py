@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -194,18 +194,19 @@ class DiffusionRecipe(RunRecipe):
         return TASKS[self.task][1]
 
 
-class Diffusion(Method[DiffusionRecipe]):
-    """A denoiser of signals, of an autoencoder's latents where the recipe names one."""
+D = TypeVar("D", bound=DiffusionRecipe)
 
-    name = "diffusion"
-    Recipe = DiffusionRecipe
-    layouts = LAYOUTS
+
+class DiffusionMethod(Method[D]):
+    """What methods that train a denoiser share."""
+
+    layouts: ClassVar[tuple[str, ...]] = LAYOUTS
     tasks = tuple(TASKS)
     unit = "signals"
     fault = "draws nothing"
     records_tokenizer = False
 
-    def check(self, recipe: DiffusionRecipe) -> None:
+    def check(self, recipe: D) -> None:
         process, _ = process_of(recipe)
         objective_of(recipe)
         check_sampling(process, recipe.sampling)
@@ -216,7 +217,7 @@ class Diffusion(Method[DiffusionRecipe]):
                 "tokenizer.path: text.encoder has its own; leave tokenizer.path out."
             )
 
-    def begin(self, recipe: DiffusionRecipe, checkpoint: Checkpoint | None) -> Model | None:
+    def begin(self, recipe: D, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:
             return None
         path = checkpoint.path if checkpoint is not None else recipe.init
@@ -237,11 +238,11 @@ class Diffusion(Method[DiffusionRecipe]):
         model.record, model.scheduler, model.sampling = {}, {}, recipe.sampling
         return model
 
-    def parts(self, recipe: DiffusionRecipe) -> dict[str, Model]:
+    def parts(self, recipe: D) -> dict[str, Model]:
         named = {"text": named_reader(recipe), "autoencoder": named_autoencoder(recipe)}
         return {name: model for name, model in named.items() if model is not None}
 
-    def open(self, recipe: DiffusionRecipe, start: Start) -> Splits:
+    def open(self, recipe: D, start: Start) -> Splits:
         with ProgressBar(f"reading {recipe.data.source}", quiet=start.quiet) as bar:
             train, held = open_signals(
                 recipe.data,
@@ -254,11 +255,11 @@ class Diffusion(Method[DiffusionRecipe]):
         notes = [f"{recipe.data.source}: {train.describe()}", f"held out: {held.describe()}"]
         return Splits(train, held, record=record, notes=notes)
 
-    def texts(self, recipe: DiffusionRecipe, splits: Splits, start: Start) -> Iterable[str] | None:
+    def texts(self, recipe: D, splits: Splits, start: Start) -> Iterable[str] | None:
         texts: Iterable[str] = splits.train.texts()
         return texts if recipe.condition == "text" else None
 
-    def trainers(self, recipe: DiffusionRecipe) -> Mapping[str, Trainer]:
+    def trainers(self, recipe: D) -> Mapping[str, Trainer]:
         return {
             "wordpiece": lambda texts, section: train_wordpiece(
                 texts, section.vocab_size, lowercase=section.lowercase
@@ -267,7 +268,7 @@ class Diffusion(Method[DiffusionRecipe]):
 
     def model(
         self,
-        recipe: DiffusionRecipe,
+        recipe: D,
         splits: Splits,
         tokenizer: Tokenizer | None,
         start: Start,
@@ -293,7 +294,7 @@ class Diffusion(Method[DiffusionRecipe]):
             reader = fresh_reader(recipe, tokenizer)
         if reader is not None:
             signal.context = min(signal.context, text_config(reader).context)
-        config = _config(recipe, signal, reader, autoencoder)
+        config = denoiser_config(recipe, signal, reader, autoencoder)
         text = None if reader is None else text_part(reader.network)
         return DiffusionPipeline(
             Conditioned(build(config), text, frozen=signal.frozen),
@@ -306,9 +307,7 @@ class Diffusion(Method[DiffusionRecipe]):
             autoencoder=autoencoder,
         )
 
-    def batches(
-        self, recipe: DiffusionRecipe, model: Model, splits: Splits, start: Start
-    ) -> Batches:
+    def batches(self, recipe: D, model: Model, splits: Splits, start: Start) -> Batches:
         assert isinstance(model, DiffusionPipeline)
         if model.autoencoder is not None:
             coder, precision, quiet = model.autoencoder, start.precision, start.quiet
@@ -328,10 +327,10 @@ class Diffusion(Method[DiffusionRecipe]):
             workers=recipe.data.workers,
         )
 
-    def objective(self, recipe: DiffusionRecipe, model: Model, start: Start) -> Objective:
+    def objective(self, recipe: D, model: Model, start: Start) -> Objective:
         return objective_of(recipe)
 
-    def evaluations(self, recipe: DiffusionRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+    def evaluations(self, recipe: D, plan: RunPlan) -> Sequence[Evaluation]:
         assert isinstance(plan.model, DiffusionPipeline) and isinstance(plan.objective, Denoising)
         assert plan.start.folder is not None
         prompts = plan.model.prompts if recipe.condition == "text" else None
@@ -348,11 +347,18 @@ class Diffusion(Method[DiffusionRecipe]):
             )
         ]
 
-    def average(self, recipe: DiffusionRecipe) -> Decay | None:
+    def average(self, recipe: D) -> Decay | None:
         return steady(recipe.average) if recipe.average else None
 
 
-DECIDED = ("size", "channels", "out_channels", "classes", "memory_width")
+class Diffusion(DiffusionMethod[DiffusionRecipe]):
+    """A denoiser of signals, of an autoencoder's latents where the recipe names one."""
+
+    name = "diffusion"
+    Recipe = DiffusionRecipe
+
+
+DECIDED = ("size", "channels", "out_channels", "classes", "memory_width", "embedding_width")
 LATENTS = 64  # images that become latents at a time
 
 
@@ -380,6 +386,7 @@ def latents_of(signals: Signals, autoencoder: Model, precision: Precision, quiet
         classes=signals.classes,
         names=signals.names,
         captions=signals.captions,
+        embeddings=signals.embeddings,
         places=signals.places,
         faults=signals.faults,
     )
@@ -531,10 +538,18 @@ def _sound(recipe: DiffusionRecipe) -> dict[str, Any]:
     return {name: value for name, value in form.items() if name != "frames"}
 
 
-def _config(
-    recipe: DiffusionRecipe, signal: SignalSpec, reader: Model | None, autoencoder: Model | None
+def denoiser_config(
+    recipe: DiffusionRecipe,
+    signal: SignalSpec,
+    reader: Model | None,
+    autoencoder: Model | None,
+    embedding: int = 0,
 ) -> DiTConfig:
-    """The denoiser's shape: what the recipe says, and what the data decides."""
+    """The denoiser's shape: what the recipe says, and what the data decides.
+
+    Args:
+        embedding: width of an image's embedding that it reads; 0 reads none.
+    """
     for name in DECIDED:
         if name in recipe.model:
             raise BedstoneError(
@@ -556,6 +571,8 @@ def _config(
         values["classes"] = len(signal.names)
     if reader is not None:
         values["memory_width"] = text_config(reader).width
+    if embedding:
+        values["embedding_width"] = embedding
     return from_mapping(DiTConfig, values, "recipe", "model.")
 
 

@@ -3,21 +3,27 @@
 Each is a run of its own in the folder `parts/NAME` of the run, so it resumes where it was stopped,
 and its model is the part of that name. A part that the recipe names (`parts: {NAME: runs/...}`) is
 taken as it is; its share of the budget is then the others'.
+
+What a part makes of all images, such as codes or embeddings, is kept in the run's folder with the
+part's fingerprint.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.store import CheckpointStore
+from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.errors import BedstoneError, nearest
-from bedstone.files import write_text
+from bedstone.files import write_json, write_text
 from bedstone.reading import is_plain, read_object
 from bedstone.recipes.base import load_method, read
 from bedstone.settings import read_values, to_yaml
@@ -27,6 +33,9 @@ from bedstone.train.run import RunResult, held_folder, run, said
 from bedstone.train.schedule import Budget, parse_budget
 
 FOLDER = "parts"  # of a run, with its stages
+# Of the section `data`: what every method's has, and of scenes.
+IMAGES = ("source", "validation", "split", "validation_share", "most_rows", "most_broken")
+DRAWN = ("objects", "sizes", "textures", "signs")
 SHARED = ("seed", "precision", "device", "save_minutes", "keep", "log_every", "strict")
 
 
@@ -67,6 +76,42 @@ class Stage:
     def folder(self, whole: Any) -> Path:
         """Of its run."""
         return Path(whole.out) / FOLDER / self.name
+
+
+def same_images(data: SignalsConfig, *more: str) -> dict[str, Any]:
+    """The same images, as the `data` sections of other methods say it.
+
+    Args:
+        more: further fields that they have too.
+    """
+    return {name: getattr(data, name) for name in (*IMAGES, *DRAWN, *more)}
+
+
+def clip_stage(data: SignalsConfig, size: Sequence[int]) -> dict[str, Any]:
+    """What a CLIP's recipe has where its section doesn't say it, of images of a size (H, W)."""
+    images = same_images(data, "columns", "templates", "classes")
+    return {"model": {"layout": "clip", "image": {"image_size": max(size)}}, "data": images}
+
+
+def check_captions(signals: Signals) -> None:
+    """Raises BedstoneError where a caption says nothing."""
+    for row, texts in enumerate(signals.captions or ()):
+        if not all(text.strip() for text in texts):
+            raise BedstoneError(
+                f"{signals.places[row]}: has an empty caption; the null prompt is learnt by drop. "
+                "Mend or remove that row."
+            )
+
+
+def check_parts_and_shares(parts: Mapping[str, Any], shares: Mapping[str, Any]) -> None:
+    """Raises BedstoneError where a part is no path, or a share none."""
+    for part, value in parts.items():
+        if not isinstance(value, str):
+            raise BedstoneError(f"parts.{part}: {value!r} was given; expected a model's path.")
+    for part, value in shares.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value < 1:
+            raise BedstoneError(f"shares.{part}: {value!r} was given; expected a share.")
 
 
 def part_of(budget: str, share: float) -> str:
@@ -165,3 +210,50 @@ def open_part(recipe: Any, name: str) -> Model | None:
     if named is None and not finished(folder):
         return None
     return open_model(named or folder / "model", dtype=torch.float32)
+
+
+def cached_rows(
+    folder: Path | None,
+    name: str,
+    kind: str,
+    made_of: Mapping[str, str],
+    make: Callable[[], np.ndarray],
+    *,
+    beside: Path | None = None,
+) -> np.ndarray:
+    """What a part makes of all rows: that which a run's folder holds, or else made and kept.
+
+    Args:
+        folder: of the run; None keeps nothing.
+        name: of the files there.
+        kind: what they are, in words: codes, embeddings.
+        made_of: fingerprints of the part and of the rows, by what they are of.
+        make: makes the rows (N, ...).
+        beside: the folder of another run, whose rows are taken if they are made of the same.
+
+    Raises:
+        BedstoneError: those in the folder are of another part or other rows.
+    """
+    if folder is not None and is_plain(folder / f"{name}.json"):
+        known = read_object(folder / f"{name}.json")
+        for what, value in made_of.items():
+            if known.get(what) != value:
+                raise BedstoneError(
+                    f"{folder / name}.json: the {what} changed since {kind} were made of them: "
+                    f"{str(known.get(what))[:12]} became {value[:12]}. Put the old {what} back, or "
+                    f"remove {name}.json to encode anew, and the checkpoints with it."
+                )
+        return _kept_rows(folder, name, kind)
+    there = beside and beside / f"{name}.json"
+    if beside and there and is_plain(there) and read_object(there) == made_of:
+        return _kept_rows(beside, name, kind)
+    rows = make()
+    if folder is not None:
+        save_tensors(folder, {kind: torch.from_numpy(rows)}, name=f"{name}.safetensors")
+        write_json(folder / f"{name}.json", dict(made_of))
+    return rows
+
+
+def _kept_rows(folder: Path, name: str, kind: str) -> np.ndarray:
+    rows: np.ndarray = load_tensors(folder, name=f"{name}.safetensors")[kind].numpy()
+    return rows

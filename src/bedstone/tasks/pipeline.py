@@ -52,6 +52,7 @@ TASKS = {
     "class-to-image": "media.tasks:ClassToImage",
     "unconditional-image-generation": "media.tasks:UnconditionalImageGeneration",
     "image-to-image": "media.tasks:ImageToImage",
+    "image-variation": "media.tasks:ImageVariation",
     "text-to-audio": "media.tasks:TextToAudio",
     "class-to-audio": "media.tasks:ClassToAudio",
     "unconditional-audio-generation": "media.tasks:UnconditionalAudioGeneration",

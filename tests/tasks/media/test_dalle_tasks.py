@@ -11,10 +11,12 @@ from PIL import Image
 
 import bedstone
 from bedstone.cli import main
+from bedstone.diffusion.sample import candidate_seeds
 from bedstone.errors import BedstoneError
-from bedstone.tasks.media.dalle import DalleGenerator, candidate_seeds, open_generator
+from bedstone.tasks.media.dalle import DalleGenerator
 from bedstone.tasks.media.files import image_signal, to_image
 from bedstone.tasks.media.generator import MediaGenerator
+from bedstone.tasks.media.unclip import open_generator
 from dalles import dalle
 from drawings import drawing
 from image_models import pictures

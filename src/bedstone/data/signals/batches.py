@@ -4,7 +4,7 @@ Shapes: B signals, C channels, S sides, T tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -121,17 +121,23 @@ class SignalCollate:
         drop: share of rows whose condition is dropped.
         flip: share of signals mirrored along their last side; none whose text or class
             names a side is.
+        drop_text: of signals with embeddings, share of rows whose text alone is dropped; `drop` is
+            then of the embedding alone.
     """
 
     signals: Signals
     texts: SignalTexts | None = None
     drop: float = 0.1
     flip: float = 0.0
+    drop_text: float = 0.0
 
     def __call__(self, rows: np.ndarray, random: np.random.Generator, number: int) -> SignalBatch:
         drop = torch.from_numpy(random.random(len(rows)) < self.drop)
         mirrored = random.random(len(rows)) < self.flip
         condition, null, facts = _condition(self.signals, self.texts, rows, random)
+        if condition is not None and null is not None and condition.embedding is not None:
+            silent = torch.from_numpy(random.random(len(rows)) < self.drop_text)
+            condition, drop = dropped_apart(condition, null, drop, silent), torch.zeros_like(drop)
         batch = _batch(self.signals, rows, condition, null, drop, number)
         chosen = np.flatnonzero(mirrored & (facts & SIDES == 0))
         if len(chosen):
@@ -146,13 +152,14 @@ def signal_stream(
     texts: SignalTexts | None = None,
     drop: float = 0.1,
     flip: float = 0.0,
+    drop_text: float = 0.0,
     seed: int = 0,
     workers: int = 1,
 ) -> Stream[SignalBatch]:
     """The endless stream of `SignalBatch`; see `SignalCollate`."""
     return Stream(
         len(signals),
-        SignalCollate(signals, texts, drop, flip),
+        SignalCollate(signals, texts, drop, flip, drop_text),
         batch_size,
         seed=seed,
         workers=workers,
@@ -161,8 +168,15 @@ def signal_stream(
             "batch_size": min(batch_size, len(signals)),
             "drop": drop,
             "flip": flip,
+            **({"drop_text": drop_text} if drop_text else {}),
         },
     )
+
+
+def dropped_apart(condition: Condition, null: Condition, drop: Tensor, silent: Tensor) -> Condition:
+    """A condition without the embeddings of the rows `drop` and the texts of the rows `silent`,
+    both (B,) bool: independent of one another (Ramesh et al., 2022, section 2.1)."""
+    return replace(condition.but(silent, null), embedding=condition.but(drop, null).embedding)
 
 
 def in_batches(
@@ -186,7 +200,11 @@ def _condition(
     """The rows' condition, the empty condition, and the facts that their texts state."""
     if texts is not None:
         condition, facts = texts.draw(rows, random)
-        return condition, texts.null, facts
+        if signals.embeddings is None:
+            return condition, texts.null, facts
+        made = torch.from_numpy(signals.embeddings[rows])
+        null = replace(texts.null, embedding=torch.zeros_like(made[:1]))
+        return replace(condition, embedding=made), null, facts
     if signals.classes is None:
         return None, None, np.zeros(len(rows), np.int64)
     count, classes = len(signals.names), signals.classes[rows]

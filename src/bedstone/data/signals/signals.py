@@ -36,6 +36,7 @@ class Signals:
         classes: the class of each, by its number in `names`.
         names: of the classes.
         captions: one or more true texts of each.
+        embeddings: of each by a CLIP, (N, E) float32, for what draws from them.
         places: where each is from, for messages.
         shape: (N, C, *S) of what is drawn.
         faults: rows that were left out.
@@ -54,6 +55,7 @@ class Signals:
         classes: Sequence[int] | np.ndarray | None = None,
         names: Sequence[str] = (),
         captions: Sequence[Sequence[str]] | None = None,
+        embeddings: np.ndarray | None = None,
         places: Sequence[str] | None = None,
         shape: tuple[int, ...] = (),
         faults: Faults | None = None,
@@ -65,6 +67,7 @@ class Signals:
         self.kind, self.name, self.names = kind, name, tuple(names)
         self.classes = None if classes is None else np.asarray(classes, np.int64)
         self.captions = None if captions is None else [tuple(texts) for texts in captions]
+        self.embeddings = embeddings
         count = len(self.values)
         self.places = list(places) if places else [f"{name} {row}" for row in range(count)]
         self.faults = faults or Faults(name, 0.0, count)
@@ -103,6 +106,7 @@ class Signals:
             classes=None if self.classes is None else self.classes[rows],
             names=self.names,
             captions=None if self.captions is None else [self.captions[row] for row in rows],
+            embeddings=None if self.embeddings is None else self.embeddings[rows],
             places=[self.places[row] for row in rows],
             shape=(len(rows), *self.shape),
             faults=self.faults,
@@ -168,7 +172,8 @@ class Signals:
         if not count:
             left = self.faults.left_out(" ")
             raise BedstoneError(f"data {self.name!r}: holds no signal to learn from.{left}")
-        for what, given in (("classes", self.classes), ("texts", self.captions)):
+        of_rows = {"classes": self.classes, "texts": self.captions, "embeddings": self.embeddings}
+        for what, given in of_rows.items():
             if given is not None and len(given) != count:
                 raise BedstoneError(
                     f"data {self.name!r}: {count:,} signals have {len(given):,} {what}; expected "
@@ -214,17 +219,19 @@ def check_memory(shape: tuple[int, ...], item: int, memory_mb: float, name: str)
 
 @dataclass(frozen=True)
 class Condition(Tensors):
-    """The conditions of a batch's rows: classes, or texts.
+    """The conditions of a batch's rows: classes, or texts; with texts embeddings of images.
 
     Attributes:
         classes: (B,) int64; the number of classes is no class.
         ids: (B, T) int64 tokens of texts.
         keep: (B, T) bool, which of them are words and no filling.
+        embedding: (B, E) float32 of images by a CLIP; zeros are none.
     """
 
     classes: Tensor | None = None
     ids: Tensor | None = None
     keep: Tensor | None = None
+    embedding: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.arguments().values()), ()))
@@ -232,6 +239,7 @@ class Condition(Tensors):
     def arguments(self) -> dict[str, Tensor]:
         """The network's conditioning arguments by their names."""
         fields = {"classes": self.classes, "ids": self.ids, "keep": self.keep}
+        fields |= {"embedding": self.embedding}
         return {name: value for name, value in fields.items() if value is not None}
 
     def pick(self, rows: Tensor | Sequence[int] | slice) -> "Condition":

@@ -36,6 +36,9 @@ class DiTConfig(Settings):
         classes: how many there are; one more number, `classes`, stands for none of them.
         memory_width: of the text's states that cross-attention reads; 0 has no cross-attention.
         projected: whether an MLP maps these to `width` first (PixArt's caption projection).
+        embedding_width: of an image's embedding by a CLIP, at length sqrt(E), which is added to the
+            timestep's vector (unCLIP); 0 reads none. One of zeros is no embedding.
+        embedding_tokens: that cross-attention reads of it, beside the text's states.
         pooled: whether the mean of these is added to the timestep's vector.
         positions: what is added to patches: sincos, learnt or none.
         rotary: whether queries and keys are turned by their places, dimension by dimension.
@@ -71,6 +74,8 @@ class DiTConfig(Settings):
     classes: int = whole(0, default=0)
     memory_width: int = whole(0, default=0)
     projected: bool = False
+    embedding_width: int = whole(0, default=0)
+    embedding_tokens: int = whole(0, default=4)
     pooled: bool | None = None
     positions: str = one_of(*POSITIONS, default="sincos")
     rotary: bool | None = None
@@ -152,6 +157,7 @@ class DiTConfig(Settings):
             "fine": 0,
             "skips": False,
             "time_scale": 1.0,
+            "embedding_width": 0,
             "head_width": self.width // self.heads,
             "hidden": 4 * self.width,
             "modulation": "shared" if self.layout == "pixart" else "own",

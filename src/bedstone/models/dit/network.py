@@ -38,6 +38,7 @@ def check_inputs(
     classes: Tensor | None,
     memory: Tensor | None,
     keep: Tensor | None,
+    embedding: Tensor | None = None,
 ) -> None:
     """Raises BedstoneError where a network of `config` can't read these."""
     rows, sizes = len(x), tuple(x.shape[2:])
@@ -55,6 +56,12 @@ def check_inputs(
             )
     if classes is not None:
         _check_classes(config, classes, rows)
+    if embedding is not None and tuple(embedding.shape) != (rows, config.embedding_width):
+        reads = f"one of width {config.embedding_width}" if config.embedding_width else "none"
+        raise BedstoneError(
+            f"embedding: has the shape {list(embedding.shape)}; this network reads {reads} for "
+            f"each of {rows} rows. Take the CLIP that it was trained with."
+        )
     if memory is None:
         if config.layout == "pixart" and config.memory_width:
             raise BedstoneError("memory: none was given; a PixArt reads the states of a text.")
@@ -115,6 +122,8 @@ class Conditions(nn.Module):
         pooled = config.memory_width and config.pooled
         self.pooled = PooledMemory(config.memory_width, width) if pooled else None
         self.told_size = SizeEmbedding(width) if config.told_size else None
+        wide = config.embedding_width
+        self.embedding = nn.Linear(wide, width) if wide else None
 
     def forward(
         self,
@@ -123,8 +132,11 @@ class Conditions(nn.Module):
         memory: Tensor | None,
         keep: Tensor | None,
         told_size: Tensor | None,
+        embedding: Tensor | None,
     ) -> Tensor:
         vector = self.time(t)
+        if self.embedding is not None and embedding is not None:
+            vector = vector + self.embedding(embedding)
         if self.classes is not None:
             if classes is None:
                 classes = torch.full_like(t, self.none, dtype=torch.long)
@@ -148,9 +160,12 @@ class Text(nn.Module):
         self.nothing = (
             nn.Parameter(nn.init.normal_(torch.empty(1, 1, wide), std=0.02)) if own else None
         )
+        self.tokens = config.embedding_tokens if config.embedding_width else 0
+        read = config.embedding_width, self.tokens * wide
+        self.embedding = nn.Linear(*read) if self.tokens else None
 
     def forward(
-        self, memory: Tensor | None, keep: Tensor | None, rows: int
+        self, memory: Tensor | None, keep: Tensor | None, rows: int, embedding: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """(B, M, width read) and (B, M) bool, None where all are real."""
         if memory is not None and self.project is not None:
@@ -159,11 +174,14 @@ class Text(nn.Module):
             assert memory is not None
             # A row that keeps nothing sees all, as a bias on all of its scores has it there.
             return memory, None if keep is None else keep | ~keep.any(1, keepdim=True)
-        nothing = self.nothing.expand(rows, -1, -1)
+        always = self.nothing.expand(rows, -1, -1)
+        if self.embedding is not None and embedding is not None:
+            read = self.embedding(embedding).unflatten(1, (self.tokens, -1))
+            always = torch.cat((always.to(read.dtype), read), 1)
         if memory is None:
-            return nothing, None
-        memory = torch.cat((nothing.to(memory.dtype), memory), 1)
-        return memory, None if keep is None else F.pad(keep, (1, 0), value=True)
+            return always, None
+        memory = torch.cat((always.to(memory.dtype), memory), 1)
+        return memory, None if keep is None else F.pad(keep, (always.shape[1], 0), value=True)
 
 
 class Final(nn.Module):
@@ -293,6 +311,7 @@ class DiT(nn.Module):
         memory: Tensor | None = None,
         memory_keep: Tensor | None = None,
         told_size: Tensor | None = None,
+        embedding: Tensor | None = None,
     ) -> Tensor:
         """What is predicted of `x`, (B, out_channels, *S), in its dtype.
 
@@ -306,11 +325,14 @@ class DiT(nn.Module):
                 text.
             told_size: (B, 3) height, width and height / width of the pictures in pixels, where
                 the layout tells it; None takes that of `x`, a latent.
+            embedding: of an image, (B, E), where the network reads one; zeros, or None, are none.
 
         Raises:
             BedstoneError: shapes that don't fit, a class out of range.
         """
-        check_inputs(self.config, x, classes, memory, memory_keep)
+        check_inputs(self.config, x, classes, memory, memory_keep, embedding)
+        if embedding is None and self.config.embedding_width:
+            embedding = x.new_zeros(len(x), self.config.embedding_width)
         rows, grid = len(x), grid_of(x.shape[2:], self.config.patches)
         t = t.expand(rows)
         if self.config.told_size and told_size is None:
@@ -318,9 +340,9 @@ class DiT(nn.Module):
             told_size = torch.tensor([[high, wide, high / wide]], device=x.device).expand(rows, -1)
         if self.centred is not None and memory is not None:
             memory = self.centred(memory, memory_keep)
-        given = (t, classes, memory, memory_keep, told_size)
+        given = (t, classes, memory, memory_keep, told_size, embedding)
         vectors = [conditions(*given) for conditions in self.conditions]
-        context = self._context(grid, rows, memory, memory_keep)
+        context = self._context(grid, rows, memory, memory_keep, embedding)
         seen = x if self.fine_in is None else self.fine_in(x)
         tokens = self.patches(seen).to(x.dtype)
         if self.positions is not None:
@@ -338,13 +360,18 @@ class DiT(nn.Module):
         return active if self.modulation is None else self.modulation(active)
 
     def _context(
-        self, grid: tuple[int, ...], rows: int, memory: Tensor | None, keep: Tensor | None
+        self,
+        grid: tuple[int, ...],
+        rows: int,
+        memory: Tensor | None,
+        keep: Tensor | None,
+        embedding: Tensor | None,
     ) -> Context:
         rotation = None if self.rotary is None else self.rotary(grid)
         if self.text is None:
             # both said: a compiler can't follow the default's factory
             return Context(mask=Full(), rotation=rotation, memory_mask=Full())
-        memory, keep = self.text(memory, keep, rows)
+        memory, keep = self.text(memory, keep, rows, embedding)
         seen: Mask = Full() if keep is None else Padding(keep)
         return Context(mask=Full(), rotation=rotation, memory=memory, memory_mask=seen)
 
@@ -448,6 +475,7 @@ class Conditioned(nn.Module):
         classes: Tensor | None = None,
         ids: Tensor | None = None,
         keep: Tensor | None = None,
+        embedding: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """A class or text as the denoiser takes it, computed once for all sampling steps.
 
@@ -455,8 +483,10 @@ class Conditioned(nn.Module):
             classes: (B,) int64.
             ids: (B, T) tokens of texts.
             keep: (B, T) bool, which of them are words.
+            embedding: (B, E) of an image.
         """
         condition: dict[str, Tensor] = {} if classes is None else {"classes": classes}
+        condition |= {} if embedding is None else {"embedding": embedding}
         if ids is None:
             return condition
         reader: Any = self.text
@@ -477,6 +507,7 @@ class Conditioned(nn.Module):
         classes: Tensor | None = None,
         ids: Tensor | None = None,
         keep: Tensor | None = None,
+        embedding: Tensor | None = None,
     ) -> Tensor:
         """What is predicted of `x` at the told times `t`: (B, C or 2 C, *S)."""
-        return self.denoiser(x, t, **self.read_condition(classes, ids, keep))
+        return self.denoiser(x, t, **self.read_condition(classes, ids, keep, embedding))

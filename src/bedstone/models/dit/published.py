@@ -221,6 +221,8 @@ def read_own(config: dict[str, Any]) -> DiTConfig:
 
 def write_own(config: DiTConfig) -> dict[str, Any]:
     values = {"_class_name": CLASSES[config.layout], **asdict(config)}
+    if not config.embedding_width:
+        values = {key: each for key, each in values.items() if not key.startswith("embedding_")}
     return {key: list(each) if isinstance(each, tuple) else each for key, each in values.items()}
 
 

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bedstone.checkpoints.dalle import DallePipeline
-from bedstone.checkpoints.model import Model
 from bedstone.data.signals.signals import Condition
-from bedstone.diffusion.sample import Progress
+from bedstone.diffusion.sample import Progress, candidate_seeds
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.codes import CodeSampling
 from bedstone.report.sheets import as_pixels
@@ -28,7 +27,6 @@ from bedstone.tasks.images.engine import ImageEngine
 from bedstone.tasks.media.files import image_signal, mask_signal
 from bedstone.tasks.media.generator import (
     Generated,
-    MediaGenerator,
     Prompt,
     check_seeds,
     conditions,
@@ -37,24 +35,6 @@ from bedstone.tasks.media.generator import (
 
 HALF = 0.5  # of an image, which is drawn anew where nothing is said
 SETTINGS = [field.name for field in dataclasses.fields(CodeSampling)]
-
-
-def open_generator(model: Model, precision: str = "fp32") -> "MediaGenerator | DalleGenerator":
-    """What draws with a model, whatever it draws by.
-
-    Raises:
-        BedstoneError: the model draws nothing, or its parts don't fit one another.
-    """
-    kind: Any = DalleGenerator if isinstance(model, DallePipeline) else MediaGenerator
-    found: MediaGenerator | DalleGenerator = kind(model, precision)
-    return found
-
-
-def candidate_seeds(seed: int, count: int) -> list[int]:
-    """A row's seed, and those of its other candidates."""
-    chance = torch.Generator().manual_seed(seed)
-    more = torch.randint(2**62, (count - 1,), generator=chance).tolist()
-    return [seed, *more]
 
 
 class DalleGenerator:

@@ -288,7 +288,7 @@ def settings(
             "is nothing to be guided to. Leave it out."
         )
     base |= {"guidance": 1.0} if alone else {}
-    sampling = from_mapping(SamplingConfig, {**base, **given}, "sampling")
+    sampling = from_mapping(type(model.sampling), {**base, **given}, "sampling")
     check_steps(model.process, sampling.steps)
     own = model.scheduler and not given.keys() & {"method", "spacing"}
     return sampling, published(model.scheduler) if own else None

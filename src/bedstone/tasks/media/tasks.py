@@ -13,23 +13,23 @@ from typing import Any, ClassVar
 
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import MediaPipeline
+from bedstone.checkpoints.unclip import UnclipPipeline, UnclipSampling
 from bedstone.data.signals.signals import TASKS
-from bedstone.diffusion.sample import SamplingConfig
 from bedstone.errors import BedstoneError
 from bedstone.generation.codes import CodeSampling
 from bedstone.outputs import next_number
 from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.images.engine import is_image
-from bedstone.tasks.media.dalle import open_generator
 from bedstone.tasks.media.files import as_result, file_name, write_generated
 from bedstone.tasks.media.generator import Generated, conditions, rows_of
+from bedstone.tasks.media.unclip import open_generator
 from bedstone.tasks.task import Task, shown
 
 ASKS = {"none": "nothing", "class": "a class", "text": "words"}
 # Names of diffusers for our settings.
 PLAIN = {"num_inference_steps": "steps", "guidance_scale": "guidance"}
 SETTINGS = tuple(
-    dict.fromkeys(field.name for kind in (SamplingConfig, CodeSampling) for field in fields(kind))
+    dict.fromkeys(field.name for kind in (UnclipSampling, CodeSampling) for field in fields(kind))
 )
 
 
@@ -46,6 +46,8 @@ class SampleOptions(Settings):
         temperature, top_k, top_p, noise: of a DALL-E, likewise.
         candidates: of a DALL-E: images that are drawn for each one, of which its CLIP keeps the
             best; their scores are returned.
+        prior: of an unCLIP: diffusion, or none for the words' own embedding.
+        prior_steps, prior_guidance, prior_samples: of its prior, as in a recipe's `sampling`.
         size: (height, width) and such, where it isn't to be what was learnt.
         strength: of drawing from an image, 0 to 1, which keeps nearly nothing of it.
         mask: an image of that one's size: white is drawn anew.
@@ -68,6 +70,10 @@ class SampleOptions(Settings):
     top_p: float | None = None
     noise: float | None = None
     candidates: int | None = None
+    prior: str | None = None
+    prior_steps: int | None = None
+    prior_guidance: float | None = None
+    prior_samples: int | None = None
     size: Any = ()
     strength: float | None = None
     mask: Any = None
@@ -125,16 +131,22 @@ class MediaTask(Task):
             prompts, seeds = rows_of(
                 [inputs.pop("prompt")], options.num_images_per_prompt, options.seed
             )
-            drawn = self.drawer.draw(
-                prompts,
-                seeds,
-                negative=options.negative_prompt,
-                size=options.size or (),
-                **inputs,
-                **options.settings(),
-            )
+            drawn = self.draw(inputs, prompts, seeds, options)
             found = [self._result(drawn, number, options) for number in range(len(seeds))]
             yield found[0] if options.num_images_per_prompt == 1 else found
+
+    def draw(
+        self, inputs: dict[str, Any], prompts: list[Any], seeds: list[int], options: SampleOptions
+    ) -> Generated:
+        """What one input asks for, once for each seed."""
+        return self.drawer.draw(
+            prompts,
+            seeds,
+            negative=options.negative_prompt,
+            size=options.size or (),
+            **inputs,
+            **options.settings(),
+        )
 
     def _result(self, drawn: Generated, number: int, options: SampleOptions) -> dict[str, Any]:
         recipe, signal = drawn.recipes[number], drawn.signals[number]
@@ -180,6 +192,37 @@ class ImageToImage(MediaTask):
         if not is_image(inputs["image"]):
             raise BedstoneError(f"the image is {shown(inputs['image'])}; expected a picture.")
         return {**inputs, "strength": options.strength}
+
+
+class ImageVariation(MediaTask):
+    """An image -> one that shows the like, by an unCLIP: with the same embedding of its CLIP."""
+
+    name = "image-variation"
+    fields = ()
+    metric = ""
+    asks = "an unCLIP"
+
+    @classmethod
+    def fits(cls, model: Model) -> bool:
+        return isinstance(model, UnclipPipeline)
+
+    def is_one(self, inputs: Any) -> bool:
+        return is_image(inputs)
+
+    def prepare(self, value: Any, options: SampleOptions) -> dict[str, Any]:
+        for name in ("prompt", "mask", "strength", "negative_prompt", "size"):
+            if getattr(options, name) not in (None, ()):
+                raise BedstoneError(f"{name}: a variation is drawn of the image alone. Leave it.")
+        if not is_image(value):
+            raise BedstoneError(f"the image is {shown(value)}; expected a picture.")
+        return {"image": value, "prompt": None}
+
+    def draw(
+        self, inputs: dict[str, Any], prompts: list[Any], seeds: list[int], options: SampleOptions
+    ) -> Generated:
+        drawer: Any = self.drawer
+        found: Generated = drawer.variations(inputs["image"], seeds, **options.settings())
+        return found
 
 
 def _task(task: str) -> type[MediaTask]:

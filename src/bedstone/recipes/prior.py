@@ -1,0 +1,289 @@
+"""Training a prior of unCLIP: a CLIP's embeddings of images out of noise, given words."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.model import Model, fingerprint
+from bedstone.checkpoints.unclip import PRIOR_SCHEDULER, check_clip, check_prior
+from bedstone.data.signals.batches import signal_stream, texts_of
+from bedstone.data.signals.open import open_signals
+from bedstone.data.signals.signals import Prompts, Signals, SignalsConfig
+from bedstone.data.text.tokenizer import Tokenizer
+from bedstone.diffusion.schedulers import process_from
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import Evaluation
+from bedstone.evaluate.unclip import PriorScorer
+from bedstone.models.unclip.network import (
+    LAYOUTS,
+    ConditionedPrior,
+    Prior,
+    PriorConfig,
+    build,
+    joint,
+)
+from bedstone.objectives.diffusion import Denoising, DenoisingThrough
+from bedstone.recipes.base import Method
+from bedstone.recipes.diffusion import DiffusionOptim
+from bedstone.recipes.stages import cached_rows, check_captions
+from bedstone.report.sheets import as_pixels
+from bedstone.settings import from_mapping, share, whole
+from bedstone.tasks.images.engine import ImageEngine
+from bedstone.train.averaging import Decay, steady
+from bedstone.train.data import Splits
+from bedstone.train.logs import ProgressBar
+from bedstone.train.loop import Batches, Objective
+from bedstone.train.run import RunPlan, RunRecipe
+from bedstone.train.schedule import ScheduleConfig
+from bedstone.train.start import Start
+
+TASK = "text-to-image"  # whose images and captions are read
+DECIDED = ("embed", "words_embed", "out_embed", "text_tokens")
+EMBEDDINGS = "embeddings"  # files of a run, and what made them
+ENCODED = 256  # images that are read at a time
+
+
+@dataclass
+class PriorRecipe(RunRecipe):
+    """Training a prior: what makes a CLIP's embedding of an image of words.
+
+    Attributes, besides those of every run:
+        clip: a CLIP whose embeddings are made; empty is the one that stands beside the run's folder
+            as `clip`, as in the stages of an unCLIP.
+        init: a prior to go on from, instead of fresh weights.
+        model: the prior's shape, in the fields of `models.unclip.network.PriorConfig`; what the
+            CLIP decides is left out.
+        tokens: places of a text; longer ones are cut. 0 takes all that the CLIP reads.
+        drop: share of rows that are learnt with the empty text, for guidance.
+        average: decay of the weights' moving average, which is evaluated and kept; 0 has none.
+        data: what to learn from.
+        batch_size: images in a micro-batch.
+        evaluate_rows: held-out rows that an evaluation reads at most.
+    """
+
+    out: str = "runs/prior"
+    budget: str = "2000 steps"
+    clip: str = ""
+    init: str = ""
+    model: dict[str, Any] = field(default_factory=lambda: {"layout": LAYOUTS[0]})
+    tokens: int = whole(0, default=0)
+    drop: float = share(below_one=True, default=0.1)
+    average: float = share(below_one=True, default=0.999)
+    data: SignalsConfig = field(default_factory=SignalsConfig)
+    batch_size: int = whole(1, default=256)
+    evaluate_rows: int = whole(1, default=1000)
+    optim: DiffusionOptim = field(default_factory=DiffusionOptim)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+class UnclipPrior(Method[PriorRecipe]):
+    """A prior over a CLIP that is taken as it is."""
+
+    name = "prior"
+    Recipe = PriorRecipe
+    layouts = LAYOUTS
+    unit = "images"
+    fault = "makes no embeddings"
+
+    def check(self, recipe: PriorRecipe) -> None:
+        for name in DECIDED:
+            if name in recipe.model:
+                said = "tokens" if name == "text_tokens" else "the CLIP"
+                raise BedstoneError(f"model.{name}: is decided by {said}. Leave it out.")
+        if recipe.model.get("projects_words", True) is not True:
+            raise BedstoneError(
+                "model.projects_words: false was given; the CLIP's states have another width than "
+                "the prior's. Leave it out."
+            )
+        if recipe.compile:
+            raise BedstoneError("compile: isn't there for a prior; leave it out.")
+        from_mapping(PriorConfig, recipe.model, "recipe", "model.")
+
+    def parts(self, recipe: PriorRecipe) -> dict[str, Model]:
+        return {"clip": open_clip(recipe)}
+
+    def open(self, recipe: PriorRecipe, start: Start) -> Splits:
+        if "clip" not in start.parts:
+            start.parts["clip"] = open_clip(recipe)
+        with ProgressBar(f"reading {recipe.data.source}", quiet=start.quiet) as bar:
+            train, held = open_signals(
+                dataclasses.replace(recipe.data, size=tuple(recipe.data.size) or (32, 32)),
+                TASK,
+                seed=recipe.seed,
+                held=recipe.evaluate_rows,
+                progress=bar.update,
+            )
+        for signals in (train, held):
+            check_captions(signals)
+        record = {"source": recipe.data.source, **train.record()}
+        notes = [f"{recipe.data.source}: {train.describe()}", f"held out: {held.describe()}"]
+        record["clip"] = fingerprint(start.parts["clip"])
+        return Splits(train, held, record=record, notes=notes)
+
+    def model(
+        self,
+        recipe: PriorRecipe,
+        splits: Splits,
+        tokenizer: Tokenizer | None,
+        start: Start,
+    ) -> Model:
+        clip = start.parts["clip"]
+        if start.model is not None:
+            model: Model = start.model
+            check_prior(model, clip, f"init: {recipe.init or recipe.out}")
+            return model
+        embed, tokens = clip.config.embed, recipe.tokens or clip.config.context
+        if tokens > clip.config.context:
+            raise BedstoneError(
+                f"tokens: {tokens} were given; the CLIP reads {clip.config.context} at most."
+            )
+        decided = {"embed": embed, "text_tokens": tokens}
+        config = from_mapping(PriorConfig, {**recipe.model, **decided}, "recipe", "model.")
+        return Model(build(config, seed=recipe.seed))
+
+    def batches(self, recipe: PriorRecipe, model: Model, splits: Splits, start: Start) -> Batches:
+        clip, prior = start.parts["clip"], model.network
+        assert isinstance(prior, Prior)
+        for name, signals in (("train", splits.train), ("validation", splits.validation)):
+            found = cached_embeddings(signals, clip, start, name)
+            if name == "train" and start.model is None:
+                set_statistics(prior, found)
+            x = prior.standardised(torch.from_numpy(found).to(prior.mean)).cpu().numpy()
+            setattr(splits, name, as_signals(signals, x))
+        prompts = Prompts(clip.tokenizer, model.config.text_tokens)
+        texts = texts_of(splits.train, prompts)
+        assert texts is not None
+        if texts.cut:
+            splits.notes.append(f"{texts.cut:,} texts are longer than the prior reads, and are cut")
+        return signal_stream(
+            splits.train,
+            recipe.batch_size,
+            texts=texts,
+            drop=recipe.drop,
+            seed=recipe.seed,
+            workers=recipe.data.workers,
+        )
+
+    def objective(self, recipe: PriorRecipe, model: Model, start: Start) -> Objective:
+        clip = start.parts["clip"].network.to(start.precision.device).eval().requires_grad_(False)
+        return DenoisingThrough(Denoising(*process_from(PRIOR_SCHEDULER)), partial(read_by, clip))
+
+    def evaluations(self, recipe: PriorRecipe, plan: RunPlan) -> Sequence[Evaluation]:
+        clip = plan.start.parts["clip"]
+        prompts = Prompts(clip.tokenizer, plan.model.config.text_tokens)
+        texts = texts_of(plan.splits.validation, prompts)
+        assert texts is not None
+        return [
+            PriorScorer(
+                plan.model,
+                clip,
+                plan.objective,
+                plan.splits.validation,
+                texts,
+                plan.start.precision,
+                recipe.evaluate_rows,
+            )
+        ]
+
+    def average(self, recipe: PriorRecipe) -> Decay | None:
+        return steady(recipe.average) if recipe.average else None
+
+
+def read_by(clip: Any, prior: Any) -> ConditionedPrior:
+    """A prior with the CLIP that reads its words."""
+    return ConditionedPrior(prior, clip)
+
+
+def open_clip(recipe: PriorRecipe) -> Model:
+    """The CLIP that is named, or that of the stage beside this run.
+
+    Raises:
+        BedstoneError: there is none, or it can't be read by an unCLIP.
+    """
+    beside = Path(recipe.out).parent / "clip"
+    if not recipe.clip and not beside.is_dir():
+        raise BedstoneError(
+            f"clip: none was named, and none stands beside the run, in {beside}. Name a run of "
+            "`bedstone pretrain clip-scenes`, or the like."
+        )
+    model = open_model(recipe.clip or beside, dtype=torch.float32)
+    check_clip(model, f"clip: {recipe.clip or beside}")
+    return model
+
+
+def set_statistics(prior: Prior, embeddings: np.ndarray) -> None:
+    """Gives a prior the mean and deviation of embeddings (N, E).
+
+    Raises:
+        BedstoneError: they don't differ, so that there is nothing to learn.
+    """
+    found = torch.from_numpy(embeddings).double()
+    std = found.std(0, correction=0)
+    if not (std > 1e-6).all():
+        raise BedstoneError(
+            f"clip: gives the same embeddings of all images in {int((std <= 1e-6).sum()):,} of "
+            f"{len(std):,} dimensions: it has learnt nothing. Train it longer, or name another."
+        )
+    prior.mean.copy_(found.mean(0))
+    prior.std.copy_(std)
+
+
+def as_signals(signals: Signals, values: np.ndarray) -> Signals:
+    """Rows with other values, and their captions."""
+    return Signals(
+        values,
+        kind=signals.kind,
+        name=signals.name,
+        captions=signals.captions,
+        places=signals.places,
+        faults=signals.faults,
+    )
+
+
+def cached_embeddings(
+    signals: Signals, clip: Model, start: Start, name: str, beside: Path | None = None
+) -> np.ndarray:
+    """A CLIP's embeddings of images, (rows, E) float32 of length sqrt(E): those that the run's
+    folder holds, or `beside` it, or else made and kept.
+
+    Raises:
+        BedstoneError: those in the folder are of another CLIP or other images.
+    """
+    made_of = {"CLIP": fingerprint(clip), "images": signals.fingerprint()}
+    return cached_rows(
+        start.folder,
+        f"{EMBEDDINGS}-{name}",
+        EMBEDDINGS,
+        made_of,
+        lambda: embedded(signals, clip, start),
+        beside=beside,
+    )
+
+
+def embedded(signals: Signals, clip: Model, start: Start) -> np.ndarray:
+    """A CLIP's embeddings of images, (rows, E) float32 of length sqrt(E).
+
+    Raises:
+        BedstoneError: an image is of one value all over.
+    """
+    clip.network.to(start.precision.device)
+    engine, parts = ImageEngine(clip), []
+    with ProgressBar("making embeddings", quiet=start.quiet) as bar:
+        for first in range(0, len(signals), ENCODED):
+            rows = np.arange(first, min(first + ENCODED, len(signals)))
+            pixels = as_pixels(signals.read(rows))
+            flat = pixels.reshape(len(rows), -1)
+            for row in np.flatnonzero(flat.max(1) == flat.min(1))[:1]:
+                raise BedstoneError(
+                    f"{signals.places[first + row]}: is of one value all over. Mend or remove it."
+                )
+            parts.append(joint(torch.from_numpy(engine.images(pixels))).numpy())
+            bar.update((first + len(rows)) / len(signals))
+    return np.concatenate(parts)
