@@ -1,7 +1,12 @@
 """Small served models, and what their work gives, as the tests of the server use them."""
 
+import json
+import socket
 import threading
+import time
 from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +17,10 @@ from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import Piece
 from bedstone.models.heads import HeadConfig
 from bedstone.runtime import pick_precision
+from bedstone.serve.app import listen, server_of
+from bedstone.serve.gate import entrance_of
 from bedstone.serve.metrics import ModelMetrics
+from bedstone.serve.models import Models, ServeSettings
 from bedstone.serve.prefix import PrefixCache
 from bedstone.serve.rows import EngineRows, TorchRows, open_rows
 from bedstone.serve.scheduler import Scheduler, Turn
@@ -110,3 +118,97 @@ def ids(number: int, length: int) -> list[int]:
     """A prompt of that length, another for each number."""
     generator = torch.Generator().manual_seed(number)
     return torch.randint(5, 250, (length,), generator=generator).tolist()
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']"
+    " + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+KEY, OTHER_KEY = "key-of-the-tests-0123456789", "key-of-another-9876543210"
+
+
+def saved_decoder(folder: Path, context: int = 512) -> Path:
+    """A small decoder with a chat template."""
+    model = small_decoder(context)
+    model.tokenizer.settings["chat_template"] = CHATML
+    path: Path = model.save(folder)
+    return path
+
+
+class Running:
+    """A server on a free port of loopback, in a thread; `bedstone serve` without its command.
+
+    Args:
+        sources: what is served, by name.
+        keys: by name.
+        limits: fields of `ServeSettings`.
+    """
+
+    def __init__(
+        self, sources: dict[str, str], *, keys: dict[str, str] | None = None,
+        precision: str = "fp32", **limits: Any,
+    ) -> None:  # fmt: skip
+        settings = ServeSettings(**{"kv_memory": 0.05, "prefix_memory": 0.02, **limits})
+        self.models = Models(sources, settings, precision, "cpu")
+        self.models.open_all()
+        self.entrance = entrance_of(
+            "127.0.0.1", keys or {}, (), body=int(settings.max_body * (1 << 20)),
+            seconds=settings.body_seconds, requests=200,
+        )  # fmt: skip
+        self.listener = listen("127.0.0.1", 0)
+        self.port = self.listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.server = server_of(self.models, self.entrance)
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
+        self.thread.start()
+        deadline = time.monotonic() + 20
+        while not self.server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(20)
+        self.models.close()
+        self.listener.close()
+
+    def raw(self, data: bytes, seconds: float = 20.0) -> tuple[int, dict[str, str], bytes]:
+        """The status, headers and body that come back for bytes that are sent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as line:
+            line.sendall(data)
+            answer = HTTPResponse(line)
+            answer.begin()
+            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
+
+    def ask(
+        self, path: str, body: Any = None, *, method: str | None = None, key: str | None = None,
+        **headers: str,
+    ) -> tuple[int, dict[str, str], Any]:  # fmt: skip
+        """A request with a JSON body, or without any, and its answer read as JSON where it is."""
+        line = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            given["Authorization"] = f"Bearer {key}"
+        data = None
+        if body is not None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            given.setdefault("Content-Type", "application/json")
+        line.request(method or ("GET" if body is None else "POST"), path, data, given)
+        answer = line.getresponse()
+        read = answer.read()
+        line.close()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        if found.get("content-type") == "application/json" and read:
+            return answer.status, found, json.loads(read)
+        return answer.status, found, read
+
+    def idle(self, seconds: float = 10.0) -> bool:
+        """Whether no request is inside and no model has work, within some time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            served = [each.served for each in self.models.entries.values() if each.served]
+            busy = any(each.users or not each.scheduler.idle for each in served)
+            if not busy and not self.server.config.loaded_app.inside:
+                return True
+            time.sleep(0.01)
+        return False

@@ -84,6 +84,10 @@ ALONE = {
     "recipes/causal_lm.py": "a training method",
     "recipes/diffusion.py": "a training method",
     "recipes/stages.py": "runs of several methods in order, whatever they make",
+    **dict.fromkeys(
+        ("serve/chat.py", "serve/completions.py", "serve/predictions.py"),
+        "routes; serve/app.py has those of all files",
+    ),
     "tasks/image_text/image_to_text.py": "a task",
     "tasks/text/text2text_generation.py": "a task",
     "tasks/image_text/visual_question_answering.py": "a task",

@@ -1,4 +1,4 @@
-"""Continuous batching: a row's result depends on nothing beside it, and all that it holds is freed."""
+"""Continuous batching: a row's result depends on nothing beside it; what it holds is freed."""
 
 import random
 import threading
@@ -229,9 +229,10 @@ def test_closing_lets_what_runs_end(model):
 
 
 def test_turns_are_taken_in_order():
-    turn, seen = Turn(), []
+    turn, seen, start = Turn(), [], threading.Barrier(3)
 
     def take(number):
+        start.wait()
         for _ in range(3):
             with turn:
                 seen.append(number)

@@ -280,8 +280,9 @@ class Scheduler:
         return calls
 
     def _begin(self, work: Generation, arrived: float) -> None:
-        assert self._tokenizer is not None
-        text = TextRow(self._tokenizer, work.prompt, work.sampling)
+        known = work.tokenizer or self._tokenizer
+        assert known is not None
+        text = TextRow(known, work.prompt, work.sampling)
         generator = torch.Generator().manual_seed(work.seed)
         place = self._free.pop()
         row = _Row(work, place, list(work.prompt), text, generator, arrived)

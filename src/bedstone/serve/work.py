@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import Piece
@@ -107,6 +108,7 @@ class Generation(Work):
         bias: added to the logits of ids.
         presence, frequency: taken from the logits of ids that were made: once, and for each time.
         guide: which tokens may follow; None lets all.
+        tokenizer: another than the model's own, to write tokens as text.
     """
 
     prompt: Sequence[int]
@@ -122,6 +124,7 @@ class Generation(Work):
     presence: float = 0.0
     frequency: float = 0.0
     guide: Any = None
+    tokenizer: Tokenizer | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
