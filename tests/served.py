@@ -172,11 +172,11 @@ class Running:
         self.models.close()
         self.listener.close()
 
-    def raw(self, data: bytes, seconds: float = 20.0) -> tuple[int, dict[str, str], bytes]:
+    def raw(self, data: bytes, seconds: float = 5.0) -> tuple[int, dict[str, str], bytes]:
         """The status, headers and body that come back for bytes that are sent."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=seconds) as line:
             line.sendall(data)
-            answer = HTTPResponse(line)
+            answer = HTTPResponse(line, method=data.partition(b" ")[0].decode())
             answer.begin()
             return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
 

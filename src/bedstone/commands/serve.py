@@ -69,13 +69,21 @@ def serve(
     before = signal.signal(signal.SIGTERM, _stop)  # until the server has its own
     try:
         opened.open_all()
+        # uvicorn ends by a signal, and raises it once more when all is done
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _pass_over)
+        run(opened, entrance, listener)
     finally:
         signal.signal(signal.SIGTERM, before)
-    run(opened, entrance, listener)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt(number)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """Takes a signal that has done its work."""
 
 
 def read_keys(file: str | None) -> dict[str, str]:

@@ -28,6 +28,7 @@ from bedstone.serve.predictions import (
 from bedstone.serve.wire import ApiError, Context, Failure, as_error, parse, read_json
 
 log = logging.getLogger("bedstone.serve")
+BACKLOG = 2048  # connections that wait to be taken
 NEEDED = (
     "bedstone serve: needs fastapi and uvicorn, which aren't installed: pip install "
     "'bedstone[serve]'"
@@ -63,7 +64,7 @@ def build_app(models: Models, entrance: Entrance) -> Gate:
             error = ApiError(error.status_code, said.get(error.status_code, "Refused."))
         return answer(as_error(error))
 
-    for kind in (HTTPException, ApiError, BedstoneError):
+    for kind in (HTTPException, ApiError, BedstoneError, Exception):
         app.add_exception_handler(kind, refuse)
 
     async def handle(request: Request, does: Handler) -> Any:
@@ -201,6 +202,7 @@ def server_of(models: Models, entrance: Entrance) -> Any:
         import uvicorn
     except ImportError as error:
         raise BedstoneError(NEEDED) from error
+    logging.getLogger("uvicorn.access").disabled = True  # the gate says what came, without queries
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False,
         ws="none", lifespan="off", timeout_keep_alive=30, h11_max_incomplete_event_size=64 << 10,
@@ -217,6 +219,7 @@ def run(models: Models, entrance: Entrance, listener: socket.socket) -> None:
     """
     host, port = listener.getsockname()[:2]
     server = server_of(models, entrance)
+    listener.listen(BACKLOG)
     log.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     with contextlib.closing(listener):
         try:

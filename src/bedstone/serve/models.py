@@ -285,7 +285,7 @@ def _serve(
         rows = open_rows(network, capacity, settings.max_num_seqs, int(settings.kv_memory * GIB))
         nbytes += network.nbytes if isinstance(network, Decoder) else _weights(network)
         nbytes += rows.count * row_bytes(network, capacity) + prefixes.limit
-    elif not can_embed(model):
+    elif not can_embed_texts(model):
         tasks.get(natural_task(model))  # what is wrong is known before requests come
     scheduler = Scheduler(
         entry.name, rows, model.tokenizer, tasks, turn, entry.metrics,

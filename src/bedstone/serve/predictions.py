@@ -426,7 +426,7 @@ async def draw(
         "negative_prompt": request.negative_prompt,
     }  # fmt: skip
     options = {name: value for name, value in wanted.items() if value not in (None, [])}
-    sides: Any = options.get("size") or signal.size or (64, 64)
+    sides: Any = options.get("size") or signal.shape[1:]
     pixels = math.prod(sides) * request.n
     given = None if task.startswith("unconditional") else prompt
     found = await _called(served, task, [given], options, context, 1 + pixels // PIXELS)
