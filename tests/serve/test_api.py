@@ -340,6 +340,68 @@ def test_pictures_go_to_models_that_see_and_only_as_data(server):
     assert "no address is fetched" in answer["error"]["message"]
 
 
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "enum": ["Ann", "Bob"]},
+        "age": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+def test_answers_keep_to_a_schema(client):
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    options = {"model": "small", "messages": HELLO, "response_format": form}
+    found = client.chat.completions.create(**options, max_tokens=100, n=6, seed=1, temperature=1.5)
+    for each in found.choices:
+        assert each.finish_reason == "stop"
+        value = json.loads(each.message.content)
+        assert set(value) == {"name", "age"}
+        assert value["name"] in ("Ann", "Bob")
+        assert 0 <= value["age"] <= 99
+    assert len({each.message.content for each in found.choices}) > 1
+    cut = client.chat.completions.create(**options, max_tokens=3)
+    assert cut.choices[0].finish_reason == "length"
+    loose = client.chat.completions.create(
+        model="small", messages=HELLO, max_tokens=5, response_format={"type": "json_object"}
+    )
+    assert loose.choices[0].message.content.startswith("{")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "nonsense"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("},
+        {"enum": ["x" * 70_000]}, {"type": "string", "pattern": "(?=a)b"}, {"allOf": 3},
+    ],
+)  # fmt: skip
+def test_a_schema_that_is_not_taken_is_refused(server, schema):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = {"model": "small", "messages": HELLO, "max_tokens": 4, "response_format": form}
+    status, _, answer = server.ask("/v1/chat/completions", body)
+    assert status == 400
+    assert answer["error"]["param"] == "response_format"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"}, {"type": "string", "pattern": "^(a+)+$"},
+        {"enum": [f"value {number}" for number in range(3000)]},
+        {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(24)}},
+        {"type": "string", "pattern": "^(a|aa){1,3000}$"}, {"type": "string", "maxLength": 10**9},
+    ],
+)  # fmt: skip
+def test_a_schema_that_costs_ends_its_own_request_alone(server, schema):
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    body = {"model": "small", "messages": HELLO, "max_tokens": 4, "response_format": form}
+    assert server.ask("/v1/chat/completions", body)[0] in (200, 400)
+    plain = {"model": "small", "messages": HELLO, "max_tokens": 4}
+    assert server.ask("/v1/chat/completions", plain)[0] == 200
+
+
 def test_health_version_and_metrics(server, client):
     assert server.ask("/health")[0] == 200
     assert server.ask("/ready")[::2] == (200, {"ready": True})

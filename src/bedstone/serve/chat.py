@@ -18,6 +18,7 @@ from bedstone.data.text.tool_calls import Call as ToolCall
 from bedstone.data.text.tool_calls import CallForm, call_form
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
+from bedstone.serve.guide import guides_of
 from bedstone.serve.models import Served
 from bedstone.serve.wire import (
     DONE,
@@ -77,11 +78,6 @@ class ChatRequest(WritingRequest):
             raise BedstoneError("max_tokens: 0 was given; expected at least 1.")
         if self.modalities not in (None, ["text"]):
             raise BedstoneError(f'modalities: {shown(self.modalities)}; expected ["text"].')
-        if self.response_format not in (None, {"type": "text"}):
-            raise BedstoneError(
-                "response_format: what is generated can't be kept to a format here; expected "
-                "{'type': 'text'}. Leave it out."
-            )
         if self.chat_template_kwargs:
             raise BedstoneError("chat_template_kwargs: are not taken. Leave them out.")
         self._check_tools()
@@ -177,8 +173,14 @@ async def chat(
     ids, form = await asyncio.to_thread(_prompt, served, request, messages)
     room = room_of(len(ids), request.wanted, served, "messages")
     top = (request.top_logprobs or 0) if request.logprobs else None
-    inbox, choices = begin(request, served, [ids], context, each=request.n, rooms=[room], top=top)
     ends = frozenset(served.model.end_ids)
+    guides = await asyncio.to_thread(
+        guides_of, request.response_format, tokenizer, int(served.model.config.vocab_size), ends,
+        request.n,
+    )  # fmt: skip
+    inbox, choices = begin(
+        request, served, [ids], context, each=request.n, rooms=[room], top=top, guides=guides
+    )
     reply = _Reply(request, tokenizer, ids, inbox, choices, form, ends)
     if request.stream:
         return _stream(reply)
