@@ -42,6 +42,7 @@ def scheduler(
     precision: str = "fp32",
     count: int = 4,
     prefixes: int = 0,
+    runs: Any = None,
     **limits: Any,
 ) -> Scheduler:
     """The scheduler of a small decoder."""
@@ -51,7 +52,7 @@ def scheduler(
     rows = open_rows(network, int(model.config.context), count, 1 << 30)
     assert isinstance(rows, EngineRows if backend == "engine" else TorchRows)
     return Scheduler(
-        "small", rows, model.tokenizer, _runs, Turn(), ModelMetrics(),
+        "small", rows, model.tokenizer, runs or _runs, Turn(), ModelMetrics(),
         prefixes=PrefixCache(prefixes), **limits,
     )  # fmt: skip
 

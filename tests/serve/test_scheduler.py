@@ -11,8 +11,8 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate, ready
 from bedstone.generation.sampling import Sampling
 from bedstone.runtime import pick_precision
-from bedstone.serve.scheduler import Pace, Turn
-from bedstone.serve.work import Busy, Leaving
+from bedstone.serve.scheduler import TASK_TOKENS, Pace, Turn
+from bedstone.serve.work import Busy, Call, Leaving
 from served import CPU, generation, ids, scheduler, small_decoder
 
 LENGTHS = (1, 3, 17, 64, 65, 130, 200, 31)
@@ -268,4 +268,43 @@ def test_a_fault_of_ours_is_an_event_and_the_thread_goes_on(model, monkeypatch):
     served.submit(work)
     assert len(found.wait().steps) == 12
     assert not isinstance(found.events[-1], BedstoneError)
+    served.close(5)
+
+
+def test_a_long_call_lets_others_in_between(model):
+    order = []
+
+    def runs(task, inputs, options):
+        order.append((task, len(inputs)))
+        return [each * 2 for each in inputs]
+
+    served = scheduler(model, runs=runs)
+    long, short = [], []
+    first = Call("long", list(range(10)), {}, long.append, "long", cost=10 * TASK_TOKENS)
+    served.submit(first, *(Call("short", [n], {}, short.append, "short") for n in range(3)))
+    deadline = time.monotonic() + 10
+    while (not long or len(short) < 3) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert [each.values for each in long] == [[2 * n for n in range(10)]]
+    assert [each.values for each in short] == [[0], [2], [4]]
+    assert [count for task, count in order if task == "long"] == [1] * 10
+    assert order.index(("short", 3)) == 1  # read together, before the rest of the long one
+    served.close(5)
+
+
+def test_a_call_that_was_called_off_stops_between_its_parts(model):
+    done = []
+
+    def runs(task, inputs, options):
+        done.extend(inputs)
+        call.cancel()
+        return inputs
+
+    served = scheduler(model, runs=runs)
+    call = Call("long", list(range(10)), {}, done.append, "long", cost=10 * TASK_TOKENS)
+    served.submit(call)
+    deadline = time.monotonic() + 10
+    while not served.idle and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert done == [0]
     served.close(5)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,22 @@ def test_the_model_used_least_lately_makes_room(folder, small):
         Models(
             {"a": small}, ServeSettings(**settings, memory=0.5 * each / (1 << 30)), "fp32", "cpu"
         ).open_all()
+
+
+def test_a_model_that_can_not_be_opened_again_is_a_503_without_its_place(folder, small):
+    gone = folder / "gone"
+    shutil.copytree(small, gone)
+    running = Running({"gone": str(gone)})
+    try:
+        running.models.entries["gone"].served.scheduler.close()
+        running.models.entries["gone"].served = None
+        shutil.rmtree(gone)
+        body = {"model": "gone", "prompt": "a", "max_tokens": 1}
+        status, _, answer = running.ask("/v1/completions", body)
+        assert status == 503
+        assert str(folder) not in json.dumps(answer)
+    finally:
+        running.stop()
 
 
 def test_what_fits_no_row_is_refused(small):

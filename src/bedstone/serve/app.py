@@ -26,6 +26,7 @@ from bedstone.serve.predictions import (
     run_task,
 )
 from bedstone.serve.wire import ApiError, Context, Failure, as_error, parse, read_json
+from bedstone.serve.work import Busy
 
 log = logging.getLogger("bedstone.serve")
 BACKLOG = 2048  # connections that wait to be taken
@@ -74,6 +75,7 @@ def build_app(models: Models, entrance: Entrance) -> Gate:
         if name is None:
             raise ApiError(400, "you must provide a model parameter", "model")
         served = await _opened(models, name, context)
+        served.scheduler.check_room()
         found = await does(served, body, context)
         if isinstance(found, dict):
             return JSONResponse(found)
@@ -145,6 +147,11 @@ async def _opened(models: Models, name: Any, context: Context) -> Served:
 
         opening.add_done_callback(leave)
         raise
+    except Busy:
+        raise
+    except BedstoneError as error:
+        log.error("%s: can't be opened: %s", name, error)
+        raise ApiError(503, f"The model {name!r} can't be opened now.", "model") from None
     context.cleanup.callback(use.__exit__, None, None, None)
     return served
 

@@ -5,6 +5,7 @@ bound on memory: the one that was used least lately is closed for another, while
 """
 
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,6 +107,7 @@ class Entry:
         source: what `bedstone.load` opens.
         known: what the model can do; kept while it is closed.
         failed: why it isn't ready; "" where it is.
+        used: the number of its latest use.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Entry:
     known: dict[str, Any] = field(default_factory=dict)
     nbytes: int = 0
     failed: str = "has not been opened yet"
+    used: int = 0
 
 
 class Models:
@@ -124,7 +127,7 @@ class Models:
         sources: what `bedstone.load` opens, by name.
 
     Attributes:
-        entries: by name; those used latest stand last.
+        entries: by name.
     """
 
     def __init__(
@@ -141,6 +144,8 @@ class Models:
         self.closing = False
         self._limit = None if settings.memory is None else int(settings.memory * GIB)
         self._turn, self._lock = Turn(), threading.RLock()
+        self._uses = itertools.count(1)
+        self._counts = threading.Lock()  # of users: opening a model holds the other lock for long
 
     def open_all(self) -> None:
         """Opens each model once, so that what is wrong with one is known before requests come.
@@ -160,14 +165,6 @@ class Models:
         )
         return lives and not self.closing and not any(e.failed for e in self.entries.values())
 
-    def find(self, name: Any) -> Entry:
-        """The entry of a name.
-
-        Raises:
-            KeyError: there is none.
-        """
-        return self.entries[name] if isinstance(name, str) else self.entries[""]
-
     @contextlib.contextmanager
     def use(self, name: str) -> Iterator[Served]:
         """A model, open as long as the context lasts; it may have to be opened first.
@@ -179,14 +176,15 @@ class Models:
         with self._lock:
             if self.closing:
                 raise Leaving("The server is ending; try again elsewhere.")
-            entry = self.entries.pop(name)
-            self.entries[name] = entry  # now the latest
+            entry = self.entries[name]
+            entry.used = next(self._uses)
             served = entry.served or self._open(entry)
-            served.users += 1
+            with self._counts:
+                served.users += 1
         try:
             yield served
         finally:
-            with self._lock:
+            with self._counts:
                 served.users -= 1
 
     def close(self) -> None:
@@ -240,7 +238,7 @@ class Models:
             )
         others = [each for each in self.entries.values() if each is not entry and each.served]
         held = sum(each.served.nbytes for each in others if each.served)
-        for each in others:
+        for each in sorted(others, key=lambda other: other.used):
             if held + needed <= self._limit:
                 return
             served = each.served

@@ -48,6 +48,7 @@ MOST = {
     "return_alternatives": 16, "prompt_lookup_num_tokens": 16,
 }  # fmt: skip
 SIDE = 2048  # of what is drawn
+NEW_TOKENS = 256  # that an input of a decoder's task is counted with, where nothing says how many
 PIXELS = 100_000  # that count as one token of a queue, about
 
 
@@ -211,9 +212,10 @@ async def run_task(
         lambda: [_input(each, f"inputs[{n}]" if several else "inputs", images, budget)
                  for n, each in enumerate(rows)]
     )  # fmt: skip
-    cost = len(json.dumps(inputs, default=str)) // 4
+    new = options.get("max_new_tokens") or (NEW_TOKENS if is_decoder(served.model) else 0)
+    cost = len(json.dumps(inputs, default=str)) // 4 + len(rows) * int(new)
     options |= {} if several else {SINGLE: True}
-    found = await _called(served, kind.name, rows, options, context, min(cost, 100_000))
+    found = await _called(served, kind.name, rows, options, context, cost)
     results = await asyncio.to_thread(plain, found)
     return {
         "object": "task.result",

@@ -41,7 +41,8 @@ from bedstone.serve.work import (
 
 JOINING = 32  # tokens of prompts in a pass, at most, while other rows generate
 SCORED = 64  # tokens of a prompt whose logits are all held at a time
-INPUTS = 64  # of tasks that are read together
+INPUTS = 256  # of tasks that are read together, at most
+TASK_TOKENS = 4096  # of a task's inputs that are done at a time, about: others wait meanwhile
 LATEST = 64  # requests by which the pace is known
 LONGEST = 120.0  # seconds: clients that are told to come back later don't come at all
 Runs = Callable[[str, list[Any], dict[str, Any]], list[Any]]
@@ -193,6 +194,16 @@ class Scheduler:
             self.metrics.waiting = len(self._queue)
             self._changed.notify()
 
+    def check_room(self) -> None:
+        """Raises Busy where nothing more may wait, so that no work goes into what is refused."""
+        with self._changed:
+            count = len(self._queue)
+            if count >= self._most + len(self._free):
+                self.metrics.refused += 1
+                raise Busy(
+                    f"{count:,} requests wait already; try again later.", self._pace.seconds(count)
+                )
+
     def wake(self) -> None:
         """Lets the thread see that work was called off."""
         with self._changed:
@@ -263,14 +274,17 @@ class Scheduler:
             if work.cancelled:
                 self.metrics.finished("abort")
             elif isinstance(work, Generation) and self._free and not _waits(staying):
-                self._begin(work, arrived)
+                try:
+                    self._begin(work, arrived)
+                except Exception as error:  # such as a tokenizer that can't go on from a prompt
+                    _deliver(work, error)
             elif (
                 isinstance(work, Call)
                 and (not calls or calls[0].key == work.key)
-                and (not calls or count + len(work.inputs) <= INPUTS)
+                and (not calls or count + work.cost <= TASK_TOKENS)
             ):
                 calls.append(work)
-                count += len(work.inputs)
+                count += work.cost
                 self.metrics.queued.observe(time.perf_counter() - arrived)
             else:
                 staying.append((work, arrived))
@@ -284,8 +298,7 @@ class Scheduler:
         assert known is not None
         text = TextRow(known, work.prompt, work.sampling)
         generator = torch.Generator().manual_seed(work.seed)
-        place = self._free.pop()
-        row = _Row(work, place, list(work.prompt), text, generator, arrived)
+        row = _Row(work, self._free.pop(), list(work.prompt), text, generator, arrived)
         row.began = time.perf_counter()
         self.metrics.queued.observe(row.began - arrived)
         self._live.append(row)
@@ -327,8 +340,9 @@ class Scheduler:
         if not live:
             return
         options = dict(live[0].options)
+        parts = [call.part(TASK_TOKENS, INPUTS) for call in live]
         try:
-            found = self._runs(live[0].task, [one for call in live for one in call.inputs], options)
+            found = self._runs(live[0].task, [one for part in parts for one in part], options)
         except Exception as error:
             if len(live) > 1:
                 for call in live:
@@ -338,9 +352,14 @@ class Scheduler:
             _deliver(live[0], error)
             return
         start = 0
-        for call in live:
-            _deliver(call, Result(found[start : start + len(call.inputs)]))
-            start += len(call.inputs)
+        for call, part in zip(live, parts, strict=True):
+            call.found += found[start : start + len(part)]
+            start += len(part)
+            if len(call.found) < len(call.inputs):
+                with self._changed:  # behind what came meanwhile
+                    self._queue.append((call, time.perf_counter()))
+                continue
+            _deliver(call, Result(call.found))
             self._pace.finished()
             self.metrics.finished("stop")
 

@@ -144,6 +144,7 @@ class Call(Work):
         options: of the call.
         key: equal for calls that may be read together: they have the same task and options.
         cost: what it counts in a queue, in tokens.
+        found: results of its first inputs, where it is done in several parts.
     """
 
     task: str
@@ -152,6 +153,7 @@ class Call(Work):
     deliver: Callable[[Event], None]
     key: str
     cost: int = 1
+    found: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -159,3 +161,9 @@ class Call(Work):
     @property
     def tokens(self) -> int:
         return self.cost
+
+    def part(self, tokens: int, most: int) -> list[Any]:
+        """The next inputs: of so many tokens, about, but at least one and at most so many."""
+        each = max(self.cost // len(self.inputs), 1)
+        start = len(self.found)
+        return self.inputs[start : start + min(max(tokens // each, 1), most)]
