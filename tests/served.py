@@ -126,13 +126,20 @@ CHATML = (
     " + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+CALLING = (  # a template that writes calls as JSON and nothing else
+    "{% for t in tools or [] %}{{ t.function.name + '\\n' }}{% endfor %}"
+    "{% for m in messages %}{{ m.role + ': ' }}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+    "{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}{% endfor %}"
+    "{% else %}{{ m.content }}{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 KEY, OTHER_KEY = "key-of-the-tests-0123456789", "key-of-another-9876543210"
 
 
-def saved_decoder(folder: Path, context: int = 512) -> Path:
+def saved_decoder(folder: Path, context: int = 512, template: str = CHATML) -> Path:
     """A small decoder with a chat template."""
     model = small_decoder(context)
-    model.tokenizer.settings["chat_template"] = CHATML
+    model.tokenizer.settings["chat_template"] = template
     path: Path = model.save(folder)
     return path
 

@@ -10,7 +10,7 @@ import pytest
 
 import bedstone
 from bedstone.models.heads import HeadConfig
-from served import Running, saved_decoder
+from served import CALLING, Running, saved_decoder
 from small_models import saved as saved_encoder
 
 HELLO = [{"role": "user", "content": "a red cat sat on the mat"}]
@@ -21,6 +21,7 @@ def server(tmp_path_factory, cache):
     folder = tmp_path_factory.mktemp("models")
     sources = {
         "small": str(saved_decoder(folder / "small")),
+        "caller": str(saved_decoder(folder / "caller", template=CALLING)),
         "encoder": str(saved_encoder(folder / "encoder", HeadConfig("states"))),
         "labels": str(saved_encoder(folder / "labels", HeadConfig("sequence", ("bad", "good")))),
     }
@@ -284,7 +285,7 @@ def test_requests_of_tasks_are_read_together_and_a_bad_one_fails_alone(server):
 def test_models_are_listed(client):
     found = client.models.list()
     assert [each.id for each in found.data][:1]
-    assert {each.id for each in found.data} == {"small", "encoder", "labels"}
+    assert {each.id for each in found.data} == {"small", "caller", "encoder", "labels"}
     small = client.models.retrieve("small")
     assert "text-generation" in small.tasks
     assert small.architecture["output_modalities"] == ["text"]
@@ -368,6 +369,56 @@ def test_answers_keep_to_a_schema(client):
         model="small", messages=HELLO, max_tokens=5, response_format={"type": "json_object"}
     )
     assert loose.choices[0].message.content.startswith("{")
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a day.",
+        "parameters": {"type": "object", "properties": {"day": {"type": "integer"}}},
+    },
+}
+
+
+def test_calls_of_functions_are_read(client):
+    """A schema makes the small model call; the template says how calls are written."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"const": "weather"},
+            "arguments": {
+                "type": "object",
+                "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 31}},
+                "required": ["day"],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema}}
+    options = {"model": "caller", "messages": HELLO, "tools": [TOOL], "max_tokens": 100, "seed": 1}
+    found = client.chat.completions.create(**options, response_format=form)
+    (choice,) = found.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls
+    assert call.function.name == "weather"
+    day = json.loads(call.function.arguments)["day"]
+    assert 1 <= day <= 31
+    chunks = list(client.chat.completions.create(**options, response_format=form, stream=True))
+    (streamed,) = [each for c in chunks for each in c.choices[0].delta.tool_calls or []]
+    assert (streamed.index, streamed.function.name) == (0, "weather")
+    assert json.loads(streamed.function.arguments) == {"day": day}
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+    turns = [*HELLO, choice.message.model_dump(exclude_none=True), result]
+    again = client.chat.completions.create(**{**options, "messages": turns, "max_tokens": 5})
+    assert again.choices[0].finish_reason in ("stop", "length")
+    none = client.chat.completions.create(**options, response_format=form, tool_choice="none")
+    assert none.choices[0].message.tool_calls is None
+    assert json.loads(none.choices[0].message.content)["name"] == "weather"
 
 
 @pytest.mark.parametrize(
