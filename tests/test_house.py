@@ -93,6 +93,10 @@ ALONE = {
     "recipes/causal_lm.py": "a training method",
     "recipes/diffusion.py": "a training method",
     "recipes/prior.py": "a training method",
+    **dict.fromkeys(
+        ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py"),
+        "routes, and what one of them needs; serve/app.py has those of all files",
+    ),
     "tasks/image_text/image_to_text.py": "a task",
     "tasks/text/text2text_generation.py": "a task",
     "tasks/image_text/visual_question_answering.py": "a task",
@@ -137,7 +141,7 @@ KEPT_NAMES = {
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
-EXTRAS |= {"sklearn", "nervaluate", "torchmetrics", "rouge_score"}
+EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {

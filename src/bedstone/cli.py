@@ -50,6 +50,7 @@ COMMANDS = {
         "export": "commands.export:export",
         "quantize": "commands.quantize:quantize",
         "models": "commands.models:models",
+        "serve": "commands.serve:serve",
     },
     "measure": {
         "evaluate": "commands.evaluate:evaluate",

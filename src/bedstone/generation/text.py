@@ -100,8 +100,13 @@ class Searched(Hypothesis):
     text: str = ""
 
 
-class _Row:
-    """One row's way from tokens to text."""
+class TextRow:
+    """One row's way from tokens to text, a piece at a time.
+
+    Args:
+        prompt: the ids that the row goes on from.
+        sampling: its stop texts count.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], sampling: Sampling) -> None:
         self.streamer = tokenizer.streamer(prompt)
@@ -222,9 +227,9 @@ def _start(
     seeds: Sequence[int] | None,
     top: int,
     precision: Precision | None,
-) -> tuple[list[_Row], Iterator[Step]]:
+) -> tuple[list[TextRow], Iterator[Step]]:
     sampling = sampling or Sampling()
-    rows = [_Row(tokenizer, prompt, sampling) for prompt in ids]
+    rows = [TextRow(tokenizer, prompt, sampling) for prompt in ids]
     steps = stream(
         network,
         ids,

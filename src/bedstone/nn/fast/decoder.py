@@ -322,6 +322,32 @@ class Decoder:
         cache.advance(1)
         return logits[:, : self.config.vocab_size]
 
+    @torch.inference_mode()
+    def read(
+        self,
+        tokens: np.ndarray,
+        owners: np.ndarray,
+        slots: np.ndarray,
+        wanted: np.ndarray,
+        cache: Cache,
+    ) -> Tensor:
+        """Reads tokens of any rows of a cache in one pass; logits (n, V) after some of them.
+
+        The cache counts no lengths: whoever calls this knows how long each row is.
+
+        Args:
+            tokens: ids, (M,), at most `TOKENS`; those of a row side by side and in order.
+            owners: the row of each, (M,).
+            slots: the place in its row of each, (M,).
+            wanted: the places, among the M, of tokens whose logits are asked for, (n,).
+        """
+        assert isinstance(cache, EngineCache)
+        tokens, owners, slots = (part.astype(np.int32) for part in (tokens, owners, slots))
+        with self._lock:
+            states = self._read(tokens, owners, slots, cache)
+            chosen = states[torch.from_numpy(wanted)]  # a copy
+        return self.head(chosen) if len(wanted) else chosen.new_empty(0, self.config.vocab_size)
+
     def _require(self, cache: EngineCache, new: int) -> None:
         """Raises where the cache, or what is learnt of positions, has no place for more tokens."""
         cache.require(new)

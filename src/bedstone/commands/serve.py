@@ -1,0 +1,110 @@
+"""`bedstone serve`: models of every kind behind one port, with OpenAI's routes and every task's."""
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+from bedstone.errors import BedstoneError
+from bedstone.reading import read_text, to_path
+from bedstone.serve.app import listen, run
+from bedstone.serve.gate import entrance_of
+from bedstone.serve.models import Models, ServeSettings, named_sources
+
+KEYS_LIMIT = 1 << 20  # bytes of a file of keys
+KEY = "BEDSTONE_API_KEY"  # of the environment
+
+
+def serve(
+    models: list[str],
+    settings: ServeSettings,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys: str | None = None,
+    allowed_host: list[str] = [],  # noqa: B006
+    precision: str = "auto",
+    device: str = "auto",
+) -> None:
+    """Serve models over HTTP: OpenAI's API, and every task.
+
+    Decoders answer /v1/chat/completions and /v1/completions, encoders /v1/embeddings, models that
+    draw /v1/images/generations; /v1/tasks/TASK takes the arguments of bedstone.pipeline. Each model
+    is opened and its golden outputs are computed before requests are taken; /ready says whether
+    they were equal.
+
+    Args:
+        models: folders, names that `bedstone models` lists, or hub ids; NAME=MODEL gives one the
+            name that requests use. An adapter's folder is a model too.
+        host: the address to listen on; one that other machines reach needs keys.
+        port: of it; 0 takes a free one.
+        keys: a file of keys, one a line, as NAME:KEY; requests then need one of them. Without it
+            the key in the environment variable BEDSTONE_API_KEY counts, if it is set.
+        allowed_host: a name that the Host header may have, beside those of this machine; repeat it
+            for more.
+        precision: of computation: auto, bf16, fp32, int8 or int4.
+        device: auto, cpu, cuda or mps.
+
+    Example:
+        bedstone serve smollm2-135m-instruct --precision int8
+        bedstone serve chat=runs/chat embed=minilm --port 9000 --keys keys.txt --host 0.0.0.0
+
+    Raises:
+        BedstoneError: a model can't be opened, there is no room for it, the address can't be
+            listened on, or it is open to others and there are no keys.
+    """
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("bedstone").setLevel(logging.INFO)
+    body = int(settings.max_body * (1 << 20))
+    requests = 2 * settings.max_queue + settings.max_num_seqs
+    entrance = entrance_of(
+        host, read_keys(keys), allowed_host,
+        body=body, seconds=settings.body_seconds, requests=requests,
+    )  # fmt: skip
+    if not 0 <= port < 65536:
+        raise BedstoneError(f"--port: {port} was given; expected 0 to 65535.")
+    listener = listen(host, port)  # that it is taken is known before models are opened
+    opened = Models(named_sources(models), settings, precision, device)
+    before = signal.signal(signal.SIGTERM, _stop)  # until the server has its own
+    try:
+        opened.open_all()
+        # uvicorn ends by a signal, and raises it once more when all is done
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, _pass_over)
+        run(opened, entrance, listener)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """Takes a signal that has done its work."""
+
+
+def read_keys(file: str | None) -> dict[str, str]:
+    """Keys by the names of who has them; that of the environment where no file is given.
+
+    Raises:
+        BedstoneError: a line is no key, or two have the same name or key.
+    """
+    if file is None:
+        return {"default": os.environ[KEY]} if os.environ.get(KEY) else {}
+    path = to_path(file, "--keys")
+    found: dict[str, str] = {}
+    for number, line in enumerate(read_text(path, KEYS_LIMIT).splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, colon, key = (part.strip() for part in line.partition(":"))
+        if not (name and colon and key) or name in found or key in found.values():
+            raise BedstoneError(
+                f"{path}, line {number}: expected NAME:KEY, each name and each key once."
+            )
+        found[name] = key
+    if not found:
+        raise BedstoneError(f"{path}: holds no key. Give lines NAME:KEY.")
+    return found
