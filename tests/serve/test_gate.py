@@ -329,7 +329,7 @@ def test_every_option_that_may_name_a_file_is_known():
     harmless = {
         "padding", "num_workers", "labels", "ignore_labels", "force_words_ids", "interval", "size",
         "negative_prompt", "prompt", "max_question_len", "return_text", "timeout", "top_k",
-        "clean_up_tokenization_spaces", "tokenizer_kwargs", "generate_kwargs",
+        "clean_up_tokenization_spaces", "tokenizer_kwargs", "generate_kwargs", "json_schema",
     }  # fmt: skip
     kinds = [task_class(name) for name in TASKS] + [prompted_class(name) for name in PROMPTED]
     found = {

@@ -28,6 +28,7 @@ from bedstone.generation.settings import (
     read_prediction,
     without_usual_length,
 )
+from bedstone.generation.structure import read_held
 from bedstone.generation.text import stream_text
 from bedstone.reading import read_json, shown
 from bedstone.runtime import Precision, pick_device, pick_precision
@@ -53,6 +54,7 @@ class ChatSettings(GenerationSettings):
             that is to be edited: drafts are copied from it first.
         json_schema: a JSON schema that answers follow, or @FILE; true takes any object.
         choices: a text that may be an answer; given several times, one of them is.
+        grammar: a grammar in Lark's notation that answers follow, or @FILE.
     """
 
     stop: tuple[str, ...] = ()
@@ -109,7 +111,12 @@ def chat(
         message = _standard_input()
     how = pick_precision(precision, pick_device(device))
     opened = open_decoder(model, how.device)
-    settings = dataclasses.replace(settings, prediction=read_prediction(settings.prediction))
+    settings = dataclasses.replace(
+        settings,
+        prediction=read_prediction(settings.prediction),
+        json_schema=read_held(settings.json_schema, "--json-schema"),
+        grammar=read_held(settings.grammar, "--grammar"),
+    )
     talk = Conversation(opened, settings, how)
     if system is not None:
         talk.set_system(system)
@@ -514,6 +521,8 @@ def _changes(rest: str) -> dict[str, Any]:
             found[name] = (*found.get(name, ()), value)
         elif name == "prediction":
             found[name] = read_prediction(value)
+        elif name in ("json_schema", "grammar"):
+            found[name] = read_held(value, name)
         else:
             found[name] = fit(hints[name], value, name)
     return found

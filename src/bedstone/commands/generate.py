@@ -18,6 +18,7 @@ from bedstone.generation.settings import (
     read_prediction,
     without_usual_length,
 )
+from bedstone.generation.structure import read_held
 from bedstone.generation.text import (
     Searched,
     Written,
@@ -49,6 +50,7 @@ class PromptSettings(GenerationSettings):
             code that is to be edited: drafts are copied from it first.
         json_schema: a JSON schema that the text follows, or @FILE; true takes any object.
         choices: a text that may be generated; given several times, one of them is.
+        grammar: a grammar in Lark's notation that the text follows, or @FILE.
     """
 
     max_tokens: int | None = optional(whole(1))
@@ -104,7 +106,12 @@ def generate(
     Raises:
         BedstoneError: the model can't be opened, or a setting is out of range.
     """
-    settings = replace(settings, prediction=read_prediction(settings.prediction))
+    settings = replace(
+        settings,
+        prediction=read_prediction(settings.prediction),
+        json_schema=read_held(settings.json_schema, "--json-schema"),
+        grammar=read_held(settings.grammar, "--grammar"),
+    )
     how = pick_precision(precision, pick_device(device))
     opened = open_decoder(model, how.device)
     tokenizer = tokenizer_of(opened)

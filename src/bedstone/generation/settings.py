@@ -220,11 +220,11 @@ class GenerationSettings(Settings):
             last bit.
         prediction: text that is expected to be generated, with differences, such as code that is to
             be edited: drafts are copied from it first.
-        json_schema: a JSON schema that the text follows: an object, its JSON, or @FILE; true takes
-            any object.
+        json_schema: a JSON schema that the text follows: an object, or its JSON; true takes any
+            object.
         regex: a regular expression that the whole text matches.
         choices: texts, one of which is generated.
-        grammar: a grammar in Lark's notation that the text follows, or @FILE.
+        grammar: a grammar in Lark's notation that the text follows.
 
     Raises:
         BedstoneError: a value is out of range.

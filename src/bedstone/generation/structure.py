@@ -97,11 +97,10 @@ def read_form(given: Mapping[str, Any], tokenizer: "Tokenizer | None") -> Form |
     Args:
         given: settings by name. `json_schema` is a dictionary, its JSON, or True for any JSON
             object; `regex` an expression that the whole text matches; `choices` texts; `grammar` a
-            grammar in Lark's notation. A schema or grammar may be the name of a file that holds it:
-            `@schema.json`.
+            grammar in Lark's notation.
 
     Raises:
-        BedstoneError: several are given, a value isn't of its kind, or a file can't be read.
+        BedstoneError: several are given, or a value isn't of its kind.
     """
     named = [name for name in KINDS if given.get(name) not in (None, (), [])]
     if not named:
@@ -245,20 +244,19 @@ def guided(logits: "Tensor", guides: Sequence[Guide], ends: Iterable[int]) -> "T
 
 def _schema(value: Any) -> str:
     if isinstance(value, str):
-        value = _held(value, "json_schema")
         try:
             value = json.loads(value)
         except ValueError as error:
             raise BedstoneError(
                 f"json_schema: {shown(value)} is no JSON: {error}. Expected a schema, such as "
-                '{"type": "object", "properties": {"name": {"type": "string"}}}, or @FILE.'
+                '{"type": "object", "properties": {"name": {"type": "string"}}}.'
             ) from error
     if value is True:
         value = {"type": "object"}
     if not isinstance(value, Mapping):
         raise BedstoneError(
             f"json_schema: {shown(value)} was given; expected an object, such as "
-            '{"type": "object"}, its JSON, or @FILE.'
+            '{"type": "object"}, or its JSON.'
         )
     if "x-guidance" in value:  # options of the library, by which a request could loosen it
         raise BedstoneError("json_schema: has a key x-guidance. Leave it out.")
@@ -287,17 +285,25 @@ def _grammar(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise BedstoneError(
             f"grammar: {shown(value)} was given; expected a grammar in Lark's notation, such as "
-            'start: "yes" | "no", or @FILE.'
+            'start: "yes" | "no".'
         )
-    return _held(value, "grammar")
+    return value
 
 
 _TEXTS = {"json_schema": _schema, "regex": _expression, "choices": _choices, "grammar": _grammar}
 
 
-def _held(value: str, name: str) -> str:
-    """The text of a file that is named by @FILE, or the value itself."""
-    return read_text(to_path(value[1:], name), LIMIT) if value.startswith("@") else value
+def read_held(value: str | None, name: str) -> str | None:
+    """The text of a file that a command names by @FILE, or the value itself.
+
+    Settings never name files: a server takes them from anybody.
+
+    Raises:
+        BedstoneError: the file can't be read.
+    """
+    if value is None or not value.startswith("@"):
+        return value
+    return read_text(to_path(value[1:], name), LIMIT)
 
 
 def _escaped(text: str) -> str:

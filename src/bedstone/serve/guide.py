@@ -1,8 +1,8 @@
 """`response_format`: answers that keep to a JSON schema, by `generation.structure`.
 
-Where a schema isn't understood whole, or llguidance isn't installed, the request is refused: nothing
-is generated without the constraint that was wanted. JSON that max_tokens cuts short has the finish
-reason "length".
+Where a schema isn't understood whole, or llguidance isn't installed, the request is refused:
+nothing is generated without the constraint that was wanted. JSON that max_tokens cuts short has the
+finish reason "length".
 
 Shapes: V vocabulary.
 """
