@@ -186,6 +186,31 @@ def test_rules_are_read_in_order():
     assert actions == ["deny", "allow", "deny"]
 
 
+def test_a_rule_is_not_got_around_by_another_way_to_write_a_value():
+    paid = []
+
+    def pay(amount: int) -> str:
+        """Pays."""
+        paid.append(amount)
+        return "paid"
+
+    script = Script(call("pay", amount=1000), call("pay", amount=1000.0), call("pay", amount=7))
+    Agent(script, [tool(pay)], policy=Policy(["deny pay(amount=1000)", "allow pay"])).run("x")
+    assert paid == [7]
+    with pytest.raises(BedstoneError, match="no such tool has an argument 'amont'"):
+        Agent(Script(), [tool(pay)], policy=Policy(["deny pay(amont=1000)"]))
+
+
+def test_a_tool_that_ends_the_process_is_an_error():
+    def leave() -> str:
+        """Leaves."""
+        raise SystemExit(3)
+
+    script = Script(call("leave"), Turn("done"))
+    found = Agent(script, [tool(leave, effects=False)]).run("x")
+    assert found.answer == "done" and "SystemExit" in script.seen[-1][-1]["content"]
+
+
 def test_after_texts_of_others_only_trust_lets_effects_through():
     for rule, count in (("allow send", 1), ("trust send", 2)):
         sent = []
@@ -276,6 +301,8 @@ def test_a_transcript_is_on_the_disk_and_runs_again(tmp_path):
         [each["action"] for each in one.of("decision")] for one in (again.transcript, kept)
     ]
     assert decisions[0] == decisions[1]
+    with pytest.raises(BedstoneError, match="is of the tools"):
+        replay(kept, [ADD])
     with pytest.raises(BedstoneError, match="is there already"):
         Agent(Script(), tools).run("Go", path)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Literal, Optional
 
 import jsonschema
 import numpy as np
@@ -85,7 +86,7 @@ def test_files_of_one_folder_and_nothing_outside(tmp_path):
     assert "5 characters" in write(path="sub/b.txt", text="world")
     assert (home / "sub" / "b.txt").read_text() == "world"
     out = ["../secret.txt", "/etc/passwd", "link", "way/secret.txt", "sub/../../secret.txt"]
-    out += ["", ".", "a.txt/../../secret.txt", "..\\secret.txt", "a\0b", "x" * 300]
+    out += ["", ".", "a.txt/../../secret.txt", "..\\secret.txt", "a\0b", "x" * 300, "sub\\b.txt"]
     for path in out:
         with pytest.raises(BedstoneError):
             read(path=path)
@@ -94,6 +95,25 @@ def test_files_of_one_folder_and_nothing_outside(tmp_path):
     assert (tmp_path / "secret.txt").read_text() == "secret"
     with pytest.raises(BedstoneError, match="is no folder"):
         file_tools(tmp_path / "missing")
+
+
+def test_schemas_of_functions():
+    def paint(colour: Literal["red", "blue"], count: Optional[int] = None) -> str:  # noqa: UP045
+        """Paints."""
+        return colour
+
+    made = tool(paint)
+    assert made.parameters["properties"] == {
+        "colour": {"enum": ["red", "blue"]}, "count": {"type": "integer"},
+    }  # fmt: skip
+    assert made.check({"colour": "green"}) and not made.check({"colour": "red", "count": 3})
+
+    def odd(x: "Nope") -> str:  # noqa: F821
+        """Odd."""
+
+    for wrong in (odd, dict):
+        with pytest.raises(BedstoneError, match=r"signature can't be read|takes"):
+            tool(wrong)
 
 
 def test_python_in_the_sandbox():
@@ -340,7 +360,7 @@ def test_images_are_files_of_the_folder(tmp_path):
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "a.png")
     see = caption_tool("scenes-vlm", tmp_path)
     assert see.function(image="a.png")
-    with pytest.raises(BedstoneError, match="leads out"):
+    with pytest.raises(BedstoneError, match="no file of the folder"):
         see.function(image="../a.png")
 
 

@@ -107,6 +107,7 @@ def test_a_tool_that_was_renamed_between_calls():
         ("http://127.0.0.1:9/mcp", "can't be started or reached"),
         (f"{sys.executable} -c 'print(1)'", "can't be started or reached"),
         ("", "names no command"),
+        ('"unclosed', "quotation mark"),
     ],
 )
 def test_servers_that_are_none(place, message):

@@ -191,6 +191,14 @@ def test_steps_say_it_at_the_end_alone(model):
         ({"choices": ["a", ""]}, "choices"),
         ({"grammar": "start: missing"}, "missing"),
         ({"grammar": 3}, "grammar"),
+        ({"json_schema": {"const": float("nan")}}, "JSON"),
+        ({"json_schema": "[" * 100_000}, "no JSON"),
+        ({"json_schema": '{"a":' * 300 + "1" + "}" * 300}, "json_schema"),
+        ({"json_schema": {"$ref": "#"}}, "json_schema"),
+        ({"json_schema": []}, "allows nothing"),
+        ({"regex": r"[^\s\S]"}, "regex"),
+        ({"choices": []}, "allows nothing"),
+        ({"regex": ""}, "allows nothing"),
         ({"regex": "a", "choices": ["a"]}, "regex: was given beside choices"),
         ({"choices": ["a"], "stop": "b"}, "stop"),
         ({"choices": ["a"], "num_beams": 3}, "choices"),
@@ -272,6 +280,10 @@ def test_captions_and_answers_about_images():
     answer = bedstone.pipeline("visual-question-answering", model, device="cpu")
     found = answer(picture, question="what?", choices=COLOURS, max_new_tokens=20, top_k=1)
     assert found[0]["answer"] in COLOURS and found[0]["complete"] is True
+    learnt = bedstone.pipeline("visual-question-answering", model, device="cpu")
+    learnt.known_answers = ("one", "two")
+    found = learnt(picture, question="what?", choices=COLOURS, max_new_tokens=20, top_k=3)
+    assert found[0]["answer"] in COLOURS
     schema = {"enum": ["red", "blue"]}
     sighted = bedstone.pipeline("image-to-text", sighted_model(), device="cpu")
     (whole,) = sighted(picture, json_schema=schema, max_new_tokens=20)

@@ -10,7 +10,7 @@ from bedstone.errors import BedstoneError
 from bedstone.remote import endpoint as endpoint_module
 from bedstone.remote.ledger import Budget, Cassette
 from bedstone.remote.model import PROBES, RemoteModel
-from fake_endpoint import endpoint, events, said, usage
+from fake_endpoint import endpoint, events, said, send, usage
 
 
 @pytest.fixture
@@ -179,6 +179,23 @@ def test_a_cassette_of_a_task(fake, tmp_path):
         "text-generation", remote(fake, cassette=Cassette(tape, replay=True))
     )(["a", "b", "a"])
     assert replayed == recorded and len(fake.asked) == count
+
+
+def test_refusals_are_recorded_too(fake, tmp_path):
+    fake.answer = able
+    tape = tmp_path / "tape.jsonl"
+
+    def lacking(route, body):
+        return (lambda handler: send(handler, 400, b"{}")) if "tools" in body else able(route, body)
+
+    fake.answer = lacking
+    model = remote(fake, cassette=Cassette(tape, replay=False))
+    (score,) = model.score([("one two", " three")])
+    assert model.abilities["tools"] is False
+    again = remote(fake, cassette=Cassette(tape, replay=True))
+    count = len(fake.asked)
+    assert again.score([("one two", " three")]) == [score]
+    assert again.abilities == model.abilities and len(fake.asked) == count
 
 
 def test_a_stream(fake):

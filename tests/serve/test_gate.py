@@ -307,7 +307,10 @@ def test_pictures_are_bounded_before_they_are_decoded(locked):
         {"fields": "/etc/passwd"}, {"device": "cuda"}, {"precision": "int4"},
         {"catalogue": [{"id": "1", "image": "/etc/passwd"}]},
         {"num_beams": 10**6}, {"max_new_tokens": 10**9}, {"generate_kwargs": {"num_beams": 999}},
-        {"_single": True}, {"tokenizer": "/etc"},
+        {"_single": True}, {"tokenizer": "/etc"}, {"image": "/etc/passwd"},
+        {"images": ["/etc/passwd"]}, {"image": {"path": "/etc/passwd"}}, {"self": 1},
+        {"catalogue": [{"id": "1", "photo": {"path": "/etc/passwd"}}]}, {"max_new_tokens": {}},
+        {"hypothesis_template": "{:>999999999}"}, {"prior_samples": 3000}, {"size": [4096, 4096]},
     ],
 )  # fmt: skip
 def test_options_that_reach_into_the_server_are_refused(locked, options):
@@ -316,6 +319,22 @@ def test_options_that_reach_into_the_server_are_refused(locked, options):
         status, _, answer = locked.ask("/v1/tasks/text-generation", body, key=KEY)
         assert status == 400
         assert answer["error"]["param"] in {*options, "num_beams"}
+
+
+@pytest.mark.parametrize("given", ["inputs", "image", "images"])
+@pytest.mark.parametrize(
+    "task",
+    ["image-classification", "image-to-text", "visual-question-answering", "image-variation",
+     "image-to-image", "image-feature-extraction", "zero-shot-image-classification",
+     "image-text-matching", "image-text-to-text", "similar-items", "complementary-items"],
+)  # fmt: skip
+def test_no_task_reads_an_image_of_the_server(locked, task, given, tmp_path):
+    file = tmp_path / "private.png"
+    Image.new("RGB", (16, 16), "red").save(file)
+    body = {"model": "eyes", given: str(file), "candidate_labels": ["a"], "text": "a"}
+    status, _, answer = locked.ask(f"/v1/tasks/{task}", body, key=KEY)
+    assert status in (400, 404), answer
+    assert str(tmp_path) not in json.dumps(answer) and "private" not in json.dumps(answer)
 
 
 def test_every_option_that_may_name_a_file_is_known():
@@ -435,7 +454,7 @@ def test_a_full_queue_is_a_429_that_says_when(folder, locked):
                 b"application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data
             )
             lines.append(line)
-            time.sleep(0.15)
+            time.sleep(0.03)
         status, headers, answer = running.ask("/v1/completions", {**body, "n": 2})
         assert status == 429
         assert 1 <= int(headers["retry-after"]) <= 120

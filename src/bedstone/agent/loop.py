@@ -317,6 +317,10 @@ def replay(transcript: Transcript, tools: Iterable[Tool | Callable[..., Any]]) -
     Raises:
         BedstoneError: the transcript is of other tools.
     """
+    if sorted(transcript.start["tools"]) != sorted(Toolbox(tools := list(tools)).tools):
+        raise BedstoneError(
+            f"transcript: is of the tools {', '.join(transcript.start['tools'])}. Give those."
+        )
     left = list(transcript.of("result"))
     answers = {
         (each["name"], _key(each["arguments"])): each["by_user"] and each["action"] == "allow"

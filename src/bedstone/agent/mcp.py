@@ -98,7 +98,12 @@ class McpServer:
         logging.getLogger("mcp").setLevel(logging.CRITICAL)  # its errors are told as ours
         place = self.place
         if isinstance(place, str) and not place.startswith(("http://", "https://")):
-            words = shlex.split(place)
+            try:
+                words = shlex.split(place)
+            except ValueError as error:
+                raise BedstoneError(
+                    f"tools: mcp={place}: has a quotation mark without its pair."
+                ) from error
             if not words:
                 raise BedstoneError("tools: mcp: names no command; expected mcp:COMMAND.")
             stdio = importlib.import_module("mcp.client.stdio")

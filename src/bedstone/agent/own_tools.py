@@ -117,11 +117,11 @@ def file_tools(folder: str | Path) -> list[Tool]:
 
     def read_file(path: str) -> str:
         """Reads a text file of the folder."""
-        return read_text(inside(home, path), LARGEST)
+        return read_text(_within(home, path), LARGEST)
 
     def write_file(path: str, text: str) -> str:
         """Writes a text file in the folder; one of that name is replaced."""
-        place = inside(home, path)
+        place = _within(home, path)
         if len(text.encode()) > LARGEST:
             raise BedstoneError(f"{path}: has over {LARGEST >> 20} MB.")
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -133,6 +133,18 @@ def file_tools(folder: str | Path) -> list[Tool]:
         tool(read_file, effects=False),
         tool(write_file, untrusted=False),
     ]
+
+
+def _within(home: Path, path: str) -> Path:
+    """A file of the folder. Raises BedstoneError for a name that leads out, or has two forms."""
+    try:
+        if "\\" in path:  # rules have read it as it is written
+            raise BedstoneError("backslash")
+        return inside(home, path)
+    except BedstoneError as error:
+        raise BedstoneError(
+            f"{path[:80]!r}: is no file of the folder; expected a plain relative name with /."
+        ) from error
 
 
 # Python.
@@ -223,7 +235,7 @@ def caption_tool(model: str, folder: Path) -> Tool:
 
     def caption(image: str) -> str:
         """Describes an image of the folder."""
-        return str(task(str(inside(folder, image)))[0]["generated_text"])
+        return str(task(str(_within(folder, image)))[0]["generated_text"])
 
     return tool(caption, effects=False)
 
@@ -234,7 +246,7 @@ def ask_tool(model: str, folder: Path) -> Tool:
 
     def ask_image(image: str, question: str) -> str:
         """Answers a question about an image of the folder."""
-        return str(task(str(inside(folder, image)), question=question)[0]["answer"])
+        return str(task(str(_within(folder, image)), question=question)[0]["answer"])
 
     return tool(ask_image, effects=False)
 
@@ -257,7 +269,7 @@ def imagine_tool(model: str, folder: Path) -> Tool:
 
     def imagine(text: str, name: str) -> str:
         """Draws an image of a text, and writes it into the folder as NAME.png."""
-        place = inside(folder, name if name.endswith(".png") else f"{name}.png")
+        place = _within(folder, name if name.endswith(".png") else f"{name}.png")
         image = task(text)
         image = image[0] if isinstance(image, list) else image
         image["image"].save(place)

@@ -114,15 +114,23 @@ class Policy:
         self.rules = [each if isinstance(each, Rule) else parse_rule(each) for each in rules]
         self.ask = ask
 
-    def check(self, names: Iterable[str]) -> None:
-        """Raises BedstoneError where a rule fits no tool: it would protect nothing."""
-        known = list(names)
+    def check(self, tools: Mapping[str, Tool]) -> None:
+        """Raises BedstoneError where a rule would protect nothing: it fits no tool, or names an
+        argument that no such tool has."""
         for rule in self.rules:
-            if not any(fnmatch.fnmatchcase(name, rule.name) for name in known):
+            fits = [each for name, each in tools.items() if fnmatch.fnmatchcase(name, rule.name)]
+            if not fits:
                 raise BedstoneError(
-                    f"policy: {str(rule)!r} fits no tool{nearest(rule.name, known)}; there are "
-                    f"{', '.join(known)}."
+                    f"policy: {str(rule)!r} fits no tool{nearest(rule.name, tools)}; there are "
+                    f"{', '.join(tools)}."
                 )
+            known = {name for each in fits for name in each.parameters.get("properties") or {}}
+            for name, _ in rule.arguments:
+                if name not in known:
+                    raise BedstoneError(
+                        f"policy: {str(rule)!r}: no such tool has an argument "
+                        f"{name!r}{nearest(name, known)}."
+                    )
 
     def decide(self, tool: Tool, arguments: Mapping[str, Any], *, tainted: bool) -> Decision:
         """Whether a call is made.
@@ -146,4 +154,6 @@ class Policy:
 
 
 def _as_text(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():  # 1000.0 is 1000
+        value = int(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

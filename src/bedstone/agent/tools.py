@@ -120,7 +120,7 @@ class Toolbox:
         """The result of a call as text, and whether it is one, or what went wrong."""
         try:
             found = self.tools[name].function(**arguments)
-        except Exception as error:  # whatever a tool raises, the loop goes on
+        except (Exception, SystemExit) as error:  # whatever a tool raises, the loop goes on
             kind = "" if isinstance(error, BedstoneError) else f"{type(error).__name__}: "
             return readable(f"error: {kind}{error}"), False
         if not isinstance(found, str):

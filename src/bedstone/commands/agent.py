@@ -11,13 +11,14 @@ from bedstone.agent.drivers import LocalDriver, RemoteDriver
 from bedstone.agent.loop import Agent, Driver, Limits
 from bedstone.agent.mcp import serve_stdio
 from bedstone.agent.own_tools import named_tools
-from bedstone.agent.page import write_agent_page
 from bedstone.agent.policy import Policy
+from bedstone.agent.tools import Toolbox
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
 from bedstone.reading import shown
 from bedstone.remote.endpoint import is_remote
 from bedstone.remote.model import RemoteModel
+from bedstone.report.agent_page import write_agent_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import number, optional, whole
 from bedstone.tasks.pipeline import open_decoder
@@ -105,12 +106,12 @@ def agent(
     rules = Policy(policy, ask=_ask if asks else None)
     made = named_tools(tools)
     limits = Limits(steps=bounds.steps, seconds=bounds.seconds, tokens=bounds.tokens)
-    rules.check([each.name for each in made])
+    rules.check(Toolbox(made).tools)
     driver = _driver(model, bounds.max_new_tokens, precision, device)
     tell = _print_json if as_json else _print
     found = Agent(driver, made, policy=rules, limits=limits, tell=tell).run(goal, transcript)
     if page is not None:
-        print(f"page: {write_agent_page(Path(page), found.transcript)}", file=sys.stderr)
+        print(f"page: {write_agent_page(Path(page), found.transcript.events)}", file=sys.stderr)
     if found.answered:
         if not as_json:
             print(found.answer)

@@ -268,6 +268,10 @@ class GenerationSettings(Settings):
                 f"prediction: {shown(self.prediction)} was given; expected a text, or None."
             )
         self._check_alternatives()
+        for name in KINDS:
+            value = getattr(self, name)
+            if value is not None and not value and value != ():
+                raise BedstoneError(f"{name}: {value!r} was given, which allows nothing. Mend it.")
         for name in LISTS:
             value = getattr(self, name)
             texts = [value] if isinstance(value, str) else value

@@ -59,10 +59,9 @@ class Form:
 
     def check(self) -> None:
         """Raises BedstoneError where the form isn't valid, or can't be followed."""
-        if _is_pieced(self.tokenizer):
-            _Spelled(self)
-        else:
-            self.compiled  # noqa: B018
+        way = self.start()
+        if not way.complete and not bool(way.allowed().any()):
+            raise BedstoneError(f"{self.kind}: {shown(self.text)} allows no text at all. Mend it.")
 
     @functools.cached_property
     def compiled(self) -> str:
@@ -74,9 +73,12 @@ class Form:
         matcher, known = _library().LLMatcher, _known_tokens(self.tokenizer)
         made: str
         if self.kind == "json_schema":
-            made = matcher.grammar_from_json_schema(
-                self.text, overrides={"whitespace_pattern": GAP}
-            )
+            try:
+                made = matcher.grammar_from_json_schema(
+                    self.text, overrides={"whitespace_pattern": GAP}
+                )
+            except (ValueError, RecursionError) as error:
+                raise BedstoneError(f"json_schema: can't be followed: {error}.") from error
         elif self.kind == "regex":
             made = matcher.grammar_from_regex(self.text)
         elif self.kind == "choices":
@@ -242,11 +244,12 @@ def guided(logits: "Tensor", guides: Sequence[Guide], ends: Iterable[int]) -> "T
     return logits.float().masked_fill(~allowed.to(logits.device), -torch.inf)
 
 
-def _schema(value: Any) -> str:
+def schema_text(value: Any) -> str:
+    """A schema as JSON. Raises BedstoneError where it is none."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BedstoneError(
                 f"json_schema: {shown(value)} is no JSON: {error}. Expected a schema, such as "
                 '{"type": "object", "properties": {"name": {"type": "string"}}}.'
@@ -261,7 +264,7 @@ def _schema(value: Any) -> str:
     if "x-guidance" in value:  # options of the library, by which a request could loosen it
         raise BedstoneError("json_schema: has a key x-guidance. Leave it out.")
     try:
-        return json.dumps(value)
+        return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise BedstoneError(f"json_schema: can't be written as JSON: {error}.") from error
 
@@ -290,7 +293,12 @@ def _grammar(value: Any) -> str:
     return value
 
 
-_TEXTS = {"json_schema": _schema, "regex": _expression, "choices": _choices, "grammar": _grammar}
+_TEXTS = {
+    "json_schema": schema_text,
+    "regex": _expression,
+    "choices": _choices,
+    "grammar": _grammar,
+}
 
 
 def read_held(value: str | None, name: str) -> str | None:

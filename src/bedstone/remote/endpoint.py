@@ -26,6 +26,7 @@ FIRST, LONGEST = 0.5, 8.0  # seconds between tries
 PATIENCE = 60.0  # seconds that Retry-After may ask for
 LIMIT = 64 << 20  # bytes of an answer
 AGAIN = (408, 409, 429)
+REFUSED = "refused"  # the key of a recorded answer that was a refusal
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,17 @@ class Endpoint:
         """
         body = {"model": self.address.model, **body}
         if self.cassette is not None and self.cassette.replay:
-            return self.cassette.answer(route, body)
+            found = self.cassette.answer(route, body)
+            if REFUSED in found:
+                raise Refused(str(found[REFUSED]))
+            return found
         with self.budget.reserved(most_of(body)) as taken:
-            found = self._tried(route, body, taken)
+            try:
+                found = self._tried(route, body, taken)
+            except Refused as error:
+                if self.cassette is not None:
+                    self.cassette.add(route, body, {REFUSED: str(error)})
+                raise
             taken.settle(self._usage(found))
         if self.cassette is not None:
             self.cassette.add(route, body, found)

@@ -8,6 +8,7 @@ from typing import Any
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.settings import NEW_TOKENS, GenerationSettings
+from bedstone.generation.structure import schema_text
 from bedstone.reading import shown
 from bedstone.remote.endpoint import Address, Endpoint, Refused, parse_address
 from bedstone.remote.ledger import Budget, Cassette
@@ -228,12 +229,8 @@ class RemoteModel:
         if (stop := given.pop("stop", None)) is not None:
             body["stop"] = [stop] if isinstance(stop, str) else list(stop)
         if (schema := given.pop("json_schema", None)) is not None:
-            if not isinstance(schema, Mapping):
-                raise BedstoneError(
-                    f"json_schema: {shown(schema)} was given; an endpoint takes an object."
-                )
             self.needs("json_schema", "json_schema")
-            held = {"name": "answer", "schema": schema, "strict": True}
+            held = {"name": "answer", "schema": json.loads(schema_text(schema)), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": held}
         if (text := given.pop("prediction", None)) is not None and chat:
             body["prediction"] = {"type": "content", "content": text}

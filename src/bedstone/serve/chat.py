@@ -174,6 +174,11 @@ async def chat(
     room = room_of(len(ids), request.wanted, served, "messages")
     top = (request.top_logprobs or 0) if request.logprobs else None
     ends = frozenset(served.model.end_ids)
+    if request.stop and request.response_format not in (None, {"type": "text"}):
+        raise ApiError(
+            400, "stop: was given beside response_format, which says where an answer ends. Leave "
+            "one of them out.", "stop",
+        )  # fmt: skip
     guides = await asyncio.to_thread(guides_of, request.response_format, tokenizer, ends, request.n)
     inbox, choices = begin(
         request, served, [ids], context, each=request.n, rooms=[room], top=top, guides=guides

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,9 +46,14 @@ MOST = {
     "max_new_tokens": 4096, "max_length": 8192, "min_new_tokens": 4096, "num_beams": 16,
     "num_beam_groups": 16, "num_return_sequences": 16, "num_images_per_prompt": 10,
     "num_inference_steps": 1000, "top_k": 100_000, "shots": 64, "batch_size": 64,
-    "return_alternatives": 16, "prompt_lookup_num_tokens": 16,
+    "return_alternatives": 16, "prompt_lookup_num_tokens": 16, "candidates": 64,
+    "prior_samples": 16, "prior_steps": 1000,
 }  # fmt: skip
-SIDE = 2048  # of what is drawn
+SIDE = 512  # of what is drawn
+# Tasks whose rows name images by columns of any name: these would be files of the server.
+NOT_SERVED = ("similar-items", "complementary-items")
+DRAWN_FROM = ("image-to-image", "image-variation")  # drawing tasks whose input is an image
+NO_OPTION = ("self", "inputs", "parameters", "task", "options")
 NEW_TOKENS = 256  # that an input of a decoder's task is counted with, where nothing says how many
 PIXELS = 100_000  # that count as one token of a queue, about
 
@@ -194,6 +200,10 @@ async def run_task(
             kind = prompted_class(kind.name)
     except BedstoneError as error:
         raise ApiError(404, str(error), code="task_not_found") from None
+    if kind.name in NOT_SERVED:
+        raise ApiError(
+            404, f"{kind.name}: isn't served; its rows are files.", code="task_not_found"
+        )
     given = {name: value for name, value in body.items() if name not in ("model", "inputs")}
     more = given.pop("parameters", None) or {}
     if not isinstance(more, dict):
@@ -202,7 +212,7 @@ async def run_task(
     options = {**named_options(task), **given, **more}
     await asyncio.to_thread(_check_options, options, budget)
     inputs = body.get("inputs")
-    images = kind.reads == "pictures" or kind.name == "image-to-image"
+    images = kind.reads == "pictures" or kind.name in DRAWN_FROM
     several = isinstance(inputs, list) and not _is_conversation(inputs)
     rows: Any = inputs if several else [inputs]
     if not isinstance(rows, list) or not rows or len(rows) > limits.max_inputs:
@@ -212,6 +222,12 @@ async def run_task(
         lambda: [_input(each, f"inputs[{n}]" if several else "inputs", images, budget)
                  for n, each in enumerate(rows)]
     )  # fmt: skip
+    if kind.name in DRAWN_FROM:
+        rows = [
+            each["image"] if isinstance(each, dict) and "image" in each else each for each in rows
+        ]
+    elif kind.reads == "prompts" and any(isinstance(each, dict | list) for each in rows):
+        raise ApiError(400, "inputs: expected texts, one for each image that is drawn.", "inputs")
     new = options.get("max_new_tokens") or (NEW_TOKENS if is_decoder(served.model) else 0)
     cost = len(json.dumps(inputs, default=str)) // 4 + len(rows) * int(new)
     options |= {} if several else {SINGLE: True}
@@ -241,7 +257,7 @@ class _Budget:
 def _check_options(options: dict[str, Any], budget: _Budget) -> None:
     """Decodes images among options. Raises ApiError for one that isn't taken from outside."""
     for name, value in options.items():
-        if name in OF_SERVER or name.startswith("_"):
+        if name in (*OF_SERVER, *NO_OPTION) or name.startswith("_"):
             raise ApiError(400, f"{name}: isn't taken from a request. Leave it out.", name)
         if name in NO_TEXT and isinstance(value, str):
             raise ApiError(
@@ -250,21 +266,33 @@ def _check_options(options: dict[str, Any], budget: _Budget) -> None:
         if name in NO_TEXT:
             _no_paths(value, name)
         for each, limit in MOST.items():
-            held = value.get(each) if isinstance(value, dict) else value if name == each else None
+            held = value if name == each else value.get(each) if isinstance(value, dict) else None
+            if held is not None and not isinstance(held, int | float):
+                raise ApiError(400, f"{each}: expected a number.", each)
             if isinstance(held, int | float) and held > limit:
                 raise ApiError(400, f"{each}: {held} was given; at most {limit:,} here.", each)
         sides = value if name == "size" and isinstance(value, list) else []
         if not all(type(side) is int and 0 < side <= SIDE for side in sides):
             raise ApiError(400, f"size: expected sides of up to {SIDE:,} pixels.", name)
-        if name == "mask" and value is not None:
-            options[name] = budget.image(value, name)
+        if name == "hypothesis_template" and re.search(r"{[^}]", str(value)):
+            raise ApiError(400, f"{name}: expected a text with {{}} where the label stands.", name)
+        if name in IMAGES and value is not None:  # a text would be a file of the server
+            several = isinstance(value, list)
+            found = [budget.image(each, name) for each in (value if several else [value])]
+            options[name] = found if several else found[0]
 
 
 def _no_paths(value: Any, name: str) -> None:
     """Raises ApiError where rows name images: these would be files of the server."""
-    for row in value if isinstance(value, list) else [value]:
-        if isinstance(row, dict) and any(isinstance(row.get(key), str) for key in IMAGES):
-            raise ApiError(400, f"{name}: rows from a request have no images.", name)
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            if any(each.get(key) is not None for key in (*IMAGES, "path", "bytes", "url")):
+                raise ApiError(400, f"{name}: rows from a request have no images.", name)
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
 
 
 def _check_texts(rows: Any, served: Served, limits: ServeSettings) -> None:
@@ -346,7 +374,9 @@ def plain(value: Any) -> Any:
         return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    if not isinstance(value, str | int | float | bool | None):
+        raise TypeError(f"a result holds {type(value).__name__}, which JSON doesn't")
+    return value
 
 
 def _encoded(image: Image.Image, form: str) -> str:

@@ -13,8 +13,9 @@ import transformers
 import bedstone
 from bedstone.checkpoints.model import Model
 from bedstone.errors import BedstoneError
+from bedstone.nn.fast.pick import settled
 from bedstone.nn.layers import Pooling
-from bedstone.runtime import has_fast_bf16
+from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.text.feature_extraction import (
     FeatureExtraction,
     SentenceEmbedding,
@@ -73,7 +74,7 @@ def test_mixed_precision_embeds_the_same(model, theirs):
     )
     assert (exact * mixed).sum(1).min() > 0.99999
     assert mixed.dtype == np.float32
-    if has_fast_bf16(torch.device("cpu")):
+    if settled(model.network, pick_precision("auto", pick_device("cpu"))).dtype == torch.bfloat16:
         assert not np.array_equal(exact, mixed)
         assert (exact * rough).sum(1).min() < (exact * mixed).sum(1).min()
 

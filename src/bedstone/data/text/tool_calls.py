@@ -165,17 +165,27 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
         BedstoneError: it takes arguments without names.
     """
     name, properties, needed = function.__name__, {}, []
-    hints = typing.get_type_hints(function)
-    for each in inspect.signature(function).parameters.values():
+    try:
+        hints = typing.get_type_hints(function)
+        parameters = inspect.signature(function).parameters.values()
+    except (NameError, TypeError, ValueError) as error:
+        raise BedstoneError(
+            f"tools: {name}: its signature can't be read: {error}. Give it plain types."
+        ) from error
+    for each in parameters:
         if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
             raise BedstoneError(
                 f"tools: {name}: takes {each}; a call names each argument. Name its parameters."
             )
         kind = hints.get(each.name, str)
-        if isinstance(kind, types.UnionType):  # `int | None`
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):  # `int | None`
             kind = next(one for one in typing.get_args(kind) if one is not type(None))
         kind = typing.get_origin(kind) or kind
-        properties[each.name] = {"type": KINDS.get(kind, "string")}
+        properties[each.name] = (
+            {"enum": list(typing.get_args(hints[each.name]))}
+            if kind is typing.Literal
+            else {"type": KINDS.get(kind, "string")}
+        )
         if each.default is each.empty:
             needed.append(each.name)
     said = (inspect.getdoc(function) or "").partition("\n\n")[0]

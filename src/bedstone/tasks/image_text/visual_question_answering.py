@@ -14,6 +14,7 @@ from bedstone.errors import BedstoneError
 from bedstone.generation.ranking import rank
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch
+from bedstone.generation.structure import KINDS
 from bedstone.settings import whole
 from bedstone.tasks.image_text.engine import (
     ImageTextGenerationOptions,
@@ -132,7 +133,7 @@ class VisualQuestionAnswering(ImageTextTask):
             )
         candidates = options.candidates
         if candidates is None:
-            candidates = () if options.free else self.known_answers
+            candidates = () if options.free or _formed(options) else self.known_answers
         if own.get("candidates") is not None:
             candidates = texts_of(own["candidates"], "candidates")
         form = self.engine.form
@@ -201,11 +202,16 @@ class VisualQuestionAnswering(ImageTextTask):
         """How answers are generated: several are searched for by beams, unless chance is given."""
         best, own = options.top_k, self.model.generation
         settings = options.generation()
-        if best > 1 and not settings.samples(own):
+        if best > 1 and not settings.samples(own) and not _formed(options):
             beams = settings.num_beams or own.get("num_beams") or max(best, 3)
             several = settings.num_return_sequences or min(best, beams)
             settings = replace(settings, num_beams=beams, num_return_sequences=several)
         return settings.resolve(own, 1, usual=NEW_TOKENS, tokenizer=self.engine.tokenizer)
+
+
+def _formed(options: VQAOptions) -> bool:
+    """Whether answers of a form are asked for, which are written freely, one at a time."""
+    return any(name in options.generation().given for name in KINDS)
 
 
 def learnt_answers(model: Model) -> tuple[str, ...]:

@@ -1,10 +1,10 @@
 """A page of what an agent did: each turn with its calls, what was decided and what came back."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bedstone.agent.transcript import Transcript
 from bedstone.files import write_text
 from bedstone.report.pages import render
 
@@ -40,16 +40,17 @@ pre { background: var(--tile); border: 1px solid var(--line); border-radius: 8px
 """
 
 
-def write_agent_page(path: Path, transcript: Transcript) -> Path:
+def write_agent_page(path: Path, events: Sequence[Mapping[str, Any]]) -> Path:
     """A page of a run, written whole or not at all.
 
-    Raises:
-        BedstoneError: the transcript has no beginning.
+    Args:
+        events: of a transcript of `agent.transcript`, the first of which is its start.
     """
-    start, end = transcript.start, transcript.end or {}
-    turns = _turns(transcript)
+    start = events[0]
+    end = next((each for each in events if each["kind"] == "end"), {})
+    turns = _turns(events)
     spent = f"{len(turns)} turns, {sum(each['tokens'] for each in turns):,} tokens"
-    if seconds := sum(each["seconds"] for each in transcript.of("result")):
+    if seconds := sum(each["seconds"] for each in events if each["kind"] == "result"):
         spent += f", {seconds:.1f} s in tools"
     page = render(
         PAGE,
@@ -67,11 +68,11 @@ def write_agent_page(path: Path, transcript: Transcript) -> Path:
     return path
 
 
-def _turns(transcript: Transcript) -> list[dict[str, Any]]:
+def _turns(events: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Turns with their calls, each with what was decided and what came of it."""
     turns: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []
-    for event in transcript.events:
+    for event in events:
         if event["kind"] == "turn":
             waiting = [
                 {
