@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bedstone.errors import BedstoneError
 from bedstone.metrics.classification import classification, multi_label
-from bedstone.metrics.figures import bootstrap, grouped
+from bedstone.metrics.figures import Figures, bootstrap, grouped
 from bedstone.metrics.ner import entities
 from bedstone.metrics.regression import regression
 from bedstone.metrics.squad import answers
@@ -123,3 +123,13 @@ def shown(figures) -> str:
     console = Console(width=200, file=io.StringIO())
     console.print(figures)
     return console.file.getvalue()
+
+
+def test_figures_of_some_classes_alone_leave_cells_empty():
+    """As of re-ranking: `right/4/2 things` beside `oracle/4`."""
+    values = {"right": 0.5, "right/4": 0.5, "oracle/4": 0.75, "right/4/2 things": 0.25}
+    found = Figures(kind="reranking", main="right", values=values, intervals={}, rows=8)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(found)
+    text = console.export_text()
+    assert "2 things" in text and "0.7500" in text

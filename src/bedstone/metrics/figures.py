@@ -136,10 +136,11 @@ class Figures:
         for name in [*figures, "95 % of resamples", *(["support"] if self.support else [])]:
             table.add_column(name, justify="right")
         for label in dict.fromkeys(label for _, label in pairs):
-            cells = [f"{self.values[f'{figure}/{label}']:.4f}" for figure in figures]
+            values = [self.values.get(f"{figure}/{label}") for figure in figures]
+            cells = ["" if value is None else f"{value:.4f}" for value in values]
             cells.append(self._between(f"{figures[-1]}/{label}"))
             if self.support:
-                cells.append(f"{self.support[label]:,}")
+                cells.append(f"{self.support[label]:,}" if label in self.support else "")
             table.add_row(Text(label), *cells)
         return table
 
