@@ -148,6 +148,7 @@ def test_all_stages_within_one_budget(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (tmp_path / "run" / "evaluation.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "clip", "dalle"])
 def test_stopped_in_any_stage_it_goes_on_to_the_same_weights(tmp_path: Path, stage: str) -> None:
     more = {"clip": CLIP, "budget": "20 steps", "save_every": 1}

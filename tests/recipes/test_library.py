@@ -54,6 +54,7 @@ def test_every_recipe_is_listed_and_printed(capsys):
         assert library.command(library.find(name)) in ("pretrain", "finetune", "run")
 
 
+@pytest.mark.slow
 def test_the_schema_takes_every_recipe_and_refuses_others(capsys):
     jsonschema = pytest.importorskip("jsonschema")
     assert main(["recipes", "--schema"]) == 0

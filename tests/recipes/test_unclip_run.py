@@ -145,6 +145,7 @@ def test_all_stages_within_one_budget(whole: RunResult) -> None:
     assert not (whole.run / "embeddings-train.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["clip", "prior", "decoder"])
 def test_stopped_in_any_stage_it_goes_on_to_the_same_weights(
     tmp_path: Path, stage: str, whole: RunResult

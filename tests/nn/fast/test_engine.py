@@ -405,6 +405,7 @@ def test_a_damaged_file_in_the_cache_is_made_anew(tmp_path, monkeypatch):
     assert kernels._built(chosen).stat().st_mtime_ns == before  # not made again
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="modes of folders")
 def test_a_folder_that_others_can_write_is_not_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
