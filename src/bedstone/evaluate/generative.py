@@ -414,6 +414,23 @@ def _training(
 LOSS_BATCH = 256  # rows of a pass
 
 
+def loss_of_held(
+    network: nn.Module,
+    objective: Any,
+    held: Signals,
+    texts: SignalTexts | None,
+    rows: int,
+    precision: Precision,
+) -> float:
+    """The loss of held-out signals, `rows` at most, with the same noise and times every time."""
+    devices = [precision.device] if precision.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        batches = in_batches(held, LOSS_BATCH, texts, rows)
+        loss, _ = held_out_loss(network, objective, batches, precision)
+    return float(loss)
+
+
 @dataclass
 class GenerativeScorer(Evaluation):
     """Held-out loss of a diffusion model in training, and a sheet of its samples.
@@ -440,11 +457,9 @@ class GenerativeScorer(Evaluation):
 
     def log(self, network: nn.Module) -> dict[str, float]:
         """`validation_loss`, with the same noise and times every time; draws the sheet anew."""
-        devices = [self.precision.device] if self.precision.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            batches = in_batches(self.held, LOSS_BATCH, self.texts, self.rows)
-            loss, _ = held_out_loss(network, self.objective, batches, self.precision)
+        loss = loss_of_held(
+            network, self.objective, self.held, self.texts, self.rows, self.precision
+        )
         if self.samples:
             self.show()
         return {"validation_loss": loss}

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.unclip import PRIOR_SCHEDULER, UnclipPipeline, sample_prior
 from bedstone.data.scenes.world import COLOURS
-from bedstone.data.signals.batches import SignalTexts, in_batches
+from bedstone.data.signals.batches import SignalTexts
 from bedstone.data.signals.open import held_out_prompts, signals_to_measure
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.diffusion.samplers import slerp
-from bedstone.evaluate.generative import at_size, prompt_figures, sample_prompts
-from bedstone.evaluate.runner import Evaluation, held_out_loss, present
+from bedstone.evaluate.generative import at_size, loss_of_held, prompt_figures, sample_prompts
+from bedstone.evaluate.runner import Evaluation, present
 from bedstone.evaluate.scene_judge import SceneJudge, Things, open_scene_judge, stated
 from bedstone.models.unclip.network import Prior, joint, read_words
 from bedstone.report.sheets import as_pixels, samples_sheet
@@ -98,11 +98,9 @@ class PriorScorer(Evaluation):
 
     def log(self, network: nn.Module) -> dict[str, float]:
         """`validation_loss`, with the same noise and times every time, and figures of a few."""
-        devices = [self.precision.device] if self.precision.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(0)
-            batches = in_batches(self.held, LOSS_BATCH, self.texts, self.rows)
-            loss, _ = held_out_loss(network, self.objective, batches, self.precision)
+        loss = loss_of_held(
+            network, self.objective, self.held, self.texts, self.rows, self.precision
+        )
         figures = {"loss": loss, **self.figures_of(BRIEF)}
         return {f"validation_{name}": value for name, value in figures.items()}
 

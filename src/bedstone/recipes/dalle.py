@@ -1,6 +1,5 @@
 """Training a DALL-E: an autoencoder of codes, a CLIP, and what writes codes after words."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,6 @@ from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.data.images.codes import CodeRows
 from bedstone.data.signals.batches import texts_of
-from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_wordpiece
@@ -29,16 +27,16 @@ from bedstone.objectives.dalle import DalleLoss
 from bedstone.recipes.base import Method, Trainer
 from bedstone.recipes.diffusion import CaptionTokenizer, DiffusionOptim
 from bedstone.recipes.stages import (
+    TASK,
     Stage,
+    Staged,
     cached_rows,
-    check_captions,
+    captioned_images,
     check_parts_and_shares,
     check_stages,
     clip_stage,
     open_part,
-    part_of,
     same_images,
-    train_stages,
 )
 from bedstone.runtime import Precision
 from bedstone.settings import Settings, from_mapping, number, one_of, share, whole
@@ -46,11 +44,10 @@ from bedstone.train.averaging import Decay, steady
 from bedstone.train.data import Splits
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
-from bedstone.train.run import RunPlan, RunRecipe, RunResult
+from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start
 
-TASK = "text-to-image"
 PARTS = ("autoencoder", "clip")
 DECIDED = ("codes", "grid", "vocab_size", "text_tokens")
 CODES = "codes"  # files of a run: its images as codes, and what made them
@@ -165,7 +162,7 @@ def _autoencoder(recipe: DalleRecipe) -> dict[str, Any]:
     }
 
 
-class DallE(Method[DalleRecipe]):
+class DallE(Staged, Method[DalleRecipe]):
     """What writes codes after words; its parts are trained first, or taken as they are."""
 
     name = "dalle"
@@ -210,19 +207,6 @@ class DallE(Method[DalleRecipe]):
             return
         check_stages(recipe, recipe.to_train, PARTS)
 
-    def stages(
-        self, recipe: DalleRecipe, checkpoint: Checkpoint | None, *, quiet: bool
-    ) -> Iterable[RunResult]:
-        if checkpoint is not None or recipe.init:
-            return ()
-        self.check(recipe)
-        return train_stages(recipe, recipe.to_train, quiet=quiet)
-
-    def budget(self, recipe: DalleRecipe, splits: Splits) -> str:
-        if recipe.init:
-            return recipe.budget
-        return part_of(recipe.budget, 1 - sum(stage.share for stage in recipe.to_train))
-
     def begin(self, recipe: DalleRecipe, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:
             return None
@@ -257,19 +241,7 @@ class DallE(Method[DalleRecipe]):
         return parts
 
     def open(self, recipe: DalleRecipe, start: Start) -> Splits:
-        with ProgressBar(f"reading {recipe.data.source}", quiet=start.quiet) as bar:
-            train, held = open_signals(
-                dataclasses.replace(recipe.data, size=recipe.size),
-                TASK,
-                seed=recipe.seed,
-                held=recipe.evaluate_rows,
-                progress=bar.update,
-            )
-        for signals in (train, held):
-            check_captions(signals)
-        record = {"source": recipe.data.source, **train.record()}
-        notes = [f"{recipe.data.source}: {train.describe()}", f"held out: {held.describe()}"]
-        return Splits(train, held, record=record, notes=notes)
+        return captioned_images(recipe, recipe.size, start)
 
     def texts(self, recipe: DalleRecipe, splits: Splits, start: Start) -> Iterable[str]:
         texts: Iterable[str] = splits.train.texts()

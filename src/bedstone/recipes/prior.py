@@ -1,6 +1,5 @@
 """Training a prior of unCLIP: a CLIP's embeddings of images out of noise, given words."""
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +13,6 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.unclip import PRIOR_SCHEDULER, check_clip, check_prior
 from bedstone.data.signals.batches import signal_stream, texts_of
-from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import Prompts, Signals, SignalsConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.diffusion.schedulers import process_from
@@ -32,7 +30,7 @@ from bedstone.models.unclip.network import (
 from bedstone.objectives.diffusion import Denoising, DenoisingThrough
 from bedstone.recipes.base import Method
 from bedstone.recipes.diffusion import DiffusionOptim
-from bedstone.recipes.stages import cached_rows, check_captions
+from bedstone.recipes.stages import cached_rows, captioned_images
 from bedstone.report.sheets import as_pixels
 from bedstone.settings import from_mapping, share, whole
 from bedstone.tasks.images.engine import ImageEngine
@@ -44,7 +42,6 @@ from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start
 
-TASK = "text-to-image"  # whose images and captions are read
 DECIDED = ("embed", "words_embed", "out_embed", "text_tokens")
 EMBEDDINGS = "embeddings"  # files of a run, and what made them
 ENCODED = 256  # images that are read at a time
@@ -112,20 +109,9 @@ class UnclipPrior(Method[PriorRecipe]):
     def open(self, recipe: PriorRecipe, start: Start) -> Splits:
         if "clip" not in start.parts:
             start.parts["clip"] = open_clip(recipe)
-        with ProgressBar(f"reading {recipe.data.source}", quiet=start.quiet) as bar:
-            train, held = open_signals(
-                dataclasses.replace(recipe.data, size=tuple(recipe.data.size) or (32, 32)),
-                TASK,
-                seed=recipe.seed,
-                held=recipe.evaluate_rows,
-                progress=bar.update,
-            )
-        for signals in (train, held):
-            check_captions(signals)
-        record = {"source": recipe.data.source, **train.record()}
-        notes = [f"{recipe.data.source}: {train.describe()}", f"held out: {held.describe()}"]
-        record["clip"] = fingerprint(start.parts["clip"])
-        return Splits(train, held, record=record, notes=notes)
+        splits = captioned_images(recipe, tuple(recipe.data.size) or (32, 32), start)
+        splits.record["clip"] = fingerprint(start.parts["clip"])
+        return splits
 
     def model(
         self,

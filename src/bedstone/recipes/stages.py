@@ -8,9 +8,9 @@ What a part makes of all images, such as codes or embeddings, is kept in the run
 part's fingerprint.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,23 @@ import torch
 
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.store import CheckpointStore
+from bedstone.checkpoints.store import Checkpoint, CheckpointStore
 from bedstone.checkpoints.tensors import load_tensors, save_tensors
+from bedstone.data.signals.open import open_signals
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json, write_text
 from bedstone.reading import is_plain, read_object
 from bedstone.recipes.base import load_method, read
 from bedstone.settings import read_values, to_yaml
+from bedstone.train.data import Splits
 from bedstone.train.logs import ProgressBar, counted
 from bedstone.train.resume import DATA, RECIPE
 from bedstone.train.run import RunResult, held_folder, run, said
 from bedstone.train.schedule import Budget, parse_budget
+from bedstone.train.start import Start
 
+TASK = "text-to-image"  # whose images and captions are read
 FOLDER = "parts"  # of a run, with its stages
 # Of the section `data`: what every method's has, and of scenes.
 IMAGES = ("source", "validation", "split", "validation_share", "most_rows", "most_broken")
@@ -91,6 +95,45 @@ def clip_stage(data: SignalsConfig, size: Sequence[int]) -> dict[str, Any]:
     """What a CLIP's recipe has where its section doesn't say it, of images of a size (H, W)."""
     images = same_images(data, "columns", "templates", "classes")
     return {"model": {"layout": "clip", "image": {"image_size": max(size)}}, "data": images}
+
+
+class Staged:
+    """What methods share whose run trains parts first; the recipe names them in `to_train`."""
+
+    def stages(
+        self, recipe: Any, checkpoint: Checkpoint | None, *, quiet: bool
+    ) -> Iterable[RunResult]:
+        if checkpoint is not None or recipe.init:
+            return ()
+        method: Any = self  # a `Method` beside this class
+        method.check(recipe)
+        return train_stages(recipe, recipe.to_train, quiet=quiet)
+
+    def budget(self, recipe: Any, splits: Splits) -> str:
+        if recipe.init:
+            return str(recipe.budget)
+        return part_of(recipe.budget, 1 - sum(stage.share for stage in recipe.to_train))
+
+
+def captioned_images(recipe: Any, size: Sequence[int], start: Start) -> Splits:
+    """Images of a size with their captions, none of which is empty.
+
+    Raises:
+        BedstoneError: they can't be read, or a caption says nothing.
+    """
+    with ProgressBar(f"reading {recipe.data.source}", quiet=start.quiet) as bar:
+        train, held = open_signals(
+            replace(recipe.data, size=tuple(size)),
+            TASK,
+            seed=recipe.seed,
+            held=recipe.evaluate_rows,
+            progress=bar.update,
+        )
+    for signals in (train, held):
+        check_captions(signals)
+    record = {"source": recipe.data.source, **train.record()}
+    notes = [f"{recipe.data.source}: {train.describe()}", f"held out: {held.describe()}"]
+    return Splits(train, held, record=record, notes=notes)
 
 
 def check_captions(signals: Signals) -> None:

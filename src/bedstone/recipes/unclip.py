@@ -1,7 +1,6 @@
 """Training an unCLIP (DALL-E 2): a CLIP, a prior over its embeddings, and what draws from these."""
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,21 @@ from bedstone.recipes.diffusion import (
     process_of,
     text_config,
 )
-from bedstone.recipes.prior import TASK, cached_embeddings
+from bedstone.recipes.prior import cached_embeddings
 from bedstone.recipes.stages import (
     FOLDER,
+    TASK,
     Stage,
+    Staged,
     check_captions,
     check_parts_and_shares,
     check_stages,
     clip_stage,
     open_part,
-    part_of,
-    train_stages,
 )
 from bedstone.settings import one_of, share
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches
-from bedstone.train.run import RunResult
 from bedstone.train.start import Start
 
 PARTS = ("clip", "prior")
@@ -114,7 +112,7 @@ class UnclipRecipe(DiffusionRecipe):
         ]
 
 
-class Unclip(DiffusionMethod[UnclipRecipe]):
+class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
     """A denoiser that reads a CLIP's embedding of the image, and words."""
 
     name = "unclip"
@@ -171,19 +169,6 @@ class Unclip(DiffusionMethod[UnclipRecipe]):
                 "trained with; name it too (parts.clip)."
             )
         check_stages(recipe, recipe.to_train, PARTS)
-
-    def stages(
-        self, recipe: UnclipRecipe, checkpoint: Checkpoint | None, *, quiet: bool
-    ) -> Iterable[RunResult]:
-        if checkpoint is not None or recipe.init:
-            return ()
-        self.check(recipe)
-        return train_stages(recipe, recipe.to_train, quiet=quiet)
-
-    def budget(self, recipe: UnclipRecipe, splits: Splits) -> str:
-        if recipe.init:
-            return recipe.budget
-        return part_of(recipe.budget, 1 - sum(stage.share for stage in recipe.to_train))
 
     def begin(self, recipe: UnclipRecipe, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:

@@ -22,7 +22,6 @@ SENT = {
     "seed": "seed",
     "num_return_sequences": "n",
 }
-FORMS = ("json_schema",)
 Message = Mapping[str, Any]
 
 

@@ -14,6 +14,7 @@ from bedstone.remote.model import RemoteModel
 from bedstone.tasks.text.engine import Engine
 
 UNKNOWN = 1 << 40  # tokens of a context that isn't known
+STOPS = 4  # stop texts that the API takes, at most
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -122,6 +123,3 @@ class RemoteWriter(Writer):
             Likelihood(one.log_probability, one.greedy, one.tokens, len(text.encode()))
             for one, (_, text) in zip(self.model.score(pairs), pairs, strict=True)
         ]
-
-
-STOPS = 4  # stop texts that the API takes, at most
