@@ -327,6 +327,9 @@ def test_the_command(fake, tmp_path, capsys):
     assert main(["agent", "x", "--model", f"{fake.url}#small"]) == 2
     assert main(["agent", "x", "--tools", "calculator"]) == 2
     assert main([*words, "--transcript", str(tmp_path / "run.jsonl")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--transcript", str(tmp_path / "run.jsonl"), "--overwrite"]) == 0
+    assert len((tmp_path / "run.jsonl").read_text().splitlines()) == 5  # the call was denied
     capsys.readouterr()
 
     def again(route, body):

@@ -365,6 +365,8 @@ def test_answers_keep_to_a_schema(client):
     assert len({each.message.content for each in found.choices}) > 1
     cut = client.chat.completions.create(**options, max_tokens=3)
     assert cut.choices[0].finish_reason == "length"
+    with pytest.raises(openai.BadRequestError, match="stop: was given beside response_format"):
+        client.chat.completions.create(**options, stop=["}"])
     loose = client.chat.completions.create(
         model="small", messages=HELLO, max_tokens=5, response_format={"type": "json_object"}
     )

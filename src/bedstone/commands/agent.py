@@ -58,6 +58,7 @@ def agent(
     policy: tuple[str, ...] = (),
     transcript: str | None = None,
     page: str | None = None,
+    overwrite: bool = False,
     *,
     as_json: bool = False,
     precision: str = "auto",
@@ -80,6 +81,7 @@ def agent(
             given several times, the first that fits counts: trust, allow, ask or deny.
         transcript: new file that all that happens is written to.
         page: HTML file that shows it.
+        overwrite: replace a transcript or a page of the same name.
         as_json: print each event as a JSON object, and ask nothing.
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
@@ -92,9 +94,9 @@ def agent(
         BedstoneError: the model can't be opened, or a tool or a rule is unknown.
     """
     if transcript is not None:
-        new_file(transcript, "--transcript", overwrite=False)
+        new_file(transcript, "--transcript", overwrite=overwrite)
     if page is not None:
-        new_file(page, "--page", overwrite=False)
+        new_file(page, "--page", overwrite=overwrite)
     if not model:
         raise BedstoneError(
             "--model: none was named; take a chat model, such as smollm2-135m-instruct, or one "
@@ -109,6 +111,8 @@ def agent(
     rules.check(Toolbox(made).tools)
     driver = _driver(model, bounds.max_new_tokens, precision, device)
     tell = _print_json if as_json else _print
+    if transcript is not None:  # a new one is begun
+        Path(transcript).unlink(missing_ok=True)
     found = Agent(driver, made, policy=rules, limits=limits, tell=tell).run(goal, transcript)
     if page is not None:
         print(f"page: {write_agent_page(Path(page), found.transcript.events)}", file=sys.stderr)
