@@ -151,15 +151,9 @@ def test_names_of_tools(tmp_path):
     for wrong in ("calculater", "files", "search", f"{tmp_path}/mine.py:triple", "ask"):
         with pytest.raises(BedstoneError, match=r"tools:"):
             named_tools([wrong])
-    with pytest.raises(BedstoneError, match="holds no texts"):
-        named_tools(
-            [f"search={tmp_path / 'mine.py'}x"] if False else [f"search={_empty(tmp_path)}"]
-        )
-
-
-def _empty(tmp_path):
     (tmp_path / "empty").mkdir()
-    return tmp_path / "empty"
+    with pytest.raises(BedstoneError, match="holds no texts"):
+        named_tools([f"search={tmp_path / 'empty'}"])
 
 
 # A decoder of ours.

@@ -93,6 +93,13 @@ def test_what_stays_is_told(fault, message, tries, fake):
     assert KEY not in "".join(traceback.format_exception(told.value))
 
 
+def test_faults_of_all_kinds_count_together(fake):
+    fake.faults = [cut, 500, cut, 500, cut]
+    with pytest.raises(BedstoneError, match="broke off"):
+        asker(fake).post(ROUTE, BODY)
+    assert len(fake.asked) == 3
+
+
 def test_it_waits_as_long_as_it_is_asked_to(fake):
     fake.faults = [(429, {}, {"Retry-After": "0.4"})]
     began = time.monotonic()

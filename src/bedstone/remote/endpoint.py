@@ -9,9 +9,9 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -20,6 +20,7 @@ from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 from bedstone.remote.ledger import Budget, Cassette, Reserved, Usage, most_of
 
+T = TypeVar("T")
 OPENAI = "https://api.openai.com/v1"
 RETRIES = 2
 FIRST, LONGEST = 0.5, 8.0  # seconds between tries
@@ -127,7 +128,7 @@ class Endpoint:
             return found
         with self.budget.reserved(most_of(body)) as taken:
             try:
-                found = self._tried(route, body, taken)
+                found = self._tried(route, body, taken, self._answer)
             except Refused as error:
                 if self.cassette is not None:
                     self.cassette.add(route, body, {REFUSED: str(error)})
@@ -152,7 +153,7 @@ class Endpoint:
             return
         events: list[dict[str, Any]] = []
         with self.budget.reserved(most_of(body)) as taken:
-            response = self._sent(route, body, taken)
+            response = self._tried(route, body, taken, lambda response: response)
             ended = False
             for data in self._lines(response):
                 if data == "[DONE]":
@@ -174,38 +175,30 @@ class Endpoint:
 
     # Tries.
 
-    def _tried(self, route: str, body: Mapping[str, Any], taken: Reserved) -> dict[str, Any]:
-        for left in range(self.retries, -1, -1):
-            response = self._sent(route, body, taken)
-            try:
-                return self._object(self._content(response), "answer")
-            except (BedstoneError, requests.RequestException) as error:
-                if not left:
-                    raise self._broken(error) from None
-                time.sleep(_pause(self.retries - left, {}))
-        raise AssertionError
-
-    def _sent(self, route: str, body: Mapping[str, Any], taken: Reserved) -> requests.Response:
-        """A response with status 200, whose content is still to come."""
+    def _tried(
+        self, route: str, body: Mapping[str, Any], taken: Reserved, read: Callable[..., T]
+    ) -> T:
+        """What `read` makes of a response with status 200, the first that comes whole."""
+        headers = self._headers()
         for number in range(self.retries + 1):
             last = number == self.retries
             try:
                 response = self._session.post(
                     f"{self.address.url}/{route}",
                     json=body,
-                    headers=self._headers(),
+                    headers=headers,
                     timeout=self.seconds,
                     stream=True,
                     allow_redirects=False,
                 )
-            except requests.RequestException as error:
+                if response.status_code == 200:
+                    return read(response)
+                content = self._content(response)
+            except (BedstoneError, requests.RequestException) as error:
                 if last:
                     raise self._broken(error) from None
                 time.sleep(_pause(number, {}))
                 continue
-            if response.status_code == 200:
-                return response
-            content = self._content(response)
             again = response.status_code in AGAIN or response.status_code >= 500
             again = {"true": True, "false": False}.get(
                 response.headers.get("x-should-retry", ""), again
@@ -255,6 +248,9 @@ class Endpoint:
             )
 
     # What came back.
+
+    def _answer(self, response: requests.Response) -> dict[str, Any]:
+        return self._object(self._content(response), "answer")
 
     def _object(self, content: bytes, what: str) -> dict[str, Any]:
         try:
