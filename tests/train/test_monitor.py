@@ -40,6 +40,16 @@ def test_a_run_that_learns_or_wavers_is_not_stopped() -> None:
     assert sum(map(bool, wavers)) <= 2  # of 400 comparisons whose truths are chance alone
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_truth_that_falls_at_once_and_stays_low_is_found(paired: bool) -> None:
+    assert run([0.2, 0.0, 0.0, 0.0], [0.4, 4.0, 4.1, 4.0], paired=paired)[0] == 2
+
+
+def test_a_slow_fall_is_found() -> None:
+    truths = [0.8 - 0.03 * n for n in range(14)]
+    assert run(truths, [0.1 * n for n in range(14)])
+
+
 def test_both_must_change() -> None:
     assert not run([0.7, 0.5, 0.3, 0.1], [0.5, 0.5, 0.5, 0.5])
     assert not run([0.7, 0.5, 0.3, 0.1], [0.8, 0.6, 0.4, 0.2])
@@ -59,6 +69,8 @@ def test_states_go_on() -> None:
         monitor.add(right(share, number), np.full(ROWS, float(number)))
     monitor.before = {"reward": 0.5}
     other.load_state_dict(monitor.state_dict())
+    assert other == monitor
+    other.load_state_dict({"truths": [[1.0]], "paired": True, "count": 2})  # of an older version
     assert other == monitor
     last = right(0.2, 5), np.full(ROWS, 2.0)
     assert monitor.add(*last) and other.add(*last) and other.hacked_at == 3

@@ -155,37 +155,31 @@ class PolicyEvaluation(Evaluation):
         figures = self.measured(found, resamples)
         return {figures.kind: figures}
 
-    def begin(self) -> None:
-        """Measures the model that a run begins with: what later evaluations are compared with."""
-        found = self.measure(self.network)
-        monitor = self.rollouts.monitor
-        monitor.add(found.truth, None if self.truth is None else found.scored.totals)
-        monitor.before = {name: float(each.mean()) for name, each in self.columns(found).items()}
-
     def log(self, network: Any) -> dict[str, float]:
         found = self.measure(network)
         figures = {name: float(each.mean()) for name, each in self.columns(found).items()}
+        monitor = self.rollouts.monitor
+        monitor.before = monitor.before or figures
         figures = {"loss": -float(found.truth.mean()), **figures}
         real = self.rollouts.last
         if real is not None:
             figures["entropy"] = float(real.sampled.entropy[real.sampled.real()].mean())
         if (divergence := self.rollouts.divergence()) is not None:
             figures["kl"] = divergence
-        if self.guard != "off":
-            self._watch(found)
+        misleads = monitor.add(found.truth, None if self.truth is None else found.scored.totals)
+        if misleads and self.guard != "off":
+            self._warn()
         self._write_page()
         return {f"validation_{name}": value for name, value in figures.items()}
 
-    def _watch(self, found: Measured) -> None:
-        monitor = self.rollouts.monitor
-        if not monitor.add(found.truth, None if self.truth is None else found.scored.totals):
-            return
+    def _warn(self) -> None:
         stops = self.guard == "stop"
         self.rollouts.stopped = self.rollouts.stopped or stops
         done = "The run ends, with" if stops else "Look at the answers; best: reward keeps"
         warnings.warn(
-            "the reward misleads: in two evaluations in a row it rose in training and held-out "
-            f"{'truth' if self.truth else 'reward'} fell, by more than chance. {done} the weights "
+            "the reward misleads: since the best evaluation it rose and held-out "
+            f"{'truth' if self.truth else 'reward'} fell, by more than chance, at two evaluations "
+            f"in a row. {done} the weights "
             "of the best evaluation. Mend the reward, raise kl, or train for less long.",
             stacklevel=2,
         )

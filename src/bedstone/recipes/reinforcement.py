@@ -333,8 +333,6 @@ class Reinforcement(Preferences[R]):
                     plan.start.folder,
                 )
             )
-        if plan.start.checkpoint is None:
-            found[0].begin()
         return found
 
     def budget(self, recipe: R, splits: Splits) -> str:
@@ -349,7 +347,7 @@ class Reinforcement(Preferences[R]):
         return self.settings(recipe).micro_batches
 
     def stopping(self, recipe: R, model: Model) -> Stopping:
-        return Stopping("validation_loss", recipe.patience, recipe.best != "last")
+        return Stopping("validation_loss", recipe.patience, recipe.best != "last", True)
 
 
 def _check_same(

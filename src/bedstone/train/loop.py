@@ -182,6 +182,10 @@ class Trainer:
         first = self.step
         self.saved_at = (self.step, self.elapsed())
         self.network.train()
+        if self.pace.from_start and self.step == 0:
+            self.run_evaluation(log, bar)
+            if self.pace.save_best:
+                self.save()
         logged = (self.tokens, self.elapsed())  # at the last line of the log
         with Interrupts() as interrupts:
             while (

@@ -1,9 +1,10 @@
 """Is the reward still what is wanted? Its rise beside held-out truth, evaluation by evaluation.
 
 A policy finds what a reward pays for, not what it was meant for. It shows where the reward that is
-learnt from goes on rising while what is measured on held-out prompts falls: there, training does
-harm. Both changes must be surer than the scatter of prompts, so that a run that only wavers isn't
-stopped.
+learnt from has risen since the best evaluation while what is measured on held-out prompts has
+fallen: there, training does harm. Both changes must be surer than the scatter of prompts, at two
+evaluations in a row, so that a run that only wavers isn't stopped. The comparison is with the best
+evaluation, not the last one: a truth that fell at once and stays low is found too.
 """
 
 import math
@@ -13,20 +14,20 @@ from typing import Any
 
 import numpy as np
 
-SURE = 3.0  # standard errors that a change of two evaluations must reach
-KEPT = 3  # evaluations that are compared
+SURE = 3.0  # standard errors that a change since the best evaluation must reach
+IN_A_ROW = 2  # evaluations that must show it
 
 
 @dataclass
 class Monitor:
-    """Rewards and truths of the last evaluations.
+    """Rewards and truths of the evaluation with the best truth, and what came after it.
 
     Attributes:
         learnt: mean rewards of the prompts that were answered in training since the last one.
-        rewards: of each evaluation: the reward that is learnt from, of held-out prompts where the
-            truth is another figure, else `learnt`.
-        truths: of each evaluation, of the same held-out prompts in the same order.
-        paired: whether rewards are of the same prompts each time.
+        best_rewards: of the best evaluation: the reward that is learnt from, of held-out prompts
+            where the truth is another figure, else `learnt`.
+        best_truths: of the best evaluation, of the same held-out prompts in the same order.
+        in_a_row: evaluations without a break, up to the last, that show harm.
         before: figures of the model that the run began with.
         hacked_at: how many evaluations there had been when the reward was found to mislead; 0 says
             that it wasn't.
@@ -34,9 +35,9 @@ class Monitor:
     """
 
     learnt: list[float] = field(default_factory=list)
-    rewards: list[list[float]] = field(default_factory=list)
-    truths: list[list[float]] = field(default_factory=list)
-    paired: bool = False
+    best_rewards: list[float] = field(default_factory=list)
+    best_truths: list[float] = field(default_factory=list)
+    in_a_row: int = 0
     before: dict[str, float] = field(default_factory=dict)
     hacked_at: int = 0
     count: int = 0
@@ -49,48 +50,40 @@ class Monitor:
             rewards: (rows,) the reward that is learnt from, of the same answers; None where the
                 truth is that reward, which is then compared with that of training.
         """
-        self.paired = rewards is not None
-        self.count += 1
-        self.rewards.append(self.learnt if rewards is None else [float(each) for each in rewards])
-        self.truths.append([float(each) for each in truths])
-        self.learnt = []
-        self.rewards, self.truths = self.rewards[-KEPT:], self.truths[-KEPT:]
-        found = self.misleads()
-        if found and not self.hacked_at:
-            self.hacked_at = self.count
-        return found
-
-    def misleads(self) -> bool:
-        """Whether rewards rose and truths fell, two evaluations in a row, and surely."""
-        if len(self.truths) < KEPT or not all(self.rewards):
+        paired = rewards is not None
+        found = [float(each) for each in (self.learnt if rewards is None else rewards)]
+        wanted = [float(each) for each in truths]
+        self.learnt, self.count = [], self.count + 1
+        if not found:  # no rollout before it
             return False
-        truths, rewards = (
-            [float(np.mean(each)) for each in kept] for kept in (self.truths, self.rewards)
-        )
-        falls = truths[0] > truths[1] > truths[2]
-        rises = rewards[0] < rewards[1] < rewards[2]
-        if not (falls and rises):
+        if not self.best_truths or np.mean(wanted) > np.mean(self.best_truths):
+            self.best_truths, self.best_rewards, self.in_a_row = wanted, found, 0
             return False
-        fall = sureness(self.truths[0], self.truths[2], True)
-        rise = sureness(self.rewards[0], self.rewards[2], self.paired)
-        return fall < -SURE and rise > SURE
+        falls = sureness(self.best_truths, wanted, True) < -SURE
+        rises = sureness(self.best_rewards, found, paired) > SURE
+        self.in_a_row = self.in_a_row + 1 if falls and rises else 0
+        if self.in_a_row < IN_A_ROW:
+            return False
+        self.hacked_at = self.hacked_at or self.count
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, as plain values."""
         return {
             "learnt": list(self.learnt),
-            "rewards": [list(each) for each in self.rewards],
-            "truths": [list(each) for each in self.truths],
-            "paired": self.paired,
+            "best_rewards": list(self.best_rewards),
+            "best_truths": list(self.best_truths),
+            "in_a_row": self.in_a_row,
             "before": dict(self.before),
             "hacked_at": self.hacked_at,
             "count": self.count,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to a `state_dict`."""
+        """Goes back to a `state_dict`. One of an older version, without the best, begins anew."""
         for name in self.state_dict():
-            setattr(self, name, state[name])
+            if name in state:
+                setattr(self, name, state[name])
 
 
 def sureness(first: list[float], last: list[float], paired: bool) -> float:

@@ -25,6 +25,7 @@ class Pace:
     save_minutes: float = 5.0
     log_every: int = 10
     save_best: bool = False  # also save at every evaluation that is the best so far
+    from_start: bool = False  # also evaluate before the first step, and save with save_best
 
 
 @dataclass

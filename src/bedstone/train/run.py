@@ -90,11 +90,14 @@ class Stopping:
         best_by: the figure that picks the best checkpoint, lower is better; `-name` turns it.
         patience: evaluations in a row without a better one after which to stop; 0 never does.
         keep_best: whether the best checkpoint's weights become the model, not the last ones.
+        from_start: whether the weights that a run begins with are measured, and kept as a
+            checkpoint, so that a run that only did harm ends with them.
     """
 
     best_by: str = "validation_loss"
     patience: int = 0
     keep_best: bool = False
+    from_start: bool = False
 
 
 @dataclass
@@ -351,6 +354,7 @@ def _train(
             recipe.save_minutes,
             recipe.log_every,
             stopping.keep_best,
+            stopping.from_start,
         ),
     )
     if start.checkpoint is not None:
