@@ -12,7 +12,6 @@ from torch import nn
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import generate, ready
 from bedstone.generation.sampling import Sampling
-from bedstone.measured import processor
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.decoder import Decoder, decoder_of
@@ -24,8 +23,8 @@ from bedstone.nn.layers import ACTIVATIONS
 from bedstone.nn.lora import LoraConfig, add_adapter, use_adapter
 from bedstone.nn.quantize import Codes, QuantizedLinear, encode, quantize
 from bedstone.runtime import Precision
+from engine_forms import FORMS
 
-FORMS = ["avx512", "avx2"] if "avx512vnni" in processor()[1] else ["avx2"]
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.skipif(
     kernels.library() is None, reason=f"there is no engine here: {kernels.why_not()}"
@@ -162,11 +161,25 @@ def test_both_sets_of_instructions_agree(monkeypatch):
     for form in FORMS:
         monkeypatch.setenv("BEDSTONE_ENGINE", form)
         found.append(read(Decoder(own, torch.float32, 8), ids, 20))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    for other in found[1:]:
+        torch.testing.assert_close(found[0], other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif("auto" not in FORMS, reason="the processor has no matrix unit")
+def test_whole_numbers_are_the_same_by_the_matrix_unit(monkeypatch):
+    torch.manual_seed(3)
+    codes, x = encode(torch.randn(80, 192), 8), torch.randn(45, 192)
+    x[7, 40] = 300.0  # a group that doesn't fit 8 bits
+    found = []
+    for form in ("auto", "avx512"):
+        monkeypatch.setenv("BEDSTONE_ENGINE", form)
+        found.append([product(codes, BF16, x[:rows]) for rows in (9, 16, 17, 32, 33, 45)])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("outs, ins", [(1, 1), (5, 33), (16, 32), (17, 64), (33, 31), (48, 160)])
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 13])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 13, 41])
 def test_products_of_odd_shapes(form, outs, ins, rows):
     weight, x, bias = torch.randn(outs, ins), torch.randn(rows, ins), torch.randn(outs)
     expected = x @ weight.T + bias
@@ -374,7 +387,7 @@ def test_an_encoder_in_int8_uses_it():
 def test_a_forked_child_computes_alone():
     """OpenMP's threads aren't in a child: it would wait for them for ever."""
     code = (
-        "import os, torch, sys; sys.path.insert(0, 'tests/nn/fast')\n"
+        "import os, torch, sys; sys.path[:0] = ['tests/nn/fast', 'tests']\n"
         "from test_engine import network, read, Decoder\n"
         "torch.set_num_threads(2)\n"
         "d = Decoder(network(), torch.float32); ids = torch.arange(12)[None]\n"

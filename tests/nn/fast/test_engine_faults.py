@@ -12,13 +12,12 @@ import time
 import pytest
 import torch
 
-from bedstone.measured import processor
 from bedstone.nn.fast import kernels, passes
 from bedstone.nn.fast.panels import BF16, FP32, panels
 from bedstone.nn.fast.program import LOGITS, PRODUCT, Program, X
 from bedstone.nn.quantize import encode
+from engine_forms import FORMS
 
-FORMS = ["auto", "avx2"] if "avx512vnni" in processor()[1] else ["avx2"]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect and /proc of Linux")
 pytestmark = [
     linux,
@@ -28,7 +27,7 @@ pytestmark = [
 # Reads one byte beyond a guarded tensor: what a test of guards must die of.
 BEYOND = """
 import ctypes, sys, torch
-sys.path.insert(0, "tests/nn/fast")
+sys.path[:0] = ["tests/nn/fast", "tests"]
 from test_engine_faults import Guarded
 held = Guarded().put(torch.arange(100, dtype=torch.uint8))
 assert ctypes.string_at(held.data_ptr() + 99, 1) == b"c"
@@ -90,7 +89,7 @@ def test_a_guard_stops_who_reads_beyond():
     assert run(BEYOND).returncode == -signal.SIGSEGV
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7, 9])
+@pytest.mark.parametrize("rows", [1, 2, 7, 9, 21])
 @pytest.mark.parametrize("kind", ["fp32", "bf16", "int8", "int4"])
 def test_a_product_reads_and_writes_not_one_byte_beyond(form, kind, rows):
     guarded = Guarded()

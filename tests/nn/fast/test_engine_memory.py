@@ -8,7 +8,6 @@ from bedstone.generation.autoregress import generate, ready
 from bedstone.generation.beam import beam_search
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import BeamSearch
-from bedstone.measured import processor
 from bedstone.models.blip.config import blip_config
 from bedstone.models.blip.network import build_blip
 from bedstone.models.flamingo.network import FlamingoConfig, build_flamingo, placed
@@ -17,9 +16,9 @@ from bedstone.models.vit.network import ViTConfig
 from bedstone.nn.fast import kernels
 from bedstone.nn.fast.decoder import NEVER, Decoder, MemoryDecoder, decoder_of
 from bedstone.nn.fast.inference import for_inference
+from engine_forms import FORMS
 from networks import randomise
 
-FORMS = ["avx512", "avx2"] if "avx512vnni" in processor()[1] else ["avx2"]
 pytestmark = pytest.mark.skipif(
     kernels.library() is None, reason=f"there is no engine here: {kernels.why_not()}"
 )

@@ -3,7 +3,8 @@
 Without a compiler, or on other processors than x86 with AVX2, `library` gives None and says why in
 `why_not`; all that uses the engine then computes by torch's own operations.
 
-`BEDSTONE_ENGINE` in the environment: `off`, or `avx2` to leave AVX-512 out; else what there is.
+`BEDSTONE_ENGINE` in the environment: `off`, `avx2` to leave AVX-512 out, or `avx512` to leave the
+matrix unit (AMX) out; else what there is.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from bedstone.errors import BedstoneError
 from bedstone.measured import processor
 
 NATIVE = Path(__file__).with_name("native")
-SOURCES = ("engine.cpp", "passes.cpp", "dot.h", "math.h")
+SOURCES = ("engine.cpp", "passes.cpp", "dot.h", "tiles.h", "math.h")
 OPTIONS = (
     "-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math",
     "-ffp-contract=fast", "-Wno-psabi",
@@ -33,6 +34,8 @@ OPTIONS = (
 AVX2 = ("avx2", "fma", "f16c")
 AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni")
 OPTIONAL = ("avx512bf16",)
+TILES = ("amxtile", "amxint8", "amxbf16")  # the matrix unit
+_PERMIT = 158, 0x1023, 18  # arch_prctl, ARCH_REQ_XCOMP_PERM, the tiles' registers
 CHOICES = ("auto", "avx512", "avx2", "off")  # of the environment
 BUILD_SECONDS = 120
 LARGE_PAGE = 2**21
@@ -127,7 +130,18 @@ def instructions() -> tuple[str, ...]:
         return ()
     if choice == "avx2" or not flags.issuperset(AVX512):
         return AVX2
-    return AVX2 + AVX512 + tuple(each for each in OPTIONAL if each in flags)
+    found = AVX2 + AVX512 + tuple(each for each in OPTIONAL if each in flags)
+    tiles = choice != "avx512" and flags.issuperset(TILES + OPTIONAL) and _tiles_permitted()
+    return found + TILES if tiles else found
+
+
+@cache
+def _tiles_permitted() -> bool:
+    """Whether the system lets this process, which must ask, use the matrix unit."""
+    try:
+        return ctypes.CDLL(None, use_errno=True).syscall(*_PERMIT) == 0
+    except (OSError, AttributeError):
+        return False
 
 
 @cache
@@ -141,6 +155,8 @@ def _loaded(chosen: tuple[str, ...]) -> tuple[ctypes.CDLL | None, str]:
     try:
         found = ctypes.CDLL(str(_built(chosen)))
     except (OSError, subprocess.SubprocessError) as error:
+        if chosen[-len(TILES) :] == TILES:  # compilers are younger than processors
+            return _loaded(chosen[: -len(TILES)])
         return None, f"it couldn't be built ({str(error).splitlines()[0][:300]})"
     found.bedstone_run.argtypes = [ctypes.POINTER(Call)]
     found.bedstone_run.restype = None
@@ -226,7 +242,7 @@ def _built(chosen: tuple[str, ...]) -> Path:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if not compiler:
         raise OSError("no C++ compiler: install g++, or name one in CXX")
-    options = [*OPTIONS, *(f"-m{each}" for each in chosen)]
+    options = [*OPTIONS, *(f"-m{each.replace('amx', 'amx-')}" for each in chosen)]
     version = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS
     ).stdout

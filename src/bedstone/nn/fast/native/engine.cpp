@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <atomic>
 #include "dot.h"
+#include "tiles.h"
 
 extern "C" {
 
@@ -359,19 +360,24 @@ ALWAYS void put(const Op& op, void* target, int64_t at, F16 y) {
   store_bf16((uint16_t*)target + at, y);
 }
 
-// `at` is where in the target the first row's outputs begin.
-template <int R, int N>
-void outputs(const Op& op, int number, const char* area, int stride, void* target, int64_t at,
-             int step) {
-  const Weights& w = *op.weights;
-  F16 out[R][N], bias[N];
-  for (int r = 0; r < R; r++)  // lines that are written to are fetched meanwhile
+// Lines that are written to are fetched meanwhile.
+template <int N>
+ALWAYS void fetch_target(const Op& op, void* target, int64_t at, int step, int rows) {
+  for (int r = 0; r < rows; r++)
     for (int n = 0; n < N; n++)
       __builtin_prefetch((char*)target + (at + r * (int64_t)step + 16 * n) * (op.gives_bf16 ? 2 : 4), 1);
-  panels<R, N>(w, number, area, stride, out);
+}
+
+// Sums get their bias and activation, and their place. `at` is where in the target the first row's
+// outputs begin.
+template <int N>
+ALWAYS void finish(const Op& op, int number, const F16 (*out)[N], void* target, int64_t at, int step,
+                   int rows) {
+  const Weights& w = *op.weights;
+  F16 bias[N];
   for (int n = 0; n < N; n++)
     bias[n] = w.bias ? *(const F16*)(w.bias + 16 * (number + n)) : F16{};
-  for (int r = 0; r < R; r++) {
+  for (int r = 0; r < rows; r++) {
     const int64_t place = at + r * (int64_t)step;
     if (op.code == GATED) {  // the first panel is the gate of the second
       F16 gate = activate(out[r][0] + bias[0], op.activation);
@@ -382,6 +388,96 @@ void outputs(const Op& op, int number, const char* area, int stride, void* targe
       put(op, target, place + 16 * n, activate(out[r][n] + bias[n], op.activation));
   }
 }
+
+template <int R, int N>
+void outputs(const Op& op, int number, const char* area, int stride, void* target, int64_t at,
+             int step) {
+  F16 out[R][N];
+  fetch_target<N>(op, target, at, step, R);
+  panels<R, N>(*op.weights, number, area, stride, out);
+  finish<N>(op, number, out, target, at, step, R);
+}
+
+#ifdef __AMX_TILE__
+// Whether products of a call go by tiles: of bf16 all, of 8 bits those of many rows.
+bool tiled(const Weights& w, int rows) {
+  return w.kind == BF16 || (w.kind == INT8 && rows > DEEP && w.ins % 64 == 0);
+}
+
+// Sums of `rows` coded rows, up to two blocks, as `bytes` has them.
+template <int N>
+void tile_bytes(const Weights& w, int number, const char* area, int stride, int rows, Sums2& sums,
+                F16 (*out)[N]) {
+  const int ins = w.ins;
+  const char* p = (const char*)w.data + (int64_t)number * ins * 16;
+  const int64_t apart = (int64_t)ins * 16;
+  const Coded first((char*)area, ins);
+  tile_zero<N>(rows);
+  tile_steps<true, N>(p, apart, (const char*)first.low, stride, rows, 0, ins);
+  tile_store<N>(rows, sums);
+  for (int r = 0; r < rows; r++) {
+    const int32_t all = Coded((char*)area + r * (int64_t)stride, ins).row->low_sum;
+    for (int n = 0; n < N; n++)
+      out[r][n] = to_float(*(const I16*)sums.of[r / HIGH][n][r % HIGH] + wide(-128 * all));
+  }
+  bool any = false;
+  for (int word = 0; word < Coded::words(ins); word++) {
+    uint32_t wide_groups = 0;
+    for (int r = 0; r < rows; r++)
+      wide_groups |= Coded((char*)area + r * (int64_t)stride, ins).wide[word];
+    if (!wide_groups) continue;
+    if (!any) tile_zero<N>(rows);
+    any = true;
+    for (int g = 0; g < 32; g += 2)  // two groups of inputs are a step
+      if (wide_groups >> g & 3) {
+        const int at = GROUP * (32 * word + g);
+        tile_steps<true, N>(p, apart, (const char*)first.high, stride, rows, at, at + 2 * GROUP);
+      }
+  }
+  if (any) {
+    tile_store<N>(rows, sums);
+    for (int r = 0; r < rows; r++) {
+      const int32_t all = Coded((char*)area + r * (int64_t)stride, ins).row->high_sum;
+      for (int n = 0; n < N; n++)
+        out[r][n] += to_float(*(const I16*)sums.of[r / HIGH][n][r % HIGH] + wide(-128 * all)) * 256.0f;
+    }
+  }
+  for (int n = 0; n < N; n++) {
+    F16 steps = *(const F16*)((const float*)w.scales + 16 * (number + n));
+    for (int r = 0; r < rows; r++)
+      out[r][n] *= steps * Coded((char*)area + r * (int64_t)stride, ins).row->scale;
+  }
+}
+
+// All rows, by tiles of 16 rows, two of them above each other.
+template <int N>
+void tile_column(const Call& call, const Op& op, int number, const char* area, int64_t at,
+                 Tiles& tiles) {
+  const Weights& w = *op.weights;
+  const int stride = ready_bytes(w.kind, w.ins), step = call.strides[op.target];
+  const int64_t apart = (int64_t)w.ins * 32;
+  Sums2 sums;
+  F16 out[BLOCKS * HIGH][N];
+  for (int m = 0; m < call.rows; m += BLOCKS * HIGH) {
+    const int rows = call.rows - m < BLOCKS * HIGH ? call.rows - m : BLOCKS * HIGH;
+    const char* from = area + (int64_t)m * stride;
+    const int64_t place = at + (int64_t)m * step;
+    tiles.shape(rows < HIGH ? rows : HIGH, rows > HIGH ? rows - HIGH : 0);
+    fetch_target<N>(op, call.buffers[op.target], place, step, rows);
+    if (w.kind == INT8) {
+      tile_bytes<N>(w, number, from, stride, rows, sums, out);
+    } else {
+      tile_zero<N>(rows);
+      tile_steps<false, N>((const char*)w.data + number * apart, apart, from, stride, rows, 0,
+                           2 * w.ins);
+      tile_store<N>(rows, sums);
+      for (int r = 0; r < rows; r++)
+        for (int n = 0; n < N; n++) out[r][n] = *(const F16*)sums.of[r / HIGH][n][r % HIGH];
+    }
+    finish<N>(op, number, out, call.buffers[op.target], place, step, rows);
+  }
+}
+#endif
 
 // All rows, in tiles of nearly the same height. Up to DEEP are one tile: what comes from memory is
 // then computed with as it comes.
@@ -434,6 +530,20 @@ void product(const Call& call, const Op& op, Team& team, int thread) {
   const int count = w.outs / 16;
   Share mine((count + 1) / 2, thread, team.size);
   const bool single = rows == 1 && op.code != GATED;  // one stream from memory is read faster
+#ifdef __AMX_TILE__
+  if (tiled(w, rows)) {
+    Tiles tiles;
+    for (int p = mine.first; p < mine.last; p++) {
+      const int64_t to = op.offset + 16 * pair * p;
+      if (2 * p + 1 < count)
+        tile_column<2>(call, op, 2 * p, area, to, tiles);
+      else
+        tile_column<1>(call, op, 2 * p, area, to, tiles);
+    }
+    tiles.release();
+    return;
+  }
+#endif
   for (int p = mine.first; p < mine.last; p++) {
     const int64_t to = op.offset + 16 * pair * p;
     if (2 * p + 1 < count && !single) {
