@@ -22,7 +22,7 @@ test test-slow mutants: export OMP_WAIT_POLICY ?= PASSIVE
 # A process for each core, each with one thread: most tests are too small to share their work out.
 test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -22,6 +22,30 @@ def pytest_configure() -> None:
     os.fsync = lambda handle: None
 
 
+# Files of over half a minute: begun first, so that no process is left alone with one at the end.
+LONG = (
+    "test_demo.py",
+    "test_readme.py",
+    "test_supervised_text.py",
+    "test_lookup.py",
+    "test_methods.py",
+    "test_dalle_run.py",
+    "test_every_task.py",
+    "test_engine.py",
+    "test_tokenizer.py",
+    "test_image_text_blip.py",
+    "test_seq2seq_run.py",
+    "test_chat_template.py",
+    "test_text2text_generation.py",
+    "test_reinforcement_run.py",
+    "test_campaign.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The shared data folder: `$BEDSTONE_SHARED`, else `../shared/data` beside the checkout."""

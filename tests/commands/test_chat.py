@@ -14,7 +14,7 @@ import pytest
 
 from bedstone.checkpoints.model import Model, load
 from bedstone.cli import main
-from bedstone.commands.chat import ChatSettings, Conversation
+from bedstone.commands.conversation import ChatSettings, LocalConversation
 from bedstone.data.text.chat import render
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
@@ -49,9 +49,9 @@ def folder(tmp_path_factory):
     return small(8192).save(tmp_path_factory.mktemp("chat") / "m")
 
 
-def talk(model: Model, **settings) -> Conversation:
+def talk(model: Model, **settings) -> LocalConversation:
     how = pick_precision("fp32", pick_device("cpu"))
-    return Conversation(model, ChatSettings(**settings), how)
+    return LocalConversation(model, ChatSettings(**settings), how)
 
 
 def said(*contents: str) -> list[dict[str, str]]:

@@ -8,7 +8,8 @@ import torch
 
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
-from bedstone.commands.chat import ChatSettings, Conversation, _changes
+from bedstone.commands.chat import _changes
+from bedstone.commands.conversation import ChatSettings, LocalConversation
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.generation import autoregress
@@ -638,7 +639,9 @@ def test_a_prediction_comes_from_every_side(model, looked, tmp_path, monkeypatch
     assert model.generate("the red", **options) == plain
     (row,) = TextGeneration(model)("the red", **options)
     assert row["generated_text"] == "the red" + plain
-    talk = Conversation(model, ChatSettings(**options), pick_precision("fp32", torch.device("cpu")))
+    talk = LocalConversation(
+        model, ChatSettings(**options), pick_precision("fp32", torch.device("cpu"))
+    )
     talk.answer("the red", lambda text: None)
     file = tmp_path / "expected.txt"
     file.write_text(text)

@@ -249,6 +249,57 @@ def test_the_command_line(fake, capsys, tmp_path):
     assert "--budget-tokens: serves a model behind" in capsys.readouterr().err
     assert main([*words, "--price", "1"]) == 2
     assert "--price" in capsys.readouterr().err
-    assert main(["generate", f"{fake.url}#small", "x"]) == 2
+    assert main(["complete", f"{__file__}:3", "--model", f"{fake.url}#small"]) == 2
     assert "behind an endpoint" in capsys.readouterr().err
     assert main(["prompt", "openai:", "x"]) == 2
+
+
+def test_commands_write_and_talk_by_an_endpoint(fake, capsys, tmp_path):
+    name = f"{fake.url}#small"
+    fake.answer = able
+    main(["generate", name, "The sea is", "--max-new-tokens", "5"])
+    out, err = capsys.readouterr()
+    assert out.startswith("The sea is going on") and "1 requests" in err
+    main(["generate", name, "Say it.", "Again.", "--chat", "--json"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["generated_text"] for each in lines] == ["the sea is wide"] * 2
+    parts = [{"choices": [{"delta": {"content": each}}]} for each in ("the ", "sea", " is wide")]
+    parts += [{"choices": [{"delta": {}, "finish_reason": "stop"}]},
+              {"choices": [], "usage": usage()}]  # fmt: skip
+    fake.answer = lambda route, body: lambda handler: events(handler, parts)
+    tape = tmp_path / "talk.jsonl"
+    for more in (["--record", str(tape)], ["--replay", str(tape)]):
+        main(["chat", name, "--message", "Say it.", "--system", "Be brief.", "--json", *more])
+        found = json.loads(capsys.readouterr().out)
+        assert found["messages"][-1] == {"role": "assistant", "content": "the sea is wide"}
+        assert found["finish_reason"] == "stop"
+    assert fake.asked[-1][1]["messages"][0] == {"role": "system", "content": "Be brief."}
+    for words, message in {
+        ("--precision", "int8"): "--precision",
+        ("--top-k", "5"): "top_k",
+        ("--choices", "a"): "choices",
+    }.items():
+        assert main(["chat", name, "--message", "x", *words]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["generate", "python-gpt", "x", "--budget-tokens", "5"]) == 2
+    assert "--budget-tokens: serves a model behind an endpoint" in capsys.readouterr().err
+
+
+def test_programs_of_an_endpoint_are_judged(fake, capsys, tmp_path):
+    row = {"task_id": "one", "prompt": "def one():\n", "entry_point": "one",
+           "canonical_solution": "    return 1\n",
+           "test": "def check(candidate):\n    assert candidate() == 1\n"}  # fmt: skip
+    (tmp_path / "problems.jsonl").write_text(json.dumps(row) + "\n")
+    name, words = f"{fake.url}#small", [str(tmp_path / "problems.jsonl"), "--task", "humaneval"]
+    fake.answer = lambda route, body: said("```python\ndef one():\n    return 1\n```")
+    main(["evaluate", name, *words, "--json"])
+    assert json.loads(capsys.readouterr().out)["humaneval"]["pass@1"] == 1.0
+    body = "    return 2\nprint(one())"
+    fake.answer = lambda route, body_: {
+        "choices": [{"text": body, "finish_reason": "stop"}], "usage": usage()
+    }  # fmt: skip
+    main(["evaluate", name, *words, "--chat", "none", "--json"])
+    assert json.loads(capsys.readouterr().out)["humaneval"]["pass@1"] == 0.0
+    assert len(fake.asked[-1][1]["stop"]) == 4
+    assert main(["evaluate", name, words[0]]) == 2
+    assert "bedstone prompt --data" in capsys.readouterr().err

@@ -317,6 +317,11 @@ def replay(transcript: Transcript, tools: Iterable[Tool | Callable[..., Any]]) -
     Raises:
         BedstoneError: the transcript is of other tools.
     """
+    return replaying(transcript, tools).run(transcript.start["goal"])
+
+
+def replaying(transcript: Transcript, tools: Iterable[Tool | Callable[..., Any]]) -> Agent:
+    """The agent of a transcript, which does what it did; arguments and errors as of `replay`."""
     if sorted(transcript.start["tools"]) != sorted(Toolbox(tools := list(tools)).tools):
         raise BedstoneError(
             f"transcript: is of the tools {', '.join(transcript.start['tools'])}. Give those."
@@ -329,13 +334,14 @@ def replay(transcript: Transcript, tools: Iterable[Tool | Callable[..., Any]]) -
     mocked = [
         replace(each, function=_kept(left, each.name)) for each in Toolbox(tools).tools.values()
     ]
-    policy = Policy(
-        transcript.start["rules"],
-        ask=lambda name, arguments, reason: answers.get((name, _key(arguments)), False),
-    )
+    by_user = any(each["by_user"] for each in transcript.of("decision"))
+
+    def answer(name: str, arguments: Any, reason: str) -> bool:
+        return answers.get((name, _key(arguments)), False)
+
+    policy = Policy(transcript.start["rules"], ask=answer if by_user else None)
     limits = Limits(**{**transcript.start["limits"], "seconds": None})
-    agent = Agent(Replayed(transcript), mocked, policy=policy, limits=limits)
-    return agent.run(transcript.start["goal"])
+    return Agent(Replayed(transcript), mocked, policy=policy, limits=limits)
 
 
 def _kept(left: list[dict[str, Any]], name: str) -> Callable[..., Any]:

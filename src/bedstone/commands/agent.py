@@ -13,11 +13,10 @@ from bedstone.agent.mcp import serve_stdio
 from bedstone.agent.own_tools import named_tools
 from bedstone.agent.policy import Policy
 from bedstone.agent.tools import Toolbox
+from bedstone.commands.remote import Asking, open_remote, refuse_for_remote
 from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
 from bedstone.reading import shown
-from bedstone.remote.endpoint import is_remote
-from bedstone.remote.model import RemoteModel
 from bedstone.report.agent_page import write_agent_page
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import number, optional, whole
@@ -53,6 +52,7 @@ class Bounds:
 def agent(
     goal: str,
     bounds: Bounds,
+    asking: Asking,
     model: str = "",
     tools: tuple[str, ...] = (),
     policy: tuple[str, ...] = (),
@@ -109,7 +109,7 @@ def agent(
     made = named_tools(tools)
     limits = Limits(steps=bounds.steps, seconds=bounds.seconds, tokens=bounds.tokens)
     rules.check(Toolbox(made).tools)
-    driver = _driver(model, bounds.max_new_tokens, precision, device)
+    driver = _driver(model, asking, bounds.max_new_tokens, precision, device)
     tell = _print_json if as_json else _print
     if transcript is not None:  # a new one is begun
         Path(transcript).unlink(missing_ok=True)
@@ -142,9 +142,10 @@ def mcp(tools: tuple[str, ...] = ()) -> None:
     serve_stdio(named_tools(tools))
 
 
-def _driver(model: str, most: int, precision: str, device: str) -> Driver:
-    if is_remote(model):
-        return RemoteDriver(RemoteModel(model), max_new_tokens=most)
+def _driver(model: str, asking: Asking, most: int, precision: str, device: str) -> Driver:
+    if (remote := open_remote(model, asking)) is not None:
+        refuse_for_remote(model, precision=precision, device=device)
+        return RemoteDriver(remote, max_new_tokens=most)
     where = pick_device(device)
     pick_precision(precision, where)
     return LocalDriver(open_decoder(model, where), precision=precision, max_new_tokens=most)

@@ -4,78 +4,40 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import shlex
 import sys
-import time
 import typing
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.data.bytes import check_text
-from bedstone.data.text.chat import Rendered, check_messages, check_template, render
+from bedstone.commands.conversation import (
+    ChatSettings,
+    Conversation,
+    LocalConversation,
+    Message,
+    RemoteConversation,
+    dim,
+)
+from bedstone.commands.remote import Asking, open_remote, refuse_for_remote, spent
+from bedstone.data.text.chat import check_messages
 from bedstone.errors import BedstoneError, nearest
 from bedstone.files import write_json
-from bedstone.generation.autoregress import ready
-from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import (
     LISTS,
-    GenerationSettings,
     read_prediction,
-    without_usual_length,
 )
 from bedstone.generation.structure import read_held
-from bedstone.generation.text import stream_text
 from bedstone.reading import read_json, shown
-from bedstone.runtime import Precision, pick_device, pick_precision
+from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import fit
 from bedstone.tasks.pipeline import open_decoder
-
-NEW_TOKENS = 512  # of an answer, at most, where no length is given
-KEPT_SHARE = 4  # of a context, a quarter at most is kept free for the answer
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class ChatSettings(GenerationSettings):
-    """Generation settings (default: the model's generation_config.json).
-
-    Attributes:
-        max_new_tokens: maximum number of tokens of an answer (default: 512).
-        stop: stop at this text; may be given several times.
-        bad_words: a word that is never generated, in any case; may be given several times.
-        num_beams: 1, as answers are streamed.
-        num_return_sequences: 1, as a conversation goes one way.
-        prediction: file with a text that answers are expected to be, with differences, such as code
-            that is to be edited: drafts are copied from it first.
-        json_schema: a JSON schema that answers follow, or @FILE; true takes any object.
-        choices: a text that may be an answer; given several times, one of them is.
-        grammar: a grammar in Lark's notation that answers follow, or @FILE.
-    """
-
-    stop: tuple[str, ...] = ()
-    force_words: tuple[str, ...] = ()
-    bad_words: tuple[str, ...] = ()
-    json_schema: str | None = None
-    choices: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("num_beams", "num_return_sequences"):
-            if (getattr(self, name) or 1) > 1:
-                raise BedstoneError(
-                    f"{name}: {getattr(self, name)} was given; a chat streams one answer, so "
-                    "expected 1. Leave it out, or use bedstone generate --chat."
-                )
 
 
 def chat(
     model: str,
     settings: ChatSettings,
+    asking: Asking,
     *,
     message: str | None = None,
     system: str | None = None,
@@ -88,7 +50,8 @@ def chat(
     Without a terminal, all of standard input is one message, and its answer is printed.
 
     Args:
-        model: a folder, a name that `bedstone models` lists, or a hub id; with a chat template.
+        model: a folder, a name that `bedstone models` lists, or a hub id, with a chat template; or
+            one behind an endpoint, openai:NAME or http://host/v1#NAME.
         message: answer this message alone.
         system: a system message, which says how to answer.
         as_json: print one JSON object: messages, finish reason, tokens, tokens per second.
@@ -109,15 +72,20 @@ def chat(
         raise BedstoneError("--json: needs --message TEXT, or a message on standard input.")
     if message is None and not talks:
         message = _standard_input()
-    how = pick_precision(precision, pick_device(device))
-    opened = open_decoder(model, how.device)
+    remote = open_remote(model, asking)
+    if remote is not None:
+        refuse_for_remote(model, precision=precision, device=device)
     settings = dataclasses.replace(
         settings,
         prediction=read_prediction(settings.prediction),
         json_schema=read_held(settings.json_schema, "--json-schema"),
         grammar=read_held(settings.grammar, "--grammar"),
     )
-    talk = Conversation(opened, settings, how)
+    if remote is not None:
+        talk: Conversation = RemoteConversation(remote, settings)
+    else:
+        how = pick_precision(precision, pick_device(device))
+        talk = LocalConversation(open_decoder(model, how.device), settings, how)
     if system is not None:
         talk.set_system(system)
     if message is None:
@@ -136,6 +104,8 @@ def chat(
             "tokens_per_second": round(answer.tokens_per_second, 2),
         }
         print(json.dumps(facts, ensure_ascii=False))
+    elif remote is not None:
+        talk.note(spent(remote))
 
 
 def _standard_input() -> str:
@@ -158,179 +128,6 @@ def _standard_input() -> str:
 
 def _write(text: str) -> None:
     print(text, end="", flush=True)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said, and how quickly.
-
-    Attributes:
-        finish: "stop", "length", or "interrupted" by Ctrl-C.
-        cut: what ended an answer that isn't whole; "" where it is.
-    """
-
-    text: str
-    tokens: int
-    seconds: float
-    finish: str
-    cut: str = ""
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / max(self.seconds, 1e-9)
-
-
-class Conversation:
-    """The messages so far, and the model that answers them.
-
-    Attributes:
-        messages: all of them; a system message is the first.
-        unread: of the oldest turns, how many the model no longer reads.
-        settings: of generation.
-
-    Raises:
-        BedstoneError: the model has no chat template.
-    """
-
-    def __init__(self, model: Model, settings: ChatSettings, precision: Precision) -> None:
-        self.model, self.tokenizer = model, tokenizer_of(model)
-        advice = f"bedstone generate {model.path or 'MODEL'} TEXT continues texts instead."
-        check_template(self.tokenizer, advice)
-        self.network = ready(model.network, precision)
-        self.context = int(model.config.context)
-        self.messages: list[Message] = []
-        self.unread = 0
-        self.settings = settings
-        self._way(settings, 1)
-        self._noted: set[str] = set()
-
-    def note(self, text: str) -> None:
-        """Says something about the conversation, beside it."""
-        print(_dim(f"note: {text}"), file=sys.stderr, flush=True)
-
-    @property
-    def system(self) -> list[Message]:
-        """The system message, if there is one."""
-        return [each for each in self.messages[:1] if each["role"] == "system"]
-
-    def turns(self) -> list[list[Message]]:
-        """Each message of the user with its answer."""
-        found: list[list[Message]] = []
-        for message in self.messages[len(self.system) :]:
-            if message["role"] == "user" or not found:
-                found.append([])
-            found[-1].append(message)
-        return found
-
-    def take(self, messages: Sequence[Message]) -> None:
-        """Goes on from other messages."""
-        self.messages, self.unread = list(messages), 0
-
-    def set_system(self, text: str) -> None:
-        """Sets the system message, or removes it with an empty text."""
-        if text:
-            check_text(text, "the system message")
-        new = [{"role": "system", "content": text}] if text else []
-        self.take([*new, *self.messages[len(self.system) :]])
-
-    def set(self, changes: dict[str, Any]) -> None:
-        """Changes generation settings, all or none."""
-        settings = dataclasses.replace(self.settings, **changes)
-        self._way(settings, 1)
-        self.settings = settings
-
-    def answer(
-        self, text: str, write: Callable[[str], None], *, interruptible: bool = False
-    ) -> Answer:
-        """The answer to a message, written piece by piece; both are kept.
-
-        Args:
-            interruptible: whether Ctrl-C ends the answer alone; what was said is kept.
-
-        Raises:
-            BedstoneError: the message doesn't fit, or the template refuses it. It isn't kept.
-        """
-        check_text(text, "the message")
-        before = list(self.messages)
-        self.messages.append({"role": "user", "content": text})
-        said, tokens, finish, start = "", 0, "interrupted", time.perf_counter()
-        done = False
-        try:
-            prompt = self._prompt(text)
-            way = self._way(self.settings, len(prompt.ids))
-            for piece in stream_text(
-                self.network, self.tokenizer, [prompt], way, eos=self.model.end_ids
-            ):
-                said, tokens = said + piece.text, tokens + 1
-                finish = piece.finish or finish
-                write(piece.text)
-            done = True
-        except KeyboardInterrupt:
-            if not interruptible:
-                raise
-            done = bool(said.strip())
-        finally:
-            if done:
-                self.messages.append({"role": "assistant", "content": said})
-            else:
-                self.messages = before
-        cut = ""
-        if finish == "length":
-            full = len(prompt.ids) + tokens >= self.context
-            cut = f"the answer was cut after {tokens:,} tokens, " + (
-                f"at the end of the context of {self.context:,}."
-                if full
-                else f"as max_new_tokens says; {2 * tokens} would let it go on."
-            )
-        return Answer(said, tokens, time.perf_counter() - start, finish, cut)
-
-    def _way(self, settings: ChatSettings, prompt_tokens: int) -> Sampling:
-        one = dataclasses.replace(settings, num_beams=1)  # whatever the model's own settings say
-        published = without_usual_length(self.model.generation)
-        way = one.resolve(published, prompt_tokens, usual=NEW_TOKENS, tokenizer=self.tokenizer)
-        assert isinstance(way, Sampling)
-        return way
-
-    def _prompt(self, text: str) -> Rendered:
-        """What the model reads: without the oldest turns, if there is no room for them."""
-        size = len(self.tokenizer.encode(text))
-        if size >= self.context:
-            raise self._too_long(size, size)
-        wanted = self._way(self.settings, 1).max_tokens
-        room = self.context - min(wanted, max(1, self.context // KEPT_SHARE))
-        turns, system = self.turns(), self.system
-
-        def written(left: int) -> Rendered:
-            rest = [message for turn in turns[left:] for message in turn]
-            return render(self.tokenizer, [*system, *rest])
-
-        choices = range(self.unread, len(turns) - 1)
-        left = self.unread + bisect_left(
-            choices, True, key=lambda left: len(written(left).ids) <= room
-        )
-        prompt = written(left)
-        if len(prompt.ids) >= self.context:
-            raise self._too_long(size, len(prompt.ids))
-        if left > self.unread:
-            count = "oldest turn" if left == 1 else f"{left:,} oldest turns"
-            self.note(
-                f"the context of {self.context:,} tokens is full; the model no longer reads the "
-                f"{count}."
-            )
-            self.unread = left
-        if prompt.warning and prompt.warning not in self._noted:
-            self._noted.add(prompt.warning)
-            self.note(prompt.warning)
-        return prompt
-
-    def _too_long(self, size: int, whole: int) -> BedstoneError:
-        around = max(whole - size, 0)
-        with_what = f", the template and the system message take {around:,}" if around else ""
-        return BedstoneError(
-            f"the message has {size:,} tokens, and there is room for "
-            f"{max(self.context - around - 1, 0):,}: the model's context is {self.context:,}"
-            f"{with_what}, and at least one must be left to answer. Shorten it."
-        )
 
 
 # The conversation in a terminal.
@@ -529,12 +326,7 @@ def _changes(rest: str) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    print(_dim(text), file=sys.stderr, flush=True)
-
-
-def _dim(text: str) -> str:
-    plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR")
-    return text if plain else f"\033[2m{text}\033[0m"
+    print(dim(text), file=sys.stderr, flush=True)
 
 
 def _safe(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.checkpoints.unclip import UnclipPipeline
+from bedstone.commands.remote import Asking, open_remote, refuse_for_remote
 from bedstone.data.scenes.datasets import NAME as SCENES
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.autoencoder import evaluate_autoencoder
@@ -34,11 +35,14 @@ from bedstone.outputs import new_file, new_folder
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
 
+NOTHING = Asking()
+
 
 def evaluate(
     model: str,
     data: str,
     code: CodeSettings = USUAL,
+    asking: Asking = NOTHING,
     *,
     task: str = "",
     column: str = "",
@@ -70,7 +74,8 @@ def evaluate(
     come back, and whether a judge still sees in them what it saw.
 
     Args:
-        model: a folder, a name that `bedstone models` lists, or a hub id.
+        model: a folder, a name that `bedstone models` lists, or a hub id; of humaneval also one
+            behind an endpoint, openai:NAME or http://host/v1#NAME.
         data: a built-in name, a path, a glob or a hub id.
         task: the task to run on labelled rows and score by its metric, such as
             zero-shot-classification, or humaneval: functions to complete, with their tests; by
@@ -138,6 +143,15 @@ def evaluate(
         new_file(confusion, "--confusion", overwrite=overwrite)
     if out:
         new_folder(out, "--out", overwrite=overwrite)
+    if (remote := open_remote(model, asking)) is not None:
+        if task != HUMANEVAL:
+            raise BedstoneError(
+                f"{model}: is behind an endpoint, which --task {HUMANEVAL} alone asks here. Take "
+                "`bedstone prompt --data` for tasks by examples."
+            )
+        refuse_for_remote(model, precision=precision, device=device)
+        how = pick_precision("fp32", pick_device("cpu"))
+        return evaluate_humaneval(remote, data, how, code, split=split, out=out, as_json=as_json)
     how = pick_precision(precision, pick_device(device))
     opened = open_model(model, dtype=how.weights, device=how.device)
     if task == HUMANEVAL:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.commands.remote import Asking, open_remote, refuse_for_remote, spent
 from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.fim import fim_tokens, prompt_room, without_overlap
 from bedstone.data.text.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ from bedstone.generation.text import (
     write,
     write_beams,
 )
+from bedstone.remote.model import RemoteModel, Reply
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.settings import optional, whole
 from bedstone.tasks.pipeline import open_decoder
@@ -74,6 +76,7 @@ def generate(
     model: str,
     prompt: list[str],
     settings: PromptSettings,
+    asking: Asking,
     log_probabilities: bool = False,
     suffix: str | None = None,
     *,
@@ -85,7 +88,8 @@ def generate(
     """Generate the continuation of one or more prompts; a single one is printed as a stream.
 
     Args:
-        model: a folder, a name that `bedstone models` lists, or a hub id.
+        model: a folder, a name that `bedstone models` lists, a hub id, or one behind an endpoint,
+            openai:NAME or http://host/v1#NAME.
         prompt: one or more texts; `-` reads one from standard input.
         log_probabilities: print each token with its log-probability.
         suffix: text that stands behind what is generated, of a model that learnt to fill in the
@@ -112,10 +116,16 @@ def generate(
         json_schema=read_held(settings.json_schema, "--json-schema"),
         grammar=read_held(settings.grammar, "--grammar"),
     )
+    texts = [sys.stdin.read() if text == "-" else text for text in prompt]
+    if (remote := open_remote(model, asking)) is not None:
+        refuse_for_remote(
+            model, log_probabilities=log_probabilities, precision=precision, device=device
+        )
+        _ask(remote, texts, settings, chat, suffix, as_json)
+        return
     how = pick_precision(precision, pick_device(device))
     opened = open_decoder(model, how.device)
     tokenizer = tokenizer_of(opened)
-    texts = [sys.stdin.read() if text == "-" else text for text in prompt]
     ends = opened.end_ids
     published = without_usual_length(opened.generation)
     if suffix is not None:
@@ -164,6 +174,46 @@ def generate(
             if len(texts) > 1 or suffix is None:
                 print("-" * 40)
     _check_whole([one.complete for one in written], way)
+
+
+def _ask(
+    model: RemoteModel,
+    texts: list[str],
+    settings: PromptSettings,
+    chat: bool,
+    suffix: str | None,
+    as_json: bool,
+) -> None:
+    """The same by a model behind an endpoint, several prompts at a time."""
+    if chat and suffix is not None:
+        raise BedstoneError("--suffix: stands behind a text, not a message. Leave out --chat.")
+    if settings.max_new_tokens is None:
+        settings = replace(settings, max_new_tokens=NEW_TOKENS)
+
+    def replies(text: str) -> list[Reply]:
+        if chat:
+            return model.chat([{"role": "user", "content": text}], settings)
+        return model.complete(text, settings, suffix=suffix)
+
+    cut = 0
+    for text, found in zip(texts, model.map(replies, texts), strict=True):
+        for one in found:
+            written = _middle(text, one.text, suffix)
+            cut += one.complete is False
+            whole = {} if one.complete is None else {"complete": one.complete}
+            if as_json:
+                line = {"prompt": text, "generated_text": written, "finish_reason": one.finish}
+                print(json.dumps({**line, **whole}, ensure_ascii=False))
+            else:
+                print(written if chat else f"{text}{written}{suffix or ''}")
+                if len(texts) > 1 or len(found) > 1:
+                    print("-" * 40)
+    print(f"note: {spent(model)}", file=sys.stderr)
+    if cut:
+        raise BedstoneError(
+            f"json_schema: {cut} texts were cut before they were whole. Raise --max-new-tokens, "
+            f"which is {settings.max_new_tokens}."
+        )
 
 
 def _check_whole(complete: Sequence[bool | None], way: Sampling) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from bedstone.checkpoints.model import Model
+from bedstone.commands.remote import Asking, open_writer, spent
 from bedstone.commands.run import Inputs, described, make_inputs, shown
 from bedstone.data.dataset import Dataset
 from bedstone.data.labels import choice_row
@@ -17,13 +18,11 @@ from bedstone.errors import BedstoneError
 from bedstone.evaluate.pairs import pair_rows
 from bedstone.evaluate.prompting import ShotCurve, notes_of, shot_curve
 from bedstone.outputs import new_file
-from bedstone.remote.endpoint import is_remote
-from bedstone.remote.ledger import Budget, Cassette, Price
 from bedstone.remote.model import RemoteModel
 from bedstone.report.plots import draw_shot_curve
 from bedstone.runtime import pick_device, pick_precision
-from bedstone.settings import number, optional, read_options, whole
-from bedstone.tasks.pipeline import named_options, open_decoder, prompted_class
+from bedstone.settings import read_options
+from bedstone.tasks.pipeline import named_options, prompted_class
 from bedstone.train.logs import ProgressBar
 
 
@@ -78,25 +77,6 @@ class Measuring:
     draws: int = 1
     orders: int = 1
     plot: str | None = None
-
-
-@dataclass(frozen=True)
-class Asking:
-    """Options of a model behind an endpoint, openai:NAME or http://host/v1#NAME.
-
-    Attributes:
-        budget_tokens: number of tokens that all requests together may take at most.
-        budget_money: the same in money, in the currency of `price`.
-        price: of a million tokens: read,written, such as 0.15,0.60.
-        record: file that answers are recorded in, by what was asked; it holds no key.
-        replay: file of recorded answers, instead of asking.
-    """
-
-    budget_tokens: int | None = optional(whole(1))
-    budget_money: float | None = optional(number(0, open_least=True))
-    price: str | None = None
-    record: str | None = None
-    replay: str | None = None
 
 
 def prompt(
@@ -177,7 +157,7 @@ def prompt(
     inputs = _inputs(kind, text, file, column, context)
     where = pick_device(device)
     pick_precision(precision, where)
-    opened = _opened(model, where, asking)
+    opened = open_writer(model, where, asking)
     ready = kind(opened, precision=precision, **{**named_options(task), **given, **chosen})
     console = Console(soft_wrap=False, highlight=False)
     if measure.data is not None:
@@ -194,53 +174,8 @@ def prompt(
     for note in notes_of(ready):
         print(f"note: {note}", file=sys.stderr)
     if isinstance(opened, RemoteModel):
-        print(f"note: {_spent(opened)}", file=sys.stderr)
+        print(f"note: {spent(opened)}", file=sys.stderr)
     return None
-
-
-def _spent(model: RemoteModel) -> str:
-    """What requests took."""
-    budget = model.endpoint.budget
-    money = f", {budget.cost:.4f} by the price" if budget.cost else ""
-    return f"{budget.requests:,} requests, {budget.spent.tokens:,} tokens{money}"
-
-
-def _opened(model: str, device: Any, asking: Asking) -> Model | RemoteModel:
-    """The model, or one behind an endpoint with a budget.
-
-    Raises:
-        BedstoneError: it can't be opened, or an option of endpoints is given for one of ours.
-    """
-    if not is_remote(model):
-        for name, value in vars(asking).items():
-            if value is not None:
-                raise BedstoneError(
-                    f"--{name.replace('_', '-')}: serves a model behind an endpoint. Leave it out."
-                )
-        return open_decoder(model, device)
-    if asking.record and asking.replay:
-        raise BedstoneError("--record: was given beside --replay. Leave one of them out.")
-    tape = asking.record or asking.replay
-    return RemoteModel(
-        model,
-        budget=Budget(asking.budget_tokens, asking.budget_money, _price(asking.price)),
-        cassette=Cassette(tape, replay=asking.replay is not None) if tape else None,
-    )
-
-
-def _price(given: str | None) -> Price | None:
-    if given is None:
-        return None
-    try:
-        read, written = map(float, given.split(","))
-    except ValueError:
-        read = written = -1.0
-    if not (0 <= read < float("inf") and 0 <= written < float("inf")):
-        raise BedstoneError(
-            f"--price: {given!r} was given; expected the prices of a million tokens, read,written, "
-            "such as 0.15,0.60."
-        )
-    return Price(read, written)
 
 
 def _measure(

@@ -20,7 +20,7 @@ from rich.table import Table
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import tokenizer_of
 from bedstone.checkpoints.store import CheckpointStore
-from bedstone.commands.chat import ChatSettings, Conversation
+from bedstone.commands.conversation import ChatSettings, LocalConversation
 from bedstone.commands.train import leave
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
@@ -416,7 +416,7 @@ def questions(parts: LifeParts) -> list[str]:
 def converse(path: Path, parts: LifeParts, console: Console) -> list[dict[str, Any]]:
     """A conversation with a model, printed; its messages."""
     console.print("\n[bold]Chat[/bold]\n")
-    talk = Conversation(
+    talk = LocalConversation(
         open_model(path, dtype=torch.float32),
         ChatSettings(temperature=0.0, max_new_tokens=LONGEST),
         _fp32(),

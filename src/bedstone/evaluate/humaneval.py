@@ -25,6 +25,7 @@ from bedstone.generation.text import encode_prompt
 from bedstone.metrics.code import code_blocks, passed
 from bedstone.metrics.figures import Figures
 from bedstone.reading import shown
+from bedstone.remote.model import RemoteModel
 from bedstone.runtime import Precision
 from bedstone.sandbox.run import Limits, Outcome, score_all, working_way
 from bedstone.settings import Settings, number, one_of, optional, share, whole
@@ -34,6 +35,7 @@ from bedstone.train.logs import ProgressBar
 HUMANEVAL = "humaneval"
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 COLUMNS = ("task_id", "prompt", "test", "entry_point")
+STOPS_SENT = 4  # that an endpoint takes; at the others its text is cut here
 SAMPLED = 0.8  # the temperature where several programs are wanted, as in the paper for large k
 BATCH = 8  # problems whose programs are generated before they are run
 REQUEST = (
@@ -207,7 +209,7 @@ class CodeEvaluation(Evaluation):
     """Programs that a model writes, run on the tests of problems.
 
     Args:
-        model: a decoder.
+        model: a decoder, or one behind an endpoint.
         problems: to solve.
         settings: of generation.
         precision: its name.
@@ -218,7 +220,7 @@ class CodeEvaluation(Evaluation):
 
     def __init__(
         self,
-        model: Model,
+        model: Model | RemoteModel,
         problems: Sequence[Problem],
         settings: CodeSettings = USUAL,
         precision: str = "fp32",
@@ -226,11 +228,16 @@ class CodeEvaluation(Evaluation):
     ) -> None:
         working_way()  # before anything is generated
         self.problems, self.settings, self.name = problems, settings, name
-        self.task = pipeline("text-generation", model, precision=precision)
-        self.tokenizer, self.context = tokenizer_of(model), int(model.config.context)
-        self.chat = settings.chat == "auto" and bool(self.tokenizer.chat_template)
-        if self.chat:
-            check_template(self.tokenizer)
+        self.tokenizer, self.context = None, 0  # an endpoint's aren't known
+        if isinstance(model, RemoteModel):
+            self.task = pipeline("text-generation", model)
+            self.chat = settings.chat == "auto"
+        else:
+            self.task = pipeline("text-generation", model, precision=precision)
+            self.tokenizer, self.context = tokenizer_of(model), int(model.config.context)
+            self.chat = settings.chat == "auto" and bool(self.tokenizer.chat_template)
+            if self.chat:
+                check_template(self.tokenizer)
         self.too_long = 0
 
     def predict(self, progress: Progress = None) -> list[list[Attempt]]:
@@ -258,14 +265,17 @@ class CodeEvaluation(Evaluation):
         return {HUMANEVAL: figures}
 
     def _program(self, problem: Problem, text: str) -> str:
-        return problem.program_of_answer(text) if self.chat else problem.program(text)
+        if self.chat:
+            return problem.program_of_answer(text)
+        ends = (text.find(stop) for stop in STOPS)
+        return problem.program(text[: min((at for at in ends if at >= 0), default=None)])
 
     def _written(self, problems: Sequence[Problem]) -> Iterator[list[str]]:
         """The completions or answers for each problem; empty ones where the prompt is too long."""
         generation = self.settings.generation
         options = {**generation.given, "return_full_text": False}
         if not self.chat:
-            options["stop"] = STOPS
+            options["stop"] = STOPS if self.tokenizer is not None else STOPS[:STOPS_SENT]
         inputs = [self._input(problem) for problem in problems]
         fitting = [each for each in inputs if each is not None]
         self.too_long += len(inputs) - len(fitting)
@@ -280,6 +290,9 @@ class CodeEvaluation(Evaluation):
         text: str = problem.prompt
         if self.chat:
             given = [{"role": "user", "content": REQUEST.format(prompt=problem.prompt.strip())}]
+        if self.tokenizer is None:
+            return given
+        if self.chat:
             text = render(self.tokenizer, given)
         return given if len(encode_prompt(self.tokenizer, text)) < self.context else None
 
@@ -289,7 +302,7 @@ def _text(result: dict[str, Any]) -> str:
 
 
 def evaluate_humaneval(
-    model: Model,
+    model: Model | RemoteModel,
     data: str,
     precision: Precision,
     settings: CodeSettings = USUAL,
@@ -324,9 +337,10 @@ def evaluate_humaneval(
         lines = [_line(each) for own in found for each in own]
         write_text(path, "".join(lines))
         notes.append(f"completions: {path}")
+    name = model.address if isinstance(model, RemoteModel) else model.path
     return present(
         {HUMANEVAL: figures.record()},
-        {f"{model.path} on {data}: {HUMANEVAL}": figures.table()},
+        {f"{name} on {data}: {HUMANEVAL}": figures.table()},
         notes=notes,
         as_json=as_json,
     )

@@ -95,6 +95,10 @@ class RemoteModel:
                 "model for it, or another endpoint."
             )
 
+    def check(self, settings: GenerationSettings) -> None:
+        """Raises BedstoneError for settings that can't be sent."""
+        self._body(settings)
+
     def chat(
         self,
         messages: Sequence[Message],
