@@ -74,6 +74,7 @@ ALONE = {
     "commands/run.py": "a command; prompting prints results as it does",
     "tasks/text/text_generation.py": "a task, whose options that behind an endpoint has too",
     "agent/transcript.py": "what is kept of a run; the loop is what is done",
+    "agent/memory.py": "notes on disk; the other tools keep nothing",
     "tasks/text/writers.py": "models here and behind endpoints under one interface",
     "commands/preview.py": "all that previews load; the commands of training load nothing heavy",
     "checkpoints/gguf_blocks.py": "numbers of files whose headers are read without them",

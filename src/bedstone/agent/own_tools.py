@@ -2,7 +2,7 @@
 texts, and models that see and draw.
 
 They are named as on the command line: `calculator`, `files=notes/`, `python`, `search=docs/`,
-`caption=MODEL`, `ask=MODEL`, `classify=MODEL`, `imagine=MODEL`, `mcp=COMMAND`, or
+`memory=notes/`, `caption=MODEL`, `ask=MODEL`, `classify=MODEL`, `imagine=MODEL`, `mcp=COMMAND`, or
 `FILE.py:FUNCTION`.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.agent.mcp import McpServer, renamed
+from bedstone.agent.memory import memory_tools
 from bedstone.agent.tools import Tool, tool
 from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.rewards import load_function
@@ -279,7 +280,8 @@ def imagine_tool(model: str, folder: Path) -> Tool:
 
 
 _SEEING = {"caption": caption_tool, "ask": ask_tool, "imagine": imagine_tool}
-NAMES = ("calculator", "python", "files", "search", "classify", "mcp", *_SEEING)
+_NEEDING = ("files", "search", "memory", "classify", "mcp", *_SEEING)  # what stands after =
+NAMES = ("calculator", "python", *_NEEDING)
 
 
 def named_tools(names: Iterable[str]) -> list[Tool]:
@@ -293,7 +295,7 @@ def named_tools(names: Iterable[str]) -> list[Tool]:
     found: list[Tool] = []
     for each in given:
         name, _, value = each.partition("=")
-        if name in ("files", "search", "mcp", "classify", *_SEEING) and not value:
+        if name in _NEEDING and not value:
             raise BedstoneError(f"tools: {each!r}: needs what it works on, such as {name}=NAME.")
         if name == "calculator":
             found.append(tool(calculator, effects=False, untrusted=False))
@@ -303,6 +305,8 @@ def named_tools(names: Iterable[str]) -> list[Tool]:
             found += file_tools(value)
         elif name == "search":
             found.append(search_tool(value))
+        elif name == "memory":
+            found += memory_tools(value)
         elif name == "classify":
             found.append(classify_tool(value))
         elif name in _SEEING:

@@ -75,8 +75,9 @@ def agent(
         model: a chat model: a folder, a name that `bedstone models` lists, a hub id, or one behind
             an endpoint, openai:NAME or http://host/v1#NAME.
         tools: a tool; may be given several times: calculator, python (in the sandbox),
-            files=FOLDER, search=FOLDER, caption=MODEL, ask=MODEL, classify=MODEL, imagine=MODEL,
-            FILE.py:FUNCTION, mcp=COMMAND or mcp=http://ADDRESS.
+            files=FOLDER, search=FOLDER, memory=FOLDER (notes for later runs), caption=MODEL,
+            ask=MODEL, classify=MODEL, imagine=MODEL, FILE.py:FUNCTION, mcp=COMMAND or
+            mcp=http://ADDRESS.
         policy: a rule, such as "allow write_file(path=reports/*)" or "deny run_python"; may be
             given several times, the first that fits counts: trust, allow, ask or deny.
         transcript: new file that all that happens is written to.
