@@ -194,6 +194,18 @@ def test_products_of_odd_shapes(form, outs, ins, rows):
     torch.testing.assert_close(product(codes, BF16, x, bias=bias), expected, rtol=0.05, atol=0.4)
 
 
+@pytest.mark.parametrize("kind", ["fp32", "bf16", 8, 4])
+def test_a_row_s_products_are_the_same_alone_and_among_others(form, kind):
+    torch.manual_seed(5)
+    weight, x = torch.randn(96, 256), torch.randn(35, 256)
+    x[::2, 40:44] *= 50  # groups that don't fit 8 bits
+    source = encode(weight, kind, group=32) if isinstance(kind, int) else weight
+    how = FP32 if kind == "fp32" else BF16
+    together = product(source, how, x)
+    for rows in (1, 2, 3, 5, 8, 9, 17):
+        assert torch.equal(product(source, how, x[:rows]), together[:rows]), rows
+
+
 def test_sums_don_t_overflow(form):
     """All numbers at their extremes: AVX2's own 8-bit product would saturate."""
     for sign in (1, -1):

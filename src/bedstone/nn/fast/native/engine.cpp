@@ -306,10 +306,12 @@ ALWAYS void pairs(const Weights& w, int number, const char* area, int stride, F1
         if (!any) break;
         I16 dots[R][N];
         dot4<R, N>(p + at * GROUP * 8, apart, codes, dots);
+        // one product a statement: of two in a sum a compiler may round either, as it likes
         for (int r = 0; r < R; r++)
-          for (int n = 0; n < N; n++)
-            out[r][n] += to_float(dots[r][n]) * (digit ? step[n] * 256.0f : step[n]) +
-                         lowest[n] * sums[r];
+          for (int n = 0; n < N; n++) {
+            out[r][n] += to_float(dots[r][n]) * (digit ? step[n] * 256.0f : step[n]);
+            out[r][n] += lowest[n] * sums[r];
+          }
       }
     }
   }
