@@ -94,7 +94,8 @@ ALONE = {
     "recipes/diffusion.py": "a training method",
     "recipes/prior.py": "a training method",
     **dict.fromkeys(
-        ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py"),
+        ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py")
+        + ("serve/playground.py",),
         "routes, and what one of them needs; serve/app.py has those of all files",
     ),
     "tasks/image_text/image_to_text.py": "a task",
@@ -141,7 +142,7 @@ KEPT_NAMES = {
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
-EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score"}
+EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score", "playwright"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {
