@@ -94,10 +94,10 @@ ALONE = {
     "recipes/diffusion.py": "a training method",
     "recipes/prior.py": "a training method",
     **dict.fromkeys(
-        ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py")
-        + ("serve/playground.py",),
+        ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py"),
         "routes, and what one of them needs; serve/app.py has those of all files",
     ),
+    "serve/playground.py": "a page of its own; serve/app.py has the routes of all files",
     "tasks/image_text/image_to_text.py": "a task",
     "tasks/text/text2text_generation.py": "a task",
     "tasks/image_text/visual_question_answering.py": "a task",

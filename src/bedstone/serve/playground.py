@@ -1,9 +1,9 @@
 """`/playground`: a page to try the served models with, which asks the server's own API.
 
-Its files (`serve/page`) are plain HTML, CSS and JavaScript, the same for every server and user: they
-hold no name of a model and need no key. What the page asks does: it passes the gate like any other
-request. A strict Content-Security-Policy lets it load and ask nothing but this server, and forbids
-scripts in texts (Trusted Types: https://www.w3.org/TR/trusted-types/).
+Its files (`serve/page`) are plain HTML, CSS and JavaScript, the same for every server and user:
+they hold no name of a model and need no key. What the page asks does: it passes the gate like any
+other request. A strict Content-Security-Policy lets it load and ask nothing but this server, and
+forbids markup from texts (Trusted Types: https://www.w3.org/TR/trusted-types/).
 """
 
 from pathlib import Path

@@ -468,7 +468,11 @@ async def draw(
     data = await asyncio.to_thread(
         lambda: [
             {"b64_json": _encoded(each["image"], form), "seed": each["seed"]}
-            | ({"steps": [_encoded(step, form) for step in each["steps"]]} if "steps" in each else {})
+            | (
+                {"steps": [_encoded(step, form) for step in each["steps"]]}
+                if "steps" in each
+                else {}
+            )
             for each in drawn
         ]
     )

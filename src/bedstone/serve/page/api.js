@@ -110,7 +110,7 @@ export async function streamed(path, body, signal, piece) {
 
 /** What is said below an answer. */
 export function figures({ seconds, first, tokens, finish }) {
-  const parts = [`${seconds.toFixed(1)} s`];
+  const parts = [`${seconds.toFixed(seconds < 1 ? 2 : 1)} s`];
   if (first !== null) parts.push(`first text after ${first.toFixed(2)} s`);
   if (tokens) parts.push(`${tokens} tokens`, `${(tokens / seconds).toFixed(1)} tokens/s`);
   if (finish === "length") parts.push("ended at the limit of tokens");

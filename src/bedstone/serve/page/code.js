@@ -111,7 +111,7 @@ export class Code {
       const id = fresh("code");
       this.blocks[name] = el("code", {});
       return el("section", { "aria-labelledby": id },
-        el("div", { class: "line" }, el("h3", { id }, name),
+        el("div", { class: "heading" }, el("h3", { id }, name),
           copyButton(() => this.texts[name], name)),
         el("pre", { tabindex: 0, "aria-labelledby": id }, this.blocks[name]));
     });

@@ -20,14 +20,16 @@ export function fresh(name) {
   return `${name}-${made}`;
 }
 
-/** Labels with their scores, from 0 to 1, as bars; `decimals` of a percentage. */
-export function bars(rows) {
+const percent = (score) => `${(score * 100).toFixed(1)} %`;
+
+/** Labels with their scores, from 0 to 1, as bars; `said` makes a score a text. */
+export function bars(rows, said = percent) {
   const items = rows.map(([label, score]) => {
     const fill = el("span", { class: "fill" });
     fill.style.width = `${Math.max(0, Math.min(1, score || 0)) * 100}%`;
     return el("li", {},
       el("span", { class: "name" }, String(label)),
-      el("span", { class: "score" }, score === null ? "" : `${(score * 100).toFixed(1)} %`),
+      el("span", { class: "score" }, score === null ? "" : said(score)),
       el("span", { class: "bar", "aria-hidden": "true" }, fill));
   });
   return el("ol", { class: "bars" }, items);
@@ -67,7 +69,12 @@ export function picture(url, alt) {
   if (!/^data:image\/(png|jpeg|webp);base64,/.test(url)) {
     return el("p", { class: "fault" }, "The answer holds no image.");
   }
-  return el("img", { src: url, alt });
+  const image = el("img", { alt });
+  image.addEventListener("load", () => {  // of few pixels, each is shown as it is
+    image.classList.toggle("few", image.naturalWidth < 100);
+  });
+  image.src = url;
+  return image;
 }
 
 /** A button that copies a text. */

@@ -74,9 +74,10 @@ function drawn(card, values) {
 
 const named = (rows) => bars(rows.map((each) => [each.label, each.score]));
 const written = (key) => (results) => el("div", {},
-  [results].flat().map((each) => el("p", { class: "text" }, each[key])));
-const ranked = (key) => (results) => bars(
-  [results].flat().map((each) => [each[key], each.score ?? null]));
+  [results].flat().map((each) => el("p", { class: "text" }, each[key] || "(nothing)")));
+const ranked = (key, said) => (results) => bars(
+  [results].flat().map((each) => [each[key], each.score ?? null]), said);
+const cosine = (score) => score.toFixed(3);
 
 function gallery(images) {
   return el("ul", { class: "gallery" }, images.map(({ url, alt, note, steps = [] }) => {
@@ -95,12 +96,12 @@ const ofTask = (results) => gallery([results].flat().map((each) => ({
 })));
 
 function ofApi(answer, values) {
-  const url = (data) => `data:image/${answer.output_format};base64,${data}`;
+  const encoded = (data) => `data:image/${answer.output_format};base64,${data}`;
   return gallery(answer.data.map((each) => ({
-    url: url(each.b64_json),
+    url: encoded(each.b64_json),
     alt: String(values.prompt ?? "what was drawn"),
     note: `seed ${each.seed}`,
-    steps: (each.steps || []).map(url),
+    steps: (each.steps || []).map(encoded),
   })));
 }
 
@@ -190,7 +191,7 @@ export const TOOLS = [
       request: task("image-text-matching") },
   ] },
   { id: "find", title: "Find", send: "Find", actions: [
-    { name: "The nearest texts", fits: does("semantic-search"), show: ranked("text"),
+    { name: "The nearest texts", fits: does("semantic-search"), show: ranked("text", cosine),
       fields: () => [
         { name: "texts", label: "Texts to search", kind: "list", rows: 7, ...NEEDED,
           hint: "One a line." },
@@ -247,7 +248,16 @@ export function toolPanel(tool, cards) {
     build();
   }
 
+  /** Whether a text has begun to be written. */
+  function begun() {
+    const grown = output.querySelector("ins");
+    return Boolean(grown && grown.textContent);
+  }
+
   function build() {
+    output.replaceChildren();
+    note.textContent = "";
+    code.node.hidden = true;
     const kept = fields ? fields.kept() : {};
     action = tool.actions.find((each) => each.name === select.value);
     fields = new Fields(action.fields(model.card()).filter((each) => each), kept);
@@ -284,12 +294,12 @@ export function toolPanel(tool, cards) {
   }
 
   function failed(error) {
-    if (!output.querySelector("ins")) output.replaceChildren();
+    if (!begun()) output.replaceChildren();
     fields.fail(error);
   }
 
   function stopped() {
-    if (!output.querySelector("ins")) output.replaceChildren();
+    if (!begun()) output.replaceChildren();
     note.textContent = "Stopped.";
   }
 

@@ -164,10 +164,11 @@ class MediaTask(Task):
             )
             drawn = self.draw(inputs, prompts, seeds, options)
             found = [self._result(drawn, number, options) for number in range(len(seeds))]
-            for number, each in enumerate(found if kept else ()):
-                assert kept is not None
-                steps = self.drawer.engine.shown(torch.stack(kept.rows[number]))
-                each["steps"] = [to_image(step) for step in steps]
+            for number, each in enumerate(found):
+                if kept is not None:
+                    model: Any = self.drawer.model
+                    steps = model.decode(torch.stack(kept.rows[number]), 1)
+                    each["steps"] = [to_image(step) for step in steps]
             yield found[0] if options.num_images_per_prompt == 1 else found
 
     def draw(
