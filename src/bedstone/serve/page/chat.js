@@ -31,7 +31,7 @@ export function chatPanel(cards) {
       sees(model.card())
         ? { name: "image", label: "Image", kind: "image", params: ["image_url"] } : null,
       { name: "system", label: "System message", kind: "area", rows: 2, more: true },
-      ...sampling("max_completion_tokens"),
+      ...sampling("max_completion_tokens", 256),
     ].filter((each) => each), kept);
     inputs.replaceChildren(...fields.nodes, fields.general);
     submitKeys(form, fields.inputs.content, true);

@@ -14,7 +14,7 @@ export function comparePanel(cards) {
   const fields = new Fields([
     { name: "prompt", label: "Prompt", kind: "area", rows: 4, required: true,
       params: ["messages"] },
-    ...sampling("max_tokens"),
+    ...sampling("max_tokens", 128),
   ]);
   const running = new Running("Compare");
   const sides = choices.map((choice) => {

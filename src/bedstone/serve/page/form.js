@@ -233,10 +233,10 @@ export function submitKeys(form, area, plain = false) {
   });
 }
 
-/** Settings that all continuations have. */
-export function sampling(tokens) {
+/** Settings that all continuations have; `tokens` is their limit's name. */
+export function sampling(tokens, value) {
   return [
-    { name: tokens, label: "Most new tokens", kind: "number", step: 1, min: 1, value: 256,
+    { name: tokens, label: "Most new tokens", kind: "number", step: 1, min: 1, value,
       more: true, params: ["max_tokens", "max_completion_tokens"] },
     { name: "temperature", label: "Temperature", kind: "number", min: 0, max: 2, step: 0.1,
       more: true, hint: "0 takes the likeliest token; empty is the model's own." },

@@ -83,8 +83,10 @@ function gallery(images) {
   return el("ul", { class: "gallery" }, images.map(({ url, alt, note, steps = [] }) => {
     const strip = steps.map((each, at) => picture(each, `step ${at + 1} of ${steps.length}`));
     const label = { class: "strip", role: "group", "aria-label": "Steps of drawing" };
-    return el("li", {}, el("figure", {}, picture(url, alt),
-      strip.length ? el("div", label, strip) : null,
+    const row = el("div", label, strip);
+    const columns = Math.ceil(strip.length / Math.ceil(strip.length / 8));  // rows of one length
+    row.style.gridTemplateColumns = `repeat(${columns || 1}, 1fr)`;
+    return el("li", {}, el("figure", {}, picture(url, alt), strip.length ? row : null,
       el("figcaption", {}, note, " ", el("a", { href: url, download: "image.png" }, "Save"))));
   }));
 }
@@ -139,7 +141,7 @@ export const TOOLS = [
         can("insert")(card) ? area("suffix", "Text behind the gap", { rows: 3,
           hint: "The model writes what stands between both; leave it out to continue the text." })
           : null,
-        ...sampling("max_tokens"),
+        ...sampling("max_tokens", 128),
       ],
       request: (card, values) => (
         { path: "completions", body: given({ model: card.id, ...values }), files: new Map() }),
