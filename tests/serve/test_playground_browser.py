@@ -239,6 +239,7 @@ def test_an_answer_is_stopped_and_its_work_ends(visit, server):
     pick(panel, "second")
     panel.get_by_text("Settings").click()
     panel.get_by_label("Most new tokens").fill("450")
+    panel.get_by_label("Seed").fill("5")
     panel.get_by_label("Message", exact=True).fill("a red cat")
     seen.page.evaluate(  # at the first text: the small model is quicker than a driven click
         """() => {
@@ -418,6 +419,37 @@ def test_tabs_of_images(visit, width, scheme, photo):
     panel.get_by_role("button", name="Send").click()
     panel.locator("article.assistant").wait_for()
     panel.locator("article.user img").wait_for()
+
+
+def test_an_index_is_searched(visit, photo):
+    """What the page asks and shows; the answer is the test's own."""
+    seen = visit(key="")
+    card = {"id": "clip", "indexes": ["photos", "maps"]}
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.post_data_json)
+        row = {"key": "a.jpg", "score": 0.25, "columns": {"title": HOSTILE, "year": 1999}}
+        route.fulfill(json={"object": "list", "data": [row]})
+
+    seen.page.route("**/v1/models", lambda route: route.fulfill(json={"data": [card]}))
+    seen.page.route("**/v1/search", answer)
+    seen.page.get_by_label("API key").fill(KEY)
+    seen.page.keyboard.press("Enter")
+    panel = seen.page.get_by_role("tabpanel")
+    panel.get_by_label("Index").select_option("maps")
+    send(panel, What_to_find="a river")
+    panel.locator(".rows li").wait_for()
+    assert asked == [{"model": "clip", "index": "maps", "query": "a river", "count": 10}]
+    said = panel.locator(".rows").inner_text()
+    assert HOSTILE in said
+    assert "0.250" in said
+    panel.get_by_label("Image", exact=True).set_input_files(photo)
+    send(panel, What_to_find="")
+    panel.locator(".rows li").wait_for()
+    assert asked[1]["image"].startswith("data:image/png;base64,")
+    assert "query" not in asked[1]
+    seen.shot("index")
 
 
 def test_faults_stand_beside_their_field(visit, server):

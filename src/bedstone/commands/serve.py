@@ -47,7 +47,7 @@ def serve(
         device: auto, cpu, cuda or mps.
 
     Example:
-        bedstone serve smollm2-135m-instruct --precision int8 --playground
+        bedstone serve smollm2-135m-instruct --precision int8
         bedstone serve chat=runs/chat embed=minilm --port 9000 --keys keys.txt --host 0.0.0.0
 
     Raises:

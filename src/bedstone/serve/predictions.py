@@ -396,7 +396,7 @@ BY_CONDITION = {
 class ImageRequest(Settings):
     """Fields of a request for images.
 
-    `seed`, `steps`, `guidance`, `negative_prompt` and `return_steps` are none of OpenAI's.
+    `seed`, `steps`, `guidance` and `negative_prompt` are none of OpenAI's.
     """
 
     model: str = ""
@@ -409,7 +409,6 @@ class ImageRequest(Settings):
     steps: int | None = optional(whole(1, 1000))
     guidance: float | None = optional(number(0, 100))
     negative_prompt: str | None = None
-    return_steps: int = whole(0, 16, default=0)
     quality: str = "auto"
     background: str = "auto"
     moderation: str = "auto"
@@ -456,7 +455,7 @@ async def draw(
     wanted = {
         "num_images_per_prompt": request.n, "seed": first, "size": request.shape(),
         "num_inference_steps": request.steps, "guidance_scale": request.guidance,
-        "negative_prompt": request.negative_prompt, "return_steps": request.return_steps or None,
+        "negative_prompt": request.negative_prompt,
     }  # fmt: skip
     options = {name: value for name, value in wanted.items() if value not in (None, [])}
     sides: Any = options.get("size") or signal.shape[1:]
@@ -464,15 +463,9 @@ async def draw(
     given = None if task.startswith("unconditional") else prompt
     found = await _called(served, task, [given], options, context, 1 + pixels // PIXELS)
     drawn = found[0] if isinstance(found[0], list) else [found[0]]
-    form = request.output_format
     data = await asyncio.to_thread(
         lambda: [
-            {"b64_json": _encoded(each["image"], form), "seed": each["seed"]}
-            | (
-                {"steps": [_encoded(step, form) for step in each["steps"]]}
-                if "steps" in each
-                else {}
-            )
+            {"b64_json": _encoded(each["image"], request.output_format), "seed": each["seed"]}
             for each in drawn
         ]
     )

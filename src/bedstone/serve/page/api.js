@@ -65,6 +65,7 @@ export async function* events(path, body, signal) {
     if (done) throw new Refused("The answer ended before it was whole.");
     held += value;
     for (let end = held.indexOf("\n\n"); end >= 0; end = held.indexOf("\n\n")) {
+      signal.throwIfAborted();  // what has come already isn't shown after a stop, either
       const event = held.slice(0, end);
       held = held.slice(end + 2);
       const lines = event.split("\n").filter((line) => line.startsWith("data: "));

@@ -9,20 +9,22 @@ const NAMED = {
   "chat/completions":
     ["model", "messages", "max_completion_tokens", "temperature", "top_p", "seed", "n"],
   "completions": ["model", "prompt", "suffix", "max_tokens", "temperature", "top_p", "seed", "n"],
-  "images/generations": ["model", "prompt", "n", "size"],
 };
 const SHOWN = {
   "chat/completions": "print(answer.choices[0].message.content)",
   "completions": "print(answer.choices[0].text)",
-  "images/generations": "for number, each in enumerate(answer.data):\n"
-    + "    with open(f\"{number}.png\", \"wb\") as file:\n"
-    + "        file.write(base64.b64decode(each.b64_json))",
 };
 const CALLED = {
   "chat/completions": "chat.completions.create",
   "completions": "completions.create",
-  "images/generations": "images.generate",
 };
+
+const DRAWN = ["text-to-image", "class-to-image", "unconditional-image-generation",
+  "image-to-image", "image-variation"];
+const SAVES = `found = answer["results"]
+for number, each in enumerate(found if isinstance(found, list) else [found]):
+    with open(f"{number}.png", "wb") as file:
+        file.write(base64.b64decode(each["image"].partition(",")[2]))`;
 
 /** A text as a shell reads it, in single quotes. */
 function quoted(text) {
@@ -71,7 +73,7 @@ function literal(value, files, indent = "") {
 export function python(path, body, files) {
   const named = NAMED[path];
   const known = hasKey() ? `os.environ["${KEY}"]` : '"none"';
-  const saves = path === "images/generations";
+  const saves = DRAWN.some((each) => path === `tasks/${each}`);
   const lines = [];
   if (files.size || saves) lines.push("import base64");
   if (hasKey()) lines.push("import os");
@@ -84,12 +86,10 @@ export function python(path, body, files) {
   }
   const base = JSON.stringify(address("").replace(/\/$/, ""));
   lines.push(`client = OpenAI(base_url=${base}, api_key=${known})`);
-  if (!named || typeof body.prompt === "number" || (saves && !body.prompt)) {
+  if (!named) {
     lines.push(`body = ${literal(body, files)}`);
     lines.push(`answer = client.post(${JSON.stringify(`/${path}`)}, cast_to=object, body=body)`);
-    const saved = () => SHOWN[path].replace("answer.data", 'answer["data"]')
-      .replace("each.b64_json", 'each["b64_json"]');
-    lines.push(saves ? saved() : 'print(answer["results"])');
+    lines.push(saves ? SAVES : `print(answer["${path === "search" ? "data" : "results"}"])`);
     return `${lines.join("\n")}\n`;
   }
   const own = Object.entries(body).filter(([name]) => named.includes(name));

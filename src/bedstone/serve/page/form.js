@@ -30,7 +30,7 @@ export class Fields {
   #field(field, kept) {
     const id = fresh("field");
     const described = `${id}-fault${field.hint ? ` ${id}-hint` : ""}`;
-    const value = kept === undefined || kept === null ? field.value : kept;
+    const value = typeof kept === "string" ? kept : field.value;
     const common = { id, "aria-describedby": described, placeholder: field.example };
     let input;
     if (field.kind === "area" || field.kind === "list") {

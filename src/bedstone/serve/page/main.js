@@ -31,7 +31,7 @@ function offered(cards) {
 
 /** A model's card with what an older server leaves out. */
 function whole(card) {
-  return { tasks: [], prompted_tasks: [], capabilities: [], ...card };
+  return { tasks: [], prompted_tasks: [], capabilities: [], indexes: [], ...card };
 }
 
 function build(list) {

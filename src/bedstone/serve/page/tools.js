@@ -30,9 +30,9 @@ const LANGUAGES = [
 const LONGEST = whole("max_new_tokens", "Most new tokens", FOLDED);
 const SEED = whole("seed", "Seed", { ...FOLDED, min: 0 });
 const DRAWN = [
-  whole("n", "Images", { max: 10, value: 1, params: ["num_images_per_prompt"] }),
-  whole("steps", "Steps", { ...FOLDED, params: ["num_inference_steps"] }),
-  number("guidance", "Guidance", { ...FOLDED, min: 0, step: 0.5, params: ["guidance_scale"] }),
+  whole("num_images_per_prompt", "Images", { max: 10, value: 1 }),
+  whole("num_inference_steps", "Steps", FOLDED),
+  number("guidance_scale", "Guidance", { ...FOLDED, min: 0, step: 0.5 }),
   SEED,
   whole("return_steps", "Steps to show",
     { ...FOLDED, min: 0, max: 16, hint: "How the image came to be; a DALL-E has none." }),
@@ -65,11 +65,14 @@ function rowTask(name, ...keys) {
   };
 }
 
-/** Images that the server draws, with the answer's own steps where it has them. */
-function drawn(card, values) {
-  const prompt = values.prompt ?? null;
-  const body = given({ model: card.id, ...values, prompt });
-  return { path: "images/generations", body, files: new Map() };
+/** A search of an index, by words or by an image. */
+function searched(card, values) {
+  const { image, ...rest } = values;
+  return {
+    path: "search",
+    body: given({ model: card.id, ...rest, image: image ? image.url : null }),
+    files: image ? new Map([[image.url, image.name]]) : new Map(),
+  };
 }
 
 const named = (rows) => bars(rows.map((each) => [each.label, each.score]));
@@ -91,27 +94,27 @@ function gallery(images) {
   }));
 }
 
-const ofTask = (results) => gallery([results].flat().map((each) => ({
+const drawn = (results) => gallery([results].flat().map((each) => ({
   url: each.image,
   alt: String(each.prompt ?? "what was drawn"),
   note: `seed ${each.seed}`,
+  steps: each.steps,
 })));
-
-function ofApi(answer, values) {
-  const encoded = (data) => `data:image/${answer.output_format};base64,${data}`;
-  return gallery(answer.data.map((each) => ({
-    url: encoded(each.b64_json),
-    alt: String(values.prompt ?? "what was drawn"),
-    note: `seed ${each.seed}`,
-    steps: (each.steps || []).map(encoded),
-  })));
-}
 
 /** The words for each mask, where a text has several. */
 function filled(results) {
   const groups = Array.isArray(results[0]) ? results : [results];
   return el("div", {}, groups.map(
     (rows) => bars(rows.map((each) => [each.token_str, each.score]))));
+}
+
+/** Rows of an index: what each column says. */
+function rows(results) {
+  if (!results.length) return el("p", { class: "hint" }, "Nothing was found.");
+  return el("ol", { class: "rows" }, results.map((each) => el("li", {},
+    el("p", { class: "heading" }, el("strong", {}, String(each.key)), cosine(each.score)),
+    el("dl", {}, Object.entries(each.columns || {}).filter(([, value]) => value !== null)
+      .map(([name, value]) => [el("dt", {}, name), el("dd", {}, String(value))])))));
 }
 
 function tagged(results, values) {
@@ -131,7 +134,7 @@ function answered(results, values) {
 
 /**
  * The tabs. Of each action: `fits` a model's card, `fields` of it, `request(card, values)`, and
- * `show(results, values)` or `drawn(answer, values)`, an element; one that `streams` has `around`.
+ * `show(results, values)`, an element; one that `streams` has `around`.
  */
 export const TOOLS = [
   { id: "complete", title: "Complete", send: "Complete", actions: [
@@ -193,6 +196,14 @@ export const TOOLS = [
       request: task("image-text-matching") },
   ] },
   { id: "find", title: "Find", send: "Find", actions: [
+    { name: "Images of an index", fits: (card) => card.indexes.length > 0, show: rows,
+      fields: (card) => [
+        { name: "index", label: "Index", kind: "choice", choices: card.indexes },
+        line("query", "What to find", { hint: "Words, or else an image." }),
+        { ...IMAGE, name: "image", required: false },
+        whole("count", "How many", { value: 10 }),
+      ],
+      request: searched },
     { name: "The nearest texts", fits: does("semantic-search"), show: ranked("text", cosine),
       fields: () => [
         { name: "texts", label: "Texts to search", kind: "list", rows: 7, ...NEEDED,
@@ -203,23 +214,24 @@ export const TOOLS = [
       request: task("semantic-search") },
   ] },
   { id: "imagine", title: "Imagine", send: "Draw", actions: [
-    { name: "From words", fits: does("text-to-image"), request: drawn, drawn: ofApi,
-      fields: () => [area("prompt", "Prompt", { ...NEEDED, rows: 3 }), ...DRAWN,
+    { name: "From words", fits: does("text-to-image"), request: task("text-to-image"), show: drawn,
+      fields: () => [area("inputs", "Prompt", { ...NEEDED, rows: 3 }), ...DRAWN,
         line("negative_prompt", "Not to be drawn", FOLDED)] },
-    { name: "From a class", fits: does("class-to-image"), request: drawn, drawn: ofApi,
-      fields: () => [line("prompt", "Class", { ...NEEDED, hint: "Its name or number." }),
+    { name: "From a class", fits: does("class-to-image"), request: task("class-to-image"),
+      show: drawn,
+      fields: () => [line("inputs", "Class", { ...NEEDED, hint: "Its name or number." }),
         ...DRAWN] },
-    { name: "Anything", fits: does("unconditional-image-generation"), request: drawn,
-      drawn: ofApi, fields: () => DRAWN },
-    { name: "From an image", fits: does("image-to-image"), show: ofTask,
+    { name: "Anything", fits: does("unconditional-image-generation"), show: drawn,
+      fields: () => DRAWN, request: task("unconditional-image-generation") },
+    { name: "From an image", fits: does("image-to-image"), show: drawn,
       fields: (card) => [IMAGE,
         does("unconditional-image-generation")(card) ? null : line("prompt", "Prompt", NEEDED),
         number("strength", "Strength", { min: 0, max: 1, step: 0.1, value: 0.6,
           hint: "1 keeps nearly nothing of the image." }),
-        whole("num_inference_steps", "Steps", FOLDED), SEED],
+        ...DRAWN],
       request: task("image-to-image") },
-    { name: "Like an image", fits: does("image-variation"), show: ofTask,
-      fields: () => [IMAGE, SEED], request: task("image-variation") },
+    { name: "Like an image", fits: does("image-variation"), show: drawn,
+      fields: () => [IMAGE, ...DRAWN], request: task("image-variation") },
   ] },
 ];
 
@@ -281,8 +293,7 @@ export function toolPanel(tool, cards) {
     }
     const began = performance.now();
     const answer = await post(request.path, request.body, signal);
-    output.replaceChildren(
-      own.drawn ? own.drawn(answer, values) : own.show(answer.results, values));
+    output.replaceChildren(own.show(answer.results || answer.data, values));
     note.textContent = figures({ seconds: (performance.now() - began) / 1000, first: null });
   }
 
