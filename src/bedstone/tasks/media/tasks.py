@@ -22,7 +22,6 @@ from bedstone.diffusion.sample import SamplingStep
 from bedstone.errors import BedstoneError
 from bedstone.generation.codes import CodeSampling
 from bedstone.outputs import next_number
-from bedstone.report.sheets import chosen_frames
 from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.images.engine import is_image
 from bedstone.tasks.media.dalle import DalleGenerator
@@ -110,6 +109,8 @@ class KeptSteps:
 
     def see(self, now: SamplingStep) -> None:
         """Keeps a step, if it is one of those."""
+        from bedstone.report.sheets import chosen_frames  # which loads fonts and templates
+
         chosen = chosen_frames(now.steps, self.most) if self.most > 1 else [now.steps - 1]
         if now.step - 1 in chosen:
             for row, clean in enumerate(now.clean, now.first):
