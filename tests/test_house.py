@@ -98,6 +98,7 @@ ALONE = {
         ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py"),
         "routes, and what one of them needs; serve/app.py has those of all files",
     ),
+    "serve/playground.py": "a page of its own; serve/app.py has the routes of all files",
     "tasks/image_text/image_to_text.py": "a task",
     "tasks/text/text2text_generation.py": "a task",
     "tasks/image_text/visual_question_answering.py": "a task",
@@ -142,7 +143,7 @@ KEPT_NAMES = {
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
-EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score"}
+EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score", "playwright"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_CALLS = {

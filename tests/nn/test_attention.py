@@ -1,6 +1,8 @@
 """Attention, masks and the cache, against a plain softmax written out."""
 
 import math
+import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from bedstone.nn.attention import CrossAttention, SelfAttention, attend, cross_attention
 from bedstone.nn.blocks import Context
-from bedstone.nn.cache import Cache
+from bedstone.nn.cache import Cache, lazy_zeros
 from bedstone.nn.fast import kernels, passes
 from bedstone.nn.masks import Both, Causal, Documents, Full, Padding, Prefix, with_window
 from bedstone.nn.positions import Rotary
@@ -369,3 +371,27 @@ def test_weights_are_those_that_the_network_used():
         mixed = (found[0] @ v).transpose(1, 2).flatten(2)
         torch.testing.assert_close(attention.out(mixed), given["out"], atol=1e-5, rtol=1e-5)
     assert not found[0, 3:, ..., 4:].any()  # what the second memory hides is not seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 700, 1000)])
+def test_zeros_of_a_cache(dtype, shape):
+    found = lazy_zeros(shape, dtype, torch.device("cpu"))
+    assert (found.shape, found.dtype) == (torch.Size(shape), dtype)
+    assert not found.any()
+    assert found.is_contiguous()
+    assert found.data_ptr() % 64 == 0
+    found[-1, -1] = 1
+    assert found.count_nonzero() == found[-1, -1].numel()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_cache_takes_memory_as_it_is_used():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    cache = Cache(2, 8, 8, 8192, 32, dtype=torch.float32, device=torch.device("cpu"))  # of 256 MiB
+    assert resident() - before < 64 << 20
+    cache.layers[0].keys.fill_(1)
+    assert resident() - before >= 64 << 20

@@ -9,12 +9,31 @@ Shapes: B batch, H key/value heads, C capacity in tokens, T new tokens, W head w
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bedstone.nn.fast import passes
+
+ALIGNMENT = 64  # bytes, as torch aligns
+LARGE = 1 << 20  # bytes from which memory comes from the system page by page
+
+
+def lazy_zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU, memory that nothing was written to takes no room.
+
+    The system hands out pages of zeros as they are first used (calloc, by numpy), where
+    `torch.zeros` writes all of them.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < LARGE:
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    held = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -held.ctypes.data % ALIGNMENT
+    return torch.from_numpy(held[start : start + size]).view(dtype).view(*shape)
 
 
 class Cache:
@@ -48,8 +67,8 @@ class Cache:
         self.layers = [
             LayerCache(
                 self,
-                torch.zeros(shape, dtype=dtype, device=device),
-                torch.zeros(shape, dtype=dtype, device=device),
+                lazy_zeros(shape, dtype, device),
+                lazy_zeros(shape, dtype, device),
             )
             for _ in range(layers)
         ]

@@ -18,6 +18,7 @@ from bedstone.serve.completions import CompletionRequest, complete
 from bedstone.serve.gate import Entrance, Gate
 from bedstone.serve.metrics import text_of
 from bedstone.serve.models import Models, Served, unknown_model
+from bedstone.serve.playground import add_playground
 from bedstone.serve.predictions import (
     EmbeddingRequest,
     ImageRequest,
@@ -128,7 +129,7 @@ def build_app(models: Models, entrance: Entrance) -> Gate:
     plain |= {"/ready": ready, "/version": said_version, "/metrics": metrics}
     for path, does in plain.items():
         app.add_api_route(path, does, methods=["GET"], name=path, response_model=None)
-    return Gate(app, entrance)
+    return Gate(app, entrance, add_playground(app) if limits.playground else ())
 
 
 async def _opened(models: Models, name: Any, context: Context) -> Served:

@@ -55,10 +55,15 @@ class Entrance:
 
 
 class Gate:
-    """Wraps an application so that nothing reaches it unseen."""
+    """Wraps an application so that nothing reaches it unseen.
 
-    def __init__(self, app: App, entrance: Entrance) -> None:
+    Args:
+        public: paths that need no key to GET, beside those of `OPEN`: what is the same for all.
+    """
+
+    def __init__(self, app: App, entrance: Entrance, public: Sequence[str] = ()) -> None:
         self._app, self._entrance = app, entrance
+        self._open = frozenset(("GET", path) for path in (*OPEN, *public))
         # digests have one length, so that comparing takes as long whatever was sent
         self._digests = {name: _digest(key) for name, key in entrance.keys.items()}
         self.inside = 0
@@ -112,7 +117,7 @@ class Gate:
         if self._entrance.hosts and _without_port(host) not in self._entrance.hosts:
             raise ApiError(421, "The Host header names no host of this server.")
         identity = self._identity(headers)
-        if identity is None and (scope["method"], scope["path"]) not in _open_routes():
+        if identity is None and (scope["method"], scope["path"]) not in self._open:
             raise ApiError(401, "Incorrect or missing API key: Authorization: Bearer KEY.")
         origin = "" if self._digests else _only(headers, b"origin")
         if origin and origin.partition("://")[2] != host:
@@ -234,10 +239,6 @@ class _Answer:
         pairs.append((b"content-length", str(len(body)).encode()))
         await self({"type": "http.response.start", "status": error.status, "headers": pairs})
         await self._send({"type": "http.response.body", "body": body})
-
-
-def _open_routes() -> list[tuple[str, str]]:
-    return [("GET", path) for path in OPEN]
 
 
 def _digest(key: str) -> bytes:

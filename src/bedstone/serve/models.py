@@ -20,6 +20,7 @@ from bedstone.checkpoints.golden import differences, read_golden
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.names import known_names
+from bedstone.data.text.fim import style_of
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.autoregress import ready
 from bedstone.models.interfaces import DualEncoder, ImageEncoder, ImageTextModel
@@ -31,7 +32,15 @@ from bedstone.serve.rows import open_rows, row_bytes
 from bedstone.serve.scheduler import Scheduler, Turn
 from bedstone.serve.work import Leaving
 from bedstone.settings import Settings, number, optional, whole
-from bedstone.tasks.pipeline import TASKS, check_head, natural_task, pipeline, task_class
+from bedstone.tasks.pipeline import (
+    PROMPTED,
+    TASKS,
+    check_head,
+    is_decoder,
+    natural_task,
+    pipeline,
+    task_class,
+)
 from bedstone.tasks.task import Task, reads_image_and_text
 from bedstone.tasks.text.feature_extraction import can_embed
 
@@ -58,6 +67,7 @@ class ServeSettings(Settings):
         max_inputs: texts, images or prompts of a request.
         body_seconds: that a client may take to send a request.
         drain_seconds: that requests may take to end after SIGTERM.
+        playground: show a page to try the models with, at /playground.
     """
 
     max_num_seqs: int = whole(1, 256, default=16)
@@ -72,6 +82,7 @@ class ServeSettings(Settings):
     max_inputs: int = whole(1, default=2048)
     body_seconds: float = number(0, open_least=True, default=30.0)
     drain_seconds: float = number(0, default=DRAIN)
+    playground: bool = False
 
 
 LONGEST = 8192  # tokens of a row, where nothing else is said
@@ -374,11 +385,24 @@ def abilities(model: Model) -> dict[str, Any]:
     reads = ["text"] if model.tokenizer is not None else []
     return {
         "tasks": tasks,
+        "prompted_tasks": list(PROMPTED) if is_decoder(model) else [],
+        "capabilities": _capabilities(model),
         "architecture": {
             "input_modalities": reads + (["image"] if sees else []),
             "output_modalities": gives or ["text"],
         },
     }
+
+
+def _capabilities(model: Model) -> list[str]:
+    """What its writing routes take: texts, conversations, a gap between two texts."""
+    if not writes_alone(model):
+        return []
+    assert model.tokenizer is not None
+    found = ["completion", *(["chat"] if model.tokenizer.chat_template else [])]
+    with contextlib.suppress(BedstoneError):  # a convention that is unknown: none can be asked for
+        found += ["insert"] if style_of(model.tokenizer) else []
+    return found
 
 
 def can_embed_texts(model: Model) -> bool:

@@ -47,7 +47,7 @@ MOST = {
     "num_beam_groups": 16, "num_return_sequences": 16, "num_images_per_prompt": 10,
     "num_inference_steps": 1000, "top_k": 100_000, "shots": 64, "batch_size": 64,
     "return_alternatives": 16, "prompt_lookup_num_tokens": 16, "candidates": 64,
-    "prior_samples": 16, "prior_steps": 1000,
+    "prior_samples": 16, "prior_steps": 1000, "return_steps": 16,
 }  # fmt: skip
 SIDE = 512  # of what is drawn
 # Tasks whose rows name images by columns of any name: these would be files of the server.

@@ -86,3 +86,32 @@ def test_what_cannot_draw_or_draws_otherwise():
             task("ink", **wrong)
     with pytest.raises(BedstoneError, match="prompt"):
         task([{"a": 1}])
+
+
+def test_the_steps_of_drawing_are_given():
+    task = bedstone.pipeline("text-to-image", drawing("text"), num_inference_steps=5)
+    plain = task("a red circle", seed=3)
+    assert "steps" not in plain
+    found = task("a red circle", seed=3, return_steps=3, num_images_per_prompt=2)
+    assert [len(each["steps"]) for each in found] == [3, 3]
+    assert np.array_equal(found[0]["image"], plain["image"])
+    # the last step takes what is left of the noise: what it predicts is what is drawn
+    assert np.array_equal(found[0]["steps"][-1], plain["image"])
+    assert not np.array_equal(found[0]["steps"][0], found[0]["steps"][-1])
+    assert not np.array_equal(found[0]["steps"][0], found[1]["steps"][0])
+    (only,) = task("a red circle", seed=3, return_steps=1)["steps"]
+    assert np.array_equal(only, plain["image"])
+    assert len(task("a red circle", return_steps=16)["steps"]) == 5
+    latent = bedstone.pipeline("class-to-image", drawing(latent=True))("cat", return_steps=2)
+    assert [each.size for each in latent["steps"]] == [(16, 16)] * 2
+
+
+def test_what_has_no_steps_is_said(tmp_path):
+    sound = bedstone.pipeline("class-to-audio", drawing(kind="audio"))
+    with pytest.raises(BedstoneError, match="return_steps: gives images"):
+        sound(1, return_steps=2)
+    draw = bedstone.pipeline("class-to-image", drawing())
+    with pytest.raises(BedstoneError, match="return_steps: gives images beside"):
+        draw("cat", return_steps=2, out=str(tmp_path))
+    with pytest.raises(BedstoneError, match="return_steps"):
+        draw("cat", return_steps=-1)

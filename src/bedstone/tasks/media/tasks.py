@@ -11,16 +11,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.checkpoints.unclip import UnclipPipeline, UnclipSampling
 from bedstone.data.signals.signals import TASKS
+from bedstone.diffusion.sample import SamplingStep
 from bedstone.errors import BedstoneError
 from bedstone.generation.codes import CodeSampling
 from bedstone.outputs import next_number
 from bedstone.settings import Settings, optional, whole
 from bedstone.tasks.images.engine import is_image
-from bedstone.tasks.media.files import as_result, file_name, write_generated
+from bedstone.tasks.media.dalle import DalleGenerator
+from bedstone.tasks.media.files import as_result, file_name, to_image, write_generated
 from bedstone.tasks.media.generator import Generated, conditions, rows_of
 from bedstone.tasks.media.unclip import open_generator
 from bedstone.tasks.task import Task, shown
@@ -52,6 +57,8 @@ class SampleOptions(Settings):
         strength: of drawing from an image, 0 to 1, which keeps nearly nothing of it.
         mask: an image of that one's size: white is drawn anew.
         prompt: what to make of an image.
+        return_steps: how many sampling steps to give as `steps`, the last among them: images of
+            the clean signal that was predicted in each.
         out: a folder to write files into.
         batch_size: taken and of no effect on what is drawn.
     """
@@ -78,6 +85,7 @@ class SampleOptions(Settings):
     strength: float | None = None
     mask: Any = None
     prompt: Any = None
+    return_steps: int = whole(0, default=0)
     out: Any = None
     batch_size: int | None = optional(whole(1))
 
@@ -86,6 +94,27 @@ class SampleOptions(Settings):
         said = {PLAIN.get(field.name, field.name): field.name for field in fields(self)}
         found = {name: getattr(self, said[name]) for name in SETTINGS}
         return {name: value for name, value in found.items() if value is not None}
+
+
+class KeptSteps:
+    """Some of the sampling steps, evenly chosen: the clean signals predicted in them.
+
+    Args:
+        most: how many of each row, the last among them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.rows: dict[int, list[Tensor]] = {}  # of each row (C, *S), latents where it has any
+
+    def see(self, now: SamplingStep) -> None:
+        """Keeps a step, if it is one of those."""
+        from bedstone.report.sheets import chosen_frames  # which loads fonts and templates
+
+        chosen = chosen_frames(now.steps, self.most) if self.most > 1 else [now.steps - 1]
+        if now.step - 1 in chosen:
+            for row, clean in enumerate(now.clean, now.first):
+                self.rows.setdefault(row, []).append(clean.detach().float().cpu())
 
 
 class MediaTask(Task):
@@ -127,12 +156,20 @@ class MediaTask(Task):
 
     def results(self, rows: Sequence[dict[str, Any]], options: SampleOptions) -> Iterator[Any]:
         for row in rows:  # one by one, so that each is there as soon as it is drawn
-            inputs = dict(row)
+            inputs, kept = dict(row), None
+            if options.return_steps:
+                kept = self._kept_steps(options)
+                inputs["progress"] = kept.see
             prompts, seeds = rows_of(
                 [inputs.pop("prompt")], options.num_images_per_prompt, options.seed
             )
             drawn = self.draw(inputs, prompts, seeds, options)
             found = [self._result(drawn, number, options) for number in range(len(seeds))]
+            for number, each in enumerate(found):
+                if kept is not None:
+                    model: Any = self.drawer.model
+                    steps = model.decode(torch.stack(kept.rows[number]), 1)
+                    each["steps"] = [to_image(step) for step in steps]
             yield found[0] if options.num_images_per_prompt == 1 else found
 
     def draw(
@@ -147,6 +184,19 @@ class MediaTask(Task):
             **inputs,
             **options.settings(),
         )
+
+    def _kept_steps(self, options: SampleOptions) -> KeptSteps:
+        """Raises BedstoneError where there is nothing to keep."""
+        why = ""
+        if isinstance(self.drawer, DalleGenerator):
+            why = "shows an image as noise is taken from it, and a DALL-E writes codes"
+        elif self.drawer.model.signal.kind != "image":
+            why = f"gives images, and the model draws {self.drawer.model.signal.kind}"
+        elif options.out is not None:
+            why = "gives images beside the one that is drawn, which out writes into a file"
+        if why:
+            raise BedstoneError(f"return_steps: {why}. Leave it out.")
+        return KeptSteps(options.return_steps)
 
     def _result(self, drawn: Generated, number: int, options: SampleOptions) -> dict[str, Any]:
         recipe, signal = drawn.recipes[number], drawn.signals[number]
@@ -221,7 +271,9 @@ class ImageVariation(MediaTask):
         self, inputs: dict[str, Any], prompts: list[Any], seeds: list[int], options: SampleOptions
     ) -> Generated:
         drawer: Any = self.drawer
-        found: Generated = drawer.variations(inputs["image"], seeds, **options.settings())
+        found: Generated = drawer.variations(
+            inputs["image"], seeds, progress=inputs.get("progress"), **options.settings()
+        )
         return found
 
 
