@@ -1,20 +1,38 @@
-"""Requests at once beside the same requests one after another, over HTTP, of one served model.
+"""What a server does over HTTP on the loopback interface, part by part.
 
-    python bench/serve.py [--model MODEL] [--precision int8] [--requests 16] [--prompt 128]
-        [--new 64] [--rounds 3] [--threads 2]
+    python bench/serve.py [--part rate] [--model MODEL] [--precision int8] [--requests 16]
+        [--prompt 128] [--new 64] [--rounds 3] [--threads 2] [--count 200] [--seconds 20]
 
-Each request is a greedy completion of a piece of a text, of so many tokens, through
-`/v1/completions` of a server on the loopback interface; no end token is among what is written, so
-all have the same length. Prompts differ and no prefix is kept. Both ways take turns in each round;
-rates are tokens generated a second of the whole, prompts included in the time. The texts of both
-ways are compared: they have to be equal to the last byte.
+`rate`: requests at once beside the same one after another; texts have to be equal to the last byte.
+`company`: --count requests with seeds of their own, alone and among 1 to 31 others: text and
+    log-probabilities have to be equal to the last bit.
+`prefix`: prompts four fifths of which are the same text, with kept prefixes and without.
+`overload`: for --seconds each, as many requests as slots, then 20 times as many a second as were
+    done then: how many are done all the same, how soon the others are refused, and whether as many
+    as asked again, as clients do, are done in the end.
+`disconnects`: --count clients that leave at a random byte, of streams and others: slots, work and
+    memory have to be as before.
+`lookup`: greedy answers with the text itself as prediction, beside none; texts have to be equal.
+`stop`: SIGTERM to `bedstone serve` while it answers streams: they end whole, and then it does.
+
+Each request is a piece of a text, of so many tokens, through `/v1/completions`; no end token is
+among what is written, so all have the same length. Client and server share the processors.
 """
 
 import argparse
-import http.client
+import asyncio
+import contextlib
 import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,55 +40,392 @@ import torch
 from bedstone.serve.app import listen, server_of
 from bedstone.serve.gate import entrance_of
 from bedstone.serve.models import Models, ServeSettings
+from bedstone.serve.routes import Service
 from result import ROOT
 from rounds import spread
 
-
-def started(chosen: argparse.Namespace) -> tuple[Models, Any, int]:
-    """A server in a thread, and its port."""
-    settings = ServeSettings(
-        max_num_seqs=chosen.requests, max_model_len=chosen.prompt + chosen.new + 16,
-        prefix_memory=0.0, kv_memory=8.0,
-    )  # fmt: skip
-    models = Models({"model": chosen.model}, settings, chosen.precision, "cpu")
-    models.open_all()
-    limits: dict[str, Any] = {"body": 1 << 24, "seconds": 30.0, "requests": 1000}
-    listener = listen("127.0.0.1", 0)
-    server = server_of(models, entrance_of("127.0.0.1", {}, (), **limits))
-    threading.Thread(target=server.run, args=([listener],), daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    return models, server, listener.getsockname()[1]
+Answer = tuple[int, dict[str, str], bytes, float]  # status, headers, body, seconds
+PREFIX = 0.8  # of a prompt
+TIMES = 20  # as many as can be done
 
 
-def ask(port: int, prompt: list[int], new: int) -> tuple[str, int]:
-    """A completion's text and the number of its tokens."""
-    line = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    body = {"model": "model", "prompt": prompt, "max_tokens": new, "temperature": 0}
-    line.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-    answer = json.loads(line.getresponse().read())
-    line.close()
-    return answer["choices"][0]["text"], answer["usage"]["completion_tokens"]
+class Running:
+    """A server of one model in a thread.
+
+    Args:
+        limits: fields of `ServeSettings`.
+    """
+
+    def __init__(self, chosen: argparse.Namespace, **limits: Any) -> None:
+        usual = {"max_num_seqs": chosen.requests, "prefix_memory": 0.0, "kv_memory": 8.0}
+        usual["max_model_len"] = chosen.prompt + chosen.new + 64
+        self.models = Models(
+            {"model": chosen.model}, ServeSettings(**{**usual, **limits}), chosen.precision, "cpu"
+        )
+        self.models.open_all()
+        entrance = entrance_of("127.0.0.1", {}, (), body=1 << 24, seconds=30.0, requests=10_000)
+        listener = listen("127.0.0.1", 0)
+        self.server = server_of(Service(self.models), entrance)
+        self.gate = self.server.config.app
+        self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        self.port = listener.getsockname()[1]
+        served = self.models.entries["model"].served
+        assert served is not None and served.model.tokenizer is not None
+        self.scheduler, self.tokenizer = served.scheduler, served.model.tokenizer
+        served.model.generation["eos_token_id"] = []  # texts of one length
+        self.ids = self.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
+
+    def __enter__(self) -> "Running":
+        asyncio.run(self.ask(self.prompt(0, 8), 2))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.server.should_exit = True
+        self._thread.join(60)
+
+    def prompt(self, number: int, size: int) -> list[int]:
+        """A piece of the text, another for each number."""
+        start = 16 * number % len(self.ids)
+        return (self.ids * (2 + size // len(self.ids)))[start : start + size]
+
+    async def ask(self, prompt: list[int], new: int, **more: Any) -> Answer:
+        body = {"model": "model", "prompt": prompt, "max_tokens": new, "temperature": 0, **more}
+        return await post(self.port, "/v1/completions", body)
+
+    def idle(self, seconds: float = 30.0) -> bool:
+        """Whether all work and all requests end within some time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.scheduler.idle and not self.gate.inside:
+                return True
+            time.sleep(0.01)
+        return False
 
 
-def together(port: int, prompts: list[list[int]], new: int) -> list[tuple[str, int]]:
-    found: list[Any] = [None] * len(prompts)
+async def post(port: int, path: str, body: Any, leave: int | None = None) -> Answer:
+    """A request and its answer; with `leave`, the client goes once it read so many bytes."""
+    began = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    try:
+        if leave is not None and leave < 0:  # within what it sends
+            writer.write((head.encode() + data)[:leave])
+            await writer.drain()
+            return 0, {}, b"", time.perf_counter() - began
+        writer.write(head.encode() + data)
+        read = await (reader.read() if leave is None else reader.read(leave))
+    finally:
+        writer.close()
+    taken = time.perf_counter() - began
+    lines, _, content = read.partition(b"\r\n\r\n")
+    first, *rest = lines.decode("latin-1").split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in rest if ": " in line)
+    status = int(first.split(" ")[1]) if leave is None else 0
+    return status, headers, content, taken
 
-    def one(number: int) -> None:
-        found[number] = ask(port, prompts[number], new)
 
-    threads = [threading.Thread(target=one, args=(number,)) for number in range(len(prompts))]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+def read(answer: Answer) -> dict[str, Any]:
+    assert answer[0] == 200, answer
+    found: dict[str, Any] = json.loads(answer[2])
     return found
+
+
+def text_of(answer: Answer) -> str:
+    return str(read(answer)["choices"][0]["text"])
+
+
+def rate(chosen: argparse.Namespace) -> bool:
+    with Running(chosen) as running:
+        prompts = [running.prompt(n, chosen.prompt) for n in range(chosen.requests)]
+
+        async def together() -> list[Answer]:
+            return list(await asyncio.gather(*(running.ask(p, chosen.new) for p in prompts)))
+
+        async def apart() -> list[Answer]:
+            return [await running.ask(p, chosen.new) for p in prompts]
+
+        rates: dict[str, list[float]] = {"one after another": [], "at once": []}
+        texts = []
+        for number in range(chosen.rounds):
+            for name in list(rates)[:: 1 if number % 2 else -1]:
+                began = time.perf_counter()
+                found = asyncio.run(together() if name == "at once" else apart())
+                taken = time.perf_counter() - began
+                made = sum(read(each)["usage"]["completion_tokens"] for each in found)
+                rates[name].append(made / taken)
+                texts.append([text_of(each) for each in found])
+    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
+    for name, each in rates.items():
+        print(f"{name}: {spread(each, 1)} tokens a second")
+    print(f"at once: {spread(ratios, 2)} times as many")
+    return _said("texts are equal", all(each == texts[0] for each in texts))
+
+
+def company(chosen: argparse.Namespace) -> bool:
+    chance = random.Random(1)
+    with Running(chosen) as running:
+        sizes = [chance.randint(8, chosen.prompt) for _ in range(chosen.count)]
+
+        def ask(number: int) -> Any:
+            prompt = running.prompt(number, sizes[number])
+            return running.ask(prompt, chosen.new, seed=number, temperature=1, logprobs=3)
+
+        async def alone() -> list[Any]:
+            return [read(await ask(number))["choices"] for number in range(chosen.count)]
+
+        async def among() -> tuple[dict[int, Any], list[int]]:
+            order, groups, found = list(range(chosen.count)), [], {}
+            chance.shuffle(order)
+            while order:
+                size = min(chance.randint(2, 32), len(order))
+                group, order = order[:size], order[size:]
+                answers = await asyncio.gather(*(ask(number) for number in group))
+                groups.append(size)
+                found |= {n: read(a)["choices"] for n, a in zip(group, answers, strict=True)}
+            return found, groups
+
+        began = time.perf_counter()
+        first = asyncio.run(alone())
+        middle = time.perf_counter()
+        second, groups = asyncio.run(among())
+        taken = time.perf_counter() - middle
+    same = sum(first[number] == second[number] for number in range(chosen.count))
+    print(f"{chosen.count} alone: {middle - began:.1f} s; among others, groups of {min(groups)} to "
+          f"{max(groups)}: {taken:.1f} s")  # fmt: skip
+    texts = sum(
+        first[number][0]["text"] == second[number][0]["text"] for number in range(chosen.count)
+    )
+    print(f"{texts} of {chosen.count} texts are equal")
+    return _said(f"{same} of {chosen.count} are equal to the last bit", same == chosen.count)
+
+
+def prefix(chosen: argparse.Namespace) -> bool:
+    seconds: dict[str, list[float]] = {"with kept prefixes": [], "without": []}
+    texts: list[list[str]] = []
+    shared = int(chosen.prompt * PREFIX)
+    for number in range(chosen.rounds):
+        for name in list(seconds)[:: 1 if number % 2 else -1]:
+            memory = 0.0 if name == "without" else 0.5
+            with Running(chosen, prefix_memory=memory) as running:
+                beginning = running.prompt(0, shared)
+                prompts = [
+                    [*beginning, *running.prompt(9 + n, chosen.prompt - shared)]
+                    for n in range(chosen.requests)
+                ]
+
+                async def apart(prompts: Any = prompts, running: Any = running) -> list[Answer]:
+                    return [await running.ask(each, chosen.new) for each in prompts]
+
+                began = time.perf_counter()
+                found = asyncio.run(apart())
+                seconds[name].append(time.perf_counter() - began)
+                texts.append([text_of(each) for each in found])
+                if memory:
+                    said = [
+                        read(each)["usage"]["prompt_tokens_details"]["cached_tokens"]
+                        for each in found
+                    ]
+                    metrics = running.scheduler.metrics
+    for name, each in seconds.items():
+        print(f"{name}: {spread(each, 2)} s for {chosen.requests} requests")
+    faster = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    print(f"{spread(faster, 2)} times as fast; tokens known, as answers say: {said[0]}, then "
+          f"{min(said[1:])} to {max(said[1:])} of {chosen.prompt}; counted: "
+          f"{metrics.prefix_hits:,}, their sum {sum(said):,}")  # fmt: skip
+    return _said("texts are equal", all(each == texts[0] for each in texts))
+
+
+def overload(chosen: argparse.Namespace) -> bool:
+    with Running(chosen, max_queue=chosen.requests) as running:
+        memory = [_resident()]
+
+        async def busy(until: float) -> int:
+            done = 0
+            while time.perf_counter() < until:
+                answer = await running.ask(running.prompt(done, chosen.prompt), chosen.new)
+                done += answer[0] == 200
+            return done
+
+        async def full(clients: int) -> float:
+            began = time.perf_counter()
+            counts = await asyncio.gather(*(busy(began + chosen.seconds) for _ in range(clients)))
+            return sum(counts) / (time.perf_counter() - began)
+
+        async def flood(pace: float) -> tuple[list[Answer], float]:
+            began, waiting = time.perf_counter(), []
+            while (now := time.perf_counter() - began) < chosen.seconds:
+                while len(waiting) < pace * now:
+                    prompt = running.prompt(len(waiting), chosen.prompt)
+                    waiting.append(asyncio.ensure_future(running.ask(prompt, chosen.new)))
+                await asyncio.sleep(0.002)
+            answers = list(await asyncio.gather(*waiting))
+            return answers, time.perf_counter() - began
+
+        async def patient(number: int) -> int:
+            """Tries of a client that comes again as it is told to."""
+            for tries in range(1, 100):
+                found = await running.ask(running.prompt(number, chosen.prompt), chosen.new)
+                if found[0] == 200:
+                    return tries
+                await asyncio.sleep(float(found[1]["retry-after"]) * random.uniform(0.8, 1.2))
+            return 0
+
+        async def all_patient(count: int) -> list[int]:
+            return list(await asyncio.gather(*(patient(number) for number in range(count))))
+
+        capacity = asyncio.run(full(chosen.requests))
+        memory.append(_resident())
+        answers, taken = asyncio.run(flood(TIMES * capacity))
+        memory.append(_resident())
+        tries = asyncio.run(all_patient(5 * chosen.requests))
+        idle = running.idle()
+    done = sum(each[0] == 200 for each in answers)
+    late = sorted(each[3] * 1e3 for each in answers if each[0] == 429)
+    other = {each[0] for each in answers} - {200, 429}
+    print(f"capacity: {capacity:.2f} requests a second; {TIMES} times as many:")
+    print(f"{len(answers):,} in {taken:.1f} s, {done} done, {done / taken / capacity:.2f} of it")
+    if late:
+        print(f"{len(late):,} refused after {statistics.median(late):.1f} ms (p50), "
+              f"{late[int(0.95 * len(late))]:.1f} ms (p95), {late[-1]:.0f} ms at most")  # fmt: skip
+    print(f"{sum(map(bool, tries))} of {len(tries)} that came again as they were told to were done,"
+          f" after {statistics.mean(tries):.1f} tries")  # fmt: skip
+    print(f"MiB at first, after full work, and after the flood: {memory}")
+    return _said("nothing else came back, and all work ended", not other and all(tries) and idle)
+
+
+def disconnects(chosen: argparse.Namespace) -> bool:
+    chance = random.Random(1)
+    with Running(chosen) as running:
+
+        async def leave(number: int) -> None:
+            body = {
+                "model": "model", "prompt": running.prompt(number, chosen.prompt),
+                "max_tokens": chosen.new, "stream": bool(number % 2), "seed": number,
+            }  # fmt: skip
+            at = chance.choice([-chance.randint(1, 200), chance.randint(1, 4000)])
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(
+                    post(running.port, "/v1/completions", body, at), chance.uniform(0.01, 0.5)
+                )
+
+        async def many(first: int, count: int) -> None:
+            for start in range(first, first + count, 20):
+                await asyncio.gather(*(leave(start + n) for n in range(20)))
+
+        asyncio.run(many(0, 100))
+        running.idle()
+        before = _held()
+        began = time.perf_counter()
+        asyncio.run(many(100, chosen.count))
+        ended = time.perf_counter()
+        idle = running.idle()
+        freed = time.perf_counter() - ended
+        after = _held()
+        free = len(running.scheduler._free)
+        text = text_of(asyncio.run(running.ask(running.prompt(3, chosen.prompt), chosen.new)))
+    print(f"{chosen.count} clients left in {ended - began:.1f} s; all work had ended {freed:.2f} s "
+          f"later; {free} of {chosen.requests} slots free")  # fmt: skip
+    print(f"MiB, files and threads before: {before}, after: {after}; the next answer has "
+          f"{len(text)} characters")  # fmt: skip
+    good = idle and free == chosen.requests and bool(text)
+    return _said("slots are back", good)
+
+
+def lookup(chosen: argparse.Namespace) -> bool:
+    same, faster = True, []
+    with Running(chosen) as running:
+        body: dict[str, Any] = {"model": "model", "max_tokens": chosen.new, "temperature": 0}
+
+        def answer(number: int, prediction: str | None) -> tuple[str, float]:
+            text = running.tokenizer.decode(running.prompt(number, chosen.prompt))
+            asked = f"Repeat this text word for word:\n{text}"
+            given = {**body, "messages": [{"role": "user", "content": asked}]}
+            if prediction is not None:
+                given["prediction"] = {"type": "content", "content": prediction}
+            found = asyncio.run(post(running.port, "/v1/chat/completions", given))
+            return read(found)["choices"][0]["message"]["content"], found[3]
+
+        metrics = running.scheduler.metrics
+        for number in range(chosen.requests):
+            drafts = metrics.drafted, metrics.accepted
+            plain, slow = answer(number, None)
+            own = metrics.drafted - drafts[0], metrics.accepted - drafts[1]
+            again, quick = answer(number, plain)
+            same = same and plain == again
+            faster.append(slow / quick)
+            print(f"  {slow:.2f} s, {own[1]} of {own[0]} tokens drafted from the text came true; "
+                  f"{quick:.2f} s with a prediction", flush=True)  # fmt: skip
+    print(f"with the answer as prediction: {spread(faster, 2)} times as fast")
+    return _said("texts are equal", same)
+
+
+def stop(chosen: argparse.Namespace) -> bool:
+    words = [sys.executable, "-m", "bedstone", "serve", f"model={chosen.model}", "--port", "0"]
+    words += ["--precision", chosen.precision, "--kv-memory", "1"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        began, port = time.perf_counter(), 0
+        for line in process.stderr:
+            if found := re.search(r"serving on http://127\.0\.0\.1:(\d+)", line):
+                port = int(found[1])
+                break
+        print(f"ready after {time.perf_counter() - began:.1f} s")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+
+        async def streams() -> tuple[list[Answer], float]:
+            body = {"model": "model", "prompt": "Once upon a time", "max_tokens": chosen.new,
+                    "stream": True}  # fmt: skip
+            asks = [post(port, "/v1/completions", body) for _ in range(chosen.requests)]
+            waiting = [asyncio.ensure_future(each) for each in asks]
+            await asyncio.sleep(1.0)
+            process.send_signal(signal.SIGTERM)
+            sent = time.perf_counter()
+            return list(await asyncio.gather(*waiting)), sent
+
+        answers, sent = asyncio.run(streams())
+        code = process.wait(60)
+        whole = sum(each[2].rstrip().endswith(b"[DONE]\r\n\r\n0") or b"[DONE]" in each[2]
+                    for each in answers)  # fmt: skip
+        print(f"{whole} of {len(answers)} streams ended whole; the process {code} after "
+              f"{time.perf_counter() - sent:.1f} s")  # fmt: skip
+        return _said("it ended as it should", whole == len(answers) and code == 0)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _resident() -> int:
+    """MiB of the process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def _held() -> tuple[int, int, int]:
+    """MiB, open files and threads of the process."""
+    return _resident(), len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+
+def _said(text: str, holds: bool) -> bool:
+    print(f"{text}: {'yes' if holds else 'no'}")
+    return holds
+
+
+PARTS = {
+    each.__name__: each for each in (rate, company, prefix, overload, disconnects, lookup, stop)
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--part", choices=list(PARTS), default="rate")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--precision", default="int8")
     parser.add_argument("--requests", type=int, default=16)
@@ -78,40 +433,11 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=20.0)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    began = time.perf_counter()
-    models, server, port = started(chosen)
-    print(f"ready after {time.perf_counter() - began:.1f} s", flush=True)
-    served = models.entries["model"].served
-    assert served is not None
-    assert served.model.tokenizer is not None
-    served.model.generation["eos_token_id"] = []  # texts of one length
-    ids = served.model.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
-    ids *= 1 + (chosen.requests * 16 + chosen.prompt) // len(ids)
-    prompts = [ids[16 * n : 16 * n + chosen.prompt] for n in range(chosen.requests)]
-    ask(port, prompts[0], 4)
-    rates: dict[str, list[float]] = {"one after another": [], "at once": []}
-    texts = []
-    for number in range(chosen.rounds):
-        for name in list(rates)[:: 1 if number % 2 else -1]:
-            began = time.perf_counter()
-            if name == "at once":
-                found = together(port, prompts, chosen.new)
-            else:
-                found = [ask(port, prompt, chosen.new) for prompt in prompts]
-            taken = time.perf_counter() - began
-            rates[name].append(sum(count for _, count in found) / taken)
-            texts.append([text for text, _ in found])
-        said = ", ".join(f"{name} {each[-1]:.1f}" for name, each in rates.items())
-        print(f"  round {number + 1}: {said} tokens a second", flush=True)
-    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
-    for name, each in rates.items():
-        print(f"{name}: {spread(each, 1)} tokens a second")
-    print(f"at once: {spread(ratios, 2)} times as many")
-    print("texts are equal" if all(each == texts[0] for each in texts) else "texts differ")
-    server.should_exit = True
-    models.close()
+    sys.exit(not PARTS[chosen.part](chosen))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ from bedstone.models.heads import HeadConfig
 from bedstone.runtime import pick_precision
 from bedstone.serve.app import listen, server_of
 from bedstone.serve.gate import entrance_of
+from bedstone.serve.indexes import open_indexes
 from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.models import Models, ServeSettings
 from bedstone.serve.prefix import PrefixCache
+from bedstone.serve.routes import Service
 from bedstone.serve.rows import EngineRows, TorchRows, open_rows
 from bedstone.serve.scheduler import Scheduler, Turn
 from bedstone.serve.work import Begun, Ended, Generation, Scored
@@ -155,7 +157,7 @@ class Running:
 
     def __init__(
         self, sources: dict[str, str], *, keys: dict[str, str] | None = None,
-        precision: str = "fp32", **limits: Any,
+        precision: str = "fp32", indexes: tuple[str, ...] = (), policy: Any = None, **limits: Any,
     ) -> None:  # fmt: skip
         settings = ServeSettings(**{"kv_memory": 0.05, "prefix_memory": 0.02, **limits})
         self.models = Models(sources, settings, precision, "cpu")
@@ -167,7 +169,8 @@ class Running:
         self.listener = listen("127.0.0.1", 0)
         self.port = self.listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.server = server_of(self.models, self.entrance)
+        service = Service(self.models, open_indexes(indexes, self.models), policy)
+        self.server = server_of(service, self.entrance)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],), daemon=True)
         self.thread.start()
         deadline = time.monotonic() + 20

@@ -95,8 +95,16 @@ ALONE = {
     "recipes/diffusion.py": "a training method",
     "recipes/prior.py": "a training method",
     **dict.fromkeys(
-        ("serve/chat.py", "serve/completions.py", "serve/predictions.py", "serve/guide.py"),
-        "routes, and what one of them needs; serve/app.py has those of all files",
+        (
+            "serve/completions.py",
+            "serve/guide.py",
+            "serve/images.py",
+            "serve/moderations.py",
+            "serve/responses.py",
+            "serve/openapi.py",
+            "serve/forms.py",
+        ),
+        "routes, and what one of them needs; serve/routes.py has those of all files",
     ),
     "serve/playground.py": "a page of its own; serve/app.py has the routes of all files",
     "tasks/image_text/image_to_text.py": "a task",

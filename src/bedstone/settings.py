@@ -511,6 +511,12 @@ def bounded(bound: Bound, **more: Any) -> Any:
     return dataclasses.field(metadata={_BOUND: bound}, **more)
 
 
+def bound_of(field: dataclasses.Field[Any]) -> Bound | None:
+    """The bound that a field declares; None where it declares none."""
+    found: Bound | None = field.metadata.get(_BOUND)
+    return found
+
+
 def check_bounds(owner: Any) -> None:
     """Checks every field that declares a bound.
 
@@ -518,7 +524,7 @@ def check_bounds(owner: Any) -> None:
         BedstoneError: a value is out of its bounds; the field is named as the user writes it.
     """
     for each in dataclasses.fields(owner):
-        if bound := each.metadata.get(_BOUND):
+        if bound := bound_of(each):
             bound.check(owner.section + each.name, getattr(owner, each.name))
 
 

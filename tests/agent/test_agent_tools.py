@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bedstone.agent.drivers import LocalDriver, RemoteDriver, as_plain, turn_schema
+from bedstone.agent.drivers import LocalDriver, RemoteDriver
 from bedstone.agent.loop import Agent, Limits, Turn, calling
 from bedstone.agent.own_tools import calculator, file_tools, named_tools, read_passages
 from bedstone.agent.policy import Policy
@@ -17,6 +17,7 @@ from bedstone.agent.tools import tool
 from bedstone.checkpoints.model import Model
 from bedstone.cli import main
 from bedstone.data.text.tool_calls import Call
+from bedstone.data.text.tool_turns import as_plain, turn_schema
 from bedstone.data.text.train_tokenizer import train_bpe
 from bedstone.errors import BedstoneError
 from bedstone.models.gpt.network import GPTConfig, build
@@ -182,7 +183,7 @@ def test_every_turn_of_any_model_can_be_read():
 
 
 def test_the_schema_of_a_turn():
-    schema = turn_schema([ADD])
+    schema = turn_schema([ADD.schema])
     for good in ({"tool": "add", "arguments": {"a": 1, "b": 2}}, {"answer": "x"}):
         jsonschema.validate(good, schema)
     bad = {"tool": "add", "arguments": {"a": "x", "b": 2}}
@@ -196,7 +197,7 @@ def test_turns_alternate_as_templates_want_them():
     calls = Turn(calls=(Call("add", {"a": 1, "b": 2}), Call("add", {"a": 3, "b": 4})))
     results = [{"role": "tool", "name": "add", "content": text} for text in ("3", "7")]
     messages = [{"role": "system", "content": "Go."}, {"role": "user", "content": "x"}]
-    plain = as_plain([*messages, calling(calls), *results], [ADD])
+    plain = as_plain([*messages, calling(calls), *results], [ADD.schema])
     roles = [each["role"] for each in plain]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
     assert plain[3]["content"] == "Result of add: 3" and plain[5]["content"] == "Result of add: 7"

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from bedstone.agent.drivers import as_plain, read_turn
 from bedstone.agent.lessons import lesson, lessons
 from bedstone.agent.loop import Agent, Limits, Turn
 from bedstone.agent.tools import tool
 from bedstone.agent.transcript import read_transcript
 from bedstone.data.text.tool_calls import Call
+from bedstone.data.text.tool_turns import as_plain, read_turn
 from bedstone.errors import BedstoneError
 
 
@@ -53,12 +53,15 @@ def test_a_row_is_what_the_model_read_and_said(tmp_path):
     row = lesson(read_transcript(tmp_path / "run.jsonl"), TOOLS)["messages"]
     assert row == lesson(found.transcript, TOOLS)["messages"]
     messages, tools = driver.asked[-1]
-    shown = [{"role": one["role"], "content": one["content"]} for one in as_plain(messages, tools)]
+    schemas = [each.schema for each in tools]
+    shown = [
+        {"role": one["role"], "content": one["content"]} for one in as_plain(messages, schemas)
+    ]
     assert row[:-1] == shown
     assert [one["role"] for one in row] == ["system", "user", *["assistant", "user"] * 3,
                                             "assistant"]  # fmt: skip
-    said = [read_turn(one["content"], 0) for one in row if one["role"] == "assistant"]
-    assert said == [first, wrong, right, Turn("There are 14.")]
+    said = [read_turn(one["content"]) for one in row if one["role"] == "assistant"]
+    assert said == [*(each.calls[0] for each in (first, wrong, right)), "There are 14."]
     assert row[3]["content"].startswith("Result of burn: denied: it has effects; nobody")
     assert row[-2]["content"] == "Result of stock: 14"
     json.dumps(row)

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 
+import jsonschema
 import numpy as np
 import openai
 import pytest
@@ -315,6 +316,8 @@ def test_models_are_listed(client):
         ({"max_token": 4}, 400, "max_token"),
         ({"tool_choice": "required", "tools": []}, 400, "tool_choice"),
         ({"response_format": {"type": "grammar"}}, 400, "response_format"),
+        ({"temperature": "0.5"}, 400, "temperature"),
+        ({"prediction": {"type": "content", "content": 3}}, 400, "prediction"),
         ({"seed": "x"}, 400, "seed"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"store": True}, 400, "store"),
@@ -410,9 +413,9 @@ def test_calls_of_functions_are_read(client):
     day = json.loads(call.function.arguments)["day"]
     assert 1 <= day <= 31
     chunks = list(client.chat.completions.create(**options, response_format=form, stream=True))
-    (streamed,) = [each for c in chunks for each in c.choices[0].delta.tool_calls or []]
-    assert (streamed.index, streamed.function.name) == (0, "weather")
-    assert json.loads(streamed.function.arguments) == {"day": day}
+    first, more = [each for c in chunks for each in c.choices[0].delta.tool_calls or []]
+    assert (first.index, first.function.name, first.function.arguments) == (0, "weather", "")
+    assert (more.index, json.loads(more.function.arguments)) == (0, {"day": day})
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
     result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
     turns = [*HELLO, choice.message.model_dump(exclude_none=True), result]
@@ -469,6 +472,43 @@ def test_health_version_and_metrics(server, client):
     assert float(figures['vllm:time_to_first_token_seconds_count{model_name="small"}']) > 0
     assert 'vllm:request_success_total{model_name="small",finished_reason="length"}' in figures
     assert 'vllm:kv_cache_usage_perc{model_name="small"}' in figures
+
+
+def test_a_prediction_changes_nothing_but_the_speed(client, server):
+    options = {"model": "small", "messages": HELLO, "max_tokens": 60, "temperature": 0}
+    plain = client.chat.completions.create(**options)
+    text = plain.choices[0].message.content
+    before = server.models.entries["small"].served.scheduler.metrics.accepted
+    for said in (text, f"{text[:20]} and {text[20:]}", "two films, far too long"):
+        found = client.chat.completions.create(
+            **options, prediction={"type": "content", "content": said}
+        )
+        assert found.choices[0].message.content == text
+        used = found.usage.completion_tokens_details
+        if said == text:
+            assert used.accepted_prediction_tokens > 10
+    assert server.models.entries["small"].served.scheduler.metrics.accepted > before + 10
+
+
+def test_the_api_describes_itself(server):
+    """Each route is described, and what the description says fits and doesn't is so taken."""
+    status, _, found = server.ask("/openapi.json")
+    assert status == 200
+    app = server.server.config.loaded_app._app
+    paths = {each.path.replace(":path", "") for each in app.routes} - {"/openapi.json"}
+    assert set(found["paths"]) == paths
+    body = found["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+    schema = body["application/json"]["schema"]
+    good = {"model": "small", "messages": HELLO, "max_tokens": 2, "temperature": 0.5, "n": 1}
+    jsonschema.validate(good, schema)
+    assert server.ask("/v1/chat/completions", good)[0] == 200
+    for wrong in ({"temperature": 3}, {"n": 0}, {"model": "other"}, {"seed": "x"}, {"x": 1},
+                  {"messages": []}, {"top_logprobs": 21}, {"temperature": "0"}):  # fmt: skip
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**good, **wrong}, schema)
+        status, _, answer = server.ask("/v1/chat/completions", {**good, **wrong})
+        assert status in (400, 404), wrong
+        jsonschema.validate(answer, found["components"]["schemas"]["Error"])
 
 
 def test_the_asynchronous_client_with_many_at_once(server):

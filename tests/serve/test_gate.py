@@ -411,7 +411,7 @@ def test_a_fault_of_ours_is_a_500_that_tells_nothing(locked, monkeypatch, caplog
         time.sleep(0.01)
     status, _, read = locked.ask("/v1/completions", {**BODY, "stream": True}, key=KEY)
     assert status == 200
-    assert b'{"error": {' in read
+    assert b'data: {"error":{' in read
     assert b"[DONE]" not in read
     monkeypatch.undo()
     assert locked.ask("/v1/completions", BODY, key=KEY)[0] == 200

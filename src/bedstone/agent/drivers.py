@@ -6,7 +6,7 @@ model can call, and a call can always be read. An endpoint's calls come by its A
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from bedstone.agent.loop import Message, Turn
@@ -14,6 +14,7 @@ from bedstone.agent.tools import Tool
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.tool_calls import Call
+from bedstone.data.text.tool_turns import as_plain, read_turn, turn_schema
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import ready
 from bedstone.generation.settings import GenerationSettings
@@ -26,11 +27,6 @@ from bedstone.runtime import pick_device, pick_precision
 NEW_TOKENS = 256  # of a turn
 LEAST = 16  # tokens that a turn needs
 KEPT = 200  # characters of old results, where the context is short
-_LOOSE = ("description", "title", "default", "examples", "$schema")  # keys that say nothing
-ASIDE = (
-    "Answer with one JSON object and nothing else. To call a tool: "
-    '{"tool": NAME, "arguments": {...}}. When the goal is reached: {"answer": TEXT}.\nTools:\n'
-)
 
 
 class LocalDriver:
@@ -71,12 +67,13 @@ class LocalDriver:
                 f"max_new_tokens: is {self.most}, and the model's context is "
                 f"{self.model.config.context}. Lower it."
             )
-        prompt = self._fitted(as_plain(messages, tools), room)
+        schemas = [each.schema for each in tools]
+        prompt = self._fitted(as_plain(messages, schemas), room)
         new = self.most if most is None else min(self.most, most - len(prompt.ids))
         if new < LEAST:
             return None
         settings = GenerationSettings(
-            max_new_tokens=new, json_schema=turn_schema(tools), **self.settings
+            max_new_tokens=new, json_schema=turn_schema(schemas), **self.settings
         )
         way = settings.resolve({}, tokenizer=self.tokenizer)
         ends = self.model.end_ids
@@ -84,7 +81,10 @@ class LocalDriver:
         tokens = len(prompt.ids) + len(one.ids)
         if not one.complete:
             return Turn(one.text, tokens=tokens, fault=f"it was cut after {len(one.ids)} tokens.")
-        return read_turn(one.text, tokens)
+        turn = read_turn(one.text)
+        if isinstance(turn, Call):
+            return Turn(calls=(turn,), tokens=tokens)
+        return Turn(turn or "", tokens=tokens)
 
     def _fitted(self, messages: list[Message], room: int) -> Any:
         """The prompt, with old results shortened until it fits.
@@ -152,84 +152,3 @@ class RemoteDriver:
             found.append(Call(name, given))
         fault = "it was cut." if reply.finish == "length" and not found else ""
         return Turn(reply.text, tuple(found), spent.tokens, fault, budget.cost - cost)
-
-
-def turn_schema(tools: Sequence[Tool]) -> dict[str, Any]:
-    """The JSON schema of a turn: a call of one of the tools, or an answer."""
-    calls = [
-        _closed({"tool": {"const": each.name}, "arguments": _arguments(each.parameters)})
-        for each in tools
-    ]
-    return {"anyOf": [*calls, _closed({"answer": {"type": "string"}})]}
-
-
-def read_turn(text: str, tokens: int) -> Turn:
-    """A turn from its JSON."""
-    found = json.loads(text)
-    if "answer" in found:
-        return Turn(str(found["answer"]), tokens=tokens)
-    return Turn(calls=(Call(found["tool"], found["arguments"]),), tokens=tokens)
-
-
-def as_plain(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """Messages as any chat template takes them: tools in the system's words, calls as JSON, results
-    as words of the user, marked as such."""
-    lines = [
-        json.dumps(
-            {"tool": each.name, "what": each.description, "arguments": each.parameters},
-            ensure_ascii=False,
-        )
-        for each in tools
-    ]
-    made: list[Message] = []
-    for each in messages:
-        if each["role"] == "system" and not made:
-            text = f"{each['content']}\n{ASIDE}" + "\n".join(lines)
-            made.append({"role": "system", "content": text})
-        elif calls := each.get("tool_calls"):
-            for call in calls:
-                one = call["function"]
-                said = {"tool": one["name"], "arguments": json.loads(one["arguments"])}
-                text = json.dumps(said, ensure_ascii=False)
-                made.append({"role": "assistant", "content": text})
-        elif each["role"] == "tool":
-            text = f"Result of {each['name']}: {each['content']}"
-            made.append({"role": "user", "content": text, "result": True})
-        elif each["role"] == "assistant":
-            text = json.dumps({"answer": each["content"]}, ensure_ascii=False)
-            made.append({"role": "assistant", "content": text})
-        else:
-            made.append({"role": each["role"], "content": each["content"]})
-    return _alternating(made)
-
-
-def _alternating(messages: list[Message]) -> list[Message]:
-    """Of a turn with several calls: each call before its result, as templates want turns."""
-    made: list[Message] = []
-    waiting: list[Message] = []
-    for each in messages:
-        if each["role"] == "assistant":
-            waiting.append(each)
-            continue
-        if waiting:
-            made.append(waiting.pop(0))
-        made.append(each)
-    return [*made, *waiting]
-
-
-def _closed(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool's parameters, in which only what is named may stand."""
-    made = {key: value for key, value in schema.items() if key not in _LOOSE}
-    made.setdefault("type", "object")
-    made.setdefault("properties", {})
-    made.setdefault("additionalProperties", False)
-    return made

@@ -10,10 +10,10 @@ and the answer as the JSON that a turn is held to. So what is learnt is what is 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bedstone.agent.drivers import as_plain
 from bedstone.agent.loop import Message, Turn, replaying
 from bedstone.agent.tools import Tool, Toolbox
 from bedstone.agent.transcript import Transcript
+from bedstone.data.text.tool_turns import as_plain
 from bedstone.errors import BedstoneError
 
 Row = dict[str, list[dict[str, str]]]
@@ -63,7 +63,7 @@ def lesson(transcript: Transcript, tools: Iterable[Tool | Callable[..., Any]]) -
     agent.driver = listening = Listening(agent.driver)
     found = agent.run(transcript.start["goal"])
     said = {"role": "assistant", "content": found.answer}
-    plain = as_plain([*listening.heard, said], list(Toolbox(tools).tools.values()))
+    plain = as_plain([*listening.heard, said], Toolbox(tools).schemas)
     return {"messages": [{"role": one["role"], "content": one["content"]} for one in plain]}
 
 

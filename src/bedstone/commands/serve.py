@@ -10,7 +10,10 @@ from bedstone.errors import BedstoneError
 from bedstone.reading import read_text, to_path
 from bedstone.serve.app import listen, run
 from bedstone.serve.gate import entrance_of
+from bedstone.serve.indexes import open_indexes
 from bedstone.serve.models import Models, ServeSettings, named_sources
+from bedstone.serve.routes import Service
+from bedstone.tasks.moderation.policy import read_policy
 
 KEYS_LIMIT = 1 << 20  # bytes of a file of keys
 KEY = "BEDSTONE_API_KEY"  # of the environment
@@ -24,13 +27,15 @@ def serve(
     port: int = 8000,
     keys: str | None = None,
     allowed_host: list[str] = [],  # noqa: B006
+    index: list[str] = [],  # noqa: B006
+    policy: str | None = None,
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
     """Serve models over HTTP: OpenAI's API, and every task.
 
     Decoders answer /v1/chat/completions and /v1/completions, encoders /v1/embeddings, models that
-    draw /v1/images/generations; /v1/tasks/TASK takes the arguments of bedstone.pipeline. Each model
+    draw /v1/images; /v1/tasks/TASK takes the arguments of bedstone.pipeline. Each model
     is opened and its golden outputs are computed before requests are taken; /ready says whether
     they were equal.
 
@@ -43,16 +48,20 @@ def serve(
             the key in the environment variable BEDSTONE_API_KEY counts, if it is set.
         allowed_host: a name that the Host header may have, beside those of this machine; repeat it
             for more.
+        index: a folder that `bedstone index` wrote, searched by /v1/search; NAME=FOLDER gives it
+            the name that requests use; repeat it for more. Its model has to be served, too.
+        policy: a YAML file, by which /v1/moderations judges what comes without a policy.
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
     Example:
         bedstone serve smollm2-135m-instruct --precision int8
+        bedstone serve clip=runs/clip --index photos.index --policy policy.yaml
         bedstone serve chat=runs/chat embed=minilm --port 9000 --keys keys.txt --host 0.0.0.0
 
     Raises:
-        BedstoneError: a model can't be opened, there is no room for it, the address can't be
-            listened on, or it is open to others and there are no keys.
+        BedstoneError: a model, an index or a policy can't be opened, there is no room for it, the
+            address can't be listened on, or it is open to others and there are no keys.
     """
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("bedstone").setLevel(logging.INFO)
@@ -64,6 +73,7 @@ def serve(
     )  # fmt: skip
     if not 0 <= port < 65536:
         raise BedstoneError(f"--port: {port} was given; expected 0 to 65535.")
+    judged = None if policy is None else read_policy(policy)
     listener = listen(host, port)  # that it is taken is known before models are opened
     opened = Models(named_sources(models), settings, precision, device)
     before = signal.signal(signal.SIGTERM, _stop)  # until the server has its own
@@ -72,7 +82,7 @@ def serve(
         # uvicorn ends by a signal, and raises it once more when all is done
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _pass_over)
-        run(opened, entrance, listener)
+        run(Service(opened, open_indexes(index, opened), judged), entrance, listener)
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -276,6 +276,11 @@ class Lookup:
         self._read = self.pace.worth(chance, min(len(best.ids), room)) if best.ids else 0
         return best.ids[: self._read]
 
+    @property
+    def source(self) -> str:
+        """Where the last draft came from: `prediction` or `own text`; "" where there was none."""
+        return self._draft.source
+
     def _take(self, ids: Sequence[int]) -> None:
         """Reads the row's new tokens, which show what became of the last draft."""
         last, new = self._draft, ids[self._known :]

@@ -26,6 +26,7 @@ RETRIES = 2
 FIRST, LONGEST = 0.5, 8.0  # seconds between tries
 PATIENCE = 60.0  # seconds that Retry-After may ask for
 LIMIT = 64 << 20  # bytes of an answer
+NAMES = 8  # models that are listed in a message
 AGAIN = (408, 409, 429)
 REFUSED = "refused"  # the key of a recorded answer that was a refusal
 
@@ -82,7 +83,15 @@ def parse_address(name: str) -> Address:
 
 
 class Refused(BedstoneError):
-    """The endpoint doesn't do what was asked: a status of 400, 404, 405, 422 or 501."""
+    """The endpoint doesn't do what was asked: a status of 400, 404, 405, 422 or 501.
+
+    Attributes:
+        absent: whether there is no such model, or nothing at the address.
+    """
+
+    def __init__(self, message: str, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
 
 
 class Endpoint:
@@ -111,6 +120,7 @@ class Endpoint:
         self.seconds, self.total = seconds, total
         self.budget, self.cassette = budget or Budget(), cassette
         self.usage_missing = 0
+        self._listed: list[str] | None = None
         self._session = requests.Session()
 
     def post(self, route: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,9 +311,7 @@ class Endpoint:
                 "carry the key there. Give the address itself."
             )
         if status == 404:
-            return Refused(
-                f"{self.address}: isn't there (404): no such model, or no such route.{said}"
-            )
+            return Refused(f"{self.address}: {self._absent()}{said}", absent=True)
         if status in (400, 405, 422, 501):
             return Refused(f"{self.address}: refused the request ({status}).{said}")
         if status == 429:
@@ -314,6 +322,34 @@ class Endpoint:
         return BedstoneError(
             f"{self.address}: failed ({status}), also after {self.retries} more tries.{said}"
         )
+
+    def _absent(self) -> str:
+        """What a status of 404 means, by the models that the endpoint lists."""
+        if self._listed is None:
+            self._listed = self._names()
+        wanted = self.address.model
+        if not self._listed:
+            return (
+                "isn't there (404): no such model, or the address isn't that of an API. Does it "
+                "end in its version, such as /v1?"
+            )
+        if wanted not in self._listed:
+            some = ", ".join(self._listed[:NAMES])
+            more = ", ..." if len(self._listed) > NAMES else ""
+            return f"there is no model {shown(wanted)} (404); there are {some}{more}."
+        return "has the model, and no such route for it (404)."
+
+    def _names(self) -> list[str]:
+        """Names of the models that the endpoint lists; none where it lists none."""
+        try:
+            response = self._session.get(
+                f"{self.address.url}/models", headers=self._headers(), timeout=self.seconds,
+                stream=True, allow_redirects=False,
+            )  # fmt: skip
+            found = json.loads(self._content(response)) if response.status_code == 200 else {}
+            return [shown(each["id"]).strip("'\"") for each in found["data"]]
+        except (BedstoneError, requests.RequestException, ValueError, KeyError, TypeError):
+            return []
 
     def _broken(self, error: Exception) -> BedstoneError:
         if isinstance(error, BedstoneError):

@@ -14,6 +14,7 @@ from bedstone.remote.endpoint import Address, Endpoint, Refused, parse_address
 from bedstone.remote.ledger import Budget, Cassette
 
 TOGETHER = 8  # requests under way at a time
+REQUESTS = 6  # of a probe
 PROBES = ("chat", "usage", "seed", "json_schema", "tools", "echo", "suffix")
 # Settings of generation by the names that the API has; no other is understood everywhere.
 SENT = {
@@ -257,15 +258,16 @@ def probe(endpoint: Endpoint) -> dict[str, bool]:
     schema, a tool that is required must be called.
 
     Raises:
-        BedstoneError: the endpoint can't be asked at all.
+        BedstoneError: the endpoint can't be asked at all, or has no such model.
     """
+    absent: list[Refused] = []
     hello = [{"role": "user", "content": "Write ten words about the sea."}]
     found = dict.fromkeys(PROBES, False)
     drawn = {"messages": hello, "max_tokens": 16, "temperature": 1, "seed": 7}
     drawn = _renamed(endpoint, drawn)
     said = []
     for _ in range(2):
-        answer = _tried(endpoint, "chat/completions", drawn)
+        answer = _tried(endpoint, "chat/completions", drawn, absent)
         if answer is not None:
             said.append(_text(answer))
             found["chat"] = True
@@ -278,21 +280,23 @@ def probe(endpoint: Endpoint) -> dict[str, bool]:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, "strict": True}}
-    body = _renamed(endpoint, {"messages": hello, "max_tokens": 32, "response_format": form})
-    answer = _tried(endpoint, "chat/completions", body)
+    body = _renamed(endpoint, {"messages": hello, "max_tokens": 64, "response_format": form})
+    answer = _tried(endpoint, "chat/completions", body, absent)
     found["json_schema"] = answer is not None and _follows(_text(answer))
     tool = {"name": "look", "description": "Looks.", "parameters": schema}
-    body = {"messages": hello, "max_tokens": 48, "tool_choice": "required"}
+    body = {"messages": hello, "max_tokens": 128, "tool_choice": "required"}
     body = _renamed(endpoint, body | {"tools": [{"type": "function", "function": tool}]})
-    answer = _tried(endpoint, "chat/completions", body)
+    answer = _tried(endpoint, "chat/completions", body, absent)
     calls = [] if answer is None else _first(answer).get("message", {}).get("tool_calls") or []
     found["tools"] = bool(calls) and _follows((calls[0].get("function") or {}).get("arguments"))
     body = {"prompt": "The sea is", "max_tokens": 1, "echo": True, "logprobs": 1}
-    logprobs = _first(_tried(endpoint, "completions", body) or {}).get("logprobs") or {}
+    logprobs = _first(_tried(endpoint, "completions", body, absent) or {}).get("logprobs") or {}
     values = logprobs.get("token_logprobs") or []
     found["echo"] = len(values) > 2 and all(isinstance(each, float | int) for each in values[1:])
     body = {"prompt": "The sea ", "suffix": " blue.", "max_tokens": 2}
-    found["suffix"] = _tried(endpoint, "completions", body) is not None
+    found["suffix"] = _tried(endpoint, "completions", body, absent) is not None
+    if len(absent) == REQUESTS:
+        raise BedstoneError(str(absent[0]))
     return found
 
 
@@ -307,10 +311,13 @@ _WHAT = {
 }
 
 
-def _tried(endpoint: Endpoint, route: str, body: Mapping[str, Any]) -> dict[str, Any] | None:
+def _tried(
+    endpoint: Endpoint, route: str, body: Mapping[str, Any], absent: list[Refused]
+) -> dict[str, Any] | None:
     try:
         return endpoint.post(route, body)
-    except Refused:
+    except Refused as error:
+        absent += [error] if error.absent else []
         return None
 
 

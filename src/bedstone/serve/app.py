@@ -5,40 +5,43 @@ FastAPI and uvicorn are the extra `serve`; they are loaded where a server is mad
 
 import asyncio
 import contextlib
-import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Any
 
 from bedstone.errors import BedstoneError
-from bedstone.serve.chat import ChatRequest, chat
-from bedstone.serve.completions import CompletionRequest, complete
-from bedstone.serve.gate import Entrance, Gate
+from bedstone.serve.forms import read_form
+from bedstone.serve.gate import FORM, Entrance, Gate
 from bedstone.serve.metrics import text_of
 from bedstone.serve.models import Models, Served, unknown_model
+from bedstone.serve.openapi import describe
 from bedstone.serve.playground import add_playground
-from bedstone.serve.predictions import (
-    EmbeddingRequest,
-    ImageRequest,
-    draw,
-    embed,
-    run_task,
+from bedstone.serve.predictions import run_task
+from bedstone.serve.routes import ROUTES, Route, Service, facts_of
+from bedstone.serve.wire import (
+    ApiError,
+    Context,
+    as_error,
+    event_of,
+    logged_error,
+    parse,
+    read_json,
 )
-from bedstone.serve.wire import ApiError, Context, Failure, as_error, parse, read_json
 from bedstone.serve.work import Busy
 
 log = logging.getLogger("bedstone.serve")
 BACKLOG = 2048  # connections that wait to be taken
+GRACE = 5  # seconds in which clients are told that the server has ended before their answers
+TASK_PATH = "/v1/tasks/{task}"
 NEEDED = (
     "bedstone serve: needs fastapi and uvicorn, which aren't installed: pip install "
     "'bedstone[serve]'"
 )
-Handler = Callable[[Served, dict[str, Any], Context], Awaitable[Any]]
 
 
-def build_app(models: Models, entrance: Entrance) -> Gate:
+def build_app(service: Service, entrance: Entrance) -> Gate:
     """The application of a server, as uvicorn takes it.
 
     Raises:
@@ -51,66 +54,73 @@ def build_app(models: Models, entrance: Entrance) -> Gate:
     except ImportError as error:
         raise BedstoneError(NEEDED) from error
 
-    limits = models.settings
+    models = service.models
     app = FastAPI(
         title="Bedstone", version=version("bedstone"), docs_url=None, redoc_url=None,
         openapi_url=None, redirect_slashes=False,
     )  # fmt: skip
 
-    def answer(error: ApiError) -> Any:
-        return JSONResponse(error.body, error.status, headers=error.headers)
-
     async def refuse(request: Request, error: Exception) -> Any:
+        headers = {}
         if isinstance(error, HTTPException):
             said = {404: "There is no such route.", 405: "The method isn't allowed here."}
+            headers = {k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"}
             error = ApiError(error.status_code, said.get(error.status_code, "Refused."))
-        return answer(as_error(error))
+        found = as_error(error)
+        return JSONResponse(found.body, found.status, headers={**headers, **found.headers})
 
     for kind in (HTTPException, ApiError, BedstoneError, Exception):
         app.add_exception_handler(kind, refuse)
 
-    async def handle(request: Request, does: Handler) -> Any:
+    async def handle(request: Request, route: Route | None = None) -> Any:
         context: Context = request.scope["bedstone.context"]
-        body = read_json(await request.body())
+        body = await _body(request, route)
         name = body.get("model")
+        if name is None and route is not None and route.usual is not None:
+            name = body["model"] = route.usual(service, body)
         if name is None:
             raise ApiError(400, "you must provide a model parameter", "model")
+        entry = models.entries.get(name) if isinstance(name, str) else None
+        if entry is not None and entry.served is not None:  # what is refused costs nothing more
+            entry.served.scheduler.check_room()
+        asks = None if route is None else parse(route.kind, body)
         served = await _opened(models, name, context)
         served.scheduler.check_room()
-        found = await does(served, body, context)
+        if route is None:
+            task = request.path_params["task"]
+            found: Any = await run_task(
+                served, task, body, context, service.limits, service.indexes
+            )
+        else:
+            found = await route.does(service, served, asks, context)
         if isinstance(found, dict):
             return JSONResponse(found)
         return StreamingResponse(_guarded(found, context), media_type="text/event-stream")
 
-    def post(path: str, does: Handler) -> None:
-        async def route(request: Request) -> Response:
-            return await handle(request, does)
+    def post(route: Route) -> None:
+        async def answer(request: Request) -> Response:
+            return await handle(request, route)
 
-        app.add_api_route(path, route, methods=["POST"], name=path, response_model=None)
+        app.add_api_route(
+            route.path, answer, methods=["POST"], name=route.path, response_model=None
+        )
 
-    pixels = int(limits.max_pixels * 1e6)
-    post("/v1/chat/completions", lambda s, body, c: chat(s, parse(ChatRequest, body), c, pixels))
-    post(
-        "/v1/completions",
-        lambda s, body, c: complete(s, parse(CompletionRequest, body), c, limits.max_inputs),
-    )
-    post("/v1/embeddings", lambda s, body, c: embed(s, parse(EmbeddingRequest, body), c, limits))
-    post("/v1/images/generations", lambda s, body, c: draw(s, parse(ImageRequest, body), c, limits))
+    for each in ROUTES:
+        post(each)
 
     async def task(request: Request) -> Response:
-        name = request.path_params["task"]
-        return await handle(request, lambda s, body, c: run_task(s, name, body, c, limits))
+        return await handle(request)
 
-    app.add_api_route("/v1/tasks/{task}", task, methods=["POST"], response_model=None)
+    app.add_api_route(TASK_PATH, task, methods=["POST"], response_model=None)
 
     async def listed(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(models, n) for n in models.entries]})
+        return JSONResponse({"object": "list", "data": [_card(service, n) for n in models.entries]})
 
     async def one(request: Request) -> Response:
         name = request.path_params["name"]
         if name not in models.entries:
             raise _unknown(models, name)
-        return JSONResponse(_card(models, name))
+        return JSONResponse(_card(service, name))
 
     async def health(request: Request) -> Response:
         return Response(status_code=200)
@@ -125,11 +135,26 @@ def build_app(models: Models, entrance: Entrance) -> Gate:
         figures = {name: each.metrics for name, each in models.entries.items()}
         return PlainTextResponse(text_of(figures), media_type="text/plain; version=0.0.4")
 
+    description = describe(ROUTES, TASK_PATH, *facts_of(service, bool(entrance.keys)))
+
+    async def described(request: Request) -> Response:
+        return JSONResponse(description)
+
     plain = {"/v1/models": listed, "/v1/models/{name:path}": one, "/health": health}
     plain |= {"/ready": ready, "/version": said_version, "/metrics": metrics}
+    plain |= {"/openapi.json": described}
     for path, does in plain.items():
         app.add_api_route(path, does, methods=["GET"], name=path, response_model=None)
-    return Gate(app, entrance, add_playground(app) if limits.playground else ())
+    return Gate(app, entrance, add_playground(app) if service.limits.playground else ())
+
+
+async def _body(request: Any, route: Route | None) -> dict[str, Any]:
+    """The fields of a request, of JSON or of a form."""
+    kind = request.headers.get("content-type", "")
+    data = await request.body()
+    if route is None or not route.form or kind.partition(";")[0].strip().lower() != FORM:
+        return read_json(data)
+    return await asyncio.to_thread(read_form, data, kind, route.kind)
 
 
 async def _opened(models: Models, name: Any, context: Context) -> Served:
@@ -162,10 +187,11 @@ def _unknown(models: Models, name: Any) -> ApiError:
     return ApiError(404, unknown_model(text, list(models.entries)), "model", "model_not_found")
 
 
-def _card(models: Models, name: str) -> dict[str, Any]:
-    entry = models.entries[name]
+def _card(service: Service, name: str) -> dict[str, Any]:
+    entry = service.models.entries[name]
     known = {"id": name, "object": "model", "created": 0, "owned_by": "bedstone"}
-    return {**known, **entry.known}
+    indexes = [each.name for each in service.indexes if each.model == name]
+    return {**known, **entry.known, **({"indexes": indexes} if indexes else {})}
 
 
 async def _guarded(events: AsyncIterator[str], context: Context) -> AsyncIterator[str]:
@@ -174,10 +200,7 @@ async def _guarded(events: AsyncIterator[str], context: Context) -> AsyncIterato
         async for each in events:
             yield each
     except Exception as error:
-        cause = error.args[0] if isinstance(error, Failure) else error
-        if as_error(error).status == 500:
-            log.error("%s: failed", context.number, exc_info=cause)
-        yield f"data: {json.dumps(as_error(error).body, ensure_ascii=False)}\n\n"
+        yield event_of(logged_error(error, context.number).body)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -199,38 +222,78 @@ def listen(host: str, port: int) -> socket.socket:
     return found
 
 
-def server_of(models: Models, entrance: Entrance) -> Any:
+def server_of(service: Service, entrance: Entrance) -> Any:
     """The uvicorn server of an application, to be run on a socket.
 
     Raises:
         BedstoneError: FastAPI or uvicorn isn't installed.
     """
-    app = build_app(models, entrance)
+    app, settings = build_app(service, entrance), service.limits
     try:
         import uvicorn
+        from uvicorn.protocols.http.h11_impl import H11Protocol
     except ImportError as error:
         raise BedstoneError(NEEDED) from error
+
+    class Timed(H11Protocol):
+        """Closes a connection whose next request's head isn't whole in time."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._timer = self.loop.call_later(settings.body_seconds, self._late)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            waits = self.conn.their_state is self.conn.our_state  # both idle: no request is read
+            if waits and self._timer is None:
+                self._timer = self.loop.call_later(settings.body_seconds, self._late)
+            elif not waits:
+                self._stop()
+
+        def connection_lost(self, reason: Exception | None) -> None:
+            self._stop()
+            super().connection_lost(reason)
+
+        def _stop(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _late(self) -> None:
+            self.transport.close()
+
+    class Server(uvicorn.Server):
+        """Lets its models finish, or tell why they don't, while connections are waited for."""
+
+        async def shutdown(self, sockets: Any = None) -> None:
+            service.models.closing = True  # from here on nothing new is begun
+            ending = asyncio.ensure_future(asyncio.to_thread(service.models.close))
+            await super().shutdown(sockets)
+            await ending
+
     logging.getLogger("uvicorn.access").disabled = True  # the gate says what came, without queries
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False,
         ws="none", lifespan="off", timeout_keep_alive=30, h11_max_incomplete_event_size=64 << 10,
-        timeout_graceful_shutdown=max(1, int(models.settings.drain_seconds)),
+        timeout_graceful_shutdown=int(settings.drain_seconds) + GRACE, http=Timed,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Server(config)
 
 
-def run(models: Models, entrance: Entrance, listener: socket.socket) -> None:
+def run(service: Service, entrance: Entrance, listener: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; what is at work then ends within the settings' time.
 
     Raises:
         BedstoneError: FastAPI or uvicorn isn't installed.
     """
     host, port = listener.getsockname()[:2]
-    server = server_of(models, entrance)
+    server = server_of(service, entrance)
     listener.listen(BACKLOG)
     log.info("serving on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     with contextlib.closing(listener):
         try:
             server.run(sockets=[listener])
         finally:
-            models.close()
+            service.models.close()

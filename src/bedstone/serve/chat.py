@@ -2,24 +2,23 @@
 
 The text of a message is only text: names of control tokens in it are read as characters
 (`data.text.chat`). A message with an image goes to a model of images and texts, whole and without
-a stream of its tokens.
+a stream of its tokens. `answers_of` is what `/v1/responses` is answered by, too.
 """
 
 import asyncio
 import json
-import uuid
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from bedstone.data.text.chat import render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tool_calls import Call as ToolCall
-from bedstone.data.text.tool_calls import CallForm, call_form
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
-from bedstone.serve.guide import guides_of
+from bedstone.serve.guide import guides_of, schema_of
 from bedstone.serve.models import Served
+from bedstone.serve.tools import ToolUse, check_tools, written_calls
 from bedstone.serve.wire import (
     DONE,
     ApiError,
@@ -38,6 +37,7 @@ from bedstone.serve.writing import (
     begin,
     bounded,
     check_length,
+    check_rows,
     head_of,
     room_of,
     tokenizer_of,
@@ -45,7 +45,7 @@ from bedstone.serve.writing import (
 )
 from bedstone.settings import optional, whole
 
-MESSAGES, TOOLS = 2048, 128
+MESSAGES = 2048
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class ChatRequest(WritingRequest):
     reasoning_effort: str = ""
     modalities: Any = None
     chat_template_kwargs: Any = None
+    prediction: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,29 +81,27 @@ class ChatRequest(WritingRequest):
             raise BedstoneError(f'modalities: {shown(self.modalities)}; expected ["text"].')
         if self.chat_template_kwargs:
             raise BedstoneError("chat_template_kwargs: are not taken. Leave them out.")
-        self._check_tools()
+        self.predicted()
+        check_tools(self.tools, self.tool_choice)
 
-    def _check_tools(self) -> None:
-        tools = self.tools if self.tools is not None else []
-        fits = isinstance(tools, list) and len(tools) <= TOOLS
-        for each in tools if fits else ():
-            named = isinstance(each, dict) and each.get("type") == "function"
-            function = each.get("function") if named else None
-            name = function.get("name") if isinstance(function, dict) else None
-            fits = fits and isinstance(name, str) and 0 < len(name) <= 64
-        if not fits:
+    def predicted(self) -> str:
+        """The text that is expected to come; "" where none is.
+
+        Raises:
+            BedstoneError: it is no text.
+        """
+        given = self.prediction
+        if given is None:
+            return ""
+        content = given.get("content") if isinstance(given, dict) else None
+        parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+        texts = [each.get("text") if isinstance(each, dict) else None for each in parts]
+        if not all(isinstance(each, str) for each in texts) or given.get("type") != "content":
             raise BedstoneError(
-                f"tools: expected up to {TOOLS} functions, {{'type': 'function', 'function': "
-                "{'name': ...}}, with names of up to 64 characters."
+                f"prediction: {shown(given)} was given; expected {{'type': 'content', 'content': "
+                "TEXT}."
             )
-        choice = self.tool_choice
-        if choice in (None, "none", "auto"):
-            return
-        if choice == "required" or isinstance(choice, dict):
-            raise BedstoneError(
-                "tool_choice: a call can't be forced here; expected none or auto. Leave it out."
-            )
-        raise BedstoneError(f"tool_choice: {shown(choice)} was given; expected none or auto.")
+        return "".join(str(each) for each in texts)
 
     @property
     def wanted(self) -> int | None:
@@ -115,47 +114,187 @@ class ChatRequest(WritingRequest):
         return None if self.tool_choice == "none" else self.tools or None
 
 
+# Answers, whatever they are made by.
+
+
+@dataclass(frozen=True)
+class Said:
+    """A whole answer.
+
+    Attributes:
+        finish: stop, length or tool_calls.
+    """
+
+    text: str
+    calls: Sequence[ToolCall]
+    finish: str
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What is new of one answer.
+
+    Attributes:
+        number: of the answer.
+        known: log-probabilities of the new tokens, as OpenAI has them; None where none are wanted.
+        said: the whole, with the last delta.
+    """
+
+    number: int
+    text: str
+    known: list[dict[str, Any]] | None
+    said: Said | None = None
+
+
+class Answers(Protocol):
+    """Answers to a conversation, in the making.
+
+    Attributes:
+        count: of answers.
+    """
+
+    count: int
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """Tokens that it took so far."""
+
+    def deltas(self) -> AsyncIterator[Delta | None]:
+        """What is new, as it comes; None where nothing came for a while."""
+
+
 @dataclass
-class _Reply:
-    """All that answers need."""
+class _Written:
+    """Answers of a decoder."""
 
     request: ChatRequest
     tokenizer: Tokenizer
     ids: list[int]
     inbox: Inbox
     choices: list[Choice]
-    form: CallForm | None
+    use: ToolUse | None
     ends: frozenset[int]
 
     def __post_init__(self) -> None:
-        self.head = head_of("chat.completion", "chatcmpl", self.request.model)
-        self.texts = [TokenTexts(self.tokenizer, self.ids) for _ in self.choices]
+        self.count = len(self.choices)
+        self._texts = [TokenTexts(self.tokenizer, self.ids) for _ in self.choices]
 
-    def calls(self, choice: Choice) -> list[ToolCall]:
-        """The calls of functions in what was made; none where it is no call."""
-        if self.form is None:
-            return []
+    @property
+    def usage(self) -> dict[str, Any]:
+        return usage_of([self.ids], self.choices)
+
+    async def deltas(self) -> AsyncIterator[Delta | None]:
+        async for found in events_of(self.inbox, len(self.choices)):
+            if found is None:
+                yield None
+                continue
+            number, event = found
+            choice = self.choices[number]
+            first = len(choice.tokens)
+            text = choice.take(event)
+            if len(choice.tokens) == first:
+                continue
+            said = None if choice.finish is None else self._said(choice)
+            if self.use is not None:  # only the whole says whether it calls
+                if said is None:
+                    continue
+                text, first = said.text, 0
+            yield Delta(number, text, self._known(number, first), said)
+
+    def _said(self, choice: Choice) -> Said:
+        finish = str(choice.finish)
+        if self.use is None:
+            return Said(choice.text, (), finish)
         ids = [each for each in choice.tokens if each not in self.ends]
-        found = self.form.read(self.tokenizer.decode(ids, skip_special=False).strip())
-        return found if self.request.parallel_tool_calls else found[:1]
+        named = self.tokenizer.decode(ids, skip_special=False)
+        text, calls = self.use.read(choice.text, named)
+        return Said(text, calls, "tool_calls" if calls else finish)
 
-    def known(self, number: int, first: int = 0) -> dict[str, Any] | None:
-        """Log-probabilities of a choice's tokens from `first` on."""
+    def _known(self, number: int, first: int) -> list[dict[str, Any]] | None:
+        """Log-probabilities of an answer's tokens from `first` on."""
         if not self.request.logprobs:
             return None
-        choice, texts = self.choices[number], self.texts[number]
-        content = []
+        choice, texts, content = self.choices[number], self._texts[number], []
         for token, (own, top) in zip(choice.tokens[first:], choice.known[first:], strict=True):
             text, others = texts.of(token, [each for each, _ in top])
             likeliest = [
                 _token(other, value) for other, (_, value) in zip(others, top, strict=True)
             ]
             content.append({**_token(text, own), "top_logprobs": likeliest})
-        return {"content": content, "refusal": None}
+        return content
 
 
 def _token(text: str, value: float) -> dict[str, Any]:
     return {"token": text, "logprob": bounded(value), "bytes": list(text.encode()) or None}
+
+
+@dataclass
+class _Seen:
+    """The answer of a model of images and texts, which is there in one piece."""
+
+    text: str
+    usage: dict[str, Any]
+    count: int = 1
+
+    async def deltas(self) -> AsyncIterator[Delta | None]:
+        yield Delta(0, self.text, None, Said(self.text, (), "stop"))
+
+
+async def answers_of(
+    served: Served, request: ChatRequest, context: Context, most_pixels: int
+) -> Answers:
+    """Begins to answer a conversation.
+
+    Raises:
+        ApiError: it can't be answered.
+    """
+    messages, images = await asyncio.to_thread(_read_messages, request.messages, most_pixels)
+    if images:
+        return await _seen(served, request, messages, context)
+    tokenizer = tokenizer_of(served)
+    check_rows(request.n, served, "n")
+    ends = frozenset(served.model.end_ids)
+    texts = [each["content"] for each in messages if isinstance(each.get("content"), str)]
+    check_length("".join(texts), served, "messages")
+    use, schema, param = None, schema_of(request.response_format), "response_format"
+    if request.offered:
+        use = await asyncio.to_thread(
+            ToolUse.of, tokenizer, request.offered, request.tool_choice, request.parallel_tool_calls
+        )
+        if use.held and schema is not None:
+            raise ApiError(
+                400, "response_format: was given beside tools that the answer is held to call. "
+                "Leave one of them out.", param,
+            )  # fmt: skip
+        if use.held:
+            schema, param = use.schema, "tools"
+    if request.stop and schema is not None:
+        raise ApiError(
+            400, f"stop: was given beside {param}, which says where an answer ends. Leave one of "
+            "them out.", "stop",
+        )  # fmt: skip
+    ids = await asyncio.to_thread(_prompt, tokenizer, messages, use)
+    room = room_of(len(ids), request.wanted, served, "messages")
+    top = (request.top_logprobs or 0) if request.logprobs else None
+    guides = await asyncio.to_thread(guides_of, schema, tokenizer, ends, request.n, param)
+    predicted = request.predicted()
+    check_length(predicted, served, "prediction")
+    prediction = await asyncio.to_thread(tokenizer.encode, predicted) if predicted else []
+    inbox, choices = begin(
+        request, served, [ids], context, each=request.n, rooms=[room], top=top, guides=guides,
+        prediction=prediction,
+    )  # fmt: skip
+    return _Written(request, tokenizer, ids, inbox, choices, use, ends)
+
+
+def _prompt(tokenizer: Tokenizer, messages: list[dict[str, Any]], use: ToolUse | None) -> list[int]:
+    try:
+        return render(tokenizer, messages).ids if use is None else use.prompt(tokenizer, messages)
+    except BedstoneError as error:
+        raise ApiError(400, str(error), "messages") from None
+
+
+# Chat completions.
 
 
 async def chat(
@@ -166,117 +305,87 @@ async def chat(
     Raises:
         ApiError: it can't be answered.
     """
-    messages, images = await asyncio.to_thread(_read_messages, request.messages, most_pixels)
-    if images:
-        return await _seen(served, request, messages, context)
-    tokenizer = tokenizer_of(served)
-    ids, form = await asyncio.to_thread(_prompt, served, request, messages)
-    room = room_of(len(ids), request.wanted, served, "messages")
-    top = (request.top_logprobs or 0) if request.logprobs else None
-    ends = frozenset(served.model.end_ids)
-    if request.stop and request.response_format not in (None, {"type": "text"}):
-        raise ApiError(
-            400, "stop: was given beside response_format, which says where an answer ends. Leave "
-            "one of them out.", "stop",
-        )  # fmt: skip
-    guides = await asyncio.to_thread(guides_of, request.response_format, tokenizer, ends, request.n)
-    inbox, choices = begin(
-        request, served, [ids], context, each=request.n, rooms=[room], top=top, guides=guides
-    )
-    reply = _Reply(request, tokenizer, ids, inbox, choices, form, ends)
+    answers = await answers_of(served, request, context, most_pixels)
+    head = head_of("chat.completion", "chatcmpl", request.model)
     if request.stream:
-        return _stream(reply)
-    async for found in events_of(inbox, len(choices)):
-        if found is not None:
-            choices[found[0]].take(found[1])
+        return _stream(request, answers, head)
+    choices = [_Whole() for _ in range(answers.count)]
+    async for delta in answers.deltas():
+        if delta is not None:
+            choices[delta.number].take(delta)
     return {
-        **reply.head,
-        "choices": [_choice(reply, number) for number in range(len(choices))],
-        "usage": usage_of([ids], choices),
+        **head,
+        "choices": [each.choice(number) for number, each in enumerate(choices)],
+        "usage": answers.usage,
         "service_tier": None,
         "system_fingerprint": None,
     }
 
 
-def _choice(reply: _Reply, number: int) -> dict[str, Any]:
-    choice = reply.choices[number]
-    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-    finish = choice.finish
-    if calls := reply.calls(choice):
-        message |= {"content": None, "tool_calls": _written(calls)}
-        finish = "tool_calls"
-    known = reply.known(number)
-    return {"index": number, "message": message, "logprobs": known, "finish_reason": finish}
+@dataclass
+class _Whole:
+    """An answer that is put together."""
+
+    known: list[dict[str, Any]] | None = None
+    said: Said = field(default_factory=lambda: Said("", (), "length"))
+
+    def take(self, delta: Delta) -> None:
+        if delta.known is not None:
+            self.known = [*(self.known or ()), *delta.known]
+        self.said = delta.said or self.said
+
+    def choice(self, number: int) -> dict[str, Any]:
+        said = self.said
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.calls:
+            message |= {"content": said.text or None, "tool_calls": written_calls(said.calls)}
+        return {
+            "index": number, "message": message, "logprobs": _logprobs(self.known),
+            "finish_reason": said.finish,
+        }  # fmt: skip
 
 
-def _written(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": f"call_{uuid.uuid4().hex[:24]}",
-            "type": "function",
-            "function": {
-                "name": call.name,
-                "arguments": json.dumps(call.arguments, ensure_ascii=False),
-            },
-        }
-        for call in calls
-    ]
+def _logprobs(known: list[dict[str, Any]] | None) -> dict[str, Any] | None:
+    return None if known is None else {"content": known, "refusal": None}
 
 
-async def _stream(reply: _Reply) -> AsyncIterator[str]:
+async def _stream(
+    request: ChatRequest, answers: Answers, head: dict[str, Any]
+) -> AsyncIterator[str]:
     """Chunks: a first one of each choice with its role, pieces, a last with its finish."""
-    request = reply.request
-    head = {**reply.head, "object": "chat.completion.chunk", "system_fingerprint": None}
+    head = {**head, "object": "chat.completion.chunk", "system_fingerprint": None}
     usage = {"usage": None} if request.counts else {}
 
     def chunk(number: int, delta: dict[str, Any], finish: Any = None, known: Any = None) -> str:
-        choice = {"index": number, "delta": delta, "logprobs": known, "finish_reason": finish}
+        choice = {
+            "index": number, "delta": delta, "logprobs": _logprobs(known), "finish_reason": finish
+        }  # fmt: skip
         return event_of({**head, "choices": [choice], **usage})
 
-    for number in range(len(reply.choices)):
+    for number in range(answers.count):
         yield chunk(number, {"role": "assistant", "content": ""})
-    async for found in events_of(reply.inbox, len(reply.choices)):
-        if found is None:
+    async for delta in answers.deltas():
+        if delta is None:
             yield ": ping\n\n"
             continue
-        number, event = found
-        choice = reply.choices[number]
-        first = len(choice.tokens)
-        new = choice.take(event)
-        if len(choice.tokens) == first:
+        number, said = delta.number, delta.said
+        if delta.text or delta.known:
+            yield chunk(number, {"content": delta.text}, known=delta.known)
+        if said is None:
             continue
-        known = reply.known(number, first)
-        if reply.form is None and (new or known):
-            yield chunk(number, {"content": new}, known=known)
-        if choice.finish is None:
-            continue
-        finish = choice.finish
-        if reply.form is not None:  # only the whole says whether it calls
-            if calls := reply.calls(choice):
-                written = [{"index": i, **one} for i, one in enumerate(_written(calls))]
-                yield chunk(number, {"tool_calls": written})
-                finish = "tool_calls"
-            else:
-                yield chunk(number, {"content": choice.text})
-        yield chunk(number, {}, finish)
+        for place, call in enumerate(written_calls(said.calls)):
+            arguments = call["function"]["arguments"]
+            call["function"]["arguments"] = ""
+            yield chunk(number, {"tool_calls": [{"index": place, **call}]})
+            more = {"index": place, "function": {"arguments": arguments}}
+            yield chunk(number, {"tool_calls": [more]})
+        yield chunk(number, {}, said.finish)
     if request.counts:
-        yield event_of({**head, "choices": [], "usage": usage_of([reply.ids], reply.choices)})
+        yield event_of({**head, "choices": [], "usage": answers.usage})
     yield DONE
 
 
-def _prompt(
-    served: Served, request: ChatRequest, messages: list[dict[str, Any]]
-) -> tuple[list[int], CallForm | None]:
-    """The ids of a conversation, and how its template writes calls."""
-    tokenizer = tokenizer_of(served)
-    texts = [each["content"] for each in messages if isinstance(each.get("content"), str)]
-    check_length("".join(texts), served, "messages")
-    tools = request.offered
-    try:
-        form = call_form(tokenizer, tools) if tools else None
-        return render(tokenizer, messages, tools=tools).ids, form
-    except BedstoneError as error:
-        raise ApiError(400, str(error), "messages") from None
+# Messages.
 
 
 def _read_messages(given: list[Any], most_pixels: int) -> tuple[list[dict[str, Any]], int]:
@@ -312,7 +421,7 @@ def _read_messages(given: list[Any], most_pixels: int) -> tuple[list[dict[str, A
 
 async def _seen(
     served: Served, request: ChatRequest, messages: list[dict[str, Any]], context: Context
-) -> dict[str, Any] | AsyncIterator[str]:
+) -> Answers:
     """The answer to messages with an image, by the task image-text-to-text."""
     refused = {
         "n": request.n > 1, "logprobs": request.logprobs, "tools": bool(request.offered),
@@ -339,13 +448,7 @@ async def _seen(
     async for found in events_of(inbox, 1):
         if found is not None and isinstance(found[1], Result):
             text = found[1].values[0][0]["generated_text"]
-    head = head_of("chat.completion", "chatcmpl", request.model)
-    usage = _words(served, messages, text)
-    if request.stream:
-        return _one_piece(head, text, usage if request.counts else None)
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
-    return {**head, "choices": [choice], "usage": usage}
+    return _Seen(text, _words(served, messages, text))
 
 
 def _words(served: Served, messages: list[dict[str, Any]], text: str) -> dict[str, Any]:
@@ -358,14 +461,3 @@ def _words(served: Served, messages: list[dict[str, Any]], text: str) -> dict[st
     ]  # fmt: skip
     read, made = sum(len(known.encode(part)) for part in parts), len(known.encode(text))
     return {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made}
-
-
-async def _one_piece(head: dict[str, Any], text: str, usage: Any) -> AsyncIterator[str]:
-    head = {**head, "object": "chat.completion.chunk"}
-    more = {} if usage is None else {"usage": None}
-    for delta, finish in (({"role": "assistant", "content": text}, None), ({}, "stop")):
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        yield event_of({**head, "choices": [choice], **more})
-    if usage is not None:
-        yield event_of({**head, "choices": [], "usage": usage})
-    yield DONE

@@ -25,6 +25,7 @@ from bedstone.serve.writing import (
     begin,
     bounded,
     check_length,
+    check_rows,
     head_of,
     is_ids,
     room_of,
@@ -123,6 +124,7 @@ async def complete(
     """
     tokenizer = tokenizer_of(served)
     given = _prompts(request.prompt, most_inputs)
+    check_rows(len(given) * request.each, served, "n" if request.each > 1 else "prompt")
     wanted = USUAL if request.max_tokens is None else request.max_tokens
     ends: frozenset[int] = frozenset()
     encode, writes = _plain, None

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bedstone.errors import BedstoneError
-from bedstone.serve.wire import ApiError, Context, Failure, as_error
+from bedstone.serve.wire import ApiError, Context, as_error, logged_error
+from bedstone.serve.work import ENDING, Leaving
 
 log = logging.getLogger("bedstone.serve")
 Scope = MutableMapping[str, Any]
@@ -31,6 +32,8 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = ("/health", "/ready")  # for whoever watches over the server; they tell nothing
 NAMES = ("localhost", "127.0.0.1", "[::1]")
+FORM = "multipart/form-data"
+FORMS = ("/v1/images/edits", "/v1/images/variations")  # that take one beside JSON
 LEAST_KEY = 16  # characters
 HEADERS = 64 << 10  # bytes
 
@@ -90,14 +93,11 @@ class Gate:
             await self._watched(scope, body, receive, answer)
         except ConnectionError:
             answer.status = answer.status or 499
-        except asyncio.CancelledError:
-            answer.status = answer.status or 499
+        except asyncio.CancelledError:  # the server has waited long enough for its requests
+            await answer.fail(as_error(Leaving(ENDING)))
             raise
         except Exception as error:
-            if not isinstance(error, ApiError | BedstoneError):
-                cause = error.args[0] if isinstance(error, Failure) else error
-                log.error("%s: failed", number, exc_info=cause)
-            await answer.fail(as_error(error))
+            await answer.fail(logged_error(error, number))
         finally:
             self.inside -= 1
             if context is not None:
@@ -145,7 +145,7 @@ class Gate:
             raise ApiError(413, f"The body has {length[:19]} bytes; {most:,} are read.")
         if scope["method"] == "POST":
             kind = _only(headers, b"content-type").partition(";")[0].strip().lower()
-            if kind != "application/json":
+            if kind != "application/json" and (kind != FORM or scope["path"] not in FORMS):
                 raise ApiError(415, "The content type must be application/json.")
             if _only(headers, b"content-encoding").lower() not in ("", "identity"):
                 raise ApiError(415, "The body must not be compressed.")

@@ -1,4 +1,4 @@
-"""`response_format`: answers that keep to a JSON schema, by `generation.structure`.
+"""Answers that keep to a JSON schema, by `generation.structure`: `response_format`, forced calls.
 
 Where a schema isn't understood whole, or llguidance isn't installed, the request is refused:
 nothing is generated without the constraint that was wanted. JSON that max_tokens cuts short has the
@@ -44,35 +44,41 @@ class Guide:
         return self._way.ended
 
 
-def guides_of(given: Any, tokenizer: Tokenizer, ends: Collection[int], count: int) -> list[Guide]:
+def guides_of(
+    schema: Any, tokenizer: Tokenizer, ends: Collection[int], count: int, param: str = PARAM
+) -> list[Guide]:
     """A guide for each of `count` continuations; none where nothing is constrained.
 
     Args:
-        given: `response_format`, as OpenAI has it.
+        schema: as JSON, or True for any object; None constrains nothing.
         ends: ids that end an answer.
+        param: the field of the request that it comes from.
 
     Raises:
-        ApiError: the format is unknown, or can't be kept to.
+        ApiError: the schema can't be kept to.
     """
-    schema = _schema(given)
     if schema is None:
         return []
     size = len(json.dumps(schema))
     if size > LONGEST:
         raise ApiError(
-            400, f"{PARAM}: the schema has {size:,} characters; at most {LONGEST:,}.", PARAM
+            400, f"{param}: the schema has {size:,} characters; at most {LONGEST:,}.", param
         )
     try:
         form = structure.read_form({"json_schema": schema}, tokenizer)
     except BedstoneError as error:
         text = str(error).replace(str(tokenizer.path), "the model")
-        raise ApiError(400, f"{PARAM}: {text}", PARAM) from None
+        raise ApiError(400, f"{param}: {text}", param) from None
     assert form is not None
     return [Guide(form, ends) for _ in range(count)]
 
 
-def _schema(given: Any) -> Any:
-    """The schema that a format asks for; None where it asks for nothing."""
+def schema_of(given: Any) -> Any:
+    """The schema that a `response_format` asks for; None where it asks for nothing.
+
+    Raises:
+        ApiError: the format is unknown.
+    """
     kind = given.get("type") if isinstance(given, dict) else None
     if given is None or kind == "text":
         return None

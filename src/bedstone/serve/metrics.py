@@ -42,6 +42,7 @@ class ModelMetrics:
         self.kept = 0.0  # share of the memory for keys and values that is in use
         self.prefix_queries = self.prefix_hits = 0
         self.prompt_tokens = self.generation_tokens = 0
+        self.drafted = self.accepted = 0
         self.successes: Counter[str] = Counter()
         self.first = Histogram(FIRST)
         self.between = Histogram(BETWEEN)
@@ -64,6 +65,8 @@ _PLAIN = (
     ("prefix_cache_hits_total", "counter", "Those that were known.", "prefix_hits"),
     ("prompt_tokens_total", "counter", "Tokens of prompts.", "prompt_tokens"),
     ("generation_tokens_total", "counter", "Tokens generated.", "generation_tokens"),
+    ("spec_decode_num_draft_tokens_total", "counter", "Tokens that were drafted.", "drafted"),
+    ("spec_decode_num_accepted_tokens_total", "counter", "Those that came true.", "accepted"),
     ("num_requests_refused_total", "counter", "Requests refused as too many waited.", "refused"),
 )  # fmt: skip
 _TIMES = (

@@ -30,7 +30,7 @@ from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.prefix import PrefixCache
 from bedstone.serve.rows import open_rows, row_bytes
 from bedstone.serve.scheduler import Scheduler, Turn
-from bedstone.serve.work import Leaving
+from bedstone.serve.work import ENDING, Leaving
 from bedstone.settings import Settings, number, optional, whole
 from bedstone.tasks.pipeline import (
     PROMPTED,
@@ -186,7 +186,7 @@ class Models:
         """
         with self._lock:
             if self.closing:
-                raise Leaving("The server is ending; try again elsewhere.")
+                raise Leaving(ENDING)
             entry = self.entries[name]
             entry.used = next(self._uses)
             served = entry.served or self._open(entry)
@@ -348,20 +348,21 @@ class _Tasks:
 
 
 SINGLE = "_single"  # an option of ours: inputs of several requests, each of which is one
+PICTURES = "_images"  # likewise: the inputs of `EMBED` are images
 EMBED = "embeddings"  # not a task of `pipeline`: what `/v1/embeddings` asks for
 
 
 def _embedded(
     model: Model, precision: str, made: dict[str, Any], inputs: Sequence[Any], options: Any
 ) -> list[Any]:
-    """Vectors of texts, as numpy arrays of fp32; those of a CLIP have length 1."""
+    """Vectors of texts or images, as numpy arrays of fp32; those of a CLIP have length 1."""
     from bedstone.tasks.images.engine import ImageEngine
     from bedstone.tasks.text.feature_extraction import SentenceEmbedding
 
-    if isinstance(model.network, DualEncoder):
+    if options.get(PICTURES) or isinstance(model.network, DualEncoder):
         engine = made.setdefault(EMBED, None) or ImageEngine(model, precision)
         made[EMBED] = engine
-        return list(engine.texts(list(inputs)))
+        return list((engine.images if options.get(PICTURES) else engine.texts)(list(inputs)))
     embed = made.setdefault(EMBED, None) or SentenceEmbedding(model, precision=precision)
     made[EMBED] = embed
     return list(embed(list(inputs), **options))

@@ -1,4 +1,4 @@
-"""`/v1/embeddings`, `/v1/tasks/{task}` and `/v1/images/generations`: what is no stream of tokens.
+"""`/v1/embeddings` and `/v1/tasks/{task}`: what is no stream of tokens.
 
 A task takes the inputs and options of `bedstone.pipeline` and gives its keys. Of a request no text
 names a file: images are data URLs, and options that could name a file or a folder are refused.
@@ -23,11 +23,12 @@ from bedstone.data.bytes import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.models.interfaces import DualEncoder
 from bedstone.reading import shown
+from bedstone.serve.indexes import Indexes
 from bedstone.serve.models import EMBED, SINGLE, Served, ServeSettings, can_embed_texts
 from bedstone.serve.wire import ApiError, Context, Inbox, events_of, image_of, listed, submit
 from bedstone.serve.work import Call, Result
 from bedstone.serve.writing import is_ids
-from bedstone.settings import Settings, number, one_of, optional, whole
+from bedstone.settings import Settings, one_of, optional, whole
 from bedstone.tasks.pipeline import (
     PROMPTED,
     is_decoder,
@@ -50,15 +51,14 @@ MOST = {
     "prior_samples": 16, "prior_steps": 1000, "return_steps": 16,
 }  # fmt: skip
 SIDE = 512  # of what is drawn
-# Tasks whose rows name images by columns of any name: these would be files of the server.
-NOT_SERVED = ("similar-items", "complementary-items")
+# Tasks over a catalogue, whose rows would name files of the server: they go over an index of it.
+OVER_INDEX = ("similar-items", "complementary-items")
 DRAWN_FROM = ("image-to-image", "image-variation")  # drawing tasks whose input is an image
 NO_OPTION = ("self", "inputs", "parameters", "task", "options")
 NEW_TOKENS = 256  # that an input of a decoder's task is counted with, where nothing says how many
-PIXELS = 100_000  # that count as one token of a queue, about
 
 
-async def _called(
+async def called(
     served: Served,
     task: str,
     inputs: list[Any],
@@ -110,7 +110,7 @@ async def embed(
     options: dict[str, Any] = {}
     if request.prompt_name is not None:
         options["prompt_name"] = request.prompt_name
-    vectors = await _called(served, EMBED, texts, options, context, sum(sizes))
+    vectors = await called(served, EMBED, texts, options, context, sum(sizes))
     wide = len(vectors[0])
     if request.dimensions not in (None, wide):
         raise ApiError(
@@ -185,7 +185,12 @@ def _limit(served: Served) -> int:
 
 
 async def run_task(
-    served: Served, task: str, body: Mapping[str, Any], context: Context, limits: ServeSettings
+    served: Served,
+    task: str,
+    body: Mapping[str, Any],
+    context: Context,
+    limits: ServeSettings,
+    indexes: Indexes,
 ) -> dict[str, Any]:
     """What a task gives, by the arguments and keys of `bedstone.pipeline`.
 
@@ -200,16 +205,18 @@ async def run_task(
             kind = prompted_class(kind.name)
     except BedstoneError as error:
         raise ApiError(404, str(error), code="task_not_found") from None
-    if kind.name in NOT_SERVED:
+    if kind.name in OVER_INDEX and not indexes:
         raise ApiError(
-            404, f"{kind.name}: isn't served; its rows are files.", code="task_not_found"
-        )
+            404, f"{kind.name}: goes over an index, and this server has none.",
+            code="task_not_found",
+        )  # fmt: skip
     given = {name: value for name, value in body.items() if name not in ("model", "inputs")}
     more = given.pop("parameters", None) or {}
     if not isinstance(more, dict):
         raise ApiError(400, "parameters: expected an object of options.", "parameters")
-    budget = _Budget(int(limits.max_pixels * 1e6))
+    budget = Budget(int(limits.max_pixels * 1e6))
     options = {**named_options(task), **given, **more}
+    index = options.pop("index", None) if kind.name in OVER_INDEX else None
     await asyncio.to_thread(_check_options, options, budget)
     inputs = body.get("inputs")
     images = kind.reads == "pictures" or kind.name in DRAWN_FROM
@@ -231,7 +238,11 @@ async def run_task(
     new = options.get("max_new_tokens") or (NEW_TOKENS if is_decoder(served.model) else 0)
     cost = len(json.dumps(inputs, default=str)) // 4 + len(rows) * int(new)
     options |= {} if several else {SINGLE: True}
-    found = await _called(served, kind.name, rows, options, context, cost)
+    if kind.name in OVER_INDEX:
+        if "catalogue" in options:
+            raise ApiError(400, "catalogue: is the server's index; give index.", "catalogue")
+        options["catalogue"] = await indexes.find(index, served.name).catalogue(served.model)
+    found = await called(served, kind.name, rows, options, context, cost)
     results = await asyncio.to_thread(plain, found)
     return {
         "object": "task.result",
@@ -243,7 +254,7 @@ async def run_task(
 
 
 @dataclass
-class _Budget:
+class Budget:
     """Pixels that a request may still have."""
 
     pixels: int
@@ -254,7 +265,7 @@ class _Budget:
         return found
 
 
-def _check_options(options: dict[str, Any], budget: _Budget) -> None:
+def _check_options(options: dict[str, Any], budget: Budget) -> None:
     """Decodes images among options. Raises ApiError for one that isn't taken from outside."""
     for name, value in options.items():
         if name in (*OF_SERVER, *NO_OPTION) or name.startswith("_"):
@@ -319,7 +330,7 @@ def _is_conversation(value: Any) -> bool:
     return listed(value, dict) and all("role" in each or "from" in each for each in value)
 
 
-def _input(value: Any, where: str, images: bool, budget: _Budget) -> Any:
+def _input(value: Any, where: str, images: bool, budget: Budget) -> Any:
     """An input with its images decoded; a text that stands for an image has to be a data URL."""
     if isinstance(value, str):
         return budget.image(value, where) if images else value
@@ -343,7 +354,7 @@ def _input(value: Any, where: str, images: bool, budget: _Budget) -> Any:
     return found
 
 
-def _message(message: dict[str, Any], where: str, budget: _Budget) -> dict[str, Any]:
+def _message(message: dict[str, Any], where: str, budget: Budget) -> dict[str, Any]:
     content = message.get("content", message.get("value"))
     if not isinstance(content, list):
         return message
@@ -363,7 +374,7 @@ def _message(message: dict[str, Any], where: str, budget: _Budget) -> dict[str, 
 def plain(value: Any) -> Any:
     """A result as JSON can hold it: images as data URLs of PNG, arrays as lists, nan as null."""
     if isinstance(value, Image.Image):
-        return f"data:image/png;base64,{_encoded(value, 'png')}"
+        return f"data:image/png;base64,{encoded(value, 'png')}"
     if isinstance(value, torch.Tensor):
         value = value.numpy()
     if isinstance(value, np.ndarray | np.generic):
@@ -379,95 +390,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _encoded(image: Image.Image, form: str) -> str:
+def encoded(image: Image.Image, form: str) -> str:
     data = io.BytesIO()
     image.save(data, form.upper())
     return base64.b64encode(data.getvalue()).decode()
-
-
-# Images.
-
-BY_CONDITION = {
-    "text": "text-to-image", "class": "class-to-image", "none": "unconditional-image-generation"
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ImageRequest(Settings):
-    """Fields of a request for images.
-
-    `seed`, `steps`, `guidance` and `negative_prompt` are none of OpenAI's.
-    """
-
-    model: str = ""
-    prompt: Any = None
-    n: int = whole(1, 10, default=1)
-    size: str | None = None
-    response_format: str = one_of("b64_json", "url", default="b64_json")
-    output_format: str = one_of("png", "jpeg", "webp", default="png")
-    seed: int | None = optional(whole(0, 2**53))
-    steps: int | None = optional(whole(1, 1000))
-    guidance: float | None = optional(number(0, 100))
-    negative_prompt: str | None = None
-    quality: str = "auto"
-    background: str = "auto"
-    moderation: str = "auto"
-    style: str = ""
-    user: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.response_format == "url":
-            raise BedstoneError(
-                "response_format: no images are kept at an address; expected b64_json."
-            )
-
-    def shape(self) -> list[int]:
-        """Height and width; none where the model's own is wanted."""
-        if self.size in (None, "auto"):
-            return []
-        wide, cross, high = str(self.size).partition("x")
-        if not (cross and wide.isdecimal() and high.isdecimal() and len(self.size or "") < 12):
-            raise ApiError(400, f"size: {shown(self.size)}; expected such as 256x256.", "size")
-        if not (0 < int(wide) <= SIDE and 0 < int(high) <= SIDE):
-            raise ApiError(400, f"size: expected sides of up to {SIDE:,} pixels.", "size")
-        return [int(high), int(wide)]
-
-
-async def draw(
-    served: Served, request: ImageRequest, context: Context, limits: ServeSettings
-) -> dict[str, Any]:
-    """Images of a prompt, each with its seed.
-
-    Raises:
-        ApiError: the model draws none, or what is given isn't taken.
-    """
-    signal = getattr(served.model, "signal", None)
-    if signal is None or signal.kind != "image":
-        raise ApiError(
-            400, f"The model {served.name!r} draws no images.", "model", "unsupported_model"
-        )
-    task = BY_CONDITION[signal.condition]
-    prompt = request.prompt
-    if not isinstance(prompt, str | int | None) or (isinstance(prompt, str) and len(prompt) > 4000):
-        raise ApiError(400, "prompt: expected a text of up to 4,000 characters.", "prompt")
-    first = int(np.random.default_rng().integers(2**31)) if request.seed is None else request.seed
-    wanted = {
-        "num_images_per_prompt": request.n, "seed": first, "size": request.shape(),
-        "num_inference_steps": request.steps, "guidance_scale": request.guidance,
-        "negative_prompt": request.negative_prompt,
-    }  # fmt: skip
-    options = {name: value for name, value in wanted.items() if value not in (None, [])}
-    sides: Any = options.get("size") or signal.shape[1:]
-    pixels = math.prod(sides) * request.n
-    given = None if task.startswith("unconditional") else prompt
-    found = await _called(served, task, [given], options, context, 1 + pixels // PIXELS)
-    drawn = found[0] if isinstance(found[0], list) else [found[0]]
-    data = await asyncio.to_thread(
-        lambda: [
-            {"b64_json": _encoded(each["image"], request.output_format), "seed": each["seed"]}
-            for each in drawn
-        ]
-    )
-    created = int(time.time())
-    return {"created": created, "data": data, "output_format": request.output_format}

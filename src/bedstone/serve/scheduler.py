@@ -5,6 +5,10 @@ generates, and of prompts that have come since as much as is left of the pass (c
 Agrawal et al., 2023, "Sarathi"). A row that has ended makes room at once. What a row generates
 depends on its prompt, its settings and its seed alone, to the last bit.
 
+A row that takes the likeliest tokens is read with a draft of what may follow, looked up in its own
+text and in the request's prediction (`generation.lookup`), where a pass has room for it and gives
+the same bits with it: its text is the same, in fewer passes.
+
 Models take turns pass by pass, since each uses all processors.
 """
 
@@ -21,12 +25,14 @@ from torch import Tensor
 
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.generation.autoregress import Step
+from bedstone.generation.lookup import Lookup
 from bedstone.generation.sampling import likeliest, unconstrained
 from bedstone.generation.text import Piece, TextRow
 from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.prefix import PrefixCache, restore
 from bedstone.serve.rows import Part, Rows
 from bedstone.serve.work import (
+    ENDING,
     Begun,
     Busy,
     Call,
@@ -40,6 +46,7 @@ from bedstone.serve.work import (
 )
 
 JOINING = 32  # tokens of prompts in a pass, at most, while other rows generate
+DRAFTED = 16  # tokens of a pass, up to which drafts are read with rows that generate
 SCORED = 64  # tokens of a prompt whose logits are all held at a time
 INPUTS = 256  # of tasks that are read together, at most
 TASK_TOKENS = 4096  # of a task's inputs that are done at a time, about: others wait meanwhile
@@ -95,6 +102,7 @@ class _Row:
     Attributes:
         ids: the prompt's, then those that were made.
         read: how many of them the place holds.
+        draft: what may follow, read in the same pass.
     """
 
     work: Generation
@@ -109,6 +117,8 @@ class _Row:
     began: float = 0.0
     latest: float = 0.0
     scored: Scored = field(default_factory=lambda: Scored([None], [()]))
+    draft: list[int] = field(default_factory=list)
+    lookup: Lookup | None = None
 
     @property
     def size(self) -> int:
@@ -163,7 +173,8 @@ class Scheduler:
         self._queue: deque[tuple[Work, float]] = deque()
         self._live: list[_Row] = []
         self._free = list(range(rows.count if rows else 0))[::-1]
-        self._busy = self._closing = False
+        self._calls: list[Call] = []  # under way
+        self._closing = False
         self._thread = threading.Thread(target=self._work, name=f"serve-{name}", daemon=True)
         self._thread.start()
 
@@ -204,6 +215,11 @@ class Scheduler:
                     f"{count:,} requests wait already; try again later.", self._pace.seconds(count)
                 )
 
+    @property
+    def most(self) -> int:
+        """Continuations that one request may ask for: more could never wait."""
+        return self._most + (self._rows.count if self._rows else 0)
+
     def wake(self) -> None:
         """Lets the thread see that work was called off."""
         with self._changed:
@@ -213,14 +229,15 @@ class Scheduler:
     def idle(self) -> bool:
         """Whether nothing is done or waits."""
         with self._changed:
-            return not (self._queue or self._live or self._busy)
+            return not (self._queue or self._live or self._calls)
 
     @property
     def lives(self) -> bool:
         return self._thread.is_alive()
 
     def close(self, seconds: float = 0.0) -> None:
-        """Takes no more work, lets what is there end within the time, and calls off the rest."""
+        """Takes no more work, lets what is there end within the time, and calls off the rest, of
+        which those who wait are told."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -228,7 +245,8 @@ class Scheduler:
         if self._thread.is_alive():
             with self._changed:
                 works = [work for work, _ in self._queue] + [row.work for row in self._live]
-                for work in works:
+                for work in [*works, *self._calls]:
+                    _deliver(work, Leaving(ENDING))
                     work.cancel()
                 self._changed.notify()
             self._thread.join(10.0)
@@ -242,8 +260,7 @@ class Scheduler:
                     if self._closing:
                         return
                     self._changed.wait()
-                calls = self._take()
-                self._busy = bool(calls)
+                calls = self._calls = self._take()
             try:
                 self._leave_cancelled()
                 if calls:
@@ -257,7 +274,7 @@ class Scheduler:
                     _deliver(call, error)
             finally:
                 with self._changed:
-                    self._busy = False
+                    self._calls = []
 
     def _timed(self, does: Callable[[], None]) -> None:
         with self._turn:
@@ -376,11 +393,11 @@ class Scheduler:
             count = {"none": 0, "last": 1, "all": len(part.tokens)}[part.wanted]
             own = logits[start : start + count]
             start += count
-            row.read += len(part.tokens)
+            row.read += len(part.tokens) - len(row.draft)
             if row.work.scores and part.start < row.size:
                 self._score(row, part, own)
             if row.read == len(row.ids):
-                ready.append((row, own[-1:]))
+                ready.append((row, own[-1 - len(row.draft) :]))
         self.metrics.kept = self._held()
         self._choose(ready)
 
@@ -389,9 +406,13 @@ class Scheduler:
         rows = self._rows
         assert rows is not None
         writing = [row for row in self._live if not row.reads_prompt]
-        for row in writing:
-            yield row, Part(row.place, row.read, row.ids[row.read :])
+        drafts = max(DRAFTED - len(writing), 0)
         left = rows.most - len(writing)
+        for row in writing:
+            row.draft = self._draft(row, drafts)
+            drafts, left = drafts - len(row.draft), left - len(row.draft)
+            wanted = "all" if row.draft else "last"
+            yield row, Part(row.place, row.read, [*row.ids[row.read :], *row.draft], wanted)
         left = min(left, JOINING) if writing else left
         begun = bool(writing)
         for row in self._live:
@@ -412,6 +433,16 @@ class Scheduler:
             yield row, Part(row.place, row.read, row.ids[row.read : end], wanted)
             left -= end - row.read
             begun = True
+
+    def _draft(self, row: _Row, most: int) -> list[int]:
+        """Tokens that may follow a row's last one, at most so many; often none."""
+        assert self._rows is not None
+        room = min(most, row.work.room - (len(row.ids) - row.size) - 1)
+        if room <= 0 or not row.plain or not self._rows.exact:
+            return []
+        if row.lookup is None:
+            row.lookup = Lookup(row.size, row.work.prediction, measured=False)
+        return row.lookup.draft(row.ids, room)
 
     def _look(self, row: _Row) -> None:
         """Takes what is known of the prompt, as late as it can: others may just have read it."""
@@ -449,9 +480,9 @@ class Scheduler:
         ready = [(row, logits) for row, logits in ready if row in self._live]
         plain = [(row, logits) for row, logits in ready if row.plain]
         if plain:
-            chosen = likeliest(torch.cat([logits for _, logits in plain])).tolist()
-            for (row, logits), token in zip(plain, chosen, strict=True):
-                self._add(row, token, logits, now)
+            chosen = iter(likeliest(torch.cat([logits for _, logits in plain])).tolist())
+            for row, logits in plain:
+                self._follow(row, [next(chosen) for _ in logits], logits, now)
         for row, logits in ready:
             if not row.plain:
                 try:
@@ -461,6 +492,22 @@ class Scheduler:
                     self._end(row, error)
                     continue
                 self._add(row, token, logits, now)
+
+    def _follow(self, row: _Row, tokens: list[int], logits: Tensor, now: float) -> None:
+        """Adds a row's likeliest token, and those behind it as long as its draft came true."""
+        draft, row.draft = row.draft, []
+        for place, token in enumerate(tokens):
+            self._add(row, token, logits[place : place + 1], now)
+            if row not in self._live or draft[place : place + 1] != [token]:
+                break
+            row.read += 1
+        if draft:
+            came = min(place, len(draft))
+            self.metrics.drafted += len(draft)
+            self.metrics.accepted += came
+            if row.lookup is not None and row.lookup.source == "prediction":
+                row.work.accepted += came
+                row.work.rejected += len(draft) - came
 
     def _has_read(self, row: _Row, now: float) -> None:
         """A prompt has been read."""

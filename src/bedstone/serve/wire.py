@@ -9,8 +9,11 @@ import base64
 import binascii
 import contextlib
 import json
+import logging
 import math
 import re
+import types
+import typing
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +28,7 @@ from bedstone.serve.scheduler import Scheduler
 from bedstone.serve.work import Busy, Ended, Event, Leaving, Result, Work
 from bedstone.settings import Settings, from_mapping
 
+log = logging.getLogger("bedstone.serve")
 PING = 15.0  # seconds without an event, after which a stream says that it lives
 DEEP = 64  # lists and objects within one another, at most
 KINDS = {
@@ -162,6 +166,9 @@ def parse(kind: type[T], body: Mapping[str, Any]) -> T:
     given = {name: value for name, value in body.items() if value is not None}
     if "model" not in given:
         raise ApiError(400, "you must provide a model parameter", "model")
+    hints = typing.get_type_hints(kind)
+    for key, value in given.items():
+        _check_kind(hints.get(key), value, key)
     try:
         return from_mapping(kind, given, "body")
     except BedstoneError as error:
@@ -173,14 +180,40 @@ def parse(kind: type[T], body: Mapping[str, Any]) -> T:
         raise ApiError(400, without_paths(text), known) from error
 
 
+def _check_kind(hint: Any, value: Any, name: str) -> None:
+    """Raises ApiError where a value is text in place of a number, or the like: JSON has kinds."""
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    wanted = {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}
+    plain = [each for each in kinds if each in wanted]
+    known = type(value) in plain or (type(value) is int and float in plain)
+    if plain and not known:
+        said = " or ".join(wanted[each] for each in plain)
+        raise ApiError(400, f"{name}: {shown(value)} was given; expected {said}.", name)
+
+
 def image_of(url: Any, param: str, most_pixels: int) -> np.ndarray:
-    """The pixels of a data URL, (H, W, 3) uint8.
+    """The pixels of a data URL, or of a file that came with the request, (H, W, 3) uint8.
 
     Nothing is fetched and no file is read: any other URL or name is refused.
 
     Raises:
         ApiError: it is none such, or no picture, or larger than `most_pixels`.
     """
+    data = bytes_of(url, param)
+    try:
+        return decode(data, where="the image", most_pixels=most_pixels)
+    except BedstoneError as error:
+        raise ApiError(400, str(error), param) from None
+
+
+def bytes_of(url: Any, param: str) -> bytes:
+    """What a data URL holds; bytes that came with the request as they are.
+
+    Raises:
+        ApiError: it is no data URL.
+    """
+    if isinstance(url, bytes):  # which no JSON holds
+        return url
     if not isinstance(url, str) or not url.startswith("data:"):
         raise ApiError(
             400, "An image is given as a data URL (data:image/png;base64,...); no address is "
@@ -190,13 +223,9 @@ def image_of(url: Any, param: str, most_pixels: int) -> np.ndarray:
     if not comma or not head.endswith(";base64"):
         raise ApiError(400, "The data URL is none of base64.", param)
     try:
-        data = base64.b64decode(text, validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, "The data URL holds no base64 that can be read.", param) from None
-    try:
-        return decode(data, where="the image", most_pixels=most_pixels)
-    except BedstoneError as error:
-        raise ApiError(400, str(error), param) from None
 
 
 def event_of(value: Any) -> str:
@@ -286,6 +315,15 @@ class Failure(Exception):
 
 def _failed(error: Exception) -> Exception:
     return as_error(error) if isinstance(error, BedstoneError) else Failure(error)
+
+
+def logged_error(error: Exception, number: str) -> ApiError:
+    """What a client is told of an error; one of ours goes to the log with its traceback."""
+    found = as_error(error)
+    if found.status == 500:
+        cause = error.args[0] if isinstance(error, Failure) else error
+        log.error("%s: failed", number, exc_info=cause)
+    return found
 
 
 def listed(value: Any, kinds: type | tuple[type, ...]) -> bool:

@@ -27,6 +27,9 @@ class Busy(BedstoneError):
         self.seconds = seconds
 
 
+ENDING = "The server is ending; try again."
+
+
 class Leaving(Busy):
     """The server is ending, or can't hold the model now."""
 
@@ -109,6 +112,8 @@ class Generation(Work):
         presence, frequency: taken from the logits of ids that were made: once, and for each time.
         guide: which tokens may follow; None lets all.
         tokenizer: another than the model's own, to write tokens as text.
+        prediction: ids of a text that is expected to come; it changes nothing but the speed.
+        accepted, rejected: tokens of it that came true, and that were read in vain.
     """
 
     prompt: Sequence[int]
@@ -125,6 +130,9 @@ class Generation(Work):
     frequency: float = 0.0
     guide: Any = None
     tokenizer: Tokenizer | None = None
+    prediction: Sequence[int] = ()
+    accepted: int = 0
+    rejected: int = 0
 
     def __post_init__(self) -> None:
         super().__init__()

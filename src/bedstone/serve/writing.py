@@ -190,6 +190,16 @@ def check_length(text: str, served: Served, param: str) -> None:
         raise too_long(len(text) // 8, 0, served, param, "about ")
 
 
+def check_rows(count: int, served: Served, param: str) -> None:
+    """Raises ApiError for more continuations than could ever wait, before prompts are read."""
+    most = served.scheduler.most
+    if count > most:
+        raise ApiError(
+            400, f"{param}: {count:,} continuations were asked for in one request; at most "
+            f"{most:,}. Ask for fewer at a time.", param,
+        )  # fmt: skip
+
+
 def too_long(size: int, room: int, served: Served, param: str, about: str = "") -> ApiError:
     more = f", and {room:,} were asked for" if room else ""
     return ApiError(
@@ -226,6 +236,7 @@ def begin(
     ends: frozenset[int] = frozenset(),
     guides: Sequence[Any] = (),
     tokenizer: Tokenizer | None = None,
+    prediction: Sequence[int] = (),
 ) -> tuple[Inbox, list[Choice]]:
     """Hands in `each` continuations of each prompt.
 
@@ -249,7 +260,7 @@ def begin(
                 ends=frozenset(served.model.end_ids) | ends, scope=scope, top=top, scores=scores,
                 bias=bias, presence=request.presence_penalty,
                 frequency=request.frequency_penalty, guide=guides[place] if guides else None,
-                tokenizer=tokenizer,
+                tokenizer=tokenizer, prediction=prediction,
             )  # fmt: skip
             choices.append(Choice(work))
     submit(served.scheduler, [each.work for each in choices], context)
@@ -265,6 +276,11 @@ def usage_of(prompts: Sequence[Sequence[int]], choices: Sequence[Choice]) -> dic
         "completion_tokens": made,
         "total_tokens": read + made,
         "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {
+            "accepted_prediction_tokens": sum(each.work.accepted for each in choices),
+            "rejected_prediction_tokens": sum(each.work.rejected for each in choices),
+            "reasoning_tokens": 0,
+        },
     }
 
 

@@ -569,7 +569,7 @@ def _is_harmless(
     added = tokenizer.backend.get_added_tokens_decoder().values()
     if normalizer is None or not any(each.special and each.normalized for each in added):
         return True
-    contents = (normalizer.normalize_str(message["content"] or "") for message in messages)
+    contents = (normalizer.normalize_str(message.get("content") or "") for message in messages)
     return not any(signs.loose.search(content) for content in contents)
 
 

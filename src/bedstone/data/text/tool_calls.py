@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bedstone.data.text.chat import form_ids, form_text
@@ -36,10 +36,18 @@ class Call:
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a template writes calls: the marks before and after each, "" where there are none."""
+    """How a template writes calls.
+
+    Attributes:
+        before, after: the marks around each, "" where there are none.
+        lead: all that it writes of an answer before the JSON of a call.
+        keys: of a call's name and its arguments.
+    """
 
     before: str
     after: str
+    lead: str = field(default="", compare=False)
+    keys: tuple[str, str] = field(default=("name", ARGUMENTS[0]), compare=False)
 
     def read(self, answer: str) -> list[Call]:
         """The calls in an answer; what isn't of the form is none.
@@ -89,7 +97,9 @@ def call_form(tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]]) -> CallF
     for start in places:
         call, end = _call_at(answer, start)
         if call is not None and call == Call(**PROBE):  # type: ignore[arg-type]
-            form = CallForm(answer[:start].strip(), answer[end:].strip())
+            name = next(each for each in ARGUMENTS if f'"{each}"' in answer[start:end])
+            lead = answer[:start]
+            form = CallForm(lead.strip(), answer[end:].strip(), lead, ("name", name))
             if text.startswith(cue) and form.read(answer.strip()) == [call]:
                 return form
     raise BedstoneError(

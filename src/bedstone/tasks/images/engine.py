@@ -41,6 +41,11 @@ Read = Callable[[Any, Tensor], Iterable[Any]]  # (network, pixels (B, 3, H, W)) 
 Faults = Callable[[int, BedstoneError], None]  # told the number of an image, and what it has
 
 
+def vectors_name(model: Model) -> str:
+    """A model's layout and a hash of its weights: vectors of the same name are comparable."""
+    return f"{model.config.layout}-{weights_hash(model)[:16]}"
+
+
 class ImageEngine:
     """A model's network for inference, and the processor that makes its pixels.
 
@@ -80,7 +85,7 @@ class ImageEngine:
     @property
     def name(self) -> str:
         """The model's layout and a hash of its weights: vectors of the same name are comparable."""
-        return f"{self.model.config.layout}-{weights_hash(self.model)[:16]}"
+        return vectors_name(self.model)
 
     def images(self, images: Iterable[Any], *, faults: Faults | None = None) -> np.ndarray:
         """Vectors of images, (n, E) fp32, of length 1, in their order.

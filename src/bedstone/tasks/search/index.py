@@ -128,8 +128,7 @@ def table_of(rows: Sequence[Row], schema: Any, columns: Mapping[str, Kind], widt
     import pyarrow as pa
 
     vectors = units([row.vector for row in rows], [f"row {row.key!r}" for row in rows], width)
-    values: dict[str, Any] = {"key": [_text(row.key) for row in rows]}
-    values["stamp"] = [row.stamp for row in rows]
+    values: dict[str, Any] = {"key": [_text(r.key) for r in rows], "stamp": [r.stamp for r in rows]}
     for name, kind in columns.items():
         values[name] = [plain(row.columns.get(name), kind) for row in rows]
     flat = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)
@@ -347,8 +346,14 @@ class Index:
 
     def stamps(self) -> dict[str, str]:
         """The stamp of every row, by its key."""
-        rows = self._rows(["key", "stamp"])
-        return {key: stamp for part in rows for key, stamp in zip(*part, strict=True)}
+        return {k: s for part in self._rows(["key", "stamp"]) for k, s in zip(*part, strict=True)}
+
+    def rows(self) -> tuple[list[str], np.ndarray, list[dict[str, Any]]]:
+        """All keys, their vectors (n, E) of length 1, and their metadata."""
+        parts = self._rows(["key", "vector", *self.columns])
+        each = [row for part in parts for row in zip(*part, strict=True)]
+        said = [dict(zip(self.columns, row[2:], strict=True)) for row in each]
+        return [row[0] for row in each], np.array([row[1] for row in each], "f4"), said
 
     def get(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Vectors (E,) of length 1 by their keys, of those that are there."""

@@ -32,7 +32,7 @@ class CatalogueOptions(Options):
 
     Attributes:
         catalogue: a file or folder of rows (see `data.sources`), or a list of dictionaries, with
-            a text, an image or both, and any other columns.
+            a text, an image or both, and any other columns; or a `Catalogue`, embedded already.
         text, image, id: the columns of these, where they haven't usual names; an item without an
             id is called by its number.
         text_weight: the share of the text in how alike two items are; of an item that has only one
@@ -158,6 +158,8 @@ class SimilarItems(Task):
             BedstoneError: there is none, it has no text and no image, or an id twice.
         """
         how = (options.text, options.image, options.id, options.text_weight)
+        if isinstance(options.catalogue, Catalogue):
+            return options.catalogue
         kept = self._kept
         if kept is None or not same(kept[0], options.catalogue) or kept[1] != how:
             self._kept = kept = options.catalogue, how, self._read(options)
