@@ -3,10 +3,12 @@
 import contextlib
 import ctypes
 import functools
+import os
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -175,6 +177,47 @@ def keep_memory() -> None:
         return
     mallopt(-4, 0)  # M_MMAP_MAX: everything from the heap,
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which isn't given back
+
+
+class KeptMemory:
+    """Gives back what a training kept in vain: steps of rows of many lengths leave holes behind.
+
+    A step's tensors don't fit the holes of a step with others, so the memory that is kept grows
+    from step to step: SFT of 135M weights on rows of 400 to 530 tokens took 13 GB after 100 steps,
+    where one step needs 5. It is given back where it has grown to `MOST` times what a step needs.
+
+    Attributes:
+        needed: bytes after a step that began with nothing kept, the most of those so far.
+    """
+
+    MOST = 1.3
+
+    def __init__(self) -> None:
+        self.needed, self._measures = 0, True
+        try:
+            self._trim = ctypes.CDLL(None).malloc_trim
+        except (OSError, AttributeError, TypeError):
+            self._trim = None
+
+    def after_step(self) -> None:
+        """Looks at the memory of this process; called after each step."""
+        size = resident()
+        if self._trim is None or not size:
+            return
+        if self._measures:
+            self.needed, self._measures = max(self.needed, size), False
+        elif size > self.MOST * self.needed:
+            self._trim(0)
+            self._measures = True
+
+
+def resident() -> int:
+    """Bytes of memory that this process has; 0 where the system doesn't say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def lone_threads(count: int) -> ThreadPoolExecutor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bedstone.checkpoints.state import load_state, save_state
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore, score
 from bedstone.errors import BedstoneError
-from bedstone.runtime import Precision
+from bedstone.runtime import KeptMemory, Precision
 from bedstone.train.averaging import Unaveraged
 from bedstone.train.logs import Interrupts, ProgressBar, RunLog
 from bedstone.train.optim import Optimizer, clip_gradients
@@ -187,12 +187,14 @@ class Trainer:
             if self.pace.save_best:
                 self.save()
         logged = (self.tokens, self.elapsed())  # at the last line of the log
+        memory = KeptMemory()
         with Interrupts() as interrupts:
             while (
                 interrupts.received is None and not self.enough() and (share := self.share()) < 1.0
             ):
                 began = self.elapsed()
                 loss, norm, rate = self.one_step(share)
+                memory.after_step()
                 self.recent.append(loss)
                 if self.plan is not None and not self.plan.step:
                     self.time_plan(self.plan, self.step - first, began, log, bar)
