@@ -38,20 +38,26 @@ def words(text: str) -> list[str]:
 
 
 GOODS = words(
-    "lamp chair table cup plate spoon fork mirror basket carpet candle cushion blanket bottle "
-    "drawer stool bench clock vase bucket hammer ladder rope kettle pillow jacket scarf glove "
-    "button ribbon"
+    "lamp chair table cup plate spoon fork mirror carpet candle cushion bottle drawer stool clock "
+    "vase hammer ladder rope pillow jacket glove button pencil crayon eraser ruler stapler folder "
+    "envelope stamp camera tripod printer scanner monitor keyboard cable charger battery speaker "
+    "guitar drum flute violin piano trumpet helmet racket paddle skateboard scooter bicycle tent "
+    "hammock lantern compass anchor barrel wheel spade rake shovel hose sprinkler fountain fence "
+    "gate window curtain shutter tile brick plank nail screw bolt wrench drill saw chisel pump "
+    "engine motor magnet lens telescope globe map poster puzzle kite marble robot puppet mask "
+    "ribbon kettle basket blanket bench bucket scarf teapot"
 )
 NAMES = words(
-    "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karla Leo Mia Nils Olga Paul Rosa Simon "
-    "Tina Viktor"
+    "Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karla Leo Mia Nils Olga Paul Amir Bella "
+    "Carlos Dina Elif Fatima George Hanna Ivan Julia Kofi Laura Maria Noah Omar Petra Quentin Rita "
+    "Sofia Tom Uma Vera Walter Yusuf Zoe Rosa Simon Tina Viktor Astrid Bjorn"
 )
 CITIES = words(
-    "Oslo Paris Rome Berlin Vienna Madrid Lisbon Dublin Prague Warsaw Athens Helsinki Zurich "
-    "Hamburg Lyon Porto"
+    "Oslo Paris Rome Berlin Vienna Madrid Lisbon Dublin Prague Warsaw Athens London Milan Naples "
+    "Seville Geneva Bergen Turin Tokyo Cairo Lima Quito Delhi Dakar Accra Hanoi Seoul Boston "
+    "Chicago Denver Austin Toronto Havana Bogota Helsinki Zurich Hamburg Lyon Porto"
 )
-KNOWN = {"goods": slice(0, 22), "names": slice(0, 14), "cities": slice(0, 11)}
-HELD = {"goods": slice(22, None), "names": slice(14, None), "cities": slice(11, None)}
+HELD_OUT = {"goods": 7, "names": 6, "cities": 5}  # the last of each list
 SKIES = ("sunny", "cloudy", "rainy", "foggy")
 
 
@@ -133,9 +139,11 @@ KINDS = tuple(WORDINGS)
 def make_task(number: int, seed: int, held: bool) -> Task:
     """A task; kinds take turns, held-out ones have every second time the wording of their own."""
     draw = random.Random(f"{seed}-{number}-{held}")
-    part = HELD if held else KNOWN
-    goods, names, cities = GOODS[part["goods"]], NAMES[part["names"]], CITIES[part["cities"]]
-    prices = dict(zip(goods, draw.sample(range(3, 200), len(goods)), strict=True))
+    goods, names, cities = (
+        each[-count:] if held else each[:-count]
+        for each, count in zip((GOODS, NAMES, CITIES), HELD_OUT.values(), strict=True)
+    )
+    prices = dict(zip(goods, draw.sample(range(3, 400), len(goods)), strict=True))
     ages = draw.sample(range(18, 90), len(names))
     world = World(
         {each: draw.randrange(2, 60) for each in goods},
