@@ -27,7 +27,7 @@ from bedstone.diffusion.samplers import slerp
 from bedstone.evaluate.generative import at_size, loss_of_held, prompt_figures, sample_prompts
 from bedstone.evaluate.runner import Evaluation, present
 from bedstone.evaluate.scene_judge import SceneJudge, Things, open_scene_judge, stated
-from bedstone.models.unclip.network import Prior, joint, read_words
+from bedstone.models.unclip.network import StandardisedPrior, joint, read_words
 from bedstone.report.sheets import as_pixels, samples_sheet
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole
@@ -113,7 +113,7 @@ class PriorScorer(Evaluation):
     def figures_of(self, most: int) -> dict[str, float]:
         """The figures of at most so many held-out captions."""
         prior, clip = self.model.network.eval(), self.clip.network
-        assert isinstance(prior, Prior)
+        assert isinstance(prior, StandardisedPrior)
         rows = np.arange(min(most, len(self.held)))
         condition, _ = self.texts.draw(rows, None)
         moved = condition.to(self.precision.device)
@@ -319,7 +319,8 @@ def rank_correlation(values: np.ndarray) -> float:
 
 def _with_prior(model: UnclipPipeline) -> Any:
     """The settings of sampling, by the prior."""
-    return replace(model.sampling, prior="diffusion")
+    assert model.prior is not None
+    return replace(model.sampling, prior=model.prior.config.kind)
 
 
 def _pairs(seen: Sequence[Things], wanted: Sequence[tuple[str, str]]) -> Any:

@@ -58,6 +58,7 @@ class PriorConfig(Settings):
     """
 
     section: ClassVar[str] = "model."
+    kind: ClassVar[str] = "diffusion"  # as settings of sampling name it
 
     layout: str = one_of(*LAYOUTS, default=LAYOUTS[0])
     embed: int = whole(1, default=256)
@@ -116,17 +117,71 @@ class WordsFirst:
         return causal & self.keep[:, None, keys] | (queries[..., :, None] == keys)
 
 
-class Prior(nn.Module):
+class StandardisedPrior(nn.Module):
+    """What priors share: the mean and deviation of a CLIP's embeddings, each of width E."""
+
+    mean: Tensor  # (E,), of a CLIP's embeddings
+    std: Tensor  # (E,)
+
+    def __init__(self, embed: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(embed))
+        self.register_buffer("std", torch.zeros(embed))
+
+    def standardised(self, embeddings: Tensor) -> Tensor:
+        """A CLIP's embeddings (B, E) as the prior makes them.
+
+        Raises:
+            BedstoneError: the prior has no statistics.
+        """
+        self.check()
+        return (embeddings - self.mean) / self.std
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E) that it made as the CLIP has them; raises as `standardised`."""
+        self.check()
+        return x * self.std + self.mean
+
+    def check(self) -> None:
+        """Raises BedstoneError where embeddings would all be the same: without statistics."""
+        count = int((~(self.std > 0)).sum())
+        if count or not (self.mean.isfinite().all() and self.std.isfinite().all()):
+            raise BedstoneError(
+                f"prior: its clip_std is 0 or not finite in {count:,} of {len(self.std):,} "
+                "dimensions, so that all embeddings would be the same. Take weights with clip_mean "
+                "and clip_std of the CLIP that it was trained with, or train one (bedstone "
+                "pretrain, method: prior)."
+            )
+
+    @torch.no_grad()
+    def fit(self, embeddings: Tensor, words: Tensor | None = None) -> None:
+        """Takes the mean and deviation of embeddings (n, E) of images.
+
+        Args:
+            words: embeddings (n, E) of their words, where the prior reads how well they fit.
+
+        Raises:
+            BedstoneError: they don't differ, so that there is nothing to learn.
+        """
+        found = embeddings.double()
+        std = found.std(0, correction=0)
+        if not (std > 1e-6).all():
+            raise BedstoneError(
+                f"clip: gives the same embeddings of all images in {int((std <= 1e-6).sum()):,} of "
+                f"{len(std):,} dimensions: it has learnt nothing. Train it longer, or name another."
+            )
+        self.mean.copy_(found.mean(0))
+        self.std.copy_(std)
+
+
+class Prior(StandardisedPrior):
     """Noisy embeddings (B, E) at times (B,) to the clean embeddings (B, E), both standardised.
 
     Embeddings of (B, N, E) are read as N tokens.
     """
 
-    mean: Tensor  # (E,), of a CLIP's embeddings
-    std: Tensor  # (E,)
-
     def __init__(self, config: PriorConfig) -> None:
-        super().__init__()
+        super().__init__(config.out_embed)
         self.config = config
         width = config.width
         self.time = NumberEmbedding(
@@ -145,8 +200,6 @@ class Prior(nn.Module):
         self.stack = Stack(_block(config) for _ in range(config.layers))
         self.norm = LayerNorm(width)
         self.out = nn.Linear(width, config.out_embed)
-        self.register_buffer("mean", torch.zeros(config.out_embed))
-        self.register_buffer("std", torch.zeros(config.out_embed))
 
     def forward(
         self,
@@ -190,31 +243,6 @@ class Prior(nn.Module):
             return self.out(states[:, -1])
         found = self.out(states[:, before + OTHERS :])
         return found if x.dim() == 3 else found[:, 0]
-
-    def standardised(self, embeddings: Tensor) -> Tensor:
-        """A CLIP's embeddings (B, E) as the prior denoises them.
-
-        Raises:
-            BedstoneError: the prior has no statistics.
-        """
-        self.check()
-        return (embeddings - self.mean) / self.std
-
-    def restored(self, x: Tensor) -> Tensor:
-        """Clean embeddings (B, E) as the CLIP has them; raises as `standardised`."""
-        self.check()
-        return x * self.std + self.mean
-
-    def check(self) -> None:
-        """Raises BedstoneError where embeddings would all be the same: without statistics."""
-        count = int((~(self.std > 0)).sum())
-        if count or not (self.mean.isfinite().all() and self.std.isfinite().all()):
-            raise BedstoneError(
-                f"prior: its clip_std is 0 or not finite in {count:,} of {len(self.std):,} "
-                "dimensions, so that all embeddings would be the same. Take weights with clip_mean "
-                "and clip_std of the CLIP that it was trained with, or train one (bedstone "
-                "pretrain, method: prior)."
-            )
 
     def _text(self, text: Tensor | None, keep: Tensor | None, rows: int) -> Tensor | None:
         """Words' states, filled up to the places of a text."""
