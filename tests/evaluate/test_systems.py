@@ -1,5 +1,6 @@
 """The same prompts through several systems: figures that are those of each alone, the page."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -14,10 +15,12 @@ from bedstone.evaluate.generative import at_size
 from bedstone.evaluate.scene_judge import SceneGridConfig, SceneJudge, judge_scenes, stated
 from bedstone.evaluate.scene_judge import build as build_judge
 from bedstone.evaluate.systems import Systems
+from bedstone.metrics.generative import SCALE
 from bedstone.report.sheets import as_pixels
 from bedstone.tasks.media.unclip import open_generator
 from dalles import dalle
 from drawings import drawing
+from image_models import clip_model
 from networks import randomise
 from unclips import unclip
 
@@ -31,6 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawing("text").save(made / "diffusion")
     dalle(clip=True).save(made / "dalle")
     unclip().save(made / "unclip")
+    clip = copy.deepcopy(clip_model())
+    with torch.no_grad():
+        clip.network.text_projection.weight.neg_()  # or all cosines were below 0
+    clip.save(made / "clip")
     network = build_judge(SceneGridConfig(size=16, width=8), seed=0)
     randomise(network)
     SceneJudge(network).save(made / "judge")
@@ -43,16 +50,15 @@ def names(folder: Path) -> list[str]:
 
 def test_figures_are_those_of_each_alone(folder: Path) -> None:
     judge = str(folder / "judge")
-    systems = Systems(
-        names(folder), PROMPTS, {"steps": 2, "candidates": 2}, judge=judge, precision="fp32"
-    )
+    given, clip = {"steps": 2, "candidates": 2}, str(folder / "clip")
+    systems = Systems(names(folder), PROMPTS, given, judge=judge, clip=clip, precision="fp32")
     found = systems.draw(2, seed=3)
     assert systems.given == [{"steps": 2}, {"steps": 2, "candidates": 2}, {"steps": 2}]
     assert systems.clip is not None and systems.judge is not None
     rows = [prompt for prompt in PROMPTS for _ in range(2)]
-    for drawn, made, given in zip(found, systems.drawers, systems.given, strict=True):
+    for drawn, made, own in zip(found, systems.drawers, systems.given, strict=True):
         alone: Any = open_generator(made.model)
-        signals = alone.draw(rows, [3, 4, 3, 4], **given).signals
+        signals = alone.draw(rows, [3, 4, 3, 4], **own).signals
         pixels, shots = as_pixels(signals), [shot for row in drawn.shots for shot in row]
         assert [len(row) for row in drawn.shots] == [2, 2] and drawn.count == 4
         seen = systems.judge.things(at_size(signals, 16))
@@ -61,10 +67,11 @@ def test_figures_are_those_of_each_alone(folder: Path) -> None:
             assert torch.equal(torch.from_numpy(shot.pixels), torch.from_numpy(pixels[row]))
             right = judge_scenes([seen[row]], [stated(rows[row])]).right == 1
             assert shot.right is right
-            assert shot.score == pytest.approx(100 * max(cosines[row, row // 2], 0), abs=1e-3)
+            assert shot.score == pytest.approx(SCALE * max(cosines[row, row // 2], 0), abs=1e-4)
         assert drawn.right == sum(bool(shot.right) for shot in shots) / 4
         assert drawn.score == pytest.approx(sum(shot.score or 0 for shot in shots) / 4, abs=1e-4)
         assert 0 < drawn.seconds < 60
+    assert any(shot.score for each in found for row in each.shots for shot in row)
 
 
 def test_the_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,7 +86,7 @@ def test_the_page(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     text = page.read_text()
     assert len(re.findall(r'<img src="data:image/png;base64,', text)) == 12
     assert "&lt;b&gt;, a blue square" in text and "<b>" not in text
-    assert len(re.findall(r">(?:not )?right</span>", text)) == 12
+    assert len(re.findall(r">(?:right|wrong)</span>", text)) == 12
     assert main(given) == 2  # it is there
     assert "--page: " in capsys.readouterr().err
     assert main([*given, "--overwrite", "--json"]) == 0

@@ -295,7 +295,7 @@ def _shown(figures: Sequence[SystemFigures]) -> list[DrawnBy]:
     found = []
     for name, each in zip(names, figures, strict=True):
         cells = [f"{each.seconds:.3f}"]
-        cells += [] if each.score is None else [f"{each.score:.1f}"]
+        cells += [] if each.score is None else [f"{each.score:.2f}"]
         if each.right is not None:
             low, high = each.interval
             cells += [f"{each.right:.3f}", f"{low:.3f} to {high:.3f}"]

@@ -48,8 +48,8 @@ figcaption { font-size: .74rem; line-height: 1.35; color: var(--dim); margin-top
 {% set at = loop.index0 %}{% for each in systems %}<div><h3>{{ each.name }}</h3><div class="row">
 {% for shot in each.rows[at] %}<figure><img src="{{ shot.source }}" alt="{{ prompt }}">
 <figcaption>{% if shot.right is not none %}<span class="{{ 'yes' if shot.right else 'no' }}">
-{{- 'right' if shot.right else 'not right' }}</span> {% endif %}
-{%- if shot.score is not none %}{{ "%.1f" | format(shot.score) }}{% endif %}</figcaption></figure>
+{{- 'right' if shot.right else 'wrong' }}</span> {% endif %}
+{%- if shot.score is not none %}{{ "%.2f" | format(shot.score) }}{% endif %}</figcaption></figure>
 {% endfor %}</div></div>{% endfor %}</div></section>{% endfor %}
 {% endblock %}
 """

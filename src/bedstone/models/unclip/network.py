@@ -215,7 +215,7 @@ class Prior(StandardisedPrior):
         Args:
             t: timesteps, (B,) or one for all.
             words: the words' embedding, (B, E).
-            text: the words' states, (B, T, E); fewer than T are filled up, with `text_keep`.
+            text: the words' states, (B, T, E); there may be fewer than T with `text_keep`.
             text_keep: (B, T) bool, True where a state is of a word. With it tokens see those
                 before them alone, without it all, as in diffusers.
 
@@ -224,7 +224,7 @@ class Prior(StandardisedPrior):
         """
         rows = len(x)
         noisy = self.noisy(x if x.dim() == 3 else x[:, None])
-        tokens = self._text(text, text_keep, rows)
+        tokens = self._text(text, text_keep is not None, rows)
         before = 0 if tokens is None else tokens.shape[1]
         words = words if self.words_norm is None else self.words_norm(words)
         parts = [self.words(words)[:, None], self.time(t.expand(rows)).to(x.dtype)[:, None], noisy]
@@ -232,11 +232,10 @@ class Prior(StandardisedPrior):
         if self.query is not None:
             parts.append(self.query.expand(rows, 1, -1).to(x.dtype))
         states = torch.cat(parts, 1)
-        states = states + self._places(before + OTHERS, states.shape[1])
+        states = states + self._places(before, states.shape[1])
         mask: Mask = Full()
         if text_keep is not None and tokens is not None:
-            keep = F.pad(text_keep, (0, before - text_keep.shape[1]))
-            mask = WordsFirst(F.pad(keep, (0, states.shape[1] - before), value=True))
+            mask = WordsFirst(F.pad(text_keep, (0, states.shape[1] - before), value=True))
         states = states if self.norm_in is None else self.norm_in(states)
         states = self.norm(self.stack(states, Context(mask=mask)))
         if self.query is not None:
@@ -244,8 +243,8 @@ class Prior(StandardisedPrior):
         found = self.out(states[:, before + OTHERS :])
         return found if x.dim() == 3 else found[:, 0]
 
-    def _text(self, text: Tensor | None, keep: Tensor | None, rows: int) -> Tensor | None:
-        """Words' states, filled up to the places of a text."""
+    def _text(self, text: Tensor | None, masked: bool, rows: int) -> Tensor | None:
+        """Words' states; fewer than the places of a text where fillings are masked."""
         config = self.config
         if text is None:
             if self.text is not None:
@@ -258,19 +257,21 @@ class Prior(StandardisedPrior):
                 f"for each of {rows} rows. Take the CLIP that it was trained with."
             )
         missing = config.text_tokens - text.shape[1]
-        if missing < 0 or (missing and keep is None):
+        if missing < 0 or (missing and not masked):
             raise BedstoneError(
                 f"text: has {text.shape[1]} states; this prior reads {config.text_tokens}, or "
                 "fewer where text_keep says which are words."
             )
-        return F.pad(text if self.text is None else self.text(text), (0, 0, 0, missing))
+        return text if self.text is None else self.text(text)
 
-    def _places(self, before: int, total: int) -> Tensor:
-        """(S, D): what is added to the tokens; nothing to those beside the noisy embeddings where
-        positions are of these alone."""
+    def _places(self, text: int, total: int) -> Tensor:
+        """(S, D): what is added to the tokens, of which so many are a text's; nothing to those
+        beside the noisy embeddings where positions are of these alone."""
         table: Tensor = self.positions.weight
+        if 0 < text < self.config.text_tokens:  # as if fillings, which nobody sees, stood there
+            table = torch.cat((table[:text], table[self.config.text_tokens :]))
         if len(table) < total:
-            table = F.pad(table, (0, 0, before, int(self.query is not None)))
+            table = F.pad(table, (0, 0, text + OTHERS, int(self.query is not None)))
         if len(table) != total:
             raise BedstoneError(
                 f"x: {total} tokens were given; this prior has {self.config.places} positions "
