@@ -32,9 +32,20 @@ def test_retrieval_among_groups() -> None:
     assert retrieval(half, images) == 0.5
     chance = retrieval(vectors(5000, 1), vectors(5000))
     assert 0.003 < chance < 0.02
-    assert retrieval(images[:7], images[:7], 100) == 1.0  # of fewer, among all of them
+    assert retrieval(images[:7], images[:7], among=100) == 1.0  # of fewer, among all of them
     late = torch.where(torch.arange(250)[:, None] < 200, images, -images)
     assert retrieval(late, images) == 1.0  # what is left over of groups isn't read
+
+
+def test_images_of_one_caption_count_as_one() -> None:
+    images = vectors(200)
+    pairs = [row // 2 for row in range(200)]
+    swapped = images.view(100, 2, -1).flip(1).flatten(0, 1)
+    assert retrieval(swapped, images) == 0.0 and retrieval(swapped, images, pairs) == 1.0
+    assert retrieval(images.roll(2, 0), images, pairs) == 0.0
+    found = prior_figures(swapped, images, images, pairs)
+    assert found["retrieval"] == found["retrieval_words"] == 1.0
+    assert found["retrieval_shuffled"] == 0.5  # the other of the pair, or of another pair
 
 
 def test_a_prior_beside_the_words_and_chance() -> None:

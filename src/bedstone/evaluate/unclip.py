@@ -1,7 +1,7 @@
 """Evaluation of unCLIP: what its prior adds to the words, variations, what lies between images.
 
 A prior is judged by retrieval, not by its loss: whether the embedding that it makes of a caption is
-nearest, of 100 images, to the caption's own. Beside it stand the words' own embedding, which needs
+nearest, of 100 images, to one that has this caption. Beside it stand the words' own embedding, which needs
 no prior, and the prior's embedding of another image's caption, which is chance.
 
 Shapes: B rows, n images, E width of embeddings, C channels, H x W pixels.
@@ -42,8 +42,11 @@ STEPS = 25  # of the prior
 VARIED, PAIRS, BETWEEN = 200, 50, 11  # variations, pairs of images, images from one to the other
 
 
-def retrieval(found: Tensor, images: Tensor, among: int = AMONG) -> float:
-    """How often an embedding (n, E) is nearest, of `among` images' (n, E), to that of its row.
+def retrieval(
+    found: Tensor, images: Tensor, captions: Sequence[Any] = (), among: int = AMONG
+) -> float:
+    """How often an embedding (n, E) is nearest, of `among` images' (n, E), to that of its row, or
+    of another with the same caption: no prior could tell these apart.
 
     Rows go by groups of `among`; what is left over of several is not read.
     """
@@ -53,24 +56,28 @@ def retrieval(found: Tensor, images: Tensor, among: int = AMONG) -> float:
     for first in range(0, groups * count, count):
         part = slice(first, first + count)
         scores = joint(found[part]) @ joint(images[part]).T
-        right += int((scores.argmax(1) == torch.arange(count, device=scores.device)).sum())
+        own = list(captions[part]) or list(range(count))
+        right += sum(own[place] == own[row] for row, place in enumerate(scores.argmax(1).tolist()))
     return right / (groups * count)
 
 
-def prior_figures(made: Tensor, words: Tensor, images: Tensor) -> dict[str, float]:
+def prior_figures(
+    made: Tensor, words: Tensor, images: Tensor, captions: Sequence[Any] = ()
+) -> dict[str, float]:
     """Figures of the embeddings (n, E) that a prior made of captions.
 
     Args:
         words: embeddings (n, E) of the captions themselves.
         images: those of their images.
+        captions: what each is, as they are compared; all differ where none are given.
     """
     cosine = nn.functional.cosine_similarity
     return {
         "cosine": float(cosine(made, images).mean()),
         "cosine_words": float(cosine(words, images).mean()),
-        "retrieval": retrieval(made, images),
-        "retrieval_words": retrieval(words, images),
-        "retrieval_shuffled": retrieval(made.roll(1, 0), images),
+        "retrieval": retrieval(made, images, captions),
+        "retrieval_words": retrieval(words, images, captions),
+        "retrieval_shuffled": retrieval(made.roll(1, 0), images, captions),
     }
 
 
@@ -121,7 +128,8 @@ class PriorScorer(Evaluation):
         images = prior.restored(self.held.read(rows).to(prior.mean))
         assert moved.ids is not None and moved.keep is not None
         made = sample_prior(prior, clip, seeds, condition, null, PRIOR_SCHEDULER, STEPS)
-        return prior_figures(made, read_words(clip, moved.ids, moved.keep)[0], images)
+        words, _ = read_words(clip, moved.ids, moved.keep)
+        return prior_figures(made, words, images, [self.texts.numbers[row][0] for row in rows])
 
 
 # What is made of images: variations, what lies between two, what words change.
@@ -153,7 +161,7 @@ class EmbeddingFigures:
         own = replace(model.sampling, prior="none")
         plain = model.embeddings([0] * len(self.captions), words, own).cpu()
         made = model.embeddings(range(len(self.captions)), words, _with_prior(model)).cpu()
-        found = prior_figures(made, plain, self.embeddings)
+        found = prior_figures(made, plain, self.embeddings, self.captions)
         return {f"prior/{name}": value for name, value in found.items()}
 
     def variations(self, most: int) -> dict[str, float]:
