@@ -50,7 +50,7 @@ class CodePriorConfig(Settings):
     layout: str = one_of(*LAYOUTS, default=LAYOUTS[0])
     embed: int = whole(1, default=256)
     text_tokens: int = whole(1, default=48)
-    components: int = whole(1, default=64)
+    components: int = whole(1, default=32)
     buckets: int = whole(2, default=32)
     fits: int = whole(2, default=16)
     width: int = whole(1, default=256)
