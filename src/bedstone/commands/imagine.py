@@ -214,8 +214,9 @@ class SamplingOptions:
         top_k: of a DALL-E: draw from so many likeliest codes; 0 from all.
         top_p: of a DALL-E: draw from the fewest likeliest codes that reach this probability.
         candidates: of a DALL-E: images drawn for each one, of which its CLIP keeps the best.
-        prior: of an unCLIP: diffusion, or none for the words' own embedding.
-        prior_steps: of an unCLIP: number of sampling steps of its prior.
+        prior: of an unCLIP: its own, diffusion or autoregressive; or none for the words' own
+            embedding.
+        prior_steps: of an unCLIP: number of sampling steps of its diffusion prior.
         prior_guidance: of an unCLIP: scale of guidance in its prior; 1 = none.
         prior_samples: of an unCLIP: embeddings drawn, of which the nearest to the words is kept.
     """
