@@ -1,8 +1,8 @@
 """Evaluation of unCLIP: what its prior adds to the words, variations, what lies between images.
 
 A prior is judged by retrieval, not by its loss: whether the embedding that it makes of a caption is
-nearest, of 100 images, to one that has this caption. Beside it stand the words' own embedding, which needs
-no prior, and the prior's embedding of another image's caption, which is chance.
+nearest, of 100 images, to one that has this caption. Beside it stand the words' own embedding,
+which needs no prior, and the prior's embedding of another image's caption, which is chance.
 
 Shapes: B rows, n images, E width of embeddings, C channels, H x W pixels.
 """
