@@ -95,7 +95,7 @@ class Nearest:
     """Draws the real image whose embedding is nearest, or one `shift` places after it."""
 
     def __init__(self, shift: int = 0) -> None:
-        self.shift = shift
+        self.shift, self.prompts = shift, None
         self.real = torch.from_numpy(pixels()).float() / 127.5 - 1
         self.clip = SimpleNamespace(images=self._vectors)
         self.model = SimpleNamespace(
@@ -108,7 +108,8 @@ class Nearest:
         means = np.concatenate((flat.mean(1), flat.std(1) / 4), 1)  # (n, 6)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
-    def decoded(self, rows: Tensor, seeds: Any, record: Any, given: Any) -> Any:
+    def decoded(self, rows: Tensor, seeds: Any, record: Any, given: Any, **more: Any) -> Any:
+        self.prompts = more.get("prompts")
         nearest = (joint(rows) @ self.own.T).argmax(1)
         return SimpleNamespace(signals=self.real[(nearest + self.shift) % len(self.real)])
 
@@ -142,6 +143,15 @@ def test_copies_agree_and_are_no_variations() -> None:
     assert other["variations/agreement"] == 0.75 and other["variations/ratio"] > 0.9
     wrong = figures(shift=PER).variations(100)
     assert wrong["variations/agreement"] == 0.0
+
+
+def test_what_the_denoiser_makes_of_real_embeddings() -> None:
+    whole = figures()
+    assert whole.by_image(100) == {"right/image embedding": 1.0}
+    drawer: Any = whole.drawer
+    assert drawer.prompts == whole.captions
+    assert figures(shift=1).by_image(100) == {"right/image embedding": 0.75}
+    assert figures(shift=1).by_image(3) == {"right/image embedding": 1.0}
 
 
 def test_ways_between_rise_to_their_ends() -> None:

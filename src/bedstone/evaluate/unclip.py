@@ -26,7 +26,13 @@ from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.diffusion.samplers import slerp
 from bedstone.evaluate.generative import at_size, loss_of_held, prompt_figures, sample_prompts
 from bedstone.evaluate.runner import Evaluation, present
-from bedstone.evaluate.scene_judge import SceneJudge, Things, open_scene_judge, stated
+from bedstone.evaluate.scene_judge import (
+    SceneJudge,
+    Things,
+    judge_scenes,
+    open_scene_judge,
+    stated,
+)
 from bedstone.models.unclip.network import StandardisedPrior, joint, read_words
 from bedstone.report.sheets import as_pixels, samples_sheet
 from bedstone.runtime import Precision
@@ -164,6 +170,15 @@ class EmbeddingFigures:
         found = prior_figures(made, plain, self.embeddings, self.captions)
         return {f"prior/{name}": value for name, value in found.items()}
 
+    def by_image(self, most: int) -> dict[str, float]:
+        """How often an image of a caption is right that is drawn by the embedding of a real image
+        of it: what no prior could do better, so that it says what the denoiser is worth."""
+        texts = self.captions[:most]
+        own = self.embeddings[:most]
+        drawn = self.drawer.decoded(own, range(len(texts)), {}, {}, prompts=texts).signals
+        found = judge_scenes(self.see(drawn), [stated(text) for text in texts])
+        return {"right/image embedding": found.right}
+
     def variations(self, most: int) -> dict[str, float]:
         """Of pictures of one thing: how often a variation shows that thing, and how far it is from
         its picture, beside how far two random pictures of such a thing are from one another."""
@@ -261,8 +276,9 @@ def evaluate_unclip(
     """Prints and returns the figures of an unCLIP on scenes.
 
     `right` is the share of prompts of combinations that training never showed whose images a judge
-    finds right, `right/no prior` the same from the words' own embeddings, `prior/...` what
-    `prior_figures` says of test captions, `variations/...`, `between/...` and `differences/...`
+    finds right, `right/no prior` the same from the words' own embeddings, `right/image embedding`
+    that of test captions from the embeddings of their images, `prior/...` what `prior_figures` says
+    of test captions, `variations/...`, `between/...` and `differences/...`
     what `EmbeddingFigures` says of test images.
 
     Args:
@@ -298,6 +314,7 @@ def evaluate_unclip(
     beside = EmbeddingFigures(UnclipGenerator(model, precision.name), sees, real)
     for more in (
         beside.retrieval(),
+        beside.by_image(min(samples, VARIED)),
         beside.variations(min(samples, VARIED)),
         beside.between(min(samples // 2, PAIRS)),
         beside.differences(min(samples, VARIED)),
