@@ -194,7 +194,7 @@ def classes(options: argparse.Namespace) -> None:
     found = class_accuracy(judge.logits(drawn), numbers)
     low, high = interval(round(found.accuracy * options.samples), options.samples)
     print(f"{model.how}: {options.samples} samples, {found.accuracy:.3f} ({low:.3f}-{high:.3f})")
-    for label, share in zip(judge.labels, found.per_class, strict=True):
+    for label, share in zip(judge.labels, found.classes, strict=True):
         print(f"  {template.replace('{label}', label)}: {share:.3f}")
 
 
