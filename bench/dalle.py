@@ -3,7 +3,7 @@
     python bench/dalle.py accuracy --model RUN --judge FOLDER [--candidates 16] [--prompts 1000]
         [--seeds 0 1] [--guidance 3.0]
     python bench/dalle.py speed [--images 16] [--grid 16] [--threads N] [--rounds 5] [--write]
-    python bench/dalle.py classes --model RUN --judge FILE [--samples 1000]
+    python bench/dalle.py classes --model RUN... --judge FILE [--samples 1000] [--steps 8]
     python bench/dalle.py orders --raster RUN --masked RUN --judge FOLDER [--prompts 1000]
 
 `accuracy`: prompts of scenes whose combinations of shape and colour training never showed, judged
@@ -14,7 +14,7 @@ n, `oracle/n` of the best of them, `random/n` of any; intervals are Wilson's, of
 `transformers.generate` with a static cache on the same network; logits and ids are compared first.
 
 `classes`: how often a judge of labelled images sees the class whose name a prompt has, by the
-first of the recipe's templates.
+first of the recipe's templates; with passes of the network and processor milliseconds an image.
 
 `orders`: accuracy, passes of the network and processor seconds an image in both orders.
 """
@@ -179,23 +179,40 @@ def speed(options: argparse.Namespace) -> None:
         write(options.write, "dalle", "codes", made, images=options.images, grid=side, **shape)
 
 
+def passes(model: DallePipeline) -> int:
+    """Of the network for an image."""
+    places: int = model.config.places
+    return min(model.sampling.steps, places) if model.masked else places
+
+
 def classes(options: argparse.Namespace) -> None:
-    model, judge = opened(options.model), open_judge(options.judge)
+    judge = open_judge(options.judge)
     how = pick_precision("auto", pick_device("cpu"))
-    template = model.record["recipe"]["data"]["templates"][0]
-    numbers = torch.arange(options.samples) % len(judge.labels)
-    prompts = [template.replace("{label}", judge.labels[number]) for number in numbers.tolist()]
-    drawn = model.sample(
-        range(options.samples),
-        condition=model.prompts.condition(prompts),
-        batch=250,
-        **model.prepared(how),
-    )
-    found = class_accuracy(judge.logits(drawn), numbers)
-    low, high = interval(round(found.accuracy * options.samples), options.samples)
-    print(f"{model.how}: {options.samples} samples, {found.accuracy:.3f} ({low:.3f}-{high:.3f})")
-    for label, share in zip(judge.labels, found.per_class, strict=True):
-        print(f"  {template.replace('{label}', label)}: {share:.3f}")
+    for path in options.model:
+        model = opened(path)
+        given = {"guidance": options.guidance, "steps": options.steps}
+        said = {name: value for name, value in given.items() if value is not None}
+        model.sampling = replace(model.sampling, **said)
+        template = model.record["recipe"]["data"]["templates"][0]
+        numbers = torch.arange(options.samples) % len(judge.labels)
+        prompts = [template.replace("{label}", judge.labels[number]) for number in numbers.tolist()]
+        start = time.process_time()
+        drawn = model.sample(
+            range(options.samples),
+            condition=model.prompts.condition(prompts),
+            batch=250,
+            **model.prepared(how),
+        )
+        taken = (time.process_time() - start) / options.samples
+        found = class_accuracy(judge.logits(drawn), numbers)
+        low, high = interval(round(found.accuracy * options.samples), options.samples)
+        print(
+            f"{path}: {model.how}: {options.samples} samples, {found.accuracy:.3f} "
+            f"({low:.3f}-{high:.3f}), {passes(model)} passes, {taken * 1e3:.1f} ms of processor an "
+            "image"
+        )
+        for label, share in zip(judge.labels, found.classes, strict=True):
+            print(f"  {template.replace('{label}', label)}: {share:.3f}")
 
 
 def orders(options: argparse.Namespace) -> None:
@@ -207,12 +224,10 @@ def orders(options: argparse.Namespace) -> None:
         start = time.process_time()
         found = rerank_figures(model, how, judge, prompts, 1)
         taken = (time.process_time() - start) / len(prompts)
-        config = model.config
-        passes = min(model.sampling.steps, config.places) if model.masked else config.places
         low, high = found.intervals["right/1"]
         print(
             f"{path}: {model.how}: right {found['right/1']:.3f} ({low:.3f}-{high:.3f}), "
-            f"{passes} passes, {taken * 1e3:.1f} ms of processor an image"
+            f"{passes(model)} passes, {taken * 1e3:.1f} ms of processor an image"
         )
 
 
@@ -235,8 +250,10 @@ def main() -> None:
     two.add_argument("--threads", type=int, default=torch.get_num_threads())
     add_write(two)
     four = kinds.add_parser("classes")
-    four.add_argument("--model", required=True)
+    four.add_argument("--model", required=True, nargs="+")
     four.add_argument("--judge", required=True)
+    four.add_argument("--guidance", type=float)
+    four.add_argument("--steps", type=int)
     four.add_argument("--samples", type=int, default=1000)
     three = kinds.add_parser("orders")
     for name in ("raster", "masked", "judge"):

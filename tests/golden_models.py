@@ -78,5 +78,6 @@ MODELS: dict[str, Callable[[], Model]] = {
     "dalle": dalles.dalle,
     "dalle masked": lambda: dalles.dalle("masked", clip=True),
     "prior": lambda: unclips.prior_of(image_models.clip_model()),
+    "code prior": lambda: unclips.code_prior(24),
     "unclip": unclips.unclip,
 }

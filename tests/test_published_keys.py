@@ -103,7 +103,8 @@ DENOISERS = {
     "prior_transformer": "PriorTransformer",
 }
 OURS = {"clip_resnet", "blip_resnet", "flamingo", "sighted_gpt", "bedstone_dit", "fsq_autoencoder"}
-OURS |= {"dalle", "discrete_vae"}  # this one of a library without configuration files
+OURS |= {"dalle", "autoregressive_prior"}
+OURS |= {"discrete_vae"}  # of a library without configuration files
 
 
 def default(model_type):

@@ -14,6 +14,8 @@ from bedstone.models.bert.network import BertConfig
 from bedstone.models.dit.config import DiTConfig
 from bedstone.models.dit.network import Conditioned, build
 from bedstone.models.heads import HeadConfig
+from bedstone.models.unclip.autoregressive import CodePriorConfig
+from bedstone.models.unclip.autoregressive import build as build_codes
 from bedstone.models.unclip.network import PriorConfig
 from bedstone.models.unclip.network import build as build_prior
 from image_models import clip_model
@@ -32,9 +34,32 @@ def prior_of(clip: Model, seed: int = 5, tokens: int = TOKENS) -> Model:
     return Model(network.eval())
 
 
+def code_prior(embed: int, seed: int = 5, tokens: int = TOKENS) -> Model:
+    """An autoregressive prior of embeddings of that width, fitted to random ones."""
+    config = CodePriorConfig(
+        embed=embed,
+        text_tokens=tokens,
+        components=6,
+        buckets=5,
+        fits=4,
+        width=16,
+        layers=2,
+        heads=2,
+    )
+    network = build_codes(config, seed=seed)
+    randomise(network, seed=seed)
+    chance = torch.Generator().manual_seed(seed)
+    images = torch.randn(200, embed, generator=chance)
+    network.fit(images, images + torch.randn(200, embed, generator=chance))
+    return Model(network.eval())
+
+
 @functools.cache
-def unclip(kind: str = "clip", *, prior: bool = True, drops: bool = True) -> UnclipPipeline:
-    """An unCLIP of images of 8 pixels, with a CLIP of that layout."""
+def unclip(
+    kind: str = "clip", *, prior: bool = True, drops: bool = True, codes: bool = False
+) -> UnclipPipeline:
+    """An unCLIP of images of 8 pixels, with a CLIP of that layout; `codes`: with an autoregressive
+    prior."""
     clip = clip_model(kind)
     text = BertConfig(
         layout="distilbert",
@@ -60,7 +85,8 @@ def unclip(kind: str = "clip", *, prior: bool = True, drops: bool = True) -> Unc
     )
     denoiser = build(config, seed=1)
     randomise(denoiser, seed=3)
-    parts = {"clip": clip, **({"prior": prior_of(clip)} if prior else {})}
+    made = code_prior(clip.config.embed) if codes else prior_of(clip)
+    parts = {"clip": clip, **({"prior": made} if prior else {})}
     return UnclipPipeline(
         Conditioned(denoiser, text_part(reader.network)).eval(),
         clip.tokenizer,
@@ -70,7 +96,7 @@ def unclip(kind: str = "clip", *, prior: bool = True, drops: bool = True) -> Unc
         sampling=UnclipSampling(
             steps=3,
             guidance=2.0 if drops else 1.0,
-            prior="diffusion" if prior else "none",
+            prior=made.config.kind if prior else "none",
             prior_steps=3,
         ),
         reader=reader,

@@ -27,9 +27,10 @@ def drawn(model: UnclipPipeline) -> torch.Tensor:
     return model.sample(range(3), condition=model.prompts.condition(PROMPTS))
 
 
-@pytest.mark.parametrize("prior", [True, False])
-def test_a_folder(tmp_path: Path, prior: bool) -> None:
-    model = unclip("clip_resnet", prior=prior)
+@pytest.mark.parametrize("prior", ["diffusion", "autoregressive", "none"])
+def test_a_folder(tmp_path: Path, prior: str) -> None:
+    model = unclip("clip_resnet", prior=prior != "none", codes=prior == "autoregressive")
+    assert model.sampling.prior == prior
     assert isinstance(model, Generator)
     model.save(tmp_path / "model")
     again = bedstone.load(tmp_path / "model")
@@ -55,8 +56,9 @@ def test_the_command_line_knows_it(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "text-to-image" in capsys.readouterr().out
 
 
-def test_seeds_and_conditions_decide_alone() -> None:
-    model = unclip()
+@pytest.mark.parametrize("codes", [False, True])
+def test_seeds_and_conditions_decide_alone(codes: bool) -> None:
+    model = unclip(codes=codes)
     whole = drawn(model)
     one = model.sample([1], condition=model.prompts.condition(PROMPTS[1:2]))
     assert torch.allclose(one[0], whole[1], atol=1e-4)
@@ -98,6 +100,12 @@ def test_parts_that_do_not_fit() -> None:
     ):
         with pytest.raises(BedstoneError, match=said):
             check_unclip(dataclasses.replace(model, **parts))
+    codes = unclip(codes=True)
+    other = dataclasses.replace(codes.sampling, prior="diffusion")
+    with pytest.raises(BedstoneError, match=r"sampling.prior is diffusion, .* is autoregressive"):
+        check_unclip(dataclasses.replace(codes, sampling=other))
+    with pytest.raises(BedstoneError, match=r"prior: diffusion was asked for, .* autoregressive"):
+        codes.sample([0], sampling=other)
     recorded = Model(model.prior.network, record={"data": {"clip": "another"}})
     with pytest.raises(BedstoneError, match="trained with a CLIP of the fingerprint another"):
         check_unclip(dataclasses.replace(model, prior=recorded))

@@ -32,9 +32,20 @@ def test_retrieval_among_groups() -> None:
     assert retrieval(half, images) == 0.5
     chance = retrieval(vectors(5000, 1), vectors(5000))
     assert 0.003 < chance < 0.02
-    assert retrieval(images[:7], images[:7], 100) == 1.0  # of fewer, among all of them
+    assert retrieval(images[:7], images[:7], among=100) == 1.0  # of fewer, among all of them
     late = torch.where(torch.arange(250)[:, None] < 200, images, -images)
     assert retrieval(late, images) == 1.0  # what is left over of groups isn't read
+
+
+def test_images_of_one_caption_count_as_one() -> None:
+    images = vectors(200)
+    pairs = [row // 2 for row in range(200)]
+    swapped = images.view(100, 2, -1).flip(1).flatten(0, 1)
+    assert retrieval(swapped, images) == 0.0 and retrieval(swapped, images, pairs) == 1.0
+    assert retrieval(images.roll(2, 0), images, pairs) == 0.0
+    found = prior_figures(swapped, images, images, pairs)
+    assert found["retrieval"] == found["retrieval_words"] == 1.0
+    assert found["retrieval_shuffled"] == 0.5  # the other of the pair, or of another pair
 
 
 def test_a_prior_beside_the_words_and_chance() -> None:
@@ -84,7 +95,7 @@ class Nearest:
     """Draws the real image whose embedding is nearest, or one `shift` places after it."""
 
     def __init__(self, shift: int = 0) -> None:
-        self.shift = shift
+        self.shift, self.prompts = shift, None
         self.real = torch.from_numpy(pixels()).float() / 127.5 - 1
         self.clip = SimpleNamespace(images=self._vectors)
         self.model = SimpleNamespace(
@@ -97,7 +108,8 @@ class Nearest:
         means = np.concatenate((flat.mean(1), flat.std(1) / 4), 1)  # (n, 6)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
-    def decoded(self, rows: Tensor, seeds: Any, record: Any, given: Any) -> Any:
+    def decoded(self, rows: Tensor, seeds: Any, record: Any, given: Any, **more: Any) -> Any:
+        self.prompts = more.get("prompts")
         nearest = (joint(rows) @ self.own.T).argmax(1)
         return SimpleNamespace(signals=self.real[(nearest + self.shift) % len(self.real)])
 
@@ -131,6 +143,15 @@ def test_copies_agree_and_are_no_variations() -> None:
     assert other["variations/agreement"] == 0.75 and other["variations/ratio"] > 0.9
     wrong = figures(shift=PER).variations(100)
     assert wrong["variations/agreement"] == 0.0
+
+
+def test_what_the_denoiser_makes_of_real_embeddings() -> None:
+    whole = figures()
+    assert whole.by_image(100) == {"right/image embedding": 1.0}
+    drawer: Any = whole.drawer
+    assert drawer.prompts == whole.captions
+    assert figures(shift=1).by_image(100) == {"right/image embedding": 0.75}
+    assert figures(shift=1).by_image(3) == {"right/image embedding": 1.0}
 
 
 def test_ways_between_rise_to_their_ends() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bedstone.data.scenes.world import make_scene
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.scene_judge import SceneGridConfig, SceneJudge
 from bedstone.evaluate.scene_judge import build as build_judge
+from bedstone.models.unclip.autoregressive import CodePrior
 from bedstone.models.unclip.network import Prior
 from bedstone.recipes.base import read
 from bedstone.recipes.prior import PriorRecipe
@@ -172,6 +174,7 @@ def test_evaluate(whole: RunResult, tmp_path: Path, capsys: pytest.CaptureFixtur
     wanted = {"right", "right/no prior", "gain of the prior", "prior/retrieval", "prior/cosine"}
     wanted |= {"prior/retrieval_words", "prior/retrieval_shuffled", "variations/agreement"}
     wanted |= {"variations/distance", "between/spearman", "differences/changed"}
+    wanted |= {"right/image embedding"}
     assert wanted <= found.keys()
     assert found["gain of the prior"] == pytest.approx(found["right"] - found["right/no prior"])
     assert (tmp_path / "sheets" / "drawn.png").is_file()
@@ -251,6 +254,29 @@ def test_without_a_prior_words_have_their_own_embedding(tmp_path: Path, clip: Pa
     assert model.prior is None and set(model.made_with) == {"clip"}
     with pytest.raises(BedstoneError, match=r"prior: diffusion was asked for, and .* has none"):
         model.sample([0], sampling=type(model.sampling)(steps=2))
+
+
+def test_an_autoregressive_prior(tmp_path: Path, clip: Path) -> None:
+    model = {"layout": "autoregressive_prior", "components": 4, "buckets": 4, "fits": 2, **SIZE}
+    more: dict[str, Any] = {"clip": {}, "parts": {"clip": str(clip)}}
+    more |= {"prior": {**PRIOR, "model": model, "optim": {"lr": 1e-2, "adamw_lr": 1e-2}}}
+    with pytest.raises(BedstoneError, match=r"sampling.prior: diffusion .* kind autoregressive"):
+        train(tmp_path / "no", **more)
+    sampling = {"steps": 2, "prior": "autoregressive", "prior_guidance": 2.0}
+    more |= {"budget": "40 steps", "shares": {"prior": 0.9}, "sampling": sampling}
+    done = train(tmp_path / "run", **more)
+    assert done.model is not None
+    parts = done.run / "parts"
+    nats = list(losses(parts / "prior").values())
+    assert nats[0] == pytest.approx(math.log(4), abs=0.02) and min(nats[-8:]) < nats[0] - 0.05
+    report = json.loads((parts / "prior" / "evaluation.json").read_text())["validation"]
+    assert {"retrieval", "retrieval_words", "retrieval_shuffled", "cosine"} <= report.keys()
+    made = open_model(done.model)
+    assert isinstance(made, UnclipPipeline) and made.prior is not None
+    assert isinstance(made.prior.network, CodePrior) and (done.model / "golden.json").is_file()
+    assert "autoregressive prior, guidance 2" in made.how
+    with pytest.raises(BedstoneError, match=r"model.layout: 'prior' was given; expected"):
+        train(tmp_path / "other", **{**more, "prior": {"model": {"layout": "prior"}}})
 
 
 def test_own_images_with_captions(tmp_path: Path, clip: Path) -> None:

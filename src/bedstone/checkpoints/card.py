@@ -38,7 +38,11 @@ USES["autoencoder_kl"] = ("image-feature-extraction", 'bedstone.load(".").networ
 for _kind in ("fsq_autoencoder", "vq_model", "discrete_vae"):
     USES[_kind] = ("image-feature-extraction", 'bedstone.load(".").network.encode(pixels)')
 USES["dalle"] = ("text-to-image", 'bedstone.load(".").network(ids, keep, codes)')
-USES["prior_transformer"] = ("text-to-image", 'bedstone.load(".").network(x, t, words=words)')
+for _kind, _call in (
+    ("prior_transformer", "x, t, words=words"),
+    ("autoregressive_prior", "x, words=words, text=states"),
+):
+    USES[_kind] = ("text-to-image", f'bedstone.load(".").network({_call})')
 for _kind in ("dit", "pixart", "bedstone_dit"):  # alone, not as a part of a pipeline
     USES[_kind] = ("unconditional-image-generation", 'bedstone.load(".").network(x, t)')
 for _kind in ("states", "sequence", "tokens", "spans"):

@@ -27,19 +27,27 @@ from bedstone.diffusion.sample import (
     SampleInputs,
     SamplingConfig,
     candidate_seeds,
+    generators_of,
     sample_many,
 )
 from bedstone.diffusion.schedulers import NAME as SCHEDULER
 from bedstone.diffusion.schedulers import UNCLIP, process_from, published
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
+from bedstone.generation.codes import write_components
 from bedstone.models.interfaces import DualEncoder
-from bedstone.models.unclip.network import ConditionedPrior, Prior, joint, read_words
+from bedstone.models.unclip.autoregressive import CodePrior
+from bedstone.models.unclip.network import (
+    ConditionedPrior,
+    StandardisedPrior,
+    joint,
+    read_words,
+)
 from bedstone.reading import is_plain, read_object
 from bedstone.settings import number, one_of, whole
 
 SPEC = "unclip.json"
-PRIORS = ("diffusion", "none")
+PRIORS = ("diffusion", "autoregressive", "none")
 PRIOR_BATCH = 256  # embeddings that are sampled at a time
 # How priors are trained and sampled, as unCLIP's were published; embeddings are standardised.
 PRIOR_SCHEDULER = {
@@ -57,8 +65,9 @@ class UnclipSampling(SamplingConfig):
     """`SamplingConfig` of the images, and how their embeddings are made of words.
 
     Attributes, besides those of `SamplingConfig`:
-        prior: diffusion; or none, which takes the embedding of the words itself.
-        prior_steps: of the prior's sampling.
+        prior: the model's own, diffusion or autoregressive; or none, which takes the embedding of
+            the words itself.
+        prior_steps: of a diffusion prior's sampling.
         prior_guidance: `null + guidance * (text - null)` of the prior; 1 = none.
         prior_samples: embeddings that are sampled, of which the one nearest to that of the words
             is kept.
@@ -103,10 +112,9 @@ class UnclipPipeline(DiffusionPipeline):
         if sampling.prior == "none":
             return f"{super().how}, from the words' own embedding"
         best = f", the best of {sampling.prior_samples}" if sampling.prior_samples > 1 else ""
-        return (
-            f"{super().how}; prior of {sampling.prior_steps} steps, guidance "
-            f"{sampling.prior_guidance:g}{best}"
-        )
+        kind = f"prior of {sampling.prior_steps} steps"
+        kind = kind if sampling.prior == "diffusion" else f"{sampling.prior} prior"
+        return f"{super().how}; {kind}, guidance {sampling.prior_guidance:g}{best}"
 
     def sample(  # type: ignore[override]  # its options are those of DiffusionPipeline
         self,
@@ -149,8 +157,7 @@ class UnclipPipeline(DiffusionPipeline):
         each seed; of several the one nearest to the words (Ramesh et al., 2022, section 2.2).
 
         Raises:
-            BedstoneError: there is no prior, or none with statistics; guidance of one that was
-                trained without.
+            BedstoneError: there is no prior, one of another kind, or one without statistics.
         """
         sampling = sampling or self.sampling
         moved, clip = condition.to(self.device), self.clip.network.to(self.device)
@@ -162,6 +169,11 @@ class UnclipPipeline(DiffusionPipeline):
             raise BedstoneError(
                 f"prior: {sampling.prior} was asked for, and {self.path or 'the model'} has none. "
                 "Take prior none, the words' own embedding, or train one with it."
+            )
+        if sampling.prior != (kind := self.prior.config.kind):
+            raise BedstoneError(
+                f"prior: {sampling.prior} was asked for, and that of {self.path or 'the model'} is "
+                f"{kind}. Take {kind}, or none."
             )
         count = sampling.prior_samples
         every = [candidate_seeds(seed, count + 1)[1:] for seed in seeds]  # the first is the image's
@@ -208,16 +220,18 @@ def sample_prior(
     """Embeddings (B, E) at length sqrt(E) that a prior makes of texts, one for each seed.
 
     Args:
-        prior: a `Prior`.
+        prior: a `Prior` or a `CodePrior`.
         clip: the network that reads its words.
         condition: texts, of B rows.
         null: the empty text, of one row.
-        scheduler: `scheduler_config.json`.
+        scheduler: `scheduler_config.json`; it and `steps` are of a diffusion prior.
 
     Raises:
         BedstoneError: the prior has no statistics, or the scheduler isn't known.
     """
     prior.check()
+    if isinstance(prior, CodePrior):
+        return joint(prior.restored(written(prior, clip, seeds, condition, null, guidance)))
     process, aim = process_from(scheduler)
     network = ConditionedPrior(prior, clip).eval()
     parts = sample_many(
@@ -233,6 +247,38 @@ def sample_prior(
         batch=PRIOR_BATCH,
     )
     return joint(prior.restored(torch.cat(list(parts)).float()))
+
+
+def written(
+    prior: CodePrior,
+    clip: Any,
+    seeds: Sequence[int],
+    condition: Condition,
+    null: Condition,
+    guidance: float,
+) -> Tensor:
+    """Standardised embeddings (B, E) that an autoregressive prior writes; as `sample_prior`."""
+    prior, found = prior.eval(), []
+    for rows in range(0, len(seeds), PRIOR_BATCH):
+        chances = generators_of(seeds[rows : rows + PRIOR_BATCH])
+        # a bucket of the better half, which all draw from alike (Ramesh et al., 2022, section 2.2)
+        half = prior.config.fits // 2
+        fits = [int(torch.randint(half, prior.config.fits, (), generator=one)) for one in chances]
+        texts = condition.pick(slice(rows, rows + PRIOR_BATCH)), null.spread(len(chances))
+        given = [texts_prefix(prior, clip, text, fits) for text in texts]
+        codes = write_components(prior, given[0], given[1], guidance, chances)
+        found.append(prior.embeddings_of(codes))
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def texts_prefix(prior: CodePrior, clip: Any, texts: Condition, fits: Sequence[int]) -> Tensor:
+    """What an autoregressive prior writes after, (B, T, D), of texts and buckets of their fit."""
+    device = prior.mean.device
+    moved = texts.to(device)
+    assert moved.ids is not None and moved.keep is not None
+    words, states = read_words(clip, moved.ids, moved.keep)
+    return prior.prefix(words, states, moved.keep, torch.tensor(fits, device=device))
 
 
 def is_unclip(folder: Path) -> bool:
@@ -297,6 +343,11 @@ def check_unclip(model: UnclipPipeline) -> None:
     published(model.prior_scheduler)  # which is refused where it isn't known
     if model.prior is not None:
         check_prior(model.prior, model.clip, f"{where}: prior/")
+        if model.sampling.prior not in ("none", kind := model.prior.config.kind):
+            raise BedstoneError(
+                f"{where}: sampling.prior is {model.sampling.prior}, and prior/ is {kind}. Say "
+                f"sampling.prior: {kind}, or none."
+            )
     for name, part in (("clip", model.clip), ("prior", model.prior)):
         known = model.made_with.get(name)
         if part is not None and known != (now := fingerprint(part)):
@@ -333,10 +384,10 @@ def check_clip(model: Any, where: str) -> None:
 def check_prior(model: Model, clip: Any, where: str) -> None:
     """Raises BedstoneError unless a model is a prior that makes embeddings of a CLIP's width."""
     network = model.network
-    if not isinstance(network, Prior):
+    if not isinstance(network, StandardisedPrior):
         raise BedstoneError(
-            f"{where} is a {model.config.layout}; expected a prior_transformer, as `bedstone "
-            "pretrain` makes by method: prior."
+            f"{where} is a {model.config.layout}; expected a prior_transformer or an "
+            "autoregressive_prior, as `bedstone pretrain` makes by method: prior."
         )
     config, width = model.config, clip.config.embed
     if {config.embed, config.words_embed, config.out_embed} != {width}:

@@ -15,6 +15,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.diffusion.sample import Progress, SamplingStep
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.systems import ALONE, CompareOptions, compare_systems
 from bedstone.outputs import free_path, new_file, next_number
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet, to_images
 from bedstone.runtime import pick_device, pick_precision
@@ -213,8 +214,9 @@ class SamplingOptions:
         top_k: of a DALL-E: draw from so many likeliest codes; 0 from all.
         top_p: of a DALL-E: draw from the fewest likeliest codes that reach this probability.
         candidates: of a DALL-E: images drawn for each one, of which its CLIP keeps the best.
-        prior: of an unCLIP: diffusion, or none for the words' own embedding.
-        prior_steps: of an unCLIP: number of sampling steps of its prior.
+        prior: of an unCLIP: its own, diffusion or autoregressive; or none for the words' own
+            embedding.
+        prior_steps: of an unCLIP: number of sampling steps of its diffusion prior.
         prior_guidance: of an unCLIP: scale of guidance in its prior; 1 = none.
         prior_samples: of an unCLIP: embeddings drawn, of which the nearest to the words is kept.
     """
@@ -312,6 +314,7 @@ def imagine(
     text: list[str],
     options: ImagineOptions,
     sampling: SamplingOptions,
+    compare: CompareOptions = ALONE,
     out: str | None = None,
     enlarge: int = 1,
     strip: str | None = None,
@@ -342,6 +345,7 @@ def imagine(
 
     Example:
         bedstone imagine runs/diffusion-scenes "a red circle left of a blue square" --count 8
+        bedstone imagine runs/dalle-scenes "a red circle" --beside runs/unclip-scenes --page a.html
 
     Raises:
         BedstoneError: the model generates no media, or the options don't fit it.
@@ -352,6 +356,26 @@ def imagine(
     given = sampling.given
     where = pick_device(device)
     pick_precision(precision, where)
+    if compare.given:
+        if out is not None or strip is not None or show_steps or enlarge != 1:
+            raise BedstoneError(
+                "--out, --strip, --show-steps and --enlarge: belong to one model's files; with "
+                "--beside or --page the images stand in the page. Leave them out."
+            )
+        _check_alone(options)
+        page = compare_systems(
+            [model, *compare.beside],
+            [str(prompt) for prompt in prompts],
+            compare,
+            given,
+            count=options.count or COUNTS["draw"],
+            seed=options.seed,
+            overwrite=overwrite,
+            as_json=as_json,
+            precision=precision,
+            device=where,
+        )
+        return [page] if page is not None else []
     drawer = open_generator(open_model(model, device=where), precision)
     kind = drawer.model.signal.kind
     rows = max(len(prompts), 1)  # without a condition one row is sampled
@@ -392,6 +416,17 @@ def imagine(
     if frames is not None:
         print(f"step by step: {files[-1]}")
     return files
+
+
+def _check_alone(options: ImagineOptions) -> None:
+    """Raises BedstoneError for what systems that are compared don't take."""
+    usual = ImagineOptions(count=options.count, seed=options.seed)
+    for name, value in vars(options).items():
+        if value != getattr(usual, name):
+            raise BedstoneError(
+                f"--{name.replace('_', '-')}: isn't there with --beside or --page, which draw "
+                "prompts alone. Leave it out."
+            )
 
 
 def _print_rows(files: Sequence[Path], drawn: Generated) -> None:

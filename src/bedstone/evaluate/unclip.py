@@ -1,8 +1,8 @@
 """Evaluation of unCLIP: what its prior adds to the words, variations, what lies between images.
 
 A prior is judged by retrieval, not by its loss: whether the embedding that it makes of a caption is
-nearest, of 100 images, to the caption's own. Beside it stand the words' own embedding, which needs
-no prior, and the prior's embedding of another image's caption, which is chance.
+nearest, of 100 images, to one that has this caption. Beside it stand the words' own embedding,
+which needs no prior, and the prior's embedding of another image's caption, which is chance.
 
 Shapes: B rows, n images, E width of embeddings, C channels, H x W pixels.
 """
@@ -26,8 +26,14 @@ from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.diffusion.samplers import slerp
 from bedstone.evaluate.generative import at_size, loss_of_held, prompt_figures, sample_prompts
 from bedstone.evaluate.runner import Evaluation, present
-from bedstone.evaluate.scene_judge import SceneJudge, Things, open_scene_judge, stated
-from bedstone.models.unclip.network import Prior, joint, read_words
+from bedstone.evaluate.scene_judge import (
+    SceneJudge,
+    Things,
+    judge_scenes,
+    open_scene_judge,
+    stated,
+)
+from bedstone.models.unclip.network import StandardisedPrior, joint, read_words
 from bedstone.report.sheets import as_pixels, samples_sheet
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole
@@ -42,8 +48,11 @@ STEPS = 25  # of the prior
 VARIED, PAIRS, BETWEEN = 200, 50, 11  # variations, pairs of images, images from one to the other
 
 
-def retrieval(found: Tensor, images: Tensor, among: int = AMONG) -> float:
-    """How often an embedding (n, E) is nearest, of `among` images' (n, E), to that of its row.
+def retrieval(
+    found: Tensor, images: Tensor, captions: Sequence[Any] = (), among: int = AMONG
+) -> float:
+    """How often an embedding (n, E) is nearest, of `among` images' (n, E), to that of its row, or
+    of another with the same caption: no prior could tell these apart.
 
     Rows go by groups of `among`; what is left over of several is not read.
     """
@@ -53,24 +62,28 @@ def retrieval(found: Tensor, images: Tensor, among: int = AMONG) -> float:
     for first in range(0, groups * count, count):
         part = slice(first, first + count)
         scores = joint(found[part]) @ joint(images[part]).T
-        right += int((scores.argmax(1) == torch.arange(count, device=scores.device)).sum())
+        own = list(captions[part]) or list(range(count))
+        right += sum(own[place] == own[row] for row, place in enumerate(scores.argmax(1).tolist()))
     return right / (groups * count)
 
 
-def prior_figures(made: Tensor, words: Tensor, images: Tensor) -> dict[str, float]:
+def prior_figures(
+    made: Tensor, words: Tensor, images: Tensor, captions: Sequence[Any] = ()
+) -> dict[str, float]:
     """Figures of the embeddings (n, E) that a prior made of captions.
 
     Args:
         words: embeddings (n, E) of the captions themselves.
         images: those of their images.
+        captions: what each is, as they are compared; all differ where none are given.
     """
     cosine = nn.functional.cosine_similarity
     return {
         "cosine": float(cosine(made, images).mean()),
         "cosine_words": float(cosine(words, images).mean()),
-        "retrieval": retrieval(made, images),
-        "retrieval_words": retrieval(words, images),
-        "retrieval_shuffled": retrieval(made.roll(1, 0), images),
+        "retrieval": retrieval(made, images, captions),
+        "retrieval_words": retrieval(words, images, captions),
+        "retrieval_shuffled": retrieval(made.roll(1, 0), images, captions),
     }
 
 
@@ -113,7 +126,7 @@ class PriorScorer(Evaluation):
     def figures_of(self, most: int) -> dict[str, float]:
         """The figures of at most so many held-out captions."""
         prior, clip = self.model.network.eval(), self.clip.network
-        assert isinstance(prior, Prior)
+        assert isinstance(prior, StandardisedPrior)
         rows = np.arange(min(most, len(self.held)))
         condition, _ = self.texts.draw(rows, None)
         moved = condition.to(self.precision.device)
@@ -121,7 +134,8 @@ class PriorScorer(Evaluation):
         images = prior.restored(self.held.read(rows).to(prior.mean))
         assert moved.ids is not None and moved.keep is not None
         made = sample_prior(prior, clip, seeds, condition, null, PRIOR_SCHEDULER, STEPS)
-        return prior_figures(made, read_words(clip, moved.ids, moved.keep)[0], images)
+        words, _ = read_words(clip, moved.ids, moved.keep)
+        return prior_figures(made, words, images, [self.texts.numbers[row][0] for row in rows])
 
 
 # What is made of images: variations, what lies between two, what words change.
@@ -153,8 +167,17 @@ class EmbeddingFigures:
         own = replace(model.sampling, prior="none")
         plain = model.embeddings([0] * len(self.captions), words, own).cpu()
         made = model.embeddings(range(len(self.captions)), words, _with_prior(model)).cpu()
-        found = prior_figures(made, plain, self.embeddings)
+        found = prior_figures(made, plain, self.embeddings, self.captions)
         return {f"prior/{name}": value for name, value in found.items()}
+
+    def by_image(self, most: int) -> dict[str, float]:
+        """How often an image of a caption is right that is drawn by the embedding of a real image
+        of it: what no prior could do better, so that it says what the denoiser is worth."""
+        texts = self.captions[:most]
+        own = self.embeddings[:most]
+        drawn = self.drawer.decoded(own, range(len(texts)), {}, {}, prompts=texts).signals
+        found = judge_scenes(self.see(drawn), [stated(text) for text in texts])
+        return {"right/image embedding": found.right}
 
     def variations(self, most: int) -> dict[str, float]:
         """Of pictures of one thing: how often a variation shows that thing, and how far it is from
@@ -253,8 +276,9 @@ def evaluate_unclip(
     """Prints and returns the figures of an unCLIP on scenes.
 
     `right` is the share of prompts of combinations that training never showed whose images a judge
-    finds right, `right/no prior` the same from the words' own embeddings, `prior/...` what
-    `prior_figures` says of test captions, `variations/...`, `between/...` and `differences/...`
+    finds right, `right/no prior` the same from the words' own embeddings, `right/image embedding`
+    that of test captions from the embeddings of their images, `prior/...` what `prior_figures` says
+    of test captions, `variations/...`, `between/...` and `differences/...`
     what `EmbeddingFigures` says of test images.
 
     Args:
@@ -290,6 +314,7 @@ def evaluate_unclip(
     beside = EmbeddingFigures(UnclipGenerator(model, precision.name), sees, real)
     for more in (
         beside.retrieval(),
+        beside.by_image(min(samples, VARIED)),
         beside.variations(min(samples, VARIED)),
         beside.between(min(samples // 2, PAIRS)),
         beside.differences(min(samples, VARIED)),
@@ -319,7 +344,8 @@ def rank_correlation(values: np.ndarray) -> float:
 
 def _with_prior(model: UnclipPipeline) -> Any:
     """The settings of sampling, by the prior."""
-    return replace(model.sampling, prior="diffusion")
+    assert model.prior is not None
+    return replace(model.sampling, prior=model.prior.config.kind)
 
 
 def _pairs(seen: Sequence[Things], wanted: Sequence[tuple[str, str]]) -> Any:

@@ -3,7 +3,9 @@
 Guidance has two rows an image, of which the second has the null prompt: logits are `null + scale *
 (text - null)`, so that 1 is none and 0 is the null prompt's. Each image has a generator of its own.
 
-Shapes: B images, T text places, N codes of an image, K codes there are.
+A prior of unCLIP writes the codes of an embedding's components in the same way.
+
+Shapes: B images, T text places, N codes of an image, K codes there are, D width.
 """
 
 import math
@@ -102,6 +104,36 @@ def write_codes(
             progress(place + 1, places)
         if place + 1 < places:
             logits = decode(network, chosen.repeat(len(ids) // rows), cache)
+    return torch.cat(found, 1)
+
+
+@torch.no_grad()
+def write_components(
+    prior: Any,
+    prefix: Tensor,
+    null: Tensor,
+    guidance: float,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """The codes of embeddings' components, (B, N), the largest component first.
+
+    Args:
+        prior: a `models.unclip.autoregressive.CodePrior`.
+        prefix: what codes are written after, (B, T, D).
+        null: that of the empty text, (B, T, D).
+        guidance: as of `CodeSampling`.
+        generators: one an embedding.
+    """
+    rows, alone = len(prefix), guidance in (0, 1)
+    read = prefix if guidance == 1 else null if alone else torch.cat((prefix, null))
+    cache, found = prior.new_cache(len(read)), []
+    for place in range(prior.config.components):
+        logits = prior.head(prior.core.states(read, cache=cache)[:, -1]).float()
+        if not alone:
+            logits = guided(logits[:rows], logits[rows:], guidance)
+        check_finite(logits.amax(-1), "the prior's logits")
+        found.append(draw(logits, generators)[:, None])
+        read = prior.as_tokens(found[-1], place).repeat(1 if alone else 2, 1)
     return torch.cat(found, 1)
 
 

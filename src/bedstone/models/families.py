@@ -40,6 +40,7 @@ FAMILIES = {
     "discrete_vae": "bedstone.models.autoencoder.published",
     "dalle": "bedstone.models.dalle.published",
     "prior_transformer": "bedstone.models.unclip.published",
+    "autoregressive_prior": "bedstone.models.unclip.published",
 }
 # Layouts by the class that diffusers names (`_class_name`) in the place of a model_type.
 CLASSES = {

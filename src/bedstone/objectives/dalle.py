@@ -1,11 +1,13 @@
-"""The loss of DALL-E: of words and of codes, with a share each (Ramesh et al., 2021, section 2.2).
+"""Losses of codes: of DALL-E, and of the autoregressive prior of DALL-E 2.
 
-The means of a row's words and of its codes are weighed, so that neither how long a text is nor what
-stands beside it in a batch changes what an image counts for.
+DALL-E's is of words and of codes, with a share each (Ramesh et al., 2021, section 2.2). The means
+of a row's words and of its codes are weighed, so that neither how long a text is nor what stands
+beside it in a batch changes what an image counts for.
 
 Shapes: B rows, T text places, N codes of an image, K codes there are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bedstone.data.images.codes import CodeBatch
+from bedstone.data.signals.batches import SignalBatch
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,33 @@ class DalleLoss:
 
     def __call__(self, network: Any, batch: CodeBatch) -> tuple[Tensor, float]:
         return self.weighed(*self.parts(network, batch)).sum(), batch.items
+
+
+@dataclass(frozen=True)
+class EmbeddingCodeLoss:
+    """(network, batch) to the sum over rows of the mean nats of an embedding's codes, and the rows.
+
+    Rows without their words have the empty text; how well image and words fit is said of the true
+    ones (Ramesh et al., 2022, section 2.2).
+
+    Attributes:
+        read: tokens (B, T) and which are real to words' embeddings (B, E) and states (B, T, E), by
+            the CLIP.
+    """
+
+    read: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+    def __call__(self, network: Any, batch: SignalBatch) -> tuple[Tensor, float]:
+        own, null, x = batch.condition, batch.null, batch.signals
+        assert own is not None and null is not None
+        given = own.but(batch.drop, null)
+        assert own.ids is not None and own.keep is not None
+        assert given.ids is not None and given.keep is not None
+        fits = network.fits_of(network.restored(x), self.read(own.ids, own.keep)[0])
+        words, states = self.read(given.ids, given.keep)
+        codes = network.codes_of(x)
+        prefix = network.prefix(words, states, given.keep, fits)
+        return _nats(network.logits(prefix, codes), codes).mean(1).sum(), len(x)
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Training a prior of unCLIP: a CLIP's embeddings of images out of noise, given words."""
+"""Training a prior of unCLIP: a CLIP's embeddings of images, given words, by noise or by codes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,21 +12,23 @@ import torch
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.unclip import PRIOR_SCHEDULER, check_clip, check_prior
-from bedstone.data.signals.batches import signal_stream, texts_of
+from bedstone.data.signals.batches import SignalTexts, signal_stream, texts_of
 from bedstone.data.signals.signals import Prompts, Signals, SignalsConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.diffusion.schedulers import process_from
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.runner import Evaluation
 from bedstone.evaluate.unclip import PriorScorer
+from bedstone.models.unclip import autoregressive, network
+from bedstone.models.unclip.autoregressive import CodePrior, CodePriorConfig
 from bedstone.models.unclip.network import (
-    LAYOUTS,
     ConditionedPrior,
-    Prior,
     PriorConfig,
-    build,
+    StandardisedPrior,
     joint,
+    read_words,
 )
+from bedstone.objectives.dalle import EmbeddingCodeLoss
 from bedstone.objectives.diffusion import Denoising, DenoisingThrough
 from bedstone.recipes.base import Method
 from bedstone.recipes.diffusion import DiffusionOptim
@@ -42,6 +44,9 @@ from bedstone.train.run import RunPlan, RunRecipe
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start
 
+# Shapes by the layout's name.
+KINDS: dict[str, type[Any]] = {"prior_transformer": PriorConfig}
+KINDS["autoregressive_prior"] = CodePriorConfig
 DECIDED = ("embed", "words_embed", "out_embed", "text_tokens")
 EMBEDDINGS = "embeddings"  # files of a run, and what made them
 ENCODED = 256  # images that are read at a time
@@ -55,8 +60,9 @@ class PriorRecipe(RunRecipe):
         clip: a CLIP whose embeddings are made; empty is the one that stands beside the run's folder
             as `clip`, as in the stages of an unCLIP.
         init: a prior to go on from, instead of fresh weights.
-        model: the prior's shape, in the fields of `models.unclip.network.PriorConfig`; what the
-            CLIP decides is left out.
+        model: the prior's layout, prior_transformer (diffusion) or autoregressive_prior, and its
+            shape, in the fields of `models.unclip.network.PriorConfig` or
+            `models.unclip.autoregressive.CodePriorConfig`; what the CLIP decides is left out.
         tokens: places of a text; longer ones are cut. 0 takes all that the CLIP reads.
         drop: share of rows that are learnt with the empty text, for guidance.
         average: decay of the weights' moving average, which is evaluated and kept; 0 has none.
@@ -69,7 +75,7 @@ class PriorRecipe(RunRecipe):
     budget: str = "2000 steps"
     clip: str = ""
     init: str = ""
-    model: dict[str, Any] = field(default_factory=lambda: {"layout": LAYOUTS[0]})
+    model: dict[str, Any] = field(default_factory=lambda: {"layout": network.LAYOUTS[0]})
     tokens: int = whole(0, default=0)
     drop: float = share(below_one=True, default=0.1)
     average: float = share(below_one=True, default=0.999)
@@ -85,7 +91,7 @@ class UnclipPrior(Method[PriorRecipe]):
 
     name = "prior"
     Recipe = PriorRecipe
-    layouts = LAYOUTS
+    layouts = tuple(KINDS)
     unit = "images"
     fault = "makes no embeddings"
 
@@ -101,7 +107,7 @@ class UnclipPrior(Method[PriorRecipe]):
             )
         if recipe.compile:
             raise BedstoneError("compile: isn't there for a prior; leave it out.")
-        from_mapping(PriorConfig, recipe.model, "recipe", "model.")
+        config_of(recipe.model)
 
     def parts(self, recipe: PriorRecipe) -> dict[str, Model]:
         return {"clip": open_clip(recipe)}
@@ -131,21 +137,22 @@ class UnclipPrior(Method[PriorRecipe]):
                 f"tokens: {tokens} were given; the CLIP reads {clip.config.context} at most."
             )
         decided = {"embed": embed, "text_tokens": tokens}
-        config = from_mapping(PriorConfig, {**recipe.model, **decided}, "recipe", "model.")
-        return Model(build(config, seed=recipe.seed))
+        config = config_of({**recipe.model, **decided})
+        builds = autoregressive.build if isinstance(config, CodePriorConfig) else network.build
+        return Model(builds(config, seed=recipe.seed))
 
     def batches(self, recipe: PriorRecipe, model: Model, splits: Splits, start: Start) -> Batches:
         clip, prior = start.parts["clip"], model.network
-        assert isinstance(prior, Prior)
-        for name, signals in (("train", splits.train), ("validation", splits.validation)):
-            found = cached_embeddings(signals, clip, start, name)
-            if name == "train" and start.model is None:
-                set_statistics(prior, found)
-            x = prior.standardised(torch.from_numpy(found).to(prior.mean)).cpu().numpy()
-            setattr(splits, name, as_signals(signals, x))
+        assert isinstance(prior, StandardisedPrior)
         prompts = Prompts(clip.tokenizer, model.config.text_tokens)
         texts = texts_of(splits.train, prompts)
         assert texts is not None
+        for name, signals in (("train", splits.train), ("validation", splits.validation)):
+            found = torch.from_numpy(cached_embeddings(signals, clip, start, name)).to(prior.mean)
+            if name == "train" and start.model is None:
+                codes = isinstance(prior, CodePrior)
+                prior.fit(found, words_of(clip, texts, len(found)) if codes else None)
+            setattr(splits, name, as_signals(signals, prior.standardised(found).cpu().numpy()))
         if texts.cut:
             splits.notes.append(f"{texts.cut:,} texts are longer than the prior reads, and are cut")
         return signal_stream(
@@ -159,6 +166,8 @@ class UnclipPrior(Method[PriorRecipe]):
 
     def objective(self, recipe: PriorRecipe, model: Model, start: Start) -> Objective:
         clip = start.parts["clip"].network.to(start.precision.device).eval().requires_grad_(False)
+        if isinstance(model.network, CodePrior):
+            return EmbeddingCodeLoss(partial(read_words, clip))
         return DenoisingThrough(Denoising(*process_from(PRIOR_SCHEDULER)), partial(read_by, clip))
 
     def evaluations(self, recipe: PriorRecipe, plan: RunPlan) -> Sequence[Evaluation]:
@@ -180,6 +189,21 @@ class UnclipPrior(Method[PriorRecipe]):
 
     def average(self, recipe: PriorRecipe) -> Decay | None:
         return steady(recipe.average) if recipe.average else None
+
+
+def config_of(values: Mapping[str, Any]) -> Any:
+    """The shape of a prior of the layout that is named, a `PriorConfig` or a `CodePriorConfig`.
+
+    Raises:
+        BedstoneError: there is no such layout or field, or a value can't be.
+    """
+    layout = str(values.get("layout", network.LAYOUTS[0]))
+    if layout not in KINDS:
+        raise BedstoneError(
+            f"model.layout: {layout!r} was given; expected {' or '.join(KINDS)}"
+            f"{nearest(layout, KINDS)}."
+        )
+    return from_mapping(KINDS[layout], values, "recipe", "model.")
 
 
 def read_by(clip: Any, prior: Any) -> ConditionedPrior:
@@ -204,21 +228,16 @@ def open_clip(recipe: PriorRecipe) -> Model:
     return model
 
 
-def set_statistics(prior: Prior, embeddings: np.ndarray) -> None:
-    """Gives a prior the mean and deviation of embeddings (N, E).
-
-    Raises:
-        BedstoneError: they don't differ, so that there is nothing to learn.
-    """
-    found = torch.from_numpy(embeddings).double()
-    std = found.std(0, correction=0)
-    if not (std > 1e-6).all():
-        raise BedstoneError(
-            f"clip: gives the same embeddings of all images in {int((std <= 1e-6).sum()):,} of "
-            f"{len(std):,} dimensions: it has learnt nothing. Train it longer, or name another."
-        )
-    prior.mean.copy_(found.mean(0))
-    prior.std.copy_(std)
+@torch.no_grad()
+def words_of(clip: Any, texts: SignalTexts, count: int) -> torch.Tensor:
+    """A CLIP's embeddings (count, E) of the first texts of rows, at length sqrt(E)."""
+    device, parts = next(clip.network.parameters()).device, []
+    for first in range(0, count, ENCODED):
+        condition, _ = texts.draw(np.arange(first, min(first + ENCODED, count)), None)
+        moved = condition.to(device)
+        assert moved.ids is not None and moved.keep is not None
+        parts.append(read_words(clip.network, moved.ids, moved.keep)[0])
+    return torch.cat(parts)
 
 
 def as_signals(signals: Signals, values: np.ndarray) -> Signals:

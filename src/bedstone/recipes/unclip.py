@@ -32,7 +32,7 @@ from bedstone.recipes.diffusion import (
     process_of,
     text_config,
 )
-from bedstone.recipes.prior import cached_embeddings
+from bedstone.recipes.prior import cached_embeddings, config_of
 from bedstone.recipes.stages import (
     FOLDER,
     TASK,
@@ -169,6 +169,12 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
                 "trained with; name it too (parts.clip)."
             )
         check_stages(recipe, recipe.to_train, PARTS)
+        kind = config_of(recipe.prior.get("model") or {}).kind
+        if recipe.prior and recipe.sampling.prior not in ("none", kind):
+            raise BedstoneError(
+                f"sampling.prior: {recipe.sampling.prior} was given, and prior.model is of the "
+                f"kind {kind}. Say sampling.prior: {kind}, or none."
+            )
 
     def begin(self, recipe: UnclipRecipe, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:

@@ -58,6 +58,7 @@ class PriorConfig(Settings):
     """
 
     section: ClassVar[str] = "model."
+    kind: ClassVar[str] = "diffusion"  # as settings of sampling name it
 
     layout: str = one_of(*LAYOUTS, default=LAYOUTS[0])
     embed: int = whole(1, default=256)
@@ -116,17 +117,71 @@ class WordsFirst:
         return causal & self.keep[:, None, keys] | (queries[..., :, None] == keys)
 
 
-class Prior(nn.Module):
+class StandardisedPrior(nn.Module):
+    """What priors share: the mean and deviation of a CLIP's embeddings, each of width E."""
+
+    mean: Tensor  # (E,), of a CLIP's embeddings
+    std: Tensor  # (E,)
+
+    def __init__(self, embed: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(embed))
+        self.register_buffer("std", torch.zeros(embed))
+
+    def standardised(self, embeddings: Tensor) -> Tensor:
+        """A CLIP's embeddings (B, E) as the prior makes them.
+
+        Raises:
+            BedstoneError: the prior has no statistics.
+        """
+        self.check()
+        return (embeddings - self.mean) / self.std
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Embeddings (B, E) that it made as the CLIP has them; raises as `standardised`."""
+        self.check()
+        return x * self.std + self.mean
+
+    def check(self) -> None:
+        """Raises BedstoneError where embeddings would all be the same: without statistics."""
+        count = int((~(self.std > 0)).sum())
+        if count or not (self.mean.isfinite().all() and self.std.isfinite().all()):
+            raise BedstoneError(
+                f"prior: its clip_std is 0 or not finite in {count:,} of {len(self.std):,} "
+                "dimensions, so that all embeddings would be the same. Take weights with clip_mean "
+                "and clip_std of the CLIP that it was trained with, or train one (bedstone "
+                "pretrain, method: prior)."
+            )
+
+    @torch.no_grad()
+    def fit(self, embeddings: Tensor, words: Tensor | None = None) -> None:
+        """Takes the mean and deviation of embeddings (n, E) of images.
+
+        Args:
+            words: embeddings (n, E) of their words, where the prior reads how well they fit.
+
+        Raises:
+            BedstoneError: they don't differ, so that there is nothing to learn.
+        """
+        found = embeddings.double()
+        std = found.std(0, correction=0)
+        if not (std > 1e-6).all():
+            raise BedstoneError(
+                f"clip: gives the same embeddings of all images in {int((std <= 1e-6).sum()):,} of "
+                f"{len(std):,} dimensions: it has learnt nothing. Train it longer, or name another."
+            )
+        self.mean.copy_(found.mean(0))
+        self.std.copy_(std)
+
+
+class Prior(StandardisedPrior):
     """Noisy embeddings (B, E) at times (B,) to the clean embeddings (B, E), both standardised.
 
     Embeddings of (B, N, E) are read as N tokens.
     """
 
-    mean: Tensor  # (E,), of a CLIP's embeddings
-    std: Tensor  # (E,)
-
     def __init__(self, config: PriorConfig) -> None:
-        super().__init__()
+        super().__init__(config.out_embed)
         self.config = config
         width = config.width
         self.time = NumberEmbedding(
@@ -145,8 +200,6 @@ class Prior(nn.Module):
         self.stack = Stack(_block(config) for _ in range(config.layers))
         self.norm = LayerNorm(width)
         self.out = nn.Linear(width, config.out_embed)
-        self.register_buffer("mean", torch.zeros(config.out_embed))
-        self.register_buffer("std", torch.zeros(config.out_embed))
 
     def forward(
         self,
@@ -162,7 +215,7 @@ class Prior(nn.Module):
         Args:
             t: timesteps, (B,) or one for all.
             words: the words' embedding, (B, E).
-            text: the words' states, (B, T, E); fewer than T are filled up, with `text_keep`.
+            text: the words' states, (B, T, E); there may be fewer than T with `text_keep`.
             text_keep: (B, T) bool, True where a state is of a word. With it tokens see those
                 before them alone, without it all, as in diffusers.
 
@@ -171,7 +224,7 @@ class Prior(nn.Module):
         """
         rows = len(x)
         noisy = self.noisy(x if x.dim() == 3 else x[:, None])
-        tokens = self._text(text, text_keep, rows)
+        tokens = self._text(text, text_keep is not None, rows)
         before = 0 if tokens is None else tokens.shape[1]
         words = words if self.words_norm is None else self.words_norm(words)
         parts = [self.words(words)[:, None], self.time(t.expand(rows)).to(x.dtype)[:, None], noisy]
@@ -179,11 +232,10 @@ class Prior(nn.Module):
         if self.query is not None:
             parts.append(self.query.expand(rows, 1, -1).to(x.dtype))
         states = torch.cat(parts, 1)
-        states = states + self._places(before + OTHERS, states.shape[1])
+        states = states + self._places(before, states.shape[1])
         mask: Mask = Full()
         if text_keep is not None and tokens is not None:
-            keep = F.pad(text_keep, (0, before - text_keep.shape[1]))
-            mask = WordsFirst(F.pad(keep, (0, states.shape[1] - before), value=True))
+            mask = WordsFirst(F.pad(text_keep, (0, states.shape[1] - before), value=True))
         states = states if self.norm_in is None else self.norm_in(states)
         states = self.norm(self.stack(states, Context(mask=mask)))
         if self.query is not None:
@@ -191,33 +243,8 @@ class Prior(nn.Module):
         found = self.out(states[:, before + OTHERS :])
         return found if x.dim() == 3 else found[:, 0]
 
-    def standardised(self, embeddings: Tensor) -> Tensor:
-        """A CLIP's embeddings (B, E) as the prior denoises them.
-
-        Raises:
-            BedstoneError: the prior has no statistics.
-        """
-        self.check()
-        return (embeddings - self.mean) / self.std
-
-    def restored(self, x: Tensor) -> Tensor:
-        """Clean embeddings (B, E) as the CLIP has them; raises as `standardised`."""
-        self.check()
-        return x * self.std + self.mean
-
-    def check(self) -> None:
-        """Raises BedstoneError where embeddings would all be the same: without statistics."""
-        count = int((~(self.std > 0)).sum())
-        if count or not (self.mean.isfinite().all() and self.std.isfinite().all()):
-            raise BedstoneError(
-                f"prior: its clip_std is 0 or not finite in {count:,} of {len(self.std):,} "
-                "dimensions, so that all embeddings would be the same. Take weights with clip_mean "
-                "and clip_std of the CLIP that it was trained with, or train one (bedstone "
-                "pretrain, method: prior)."
-            )
-
-    def _text(self, text: Tensor | None, keep: Tensor | None, rows: int) -> Tensor | None:
-        """Words' states, filled up to the places of a text."""
+    def _text(self, text: Tensor | None, masked: bool, rows: int) -> Tensor | None:
+        """Words' states; fewer than the places of a text where fillings are masked."""
         config = self.config
         if text is None:
             if self.text is not None:
@@ -230,19 +257,21 @@ class Prior(nn.Module):
                 f"for each of {rows} rows. Take the CLIP that it was trained with."
             )
         missing = config.text_tokens - text.shape[1]
-        if missing < 0 or (missing and keep is None):
+        if missing < 0 or (missing and not masked):
             raise BedstoneError(
                 f"text: has {text.shape[1]} states; this prior reads {config.text_tokens}, or "
                 "fewer where text_keep says which are words."
             )
-        return F.pad(text if self.text is None else self.text(text), (0, 0, 0, missing))
+        return text if self.text is None else self.text(text)
 
-    def _places(self, before: int, total: int) -> Tensor:
-        """(S, D): what is added to the tokens; nothing to those beside the noisy embeddings where
-        positions are of these alone."""
+    def _places(self, text: int, total: int) -> Tensor:
+        """(S, D): what is added to the tokens, of which so many are a text's; nothing to those
+        beside the noisy embeddings where positions are of these alone."""
         table: Tensor = self.positions.weight
+        if 0 < text < self.config.text_tokens:  # as if fillings, which nobody sees, stood there
+            table = torch.cat((table[:text], table[self.config.text_tokens :]))
         if len(table) < total:
-            table = F.pad(table, (0, 0, before, int(self.query is not None)))
+            table = F.pad(table, (0, 0, text + OTHERS, int(self.query is not None)))
         if len(table) != total:
             raise BedstoneError(
                 f"x: {total} tokens were given; this prior has {self.config.places} positions "

@@ -1,13 +1,21 @@
-"""How priors of unCLIP are published: diffusers' `PriorTransformer`, its keys and tensors."""
+"""How priors of unCLIP are kept.
+
+The diffusion prior is diffusers' `PriorTransformer`, with its keys and tensors; of the
+autoregressive one nothing was published, so it has our own names.
+"""
 
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from typing import Any
 
 from bedstone.errors import BedstoneError
-from bedstone.models.published import DIFFUSERS, Layout, Name, need
+from bedstone.models.published import DIFFUSERS, TRANSFORMERS, Layout, Name, need
+from bedstone.models.unclip import autoregressive
+from bedstone.models.unclip.autoregressive import CodePriorConfig
 from bedstone.models.unclip.network import PriorConfig, make
 from bedstone.models.vit.published import both
 from bedstone.published_keys import Keys
+from bedstone.runtime import without_weights
 from bedstone.settings import from_mapping
 
 CLASS = "PriorTransformer"
@@ -109,6 +117,27 @@ def names_prior(config: PriorConfig) -> Iterator[Name]:
     yield from both("proj_to_clip_embeddings", "out")
 
 
+CODE_FIELDS = tuple(item.name for item in fields(CodePriorConfig))
+
+
+def read_codes(config: dict[str, Any]) -> CodePriorConfig:
+    """Our configuration; what a file leaves out has our default."""
+    known = {name: config[name] for name in CODE_FIELDS if config.get(name) is not None}
+    return from_mapping(CodePriorConfig, known, "config.json")
+
+
+def write_codes(config: CodePriorConfig) -> dict[str, Any]:
+    """The `config.json` of an autoregressive prior."""
+    return {"model_type": config.layout, **asdict(config)}
+
+
+def names_codes(config: CodePriorConfig) -> Iterator[Name]:
+    """Every tensor, by the name that it has here."""
+    with without_weights():
+        network = autoregressive.make(config)
+    yield from (Name(name, (name,)) for name in network.state_dict())
+
+
 _KEYS = {*SIZES.values(), *USUAL.values(), *(key for key, _ in PARTS.values())}
 LAYOUTS = {
     "prior_transformer": Layout(
@@ -122,5 +151,14 @@ LAYOUTS = {
         library="diffusers",
         keys=DIFFUSERS | Keys(honoured=frozenset({*_KEYS, "dropout", "time_embed_act_fn"})),
         defaults=DEFAULTS,
+    ),
+    "autoregressive_prior": Layout(
+        model_type="autoregressive_prior",
+        architecture=lambda config: None,
+        read_config=read_codes,
+        write_config=write_codes,
+        build=autoregressive.make,
+        names=names_codes,
+        keys=TRANSFORMERS | Keys(honoured=frozenset(CODE_FIELDS)),
     ),
 }

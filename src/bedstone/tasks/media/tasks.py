@@ -51,7 +51,8 @@ class SampleOptions(Settings):
         temperature, top_k, top_p, noise: of a DALL-E, likewise.
         candidates: of a DALL-E: images that are drawn for each one, of which its CLIP keeps the
             best; their scores are returned.
-        prior: of an unCLIP: diffusion, or none for the words' own embedding.
+        prior: of an unCLIP: its own, diffusion or autoregressive; or none for the words' own
+            embedding.
         prior_steps, prior_guidance, prior_samples: of its prior, as in a recipe's `sampling`.
         size: (height, width) and such, where it isn't to be what was learnt.
         strength: of drawing from an image, 0 to 1, which keeps nearly nothing of it.

@@ -17,7 +17,6 @@ from torch import Tensor
 from bedstone.checkpoints.dalle import DallePipeline
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.unclip import UnclipPipeline, check_unclip
-from bedstone.data.signals.signals import Condition
 from bedstone.diffusion.sample import Progress, SampleControls
 from bedstone.diffusion.samplers import slerp
 from bedstone.errors import BedstoneError
@@ -203,22 +202,27 @@ class UnclipGenerator(MediaGenerator):
         given: dict[str, Any],
         progress: Progress | None = None,
         *,
+        prompts: Sequence[str] = (),
         size: Sequence[int] = (),
     ) -> Generated:
-        """An image of each embedding (B, E), without words, from its seed's noise.
+        """An image of each embedding (B, E) from its seed's noise, without words where none are
+        given.
 
         Args:
+            prompts: words beside each embedding.
             record: what recipes say of it.
             given: fields of `UnclipSampling` that are to be otherwise.
         """
         said = {name: value for name, value in given.items() if value is not None}
         sampling, way = settings(self.model, said)
         _, drawn = shapes(self.model, size)
-        nothing = self.model.prompts.condition([""]).spread(len(seeds))
-        condition = Condition(ids=nothing.ids, keep=nothing.keep, embedding=embeddings.float())
+        words = self.model.prompts.condition(prompts or [""] * len(seeds))
+        condition = replace(words, embedding=embeddings.float())
         controls = SampleControls(way=way)
         found = self.engine.sample(drawn, sampling, seeds, condition, None, controls, progress)
-        return self._generated(found, [None] * len(seeds), seeds, sampling, controls, record)
+        return self._generated(
+            found, prompts or [None] * len(seeds), seeds, sampling, controls, record
+        )
 
     def difference(self, text: str, prompt: Prompt = None) -> Tensor:
         """The direction (E,) from what an image shows, or the empty text, to a text, at length
