@@ -194,10 +194,11 @@ class KeptMemory:
 
     def __init__(self) -> None:
         self.needed, self._measures = 0, True
+        self._trim: Any = None
         try:
             self._trim = ctypes.CDLL(None).malloc_trim
         except (OSError, AttributeError, TypeError):
-            self._trim = None
+            return
 
     def after_step(self) -> None:
         """Looks at the memory of this process; called after each step."""
