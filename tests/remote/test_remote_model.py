@@ -303,3 +303,11 @@ def test_programs_of_an_endpoint_are_judged(fake, capsys, tmp_path):
     assert len(fake.asked[-1][1]["stop"]) == 4
     assert main(["evaluate", name, words[0]]) == 2
     assert "bedstone prompt --data" in capsys.readouterr().err
+
+
+def test_streams_that_hold_no_text_are_errors(fake):
+    model = remote(fake)
+    for parts in ([{"choices": [{"delta": {"content": 5}}]}], [{"choices": []}]):
+        fake.answer = lambda route, body, parts=parts: lambda handler: events(handler, parts)
+        with pytest.raises(BedstoneError, match=r"as a text|without a text"):
+            list(model.stream([{"role": "user", "content": "hello"}]))

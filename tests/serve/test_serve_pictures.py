@@ -11,7 +11,7 @@ from PIL import Image
 from bedstone.errors import BedstoneError
 from bedstone.serve.forms import read_form
 from bedstone.serve.images import EditRequest
-from bedstone.serve.indexes import open_indexes
+from bedstone.serve.indexes import check_condition, open_indexes
 from bedstone.serve.wire import ApiError
 from bedstone.tasks.images.engine import ImageEngine
 from bedstone.tasks.moderation.policy import read_policy
@@ -199,3 +199,20 @@ def test_an_index_of_a_model_that_is_not_served_is_refused(server, tmp_path):
         open_indexes([str(tmp_path / "other")], server.models)
     with pytest.raises(BedstoneError, match="no such index"):
         open_indexes([str(tmp_path / "none")], server.models)
+
+
+@pytest.mark.parametrize(
+    "where, message",
+    [
+        ("not (" * 40 + "1=1" + ")" * 40, "nested too deeply"),
+        ("repeat('a', 1000000000) = 'b'", "calls repeat"),
+        ("not not not not not not not not not a = 1", "nested too deeply"),
+    ],
+)
+def test_conditions_that_could_cost_much_are_refused(where, message):
+    with pytest.raises(BedstoneError, match=message):
+        check_condition(where)
+
+
+def test_usual_conditions_are_taken():
+    check_condition("(price < 20 and colour in ('red (dark)', 'blue')) or name like 'repeat(%'")

@@ -126,6 +126,8 @@ class RemoteDriver:
     ) -> None:
         model.needs("tools", "agent")
         self.model, self.name = model, str(model.address)
+        if model.address.key != "OPENAI_API_KEY":  # where some models refuse any temperature
+            settings = {"do_sample": False, **settings}
         self.most, self.settings = max_new_tokens, settings
 
     def turn(

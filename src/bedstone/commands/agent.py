@@ -88,7 +88,7 @@ def agent(
         device: auto, cpu, cuda or mps.
 
     Example:
-        bedstone agent "What is 17 % of 2,340?" --model smollm2-135m-instruct --tools calculator
+        bedstone agent "What is 17 % of 2,340?" --model openai:gpt-4o-mini --tools calculator
         bedstone agent "Sum up notes/ in report.md" --model openai:gpt-4o-mini --tools files=notes
 
     Raises:

@@ -18,6 +18,8 @@ from bedstone.commands.conversation import (
     Message,
     RemoteConversation,
     dim,
+    safe,
+    written,
 )
 from bedstone.commands.remote import Asking, open_remote, refuse_for_remote, spent
 from bedstone.data.text.chat import check_messages
@@ -127,7 +129,7 @@ def _standard_input() -> str:
 
 
 def _write(text: str) -> None:
-    print(text, end="", flush=True)
+    print(written(text), end="", flush=True)
 
 
 # The conversation in a terminal.
@@ -210,7 +212,7 @@ class Terminal:
 
     def answer(self, text: str) -> None:
         """Answers a message; Ctrl-C stops that."""
-        found = self.talk.answer(text, lambda text: _write(_safe(text)), interruptible=True)
+        found = self.talk.answer(text, lambda text: _write(safe(text)), interruptible=True)
         print()
         if found.finish == "interrupted":
             kept = "what was said is kept" if found.text.strip() else "the message is taken back"
@@ -327,8 +329,3 @@ def _changes(rest: str) -> dict[str, Any]:
 
 def _say(text: str) -> None:
     print(dim(text), file=sys.stderr, flush=True)
-
-
-def _safe(text: str) -> str:
-    """A text for a terminal, which other control characters would command."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)

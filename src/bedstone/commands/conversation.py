@@ -298,6 +298,16 @@ class RemoteConversation(Conversation):
         )
 
 
+def safe(text: str) -> str:
+    """A text for a terminal, which other control characters would command."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def written(text: str) -> str:
+    """A text for standard output: as it is, but in a terminal without what would command it."""
+    return safe(text) if sys.stdout.isatty() else text
+
+
 def dim(text: str) -> str:
     """A text in a fainter colour, where a terminal shows it."""
     plain = not sys.stderr.isatty() or os.environ.get("NO_COLOR")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
+from bedstone.commands.conversation import written as for_terminal
 from bedstone.commands.remote import Asking, open_remote, refuse_for_remote, spent
 from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.fim import fim_tokens, prompt_room, without_overlap
@@ -205,7 +206,7 @@ def _ask(
                 line = {"prompt": text, "generated_text": written, "finish_reason": one.finish}
                 print(json.dumps({**line, **whole}, ensure_ascii=False))
             else:
-                print(written if chat else f"{text}{written}{suffix or ''}")
+                print(for_terminal(written if chat else f"{text}{written}{suffix or ''}"))
                 if len(texts) > 1 or len(found) > 1:
                     print("-" * 40)
     print(f"note: {spent(model)}", file=sys.stderr)

@@ -127,12 +127,21 @@ class RemoteModel:
     ) -> Iterator[Reply]:
         """An answer to a conversation in parts; the last has the reason why it ended."""
         body = {"messages": list(messages), **self._body(settings or GenerationSettings())}
-        finish = ""
+        finish, said = "", False
         for event in self.endpoint.stream("chat/completions", body):
             for one in event.get("choices") or ():
                 finish = one.get("finish_reason") or finish
-                if text := (one.get("delta") or {}).get("content"):
+                text = (one.get("delta") or {}).get("content")
+                if text is not None and not isinstance(text, str):
+                    raise BedstoneError(
+                        f"{self.address}: streamed {shown(text, 60)} as a text. Is it an endpoint "
+                        "with OpenAI's API?"
+                    )
+                if text:
+                    said = True
                     yield Reply(text, "")
+        if not (said or finish):
+            raise BedstoneError(f"{self.address}: answered without a text.")
         yield Reply("", finish or "stop")
 
     def complete(

@@ -120,6 +120,8 @@ async def draw(
     """
     task = BY_CONDITION[_signal(served).condition]
     given = None if task.startswith("unconditional") else request.prompt
+    if task == BY_CONDITION["text"] and not (isinstance(given, str) and given.strip()):
+        raise ApiError(400, "prompt: expected what the image shall show.", "prompt")
     return await _drawn(served, request, task, given, {}, context)
 
 

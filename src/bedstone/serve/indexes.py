@@ -6,6 +6,7 @@ similar-items and complementary-items take an index as their catalogue.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from bedstone.tasks.search.recommend import Catalogue
 from bedstone.tasks.task import embeds_both, embeds_images
 
 WHERE = 1000  # characters of a condition
+DEEPEST = 8  # brackets within each other
+WORDS = ("and", "or", "not", "in", "like", "between", "is")  # that may stand before a bracket
 COUNT = 1000  # rows that are given back, at most
 ROWS = 500_000  # of an index that items are recommended from
 
@@ -155,8 +158,35 @@ class SearchRequest(Settings):
             raise BedstoneError("query: expected either words, or an image with the key image.")
         if self.query is not None and not self.query.strip():
             raise BedstoneError("query: is empty. Say what to look for.")
-        if len(self.where) > WHERE:
-            raise BedstoneError(f"where: has {len(self.where):,} characters; at most {WHERE:,}.")
+        check_condition(self.where)
+
+
+def check_condition(where: str) -> None:
+    """Raises BedstoneError for a condition that could cost more than a look at each row.
+
+    Of SQL, comparisons of columns and values are taken, joined by and, or, not, in, like, between,
+    is null: no function, which may make texts of gigabytes, and no deep nesting, whose cost doubles
+    with each level.
+    """
+    if len(where) > WHERE:
+        raise BedstoneError(f"where: has {len(where):,} characters; at most {WHERE:,}.")
+    plain = re.sub(r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`", "x", where)
+    called = [name for name in re.findall(r"([A-Za-z_]\w*)\s*\(", plain)
+              if name.lower() not in WORDS]  # fmt: skip
+    if called:
+        raise BedstoneError(
+            f"where: calls {called[0][:40]}(); expected comparisons of columns and values, such as "
+            "price < 20 and colour = 'red'."
+        )
+    depth = most = 0
+    for sign in plain:
+        depth += (sign == "(") - (sign == ")")
+        most = max(most, depth)
+    if most > DEEPEST or len(re.findall(r"\bnot\b", plain, re.IGNORECASE)) > DEEPEST:
+        raise BedstoneError(
+            f"where: is nested too deeply; expected at most {DEEPEST} brackets within each other, "
+            f"and {DEEPEST} times not. Write it more simply."
+        )
 
 
 async def found_rows(

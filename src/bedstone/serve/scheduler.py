@@ -275,6 +275,7 @@ class Scheduler:
             finally:
                 with self._changed:
                     self._calls = []
+                    self.metrics.running = len(self._live)
 
     def _timed(self, does: Callable[[], None]) -> None:
         with self._turn:

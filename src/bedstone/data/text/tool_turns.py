@@ -61,24 +61,24 @@ def read_turn(text: str, keys: tuple[str, str] = TURN) -> Call | str | None:
 
 
 def as_plain(
-    messages: Sequence[Message], tools: Sequence[Schema], *, answers: bool = True
+    messages: Sequence[Message], tools: Sequence[Schema] = (), *, answers: bool = True
 ) -> list[Message]:
     """Messages as any chat template takes them: tools in the system's words, calls as JSON, results
-    as words of the user, marked by the key `result`.
+    as words of the user, marked by the key `result`. Without tools answers stay as they are.
 
     Raises:
         BedstoneError: one is no message, or a call has no name and arguments.
     """
     given = read_messages(list(messages))
-    aside = _aside(tools, answers)
-    if given[0]["role"] != "system":
+    aside = _aside(tools, answers) if tools else ""
+    if aside and given[0]["role"] != "system":
         given.insert(0, {"role": "system", "content": ""})
     names: dict[str, str] = {}
     made: list[Message] = []
     for number, each in enumerate(given):
         role, content = each["role"], each.get("content") or ""
         if role == "system" and not number:
-            made.append({"role": "system", "content": f"{content}\n{aside}".lstrip()})
+            made.append({"role": "system", "content": f"{content}\n{aside}".strip()})
         elif calls := each.get("tool_calls"):
             for call in calls:
                 name, said = _call(call)
@@ -88,7 +88,7 @@ def as_plain(
             name = each.get("name") or names.get(str(each.get("tool_call_id"))) or "the tool"
             text = f"Result of {name}: {content}"
             made.append({"role": "user", "content": text, "result": True})
-        elif role == "assistant":
+        elif role == "assistant" and tools:
             text = json.dumps({"answer": content}, ensure_ascii=False)
             made.append({"role": "assistant", "content": text})
         else:
@@ -157,15 +157,16 @@ def _arguments(schema: Schema, prefix: str, shared: dict[str, Any]) -> dict[str,
         shared: these are put there, since references begin at the root of a schema.
     """
     made = {key: value for key, value in schema.items() if key not in _LOOSE}
-    made.setdefault("type", "object")
-    made.setdefault("properties", {})
-    made.setdefault("additionalProperties", False)
+    if made.keys().isdisjoint(("$ref", "anyOf", "oneOf", "allOf")):
+        made.setdefault("type", "object")
+        made.setdefault("properties", {})
+        made.setdefault("additionalProperties", False)
     parts = {name: made.pop(name, None) or {} for name in ("$defs", "definitions")}
     for held in parts.values():
         for name, value in held.items() if isinstance(held, Mapping) else ():
             shared[prefix + name] = _moved(value, prefix)
     found: dict[str, Any] = _moved(made, prefix)
-    if _refers(found, f"#/$defs/{prefix}") or _refers(shared, f"#/$defs/{prefix}"):
+    if _refers(found, prefix) or _refers(shared, prefix):
         shared[prefix] = found
     return found
 
@@ -180,13 +181,19 @@ def _moved(value: Any, prefix: str) -> Any:
     there = found.get("$ref")
     if isinstance(there, str) and there.startswith("#"):
         name = there.removeprefix("#/$defs/").removeprefix("#/definitions/")
-        found["$ref"] = f"#/$defs/{prefix}{'' if there == '#' else name}"
+        if name == there:  # the root, or a part of it that is no definition
+            name = there.removeprefix("#")
+        found["$ref"] = f"#/$defs/{prefix}{name}"
     return found
 
 
-def _refers(value: Any, there: str) -> bool:
+def _refers(value: Any, prefix: str) -> bool:
+    """Whether a reference leads to the root of a tool's schema, or to a part of it."""
     if isinstance(value, list):
-        return any(_refers(each, there) for each in value)
+        return any(_refers(each, prefix) for each in value)
     if not isinstance(value, Mapping):
         return False
-    return value.get("$ref") == there or any(_refers(each, there) for each in value.values())
+    root, there = f"#/$defs/{prefix}", value.get("$ref")
+    if there == root or (isinstance(there, str) and there.startswith(f"{root}/")):
+        return True
+    return any(_refers(each, prefix) for each in value.values())
