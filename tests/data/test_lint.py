@@ -1,4 +1,4 @@
-"""Faults that are planted into clean rows are found, each by its own check; clean rows are clean."""
+"""Faults planted into clean rows are found, each by its own check; clean rows are clean."""
 
 import io
 import random
@@ -218,9 +218,14 @@ def test_pictures_that_are_shared_near_or_broken():
     shown = {row: picture(row) for row in range(120)}
 
     def item(row: int, pixels=None) -> Item:
-        return Item("", f"caption {row}", image=hash(str(row)) or 1, pixels=pixels or shown[row].copy)
+        return Item(
+            "", f"caption {row}", image=hash(str(row)) or 1, pixels=pixels or shown[row].copy
+        )
 
-    rows = {"train": [item(r) for r in range(100)], "validation": [item(r) for r in range(100, 120)]}
+    rows = {
+        "train": [item(r) for r in range(100)],
+        "validation": [item(r) for r in range(100, 120)],
+    }
     assert found(rows) == {}
     rows["validation"][3] = item(103, lambda: saved_again(shown[50]))
     rows["train"][7] = item(7, lambda: saved_again(shown[60]))
@@ -246,7 +251,6 @@ def test_pictures_that_are_shared_near_or_broken():
 
 def test_rows_are_read_once():
     def items():
-        for each in clean()["train"]:
-            yield each
+        yield from clean()["train"]
 
     assert lint({"train": Rows(items(), str)}) == []

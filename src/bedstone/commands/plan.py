@@ -61,12 +61,9 @@ def _read(path: Path, overrides: list[str]) -> tuple[Any, Any]:
     """The method of a recipe, of whichever command, and the recipe."""
     from bedstone.recipes import given
     from bedstone.recipes.base import method_of, read_start
+    from bedstone.recipes.supervised import TASKS
 
     values = read_start(path, overrides)
-    labelled = isinstance(values.get("model"), str) and not values.get("method")
-    found, _ = given.recipe(path, overrides, None, {}, finetunes=labelled or _tunes(path))
+    named = isinstance(values.get("model"), str) or values.get("task") in TASKS
+    found, _ = given.recipe(path, overrides, None, {}, finetunes=named and not values.get("method"))
     return method_of(found), found
-
-
-def _tunes(path: Path) -> bool:
-    return library.command(path) == "finetune"

@@ -219,14 +219,18 @@ class _Seen:
             place = lambda at=number - 1: rows.where(at)  # noqa: E731
             target = item.target if item.target is not None else ""
             self.written |= item.target is not None
-            inputs.append(hash((item.text, item.image)) if item.text or item.image else hash(target))
+            inputs.append(
+                hash((item.text, item.image)) if item.text or item.image else hash(target)
+            )
             targets.append(hash((target, _hashable(item.label))))
             pictures.append(item.image or _NOTHING)
             self.short.append(not item.image and len(item.text or target) < SHORT)
             self._label(item.label, counts, first, place)
             self._text(item, target, place)
             if near and before + number <= NEAR_ROWS and item.image is None:
-                self.texts.add(before + number - 1, f"{item.text}\n{target}" if target else item.text)
+                self.texts.add(
+                    before + number - 1, f"{item.text}\n{target}" if target else item.text
+                )
             if stride and item.pixels is not None and (number - 1) % stride == 0:
                 self._picture(before + number - 1, item.pixels, place)
         self.splits.append(split)
@@ -336,7 +340,7 @@ class _Seen:
         return [Finding("same-input", "note", what, len(rows), places, advice)]
 
     def _leak(
-        self, name: str, at: int, rows: np.ndarray, first: np.ndarray, check: str, what: str
+        self, name: str, at: int, rows: np.ndarray, first: Any, check: str, what: str
     ) -> Finding:
         share = len(rows) / self.sizes[at]
         grave = (~np.array(self.short)[rows]).sum() >= SERIOUS * self.sizes[at]
@@ -352,7 +356,8 @@ class _Seen:
     def _pairs(self, rows: np.ndarray, first: Any) -> list[str]:
         """The places of some rows, each with that of the row that it repeats."""
         return [
-            f"{self._place(int(row))[1]} = {self._place(int(first[row]))[1]}" for row in rows[:SHOWN]
+            f"{self._place(int(row))[1]} = {self._place(int(first[row]))[1]}"
+            for row in rows[:SHOWN]
         ]
 
     def _shared_pictures(self, keys: np.ndarray, pictures: np.ndarray) -> list[Finding]:
@@ -405,7 +410,10 @@ class _Seen:
     def near_repeats(self) -> list[Finding]:
         """Near-duplicates within a split and in two, of texts and of pictures."""
         found = []
-        kinds = (("near-duplicates", "rows", self.texts), ("near-pictures", "pictures", self.images))
+        kinds = (
+            ("near-duplicates", "rows", self.texts),
+            ("near-pictures", "pictures", self.images),
+        )
         keys = np.array(self.hashes[0], dtype=np.int64)
         pictures = np.array(self.hashes[2], dtype=np.int64)
         for check, noun, near in kinds:
@@ -449,7 +457,9 @@ class _Seen:
             if own[most] >= RARE * own[least]:
                 what = f"{most!r} is {own[most]:,} times the class in {train}, and {least!r} "
                 what += f"{own[least]:,} times"
-                advice = "Look at the figures of each class; class_weights may help, where there are."
+                advice = (
+                    "Look at the figures of each class; class_weights may help, where there are."
+                )
                 places = [self.first[train][least]]
                 found.append(Finding("balance", "note", what, own[least], places, advice))
         for name in held:
@@ -502,7 +512,10 @@ class _Seen:
         for kind, count in tally.counts.items():
             rows, places = tally.rows[kind], tally.places[kind]
             if kind == "empty":
-                what, advice = f"{count:,} rows have an empty target", "Fill it in, or leave it out."
+                what, advice = (
+                    f"{count:,} rows have an empty target",
+                    "Fill it in, or leave it out.",
+                )
                 found.append(Finding("empty", "error", what, count, places, advice))
             elif kind == "broken":
                 level = "error" if rows >= SERIOUS * total else "warning"

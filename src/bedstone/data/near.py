@@ -88,13 +88,13 @@ class NearTexts:
 
 
 SIDE = 16  # pixels of a small copy
-BLAND = 6.0  # standard deviation of grey levels below which a picture shows nothing
-EQUAL = 4.0  # grey levels that small copies of near-duplicates differ by, in the mean
-TIED = 0.99  # their correlation, at least
+BLAND = 6.0  # standard deviation of levels below which a picture shows nothing
+EQUAL = 5.0  # levels of 255 that small copies of near-duplicates differ by, in the mean
+TIED = 0.995  # their correlation, at least
 
 
 class NearImages:
-    """Small grey copies of pictures, one after another."""
+    """Small copies of pictures, one after another."""
 
     def __init__(self) -> None:
         self._numbers: list[int] = []
@@ -102,8 +102,8 @@ class NearImages:
 
     def add(self, number: int, pixels: np.ndarray) -> None:
         """Takes a picture (h, w, 3) uint8 by a number of the caller's; blank ones are not kept."""
-        grey = Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-        copy = np.asarray(grey)
+        small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
+        copy = np.asarray(small.convert("RGB"))
         if copy.std() >= BLAND:
             self._numbers.append(number)
             self._copies.append(copy)
@@ -113,7 +113,7 @@ class NearImages:
         if not self._copies:
             return
         copies = np.stack(self._copies).astype(np.float32)
-        tiles = copies.reshape(-1, 8, 2, 8, 2).mean((2, 4))
+        tiles = copies.reshape(-1, 8, 2, 8, 2, 3).mean((2, 4, 5))
         bright = tiles > tiles.mean((1, 2), keepdims=True)
         rises = tiles > np.roll(tiles, 1, axis=2)
         bits = np.concatenate([bright.reshape(-1, 64), rises.reshape(-1, 64)], 1)

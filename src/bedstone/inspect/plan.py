@@ -37,7 +37,6 @@ LEAST, MOST = 3, 40  # steps that are timed, after these
 EVALUATIONS = 10  # of a run whose recipe doesn't say how often
 WATTS = 10.0  # of a core at work, where nothing is measured
 RAPL = Path("/sys/class/powercap")
-CPU_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass
@@ -99,8 +98,15 @@ class Timing:
             what += f" and {self.evaluations} evaluations of {_spoken(self.evaluation)}"
         if self.budget is not None:
             return f"{what} fit into {clock(self.budget)}; begun now, it ends at {times[0]}"
-        text = f"{what}: {clock(self.seconds)} (from {clock(low)} to {clock(high)}); begun now, "
-        text += f"it ends at {times[0]} (from {times[1]} to {times[2]})"
+        text = f"{what}: {clock(self.seconds)}"
+        if len(self.each) > 1:
+            text += f" (from {clock(low)} to {clock(high)}); begun now, it ends at {times[0]} "
+            text += f"(from {times[1]} to {times[2]})"
+        else:
+            text += (
+                f"; begun now, it ends at {times[0]}; one step was timed, so how far that is off "
+            )
+            text += "isn't known"
         return text if self.evaluation else f"{text}; evaluations are not counted"
 
 
@@ -235,7 +241,6 @@ def _calibrate(
     method: Any, recipe: Any, plan: RunPlan, made: Plan, seconds: float, quiet: bool
 ) -> None:
     """Predicts memory, counts work and times steps."""
-    began = time.monotonic()
     keep_memory()
     network, precision = plan.model.network, plan.start.precision
     optimizer = build_optimizer(network, recipe.optim)
@@ -262,7 +267,7 @@ def _calibrate(
         optimizer.zero_grad()
         each: list[float] = []
         before = energy_counters()
-        spent = 0.0
+        began, spent = time.monotonic(), 0.0
         with ProgressBar("timing steps", quiet=quiet) as bar:
             while len(each) < WARM + MOST:
                 start = time.monotonic()
@@ -272,19 +277,17 @@ def _calibrate(
                 bar.update(min(spent / seconds, 1.0))
                 if len(each) >= WARM + LEAST and spent >= seconds / 2:
                     break
-                if len(each) > 1 and spent + each[-1] > seconds:
+                if spent + each[-1] > seconds:
                     break
         made.joules = joules_between(before, energy_counters(), len(each))
-        timed = each[WARM:] or each[-1:]
+        timed = each[min(WARM, max(len(each) - LEAST, 0)) :]  # of few, the first ones count
         items = trainer.tokens / trainer.step
         made.timing = _timing(trainer.budget, timed, items)
         evaluations = method.evaluations(recipe, plan)
         if evaluations and seconds > spent:
             made.timing.evaluation = _evaluated(evaluations[0], network, seconds - spent)
             every = method.evaluate_every(recipe, plan.splits)
-            made.timing.evaluations = (
-                max(made.timing.steps // every, 1) if every else EVALUATIONS
-            )
+            made.timing.evaluations = max(made.timing.steps // every, 1) if every else EVALUATIONS
 
 
 def _timing(budget: Budget, each: list[float], items: float) -> Timing:
@@ -334,7 +337,7 @@ def count_flops(network: Any, objective: Any, batch: Any, precision: Any) -> int
     torch.utils.flop_counter counts them; to it comes attention as it is computed on CPUs.
     """
     network.train()
-    shapes = {CPU_FLASH.default: _attention, _BACKWARD: _attention_backward}
+    shapes = {_FORWARD: _attention, _BACKWARD: _attention_backward}
     with FlopCounterMode(display=False, custom_mapping=shapes) as counter:
         with precision.autocast():
             loss, _ = objective(network, batch)
@@ -342,7 +345,8 @@ def count_flops(network: Any, objective: Any, batch: Any, precision: Any) -> int
     return int(counter.get_total_flops())
 
 
-_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any

@@ -93,8 +93,8 @@ def rows_of(split: Any, tokenizer: Tokenizer | None = None) -> Rows | None:
         return None if tokenizer is None else _documents(split, tokenizer)
     if isinstance(split, Source):
         texts = itertools.islice(split.documents(), STREAMED)
-        items = (Item(target=text) for text in texts)
-        return Rows(items, lambda row: f"{split.name}: document {row + 1:,}")
+        made = (Item(target=text) for text in texts)
+        return Rows(made, lambda row: f"{split.name}: document {row + 1:,}")
     if isinstance(split, Signals):
         return _signals(split)
     if isinstance(split, TextPairs):

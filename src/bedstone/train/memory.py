@@ -2,11 +2,11 @@
 
 What a process holds when its model and data are ready is read from the system. To it come
 gradients, the optimizer's states, and what a forward pass keeps for the backward pass, which hooks
-on saved tensors (torch.autograd.graph) add up without keeping it. While a checkpoint is written,
-what gradients and activations took is free again.
+on saved tensors (torch.autograd.graph) add up without keeping it; and a copy of the largest file
+of a checkpoint, while it is written: the allocator keeps what a step took (`runtime.keep_memory`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from bedstone.train.optim import Muon, Optimizer
 
 MB = 1e6
 # What a run loads later: TensorBoard, the plots, and what the allocator keeps beside tensors.
-LATER = 60 * MB
+LATER = 110 * MB
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Memory:
         optimizer: of its states.
         activations: kept for the backward pass of a micro-batch.
         passing: of tensors that live for a moment: a gradient beside what it is of.
+        writing: copied while a checkpoint is written.
         later: loaded in the course of a run.
     """
 
@@ -44,13 +45,14 @@ class Memory:
     optimizer: int
     activations: int
     passing: int
+    writing: int
     later: int = int(LATER)
 
     @property
     def peak(self) -> int:
-        """Of the process: in a step, or while a checkpoint is written beside the weights."""
+        """Of the process, at its most."""
         step = self.gradients + self.activations + self.passing
-        return self.ready + self.optimizer + step + self.later
+        return self.ready + self.optimizer + step + self.writing + self.later
 
     def record(self) -> dict[str, int]:
         """For JSON."""
@@ -129,6 +131,50 @@ def counted_saves(network: nn.Module) -> Iterator[Saved]:
         yield saved
 
 
+class Foretelling:
+    """An objective that says the peak of memory once its first micro-batch has passed forward.
+
+    Nothing is computed for it, and what is computed is the same.
+
+    Args:
+        objective: what it calls, and whose attributes it has.
+        say: is given a line.
+    """
+
+    def __init__(self, objective: Any, optimizer: Optimizer, say: Callable[[str], None]) -> None:
+        self._objective, self._optimizer = objective, optimizer
+        self._say: Callable[[str], None] | None = say
+
+    def __call__(self, network: nn.Module, batch: Any) -> tuple[Tensor, float]:
+        if self._say is None:
+            found: tuple[Tensor, float] = self._objective(network, batch)
+            return found
+        ready = resident()
+        weights = (*network.parameters(), *network.buffers())
+        saved = Saved({each.untyped_storage().data_ptr() for each in weights})
+
+        def pack(tensor: Tensor) -> Tensor:
+            saved.add(tensor)
+            return tensor.detach()
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            found = self._objective(network, batch)
+        self._say(_memory(ready, network, saved, self._optimizer).text())
+        self._say = None
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
+def _memory(ready: int, network: nn.Module, saved: Saved, optimizer: Optimizer) -> Memory:
+    weights = tensor_bytes((*network.parameters(), *network.buffers()))
+    gradients = sum(each.nbytes for each in network.parameters() if each.requires_grad)
+    held = optimizer_bytes(optimizer)
+    passing, writing = 2 * saved.largest, max(weights, held)
+    return Memory(ready, weights, gradients, held, saved.bytes, passing, writing)
+
+
 def predict_memory(
     network: nn.Module,
     objective: Any,
@@ -143,7 +189,6 @@ def predict_memory(
             they were.
     """
     ready = resident()
-    weights = tensor_bytes((*network.parameters(), *network.buffers()))
     state, training = torch.get_rng_state(), network.training
     buffers = [each.clone() for each in network.buffers()]  # statistics of batches
     network.train()
@@ -156,6 +201,4 @@ def predict_memory(
                 own.copy_(before)
         network.train(training)
         torch.set_rng_state(state)
-    gradients = sum(each.nbytes for each in network.parameters() if each.requires_grad)
-    held = optimizer_bytes(optimizer)
-    return Memory(ready, weights, gradients, held, saved.bytes, 2 * saved.largest)
+    return _memory(ready, network, saved, optimizer)
