@@ -34,6 +34,7 @@ COMMANDS = {
         "pretrain": "commands.train:pretrain_",
         "finetune": "commands.train:finetune_",
         "resume": "commands.train:resume_",
+        "plan": "commands.plan:plan",
     },
     "use": {
         "generate": "commands.generate:generate",

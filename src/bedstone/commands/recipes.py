@@ -70,7 +70,7 @@ def completion_script(shell: str, options: dict[str, list[str]], tasks: list[str
     """
     if shell not in SHELLS:
         raise BedstoneError(f"shell: {shell!r} is unknown; expected one of {', '.join(SHELLS)}.")
-    first = dict.fromkeys(("pretrain", "finetune", "recipes"), library.names())
+    first = dict.fromkeys(("pretrain", "finetune", "plan", "recipes"), library.names())
     first |= dict.fromkeys(OF_MODELS, known_names())
     first |= {"run": tasks, "completion": list(SHELLS)}
     return _fish(options, first) if shell == "fish" else _bash(options, first, shell == "zsh")

@@ -269,6 +269,7 @@ class ImageText(Method[Any]):
         )
         kept = "in memory" if images.kept else "decoded as they are read"
         splits.notes[0] += f", {kept}; {recipe.texts} texts an image"
+        splits.cut = texts.cut
         if texts.cut:
             long = f"{texts.cut:,} texts are longer than the network reads, and are cut"
             splits.notes.insert(1, long)

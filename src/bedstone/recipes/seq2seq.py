@@ -240,6 +240,7 @@ class Seq2Seq(Method[Seq2SeqRecipe]):
             _make_noisy(recipe, model, splits, start.quiet)
             return pair_stream(splits.train, recipe.batch_size, seed=recipe.seed)
         examples = _examples(recipe, model, splits.train)
+        splits.cut = examples.left_out
         if note := examples.note():
             splits.notes.insert(1, note)
         if not recipe.bpe_dropout:

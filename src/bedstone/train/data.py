@@ -38,6 +38,7 @@ class Splits:
         record: what `data.json` and the artefact say of it; `source` and `fingerprint` at least.
         notes: lines of the plan that is printed before training.
         understood: the columns, classes and doubts of the rows, printed with it.
+        cut: targets that are longer than the network reads, and are cut or left out.
         shown: examples whose first rows are shown, by which of their tokens are trained.
     """
 
@@ -48,6 +49,7 @@ class Splits:
     notes: list[str] = field(default_factory=list)
     understood: Summary | None = None
     shown: Any = None
+    cut: int = 0
 
 
 def understood(splits: Splits) -> Summary:

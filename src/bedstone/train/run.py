@@ -27,8 +27,10 @@ from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_ever
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
+from bedstone.train.lint import first_errors
 from bedstone.train.logs import ProgressBar, RunLog, clock, counted, read_log
 from bedstone.train.loop import Batches, Done, Objective, Trainer
+from bedstone.train.memory import Foretelling
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.pace import Pace
 from bedstone.train.resume import DATA, RECIPE, check_data, check_recipe, checked_tokenizer
@@ -317,6 +319,9 @@ def _train(
     write_text(folder / RECIPE, to_yaml(said(recipe)))
     write_json(folder / DATA, plan.splits.record)
     say(plan_text(method, recipe, plan))
+    if not start.quiet:
+        for finding in first_errors(plan.splits, model.tokenizer):
+            say(finding.text())
     if (shown := plan.splits.shown) is not None:
         first = token_rows(shown, range(min(len(shown), SHOWN)))
         say(as_text(first[0]))
@@ -363,6 +368,8 @@ def _train(
     log = RunLog(folder, step=trainer.step)
     try:
         with ProgressBar("training", quiet=start.quiet) as bar:
+            if not (start.quiet or recipe.compile):
+                trainer.objective = Foretelling(plan.objective, optimizer, bar.say)
             done = trainer.run(log, bar)
     finally:
         log.close()

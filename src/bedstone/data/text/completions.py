@@ -65,6 +65,11 @@ class CompletionExamples(Examples):
         super().__init__(rows, tokenizer, limit=limit, stride=stride)
         self._spans = np.array(self._learnt, dtype=np.int64)
 
+    @property
+    def trained_count(self) -> int:
+        """Tokens that are learnt."""
+        return int((self._spans[:, 1] - self._spans[:, 0]).sum())
+
     def _inputs(self, numbers: Sequence[int]) -> list[list[Input]]:
         return [self._cut(number) for number in numbers]
 

@@ -214,6 +214,11 @@ class ConversationExamples(Examples):
         """Tokens that are learnt."""
         return self._targets_of.total
 
+    @property
+    def open_ended(self) -> int:
+        """Conversations with answers that the chat template ends with no special token."""
+        return self._open_ended
+
     def chats(self, row: int) -> list[LearntChat]:
         """A row's conversation, or several that end with an answer each."""
         messages, tools, first = self._source.read(row)

@@ -1,0 +1,394 @@
+"""The plan of a run: what is wrong with its rows, how large it is, when it ends, what it costs.
+
+Nothing is trained that is kept: the run is made ready as `train.run.prepare` does, its rows are
+looked through, one micro-batch is passed forward for memory and work, and a few steps are timed.
+"""
+
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from bedstone.checkpoints.store import CheckpointStore
+from bedstone.data.lint import Finding
+from bedstone.errors import BedstoneError
+from bedstone.runtime import keep_memory
+from bedstone.train.lint import lint_splits
+from bedstone.train.logs import ProgressBar, clock
+from bedstone.train.loop import Trainer
+from bedstone.train.memory import Memory, predict_memory
+from bedstone.train.optim import build_optimizer
+from bedstone.train.run import RunPlan, plan_text, prepare
+from bedstone.train.schedule import Budget, build_schedule, parse_budget
+from bedstone.train.start import weight_counts
+
+WARM = 2  # steps that are slower than the rest, and not counted
+LEAST, MOST = 3, 40  # steps that are timed, after these
+EVALUATIONS = 10  # of a run whose recipe doesn't say how often
+WATTS = 10.0  # of a core at work, where nothing is measured
+RAPL = Path("/sys/class/powercap")
+
+
+@dataclass
+class Timing:
+    """How long a run takes, from steps that were timed.
+
+    Attributes:
+        steps: of the run.
+        each: seconds of each timed step.
+        evaluation: seconds of one; None where it was not timed, or took too long for it.
+        evaluations: that the run makes.
+        budget: seconds of a budget of time; None of others.
+    """
+
+    steps: int
+    each: list[float]
+    evaluation: float | None = None
+    evaluations: int = 0
+    budget: float | None = None
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, on average."""
+        return statistics.fmean(self.each)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run."""
+        if self.budget is not None:
+            return self.budget
+        return self.steps * self.step + self.evaluations * (self.evaluation or 0.0)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The seconds between which the run takes, with 95 %, by the scatter of steps: that of
+        their mean, and that of all steps to come."""
+        if self.budget is not None or len(self.each) < 2:
+            return self.seconds, self.seconds
+        count = len(self.each)
+        quantile = 1.96 + 2.4 / (count - 1) + 2.6 / (count - 1) ** 2  # near Student's
+        spread = statistics.stdev(self.each) * math.sqrt(1 / count + 1 / max(self.steps, 1))
+        apart = quantile * spread * self.steps
+        done = sum(self.each)
+        return max(self.seconds - apart, min(done, self.seconds)), self.seconds + apart
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        low, high = self.interval
+        found = {"steps": self.steps, "step_seconds": self.step, "timed_steps": len(self.each)}
+        found |= {"seconds": self.seconds, "from_seconds": low, "to_seconds": high}
+        return {**found, "evaluation_seconds": self.evaluation, "evaluations": self.evaluations}
+
+    def text(self, now: datetime) -> str:
+        """When it ends, if it began now."""
+        low, high = self.interval
+        times = [_hour(now, seconds) for seconds in (self.seconds, low, high)]
+        what = f"about {self.steps:,} steps of {_spoken(self.step)}"
+        if self.evaluation:
+            what += f" and {self.evaluations} evaluations of {_spoken(self.evaluation)}"
+        if self.budget is not None:
+            return f"{what} fit into {clock(self.budget)}; begun now, it ends at {times[0]}"
+        text = f"{what}: {clock(self.seconds)}"
+        if len(self.each) > 1:
+            text += f" (from {clock(low)} to {clock(high)}); begun now, it ends at {times[0]} "
+            text += f"(from {times[1]} to {times[2]})"
+        else:
+            text += (
+                f"; begun now, it ends at {times[0]}; one step was timed, so how far that is off "
+            )
+            text += "isn't known"
+        return text if self.evaluation else f"{text}; evaluations are not counted"
+
+
+@dataclass
+class Plan:
+    """What a plan says.
+
+    Attributes:
+        recipe: its name.
+        text: what the run prints before it begins.
+        findings: of the rows, the gravest first.
+        parameters, trained: weights that there are, and that learn.
+        flops: floating point operations of a step, forward and backward.
+        memory: that the run will take.
+        timing: None where nothing was timed.
+        joules: of a step as RAPL measured them; None where it can't be read.
+        watts: that are taken instead.
+        cost: of an hour; 0 is not known.
+    """
+
+    recipe: str
+    text: str
+    findings: list[Finding]
+    parameters: int
+    trained: int
+    flops: int | None = None
+    memory: Memory | None = None
+    timing: Timing | None = None
+    joules: float | None = None
+    watts: float = 0.0
+    price_hour: float = 0.0
+
+    def failed(self, *, strict: bool = False) -> bool:
+        """Whether an error was found in the rows, or, if it is strict, a warning."""
+        levels = ("error", "warning") if strict else ("error",)
+        return any(each.level in levels for each in self.findings)
+
+    @property
+    def energy(self) -> tuple[float, str] | None:
+        """Kilowatt-hours and where they are from."""
+        if self.timing is None:
+            return None
+        if self.joules is not None:
+            kwh = self.joules * self.timing.steps / 3.6e6
+            return kwh, "measured: RAPL over the timed steps, by the number of steps"
+        kwh = self.watts * self.timing.seconds / 3.6e6
+        return kwh, f"estimated: {self.watts:g} W x time; nothing was measured"
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        found: dict[str, Any] = {
+            "recipe": self.recipe,
+            "findings": [each.record() for each in self.findings],
+            "parameters": self.parameters,
+            "trained_parameters": self.trained,
+            "flops_a_step": self.flops,
+            "memory_bytes": self.memory and self.memory.record(),
+            "time": self.timing and self.timing.record(),
+        }
+        if (energy := self.energy) is not None:
+            found["energy"] = {"kilowatt_hours": energy[0], "source": energy[1]}
+        if self.timing is not None and self.price_hour:
+            low, high = (each / 3600 * self.price_hour for each in self.timing.interval)
+            cost = self.timing.seconds / 3600 * self.price_hour
+            found["cost"] = {"price_hour": self.price_hour, "cost": cost, "from": low, "to": high}
+        return found
+
+    def lines(self, now: datetime) -> Iterator[str]:
+        """For people."""
+        yield self.text
+        yield ""
+        yield from (each.text() for each in self.findings)
+        counts = {
+            level: sum(each.level == level for each in self.findings)
+            for level in ("error", "warning", "note")
+        }
+        yield f"rows: {', '.join(f'{count} {level}s' for level, count in counts.items())}"
+        yield f"{self.parameters:,} parameters, {self.trained:,} of them trained"
+        if self.flops is not None:
+            yield f"{self.flops:.4g} floating point operations a step (products and convolutions)"
+        if self.memory is not None:
+            yield self.memory.text()
+        if self.timing is not None:
+            yield self.timing.text(now)
+        if (energy := self.energy) is not None:
+            yield f"energy {energy[0]:.3g} kWh ({energy[1]})"
+        if "cost" in (record := self.record()):
+            cost = record["cost"]
+            yield f"cost {cost['cost']:.2f} (from {cost['from']:.2f} to {cost['to']:.2f})"
+
+
+def make_plan(
+    method: Any,
+    recipe: Any,
+    *,
+    seconds: float = 20.0,
+    watts: float = 0.0,
+    price_hour: float = 0.0,
+    quiet: bool = False,
+) -> Plan:
+    """The plan of a run; nothing is written into its folder.
+
+    Args:
+        method: a `recipes.base.Method`.
+        recipe: of that method.
+        seconds: for timing steps; 0 times none, and passes nothing through the network.
+        watts: of the machine at work, where energy can't be measured; 0 takes `WATTS` a thread.
+        price_hour: of the machine.
+
+    Raises:
+        BedstoneError: as `train.run.prepare`; or the run trains parts first, which aren't there.
+    """
+    if list(getattr(recipe, "to_train", ())) and not recipe.init:
+        names = ", ".join(stage.name for stage in recipe.to_train)
+        raise BedstoneError(
+            f"{method.name}: its run trains other models first ({names}), and is planned from "
+            "what they are. Plan each by a recipe of its own, and name the finished ones here."
+        )
+    plan = prepare(method, recipe, None, quiet=quiet)
+    findings = lint_splits(plan.splits, plan.model.tokenizer)
+    parameters, trained = weight_counts(plan.model)
+    made = Plan(
+        recipe.out, plan_text(method, recipe, plan), findings, parameters, trained,
+        watts=watts or WATTS * torch.get_num_threads(), price_hour=price_hour,
+    )  # fmt: skip
+    if seconds > 0:
+        _calibrate(method, recipe, plan, made, seconds, quiet)
+    return made
+
+
+def _calibrate(
+    method: Any, recipe: Any, plan: RunPlan, made: Plan, seconds: float, quiet: bool
+) -> None:
+    """Predicts memory, counts work and times steps."""
+    keep_memory()
+    network, precision = plan.model.network, plan.start.precision
+    optimizer = build_optimizer(network, recipe.optim)
+    accumulate = method.accumulate(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            network=network,
+            objective=plan.objective,
+            batches=plan.batches,
+            optimizer=optimizer,
+            budget=parse_budget(plan.budget),
+            schedule=build_schedule(recipe.schedule),
+            precision=precision,
+            store=CheckpointStore(Path(folder) / "checkpoints", 1),
+            write_model=lambda path, metrics: None,
+            accumulate=accumulate,
+            clip=recipe.optim.clip,
+        )
+        if (first := getattr(plan.objective, "before_step", None)) is not None:
+            first(network, 0.0)
+        batch = next(plan.batches).to(precision.device)
+        made.memory = predict_memory(network, plan.objective, batch, optimizer, precision)
+        made.flops = accumulate * count_flops(network, plan.objective, batch, precision)
+        optimizer.zero_grad()
+        each: list[float] = []
+        before = energy_counters()
+        began, spent = time.monotonic(), 0.0
+        with ProgressBar("timing steps", quiet=quiet) as bar:
+            while len(each) < WARM + MOST:
+                start = time.monotonic()
+                trainer.one_step(0.0)
+                each.append(time.monotonic() - start)
+                spent = time.monotonic() - began
+                bar.update(min(spent / seconds, 1.0))
+                if len(each) >= WARM + LEAST and spent >= seconds / 2:
+                    break
+                if spent + each[-1] > seconds:
+                    break
+        made.joules = joules_between(before, energy_counters(), len(each))
+        timed = each[min(WARM, max(len(each) - LEAST, 0)) :]  # of few, the first ones count
+        items = trainer.tokens / trainer.step
+        made.timing = _timing(trainer.budget, timed, items)
+        evaluations = method.evaluations(recipe, plan)
+        if evaluations and seconds > spent:
+            made.timing.evaluation = _evaluated(evaluations[0], network, seconds - spent)
+            every = method.evaluate_every(recipe, plan.splits)
+            made.timing.evaluations = max(made.timing.steps // every, 1) if every else EVALUATIONS
+
+
+def _timing(budget: Budget, each: list[float], items: float) -> Timing:
+    """The timing of a run by its budget."""
+    step = statistics.fmean(each)
+    if budget.unit == "seconds":
+        return Timing(int(budget.amount / step), each, budget=budget.amount)
+    steps = budget.amount if budget.unit == "steps" else budget.amount / max(items, 1)
+    return Timing(math.ceil(steps), each)
+
+
+def _evaluated(evaluation: Any, network: Any, seconds: float) -> float | None:
+    """How long an evaluation takes; None where it is more than so many seconds."""
+    began = time.monotonic()
+    with suppress(_TooLong), _Deadline(began + seconds):
+        evaluation.log(network)
+        return time.monotonic() - began
+    return None
+
+
+class _TooLong(Exception):
+    """What is timed takes too long for it."""
+
+
+class _Deadline(TorchFunctionMode):
+    """Leaves what computes by torch, once its time is over."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if time.monotonic() > self.until:
+            raise _TooLong
+        return func(*args, **(kwargs or {}))
+
+
+# Work.
+
+
+def count_flops(network: Any, objective: Any, batch: Any, precision: Any) -> int:
+    """Floating point operations of products and convolutions in one micro-batch, forward and
+    backward, as they are computed: two for each multiplication with its addition.
+
+    torch.utils.flop_counter counts them; to it comes attention as it is computed on CPUs.
+    """
+    network.train()
+    shapes = {_FORWARD: _attention, _BACKWARD: _attention_backward}
+    with FlopCounterMode(display=False, custom_mapping=shapes) as counter:
+        with precision.autocast():
+            loss, _ = objective(network, batch)
+        loss.backward()
+    return int(counter.get_total_flops())
+
+
+_FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any
+               ) -> int:  # fmt: skip
+    """Scores and their sums, of shapes (B, H, T, D), (B, H, S, D) and (B, H, S, E)."""
+    rows, heads, length, width = query
+    return 2 * rows * heads * length * key[2] * (width + value[3])
+
+
+def _attention_backward(
+    gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int],
+    *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    """Scores again, and the gradients of scores, queries, keys and values."""
+    rows, heads, length, width = query
+    return 2 * rows * heads * length * key[2] * (3 * width + 2 * value[3])
+
+
+# Energy.
+
+
+def energy_counters(root: Path = RAPL) -> dict[str, int]:
+    """Microjoules of each processor package so far; empty where RAPL can't be read."""
+    found = {}
+    with suppress(OSError, ValueError):
+        for folder in sorted(root.glob("intel-rapl:?")):
+            found[folder.name] = int((folder / "energy_uj").read_text())
+    return found
+
+
+def joules_between(before: dict[str, int], after: dict[str, int], steps: int) -> float | None:
+    """Joules of a step; None where they weren't read, or a counter began anew."""
+    if not before or before.keys() != after.keys():
+        return None
+    moved = [after[name] - before[name] for name in before]
+    return None if min(moved) < 0 else sum(moved) / 1e6 / steps
+
+
+def _hour(now: datetime, seconds: float) -> str:
+    ends = now + timedelta(seconds=seconds)
+    return ends.strftime("%H:%M" if ends.date() == now.date() else "%Y-%m-%d %H:%M")
+
+
+def _spoken(seconds: float) -> str:
+    return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
