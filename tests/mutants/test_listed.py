@@ -55,6 +55,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_what_comes_of_a_change(tree, monkeypatch):
     for name in [each for each in run.sys.modules if each.split(".")[0] == "bedstone"]:
         monkeypatch.delitem(run.sys.modules, name)

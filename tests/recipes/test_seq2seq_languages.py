@@ -94,7 +94,7 @@ def test_a_run_leaves_a_folder_that_transformers_opens(data, tmp_path, kind):
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=() if kind == "joint" else pytest.mark.slow) for kind in KINDS],
+    [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
 )
 def test_one_model_writes_the_language_that_it_is_given(data, tmp_path, kind):
     values = recipe(data, kind, budget="220 steps", batch_size=48, evaluate_every=220)

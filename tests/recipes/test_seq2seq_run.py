@@ -57,6 +57,7 @@ def test_a_run_of_pairs_is_a_training_method(pairs, tmp_path, changes):
     assert (run.run / "validation.html").is_file()
 
 
+@pytest.mark.slow
 def test_digits_are_learnt_and_written_by_the_tasks(pairs, tmp_path):
     run = train(
         read(

@@ -138,7 +138,11 @@ LEARNT = {
 }
 
 
-@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "adapted",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["full", "lora"],
+)
 @pytest.mark.parametrize("task", LEARNT)
 def test_an_encoder_learns_each_task(task, adapted, bases, tmp_path, capsys):
     lora = {"lora": {"rank": 8, "alpha": 16}, "epochs": 10} if adapted else {}

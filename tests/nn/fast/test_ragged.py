@@ -225,7 +225,7 @@ def test_documents_read_their_own_source(lengths, reaches, groups):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_gradients_of_relative_places_are_right(causal, dropout, monkeypatch):
     monkeypatch.setattr(ragged, "_OVERHEAD", 0)
     lengths = [3, 1, 18]

@@ -160,6 +160,7 @@ def test_settings_that_compare_with_the_source_read_it(beams):
         assert not read & set(found["translation_token_ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(kernels.library() is None, reason=f"no engine here: {kernels.why_not()}")
 def test_greedy_ids_over_the_engine_are_those_of_torch(monkeypatch):
     made = bedstone.pipeline("translation", trained_model(), num_beams=1, return_tensors=True)
