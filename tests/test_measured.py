@@ -10,7 +10,7 @@ from bedstone import measured
 from bedstone.measured import FILE, FORMAT, KEPT, best_count, fastest, machine
 
 TIMES = {"first": 0.004, "second": 0.001}
-clock = SimpleNamespace(now=0.0)
+clock = SimpleNamespace(now=0.0, share=1.0)  # of time, what this process has the processor for
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +18,11 @@ def file(tmp_path, monkeypatch):
     """A cache of its own, and nothing known to this process."""
     monkeypatch.setenv("BEDSTONE_CACHE", str(tmp_path))
     monkeypatch.setattr(measured, "_known", {})
-    clock.now = 0.0
-    monkeypatch.setattr(measured, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    clock.now, clock.share = 0.0, 1.0
+    timer = SimpleNamespace(
+        perf_counter=lambda: clock.now, process_time=lambda: clock.share * clock.now
+    )
+    monkeypatch.setattr(measured, "time", timer)
     return tmp_path / "speed" / FILE
 
 
@@ -136,6 +139,19 @@ def test_the_file_stays_small(file):
     kept = json.loads(file.read_text())["results"]
     assert list(kept) == [machine()] and len(kept[machine()]) == KEPT
     assert list(kept[machine()])[-1] == "q" and "0" not in kept[machine()]
+
+
+def test_what_was_measured_beside_others_is_not_kept(file):
+    clock.share = 0.4
+    calls = []
+    assert fastest("q", ways(TIMES, calls)).best == "second"
+    assert not file.exists()
+    count = len(calls)
+    fastest("q", ways(TIMES, calls))
+    assert len(calls) == count  # this process measures once
+    forget()
+    clock.share = 0.9
+    assert not fastest("q", ways(TIMES, calls)).kept and file.exists()
 
 
 def test_the_best_number_of_threads():
