@@ -23,7 +23,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import re
 import signal
@@ -37,6 +36,7 @@ from typing import Any
 
 import torch
 
+from bedstone.runtime import resident
 from bedstone.serve.app import listen, server_of
 from bedstone.serve.gate import entrance_of
 from bedstone.serve.models import Models, ServeSettings
@@ -402,8 +402,7 @@ def stop(chosen: argparse.Namespace) -> bool:
 
 def _resident() -> int:
     """MiB of the process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+    return resident() >> 20
 
 
 def _held() -> tuple[int, int, int]:

@@ -177,6 +177,15 @@ class Running:
         while not self.server.started and time.monotonic() < deadline:
             time.sleep(0.01)
 
+    def client(self) -> Any:
+        """OpenAI's client, which checks what it is given."""
+        import openai
+
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key="none", max_retries=0,
+            _strict_response_validation=True,
+        )  # fmt: skip
+
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(20)

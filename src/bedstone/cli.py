@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bedstone.errors import BedstoneError, closest, nearest
-from bedstone.reading import shown
+from bedstone.reading import printable, shown
 from bedstone.settings import described_fields, field_helps, fit, helps_of
 
 # Groups of commands, and where each command's function is.
@@ -127,8 +127,7 @@ def _reason(error: OSError) -> str:
 
 def _refuse(reason: str) -> int:
     """Prints why nothing was done; control characters, as of a file's name, are escaped."""
-    safe = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in reason)
-    print(f"bedstone: {safe}", file=sys.stderr)
+    print(f"bedstone: {printable(reason, kept=chr(10))}", file=sys.stderr)
     return 2
 
 

@@ -179,6 +179,11 @@ def numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
             yield key, value
 
 
+def printable(text: str, kept: str = "\n\t") -> str:
+    """A text for a terminal, which other control characters than those kept would command."""
+    return "".join(c if c.isprintable() or c in kept else ascii(c)[1:-1] for c in text)
+
+
 def shown(value: Any, longest: int = 80) -> str:
     """A value as errors show it: its beginning where it is long."""
     if isinstance(value, int) and abs(value) >= 10**longest:

@@ -396,6 +396,6 @@ def test_settings_and_mistakes_in_a_terminal(chat, tmp_path):
 
 
 def test_letters_that_command_a_terminal_are_shown():
-    from bedstone.commands.conversation import safe
+    from bedstone.reading import printable
 
-    assert safe("a\033[2Jb\n\t漢\u202e") == "a\\x1b[2Jb\n\t漢\\u202e"
+    assert printable("a\033[2Jb\n\t漢\u202e") == "a\\x1b[2Jb\n\t漢\\u202e"

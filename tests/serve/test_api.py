@@ -33,10 +33,7 @@ def server(tmp_path_factory, cache):
 
 @pytest.fixture(scope="module")
 def client(server):
-    return openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0,
-        _strict_response_validation=True,
-    )  # fmt: skip
+    return server.client()
 
 
 @pytest.fixture(scope="module")

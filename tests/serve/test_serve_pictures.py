@@ -4,7 +4,6 @@ import base64
 import io
 
 import numpy as np
-import openai
 import pytest
 from PIL import Image
 
@@ -66,10 +65,7 @@ def server(tmp_path_factory, cache, shown):
 
 @pytest.fixture(scope="module")
 def client(server):
-    return openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0,
-        _strict_response_validation=True,
-    )  # fmt: skip
+    return server.client()
 
 
 def test_texts_and_images_are_judged_by_the_policy(client, server, shown):

@@ -4,7 +4,6 @@ import json
 from typing import Literal
 
 import jsonschema
-import openai
 import pytest
 
 from bedstone.agent.drivers import RemoteDriver
@@ -52,10 +51,7 @@ def server(tmp_path_factory, cache):
 
 @pytest.fixture(scope="module")
 def client(server):
-    return openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0,
-        _strict_response_validation=True,
-    )  # fmt: skip
+    return server.client()
 
 
 def fits(call) -> bool:

@@ -14,7 +14,7 @@ from bedstone.agent.tools import Tool
 from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.tool_calls import Call
-from bedstone.data.text.tool_turns import as_plain, read_turn, turn_schema
+from bedstone.data.text.tool_turns import as_plain, bare, read_turn, turn_schema
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import ready
 from bedstone.generation.settings import GenerationSettings
@@ -100,8 +100,7 @@ class LocalDriver:
                 if len(text) <= KEPT:
                     continue
                 messages[number]["content"] = f"{text[:KEPT]}... (shortened)"
-            plain = [{"role": each["role"], "content": each["content"]} for each in messages]
-            prompt = render(self.tokenizer, plain)
+            prompt = render(self.tokenizer, bare(messages))
             if len(prompt.ids) <= room:
                 return prompt
         raise BedstoneError(

@@ -13,7 +13,7 @@ from typing import Any
 from bedstone.agent.loop import Message, Turn, replaying
 from bedstone.agent.tools import Tool, Toolbox
 from bedstone.agent.transcript import Transcript
-from bedstone.data.text.tool_turns import as_plain
+from bedstone.data.text.tool_turns import as_plain, bare
 from bedstone.errors import BedstoneError
 
 Row = dict[str, list[dict[str, str]]]
@@ -64,7 +64,7 @@ def lesson(transcript: Transcript, tools: Iterable[Tool | Callable[..., Any]]) -
     found = agent.run(transcript.start["goal"])
     said = {"role": "assistant", "content": found.answer}
     plain = as_plain([*listening.heard, said], Toolbox(tools).schemas)
-    return {"messages": [{"role": one["role"], "content": one["content"]} for one in plain]}
+    return {"messages": bare(plain)}
 
 
 def lessons(

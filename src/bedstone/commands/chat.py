@@ -18,8 +18,7 @@ from bedstone.commands.conversation import (
     Message,
     RemoteConversation,
     dim,
-    safe,
-    written,
+    for_terminal,
 )
 from bedstone.commands.remote import Asking, open_remote, refuse_for_remote, spent
 from bedstone.data.text.chat import check_messages
@@ -30,7 +29,7 @@ from bedstone.generation.settings import (
     read_prediction,
 )
 from bedstone.generation.structure import read_held
-from bedstone.reading import read_json, shown
+from bedstone.reading import printable, read_json, shown
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.settings import fit
 from bedstone.tasks.pipeline import open_decoder
@@ -129,7 +128,7 @@ def _standard_input() -> str:
 
 
 def _write(text: str) -> None:
-    print(written(text), end="", flush=True)
+    print(for_terminal(text), end="", flush=True)
 
 
 # The conversation in a terminal.
@@ -212,7 +211,7 @@ class Terminal:
 
     def answer(self, text: str) -> None:
         """Answers a message; Ctrl-C stops that."""
-        found = self.talk.answer(text, lambda text: _write(safe(text)), interruptible=True)
+        found = self.talk.answer(text, lambda text: _write(printable(text)), interruptible=True)
         print()
         if found.finish == "interrupted":
             kept = "what was said is kept" if found.text.strip() else "the message is taken back"

@@ -17,6 +17,7 @@ from bedstone.generation.autoregress import ready
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.settings import GenerationSettings, without_usual_length
 from bedstone.generation.text import stream_text
+from bedstone.reading import printable
 from bedstone.remote.model import RemoteModel
 from bedstone.runtime import Precision
 
@@ -298,14 +299,9 @@ class RemoteConversation(Conversation):
         )
 
 
-def safe(text: str) -> str:
-    """A text for a terminal, which other control characters would command."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
-
-
-def written(text: str) -> str:
+def for_terminal(text: str) -> str:
     """A text for standard output: as it is, but in a terminal without what would command it."""
-    return safe(text) if sys.stdout.isatty() else text
+    return printable(text) if sys.stdout.isatty() else text
 
 
 def dim(text: str) -> str:

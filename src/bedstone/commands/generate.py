@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bedstone.checkpoints.model import Model, tokenizer_of
-from bedstone.commands.conversation import written as for_terminal
+from bedstone.commands.conversation import for_terminal
 from bedstone.commands.remote import Asking, open_remote, refuse_for_remote, spent
 from bedstone.data.text.chat import check_template, render
 from bedstone.data.text.fim import fim_tokens, prompt_room, without_overlap

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bedstone.checkpoints.at_hand import AtHand, models_at_hand
 from bedstone.checkpoints.names import PACKAGED
+from bedstone.reading import printable
 
 NOWHERE = "-"  # what no file states
 LEAST_NAME, MOST_NAME = 8, 24  # columns of names; longer ones have a line of their own
@@ -69,18 +70,18 @@ def _table(found: list[AtHand], width: int) -> list[str]:
     ]
     task, parameters, size, licence = (max(map(len, column)) for column in zip(*rows, strict=True))
     room = width - (task + parameters + size + licence + 2 + 4 * 2)
-    longest = max(len(_printed(each.name)) for each in found)
+    longest = max(len(printable(each.name, kept="")) for each in found)
     name = longest if longest <= room else max(LEAST_NAME, min(room, MOST_NAME))
     lines = []
     for model, row in zip(found, rows, strict=True):
-        own = _printed(model.name)
+        own = printable(model.name, kept="")
         if len(own) > name:
             lines.append(f"  {own}")
             own = ""
         text = f"  {own:<{name}}  {row[0]:<{task}}  {row[1]:>{parameters}}  {row[2]:>{size}}"
         lines.append(f"{text}  {row[3]}")
         lines += textwrap.wrap(
-            _printed(model.fault),
+            printable(model.fault, kept=""),
             width,
             initial_indent="    ",
             subsequent_indent="    ",
@@ -88,11 +89,6 @@ def _table(found: list[AtHand], width: int) -> list[str]:
             break_on_hyphens=False,
         )
     return lines
-
-
-def _printed(text: str) -> str:
-    """A text with its control characters escaped."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def _short(count: int) -> str:

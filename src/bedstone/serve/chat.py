@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bedstone.data.text.chat import render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tool_calls import Call as ToolCall
-from bedstone.data.text.tool_turns import as_plain
+from bedstone.data.text.tool_turns import as_plain, bare
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 from bedstone.serve.guide import guides_of, schema_of
@@ -294,9 +294,7 @@ def _prompt(tokenizer: Tokenizer, messages: list[dict[str, Any]], use: ToolUse |
         if use is not None:
             return use.prompt(tokenizer, messages)
         if called:  # calls of before, whether the template knows such or not
-            messages = [
-                {"role": each["role"], "content": each["content"]} for each in as_plain(messages)
-            ]
+            messages = bare(as_plain(messages))
         return render(tokenizer, messages).ids
     except BedstoneError as error:
         raise ApiError(400, str(error), "messages") from None

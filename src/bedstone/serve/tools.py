@@ -15,7 +15,7 @@ from typing import Any
 from bedstone.data.text.chat import render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tool_calls import Call, CallForm, call_form
-from bedstone.data.text.tool_turns import TURN, as_plain, read_turn, turn_schema
+from bedstone.data.text.tool_turns import TURN, as_plain, bare, read_turn, turn_schema
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 
@@ -114,9 +114,7 @@ class ToolUse:
         """
         if self.form is None:
             plain = as_plain(messages, self.tools, answers=not self.forced)
-            return render(
-                tokenizer, [{"role": each["role"], "content": each["content"]} for each in plain]
-            ).ids
+            return render(tokenizer, bare(plain)).ids
         ids = render(tokenizer, messages, tools=self.tools).ids
         if self.forced and self.form.lead:
             lead = tokenizer.backend.encode(self.form.lead, add_special_tokens=False)

@@ -7,16 +7,15 @@ of a checkpoint, while it is written: the allocator keeps what a step took (`run
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from bedstone.runtime import Precision
+from bedstone.runtime import Precision, resident
 from bedstone.train.optim import Muon, Optimizer
 
 MB = 1e6
@@ -68,16 +67,6 @@ class Memory:
         }
         each = ", ".join(f"{name} {value / MB:,.0f}" for name, value in parts.items())
         return f"peak memory about {self.peak / MB:,.0f} MB ({each} MB of it)"
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds; 0 where the system doesn't say."""
-    with suppress(OSError, ValueError, IndexError):
-        import os
-
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return 0
 
 
 def tensor_bytes(tensors: Any) -> int:

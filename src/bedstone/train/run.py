@@ -23,7 +23,7 @@ from bedstone.models.interfaces import Denoiser, ImageTextModel
 from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
 from bedstone.report.trained_tokens import as_text, token_rows, write_token_page
-from bedstone.runtime import keep_memory, pick_device, pick_precision, seed_everything
+from bedstone.runtime import pick_device, pick_precision, seed_everything
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
@@ -307,7 +307,6 @@ def _train(
     method: Method, recipe: Any, folder: Path, plan: RunPlan, evaluations: Sequence[Any]
 ) -> RunResult:
     """The training loop, and what it writes."""
-    keep_memory()
     start, model = plan.start, plan.model
     say = ProgressBar("", quiet=start.quiet).say
     adapts, stopping = bool(getattr(recipe, "lora", None)), method.stopping(recipe, model)

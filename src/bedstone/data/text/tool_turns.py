@@ -96,6 +96,11 @@ def as_plain(
     return _alternating(made)
 
 
+def bare(messages: Sequence[Message]) -> list[Message]:
+    """Roles and contents alone, as templates take them: without the mark of results."""
+    return [{"role": each["role"], "content": each["content"]} for each in messages]
+
+
 def _aside(tools: Sequence[Schema], answers: bool) -> str:
     """What the system says of the tools."""
     ways = CALLING + (' When the goal is reached: {"answer": TEXT}.' if answers else "")
