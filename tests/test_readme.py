@@ -170,6 +170,8 @@ def test_the_commands_run(place, monkeypatch, capsys):
             words += SMALL if "bert" in command else [*SMALL, "model.kv_heads=1"]
         if words[0] == "resume" and "budget" in command:
             words += ["budget=6 steps"]
+        if words[0] == "plan":
+            words += ["--seconds", "0.1"]
         if words[0] == "finetune":
             words += ["budget=2 steps", "batch_size=4"]
         if "grpo" in command:

@@ -361,9 +361,10 @@ def _missing(name: str, path: Path) -> BedstoneError:
         )
     folder = path.parent
     if folder.is_dir():
+        place = "here" if folder == Path() else f"in {folder}"
         near = closest(path.name, [*(entry.name for entry in folder.iterdir()), *BUILT_IN])
         return BedstoneError(
-            f"data {name!r}: no such file or folder in {folder}{near}. Expected a file, a folder, "
+            f"data {name!r}: no such file or folder {place}{near}. Expected a file, a folder, "
             f"a glob, a hub id (owner/name) or built-in data ({', '.join(BUILT_IN)})."
         )
     return BedstoneError(
