@@ -55,6 +55,7 @@ COMMANDS = {
     },
     "measure": {
         "evaluate": "commands.evaluate:evaluate",
+        "audit": "commands.audit:audit",
         "calibrate": "commands.calibrate:calibrate",
         "report": "commands.report:report",
         "compare": "commands.report:compare",

@@ -126,6 +126,41 @@ def _shape(config: Any) -> dict[str, str]:
     }
 
 
+# What an audit found, as a section of a card.
+
+AUDIT_FILE = "audit.json"
+_AUDIT = "\n## Audit\n"
+
+
+def audit_section(record: Mapping[str, Any]) -> str:
+    """The section of a card that says what an audit found.
+
+    Args:
+        record: of `inspect.audit.Audit`.
+    """
+    rows = ["| check | measure | value | 95 % | aim | corrected p | rows |", "|---" * 7 + "|"]
+    for part in record["parts"]:
+        for each in part["measures"]:
+            p = "" if each["corrected"] is None else f"{each['corrected']:.3f}"
+            mark = "**" if each["differs"] else ""
+            rows.append(
+                f"| {part['name']} | {each['name']} | {mark}{each['value']:.3f}{mark} | "
+                f"{each['low']:.3f} to {each['high']:.3f} | {each['aim']:.3f} | {p} | "
+                f"{each['rows']} |"
+            )
+    table = "\n".join(rows)
+    return (
+        f"{_AUDIT}\nBold figures differ from their aim. One that doesn't is no proof of fairness.\n"
+        f"Weights {record['weights'][:12]}, checks {record['checks_hash'][:12]}, seed "
+        f"{record['seed']}; measured by\n`{record['command']}`.\n\n{table}\n"
+    )
+
+
+def with_audit(card: str, section: str) -> str:
+    """A card with the section of an audit at its end, in the place of an earlier one."""
+    return card.split(_AUDIT)[0].rstrip("\n") + "\n" + section
+
+
 # The model card of what draws, in Markdown with the metadata block that hubs read.
 
 # What hubs call the task of drawing such a signal, from nothing or a class, and from words.
