@@ -11,6 +11,7 @@ difference could have been found.
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from bedstone.inspect.text_checks import (
 from bedstone.metrics.bias import Measure
 from bedstone.reading import kind_of, read_text, to_path
 from bedstone.report.pages import Section, write_report
+from bedstone.report.plots import draw_intervals
 from bedstone.settings import YAML_LIMIT, check_whole, from_mapping, load_yaml
 from bedstone.train.logs import ProgressBar
 
@@ -253,28 +255,38 @@ def summary(audit: Audit) -> str:
 
 def write_audit_page(audit: Audit, path: str | Path) -> Path:
     """The page of an audit; it needs no other file."""
-    sections = []
-    for part in audit.parts:
-        found = [each for each in part.measures if each.differs]
-        warning = "".join(
-            f"{each.name}: {each.value:.3f} ({each.low:.3f} to {each.high:.3f}), "
-            f"aim {each.aim:.3f}. "
-            for each in found[:8]
-        )
-        tables = {"measures": [list(HEAD), *(_cells(each) for each in part.measures)]}
-        sections.append(
-            Section(
-                part.name,
-                part.words,
-                figures={name: f"{value:.4g}" for name, value in part.facts.items()},
-                tables={**tables, **part.tables},
-                warning=f"Differs from the aim: {warning.strip()}" if warning else "",
-            )
-        )
-    lead = f"{summary(audit)} Weights {audit.weights[:12]}, seed {audit.plan.seed}."
-    if audit.left_out:
-        lead += " Left out: " + "; ".join(f"{k} ({v})" for k, v in audit.left_out.items()) + "."
-    return write_report(path, f"Audit of {Path(audit.model).name}", lead, sections)
+    with tempfile.TemporaryDirectory() as folder:
+        sections = [_section(part, Path(folder) / f"{n}.png") for n, part in enumerate(audit.parts)]
+        lead = f"{summary(audit)} Weights {audit.weights[:12]}, seed {audit.plan.seed}."
+        if audit.left_out:
+            lead += " Left out: " + "; ".join(f"{k} ({v})" for k, v in audit.left_out.items()) + "."
+        return write_report(path, f"Audit of {Path(audit.model).name}", lead, sections)
+
+
+def _section(part: Part, picture: Path) -> Section:
+    """A check on the page; its plot is written into the file `picture`."""
+    rows = [(m.name, m.value, m.low, m.high, m.aim, m.differs) for m in part.measures[:PLOTTED]]
+    drawn = draw_intervals(rows, picture)
+    found = [each for each in part.measures if each.differs]
+    warning = "".join(
+        f"{each.name}: {each.value:.3f} ({each.low:.3f} to {each.high:.3f}), aim {each.aim:.3f}. "
+        for each in found[:8]
+    )
+    caption = "Values with 95 % intervals; the grey line is the aim, red differs from it."
+    return Section(
+        part.name,
+        part.words,
+        figures={name: f"{value:.4g}" for name, value in part.facts.items()},
+        pictures={} if drawn is None else {drawn: caption},
+        tables={
+            "measures": [list(HEAD), *(_cells(each) for each in part.measures)],
+            **part.tables,
+        },
+        warning=f"Differs from the aim: {warning.strip()}" if warning else "",
+    )
+
+
+PLOTTED = 40  # measures of a check, at most
 
 
 def present_audit(audit: Audit, *, as_json: bool) -> None:

@@ -1,7 +1,7 @@
 """Statistics of audits: how far a measure is from what no bias would give, and how surely.
 
 Every `Measure` has a 95 % interval, the p-value of a null in which groups are exchangeable, and the
-least difference that so many rows could show. Several measures of one audit are corrected together
+least difference that so many rows could show. The measures of one check are corrected together
 (Holm, 1979), so that one of many isn't found by chance.
 """
 

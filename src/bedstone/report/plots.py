@@ -344,6 +344,31 @@ MOST_CLASSES = 100  # more are no picture any more
 LONGEST_NAME = 24
 
 
+def draw_intervals(
+    rows: Sequence[tuple[str, float, float, float, float, bool]], path: str | Path
+) -> Path | None:
+    """Figures with their intervals below one another, beside what each is compared with.
+
+    None without matplotlib.
+
+    Args:
+        rows: of each its name, value, lower and upper end, aim, and whether it stands out.
+    """
+    if (pyplot := load_pyplot()) is None:
+        return None
+    figure, axes = pyplot.subplots(figsize=(6.4, 1.0 + 0.3 * len(rows)), layout="constrained")
+    for place, (_, value, low, high, aim, apart) in enumerate(rows):
+        colour = "#a8271d" if apart else "#1a5fb4"
+        axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        axes.plot(value, place, "D" if apart else "o", color=colour, markersize=5)
+        axes.plot([aim, aim], [place - 0.35, place + 0.35], color="#5b616a", linewidth=1)
+    axes.set_yticks(range(len(rows)), [name[:48] for name, *_ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    plain(axes)
+    axes.tick_params(axis="y", length=0)
+    return save_figure(figure, path)
+
+
 def draw_confusion(
     confusion: Sequence[Sequence[int]] | np.ndarray,
     labels: Sequence[str],
