@@ -89,6 +89,8 @@ ALONE = {
     "sandbox/kernel.py": "what the kernel is called for; what runs in it is the other files'",
     "checkpoints/sizes.py": "what a file says against what its weights bear out",
     "train/monitor.py": "what a run is judged by; rollouts only carry it from step to step",
+    "data/shards.py": "files of stores elsewhere; sources say what a name may be",
+    "data/tar.py": "one format of files, which no library here reads",
     "data/near.py": "similarity of texts and pictures; what it means for a run is another file's",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",
