@@ -91,6 +91,8 @@ ALONE = {
     "train/monitor.py": "what a run is judged by; rollouts only carry it from step to step",
     "inspect/output_checks.py": "checks of an audit on what a model decides, makes and finds",
     "inspect/text_checks.py": "checks of an audit on texts",
+    "data/shards.py": "files of stores elsewhere; sources say what a name may be",
+    "data/tar.py": "one format of files, which no library here reads",
     "data/near.py": "similarity of texts and pictures; what it means for a run is another file's",
     "data/text/synonyms.py": "a reader of thesauri; no change of text needs one",
     "evaluate/judges.py": "networks that judge; what is judged is another file's",

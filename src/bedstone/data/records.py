@@ -33,6 +33,7 @@ from bedstone.data.bytes import (
     too_large,
 )
 from bedstone.data.tables import Names, Row, hub_rows, table_rows
+from bedstone.data.tar import tar_rows
 from bedstone.errors import BedstoneError, closest
 
 # A number as programs write it: no zeros before it, no plus, no spaces, ASCII digits.
@@ -49,7 +50,7 @@ log = logging.getLogger("bedstone.data")  # without a handler, Python writes it 
 T = TypeVar("T")
 Read = Row | BedstoneError  # a row, or what is wrong with a broken one
 
-FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")  # of rows; others are text
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".tar")  # of rows; else text
 
 
 @dataclass(frozen=True)
@@ -430,6 +431,8 @@ def file_rows(path: Path, reading: Reading | None = None) -> Iterator[Read] | No
         return csv_rows(path, reading)
     if suffix in (".parquet", ".arrow"):
         return table_rows(path, None if reading is None else reading.names)
+    if suffix == ".tar":
+        return tar_rows(path)
     return None
 
 

@@ -7,11 +7,13 @@ What a name may be, tried in this order:
 - `few-shot-tasks`, `few-shot-tasks-held-out`: lists of examples of small tasks (`data.few_shot`)
 - `small-talk`: facts and stories of a small world (`data.small_talk`)
 - a file: `.jsonl`, `.json`, `.csv`, `.parquet`, `.arrow` hold a document a row; any other file is
-  text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`
+  text and is one document, whatever its size; all but Parquet and Arrow may be `.gz`. A `.tar` is
+  one of WebDataset (`data.tar`): files of one name are a row
 - a folder: of data files (only the formats above, `.txt` and `.md`, beside a README or licence)
   they are read as files are; any other folder is a source tree, where every text file is one
   document, and what is not text is left out and counted. Hidden names and symlinks are not followed
 - a glob such as `'logs/**/*.txt'`
+- an address such as `'s3://bucket/part-*.parquet'`, read by the `fsspec` library (`data.shards`)
 - a hub id such as `owner/name`, read by the `datasets` library
 
 `open_source` gives documents; `read_records` gives rows. Rows with images may also be a folder of
@@ -48,6 +50,7 @@ from bedstone.data.records import (
     hub_pieces,
     records,
 )
+from bedstone.data.shards import Shards, is_address
 from bedstone.data.tables import hub_rows, import_datasets
 from bedstone.errors import BedstoneError, closest, nearest
 from bedstone.reading import kind_of, to_path
@@ -162,9 +165,13 @@ class Files(Source):
         self.name, self.paths, self.column = name, paths, column
         self.tree, self.skipped, self.folder = tree, skipped, folder
 
+    def files(self) -> Iterator[Path]:
+        """Each file, in order."""
+        yield from self.paths
+
     def pieces(self) -> Iterator[Piece]:
         reading = self.reading()
-        for path in self.paths:
+        for path in self.files():
             if not self.tree:
                 yield from file_pieces(path, self.column, reading)
             elif data_suffix(path) in PROSE:
@@ -196,6 +203,23 @@ class Files(Source):
         size = sum(path.stat().st_size for path in self.paths)
         known = {"name": self.name, "files": len(self.paths), "bytes": size}
         return {**known, "skipped": self.skipped} if self.tree else known
+
+
+class Elsewhere(Files):
+    """Documents from files of a store elsewhere."""
+
+    def __init__(self, shards: Shards, column: str):
+        super().__init__(shards.address, [Path(each.name) for each in shards.shards], column)
+        self.shards = shards
+
+    def files(self) -> Iterator[Path]:
+        yield from self.shards.files()
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.column} {self.shards.fingerprint()}".encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "files": len(self.paths), "bytes": self.shards.size}
 
 
 class Hub(Source):
@@ -257,6 +281,14 @@ def find(name: str, column: str, split: str | None) -> Source:
     if name in BUILT_IN:
         module, function = BUILT_IN[name]
         return Texts(getattr(importlib.import_module(module), function), name)
+    if is_address(name):
+        shards = Shards(name, (*FORMATS, *PROSE))
+        if len(shards.shards) > 1:
+            kept = {
+                each.name for each in _of_split([Path(s.name) for s in shards.shards], name, split)
+            }
+            shards.take(kept.__contains__)
+        return Elsewhere(shards, column)
     path = to_path(name, "data")
     if path.is_file():
         return Files(name, [_checked(path)], column)
@@ -401,7 +433,7 @@ def read_records(
 def _records(
     name: str, split: str | None, images: bool, reading: Reading
 ) -> Iterator[Record | BedstoneError]:
-    path = to_path(name, "data")
+    path = Path(name) if is_address(name) else to_path(name, "data")
     if images and path.is_dir() and (folders := image_folders(path, split)):
         for folder in folders:
             yield from image_records(folder, path, reading)
@@ -420,7 +452,7 @@ def _records(
         labels = [""] * len(source.paths)
         if not images and source.folder is not None and text_classes(source.folder, source.paths):
             labels = class_names(source.paths, source.folder, reading)
-        for file, label in zip(source.paths, labels, strict=True):
+        for file, label in zip(source.files(), labels, strict=True):
             rows = file_rows(file, reading)
             if rows is None and images:
                 raise BedstoneError(
