@@ -19,7 +19,13 @@ from bedstone.inspect.plan import (
 )
 from bedstone.recipes.base import method_of, read
 from bedstone.runtime import Precision
-from bedstone.train.memory import Foretelling, counted_saves, optimizer_bytes, predict_memory
+from bedstone.train.memory import (
+    Foretelling,
+    Memory,
+    counted_saves,
+    optimizer_bytes,
+    predict_memory,
+)
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.run import prepare
 from runs import make_text, recipe_values, write_recipe
@@ -167,6 +173,22 @@ def test_the_command(tmp_path, capsys):
     assert main(words) == 1
     out = capsys.readouterr().out
     assert "error: 1 rows of validation" in out and "steps of" not in out
+
+
+def test_the_largest_batch_that_fits_is_said(tmp_path, capsys):
+    recipe = str(write_recipe(tmp_path, precision="fp32"))
+    assert main(["plan", recipe, "--seconds", "1", "--memory-gb", "100", "--json"]) == 0
+    roomy = json.loads(capsys.readouterr().out)
+    assert roomy["fits"] is True
+    memory = Memory(**{k: v for k, v in roomy["memory_bytes"].items() if k != "peak"})
+    grows = memory.activations + memory.passing
+    assert memory.growth(memory.peak) == pytest.approx(1.0)
+    assert memory.growth(memory.peak + HOLES * grows) == pytest.approx(2.0)
+    assert memory.growth(memory.peak - grows / 2) == pytest.approx(0.5)
+    assert memory.growth(memory.ready / 2) == 0
+    tight = f"{0.9 * memory.ready / 1e9:.4f}"
+    assert main(["plan", recipe, "--seconds", "1", "--memory-gb", tight]) == 1
+    assert "doesn't fit" in capsys.readouterr().out
 
 
 def test_bad_input_gets_one_error(tmp_path):

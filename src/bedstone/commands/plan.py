@@ -16,6 +16,7 @@ def plan(
     seconds: float = 20.0,
     watts: float = 0.0,
     price_hour: float = 0.0,
+    memory_gb: float = 0.0,
     as_json: bool = False,
 ) -> int:
     """Look through a recipe's rows, and say what its run takes: memory, time, energy, cost.
@@ -32,6 +33,8 @@ def plan(
         seconds: for timing steps; 0 looks through the rows alone.
         watts: of the machine at work, where its energy can't be measured; 0 takes 10 a thread.
         price_hour: of the machine, for the cost.
+        memory_gb: that the run may take: whether it fits, and the largest batch that does. The
+            exit code is 1 where it doesn't.
         as_json: print one JSON object.
 
     Example:
@@ -41,14 +44,21 @@ def plan(
     Raises:
         BedstoneError: the recipe, its data or a model can't be read.
     """
-    for name, value in (("seconds", seconds), ("watts", watts), ("price-hour", price_hour)):
+    given = {"seconds": seconds, "watts": watts, "price-hour": price_hour, "memory-gb": memory_gb}
+    for name, value in given.items():
         if not 0 <= value < float("inf"):
             raise BedstoneError(f"--{name}: {value} was given; expected a number from 0 on.")
     method, read = _read(library.find(recipe), overrides)
     from bedstone.inspect.plan import make_plan
 
     made = make_plan(
-        method, read, seconds=seconds, watts=watts, price_hour=price_hour, quiet=as_json
+        method,
+        read,
+        seconds=seconds,
+        watts=watts,
+        price_hour=price_hour,
+        memory_gb=memory_gb,
+        quiet=as_json,
     )
     if as_json:
         print(json.dumps(made.record()))

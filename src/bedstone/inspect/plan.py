@@ -125,6 +125,8 @@ class Plan:
         joules: of a step as RAPL measured them; None where it can't be read.
         watts: that are taken instead.
         cost: of an hour; 0 is not known.
+        limit: bytes that the run may take; 0 is not known.
+        batch_size: of the recipe, and the rows of it that are passed at a time.
     """
 
     recipe: str
@@ -138,11 +140,37 @@ class Plan:
     joules: float | None = None
     watts: float = 0.0
     price_hour: float = 0.0
+    limit: float = 0.0
+    batch_size: int = 0
 
     def failed(self, *, strict: bool = False) -> bool:
-        """Whether an error was found in the rows, or, if it is strict, a warning."""
+        """Whether an error was found in the rows, or, if it is strict, a warning; or the run
+        doesn't fit."""
         levels = ("error", "warning") if strict else ("error",)
-        return any(each.level in levels for each in self.findings)
+        return self.fits is False or any(each.level in levels for each in self.findings)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the peak is within the limit; None where one of them isn't known."""
+        return None if self.memory is None or not self.limit else self.memory.peak <= self.limit
+
+    @property
+    def largest_batch(self) -> int | None:
+        """The largest batch_size within the limit, of micro-batches that grow with it."""
+        if self.memory is None or not self.limit or not self.batch_size:
+            return None
+        return int(self.batch_size * self.memory.growth(self.limit))
+
+    def _fit(self) -> str:
+        assert self.memory is not None
+        peak, limit = self.memory.peak / 1e9, self.limit / 1e9
+        text = "fits" if self.fits else "doesn't fit"
+        text = f"{text}: {peak:.2f} GB of {limit:.2f} GB at its peak"
+        if (largest := self.largest_batch) is None:
+            return text
+        if not largest:
+            return f"{text}; no batch_size does: take a smaller model, or shorter rows"
+        return f"{text}; the largest batch_size is about {largest:,} (now {self.batch_size:,})"
 
     @property
     def energy(self) -> tuple[float, str] | None:
@@ -164,6 +192,8 @@ class Plan:
             "trained_parameters": self.trained,
             "flops_a_step": self.flops,
             "memory_bytes": self.memory and self.memory.record(),
+            "fits": self.fits,
+            "largest_batch_size": self.largest_batch,
             "time": self.timing and self.timing.record(),
         }
         if (energy := self.energy) is not None:
@@ -189,6 +219,8 @@ class Plan:
             yield f"{self.flops:.4g} floating point operations a step (products and convolutions)"
         if self.memory is not None:
             yield self.memory.text()
+            if self.limit:
+                yield self._fit()
         if self.timing is not None:
             yield self.timing.text(now)
         if (energy := self.energy) is not None:
@@ -205,6 +237,7 @@ def make_plan(
     seconds: float = 20.0,
     watts: float = 0.0,
     price_hour: float = 0.0,
+    memory_gb: float = 0.0,
     quiet: bool = False,
 ) -> Plan:
     """The plan of a run; nothing is written into its folder.
@@ -215,6 +248,7 @@ def make_plan(
         seconds: for timing steps; 0 times none, and passes nothing through the network.
         watts: of the machine at work, where energy can't be measured; 0 takes `WATTS` a thread.
         price_hour: of the machine.
+        memory_gb: that the run may take, in 1e9 bytes; 0 says nothing of whether it fits.
 
     Raises:
         BedstoneError: as `train.run.prepare`; or the run trains parts first, which aren't there.
@@ -231,6 +265,7 @@ def make_plan(
     made = Plan(
         recipe.out, plan_text(method, recipe, plan), findings, parameters, trained,
         watts=watts or WATTS * torch.get_num_threads(), price_hour=price_hour,
+        limit=memory_gb * 1e9, batch_size=int(getattr(recipe, "batch_size", 0) or 0),
     )  # fmt: skip
     if seconds > 0:
         _calibrate(method, recipe, plan, made, seconds, quiet)
