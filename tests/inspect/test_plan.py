@@ -20,6 +20,7 @@ from bedstone.inspect.plan import (
 from bedstone.recipes.base import method_of, read
 from bedstone.runtime import Precision
 from bedstone.train.memory import (
+    HOLES,
     Foretelling,
     Memory,
     counted_saves,
