@@ -42,7 +42,7 @@ LAYERS = [
     {"data"},
     {"nn", "sandbox"},
     {"files", "outputs", "reading", "settings", "published_keys", "runtime", "measured"}
-    | {"errors", "config"},
+    | {"errors", "config", "ranks"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LEAST, MOST = 60, 600  # lines of a file
