@@ -46,6 +46,7 @@ COMMANDS = {
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
         "predict": "commands.predict:predict",
+        "join": "commands.join:join",
         "index": "commands.search:index",
         "search": "commands.search:search",
         "export": "commands.export:export",
