@@ -81,6 +81,7 @@ class ExampleBatch(ReadStates, PackedBatch):
             targets=targets,
             owners=owners,
             weights=of(self.weights),
+            target_count=self.target_count * len(rows) / self.row_count,
             origins=entries(self.origins, rows),
             windows=entries(self.windows, rows),
             words=of(self.words),
