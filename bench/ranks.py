@@ -29,12 +29,15 @@ from method_recipes import RECIPES  # noqa: E402
 CALM = {"kind": "adamw", "lr": 1e-4, "adamw_lr": 1e-4}
 # Without dropout, which each rank draws by itself; at rates at which rounding isn't amplified.
 CHANGES: dict[str, dict[str, Any]] = {
-    "causal_lm": {"optim": {"kind": "muon", "lr": 1e-3, "adamw_lr": 1e-4}, "batch_size": 5},
-    "masked_lm": {"optim": CALM, "model": {"layout": "bert", "dropout": 0.0}},
+    "causal_lm": {"optim": {"kind": "muon", "lr": 3e-4, "adamw_lr": 1e-4}, "batch_size": 5},
+    "masked_lm": {
+        "optim": CALM,
+        "model": {"layout": "bert", "dropout": 0.0, "attention_dropout": 0.0},
+    },
     "supervised": {"optim": CALM, "dropout": 0.0},
     "seq2seq": {"optim": CALM, "model": {"layout": "t5", "dropout": 0.0}},
     "contrastive": {"optim": CALM, "chunk": 0},
-    "diffusion": {"optim": CALM, "samples": 0},
+    "diffusion": {"optim": {**CALM, "eps": 1e-6}, "samples": 0},
     "sft": {"optim": CALM, "lora": {"rank": 4, "dropout": 0.0}},
     "reward": {"optim": CALM},
     "dpo": {"optim": CALM, "sft": 0.0},

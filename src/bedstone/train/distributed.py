@@ -368,12 +368,13 @@ class Step(nn.Module):
         return found
 
 
-def parallel(way: str, network: nn.Module, device: torch.device) -> Alone:
+def parallel(way: str, network: nn.Module, objective: Any, device: torch.device) -> Alone:
     """How this process takes part in a run.
 
     Args:
         way: one of `WAYS`, of several ranks.
         network: that is to learn, on the device.
+        objective: that it learns by.
 
     Raises:
         BedstoneError: the network can't learn on several ranks.
@@ -386,6 +387,11 @@ def parallel(way: str, network: nn.Module, device: torch.device) -> Alone:
                 f"model: {name} is a batch norm, whose statistics are of the rows of one rank, not "
                 f"of the batch. Train it in one process, or choose a tower without (a ViT)."
             )
+    if way == "fsdp" and getattr(objective, "zero_padding", False):
+        raise BedstoneError(
+            "parallel: this model's embedding of padding is kept at zero, which fsdp doesn't follow. "
+            "Set parallel=ddp."
+        )
     return Shards(network, device) if way == "fsdp" else Replicas(network)
 
 

@@ -333,7 +333,8 @@ class Trainer:
         where = textwrap.shorten(described.replace("\n", ";"), 800, placeholder=" ...")
         last = self.store.latest()
         kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
-        return BedstoneError(
+        kind = BedstoneError if ranks.count() == 1 else ranks.EveryRank
+        return kind(
             f"step {self.step + 1}: {what}, in {where}. Nothing was updated. {kept} Look at that "
             "batch, or lower optim.lr and optim.adamw_lr, or train in precision=fp32."
         )

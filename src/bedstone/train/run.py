@@ -362,7 +362,7 @@ def _train(
     adapts, stopping = bool(getattr(recipe, "lora", None)), method.stopping(recipe, model)
     decay = method.average(recipe)
     _align(model.network)
-    spread = parallel(recipe.parallel, model.network, start.precision.device)
+    spread = parallel(recipe.parallel, model.network, plan.objective, start.precision.device)
     learner = model.network if spread.whole is None else spread.network
     optimizer = build_optimizer(learner, recipe.optim, spread.orthogonalise)
     average = Average(learner, decay) if decay else Unaveraged()
