@@ -389,7 +389,7 @@ def parallel(way: str, network: nn.Module, objective: Any, device: torch.device)
             )
     if way == "fsdp" and getattr(objective, "zero_padding", False):
         raise BedstoneError(
-            "parallel: this model's embedding of padding is kept at zero, which fsdp doesn't follow. "
+            "parallel: this model's embedding of padding is kept at zero, as fsdp doesn't. "
             "Set parallel=ddp."
         )
     return Shards(network, device) if way == "fsdp" else Replicas(network)
