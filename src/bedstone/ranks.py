@@ -8,6 +8,7 @@ them, so that none is left waiting; what only one process is to do, rank 0 does.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -28,7 +29,11 @@ NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # What hangs is found by `train.watch`: a rank may wait for an evaluation of another for hours.
 PATIENCE = timedelta(days=1)
+MEETING = timedelta(minutes=10)  # for all ranks to come
 LOST = "connection|socket|broken pipe|timed out|reset by peer|gloo|nccl"  # of messages of torch
+
+
+_groups = itertools.count()  # of this process, one after the other
 
 
 class EveryRank(BedstoneError):
@@ -116,7 +121,9 @@ def joined() -> Iterator[None]:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(
+            backend, store=_store(mine, many), rank=mine, world_size=many, timeout=PATIENCE
+        )
     except (RuntimeError, ValueError) as error:
         raise BedstoneError(
             f"rank {mine} of {many}: can't meet the others at {where} ({_first_line(error)}). "
@@ -134,6 +141,22 @@ def joined() -> Iterator[None]:
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _store(mine: int, many: int) -> Any:
+    """Where ranks find each other. torchrun's outlives a restart, with the addresses of processes
+    that are dead, so those of each start have a prefix of their own."""
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        many,
+        is_master=mine == 0 and not hosted,
+        timeout=MEETING,
+        multi_tenant=True,
+    )
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"bedstone/{again}/{next(_groups)}", store)
 
 
 def _first_line(error: BaseException) -> str:
