@@ -393,9 +393,7 @@ def run(
     """
     share = None if shard is None else Shard.read(shard)
     if share is not None and (not as_json or page is not None):
-        raise BedstoneError(
-            "--shard: writes lines that bedstone join reads; give --json, no --page."
-        )
+        raise BedstoneError("--shard: writes lines for bedstone join. Give --json, and no --page.")
     kind = task_class(task)
     name = kind.name
     chosen = read_options(name, kind.settings, option)
@@ -439,8 +437,7 @@ def run(
 
 def _line(value: Any, result: Any) -> str:
     """What --json prints of an input."""
-    line = {"input": value, "result": result}
-    return json.dumps(line, ensure_ascii=False, default=_plain)
+    return json.dumps({"input": value, "result": result}, ensure_ascii=False, default=_plain)
 
 
 def _run_share(
