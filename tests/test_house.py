@@ -42,7 +42,7 @@ LAYERS = [
     {"data"},
     {"nn", "sandbox"},
     {"files", "outputs", "reading", "settings", "published_keys", "runtime", "measured"}
-    | {"errors", "config"},
+    | {"errors", "config", "ranks"},
 ]
 BASE = len(LAYERS) - 1  # its files stand side by side in one folder and may use each other
 LEAST, MOST = 60, 600  # lines of a file
@@ -71,6 +71,7 @@ ALONE = {
     "demo/tour.py": "the short demo; the full one is the other files",
     "cli.py": "the command line; tests and the installed script call it, too",
     "commands/generate.py": "a command; completion of files takes its settings",
+    "commands/join.py": "a command, and the shares that it joins; other commands may make shares",
     "commands/run.py": "a command; prompting prints results as it does",
     "tasks/text/text_generation.py": "a task, whose options that behind an endpoint has too",
     "agent/transcript.py": "what is kept of a run; the loop is what is done",

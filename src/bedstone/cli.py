@@ -46,6 +46,7 @@ COMMANDS = {
         "imagine": "commands.imagine:imagine",
         "run": "commands.run:run",
         "predict": "commands.predict:predict",
+        "join": "commands.join:join",
         "index": "commands.search:index",
         "search": "commands.search:search",
         "export": "commands.export:export",
@@ -100,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BedstoneError as error:
         if debug:
             raise
+        if type(error).__name__ == "EveryRank" and os.environ.get("RANK", "0") != "0":
+            return 2  # rank 0 says it
         return _refuse(str(error))
     except OSError as error:
         if debug or not (reason := _reason(error)):

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -411,20 +411,37 @@ def _refusal(path: Path, error: OSError, needed: int | None) -> str:
 # What a folder is meant to hold: every file's size and hash, written once and checked later.
 
 
-def manifest(folder: str | Path) -> dict[str, dict[str, Any]]:
+def manifest(
+    folder: str | Path, known: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, dict[str, Any]]:
     """`{relative name: {"size": bytes, "sha256": hex}}` of every file below `folder`.
 
+    Args:
+        known: entries of files that other processes wrote, which aren't read again.
+
     Raises:
-        BedstoneError: a symlink is among them; what it points to would not travel along.
+        BedstoneError: a symlink is among them; what it points to would not travel along. Or a file
+            of another process isn't there as it says.
     """
     folder = Path(folder)
     entries: dict[str, dict[str, Any]] = {}
+    for name, entry in (known or {}).items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != entry["size"]:
+            raise BedstoneError(
+                f"{path}: {found} bytes are here, {entry['size']:,} were written by another "
+                "process. Put the run's folder on a disk that all of them see."
+            )
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise BedstoneError(f"{path}: is a symlink; put the file itself there.")
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            entries[name] = {"size": path.stat().st_size, "sha256": sha256(path)}
+            entries[name] = (known or {}).get(name) or {
+                "size": path.stat().st_size,
+                "sha256": sha256(path),
+            }
     return entries
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from bedstone import ranks
 from bedstone.errors import BedstoneError
 from bedstone.measured import Measured, fastest
 
@@ -52,7 +53,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return ranks.device(torch.device("cuda"))
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")
@@ -64,7 +65,7 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device: {name!r} can't be used on this machine ({str(error).splitlines()[0]}). "
             "Use device=auto or device=cpu."
         ) from error
-    return device
+    return ranks.device(device)
 
 
 def check_finite(values: torch.Tensor | np.ndarray, what: str) -> None:

@@ -171,8 +171,8 @@ def test_newer_damaged_and_missing(tmp_path):
     save_state(tmp_path / "s", {"a": torch.ones(2), "b": (1, float("nan"))})
     path = tmp_path / "s" / "state.json"
     text = path.read_text()
-    path.write_text(text.replace('"schema":1', '"schema":2'))
-    with pytest.raises(BedstoneError, match="schema 2, expected 1"):
+    path.write_text(text.replace('"schema":1', '"schema":3'))
+    with pytest.raises(BedstoneError, match="schema 3, expected 1"):
         load_state(tmp_path / "s")
     with pytest.raises(BedstoneError, match="can't be read"):
         load_state(tmp_path / "nowhere")

@@ -13,6 +13,8 @@ import json
 import math
 import re
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bedstone import ranks
 from bedstone.checkpoints.tensors import DTYPES, load_tensors, save_tensors
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, recover_folder, write_text
 from bedstone.reading import read_json
 
 SCHEMA = 1
+SHARDED = 2  # of a state of which every rank wrote a part
 
 _TENSORS = "state.safetensors"
 _STRUCTURE = "state.json"
@@ -33,20 +37,43 @@ _U8 = torch.uint8
 _PLAIN = set(DTYPES.values())  # dtypes that safetensors has a name for; others go as bytes
 
 
-def save_state(folder: str | Path, state: dict[Any, Any]) -> None:
+@dataclass(frozen=True)
+class Sharded:
+    """Stands in a state for a tensor of which each rank writes its rows, under this name."""
+
+    key: str
+
+
+def save_state(
+    folder: str | Path, state: dict[Any, Any], shard: Mapping[str, Tensor] | None = None
+) -> None:
     """Writes `state` as `folder`, whole or not at all; what the folder held before is gone.
+
+    On several ranks rank 0 writes the state, and each its own rows of what is `Sharded` in it, into
+    a folder beside it. All ranks call this.
 
     `load_state` gives it back bit for bit: dtypes, NaN payloads, the type of every key, tuples
     as tuples. Tensors come back on the CPU, dense and without gradient history, NumPy arrays in
     C order, an OrderedDict as a dict.
 
+    Args:
+        shard: this rank's rows, by the names that `Sharded` bears in the state.
+
     Raises:
         BedstoneError: a value of another type is inside, named by its place; the disk refuses.
     """
+    if shard:
+        name = shard_name(ranks.rank(), ranks.count())
+        save_tensors(Path(folder).with_name(SHARDS), dict(shard), name=name)
+    if ranks.rank():
+        return
     tensors: dict[str, Tensor] = {}
+    document: dict[str, Any] = {"schema": SHARDED if shard else SCHEMA}
+    if shard:
+        document["shards"] = ranks.count()
     try:
         nest = _encode(state, "state", tensors)
-        text = json.dumps({"schema": SCHEMA, "state": nest}, separators=(",", ":"))
+        text = json.dumps({**document, "state": nest}, separators=(",", ":"))
     except RecursionError as error:
         raise BedstoneError(
             f"{folder}: the training state holds itself or is nested too deeply to be written; "
@@ -67,12 +94,14 @@ def load_state(folder: str | Path) -> dict[Any, Any]:
     path = folder / _STRUCTURE
     document = read_json(path)
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, SHARDED):
         raise BedstoneError(
-            f"{path}: has schema {schema!r}, expected {SCHEMA}. It is damaged or from a newer "
-            "Bedstone: resume with the version that wrote it, or from another checkpoint."
+            f"{path}: has schema {schema!r}, expected {SCHEMA} or {SHARDED}. It is damaged or from "
+            "a newer Bedstone: resume with the version that wrote it, or from another checkpoint."
         )
     tensors = load_tensors(folder, name=_TENSORS)
+    if schema == SHARDED:
+        tensors |= _joined(folder.with_name(SHARDS), document.get("shards"))
     try:
         state = _decode(document["state"], tensors)
         if not isinstance(state, dict):
@@ -84,6 +113,25 @@ def load_state(folder: str | Path) -> dict[Any, Any]:
             "Resume from another checkpoint."
         ) from error
     return state
+
+
+SHARDS = "shards"  # the folder of the ranks' parts, beside that of the state
+
+
+def shard_name(rank: int, count: int) -> str:
+    """The file of a rank's part."""
+    return f"shard-{rank + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _joined(folder: Path, count: Any) -> dict[str, Tensor]:
+    """The tensors of all ranks' parts, their rows one after the other."""
+    if type(count) is not int or not 0 < count < 100_000:
+        raise BedstoneError(
+            f"{folder}: the state says that it has {count!r} parts. It is damaged: resume from "
+            "another checkpoint."
+        )
+    parts = [load_tensors(folder, name=shard_name(rank, count)) for rank in range(count)]
+    return {key: torch.cat([part[key] for part in parts if key in part]) for key in parts[0]}
 
 
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
@@ -110,6 +158,8 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
             inner = f"{place}[{key!r}]"
             pairs.append([_encode(key, inner, tensors), _encode(item, inner, tensors)])
         return {"map": pairs}
+    if isinstance(value, Sharded):
+        return {"tensor": value.key}
     if isinstance(value, Tensor):
         return _encode_tensor(value, place, tensors)
     if isinstance(value, (np.ndarray, np.generic)):

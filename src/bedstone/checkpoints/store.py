@@ -5,6 +5,7 @@ hash beside the step, the metrics and the time. A folder without a sound manifes
 There is no index beside the folders: what is there is all there is to know.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -16,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bedstone import ranks
+from bedstone.checkpoints.state import SHARDS, shard_name
 from bedstone.errors import BedstoneError
 from bedstone.files import (
     atomic_folder,
@@ -26,6 +29,9 @@ from bedstone.files import (
     sweep,
     verify_manifest,
     write_text,
+)
+from bedstone.files import (
+    sha256 as sha256_of,
 )
 from bedstone.settings import check_whole
 
@@ -122,6 +128,8 @@ class CheckpointStore:
 
         Until all of it is on the disk, everything saved before stays as it is, the same step's
         earlier checkpoint too. Afterwards, all but the newest, the best and this one are removed.
+        On several ranks each calls this: all write into one folder, of which rank 0 writes the
+        manifest, with the hashes of what the others wrote, and renames it last.
 
         Raises:
             BedstoneError: the disk is full or refuses; what `write` raises comes through.
@@ -129,9 +137,9 @@ class CheckpointStore:
         if type(step) is not int or step < 0:
             raise BedstoneError(f"step: {step!r}; expected a whole number, 0 or more.")
         path = self.folder / f"step-{step:08d}"
-        with atomic_folder(path) as temporary:
-            write(temporary)
-            values = {key: float(value) for key, value in (metrics or {}).items()}
+        values = {key: float(value) for key, value in (metrics or {}).items()}
+
+        def seal(folder: Path, files: dict[str, dict[str, Any]]) -> None:
             document = {
                 "schema": SCHEMA,
                 "step": step,
@@ -139,10 +147,18 @@ class CheckpointStore:
                 # JSON has no NaN or infinity: null stands for both.
                 "metrics": {k: v if math.isfinite(v) else None for k, v in values.items()},
                 "best_by": best_by,
-                "files": manifest(temporary),
+                "files": files,
             }
-            write_text(temporary / MANIFEST, _sealed(document))
+            write_text(folder / MANIFEST, _sealed(document))
+
         saved = Checkpoint(path, step, values, best_by)
+        if ranks.count() > 1:
+            _write_together(path, write, seal)
+            ranks.first(lambda: self._prune(saved))
+            return saved
+        with atomic_folder(path) as temporary:
+            write(temporary)
+            seal(temporary, manifest(temporary))
         self._prune(saved)
         return saved
 
@@ -227,6 +243,37 @@ class CheckpointStore:
                         f"{checkpoint.path}: can't be removed ({error.strerror}).",
                         stacklevel=3,
                     )
+
+
+def _write_together(
+    path: Path,
+    write: Callable[[Path], None],
+    seal: Callable[[Path, dict[str, dict[str, Any]]], None],
+) -> None:
+    """Fills a folder on all ranks; it takes its place when each says that its files are synced.
+
+    Raises:
+        BedstoneError: of any rank, by all; nothing was changed.
+    """
+    with contextlib.ExitStack() as stack:
+        temporary = Path(ranks.first(lambda: str(stack.enter_context(atomic_folder(path)))))
+
+        def fill() -> dict[str, dict[str, Any]]:
+            write(temporary)
+            own = temporary.glob(f"{SHARDS}/{shard_name(ranks.rank(), ranks.count())}*")
+            return {
+                file.relative_to(temporary).as_posix(): {
+                    "size": file.stat().st_size,
+                    "sha256": sha256_of(file),
+                }
+                for file in own
+            }
+
+        known: dict[str, dict[str, Any]] = {}
+        for files in ranks.gathered(ranks.together(fill)):
+            known |= files
+        ranks.first(lambda: seal(temporary, manifest(temporary, known)))
+        ranks.first(stack.close)
 
 
 def _by_score(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

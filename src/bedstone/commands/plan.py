@@ -17,6 +17,8 @@ def plan(
     watts: float = 0.0,
     price_hour: float = 0.0,
     memory_gb: float = 0.0,
+    gpus: int = 0,
+    gpu: str = "h100",
     as_json: bool = False,
 ) -> int:
     """Look through a recipe's rows, and say what its run takes: memory, time, energy, cost.
@@ -24,7 +26,8 @@ def plan(
     Rows are searched for duplicates, leaks between splits, labels that conflict or shift, targets
     that are empty or cut, broken pictures, wrong encodings and personal data. Parameters and work
     are counted, the peak of memory is predicted, and some steps are timed on the recipe's own
-    batches. Nothing is kept of it. The exit code is 1 where a finding is an error.
+    batches. Nothing is kept of it. The exit code is 1 where a finding is an error. With --gpus
+    nothing is read or timed: what a GPT takes on so many GPUs is computed on paper.
 
     Args:
         recipe: the name of one of `bedstone recipes`, or a YAML file.
@@ -32,14 +35,17 @@ def plan(
         strict: exit with 1 for warnings, too.
         seconds: for timing steps; 0 looks through the rows alone.
         watts: of the machine at work, where its energy can't be measured; 0 takes 10 a thread.
-        price_hour: of the machine, for the cost.
+        price_hour: of the machine, for the cost; with --gpus of one GPU.
         memory_gb: that the run may take: whether it fits, and the largest batch that does. The
             exit code is 1 where it doesn't.
+        gpus: how many GPUs to plan for, on paper; 0 plans for this machine.
+        gpu: of which kind: a100, h100, h200 or b200.
         as_json: print one JSON object.
 
     Example:
         bedstone plan tinyshakespeare budget=2h --price-hour 0.40
         bedstone plan finetune-own data.train=rows.jsonl --strict --seconds 0
+        bedstone plan gpt.yaml --gpus 1024 --gpu h100 --price-hour 2.5
 
     Raises:
         BedstoneError: the recipe, its data or a model can't be read.
@@ -49,6 +55,10 @@ def plan(
         if not 0 <= value < float("inf"):
             raise BedstoneError(f"--{name}: {value} was given; expected a number from 0 on.")
     method, read = _read(library.find(recipe), overrides)
+    if gpus:
+        paper = _on_paper(method, read, gpus, gpu, price_hour)
+        print(json.dumps(paper.record()) if as_json else "\n".join(paper.lines()))
+        return 0
     from bedstone.inspect.plan import make_plan
 
     made = make_plan(
@@ -65,6 +75,39 @@ def plan(
     else:
         print("\n".join(made.lines(datetime.now())))
     return int(made.failed(strict=strict))
+
+
+def _on_paper(method: Any, recipe: Any, gpus: int, gpu: str, price: float) -> Any:
+    """The plan of a GPT's training on many GPUs."""
+    from bedstone.inspect.cluster import plan_cluster
+    from bedstone.models.gpt.network import GPTConfig
+    from bedstone.settings import from_mapping
+    from bedstone.train.schedule import parse_budget
+
+    if method.name != "causal_lm" or recipe.init:
+        raise BedstoneError(
+            f"--gpus: a plan on paper is of a GPT from fresh weights; this is of {method.name}"
+            f"{' and goes on from init' if recipe.init else ''}. Leave --gpus out to time it here."
+        )
+    budget = parse_budget(recipe.budget)
+    rows = recipe.batch_size * recipe.accumulate
+    if budget.unit == "seconds":
+        raise BedstoneError(
+            f"budget: {recipe.budget} is a time, which says nothing of another machine. Give it in "
+            "steps or tokens with --gpus, as budget='2T tokens' or '1000 steps'."
+        )
+    each = 1 if budget.unit == "tokens" else rows * recipe.context
+    shape = {"vocab_size": recipe.tokenizer.vocab_size, "context": recipe.context, **recipe.model}
+    config = from_mapping(GPTConfig, shape, "recipe", "model.")
+    return plan_cluster(
+        config,
+        gpus=gpus,
+        gpu=gpu,
+        rows=rows,
+        length=recipe.context,
+        tokens=budget.amount * each,
+        price=price,
+    )
 
 
 def _read(path: Path, overrides: list[str]) -> tuple[Any, Any]:

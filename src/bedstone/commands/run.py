@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
+from bedstone.commands.join import Shard, fingerprint, last_line, numbered
 from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.images.decode import (
     IMAGE_SUFFIXES,
@@ -359,6 +360,7 @@ def run(
     option: tuple[str, ...] = (),
     page: str | None = None,
     overwrite: bool = False,
+    shard: str | None = None,
     *,
     as_json: bool = False,
     precision: str = "auto",
@@ -377,6 +379,8 @@ def run(
         option: an option of the task, key=value; may be given several times.
         page: an HTML file to write, with the images and their captions or answers.
         overwrite: replace a page of the same name.
+        shard: do one share of the inputs, such as 2/5; bedstone join makes one output of all. Needs
+            --json.
         as_json: print one JSON object per input.
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
@@ -387,6 +391,9 @@ def run(
     Raises:
         BedstoneError: there is no such task or option, no input, or the model can't do the task.
     """
+    share = None if shard is None else Shard.read(shard)
+    if share is not None and (not as_json or page is not None):
+        raise BedstoneError("--shard: writes lines for bedstone join. Give --json, and no --page.")
     kind = task_class(task)
     name = kind.name
     chosen = read_options(name, kind.settings, option)
@@ -407,6 +414,10 @@ def run(
     ready = kind(opened, precision=precision, **named_options(task))
     console = Console(soft_wrap=False, highlight=False)
     broken: list[BedstoneError] = []
+    if share is not None:
+        work = fingerprint(name, model, described(inputs), described(chosen), precision)
+        _run_share(ready, inputs, chosen, share, work)
+        return
     if reads_images(name):
         results = image_results(ready, inputs, chosen, broken)
     else:
@@ -417,12 +428,40 @@ def run(
         value = described(value)
         result = described(result) if name in ASK else result
         if as_json:
-            line = {"input": value, "result": result}
-            print(json.dumps(line, ensure_ascii=False, default=_plain), flush=True)
+            print(_line(value, result), flush=True)
         else:
             console.print(*shown(value, result), sep="\n")
     if shown_on is not None:
         print(f"page: {shown_on.write(model, broken)}", file=sys.stderr if as_json else sys.stdout)
+
+
+def _line(value: Any, result: Any) -> str:
+    """What --json prints of an input."""
+    return json.dumps({"input": value, "result": result}, ensure_ascii=False, default=_plain)
+
+
+def _run_share(
+    task: Any, inputs: Sequence[Any], options: dict[str, Any], share: Shard, work: str
+) -> None:
+    """Prints the lines of one share, each with its input's number, and what it is a share of."""
+    rows = share.rows(len(inputs))
+    mine = [inputs[row] for row in rows]
+    left_out: list[BedstoneError] = []
+    results: Iterator[tuple[int, Any]]
+    if len(inputs) == 1 or not mine:
+        results = enumerate([task(value, **options) for value in mine])
+    elif reads_images(task.name):
+        results = task.each(mine, lambda _, error: left_out.append(error), **options)
+    else:
+        results = enumerate(task(iter(mine), **{"batch_size": AT_A_TIME, **options}))
+    written = 0
+    for place, result in results:
+        result = described(result) if task.name in ASK else result
+        print(numbered(_line(described(mine[place]), result), rows[place]), flush=True)
+        written += 1
+    print(last_line(share, len(inputs), written, work))
+    for error in left_out[:REPORTED]:
+        print(error, file=sys.stderr)
 
 
 def _plain(value: Any) -> float | str:

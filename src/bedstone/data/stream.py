@@ -60,9 +60,11 @@ class Batch(Tensors):
         number: which batch of the stream this is, from 0.
         places: where each item is from.
         unit: what `items` counts, for logs.
+        by_row: fields with an entry for each row.
     """
 
     unit: ClassVar[str] = "images"
+    by_row: ClassVar[tuple[str, ...]] = ()
 
     number: int
     places: list[str]
@@ -79,6 +81,38 @@ class Batch(Tensors):
     def describe(self) -> str:
         """Which rows are in it."""
         return f"batch {self.number}: {self.holds()}: {', '.join(self.places)}"
+
+    def identify(self) -> bytes:
+        """What no other batch of an epoch has: which rows are in it."""
+        return self.describe().encode("utf-8", "surrogatepass")
+
+    @property
+    def row_count(self) -> int:
+        """Rows that can be picked."""
+        return len(getattr(self, self.by_row[0]))
+
+    def part(self, rank: int, count: int) -> Self:
+        """The rows of one of `count` processes: every `count`th from number `rank` on."""
+        return self.pick(np.arange(rank, self.row_count, count))
+
+    def pick(self, rows: np.ndarray) -> Self:
+        """Some of the rows, (k,) ascending numbers, as a batch of their own.
+
+        Sums of losses over parts that are picked are that of the batch.
+        """
+        mine: Any = self
+        return dataclasses.replace(
+            mine, **{name: entries(getattr(self, name), rows) for name in self.by_row}
+        )
+
+
+def entries(values: Any, rows: np.ndarray) -> Any:
+    """Some entries of a tensor, an array or a list; None of None."""
+    if isinstance(values, list):
+        return [values[row] for row in rows]
+    if isinstance(values, Tensor):
+        return values[torch.from_numpy(rows)]
+    return None if values is None else values[rows]
 
 
 B = TypeVar("B")

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bedstone import ranks
 from bedstone.data.text.packing import Packed
 from bedstone.errors import BedstoneError
 from bedstone.settings import Settings, one_of, share, whole
@@ -110,13 +111,18 @@ class ContrastiveLoss(Settings):
         # Cosines times 100 need more than bf16's three digits.
         with torch.autocast(device, enabled=False):
             image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+            groups, pairs = batch.groups, len(image)
+            if ranks.count() > 1:
+                image, text, groups = of_all_ranks(image, text, groups)
             scale = network.scale.float()
             if self.kind == "sigmoid":
                 bias = 0.0 if network.bias is None else network.bias.float()
-                loss = sigmoid_loss(image, text, scale, batch.groups, bias)
+                loss = sigmoid_loss(image, text, scale, groups, bias)
             else:
-                loss = softmax_loss(image, text, scale, batch.groups)
-        return loss, len(image)
+                loss = softmax_loss(image, text, scale, groups)
+            if ranks.count() > 1:  # each of them computes the whole loss
+                loss = loss / ranks.count()
+        return loss, pairs
 
     def after_step(self, network: Any) -> None:
         """Keeps the softmax form's scale within its bounds; called after each update."""
@@ -127,7 +133,10 @@ class ContrastiveLoss(Settings):
         """(B, E), in chunks where asked for."""
         kept = None
         if self.patch_dropout:
-            kept = draw_patches(len(pixels), patches_of(network), self.patch_dropout)
+            patches = patches_of(network)
+            kept = ranks.drawn(
+                lambda many: draw_patches(many, patches, self.patch_dropout), len(pixels)
+            )
             kept = kept.to(pixels.device)
         size = self._chunk(network.image, len(pixels))
         if not size:
@@ -152,6 +161,18 @@ class ContrastiveLoss(Settings):
         """How many at a time; 0 where one pass does: few of them, or nothing to learn."""
         learns = any(weight.requires_grad for weight in tower.parameters())
         return self.chunk if self.chunk < count and learns and torch.is_grad_enabled() else 0
+
+
+def of_all_ranks(image: Tensor, text: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, E), (n, E) and (n,) of the whole batch: all pictures' own texts, then hard negatives.
+
+    Args:
+        image, text, groups: of this rank's part, in that order too.
+    """
+    pairs = len(image)
+    own, negative = ranks.all_rows(text[:pairs]), ranks.all_rows(text[pairs:])
+    numbers = ranks.all_rows(groups[:pairs]), ranks.all_rows(groups[pairs:])
+    return ranks.all_rows(image), torch.cat((own, negative)), torch.cat(numbers)
 
 
 def draw_patches(images: int, patches: int, dropped: float) -> Tensor:

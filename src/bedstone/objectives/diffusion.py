@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from bedstone import ranks
 from bedstone.diffusion.process import Discrete, Process, add_noise, interpolate
 from bedstone.diffusion.targets import EpsilonPrediction, Target
 from bedstone.errors import BedstoneError
@@ -108,7 +109,13 @@ class Denoising(Settings):
     def __call__(self, network: nn.Module, batch: SignalRows) -> tuple[Tensor, float]:
         x0 = batch.signals
         t = self.draw_times(len(x0), x0.device)
-        losses = self.losses(network, batch, t, torch.randn_like(x0))
+        noise = ranks.drawn(
+            lambda rows: torch.randn_like(
+                x0[:1].expand(rows, *x0.shape[1:]), memory_format=torch.contiguous_format
+            ),
+            len(x0),
+        )
+        losses = self.losses(network, batch, t, noise)
         return (losses * self.weights(t)).sum(), len(x0)
 
     def losses(self, network: nn.Module, batch: SignalRows, t: Tensor, eps: Tensor) -> Tensor:
@@ -132,7 +139,8 @@ class Denoising(Settings):
 
     def draw_times(self, rows: int, device: torch.device | str = "cpu") -> Tensor:
         """(rows,): the times to learn, within what a network is asked; of steps, whole ones."""
-        t = TIMES[self.times](self.process, spread(rows, device))
+        parts = ranks.drawn(lambda many: spread(many, device), rows)
+        t = TIMES[self.times](self.process, parts)
         if isinstance(self.process, Discrete):
             return self.process.time(self.process.timestep(t).ceil())
         return t.clamp(self.process.first, 1.0)

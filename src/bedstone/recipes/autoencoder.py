@@ -180,6 +180,7 @@ class Autoencoder(Method[AutoencoderRecipe]):
     the averages that move it."""
 
     name = "autoencoder"
+    alone = "its discriminator and its codebook learn from the whole batch"
     Recipe = AutoencoderRecipe
     layouts = LAYOUTS
     tasks = (TASK,)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from bedstone import ranks
 from bedstone.checkpoints.adapters import write_adapter_files
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model
@@ -38,6 +39,7 @@ from bedstone.train.run import (
 )
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start, begin
+from bedstone.train.watch import watched
 
 R = TypeVar("R", bound=Any)  # a method's recipe
 Trainer = Callable[[Iterable[str], Any], Tokenizer]  # (texts, the section `tokenizer`)
@@ -77,6 +79,7 @@ class Method(Generic[R]):
         fault, hint: for the error where `init` has another layout, as in `train.start.begin`.
         epochs: whether a recipe without a budget counts epochs.
         records_tokenizer: whether `data.json` holds the tokenizer's fingerprint.
+        alone: why it isn't shared out over ranks; empty where it is.
     """
 
     name: ClassVar[str]
@@ -88,6 +91,7 @@ class Method(Generic[R]):
     hint: ClassVar[str] = ""
     epochs: ClassVar[bool] = False
     records_tokenizer: ClassVar[bool] = True
+    alone: ClassVar[str] = ""
 
     def check(self, recipe: R) -> None:
         """Refuses what can be refused before a model is opened or data is read.
@@ -140,6 +144,10 @@ class Method(Generic[R]):
         raise NotImplementedError
 
     # What only some methods need.
+
+    def lone(self, recipe: R, count: int) -> str:
+        """Why so many ranks can't train by this recipe together; empty where they can."""
+        return f"method: {self.name} learns in one process: {self.alone}" if self.alone else ""
 
     def stages(
         self, recipe: R, checkpoint: Checkpoint | None, *, quiet: bool
@@ -319,15 +327,24 @@ def train(recipe: Any, rows: Mapping[str, Any] | None = None, *, quiet: bool = F
         values = {"init": recipe.init, "model": recipe.model, "task": getattr(recipe, "task", None)}
         if _by_values(values) != method.name:  # the folder is to say whose recipe it holds
             recipe = dataclasses.replace(recipe, method=method.name)
-    with held_folder(recipe.out) as folder:
-        new_folder(folder)
-        files = {}
-        for name, value in (rows or {}).items():
-            path = Path(recipe.out) / ROWS / f"{name}.parquet"
-            files[name] = str(write_rows(value, path, f"data.{name}"))
-        if files:
-            recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **files))
-        return run(method, recipe, folder, quiet=quiet)
+    with ranks.joined(), watched():
+        if ranks.restarted() and CheckpointStore(Path(recipe.out) / "checkpoints").latest():
+            return _go_on(Path(recipe.out), quiet=quiet)
+        with held_folder(recipe.out) as folder:
+            ranks.first(lambda: new_folder(folder))
+            files = ranks.first(lambda: _kept_rows(rows or {}, recipe.out))
+            if files:
+                data = dataclasses.replace(recipe.data, **files)
+                recipe = dataclasses.replace(recipe, data=data)
+            return run(method, recipe, folder, quiet=quiet)
+
+
+def _kept_rows(rows: Mapping[str, Any], out: str) -> dict[str, str]:
+    """Rows written into the run's folder: their files by the field of `data` that names them."""
+    return {
+        name: str(write_rows(value, Path(out) / ROWS / f"{name}.parquet", f"data.{name}"))
+        for name, value in rows.items()
+    }
 
 
 def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
@@ -337,6 +354,11 @@ def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> Ru
         BedstoneError: there is no run there, or another process trains it; its recipe, data or
             tokenizer isn't what it began with; or an override would change what it has learnt from.
     """
+    with ranks.joined(), watched():
+        return _go_on(folder, overrides, quiet=quiet)
+
+
+def _go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
     store = CheckpointStore(folder / "checkpoints")
     if not kind_of(folder / RECIPE) and store.latest() is None:
         raise BedstoneError(f"{folder}: holds no {RECIPE}, so it is not a run's folder.")
@@ -347,7 +369,8 @@ def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> Ru
                 f"new run that begins with this one's model, {folder / 'model'}."
             )
     with held_folder(folder):
-        checkpoint = store.latest()
+        latest = ranks.first(lambda: _path_of(store.latest()))
+        checkpoint = Checkpoint.open(latest) if latest else None
         recipe = read(recover_files(folder, checkpoint), overrides, usual="supervised")
         moved = {}
         for each in dataclasses.fields(recipe.data):  # rows of its own are where the folder is now
@@ -358,6 +381,10 @@ def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> Ru
         # The folder may have been moved since: `out` is where it is now.
         recipe = dataclasses.replace(recipe, data=data, out=str(folder))
         return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
+
+
+def _path_of(checkpoint: Checkpoint | None) -> str:
+    return "" if checkpoint is None else str(checkpoint.path)
 
 
 # Recipes and sections that several methods share.

@@ -118,6 +118,13 @@ class Contrastive(Method[ContrastiveRecipe]):
     def parts(self, recipe: ContrastiveRecipe) -> dict[str, Model]:
         return open_parts(recipe, "image", "text")
 
+    def lone(self, recipe: ContrastiveRecipe, count: int) -> str:
+        if recipe.batch_size < count:
+            return f"batch_size: {recipe.batch_size} pairs are fewer than the {count} ranks"
+        if recipe.chunk and recipe.parallel == "fsdp":
+            return "chunk: runs towers again in the backward pass, which parallel=fsdp can't follow"
+        return super().lone(recipe, count)
+
     def open(self, recipe: ContrastiveRecipe, start: Start) -> Splits:
         return open_rows(recipe, quiet=start.quiet)
 

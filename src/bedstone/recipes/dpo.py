@@ -37,5 +37,10 @@ class DPO(Policy[DPORecipe]):
     name = "dpo"
     Recipe = DPORecipe
 
+    def lone(self, recipe: DPORecipe, count: int) -> str:
+        if recipe.sft:
+            return "sft: is a mean over the whole batch, of which a rank has a part; set it to 0"
+        return super().lone(recipe, count)
+
     def objective(self, recipe: DPORecipe, model: Model, start: Start) -> PairPreferenceLoss:
         return PairPreferenceLoss(recipe.loss, recipe.beta, recipe.flipped, recipe.sft)

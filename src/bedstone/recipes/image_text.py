@@ -198,6 +198,16 @@ class ImageText(Method[Any]):
     hint = "A picture tower alone is named by image_init, a BERT by text_init."
     scorer: ClassVar[Callable[..., BlipScorer]] = BlipScorer
 
+    def lone(self, recipe: Any, count: int) -> str:
+        if type(self) is ImageText:
+            loss = objective_of(recipe)
+            if loss.contrast or loss.match:
+                return (
+                    "weights: contrast and matching draw wrong pairs from the whole batch, which "
+                    "ranks don't exchange; train on captions or answers"
+                )
+        return super().lone(recipe, count)
+
     def check(self, recipe: Any) -> None:
         augment_of(recipe.augment, recipe.data)
 

@@ -33,6 +33,7 @@ class KTO(Policy[KTORecipe]):
     """A policy that learns from answers that are desirable or not."""
 
     name = "kto"
+    alone = "its loss compares each answer with the mean of the whole batch"
     Recipe = KTORecipe
     reader = staticmethod(read_judged)
     usable = staticmethod(usable_judged)

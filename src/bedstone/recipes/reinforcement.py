@@ -159,6 +159,7 @@ class Reinforcement(Preferences[R]):
     """What the methods share."""
 
     unit = "answers"
+    alone = "its answers are generated and rewarded for the whole batch"
     baseline: ClassVar[str] = "group"
     fields = ("prompt", "messages")
 

@@ -109,6 +109,13 @@ class Staged:
         method.check(recipe)
         return train_stages(recipe, recipe.to_train, quiet=quiet)
 
+    def lone(self, recipe: Any, count: int) -> str:
+        """Why ranks can't train together: parts are trained first, each by a run of its own."""
+        if recipe.to_train and not recipe.init:
+            names = ", ".join(stage.name for stage in recipe.to_train)
+            return f"{names}: is trained first, in one process; name a finished one"
+        return ""
+
     def budget(self, recipe: Any, splits: Splits) -> str:
         if recipe.init:
             return str(recipe.budget)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bedstone import ranks
 from bedstone.errors import BedstoneError
 
 Decay = Callable[[int], float]  # of the step, from 1
@@ -68,7 +69,8 @@ class Average(Unaveraged):
 
     def __init__(self, network: nn.Module, decay: Decay) -> None:
         self.decay, self.step = decay, 0
-        self.named = {n: p.detach() for n, p in network.named_parameters() if p.requires_grad}
+        learning = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        self.named = {name: ranks.local(weight).detach() for name, weight in learning.items()}
         self.named |= {n: b for n, b in network.named_buffers() if b.is_floating_point()}
         self.means = {name: weight.float().clone() for name, weight in self.named.items()}
 

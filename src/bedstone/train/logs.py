@@ -8,12 +8,13 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from bedstone import ranks
 from bedstone.files import write_text
 from bedstone.reading import is_plain
 
@@ -43,11 +44,14 @@ class RunLog:
     """Appends records to `log.jsonl` and scalars to `tensorboard/` in the run's folder.
 
     Opening it at a step forgets what was logged after that step: a resumed run writes the
-    same lines again.
+    same lines again. Of several ranks only rank 0 writes.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
         self.path = folder / "log.jsonl"
+        self.file: IO[str] | None = None
+        if ranks.rank():
+            return
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
@@ -55,6 +59,8 @@ class RunLog:
 
     def write(self, step: int, **figures: float) -> None:
         """One record; figures that aren't finite are written as null."""
+        if self.file is None:
+            return
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         self.file.write(json.dumps({"step": step, **finite}) + "\n")
         self.file.flush()
@@ -64,6 +70,8 @@ class RunLog:
 
     def close(self) -> None:
         """Closes both."""
+        if self.file is None:
+            return
         self.file.close()
         if self.board is not None:
             self.board.close()

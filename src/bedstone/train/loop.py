@@ -12,10 +12,13 @@ wall-clock budget the clock itself takes part).
 
 import math
 import random
+import signal
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +26,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bedstone import ranks
 from bedstone.checkpoints.state import load_state, save_state
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore, score
 from bedstone.errors import BedstoneError
 from bedstone.runtime import KeptMemory, Precision
 from bedstone.train.averaging import Unaveraged
+from bedstone.train.distributed import Alone
 from bedstone.train.logs import Interrupts, ProgressBar, RunLog
-from bedstone.train.optim import Optimizer, clip_gradients
+from bedstone.train.optim import Optimizer
 from bedstone.train.pace import FEW, TIMED, Pace, TimePlan
 from bedstone.train.schedule import Budget
 
@@ -55,6 +60,7 @@ class Done:
     seconds: float
     metrics: dict[str, float]
     unit: str = "tokens"  # what `tokens` counts
+    ledger: str = ""  # a hash over the rows of every batch, in their order
 
 
 @dataclass
@@ -78,6 +84,8 @@ class Trainer:
         best_by: the figure that picks the best checkpoint, lower is better; `-name` turns it.
         patience: evaluations in a row without a better one after which to stop; 0 never does.
         average: of the weights, which is what is evaluated and written.
+        ranks: the processes of the run, of which this is one.
+        ledger: a hash over the rows of every batch so far, in their order.
     """
 
     network: nn.Module
@@ -93,6 +101,7 @@ class Trainer:
     best_by: str = "validation_loss"
     patience: int = 0
     average: Unaveraged = field(default_factory=Unaveraged)
+    ranks: Alone = field(default_factory=Alone)
     accumulate: int = 1
     clip: float = 1.0
     pace: Pace = field(default_factory=Pace)
@@ -102,11 +111,13 @@ class Trainer:
     metrics: dict[str, float] = field(default_factory=dict)
     recent: list[float] = field(default_factory=list)  # losses since the log's last line
     history: list[float] = field(default_factory=list)  # what each evaluation gave, by `best_by`
+    ledger: str = ""
     unit: str = field(default="tokens", init=False)  # what `tokens` counts, as its batches say
     started: float = field(default=0.0, init=False)  # by the monotonic clock, less `seconds`
     saved_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, clock
     evaluated_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, share
     plan: TimePlan | None = field(default=None, init=False)  # of a budget of time
+    interrupts: Interrupts | None = field(default=None, init=False)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint; its model's weights are the caller's to load.
@@ -114,7 +125,8 @@ class Trainer:
         Raises:
             BedstoneError: the checkpoint has no training state.
         """
-        state = load_state(checkpoint.state)
+        state = self.ranks.own(load_state(checkpoint.state))
+        self.ledger = state.get("ledger", "")
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.metrics, self.recent = state["metrics"], state["recent"]
         self.history = state["history"]
@@ -138,20 +150,29 @@ class Trainer:
             "recent": self.recent,
             "history": self.history,
             "evaluated_at": self.evaluated_at,
+            "ledger": self.ledger,
             "optimizer": self.optimizer.state_dict(),
             "batches": self.batches.state_dict(),
             "average": self.average.state_dict(),
             "random": {
                 "python": random.getstate(),
                 "numpy": np.random.get_state(),
-                "torch": torch.get_rng_state(),
+                "torch": ranks.shared_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             },
         }
 
     def elapsed(self) -> float:
-        """Seconds of training so far, evaluation and saving counted."""
+        """Seconds of training so far, evaluation and saving counted; the same on all ranks."""
+        return self.ranks.clock(self.own_seconds())
+
+    def own_seconds(self) -> float:
+        """Likewise by this process's clock."""
         return time.monotonic() - self.started if self.started else self.seconds
+
+    def received(self) -> signal.Signals | None:
+        """The signal that this process was sent."""
+        return None if self.interrupts is None else self.interrupts.received
 
     def share(self) -> float:
         """How much of the budget is spent, leaving room for what must follow the last step."""
@@ -177,6 +198,7 @@ class Trainer:
                 before that step.
         """
         self.started = time.monotonic() - self.seconds
+        self.ranks.begin(self)
         if self.budget.unit == "seconds":
             self.plan = TimePlan(self.budget.amount)
         first = self.step
@@ -188,9 +210,11 @@ class Trainer:
                 self.save()
         logged = (self.tokens, self.elapsed())  # at the last line of the log
         memory = KeptMemory()
-        with Interrupts() as interrupts:
+        with Interrupts() as self.interrupts:
             while (
-                interrupts.received is None and not self.enough() and (share := self.share()) < 1.0
+                self.ranks.signal(self.received()) is None
+                and not self.enough()
+                and (share := self.share()) < 1.0
             ):
                 began = self.elapsed()
                 loss, norm, rate = self.one_step(share)
@@ -213,13 +237,15 @@ class Trainer:
                     self.run_evaluation(log, bar)
                 if self.save_due():
                     self.save()
-            reason = interrupts.received.name if interrupts.received else "finished"
+            left = self.ranks.signal(self.received())
+            reason = left.name if left else "finished"
             if reason == "finished" and self.evaluated_at[0] != self.step:
                 self.run_evaluation(log, bar)
             if self.saved_at[0] != self.step or reason == "finished":
                 self.save()
         self.seconds = self.elapsed()
-        return Done(reason, self.step, self.tokens, self.seconds, dict(self.metrics), self.unit)
+        figures = dict(self.metrics)
+        return Done(reason, self.step, self.tokens, self.seconds, figures, self.unit, self.ledger)
 
     def time_plan(
         self, plan: TimePlan, made: int, began: float, log: RunLog, bar: ProgressBar
@@ -268,15 +294,16 @@ class Trainer:
         device = self.precision.device
         total = 0.0
         for batch in micro:
-            with self.precision.autocast():
-                loss, _ = self.objective(self.network, batch.to(device))
+            with self.ranks.part(batch) as mine, self.precision.autocast():
+                loss = self.ranks.loss(self.objective, self.network, mine.to(device))
             if not math.isfinite(value := loss.item()):
-                self._stop(f"the loss is {value}", [batch])
+                self.ranks.spoilt(self._fault(f"the loss is {value}", [mine]))
             (loss / count).backward()
             total += value
-        norm = clip_gradients(self.network, self.clip)
+        total = self.ranks.summed(total, micro)
+        norm = self.ranks.clip(self.network, self.clip)
         if not math.isfinite(norm):
-            self._stop(f"the gradient's norm is {norm}", micro)
+            raise self._fault(f"the gradient's norm is {norm}", micro)
         factor = self.schedule(share)
         self.optimizer.step(factor)
         if (bound := getattr(self.objective, "after_step", None)) is not None:
@@ -285,6 +312,9 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self.tokens += sum(batch.items for batch in micro)
+        for batch in micro:
+            rows = getattr(batch, "identify", lambda: b"")()
+            self.ledger = sha256(self.ledger.encode() + rows).hexdigest()
         return total / count, norm, factor
 
     def micro_batches(self) -> list[Any]:
@@ -297,13 +327,14 @@ class Trainer:
         self.unit = getattr(micro[0], "unit", self.unit)
         return micro
 
-    def _stop(self, what: str, batches: list[Any]) -> None:
+    def _fault(self, what: str, batches: list[Any]) -> BedstoneError:
         self.optimizer.zero_grad()
         described = "; ".join(batch.describe() for batch in batches)
         where = textwrap.shorten(described.replace("\n", ";"), 800, placeholder=" ...")
         last = self.store.latest()
         kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
-        raise BedstoneError(
+        kind = BedstoneError if ranks.count() == 1 else ranks.EveryRank
+        return kind(
             f"step {self.step + 1}: {what}, in {where}. Nothing was updated. {kept} Look at that "
             "batch, or lower optim.lr and optim.adamw_lr, or train in precision=fp32."
         )
@@ -323,11 +354,11 @@ class Trainer:
             return
         began = time.monotonic()
         with self.average.applied():
-            self.metrics = self.evaluate(self.network)
+            self.metrics = self.ranks.evaluate(self.evaluate, self.network)
         self.network.train()
         self.history.append(_or_infinity(score(self.metrics, self.best_by)))
         if self.plan is not None:
-            self.plan.took("evaluation", time.monotonic() - began)
+            self.plan.took("evaluation", ranks.agreed(time.monotonic() - began))
         self.evaluated_at = (self.step, self.share())
         seen = {self.unit: float(self.tokens)}
         log.write(self.step, **self.metrics, seconds=self.elapsed(), **seen)
@@ -351,19 +382,18 @@ class Trainer:
     def save(self) -> None:
         """A checkpoint: the artefact, deployable as it is, and the training state beside it."""
         began = time.monotonic()
-        state = self.state()
+        state, shards = self.ranks.shards(self.state())
 
         def write(folder: Path) -> None:
             with self.average.applied():
-                self.write_model(folder, self.metrics)
-            (folder / "state").mkdir()
-            save_state(folder / "state", state)
+                self.ranks.write(partial(self.write_model, folder, self.metrics))
+            save_state(folder / "state", state, shards)
 
         # Metrics older than the weights would crown the wrong checkpoint.
         fresh = self.metrics if self.evaluated_at[0] == self.step else None
         self.store.save(self.step, write, fresh, self.best_by)
         if self.plan is not None:
-            self.plan.took("save", time.monotonic() - began)
+            self.plan.took("save", ranks.agreed(time.monotonic() - began))
         self.saved_at = (self.step, self.elapsed())
 
 

@@ -5,16 +5,20 @@ positions, norms and biases learn better with AdamW (Jordan et al., 2024). Weigh
 matrices only, and decoupled (Loshchilov and Hutter, 2019).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bedstone import ranks
 from bedstone.errors import BedstoneError
 from bedstone.nn.blocks import Stack
 from bedstone.runtime import has_fast_bf16
 from bedstone.settings import Bound, Number, OneOf
+
+Together = Callable[[Tensor, int, int], Tensor]
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -50,6 +54,8 @@ class Muon:
         lr: peak learning rate, in AdamW's scale.
         weight_decay: decoupled, times the learning rate.
         iterations: of Newton-Schulz.
+        together: what orthogonalises matrices where several ranks do: (N, r, C) with the iterations
+            and the rows of whole matrices, of which these may be some.
     """
 
     def __init__(
@@ -60,14 +66,16 @@ class Muon:
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         iterations: int = 5,
+        together: "Together | None" = None,
     ) -> None:
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.iterations = iterations
+        self.together = together
         self.groups: dict[tuple[int, ...], dict[str, Tensor]] = {}
         for name, matrix in named.items():
-            self.groups.setdefault(tuple(matrix.shape), {})[name] = matrix
+            self.groups.setdefault(tuple(matrix.shape), {})[name] = ranks.local(matrix)
         self.buffers = {
             shape: torch.stack([torch.zeros_like(matrix) for matrix in group.values()])
             for shape, group in self.groups.items()
@@ -85,14 +93,19 @@ class Muon:
             buffer = self.buffers[shape]
             buffer.lerp_(gradients, 1.0 - self.momentum)
             update = gradients.lerp_(buffer, self.momentum)  # Nesterov
-            update = orthogonalise(update.flatten(2), self.iterations).to(buffer.dtype)
+            update = self._orthogonal(update.flatten(2), shape[0]).to(buffer.dtype)
             # A matrix of orthogonal rows has entries of size 1 / sqrt(max(R, C)); 0.2 is the
             # usual size of AdamW's update.
-            size = 0.2 * max(update.shape[1:]) ** 0.5
+            size = 0.2 * max(shape[0], update.shape[2]) ** 0.5
             update = update.view_as(buffer)
             if self.weight_decay:
                 torch._foreach_mul_(matrices, 1.0 - lr * self.weight_decay)
             torch._foreach_add_(matrices, list(update.unbind()), alpha=-lr * size)
+
+    def _orthogonal(self, update: Tensor, rows: int) -> Tensor:
+        if self.together is None:
+            return orthogonalise(update, self.iterations)
+        return self.together(update, self.iterations, rows)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The momentum of each matrix by its name."""
@@ -172,6 +185,10 @@ class AdamW:
         betas: tuple[float, float],
         eps: float,
     ) -> None:
+        groups = [
+            ({name: ranks.local(weight) for name, weight in named.items()}, lr, decay)
+            for named, lr, decay in groups
+        ]
         self.named = {name: weight for named, _, _ in groups for name, weight in named.items()}
         self.peaks = [lr for _, lr, _ in groups]
         self.inner = torch.optim.AdamW(
@@ -265,8 +282,13 @@ class Optimizer:
             part.load_state_dict(state[name])
 
 
-def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
+def build_optimizer(
+    network: nn.Module, config: OptimConfig, together: Together | None = None
+) -> Optimizer:
     """An optimizer for all weights of `network` that ask for a gradient.
+
+    Args:
+        together: of Muon, on several ranks.
 
     Raises:
         BedstoneError: there is nothing to train.
@@ -292,9 +314,13 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
         parts["adamw"] = AdamW(groups, betas=config.betas, eps=config.eps)
     if hidden:
         parts["muon"] = Muon(
-            hidden, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+            hidden,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            together=together,
         )
-    return Optimizer(list(named.values()), **parts)
+    return Optimizer([ranks.local(weight) for weight in named.values()], **parts)
 
 
 def _hidden_matrices(network: nn.Module) -> set[int]:

@@ -33,6 +33,7 @@ EXTENDABLE = (
     "keep",
     "log_every",
     "device",
+    "parallel",
 )
 # Where data lies may change too, since its content is compared.
 FREE = {*EXTENDABLE, "out", "compile", "strict"}

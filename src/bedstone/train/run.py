@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from bedstone import ranks
 from bedstone.checkpoints.adapters import load_adapter, save_adapter
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -24,9 +25,10 @@ from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
 from bedstone.report.trained_tokens import as_text, token_rows, write_token_page
 from bedstone.runtime import pick_device, pick_precision, seed_everything
-from bedstone.settings import Settings, number, to_yaml, whole
+from bedstone.settings import Settings, number, one_of, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
+from bedstone.train.distributed import WAYS, parallel
 from bedstone.train.lint import first_errors
 from bedstone.train.logs import ProgressBar, RunLog, clock, counted, read_log
 from bedstone.train.loop import Batches, Done, Objective, Trainer
@@ -65,6 +67,8 @@ class RunRecipe(Settings):
         log_every: steps between lines of the log.
         strict: refuse data of which something may have been misunderstood, such as labels that
             differ by a space, instead of reporting it.
+        parallel: what ranks that torchrun starts share out: ddp (rows; every rank has all weights)
+            or fsdp (rows, weights and the optimizer's state).
     """
 
     method: str = ""
@@ -82,6 +86,7 @@ class RunRecipe(Settings):
     keep: int = whole(1, default=2)
     log_every: int = whole(1, default=10)
     strict: bool = False
+    parallel: str = one_of(*WAYS, default="ddp")
 
 
 @dataclass(frozen=True)
@@ -139,10 +144,15 @@ def held_folder(run: str | Path) -> Iterator[Path]:
     Raises:
         BedstoneError: another run does, or nothing can be written there.
     """
-    folder = make_folder(run)
     busy = "another run is training there. Wait until it has ended, or choose another out=..."
-    with lock(folder, busy):
-        yield folder
+    with contextlib.ExitStack() as stack:
+
+        def held() -> str:
+            folder = make_folder(run)
+            stack.enter_context(lock(folder, busy))
+            return str(folder)
+
+        yield Path(ranks.first(held))  # rank 0 holds it for all ranks
 
 
 def new_folder(run: Path) -> None:
@@ -185,19 +195,56 @@ def run(
         BedstoneError: the recipe, the data, a model or the disk can't do it, said before training
             starts; or a loss isn't finite.
     """
+    if ranks.count() > 1:
+        check_spread(method, recipe, ranks.count())
     for stage in method.stages(recipe, checkpoint, quiet=quiet):
         if stage.model is None:
             return RunResult(stage.done, folder, None)
-    plan = prepare(method, recipe, folder, checkpoint, quiet=quiet)
-    evaluations = method.evaluations(recipe, plan)
+    # Rank 0 makes the tokenizer and the caches; the others then find them.
+    quiet = quiet or ranks.rank() > 0
+    plan = ranks.in_turn(lambda: prepare(method, recipe, folder, checkpoint, quiet=quiet))
+    _check_same_data(plan)
+    evaluations: list[Any] = []
+    ranks.first(lambda: evaluations.extend(method.evaluations(recipe, plan)))
     result = _train(method, recipe, folder, plan, evaluations)
     if result.model is not None:
-        record: dict[str, Any] = {}
-        for evaluation in evaluations:
-            record |= evaluation.report(folder, result.done.metrics, quiet=quiet)
-        if record:
-            write_json(folder / "evaluation.json", record)
+        ranks.first(lambda: _report(evaluations, folder, result.done, quiet))
     return result
+
+
+def _report(evaluations: Sequence[Any], folder: Path, done: Done, quiet: bool) -> None:
+    """Writes what the finished model is worth."""
+    record: dict[str, Any] = {}
+    for evaluation in evaluations:
+        record |= evaluation.report(folder, done.metrics, quiet=quiet)
+    if record:
+        write_json(folder / "evaluation.json", record)
+
+
+def check_spread(method: Method, recipe: Any, count: int) -> None:
+    """Refuses what can't be trained by several ranks, before anything is read.
+
+    Raises:
+        BedstoneError: the method or the recipe can't.
+    """
+    why = method.lone(recipe, count)
+    if not why and recipe.parallel == "fsdp" and recipe.compile:
+        why = "compile: compiled steps aren't known to work with parallel=fsdp"
+    if why:
+        raise BedstoneError(
+            f"{why}. Train it in one process, without torchrun, or on {count} ranks another way."
+        )
+
+
+def _check_same_data(plan: RunPlan) -> None:
+    """Raises BedstoneError, on all ranks, where they read other data than rank 0."""
+    own = plan.splits.record.get("fingerprint")
+    for rank, other in enumerate(ranks.gathered(own)):
+        if other != ranks.agreed(own):
+            raise ranks.EveryRank(
+                f"data.source: rank {rank} read other data (fingerprint {other}) than rank 0. "
+                "Give all machines the same data."
+            )
 
 
 def prepare(
@@ -296,10 +343,13 @@ def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
 
 
 def said(recipe: RunRecipe) -> dict[str, Any]:
-    """The recipe as `recipe.yaml` and the artefact record it: `method` only where it was given."""
+    """The recipe as `recipe.yaml` and the artefact record it: `method` only where it was given, and
+    `parallel` where it isn't the usual."""
     values = dataclasses.asdict(recipe)
     if not values["method"]:
         del values["method"]
+    if values["parallel"] == WAYS[0]:
+        del values["parallel"]
     return values
 
 
@@ -312,19 +362,26 @@ def _train(
     adapts, stopping = bool(getattr(recipe, "lora", None)), method.stopping(recipe, model)
     decay = method.average(recipe)
     _align(model.network)
-    optimizer = build_optimizer(model.network, recipe.optim)
-    average = Average(model.network, decay) if decay else Unaveraged()
-    _check_disk(folder, model, recipe.keep, copies=5 if decay else 3)
-    write_text(folder / RECIPE, to_yaml(said(recipe)))
-    write_json(folder / DATA, plan.splits.record)
-    say(plan_text(method, recipe, plan))
-    if not start.quiet:
-        for finding in first_errors(plan.splits, model.tokenizer):
-            say(finding.text())
-    if (shown := plan.splits.shown) is not None:
-        first = token_rows(shown, range(min(len(shown), SHOWN)))
-        say(as_text(first[0]))
-        write_token_page(folder / "trained-tokens.html", f"{folder.name}: trained tokens", first)
+    spread = parallel(recipe.parallel, model.network, plan.objective, start.precision.device)
+    learner = model.network if spread.whole is None else spread.network
+    optimizer = build_optimizer(learner, recipe.optim, spread.orthogonalise)
+    average = Average(learner, decay) if decay else Unaveraged()
+
+    def announce() -> None:
+        _check_disk(folder, model, recipe.keep, copies=5 if decay else 3)
+        write_text(folder / RECIPE, to_yaml(said(recipe)))
+        write_json(folder / DATA, plan.splits.record)
+        say(plan_text(method, recipe, plan))
+        if not start.quiet:
+            for finding in first_errors(plan.splits, model.tokenizer):
+                say(finding.text())
+        if (shown := plan.splits.shown) is not None:
+            first = token_rows(shown, range(min(len(shown), SHOWN)))
+            say(as_text(first[0]))
+            name = f"{folder.name}: trained tokens"
+            write_token_page(folder / "trained-tokens.html", name, first)
+
+    ranks.first(announce)
     model.record.update(recipe=said(recipe), data=plan.splits.record)
     if recipe.compile:
         _compile(model.network)
@@ -337,7 +394,7 @@ def _train(
         write(path)
 
     trainer = Trainer(
-        network=model.network,
+        network=learner,
         objective=plan.objective,
         batches=plan.batches,
         optimizer=optimizer,
@@ -346,12 +403,13 @@ def _train(
         precision=start.precision,
         store=CheckpointStore(folder / "checkpoints", recipe.keep),
         write_model=write_model,
-        evaluate=evaluations[0].log if evaluations else None,
+        evaluate=_figures(evaluations),
         accumulate=method.accumulate(recipe),
         clip=recipe.optim.clip,
         best_by=stopping.best_by,
         patience=stopping.patience,
         average=average,
+        ranks=spread,
         pace=Pace(
             method.evaluate_every(recipe, plan.splits),
             recipe.save_every,
@@ -367,28 +425,45 @@ def _train(
     log = RunLog(folder, step=trainer.step)
     try:
         with ProgressBar("training", quiet=start.quiet) as bar:
-            if not (start.quiet or recipe.compile):
+            if not (start.quiet or recipe.compile or spread.whole is not None):
                 trainer.objective = Foretelling(plan.objective, optimizer, bar.say)
             done = trainer.run(log, bar)
     finally:
         log.close()
-    curve = draw_curve(read_log(folder / "log.jsonl"), folder / "curve.png", folder.name)
-    if done.reason != "finished":
-        say(f"Stopped by {done.reason} at step {done.step}, saved. Go on: bedstone resume {folder}")
-        return RunResult(done, folder, None)
-    average.settle()
-    if stopping.keep_best:
-        with method.bare(model.network):
-            _restore_best(model, trainer.store, done, adapts)
-    model.record["metrics"] = done.metrics
-    if adapts:
-        save_adapter(model, folder / "adapter")
-        fold(model.network)
-    path = method.finish(model, folder / "model")
-    spent = f"{counted(done.step, 'step')}, {done.tokens:,} {done.unit}, {clock(done.seconds)}"
-    say(f"{spent}. Model: {path}")
-    say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
-    return RunResult(done, folder, path)
+    if done.reason == "finished":
+        average.settle()
+        spread.gather()
+
+    def finish() -> str:
+        curve = draw_curve(read_log(folder / "log.jsonl"), folder / "curve.png", folder.name)
+        if done.reason != "finished":
+            again = f"Go on: bedstone resume {folder}"
+            say(f"Stopped by {done.reason} at step {done.step}, saved. {again}")
+            return ""
+        if stopping.keep_best:
+            with method.bare(model.network):
+                _restore_best(model, trainer.store, done, adapts)
+        model.record["metrics"] = done.metrics
+        if adapts:
+            save_adapter(model, folder / "adapter")
+            fold(model.network)
+        path = method.finish(model, folder / "model")
+        spent = f"{counted(done.step, 'step')}, {done.tokens:,} {done.unit}, {clock(done.seconds)}"
+        say(f"{spent}. Model: {path}")
+        say(f"Curve: {curve}" if curve else "For a curve: pip install 'bedstone[train]'")
+        return str(path)
+
+    made = ranks.first(finish)
+    return RunResult(done, folder, Path(made) if made else None)
+
+
+def _figures(evaluations: Sequence[Any]) -> Callable[[Any], dict[str, float]] | None:
+    """What measures the network in training, of rank 0's evaluations; None where there are none."""
+    measure = evaluations[0].log if evaluations else None
+    if not ranks.agreed(measure is not None):
+        return None
+    found: Callable[[Any], dict[str, float]] = measure or dict  # no other rank calls it
+    return found
 
 
 def _restore_best(model: Model, store: CheckpointStore, done: Done, adapts: bool) -> None:

@@ -39,6 +39,7 @@ class CodeBatch(Batch):
     number: int
 
     unit: ClassVar[str] = "images"
+    by_row = ("codes", "ids", "keep", "hidden", "places")
 
     @property
     def items(self) -> int:

@@ -6,7 +6,7 @@ Shapes: B images, n texts (the images' own and hard negatives), N tokens, H x W 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, facts_in
 from bedstone.data.images.pixels import ImageCache, augmented
-from bedstone.data.stream import Stream
+from bedstone.data.stream import Stream, entries
 from bedstone.data.text.encode import Input, text_batch
 from bedstone.data.text.packing import Encode, KnownTexts, Packed, PackedBatch, lay
 from bedstone.data.text.tokenizer import Tokenizer
@@ -45,6 +45,24 @@ class ContrastiveBatch(PackedBatch):
     number: int
 
     unit: ClassVar[str] = "pairs"
+
+    @property
+    def row_count(self) -> int:
+        return len(self.pixels)
+
+    def part(self, rank: int, count: int) -> "ContrastiveBatch":
+        """Every `count`th pair from number `rank` on, and so of the hard negatives."""
+        rows = np.arange(rank, len(self.pixels), count)
+        extra = np.arange(len(self.pixels) + rank, len(self.groups), count)
+        texts = np.r_[rows, extra]
+        return replace(
+            self,
+            pixels=entries(self.pixels, rows),
+            rows=self.rows.pick(texts)[0],
+            groups=entries(self.groups, texts),
+            extra=len(extra),
+            places=entries(self.places, rows),
+        )
 
     @property
     def items(self) -> int:

@@ -7,7 +7,7 @@ Shapes: P images, n = m P texts (row i belongs to image i // m), T and U tokens,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from bedstone.data.bytes import check_text
 from bedstone.data.dataset import Dataset
 from bedstone.data.images.augment import FactAugment, facts_in
 from bedstone.data.images.pixels import ImageCache, augmented
-from bedstone.data.stream import IGNORED, Batch, Stream, Tensors
+from bedstone.data.stream import IGNORED, Batch, Stream, Tensors, entries
 from bedstone.data.text.packing import KnownTexts
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_wordpiece
@@ -207,6 +207,12 @@ class Part(Tensors):
     groups: Tensor
     each: int
 
+    def pick(self, images: np.ndarray) -> "Part":
+        """The texts of some images."""
+        texts = (images[:, None] * self.each + np.arange(self.each)).ravel()
+        names = ("ids", "keep", "ids_in", "targets", "groups")
+        return replace(self, **{name: entries(getattr(self, name), texts) for name in names})
+
 
 @dataclass(frozen=True)
 class ImageTextBatch(Batch):
@@ -231,6 +237,12 @@ class ImageTextBatch(Batch):
         return [part for part in (self.captions, self.answers) if part is not None]
 
     unit: ClassVar[str] = "tokens"
+    by_row = ("pixels", "places")
+
+    def pick(self, rows: np.ndarray) -> "ImageTextBatch":
+        parts = {name: getattr(self, name) for name in ("captions", "answers")}
+        picked = {name: part and part.pick(rows) for name, part in parts.items()}
+        return replace(super().pick(rows), **picked)
 
     @property
     def items(self) -> int:

@@ -27,6 +27,8 @@ class PixelBatch(Batch):
     number: int
     places: list[str]
 
+    by_row = ("pixels", "places")
+
     @property
     def items(self) -> int:
         return len(self.pixels)

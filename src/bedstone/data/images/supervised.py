@@ -40,6 +40,8 @@ class LabelledImageBatch(Batch):
     origins: list[int]
     places: list[str]
 
+    by_row = ("targets", "shown", "weights", "origins", "places")
+
     @property
     def items(self) -> int:
         return len(self.targets)

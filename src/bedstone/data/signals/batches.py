@@ -46,6 +46,7 @@ class SignalBatch(Batch):
     number: int
 
     unit: ClassVar[str] = "signals"
+    by_row = ("signals", "drop", "rows", "places")
 
     @property
     def items(self) -> int:
@@ -57,6 +58,10 @@ class SignalBatch(Batch):
 
     def holds(self) -> str:
         return f"{len(self.signals)} signals"
+
+    def pick(self, rows: np.ndarray) -> "SignalBatch":
+        condition = None if self.condition is None else self.condition.pick(rows.tolist())
+        return replace(super().pick(rows), condition=condition)
 
     def conditions(self, network: Any = None) -> dict[str, Tensor]:
         """The network's conditioning arguments: `classes`, or `ids` and `keep`.

@@ -49,10 +49,19 @@ class TokenBatch(Batch):
     offsets: np.ndarray
 
     unit: ClassVar[str] = "tokens"
+    by_row = ("ids", "targets", "documents", "positions", "origin", "offsets")
 
     @property
     def items(self) -> int:
         return self.ids.numel()
+
+    def identify(self) -> bytes:
+        return self.origin.tobytes() + self.offsets.tobytes()
+
+    def pick(self, rows: np.ndarray) -> "TokenBatch":
+        found = super().pick(rows)
+        count = int((found.targets != IGNORED).sum())
+        return dataclasses.replace(found, target_count=count)
 
     def describe(self) -> str:
         """Which tokens of which documents are in it, a line a row."""

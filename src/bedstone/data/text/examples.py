@@ -7,7 +7,7 @@ Shapes: n windows of a batch, N tokens, M read states, L labels.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bedstone.data.dataset import Dataset
-from bedstone.data.stream import Stream
+from bedstone.data.stream import Stream, entries
 from bedstone.data.text.encode import Input
-from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay
+from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay, moved
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.settings import check_whole
@@ -57,6 +57,35 @@ class ExampleBatch(ReadStates, PackedBatch):
     words: Tensor | None = None
 
     on_cpu: ClassVar[tuple[str, ...]] = ("owners", "words")
+
+    def identify(self) -> bytes:
+        return np.array([self.origins, self.windows], np.int64).tobytes()
+
+    def pick(self, rows: np.ndarray) -> "ExampleBatch":
+        picked, places = self.rows.pick(rows)
+        read, kept = moved(self.read, places, self.items)
+
+        def of(values: Tensor | None) -> Tensor | None:
+            """Entries by read state, or by row: spans have those."""
+            if values is None or len(values) == len(self.read):
+                return None if values is None else values[kept]
+            return entries(values, rows)
+
+        targets = of(self.targets)
+        assert targets is not None
+        owners = torch.from_numpy(np.searchsorted(rows, self.owners[kept].numpy()))
+        return replace(
+            self,
+            rows=picked,
+            read=read,
+            targets=targets,
+            owners=owners,
+            weights=of(self.weights),
+            target_count=self.target_count * len(rows) / self.row_count,
+            origins=entries(self.origins, rows),
+            windows=entries(self.windows, rows),
+            words=of(self.words),
+        )
 
     def describe(self) -> str:
         """Which rows are in it."""

@@ -4,7 +4,7 @@ Shapes: n rows, N tokens of all rows, S spans, M masked tokens, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -13,8 +13,8 @@ from tokenizers import decoders
 from torch import Tensor
 
 from bedstone import settings
-from bedstone.data.stream import Batches
-from bedstone.data.text.packing import Packed, PackedBatch, lay
+from bedstone.data.stream import Batches, entries
+from bedstone.data.text.packing import Packed, PackedBatch, lay, moved
 from bedstone.data.text.sentences import ALONE, Documents, Segments, full_sentences, sentence_pairs
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -254,6 +254,22 @@ class MaskedBatch(PackedBatch):
     def target_count(self) -> int:
         """Masked tokens."""
         return len(self.read)
+
+    def identify(self) -> bytes:
+        return np.asarray(self.spans, np.int64).tobytes()
+
+    def pick(self, rows: np.ndarray) -> "MaskedBatch":
+        picked, places = self.rows.pick(rows)
+        read, kept = moved(self.read, places, self.items)
+        spans = self.spans[np.isin(self.spans[:, 0], rows)]
+        return replace(
+            self,
+            rows=picked,
+            read=read,
+            targets=self.targets[kept],
+            pairs=entries(self.pairs, rows),
+            spans=np.c_[np.searchsorted(rows, spans[:, 0]), spans[:, 1:]],
+        )
 
     def describe(self) -> str:
         """Which tokens of which documents are in it, a line a row."""

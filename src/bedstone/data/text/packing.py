@@ -61,6 +61,36 @@ class Packed(Tensors):
             lengths=self.lengths[first:last],
         )
 
+    def pick(self, rows: np.ndarray) -> tuple["Packed", np.ndarray]:
+        """Some rows, (k,) ascending numbers, and the places of their tokens in 0..N-1."""
+        spans = self.spans
+        places = np.concatenate([np.arange(*spans[row]) for row in rows])
+        lengths = np.array([self.lengths[row] for row in rows], dtype=np.int64)
+        found = torch.from_numpy(places)
+        documents = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
+        picked = Packed(
+            ids=self.ids[:, found],
+            types=self.types[:, found],
+            positions=self.positions[:, found],
+            documents=torch.from_numpy(documents)[None],
+            lengths=tuple(lengths.tolist()),
+        )
+        return picked, places
+
+
+def moved(read: Tensor, places: np.ndarray, count: int) -> tuple[Tensor, Tensor]:
+    """Places (M,) among N tokens, after some tokens were picked: those left, and which they were.
+
+    Args:
+        places: of the tokens that were picked.
+        count: N.
+    """
+    new = torch.full((count,), -1, dtype=torch.int64)
+    new[torch.from_numpy(places)] = torch.arange(len(places))
+    found = new[read]
+    kept = (found >= 0).nonzero()[:, 0]
+    return found[kept], kept
+
 
 class ReadStates:
     """Packed rows of which some states are read.
@@ -99,6 +129,10 @@ class PackedBatch(Batch):
     def items(self) -> int:
         """Tokens."""
         return self.rows.ids.numel()
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows.lengths)
 
 
 def pack(rows: Sequence[Input]) -> Packed:

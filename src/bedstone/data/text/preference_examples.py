@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from bedstone.data.dataset import Dataset
-from bedstone.data.stream import Stream
+from bedstone.data.stream import Stream, entries
 from bedstone.data.text.chat import learnt_chats, render
 from bedstone.data.text.encode import Input, completion_input, frame_of, pair_input, read_texts
 from bedstone.data.text.examples import Examples, Ragged, Targets
-from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay
+from bedstone.data.text.packing import Packed, PackedBatch, ReadStates, lay, moved
 from bedstone.data.text.preferences import Answered, Text, read_answer, read_pair
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
@@ -248,6 +248,27 @@ class PreferenceBatch(ReadStates, PackedBatch):
     places: list[str]
 
     unit: ClassVar[str] = "tokens"
+
+    @property
+    def row_count(self) -> int:
+        return len(self.labels)
+
+    def pick(self, rows: np.ndarray) -> "PreferenceBatch":
+        windows = np.r_[rows, rows + len(self.labels)]
+        picked, places = self.rows.pick(windows)
+        read, kept = moved(self.read, places, self.items)
+        return replace(
+            self,
+            rows=picked,
+            read=read,
+            targets=self.targets[kept] if len(self.targets) else self.targets,
+            owners=torch.from_numpy(np.searchsorted(windows, self.owners[kept].numpy())),
+            reference=entries(self.reference, windows),
+            labels=entries(self.labels, rows),
+            margins=entries(self.margins, rows),
+            target_count=float(len(rows)),
+            places=entries(self.places, rows),
+        )
 
     def half(self, number: int) -> "PreferenceBatch":
         """The first windows of all rows alone (0), or the second (1)."""

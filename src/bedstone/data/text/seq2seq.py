@@ -10,7 +10,7 @@ Shapes: n pairs of a batch, N tokens of all sources or targets, laid end to end.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import Tensor
 from bedstone.data.bytes import check_text
 from bedstone.data.dataset import Dataset
 from bedstone.data.open import open_dataset
-from bedstone.data.stream import Batch, Stream
+from bedstone.data.stream import Batch, Stream, entries
 from bedstone.data.text.encode import source_ids, target_ids
 from bedstone.data.text.packing import Packed, lay
 from bedstone.data.text.tokenizer import Tokenizer, language_token, token_languages
@@ -325,6 +325,20 @@ class PairBatch(Batch):
     @property
     def target_count(self) -> int:
         return self.targets.numel()
+
+    @property
+    def row_count(self) -> int:
+        return len(self.rows.lengths)
+
+    def pick(self, rows: np.ndarray) -> "PairBatch":
+        picked, places = self.rows.pick(rows)
+        return replace(
+            self,
+            sources=self.sources.pick(rows)[0],
+            rows=picked,
+            targets=self.targets[:, torch.from_numpy(places)],
+            places=entries(self.places, rows),
+        )
 
 
 class Ragged:
