@@ -152,6 +152,7 @@ KEPT_NAMES = {
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
+EXTRAS |= {"wandb", "mlflow"}
 EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score", "playwright"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -35,6 +35,7 @@ COMMANDS = {
         "finetune": "commands.train:finetune_",
         "resume": "commands.train:resume_",
         "plan": "commands.plan:plan",
+        "tune": "commands.tune:tune",
     },
     "use": {
         "generate": "commands.generate:generate",

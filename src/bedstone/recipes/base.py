@@ -24,7 +24,7 @@ from bedstone.reading import check_kinds, is_plain, kind_of, read_object
 from bedstone.settings import Overrides, read_recipe, read_values, whole
 from bedstone.train.averaging import Decay
 from bedstone.train.data import Splits
-from bedstone.train.loop import Batches, Objective
+from bedstone.train.loop import Batches, Objective, Watch
 from bedstone.train.optim import OptimConfig
 from bedstone.train.resume import EXTENDABLE, RECIPE, recover_files
 from bedstone.train.run import (
@@ -299,12 +299,19 @@ def layout_of(path: str) -> str | None:
 ROWS = "rows"  # the folder of a run that holds rows of the caller's own
 
 
-def train(recipe: Any, rows: Mapping[str, Any] | None = None, *, quiet: bool = False) -> RunResult:
+def train(
+    recipe: Any,
+    rows: Mapping[str, Any] | None = None,
+    *,
+    quiet: bool = False,
+    watch: Watch | None = None,
+) -> RunResult:
     """Trains as a recipe says, into the folder `recipe.out`, which `train.run.run` describes.
 
     Args:
         rows: rows as `data.write.write_rows` takes them, by the field of `data` that is to name
             their file; they are written into the run's folder.
+        watch: of `train.loop.Trainer`.
 
     Raises:
         BedstoneError: as `train.run.run`; or the folder holds a run already, or rows can't be
@@ -327,11 +334,20 @@ def train(recipe: Any, rows: Mapping[str, Any] | None = None, *, quiet: bool = F
             files[name] = str(write_rows(value, path, f"data.{name}"))
         if files:
             recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, **files))
-        return run(method, recipe, folder, quiet=quiet)
+        return run(method, recipe, folder, quiet=quiet, watch=watch)
 
 
-def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
+def go_on(
+    folder: Path,
+    overrides: Overrides = (),
+    *,
+    quiet: bool = False,
+    watch: Watch | None = None,
+) -> RunResult:
     """Goes on with the run in a folder, from its last complete checkpoint.
+
+    Args:
+        watch: of `train.loop.Trainer`.
 
     Raises:
         BedstoneError: there is no run there, or another process trains it; its recipe, data or
@@ -357,7 +373,7 @@ def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> Ru
         data = dataclasses.replace(recipe.data, **moved)
         # The folder may have been moved since: `out` is where it is now.
         recipe = dataclasses.replace(recipe, data=data, out=str(folder))
-        return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
+        return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet, watch=watch)
 
 
 # Recipes and sections that several methods share.

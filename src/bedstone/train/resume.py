@@ -41,6 +41,10 @@ EXACTLY = "so it can't go on exactly"
 ANEW = "or begin another run with init= the last checkpoint"
 
 
+class DataChanged(BedstoneError):
+    """What a run learns from isn't what it began with."""
+
+
 def record_of(checkpoint: Checkpoint | None) -> dict[str, Any]:
     """What a checkpoint says of the run that made it; {} where there is none."""
     return {} if checkpoint is None else read_record(checkpoint.path, verify=False)
@@ -98,7 +102,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def check_data(folder: Path, record: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
-    """Raises BedstoneError where the run in this folder began with other data.
+    """Raises DataChanged where the run in this folder began with other data.
 
     Args:
         record: of the data as it is now: `source` and `fingerprint` at least.
@@ -107,7 +111,7 @@ def check_data(folder: Path, record: Mapping[str, Any], checkpoint: Checkpoint |
     began = read_object(path, finite=False) if is_plain(path) else {}
     for known in (record_of(checkpoint).get("data") or {}, began):
         if known.get("fingerprint", record["fingerprint"]) != record["fingerprint"]:
-            raise BedstoneError(
+            raise DataChanged(
                 f"data.source: {record['source']!r} has changed since the run in {folder} began, "
                 f"{EXACTLY}. Bring the data back as it was, {ANEW}."
             )

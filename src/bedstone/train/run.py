@@ -23,13 +23,13 @@ from bedstone.models.interfaces import Denoiser, ImageTextModel
 from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
 from bedstone.report.trained_tokens import as_text, token_rows, write_token_page
-from bedstone.runtime import pick_device, pick_precision, seed_everything
+from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.settings import Settings, number, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
 from bedstone.train.lint import first_errors
 from bedstone.train.logs import ProgressBar, RunLog, clock, counted, read_log
-from bedstone.train.loop import Batches, Done, Objective, Trainer
+from bedstone.train.loop import Batches, Done, Objective, Trainer, Watch
 from bedstone.train.memory import Foretelling
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.pace import Pace
@@ -169,6 +169,7 @@ def run(
     checkpoint: Checkpoint | None = None,
     *,
     quiet: bool = False,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Trains by a method, until the budget is spent or a signal asks to leave.
 
@@ -180,6 +181,7 @@ def run(
         method: a `recipes.base.Method`.
         recipe: of that method.
         checkpoint: of this run, to go on from.
+        watch: of `train.loop.Trainer`.
 
     Raises:
         BedstoneError: the recipe, the data, a model or the disk can't do it, said before training
@@ -190,7 +192,7 @@ def run(
             return RunResult(stage.done, folder, None)
     plan = prepare(method, recipe, folder, checkpoint, quiet=quiet)
     evaluations = method.evaluations(recipe, plan)
-    result = _train(method, recipe, folder, plan, evaluations)
+    result = _train(method, recipe, folder, plan, evaluations, watch)
     if result.model is not None:
         record: dict[str, Any] = {}
         for evaluation in evaluations:
@@ -213,11 +215,7 @@ def prepare(
     Raises:
         BedstoneError: as `run`.
     """
-    precision = pick_precision(recipe.precision, pick_device(recipe.device), learns=True)
-    build_schedule(recipe.schedule)
-    if recipe.budget or not method.epochs:
-        parse_budget(recipe.budget)
-    method.check(recipe)
+    precision = check_values(method, recipe)
     if folder is not None:
         check_recipe(folder / RECIPE, said(recipe), checkpoint)
     start = Start(precision, folder, checkpoint, quiet=quiet)
@@ -237,6 +235,20 @@ def prepare(
     batches = method.batches(recipe, model, splits, start)
     objective = method.objective(recipe, model, start)
     return RunPlan(start, splits, model, batches, objective, method.budget(recipe, splits))
+
+
+def check_values(method: Method, recipe: Any) -> Precision:
+    """Refuses what can be refused of a recipe before data is read; how it computes.
+
+    Raises:
+        BedstoneError: the recipe can't be run.
+    """
+    precision = pick_precision(recipe.precision, pick_device(recipe.device), learns=True)
+    build_schedule(recipe.schedule)
+    if recipe.budget or not method.epochs:
+        parse_budget(recipe.budget)
+    method.check(recipe)
+    return precision
 
 
 def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) -> Tokenizer | None:
@@ -304,7 +316,12 @@ def said(recipe: RunRecipe) -> dict[str, Any]:
 
 
 def _train(
-    method: Method, recipe: Any, folder: Path, plan: RunPlan, evaluations: Sequence[Any]
+    method: Method,
+    recipe: Any,
+    folder: Path,
+    plan: RunPlan,
+    evaluations: Sequence[Any],
+    watch: Watch | None,
 ) -> RunResult:
     """The training loop, and what it writes."""
     start, model = plan.start, plan.model
@@ -352,6 +369,7 @@ def _train(
         best_by=stopping.best_by,
         patience=stopping.patience,
         average=average,
+        watch=watch,
         pace=Pace(
             method.evaluate_every(recipe, plan.splits),
             recipe.save_every,
