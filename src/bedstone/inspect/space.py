@@ -11,7 +11,7 @@ In a YAML file, a field's value is such a text, or a list of values; sections ma
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 from bedstone.recipes.base import method_of, read
-from bedstone.settings import load_yaml, read_values
+from bedstone.settings import flat, load_yaml, read_values
 from bedstone.train.run import check_values
 
 FORMS = "expected a range (1e-4..1e-2, log:1e-4..1e-2, 2..8, 2..8/2) or values (8,16,32)"
@@ -108,7 +108,7 @@ def read_space(path: str | Path | None, words: Sequence[str] = ()) -> list[Dimen
         BedstoneError: the file or a range can't be read, a field is there twice, or none is.
     """
     found: dict[str, Dimension] = {}
-    pairs = list(_flat(read_values(path))) if path is not None else []
+    pairs = list(flat(read_values(path)).items()) if path is not None else []
     for word in (each for text in words for each in text.split()):
         name, equals, values = word.partition("=")
         if not equals or not name:
@@ -124,14 +124,6 @@ def read_space(path: str | Path | None, words: Sequence[str] = ()) -> list[Dimen
             "several in a YAML file by --space."
         )
     return list(found.values())
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _dimension(name: str, values: Any) -> Dimension:

@@ -8,7 +8,7 @@ the checkpoint.
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json, write_text
 from bedstone.reading import is_plain, read_object, shown
-from bedstone.settings import read_values, to_yaml
+from bedstone.settings import flat, read_values, to_yaml
 
 RECIPE, DATA = "recipe.yaml", "data.json"
 # What may change when a run goes on: how long it learns, and what isn't learnt from.
@@ -31,6 +31,7 @@ EXTENDABLE = (
     "save_every",
     "save_minutes",
     "keep",
+    "log",
     "log_every",
     "device",
 )
@@ -83,22 +84,14 @@ def check_recipe(path: Path, recipe: Mapping[str, Any], checkpoint: Checkpoint |
         path: of the recipe's file, for the error.
         recipe: its values; fields that one of the two lacks are of another version, and let pass.
     """
-    made_by = dict(_leaves(record_of(checkpoint).get("recipe") or {}))
-    now = dict(_leaves(json.loads(json.dumps(recipe))))
+    made_by = flat(record_of(checkpoint).get("recipe") or {})
+    now = flat(json.loads(json.dumps(recipe)))
     for name in sorted(made_by.keys() & now.keys()):
         if made_by[name] != now[name] and name not in FREE:
             raise BedstoneError(
                 f"{path}: {name} is {shown(now[name])}; the run was trained with "
                 f"{shown(made_by[name])}, {EXACTLY}. Put that back, {ANEW}."
             )
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def check_data(folder: Path, record: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:

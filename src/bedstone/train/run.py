@@ -36,6 +36,7 @@ from bedstone.train.pace import Pace
 from bedstone.train.resume import DATA, RECIPE, check_data, check_recipe, checked_tokenizer
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from bedstone.train.start import Start, weight_counts
+from bedstone.train.trackers import USUAL, check_trackers, open_trackers
 
 Method = Any  # a `recipes.base.Method`, which stands above
 
@@ -62,6 +63,7 @@ class RunRecipe(Settings):
         save_every: steps between checkpoints; 0 saves every `save_minutes`.
         save_minutes: minutes between checkpoints.
         keep: checkpoints to keep besides the best.
+        log: where figures go besides log.jsonl: tensorboard (where it is installed), wandb, mlflow.
         log_every: steps between lines of the log.
         strict: refuse data of which something may have been misunderstood, such as labels that
             differ by a space, instead of reporting it.
@@ -80,6 +82,7 @@ class RunRecipe(Settings):
     save_every: int = whole(0, default=0)
     save_minutes: float = number(0, open_least=True, default=5.0)
     keep: int = whole(1, default=2)
+    log: list[str] = field(default_factory=lambda: list(USUAL))
     log_every: int = whole(1, default=10)
     strict: bool = False
 
@@ -245,6 +248,7 @@ def check_values(method: Method, recipe: Any) -> Precision:
     """
     precision = pick_precision(recipe.precision, pick_device(recipe.device), learns=True)
     build_schedule(recipe.schedule)
+    check_trackers(recipe.log)
     if recipe.budget or not method.epochs:
         parse_budget(recipe.budget)
     method.check(recipe)
@@ -308,10 +312,15 @@ def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
 
 
 def said(recipe: RunRecipe) -> dict[str, Any]:
-    """The recipe as `recipe.yaml` and the artefact record it: `method` only where it was given."""
+    """The recipe as `recipe.yaml` and the artefact record it: two fields only where they say more.
+
+    They are `method`, where it was given, and `log`, where it isn't TensorBoard alone.
+    """
     values = dataclasses.asdict(recipe)
     if not values["method"]:
         del values["method"]
+    if values["log"] == list(USUAL):
+        del values["log"]
     return values
 
 
@@ -382,7 +391,8 @@ def _train(
     if start.checkpoint is not None:
         trainer.resume(start.checkpoint)
         say(f"Going on from step {trainer.step}, {clock(trainer.seconds)} into the run.")
-    log = RunLog(folder, step=trainer.step)
+    trackers = open_trackers(recipe.log, folder, trainer.step, said(recipe))
+    log = RunLog(folder, step=trainer.step, trackers=trackers)
     try:
         with ProgressBar("training", quiet=start.quiet) as bar:
             if not (start.quiet or recipe.compile):
