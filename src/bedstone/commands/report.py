@@ -274,7 +274,7 @@ def compare(
 def _data(run: Run) -> dict[str, Any]:
     """What a run's data.json says, hashes by their first digits."""
     return {
-        name: value[:12] if "fingerprint" in name or name == "tokenizer" else value
+        name: str(value)[:12] if "fingerprint" in name or name == "tokenizer" else value
         for name, value in run.data.items()
         if isinstance(value, str | int)
     }
