@@ -61,6 +61,7 @@ COMMANDS = {
         "compare": "commands.report:compare",
         "info": "commands.info:info",
         "check": "commands.check:check",
+        "card": "commands.card:card",
     },
     "learn": {
         "demo": "demo.start:run_demo",
