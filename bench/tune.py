@@ -1,6 +1,7 @@
 """Hyperparameter search by TPE and ASHA beside random search at full budgets, on tinyshakespeare.
 
     python bench/tune.py [--trials 40] [--steps 160] [--seeds 0] [--workers 1] [--write]
+    python bench/tune.py --sides bedstone    # one of the two alone
 
 Both search the same five fields of the same small recipe (a GPT of 0.1M parameters on characters),
 from the same seeds. Random search gives every trial its whole budget. The cost is counted in
@@ -80,16 +81,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=160)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     add_write(parser)
     args = parser.parse_args()
     values = recipe(SHARED / "text" / "tinyshakespeare.txt", args.steps)
-    rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in args.sides}
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
-            for side in SIDES:
+            for side in args.sides:
                 found = run(side, Path(folder), values, seed, args)
                 rounds[side].append(found)
                 print(f"seed {seed}, {side}: {found}", flush=True)
+            if len(args.sides) < 2:
+                continue
             ours, other = (rounds[side][-1] for side in SIDES)
             print(
                 f"seed {seed}: best {ours['best']:.4f}, random {other['best']:.4f} "

@@ -70,6 +70,7 @@ ALONE = {
     "data/text/completions.py": "one kind of examples, beside conversations.py",
     "demo/tour.py": "the short demo; the full one is the other files",
     "cli.py": "the command line; tests and the installed script call it, too",
+    "commands/evaluate.py": "a command; cards measure by it",
     "commands/generate.py": "a command; completion of files takes its settings",
     "commands/run.py": "a command; prompting prints results as it does",
     "tasks/text/text_generation.py": "a task, whose options that behind an endpoint has too",

@@ -19,11 +19,11 @@ from bedstone.errors import BedstoneError
 from bedstone.inspect import study as studies
 from bedstone.inspect.space import Dimension, read_space
 from bedstone.inspect.study import Journal, Study, StudySettings, create
-from bedstone.inspect.tune import TrialWatch, run_trial, search, work, write_results
+from bedstone.inspect.tune import TrialWatch, run_trial, work, write_results
 from bedstone.report.trials import Result, ranked, table
 from bedstone.train.logs import read_log
 from bedstone.train.loop import Trainer
-from runs import losses, recipe_values
+from runs import losses, recipe_values, start
 
 pytest.importorskip("optuna")
 RATES = ["optim.lr=log:1e-4..1e-1", "optim.momentum=0.5,0.95"]
@@ -252,15 +252,25 @@ def test_a_trial_whose_process_always_dies_is_given_up(tmp_path, monkeypatch):
     assert only.state == "failed" and "ended 2 times" in only.fault
 
 
-@pytest.mark.parametrize("ended", ["pruned", "diverged"])
-def test_a_decision_outlives_the_process_that_made_it(tmp_path, ended):
+def test_a_decision_outlives_the_process_that_made_it(tmp_path, monkeypatch):
+    """A worker dies after a trial was pruned and before that was recorded."""
     study = begin(tmp_path)
-    with study.claimed(1) as (trial, _):
-        trial.set_user_attr("ended", ended)  # and dies
-    other = Study(study.folder)
-    run_all(other, 1)
-    assert [each.state for each in other.results()] == [ended]
-    assert not study.run_folder(0).exists()
+    monkeypatch.setattr(type(study.study.pruner), "prune", lambda *args: True)
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "end", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_all(study, 1)
+    assert [each.state for each in study.results()] == ["running"]
+    monkeypatch.setattr("bedstone.inspect.tune._run", dies)  # nobody goes on with it
+    run_all(Study(study.folder), 1)
+    (only,) = study.results()
+    last = read_log(study.run_folder(0) / "log.jsonl")[-1]
+    assert (only.state, only.steps, only.items) == ("pruned", last["step"], last["tokens"])
+    assert only.steps < 40 and only.seconds > 0
 
 
 def test_a_trial_is_held_by_one_process_at_a_time(tmp_path):
@@ -305,7 +315,7 @@ def test_a_killed_trial_goes_on_inside_itself(tmp_path):
     code = "import sys; from bedstone.inspect.tune import main; main(*sys.argv[1:])"
     worker = subprocess.Popen([sys.executable, "-c", code, str(study.folder), "1"])
     run = study.run_folder(0)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not (run / "checkpoints" / "step-00000010").exists() and time.monotonic() < until:
         time.sleep(0.005)
     worker.send_signal(signal.SIGKILL)
@@ -318,32 +328,42 @@ def test_a_killed_trial_goes_on_inside_itself(tmp_path):
     check_losses(study, tmp_path / "plain")
 
 
+def logged_lines(study: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in study.glob("trials/*/log.jsonl"))
+
+
+def workers_of(study: Path) -> list[int]:
+    words = ["pgrep", "-f", f"bedstone.inspect.tune {study} "]
+    return [int(each) for each in subprocess.run(words, capture_output=True).stdout.split()]
+
+
 @pytest.mark.slow
 def test_twenty_kills_of_two_workers_lose_no_trial(tmp_path):
-    trials, draw = 10, random.Random(0)
-    study = begin(tmp_path, StudySettings(first=0.2), budget="150 steps", accumulate=2)
-    child = os.fork()
-    if child == 0:
-        try:
-            search(Study(study.folder), trials, 2, quiet=True)
-        finally:
-            os._exit(0)
-    kills = 0
-    while kills < 20 and os.waitpid(child, os.WNOHANG) == (0, 0):
-        time.sleep(draw.uniform(3.0, 7.0))
-        found = subprocess.run(
-            ["pgrep", "-f", f"bedstone.inspect.tune {study.folder} "],
-            capture_output=True,
-            text=True,
-        )
-        if workers := found.stdout.split():
-            os.kill(int(draw.choice(workers)), signal.SIGKILL)
+    """Workers are killed as they train, and twice the process that started them, by kill -9."""
+    trials, draw, folder = 10, random.Random(0), tmp_path / "study"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(small(tmp_path, budget="150 steps")))
+    words = ["tune", path, "--out", folder, "--trials", trials, "--workers", 2, "--first", 0.2]
+    words += [f"--over={each}" for each in RATES]
+    process, kills = start(*words), 0
+    while kills < 20 and process.poll() is None:
+        more = logged_lines(folder) + draw.randrange(3, 15)
+        until = time.monotonic() + 120
+        while logged_lines(folder) < more and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.01)
+        if kills % 8 == 7:
+            process.kill()
+            process.communicate()
+            process = start(*words)
             kills += 1
-    if kills == 20:
-        os.waitpid(child, 0)
-    assert kills == 20
-    check_whole(Study(study.folder), trials)
-    check_losses(Study(study.folder), tmp_path / "plain")
+        elif found := workers_of(folder):
+            os.kill(draw.choice(found), signal.SIGKILL)
+            kills += 1
+    said, _ = process.communicate()
+    assert (kills, process.returncode) == (20, 0), said
+    study = Study(folder)
+    check_whole(study, trials)
+    check_losses(study, tmp_path / "plain")
 
 
 # The command.

@@ -32,7 +32,7 @@ def tune(
     sampler: str = "tpe",
     pruner: str = "asha",
     first: float = 0.1,
-    reduction: int = 3,
+    reduction: int = 4,
     seed: int = 0,
     as_json: bool = False,
 ) -> int:

@@ -61,7 +61,7 @@ class StudySettings(Settings):
     sampler: str = one_of("tpe", "random", default="tpe")
     pruner: str = one_of("asha", "none", default="asha")
     first: float = number(0.001, 1.0, open_most=True, default=0.1)
-    reduction: int = whole(2, default=3)
+    reduction: int = whole(2, default=4)
     seed: int = whole(0, default=0)
 
 

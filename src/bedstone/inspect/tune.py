@@ -25,9 +25,10 @@ from bedstone.errors import BedstoneError
 from bedstone.files import make_folder, write_text
 from bedstone.inspect.study import DEATHS, PARTS, Study
 from bedstone.recipes.base import go_on, train
+from bedstone.report.plots import UNITS
 from bedstone.report.trials import Result, ranked, write_tuning_page
 from bedstone.settings import to_yaml
-from bedstone.train.logs import Interrupts, ProgressBar, clock, counted
+from bedstone.train.logs import Interrupts, ProgressBar, clock, counted, read_log
 from bedstone.train.loop import Diverged
 from bedstone.train.resume import DataChanged
 from bedstone.train.run import RunResult, said
@@ -94,8 +95,8 @@ def run_trial(study: Study, trial: Any, values: Mapping[str, Any]) -> bool:
         DataChanged: the trial's data isn't that of the study; the trial is left as it was.
     """
     folder = study.run_folder(trial.number)
-    if (ended := trial.user_attrs.get("ended")) in ENDED_EARLY:  # died before it was recorded
-        study.end(trial, ended)
+    if trial.user_attrs.get("ended") in ENDED_EARLY:  # its process died before it was recorded
+        _end_early(study, trial, folder, _spent(folder))
         return True
     try:
         result = _run(study, trial, values, folder)
@@ -116,13 +117,28 @@ def run_trial(study: Study, trial: Any, values: Mapping[str, Any]) -> bool:
     done = result.done
     facts = {"steps": done.step, "items": done.tokens, "seconds": done.seconds}
     if done.reason == "pruned":
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        study.end(trial, trial.user_attrs["ended"], **facts)
+        _end_early(study, trial, folder, facts)
     elif done.reason != "finished":
         return False
     else:
         _end_finished(study, trial, done.metrics, facts)
     return True
+
+
+def _end_early(study: Study, trial: Any, folder: Path, facts: dict[str, Any]) -> None:
+    """Records a trial that its watch ended; nobody goes on with it, so its checkpoints are gone."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    study.end(trial, trial.user_attrs["ended"], **facts)
+
+
+def _spent(folder: Path) -> dict[str, Any]:
+    """What a run has spent, as its log says."""
+    log = read_log(folder / "log.jsonl")
+    if not log:
+        return {}
+    last = {name: value for record in log for name, value in record.items() if value is not None}
+    items = next((int(last[unit]) for unit in UNITS if unit in last), 0)
+    return {"steps": log[-1]["step"], "items": items, "seconds": last.get("seconds", 0.0)}
 
 
 def _run(study: Study, trial: Any, values: Mapping[str, Any], folder: Path) -> RunResult:

@@ -102,7 +102,7 @@ def write_tuning_page(
     with TemporaryDirectory() as folder:
         drawn = {
             draw_parallel(results, Path(folder) / "parallel.png", by, logarithmic): (
-                "A line is a trial: its values, and how good it was. Red: the best. Grey: stopped."
+                "A line is a trial: its values and its last figure. Red: the best. Grey: stopped."
             ),
             draw_trials(results, Path(folder) / "curves.png", by): (
                 f"{by} by the share of the budget."
