@@ -155,6 +155,24 @@ def test_rows_that_are_gone_are_named(model, tasks, tmp_path):
         run_tasks(model, HarnessSettings("lm-eval", str(path)), FP32)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"doc_to_text": "{{ ''.__class__.__mro__[1].__subclasses__() }}"},
+        {"metric_list": [{"metric": "./metric.py"}]},
+        {"metric_list": [{"metric": "acc", "hf_evaluate": True}]},
+        {"include": "other.yaml"},
+    ],
+)
+def test_a_task_s_file_runs_no_program(model, tasks, tmp_path, change):
+    pytest.importorskip("lm_eval")
+    config = yaml.safe_load((tasks / "choice.yaml").read_text()) | change
+    path = tmp_path / "task.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(BedstoneError, match=r"SecurityError|is no metric|include isn't followed"):
+        run_tasks(model, HarnessSettings("lm-eval", str(path)), FP32)
+
+
 def test_prompts_that_are_too_long_lose_their_beginning(model):
     pytest.importorskip("lm_eval")
     from lm_eval.api.instance import Instance

@@ -81,14 +81,19 @@ def tune(
     settings = StudySettings(by, sampler, pruner, first, reduction, seed)
     check_space(dimensions, base, by)
     folder = Path(out or f"runs/tune-{path.stem}")
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max((os.cpu_count() or 1) // workers, 1))
-    study = create(folder, base, dimensions, settings, threads)
+    study = create(folder, base, dimensions, settings, threads_of(workers))
     reason = search(study, trials, workers, quiet=as_json)
     if as_json:
         print(json.dumps(record(study)))
     else:
         show(study, reason)
     return {"SIGINT": 130, "SIGTERM": 143}.get(reason, 0)
+
+
+def threads_of(workers: int) -> int:
+    """Threads of each worker: OMP_NUM_THREADS where it says how many, or its share of the cores."""
+    word = os.environ.get("OMP_NUM_THREADS", "")
+    return int(word) if word.isdigit() and int(word) else max((os.cpu_count() or 1) // workers, 1)
 
 
 def base_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:

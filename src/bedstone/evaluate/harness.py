@@ -4,15 +4,19 @@ The harness writes the prompts of its tasks and scores the answers; the model an
 Bedstone's own likelihoods and generation. Texts become tokens as in the harness's own model of
 `transformers`, so the figures of both compare.
 
-Tasks are names that the harness knows, whose data it fetches, or YAML files in its format. A YAML
-file that calls Python (`!function`) is refused: a task's file isn't to run programs.
+Tasks are names that the harness knows, whose data it fetches, or YAML files in its format. A task's
+file isn't to run programs: `!function`, `include`, and metrics that are fetched as scripts are
+refused, and the harness's templates are rendered in a sandbox.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 from rich.table import Table
 
 from bedstone.checkpoints.model import Model, tokenizer_of
@@ -93,19 +97,23 @@ def run_tasks(model: Model, settings: HarnessSettings, how: Precision) -> dict[s
         if name not in manager.all_tasks:
             near = closest(name, manager.all_tasks)
             raise BedstoneError(f"--tasks: {NAME} has no task {name!r}{near}.")
+    for each in tasks:
+        if isinstance(each, dict):
+            _check_metrics(each)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        found = harness.simple_evaluate(
-            harness_model(model, how),
-            tasks=tasks,
-            num_fewshot=settings.shots,
-            limit=settings.limit or None,
-            task_manager=manager,
-            bootstrap_iters=1000,
-        )
+        with _sandbox():
+            found = harness.simple_evaluate(
+                harness_model(model, how),
+                tasks=tasks,
+                num_fewshot=settings.shots,
+                limit=settings.limit or None,
+                task_manager=manager,
+                bootstrap_iters=1000,
+            )
     except BedstoneError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, TemplateError) as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())[:400]
         raise BedstoneError(
             f"--tasks {settings.tasks}: {NAME} can't run them ({why}). The data of its own tasks "
@@ -129,10 +137,47 @@ def read_tasks(words: str) -> list[str | dict[str, Any]]:
         value = load_yaml(text, f"{word}: is no YAML file of a task")
         if not isinstance(value, dict) or not isinstance(value.get("task"), str):
             raise BedstoneError(f"{word}: holds no task; expected a mapping with the key task.")
+        if "include" in value:
+            raise BedstoneError(
+                f"{word}: include isn't followed. Write all of the task in one file."
+            )
         tasks.append(value)
     if not tasks:
         raise BedstoneError("--tasks: is missing. Name tasks of lm-eval, or YAML files of tasks.")
     return tasks
+
+
+def _check_metrics(task: Mapping[str, Any]) -> None:
+    """Refuses metrics that the harness would fetch, and run, as a script.
+
+    Raises:
+        BedstoneError: one isn't among those of the harness.
+    """
+    import lm_eval.api.metrics  # noqa: F401  # it fills the registry
+    from lm_eval.api.registry import metric_registry
+
+    known = list(metric_registry)
+    for each in task.get("metric_list") or ():
+        name = each.get("metric") if isinstance(each, Mapping) else None
+        if name not in known or each.get("hf_evaluate"):
+            raise BedstoneError(
+                f"{task['task']}: metric_list: {name!r} is no metric of {NAME} itself"
+                f"{closest(str(name), known)}."
+            )
+
+
+@contextlib.contextmanager
+def _sandbox() -> Iterator[None]:
+    """The harness's templates in a sandbox, for as long; its own environment has none."""
+    from lm_eval import utils
+
+    before = utils.env
+    utils.env = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+    utils.env.filters |= before.filters
+    try:
+        yield
+    finally:
+        utils.env = before
 
 
 def harness_model(model: Model, how: Precision) -> Any:

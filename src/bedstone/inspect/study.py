@@ -392,7 +392,7 @@ def create(
         else:
             write_text(folder / RECIPE, text)
             write_json(folder / SETTINGS, {**document, "threads": threads})
-    return Study(folder)
+        return Study(folder)
 
 
 def _check_same(folder: Path, document: Mapping[str, Any], recipe: str) -> None:
