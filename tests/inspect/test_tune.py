@@ -66,6 +66,7 @@ def test_half_a_line_of_a_dead_process_is_taken_away(tmp_path):
     assert path.read_text().count("\n") == 3
 
 
+@pytest.mark.slow  # two processes that load torch
 def test_processes_that_write_one_journal_lose_nothing(tmp_path):
     path = tmp_path / "journal" / "journal.jsonl"
     code = (

@@ -32,7 +32,7 @@ from bedstone.inspect.space import Dimension
 from bedstone.reading import is_plain, read_object, shown
 from bedstone.recipes.base import read
 from bedstone.report.trials import Result
-from bedstone.settings import Settings, number, one_of, read_values, to_yaml, whole
+from bedstone.settings import Settings, flat, number, one_of, read_values, to_yaml, whole
 from bedstone.train.resume import DATA, RECIPE, DataChanged
 
 SETTINGS, JOURNAL = "study.json", "journal/journal.jsonl"
@@ -193,8 +193,8 @@ class Study:
         known = self._trials()
         if sum(each.state.name != "WAITING" for each in known) >= trials:
             return None
-        usual = self._usual()
-        if not known and all(each.holds(own) for each, own in usual):
+        usual = [] if known else self._usual()
+        if usual and all(each.holds(own) for each, own in usual):
             # the recipe as it is: what a search has to be better than
             self.study.enqueue_trial({each.name: each.stored(own) for each, own in usual})
         self.study.sampler = self._sampler(len(known))
@@ -209,13 +209,8 @@ class Study:
 
     def _usual(self) -> list[tuple[Dimension, Any]]:
         """Each dimension, and its value in the recipe that trials share."""
-        found: list[tuple[Dimension, Any]] = []
-        for each in self.space:
-            value: Any = self.recipe
-            for part in each.name.split("."):
-                value = value.get(part) if isinstance(value, Mapping) else None
-            found.append((each, value))
-        return found
+        own = flat(asdict(read(self.recipe, usual="supervised")))
+        return [(each, own.get(each.name)) for each in self.space]
 
     def _hold(self, number: int, stack: contextlib.ExitStack) -> bool:
         try:
