@@ -1,6 +1,10 @@
 """Four tasks by prompting beside lm-evaluation-harness: accuracy, and predictions row by row.
 
-    python bench/harness.py MODEL [--rows 200] [--shots 0 4] [--write]
+    python bench/harness.py MODEL [--rows 200] [--shots 0 4] [--adaptor] [--write]
+
+With --adaptor, the harness runs each task twice, by its own model of transformers and by Bedstone's
+adaptor (`bedstone evaluate --harness lm-eval`), on the same fp32 weights: log-likelihoods of each
+row, of rolling ones and texts too, and seconds of the processor.
 
 Prompts are Bedstone's built-in templates; the harness writes its own from the same words by its
 task's `doc_to_text`, so equal predictions also mean equal prompts. Its examples are given in the
@@ -22,8 +26,11 @@ import numpy as np
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
 import bedstone
+from bedstone.evaluate.harness import harness_model
+from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.text.prompted_tasks import PromptedClassification
 from likelihood import harness_of
 from result import SHARED, Side, add_write, write
@@ -82,31 +89,102 @@ def save(rows: list[dict[str, Any]], path: Path) -> str:
     return str(path)
 
 
+def config_of(
+    known: Known, rows: list[Any], examples: list[Any], name: str, folder: str
+) -> dict[str, Any]:
+    """A task as the harness's YAML has it; its rows are written into a folder."""
+    files = {"test": save(rows, Path(folder) / "test.jsonl")}
+    if examples:
+        files["train"] = save(examples, Path(folder) / "train.jsonl")
+    text, head = known.text, ""
+    if examples and "\n\n" in text:  # an instruction stands once
+        head, text = text.split("\n\n")
+    config: dict[str, Any] = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": text,
+        "doc_to_choice": list(known.choices.values()),
+        "doc_to_target": f"{{{{{list(known.choices)}.index(label)}}}}",
+        "description": f"{head}\n\n" if head else "",
+        "metric_list": [{"metric": "acc"}],
+    }
+    if examples:
+        config |= {"fewshot_split": "train", "fewshot_config": {"sampler": "first_n"}}
+    return config
+
+
+# What a task of another kind of request says instead of a choice.
+KINDS: dict[str, dict[str, Any]] = {
+    "rolling": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "bits_per_byte"}],
+    },
+    "written": {
+        "output_type": "generate_until",
+        "doc_to_text": "Review: {{text}}\nAnother review:",
+        "doc_to_target": "{{label}}",
+        "generation_kwargs": {"until": ["\n"], "max_gen_toks": 16},
+        "metric_list": [{"metric": "exact_match"}],
+    },
+}
+
+
+def run(side: Any, config: dict[str, Any], shots: int) -> tuple[list[Any], float]:
+    """A task's answers by row, and seconds of the processor."""
+    began = time.process_time()
+    found = simple_evaluate(
+        side,
+        tasks=[dict(config)],
+        num_fewshot=shots,
+        bootstrap_iters=0,
+        task_manager=TaskManager(include_defaults=False),
+    )
+    samples = sorted(found["samples"][config["task"]], key=lambda each: each["doc_id"])
+    return [each["filtered_resps"] for each in samples], time.process_time() - began
+
+
+def compare_adaptor(model: bedstone.Model, peer: HFLM, count: int, shots: list[int]) -> None:
+    """Prints the largest difference of each task's log-likelihoods, and seconds of both."""
+    adaptor = harness_model(model, pick_precision("fp32", pick_device("cpu")))
+    seconds = [0.0, 0.0]
+    plans = [(name, known, given) for name, known in TASKS.items() for given in shots]
+    plans += [(name, TASKS["sst2"], 0) for name in KINDS]
+    for name, known, given in plans:
+        rows, own = lines(known.rows, count), lines(known.examples, given, skip=count)
+        with tempfile.TemporaryDirectory() as folder:
+            config = config_of(known, rows, own, name, folder)
+            if name in KINDS:
+                config = {k: v for k, v in config.items() if "doc_to" not in k} | KINDS[name]
+            ours, mine = run(adaptor, config, given)
+            theirs, other = run(peer, config, given)
+        seconds = [seconds[0] + mine, seconds[1] + other]
+        if name == "written":
+            same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+            said = f"{same} of {len(ours)} texts are equal"
+        else:
+            apart = np.abs(numbers(ours) - numbers(theirs))
+            said = f"log-likelihoods differ by {apart.max():.1e} at most, of {apart.size}"
+        print(f"{name:8} k={given}: {said}; {mine:.1f} s, lm-eval {other:.1f} s", flush=True)
+    print(f"all: {seconds[0]:.1f} s, lm-eval's own model {seconds[1]:.1f} s")
+
+
+def numbers(answers: list[Any]) -> np.ndarray:
+    """The log-likelihoods of answers, in one row."""
+    flat = [one[0] if isinstance(one, tuple | list) else one for row in answers for one in row]
+    return np.array(flat, dtype=float)
+
+
 def theirs(
     peer: HFLM, known: Known, rows: list[Any], examples: list[Any], name: str
 ) -> tuple[list[int], list[list[float]], list[bool]]:
     """The harness's predicted choices, its scores, and which prompts it cut."""
     with tempfile.TemporaryDirectory() as folder:
-        files = {"test": save(rows, Path(folder) / "test.jsonl")}
-        if examples:
-            files["train"] = save(examples, Path(folder) / "train.jsonl")
-        text, head = known.text, ""
-        if examples and "\n\n" in text:  # an instruction stands once
-            head, text = text.split("\n\n")
-        config: dict[str, Any] = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": files},
-            "test_split": "test",
-            "output_type": "multiple_choice",
-            "doc_to_text": text,
-            "doc_to_choice": list(known.choices.values()),
-            "doc_to_target": f"{{{{{list(known.choices)}.index(label)}}}}",
-            "description": f"{head}\n\n" if head else "",
-            "metric_list": [{"metric": "acc"}],
-        }
-        if examples:
-            config |= {"fewshot_split": "train", "fewshot_config": {"sampler": "first_n"}}
+        config = config_of(known, rows, examples, name, folder)
         found = simple_evaluate(
             peer, tasks=[config], num_fewshot=len(examples), bootstrap_iters=0, verbosity="ERROR"
         )
@@ -124,12 +202,16 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 4])
+    parser.add_argument("--adaptor", action="store_true")
     add_write(parser)
     args = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = bedstone.load(args.model)
     model.network.float()
     peer = harness_of(model)
+    if args.adaptor:
+        compare_adaptor(model, peer, args.rows, args.shots)
+        return
     seconds: dict[str, list[float]] = {"bedstone": [], "lm-eval": []}
     quality: dict[str, Any] = {}
     for name, known in TASKS.items():

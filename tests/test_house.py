@@ -70,6 +70,7 @@ ALONE = {
     "data/text/completions.py": "one kind of examples, beside conversations.py",
     "demo/tour.py": "the short demo; the full one is the other files",
     "cli.py": "the command line; tests and the installed script call it, too",
+    "commands/evaluate.py": "a command; cards measure by it",
     "commands/generate.py": "a command; completion of files takes its settings",
     "commands/join.py": "a command, and the shares that it joins; other commands may make shares",
     "commands/run.py": "a command; prompting prints results as it does",
@@ -157,6 +158,7 @@ KEPT_NAMES = {
 EXTRAS = {"matplotlib", "tensorboard", "sentencepiece", "transformers", "diffusers", "peft"}
 EXTRAS |= {"gradio", "fastapi", "uvicorn", "optuna", "captum", "lancedb", "ray", "pytest"}
 EXTRAS |= {"hypothesis", "torchvision", "prometheus_client", "openai", "lm_eval", "sacrebleu"}
+EXTRAS |= {"wandb", "mlflow"}
 EXTRAS |= {"llguidance", "sklearn", "nervaluate", "torchmetrics", "rouge_score", "playwright"}
 
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

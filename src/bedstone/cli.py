@@ -35,6 +35,7 @@ COMMANDS = {
         "finetune": "commands.train:finetune_",
         "resume": "commands.train:resume_",
         "plan": "commands.plan:plan",
+        "tune": "commands.tune:tune",
     },
     "use": {
         "generate": "commands.generate:generate",
@@ -62,6 +63,7 @@ COMMANDS = {
         "compare": "commands.report:compare",
         "info": "commands.info:info",
         "check": "commands.check:check",
+        "card": "commands.card:card",
     },
     "learn": {
         "demo": "demo.start:run_demo",
@@ -81,6 +83,7 @@ EVERYWHERE = (
     "precision",
     "device",
 )  # options that most commands have, listed last
+MAY_LACK_ONE = {"evaluate": "data"}  # a place of a command that may be empty
 MAY_LACK = ("overrides", "text", "names")  # lists of words that may be empty
 ABOUT = (
     "The whole life of foundation models: pretrain, adapt, prompt, evaluate, use, serve.\n"
@@ -309,7 +312,8 @@ class Parser:
                 self._read_fields(name, hint)
                 continue
             option = Option(name, name, hint, parameter.default, helps.get(name, ""))
-            if parameter.default is inspect.Parameter.empty:
+            may_lack = MAY_LACK_ONE.get(self.name) == name
+            if parameter.default is inspect.Parameter.empty or may_lack:
                 self.places.append(option)
             else:
                 shared = "output and hardware" if name in EVERYWHERE else "options"
@@ -336,6 +340,8 @@ class Parser:
         if place.name == "overrides" and self.name in RECIPES:
             text += " They are listed below."
         many: dict[str, Any] = {"nargs": "+"} if place.is_list else {}
+        if MAY_LACK_ONE.get(self.name) == place.name:
+            many = {"nargs": "?"}
         if place.is_list and place.name in MAY_LACK:
             many = {"nargs": "*", "default": []}
         self.parser.add_argument(place.name, help=_plain(text), **many)

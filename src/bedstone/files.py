@@ -220,11 +220,12 @@ def make_folder(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, refusal: str) -> Iterator[None]:
+def lock(folder: Path, refusal: str = "", *, wait: bool = False) -> Iterator[None]:
     """Holds a folder for one process; the system lets go when that ends, however it does.
 
     Args:
         refusal: what to say where another process, or another part of this one, holds it.
+        wait: until it is let go, instead of refusing.
 
     Raises:
         BedstoneError: it is held, or nothing can be written there.
@@ -242,7 +243,7 @@ def lock(folder: Path, refusal: str) -> Iterator[None]:
             raise BedstoneError(_refusal(folder, error, None)) from error
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except OSError as error:
                 raise BedstoneError(f"{folder}: {refusal}") from error
             try:

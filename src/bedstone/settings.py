@@ -343,6 +343,17 @@ def field_helps(doc: str | None) -> dict[str, str]:
     return found
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a recipe by their names in overrides: `optim.lr`; an empty section is one."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
 def to_yaml(recipe: Any) -> str:
     """A recipe, or its values by name, as YAML that `read_recipe` reads back."""
 

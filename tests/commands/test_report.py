@@ -89,10 +89,29 @@ def test_runs_are_compared_by_recipe_and_metrics(runs, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "optim.adamw_lr" in said and "validation: accuracy" in said
     assert "batch_size" not in said  # it doesn't differ
-    assert "data:image/png" in page.read_text()
+    assert page.read_text().count("data:image/png") == 2  # so short a run logs no training loss
+    assert "compare." not in page.read_text()
     assert main(["compare", folders[0]]) == 2
     assert main(["compare", folders[0], folders[0]]) == 0
     assert "nothing differs" in capsys.readouterr().out
+
+
+def test_runs_of_other_data_are_compared_with_a_warning(runs, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(runs / "slow", other)
+    record = json.loads((other / "data.json").read_text()) | {"fingerprint": "f" * 64}
+    (other / "data.json").write_text(json.dumps(record))
+    page = tmp_path / "compared.html"
+    words = ["compare", str(runs / "slow"), str(other)]
+    assert main([*words, "--page", str(page), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runs"] == ["slow", "other"]
+    assert found["data"]["fingerprint"]["other"] == "f" * 12
+    assert "don't compare" in found["warning"]
+    assert found["warning"] in html.unescape(page.read_text())
+    assert main([*words[:2], str(runs / "slow"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["warning"] == "" and again["recipe"] == again["data"] == {}
 
 
 def test_differences_and_figures_side_by_side(runs):

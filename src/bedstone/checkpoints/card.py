@@ -1,8 +1,21 @@
-"""The model card: what an artefact is, in Markdown with the metadata block that hubs read."""
+"""The model card: what an artefact is, in Markdown with the metadata block that hubs read.
 
-from collections.abc import Mapping
+Figures that `bedstone card` measured stand in `bedstone.json` under `figures`, with the hash of the
+weights that they are of, and in the card: each with its interval, the hash of its data, and the
+command that measures it again. Saving a model leaves them out, since its weights may be others.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from bedstone.checkpoints.side_files import write_record
+from bedstone.errors import BedstoneError
+from bedstone.files import atomic_folder, sha256, write_text
 from bedstone.nn.quantize import quantized_part, weights_of
 
 # What a model is for, by its head; one of pictures by `image` and its head.
@@ -70,8 +83,7 @@ def card(
         "parameters": f"{count:,}",
         **quantized_part(network),
         **_shape(config),
-        "trained on": (record.get("data") or {}).get("source", "not recorded"),
-        **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
+        **_learnt(record),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     task, command = USES[_use(network)]
@@ -85,7 +97,7 @@ def card(
     return (
         f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
         f"# {config.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
-        f"{labels}\n```\n{command}\n```\n\n{opened}"
+        f"{labels}\n```\n{command}\n```\n\n{opened}{_measured(record)}"
     )
 
 
@@ -198,8 +210,7 @@ def pipeline_card(
         "width, layers, heads": f"{config.width}, {config.layers}, {config.heads}",
         **_drawn_in(config),
         "drawn by": how,
-        "trained on": (record.get("data") or {}).get("source", "not recorded"),
-        **{name: f"{value:.4g}" for name, value in (record.get("metrics") or {}).items()},
+        **_learnt(record),
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     labels = f"\nClasses: {', '.join(names)}.\n" if names else ""
@@ -209,7 +220,7 @@ def pipeline_card(
     return (
         f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
         f"# {config.layout}, {total / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
-        f"{labels}\n```\n{command}\n```\n"
+        f"{labels}\n```\n{command}\n```\n{_measured(record)}"
     )
 
 
@@ -219,3 +230,114 @@ def _drawn_in(config: Any) -> dict[str, str]:
         return {"patches": " x ".join(map(str, config.patches))}
     grid = " x ".join(map(str, config.grid))
     return {"codes of an image": f"{grid} of {config.codes:,}, in {config.order} order"}
+
+
+# Figures that were measured of a model, so that they can be measured again.
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure of a model.
+
+    Attributes:
+        low, high: of its 95 % interval.
+        rows: how many rows, or targets of the loss, it is of.
+        data: the hash of what it was measured on.
+        command: that measures it again, in the model's folder.
+        precision: of the computation.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    rows: int
+    data: str
+    command: str
+    precision: str
+
+
+def weights_hash(folder: Path) -> str:
+    """The hash of a folder's weights: of the names and hashes of their files, in order.
+
+    Raises:
+        BedstoneError: there are none.
+    """
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise BedstoneError(f"{folder}: holds no weights (.safetensors). Give a model's folder.")
+    lines = [f"{each.relative_to(folder).as_posix()} {sha256(each)}\n" for each in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def kept_figures(record: Mapping[str, Any], where: object) -> tuple[str, list[Measured]]:
+    """The hash of the weights and their figures that a record holds; "" and none without any.
+
+    Raises:
+        BedstoneError: they are damaged.
+    """
+    kept = record.get("figures") or {}
+    try:
+        return str(kept.get("weights", "")), [Measured(**each) for each in kept.get("measured", [])]
+    except (TypeError, AttributeError):
+        raise BedstoneError(
+            f"{where}: its figures are damaged. Measure them again: bedstone card {where} --measure"
+        ) from None
+
+
+def keep_figures(folder: Path, model: Any, figures: Sequence[Measured]) -> None:
+    """Puts figures into the record and the card of a model's folder, whole or not at all.
+
+    Args:
+        model: that was opened from it: its `record` and `card` are written.
+    """
+    kept = {"weights": weights_hash(folder), "measured": [asdict(each) for each in figures]}
+    model.record["figures"] = kept
+    with atomic_folder(folder) as new:
+        for path in sorted(folder.rglob("*")):
+            target = new / path.relative_to(folder)
+            if path.is_dir():
+                target.mkdir()
+            elif path.name not in ("README.md", ".lock") or path.parent != folder:
+                _link(path, target)
+        write_text(new / "README.md", model.card())
+        write_record(new, model.record)
+
+
+def _link(path: Path, target: Path) -> None:
+    """The same file under another name, which costs no copy of large weights; else a copy."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
+
+
+def _learnt(record: Mapping[str, Any]) -> dict[str, str]:
+    """Rows of the table: the data, its hash, and what was measured in training."""
+    data = record.get("data") or {}
+    rows = {"trained on": str(data.get("source", "not recorded"))}
+    if data.get("fingerprint"):
+        rows["hash of that data"] = str(data["fingerprint"])
+    if not record.get("figures"):
+        metrics = record.get("metrics") or {}
+        rows |= {f"{name}, in training": f"{value:.4g}" for name, value in metrics.items()}
+    return rows
+
+
+def _measured(record: Mapping[str, Any]) -> str:
+    """The section of figures; what measures them, where there are none yet."""
+    weights, figures = kept_figures(record, "the model")
+    if not figures:
+        measured = record.get("metrics")
+        how = "\nFigures of training have no interval; `bedstone card . --measure` measures anew.\n"
+        return how if measured else ""
+    lines = [
+        f"| {each.name} | {each.value:.4g} | {each.low:.4g} to {each.high:.4g} | {each.rows:,} | "
+        f"`{each.data[:16]}` | `{each.command}` | {each.precision} |"
+        for each in figures
+    ]
+    head = "| figure | value | 95 % interval | rows | hash of data | command | precision |\n"
+    return (
+        f"\n## Figures\n\n{head}|{'---|' * 7}\n" + "\n".join(lines) + "\n\n"
+        f"Of the weights `{weights[:16]}`. `bedstone card . --check` measures them again.\n"
+    )

@@ -244,6 +244,7 @@ class Model:
             golden: whether golden outputs are among them, for which the network is run.
         """
         self.write_network(folder)
+        self.record.pop("figures", None)  # of the weights that they were measured of
         write_text(folder / "README.md", self.card())
         if golden:
             try_write_golden(folder, self)

@@ -21,7 +21,8 @@ from bedstone.runtime import versions
 RECORD = "bedstone.json"
 KINDS = {
     **dict.fromkeys(
-        ("files", "recipe", "data", "metrics", "versions", "head", "quantized"), "an object"
+        ("files", "recipe", "data", "metrics", "versions", "head", "quantized", "figures"),
+        "an object",
     ),
     **dict.fromkeys(("base", "saved"), "text"),
 }

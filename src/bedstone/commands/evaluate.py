@@ -15,6 +15,7 @@ from bedstone.evaluate.autoencoder import evaluate_autoencoder
 from bedstone.evaluate.contrastive import evaluate_contrastive
 from bedstone.evaluate.dalle import evaluate_reranking
 from bedstone.evaluate.generative import evaluate_generative
+from bedstone.evaluate.harness import UNUSED, HarnessSettings, evaluate_harness
 from bedstone.evaluate.humaneval import HUMANEVAL, USUAL, CodeSettings, evaluate_humaneval
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
@@ -40,9 +41,10 @@ NOTHING = Asking()
 
 def evaluate(
     model: str,
-    data: str,
+    data: str = "",
     code: CodeSettings = USUAL,
     asking: Asking = NOTHING,
+    harness: HarnessSettings = UNUSED,
     *,
     task: str = "",
     column: str = "",
@@ -76,7 +78,7 @@ def evaluate(
     Args:
         model: a folder, a name that `bedstone models` lists, or a hub id; of humaneval also one
             behind an endpoint, openai:NAME or http://host/v1#NAME.
-        data: a built-in name, a path, a glob or a hub id.
+        data: a built-in name, a path, a glob or a hub id; none with --harness.
         task: the task to run on labelled rows and score by its metric, such as
             zero-shot-classification, or humaneval: functions to complete, with their tests; by
             default what the model was trained for, with its loss.
@@ -111,11 +113,24 @@ def evaluate(
         bedstone evaluate runs/finetune-own rows.csv
         bedstone evaluate runs/en-de test.jsonl --task translation --page test.html
         bedstone evaluate MODEL HumanEval.jsonl --task humaneval --completions 20 --k 1 --k 10
+        bedstone evaluate MODEL --harness lm-eval --tasks task.yaml --shots 4
 
     Raises:
         BedstoneError: the model or the data can't be opened, the task has no metric or the model
             can't do it, the context is too long, or an option is of another kind of model.
     """
+    if harness.harness:
+        check_unused({"data": data, "task": task}, "--harness has tasks of its own. Leave it out")
+        how = pick_precision(precision, pick_device(device))
+        opened = open_model(model, dtype=how.weights, device=how.device)
+        how = settled(opened.network, how)
+        return evaluate_harness(opened, harness, how, as_json=as_json)
+    check_unused({"tasks": harness.tasks, "limit": harness.limit}, "it serves --harness lm-eval")
+    if not data:
+        raise BedstoneError(
+            "evaluate: data is missing. Name it behind the model, or tasks by --harness lm-eval "
+            "--tasks NAME."
+        )
     if task == HUMANEVAL:
         others = {
             "column": column,

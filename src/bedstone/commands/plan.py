@@ -2,11 +2,13 @@
 
 import json
 from datetime import datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bedstone.errors import BedstoneError
 from bedstone.recipes import library
+
+if TYPE_CHECKING:
+    from bedstone.inspect.plan import Plan
 
 
 def plan(
@@ -54,13 +56,16 @@ def plan(
     for name, value in given.items():
         if not 0 <= value < float("inf"):
             raise BedstoneError(f"--{name}: {value} was given; expected a number from 0 on.")
-    method, read = _read(library.find(recipe), overrides)
+    path = library.find(recipe)
     if gpus:
+        method, read = read_any(path, overrides)
         paper = _on_paper(method, read, gpus, gpu, price_hour)
         print(json.dumps(paper.record()) if as_json else "\n".join(paper.lines()))
         return 0
     from bedstone.inspect.plan import make_plan
+    from bedstone.recipes.given import read_any
 
+    method, read = read_any(path, overrides)
     made = make_plan(
         method,
         read,
@@ -70,11 +75,15 @@ def plan(
         memory_gb=memory_gb,
         quiet=as_json,
     )
+    _print(made, as_json=as_json)
+    return int(made.failed(strict=strict))
+
+
+def _print(made: "Plan", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(made.record()))
     else:
         print("\n".join(made.lines(datetime.now())))
-    return int(made.failed(strict=strict))
 
 
 def _on_paper(method: Any, recipe: Any, gpus: int, gpu: str, price: float) -> Any:
@@ -108,15 +117,3 @@ def _on_paper(method: Any, recipe: Any, gpus: int, gpu: str, price: float) -> An
         tokens=budget.amount * each,
         price=price,
     )
-
-
-def _read(path: Path, overrides: list[str]) -> tuple[Any, Any]:
-    """The method of a recipe, of whichever command, and the recipe."""
-    from bedstone.recipes import given
-    from bedstone.recipes.base import method_of, read_start
-    from bedstone.recipes.supervised import TASKS
-
-    values = read_start(path, overrides)
-    named = isinstance(values.get("model"), str) or values.get("task") in TASKS
-    found, _ = given.recipe(path, overrides, None, {}, finetunes=named and not values.get("method"))
-    return method_of(found), found

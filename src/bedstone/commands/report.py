@@ -1,5 +1,6 @@
 """`bedstone report` and `compare`: a run as one page, and several runs side by side."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,16 @@ from bedstone.outputs import new_file
 from bedstone.reading import read_object
 from bedstone.report.pages import Section, write_report
 from bedstone.report.plots import draw_curves
-from bedstone.settings import read_values, to_yaml
+from bedstone.settings import flat, read_values, to_yaml
 from bedstone.train.logs import clock, counted, read_lines, read_log
 
 PICTURES = {"curve.png": "Loss in training", "samples.png": "Samples", "answers.png": "Answers"}
+# Figures that a comparison draws, by minutes or steps, with what is said below.
+CURVES = (
+    ("validation_loss", "minutes", "Validation loss by minutes of training"),
+    ("validation_loss", "step", "Validation loss by steps"),
+    ("loss", "step", "Training loss by steps"),
+)
 LEFT_OUT = ("kind", "main", "labels", "support", "confusion", "baselines", "warning", "rows")
 
 
@@ -216,13 +223,16 @@ def making(run: Run) -> Section:
     return made
 
 
-def compare(runs: list[str], page: str | None = None, overwrite: bool = False) -> None:
-    """Compare runs: where their recipes differ, and their metrics side by side.
+def compare(
+    runs: list[str], page: str | None = None, overwrite: bool = False, as_json: bool = False
+) -> None:
+    """Compare runs: where their recipes and data differ, and their metrics side by side.
 
     Args:
         runs: two or more folders of runs.
         page: an HTML file to write, with the curves too.
         overwrite: replace a page of the same name.
+        as_json: print one JSON object.
 
     Example:
         bedstone compare runs/small runs/large --page compared.html
@@ -236,30 +246,83 @@ def compare(runs: list[str], page: str | None = None, overwrite: bool = False) -
         new_file(page, "--page", overwrite=overwrite)
     found = [open_run(each) for each in runs]
     names = _names(found)
-    differing = differences([each.recipe for each in found])
-    measured = side_by_side(found)
-    console = Console()
-    for title, rows in (("recipe", differing), ("metrics", measured)):
-        table = Table(title=title, title_justify="left")
-        for heading in ("", *names):
-            table.add_column(heading, overflow="fold")
-        for row in rows:
-            table.add_row(*map(Text, row))
-        console.print(table if rows else f"{title}: nothing differs")
-    if page is None:
+    tables = {
+        "recipe": differences([each.recipe for each in found]),
+        "data": differences([_data(each) for each in found]),
+        "metrics": side_by_side(found),
+    }
+    warning = _other_data(found)
+    if page is not None:
+        _write_comparison(page, found, names, tables, warning)
+    if as_json:
+        print(json.dumps({"runs": names, "warning": warning, **_by_run(tables, names)}))
         return
+    console = Console()
+    for title, rows in tables.items():
+        shown = Table(title=title, title_justify="left")
+        for heading in ("", *names):
+            shown.add_column(heading, overflow="fold")
+        for row in rows:
+            shown.add_row(*map(Text, row))
+        console.print(shown if rows else f"{title}: nothing differs")
+    if warning:
+        console.print(Text(warning, style="bold yellow"))
+    if page is not None:
+        print(f"page: {page}")
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """What a run's data.json says, hashes by their first digits."""
+    return {
+        name: str(value)[:12] if "fingerprint" in name or name == "tokenizer" else value
+        for name, value in run.data.items()
+        if isinstance(value, str | int)
+    }
+
+
+def _other_data(runs: Sequence[Run]) -> str:
+    """A warning where the figures are of other data; "" where they compare."""
+    prints = {str(each.data.get("fingerprint")) for each in runs}
+    if len(prints) < 2:
+        return ""
+    return (
+        "The runs learnt from other data. Where what was held out differs too, their figures don't "
+        "compare."
+    )
+
+
+def _by_run(tables: Mapping[str, list[list[str]]], names: Sequence[str]) -> dict[str, Any]:
+    """The tables as mappings: of each, a row's values by the run."""
+    return {
+        title: {name: dict(zip(names, values, strict=True)) for name, *values in rows}
+        for title, rows in tables.items()
+    }
+
+
+def _write_comparison(
+    page: str,
+    runs: Sequence[Run],
+    names: Sequence[str],
+    tables: Mapping[str, list[list[str]]],
+    warning: str,
+) -> None:
+    """The page of a comparison: figures and curves, then what differs."""
+    head = ["", *names]
+    titles = {"recipe": "Where the recipes differ", "data": "Where the data differ"}
     with TemporaryDirectory() as folder:
-        logs = {name: each.log for name, each in zip(names, found, strict=True)}
-        curve = draw_curves(logs, Path(folder) / "curves.png", "Validation loss")
-        head = ["", *names]
-        sections = [
-            Section("Metrics", tables={"": [head, *measured]}),
-            Section("Where the recipes differ", tables={"": [head, *differing]}),
+        logs = {name: each.log for name, each in zip(names, runs, strict=True)}
+        curves = Section("Metrics", tables={"": [head, *tables["metrics"]]}, warning=warning)
+        for number, (figure, by, said) in enumerate(CURVES):
+            path = Path(folder) / f"{number}.png"
+            if (drawn := draw_curves(logs, path, said, figure=figure, by=by)) is not None:
+                curves.pictures[drawn] = said
+        differing = [
+            Section(title, tables={"": [head, *tables[name]]})
+            for name, title in titles.items()
+            if tables[name]
         ]
-        if curve is not None:
-            sections[0].pictures[curve] = "Validation loss by minutes of training"
-        write_report(page, "Runs compared", ", ".join(map(str, runs)), sections)
-    print(f"page: {page}")
+        lead = ", ".join(str(each.folder) for each in runs)
+        write_report(page, "Runs compared", lead, [curves, *differing])
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -270,24 +333,14 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def differences(recipes: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Rows of fields that differ: the field, and its value in each recipe."""
-    flat = [_flat(each) for each in recipes]
-    fields = dict.fromkeys(name for each in flat for name in each)
+    found = [flat(each) for each in recipes]
+    fields = dict.fromkeys(name for each in found for name in each)
     rows = []
     for name in fields:
-        values = [each.get(name, "") for each in flat]
+        values = [each.get(name, "") for each in found]
         if name != "out" and any(value != values[0] for value in values):
             rows.append([name, *map(str, values)])
     return rows
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in section.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def side_by_side(runs: Sequence[Run]) -> list[list[str]]:

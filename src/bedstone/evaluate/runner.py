@@ -1,7 +1,8 @@
 """Evaluation of a model on held-out data: the loss of its objective, and figures of predictions."""
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ class LogOnly(Evaluation):
         return {}
 
 
+_batch_losses: list[tuple[float, float]] | None = None  # those that are being collected
+
+
+@contextlib.contextmanager
+def batch_losses() -> Iterator[list[tuple[float, float]]]:
+    """Collects (sum of losses, targets) of each batch that `held_out_loss` reads in the block."""
+    global _batch_losses
+    before, _batch_losses = _batch_losses, []
+    try:
+        yield _batch_losses
+    finally:
+        _batch_losses = before
+
+
 def held_out_loss(
     network: nn.Module,
     objective: Objective,
@@ -103,6 +118,8 @@ def held_out_loss(
             loss, targets = objective(network, batch.to(precision.device))
             total += loss.item()
             count += targets
+            if _batch_losses is not None:
+                _batch_losses.append((loss.item(), targets))
             progress(number + 1)
     return total / max(count, 1), count
 

@@ -25,7 +25,7 @@ from bedstone.reading import check_kinds, is_plain, kind_of, read_object
 from bedstone.settings import Overrides, read_recipe, read_values, whole
 from bedstone.train.averaging import Decay
 from bedstone.train.data import Splits
-from bedstone.train.loop import Batches, Objective
+from bedstone.train.loop import Batches, Objective, Watch
 from bedstone.train.optim import OptimConfig
 from bedstone.train.resume import EXTENDABLE, RECIPE, recover_files
 from bedstone.train.run import (
@@ -307,12 +307,19 @@ def layout_of(path: str) -> str | None:
 ROWS = "rows"  # the folder of a run that holds rows of the caller's own
 
 
-def train(recipe: Any, rows: Mapping[str, Any] | None = None, *, quiet: bool = False) -> RunResult:
+def train(
+    recipe: Any,
+    rows: Mapping[str, Any] | None = None,
+    *,
+    quiet: bool = False,
+    watch: Watch | None = None,
+) -> RunResult:
     """Trains as a recipe says, into the folder `recipe.out`, which `train.run.run` describes.
 
     Args:
         rows: rows as `data.write.write_rows` takes them, by the field of `data` that is to name
             their file; they are written into the run's folder.
+        watch: of `train.loop.Trainer`.
 
     Raises:
         BedstoneError: as `train.run.run`; or the folder holds a run already, or rows can't be
@@ -329,14 +336,14 @@ def train(recipe: Any, rows: Mapping[str, Any] | None = None, *, quiet: bool = F
             recipe = dataclasses.replace(recipe, method=method.name)
     with ranks.joined(), watched():
         if ranks.restarted() and CheckpointStore(Path(recipe.out) / "checkpoints").latest():
-            return _go_on(Path(recipe.out), quiet=quiet)
+            return _go_on(Path(recipe.out), quiet=quiet, watch=watch)
         with held_folder(recipe.out) as folder:
             ranks.first(lambda: new_folder(folder))
             files = ranks.first(lambda: _kept_rows(rows or {}, recipe.out))
             if files:
                 data = dataclasses.replace(recipe.data, **files)
                 recipe = dataclasses.replace(recipe, data=data)
-            return run(method, recipe, folder, quiet=quiet)
+            return run(method, recipe, folder, quiet=quiet, watch=watch)
 
 
 def _kept_rows(rows: Mapping[str, Any], out: str) -> dict[str, str]:
@@ -347,18 +354,29 @@ def _kept_rows(rows: Mapping[str, Any], out: str) -> dict[str, str]:
     }
 
 
-def go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
+def go_on(
+    folder: Path,
+    overrides: Overrides = (),
+    *,
+    quiet: bool = False,
+    watch: Watch | None = None,
+) -> RunResult:
     """Goes on with the run in a folder, from its last complete checkpoint.
+
+    Args:
+        watch: of `train.loop.Trainer`.
 
     Raises:
         BedstoneError: there is no run there, or another process trains it; its recipe, data or
             tokenizer isn't what it began with; or an override would change what it has learnt from.
     """
     with ranks.joined(), watched():
-        return _go_on(folder, overrides, quiet=quiet)
+        return _go_on(folder, overrides, quiet=quiet, watch=watch)
 
 
-def _go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> RunResult:
+def _go_on(
+    folder: Path, overrides: Overrides = (), *, quiet: bool = False, watch: Watch | None = None
+) -> RunResult:
     store = CheckpointStore(folder / "checkpoints")
     if not kind_of(folder / RECIPE) and store.latest() is None:
         raise BedstoneError(f"{folder}: holds no {RECIPE}, so it is not a run's folder.")
@@ -380,7 +398,7 @@ def _go_on(folder: Path, overrides: Overrides = (), *, quiet: bool = False) -> R
         data = dataclasses.replace(recipe.data, **moved)
         # The folder may have been moved since: `out` is where it is now.
         recipe = dataclasses.replace(recipe, data=data, out=str(folder))
-        return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet)
+        return run(method_of(recipe), recipe, folder, checkpoint, quiet=quiet, watch=watch)
 
 
 def _path_of(checkpoint: Checkpoint | None) -> str:

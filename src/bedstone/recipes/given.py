@@ -12,8 +12,8 @@ from typing import Any
 
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS
-from bedstone.recipes.base import METHODS, ROWS, load_method, read, read_start
-from bedstone.recipes.supervised import FinetuneRecipe
+from bedstone.recipes.base import METHODS, ROWS, load_method, method_of, read, read_start
+from bedstone.recipes.supervised import TASKS, FinetuneRecipe
 from bedstone.settings import Overrides, read_recipe
 from bedstone.train.run import RunRecipe
 
@@ -42,6 +42,18 @@ def read_finetuning(
     if _is_supervised(read_start(path, overrides)):
         return read_recipe(FinetuneRecipe, path, overrides)
     return read(path, overrides)
+
+
+def read_any(path: str | Path, overrides: Sequence[str]) -> tuple[Any, Any]:
+    """The method of a recipe, of whichever command, and the recipe.
+
+    Raises:
+        BedstoneError: as `recipes.base.read`.
+    """
+    values = read_start(path, overrides)
+    named = isinstance(values.get("model"), str) or values.get("task") in TASKS
+    found, _ = recipe(path, overrides, None, {}, finetunes=named and not values.get("method"))
+    return method_of(found), found
 
 
 def _is_supervised(values: Mapping[str, Any]) -> bool:

@@ -79,26 +79,37 @@ def draw_curve(records: Sequence[dict[str, Any]], path: str | Path, title: str) 
 
 
 def draw_curves(
-    runs: Mapping[str, Sequence[dict[str, Any]]], path: str | Path, title: str
+    runs: Mapping[str, Sequence[dict[str, Any]]],
+    path: str | Path,
+    title: str,
+    *,
+    figure: str = "validation_loss",
+    by: str = "minutes",
 ) -> Path | None:
-    """Validation loss of several runs against minutes, as a PNG; None without matplotlib.
+    """A figure of several runs as a PNG; None without matplotlib, or where no log has it.
 
     Args:
         runs: records of `train.logs.read_log` by the run's name.
+        figure: by its name in the logs.
+        by: what it is drawn against: `minutes`, or a name in the logs, as `step`.
     """
-    if (pyplot := load_pyplot()) is None:
+    lines = {name: curve_points(_timed(records), figure, by) for name, records in runs.items()}
+    if not any(y for _, y in lines.values()) or (pyplot := load_pyplot()) is None:
         return None
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
-    for number, (name, records) in enumerate(runs.items()):
-        found = [each for each in records if "validation_loss" in each and "seconds" in each]
-        x = [each["seconds"] / 60 for each in found]
-        y = [each["validation_loss"] for each in found]
+    drawn, axes = pyplot.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+    for number, (name, (x, y)) in enumerate(lines.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(x, y, color=colour, marker="o", markersize=4, linewidth=1.6, label=name)
-    axes.set(xlabel="minutes", ylabel="validation loss", title=title)
+        marker = "o" if len(y) < 60 else None
+        axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.6, label=name)
+    axes.set(xlabel=by, ylabel=figure.replace("_", " "), title=title)
     plain(axes)
     axes.legend(frameon=False)
-    return save_figure(figure, path)
+    return save_figure(drawn, path)
+
+
+def _timed(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records with their minutes, where they have seconds."""
+    return [{**r, "minutes": r["seconds"] / 60} for r in records if r.get("seconds") is not None]
 
 
 def _short_tokens(count: float) -> str:
@@ -122,7 +133,7 @@ def learning_curves(
     Args:
         records: of `train.logs.read_log`.
     """
-    timed = [{**r, "minutes": r["seconds"] / 60} for r in records if r.get("seconds") is not None]
+    timed = _timed(records)
     names = dict.fromkeys(name for record in timed for name in record if name.startswith(main))
     found = {}
     for name in names:

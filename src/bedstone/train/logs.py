@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line, and TensorBoard's files where it is installed."""
+"""The run's log: one JSON object a line, and what a person sees of the run meanwhile."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Self
@@ -17,6 +18,7 @@ from rich.text import Text
 from bedstone import ranks
 from bedstone.files import write_text
 from bedstone.reading import is_plain
+from bedstone.train.trackers import Tracker
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -41,21 +43,21 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """Appends records to `log.jsonl` and scalars to `tensorboard/` in the run's folder.
+    """Appends records to `log.jsonl` in the run's folder, and hands them to trackers.
 
     Opening it at a step forgets what was logged after that step: a resumed run writes the
     same lines again. Of several ranks only rank 0 writes.
     """
 
-    def __init__(self, folder: Path, *, step: int = 0) -> None:
+    def __init__(self, folder: Path, *, step: int = 0, trackers: Sequence[Tracker] = ()) -> None:
         self.path = folder / "log.jsonl"
         self.file: IO[str] | None = None
+        self.trackers = trackers
         if ranks.rank():
             return
         kept = [record for record in read_log(self.path) if record["step"] <= step]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = _board(folder / "tensorboard", step)
 
     def write(self, step: int, **figures: float) -> None:
         """One record; figures that aren't finite are written as null."""
@@ -64,25 +66,16 @@ class RunLog:
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         self.file.write(json.dumps({"step": step, **finite}) + "\n")
         self.file.flush()
-        if self.board is not None:
-            for name, value in figures.items():
-                self.board.add_scalar(name, value, step)
+        for tracker in self.trackers:
+            tracker.write(step, figures)
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes the file and the trackers."""
         if self.file is None:
             return
         self.file.close()
-        if self.board is not None:
-            self.board.close()
-
-
-def _board(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
+        for tracker in self.trackers:
+            tracker.close()
 
 
 # What a person sees of a long run: a bar on a terminal, a line now and then elsewhere.

@@ -39,6 +39,11 @@ from bedstone.train.pace import FEW, TIMED, Pace, TimePlan
 from bedstone.train.schedule import Budget
 
 Objective = Callable[[nn.Module, Any], tuple[Tensor, float]]
+Watch = Callable[[float, dict[str, float]], bool]
+
+
+class Diverged(BedstoneError):
+    """A loss or a gradient that isn't finite."""
 
 
 class Batches(Protocol):
@@ -52,7 +57,7 @@ class Batches(Protocol):
 
 @dataclass
 class Done:
-    """How a run ended: `finished`, or the signal's name that stopped it."""
+    """How a run ended: `finished`, `pruned`, or the signal's name that stopped it."""
 
     reason: str
     step: int
@@ -86,6 +91,8 @@ class Trainer:
         average: of the weights, which is what is evaluated and written.
         ranks: the processes of the run, of which this is one.
         ledger: a hash over the rows of every batch so far, in their order.
+        watch: is handed the share of the budget that is spent and the figures of each evaluation
+            in training; True ends the run there, for the reason `pruned`.
     """
 
     network: nn.Module
@@ -105,6 +112,7 @@ class Trainer:
     accumulate: int = 1
     clip: float = 1.0
     pace: Pace = field(default_factory=Pace)
+    watch: Watch | None = None
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0  # before and after each resume
@@ -118,6 +126,7 @@ class Trainer:
     evaluated_at: tuple[int, float] = field(default=(-1, 0.0), init=False)  # step, share
     plan: TimePlan | None = field(default=None, init=False)  # of a budget of time
     interrupts: Interrupts | None = field(default=None, init=False)
+    pruned: bool = field(default=False, init=False)  # by `watch`
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint; its model's weights are the caller's to load.
@@ -183,8 +192,8 @@ class Trainer:
 
     def enough(self) -> bool:
         """Whether the last `patience` evaluations all failed to be the best so far, or the batches
-        say that there is no use in more."""
-        if getattr(self.batches, "stopped", False):
+        or `watch` say that there is no use in more."""
+        if self.pruned or getattr(self.batches, "stopped", False):
             return True
         if not self.patience or len(self.history) <= self.patience:
             return False
@@ -194,8 +203,8 @@ class Trainer:
         """Trains until the budget is spent or a signal asks to leave; saves either way.
 
         Raises:
-            BedstoneError: a loss or gradient that isn't finite; the weights are as they were
-                before that step.
+            Diverged: a loss or gradient that isn't finite; the weights are as they were before
+                that step.
         """
         self.started = time.monotonic() - self.seconds
         self.ranks.begin(self)
@@ -235,10 +244,13 @@ class Trainer:
                     )
                 if self.evaluation_due():
                     self.run_evaluation(log, bar)
+                    if self.watch is not None and self.share() < 1.0:
+                        self.pruned = self.watch(self.share(), dict(self.metrics))
                 if self.save_due():
                     self.save()
             left = self.ranks.signal(self.received())
             reason = left.name if left else "finished"
+            reason = "pruned" if self.pruned else reason
             if reason == "finished" and self.evaluated_at[0] != self.step:
                 self.run_evaluation(log, bar)
             if self.saved_at[0] != self.step or reason == "finished":
@@ -333,7 +345,7 @@ class Trainer:
         where = textwrap.shorten(described.replace("\n", ";"), 800, placeholder=" ...")
         last = self.store.latest()
         kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
-        kind = BedstoneError if ranks.count() == 1 else ranks.EveryRank
+        kind = Diverged if ranks.count() == 1 else ranks.EveryRank
         return kind(
             f"step {self.step + 1}: {what}, in {where}. Nothing was updated. {kept} Look at that "
             "batch, or lower optim.lr and optim.adamw_lr, or train in precision=fp32."

@@ -8,7 +8,7 @@ the checkpoint.
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json, write_text
 from bedstone.reading import is_plain, read_object, shown
-from bedstone.settings import read_values, to_yaml
+from bedstone.settings import flat, read_values, to_yaml
 
 RECIPE, DATA = "recipe.yaml", "data.json"
 # What may change when a run goes on: how long it learns, and what isn't learnt from.
@@ -31,6 +31,7 @@ EXTENDABLE = (
     "save_every",
     "save_minutes",
     "keep",
+    "log",
     "log_every",
     "device",
     "parallel",
@@ -40,6 +41,10 @@ FREE = {*EXTENDABLE, "out", "compile", "strict"}
 FREE |= {"data.source", "data.train", "data.validation", "data.test"}
 EXACTLY = "so it can't go on exactly"
 ANEW = "or begin another run with init= the last checkpoint"
+
+
+class DataChanged(BedstoneError):
+    """What a run learns from isn't what it began with."""
 
 
 def record_of(checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -80,8 +85,8 @@ def check_recipe(path: Path, recipe: Mapping[str, Any], checkpoint: Checkpoint |
         path: of the recipe's file, for the error.
         recipe: its values; fields that one of the two lacks are of another version, and let pass.
     """
-    made_by = dict(_leaves(record_of(checkpoint).get("recipe") or {}))
-    now = dict(_leaves(json.loads(json.dumps(recipe))))
+    made_by = flat(record_of(checkpoint).get("recipe") or {})
+    now = flat(json.loads(json.dumps(recipe)))
     for name in sorted(made_by.keys() & now.keys()):
         if made_by[name] != now[name] and name not in FREE:
             raise BedstoneError(
@@ -90,16 +95,8 @@ def check_recipe(path: Path, recipe: Mapping[str, Any], checkpoint: Checkpoint |
             )
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def check_data(folder: Path, record: Mapping[str, Any], checkpoint: Checkpoint | None) -> None:
-    """Raises BedstoneError where the run in this folder began with other data.
+    """Raises DataChanged where the run in this folder began with other data.
 
     Args:
         record: of the data as it is now: `source` and `fingerprint` at least.
@@ -108,7 +105,7 @@ def check_data(folder: Path, record: Mapping[str, Any], checkpoint: Checkpoint |
     began = read_object(path, finite=False) if is_plain(path) else {}
     for known in (record_of(checkpoint).get("data") or {}, began):
         if known.get("fingerprint", record["fingerprint"]) != record["fingerprint"]:
-            raise BedstoneError(
+            raise DataChanged(
                 f"data.source: {record['source']!r} has changed since the run in {folder} began, "
                 f"{EXACTLY}. Bring the data back as it was, {ANEW}."
             )

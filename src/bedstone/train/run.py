@@ -24,20 +24,21 @@ from bedstone.models.interfaces import Denoiser, ImageTextModel
 from bedstone.nn.lora import fold, remove_adapter
 from bedstone.report.plots import draw_curve
 from bedstone.report.trained_tokens import as_text, token_rows, write_token_page
-from bedstone.runtime import pick_device, pick_precision, seed_everything
+from bedstone.runtime import Precision, pick_device, pick_precision, seed_everything
 from bedstone.settings import Settings, number, one_of, to_yaml, whole
 from bedstone.train.averaging import Average, Unaveraged
 from bedstone.train.data import Splits, understood
 from bedstone.train.distributed import WAYS, parallel
 from bedstone.train.lint import first_errors
 from bedstone.train.logs import ProgressBar, RunLog, clock, counted, read_log
-from bedstone.train.loop import Batches, Done, Objective, Trainer
+from bedstone.train.loop import Batches, Done, Objective, Trainer, Watch
 from bedstone.train.memory import Foretelling
 from bedstone.train.optim import OptimConfig, build_optimizer
 from bedstone.train.pace import Pace
 from bedstone.train.resume import DATA, RECIPE, check_data, check_recipe, checked_tokenizer
 from bedstone.train.schedule import ScheduleConfig, build_schedule, parse_budget
 from bedstone.train.start import Start, weight_counts
+from bedstone.train.trackers import USUAL, check_trackers, open_trackers
 
 Method = Any  # a `recipes.base.Method`, which stands above
 
@@ -64,6 +65,7 @@ class RunRecipe(Settings):
         save_every: steps between checkpoints; 0 saves every `save_minutes`.
         save_minutes: minutes between checkpoints.
         keep: checkpoints to keep besides the best.
+        log: where figures go besides log.jsonl: tensorboard (where it is installed), wandb, mlflow.
         log_every: steps between lines of the log.
         strict: refuse data of which something may have been misunderstood, such as labels that
             differ by a space, instead of reporting it.
@@ -84,6 +86,7 @@ class RunRecipe(Settings):
     save_every: int = whole(0, default=0)
     save_minutes: float = number(0, open_least=True, default=5.0)
     keep: int = whole(1, default=2)
+    log: list[str] = field(default_factory=lambda: list(USUAL))
     log_every: int = whole(1, default=10)
     strict: bool = False
     parallel: str = one_of(*WAYS, default="ddp")
@@ -179,6 +182,7 @@ def run(
     checkpoint: Checkpoint | None = None,
     *,
     quiet: bool = False,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Trains by a method, until the budget is spent or a signal asks to leave.
 
@@ -190,6 +194,7 @@ def run(
         method: a `recipes.base.Method`.
         recipe: of that method.
         checkpoint: of this run, to go on from.
+        watch: of `train.loop.Trainer`.
 
     Raises:
         BedstoneError: the recipe, the data, a model or the disk can't do it, said before training
@@ -206,7 +211,7 @@ def run(
     _check_same_data(plan)
     evaluations: list[Any] = []
     ranks.first(lambda: evaluations.extend(method.evaluations(recipe, plan)))
-    result = _train(method, recipe, folder, plan, evaluations)
+    result = _train(method, recipe, folder, plan, evaluations, watch)
     if result.model is not None:
         ranks.first(lambda: _report(evaluations, folder, result.done, quiet))
     return result
@@ -260,11 +265,7 @@ def prepare(
     Raises:
         BedstoneError: as `run`.
     """
-    precision = pick_precision(recipe.precision, pick_device(recipe.device), learns=True)
-    build_schedule(recipe.schedule)
-    if recipe.budget or not method.epochs:
-        parse_budget(recipe.budget)
-    method.check(recipe)
+    precision = check_values(method, recipe)
     if folder is not None:
         check_recipe(folder / RECIPE, said(recipe), checkpoint)
     start = Start(precision, folder, checkpoint, quiet=quiet)
@@ -284,6 +285,21 @@ def prepare(
     batches = method.batches(recipe, model, splits, start)
     objective = method.objective(recipe, model, start)
     return RunPlan(start, splits, model, batches, objective, method.budget(recipe, splits))
+
+
+def check_values(method: Method, recipe: Any) -> Precision:
+    """Refuses what can be refused of a recipe before data is read; how it computes.
+
+    Raises:
+        BedstoneError: the recipe can't be run.
+    """
+    precision = pick_precision(recipe.precision, pick_device(recipe.device), learns=True)
+    build_schedule(recipe.schedule)
+    check_trackers(recipe.log)
+    if recipe.budget or not method.epochs:
+        parse_budget(recipe.budget)
+    method.check(recipe)
+    return precision
 
 
 def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) -> Tokenizer | None:
@@ -343,18 +359,28 @@ def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
 
 
 def said(recipe: RunRecipe) -> dict[str, Any]:
-    """The recipe as `recipe.yaml` and the artefact record it: `method` only where it was given, and
-    `parallel` where it isn't the usual."""
+    """The recipe as `recipe.yaml` and the artefact record it: some fields only where they say more.
+
+    They are `method`, where it was given, `parallel`, where it isn't the usual, and `log`, where it
+    isn't TensorBoard alone.
+    """
     values = dataclasses.asdict(recipe)
     if not values["method"]:
         del values["method"]
     if values["parallel"] == WAYS[0]:
         del values["parallel"]
+    if values["log"] == list(USUAL):
+        del values["log"]
     return values
 
 
 def _train(
-    method: Method, recipe: Any, folder: Path, plan: RunPlan, evaluations: Sequence[Any]
+    method: Method,
+    recipe: Any,
+    folder: Path,
+    plan: RunPlan,
+    evaluations: Sequence[Any],
+    watch: Watch | None,
 ) -> RunResult:
     """The training loop, and what it writes."""
     start, model = plan.start, plan.model
@@ -410,6 +436,7 @@ def _train(
         patience=stopping.patience,
         average=average,
         ranks=spread,
+        watch=watch,
         pace=Pace(
             method.evaluate_every(recipe, plan.splits),
             recipe.save_every,
@@ -422,7 +449,9 @@ def _train(
     if start.checkpoint is not None:
         trainer.resume(start.checkpoint)
         say(f"Going on from step {trainer.step}, {clock(trainer.seconds)} into the run.")
-    log = RunLog(folder, step=trainer.step)
+    kinds = [] if ranks.rank() else recipe.log
+    trackers = open_trackers(kinds, folder, trainer.step, said(recipe))
+    log = RunLog(folder, step=trainer.step, trackers=trackers)
     try:
         with ProgressBar("training", quiet=start.quiet) as bar:
             if not (start.quiet or recipe.compile or spread.whole is not None):

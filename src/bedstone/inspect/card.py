@@ -1,0 +1,141 @@
+"""Figures of a model card: measured with intervals, and measured again.
+
+What a run held out is measured by its own recipe, which `bedstone.json` keeps: the same rows, the
+same precision, the model's weights as they are now.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from bedstone.checkpoints.card import Measured
+from bedstone.checkpoints.store import Checkpoint
+from bedstone.data.sources import BUILT_IN
+from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import batch_losses
+from bedstone.files import manifest, sha256
+from bedstone.metrics.figures import bootstrap
+from bedstone.recipes.base import method_of, read
+from bedstone.runtime import versions
+from bedstone.train.run import prepare
+
+HELD_OUT = "bedstone card . --check"  # the command that measures what a run held out
+TOLERANCE = 2e-3  # how far a figure may be from what it was, as a share of it: versions, machines
+LOSS = "validation_loss"
+
+
+def held_out_figures(folder: Path, record: Mapping[str, Any]) -> list[Measured]:
+    """Figures on what the run of a model held out, those that have an interval.
+
+    Args:
+        record: of its bedstone.json.
+
+    Raises:
+        BedstoneError: it doesn't say by which recipe it was made, its data is gone or has changed,
+            or nothing has an interval.
+    """
+    if not record.get("recipe"):
+        raise BedstoneError(
+            f"{folder}: its bedstone.json holds no recipe, so nothing says what was held out. Name "
+            "data to measure it on by --add."
+        )
+    recipe = read(dict(record["recipe"]), usual="supervised")
+    if getattr(recipe, "lora", None):  # the model has the adapter merged
+        recipe = dataclasses.replace(recipe, lora=None)
+    method = method_of(recipe)
+    plan = prepare(method, recipe, None, Checkpoint(folder, 0), quiet=True)
+    data, now = record.get("data") or {}, plan.splits.record
+    for key in ("fingerprint", "split"):
+        if data.get(key) != now.get(key):
+            raise BedstoneError(
+                f"{now.get('source')}: isn't the data that {folder} was trained on ({key} "
+                f"{str(data.get(key))[:16]}, now {str(now.get(key))[:16]}). Bring it back as it "
+                "was; its figures can't be measured on another."
+            )
+    evaluations = method.evaluations(recipe, plan)
+    if not evaluations:
+        raise BedstoneError(f"{folder}: its run held nothing out. Name data by --add.")
+    with batch_losses() as batches:
+        logged = evaluations[0].log(plan.model.network)
+    found = _losses(logged, batches)
+    with TemporaryDirectory() as spare:
+        for each in evaluations:
+            found |= with_intervals(each.report(Path(spare), logged, quiet=True))
+    if not found:
+        raise BedstoneError(f"{folder}: no figure of its run has an interval. Name data by --add.")
+    precision, fingerprint = plan.start.precision.name, str(now.get("fingerprint"))
+    return [
+        Measured(name, *values, data=fingerprint, command=HELD_OUT, precision=precision)
+        for name, values in found.items()
+    ]
+
+
+Values = tuple[float, float, float, int]  # a figure, the ends of its interval, its rows
+
+
+def _losses(
+    logged: Mapping[str, float], batches: Sequence[tuple[float, float]]
+) -> dict[str, Values]:
+    """The loss, and what follows from it, with intervals by a bootstrap over batches."""
+    if LOSS not in logged or len(batches) < 2:
+        return {}
+    sums, counts = np.array(batches).T
+    loss = float(logged[LOSS])
+    if not math.isclose(sums.sum() / counts.sum(), loss, rel_tol=1e-6):
+        return {}  # batches of something else were read as well
+    ends = bootstrap(lambda drawn: ((drawn @ sums) / (drawn @ counts))[:, None], len(sums))
+    low, high = map(float, ends[0])
+    targets = int(counts.sum())
+    found = {LOSS: (loss, low, high, targets)}
+    if "validation_perplexity" in logged:
+        found["validation_perplexity"] = (math.exp(loss), math.exp(low), math.exp(high), targets)
+    if bits := logged.get("validation_bits_per_byte"):
+        share = float(bits) / loss
+        found["validation_bits_per_byte"] = (loss * share, low * share, high * share, targets)
+    return found
+
+
+def with_intervals(record: Mapping[str, Any], prefix: str = "") -> dict[str, Values]:
+    """The figures of an evaluation's record that have an interval, by their path."""
+    return dict(_with_intervals(record, prefix))
+
+
+def _with_intervals(record: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Values]]:
+    rows = record.get("rows", 0)
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _with_intervals(value, f"{prefix}{name}/")
+        elif f"{name}_low" in record and f"{name}_high" in record and "/" not in name:
+            ends = record[f"{name}_low"], record[f"{name}_high"]
+            yield f"{prefix}{name}", (float(value), *map(float, ends), int(rows or 0))  # type: ignore[misc]
+
+
+def data_hash(data: str) -> str:
+    """The hash of a file or a folder of data; of built-in data, its name and Bedstone's version.
+
+    Raises:
+        BedstoneError: it is neither.
+    """
+    path = Path(data)
+    if path.is_file():
+        return sha256(path)
+    if path.is_dir():
+        lines = [f"{name} {entry['sha256']}\n" for name, entry in manifest(path).items()]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    if data in BUILT_IN:
+        return f"{data}, bedstone {versions()['bedstone']}"
+    raise BedstoneError(
+        f"{data}: is no file, folder or built-in data, so a card couldn't say its hash. Fetch it "
+        "into a file first."
+    )
+
+
+def differs(then: Measured, now: Measured) -> bool:
+    """Whether a figure isn't what it was."""
+    return not math.isclose(then.value, now.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE / 10)
