@@ -30,6 +30,8 @@ def explain_(
     shuffles: int = 4,
     seed: int = 0,
     no_maps: bool = False,
+    lens: bool = False,
+    patch: str | None = None,
     out: str | None = None,
     overwrite: bool = False,
     *,
@@ -60,6 +62,9 @@ def explain_(
         shuffles: of all weights, with which scores must change; 0 leaves it out.
         seed: of what is drawn by chance, and of a drawing.
         no_maps: leave out what explains each word about an image by cells of its own.
+        lens: show what the network would say after each of its blocks.
+        patch: another text, of as many tokens: show how much of the answer comes back as single
+            states and heads of this one stand in its pass.
         out: the page to write, .html.
         overwrite: replace a file of the same name.
         precision: of the network that is asked: fp32, bf16, int8 or int4.
@@ -90,6 +95,8 @@ def explain_(
         orders=orders,
         shuffles=shuffles,
         maps=not no_maps,
+        lens=lens,
+        patch=patch,
         seed=seed,
     )
     if page is not None:

@@ -35,6 +35,8 @@ from bedstone.inspect.faithfulness import (
     randomised,
     rank_correlation,
 )
+from bedstone.inspect.lens import Patching
+from bedstone.inspect.lens import patch as patch_states
 from bedstone.inspect.text_targets import Target
 from bedstone.nn.quantize import Quantized
 from bedstone.tasks.pipeline import check_head, natural_task, task_class
@@ -71,6 +73,8 @@ def explain(
     orders: int = ORDERS,
     shuffles: int = SHUFFLES,
     maps: bool = True,
+    lens: bool = False,
+    patch: str | None = None,
     seed: int = 0,
 ) -> Explanation:
     """Explains one answer of a model.
@@ -94,6 +98,8 @@ def explain(
         orders: drawn by chance, beside which explanations are put.
         shuffles: of all weights, with which the scores must change; 0 leaves it out.
         maps: whether each word of a picture's text is explained by cells of its own.
+        lens: whether to look at what the network would say after each block.
+        patch: another text, of as many tokens, into whose pass states of this one are put.
         seed: of what is drawn by chance.
 
     Raises:
@@ -120,7 +126,36 @@ def explain(
     request = _Request(methods, orders, shuffles, maps, seed, whole, served)
     views = tuple(request.view(each) for each in targets)
     agreement = None if served is whole else _agreement(targets[0], whole, served, precision)
-    return Explanation(str(model.path or "the model"), ready.name, views, agreement)
+    seen = None
+    if lens:
+        if targets[0].lens is None:
+            raise BedstoneError(
+                "--lens: needs a model that says words (a GPT, a BERT with its head for words, "
+                "captions) or draws pictures."
+            )
+        seen = targets[0].lens(whole)
+    patched = (
+        None if patch is None else _patching(ready, whole, inputs, patch, targets[0], baseline)
+    )
+    name = str(model.path or "the model")
+    return Explanation(name, ready.name, views, agreement, seen, patched)
+
+
+def _patching(
+    task: Any, whole: Any, inputs: Any, other: str, target: Target, baseline: str
+) -> Patching:
+    """States of an input in the pass of another.
+
+    Raises:
+        BedstoneError: the network reads no text by blocks, or the other text doesn't fit.
+    """
+    if target.rollout is None:
+        raise BedstoneError(f"--patch: is for what reads one text; {task.name} is not.")
+    given: Any = other
+    if isinstance(inputs, Mapping):
+        given = {**inputs, "context" if "context" in inputs else "text": other}
+    beside = TARGETS[task.name](task, given, None, baseline)
+    return patch_states(whole, target.case(whole), beside.case(whole), target.tokens)
 
 
 def twin(network: nn.Module) -> Any:

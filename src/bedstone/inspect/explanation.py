@@ -9,6 +9,7 @@ import numpy as np
 
 from bedstone.inspect.attribution import Attribution
 from bedstone.inspect.faithfulness import Curves
+from bedstone.inspect.lens import Patching
 from bedstone.inspect.text_targets import Part, Target
 from bedstone.report.explanation_page import (
     Chart,
@@ -151,12 +152,16 @@ class Explanation:
         task: that it did.
         views: of the same answer; a CLIP's picture and its words are two.
         agreement: where it was served in another precision than fp32.
+        lens: what the network would say after each block, where that was wanted.
+        patching: what comes back as its states stand in another input's pass, likewise.
     """
 
     model: str
     task: str
     views: tuple[View, ...]
     agreement: Agreement | None = None
+    lens: Any = None
+    patching: Patching | None = None
 
     @property
     def holds(self) -> bool:
@@ -181,7 +186,10 @@ class Explanation:
         """For JSON."""
         agreement = None if self.agreement is None else vars(self.agreement)
         views = [view.record() for view in self.views]
-        return {"model": self.model, "task": self.task, "views": views, "served": agreement}
+        found = {"model": self.model, "task": self.task, "views": views, "served": agreement}
+        for name, more in (("lens", self.lens), ("patching", self.patching)):
+            found |= {} if more is None else {name: more.record()}
+        return found
 
     def panels(self) -> Iterator[Panel]:
         """What a page shows of it."""
@@ -197,6 +205,9 @@ class Explanation:
                 },
                 note="Parts were taken from the served network. Gradients are its twin's.",
             )
+        for more in (self.lens, self.patching):
+            if more is not None:
+                yield more.panel()
 
     def save(self, path: str | Path, *more: Panel) -> Path:
         """Writes it as a page that needs no other file, what else was looked at behind it."""

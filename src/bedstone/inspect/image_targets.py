@@ -27,6 +27,7 @@ from bedstone.diffusion.process import add_noise
 from bedstone.diffusion.sample import sample_many
 from bedstone.errors import BedstoneError, nearest
 from bedstone.inspect.attribution import Case
+from bedstone.inspect.lens import DrawnLens, Lens, after_blocks, logit_lens
 from bedstone.inspect.text_targets import (
     Part,
     Reading,
@@ -251,6 +252,11 @@ class Written:
     question: tuple[int, ...] = ()
     scored: tuple[int, ...] = ()
 
+    @property
+    def given(self) -> list[int]:
+        """The tokens that the network reads as it writes."""
+        return [*self.begun, *self.ids[:-1]]
+
     def score(
         self, network: Any, form: Any, memory: Tensor, embeds: Tensor | None = None
     ) -> Tensor:
@@ -275,7 +281,7 @@ class Written:
         return self._of(writer, rows, memory.device)
 
     def _of(self, writer: Any, rows: int, device: torch.device) -> Tensor:
-        given = torch.tensor([*self.begun, *self.ids[:-1]], device=device).expand(rows, -1)
+        given = torch.tensor(self.given, device=device).expand(rows, -1)
         states = writer.states(given)[:, len(self.begun) - 1 :]
         wanted = torch.tensor(self.ids, device=device)
         scored = list(self.scored or range(len(self.ids)))
@@ -305,7 +311,17 @@ def caption_target(task: Any, value: Any, wanted: str | None, baseline: str) -> 
         places = tuple(int(at) for at in np.flatnonzero(reading.owners == number))
         one = replace(whole, scored=places)
         maps[_unlike(part.name, number)] = partial(_cells_case, form, picture, one)
-    return replace(target, family="caption", maps=maps)
+
+    def lens(network: Any) -> Lens:
+        device = next(network.parameters()).device
+        writer = network.writer(network.memory(picture.pixels[None].to(device)))
+        given = torch.tensor([whole.given], device=device)
+        stack = getattr(network, "decoder", None) or network.gpt
+        return logit_lens(
+            stack.stack, lambda: writer.head(writer.states(given))[0], words.tokenizer, whole.given
+        )
+
+    return replace(target, family="caption", maps=maps, lens=lens)
 
 
 def _fitting(form: Any, text: str, room: int) -> tuple[str, list[int]]:
@@ -422,8 +438,7 @@ def drawing_target(task: Any, value: Any, wanted: str | None, baseline: str) -> 
     reading = read_words(row, [text], blank=blank)
     picture = None
     if model.signal.kind == "image":
-        drawn = model.decode(clean)[0].clamp(-1, 1)
-        picture = ((drawn + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        picture = _shown(model, clean)
     errors = partial(_errors, model, reading, clean.float())
 
     def case(network: Any) -> Case:
@@ -440,6 +455,13 @@ def drawing_target(task: Any, value: Any, wanted: str | None, baseline: str) -> 
         names = [_unlike(part.name, number) for number, part in enumerate(reading.parts)]
         return dict(zip(names, grown, strict=True))
 
+    def lens(network: Any) -> DrawnLens:
+        if len(network.denoiser.skips):
+            raise BedstoneError("--lens: this denoiser has long skips, so it can't be left early.")
+        seen = _after_blocks(model, network, reading, clean.float())
+        shown = tuple(_shown(model, one) for one in seen)
+        return DrawnLens(shown, tuple(float((one - seen[-1]).square().mean()) for one in seen))
+
     tokens = tuple(known.backend.id_to_token(one) or "" for one in row.ids)
     return Target(
         "drawing",
@@ -452,21 +474,23 @@ def drawing_target(task: Any, value: Any, wanted: str | None, baseline: str) -> 
         picture,
         tokens,
         regions=regions if picture is not None else None,
+        lens=lens if picture is not None else None,
     )
+
+
+def _shown(model: Any, signal: Tensor) -> np.ndarray:
+    """A sampled signal (1, C, *S) as a picture (h, w, 3)."""
+    drawn = model.decode(signal)[0].clamp(-1, 1).expand(3, -1, -1)
+    found: np.ndarray = ((drawn + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return found
 
 
 def _errors(model: Any, reading: Reading, clean: Tensor, network: Any, values: Tensor) -> Tensor:
     """Squared errors in % of the variance, (B, C, *S), of embedded prompts (B, T, D)."""
     rows, count = len(values), len(TIMES)
-    ids = reading.ids.to(values.device).expand(rows, -1)
-    keep = torch.ones_like(ids, dtype=torch.bool)
-    causal = getattr(network.text, "causal", False)
-    mask = Both(Causal(), Padding(keep)) if causal else Padding(keep)
-    with embedded(network.text.embed, values):  # not by `read_condition`, which may keep no graph
-        memory = network.text.states(ids, mask=mask)
     read = {
-        "memory": memory.repeat_interleave(count, 0),
-        "memory_keep": keep.repeat_interleave(count, 0),
+        name: value.repeat_interleave(count, 0)
+        for name, value in _condition(network, reading, values).items()
     }
     random = torch.Generator().manual_seed(0)
     noise = torch.randn(count, *clean.shape[1:], generator=random).to(values.device)
@@ -479,3 +503,25 @@ def _errors(model: Any, reading: Reading, clean: Tensor, network: Any, values: T
     predicted, _ = ask(noisy.repeat(repeats), moments)
     errors = (predicted - x0).square() * (100 / x0.var())
     return errors.unflatten(0, (rows, count)).mean(1)
+
+
+def _condition(network: Any, reading: Reading, values: Tensor) -> dict[str, Tensor]:
+    """What a denoiser reads of embedded prompts (B, T, D); unlike `read_condition` with a graph."""
+    ids = reading.ids.to(values.device).expand(len(values), -1)
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    causal = getattr(network.text, "causal", False)
+    mask = Both(Causal(), Padding(keep)) if causal else Padding(keep)
+    with embedded(network.text.embed, values):
+        return {"memory": network.text.states(ids, mask=mask), "memory_keep": keep}
+
+
+@torch.no_grad()
+def _after_blocks(model: Any, network: Any, reading: Reading, clean: Tensor) -> list[Tensor]:
+    """The clean signal (1, C, *S) predicted of half noise after each block."""
+    own = reading.case(network.text.embed, lambda x: x)
+    read = _condition(network, reading, own.values[None])
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(own.values)
+    t = torch.tensor([0.5], device=own.values.device)
+    noisy = add_noise(model.process, clean.to(noise), noise, t).float()
+    ask = denoiser(conditioned(network.denoiser, read), model.process, model.target)
+    return after_blocks(network.denoiser.stack, lambda: ask(noisy, t)[0])

@@ -20,6 +20,7 @@ from bedstone.data.text.encode import Input, read_texts, text_input
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.text import encode_prompt
 from bedstone.inspect.attribution import Case
+from bedstone.inspect.lens import text_lens
 from bedstone.models.heads import PretrainingHeads
 from bedstone.nn.attention import self_attention
 from bedstone.nn.layers import pool
@@ -63,6 +64,7 @@ class Target:
         tokens: how the network reads the texts.
         rollout: a network to how attention reaches the parts, (n,).
         maps: of each word, a network to its case over the cells of the picture.
+        lens: a network to what it would say after each block (`inspect.lens`).
         regions: a network to what it does to each place (h, w) that a word is gone, measured.
     """
 
@@ -78,6 +80,7 @@ class Target:
     rollout: Callable[[Any], np.ndarray] | None = None
     maps: Mapping[str, Callable[[Any], Case]] = field(default_factory=dict)
     regions: Callable[[Any], dict[str, np.ndarray]] | None = None
+    lens: Callable[[Any], Any] | None = None
 
 
 def log_odds(logits: Tensor, which: int | Tensor) -> Tensor:
@@ -257,6 +260,8 @@ def _target(
 
     name = model.tokenizer.backend.id_to_token
     family, number, baseline, predicted = words
+    ids = reading.row.ids
+    says_words = model.config.head.kind in ("language", "pretraining")
     return Target(
         family,
         number,
@@ -265,8 +270,9 @@ def _target(
         reading.parts,
         case,
         texts,
-        tokens=tuple(name(one) or "" for one in reading.row.ids),
+        tokens=tuple(name(one) or "" for one in ids),
         rollout=lambda network: rollout(network, reading, seen_from),
+        lens=(lambda network: text_lens(network, model.tokenizer, ids)) if says_words else None,
     )
 
 
