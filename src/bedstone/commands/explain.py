@@ -32,6 +32,7 @@ def explain_(
     no_maps: bool = False,
     lens: bool = False,
     patch: str | None = None,
+    probe: bool = False,
     out: str | None = None,
     overwrite: bool = False,
     *,
@@ -47,7 +48,7 @@ def explain_(
 
     Args:
         model: a folder (a model's or a run's), a name that `bedstone models` lists, or a hub id.
-        input: a text, or the file of an image.
+        input: a text, or the file of an image; with `probe`, a file of labelled rows.
         question: of the input: an image, or the text that holds the answer.
         context: the text that holds the answer, where the input is the question.
         text_pair: the second text of a pair, or the one that a text is compared with.
@@ -65,6 +66,8 @@ def explain_(
         lens: show what the network would say after each of its blocks.
         patch: another text, of as many tokens: show how much of the answer comes back as single
             states and heads of this one stand in its pass.
+        probe: read the labels of a file's rows (tokens and tags, or text and label) off each layer
+            by linear probes, beside a control task.
         out: the page to write, .html.
         overwrite: replace a file of the same name.
         precision: of the network that is asked: fp32, bf16, int8 or int4.
@@ -81,6 +84,8 @@ def explain_(
     page = None if out is None else new_file(out, "--out", overwrite=overwrite)
     if page is not None and page.suffix.lower() != ".html":
         raise BedstoneError(f"--out: {page} was given; expected a name that ends in .html.")
+    if probe:
+        return _probe(model, input, page, seed, as_json)
     from bedstone.inspect.explain import explain
 
     given = inputs(input, question, context, text_pair, text, seed)
@@ -108,6 +113,34 @@ def explain_(
         if page is not None:
             print(f"page: {page}")
     return int(not found.holds)
+
+
+def _probe(model: str, rows: str, page: Path | None, seed: int, as_json: bool) -> int:
+    """Probes each layer by the rows of a file."""
+    from bedstone.data.open import open_dataset
+    from bedstone.inspect.probes import probe
+    from bedstone.report.explanation_page import write_explanation_page
+
+    data = open_dataset(rows, option="", as_written=True)
+    pairs = (("tokens", "tags"), ("text", "label"))
+    columns = [[data.column(part) for part in pair] for pair in pairs]
+    known = next((pair for pair in columns if None not in pair), None)
+    if known is None:
+        raise BedstoneError(f"{rows}: expected columns of tokens and tags, or of text and label.")
+    texts, labels = ([row[column] for row in data.rows] for column in known)
+    found = probe(model, texts, labels, seed=seed)
+    panel = found.panel()
+    if page is not None:
+        write_explanation_page(page, "What can be read off each layer", f"{model}, {rows}", [panel])
+    if as_json:
+        print(json.dumps(found.record()))
+        return 0
+    (head, *lines) = panel.tables["Layers"]
+    table = Table(*head, caption=f"commonest label alone: {found.majority:.3f}")
+    for line in lines:
+        table.add_row(*line)
+    Console().print(table)
+    return 0
 
 
 def inputs(

@@ -38,6 +38,20 @@ def after_blocks(stack: Any, read: Callable[[], Tensor]) -> list[Tensor]:
     Raises:
         BedstoneError: a block was not used.
     """
+    blocks, found = list(stack), []
+    for state in block_states(stack, read):
+        with _left_at(blocks, state):
+            found.append(read())
+    return found
+
+
+@torch.no_grad()
+def block_states(stack: Any, read: Callable[[], Any]) -> list[Tensor]:
+    """What the first block is given and what each gives in a pass, L + 1 of (B, T, D).
+
+    Raises:
+        BedstoneError: a block was not used once.
+    """
     states: list[Tensor] = []
 
     def before(_: nn.Module, given: tuple[Any, ...]) -> None:
@@ -47,20 +61,14 @@ def after_blocks(stack: Any, read: Callable[[], Tensor]) -> list[Tensor]:
         states.append(output)
 
     blocks = list(stack)
-    handles = [blocks[0].register_forward_pre_hook(before)]
-    handles += [block.register_forward_hook(after) for block in blocks]
-    try:
+    with contextlib.ExitStack() as hooks:
+        hooks.enter_context(_hooked(blocks[0].register_forward_pre_hook(before)))
+        for block in blocks:
+            hooks.enter_context(_hooked(block.register_forward_hook(after)))
         read()
-    finally:
-        for handle in handles:
-            handle.remove()
     if len(states) != len(blocks) + 1:
-        raise BedstoneError("--lens: this network doesn't use its blocks one after another.")
-    found = []
-    for state in states:
-        with _left_at(blocks, state):
-            found.append(read())
-    return found
+        raise BedstoneError("lens: this network doesn't use its blocks one after another.")
+    return states
 
 
 @contextlib.contextmanager

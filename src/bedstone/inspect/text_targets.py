@@ -171,12 +171,16 @@ def read_words(
         own = spans[numbers[key]]
         own[1], own[2] = min(own[1], start), max(own[2], end)
     parts = tuple(
-        Part(texts[text][start:end].strip() or repr(texts[text][start:end])[1:-1], text, start, end)
-        for text, start, end in spans
+        Part(_name(texts[text][start:end]), text, start, end) for text, start, end in spans
     )
     if not parts:
         raise BedstoneError("explain: the input has no word that could be taken away.")
     return Reading(row, parts, owners, blank)
+
+
+def _name(text: str) -> str:
+    """A word's name; of white space what it is."""
+    return text.strip() or repr(text)[1:-1].replace(" ", "␣")
 
 
 def blank_of(tokenizer: Any, baseline: str) -> tuple[int | str, str]:
