@@ -209,7 +209,7 @@ def _fit(states: Tensor, wanted: Tensor, test: Tensor, count: int) -> tuple[floa
         found.backward()
         return found
 
-    optimizer.step(loss)  # type: ignore[arg-type]  # it takes a tensor too
+    optimizer.step(loss)
     with torch.no_grad():
         logits = layer(x[test])
         right = (logits.argmax(-1) == wanted[test]).double().mean()
