@@ -146,7 +146,10 @@ class Lens:
 
 
 def _visible(text: str) -> str:
-    return text.replace("\n", "↵").replace("\t", "⇥") or "∅"
+    """A token as it is shown: line ends and such by signs, a vocabulary's own marks as spaces."""
+    for mark, sign in (("\n", "↵"), ("\t", "⇥"), ("Ġ", " "), ("Ċ", "↵"), ("▁", " ")):
+        text = text.replace(mark, sign)
+    return text or "∅"
 
 
 def text_lens(network: Any, tokenizer: Any, ids: Sequence[int]) -> Lens:
@@ -254,7 +257,10 @@ class Patching:
 
 
 def _cells(row: np.ndarray) -> list[tuple[str, float]]:
-    return [(f"{value:.2f}", float(np.clip(abs(value), 0, 1))) for value in row]
+    shown = (f"{value:.2f}" if abs(value) >= 0.005 else "0" for value in row)
+    return [
+        (text, float(np.clip(abs(value), 0, 1))) for text, value in zip(shown, row, strict=True)
+    ]
 
 
 @torch.no_grad()
