@@ -165,6 +165,7 @@ def integrated_gradients(
     nodes, weights = (nodes + 1) / 2, weights / 2
     ends = dict(zip(STRETCHES, _values(case, STRETCHES), strict=True))
     change, gradients = ends[1.0] - ends[0.0], 0
+    along = (case.values - case.baseline).double()
     done: list[_Stretch] = []
     new = [_Stretch(*both) for both in pairwise(STRETCHES)]
     while new:
@@ -174,7 +175,8 @@ def integrated_gradients(
         factors = torch.from_numpy(weights).to(slopes)
         for one, own in zip(new, slopes, strict=True):
             one.change = ends[one.end] - ends[one.start]
-            one.integral = torch.tensordot(factors, own, 1) * (one.end - one.start)
+            mean = torch.tensordot(factors, own, 1).double() * along
+            one.integral = mean * (one.end - one.start)
         done, new = [*done, *new], []
         allowed = tolerance * abs(change)
         if sum(one.missed for one in done) <= allowed:
@@ -214,19 +216,19 @@ def _values(case: Case, places: Sequence[float]) -> list[float]:
 
 
 def _gradients(case: Case, places: np.ndarray) -> Tensor:
-    """What each value adds by the gradient of F at places on the line, (B, *S) float64."""
+    """The gradient of F at places on the line, (B, *S)."""
     found = []
     for part in _line(case, places).split(case.rows):
         with torch.enable_grad():
             x = part.requires_grad_()
             (slopes,) = torch.autograd.grad(case.score(x).sum(), x)
-        found.append(slopes.double())
-    return _finite(torch.cat(found)) * (case.values - case.baseline).double()
+        found.append(slopes)
+    return _finite(torch.cat(found))
 
 
 def gradient_times_input(case: Case) -> Attribution:
     """The gradient of F at the input times its distance from the baseline: one step of the path."""
-    values = _gradients(case, np.array([1.0]))[0]
+    values = _gradients(case, np.array([1.0]))[0] * (case.values - case.baseline)
     return Attribution("gradient-x-input", case.summed(values), case.detail(values))
 
 
