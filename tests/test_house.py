@@ -90,6 +90,8 @@ ALONE = {
     "data/text/chat_template.py": "a process of its own, which imports nothing of Bedstone",
     "sandbox/kernel.py": "what the kernel is called for; what runs in it is the other files'",
     "checkpoints/sizes.py": "what a file says against what its weights bear out",
+    "inspect/image_targets.py": "what is explained of pictures; text_targets.py reads texts",
+    "inspect/explanation.py": "what was found, and its page; explain.py is how it is found",
     "train/monitor.py": "what a run is judged by; rollouts only carry it from step to step",
     "inspect/output_checks.py": "checks of an audit on what a model decides, makes and finds",
     "inspect/text_checks.py": "checks of an audit on texts",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bedstone.checkpoints.model import Model
     from bedstone.commands.train import finetune, pretrain, resume
     from bedstone.errors import BedstoneError
+    from bedstone.inspect.explain import explain
     from bedstone.tasks.pipeline import pipeline
 
 _HOMES = {
@@ -26,8 +27,18 @@ _HOMES = {
     "finetune": "bedstone.commands.train",
     "resume": "bedstone.commands.train",
     "pipeline": "bedstone.tasks.pipeline",
+    "explain": "bedstone.inspect.explain",
 }
-__all__ = ["BedstoneError", "Model", "finetune", "load", "pipeline", "pretrain", "resume"]
+__all__ = [
+    "BedstoneError",
+    "Model",
+    "explain",
+    "finetune",
+    "load",
+    "pipeline",
+    "pretrain",
+    "resume",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,7 @@ COMMANDS = {
         "calibrate": "commands.calibrate:calibrate",
         "report": "commands.report:report",
         "compare": "commands.report:compare",
+        "explain": "commands.explain:explain_",
         "info": "commands.info:info",
         "check": "commands.check:check",
         "card": "commands.card:card",

@@ -263,6 +263,22 @@ class SelfAttention(nn.Module):
         )
         return mixed.transpose(1, 2).flatten(2)
 
+    def weights(self, x: Tensor, context: Context) -> Tensor:
+        """softmax(q k^T * scale + bias) where the mask allows, without a cache, fp32 (B, H, T, T).
+
+        A bias of packed documents, `context.relative`, is left out.
+        """
+        q, k, _ = self.project(x, context)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+        scores = q.float() @ k.float().transpose(-1, -2) * (self.scale or self.head_width**-0.5)
+        if context.bias is not None:
+            scores = scores + context.bias
+        slots = torch.arange(x.shape[1], device=x.device)
+        mask = with_window(context.mask, self.window).dense(slots[None], slots)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None], float("-inf"))
+        return scores.softmax(-1)
+
 
 def check_memory(memories: int, rows: int) -> None:
     """Raises BedstoneError unless as many neighbouring rows read each memory."""
@@ -365,13 +381,35 @@ def cross_attention(network: nn.Module, read: Callable[[], Any]) -> Tensor:
     Raises:
         BedstoneError: no cross-attention was used.
     """
+    found = _weights(network, read, CrossAttention)
+    if not found:
+        raise BedstoneError(
+            "attention: nothing was attended across in this pass, so there are no weights. Take a "
+            "network that reads pictures or sources by cross-attention."
+        )
+    return torch.stack(found)
+
+
+def self_attention(network: nn.Module, read: Callable[[], Any]) -> Tensor:
+    """Weights of all self-attention in a pass, (L, B, H, T, T), likewise.
+
+    Raises:
+        BedstoneError: no self-attention was used.
+    """
+    found = _weights(network, read, SelfAttention)
+    if not found:
+        raise BedstoneError("attention: this network has no self-attention; take a transformer.")
+    return torch.stack(found)
+
+
+def _weights(network: nn.Module, read: Callable[[], Any], kind: type[nn.Module]) -> list[Tensor]:
+    """What each attention of a kind gave its tokens in a pass."""
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, given: tuple[Any, ...], _: Any) -> None:
-        assert isinstance(module, CrossAttention)
+    def keep(module: Any, given: tuple[Any, ...], _: Any) -> None:
         found.append(module.weights(*given))
 
-    parts = [part for part in network.modules() if isinstance(part, CrossAttention)]
+    parts = [part for part in network.modules() if isinstance(part, kind)]
     hooks = [part.register_forward_hook(keep) for part in parts]
     try:
         with torch.no_grad():
@@ -379,12 +417,7 @@ def cross_attention(network: nn.Module, read: Callable[[], Any]) -> Tensor:
     finally:
         for hook in hooks:
             hook.remove()
-    if not found:
-        raise BedstoneError(
-            "attention: nothing was attended across in this pass, so there are no weights. Take a "
-            "network that reads pictures or sources by cross-attention."
-        )
-    return torch.stack(found)
+    return found
 
 
 def _heads(x: Tensor, width: int) -> Tensor:

@@ -4,8 +4,6 @@ Needs no other file. Verdicts are said in words, and images are kept as PNG: of 
 would blur what is judged.
 """
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bedstone.files import write_text
-from bedstone.report.pages import render
+from bedstone.report.pages import png, render
 
 SYSTEM_PAGE = """
 {% block style %}
@@ -74,9 +72,7 @@ class Shot:
         """The image as a PNG in a data URI."""
         from PIL import Image
 
-        held = io.BytesIO()
-        Image.fromarray(self.pixels).save(held, "PNG", optimize=True)
-        return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+        return png(Image.fromarray(self.pixels))
 
 
 @dataclass(frozen=True)
