@@ -57,15 +57,15 @@ def plan(
         if not 0 <= value < float("inf"):
             raise BedstoneError(f"--{name}: {value} was given; expected a number from 0 on.")
     path = library.find(recipe)
+    from bedstone.recipes.given import read_any
+
+    method, read = read_any(path, overrides)
     if gpus:
-        method, read = read_any(path, overrides)
         paper = _on_paper(method, read, gpus, gpu, price_hour)
         print(json.dumps(paper.record()) if as_json else "\n".join(paper.lines()))
         return 0
     from bedstone.inspect.plan import make_plan
-    from bedstone.recipes.given import read_any
 
-    method, read = read_any(path, overrides)
     made = make_plan(
         method,
         read,
