@@ -26,7 +26,8 @@ def tar_rows(path: Path) -> Iterator[Row | BedstoneError]:
     Raises:
         BedstoneError: the file is no tar, or ends early.
     """
-    key, row, fault, files = "", {}, "", 0
+    row: dict[str, Any] = {}
+    key, fault, files = "", "", 0
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
