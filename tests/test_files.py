@@ -53,7 +53,9 @@ def put(path: Path, what: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("exchange", [True, False])
 @pytest.mark.parametrize("before", [None, OLD])
-@pytest.mark.parametrize("run", [raised, pytest.param(killed, marks=needs_fork)])
+@pytest.mark.parametrize(
+    "run", [raised, pytest.param(killed, marks=[needs_fork, pytest.mark.slow])]
+)
 def test_folder_is_old_or_new_wherever_cut(tmp_path, run, before, exchange):
     base, path = tmp_path / "runs", tmp_path / "runs" / "model"
 

@@ -355,6 +355,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(chat, tmp_path, monkeypatch
     assert screen.left() == 0
 
 
+@pytest.mark.slow
 @needs_pty
 def test_settings_and_mistakes_in_a_terminal(chat, tmp_path):
     screen = chat("--max-new-tokens", "3")

@@ -39,6 +39,7 @@ def refused(capsys, *words) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_all_forms_of_rows_have_the_same_figures(folder, tmp_path, capsys):
     data = tmp_path / "rows.jsonl"
     words = (folder, data, "--task", "translation")

@@ -2,6 +2,7 @@
 
 import collections
 
+import pytest
 import row_campaign
 import torch
 from campaign import campaign
@@ -11,6 +12,7 @@ from faults import needs_fork
 FAILURES = ("traceback", "slow", "memory", "wrong", "unnamed")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_hostile_files_are_refused_or_harmless(tmp_path, capsys):
     threads = torch.get_num_threads()

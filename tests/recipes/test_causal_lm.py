@@ -179,6 +179,7 @@ def test_accumulation_is_one_big_batch(tmp_path, whole):
     assert sum("gradient_norm" in line for line in want) == 6
 
 
+@pytest.mark.slow
 def test_time_budgets_end_on_time(tmp_path):
     began = time.monotonic()
     done = pretrain(make(tmp_path, budget="6s", evaluate_every=0), quiet=True).done

@@ -102,7 +102,9 @@ def test_what_a_run_learnt_from_stays(tmp_path, encoder):
     with pytest.raises(BedstoneError, match="holds a run already"):
         bedstone.finetune("finetune-own", out=str(run.run), **at)
     assert set(EXTENDABLE) <= set(yaml.safe_load((run.run / "recipe.yaml").read_text())) | {
-        "budget"
+        "budget",
+        "log",  # these two stand there where they aren't as usual
+        "parallel",
     }
 
 

@@ -115,6 +115,7 @@ def test_any_number_of_ranks_goes_on_in_mid_epoch(tmp_path):
     check_same(whole.run, run)
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_on_one_rank_stops_all_at_the_same_step(tmp_path):
     path = write(tmp_path / "run.yaml", gpt(tmp_path))
     found = torchrun(2, "--fault", "nan:1:3", "--command", "pretrain", path)
@@ -164,6 +165,7 @@ def test_a_save_that_is_cut_leaves_the_old_checkpoint_or_the_new(rank, operation
         CheckpointStore(run / "checkpoints").latest()
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_one_rank_is_named_and_nothing_changes(tmp_path):
     path = write(tmp_path / "run.yaml", gpt(tmp_path))
     found = torchrun(2, "--fault", "full:1:1", "--command", "pretrain", path)

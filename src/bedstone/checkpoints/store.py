@@ -17,8 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bedstone import ranks
-from bedstone.checkpoints.state import SHARDS, shard_name
 from bedstone.errors import BedstoneError
 from bedstone.files import (
     atomic_folder,
@@ -151,6 +149,8 @@ class CheckpointStore:
             }
             write_text(folder / MANIFEST, _sealed(document))
 
+        from bedstone import ranks  # here, as lists of models read stores without torch
+
         saved = Checkpoint(path, step, values, best_by)
         if ranks.count() > 1:
             _write_together(path, write, seal)
@@ -255,6 +255,9 @@ def _write_together(
     Raises:
         BedstoneError: of any rank, by all; nothing was changed.
     """
+    from bedstone import ranks
+    from bedstone.checkpoints.state import SHARDS, shard_name
+
     with contextlib.ExitStack() as stack:
         temporary = Path(ranks.first(lambda: str(stack.enter_context(atomic_folder(path)))))
 

@@ -18,6 +18,9 @@ OF_MODELS = (
     "export",
     "quantize",
     "evaluate",
+    "explain",
+    "audit",
+    "card",
     "info",
 )
 

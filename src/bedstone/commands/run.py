@@ -393,7 +393,9 @@ def run(
     """
     share = None if shard is None else Shard.read(shard)
     if share is not None and (not as_json or page is not None):
-        raise BedstoneError("--shard: writes lines for bedstone join. Give --json, and no --page.")
+        raise BedstoneError(
+            "--shard: writes lines of JSON, which are joined later. Give --json, and no --page."
+        )
     kind = task_class(task)
     name = kind.name
     chosen = read_options(name, kind.settings, option)

@@ -452,6 +452,7 @@ def test_no_compiler_is_said(tmp_path, monkeypatch):
         kernels._loaded.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_cache_that_can_t_be_made_is_done_without(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

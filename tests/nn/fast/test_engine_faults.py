@@ -149,6 +149,7 @@ def test_two_runtimes_of_openmp_in_one_process(tmp_path):
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
+@pytest.mark.slow
 def test_killed_while_the_engine_is_built(tmp_path):
     """What is left behind isn't taken for the engine; the next process builds it."""
     compiler = tmp_path / "slow-compiler"

@@ -171,6 +171,7 @@ def test_the_map_finds_held_out_companions_where_likeness_does_not():
         fit_co_purchase(vectors, [])
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_companions_in_a_real_catalogue(model, shared_data):
     """What goes together is of one gender and use, and of another kind. Items that no pair names
