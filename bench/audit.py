@@ -88,7 +88,7 @@ def planted(runs: int, steps: int) -> dict[str, Any]:
     start = time.process_time()
     for seed in range(runs):
         for share in (SHARE, 0.5):
-            part = check.measure(Audited(trained(seed, share, steps), seed=1000 * seed))
+            part = check.measure(Audited(trained(seed, share, steps), seed=10_000 * seed))
             red = part.measures[0]
             if share == SHARE:
                 recovered += red.low <= SHARE <= red.high

@@ -14,7 +14,7 @@ from bedstone.data.text.encode import text_input
 from bedstone.errors import BedstoneError
 from bedstone.inspect.audit import read_plan, run_audit, write_audit_page
 from bedstone.inspect.audit_checks import Audited
-from bedstone.inspect.output_checks import SearchCheck, only_value
+from bedstone.inspect.output_checks import RatesCheck, SearchCheck, only_value
 from bedstone.inspect.text_checks import ChoicesCheck, PairsCheck, shared_places
 from bedstone.metrics.bias import group_differences
 from bedstone.models.heads import HeadConfig
@@ -174,6 +174,21 @@ def test_search_counts_who_stands_first(tmp_path):
         assert first.value + second.value == pytest.approx(1.0)
     with pytest.raises(BedstoneError, match="Take fewer"):
         SearchCheck(data=str(data), group="group", queries=["red"], top=8).measure(Audited(opened))
+
+
+def test_no_two_outputs_are_drawn_by_the_same_seed(monkeypatch):
+    """A row draws by its call's seed plus its number: calls of consecutive seeds would overlap."""
+    drawn = []
+
+    def task(prompt, *, num_return_sequences, seed, **_):
+        drawn.extend(range(seed, seed + num_return_sequences))
+        return [{"generated_text": "sport"}] * num_return_sequences
+
+    monkeypatch.setattr(Audited, "task", lambda self, name, **options: task)
+    opened = decoder(HeadConfig("language"), "llama")
+    values = {"a": ["sport"], "b": ["film"]}
+    RatesCheck(prompts=["x", "y", "z"], samples=7, values=values).measure(Audited(opened))
+    assert len(drawn) == len(set(drawn)) == 21
 
 
 def test_words_are_found_whole():

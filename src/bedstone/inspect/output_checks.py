@@ -209,7 +209,7 @@ class RatesCheck(Check):
                 prompt,
                 max_new_tokens=self.tokens,
                 num_return_sequences=self.samples,
-                seed=audited.seed + number,
+                seed=audited.seed + number * self.samples,  # a row draws by seed + its number
             )
             found += [only_value(str(each["generated_text"]), values) for each in written]
             audited.progress((number + 1) / len(self.prompts))
@@ -218,7 +218,8 @@ class RatesCheck(Check):
     def _drawn(self, audited: Audited, values: Mapping[str, Sequence[str]]) -> list[str]:
         """The value that each image shows; empty where it shows none, or several."""
         model: Any = audited.model
-        rows, seeds = rows_of(list(self.prompts), self.samples, audited.seed)
+        rows, _ = rows_of(list(self.prompts), self.samples, audited.seed)
+        seeds = list(range(audited.seed, audited.seed + len(rows)))  # no two of the same noise
         drawer = open_generator(model, audited.precision)
         drawn = drawer.draw(rows, seeds).signals
         if self.judge:
