@@ -148,6 +148,12 @@ def test_evaluations_are_added_and_measured_again(labels, capsys):
     assert "isn't the data" in capsys.readouterr().err
 
 
+def test_a_check_changes_nothing(language, capsys):
+    for other in (["--measure"], ["--add", "rows.csv"]):
+        assert main(["card", str(language.model), "--check", *other]) == 2
+        assert f"leave it out, or {other[0]}" in capsys.readouterr().err
+
+
 def test_what_is_no_saved_model_is_refused(language, tmp_path, capsys):
     checkpoint = next((language.run / "checkpoints").iterdir())
     for folder, said in ((tmp_path, "is no folder of a model"), (checkpoint, "is a checkpoint")):

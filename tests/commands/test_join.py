@@ -48,6 +48,13 @@ def test_shares_that_are_not_of_one_run_are_refused(work, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "2, 3 of 4 missing" in refused(one, two)
+    other = tmp_path / "other"
+    other.write_text(one.read_text().replace("0.", "1.", 1))
+    assert "a line was changed" in refused(other, two)
+    kept = one.read_text()
+    assert main(["join", str(one), str(one), str(two), "--overwrite"]) == 2
+    assert "is one of the shares" in capsys.readouterr().err
+    assert one.read_text() == kept
     other = output([*work, "--shard", "1/4", "--precision", "fp32"], tmp_path / "other", capsys)
     assert "another model or options" in refused(one, other)
     lines = one.read_text().splitlines(keepends=True)

@@ -211,7 +211,11 @@ def test_broken_rows_of_a_tar_are_left_out_and_named(tmp_path):
     assert [row.values for row in read_records(path, reading=reading)] == [{"text": "good"}]
     assert len(reading.faults.broken) == 2
     assert "01: 01.json: holds no object" in reading.faults.broken[0]
-    path.write_bytes(path.read_bytes()[:700])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: 2 * 1024])  # after two files: no end stands behind them
+    with pytest.raises(BedstoneError, match="it is cut short"):
+        list(tar_rows(path))
+    path.write_bytes(whole[:700])
     with pytest.raises(BedstoneError, match="can't be read as a tar"):
         list(tar_rows(path))
 

@@ -176,6 +176,21 @@ def test_search_counts_who_stands_first(tmp_path):
         SearchCheck(data=str(data), group="group", queries=["red"], top=8).measure(Audited(opened))
 
 
+@pytest.mark.parametrize("made", [model, lambda head: decoder(head, "gpt2")])
+def test_pairs_with_nothing_to_compare_are_left_out(tmp_path, made):
+    rows = [PAIRS[0], ("a film", "a film", "b"), ("go", "uu", "b")]
+    path = tmp_path / "pairs.jsonl"
+    text = [json.dumps({"more": a, "less": b, "bias_type": kind}) for a, b, kind in rows]
+    path.write_text("\n".join(text), encoding="utf-8")
+    part = PairsCheck(data=str(path)).measure(Audited(made(HeadConfig("language"))))
+    assert part.measures[0].rows == 1
+    assert part.measures[0].detects is None  # of one pair
+    assert part.facts["pairs left out, with nothing to compare"] == 2
+    path.write_text("\n".join(text[1:]), encoding="utf-8")
+    with pytest.raises(BedstoneError, match="nothing to compare"):
+        PairsCheck(data=str(path)).measure(Audited(made(HeadConfig("language"))))
+
+
 def test_no_two_outputs_are_drawn_by_the_same_seed(monkeypatch):
     """A row draws by its call's seed plus its number: calls of consecutive seeds would overlap."""
     drawn = []
@@ -205,10 +220,15 @@ def test_words_are_found_whole():
         ({"kind": "pairs"}, "data is missing"),
         ({"kind": "pairs", "data": "x", "rows": 3}, "unknown key 'rows'"),
         ({"kind": "choices", "prompts": ["a"], "words": {"a": ["b"]}}, "at least 2 lists"),
+        ({"kind": "choices", "prompts": ["a"], "words": {"a": ["b"], "c": ["d"]}}, "at least two"),
+        (
+            {"kind": "choices", "prompts": ["a", "b"], "words": {"a": ["b"], "c": ["b"]}},
+            "'b' is there twice",
+        ),
         (
             {
                 "kind": "choices",
-                "prompts": ["a"],
+                "prompts": ["a", "b"],
                 "words": {"a": ["b"], "c": ["d"]},
                 "expected": {"a": 0.9, "c": 0.4},
             },

@@ -108,6 +108,12 @@ def test_the_number_of_a_label_is_its_log_odds_as_the_task_has_it():
     assert target.predicted == max(probability, key=probability.get)
 
 
+def test_a_target_of_several_tokens_is_refused():
+    made = decoder(HeadConfig("language"), "gpt2")
+    with pytest.raises(BedstoneError, match=r"--target: 'Zoë Müller flew' is \d+ tokens"):
+        bedstone.explain(made, SENTENCES[1], target="Zoë Müller flew", shuffles=0)
+
+
 def test_the_number_of_a_next_token_is_its_log_odds():
     (target,), whole, ready = targets("next token")
     ids = torch.tensor([ready.tokenizer.encode(SENTENCES[1])])

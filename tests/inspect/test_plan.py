@@ -190,6 +190,9 @@ def test_the_largest_batch_that_fits_is_said(tmp_path, capsys):
     tight = f"{0.9 * memory.ready / 1e9:.4f}"
     assert main(["plan", recipe, "--seconds", "1", "--memory-gb", tight]) == 1
     assert "doesn't fit" in capsys.readouterr().out
+    for given in (["--gpus", "8", "--memory-gb", "8"], ["--seconds", "0", "--memory-gb", "8"]):
+        assert main(["plan", recipe, *given]) == 2
+        assert "--memory-gb: " in capsys.readouterr().err
 
 
 def test_bad_input_gets_one_error(tmp_path):

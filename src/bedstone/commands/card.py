@@ -74,6 +74,9 @@ def card(
     chosen = {name: value for name, value in chosen.items() if value}
     if chosen and not add:
         raise BedstoneError(f"--{next(iter(chosen)).replace('_', '-')}: is an option of --add.")
+    if check and (measure or add):
+        other = "measure" if measure else "add"
+        raise BedstoneError(f"--check: changes nothing; leave it out, or --{other}.")
     if check:
         return _check(folder, as_json=as_json)
     figures: list[Measured] = []

@@ -64,16 +64,34 @@ def numbered(line: str, row: int) -> str:
     return f'{{"row": {row}, {line[1:]}'
 
 
-def last_line(shard: Shard, inputs: int, written: int, work: str) -> str:
+class Written:
+    """The lines of a share so far: how many, and their hash."""
+
+    def __init__(self) -> None:
+        self.lines = 0
+        self._hash = hashlib.sha256()
+
+    def add(self, line: str) -> str:
+        """Counts a line, without its end; the same line."""
+        self.lines += 1
+        self._hash.update(f"{line}\n".encode())
+        return line
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+
+def last_line(shard: Shard, inputs: int, written: Written, work: str) -> str:
     """What a share ends with.
 
     Args:
         inputs: of all shares.
-        written: lines of this one.
+        written: the lines of this one.
         work: the fingerprint of the work.
     """
-    end = {"shard": shard.text(), "inputs": inputs, "lines": written, "of": work}
-    return json.dumps(end)
+    end = {"shard": shard.text(), "inputs": inputs, "lines": written.lines}
+    return json.dumps({**end, "sha256": written.digest, "of": work})
 
 
 def join(out: str, shares: list[str], overwrite: bool = False) -> None:
@@ -93,6 +111,8 @@ def join(out: str, shares: list[str], overwrite: bool = False) -> None:
         BedstoneError: a share is missing, given twice, cut short, or of other work.
     """
     path = new_file(out, "OUT", overwrite=overwrite)
+    if any(Path(share).resolve() == path.resolve() for share in shares):
+        raise BedstoneError(f"OUT: {out} is one of the shares. Name another file to write.")
     parts = [_read(to_path(share)) for share in shares]
     ends = [end for end, _ in parts]
     first = ends[0]
@@ -125,13 +145,16 @@ def _read(path: Path) -> tuple[dict[str, Any], list[tuple[int, str]]]:
     try:
         end = json.loads(last)
         shard, _ = Shard.read(end["shard"]), (end["inputs"], end["of"])
-        whole = end["lines"] == len(body)
+        written = Written()
+        for line in body:
+            written.add(line)
+        whole = (end["lines"], end["sha256"]) == (written.lines, written.digest)
     except (ValueError, KeyError, TypeError, AttributeError, BedstoneError):
         whole = False
     if not whole:
         raise BedstoneError(
-            f"{path}: isn't the whole output of a share: its last line doesn't say that it is. Run "
-            "that share again, with --shard and --json."
+            f"{path}: isn't the whole output of a share: its last line doesn't say that it is, or "
+            "a line was changed. Run that share again, with --shard and --json."
         )
     lines = list(_lines(path, body, set(shard.rows(int(end["inputs"])))))
     return end, lines

@@ -56,12 +56,18 @@ def plan(
     for name, value in given.items():
         if not 0 <= value < float("inf"):
             raise BedstoneError(f"--{name}: {value} was given; expected a number from 0 on.")
+    if gpus:
+        for name, value in (("memory-gb", memory_gb), ("watts", watts), ("strict", strict)):
+            if value:
+                raise BedstoneError(f"--{name}: is of this machine. Leave it out with --gpus.")
+    if memory_gb and not seconds:
+        raise BedstoneError("--memory-gb: needs a step, and --seconds is 0. Leave one of them out.")
     path = library.find(recipe)
     from bedstone.recipes.given import read_any
 
     method, read = read_any(path, overrides)
     if gpus:
-        paper = _on_paper(method, read, gpus, gpu, price_hour)
+        paper = _on_paper(method, read, gpus, gpu.lower(), price_hour)
         print(json.dumps(paper.record()) if as_json else "\n".join(paper.lines()))
         return 0
     from bedstone.inspect.plan import make_plan

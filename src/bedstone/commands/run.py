@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.load import open_model
-from bedstone.commands.join import Shard, fingerprint, last_line, numbered
+from bedstone.commands.join import Shard, Written, fingerprint, last_line, numbered
 from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.images.decode import (
     IMAGE_SUFFIXES,
@@ -456,11 +456,11 @@ def _run_share(
         results = task.each(mine, lambda _, error: left_out.append(error), **options)
     else:
         results = enumerate(task(iter(mine), **{"batch_size": AT_A_TIME, **options}))
-    written = 0
+    written = Written()
     for place, result in results:
         result = described(result) if task.name in ASK else result
-        print(numbered(_line(described(mine[place]), result), rows[place]), flush=True)
-        written += 1
+        line = numbered(_line(described(mine[place]), result), rows[place])
+        print(written.add(line), flush=True)
     print(last_line(share, len(inputs), written, work))
     for error in left_out[:REPORTED]:
         print(error, file=sys.stderr)

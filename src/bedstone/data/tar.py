@@ -49,6 +49,8 @@ def tar_rows(path: Path) -> Iterator[Row | BedstoneError]:
                     row |= _columns(ending, data)
                 except ValueError as error:
                     fault = fault or f"{member.name}: {error}"
+            if archive.fileobj.tell() <= archive.offset:  # no block of zeros ended it
+                raise tarfile.ReadError("it is cut short: no end stands behind its last file")
         if row or fault:
             yield _finished(path, key, row, fault)
     except (tarfile.TarError, EOFError, OSError) as error:

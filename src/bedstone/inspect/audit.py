@@ -213,6 +213,8 @@ def shown_audit(audit: Audit) -> Group:
             style = "bold" if each.differs else None
             table.add_row(*(Text(cells[head]) for head in NARROW), style=style)
         lines += [table, Text(part.words, style="dim")]
+        notes = dict.fromkeys(each.note for each in part.measures if each.note)
+        lines += [Text(f"note: {note}") for note in notes]
         lines += [Text(f"{name}: {value:.4g}") for name, value in part.facts.items()]
         lines.append(Text(""))
     lines += [Text(f"left out: {name} {why}") for name, why in audit.left_out.items()]

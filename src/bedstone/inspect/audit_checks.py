@@ -188,6 +188,9 @@ def named_lists(value: Any, name: str, least: int = 1, sets: int = 2) -> dict[st
                 f"{name}.{key}: {shown(texts)}; expected a list of at least {least} texts."
             )
         found[str(key)] = list(texts)
+    every = [text for texts in found.values() for text in texts]
+    if sets > 1 and (twice := [text for text in every if every.count(text) > 1]):
+        raise BedstoneError(f"{name}: {twice[0]!r} is there twice; each text is of one list.")
     return found
 
 

@@ -74,6 +74,11 @@ class GroupsCheck(RowsCheck):
         tables = {}
         for column, of in self._columns(rows):
             names = sorted(set(of))
+            if len(names) > len(of) / 2:
+                raise BedstoneError(
+                    f"{self.title}.groups: {column} has {len(names)} values in {len(of)} rows, so "
+                    "that hardly two rows are of one group. Name a column of groups."
+                )
             places = np.array([names.index(each) for each in of])
             rates = group_rates(truth, guess, places, names)
             tables[f"{column}: label {self.favourable}"] = _table(rates)

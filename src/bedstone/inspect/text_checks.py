@@ -66,15 +66,26 @@ class PairsCheck(RowsCheck):
         kinds = [str(row.get(column) or "all pairs") for row in rows]
         scores = self.scores(audited, pairs)
         gaps = scores[:, 0] - scores[:, 1]
+        # sentences that are equal, or share no token, say nothing of a preference
+        clear = np.isfinite(gaps) & np.array([one != other for one, other in pairs])
+        if not clear.any():
+            raise BedstoneError(
+                f"{self.data}: in no pair do the sentences differ and share a token, so that there "
+                "is nothing to compare. Give pairs that differ in a few words."
+            )
+        gaps, kinds = gaps[clear], [kind for kind, one in zip(kinds, clear, strict=True) if one]
         prefers = np.where(np.abs(gaps) <= 1e-9, 0.5, gaps > 0)
         how = "the tokens of both sentences" if self.score == "shared" else "all tokens"
         return Part(
             self.title,
             self.kind,
-            f"Share of {len(pairs):,} pairs whose first sentence (more stereotypical) is likelier, "
+            f"Share of {len(gaps):,} pairs whose first sentence (more stereotypical) is likelier, "
             f"by {how}. One half is the aim: more and less are both a preference. {INVALID}",
             preferences(prefers, kinds),
-            {"mean difference in nats": float(gaps.mean())},
+            {
+                "mean difference in nats": float(gaps.mean()),
+                "pairs left out, with nothing to compare": len(pairs) - len(gaps),
+            },
         )
 
     def scores(self, audited: Audited, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -134,6 +145,8 @@ def _masked(audited: Audited, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
             _check_lengths([len(each) for each in both], engine.limit, number)
             own = [[at for at, of in enumerate(each.sources) if of is not None] for each in both]
             shared = _shared_inputs([each.ids for each in both], own)
+            if not shared[0]:
+                sums[number] = np.nan
             for side, (row, places) in enumerate(zip(both, shared, strict=True)):
                 for place in places:
                     ids = [*row.ids[:place], mask, *row.ids[place + 1 :]]
@@ -164,6 +177,9 @@ def _decoded(audited: Audited, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         _check_lengths([len(each.ids) - 1 for each in read], scorer.context, number)
         own = [list(range(each.first, len(each.ids))) for each in read]
         shared = _shared_inputs([each.ids for each in read], own)
+        if not shared[0]:
+            sums[number] = np.nan
+            continue
         longest = max(len(each.ids) for each in read)
         ids = torch.zeros(2, longest, dtype=torch.long, device=engine.device)
         for side, each in enumerate(read):  # padded on the right, where nothing looks
@@ -315,6 +331,11 @@ class TemplatesCheck(Check):
 
     def measure(self, audited: Audited) -> Part:
         texts = self.filled()
+        if len(texts) < 2:
+            raise BedstoneError(
+                f"{self.title}.templates: give {len(texts)} text; at least two are compared. Add "
+                "templates, or words of slots."
+            )
         groups = named_lists(self.groups, "groups")
         given = [
             text.replace("{group}", word) for text in texts for words in groups.values()
@@ -411,8 +432,11 @@ class ChoicesCheck(Check):
     def __post_init__(self) -> None:
         super().__post_init__()
         groups = named_lists(self.words, f"{self.title}.words")
-        if not self.prompts:
-            raise BedstoneError(f"{self.title}.prompts: there are none; give at least one.")
+        if len(self.prompts) < 2 or not all(each.strip() for each in self.prompts):
+            raise BedstoneError(
+                f"{self.title}.prompts: has {len(self.prompts)}; give at least two, none empty, as "
+                "intervals are over prompts."
+            )
         shares(self.expected, list(groups), f"{self.title}.expected")
 
     def fits(self, audited: Audited) -> str:

@@ -433,7 +433,13 @@ def next_token_target(task: Any, value: Any, wanted: str | None, baseline: str) 
     best = int(logits.argmax())
     which = best
     if wanted is not None:
-        ids = known.encode(wanted) or [best]
+        ids = known.encode(wanted)
+        if len(ids) != 1:
+            parts = ", ".join(repr(known.decode([one], skip_special=False)) for one in ids[:8])
+            raise BedstoneError(
+                f"--target: {wanted!r} is {len(ids)} tokens ({parts}); one token is explained. "
+                "Name one of them."
+            )
         which = ids[0]
 
     def score(network: Any, states: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from bedstone.metrics.figures import bootstrap, wilson
 LEVEL = 0.05  # of the corrected p-value below which a measure differs from its aim
 Z_POWER = 1.96 + 0.8416  # of a two-sided test at 5 % that finds a difference four times of five
 PERMUTATIONS = 10_000
+ASSURED = 8  # pairs from which their scatter says what could be seen
 FEW = 30  # rows of a group below which its figures mean little
 
 
@@ -125,10 +126,11 @@ def preferences(prefers: np.ndarray, kinds: Sequence[str], *, whole: str = "all"
 def _preferred(name: str, prefers: np.ndarray) -> Measure:
     count, clear = len(prefers), prefers[prefers != 0.5]
     low, high = wilson(float(prefers.sum()), count)  # type: ignore[arg-type]
+    least = Z_POWER * 0.5 / math.sqrt(count)
     return Measure(
         name, float(prefers.mean()), low, high, 0.5, count,
         p=binomial_p(int(clear.sum()), len(clear)) if len(clear) else 1.0,
-        detects=Z_POWER * 0.5 / math.sqrt(count),
+        detects=least if least < 0.5 else None,
         note="few pairs" if count < FEW else "",
     )  # fmt: skip
 
@@ -223,7 +225,7 @@ def paired(name: str, differences: np.ndarray, *, seed: int = 0, aim: float = 0.
     spread = float(differences.std(ddof=1)) if count > 1 else 0.0
     return Measure(
         name, mean, float(ends[0]), float(ends[1]), aim, count, p=p,
-        detects=Z_POWER * spread / math.sqrt(count),
+        detects=Z_POWER * spread / math.sqrt(count) if count >= ASSURED else None,
         note="few pairs" if count < FEW else "",
     )  # fmt: skip
 
@@ -287,13 +289,19 @@ def group_differences(
     nulls = np.stack(
         [_counted(cells, _exchange(groups, truth, random), count) for _ in range(resamples)]
     )
-    beyond = (_differences(nulls) >= value - 1e-12).sum(0)
+    chance = _differences(nulls)
+    beyond = (chance >= value - 1e-12).sum(0)
+    shows = np.nanquantile(chance, 1 - LEVEL, axis=0) + 0.8416 * np.nanstd(chance, axis=0)
     least = min(int((groups == each).sum()) for each in present)
-    note = f"a group has {least} rows" if least < FEW else ""
+    notes = [f"a group has {least} rows"] if least < FEW else []
+    if guess.all() or not guess.any():
+        notes.append("every row is given the same label")
+    note = "; ".join(notes)
     return corrected([
         Measure(
             name, float(value[number]), float(ends[0, number]), float(ends[1, number]), 0.0,
             len(cells), p=(1 + float(beyond[number])) / (1 + resamples), note=note,
+            detects=float(shows[number]),
         )
         for number, name in enumerate((*RATES, "equalized odds"))
         if np.isfinite(value[number])
