@@ -201,7 +201,7 @@ def test_a_run_that_diverges_is_recorded_and_the_search_goes_on(tmp_path, monkey
     study = begin(tmp_path)
 
     def nan_loss(self, share):
-        self._stop("the loss is nan", [next(self.batches)])
+        raise self._fault("the loss is nan", [next(self.batches)])
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "one_step", nan_loss)
