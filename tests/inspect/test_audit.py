@@ -139,6 +139,11 @@ def test_groups_and_templates_of_a_classifier(tmp_path):
     audit = run_audit(opened, read_plan(path), quiet=True)
     assert set(audit.left_out) == {"search"}
     groups, templates = audit.parts
+    ids = [{**row, "id": str(number)} for number, row in enumerate(rows)]
+    data.write_text("\n".join(map(json.dumps, ids)), encoding="utf-8")
+    many = {"kind": "groups", "data": str(data), "groups": ["id"], "favourable": "yes"}
+    with pytest.raises(BedstoneError, match="id has 80 values in 80 rows"):
+        run_audit(opened, read_plan(checks(tmp_path, many)), quiet=True)
     assert len(groups.measures) == 15  # five of each column, and of both together
     said = opened_labels(opened, rows)
     truth = np.array([row["label"] == "yes" for row in rows])

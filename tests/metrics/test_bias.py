@@ -101,6 +101,14 @@ def test_group_rates_by_hand():
         bias.group_differences(truth, guess, groups * 0, ["a", "b"])
 
 
+def test_one_label_for_all_rows_is_said_and_what_could_be_seen():
+    truth, guess, groups = planted(np.random.default_rng(0), 300, 0.0)
+    same = bias.group_differences(truth, guess & False, groups, ["a", "b"], resamples=100)
+    assert all("every row is given the same label" in each.note for each in same)
+    found = bias.group_differences(truth, guess, groups, ["a", "b"], resamples=200)
+    assert all(0.03 < each.detects < 0.3 for each in found)
+
+
 def test_a_planted_difference_is_found_and_none_is_invented():
     found = false = 0
     for seed in range(25):
