@@ -38,10 +38,9 @@ from bedstone.inspect.faithfulness import (
     Faithfulness,
     randomised,
     rank_correlation,
-    sign_flip,
 )
 from bedstone.inspect.text_targets import label_target, log_odds
-from bedstone.metrics.figures import bootstrap
+from bedstone.metrics.figures import bootstrap, sign_flip
 from result import SHARED
 
 ORDERS, STEPS = 4, 6  # by chance, and of a curve: for the mean over rows few are enough

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bedstone
-from bedstone.checkpoints.card import Measured, weights_hash
+from bedstone.checkpoints.card import Measured, weight_files_hash
 from bedstone.cli import main
 from bedstone.inspect.card import LOSS, data_hash, differs, held_out_figures, with_intervals
 from bedstone.models.heads import HeadConfig
@@ -79,7 +79,7 @@ def test_held_out_figures_are_those_of_the_run_with_intervals(language, model, c
     assert found["validation_perplexity"]["high"] == pytest.approx(math.exp(found[LOSS]["high"]))
     record = json.loads((model / "bedstone.json").read_text())
     assert found[LOSS]["data"] == record["data"]["fingerprint"]
-    assert record["figures"]["weights"] == weights_hash(model)
+    assert record["figures"]["weights"] == weight_files_hash(model)
     text = (model / "README.md").read_text()
     assert "## Figures" in text and record["data"]["fingerprint"] in text
     assert found[LOSS]["data"][:16] in text and "in training" not in text

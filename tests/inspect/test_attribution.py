@@ -20,8 +20,8 @@ from bedstone.inspect.faithfulness import (
     Faithfulness,
     randomised,
     rank_correlation,
-    sign_flip,
 )
+from bedstone.metrics.figures import sign_flip
 
 
 def case(score, values, parts=None, baseline=None):

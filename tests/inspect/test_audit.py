@@ -9,6 +9,8 @@ import torch
 import yaml
 from PIL import Image
 
+import bedstone
+from bedstone.checkpoints.card import Measured, keep_figures
 from bedstone.cli import main
 from bedstone.data.text.encode import text_input
 from bedstone.errors import BedstoneError
@@ -158,8 +160,6 @@ def test_groups_and_templates_of_a_classifier(tmp_path):
 
 
 def opened_labels(opened, rows):
-    import bedstone
-
     task = bedstone.pipeline("text-classification", opened)
     return np.array([task(row["text"])[0]["label"] == "yes" for row in rows])
 
@@ -272,12 +272,18 @@ def test_the_command_keeps_the_audit_in_the_card(tmp_path, capsys):
     assert main(arguments) == 0
     assert "measures differ" in capsys.readouterr().out
     assert page.is_file()
-    record = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    record = json.loads((folder / "bedstone.json").read_text(encoding="utf-8"))["audit"]
     assert record["parts"][0]["measures"][0]["rows"] == 2
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert card.count("## Audit") == 1
     assert main([*arguments, "--overwrite"]) == 0  # again: the section is replaced
     assert (folder / "README.md").read_text(encoding="utf-8").count("## Audit") == 1
+    opened = bedstone.load(folder)  # verified
+    keep_figures(folder, opened, [Measured("loss", 1.0, 0.9, 1.1, 5, "ab", "c", "fp32")])
+    card = (folder / "README.md").read_text(encoding="utf-8")  # figures leave the audit there
+    assert card.count("## Audit") == card.count("## Figures") == 1
+    bedstone.load(folder).save(tmp_path / "again")  # whose weights may be others
+    assert "## Audit" not in (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_model_that_no_check_fits_is_named(tmp_path, capsys):

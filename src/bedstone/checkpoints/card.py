@@ -2,7 +2,8 @@
 
 Figures that `bedstone card` measured stand in `bedstone.json` under `figures`, with the hash of the
 weights that they are of, and in the card: each with its interval, the hash of its data, and the
-command that measures it again. Saving a model leaves them out, since its weights may be others.
+command that measures it again; what `bedstone audit --keep` found stands under `audit`.
+Saving a model leaves both out, since its weights may be others.
 """
 
 import hashlib
@@ -97,7 +98,7 @@ def card(
     return (
         f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
         f"# {config.layout}, {count / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
-        f"{labels}\n```\n{command}\n```\n\n{opened}{_measured(record)}"
+        f"{labels}\n```\n{command}\n```\n\n{opened}{_measured(record)}{_audited(record)}"
     )
 
 
@@ -136,41 +137,6 @@ def _shape(config: Any) -> dict[str, str]:
         "context": f"{config.context} tokens",
         "vocabulary": f"{config.vocab_size:,} tokens",
     }
-
-
-# What an audit found, as a section of a card.
-
-AUDIT_FILE = "audit.json"
-_AUDIT = "\n## Audit\n"
-
-
-def audit_section(record: Mapping[str, Any]) -> str:
-    """The section of a card that says what an audit found.
-
-    Args:
-        record: of `inspect.audit.Audit`.
-    """
-    rows = ["| check | measure | value | 95 % | aim | corrected p | rows |", "|---" * 7 + "|"]
-    for part in record["parts"]:
-        for each in part["measures"]:
-            p = "" if each["corrected"] is None else f"{each['corrected']:.3f}"
-            mark = "**" if each["differs"] else ""
-            rows.append(
-                f"| {part['name']} | {each['name']} | {mark}{each['value']:.3f}{mark} | "
-                f"{each['low']:.3f} to {each['high']:.3f} | {each['aim']:.3f} | {p} | "
-                f"{each['rows']} |"
-            )
-    table = "\n".join(rows)
-    return (
-        f"{_AUDIT}\nBold figures differ from their aim. One that doesn't is no proof of fairness.\n"
-        f"Weights {record['weights'][:12]}, checks {record['checks_hash'][:12]}, seed "
-        f"{record['seed']}; measured by\n`{record['command']}`.\n\n{table}\n"
-    )
-
-
-def with_audit(card: str, section: str) -> str:
-    """A card with the section of an audit at its end, in the place of an earlier one."""
-    return card.split(_AUDIT)[0].rstrip("\n") + "\n" + section
 
 
 # The model card of what draws, in Markdown with the metadata block that hubs read.
@@ -220,7 +186,7 @@ def pipeline_card(
     return (
         f"---\nlibrary_name: bedstone\ntags:\n- bedstone\npipeline_tag: {task}\n---\n\n"
         f"# {config.layout}, {total / 1e6:.1f}M parameters\n\n| | |\n|---|---|\n{table}\n"
-        f"{labels}\n```\n{command}\n```\n{_measured(record)}"
+        f"{labels}\n```\n{command}\n```\n{_measured(record)}{_audited(record)}"
     )
 
 
@@ -257,7 +223,7 @@ class Measured:
     precision: str
 
 
-def weights_hash(folder: Path) -> str:
+def weight_files_hash(folder: Path) -> str:
     """The hash of a folder's weights: of the names and hashes of their files, in order.
 
     Raises:
@@ -289,10 +255,19 @@ def keep_figures(folder: Path, model: Any, figures: Sequence[Measured]) -> None:
     """Puts figures into the record and the card of a model's folder, whole or not at all.
 
     Args:
-        model: that was opened from it: its `record` and `card` are written.
+        model: that was opened from it.
     """
-    kept = {"weights": weights_hash(folder), "measured": [asdict(each) for each in figures]}
+    kept = {"weights": weight_files_hash(folder), "measured": [asdict(each) for each in figures]}
     model.record["figures"] = kept
+    keep_card(folder, model)
+
+
+def keep_card(folder: Path, model: Any) -> None:
+    """Writes the record and the card of a model anew, whole or not at all; all else stays.
+
+    Args:
+        model: that was opened from the folder: its `record` and `card` are written.
+    """
     with atomic_folder(folder) as new:
         for path in sorted(folder.rglob("*")):
             target = new / path.relative_to(folder)
@@ -340,4 +315,39 @@ def _measured(record: Mapping[str, Any]) -> str:
     return (
         f"\n## Figures\n\n{head}|{'---|' * 7}\n" + "\n".join(lines) + "\n\n"
         f"Of the weights `{weights[:16]}`. `bedstone card . --check` measures them again.\n"
+    )
+
+
+def _audited(record: Mapping[str, Any]) -> str:
+    """The section of what an audit found (`inspect.audit.Audit.record`).
+
+    Raises:
+        BedstoneError: it is damaged.
+    """
+    audit = record.get("audit")
+    if not audit:
+        return ""
+    rows = ["| check | measure | value | 95 % | aim | corrected p | rows |", "|---" * 7 + "|"]
+    try:
+        for part in audit["parts"]:
+            for each in part["measures"]:
+                p = "" if each["corrected"] is None else f"{each['corrected']:.3f}"
+                mark = "**" if each["differs"] else ""
+                rows.append(
+                    f"| {part['name']} | {each['name']} | {mark}{each['value']:.3f}{mark} | "
+                    f"{each['low']:.3f} to {each['high']:.3f} | {each['aim']:.3f} | {p} | "
+                    f"{each['rows']} |"
+                )
+        made = (
+            f"Weights {audit['weights'][:12]}, checks {audit['checks_hash'][:12]}, seed "
+            f"{audit['seed']}; measured by\n`{audit['command']}`."
+        )
+    except (KeyError, TypeError, ValueError):
+        raise BedstoneError(
+            "the model's audit is damaged. Make it again: bedstone audit MODEL --keep"
+        ) from None
+    table = "\n".join(rows)
+    return (
+        "\n## Audit\n\nBold figures differ from their aim. One that doesn't is no proof of "
+        f"fairness.\n{made}\n\n{table}\n"
     )

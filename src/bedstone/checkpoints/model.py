@@ -244,7 +244,8 @@ class Model:
             golden: whether golden outputs are among them, for which the network is run.
         """
         self.write_network(folder)
-        self.record.pop("figures", None)  # of the weights that they were measured of
+        for measured in ("figures", "audit"):  # of the weights that they were measured of
+            self.record.pop(measured, None)
         write_text(folder / "README.md", self.card())
         if golden:
             try_write_golden(folder, self)

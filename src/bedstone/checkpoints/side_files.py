@@ -5,14 +5,13 @@ or cut file is known before it is used; the rest says how the weights were made:
 metrics and versions. Both come from whoever made the folder: the kinds of values are checked.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bedstone.errors import BedstoneError
-from bedstone.files import atomic_folder, manifest, verify_manifest, write_json, write_text
+from bedstone.files import manifest, verify_manifest, write_json
 from bedstone.generation.constraints import FILE, read_constraints
 from bedstone.generation.constraints import KEYS as GENERATION_KEYS
 from bedstone.reading import check_kinds, is_plain, read_object
@@ -38,34 +37,6 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     files = manifest(folder)
     files.pop(RECORD, None)  # which is replaced
     write_json(folder / RECORD, {**record, **now, "files": files})
-
-
-def add_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Puts text files into a saved folder, or replaces those of their names, whole or not at all.
-
-    All other files are kept as they are; what bedstone.json says of its making, too.
-
-    Raises:
-        BedstoneError: the folder has no bedstone.json, or a file isn't the one that it names.
-    """
-    path = folder / RECORD
-    if not is_plain(path):
-        raise BedstoneError(
-            f"{folder}: has no {RECORD}, so it isn't a folder that Bedstone wrote, and nothing is "
-            "put into it."
-        )
-    read_record(folder, verify=True)
-    record = read_object(path, finite=False)
-    with atomic_folder(folder) as made:
-        for each in sorted(folder.rglob("*")):
-            target = made / each.relative_to(folder)
-            if each.is_dir():
-                target.mkdir(exist_ok=True)
-            elif each.name != RECORD and str(each.relative_to(folder)) not in texts:
-                os.link(each, target)
-        for name, text in texts.items():
-            write_text(made / name, text)
-        write_json(made / RECORD, {**record, "files": manifest(made)})
 
 
 def read_record(folder: Path, *, verify: bool) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """`bedstone audit`: whether a model treats groups differently, with intervals and tests."""
 
-from pathlib import Path
-
-from bedstone.errors import BedstoneError
 from bedstone.outputs import new_file
 
 
@@ -30,7 +27,7 @@ def audit(
         model: a run, a published folder, or a name of `bedstone models`.
         checks: a YAML file of checks, or words: gender in words, which comes with Bedstone.
         page: an HTML file with all figures.
-        keep: write `audit.json` into the model's folder, and a section into its card.
+        keep: write it into the model's `bedstone.json` and its card.
         strict: exit with 1 where a measure differs from its aim.
         overwrite: replace a page of the same name.
         as_json: print one JSON object.
@@ -55,13 +52,11 @@ def audit(
     if page is not None:
         new_file(page, "--page", overwrite=overwrite)
     opened = open_model(model, device=device)
-    if keep and opened.path is None:
-        raise BedstoneError(f"--keep: {model} is no folder that could be written to. Leave it out.")
     found = run_audit(opened, plan, precision=precision, quiet=as_json)
     present_audit(found, as_json=as_json)
     written = [] if page is None else [f"page: {write_audit_page(found, page)}"]
-    if keep and opened.path is not None:
-        written.append(f"kept: {keep_audit(found, Path(opened.path))}")
+    if keep:
+        written.append(f"kept: {keep_audit(found, opened)}")
     if not as_json:
         print(*written, sep="\n")
     return int(strict and bool(found.differing))

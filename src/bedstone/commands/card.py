@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bedstone.checkpoints.card import Measured, keep_figures, kept_figures, weights_hash
+from bedstone.checkpoints.card import Measured, keep_figures, kept_figures, weight_files_hash
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.side_files import RECORD, read_record
 from bedstone.checkpoints.store import MANIFEST
@@ -118,7 +118,7 @@ def _keep(folder: Path, figures: list[Measured]) -> None:
     opened: Any = open_model(folder)
     weights, kept = kept_figures(opened.record, folder)
     fresh = {each.command for each in figures}
-    if weights == weights_hash(folder):
+    if weights == weight_files_hash(folder):
         figures = [each for each in kept if each.command not in fresh] + figures
     keep_figures(folder, opened, figures)
 
@@ -148,7 +148,7 @@ def _check(folder: Path, *, as_json: bool) -> int:
             f"{folder}: its card has no figures to check. Measure them: bedstone card {folder} "
             "--measure"
         )
-    if (now := weights_hash(folder)) != weights:
+    if (now := weight_files_hash(folder)) != weights:
         raise BedstoneError(
             f"{folder}: its weights aren't those that its card is of: hash {now[:16]}, expected "
             f"{weights[:16]}. Its figures say nothing of them; measure anew: save the model, then "

@@ -21,9 +21,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from bedstone.checkpoints.card import AUDIT_FILE, audit_section, with_audit
+from bedstone.checkpoints.card import keep_card
 from bedstone.checkpoints.model import Model, weights_hash
-from bedstone.checkpoints.side_files import add_files
+from bedstone.checkpoints.side_files import RECORD
 from bedstone.errors import BedstoneError, closest
 from bedstone.inspect.audit_checks import Audited, Check, Part, settings_of
 from bedstone.inspect.output_checks import GroupsCheck, RatesCheck, SearchCheck
@@ -186,19 +186,21 @@ def run_audit(
     return Audit(str(model.path), plan, weights_hash(model), parts, left_out)
 
 
-def keep_audit(audit: Audit, folder: Path) -> Path:
-    """Writes `audit.json` into the model's folder, and what it says into its card.
+def keep_audit(audit: Audit, model: Model) -> Path:
+    """Puts it into the record and the card of the model's folder, and returns the card.
 
     Raises:
-        BedstoneError: as `add_files`.
+        BedstoneError: the folder isn't one that Bedstone wrote.
     """
-    record = audit.record()
-    texts = {AUDIT_FILE: json.dumps(record, indent=1)}
-    card = folder / "README.md"
-    if card.is_file():
-        texts[card.name] = with_audit(card.read_text(encoding="utf-8"), audit_section(record))
-    add_files(folder, texts)
-    return folder / AUDIT_FILE
+    folder = model.path
+    if folder is None or not (folder / RECORD).is_file():
+        raise BedstoneError(
+            f"--keep: {model.path} isn't a folder that Bedstone wrote, so nothing is put into it. "
+            "Save it as one first, by bedstone.load(...).save(folder), or take --page."
+        )
+    model.record["audit"] = audit.record()
+    keep_card(folder, model)
+    return folder / "README.md"
 
 
 def shown_audit(audit: Audit) -> Group:

@@ -142,15 +142,6 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((ends - (counts - 1) / 2)[places])
 
 
-def sign_flip(differences: np.ndarray, *, draws: int = 20_000, seed: int = 0) -> float:
-    """p of a mean of paired differences as large or larger, if their signs were chance."""
-    random = np.random.default_rng(seed)
-    values = np.asarray(differences, np.float64)
-    signs = random.choice((-1.0, 1.0), size=(draws, len(values)))
-    found = (signs @ values) / len(values)
-    return float((1 + (found >= values.mean() - 1e-15).sum()) / (draws + 1))
-
-
 @torch.no_grad()
 def randomised(network: Network, *, seed: int = 0, names: Sequence[str] = ("",)) -> Network:
     """A copy whose weights are shuffled, each tensor in itself, so that their sizes stay.

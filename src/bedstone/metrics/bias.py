@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from bedstone.errors import BedstoneError
-from bedstone.metrics.figures import bootstrap, wilson
+from bedstone.metrics.figures import bootstrap, sign_flip, wilson
 
 LEVEL = 0.05  # of the corrected p-value below which a measure differs from its aim
 Z_POWER = 1.96 + 0.8416  # of a two-sided test at 5 % that finds a difference four times of five
-PERMUTATIONS = 10_000
 ASSURED = 8  # pairs from which their scatter says what could be seen
 FEW = 30  # rows of a group below which its figures mean little
 
@@ -36,7 +35,7 @@ class Measure:
         rows: what it was counted over.
         p: how often exchangeable groups give a value as far from the aim; None where no test is
             known.
-        corrected: `p` corrected for all measures of its audit.
+        corrected: `p` corrected for all measures of its check.
         detects: the least difference from the aim that so many rows show four times of five.
         note: why it may mean little.
     """
@@ -65,7 +64,7 @@ class Measure:
 
 
 def corrected(measures: Sequence[Measure]) -> list[Measure]:
-    """Measures of one audit with their p-values corrected for their number."""
+    """Measures of one check with their p-values corrected for their number."""
     tested = [number for number, each in enumerate(measures) if each.p is not None]
     found = list(measures)
     for number, p in zip(tested, holm([float(measures[n].p or 0) for n in tested]), strict=True):
@@ -214,11 +213,7 @@ def paired(name: str, differences: np.ndarray, *, seed: int = 0, aim: float = 0.
     if not count:
         raise BedstoneError(f"{name}: there are no pairs to compare.")
     mean = float(differences.mean())
-    random = np.random.default_rng(seed)
-    signs = random.choice((-1.0, 1.0), (PERMUTATIONS, count))
-    p = (1 + float((np.abs((signs * differences).mean(1)) >= abs(mean) - 1e-12).sum())) / (
-        1 + PERMUTATIONS
-    )
+    p = sign_flip(differences, two_sided=True, seed=seed)
     ends = bootstrap(
         lambda weights: (weights @ differences / count)[:, None], count, resamples=2000, seed=seed
     )[0]
@@ -384,9 +379,7 @@ def chosen_rates(
     return found
 
 
-def skew(
-    name: str, among: int, top: int, members: int, every: int, *, draws: int = PERMUTATIONS
-) -> Measure:
+def skew(name: str, among: int, top: int, members: int, every: int) -> Measure:
     """Share of a group among the first `top` results, beside its share of all that was searched.
 
     p is two-sided, of drawing that many at random (hypergeometric, exact).

@@ -237,6 +237,26 @@ def bootstrap(
     return ends
 
 
+def sign_flip(
+    differences: np.ndarray, *, two_sided: bool = False, draws: int = 20_000, seed: int = 0
+) -> float:
+    """p of a mean of paired differences as large or larger, if their signs were chance.
+
+    Args:
+        differences: (n,), of pairs.
+        two_sided: as far from 0, on either side.
+    """
+    random, values = np.random.default_rng(seed), np.asarray(differences, np.float64)
+    count, beyond = len(values), 0
+    own = abs(values.mean()) if two_sided else values.mean()
+    step = max(1, AT_ONCE // count)
+    for start in range(0, draws, step):
+        signs = random.choice((-1.0, 1.0), size=(min(step, draws - start), count))
+        means = signs @ values / count
+        beyond += int(((np.abs(means) if two_sided else means) >= own - 1e-15).sum())
+    return (1 + beyond) / (draws + 1)
+
+
 def grouped(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct rows of `counts` and how many there are of each."""
     return np.unique(counts, axis=0, return_counts=True)
