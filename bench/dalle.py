@@ -4,7 +4,7 @@
         [--seeds 0 1] [--guidance 3.0]
     python bench/dalle.py speed [--images 16] [--grid 16] [--threads N] [--rounds 5] [--write]
     python bench/dalle.py classes --model RUN... --judge FILE [--samples 1000] [--steps 8]
-    python bench/dalle.py orders --raster RUN --masked RUN --judge FOLDER [--prompts 1000]
+    python bench/dalle.py orders RUN RUN RUN --judge FOLDER [--prompts 1000]
 
 `accuracy`: prompts of scenes whose combinations of shape and colour training never showed, judged
 by `bench/scene_judge.py`'s network. `right/n` is of the candidate that the CLIP keeps of the first
@@ -16,7 +16,8 @@ n, `oracle/n` of the best of them, `random/n` of any; intervals are Wilson's, of
 `classes`: how often a judge of labelled images sees the class whose name a prompt has, by the
 first of the recipe's templates; with passes of the network and processor milliseconds an image.
 
-`orders`: accuracy, passes of the network and processor seconds an image in both orders.
+`orders`: accuracy, passes of the network and processor seconds an image, of models
+that write in different orders.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from bedstone.evaluate.dalle import rerank_figures
 from bedstone.evaluate.judges import class_accuracy, open_judge
 from bedstone.evaluate.scene_judge import open_scene_judge
 from bedstone.generation.autoregress import ready
-from bedstone.generation.codes import CodeSampling, guided, write_codes
+from bedstone.generation.codes import CodeSampling, guided, passes_of, write_codes
 from bedstone.models.dalle.network import Dalle, DalleConfig, build
 from bedstone.models.published import layout, to_published
 from bedstone.runtime import Precision, pick_device, pick_precision
@@ -182,7 +183,7 @@ def speed(options: argparse.Namespace) -> None:
 def passes(model: DallePipeline) -> int:
     """Of the network for an image."""
     places: int = model.config.places
-    return min(model.sampling.steps, places) if model.masked else places
+    return passes_of(model.config, model.sampling) if model.masked else places
 
 
 def classes(options: argparse.Namespace) -> None:
@@ -219,7 +220,7 @@ def orders(options: argparse.Namespace) -> None:
     judge = open_scene_judge(options.judge)
     how = pick_precision("auto", pick_device("cpu"))
     prompts = [one.text for one in held_out_prompts(options.prompts, objects=(1, 2))]
-    for path in (options.raster, options.masked):
+    for path in options.models:
         model = opened(path)
         start = time.process_time()
         found = rerank_figures(model, how, judge, prompts, 1)
@@ -256,8 +257,8 @@ def main() -> None:
     four.add_argument("--steps", type=int)
     four.add_argument("--samples", type=int, default=1000)
     three = kinds.add_parser("orders")
-    for name in ("raster", "masked", "judge"):
-        three.add_argument(f"--{name}", required=True)
+    three.add_argument("models", nargs="+")
+    three.add_argument("--judge", required=True)
     three.add_argument("--prompts", type=int, default=1000)
     options = parser.parse_args()
     kinds_of = {"accuracy": accuracy, "speed": speed, "classes": classes, "orders": orders}

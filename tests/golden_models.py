@@ -76,6 +76,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "vq_model": codebook,
     "discrete_vae": relaxed,
     "dalle": dalles.dalle,
+    "dalle scale": lambda: dalles.dalle("scale"),
     "dalle masked": lambda: dalles.dalle("masked", clip=True),
     "prior": lambda: unclips.prior_of(image_models.clip_model()),
     "code prior": lambda: unclips.code_prior(24),

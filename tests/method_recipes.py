@@ -334,6 +334,21 @@ def unclip(folder: Path) -> dict[str, Any]:
     }
 
 
+def upsample(folder: Path) -> dict[str, Any]:
+    return {
+        "method": "upsample",
+        "data": {"source": "scenes", "size": [16, 16], "most_rows": 24, "objects": [1, 1]},
+        "model": {"patch": 4, **SIZE},
+        "batch_size": 8,
+        "evaluate_rows": 8,
+        "samples": 2,
+        "sampling": {"steps": 2, "guidance": 1.0},
+        "optim": {"lr": 1e-2, "adamw_lr": 1e-2},
+        "budget": "16 steps",
+        "evaluate_every": 8,
+    }
+
+
 RECIPES = {
     each.__name__: each
     for each in (
@@ -356,5 +371,6 @@ RECIPES = {
         dalle,
         prior,
         unclip,
+        upsample,
     )
 }

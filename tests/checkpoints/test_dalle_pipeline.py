@@ -32,7 +32,7 @@ def drawn(model: DallePipeline, **options: Any) -> torch.Tensor:
     return model.sample(range(3), condition=condition, **options)
 
 
-@pytest.mark.parametrize("order", ["raster", "masked"])
+@pytest.mark.parametrize("order", ["raster", "masked", "scale"])
 def test_a_folder(tmp_path: Path, order: str) -> None:
     model = dalle(order, clip=True)
     assert isinstance(model, Generator)
@@ -169,7 +169,7 @@ def test_the_empty_text_is_the_null_prompt() -> None:
     assert torch.equal(said, model.codes([4], sampling=plain))
 
 
-@pytest.mark.parametrize("order", ["raster", "masked"])
+@pytest.mark.parametrize("order", ["raster", "masked", "scale"])
 def test_batches_change_nothing(order: str) -> None:
     model = dalle(order)
     ready = model.prepared(Precision(torch.device("cpu"), torch.float32))
@@ -178,7 +178,7 @@ def test_batches_change_nothing(order: str) -> None:
     assert torch.equal(drawn(model, batch=1, **ready), images)
 
 
-@pytest.mark.parametrize("order", ["raster", "masked"])
+@pytest.mark.parametrize("order", ["raster", "masked", "scale"])
 def test_progress(order: str) -> None:
     shares: list[float] = []
     drawn(dalle(order), batch=2, progress=lambda step: shares.append(step.share))
@@ -195,7 +195,12 @@ def test_guidance_needs_the_null_prompt() -> None:
 def test_a_part_of_an_image_is_drawn_anew() -> None:
     below = torch.arange(4)[:, None].expand(4, 4) >= 2
     anywhere = torch.eye(4) > 0
-    for order, mask in (("raster", below), ("masked", below), ("masked", anywhere)):
+    for order, mask in (
+        ("raster", below),
+        ("masked", below),
+        ("masked", anywhere),
+        ("scale", anywhere),
+    ):
         model = dalle(order)
         start = model.codes(range(1))
         found = model.codes(range(3), start=start, mask=mask)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bedstone.errors import BedstoneError
 from bedstone.generation.autoregress import ready
-from bedstone.generation.codes import CodeSampling, fill_codes, guided, write_codes
+from bedstone.generation.codes import CodeSampling, fill_codes, guided, passes_of, write_codes
 from bedstone.models.dalle.network import Dalle, DalleConfig, make
 from bedstone.nn.fast import kernels
 from bedstone.runtime import Precision
@@ -227,6 +227,42 @@ def test_noise_decides_what_is_known_first(masked: Dalle) -> None:
     codes = whole(masked, 24)
     assert len(fill_codes(masked, rows, null, codes, sure, chances(range(24))).unique(dim=0)) == 1
     assert len(fill_codes(masked, rows, null, codes, free, chances(range(24))).unique(dim=0)) > 3
+
+
+def test_scale_by_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of("scale")
+    scales = network.config.scales
+    assert scales.view(2, 3).tolist() == [[0, 2, 1], [3, 3, 3]]
+    assert passes_of(network.config, CodeSampling()) == 4
+    seen = calls_of(network, monkeypatch)
+    text, null = texts(network)
+    how = CodeSampling(guidance=1.0)
+    found = fill_codes(network, text[:2], null, whole(network, 2), how, chances(range(2)))
+    assert found.max() < CODES and len(seen) == 8
+    for number, ids in enumerate(seen[:4]):  # of the first image
+        known = ids[0, -PLACES:] != network.config.mask
+        assert torch.equal(known, scales < number)
+        assert torch.equal(ids[0, -PLACES:][known], found[0][known])  # and what is known stays
+    alone = fill_codes(network, text[1:2], null, whole(network, 1), how, chances([1]))
+    assert torch.equal(alone[0], found[1])  # whatever is drawn beside it
+    start = torch.tensor([[4, 9, 9, 2, 9, 1]])
+    filled = fill_codes(network, text[:1], null, start, how, chances([0]))
+    kept = start != network.config.mask
+    assert torch.equal(filled[kept], start[kept]) and filled.max() < CODES
+    plain = fill_codes(network, text, null, whole(network, 4), how, chances(range(4)))
+    far = replace(how, guidance=6.0)
+    guided = fill_codes(network, text, null, whole(network, 4), far, chances(range(4)))
+    assert not torch.equal(plain, guided)
+
+
+def test_scales_of_grids() -> None:
+    shape = {"width": 16, "layers": 1, "heads": 2}
+    sizes = DalleConfig(**shape, grid=(8, 8), order="scale").scales.bincount().tolist()
+    assert sizes == [1, 1, 2, 4, 8, 16, 32]
+    for grid in ((1, 1), (1, 5), (7, 3), (4, 4)):
+        scales = DalleConfig(**shape, grid=grid, order="scale").scales
+        assert len(scales) == grid[0] * grid[1]
+        assert scales.unique().tolist() == list(range(int(scales.max()) + 1))
 
 
 def test_no_temperature_of_zero_in_masked_order(masked: Dalle) -> None:

@@ -30,6 +30,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "width": 32,
     },
     "masked": {**SIZE, "codes": 7, "grid": (3, 3), "order": "masked"},
+    "scale": {**SIZE, "codes": 7, "grid": (3, 2), "order": "scale"},
     "masked, tables": {
         **SIZE,
         "codes": 7,
@@ -50,7 +51,7 @@ def inputs(case: DalleConfig, rows: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     ids = torch.randint(case.vocab_size, (rows, 4), generator=chance)
     keep = torch.arange(4) < torch.tensor([4, 2, 0])[:rows, None]
     codes = torch.randint(case.codes, (rows, case.places), generator=chance)
-    if case.order == "masked":
+    if case.order != "raster":
         codes[:, ::2] = case.mask
     return ids, keep, codes
 

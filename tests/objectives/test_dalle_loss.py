@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bedstone.data.images.codes import CodeBatch, hidden_codes
+from bedstone.data.images.codes import CodeBatch, hidden_codes, hidden_scales
 from bedstone.models.dalle.network import Dalle, DalleConfig, make
 from bedstone.objectives.dalle import DalleLoss
 from networks import randomise
@@ -26,7 +26,7 @@ def batch_of(hidden: bool = False) -> CodeBatch:
     keep = torch.arange(5) < torch.tensor([[5], [2], [0]])
     codes = torch.randint(9, (3, 4), generator=chance)
     hides = hidden_codes(3, 4, np.random.default_rng(1)) if hidden else None
-    return CodeBatch(ids, keep, codes, hides, [""] * 3, 0)
+    return CodeBatch(ids, keep, codes, *(hides or (None, None)), [""] * 3, 0)
 
 
 @pytest.mark.parametrize("share", [7 / 8, 1.0, 0.5])
@@ -80,8 +80,26 @@ def test_hidden_codes_alone_count() -> None:
     assert not torch.allclose(DalleLoss()(network, replace(batch, codes=other))[0], loss)
 
 
+def test_a_scale_is_learnt_from_coarser_ones() -> None:
+    scales = torch.tensor([0, 2, 1, 2])
+    hidden, learnt = hidden_scales(scales, 300, 4, np.random.default_rng(0))
+    first = torch.where(hidden, scales, 9).amin(1, keepdim=True)
+    assert torch.equal(hidden, scales >= first) and torch.equal(learnt, scales == first)
+    assert (first.flatten().bincount() > 70).all()  # each as often
+    network, batch = network_of("masked"), batch_of()
+    hidden, learnt = hidden_scales(scales, 3, 4, np.random.default_rng(3))
+    batch = replace(batch, hidden=hidden, learnt=learnt)
+    total, _ = DalleLoss()(network, batch)
+    shown = torch.where(hidden, network.config.mask, batch.codes)
+    logits = network(batch.ids, batch.keep, shown)
+    nats = torch.nn.functional.cross_entropy(logits.mT, batch.codes, reduction="none")
+    expected = sum(nats[row][learnt[row]].mean() for row in range(3))
+    assert torch.allclose(total, expected, rtol=1e-5)
+
+
 def test_how_many_codes_are_hidden() -> None:
-    hidden = hidden_codes(4000, 16, np.random.default_rng(0))
+    hidden, learnt = hidden_codes(4000, 16, np.random.default_rng(0))
+    assert torch.equal(hidden, learnt)
     share = hidden.float().mean(1)
     assert share.min() == 1 / 16 and share.max() == 1.0
     assert share.mean().item() == pytest.approx(2 / np.pi + 0.5 / 16, abs=0.02)

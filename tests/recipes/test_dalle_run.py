@@ -183,9 +183,10 @@ def test_a_part_that_exists_is_not_trained(tmp_path: Path, coder: Path) -> None:
         train(tmp_path / "x", init=str(done.model), autoencoder={}, parts={"clip": "x"})
 
 
-def test_in_masked_order(tmp_path: Path, coder: Path) -> None:
+@pytest.mark.parametrize("order", ["masked", "scale"])
+def test_several_codes_at_once(tmp_path: Path, coder: Path, order: str) -> None:
     more = {"autoencoder": {}, "parts": {"autoencoder": str(coder)}}
-    more |= {"model": {"layout": "dalle", "order": "masked", **SIZE}, "budget": "20 steps"}
+    more |= {"model": {"layout": "dalle", "order": order, **SIZE}, "budget": "20 steps"}
     more |= {"optim": {"lr": 1e-2, "adamw_lr": 1e-2}}
     done = train(tmp_path / "run", **more)
     curve = list(losses(tmp_path / "run").values())

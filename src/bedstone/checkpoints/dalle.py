@@ -34,7 +34,7 @@ from bedstone.diffusion.sample import (
 from bedstone.errors import BedstoneError
 from bedstone.files import write_json
 from bedstone.generation.autoregress import ready
-from bedstone.generation.codes import CodeSampling, fill_codes, write_codes
+from bedstone.generation.codes import CodeSampling, fill_codes, passes_of, write_codes
 from bedstone.models.interfaces import DualEncoder, ImageCoder
 from bedstone.nn.fast.pick import prepared
 from bedstone.reading import is_plain, read_object
@@ -87,14 +87,14 @@ class DallePipeline(MediaPipeline):
     @property
     def how(self) -> str:
         sampling, config = self.sampling, self.config
-        steps = f"{min(sampling.steps, config.places)} steps" if self.masked else "code by code"
+        steps = f"{passes_of(config, sampling)} steps" if self.masked else "code by code"
         best = f", the best of {sampling.candidates}" if sampling.candidates > 1 else ""
         return f"{config.order} order, {steps}, guidance {sampling.guidance:g}{best}"
 
     @property
     def masked(self) -> bool:
         """Whether several codes are drawn at once."""
-        return bool(self.config.order == "masked")
+        return bool(self.config.order != "raster")
 
     def prepared(self, precision: Precision) -> dict[str, Any]:
         if self.masked:
@@ -239,7 +239,7 @@ class DallePipeline(MediaPipeline):
             raise BedstoneError(
                 "mask: leaves codes that stand behind drawn ones, and the model writes in raster "
                 "order: from left to right, row by row. Mask what is below, or take a model whose "
-                "order is masked."
+                "order is masked or scale."
             )
         return codes[:, :first]
 

@@ -62,6 +62,7 @@ class SignalSpec:
         context: tokens of a text at most.
         sound: how sounds become signals, and signals sounds.
         frozen: whether the reader of words is another's, and keeps its weights.
+        small: (C, h, w) of the smaller images that it enlarges; empty where it enlarges none.
     """
 
     kind: str = "image"
@@ -71,6 +72,7 @@ class SignalSpec:
     context: int = 0
     sound: dict[str, Any] = field(default_factory=dict)
     frozen: bool = False
+    small: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.condition, self.kind) not in TASKS.values():
@@ -193,6 +195,8 @@ class MediaPipeline(Model):
     def inputs(self) -> str:
         """What it draws from, in words."""
         names = self.signal.names
+        if self.signal.small:
+            return f"of smaller images, {' x '.join(map(str, self.signal.small))}"
         if self.signal.condition == "class":
             return f"one of {len(names)} classes ({', '.join(names[:12])})"
         return "from words" if self.signal.condition == "text" else "without being told what"
@@ -458,6 +462,12 @@ def check_parts(model: DiffusionPipeline) -> None:
         raise BedstoneError(
             f"{where}: the denoiser draws {config.channels} channels, and a signal has {drawn}; "
             "expected an autoencoder in vae/ that makes the one of the other. Put it there."
+        )
+    if bool(model.signal.small) != bool(config.beside):
+        raise BedstoneError(
+            f"{where}: {SPEC} has signal.small = {list(model.signal.small)}, and the denoiser "
+            f"reads {config.beside} channels beside the noisy signal; expected both or neither. "
+            "Take both of the same model."
         )
     if model.reader is not None:
         reads: Any = text_part(model.reader.network).config

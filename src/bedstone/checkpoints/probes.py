@@ -7,6 +7,7 @@ Shapes: n inputs, N tokens of all, V vocabulary, C channels; *S the sizes of a s
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 from bedstone.checkpoints.probe_outputs import Numbers, Outputs, Tokens, numbers_of, spaced
 from bedstone.data.images.contrastive import text_rows
 from bedstone.data.images.image_text import padded
-from bedstone.data.signals.signals import class_condition, text_condition
+from bedstone.data.signals.signals import Condition, class_condition, text_condition
 from bedstone.data.text.encode import text_batch
 from bedstone.data.text.packing import Packed, lay
 from bedstone.diffusion.sample import SampleControls
@@ -356,6 +357,9 @@ def _drawing(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
         condition = text_condition([one["ids"] for one in inputs], pad=model.prompts.pad)
     elif model.signal.condition == "class":
         condition = class_condition([one["class"] for one in inputs], model.config.classes)
+    elif model.signal.small:
+        shape = (len(inputs), model.config.beside, *model.config.size)
+        condition = Condition(beside=torch.linspace(0, 20, math.prod(shape)).sin().view(shape))
     own = published(model.scheduler) if model.scheduler else None
     signals = model.sample(
         [one["seed"] for one in inputs],
@@ -375,7 +379,7 @@ def _written_codes(work: Work, inputs: Sequence[Bare]) -> list[Outputs]:
     ids, keep = padded([one["ids"][: config.text_tokens] for one in inputs], 0)
     rows = torch.arange(len(inputs))[:, None]
     codes = (7 * torch.arange(config.places) + 11 * rows) % config.codes
-    if config.order == "masked":
+    if config.order != "raster":
         codes[:, ::2] = config.mask
     logits = work.network(ids.to(device), keep.to(device), codes.to(device))
     return _each(first=numbers_of(list(logits[:, 0])), last=numbers_of(list(logits[:, -1])))

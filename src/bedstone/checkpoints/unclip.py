@@ -3,7 +3,7 @@
 Beside the parts of every pipeline stand `clip/`, `prior/`, which makes the CLIP's embedding of an
 image out of words, and `prior_scheduler/`, which says how that is sampled. `unclip.json` holds the
 fingerprints of CLIP and prior: embeddings mean something to their CLIP alone, so that a mixed pair
-is refused.
+is refused. `upsampler/`, where there is one, is a pipeline of its own that enlarges the images.
 
 Shapes: B images, T tokens, E width of the CLIP's embeddings.
 """
@@ -16,11 +16,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bedstone.checkpoints.enlarging import check_enlarges, enlarge
 from bedstone.checkpoints.golden import warn_of_differences
 from bedstone.checkpoints.hub import resolve
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.model import load as load_part
-from bedstone.checkpoints.pipeline import DiffusionPipeline, check_parts, read_fields
+from bedstone.checkpoints.pipeline import (
+    DiffusionPipeline,
+    check_parts,
+    is_pipeline,
+    load_pipeline,
+    read_fields,
+)
+from bedstone.data.signals.enlarging import USUAL_NOISE
 from bedstone.data.signals.signals import Condition, Prompts
 from bedstone.diffusion.sample import (
     SampleControls,
@@ -47,6 +55,7 @@ from bedstone.reading import is_plain, read_object
 from bedstone.settings import number, one_of, whole
 
 SPEC = "unclip.json"
+UPSAMPLER = "upsampler"  # folder of the part that enlarges images
 PRIORS = ("diffusion", "autoregressive", "none")
 PRIOR_BATCH = 256  # embeddings that are sampled at a time
 # How priors are trained and sampled, as unCLIP's were published; embeddings are standardised.
@@ -71,12 +80,18 @@ class UnclipSampling(SamplingConfig):
         prior_guidance: `null + guidance * (text - null)` of the prior; 1 = none.
         prior_samples: embeddings that are sampled, of which the one nearest to that of the words
             is kept.
+        upsample: whether images are enlarged, where the model has a part that does.
+        upsample_steps: of its sampling; 0 takes its own.
+        upsample_noise: deviation of the noise in the images before, which hides their faults.
     """
 
     prior: str = one_of(*PRIORS, default="diffusion")
     prior_steps: int = whole(1, 1000, default=25)
     prior_guidance: float = number(0, default=1.0)
     prior_samples: int = whole(1, default=2)
+    upsample: bool = True
+    upsample_steps: int = whole(0, 1000, default=0)
+    upsample_noise: float = number(0, 1, default=USUAL_NOISE)
 
 
 @dataclass
@@ -87,6 +102,7 @@ class UnclipPipeline(DiffusionPipeline):
         sampling: how it draws where nothing else is given.
         clip: whose embeddings it reads; its tokenizer is the pipeline's.
         prior: makes embeddings of words; None where the words' own are taken.
+        upsampler: enlarges the images; None where they stay as they are.
         drops: whether nothing in the place of words and embedding is learnt, which guidance leads
             away from.
         made_with: fingerprints of the CLIP and the prior.
@@ -97,6 +113,7 @@ class UnclipPipeline(DiffusionPipeline):
     sampling: UnclipSampling = field(default_factory=UnclipSampling)
     clip: Any = None
     prior: Model | None = None
+    upsampler: DiffusionPipeline | None = None
     drops: bool = True
     made_with: dict[str, str] = field(default_factory=dict)
     prior_scheduler: dict[str, Any] = field(default_factory=lambda: dict(PRIOR_SCHEDULER))
@@ -196,6 +213,17 @@ class UnclipPipeline(DiffusionPipeline):
         best = (drawn * words[:, None]).sum(-1).argmax(1)
         return drawn[torch.arange(len(drawn)), best]
 
+    def enlarged(self, images: Tensor, seeds: Sequence[int], sampling: Any = None) -> Tensor:
+        """Images (B, C, h, w) that it sampled from these seeds as its up-sampler enlarges them,
+        (B, C, H, W); as they are without one, or where `sampling` says so."""
+        sampling = sampling or self.sampling
+        if self.upsampler is None or not sampling.upsample:
+            return images
+        own = [candidate_seeds(seed, 2)[1] for seed in seeds]  # no noise is drawn a second time
+        steps, noise = sampling.upsample_steps, sampling.upsample_noise
+        self.upsampler.network.to(self.device)
+        return enlarge(self.upsampler, images, own, noise=noise, steps=steps)
+
     def image_embeddings(self, vectors: Any) -> Tensor:
         """A CLIP's vectors (B, E) of images as the denoiser reads them, on its device."""
         return joint(torch.as_tensor(vectors).to(self.device))
@@ -204,6 +232,9 @@ class UnclipPipeline(DiffusionPipeline):
         super().write_network(folder)
         (folder / "prior_scheduler").mkdir()
         write_json(folder / "prior_scheduler" / SCHEDULER, self.prior_scheduler)
+        if self.upsampler is not None:
+            (folder / UPSAMPLER).mkdir()
+            self.upsampler.write_network(folder / UPSAMPLER)
         write_json(folder / SPEC, {"drops": self.drops, "made_with": self.made_with})
 
 
@@ -315,10 +346,14 @@ def load_unclip(
     if "clip" not in parts:
         raise BedstoneError(f"{folder}: is an unCLIP without clip/. Fetch it again.")
     scheduler = read_object(folder / "prior_scheduler" / SCHEDULER)
+    upsampler = None
+    if is_pipeline(folder / UPSAMPLER):
+        upsampler = load_pipeline(folder / UPSAMPLER, dtype=dtype, device=device, verify=verify)
     model = UnclipPipeline(
         **fields,
         clip=parts["clip"],
         prior=parts.get("prior"),
+        upsampler=upsampler,
         drops=form["drops"],
         made_with=form["made_with"],
         prior_scheduler=scheduler,
@@ -340,6 +375,8 @@ def check_unclip(model: UnclipPipeline) -> None:
             f"{where}: transformer/ reads embeddings of width {model.config.embedding_width}; "
             f"clip/ makes some of {width}. Take the CLIP that it was trained with."
         )
+    if model.upsampler is not None:
+        check_enlarges(model.upsampler, tuple(model.signal.shape), f"{where}: {UPSAMPLER}/")
     published(model.prior_scheduler)  # which is refused where it isn't known
     if model.prior is not None:
         check_prior(model.prior, model.clip, f"{where}: prior/")

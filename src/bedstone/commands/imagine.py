@@ -219,6 +219,9 @@ class SamplingOptions:
         prior_steps: of an unCLIP: number of sampling steps of its diffusion prior.
         prior_guidance: of an unCLIP: scale of guidance in its prior; 1 = none.
         prior_samples: of an unCLIP: embeddings drawn, of which the nearest to the words is kept.
+        upsample_steps: of an unCLIP with an up-sampler: number of its sampling steps.
+        upsample_noise: of an unCLIP with an up-sampler: deviation of the noise that images get
+            before they are enlarged, 0 to 1.
     """
 
     steps: int | None = None
@@ -235,6 +238,8 @@ class SamplingOptions:
     prior_steps: int | None = None
     prior_guidance: float | None = None
     prior_samples: int | None = None
+    upsample_steps: int | None = None
+    upsample_noise: float | None = None
 
     @property
     def given(self) -> dict[str, Any]:

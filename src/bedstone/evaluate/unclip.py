@@ -45,6 +45,7 @@ LOSS_BATCH = 256  # rows of a pass
 AMONG = 100  # images of which one is a caption's own
 BRIEF = 100  # captions that embeddings are made of in training
 STEPS = 25  # of the prior
+PLAIN = {"upsample": False}  # as the denoiser draws them, not enlarged
 VARIED, PAIRS, BETWEEN = 200, 50, 11  # variations, pairs of images, images from one to the other
 
 
@@ -175,7 +176,7 @@ class EmbeddingFigures:
         of it: what no prior could do better, so that it says what the denoiser is worth."""
         texts = self.captions[:most]
         own = self.embeddings[:most]
-        drawn = self.drawer.decoded(own, range(len(texts)), {}, {}, prompts=texts).signals
+        drawn = self.drawer.decoded(own, range(len(texts)), {}, PLAIN, prompts=texts).signals
         found = judge_scenes(self.see(drawn), [stated(text) for text in texts])
         return {"right/image embedding": found.right}
 
@@ -260,7 +261,7 @@ class EmbeddingFigures:
 
     def decode(self, embeddings: Tensor, seeds: Sequence[int]) -> Tensor:
         """Images (B, C, H, W) of embeddings (B, E), without words."""
-        return self.drawer.decoded(embeddings, list(seeds), {}, {}).signals
+        return self.drawer.decoded(embeddings, list(seeds), {}, PLAIN).signals
 
 
 def evaluate_unclip(
@@ -306,6 +307,11 @@ def evaluate_unclip(
             sheets.append((name, drawn[:10]))
             if figures is None:
                 figures = found
+                if model.upsampler is not None:
+                    large = way.enlarged(drawn, range(len(prompts)))
+                    found_large = prompt_figures(sees, large, prompts)
+                    figures.values["right/enlarged"] = found_large["right"]
+                    sheets.append(("enlarged", at_size(large[:10], drawn.shape[-1])))
             else:
                 figures.values[name] = found["right"]
                 figures.values["gain of the prior"] = figures["right"] - found["right"]

@@ -148,15 +148,16 @@ def fill_codes(
     *,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The codes of images of which some are masked, (B, N), several at a time (MaskGIT, Chang et
-    al., 2022, section 3.2).
+    """The codes of images of which some are masked, (B, N), several at a time.
 
-    In each step all masked codes are drawn, and of these the surest are kept: as many as a cosine
-    says. Without noise on how sure they are, the dullest codes come first and an image stays empty.
-    Images are computed one by one, so that none depends on what is drawn beside it.
+    In masked order all masked codes are drawn in each step, and of these the surest are kept: as
+    many as a cosine says (MaskGIT, Chang et al., 2022, section 3.2). Without noise on how sure they
+    are, the dullest codes come first and an image stays empty. In the order of scales a step draws
+    the codes of one scale, and keeps them. Images are computed one by one, so that none depends
+    on what is drawn beside it.
 
     Args:
-        network: a `models.dalle.network.Dalle` in masked order, or its form for inference.
+        network: a `models.dalle.network.Dalle` of order masked or scale, or its form for inference.
         text, null, generators: as for `write_codes`.
         codes: (B, N), `config.mask` where a code is to be drawn.
 
@@ -165,8 +166,8 @@ def fill_codes(
     """
     if sampling.temperature == 0:
         raise BedstoneError(
-            "temperature: 0 was given; in masked order the likeliest codes of an image that isn't "
-            "there yet are those of an empty one. Take 0.5 to 1."
+            "temperature: 0 was given; where several codes are drawn at once, the likeliest of an "
+            "image that isn't there yet are those of an empty one. Take 0.5 to 1."
         )
     done = []
     for row, generator in enumerate(generators):
@@ -176,11 +177,19 @@ def fill_codes(
                 progress(row * steps + step, len(generators) * steps)
 
         one = codes[row], text[row : row + 1], null
-        done.append(_filled(network, *one, sampling, generator, report))
+        way = _by_scale if network.config.order == "scale" else _by_sureness
+        done.append(way(network, *one, sampling, generator, report))
     return torch.stack(done)
 
 
-def _filled(
+def passes_of(config: Any, sampling: CodeSampling) -> int:
+    """Steps in which `fill_codes` draws a whole image."""
+    if config.order == "scale":
+        return int(config.scales.max()) + 1
+    return int(min(sampling.steps, config.places))
+
+
+def _by_scale(
     network: Any,
     codes: Tensor,
     text: Tensor,
@@ -189,18 +198,58 @@ def _filled(
     generator: torch.Generator,
     report: Progress,
 ) -> Tensor:
-    """One image's codes, (N,)."""
+    """One image's codes, (N,), scale by scale; those that are known stay."""
+    hidden, scales = codes == network.config.mask, network.config.scales.to(codes.device)
+    wanted = scales[hidden].unique().tolist()
+    prompts = _prompts(text, null, sampling.guidance)
+    for step, scale in enumerate(wanted, 1):
+        drawn, _ = _drawn(network, codes, prompts, sampling.guidance, sampling.choice, generator)
+        codes = torch.where(hidden & (scales == scale), drawn, codes)
+        report(step, len(wanted))
+    return codes
+
+
+def _prompts(text: Tensor, null: Tensor, guidance: float) -> Tensor:
+    """What one image is drawn from: its text, the null prompt, or both, a row each."""
+    if guidance in (0, 1):
+        return text if guidance == 1 else null
+    return torch.cat((text, null))
+
+
+def _drawn(
+    network: Any,
+    codes: Tensor,
+    prompts: Tensor,
+    guidance: float,
+    choice: Sampling,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """A code for each place of one image, (N,), and the logits that they are drawn by, (N, K)."""
+    places = len(codes)
+    ids = torch.cat((prompts, codes.expand(len(prompts), -1)), 1)
+    logits = network.head(network.states(ids)[:, -places:]).float()
+    check_finite(logits.amax(-1), "the network's logits")
+    both = logits[0] if len(prompts) == 1 else guided(logits[0], logits[1], guidance)
+    warped = choice.warp(both, [[] for _ in range(places)])
+    return draw(warped, [generator] * places), warped
+
+
+def _by_sureness(
+    network: Any,
+    codes: Tensor,
+    text: Tensor,
+    null: Tensor,
+    sampling: CodeSampling,
+    generator: torch.Generator,
+    report: Progress,
+) -> Tensor:
+    """One image's codes, (N,), the surest first."""
     mask, places, scale = network.config.mask, len(codes), sampling.guidance
     choice, count = sampling.choice, int((codes == mask).sum())
-    prompts = text if scale == 1 else null if scale == 0 else torch.cat((text, null))
+    prompts = _prompts(text, null, scale)
     for step in range(1, (steps := min(sampling.steps, count)) + 1):
-        ids = torch.cat((prompts, codes.expand(len(prompts), -1)), 1)
-        logits = network.head(network.states(ids)[:, -places:]).float()
-        check_finite(logits.amax(-1), "the network's logits")
         now = scale if scale <= 1 else 1 + (scale - 1) * step / steps  # rises with what is known
-        both = logits[0] if len(prompts) == 1 else guided(logits[0], logits[1], now)
-        warped = choice.warp(both, [[] for _ in range(places)])
-        drawn = draw(warped, [generator] * places)
+        drawn, warped = _drawn(network, codes, prompts, now, choice, generator)
         hidden = codes == mask
         sure = warped.log_softmax(-1).gather(-1, drawn[:, None])[:, 0].double().cpu()
         chance = torch.rand(places, dtype=torch.float64, generator=generator)

@@ -132,9 +132,10 @@ class Denoiser(Protocol):
         ids: Tensor | None = None,
         keep: Tensor | None = None,
         embedding: Tensor | None = None,
+        beside: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What the denoiser reads of a class, text or an image's embedding, computed once for all
-        steps."""
+        """What the denoiser reads of a class, text, an image's embedding or a smaller image,
+        computed once for all steps."""
 
 
 @runtime_checkable

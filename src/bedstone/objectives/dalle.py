@@ -24,19 +24,19 @@ class DalleLoss:
     """(network, batch) to the sum of losses in fp32 and the number of images.
 
     Attributes:
-        image_share: of the loss, that of the codes; the rest is the words'. In masked order, which
-            writes no words, it is all.
+        image_share: of the loss, that of the codes; the rest is the words'. In orders other than
+            raster, which write no words, it is all.
     """
 
     image_share: float = 7 / 8
 
     def parts(self, network: Any, batch: CodeBatch) -> tuple[Tensor, Tensor | None]:
-        """Nats a code and nats a word of each row, (B,); None for words in masked order."""
+        """Nats a code and nats a word of each row, (B,); None for words where none are written."""
         codes, hidden = batch.codes, batch.hidden
         shown = codes if hidden is None else codes.masked_fill(hidden, network.config.mask)
         logits, words = network.logits(batch.ids, batch.keep, shown)
         nats = _nats(logits, codes)
-        of_codes = nats.mean(1) if hidden is None else _mean(nats, hidden)
+        of_codes = nats.mean(1) if batch.learnt is None else _mean(nats, batch.learnt)
         if words is None:
             return of_codes, None
         targets, real = batch.ids[:, 1:], batch.keep[:, 1:]

@@ -64,6 +64,7 @@ METHODS = {
     "dalle": "dalle:DallE",
     "prior": "prior:UnclipPrior",
     "unclip": "unclip:Unclip",
+    "upsample": "upsample:Upsample",
 }
 
 

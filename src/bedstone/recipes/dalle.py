@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.checkpoints.store import Checkpoint
-from bedstone.data.images.codes import CodeRows
+from bedstone.data.images.codes import CodeRows, Hides, hidden_codes, hidden_scales
 from bedstone.data.signals.batches import texts_of
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.data.text.tokenizer import Tokenizer
@@ -186,10 +187,10 @@ class DallE(Staged, Method[DalleRecipe]):
                 f"sampling.candidates: {sampling.candidates} were given, and there is no CLIP to "
                 "choose among them. Name one (parts.clip) or train one (clip), or take 1."
             )
-        if recipe.model.get("order") == "masked" and sampling.temperature == 0:
+        if recipe.model.get("order", "raster") != "raster" and sampling.temperature == 0:
             raise BedstoneError(
-                "sampling.temperature: 0 was given; in masked order that draws empty images. Take "
-                "0.5 to 1."
+                "sampling.temperature: 0 was given; where several codes are drawn at once, that "
+                "draws empty images. Take 0.5 to 1."
             )
         for name in DECIDED:
             if name in recipe.model:
@@ -300,7 +301,7 @@ class DallE(Staged, Method[DalleRecipe]):
 
     def batches(self, recipe: DalleRecipe, model: Model, splits: Splits, start: Start) -> Batches:
         assert isinstance(model, DallePipeline)
-        hides = model.masked
+        hides = hides_of(model.config)
         for name, signals in (("train", splits.train), ("validation", splits.validation)):
             texts = texts_of(signals, model.prompts)
             assert texts is not None
@@ -339,6 +340,15 @@ class DallE(Staged, Method[DalleRecipe]):
 
     def average(self, recipe: DalleRecipe) -> Decay | None:
         return steady(recipe.average) if recipe.average else None
+
+
+def hides_of(config: DalleConfig) -> Hides | None:
+    """Which codes a network of that order is shown, and which it learns."""
+    ways: dict[str, Hides] = {
+        "masked": hidden_codes,
+        "scale": partial(hidden_scales, config.scales),
+    }
+    return ways.get(config.order)
 
 
 def grid_of(coder: Model, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -358,7 +359,15 @@ class Diffusion(DiffusionMethod[DiffusionRecipe]):
     Recipe = DiffusionRecipe
 
 
-DECIDED = ("size", "channels", "out_channels", "classes", "memory_width", "embedding_width")
+DECIDED = (
+    "size",
+    "channels",
+    "out_channels",
+    "classes",
+    "memory_width",
+    "embedding_width",
+    "beside",
+)
 LATENTS = 64  # images that become latents at a time
 
 
@@ -543,12 +552,12 @@ def denoiser_config(
     signal: SignalSpec,
     reader: Model | None,
     autoencoder: Model | None,
-    embedding: int = 0,
+    decided: Mapping[str, Any] = MappingProxyType({}),
 ) -> DiTConfig:
     """The denoiser's shape: what the recipe says, and what the data decides.
 
     Args:
-        embedding: width of an image's embedding that it reads; 0 reads none.
+        decided: further fields that the method decides, such as embedding_width.
     """
     for name in DECIDED:
         if name in recipe.model:
@@ -571,8 +580,7 @@ def denoiser_config(
         values["classes"] = len(signal.names)
     if reader is not None:
         values["memory_width"] = text_config(reader).width
-    if embedding:
-        values["embedding_width"] = embedding
+    values |= decided
     return from_mapping(DiTConfig, values, "recipe", "model.")
 
 

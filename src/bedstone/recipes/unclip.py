@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bedstone.checkpoints.enlarging import check_enlarges
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.model import Model, fingerprint
 from bedstone.checkpoints.pipeline import SignalSpec, text_part
@@ -19,6 +20,7 @@ from bedstone.checkpoints.unclip import (
     check_unclip,
 )
 from bedstone.data.signals.batches import signal_stream, texts_of
+from bedstone.data.signals.enlarging import Enlarging
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
 from bedstone.models.dit.network import Conditioned, build
@@ -49,8 +51,9 @@ from bedstone.train.data import Splits
 from bedstone.train.loop import Batches
 from bedstone.train.start import Start
 
-PARTS = ("clip", "prior")
-METHODS = {"clip": "contrastive", "prior": "prior"}
+PARTS = ("clip", "prior", "upsampler")
+METHODS = {"clip": "contrastive", "prior": "prior", "upsampler": "upsample"}
+MADE_WITH = ("clip", "prior")  # whose fingerprints are kept
 LAYOUT = "bedstone_dit"  # published denoisers read no embeddings
 
 
@@ -63,12 +66,15 @@ class UnclipRecipe(DiffusionRecipe):
         task: text-to-image.
         budget: how long all stages take together: `60m`, `4000 steps`.
         init: an unCLIP to go on from, with its parts, instead of fresh weights.
-        parts: models that exist already, by the part's name: clip, prior.
+        parts: models that exist already, by the part's name: clip, prior, upsampler.
         clip: the recipe of the stage that trains a CLIP, in the fields of
             `recipes.contrastive.ContrastiveRecipe`.
         prior: likewise of a prior, in those of `recipes.prior.PriorRecipe`; with neither this nor
             parts.prior there is none, and the words' own embeddings are taken (sampling.prior:
             none).
+        upsampler: likewise of what enlarges the images, in those of
+            `recipes.upsample.UpsampleRecipe`; with neither this nor parts.upsampler they stay as
+            they are.
         shares: of the budget, those of the stages; the rest trains what draws.
         drop: share of rows that are learnt without the image's embedding.
         drop_text: share of rows that are learnt without words.
@@ -80,6 +86,7 @@ class UnclipRecipe(DiffusionRecipe):
     parts: dict[str, str] = field(default_factory=dict)
     clip: dict[str, Any] = field(default_factory=dict)
     prior: dict[str, Any] = field(default_factory=dict)
+    upsampler: dict[str, Any] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=lambda: {"clip": 0.17, "prior": 0.13})
     drop_text: float = share(below_one=True, default=0.5)
     sampling: UnclipSampling = field(default_factory=UnclipSampling)
@@ -95,16 +102,22 @@ class UnclipRecipe(DiffusionRecipe):
 
     @property
     def to_train(self) -> list[Stage]:
-        """The stages whose parts aren't named; a CLIP is needed, a prior where it is said."""
+        """The stages whose parts aren't named; a CLIP is needed, others where they are said."""
         data = dataclasses.asdict(dataclasses.replace(self.data, size=self.size))
+        factor = (self.upsampler.get("enlarging") or {}).get("factor", Enlarging.factor)
+        whole = isinstance(factor, int) and factor > 0  # else its recipe is refused
+        large = [side * (factor if whole else 1) for side in self.size]
         usual: dict[str, dict[str, Any]] = {
             "clip": clip_stage(self.data, self.size),
             "prior": {"data": data, "tokens": self.text.context},
+            "upsampler": {"data": {**data, "size": large}},
         }
         if "clip" in self.parts:
             usual["prior"]["clip"] = self.parts["clip"]
         wanted = [
-            name for name in PARTS if name not in self.parts and (name == "clip" or self.prior)
+            name
+            for name in PARTS
+            if name not in self.parts and (name == "clip" or getattr(self, name))
         ]
         return [
             Stage(name, METHODS[name], float(self.shares.get(name, 0.1)), usual[name])
@@ -198,6 +211,9 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
             )
         named = {name: recipe.parts.get(name, f"the {name} of this run") for name in PARTS}
         check_clip(parts["clip"], f"parts.clip: {named['clip']}")
+        if "upsampler" in parts:
+            small = (recipe.data.channels, *recipe.size)
+            check_enlarges(parts["upsampler"], small, f"parts.upsampler: {named['upsampler']}")
         if "prior" in parts:
             where = f"parts.prior: {named['prior']}"
             check_prior(parts["prior"], parts["clip"], where)
@@ -235,7 +251,9 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
         contexts += [] if prior is None else [prior.config.text_tokens]
         shape = splits.train.shape
         signal = SignalSpec("image", shape, "text", context=min(contexts))
-        config = denoiser_config(recipe, signal, reader, autoencoder, clip.config.embed)
+        config = denoiser_config(
+            recipe, signal, reader, autoencoder, {"embedding_width": clip.config.embed}
+        )
         model = UnclipPipeline(
             Conditioned(build(config), text_part(reader.network)),
             clip.tokenizer,
@@ -247,9 +265,10 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
             autoencoder=autoencoder,
             clip=clip,
             prior=prior,
+            upsampler=start.parts.get("upsampler"),
             drops=recipe.drop > 0 and recipe.drop_text > 0,
             made_with={
-                name: fingerprint(start.parts[name]) for name in PARTS if name in start.parts
+                name: fingerprint(start.parts[name]) for name in MADE_WITH if name in start.parts
             },
         )
         check_unclip(model)

@@ -27,7 +27,7 @@ def generator(order: str = "raster", clip: bool = False) -> DalleGenerator:
     return DalleGenerator(dalle(order, clip=clip))
 
 
-@pytest.mark.parametrize("order", ["raster", "masked"])
+@pytest.mark.parametrize("order", ["raster", "masked", "scale"])
 def test_what_holds_for_every_task(order: str) -> None:
     said = "expected words"
     check_task("text-to-image", dalle(order), ["ink", "star", "a circle"], 3.5, said)
@@ -160,7 +160,7 @@ def test_no_temperature_of_zero_in_masked_order() -> None:
 # A part of an image.
 
 
-@pytest.mark.parametrize("order", ["raster", "masked"])
+@pytest.mark.parametrize("order", ["raster", "masked", "scale"])
 def test_half_an_image_is_completed(order: str) -> None:
     own = generator(order)
     photo = pictures(1, 16)[0]

@@ -146,7 +146,9 @@ class SignalCollate:
         batch = _batch(self.signals, rows, condition, null, drop, number)
         chosen = np.flatnonzero(mirrored & (facts & SIDES == 0))
         if len(chosen):
-            batch.signals[chosen] = batch.signals[chosen].flip(-1)
+            for values in (batch.signals, condition.beside if condition is not None else None):
+                if values is not None:
+                    values[chosen] = values[chosen].flip(-1)
         return batch
 
 
@@ -210,6 +212,10 @@ def _condition(
         made = torch.from_numpy(signals.embeddings[rows])
         null = replace(texts.null, embedding=torch.zeros_like(made[:1]))
         return replace(condition, embedding=made), null, facts
+    if signals.beside is not None:
+        made = signals.beside(signals.read(rows), random)
+        none = Condition(beside=torch.zeros_like(made[:1]))
+        return Condition(beside=made), none, np.zeros(len(rows), np.int64)
     if signals.classes is None:
         return None, None, np.zeros(len(rows), np.int64)
     count, classes = len(signals.names), signals.classes[rows]

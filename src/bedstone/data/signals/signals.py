@@ -23,6 +23,9 @@ from bedstone.errors import BedstoneError
 from bedstone.settings import Settings, one_of, share, whole
 
 MB = 1 << 20
+# Of signals (B, C, *S) and what draws by chance, or None for what is always the same:
+# (B, channels, *S) that a network reads beside them.
+Beside = Callable[[Tensor, np.random.Generator | None], Tensor]
 
 
 class Signals:
@@ -68,6 +71,7 @@ class Signals:
         self.classes = None if classes is None else np.asarray(classes, np.int64)
         self.captions = None if captions is None else [tuple(texts) for texts in captions]
         self.embeddings = embeddings
+        self.beside: Beside | None = None  # makes what is read beside signals, of them
         count = len(self.values)
         self.places = list(places) if places else [f"{name} {row}" for row in range(count)]
         self.faults = faults or Faults(name, 0.0, count)
@@ -99,7 +103,7 @@ class Signals:
         """Some of the rows, by their numbers; the names of classes stay."""
         rows = np.asarray(chosen, np.int64)
         draw = self._draw
-        return Signals(
+        found = Signals(
             self.values[rows] if draw is None else lambda row: draw(int(rows[row])),
             kind=self.kind,
             name=self.name,
@@ -111,6 +115,8 @@ class Signals:
             shape=(len(rows), *self.shape),
             faults=self.faults,
         )
+        found.beside = self.beside
+        return found
 
     def take(self, count: int, seed: int = 0) -> "Signals":
         """At most `count` of the rows, drawn by `seed`, in their order; 0 takes all."""
@@ -219,19 +225,22 @@ def check_memory(shape: tuple[int, ...], item: int, memory_mb: float, name: str)
 
 @dataclass(frozen=True)
 class Condition(Tensors):
-    """The conditions of a batch's rows: classes, or texts; with texts embeddings of images.
+    """The conditions of a batch's rows: classes, or texts, with texts embeddings of images; or what
+    is read beside the signals.
 
     Attributes:
         classes: (B,) int64; the number of classes is no class.
         ids: (B, T) int64 tokens of texts.
         keep: (B, T) bool, which of them are words and no filling.
         embedding: (B, E) float32 of images by a CLIP; zeros are none.
+        beside: (B, channels, *S) float32, read beside the noisy signals.
     """
 
     classes: Tensor | None = None
     ids: Tensor | None = None
     keep: Tensor | None = None
     embedding: Tensor | None = None
+    beside: Tensor | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.arguments().values()), ()))
@@ -239,7 +248,7 @@ class Condition(Tensors):
     def arguments(self) -> dict[str, Tensor]:
         """The network's conditioning arguments by their names."""
         fields = {"classes": self.classes, "ids": self.ids, "keep": self.keep}
-        fields |= {"embedding": self.embedding}
+        fields |= {"embedding": self.embedding, "beside": self.beside}
         return {name: value for name, value in fields.items() if value is not None}
 
     def pick(self, rows: Tensor | Sequence[int] | slice) -> "Condition":
@@ -264,7 +273,7 @@ def joined(conditions: Sequence[Condition]) -> Condition:
     found: dict[str, Tensor] = {}
     for name in conditions[0].arguments():
         parts = [each.arguments()[name] for each in conditions]
-        if name != "classes":
+        if name in ("ids", "keep"):
             longest = max(part.shape[1] for part in parts)
             parts = [torch.nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts]
         found[name] = torch.cat(parts)

@@ -2,11 +2,14 @@
 
 A sequence is T places of text and then the N codes of a grid, row by row. Text that is shorter is
 filled up with a padding token of its own for each place; nothing but padding is the null prompt,
-which guidance leads away from. Two orders of writing the same codes:
+which guidance leads away from. Three orders of writing the same codes:
 
 - `raster`: one after another, each from the text and the codes before it.
 - `masked`: several at once, from the text and the codes that are known by then (MaskGIT, Chang et
   al., 2022); every place sees every other.
+- `scale`: the coarsest grid first, then those between its places, each grid twice as fine as that
+  before it and all of its codes at once, from the text and the coarser grids: next-scale prediction
+  (VAR, Tian et al., 2024) over the codes of one grid, in the passes of interlaced images.
 
 Tokens are numbered codes first (K), the mask, words (V), paddings (T), so that a code that is drawn
 is the token that is read next.
@@ -31,7 +34,7 @@ from bedstone.nn.positions import Fixed, LearnedPositions
 from bedstone.settings import Settings, number, one_of, share, whole
 
 LAYOUTS = ("dalle",)
-ORDERS = ("raster", "masked")
+ORDERS = ("raster", "masked", "scale")
 POSITIONS = ("rotary", "tables")
 
 
@@ -45,7 +48,7 @@ class DalleConfig(Settings):
         grid: rows and columns of an image's codes, (h, w).
         vocab_size: words of the tokenizer, V.
         text_tokens: places of a text, T.
-        order: of writing codes: raster or masked.
+        order: of writing codes: raster, masked or scale.
         positions: rotary, by row and column; or tables, a learnt vector for each row, each column
             and each place of the text, which is how it was published.
         width, layers, heads, kv_heads, hidden, norm_eps, dropout: as in `GPTConfig`, whose qwen3
@@ -95,6 +98,20 @@ class DalleConfig(Settings):
     def context(self) -> int:
         """Tokens of a whole sequence."""
         return self.text_tokens + self.places
+
+    @property
+    def scales(self) -> Tensor:
+        """Of each code the pass in which it is written in the order of scales, (N,) int64."""
+        rows, columns = (torch.arange(count, device="cpu") for count in self.grid)
+        down = across = 1 << (max(self.grid) - 1).bit_length()
+        found, passes = torch.full(self.grid, -1, device="cpu"), 0
+        while True:
+            there = (rows % down == 0)[:, None] & (columns % across == 0)
+            if (new := there & (found < 0)).any():
+                found[new], passes = passes, passes + 1
+            if down == across == 1:
+                return found.flatten()
+            down, across = (down, across // 2) if down == across else (down // 2, across)
 
     @property
     def mask(self) -> int:

@@ -39,6 +39,8 @@ class DiTConfig(Settings):
         embedding_width: of an image's embedding by a CLIP, at length sqrt(E), which is added to the
             timestep's vector (unCLIP); 0 reads none. One of zeros is no embedding.
         embedding_tokens: that cross-attention reads of it, beside the text's states.
+        beside: channels that are read beside the noisy signal, such as those of a smaller image
+            that is to be enlarged; 0 reads none.
         pooled: whether the mean of these is added to the timestep's vector.
         positions: what is added to patches: sincos, learnt or none.
         rotary: whether queries and keys are turned by their places, dimension by dimension.
@@ -76,6 +78,7 @@ class DiTConfig(Settings):
     projected: bool = False
     embedding_width: int = whole(0, default=0)
     embedding_tokens: int = whole(0, default=4)
+    beside: int = whole(0, default=0)
     pooled: bool | None = None
     positions: str = one_of(*POSITIONS, default="sincos")
     rotary: bool | None = None
@@ -158,6 +161,7 @@ class DiTConfig(Settings):
             "skips": False,
             "time_scale": 1.0,
             "embedding_width": 0,
+            "beside": 0,
             "head_width": self.width // self.heads,
             "hidden": 4 * self.width,
             "modulation": "shared" if self.layout == "pixart" else "own",
@@ -188,6 +192,11 @@ class DiTConfig(Settings):
     def patches(self) -> tuple[int, ...]:
         """Samples of a patch along each dimension."""
         return self.patch  # type: ignore[return-value]  # made a tuple above
+
+    @property
+    def channels_in(self) -> int:
+        """Channels that the patches are made of."""
+        return self.channels + self.beside
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ def check_inputs(
     memory: Tensor | None,
     keep: Tensor | None,
     embedding: Tensor | None = None,
+    beside: Tensor | None = None,
 ) -> None:
     """Raises BedstoneError where a network of `config` can't read these."""
     rows, sizes = len(x), tuple(x.shape[2:])
@@ -61,6 +62,14 @@ def check_inputs(
         raise BedstoneError(
             f"embedding: has the shape {list(embedding.shape)}; this network reads {reads} for "
             f"each of {rows} rows. Take the CLIP that it was trained with."
+        )
+    read = (rows, config.beside, *sizes) if config.beside else None
+    if read != (None if beside is None else tuple(beside.shape)):
+        given = "none was given" if beside is None else f"has the shape {list(beside.shape)}"
+        wanted = f"signals of {list(read)} beside x" if read else "nothing beside x"
+        raise BedstoneError(
+            f"beside: {given}; this network reads {wanted}. One that enlarges images is the part "
+            "`upsampler` of an unCLIP."
         )
     if memory is None:
         if config.layout == "pixart" and config.memory_width:
@@ -268,9 +277,9 @@ class DiT(nn.Module):
         super().__init__()
         self.config = config
         width, patch = config.width, config.patches
-        sides, seen = len(config.size), config.fine or config.channels
+        sides, seen = len(config.size), config.fine or config.channels_in
         self.fine_in = (
-            FullResolutionIn(sides, config.channels, config.fine) if config.fine else None
+            FullResolutionIn(sides, config.channels_in, config.fine) if config.fine else None
         )
         self.patches = (
             OverlapEmbed(patch, seen, width, config.conv_in)
@@ -312,6 +321,7 @@ class DiT(nn.Module):
         memory_keep: Tensor | None = None,
         told_size: Tensor | None = None,
         embedding: Tensor | None = None,
+        beside: Tensor | None = None,
     ) -> Tensor:
         """What is predicted of `x`, (B, out_channels, *S), in its dtype.
 
@@ -326,11 +336,12 @@ class DiT(nn.Module):
             told_size: (B, 3) height, width and height / width of the pictures in pixels, where
                 the layout tells it; None takes that of `x`, a latent.
             embedding: of an image, (B, E), where the network reads one; zeros, or None, are none.
+            beside: (B, config.beside, *S) read beside `x`, where the network reads that.
 
         Raises:
             BedstoneError: shapes that don't fit, a class out of range.
         """
-        check_inputs(self.config, x, classes, memory, memory_keep, embedding)
+        check_inputs(self.config, x, classes, memory, memory_keep, embedding, beside)
         if embedding is None and self.config.embedding_width:
             embedding = x.new_zeros(len(x), self.config.embedding_width)
         rows, grid = len(x), grid_of(x.shape[2:], self.config.patches)
@@ -343,7 +354,8 @@ class DiT(nn.Module):
         given = (t, classes, memory, memory_keep, told_size, embedding)
         vectors = [conditions(*given) for conditions in self.conditions]
         context = self._context(grid, rows, memory, memory_keep, embedding)
-        seen = x if self.fine_in is None else self.fine_in(x)
+        read = x if beside is None else torch.cat((x, beside.to(x.dtype)), 1)
+        seen = read if self.fine_in is None else self.fine_in(read)
         tokens = self.patches(seen).to(x.dtype)
         if self.positions is not None:
             tokens = tokens + self.positions(grid).to(x.dtype)
@@ -476,6 +488,7 @@ class Conditioned(nn.Module):
         ids: Tensor | None = None,
         keep: Tensor | None = None,
         embedding: Tensor | None = None,
+        beside: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """A class or text as the denoiser takes it, computed once for all sampling steps.
 
@@ -484,9 +497,10 @@ class Conditioned(nn.Module):
             ids: (B, T) tokens of texts.
             keep: (B, T) bool, which of them are words.
             embedding: (B, E) of an image.
+            beside: (B, channels, *S) read beside the noisy signal.
         """
-        condition: dict[str, Tensor] = {} if classes is None else {"classes": classes}
-        condition |= {} if embedding is None else {"embedding": embedding}
+        given = {"classes": classes, "embedding": embedding, "beside": beside}
+        condition = {name: value for name, value in given.items() if value is not None}
         if ids is None:
             return condition
         reader: Any = self.text
@@ -508,6 +522,7 @@ class Conditioned(nn.Module):
         ids: Tensor | None = None,
         keep: Tensor | None = None,
         embedding: Tensor | None = None,
+        beside: Tensor | None = None,
     ) -> Tensor:
         """What is predicted of `x` at the told times `t`: (B, C or 2 C, *S)."""
-        return self.denoiser(x, t, **self.read_condition(classes, ids, keep, embedding))
+        return self.denoiser(x, t, **self.read_condition(classes, ids, keep, embedding, beside))

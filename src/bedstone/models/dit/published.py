@@ -223,6 +223,8 @@ def write_own(config: DiTConfig) -> dict[str, Any]:
     values = {"_class_name": CLASSES[config.layout], **asdict(config)}
     if not config.embedding_width:
         values = {key: each for key, each in values.items() if not key.startswith("embedding_")}
+    if not config.beside:
+        del values["beside"]
     return {key: list(each) if isinstance(each, tuple) else each for key, each in values.items()}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.dalle import DallePipeline
+from bedstone.checkpoints.enlarging import enlarges
 from bedstone.checkpoints.model import Model
 from bedstone.checkpoints.unclip import UnclipPipeline, check_unclip
 from bedstone.diffusion.sample import Progress, SampleControls
@@ -25,6 +26,7 @@ from bedstone.report.sheets import as_pixels
 from bedstone.settings import check_whole
 from bedstone.tasks.images.engine import ImageEngine
 from bedstone.tasks.media.dalle import DalleGenerator
+from bedstone.tasks.media.enlarging import EnlargingGenerator
 from bedstone.tasks.media.generator import (
     Generated,
     MediaGenerator,
@@ -49,6 +51,7 @@ def open_generator(
         BedstoneError: the model draws nothing, or its parts don't fit one another.
     """
     kind: Any = DalleGenerator if isinstance(model, DallePipeline) else MediaGenerator
+    kind = EnlargingGenerator if enlarges(model) else kind
     kind = UnclipGenerator if isinstance(model, UnclipPipeline) else kind
     found: MediaGenerator | DalleGenerator | UnclipGenerator = kind(model, precision)
     return found
@@ -223,6 +226,19 @@ class UnclipGenerator(MediaGenerator):
         return self._generated(
             found, prompts or [None] * len(seeds), seeds, sampling, controls, record
         )
+
+    def _generated(
+        self,
+        signals: Tensor,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        sampling: Any,
+        controls: SampleControls,
+        more: dict[str, Any],
+    ) -> Generated:
+        """As of every generator; the images are enlarged first, where there is an up-sampler."""
+        large = self.model.enlarged(signals, seeds, sampling)
+        return super()._generated(large, prompts, seeds, sampling, controls, more)
 
     def difference(self, text: str, prompt: Prompt = None) -> Tensor:
         """The direction (E,) from what an image shows, or the empty text, to a text, at length
