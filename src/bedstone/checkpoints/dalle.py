@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bedstone.checkpoints.golden import warn_of_differences
 from bedstone.checkpoints.hub import resolve
-from bedstone.checkpoints.model import Model, fingerprint
+from bedstone.checkpoints.model import Model, part_fingerprint
 from bedstone.checkpoints.model import load as load_part
 from bedstone.checkpoints.pipeline import INDEX, MediaPipeline, SignalSpec
 from bedstone.checkpoints.side_files import read_record
@@ -263,7 +263,8 @@ def load_dalle(
     revision: str | None = None,
     verify: bool = True,
 ) -> DallePipeline:
-    """Opens a DALL-E; arguments as `checkpoints.model.load`. Parts keep the dtype they stand in.
+    """Opens a DALL-E; arguments as `checkpoints.model.load`. Other parts than the
+    transformer are in fp32.
 
     Raises:
         BedstoneError: it isn't there, isn't whole, or its parts aren't those it was trained with.
@@ -279,7 +280,7 @@ def load_dalle(
             "save the model again."
         )
     parts = {}
-    for name, kind in (("transformer", dtype), ("vae", None), ("clip", None)):
+    for name, kind in (("transformer", dtype), ("vae", torch.float32), ("clip", torch.float32)):
         if (folder / name / "config.json").is_file():
             parts[name] = load_part(folder / name, dtype=kind, device=device, verify=verify)
     if missing := [name for name in ("transformer", "vae") if name not in parts]:
@@ -338,7 +339,7 @@ def check_dalle(model: DallePipeline) -> None:
         raise BedstoneError(f"{where}: clip/ is a {model.clip.config.layout}; expected a CLIP.")
     for name, part in (("autoencoder", coder), ("clip", model.clip)):
         known = model.made_with.get(name)
-        if part is not None and known != (now := fingerprint(part)):
+        if part is not None and known != (now := part_fingerprint(part)):
             raise BedstoneError(
                 f"{where}: {PARTS[name]}/ has the fingerprint {now[:12]}, and the model was "
                 f"trained with {str(known)[:12]}. Put the {name} back that it was trained with, or "

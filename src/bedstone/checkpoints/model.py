@@ -467,9 +467,17 @@ def fingerprint(model: Model) -> str:
     return _hashed(model, f"{config.layout} {codes}")
 
 
-def _hashed(model: Model, head: str) -> str:
+def part_fingerprint(model: Model) -> str:
+    """`fingerprint` of a model's weights in fp32: the same in whatever precision they are held, as
+    long as that holds their values."""
+    codes = getattr(model.config, "levels", None) or getattr(model.config, "codes", None)
+    return _hashed(model, f"{model.config.layout} {codes}", in_fp32=True)
+
+
+def _hashed(model: Model, head: str, *, in_fp32: bool = False) -> str:
     digest = hashlib.sha256(head.encode())
     for name, weight in sorted(model.network.state_dict().items()):
+        weight = weight.float() if in_fp32 and weight.is_floating_point() else weight
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

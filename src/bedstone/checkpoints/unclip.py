@@ -19,7 +19,7 @@ from torch import Tensor
 from bedstone.checkpoints.enlarging import check_enlarges, enlarge
 from bedstone.checkpoints.golden import warn_of_differences
 from bedstone.checkpoints.hub import resolve
-from bedstone.checkpoints.model import Model, fingerprint
+from bedstone.checkpoints.model import Model, part_fingerprint
 from bedstone.checkpoints.model import load as load_part
 from bedstone.checkpoints.pipeline import (
     DiffusionPipeline,
@@ -325,7 +325,8 @@ def load_unclip(
     revision: str | None = None,
     verify: bool = True,
 ) -> UnclipPipeline:
-    """Opens an unCLIP; arguments as `checkpoints.model.load`. CLIP and prior keep their dtype.
+    """Opens an unCLIP; arguments as `checkpoints.model.load`. Other parts
+    than those of every pipeline are in fp32.
 
     Raises:
         BedstoneError: it isn't there, isn't whole, or its parts aren't those it was trained with.
@@ -339,7 +340,7 @@ def load_unclip(
             "or save the model again."
         )
     parts = {
-        name: load_part(folder / name, device=device, verify=verify)
+        name: load_part(folder / name, dtype=torch.float32, device=device, verify=verify)
         for name in ("clip", "prior")
         if (folder / name / "config.json").is_file()
     }
@@ -348,7 +349,9 @@ def load_unclip(
     scheduler = read_object(folder / "prior_scheduler" / SCHEDULER)
     upsampler = None
     if is_pipeline(folder / UPSAMPLER):
-        upsampler = load_pipeline(folder / UPSAMPLER, dtype=dtype, device=device, verify=verify)
+        upsampler = load_pipeline(
+            folder / UPSAMPLER, dtype=torch.float32, device=device, verify=verify
+        )
     model = UnclipPipeline(
         **fields,
         clip=parts["clip"],
@@ -387,7 +390,7 @@ def check_unclip(model: UnclipPipeline) -> None:
             )
     for name, part in (("clip", model.clip), ("prior", model.prior)):
         known = model.made_with.get(name)
-        if part is not None and known != (now := fingerprint(part)):
+        if part is not None and known != (now := part_fingerprint(part)):
             raise BedstoneError(
                 f"{where}: {name}/ has the fingerprint {now[:12]}, and the model was made with "
                 f"{str(known)[:12]}. Put the {name} back that it was made with, or train anew with "
@@ -437,7 +440,7 @@ def check_prior(model: Model, clip: Any, where: str) -> None:
     except BedstoneError as error:
         raise BedstoneError(f"{where}: {error}") from None
     known = (model.record.get("data") or {}).get("clip")
-    if known is not None and known != (now := fingerprint(clip)):
+    if known is not None and known != (now := part_fingerprint(clip)):
         raise BedstoneError(
             f"{where} was trained with a CLIP of the fingerprint {str(known)[:12]}; this one has "
             f"{now[:12]}. Take the CLIP that it was trained with, or train a prior with this one."

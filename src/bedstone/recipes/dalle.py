@@ -10,7 +10,7 @@ import torch
 
 from bedstone.checkpoints.dalle import DallePipeline, check_coder
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.model import Model, fingerprint
+from bedstone.checkpoints.model import Model, part_fingerprint
 from bedstone.checkpoints.pipeline import SignalSpec
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.data.images.codes import CodeRows, Hides, hidden_codes, hidden_scales
@@ -287,7 +287,7 @@ class DallE(Staged, Method[DalleRecipe]):
             "recipe",
             "model.",
         )
-        made_with = {"autoencoder": fingerprint(coder)}
+        made_with = {"autoencoder": part_fingerprint(coder)}
         return DallePipeline(
             build(config, seed=recipe.seed),
             tokenizer,
@@ -296,7 +296,7 @@ class DallE(Staged, Method[DalleRecipe]):
             autoencoder=coder,
             clip=clip,
             drops=recipe.drop > 0,
-            made_with=made_with if clip is None else {**made_with, "clip": fingerprint(clip)},
+            made_with=made_with if clip is None else {**made_with, "clip": part_fingerprint(clip)},
         )
 
     def batches(self, recipe: DalleRecipe, model: Model, splits: Splits, start: Start) -> Batches:
@@ -377,7 +377,7 @@ def cached_codes(signals: Signals, coder: Model, start: Start, name: str) -> np.
     Raises:
         BedstoneError: those in the folder are of another autoencoder or other images.
     """
-    made_of = {"autoencoder": fingerprint(coder), "images": signals.fingerprint()}
+    made_of = {"autoencoder": part_fingerprint(coder), "images": signals.fingerprint()}
     return cached_rows(
         start.folder,
         name,

@@ -360,14 +360,8 @@ class Diffusion(DiffusionMethod[DiffusionRecipe]):
 
 
 DECIDED = (
-    "size",
-    "channels",
-    "out_channels",
-    "classes",
-    "memory_width",
-    "embedding_width",
-    "beside",
-)
+    "size", "channels", "out_channels", "classes", "memory_width", "embedding_width", "beside"
+)  # fmt: skip
 LATENTS = 64  # images that become latents at a time
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.model import Model, fingerprint
+from bedstone.checkpoints.model import Model, part_fingerprint
 from bedstone.checkpoints.unclip import PRIOR_SCHEDULER, check_clip, check_prior
 from bedstone.data.signals.batches import SignalTexts, signal_stream, texts_of
 from bedstone.data.signals.signals import Prompts, Signals, SignalsConfig
@@ -116,7 +116,7 @@ class UnclipPrior(Method[PriorRecipe]):
         if "clip" not in start.parts:
             start.parts["clip"] = open_clip(recipe)
         splits = captioned_images(recipe, tuple(recipe.data.size) or (32, 32), start)
-        splits.record["clip"] = fingerprint(start.parts["clip"])
+        splits.record["clip"] = part_fingerprint(start.parts["clip"])
         return splits
 
     def model(
@@ -261,7 +261,7 @@ def cached_embeddings(
     Raises:
         BedstoneError: those in the folder are of another CLIP or other images.
     """
-    made_of = {"CLIP": fingerprint(clip), "images": signals.fingerprint()}
+    made_of = {"CLIP": part_fingerprint(clip), "images": signals.fingerprint()}
     return cached_rows(
         start.folder,
         f"{EMBEDDINGS}-{name}",

@@ -9,7 +9,7 @@ import torch
 
 from bedstone.checkpoints.enlarging import check_enlarges
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.model import Model, fingerprint
+from bedstone.checkpoints.model import Model, part_fingerprint
 from bedstone.checkpoints.pipeline import SignalSpec, text_part
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.checkpoints.unclip import (
@@ -268,7 +268,9 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
             upsampler=start.parts.get("upsampler"),
             drops=recipe.drop > 0 and recipe.drop_text > 0,
             made_with={
-                name: fingerprint(start.parts[name]) for name in MADE_WITH if name in start.parts
+                name: part_fingerprint(start.parts[name])
+                for name in MADE_WITH
+                if name in start.parts
             },
         )
         check_unclip(model)

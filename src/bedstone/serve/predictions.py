@@ -48,7 +48,7 @@ MOST = {
     "num_beam_groups": 16, "num_return_sequences": 16, "num_images_per_prompt": 10,
     "num_inference_steps": 1000, "top_k": 100_000, "shots": 64, "batch_size": 64,
     "return_alternatives": 16, "prompt_lookup_num_tokens": 16, "candidates": 64,
-    "prior_samples": 16, "prior_steps": 1000, "return_steps": 16,
+    "prior_samples": 16, "prior_steps": 1000, "upsample_steps": 1000, "return_steps": 16,
 }  # fmt: skip
 SIDE = 512  # of what is drawn
 # Tasks over a catalogue, whose rows would name files of the server: they go over an index of it.

@@ -54,6 +54,8 @@ class SampleOptions(Settings):
         prior: of an unCLIP: its own, diffusion or autoregressive; or none for the words' own
             embedding.
         prior_steps, prior_guidance, prior_samples: of its prior, as in a recipe's `sampling`.
+        upsample: of an unCLIP: False leaves images as they are where it would enlarge them.
+        upsample_steps, upsample_noise: of what enlarges them, likewise.
         size: (height, width) and such, where it isn't to be what was learnt.
         strength: of drawing from an image, 0 to 1, which keeps nearly nothing of it.
         mask: an image of that one's size: white is drawn anew.
@@ -82,6 +84,9 @@ class SampleOptions(Settings):
     prior_steps: int | None = None
     prior_guidance: float | None = None
     prior_samples: int | None = None
+    upsample: bool | None = None
+    upsample_steps: int | None = None
+    upsample_noise: float | None = None
     size: Any = ()
     strength: float | None = None
     mask: Any = None
