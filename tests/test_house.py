@@ -86,6 +86,7 @@ ALONE = {
     "checkpoints/sentence_transformers.py": "the layout of another library's files",
     "nn/fast/products.py": "what the engine does for networks that don't write",
     "generation/lookup.py": "drafts of tokens and when they pay; no network is read there",
+    "tasks/media/enlarging.py": "how given images are enlarged; unclip.py opens every generator",
     "tasks/search/durable.py": "what another library wrote, brought to the disk and checked",
     "data/text/chat_template.py": "a process of its own, which imports nothing of Bedstone",
     "sandbox/kernel.py": "what the kernel is called for; what runs in it is the other files'",
@@ -139,6 +140,7 @@ SHARED_TASK_FILES = {
     "media/generator.py",
     "media/dalle.py",  # what draws by codes, behind the same tasks
     "media/unclip.py",  # likewise by embeddings
+    "media/enlarging.py",  # likewise what enlarges given images
     "media/files.py",
     "media/tasks.py",
     "search/index.py",

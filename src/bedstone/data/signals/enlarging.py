@@ -72,5 +72,5 @@ def read_beside(small: Tensor, size: Sequence[int], levels: Tensor, noise: Tenso
     """
     noised = small + levels[:, None, None, None].to(small) * noise.to(small)
     wide = F.interpolate(noised, size=tuple(size), mode="bilinear", align_corners=False)
-    told = levels[:, None, None, None].to(small).expand(-1, 1, *size)
-    return torch.cat((wide, told), 1)
+    channel = levels[:, None, None, None].to(small).expand(-1, 1, *size)
+    return torch.cat((wide, channel), 1)
