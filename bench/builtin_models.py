@@ -32,6 +32,7 @@ from bedstone.evaluate.generative import sample_prompts
 from bedstone.evaluate.image_text import evaluate_image_text
 from bedstone.recipes.base import train
 from bedstone.recipes.given import recipe as recipe_of
+from bedstone.recipes.library import find
 from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.tasks.images.engine import ImageEngine
 
@@ -151,7 +152,7 @@ def make(name: str, run: Path | None) -> Path:
     given = MODELS[name]
     if run is None:
         words = [*given.overrides, f"out=runs/builtin/{name}"]
-        recipe, _ = recipe_of(given.recipe, words, None, {})
+        recipe, _ = recipe_of(find(given.recipe), words, None, {})
         run = train(recipe).run
     kept = bedstone.load(run)
     in_bf16(kept)
