@@ -40,7 +40,7 @@ LAYERS = [
     {"diffusion", "generation", "metrics"},
     {"models"},
     {"data"},
-    {"nn", "sandbox"},
+    {"nn", "sandbox", "bulk"},
     {"files", "outputs", "reading", "settings", "published_keys", "runtime", "measured"}
     | {"errors", "config", "ranks"},
 ]

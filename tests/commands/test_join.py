@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from bedstone.bulk.shares import Shard
 from bedstone.cli import main
-from bedstone.commands.join import Shard
 from bedstone.errors import BedstoneError
 from bedstone.models.heads import HeadConfig
 from small_models import SENTENCES, saved
