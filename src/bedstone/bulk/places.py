@@ -128,24 +128,6 @@ class Here:
             yield number, results
 
 
-@contextlib.contextmanager
-def place_of(spread: Spread) -> Iterator[Place]:
-    """The place that is named; its processes end with the block.
-
-    Raises:
-        BedstoneError: there is none such, Ray isn't installed, or its cluster can't be reached.
-    """
-    spread.check()
-    kind, _, address = spread.on.partition(":")
-    if kind == "here":
-        yield Here()
-        return
-    from bedstone.bulk.on_ray import OnRay
-
-    with contextlib.closing(OnRay(address, spread.actors, torch.get_num_threads())) as place:
-        yield place
-
-
 def attempt(work: Worker, rows: Rows) -> list[Any]:
     """A result for each row: of all together, or of each alone where that raises."""
     try:

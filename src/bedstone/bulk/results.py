@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bedstone.bulk.journal import work_on
-from bedstone.bulk.places import Aside, Job, Spread, in_order, place_of
+from bedstone.bulk.on_ray import place_of
+from bedstone.bulk.places import Aside, Job, Spread, in_order
 from bedstone.bulk.shares import BLOCK, WHOLE, read_share
 from bedstone.errors import BedstoneError
 

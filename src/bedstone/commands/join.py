@@ -90,8 +90,8 @@ def join_indexes(path: Path, shares: list[str]) -> None:
         check_kinds(held, KINDS, Path(place) / SHARE)
         parts.append((place, Shard.read(held["shard"]), held["inputs"], held["of"]))
     check_all(path, parts)
-    indexes = [Index.open(place) for place in shares]
-    how = indexes[0].settings
+    how = Index.open(shares[0]).settings
+    indexes = [Index.open(place, name=how.name) for place in shares]
     with atomic_folder(path) as temporary:
         given = {"model": how.model, "source": how.source}
         with Index.create(temporary, how.width, how.name, **given) as whole:

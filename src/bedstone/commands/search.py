@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bedstone.bulk.places import Job, Place, Spread, Worker, in_order, place_of
+from bedstone.bulk.on_ray import place_of
+from bedstone.bulk.places import Job, Place, Spread, Worker, in_order
 from bedstone.bulk.shares import WHOLE, Shard, fingerprint
 from bedstone.checkpoints.load import open_model
 from bedstone.errors import BedstoneError

@@ -376,20 +376,13 @@ class Index:
         return list(given)
 
     def take_over(self, other: "Index") -> None:
-        """Adds all rows of another index, bit for bit. Raises BedstoneError if of another model."""
-        if other.settings.name != self.settings.name:
-            raise BedstoneError(
-                f"{other.path}: was made by another model than the other shares, and vectors of "
-                "two models can't be compared. Make that share again."
-            )
-        if other._table is None:
-            return
+        """Adds all rows of another index of the same model, bit for bit."""
         with self._writing():
             self.prepare(other.columns)
-            names = self._table.schema.names
-            for part in other._table.search().select(names).to_batches():
+            given = other._table.search().select([*OWN, *self.columns]) if len(other) else None
+            for part in given.to_batches() if given else ():
                 merge = self._table.merge_insert("key").when_matched_update_all()
-                merge.when_not_matched_insert_all().execute(part.select(names))
+                merge.when_not_matched_insert_all().execute(part)
                 self._settle()
 
     def remove(self, keys: Iterable[str]) -> int:
