@@ -27,7 +27,7 @@ from typing import Any
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAUSE = 0.25  # seconds between two looks at the processes
-ENDS = 60  # seconds after which no process of the cluster may be there
+ENDS = 240  # seconds after its driver's end by which no process of a cluster may be there
 BLOCK = 64
 ACTOR = "ray::_Actor"  # the title of an actor's process
 
@@ -92,6 +92,7 @@ def measured(words: list[str], out: Path, kills: list[int], driver_at: int) -> d
     journal = out.with_name(f"{out.name}.part") / "blocks.jsonl"
     began, seconds, titles = time.monotonic(), Counter[int](), dict[int, str]()
     actors_killed = drivers_killed = starts = 0
+    gone: list[float] = []  # seconds from a driver's end to that of its last process
     while not out.exists():
         starts += 1
         driver = subprocess.Popen(words)
@@ -116,11 +117,13 @@ def measured(words: list[str], out: Path, kills: list[int], driver_at: int) -> d
             if time.monotonic() > ended + ENDS:
                 sys.exit(f"processes of the cluster are there {ENDS} s after its driver")
             time.sleep(PAUSE)
+        gone.append(round(time.monotonic() - ended, 1))
     return {
         "seconds": round(time.monotonic() - began, 1),
         "processor_seconds": round(sum(seconds.values()), 1),
         "of_actors": round(sum(seconds[n] for n, t in titles.items() if t.startswith(ACTOR)), 1),
         "starts": starts,
+        "gone_after": gone,
         "actors_killed": actors_killed,
         "drivers_killed": drivers_killed,
     }

@@ -49,7 +49,8 @@ class FakeRay:
             def _do(self, rows):
                 if fake.dies(rows):
                     return Reference(error=RayError("The actor died"))
-                return Reference(lambda: (on_ray.attempt(self.work, rows), {"q": {"a": 1.0}}))
+                known, warnings = {"q": {"a": 1.0}}, ["a text was cut", f"of {len(rows)}"]
+                return Reference(lambda: (on_ray.attempt(self.work, rows), known, warnings))
 
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=Actor))
 
@@ -75,7 +76,7 @@ def on_fake(fake, count=3):
     place = OnRay.__new__(OnRay)
     place._ray, place._threads, place.count = fake, 1, count
     place._uses, place._seats, place._folder = {}, {}, None
-    place.choices, place._deaths = None, 0
+    place.choices, place._deaths, place._said = None, 0, set()
     return place
 
 
@@ -123,6 +124,11 @@ def test_actors_that_always_die_end_the_work():
     fake = FakeRay(dies=lambda rows: True)
     with pytest.raises(BedstoneError, match=f"{DEATHS} actors died one after another"):
         list(on_fake(fake).run(JOB, blocks(list(range(500)))))
+
+
+def test_what_actors_warn_of_is_said_once(caplog):
+    list(on_fake(FakeRay()).run(JOB, blocks(list(range(20)))))
+    assert caplog.messages == ["a text was cut", "of 8", "of 4"]
 
 
 def test_work_that_cannot_be_opened_is_refused():

@@ -48,12 +48,29 @@ WAIT = 30.0  # seconds after which what is waited for is said
 LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 
 
+class _Warnings(logging.Handler):
+    """Keeps warnings until they are sent to the driver: nobody reads what an actor prints."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.kept: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.kept.append(record.getMessage())
+
+    def take(self) -> list[str]:
+        taken, self.kept = self.kept, []
+        return taken
+
+
 class _Actor:
     """What runs in a process of the cluster."""
 
     def open(self, job: Job, folder: str, threads: int, choices: Choices) -> str:
         """Opens the work; why it can't be, or ""."""
         at_home(folder, threads)
+        self._warnings = _Warnings()
+        logging.getLogger("bedstone").addHandler(self._warnings)
         measured.adopt(choices)
         try:
             self._work: Worker = job.open()
@@ -61,8 +78,9 @@ class _Actor:
             return str(error)
         return ""
 
-    def do(self, rows: Rows) -> tuple[list[Any], Choices]:
-        return attempt(self._work, rows), measured.known()
+    def do(self, rows: Rows) -> tuple[list[Any], Choices, list[str]]:
+        """Results or `Aside`, what was measured so far, and warnings."""
+        return attempt(self._work, rows), measured.known(), self._warnings.take()
 
 
 @dataclass
@@ -149,7 +167,7 @@ class OnRay:
         self._folder: Path | None = None
         self._ray = _import_ray(own=not address)
         self._seats: dict[Any, _Seat] = {}  # by what is waited for
-        self._deaths = 0
+        self._deaths, self._said = 0, set[str]()
         if address:
             self._join(address)
         else:
@@ -275,7 +293,11 @@ class OnRay:
                 raise BedstoneError(found)
             seat.is_open = True
             return None
-        results, known = found
+        results, known, warnings = found
+        for message in warnings:
+            if message not in self._said:
+                self._said.add(message)
+                log.warning("%s", message)
         self._deaths = 0
         self.choices = known if self.choices is None else self.choices
         return todo.done(task, results)

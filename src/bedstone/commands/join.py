@@ -43,16 +43,16 @@ def join(out: str, shares: list[str], overwrite: bool = False) -> None:
         raise BedstoneError(f"OUT: {out} is one of the shares. Name another file to write.")
     parts = [read_share(to_path(share)) for share in shares]
     first = parts[0]
-    of = [f"{part.of} {part.block} {part.kind}" for part in parts]
-    found = zip(shares, parts, of, strict=True)
-    check_all(path, [(place, part.shard, part.inputs, work) for place, part, work in found])
+    each = [f"{part.of} {part.block} {part.kind}" for part in parts]
+    found = zip(shares, parts, each, strict=True)
+    check_all(path, [(place, part.shard, part.inputs, of) for place, part, of in found])
     lines = {row: line for part in parts for row, line in part.lines.items()}
     text = "".join(lines[row] for row in sorted(lines))
     if first.kind == "results":
         written = Written()
         kept = [written.add(numbered(lines[row], row).rstrip("\n")) for row in sorted(lines)]
-        of, block = first.of, first.block
-        end = last_line(WHOLE, first.inputs, written, of, block=block, kind=first.kind)
+        work, block = first.of, first.block
+        end = last_line(WHOLE, first.inputs, written, work, block=block, kind=first.kind)
         text = "".join(f"{line}\n" for line in [*kept, end])
     write_text(path, text)
     print(f"{path}: {len(lines):,} lines of {first.inputs:,} inputs, from {len(parts)} shares")

@@ -42,10 +42,10 @@ GROWN = 1.2  # of the rows measured: from here on the approximate index is built
 
 def index(
     folder: str,
-    spread: Spread = HERE,
     model: str | None = None,
     out: str | None = None,
     metadata: str | None = None,
+    spread: Spread = HERE,
     *,
     as_json: bool = False,
     precision: str = "auto",
