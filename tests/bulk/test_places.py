@@ -1,6 +1,8 @@
 """Places to work on rows: what raises or kills is set aside, all else is done once, in order."""
 
+import os
 import random
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -178,6 +180,7 @@ def test_values_come_in_order_as_soon_as_they_can():
         ({"on": "rey"}, "'rey' was given; expected here, ray, or ray:HOST:PORT"),
         ({"on": "ray:"}, "'ray:' was given"),
         ({"on": "here:1"}, "'here:1' was given"),
+        ({"on": "ray:somewhere"}, "'ray:somewhere' was given"),
         ({"actors": 2}, "2 was given; expected it only with --on ray"),
         ({"on": "ray", "actors": 0}, "0 was given; expected 1 or more"),
         ({"shard": "3/2"}, "expected number/shares"),
@@ -189,12 +192,14 @@ def test_places_that_are_none(given, message):
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name, value in on_ray.LOCAL.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(BedstoneError, match=r"pip install 'bedstone\[ray\]'"):
+        OnRay("", None, 1)
+
+
+def test_a_process_that_has_ray_already_starts_no_open_cluster(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(BedstoneError, match="imported Ray before it could be kept to the loopback"):
         OnRay("", None, 1)

@@ -14,6 +14,8 @@ import logging
 import os
 import secrets
 import shutil
+import socket
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -43,6 +45,7 @@ from bedstone.errors import BedstoneError
 log = logging.getLogger("bedstone.bulk")
 DEATHS = 4 * TRIES  # of actors in a row, without one result, after which no other is started
 STORE = 256 << 20  # bytes of a cluster's own object store; what is beyond goes to the disk
+REACHED = 10.0  # seconds in which a cluster's address has to answer
 WAIT = 30.0  # seconds after which what is waited for is said
 # Read by Ray as it is imported or started.
 LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
@@ -206,12 +209,14 @@ class OnRay:
         if at not in ("127.0.0.1", "::1"):
             self.close()
             raise BedstoneError(
-                f"--on ray: the cluster would listen on {at}, not on the loopback alone; Ray was "
-                "imported before its address could be set. Import bedstone.bulk.on_ray first."
+                f"--on ray: the cluster would listen on {at}, not on the loopback alone. Start one "
+                "by yourself, and give its address."
             )
 
     def _join(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
         try:
+            socket.create_connection((host, int(port)), REACHED).close()  # Ray tries for minutes
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
             raise BedstoneError(
@@ -316,9 +321,16 @@ def _import_ray(*, own: bool) -> Any:
         own: whether a cluster of this machine is to be started.
 
     Raises:
-        BedstoneError: it isn't installed, or this process has a cluster already.
+        BedstoneError: it isn't installed, or this process has imported it or has a cluster
+            already.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    set_before = all(os.environ.get(name) == value for name, value in LOCAL.items())
+    if own and sys.modules.get("ray") is not None and not set_before:
+        raise BedstoneError(
+            "--on ray: this process imported Ray before it could be kept to the loopback. Take a "
+            "process of its own, such as bedstone run, or start a cluster and give its address."
+        )
     if own:
         os.environ.update(LOCAL)
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

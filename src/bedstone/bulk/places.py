@@ -12,6 +12,7 @@ import importlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -86,7 +87,8 @@ class Spread:
         """Raises BedstoneError for a place or a number that can't be."""
         _ = self.share
         kind, colon, address = self.on.partition(":")
-        if kind not in ("here", "ray") or (colon and (kind == "here" or not address)):
+        there = kind == "ray" and re.fullmatch(r".+:\d{1,5}", address)
+        if kind not in ("here", "ray") or (colon and not there):
             raise BedstoneError(
                 f"--on: {self.on!r} was given; expected here, ray, or ray:HOST:PORT."
             )
