@@ -100,7 +100,8 @@ def measured(words: list[str], out: Path, kills: list[int], driver_at: int) -> d
             time.sleep(PAUSE)
             processes = below(driver.pid)
             for number, (title, taken) in processes.items():
-                seconds[number], titles[number] = max(seconds[number], taken), title
+                seconds[number] = max(seconds[number], taken)
+                titles[number] = title or titles.get(number, "")  # a zombie has none
             done = journal.read_bytes().count(b"\n") if journal.exists() else 0
             actors = [n for n, (title, _) in processes.items() if title.startswith(ACTOR)]
             if kills and done >= kills[0] and actors:

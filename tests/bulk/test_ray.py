@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,7 +124,7 @@ def test_a_cluster_that_is_there_is_joined(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    folder = tmp_path / "t"
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))  # names of sockets have 107 bytes at most
     words = ["start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     words += ["--node-ip-address=127.0.0.1", "--block", f"--temp-dir={folder}"]
     env = {**os.environ, **local, "RAY_AUTH_MODE": "disabled"}
@@ -134,9 +136,11 @@ def test_a_cluster_that_is_there_is_joined(tmp_path):
     )
     script = DRIVER.replace('on="ray"', f'on="ray:127.0.0.1:{port}"').replace('"die"', "100")
     try:
-        until = time.monotonic() + 300
-        while not (folder / "session_latest").exists() and time.monotonic() < until:
+        until, ready = time.monotonic() + 300, False
+        while not ready and time.monotonic() < until:
             time.sleep(0.5)
+            with socket.socket() as knock:
+                ready = knock.connect_ex(("127.0.0.1", port)) == 0
         env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "out"), str(tmp_path)], env=env
@@ -146,7 +150,8 @@ def test_a_cluster_that_is_there_is_joined(tmp_path):
         assert found == [row for row in range(ROWS) if row != 200]
     finally:
         os.killpg(cluster.pid, signal.SIGTERM)
-        cluster.wait(30)
+        cluster.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_no_cluster_there_is_said(tmp_path):

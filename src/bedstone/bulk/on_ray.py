@@ -219,10 +219,10 @@ class OnRay:
             socket.create_connection((host, int(port)), REACHED).close()  # Ray tries for minutes
             self._ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise BedstoneError(
-                f"--on ray:{address}: no Ray cluster can be joined there "
-                f"({str(error).splitlines()[0]}). Start one by ray start; this machine has to "
-                "be of it."
+                f"--on ray:{address}: no Ray cluster can be joined there ({reason}). Start one by "
+                "ray start; this machine has to be of it."
             ) from error
 
     def close(self) -> None:
