@@ -128,6 +128,7 @@ def test_a_cluster_that_is_there_is_joined(tmp_path):
     words = ["start", "--head", f"--port={port}", "--num-cpus=2", "--include-dashboard=false"]
     words += ["--node-ip-address=127.0.0.1", "--block", f"--temp-dir={folder}"]
     env = {**os.environ, **local, "RAY_AUTH_MODE": "disabled"}
+    env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
     cluster = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", *words],
         env=env,
@@ -141,7 +142,6 @@ def test_a_cluster_that_is_there_is_joined(tmp_path):
             time.sleep(0.5)
             with socket.socket() as knock:
                 ready = knock.connect_ex(("127.0.0.1", port)) == 0
-        env["PYTHONPATH"] = os.pathsep.join([str(TESTS), *sys.path])
         done = subprocess.run(
             [sys.executable, "-c", script, str(tmp_path / "out"), str(tmp_path)], env=env
         )
