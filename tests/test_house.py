@@ -40,7 +40,7 @@ LAYERS = [
     {"diffusion", "generation", "metrics"},
     {"models"},
     {"data"},
-    {"nn", "sandbox"},
+    {"nn", "sandbox", "bulk"},
     {"files", "outputs", "reading", "settings", "published_keys", "runtime", "measured"}
     | {"errors", "config", "ranks"},
 ]
@@ -73,6 +73,7 @@ ALONE = {
     "commands/evaluate.py": "a command; cards measure by it",
     "commands/generate.py": "a command; completion of files takes its settings",
     "commands/join.py": "a command, and the shares that it joins; other commands may make shares",
+    "commands/imagine_rows.py": "rows in other processes; commands/imagine.py is options and files",
     "commands/run.py": "a command; prompting prints results as it does",
     "tasks/text/text_generation.py": "a task, whose options that behind an endpoint has too",
     "agent/transcript.py": "what is kept of a run; the loop is what is done",

@@ -204,6 +204,19 @@ def test_images_of_a_tar_in_a_store_are_samples(store, tmp_path):
     assert [row.captions for row in rows] == [("one",), ("two",)]
 
 
+def test_messages_name_a_shard_by_its_address(store, tmp_path):
+    whole = archive(tmp_path / "set.tar", {"1.txt": b"a", "1.jpg": b"x"}).read_bytes()
+    store.pipe_file("/images/set-0.tar", whole[:700])
+    with pytest.raises(BedstoneError) as error:
+        open_dataset("flaky://images/*.tar", ("image", any_of("captions")))
+    assert str(error.value).startswith("flaky://images/set-0.tar: can't be read as a tar")
+    assert str(tmp_path) not in str(error.value)
+    store.pipe_file("/rows/a.jsonl", b'{"text": "a"}\n{"text": \n')
+    with pytest.raises(BedstoneError) as error:
+        open_dataset("flaky://rows/a.jsonl")
+    assert str(error.value).startswith("flaky://rows/a.jsonl: line 2")
+
+
 def test_broken_rows_of_a_tar_are_left_out_and_named(tmp_path):
     files = {"01.json": b"[1]", "02.json": b'{"text": "good"}', "03.json": b"{"}
     path = archive(tmp_path / "set.tar", files)

@@ -8,8 +8,11 @@ import pytest
 from bedstone.cli import main
 from bedstone.errors import BedstoneError
 from bedstone.inspect.cluster import (
+    BANDWIDTH,
     GIB,
     GPUS,
+    KERNELS,
+    LAUNCH,
     Gpu,
     How,
     Mesh,
@@ -94,6 +97,25 @@ def test_a_larger_mesh_holds_less_a_rank_and_the_fastest_that_fits_comes_first()
     per_second = plan.found[0].speed * 1024 * (1 - plan.safety.lost)
     assert plan.hours == pytest.approx(2e12 / per_second / 3600)
     assert any("Young" in line for line in plan.lines())
+
+
+def test_batches_of_one_step_take_their_time_and_no_more_memory():
+    given = {"gpus": 8, "gpu": "h100", "length": 8192, "tokens": 1e9}
+    one = plan_cluster(B8, rows=8, **given).found[0]
+    four = plan_cluster(B8, rows=8, batches=4, **given).found[0]
+    assert (four.memory, four.tokens) == (one.memory, 4 * one.tokens)
+    assert four.sent["fsdp"] == pytest.approx(4 * one.sent["fsdp"])
+    optimizer = 28 * sizes(B8).all / 8 / (BANDWIDTH * GPUS["h100"].bandwidth)  # once a step
+    assert four.seconds == pytest.approx(4 * one.seconds - 3 * optimizer)
+    assert one.times["launching"] == 0
+
+
+def test_a_small_model_is_held_up_by_the_launches_of_its_kernels():
+    small = llama(64, 2, 4, 192, vocab_size=300, kv_heads=4)
+    found = plan_cluster(small, gpus=1, gpu="h100", rows=8, length=64, tokens=1e6).found[0]
+    assert found.times["launching"] > 0.9 * found.seconds
+    assert found.seconds == pytest.approx(3 * KERNELS["compile"] * LAUNCH, rel=0.1)
+    assert found.speed < 1.5e6
 
 
 def test_what_cannot_be_planned():

@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from bedstone.bulk.places import Spread
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import MediaPipeline
 from bedstone.checkpoints.unclip import UnclipPipeline
@@ -21,13 +22,14 @@ from bedstone.evaluate.image_text import IMAGE_TEXT_TASKS, evaluate_image_text
 from bedstone.evaluate.language import evaluate_causal, evaluate_masked
 from bedstone.evaluate.pairs import learnt_task
 from bedstone.evaluate.preferences import evaluate_rewards, holds_pairs
+from bedstone.evaluate.spread import SpreadResults
 from bedstone.evaluate.supervised import (
     TASKS,
     evaluate_answers,
     evaluate_labels,
     holds_answers,
 )
-from bedstone.evaluate.tasks import OWN, evaluate_task, metric_of
+from bedstone.evaluate.tasks import OWN, TaskEvaluation, evaluate_task, metric_of
 from bedstone.evaluate.unclip import evaluate_unclip
 from bedstone.models.flamingo.network import FLAMINGO
 from bedstone.models.interfaces import Autoencoder, EncoderDecoderModel
@@ -37,6 +39,11 @@ from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.pipeline import check_head, task_class
 
 NOTHING = Asking()
+HERE = Spread()
+NO_ROWS = (
+    "--results, --shard and --on: need a --task whose rows are independent of each other; a "
+    "model's own loss, humaneval and harnesses are measured by one process. Leave them out."
+)
 
 
 def evaluate(
@@ -45,6 +52,7 @@ def evaluate(
     code: CodeSettings = USUAL,
     asking: Asking = NOTHING,
     harness: HarnessSettings = UNUSED,
+    spread: Spread = HERE,
     *,
     task: str = "",
     column: str = "",
@@ -64,6 +72,7 @@ def evaluate(
     samples: int = 1000,
     candidates: int = 0,
     out: str = "",
+    results: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a model on data by the metrics of its task.
@@ -107,6 +116,9 @@ def evaluate(
             CLIP keeps is right, beside any of them and the best of them.
         out: for a model that generates media: a folder for sheets of samples; for humaneval: a
             folder for the completions with their verdicts.
+        results: with --task: a file of its results on all rows. It is written, and a run that is
+            stopped goes on from it; where it is there, its results are scored and nothing is
+            computed. Needed for --shard, whose files are joined first.
         overwrite: replace files of the same names.
 
     Example:
@@ -119,6 +131,15 @@ def evaluate(
         BedstoneError: the model or the data can't be opened, the task has no metric or the model
             can't do it, the context is too long, or an option is of another kind of model.
     """
+    spread.check()
+    elsewhere = results is not None or not spread.is_usual
+    if elsewhere and (harness.harness or task == HUMANEVAL):
+        raise BedstoneError(NO_ROWS)
+    if spread.shard is not None and (results is None or page is not None):
+        raise BedstoneError(
+            "--shard: needs --results, the file that its results are written to, and no --page, "
+            "which is of all."
+        )
     if harness.harness:
         check_unused({"data": data, "task": task}, "--harness has tasks of its own. Leave it out")
         how = pick_precision(precision, pick_device(device))
@@ -183,6 +204,7 @@ def evaluate(
     if metric and metric not in OWN:
         if confusion is not None:
             raise BedstoneError("confusion: is drawn of a model's own evaluation; leave task out.")
+        by = SpreadResults(task, spread, how.name, results, device, overwrite)
         return evaluate_task(
             task,
             opened,
@@ -193,7 +215,10 @@ def evaluate(
             languages=(source_lang, target_lang),
             page=page,
             as_json=as_json,
+            predict=by if elsewhere else TaskEvaluation.predict,
         )
+    if elsewhere:
+        raise BedstoneError(NO_ROWS)
     for option, value in (("--page", page), ("--source-lang", source_lang or target_lang)):
         if value:
             raise BedstoneError(

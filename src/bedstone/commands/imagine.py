@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bedstone.bulk.places import Spread
 from bedstone.checkpoints.load import open_model
 from bedstone.checkpoints.pipeline import SignalSpec
+from bedstone.commands.imagine_rows import draw_rows
 from bedstone.diffusion.sample import Progress, SamplingStep
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.systems import ALONE, CompareOptions, compare_systems
@@ -195,6 +197,7 @@ def _titles(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"seed {recipe['seed']}" for recipe in recipes]
 
 
+HERE = Spread()
 COUNTS = {"draw": 4, "variations": 4, "like": 4, "between": 7, "story": 1}
 
 
@@ -320,10 +323,12 @@ def imagine(
     options: ImagineOptions,
     sampling: SamplingOptions,
     compare: CompareOptions = ALONE,
+    spread: Spread = HERE,
     out: str | None = None,
     enlarge: int = 1,
     strip: str | None = None,
     show_steps: bool = False,
+    results: str | None = None,
     overwrite: bool = False,
     *,
     as_json: bool = False,
@@ -343,6 +348,9 @@ def imagine(
         enlarge: integer factor by which images are enlarged.
         strip: a PNG file to write the sampling steps of the first samples into.
         show_steps: write the sampling steps into a file beside the result.
+        results: a file of what is drawn, as numbers. It is written, and a run that is stopped goes
+            on from it; where it is there, the files are made of it and nothing is drawn. Needed for
+            --shard, whose files are joined first.
         overwrite: replace files of the same names.
         as_json: print one JSON object per file.
         precision: of computation: auto, bf16, fp32, int8 or int4.
@@ -358,6 +366,15 @@ def imagine(
     way = options.way
     prompts = _prompts(text, options)
     check_enlarged(enlarge)
+    spread.check()
+    elsewhere = results is not None or not spread.is_usual
+    if elsewhere and (way != "draw" or compare.given or strip is not None or show_steps):
+        raise BedstoneError(
+            "--results, --shard and --on: serve prompts and seeds alone, without --variations, "
+            "--like, --between, --story, --style, --strip, --show-steps, --beside and --page."
+        )
+    if spread.shard is not None and results is None:
+        raise BedstoneError("--shard: needs --results, the file that it is written to.")
     given = sampling.given
     where = pick_device(device)
     pick_precision(precision, where)
@@ -397,6 +414,7 @@ def imagine(
         steps = Path(strip) if strip is not None else steps if overwrite else free_path(steps)
         frames = Frames(drawer, steps, overwrite=overwrite)
     began = time.monotonic()
+    drawn: Generated | None
     with ProgressBar("drawing") as bar:
 
         def progress(now: SamplingStep) -> None:
@@ -404,7 +422,25 @@ def imagine(
             if frames is not None:
                 frames.see(now)
 
-        drawn = _drawn(drawer, options, way, prompts, given, progress)
+        if elsewhere:
+            if not prompts and drawer.model.signal.condition == "none":
+                prompts = [None]
+            count = COUNTS[way] if options.count is None else options.count
+            drawn = draw_rows(
+                model,
+                *rows_of(prompts, count, options.seed),
+                {**_draw_options(options), **given},
+                spread,
+                results=results,
+                precision=precision,
+                device=device,
+                overwrite=overwrite,
+                progress=bar.update,
+            )
+        else:
+            drawn = _drawn(drawer, options, way, prompts, given, progress)
+    if drawn is None:  # a share, whose results are written
+        return []
     taken = time.monotonic() - began
     columns = len(prompts) if way == "story" else 0
     files = write_all(drawn, drawer.model.signal, place, enlarge=enlarge, columns=columns)
@@ -471,8 +507,8 @@ def _drawn(
             return drawer.like(options.like, seeds, **more)
         more |= {} if options.strength is None else {"change": options.strength}
         return drawer.variations(options.variations, seeds, prompt=prompt, **more)
-    more |= {"negative": options.negative, "size": _size(options.size)}
     if way == "between":
+        more |= {"negative": options.negative, "size": _size(options.size)}
         if len(prompts) != 1:
             raise BedstoneError("--between: expected one prompt to begin with, before it.")
         if drawer.model.signal.condition == "none":
@@ -480,13 +516,19 @@ def _drawn(
             return drawer.between(prompts[0], None, count, ends, **more)
         ends = options.seed, options.seed + 1
         return drawer.between(prompts[0], options.between, count, ends, **more)
-    more |= {"image": options.image, "strength": options.strength, "mask": options.mask}
+    more |= _draw_options(options)
     if way == "story":
         if count != 1:
             raise BedstoneError(f"--count: {count} was given; a series has one of each. Leave it.")
         return drawer.story(list(map(str, prompts)), options.seed, style=options.style, **more)
     rows, seeds = rows_of(prompts, count, options.seed)
     return drawer.draw(rows, seeds, **more)
+
+
+def _draw_options(options: ImagineOptions) -> dict[str, Any]:
+    """What `draw` takes of the options, besides prompts and seeds."""
+    more = {"negative": options.negative, "size": _size(options.size)}
+    return more | {"image": options.image, "strength": options.strength, "mask": options.mask}
 
 
 def _prompts(text: list[str], options: ImagineOptions) -> list[Prompt]:

@@ -1,104 +1,29 @@
-"""Work in shares, without a scheduler: `--shard i/n` does a part, `bedstone join` joins them.
+"""`bedstone join`: the outputs of all shares of some work as the output of the whole."""
 
-Inputs are cut into blocks of `BLOCK`, which a task reads together anyway, and block b is of share
-b mod n: so each result is computed with the same neighbours as in one run, and the joined output is
-that of one run, byte for byte. A share's lines bear the number of their input, and its last line
-says what the share is of: joining refuses shares of other inputs, and a share that is cut short or
-given twice.
-"""
-
-import hashlib
-import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bedstone.bulk.shares import WHOLE, Shard, Written, last_line, numbered, read_share
+from bedstone.commands.search import SHARE, approximate
 from bedstone.errors import BedstoneError
-from bedstone.files import write_text
-from bedstone.outputs import new_file
-from bedstone.reading import to_path
+from bedstone.files import atomic_folder, write_text
+from bedstone.outputs import new_file, new_folder
+from bedstone.reading import check_kinds, read_object, to_path
+from bedstone.tasks.search.index import Index
 
-BLOCK = 64  # inputs that are read together
-
-_ROW = re.compile(r'\{"row": (\d+), ')
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` shares of some work, from 1."""
-
-    number: int
-    count: int
-
-    @classmethod
-    def read(cls, text: str) -> "Shard":
-        """The share that `2/5` names.
-
-        Raises:
-            BedstoneError: there is none such.
-        """
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise BedstoneError(
-                f"--shard: {text!r} was given; expected number/shares, from 1/5 to 5/5, say."
-            )
-        return cls(int(match[1]), int(match[2]))
-
-    def rows(self, count: int, block: int = BLOCK) -> list[int]:
-        """The numbers of its inputs among `count`."""
-        return [row for row in range(count) if row // block % self.count == self.number - 1]
-
-    def text(self) -> str:
-        return f"{self.number}/{self.count}"
+KINDS = {**dict.fromkeys(("shard", "of"), "text"), "inputs": "a whole number"}
 
 
-def fingerprint(*what: Any) -> str:
-    """A hash of what a share is of: the inputs, and how they are worked on."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def numbered(line: str, row: int) -> str:
-    """An output line, a JSON object, with its input's number."""
-    return f'{{"row": {row}, {line[1:]}'
-
-
-class Written:
-    """The lines of a share so far: how many, and their hash."""
-
-    def __init__(self) -> None:
-        self.lines = 0
-        self._hash = hashlib.sha256()
-
-    def add(self, line: str) -> str:
-        """Counts a line, without its end; the same line."""
-        self.lines += 1
-        self._hash.update(f"{line}\n".encode())
-        return line
-
-    @property
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-
-def last_line(shard: Shard, inputs: int, written: Written, work: str) -> str:
-    """What a share ends with.
-
-    Args:
-        inputs: of all shares.
-        written: the lines of this one.
-        work: the fingerprint of the work.
-    """
-    end = {"shard": shard.text(), "inputs": inputs, "lines": written.lines}
-    return json.dumps({**end, "sha256": written.digest, "of": work})
+Part = tuple[str, Shard, int, str]  # where it is, which of how many, of so many rows, of what
 
 
 def join(out: str, shares: list[str], overwrite: bool = False) -> None:
     """Join the outputs of all shares that `--shard` made into the output of one run.
 
+    Outputs of `bedstone run` become its output; results of `evaluate` and `imagine` a file that
+    their --results takes; indexes one index.
+
     Args:
-        out: the file to write.
+        out: the file to write; of indexes a folder.
         shares: the output of each share, in any order.
         overwrite: replace a file of the same name.
 
@@ -110,60 +35,68 @@ def join(out: str, shares: list[str], overwrite: bool = False) -> None:
     Raises:
         BedstoneError: a share is missing, given twice, cut short, or of other work.
     """
+    if all(Path(share).is_dir() for share in shares):
+        join_indexes(new_folder(out, "OUT", overwrite=overwrite), shares)
+        return
     path = new_file(out, "OUT", overwrite=overwrite)
     if any(Path(share).resolve() == path.resolve() for share in shares):
         raise BedstoneError(f"OUT: {out} is one of the shares. Name another file to write.")
-    parts = [_read(to_path(share)) for share in shares]
-    ends = [end for end, _ in parts]
-    first = ends[0]
-    for place, end in zip(shares, ends, strict=True):
-        if (end["of"], end["inputs"]) != (first["of"], first["inputs"]):
+    parts = [read_share(to_path(share)) for share in shares]
+    first = parts[0]
+    each = [f"{part.of} {part.block} {part.kind}" for part in parts]
+    found = zip(shares, parts, each, strict=True)
+    check_all(path, [(place, part.shard, part.inputs, of) for place, part, of in found])
+    lines = {row: line for part in parts for row, line in part.lines.items()}
+    text = "".join(lines[row] for row in sorted(lines))
+    if first.kind == "results":
+        written = Written()
+        kept = [written.add(numbered(lines[row], row).rstrip("\n")) for row in sorted(lines)]
+        work, block = first.of, first.block
+        end = last_line(WHOLE, first.inputs, written, work, block=block, kind=first.kind)
+        text = "".join(f"{line}\n" for line in [*kept, end])
+    write_text(path, text)
+    print(f"{path}: {len(lines):,} lines of {first.inputs:,} inputs, from {len(parts)} shares")
+
+
+def check_all(path: Path, parts: list[Part]) -> None:
+    """Raises BedstoneError unless all are shares of the same work, and each is there once."""
+    for place, shard, rows, of in parts:
+        if (shard.count, rows, of) != (parts[0][1].count, *parts[0][2:]):
             raise BedstoneError(
                 f"{place}: is a share of other inputs, or of another model or options, than "
-                f"{shares[0]}. Give the shares of one run."
+                f"{parts[0][0]}. Give the shares of one run."
             )
-    found = sorted(Shard.read(end["shard"]).number for end in ends)
-    count = Shard.read(first["shard"]).count
+    found, count = sorted(shard.number for _, shard, _, _ in parts), parts[0][1].count
     if found != list(range(1, count + 1)):
-        missing = sorted(set(range(1, count + 1)) - set(found))
-        what = (
-            f"{', '.join(map(str, missing))} of {count} missing" if missing else "one given twice"
-        )
+        missing = ", ".join(map(str, sorted(set(range(1, count + 1)) - set(found))))
+        what = f"{missing} of {count} missing" if missing else "one given twice"
         raise BedstoneError(f"{path}: shares: {what}. Give the output of each share once.")
-    lines = dict(line for _, part in parts for line in part)
-    write_text(path, "".join(lines[row] for row in sorted(lines)))
-    print(f"{path}: {len(lines):,} lines of {first['inputs']:,} inputs, from {count} shares")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], list[tuple[int, str]]]:
-    """What a share's output says of itself, and its lines by their inputs' numbers."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BedstoneError(f"{path}: can't be read ({error}). Name a share's output.") from error
-    *body, last = text.split("\n")[:-1] or [""]
-    try:
-        end = json.loads(last)
-        shard, _ = Shard.read(end["shard"]), (end["inputs"], end["of"])
-        written = Written()
-        for line in body:
-            written.add(line)
-        whole = (end["lines"], end["sha256"]) == (written.lines, written.digest)
-    except (ValueError, KeyError, TypeError, AttributeError, BedstoneError):
-        whole = False
-    if not whole:
-        raise BedstoneError(
-            f"{path}: isn't the whole output of a share: its last line doesn't say that it is, or "
-            "a line was changed. Run that share again, with --shard and --json."
-        )
-    lines = list(_lines(path, body, set(shard.rows(int(end["inputs"])))))
-    return end, lines
+def join_indexes(path: Path, shares: list[str]) -> None:
+    """Joins indexes of shares into one, whole or not at all.
 
-
-def _lines(path: Path, body: Sequence[str], own: set[int]) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(body, 1):
-        match = _ROW.match(line)
-        if not match or int(match[1]) not in own:
-            raise BedstoneError(f"{path}: line {number}: isn't a line of this share. Run it again.")
-        own.discard(int(match[1]))
-        yield int(match[1]), f"{{{line[match.end() :]}\n"
+    Raises:
+        BedstoneError: a share is missing, given twice, unfinished, or of another model or source.
+    """
+    parts: list[Part] = []
+    for place in shares:
+        if not (Path(place) / SHARE).is_file():
+            raise BedstoneError(
+                f"{place}: isn't a finished share of an index ({SHARE} is missing). Give what "
+                "bedstone index --shard wrote."
+            )
+        held = read_object(Path(place) / SHARE)
+        check_kinds(held, KINDS, Path(place) / SHARE)
+        parts.append((place, Shard.read(held["shard"]), held["inputs"], held["of"]))
+    check_all(path, parts)
+    how = Index.open(shares[0]).settings
+    indexes = [Index.open(place, name=how.name) for place in shares]
+    with atomic_folder(path) as temporary:
+        given = {"model": how.model, "source": how.source}
+        with Index.create(temporary, how.width, how.name, **given) as whole:
+            for one in indexes:
+                whole.take_over(one)
+            approximate(whole)
+            count = len(whole)
+    print(f"{path}: {count:,} rows, from {len(shares)} shares")

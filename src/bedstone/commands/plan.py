@@ -105,21 +105,21 @@ def _on_paper(method: Any, recipe: Any, gpus: int, gpu: str, price: float) -> An
             f"{' and goes on from init' if recipe.init else ''}. Leave --gpus out to time it here."
         )
     budget = parse_budget(recipe.budget)
-    rows = recipe.batch_size * recipe.accumulate
     if budget.unit == "seconds":
         raise BedstoneError(
             f"budget: {recipe.budget} is a time, which says nothing of another machine. Give it in "
             "steps or tokens with --gpus, as budget='2T tokens' or '1000 steps'."
         )
-    each = 1 if budget.unit == "tokens" else rows * recipe.context
+    each = 1 if budget.unit == "tokens" else recipe.batch_size * recipe.accumulate * recipe.context
     shape = {"vocab_size": recipe.tokenizer.vocab_size, "context": recipe.context, **recipe.model}
     config = from_mapping(GPTConfig, shape, "recipe", "model.")
     return plan_cluster(
         config,
         gpus=gpus,
         gpu=gpu,
-        rows=rows,
+        rows=recipe.batch_size,
         length=recipe.context,
         tokens=budget.amount * each,
+        batches=recipe.accumulate,
         price=price,
     )

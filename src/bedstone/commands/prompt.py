@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from bedstone.checkpoints.model import Model
+from bedstone.commands.bulk import described
 from bedstone.commands.remote import Asking, open_writer, spent
-from bedstone.commands.run import Inputs, described, make_inputs, shown
+from bedstone.commands.run import Inputs, make_inputs, shown
 from bedstone.data.dataset import Dataset
 from bedstone.data.labels import choice_row
 from bedstone.data.open import open_dataset

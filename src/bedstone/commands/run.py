@@ -12,8 +12,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bedstone.bulk.places import Spread
+from bedstone.bulk.shares import as_json as to_json
 from bedstone.checkpoints.load import open_model
-from bedstone.commands.join import Shard, Written, fingerprint, last_line, numbered
+from bedstone.commands.bulk import ASK, AT_A_TIME, TaskRows, described, output_line
 from bedstone.data.bytes import data_suffix, read_text
 from bedstone.data.images.decode import (
     IMAGE_SUFFIXES,
@@ -129,17 +131,6 @@ def items(texts: Sequence[str], file: str | None, column: str | None) -> list[An
     return found
 
 
-def described(value: Any) -> Any:
-    """An input as it is printed: images by their names."""
-    if isinstance(value, dict):
-        return {key: described(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [described(each) for each in value]
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    return str(value) if isinstance(value, Path) else value
-
-
 def _image(word: str) -> Path | None:
     try:
         path = Path(word)
@@ -233,7 +224,6 @@ def _shape(value: Any) -> str:
 
 # `bedstone run` on images and words: questions, conversations, pages of captions.
 
-ASK = ("visual-question-answering", "image-text-to-text")  # take --question
 PAGES = {"image-to-text": "Pictures in words", **dict.fromkeys(ASK, "Questions about pictures")}
 
 
@@ -324,9 +314,6 @@ def _lines(result: Any) -> Iterator[Line]:
         yield Line(said, score=f"{one['score']:.2f}" if "score" in one else "")
 
 
-AT_A_TIME = 64  # inputs read ahead
-
-
 @dataclass(frozen=True)
 class Inputs:
     """Task inputs.
@@ -352,20 +339,24 @@ class Inputs:
     glossary: str | None = None
 
 
+HERE = Spread()
+
+
 def run(
     task: str,
     model: str,
     text: list[str],
     given: Inputs,
+    spread: Spread = HERE,
     option: tuple[str, ...] = (),
     page: str | None = None,
+    out: str | None = None,
     overwrite: bool = False,
-    shard: str | None = None,
     *,
     as_json: bool = False,
     precision: str = "auto",
     device: str = "auto",
-) -> None:
+) -> int:
     """Run a task with a model: fill-mask, question-answering, semantic-search and others.
 
     docs/tasks.md lists all tasks with an example of each.
@@ -378,9 +369,10 @@ def run(
             their files or folders. `-` reads lines from standard input.
         option: an option of the task, key=value; may be given several times.
         page: an HTML file to write, with the images and their captions or answers.
-        overwrite: replace a page of the same name.
-        shard: do one share of the inputs, such as 2/5; bedstone join makes one output of all. Needs
-            --json.
+        out: a file to write the lines of --json into. A run that is stopped goes on from OUT.part
+            when it is given again; inputs that can't be read are set aside in OUT.aside.jsonl, and
+            the exit code is 3.
+        overwrite: replace files of the same names.
         as_json: print one JSON object per input.
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
@@ -391,10 +383,14 @@ def run(
     Raises:
         BedstoneError: there is no such task or option, no input, or the model can't do the task.
     """
-    share = None if shard is None else Shard.read(shard)
-    if share is not None and (not as_json or page is not None):
+    spread.check()
+    if (out is not None or not spread.is_usual) and page is not None:
+        raise BedstoneError("--page: isn't there with --out, --shard or --on. Leave one out.")
+    if spread.on != "here" and out is None:
+        raise BedstoneError("--on: needs --out, the file that the lines are written into.")
+    if spread.shard is not None and out is None and not as_json:
         raise BedstoneError(
-            "--shard: writes lines of JSON, which are joined later. Give --json, and no --page."
+            "--shard: writes lines of JSON, which are joined later. Give --json, or --out."
         )
     kind = task_class(task)
     name = kind.name
@@ -411,15 +407,16 @@ def run(
     shown_on = Page(name, page) if page is not None else None
     where = pick_device(device)
     pick_precision(precision, where)
+    if out is not None or spread.shard is not None:
+        rows = TaskRows(task, model, inputs, chosen, spread, precision, device)
+        if out is not None:
+            return rows.write(out, overwrite=overwrite)
+        return rows.print_share()
     opened = open_model(model, device=where)
     check_head(kind, opened)
     ready = kind(opened, precision=precision, **named_options(task))
     console = Console(soft_wrap=False, highlight=False)
     broken: list[BedstoneError] = []
-    if share is not None:
-        work = fingerprint(name, model, described(inputs), described(chosen), precision)
-        _run_share(ready, inputs, chosen, share, work)
-        return
     if reads_images(name):
         results = image_results(ready, inputs, chosen, broken)
     else:
@@ -427,51 +424,15 @@ def run(
     for value, result in results:
         if shown_on is not None:
             shown_on.add(value, result)
-        value = described(value)
         result = described(result) if name in ASK else result
         if as_json:
-            print(_line(value, result), flush=True)
+            print(output_line(value, to_json(result)), flush=True)
         else:
+            value = described(value)
             console.print(*shown(value, result), sep="\n")
     if shown_on is not None:
         print(f"page: {shown_on.write(model, broken)}", file=sys.stderr if as_json else sys.stdout)
-
-
-def _line(value: Any, result: Any) -> str:
-    """What --json prints of an input."""
-    return json.dumps({"input": value, "result": result}, ensure_ascii=False, default=_plain)
-
-
-def _run_share(
-    task: Any, inputs: Sequence[Any], options: dict[str, Any], share: Shard, work: str
-) -> None:
-    """Prints the lines of one share, each with its input's number, and what it is a share of."""
-    rows = share.rows(len(inputs))
-    mine = [inputs[row] for row in rows]
-    left_out: list[BedstoneError] = []
-    results: Iterator[tuple[int, Any]]
-    if len(inputs) == 1 or not mine:
-        results = enumerate([task(value, **options) for value in mine])
-    elif reads_images(task.name):
-        results = task.each(mine, lambda _, error: left_out.append(error), **options)
-    else:
-        results = enumerate(task(iter(mine), **{"batch_size": AT_A_TIME, **options}))
-    written = Written()
-    for place, result in results:
-        result = described(result) if task.name in ASK else result
-        line = numbered(_line(described(mine[place]), result), rows[place])
-        print(written.add(line), flush=True)
-    print(last_line(share, len(inputs), written, work))
-    for error in left_out[:REPORTED]:
-        print(error, file=sys.stderr)
-
-
-def _plain(value: Any) -> float | str:
-    """A number of another library as a Python number; anything else, such as a date, as text."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return str(value)
+    return 0
 
 
 def _results(

@@ -11,17 +11,32 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bedstone.bulk.on_ray import place_of
+from bedstone.bulk.places import Job, Place, Spread, Worker, in_order
+from bedstone.bulk.shares import WHOLE, Shard, fingerprint
 from bedstone.checkpoints.load import open_model
 from bedstone.errors import BedstoneError
+from bedstone.files import write_json
 from bedstone.outputs import new_file
 from bedstone.report.pages import Tile, write_image_page
 from bedstone.tasks.image_text.image_text_matching import rerank as read_together
 from bedstone.tasks.pipeline import pipeline
-from bedstone.tasks.search.fill import Embeds, Filled, Source, fill, open_source
+from bedstone.tasks.search.fill import (
+    BATCH,
+    Embedding,
+    Embeds,
+    Filled,
+    Source,
+    embed_images,
+    fill,
+    open_source,
+)
 from bedstone.tasks.search.index import NAME, Found, Index, IndexSettings, default_place, shown
 from bedstone.tasks.search.nearest import FEWEST
 
 PREVIEW = 20  # broken items that are named
+SHARE = "share.json"  # in an index of a share, what it is of
+HERE = Spread()
 GROWN = 1.2  # of the rows measured: from here on the approximate index is built again
 
 
@@ -30,6 +45,7 @@ def index(
     model: str | None = None,
     out: str | None = None,
     metadata: str | None = None,
+    spread: Spread = HERE,
     *,
     as_json: bool = False,
     precision: str = "auto",
@@ -53,12 +69,23 @@ def index(
     Raises:
         BedstoneError: there is no image or no model, or the index is of another source.
     """
+    spread.check()
+    if spread.shard is not None and out is None:
+        raise BedstoneError("--shard: needs --out, an index of its own.")
     path = Path(out) if out else default_place(folder)
     source = open_source(folder, metadata)
     place = model or _remembered(path)
     embedder = open_embedder(place, precision, device)
-    with open_for(path, embedder, source, place) as held:
-        done = fill_index(held, embedder, source, as_json=as_json)
+    with open_for(path, embedder, source, place) as held, place_of(spread) as at:
+        elsewhere = _embedding(at, place, precision, device) if spread.on != "here" else None
+        (path / SHARE).unlink(missing_ok=True)
+        done = fill_index(
+            held, embedder, source, as_json=as_json, elsewhere=elsewhere, share=spread.share
+        )
+        if spread.shard is not None:
+            keys = [item.key for item in source.items()]
+            of = {"shard": spread.shard, "inputs": len(keys), "of": fingerprint(keys, BATCH)}
+            write_json(path / SHARE, {**of, "rows": len(held)})
     if as_json:
         print(json.dumps({"done": vars(done), "rows": len(held), "index": str(path)}))
         return done
@@ -88,8 +115,37 @@ def open_for(path: Path, embedder: Embeds, source: Source, model: str) -> Index:
     return held
 
 
-def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool = False) -> Filled:
-    """Fills an index and prints its progress; a large one also gets an approximate index."""
+def open_images(model: str, precision: str, device: str) -> Worker:
+    """A model that sees as work on images, whose results are vectors.
+
+    Raises:
+        BedstoneError: as `open_embedder` does.
+    """
+    embedder = open_embedder(model, precision, device)
+    return lambda images: embed_images(embedder, images)
+
+
+def _embedding(place: Place, model: str, precision: str, device: str) -> Embedding:
+    """Embeds batches in some place."""
+    settings = {"model": model, "precision": precision, "device": device}
+    job = Job("bedstone.commands.search:open_images", settings)
+    return lambda batches: in_order(place.run(job, enumerate(batches)))
+
+
+def fill_index(
+    held: Index,
+    embedder: Embeds,
+    source: Source,
+    *,
+    as_json: bool = False,
+    elsewhere: Embedding | None = None,
+    share: Shard = WHOLE,
+) -> Filled:
+    """Fills an index and prints its progress; a large one also gets an approximate index.
+
+    Args:
+        elsewhere, share: as `fill` has them.
+    """
     stored = 0
 
     def tell(keys: list[str]) -> None:
@@ -98,13 +154,18 @@ def fill_index(held: Index, embedder: Embeds, source: Source, *, as_json: bool =
         line = json.dumps({"stored": keys}) if as_json else f"stored {stored:,}"
         print(line, flush=True)
 
-    done = fill(held, embedder, source, stored=tell)
+    done = fill(held, embedder, source, stored=tell, elsewhere=elsewhere, share=share)
+    approximate(held, quiet=as_json)
+    return done
+
+
+def approximate(held: Index, *, quiet: bool = False) -> None:
+    """Builds the approximate index of one that is large, where it has none or has grown."""
     rows, how = len(held), held.settings.approximate
     if rows >= FEWEST and (how is None or not how.rows / GROWN < rows < how.rows * GROWN):
         how = held.approximate()
-        if not as_json:
+        if not quiet:
             print(how.summary())
-    return done
 
 
 def open_embedder(place: str, precision: str = "auto", device: str = "auto") -> Any:

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from bedstone.data.bytes import BLOCK, Piece, data_suffix, looks_like_text, read_text
 from bedstone.data.folders import (
@@ -55,6 +55,8 @@ from bedstone.data.tables import hub_rows, import_datasets
 from bedstone.errors import BedstoneError, closest, nearest
 from bedstone.reading import kind_of, to_path
 from bedstone.settings import Settings, share
+
+T = TypeVar("T")
 
 # Built-in text: the module and function that make its documents, loaded when asked for.
 BUILT_IN = {
@@ -169,11 +171,28 @@ class Files(Source):
         """Each file, in order."""
         yield from self.paths
 
+    def place(self, path: Path) -> str | Path:
+        """What messages name a file by."""
+        return path
+
+    def placed(self, path: Path, found: Iterable[T]) -> Iterator[T]:
+        """What is read of a file; errors among it name the file as `place` does."""
+        name = str(self.place(path))
+
+        def mended(error: BedstoneError) -> BedstoneError:
+            return BedstoneError(str(error).replace(str(path), name))
+
+        try:
+            for each in found:
+                yield mended(each) if isinstance(each, BedstoneError) else each  # type: ignore[misc]
+        except BedstoneError as error:
+            raise mended(error) from error
+
     def pieces(self) -> Iterator[Piece]:
         reading = self.reading()
         for path in self.files():
             if not self.tree:
-                yield from file_pieces(path, self.column, reading)
+                yield from self.placed(path, file_pieces(path, self.column, reading))
             elif data_suffix(path) in PROSE:
                 yield from read_text(path)
             else:
@@ -211,9 +230,17 @@ class Elsewhere(Files):
     def __init__(self, shards: Shards, column: str):
         super().__init__(shards.address, [Path(each.name) for each in shards.shards], column)
         self.shards = shards
+        self._places: dict[Path, str] = {}
 
     def files(self) -> Iterator[Path]:
-        yield from self.shards.files()
+        store = self.name.partition("://")[0]
+        for shard, path in zip(self.shards.shards, self.shards.files(), strict=True):
+            self._places[path] = f"{store}://{shard.path.lstrip('/')}"
+            yield path
+
+    def place(self, path: Path) -> str | Path:
+        """The shard's address: its file here is one of a cache."""
+        return self._places.get(path, path)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.column} {self.shards.fingerprint()}".encode()).hexdigest()
@@ -466,7 +493,7 @@ def _records(
                         raise
                     yield error
             else:
-                yield from records(file, rows, file.parent)
+                yield from records(source.place(file), source.placed(file, rows), file.parent)
     else:
         for number, piece in enumerate(source.pieces(), 1):
             yield Record(f"{name}: document {number:,}", {"text": piece.text})

@@ -542,6 +542,7 @@ def evaluate_task(
     page: str | None = None,
     as_json: bool = False,
     resamples: int = 1000,
+    predict: Callable[["TaskEvaluation", Progress], list[Any] | None] = TaskEvaluation.predict,
 ) -> dict[str, Any]:
     """Prints and returns a task's figures on labelled rows, with 95 % intervals.
 
@@ -549,6 +550,7 @@ def evaluate_task(
         columns: which column holds what, where the usual names aren't used.
         languages: of sources and targets, for translation.
         page: an HTML file to write, of sources and what is written over them.
+        predict: gives the results of the evaluation's inputs, or None where there is no more to do.
 
     Raises:
         BedstoneError: the model can't do the task, or the rows can't be read or lack a field.
@@ -571,7 +573,9 @@ def evaluate_task(
     if page is not None and isinstance(metric, Outputs):
         metric.coverage = True
     with ProgressBar("evaluating", quiet=as_json) as bar:
-        results = evaluation.predict(bar.update)
+        results = predict(evaluation, bar.update)
+        if results is None:
+            return {}
         found = evaluation.score(results, resamples)
     title = f"{model.path} on {data}"
     notes = list(filter(None, [rows.faults.left_out()]))

@@ -34,6 +34,8 @@ LAYER = 30  # likewise where all of a layer was computed again
 LOGITS = 16  # bytes of a logit: bf16, fp32, log-softmax, and gradients of both
 STATE = 16  # bytes of a weight: fp32, gradient, two moments
 CONTEXT = 2.5 * 2**30  # of CUDA, NCCL and fragments
+LAUNCH = 5e-6  # seconds that the host takes to start a kernel: a usual figure, not measured here
+KERNELS = {"eager": 100, "compile": 40}  # of a layer, forward and backward
 NODE = 8  # GPUs of a machine
 # Meta's 54 days on 16,384 H100 had 419 unexpected interruptions (Llama 3, 2024, section 3.3.4).
 HOURS_A_FAILURE = 16_384 * 54 * 24 / 419
@@ -114,13 +116,14 @@ class How:
     """How a step is computed.
 
     Attributes:
-        rows: that an FSDP rank has of it.
+        rows: that an FSDP rank has of a batch.
         length: tokens of a row.
         compiled: whether elementwise work is fused.
         fp8: whether the layers' products are in fp8.
         again: what is computed again in the backward pass: `some` (every second product and all
             that is elementwise), or `all` of a layer.
         overlapped: whether tensor parallelism communicates while it computes.
+        batches: whose gradients make one step, one after another.
     """
 
     rows: int
@@ -129,9 +132,11 @@ class How:
     fp8: bool = False
     again: str = "some"
     overlapped: bool = False
+    batches: int = 1
 
     @property
     def tokens(self) -> int:
+        """Of a batch, of an FSDP rank."""
         return self.rows * self.length
 
     @property
@@ -217,7 +222,9 @@ def estimate(
         raise BedstoneError(f"model.layers: {config.layers} are fewer than the pipeline's stages.")
     memory = _memory(config, mesh, how)
     times, sent = _times(config, mesh, how, gpu, efficiency)
-    return Estimate(mesh, memory, times, sent, how.tokens * mesh.fsdp)
+    times = {name: seconds * how.batches for name, seconds in times.items()}
+    sent = {name: size * how.batches for name, size in sent.items()}
+    return Estimate(mesh, memory, times, sent, how.tokens * mesh.fsdp * how.batches)
 
 
 def _memory(config: GPTConfig, mesh: Mesh, how: How) -> dict[str, float]:
@@ -272,7 +279,7 @@ def _times(
     moved += how.tokens * config.vocab_size * (14 if how.compiled else 28) / mesh.tensor
     if how.fp8:  # the largest value is looked for, then each is cast
         moved += how.tokens * config.layers * 50 * unit / parts
-    moved += 28 * own.all / mesh.gpus  # the optimizer's step
+    moved += 28 * own.all / mesh.gpus / how.batches  # the optimizer's step
     elementwise = moved / (BANDWIDTH * gpu.bandwidth)
     sent = {"fsdp": 0.0, "tensor": 0.0, "pipeline": 0.0}
     fsdp = tensor = 0.0
@@ -293,7 +300,10 @@ def _times(
         sent["pipeline"] = 2 * how.tokens * unit / mesh.tensor * mesh.virtual
     busy = products + attention + elementwise + tensor
     bubble = busy * mesh.bubble / (1 - mesh.bubble)
-    found = {"products": products, "attention": attention, "elementwise": elementwise}
+    launches = (config.layers + 1) * KERNELS[how.mode] * LAUNCH  # a stage's for each micro-batch
+    waits = max(0.0, launches - busy)  # what is too small to keep a GPU at work
+    found = {"launching": waits, "products": products, "attention": attention}
+    found["elementwise"] = elementwise
     return {**found, "tensor parallel": tensor, "fsdp": fsdp, "bubble": bubble}, sent
 
 
@@ -449,14 +459,16 @@ def plan_cluster(
     rows: int,
     length: int,
     tokens: float,
+    batches: int = 1,
     price: float = 0.0,
 ) -> ClusterPlan:
     """The plan of a run on many GPUs.
 
     Args:
-        rows: of a global batch.
+        rows: of a batch of all ranks.
         length: tokens of each.
         tokens: of the run.
+        batches: of a step (`accumulate`).
         price: of a GPU's hour.
 
     Raises:
@@ -471,7 +483,8 @@ def plan_cluster(
         if rows % mesh.fsdp or (mesh.pipeline > 1 and rows // mesh.fsdp % mesh.pipeline):
             continue
         for again in ("some", "all"):
-            how = How(rows // mesh.fsdp, length, again=again, overlapped=mesh.tensor > 1)
+            rank = rows // mesh.fsdp
+            how = How(rank, length, again=again, overlapped=mesh.tensor > 1, batches=batches)
             try:
                 each = estimate(config, mesh, how, GPUS[gpu])
             except BedstoneError:
@@ -485,8 +498,8 @@ def plan_cluster(
             f"the least needs {least / GIB:.0f} GiB a rank"
             if least < math.inf
             else (
-                f"a batch of {rows} rows can't be split: take a multiple of {gpus} (batch_size "
-                "times accumulate)"
+                f"a batch of {rows} rows can't be split: take a batch_size that is a multiple "
+                f"of {gpus}"
             )
         )
         raise BedstoneError(

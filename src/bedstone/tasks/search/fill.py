@@ -6,6 +6,7 @@ change) differs from what the index has.
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bedstone.bulk.places import Aside
+from bedstone.bulk.shares import WHOLE, Shard
 from bedstone.data.bytes import data_suffix
 from bedstone.data.folders import find_metadata
 from bedstone.data.images.decode import IMAGE_SUFFIXES, find_images, find_unread
@@ -284,6 +287,8 @@ def _column_name(name: Any) -> str:
 BATCH = 128  # images of a commit
 
 Stored = Callable[[list[str]], None]
+# Batches of images, as `Item.read` gives them, to a vector or an `Aside` of each, in their order.
+Embedding = Callable[[Iterable[list[Any]]], Iterator[list[Any]]]
 
 
 class Embeds(Protocol):
@@ -335,41 +340,69 @@ def fill(
     *,
     batch: int = BATCH,
     stored: Stored = lambda keys: None,
+    elsewhere: Embedding | None = None,
+    share: Shard = WHOLE,
 ) -> Filled:
     """Synchronises the index with its source: new and changed items are embedded.
 
     Args:
         batch: items embedded and stored at a time.
         stored: is told the keys of each batch when it is on the disk.
+        elsewhere: embeds batches in the place of `embedder`.
+        share: of the items, in blocks of a batch; the index holds no others.
 
     Raises:
         BedstoneError: the source is empty, metadata doesn't fit the index, or another process
             writes to it. Items that can't be read are left out, and told in the result.
     """
     items = source.items()
-    known = index.stamps()
     index.prepare(kinds_of(item.columns for item in items))
+    items = [items[row] for row in share.rows(len(items), batch)]
+    known = index.stamps()
     done = Filled(strays=len(source.strays), broken=dict(source.broken))
     here = {item.key for item in items}
     done.removed += index.remove(known.keys() - here)
-    waiting: list[tuple[Item, str]] = []  # to be embedded, with their stamps
     renewed: list[tuple[Item, str]] = []
-    for item, stamp, same in _changes(items, known, done):
-        if stamp == known.get(item.key):
-            done.unchanged += 1
-            continue
-        (renewed if same else waiting).append((item, stamp))
-        if len(waiting) >= batch:
-            _embed(index, embedder, waiting, known, done, stored)
-            waiting = []
-        if len(renewed) >= batch:
-            _renew(index, renewed, done, stored)
-            renewed = []
-    _embed(index, embedder, waiting, known, done, stored)
+    given: deque[list[tuple[Item, str]]] = deque()  # batches that are embedded, in order
+
+    def batches() -> Iterator[list[Any]]:
+        waiting: list[tuple[Item, str]] = []
+        for item, stamp, same in _changes(items, known, done):
+            if stamp == known.get(item.key):
+                done.unchanged += 1
+                continue
+            (renewed if same else waiting).append((item, stamp))
+            if len(waiting) >= batch:
+                given.append(waiting)
+                yield [each.read() for each, _ in waiting]
+                waiting = []
+            if len(renewed) >= batch:
+                _renew(index, renewed, done, stored)
+                renewed.clear()
+        if waiting:
+            given.append(waiting)
+            yield [each.read() for each, _ in waiting]
+
+    for results in (elsewhere or _by(embedder))(batches()):
+        _store(index, given.popleft(), results, known, done, stored)
     _renew(index, renewed, done, stored)
     done.removed += index.remove(known.keys() & done.broken.keys())  # what it was is no more
     index.tidy()  # where nothing was new too: it takes away what an earlier rewrite replaced
     return done
+
+
+def embed_images(embedder: Embeds, images: list[Any]) -> list[Any]:
+    """The vector of each image, (E,), or an `Aside` for one that can't be read."""
+    faulty: dict[int, BedstoneError] = {}
+    vectors = iter(embedder.images(images, faults=faulty.__setitem__))
+    return [
+        Aside(str(faulty[number])) if number in faulty else next(vectors)
+        for number in range(len(images))
+    ]
+
+
+def _by(embedder: Embeds) -> Embedding:
+    return lambda batches: (embed_images(embedder, images) for images in batches)
 
 
 def _changes(
@@ -389,26 +422,21 @@ def _changes(
         yield item, f"{item.mark} {content} {_digest(item.columns)}", same
 
 
-def _embed(
+def _store(
     index: Index,
-    embedder: Embeds,
     given: Sequence[tuple[Item, str]],
+    results: Sequence[Any],
     known: dict[str, str],
     done: Filled,
     stored: Stored,
 ) -> None:
-    if not given:
-        return
-    faulty: dict[int, BedstoneError] = {}
-    vectors = embedder.images([item.read() for item, _ in given], faults=faulty.__setitem__)
-    for number, error in faulty.items():
-        key = given[number][0].key
-        done.broken[key] = f"{key}: {error}" if key not in str(error) else str(error)
-    read = [one for number, one in enumerate(given) if number not in faulty]
-    rows = [
-        Row(item.key, vector, item.columns, stamp)
-        for (item, stamp), vector in zip(read, vectors, strict=True)
-    ]
+    rows = []
+    for (item, stamp), result in zip(given, results, strict=True):
+        if isinstance(result, Aside):
+            reason, key = result.reason, item.key
+            done.broken[key] = reason if key in reason else f"{key}: {reason}"
+        else:
+            rows.append(Row(item.key, result, item.columns, stamp))
     keys = index.add(rows)
     fresh = sum(key not in known for key in keys)
     done.added += fresh

@@ -22,11 +22,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.files import lock, make_folder, write_json
 from bedstone.reading import check_kinds, is_plain, near_path, read_object, to_path
 from bedstone.tasks.search.durable import Durable, check
-from bedstone.tasks.search.nearest import Approximate, approximate_query, build, exact_query
+from bedstone.tasks.search.nearest import (
+    Approximate,
+    approximate_query,
+    build,
+    exact_query,
+    refusal,
+    short,
+)
 
 # Metadata as an index keeps it: text, numbers, true or false; anything else as JSON text.
 
@@ -156,24 +163,6 @@ def units(vectors: Sequence[Any], names: Sequence[str], width: int) -> np.ndarra
 def among(keys: Sequence[str]) -> str:
     """The condition that a row has one of these keys."""
     return "key in ({})".format(", ".join("'" + key.replace("'", "''") + "'" for key in keys))
-
-
-def refusal(where: str, error: str, columns: Mapping[str, Kind]) -> str:
-    """The error message for a condition that LanceDB refused with `error`."""
-    if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", error):
-        name = unknown[1]
-        return f"where {where!r}: there is no column {name!r}{nearest(name, ['key', *columns])}"
-    have = ", ".join(f"{name} ({kind})" for name, kind in {"key": "text", **columns}.items())
-    return (
-        f"where {where!r}: can't be understood ({short(error)}). Expected one as SQL has it, "
-        f"such as \"price < 20 and colour = 'red'\", on the columns {have}."
-    )
-
-
-def short(error: object) -> str:
-    """The first line of a library's error, without where in its source it was raised."""
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return re.sub(r",? */\S+\.rs:\S*|Invalid (user )?input[,:] ", "", line)[:200].strip()
 
 
 def _text(key: str) -> str:
@@ -385,6 +374,16 @@ class Index:
             )
             self._settle()
         return list(given)
+
+    def take_over(self, other: "Index") -> None:
+        """Adds all rows of another index of the same model, bit for bit."""
+        with self._writing():
+            self.prepare(other.columns)
+            given = other._table.search().select([*OWN, *self.columns]) if len(other) else None
+            for part in given.to_batches() if given else ():
+                merge = self._table.merge_insert("key").when_matched_update_all()
+                merge.when_not_matched_insert_all().execute(part)
+                self._settle()
 
     def remove(self, keys: Iterable[str]) -> int:
         """Removes rows by their keys; returns how many were there."""

@@ -8,12 +8,16 @@ for its neighbours. The least work that reaches the goal there is what searches 
 """
 
 import math
+import re
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from bedstone.errors import nearest
 
 TOP = 10  # of the recall that is told
 SAMPLE = 100  # queries that measure it
@@ -167,3 +171,21 @@ def _measured(
 
 def _keys(query: Any) -> list[str]:
     return query.to_arrow().column("key").to_pylist()
+
+
+def refusal(where: str, error: str, columns: Mapping[str, str]) -> str:
+    """The error message for a condition that LanceDB refused with `error`."""
+    if unknown := re.search(r"No field named [`\"]?([^`\"]+?)[`\"]?\.(\s|$)", error):
+        name = unknown[1]
+        return f"where {where!r}: there is no column {name!r}{nearest(name, ['key', *columns])}"
+    have = ", ".join(f"{name} ({kind})" for name, kind in {"key": "text", **columns}.items())
+    return (
+        f"where {where!r}: can't be understood ({short(error)}). Expected one as SQL has it, "
+        f"such as \"price < 20 and colour = 'red'\", on the columns {have}."
+    )
+
+
+def short(error: object) -> str:
+    """The first line of a library's error, without where in its source it was raised."""
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return re.sub(r",? */\S+\.rs:\S*|Invalid (user )?input[,:] ", "", line)[:200].strip()
