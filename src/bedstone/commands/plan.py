@@ -1,4 +1,4 @@
-"""`bedstone plan`: what a recipe's run will meet and take, before it is begun."""
+"""`bedstone plan`: what a run will meet and take before it is begun, and what a server takes."""
 
 import json
 from datetime import datetime
@@ -21,6 +21,7 @@ def plan(
     memory_gb: float = 0.0,
     gpus: int = 0,
     gpu: str = "h100",
+    serve: bool = False,
     as_json: bool = False,
 ) -> int:
     """Look through a recipe's rows, and say what its run takes: memory, time, energy, cost.
@@ -29,25 +30,30 @@ def plan(
     that are empty or cut, broken pictures, wrong encodings and personal data. Parameters and work
     are counted, the peak of memory is predicted, and some steps are timed on the recipe's own
     batches. Nothing is kept of it. The exit code is 1 where a finding is an error. With --gpus
-    nothing is read or timed: what a GPT takes on so many GPUs is computed on paper.
+    nothing is read or timed: what a GPT takes on so many GPUs is computed on paper. With --serve a
+    decoder is planned as `bedstone serve` would open it: the continuations that fit side by side,
+    and tokens a second, timed on the server's engine.
 
     Args:
-        recipe: the name of one of `bedstone recipes`, or a YAML file.
-        overrides: fields of the recipe to set, as key=value.
+        recipe: the name of one of `bedstone recipes`, or a YAML file; with --serve a model.
+        overrides: fields of the recipe to set, as key=value; with --serve the server's options,
+            as max_model_len=2048 or precision=int8.
         strict: exit with 1 for warnings, too.
-        seconds: for timing steps; 0 looks through the rows alone.
+        seconds: for timing steps; 0 times none.
         watts: of the machine at work, where its energy can't be measured; 0 takes 10 a thread.
         price_hour: of the machine, for the cost; with --gpus of one GPU.
-        memory_gb: that the run may take: whether it fits, and the largest batch that does. The
-            exit code is 1 where it doesn't.
+        memory_gb: that the run may take: whether it fits, and the largest batch that does; with
+            --serve how many continuations do. The exit code is 1 where it doesn't.
         gpus: how many GPUs to plan for, on paper; 0 plans for this machine.
         gpu: of which kind: a100, h100, h200 or b200.
+        serve: plan the serving of a model.
         as_json: print one JSON object.
 
     Example:
         bedstone plan tinyshakespeare budget=2h --price-hour 0.40
         bedstone plan finetune-own data.train=rows.jsonl --strict --seconds 0
         bedstone plan gpt.yaml --gpus 1024 --gpu h100 --price-hour 2.5
+        bedstone plan smollm2-135m-instruct --serve precision=int8 --memory-gb 4
 
     Raises:
         BedstoneError: the recipe, its data or a model can't be read.
@@ -56,6 +62,11 @@ def plan(
     for name, value in given.items():
         if not 0 <= value < float("inf"):
             raise BedstoneError(f"--{name}: {value} was given; expected a number from 0 on.")
+    if serve:
+        for name, value in (("gpus", gpus), ("watts", watts), ("strict", strict)):
+            if value:
+                raise BedstoneError(f"--{name}: is of a run. Leave it out with --serve.")
+        return _serving(recipe, overrides, seconds, price_hour, memory_gb, as_json=as_json)
     if gpus:
         for name, value in (("memory-gb", memory_gb), ("watts", watts), ("strict", strict)):
             if value:
@@ -83,6 +94,30 @@ def plan(
     )
     _print(made, as_json=as_json)
     return int(made.failed(strict=strict))
+
+
+def _serving(
+    model: str,
+    overrides: list[str],
+    seconds: float,
+    price_hour: float,
+    memory_gb: float,
+    *,
+    as_json: bool,
+) -> int:
+    """Prints the plan of serving a model."""
+    from bedstone.inspect.serving import plan_serving
+
+    made = plan_serving(
+        model,
+        overrides,
+        seconds=seconds,
+        price_hour=price_hour,
+        memory_gb=memory_gb,
+        quiet=as_json,
+    )
+    print(json.dumps(made.record()) if as_json else "\n".join(made.lines()))
+    return int(bool(memory_gb) and not made.slots)
 
 
 def _print(made: "Plan", *, as_json: bool) -> None:

@@ -76,9 +76,8 @@ class Timing:
         if self.budget is not None or len(self.each) < 2:
             return self.seconds, self.seconds
         count = len(self.each)
-        quantile = 1.96 + 2.4 / (count - 1) + 2.6 / (count - 1) ** 2  # near Student's
         spread = statistics.stdev(self.each) * math.sqrt(1 / count + 1 / max(self.steps, 1))
-        apart = quantile * spread * self.steps
+        apart = student(count) * spread * self.steps
         done = sum(self.each)
         return max(self.seconds - apart, min(done, self.seconds)), self.seconds + apart
 
@@ -360,6 +359,11 @@ class _Deadline(TorchFunctionMode):
         if time.monotonic() > self.until:
             raise _TooLong
         return func(*args, **(kwargs or {}))
+
+
+def student(count: int) -> float:
+    """About the quantile of Student's distribution that 95 % of a mean of so many values are in."""
+    return 1.96 + 2.4 / (count - 1) + 2.6 / (count - 1) ** 2
 
 
 # Work.

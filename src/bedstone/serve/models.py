@@ -28,7 +28,7 @@ from bedstone.nn.fast.decoder import Decoder
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.prefix import PrefixCache
-from bedstone.serve.rows import open_rows, row_bytes
+from bedstone.serve.rows import Room, Rows, open_rows, row_bytes
 from bedstone.serve.scheduler import Scheduler, Turn
 from bedstone.serve.work import ENDING, Leaving
 from bedstone.settings import Settings, number, optional, whole
@@ -285,15 +285,12 @@ def _serve(
     """A model with its thread."""
     tasks = _Tasks(model, precision)
     nbytes = _bytes_of(model)
-    rows, capacity = None, 0
+    rows: Rows | None = None
+    capacity = 0
     prefixes = PrefixCache(int(settings.prefix_memory * GIB))
     if writes_alone(model):
-        how = pick_precision(precision, model.device)
-        network: Any = ready(model.network, how)
-        capacity = min(int(model.config.context), settings.max_model_len or LONGEST)
-        rows = open_rows(network, capacity, settings.max_num_seqs, int(settings.kv_memory * GIB))
-        nbytes += network.nbytes if isinstance(network, Decoder) else _weights(network)
-        nbytes += rows.count * row_bytes(network, capacity) + prefixes.limit
+        rows, room = open_decoder(model, precision, settings)
+        capacity, nbytes = room.capacity, room.nbytes
     elif not can_embed_texts(model):
         tasks.get(natural_task(model))  # what is wrong is known before requests come
     scheduler = Scheduler(
@@ -301,6 +298,21 @@ def _serve(
         prefixes=prefixes, waiting=settings.max_queue, waiting_tokens=settings.max_queue_tokens,
     )  # fmt: skip
     return Served(entry.name, model, scheduler, capacity, nbytes, [])
+
+
+def open_decoder(model: Model, precision: str, settings: ServeSettings) -> tuple[Rows, Room]:
+    """The rows of a decoder within the settings, and the memory that it takes with them.
+
+    Raises:
+        BedstoneError: not even one row fits.
+    """
+    network: Any = ready(model.network, pick_precision(precision, model.device))
+    capacity = min(int(model.config.context), settings.max_model_len or LONGEST)
+    rows = open_rows(network, capacity, settings.max_num_seqs, int(settings.kv_memory * GIB))
+    weights = network.nbytes if isinstance(network, Decoder) else _weights(network)
+    prefixes = int(settings.prefix_memory * GIB)
+    each = row_bytes(network, capacity)
+    return rows, Room(_bytes_of(model) + weights, prefixes, each, capacity, rows.count)
 
 
 def writes_alone(model: Model) -> bool:

@@ -126,6 +126,34 @@ class TorchRows:
         return self._caches[row], 0
 
 
+@dataclass(frozen=True)
+class Room:
+    """Bytes that a served decoder takes, as its server counts them.
+
+    Attributes:
+        weights: of the model, and of the network that was made ready to generate.
+        prefixes: that prompts which are kept for the next may take.
+        row: of the keys and values of one row.
+        capacity: tokens of a row.
+        count: rows that are opened.
+    """
+
+    weights: int
+    prefixes: int
+    row: int
+    capacity: int
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return self.weights + self.prefixes + self.count * self.row
+
+    def within(self, limit: int) -> int:
+        """Rows that fit into so many bytes with the rest."""
+        return max((limit - self.weights - self.prefixes) // self.row, 0)
+
+
 def row_bytes(network: Any, capacity: int) -> int:
     """Bytes of keys and values of one row; found by making room for few tokens."""
     few = 16
