@@ -384,3 +384,28 @@ def test_evaluate(tmp_path: Path, coder: Path, capsys: pytest.CaptureFixture[str
 def test_the_log_counts_images(tmp_path: Path, coder: Path) -> None:
     train(tmp_path / "run", autoencoder={}, parts={"autoencoder": str(coder)}, budget="2 steps")
     assert [each["images"] for each in read_log(tmp_path / "run" / "log.jsonl")][-1] == 16
+
+
+def test_its_plan_has_a_part_for_each_stage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    values = values_of(tmp_path / "run", clip=CLIP, shares={"autoencoder": 0.2, "clip": 0.3})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values))
+    words = ["plan", str(path), "--seconds", "3", "--price-hour", "1"]
+    assert main([*words, "--json"]) in (0, 1)  # so few rows may leak
+    found = json.loads(capsys.readouterr().out)
+    stages = list(found["stages"].values())
+    assert list(found["stages"]) == ["autoencoder", "clip"]
+    assert [each["time"]["steps"] for each in (*stages, found)] == [2, 3, 5]
+    for key in ("seconds", "from_seconds", "to_seconds"):
+        parts = [each["time"][key] for each in (*stages, found)]
+        assert found["whole"][key] == pytest.approx(sum(parts))
+    peaks = [each["memory_bytes"]["peak"] for each in (*stages, found)]
+    assert found["whole"]["peak_bytes"] == max(peaks)
+    assert len({each["parameters"] for each in (*stages, found)}) == 3
+    assert not (tmp_path / "run").exists()
+    pretrain(recipe_of(tmp_path / "run", clip=CLIP), quiet=True)
+    network = open_model(tmp_path / "run" / "model").network
+    assert found["trained_parameters"] == sum(each.numel() for each in network.parameters())
+    main(words)
+    out = capsys.readouterr().out
+    assert "autoencoder: is finished, and taken as it is" in out and "1. " not in out

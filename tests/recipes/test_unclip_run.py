@@ -347,3 +347,16 @@ def test_a_clip_that_has_learnt_nothing(tmp_path: Path) -> None:
     more = {"clip": {}, "parts": {"clip": str(tmp_path / "clip")}}
     with pytest.raises(BedstoneError, match="it has learnt nothing"):
         train(tmp_path / "run", **more)
+
+
+def test_its_plan_has_a_part_for_each_stage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values_of(tmp_path / "run")))
+    main(["plan", str(path), "--seconds", "3"])
+    out = capsys.readouterr().out
+    places = [
+        out.index(each) for each in ("1. clip", "2. prior", "3. the run itself", "all 3 runs")
+    ]
+    assert places == sorted(places)
+    assert f"into {tmp_path / 'run'}" in out and "about 4 steps" in out and "about 12 steps" in out
+    assert not (tmp_path / "run").exists()

@@ -8,9 +8,9 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bedstone.checkpoints.store import CheckpointStore
 from bedstone.data.lint import Finding
-from bedstone.errors import BedstoneError
+from bedstone.files import write_text
+from bedstone.recipes.base import load_method
+from bedstone.recipes.stages import finished
 from bedstone.runtime import keep_memory
+from bedstone.settings import to_yaml
 from bedstone.train.lint import lint_splits
 from bedstone.train.logs import ProgressBar, clock
 from bedstone.train.loop import Trainer
-from bedstone.train.memory import Memory, predict_memory
+from bedstone.train.memory import MB, Memory, predict_memory
 from bedstone.train.optim import build_optimizer
-from bedstone.train.run import RunPlan, plan_text, prepare
+from bedstone.train.resume import RECIPE
+from bedstone.train.run import RunPlan, plan_text, prepare, said
 from bedstone.train.schedule import Budget, build_schedule, parse_budget
 from bedstone.train.start import weight_counts
 
@@ -126,6 +130,8 @@ class Plan:
         cost: of an hour; 0 is not known.
         limit: bytes that the run may take; 0 is not known.
         batch_size: of the recipe, and the rows of it that are passed at a time.
+        stage: the name of the part that the run makes for another, which plans it; else empty.
+        stages: plans of the runs that are trained before this one.
     """
 
     recipe: str
@@ -141,11 +147,15 @@ class Plan:
     price_hour: float = 0.0
     limit: float = 0.0
     batch_size: int = 0
+    stage: str = ""
+    stages: list["Plan"] = field(default_factory=list)
 
     def failed(self, *, strict: bool = False) -> bool:
         """Whether an error was found in the rows, or, if it is strict, a warning; or the run
-        doesn't fit."""
+        doesn't fit; or one of its stages."""
         levels = ("error", "warning") if strict else ("error",)
+        if any(each.failed(strict=strict) for each in self.stages):
+            return True
         return self.fits is False or any(each.level in levels for each in self.findings)
 
     @property
@@ -201,12 +211,65 @@ class Plan:
             low, high = (each / 3600 * self.price_hour for each in self.timing.interval)
             cost = self.timing.seconds / 3600 * self.price_hour
             found["cost"] = {"price_hour": self.price_hour, "cost": cost, "from": low, "to": high}
+        if self.stages:
+            found["stages"] = {each.stage: each.record() for each in self.stages}
+            found["whole"] = self._whole()
+        return found
+
+    def _whole(self) -> dict[str, float]:
+        """Of the run with its stages: they are trained one after another, by one process."""
+        plans = [*self.stages, self]
+        found: dict[str, float] = {}
+        if memories := [each.memory.peak for each in plans if each.memory is not None]:
+            found["peak_bytes"] = max(memories)
+        timings = [each.timing for each in plans if each.timing is not None]
+        if len(timings) == len(plans):
+            found["seconds"] = sum(each.seconds for each in timings)
+            # the ends add up as if all were off the same way: stages share the machine
+            found["from_seconds"] = sum(each.interval[0] for each in timings)
+            found["to_seconds"] = sum(each.interval[1] for each in timings)
+            found["kilowatt_hours"] = sum(each.energy[0] for each in plans if each.energy)
+            if self.price_hour:
+                found["cost"] = found["seconds"] / 3600 * self.price_hour
         return found
 
     def lines(self, now: datetime) -> Iterator[str]:
         """For people."""
+        if self.stages:
+            yield from self._staged_lines(now)
+        else:
+            yield from self._own_lines(now)
+
+    def _staged_lines(self, now: datetime) -> Iterator[str]:
+        """A stage after another, and the sum."""
+        begun = now
+        for number, each in enumerate([*self.stages, self], 1):
+            yield f"{number}. {each.stage or 'the run itself'}"
+            yield from (
+                f"   {line}" for part in each._own_lines(begun) for line in part.split("\n")
+            )
+            yield ""
+            begun += timedelta(seconds=each.timing.seconds if each.timing else 0)
+        whole = self._whole()
+        if "peak_bytes" in whole:
+            peak = f"peak memory about {whole['peak_bytes'] / MB:,.0f} MB"
+            yield f"all {len(self.stages) + 1} runs: {peak}"
+        if "seconds" in whole:
+            text = f"training takes {clock(whole['seconds'])}"
+            if whole["from_seconds"] < whole["to_seconds"]:
+                ends = clock(whole["from_seconds"]), clock(whole["to_seconds"])
+                text += f" (from {ends[0]} to {ends[1]})"
+            yield f"{text}; begun now, it ends at {_hour(now, whole['seconds'])}"
+            yield "reading the data, and what a stage makes of all rows for the next, isn't counted"
+            yield f"energy {whole['kilowatt_hours']:.3g} kWh"
+        if "cost" in whole:
+            yield f"cost {whole['cost']:.2f}"
+
+    def _own_lines(self, now: datetime) -> Iterator[str]:
+        """Of this run alone."""
         yield self.text
-        yield ""
+        if not (self.stage or self.stages):
+            yield ""
         yield from (each.text() for each in self.findings)
         counts = {
             level: sum(each.level == level for each in self.findings)
@@ -250,25 +313,81 @@ def make_plan(
         memory_gb: that the run may take, in 1e9 bytes; 0 says nothing of whether it fits.
 
     Raises:
-        BedstoneError: as `train.run.prepare`; or the run trains parts first, which aren't there.
+        BedstoneError: as `train.run.prepare`.
     """
+    chosen = {"watts": watts, "price_hour": price_hour, "limit": memory_gb * 1e9}
     if list(getattr(recipe, "to_train", ())) and not recipe.init:
-        names = ", ".join(stage.name for stage in recipe.to_train)
-        raise BedstoneError(
-            f"{method.name}: its run trains other models first ({names}), and is planned from "
-            "what they are. Plan each by a recipe of its own, and name the finished ones here."
-        )
-    plan = prepare(method, recipe, None, quiet=quiet)
+        return _plan_stages(method, recipe, chosen, seconds=seconds, quiet=quiet)
+    made, _ = _plan_run(method, recipe, None, chosen, seconds=seconds, quiet=quiet)
+    return made
+
+
+def _plan_run(
+    method: Any,
+    recipe: Any,
+    folder: Path | None,
+    chosen: Mapping[str, float],
+    *,
+    seconds: float,
+    quiet: bool,
+) -> tuple[Plan, RunPlan]:
+    """The plan of one run, and what was made ready for it.
+
+    Args:
+        folder: for what methods keep while they make a run ready; None keeps nothing.
+        chosen: watts, price_hour and limit of the plan.
+    """
+    plan = prepare(method, recipe, folder, quiet=quiet)
     findings = lint_splits(plan.splits, plan.model.tokenizer)
     parameters, trained = weight_counts(plan.model)
     made = Plan(
         recipe.out, plan_text(method, recipe, plan), findings, parameters, trained,
-        watts=watts or WATTS * torch.get_num_threads(), price_hour=price_hour,
-        limit=memory_gb * 1e9, batch_size=int(getattr(recipe, "batch_size", 0) or 0),
+        watts=chosen["watts"] or WATTS * torch.get_num_threads(), price_hour=chosen["price_hour"],
+        limit=chosen["limit"], batch_size=int(getattr(recipe, "batch_size", 0) or 0),
     )  # fmt: skip
     if seconds > 0:
         _calibrate(method, recipe, plan, made, seconds, quiet)
-    return made
+    return made, plan
+
+
+def _plan_stages(
+    method: Any, recipe: Any, chosen: Mapping[str, float], *, seconds: float, quiet: bool
+) -> Plan:
+    """The plan of a run that trains other models first, each stage planned as a run of its own.
+
+    A stage leaves its model with fresh weights, for those after it to be made ready with: what they
+    take is the same. One that is finished in the run's folder is read from there.
+    """
+    stages = list(recipe.to_train)
+    done = [stage.name for stage in stages if finished(stage.folder(recipe))]
+    each = seconds / (1 + len(stages) - len(done))
+    plans: list[Plan] = []
+    with tempfile.TemporaryDirectory() as spare:
+        moved = replace(recipe, out=spare)
+        for stage, there in zip(stages, moved.to_train, strict=True):
+            folder = there.folder(moved)
+            folder.parent.mkdir(exist_ok=True)
+            if stage.name in done:
+                folder.symlink_to(stage.folder(recipe).resolve(), target_is_directory=True)
+                continue
+            folder.mkdir()
+            own, values = load_method(stage.method), there.recipe(moved)
+            made, ready = _plan_run(own, values, folder, chosen, seconds=each, quiet=quiet)
+            write_text(folder / RECIPE, to_yaml(said(values)))
+            ready.model.record.update(recipe=said(values), data=ready.splits.record)
+            own.save(ready.model, folder / "model")
+            made.stage = stage.name
+            plans.append(made)
+            del ready
+        whole, _ = _plan_run(method, moved, Path(spare), chosen, seconds=each, quiet=quiet)
+        for made in (*plans, whole):
+            made.text, made.recipe = (
+                text.replace(spare, recipe.out) for text in (made.text, made.recipe)
+            )
+    notes = [f"{name}: is finished, and taken as it is" for name in done]
+    whole.text = "\n".join([*notes, whole.text])
+    whole.stages = plans
+    return whole
 
 
 def _calibrate(

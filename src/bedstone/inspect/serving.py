@@ -179,7 +179,7 @@ class ServePlan:
         room = self.room
         yield f"{self.model} in {self.precision}, rows of {room.capacity:,} tokens"
         yield (
-            f"weights {room.weights / 1e9:.3f} GB, kept prompts up to {room.prefixes / 1e9:.3f} GB, "
+            f"weights {room.weights / 1e9:.3f} GB, prompts kept {room.prefixes / 1e9:.3f} GB, "
             f"keys and values {room.row / 1e9:.4f} GB a row"
         )
         usual = "with these settings" if self.settings else "as it is"
