@@ -1,12 +1,14 @@
 """Outputs keep what stands there already: names are refused, or make way for the next free one."""
 
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bedstone.cli import main
 from bedstone.errors import BedstoneError
-from bedstone.outputs import free_path, new_file, new_folder, next_number
+from bedstone.outputs import free_path, named_rows, new_file, new_folder, next_number
 
 
 def test_a_file_that_is_there_is_replaced_only_on_demand(tmp_path):
@@ -76,3 +78,24 @@ def test_every_command_refuses_before_it_begins(words, tmp_path, monkeypatch, ca
     assert main([str(file) if word == "FILE" else word for word in words]) == 2
     assert "is there already. Choose another name" in capsys.readouterr().err
     assert file.read_text() == "kept"
+
+
+def test_figures_by_name_are_a_table_where_it_fits_and_blocks_where_not():
+    def printed(width):
+        console = Console(width=width, file=io.StringIO())
+        rows = [("he", "0.25"), ("a_name_that_is_as_wide_as_the_terminal_itself", "0.75")]
+        shown = named_rows(("", "value"), rows, title="shares", width=width)
+        console.print(shown)
+        return console.file.getvalue()
+
+    assert "│" in printed(80)
+    narrow = printed(50)
+    assert "│" not in narrow
+    lines = [each.rstrip() for each in narrow.splitlines()]
+    assert lines == [
+        "shares",
+        "he",
+        "  value 0.25",
+        "a_name_that_is_as_wide_as_the_terminal_itself",
+        "  value 0.75",
+    ]

@@ -447,16 +447,24 @@ def manifest(
 
 
 def verify_manifest(
-    folder: str | Path, expected: dict[str, dict[str, Any]], name: str = "the manifest"
+    folder: str | Path,
+    expected: dict[str, dict[str, Any]],
+    name: str = "the manifest",
+    mend: str = "",
 ) -> None:
-    """Checks every file that the manifest names, cheapest test first; `name` is its own.
+    """Checks every file that the manifest names, cheapest test first.
+
+    Args:
+        name: of the manifest itself.
+        mend: what to do about a file that was changed on purpose; by default to delete it.
 
     Raises:
         BedstoneError: a file is missing, of another size or of other content; or the manifest
             names something outside the folder.
     """
     folder = Path(folder)
-    remedy = f"Use another copy of this folder; if you changed it on purpose, delete its {name}."
+    mend = mend or f"delete its {name}"
+    remedy = f"Use another copy of this folder; if you changed it on purpose, {mend}."
     for file, entry in expected.items():
         path = inside(folder, file)
         try:

@@ -3,9 +3,11 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import bedstone
 from bedstone.checkpoints.card import Measured, weight_files_hash
@@ -177,3 +179,50 @@ def test_the_same_weights_give_the_same_figures(language):
     record = json.loads((language.model / "bedstone.json").read_text())
     first, second = (held_out_figures(language.model, record) for _ in range(2))
     assert first == second
+
+
+def test_a_file_is_named_from_the_models_folder(language, model, tmp_path, monkeypatch, capsys):
+    rows = tmp_path / "held.txt"
+    rows.write_text("a text that nothing was trained on. " * 200)
+    monkeypatch.chdir(tmp_path)
+    found = {e["name"]: e for e in printed(capsys, "card", "model", "--add", "held.txt")["figures"]}
+    loss = found["held.txt/loss"]
+    assert loss["command"] == "bedstone evaluate . ../held.txt"
+    assert loss["low"] < loss["value"] < loss["high"]
+    perplexity = found["held.txt/perplexity"]
+    assert perplexity["value"] == pytest.approx(math.exp(loss["value"]), rel=1e-6)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["card", str(model), "--check"]) == 0
+    assert "all figures are the same" in capsys.readouterr().out
+    rows.rename(tmp_path / "gone.txt")
+    assert main(["card", str(model), "--check"]) == 2
+    assert "named from this folder, and it isn't there" in capsys.readouterr().err
+
+
+def test_the_advice_after_changed_weights_comes_to_an_end(model, tmp_path, capsys):
+    path = str(model)
+    assert main(["card", path, "--measure"]) == 0
+    weights = load_file(model / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: weights[name] * 1.01}, model / "model.safetensors")
+    capsys.readouterr()
+    for words in (["card", path, "--check"], ["card", path, "--measure"], ["audit", path]):
+        assert main(words) == 2  # each says the same way out
+        assert f"bedstone.load('{path}', verify=False).save('{path}')" in capsys.readouterr().err
+    bedstone.load(path, verify=False).save(path)
+    assert main(["card", path, "--check"]) == 2
+    assert f"bedstone card {path} --measure" in capsys.readouterr().err
+    assert main(["card", path, "--measure"]) == main(["card", path, "--check"]) == 0
+
+
+def test_a_run_whose_data_is_not_here_says_from_where_it_is_named(tmp_path, monkeypatch, capsys):
+    values = recipe_values(tmp_path, budget="4 steps", precision="fp32", out="run")
+    source = values["data"]["source"]
+    monkeypatch.chdir(tmp_path)
+    values["data"] = {**values["data"], "source": str(Path(source).relative_to(tmp_path))}
+    bedstone.pretrain(values, quiet=True)
+    monkeypatch.chdir("/")
+    assert main(["card", str(tmp_path / "run"), "--measure"]) == 2
+    assert "from the folder in which the run was started" in capsys.readouterr().err

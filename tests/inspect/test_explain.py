@@ -309,6 +309,49 @@ def test_what_cannot_be_explained_is_refused(options, message):
         bedstone.explain(model(NLI), SENTENCES[2], **options)
 
 
+@pytest.mark.parametrize(
+    ("family", "more", "options", "message"),
+    [
+        ("masked", {"text_pair": "more"}, {}, "--text-pair: fill-mask has no use for it"),
+        ("labels", {"question": "who?"}, {}, "--question: text-classification has no use"),
+        ("answers", {"text": "a"}, {}, "--text: question-answering has no use for it"),
+        ("images", {"question": "what?"}, {"task": "image-classification"}, "--question: image"),
+        ("labels", {}, {"maps": False}, "--no-maps: text-classification has no maps"),
+        ("clip", {}, {"methods": ["occlusion", "attention-rollout"]}, "--method: attention-roll"),
+    ],
+)
+def test_what_a_task_has_no_use_for_is_refused_by_name(family, more, options, message):
+    made, task, value = FAMILIES[family]()
+    first = {"masked": "text", "labels": "text", "images": "image"}
+    given = dict(value) if isinstance(value, dict) else {first[family]: value}
+    with pytest.raises(BedstoneError, match=re.escape(message)):
+        bedstone.explain(made, {**given, **more}, **{"task": task, **options})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a text", "--text", "another"], "--text: is what an image is compared with"),
+        (["a text", "--question", "who?", "--context", "we"], "--context: the input is"),
+        (["a text", "--no-maps"], "--no-maps: text-classification has no maps"),
+        (["a text", "--question", "who?"], "expected"),
+        (["rows.jsonl", "--probe", "--lens"], "--lens: --probe has no use for it"),
+        (["rows.jsonl", "--probe", "--precision", "int8"], "--precision: --probe has no use"),
+    ],
+)
+def test_options_that_would_be_dropped_are_refused(words, message, tmp_path, capsys):
+    folder = saved(tmp_path, NLI)
+    assert main(["explain", str(folder), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_seed_is_of_any_task(tmp_path, capsys):
+    folder = saved(tmp_path, NLI)
+    words = ["explain", str(folder), SENTENCES[2], "--seed", "3", "--orders", "2", "--json"]
+    assert main([*words, "--method", "occlusion", "--shuffles", "0"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["task"] == "text-classification"
+
+
 def test_a_wrong_name_of_the_page_is_refused_before_the_model_is_read(tmp_path):
     with pytest.raises(BedstoneError, match=r"\.html"):
         explain_("nowhere", "a text", out=str(tmp_path / "page.pdf"))

@@ -5,6 +5,7 @@ or cut file is known before it is used; the rest says how the weights were made:
 metrics and versions. Both come from whoever made the folder: the kinds of values are checked.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,8 +53,22 @@ def read_record(folder: Path, *, verify: bool) -> dict[str, Any]:
     check_kinds(record, KINDS, path)
     files = record.pop("files", None)
     if files and verify:
-        verify_manifest(folder, files, RECORD)
+        verify_manifest(folder, files, RECORD, saved_anew(folder))
     return record
+
+
+def saved_anew(folder: Path) -> str:
+    """How a model whose files were changed on purpose gets a record that is of them."""
+    where = repr(str(folder))
+    return f"save it anew, in Python: bedstone.load({where}, verify=False).save({where})"
+
+
+def seen_from(folder: Path, path: str) -> str:
+    """A file or folder that is there, by its way from a model's folder; other names stay.
+
+    Commands that a card names are run in the model's folder, and no way says whose machine it was.
+    """
+    return os.path.relpath(path, folder) if Path(path).exists() else path
 
 
 # Values of a generation_config.json that are used as they are.

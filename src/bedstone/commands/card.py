@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bedstone.checkpoints.card import Measured, keep_figures, kept_figures, weight_files_hash
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.side_files import RECORD, read_record
+from bedstone.checkpoints.side_files import RECORD, read_record, saved_anew, seen_from
 from bedstone.checkpoints.store import MANIFEST
 from bedstone.commands.evaluate import evaluate
 from bedstone.errors import BedstoneError
+from bedstone.evaluate.runner import batch_losses
 from bedstone.inspect.card import (
     HELD_OUT,
     data_hash,
     differs,
+    found_from,
     held_out_figures,
+    loss_figures,
     with_intervals,
 )
+from bedstone.outputs import named_rows
 from bedstone.reading import to_path
 
 OPTIONS = ("task", "column", "label_column", "split")
@@ -127,13 +129,18 @@ def _evaluated(folder: Path, data: str, options: dict[str, str]) -> list[Measure
     """The figures of `bedstone evaluate` that have an interval."""
     fingerprint = data_hash(data)
     more: dict[str, Any] = dict(options)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), batch_losses() as batches:
         record = evaluate(str(folder), data, as_json=True, precision="fp32", **more)
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    command = shlex.join(["bedstone", "evaluate", ".", data, *words])
-    found = with_intervals(record, f"{options.get('task', Path(data).name)}/")
+    command = shlex.join(["bedstone", "evaluate", ".", seen_from(folder, data), *words])
+    prefix = f"{options.get('task', Path(data).name)}/"
+    losses = {f"{prefix}{name}": each for name, each in loss_figures(record, batches).items()}
+    found = losses | with_intervals(record, prefix)
     if not found:
-        raise BedstoneError(f"--add: no figure of {command} has an interval, as a card's must.")
+        raise BedstoneError(
+            f"--add: no figure of {command} has an interval, as a card's must: one of a loss needs "
+            "two batches of rows or more. Name more data, or another --task."
+        )
     return [
         Measured(name, *values, data=fingerprint, command=command, precision="fp32")
         for name, values in found.items()
@@ -146,18 +153,19 @@ def _check(folder: Path, *, as_json: bool) -> int:
     if not kept:
         raise BedstoneError(
             f"{folder}: its card has no figures to check. Measure them: bedstone card {folder} "
-            "--measure"
+            f"--measure where its run held something out, or bedstone card {folder} --add DATA"
         )
     if (now := weight_files_hash(folder)) != weights:
         raise BedstoneError(
             f"{folder}: its weights aren't those that its card is of: hash {now[:16]}, expected "
-            f"{weights[:16]}. Its figures say nothing of them; measure anew: save the model, then "
-            f"bedstone card {folder} --measure"
+            f"{weights[:16]}. Its figures say nothing of them. If you changed them on purpose, "
+            f"{saved_anew(folder)}; then measure anew: bedstone card {folder} --measure, or "
+            f"bedstone card {folder} --add DATA"
         )
     again: dict[tuple[str, str], Measured] = {}
     for command in dict.fromkeys(each.command for each in kept):
         for one in _measurer(folder, record, command, kept)():
-            again[one.command, one.name] = one
+            again[command, one.name] = one
     pairs = [(each, again.get((each.command, each.name))) for each in kept]
     wrong = [each.name for each, found in pairs if found is None or differs(each, found)]
     if as_json:
@@ -181,7 +189,8 @@ def _measurer(
     words = shlex.split(command)
     if words[:3] != ["bedstone", "evaluate", "."] or len(words) < 4:
         raise BedstoneError(f"{folder}: its card names {command!r}, which measures no figure.")
-    data, options = words[3], dict(word[2:].partition("=")[::2] for word in words[4:])
+    data = found_from(folder, words[3])
+    options = dict(word[2:].partition("=")[::2] for word in words[4:])
     options = {name.replace("-", "_"): value for name, value in options.items()}
     if set(options) - set(OPTIONS):
         raise BedstoneError(f"{folder}: its card names {command!r}, with options unknown here.")
@@ -195,12 +204,15 @@ def _measurer(
 
 
 def _print(pairs: list[tuple[Measured, Measured | None]], wrong: list[str]) -> None:
-    table = Table(title_justify="left")
-    for heading in ("figure", "card", "now", "", "command"):
-        table.add_column(heading, overflow="fold")
-    for then, now in pairs:
-        again = "not measured" if now is None else f"{now.value:.6g}"
-        verdict = "differs" if then.name in wrong else "same"
-        table.add_row(*map(Text, (then.name, f"{then.value:.6g}", again, verdict, then.command)))
-    Console().print(table)
+    rows = [
+        (
+            then.name,
+            f"{then.value:.6g}",
+            "not measured" if now is None else f"{now.value:.6g}",
+            "differs" if then.name in wrong else "same",
+            then.command,
+        )
+        for then, now in pairs
+    ]
+    Console().print(named_rows(("figure", "card", "now", "", "command"), rows))
     print(f"{len(wrong)} of {len(pairs)} figures differ" if wrong else "all figures are the same")

@@ -1,5 +1,6 @@
 """`bedstone explain`: what in an input a model's answer rests on, tested, as a page or a table."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,18 @@ def explain_(
     if page is not None and page.suffix.lower() != ".html":
         raise BedstoneError(f"--out: {page} was given; expected a name that ends in .html.")
     if probe:
+        _check_probe(
+            {
+                "question": question, "context": context, "text_pair": text_pair, "text": text,
+                "task": task, "target": target, "method": method, "baseline": baseline,
+                "orders": orders, "shuffles": shuffles, "no_maps": no_maps, "lens": lens,
+                "patch": patch, "precision": precision,
+            }
+        )  # fmt: skip
         return _probe(model, input, page, seed, as_json)
     from bedstone.inspect.explain import explain
 
-    given = inputs(input, question, context, text_pair, text, seed)
+    given = inputs(input, question, context, text_pair, text)
     found = explain(
         model,
         given,
@@ -149,25 +158,45 @@ def inputs(
     context: str | None,
     text_pair: str | None,
     texts: tuple[str, ...],
-    seed: int = 0,
 ) -> Any:
-    """An input of the command line as `explain` takes it."""
+    """An input of the command line as `explain` takes it.
+
+    Raises:
+        BedstoneError: the image isn't there, or an option leaves the input without a meaning.
+    """
     path = Path(given) if len(given) < 1000 else None
     image = path if path is not None and path.suffix.lower() in IMAGE_SUFFIXES else None
+    named: dict[str, Any] = {"question": question, "context": context, "text_pair": text_pair}
+    more = {name: value for name, value in named.items() if value is not None}
     if image is not None:
         if not image.is_file():
             raise BedstoneError(f"{given}: no such file.")
-        found = {"image": str(image)}
-        return (
-            found
-            | ({"question": question} if question else {})
-            | ({"text": list(texts)} if texts else {})
+        return {"image": str(image), **more} | ({"text": list(texts)} if texts else {})
+    if texts:
+        raise BedstoneError(
+            "--text: is what an image is compared with, and the input is no image's file. Compare "
+            "texts by --text-pair."
         )
-    if question is not None or context is not None:
-        return {"question": question or given, "context": given if question else context}
-    if text_pair is not None:
-        return {"text": given, "text_pair": text_pair}
-    return {"prompt": given, "seed": seed} if seed else given
+    if question is not None and context is not None:
+        raise BedstoneError(
+            "--context: the input is the question or the context, and both are given beside it. "
+            "Leave one of --question and --context out."
+        )
+    if not more:
+        return given
+    own = "context" if question is not None else "question" if context is not None else "text"
+    return {own: given, **more}
+
+
+def _check_probe(options: dict[str, Any]) -> None:
+    """Raises BedstoneError for options that probing has no use for."""
+    usual = inspect.signature(explain_).parameters
+    for name, value in options.items():
+        if value != usual[name].default:
+            raise BedstoneError(
+                f"--{name.replace('_', '-')}: --probe has no use for it; it reads the rows of a "
+                "file. Leave one of them out."
+            )
 
 
 def _show(found: Any) -> None:

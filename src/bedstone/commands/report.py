@@ -8,12 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.side_files import read_record
 from bedstone.errors import BedstoneError
-from bedstone.outputs import new_file
+from bedstone.outputs import named_rows, new_file
 from bedstone.reading import read_object
 from bedstone.report.pages import Section, write_report
 from bedstone.report.plots import draw_curves
@@ -259,12 +258,8 @@ def compare(
         return
     console = Console()
     for title, rows in tables.items():
-        shown = Table(title=title, title_justify="left")
-        for heading in ("", *names):
-            shown.add_column(heading, overflow="fold")
-        for row in rows:
-            shown.add_row(*map(Text, row))
-        console.print(shown if rows else f"{title}: nothing differs")
+        shown = named_rows(("", *names), rows, title=title) if rows else None
+        console.print(shown or f"{title}: nothing differs")
     if warning:
         console.print(Text(warning, style="bold yellow"))
     if page is not None:

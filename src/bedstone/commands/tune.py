@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bedstone.errors import BedstoneError
+from bedstone.outputs import named_rows
 from bedstone.recipes import library
 
 if TYPE_CHECKING:
@@ -127,13 +126,7 @@ def show(study: "Study", reason: str) -> None:
     by = study.settings.by
     results = ranked(study.results(), highest=by.startswith("-"))
     head, *rows = table(results[:SHOWN], by.removeprefix("-"))
-    shown = Table(title=f"the best of {len(results)} trials", title_justify="left")
-    for heading in head:
-        shown.add_column(heading, overflow="fold")
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    console = Console()
-    console.print(shown)
+    Console().print(named_rows(head, rows, title=f"the best of {len(results)} trials"))
     for each in results:
         if each.state == "failed":
             print(f"trial {each.number} failed: {each.fault}")

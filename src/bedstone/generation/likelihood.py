@@ -41,7 +41,7 @@ class Likelihood:
     """How likely a continuation is.
 
     Attributes:
-        log_probability: of all its tokens after the context, in nats.
+        log_probability: of its tokens after the context that count, in nats.
         greedy: whether each token is the likeliest one there.
         tokens: of the continuation.
         bytes: of the continuation as it was given, in UTF-8.
@@ -64,12 +64,19 @@ class Request:
         first: the place of the continuation's first token, at least 1.
         cut: tokens of the context that were left out.
         bytes: of the continuation.
+        scored: places of the continuation's tokens that count; None is all of them.
     """
 
     ids: tuple[int, ...]
     first: int
     cut: int = 0
     bytes: int = 0
+    scored: tuple[int, ...] | None = None
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Of the tokens that count."""
+        return range(self.first, len(self.ids)) if self.scored is None else self.scored
 
 
 class Scorer:
@@ -232,7 +239,7 @@ class Scorer:
             Likelihood(
                 float(sums[number]),
                 bool(greedy[number]),
-                len(each.ids) - each.first,
+                len(each.places),
                 each.bytes,
                 each.cut,
             )
@@ -353,7 +360,7 @@ class _Tree:
                 self.ids.append(inputs[depth])
                 self.positions.append(held + depth)
                 self.lengths.append(held + len(inputs))
-            for at in range(each.first, len(each.ids)):
+            for at in each.places:
                 self.targets.append((path[at - 1 - held], each.ids[at], number))
             before = inputs
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from bedstone.checkpoints.card import keep_card
 from bedstone.checkpoints.model import Model, weights_hash
-from bedstone.checkpoints.side_files import RECORD
+from bedstone.checkpoints.side_files import RECORD, seen_from
 from bedstone.errors import BedstoneError, closest
 from bedstone.inspect.audit_checks import Audited, Check, Part, settings_of
 from bedstone.inspect.output_checks import GroupsCheck, RatesCheck, SearchCheck
@@ -34,6 +33,7 @@ from bedstone.inspect.text_checks import (
     TemplatesCheck,
 )
 from bedstone.metrics.bias import Measure
+from bedstone.outputs import named_rows
 from bedstone.reading import kind_of, read_text, to_path
 from bedstone.report.pages import Section, write_report
 from bedstone.report.plots import draw_intervals
@@ -198,7 +198,8 @@ def keep_audit(audit: Audit, model: Model) -> Path:
             f"--keep: {model.path} isn't a folder that Bedstone wrote, so nothing is put into it. "
             "Save it as one first, by bedstone.load(...).save(folder), or take --page."
         )
-    model.record["audit"] = audit.record()
+    command = f"bedstone audit . --checks {seen_from(folder, audit.plan.path)}"
+    model.record["audit"] = {**audit.record(), "command": command}
     keep_card(folder, model)
     return folder / "README.md"
 
@@ -207,13 +208,13 @@ def shown_audit(audit: Audit) -> Group:
     """For people, in a terminal."""
     lines: list[Any] = []
     for part in audit.parts:
-        table = Table(title=Text(part.name), title_justify="left")
-        for head in NARROW:
-            table.add_column(head, justify="right" if head else "left")
-        for each in part.measures:
-            cells = dict(zip(HEAD, _cells(each), strict=True))
-            style = "bold" if each.differs else None
-            table.add_row(*(Text(cells[head]) for head in NARROW), style=style)
+        cells = [dict(zip(HEAD, _cells(each), strict=True)) for each in part.measures]
+        table = named_rows(
+            NARROW,
+            [[each[head] for head in NARROW] for each in cells],
+            title=part.name,
+            bold=lambda row, part=part: part.measures[row].differs,  # type: ignore[misc]
+        )
         lines += [table, Text(part.words, style="dim")]
         notes = dict.fromkeys(each.note for each in part.measures if each.note)
         lines += [Text(f"note: {note}") for note in notes]

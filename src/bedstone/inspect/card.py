@@ -4,6 +4,7 @@ What a run held out is measured by its own recipe, which `bedstone.json` keeps: 
 same precision, the model's weights as they are now.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from bedstone.checkpoints.card import Measured
+from bedstone.checkpoints.side_files import saved_anew
 from bedstone.checkpoints.store import Checkpoint
 from bedstone.data.sources import BUILT_IN
 from bedstone.errors import BedstoneError
@@ -27,7 +29,8 @@ from bedstone.train.run import prepare
 
 HELD_OUT = "bedstone card . --check"  # the command that measures what a run held out
 TOLERANCE = 2e-3  # how far a figure may be from what it was, as a share of it: versions, machines
-LOSS = "validation_loss"
+BEFORE = "validation_"  # begins the names of held-out figures in a run's log
+LOSS = f"{BEFORE}loss"
 
 
 def held_out_figures(folder: Path, record: Mapping[str, Any]) -> list[Measured]:
@@ -45,11 +48,13 @@ def held_out_figures(folder: Path, record: Mapping[str, Any]) -> list[Measured]:
             f"{folder}: its bedstone.json holds no recipe, so nothing says what was held out. Name "
             "data to measure it on by --add."
         )
-    recipe = read(dict(record["recipe"]), usual="supervised")
+    values = dict(record["recipe"])
+    recipe = read(values, usual="supervised")
     if getattr(recipe, "lora", None):  # the model has the adapter merged
         recipe = dataclasses.replace(recipe, lora=None)
     method = method_of(recipe)
-    plan = prepare(method, recipe, None, Checkpoint(folder, 0), quiet=True)
+    with _named_from(folder, values.get("data")):
+        plan = prepare(method, recipe, None, Checkpoint(folder, 0), quiet=True)
     data, now = record.get("data") or {}, plan.splits.record
     for key in ("fingerprint", "split"):
         if data.get(key) != now.get(key):
@@ -76,28 +81,56 @@ def held_out_figures(folder: Path, record: Mapping[str, Any]) -> list[Measured]:
     ]
 
 
+@contextlib.contextmanager
+def _named_from(folder: Path, data: Any) -> Iterator[None]:
+    """Errors say where relative paths of a recipe's data are of, where one isn't there."""
+    try:
+        yield
+    except BedstoneError as error:
+        given = data.values() if isinstance(data, Mapping) else []
+        paths = [each for each in given if isinstance(each, str) and each in str(error)]
+        if not any(each and not Path(each).exists() for each in paths):
+            raise
+        raise BedstoneError(
+            f"{error} The recipe in {folder}/bedstone.json names its data from the folder in which "
+            "the run was started; run this command there."
+        ) from error
+
+
 Values = tuple[float, float, float, int]  # a figure, the ends of its interval, its rows
 
 
 def _losses(
     logged: Mapping[str, float], batches: Sequence[tuple[float, float]]
 ) -> dict[str, Values]:
-    """The loss, and what follows from it, with intervals by a bootstrap over batches."""
-    if LOSS not in logged or len(batches) < 2:
+    """The loss of a run's log, and what follows from it, with intervals."""
+    named = {name.removeprefix(BEFORE): value for name, value in logged.items()}
+    return {f"{BEFORE}{name}": values for name, values in loss_figures(named, batches).items()}
+
+
+def loss_figures(
+    record: Mapping[str, Any], batches: Sequence[tuple[float, float]]
+) -> dict[str, Values]:
+    """The loss of a record, its perplexity and bits a byte, with intervals by a bootstrap.
+
+    Args:
+        batches: sum of losses and number of targets of each batch that it is of; they are drawn.
+    """
+    if "loss" not in record or len(batches) < 2:
         return {}
     sums, counts = np.array(batches).T
-    loss = float(logged[LOSS])
+    loss = float(record["loss"])
     if not math.isclose(sums.sum() / counts.sum(), loss, rel_tol=1e-6):
         return {}  # batches of something else were read as well
     ends = bootstrap(lambda drawn: ((drawn @ sums) / (drawn @ counts))[:, None], len(sums))
     low, high = map(float, ends[0])
     targets = int(counts.sum())
-    found = {LOSS: (loss, low, high, targets)}
-    if "validation_perplexity" in logged:
-        found["validation_perplexity"] = (math.exp(loss), math.exp(low), math.exp(high), targets)
-    if bits := logged.get("validation_bits_per_byte"):
+    found = {"loss": (loss, low, high, targets)}
+    if "perplexity" in record:
+        found["perplexity"] = (math.exp(loss), math.exp(low), math.exp(high), targets)
+    if bits := record.get("bits_per_byte"):
         share = float(bits) / loss
-        found["validation_bits_per_byte"] = (loss * share, low * share, high * share, targets)
+        found["bits_per_byte"] = (loss * share, low * share, high * share, targets)
     return found
 
 
@@ -133,6 +166,24 @@ def data_hash(data: str) -> str:
     raise BedstoneError(
         f"{data}: is no file, folder or built-in data, so a card couldn't say its hash. Fetch it "
         "into a file first."
+    )
+
+
+def found_from(folder: Path, data: str) -> str:
+    """Data that a card of a model's folder names, by its way from here.
+
+    Cards of older versions name files from where they were measured.
+
+    Raises:
+        BedstoneError: it is neither there nor built in.
+    """
+    there = folder / data
+    if there.exists() or Path(data).exists() or data in BUILT_IN:
+        return str(there) if there.exists() else data
+    raise BedstoneError(
+        f"{folder}: its card is of the data {data}, named from this folder, and it isn't there "
+        f"({there}). Bring it back; or drop the card's figures and measure anew: "
+        f"{saved_anew(folder)}; then bedstone card {folder} --add DATA"
     )
 
 

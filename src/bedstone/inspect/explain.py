@@ -59,6 +59,20 @@ TARGETS: dict[str, Any] = {
     "visual-question-answering": image_targets.answer_targets,
     "text-to-image": image_targets.drawing_target,
 }
+# What each reads of an input; the first may be given alone.
+READS: dict[str, tuple[str, ...]] = {
+    "text-classification": ("text", "text_pair"),
+    "token-classification": ("text",),
+    "question-answering": ("context", "question"),
+    "text-generation": ("text",),
+    "fill-mask": ("text",),
+    "sentence-similarity": ("text", "text_pair"),
+    "zero-shot-image-classification": ("image", "text", "candidate_labels"),
+    "image-classification": ("image",),
+    "image-to-text": ("image",),
+    "visual-question-answering": ("image", "question"),
+    "text-to-image": ("prompt", "seed"),
+}
 
 
 def explain(
@@ -120,8 +134,10 @@ def explain(
         model = open_model(model)
     name = task or _task(model, inputs)
     whole, ready = open_task(model, name, precision)
+    inputs = _read(ready.name, inputs, seed)
     made = TARGETS[ready.name](ready, inputs, target, baseline)
     targets = made if isinstance(made, list) else [made]
+    _check_of_use(ready.name, targets, methods, maps)
     served = whole if precision == "fp32" else _served(ready)
     request = _Request(methods, orders, shuffles, maps, seed, whole, served)
     views = tuple(request.view(each) for each in targets)
@@ -139,6 +155,37 @@ def explain(
     )
     name = str(model.path or "the model")
     return Explanation(name, ready.name, views, agreement, seen, patched)
+
+
+def _read(task: str, inputs: Any, seed: int) -> Any:
+    """An input as the task's target takes it.
+
+    Raises:
+        BedstoneError: a part of it is of no use to the task.
+    """
+    reads = READS[task]
+    given = dict(inputs) if isinstance(inputs, Mapping) else {reads[0]: inputs}
+    for name in given:
+        if name not in reads:
+            raise BedstoneError(
+                f"--{str(name).replace('_', '-')}: {task} has no use for it; it reads "
+                f"{', '.join(reads)}. Leave it out, or name another --task."
+            )
+    if task == "text-to-image":
+        return {"seed": seed, **given}
+    return given[reads[0]] if given.keys() == {reads[0]} else given
+
+
+def _check_of_use(task: str, targets: Sequence[Target], methods: Sequence[str], maps: bool) -> None:
+    """Raises BedstoneError for what was chosen and changes nothing of these targets."""
+    if not maps and not any(each.maps or each.regions for each in targets):
+        raise BedstoneError(f"--no-maps: {task} has no maps of words. Leave it out.")
+    chosen = ROLLOUT in methods and tuple(methods) != USUAL
+    if chosen and not any(each.rollout for each in targets):
+        raise BedstoneError(
+            f"--method: {ROLLOUT} can't be shown of {task}: attention isn't followed from its "
+            "number to parts of one text. Leave it out."
+        )
 
 
 def _patching(

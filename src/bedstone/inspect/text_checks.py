@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bedstone.data.text.encode import Input, text_input
 from bedstone.data.text.packing import pack
 from bedstone.errors import BedstoneError
-from bedstone.generation.likelihood import Scorer
+from bedstone.generation.likelihood import Request, Scorer
 from bedstone.inspect.audit_checks import Audited, Check, Part, RowsCheck, named_lists, shares
 from bedstone.metrics.bias import (
     association,
@@ -166,30 +165,26 @@ def _masked(audited: Audited, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     return sums
 
 
-@torch.inference_mode()
 def _decoded(audited: Audited, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     """Log-probabilities of the shared tokens, each after all tokens before it."""
     engine = Engine(audited.model, audited.precision)
     scorer = Scorer(engine.network, engine.tokenizer)
-    sums = np.zeros((len(pairs), 2))
+    sums = np.full((len(pairs), 2), np.nan)
+    requests: list[Request] = []
+    owners: list[int] = []
     for number, pair in enumerate(pairs):
         read = [scorer.request("", text, number) for text in pair]
         _check_lengths([len(each.ids) - 1 for each in read], scorer.context, number)
         own = [list(range(each.first, len(each.ids))) for each in read]
         shared = _shared_inputs([each.ids for each in read], own)
-        if not shared[0]:
-            sums[number] = np.nan
-            continue
-        longest = max(len(each.ids) for each in read)
-        ids = torch.zeros(2, longest, dtype=torch.long, device=engine.device)
-        for side, each in enumerate(read):  # padded on the right, where nothing looks
-            ids[side, : len(each.ids)] = torch.tensor(each.ids)
-        states: Tensor = engine.network.states(ids[:, :-1])
-        for side, places in enumerate(shared):
-            at = torch.tensor(places, device=engine.device)
-            known = engine.head(states[side, at - 1]).log_softmax(-1)
-            sums[number, side] = float(known[torch.arange(len(at)), ids[side, at].cpu()].sum())
-        audited.progress((number + 1) / len(pairs))
+        if shared[0]:
+            requests += [
+                replace(each, scored=tuple(places))
+                for each, places in zip(read, shared, strict=True)
+            ]
+            owners.append(number)
+    found = scorer.score_ids(requests, audited.progress)
+    sums[owners] = np.array([each.log_probability for each in found]).reshape(-1, 2)
     return sums
 
 

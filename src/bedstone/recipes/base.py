@@ -256,7 +256,8 @@ def read(
         if not values.get("method"):
             raise
         raise BedstoneError(
-            f"{error} The recipe says method: {name}; leave it out unless it is of that method."
+            f"{error} The recipe was read as one of method: {name}, which it names itself. If it is "
+            "of another method, name that one there, or remove the line."
         ) from error
 
 
