@@ -2,6 +2,7 @@
 
 import logging
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def alone(model, request: Request) -> tuple[float, bool]:
     with torch.no_grad():
         ids = torch.tensor([request.ids[:-1]])
         known = model.head(model.states(ids))[0].log_softmax(-1)
-    places = range(request.first - 1, len(request.ids) - 1)
+    places = [place - 1 for place in request.places]
     own = [known[place, request.ids[place + 1]].item() for place in places]
     best = [known[place].argmax().item() == request.ids[place + 1] for place in places]
     return sum(own), all(best)
@@ -74,6 +75,30 @@ def test_equals_each_request_read_alone(layout, tokens, pays, monkeypatch):
             assert found.log_probability == pytest.approx(sum_alone, abs=1e-4)
             assert found.greedy == greedy
             assert found.tokens == len(each.ids) - each.first
+
+
+def test_only_the_places_that_count_are_summed():
+    draw = random.Random(4)
+    given = [
+        replace(
+            each,
+            scored=tuple(
+                sorted(
+                    draw.sample(
+                        range(each.first, len(each.ids)),
+                        draw.randint(1, len(each.ids) - each.first),
+                    )
+                )
+            ),
+        )
+        for each in requests(seed=2)
+    ]
+    assert any(len(each.places) < len(each.ids) - each.first for each in given)
+    model = network("llama")
+    for found, each in zip(Scorer(model, None).score_ids(given), given, strict=True):
+        sum_alone, greedy = alone(model, each)
+        assert found.log_probability == pytest.approx(sum_alone, abs=1e-4)
+        assert (found.greedy, found.tokens) == (greedy, len(each.places))
 
 
 def test_what_requests_share_is_read_once(monkeypatch):

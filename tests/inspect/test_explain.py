@@ -334,7 +334,7 @@ def test_what_a_task_has_no_use_for_is_refused_by_name(family, more, options, me
         (["a text", "--text", "another"], "--text: is what an image is compared with"),
         (["a text", "--question", "who?", "--context", "we"], "--context: the input is"),
         (["a text", "--no-maps"], "--no-maps: text-classification has no maps"),
-        (["a text", "--question", "who?"], "expected"),
+        (["a text", "--question", "who?"], "needs a question-answering head"),
         (["rows.jsonl", "--probe", "--lens"], "--lens: --probe has no use for it"),
         (["rows.jsonl", "--probe", "--precision", "int8"], "--precision: --probe has no use"),
     ],
