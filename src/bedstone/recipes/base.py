@@ -256,8 +256,8 @@ def read(
         if not values.get("method"):
             raise
         raise BedstoneError(
-            f"{error} The recipe was read as one of method: {name}, which it names itself. If it is "
-            "of another method, name that one there, or remove the line."
+            f"{error} The recipe names method: {name}, so it was read as one of that method. If it "
+            "is of another, name that one there, or remove the line."
         ) from error
 
 
