@@ -1,6 +1,7 @@
 """Plans: work and memory beside other ways of counting them, time, energy, and the command."""
 
 import json
+import time
 from datetime import datetime
 
 import pytest
@@ -11,6 +12,7 @@ from bedstone.cli import main
 from bedstone.inspect.plan import (
     Plan,
     Timing,
+    _evaluated,
     count_flops,
     energy_counters,
     joules_between,
@@ -138,6 +140,25 @@ def test_time_and_its_interval():
     assert "2026-03-02 01:30" in Timing(60_000, [0.1] * 4).text(now)
     fits = Timing(50, [0.1] * 4, budget=5.0)
     assert fits.seconds == 5 and "fit into 5s" in fits.text(now)
+
+
+def test_an_evaluation_that_takes_too_long_leaves_gradients_on():
+    class Slow:
+        def log(self, network):
+            with torch.no_grad():
+                for _ in range(10**6):
+                    torch.ones(8) + torch.ones(8)
+
+    assert _evaluated(Slow(), None, 0.02) is None
+    assert torch.is_grad_enabled()
+
+    class Quick:
+        def log(self, network):
+            with torch.no_grad():
+                time.sleep(0.05)  # its time is over where the mode is put back
+
+    assert _evaluated(Quick(), None, 0.02) is not None
+    assert torch.is_grad_enabled()
 
 
 def test_energy_is_labelled(tmp_path):

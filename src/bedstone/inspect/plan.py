@@ -466,7 +466,11 @@ class _TooLong(Exception):
 
 
 class _Deadline(TorchFunctionMode):
-    """Leaves what computes by torch, once its time is over."""
+    """Leaves what computes by torch, once its time is over.
+
+    Only at functions of tensors: those that put a mode back, as at the end of `no_grad`, are let
+    through.
+    """
 
     def __init__(self, until: float) -> None:
         super().__init__()
@@ -475,7 +479,7 @@ class _Deadline(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if time.monotonic() > self.until:
+        if time.monotonic() > self.until and any(isinstance(each, torch.Tensor) for each in args):
             raise _TooLong
         return func(*args, **(kwargs or {}))
 
