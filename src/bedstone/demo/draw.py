@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bedstone.checkpoints.load import open_model
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.pipeline import DiffusionPipeline, MediaPipeline
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.demo.run import Demo, Trained
 from bedstone.diffusion.denoiser import clip
@@ -101,6 +101,7 @@ def beside(folder: Path, precision: Precision, prompts: list[str]) -> dict[Path,
     sheets = {}
     for name, how in BESIDE.items():
         model = open_model(name, dtype=torch.float32)
+        assert isinstance(model, MediaPipeline)
         drawn = sample_prompts(model, precision, prompts, lambda share: None)
         sheet = samples_sheet(drawn, folder / f"{name}.png", titles=prompts, columns=6, cell=128)
         right = model.record["metrics"]["drawn_as_described"]
