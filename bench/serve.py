@@ -16,13 +16,13 @@
 `stop`: SIGTERM to `bedstone serve` while it answers streams: they end whole, and then it does.
 
 Each request is a piece of a text, of so many tokens, through `/v1/completions`; no end token is
-among what is written, so all have the same length. Client and server share the processors.
+among what is written, so all have the same length. The server is a process of its own; both share
+the processors.
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import random
 import re
 import signal
@@ -31,112 +31,15 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bedstone.runtime import resident
-from bedstone.serve.app import listen, server_of
-from bedstone.serve.gate import entrance_of
-from bedstone.serve.models import Models, ServeSettings
-from bedstone.serve.routes import Service
-from result import ROOT
 from rounds import spread
+from served_process import NAME, Answer, Running, post, read, text_of
 
-Answer = tuple[int, dict[str, str], bytes, float]  # status, headers, body, seconds
 PREFIX = 0.8  # of a prompt
 TIMES = 20  # as many as can be done
-
-
-class Running:
-    """A server of one model in a thread.
-
-    Args:
-        limits: fields of `ServeSettings`.
-    """
-
-    def __init__(self, chosen: argparse.Namespace, **limits: Any) -> None:
-        usual = {"max_num_seqs": chosen.requests, "prefix_memory": 0.0, "kv_memory": 8.0}
-        usual["max_model_len"] = chosen.prompt + chosen.new + 64
-        self.models = Models(
-            {"model": chosen.model}, ServeSettings(**{**usual, **limits}), chosen.precision, "cpu"
-        )
-        self.models.open_all()
-        entrance = entrance_of("127.0.0.1", {}, (), body=1 << 24, seconds=30.0, requests=10_000)
-        listener = listen("127.0.0.1", 0)
-        self.server = server_of(Service(self.models), entrance)
-        self.gate = self.server.config.app
-        self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
-        self._thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.port = listener.getsockname()[1]
-        served = self.models.entries["model"].served
-        assert served is not None and served.model.tokenizer is not None
-        self.scheduler, self.tokenizer = served.scheduler, served.model.tokenizer
-        served.model.generation["eos_token_id"] = []  # texts of one length
-        self.ids = self.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
-
-    def __enter__(self) -> "Running":
-        asyncio.run(self.ask(self.prompt(0, 8), 2))
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.server.should_exit = True
-        self._thread.join(60)
-
-    def prompt(self, number: int, size: int) -> list[int]:
-        """A piece of the text, another for each number."""
-        start = 16 * number % len(self.ids)
-        return (self.ids * (2 + size // len(self.ids)))[start : start + size]
-
-    async def ask(self, prompt: list[int], new: int, **more: Any) -> Answer:
-        body = {"model": "model", "prompt": prompt, "max_tokens": new, "temperature": 0, **more}
-        return await post(self.port, "/v1/completions", body)
-
-    def idle(self, seconds: float = 30.0) -> bool:
-        """Whether all work and all requests end within some time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.scheduler.idle and not self.gate.inside:
-                return True
-            time.sleep(0.01)
-        return False
-
-
-async def post(port: int, path: str, body: Any, leave: int | None = None) -> Answer:
-    """A request and its answer; with `leave`, the client goes once it read so many bytes."""
-    began = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
-    try:
-        if leave is not None and leave < 0:  # within what it sends
-            writer.write((head.encode() + data)[:leave])
-            await writer.drain()
-            return 0, {}, b"", time.perf_counter() - began
-        writer.write(head.encode() + data)
-        read = await (reader.read() if leave is None else reader.read(leave))
-    finally:
-        writer.close()
-    taken = time.perf_counter() - began
-    lines, _, content = read.partition(b"\r\n\r\n")
-    first, *rest = lines.decode("latin-1").split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in rest if ": " in line)
-    status = int(first.split(" ")[1]) if leave is None else 0
-    return status, headers, content, taken
-
-
-def read(answer: Answer) -> dict[str, Any]:
-    assert answer[0] == 200, answer
-    found: dict[str, Any] = json.loads(answer[2])
-    return found
-
-
-def text_of(answer: Answer) -> str:
-    return str(read(answer)["choices"][0]["text"])
 
 
 def rate(chosen: argparse.Namespace) -> bool:
@@ -230,19 +133,19 @@ def prefix(chosen: argparse.Namespace) -> bool:
                         read(each)["usage"]["prompt_tokens_details"]["cached_tokens"]
                         for each in found
                     ]
-                    metrics = running.scheduler.metrics
+                    hits = running.said("counts")["prefix_hits"]
     for name, each in seconds.items():
         print(f"{name}: {spread(each, 2)} s for {chosen.requests} requests")
     faster = [b / a for a, b in zip(*seconds.values(), strict=True)]
     print(f"{spread(faster, 2)} times as fast; tokens known, as answers say: {said[0]}, then "
           f"{min(said[1:])} to {max(said[1:])} of {chosen.prompt}; counted: "
-          f"{metrics.prefix_hits:,}, their sum {sum(said):,}")  # fmt: skip
+          f"{hits:,}, their sum {sum(said):,}")  # fmt: skip
     return _said("texts are equal", all(each == texts[0] for each in texts))
 
 
 def overload(chosen: argparse.Namespace) -> bool:
     with Running(chosen, max_queue=chosen.requests) as running:
-        memory = [_resident()]
+        memory = [running.said("held")[0]]
 
         async def busy(until: float) -> int:
             done = 0
@@ -279,11 +182,11 @@ def overload(chosen: argparse.Namespace) -> bool:
             return list(await asyncio.gather(*(patient(number) for number in range(count))))
 
         capacity = asyncio.run(full(chosen.requests))
-        memory.append(_resident())
+        memory.append(running.said("held")[0])
         answers, taken = asyncio.run(flood(TIMES * capacity))
-        memory.append(_resident())
+        memory.append(running.said("held")[0])
         tries = asyncio.run(all_patient(5 * chosen.requests))
-        idle = running.idle()
+        idle = running.said("idle")
     done = sum(each[0] == 200 for each in answers)
     late = sorted(each[3] * 1e3 for each in answers if each[0] == 429)
     other = {each[0] for each in answers} - {200, 429}
@@ -304,7 +207,7 @@ def disconnects(chosen: argparse.Namespace) -> bool:
 
         async def leave(number: int) -> None:
             body = {
-                "model": "model", "prompt": running.prompt(number, chosen.prompt),
+                "model": NAME, "prompt": running.prompt(number, chosen.prompt),
                 "max_tokens": chosen.new, "stream": bool(number % 2), "seed": number,
             }  # fmt: skip
             at = chance.choice([-chance.randint(1, 200), chance.randint(1, 4000)])
@@ -318,15 +221,15 @@ def disconnects(chosen: argparse.Namespace) -> bool:
                 await asyncio.gather(*(leave(start + n) for n in range(20)))
 
         asyncio.run(many(0, 100))
-        running.idle()
-        before = _held()
+        running.said("idle")
+        before = running.said("held")
         began = time.perf_counter()
         asyncio.run(many(100, chosen.count))
         ended = time.perf_counter()
-        idle = running.idle()
+        idle = running.said("idle")
         freed = time.perf_counter() - ended
-        after = _held()
-        free = len(running.scheduler._free)
+        after = running.said("held")
+        free = running.said("free")
         text = text_of(asyncio.run(running.ask(running.prompt(3, chosen.prompt), chosen.new)))
     print(f"{chosen.count} clients left in {ended - began:.1f} s; all work had ended {freed:.2f} s "
           f"later; {free} of {chosen.requests} slots free")  # fmt: skip
@@ -339,10 +242,10 @@ def disconnects(chosen: argparse.Namespace) -> bool:
 def lookup(chosen: argparse.Namespace) -> bool:
     same, faster = True, []
     with Running(chosen) as running:
-        body: dict[str, Any] = {"model": "model", "max_tokens": chosen.new, "temperature": 0}
+        body: dict[str, Any] = {"model": NAME, "max_tokens": chosen.new, "temperature": 0}
 
         def answer(number: int, prediction: str | None) -> tuple[str, float]:
-            text = running.tokenizer.decode(running.prompt(number, chosen.prompt))
+            text = running.said("decode", running.prompt(number, chosen.prompt))
             asked = f"Repeat this text word for word:\n{text}"
             given = {**body, "messages": [{"role": "user", "content": asked}]}
             if prediction is not None:
@@ -350,11 +253,11 @@ def lookup(chosen: argparse.Namespace) -> bool:
             found = asyncio.run(post(running.port, "/v1/chat/completions", given))
             return read(found)["choices"][0]["message"]["content"], found[3]
 
-        metrics = running.scheduler.metrics
         for number in range(chosen.requests):
-            drafts = metrics.drafted, metrics.accepted
+            before = running.said("counts")
             plain, slow = answer(number, None)
-            own = metrics.drafted - drafts[0], metrics.accepted - drafts[1]
+            after = running.said("counts")
+            own = [after[name] - before[name] for name in ("drafted", "accepted")]
             again, quick = answer(number, plain)
             same = same and plain == again
             faster.append(slow / quick)
@@ -365,7 +268,7 @@ def lookup(chosen: argparse.Namespace) -> bool:
 
 
 def stop(chosen: argparse.Namespace) -> bool:
-    words = [sys.executable, "-m", "bedstone", "serve", f"model={chosen.model}", "--port", "0"]
+    words = [sys.executable, "-m", "bedstone", "serve", f"{NAME}={chosen.model}", "--port", "0"]
     words += ["--precision", chosen.precision, "--kv-memory", "1"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
@@ -379,7 +282,7 @@ def stop(chosen: argparse.Namespace) -> bool:
         threading.Thread(target=process.stderr.read, daemon=True).start()
 
         async def streams() -> tuple[list[Answer], float]:
-            body = {"model": "model", "prompt": "Once upon a time", "max_tokens": chosen.new,
+            body = {"model": NAME, "prompt": "Once upon a time", "max_tokens": chosen.new,
                     "stream": True}  # fmt: skip
             asks = [post(port, "/v1/completions", body) for _ in range(chosen.requests)]
             waiting = [asyncio.ensure_future(each) for each in asks]
@@ -398,16 +301,6 @@ def stop(chosen: argparse.Namespace) -> bool:
     finally:
         process.kill()
         process.wait()
-
-
-def _resident() -> int:
-    """MiB of the process."""
-    return resident() >> 20
-
-
-def _held() -> tuple[int, int, int]:
-    """MiB, open files and threads of the process."""
-    return _resident(), len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
 def _said(text: str, holds: bool) -> bool:
