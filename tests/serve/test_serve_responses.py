@@ -5,7 +5,8 @@ import json
 import openai
 import pytest
 
-from bedstone.serve.responses import Conversations, read_items
+from bedstone.serve.kept import Conversations
+from bedstone.serve.responses import read_items
 from bedstone.serve.wire import ApiError
 from served import KEY, OTHER_KEY, Running, saved_decoder
 

@@ -539,13 +539,16 @@ class Scheduler:
         stopped = row.text.take(step)
         if work.guide is not None:
             stopped = work.guide.take(token) or stopped
+        text = "" if work.halts is None else row.text.text(last=False)
+        if work.halts is not None:
+            stopped = work.halts(token, text) or stopped
         finish: Any = None
         if token in work.ends or stopped:
             finish = "stop"
         elif len(row.ids) - row.size >= work.room:
             finish = "length"
         step = Step(0, token, *known, finish)
-        piece = Piece(0, row.text.text(last=finish is not None), step)
+        piece = Piece(0, text + row.text.text(last=finish is not None), step)
         if finish is None:
             _deliver(work, piece)
             return
