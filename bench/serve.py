@@ -13,6 +13,11 @@
 `disconnects`: --count clients that leave at a random byte, of streams and others: slots, work and
     memory have to be as before.
 `lookup`: greedy answers with the text itself as prediction, beside none; texts have to be equal.
+`mixed`: --count requests of --prompt / 16 to --prompt tokens and --new / 8 to --new more, all at
+    once, beside `generate` of transformers in static batches of 8 (needs transformers).
+`soak`: for --seconds, --requests clients that ask a decoder, text and image embeddings, questions
+    about images and images to be drawn, of the models that come with Bedstone: times of each and
+    the server's memory, by quarters.
 `stop`: SIGTERM to `bedstone serve` while it answers streams: they end whole, and then it does.
 
 Each request is a piece of a text, of so many tokens, through `/v1/completions`; no end token is
@@ -31,10 +36,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import torch
 
+import bedstone
+from bedstone.serve.openapi import PIXEL
 from rounds import spread
 from served_process import NAME, Answer, Running, post, read, text_of
 
@@ -185,13 +193,16 @@ def overload(chosen: argparse.Namespace) -> bool:
         memory.append(running.said("held")[0])
         answers, taken = asyncio.run(flood(TIMES * capacity))
         memory.append(running.said("held")[0])
+        after = asyncio.run(full(chosen.requests))
         tries = asyncio.run(all_patient(5 * chosen.requests))
         idle = running.said("idle")
     done = sum(each[0] == 200 for each in answers)
     late = sorted(each[3] * 1e3 for each in answers if each[0] == 429)
     other = {each[0] for each in answers} - {200, 429}
-    print(f"capacity: {capacity:.2f} requests a second; {TIMES} times as many:")
-    print(f"{len(answers):,} in {taken:.1f} s, {done} done, {done / taken / capacity:.2f} of it")
+    print(f"capacity: {capacity:.2f} requests a second, {after:.2f} after the flood of {TIMES} "
+          "times as many:")  # fmt: skip
+    print(f"{len(answers):,} in {taken:.1f} s, {done} done, "
+          f"{2 * done / taken / (capacity + after):.2f} of the capacity")  # fmt: skip
     if late:
         print(f"{len(late):,} refused after {statistics.median(late):.1f} ms (p50), "
               f"{late[int(0.95 * len(late))]:.1f} ms (p95), {late[-1]:.0f} ms at most")  # fmt: skip
@@ -267,6 +278,120 @@ def lookup(chosen: argparse.Namespace) -> bool:
     return _said("texts are equal", same)
 
 
+def mixed(chosen: argparse.Namespace) -> bool:
+    import tempfile
+
+    from transformers import AutoModelForCausalLM
+
+    chance = random.Random(1)
+    sizes = [
+        (chance.randint(chosen.prompt // 16, chosen.prompt),
+         chance.randint(chosen.new // 8, chosen.new))
+        for _ in range(chosen.count)
+    ]  # fmt: skip
+    made = sum(new for _, new in sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        bedstone.load(chosen.model).save(f"{folder}/model")
+        peer = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.bfloat16)
+    peer.generation_config.eos_token_id = None
+    peer.generation_config.pad_token_id = 0
+
+    def batches(prompts: list[list[int]]) -> None:
+        for start in range(0, len(prompts), 8):
+            group, wanted = prompts[start : start + 8], sizes[start : start + 8]
+            wide = max(map(len, group))
+            ids = torch.tensor([[0] * (wide - len(each)) + each for each in group])
+            mask = torch.tensor([[0] * (wide - len(each)) + [1] * len(each) for each in group])
+            most = max(new for _, new in wanted)
+            with torch.inference_mode():
+                peer.generate(
+                    ids, attention_mask=mask, do_sample=False, max_new_tokens=most,
+                    min_new_tokens=most,
+                )  # fmt: skip
+
+    with Running(chosen, max_queue=chosen.count) as running:
+        prompts = [running.prompt(n, size) for n, (size, _) in enumerate(sizes)]
+
+        async def together() -> list[Answer]:
+            asks = [running.ask(p, new) for p, (_, new) in zip(prompts, sizes, strict=True)]
+            return list(await asyncio.gather(*asks))
+
+        ways = {"transformers, batches of 8": lambda: batches(prompts),
+                "at once": lambda: asyncio.run(together())}  # fmt: skip
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(chosen.rounds):
+            for name in list(ways)[:: 1 if number % 2 else -1]:
+                began = time.perf_counter()
+                found = ways[name]()
+                rates[name].append(made / (time.perf_counter() - began))
+                if found:
+                    used = [read(each)["usage"]["completion_tokens"] for each in found]
+                    assert sum(used) == made, "texts have other lengths"
+    for name, each in rates.items():
+        print(f"{name}: {spread(each, 1)} tokens a second")
+    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
+    print(f"at once: {spread(ratios, 2)} times as many")
+    return True
+
+
+def soak(chosen: argparse.Namespace) -> bool:
+    sources = {each: each for each in ("scenes-clip", "scenes-vlm", "scenes-diffusion")}
+    chance, url = random.Random(1), PIXEL
+    found: list[tuple[str, float, int, float]] = []  # family, end, status, seconds
+    held: list[tuple[float, float]] = []
+    with Running(chosen, sources, max_queue=4 * chosen.requests) as running:
+
+        def ask(number: int) -> tuple[str, str, dict[str, Any]]:
+            kind = chance.choice(["text"] * 4 + ["embed", "see", "draw"])
+            words = " ".join(chance.choices(["a", "red", "blue", "circle", "star", "over"], k=6))
+            bodies: dict[str, tuple[str, dict[str, Any]]] = {
+                "text": ("/v1/completions", {
+                    "model": NAME, "prompt": running.prompt(number, chosen.prompt),
+                    "max_tokens": chosen.new, "seed": number, "stream": bool(number % 2)}),
+                "embed": ("/v1/embeddings", {"model": "scenes-clip", "input": [words] * 4}),
+                "see": ("/v1/tasks/image-to-text", {"model": "scenes-vlm", "inputs": url}),
+                "draw": ("/v1/images/generations", {
+                    "model": "scenes-diffusion", "prompt": words, "steps": 4, "seed": number}),
+            }  # fmt: skip
+            return kind, *bodies[kind]
+
+        async def client(first: int, began: float) -> None:
+            number = first
+            while time.perf_counter() - began < chosen.seconds:
+                kind, path, body = ask(number)
+                status, _, _, taken = await post(running.port, path, body)
+                found.append((kind, time.perf_counter() - began, status, taken))
+                number += chosen.requests
+
+        async def watch(began: float) -> None:
+            while time.perf_counter() - began < chosen.seconds:
+                await asyncio.sleep(min(10.0, chosen.seconds / 40))
+                held.append((time.perf_counter() - began, running.said("held")[0]))
+
+        async def all_clients() -> None:
+            began = time.perf_counter()
+            clients = [client(n, began) for n in range(chosen.requests)]
+            await asyncio.gather(watch(began), *clients)
+
+        asyncio.run(all_clients())
+        idle = running.said("idle")
+    quarter = chosen.seconds / 4
+    for kind in sorted({each[0] for each in found}):
+        print(f"{kind}: {sum(each[0] == kind for each in found):,} requests; p50, p99 by quarters:")
+        for part in range(4):
+            times = sorted(
+                each[3] for each in found if each[0] == kind and each[1] // quarter == part
+            )
+            if times:
+                print(f"  {statistics.median(times):.2f} s, "
+                      f"{times[int(0.99 * len(times))]:.2f} s")  # fmt: skip
+    middles = [
+        statistics.median([mib for at, mib in held if at // quarter == part]) for part in range(4)
+    ]
+    print(f"MiB, median of each quarter: {middles}; statuses: {Counter(e[2] for e in found)}")
+    return _said("all were answered, and all work ended", idle and {e[2] for e in found} == {200})
+
+
 def stop(chosen: argparse.Namespace) -> bool:
     words = [sys.executable, "-m", "bedstone", "serve", f"{NAME}={chosen.model}", "--port", "0"]
     words += ["--precision", chosen.precision, "--kv-memory", "1"]
@@ -309,7 +434,8 @@ def _said(text: str, holds: bool) -> bool:
 
 
 PARTS = {
-    each.__name__: each for each in (rate, company, prefix, overload, disconnects, lookup, stop)
+    each.__name__: each
+    for each in (rate, company, prefix, overload, disconnects, lookup, mixed, soak, stop)
 }
 
 

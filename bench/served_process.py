@@ -29,18 +29,24 @@ class Running:
     Args:
         chosen: the command line's `model`, `precision`, `threads`, `requests`, `prompt`, `new`.
         sources: further models, by name.
+        endless: whether the decoder's end tokens don't end texts, so that all have one length.
         limits: fields of `ServeSettings`.
     """
 
     def __init__(
-        self, chosen: argparse.Namespace, sources: Mapping[str, str] | None = None, **limits: Any
+        self,
+        chosen: argparse.Namespace,
+        sources: Mapping[str, str] | None = None,
+        *,
+        endless: bool = True,
+        **limits: Any,
     ) -> None:
         usual = {"max_num_seqs": chosen.requests, "prefix_memory": 0.0, "kv_memory": 8.0}
         usual["max_model_len"] = chosen.prompt + chosen.new + 64
         context = multiprocessing.get_context("spawn")
         self._line, theirs = context.Pipe()
         given = {NAME: chosen.model, **(sources or {})}
-        words = (theirs, given, {**usual, **limits}, chosen.precision, chosen.threads)
+        words = (theirs, given, {**usual, **limits}, chosen.precision, chosen.threads, endless)
         self._process = context.Process(target=_serve, args=words, daemon=True)
         self._process.start()
         theirs.close()
@@ -71,7 +77,12 @@ class Running:
 
 
 def _serve(
-    line: Any, sources: dict[str, str], limits: dict[str, Any], precision: str, threads: int
+    line: Any,
+    sources: dict[str, str],
+    limits: dict[str, Any],
+    precision: str,
+    threads: int,
+    endless: bool,
 ) -> None:
     """The server's process: answers what is asked over the line until it says stop."""
     from bedstone.serve.app import listen, server_of
@@ -91,7 +102,8 @@ def _serve(
         time.sleep(0.01)
     served = models.entries[NAME].served
     assert served is not None and served.model.tokenizer is not None
-    served.model.generation["eos_token_id"] = []  # texts of one length
+    if endless:
+        served.model.generation["eos_token_id"] = []
     ids = served.model.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
     line.send((listener.getsockname()[1], ids))
     gate, scheduler = server.config.app, served.scheduler

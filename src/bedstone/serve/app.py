@@ -76,6 +76,7 @@ def build_app(service: Service, entrance: Entrance) -> Gate:
 
     async def handle(request: Request, route: Route | None = None) -> Any:
         context: Context = request.scope["bedstone.context"]
+        models.check_room()
         body = await _body(request, route)
         name = body.get("model")
         if name is None and route is not None and route.usual is not None:

@@ -241,7 +241,7 @@ class MultipleChoice(Choosing):
         twice = next((each for each in texts if texts.count(each) > 1), None)
         if twice is not None and "_choices" not in value:  # a labelled row is taken as it is
             raise BedstoneError(
-                f"the choices hold {shown(twice)} twice, so nothing tells them apart. Give each "
+                f"the choices hold {twice[:80]!r} twice, so nothing tells them apart. Give each "
                 "choice once."
             )
         return found

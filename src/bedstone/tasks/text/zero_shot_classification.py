@@ -75,7 +75,7 @@ def label_names(given: Any) -> tuple[str, ...]:
             raise BedstoneError(f"candidate_labels: holds {shown(label)}; expected names.")
         if label.strip() in seen:
             raise BedstoneError(
-                f"candidate_labels: {shown(label)} is there twice. Name each label once."
+                f"candidate_labels: {label[:80]!r} is there twice. Name each label once."
             )
         seen.add(label.strip())
     return tuple(given)
