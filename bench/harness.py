@@ -257,10 +257,11 @@ def main() -> None:
     add_write(parser)
     args = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if args.http:
+        whole = bedstone.load(args.model, dtype=torch.float32)  # codes of few bits made whole
+        sys.exit(not compare_http(whole, args.rows, args.shots))
     model = bedstone.load(args.model)
     model.network.float()
-    if args.http:
-        sys.exit(not compare_http(model, args.rows, args.shots))
     peer = harness_of(model)
     if args.adaptor:
         compare_adaptor(model, peer, args.rows, args.shots)
