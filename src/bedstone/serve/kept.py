@@ -174,7 +174,9 @@ def items_of(messages: Sequence[Mapping[str, Any]], name: str) -> list[dict[str,
 
 def _parts(content: Any, role: str) -> list[dict[str, Any]]:
     """The content of a message as parts of an item."""
-    found = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    found: list[dict[str, Any]] = content or []
+    if isinstance(content, str):
+        found = [{"type": "text", "text": content}]
     made: list[dict[str, Any]] = []
     for part in found:
         if part["type"] == "image_url":

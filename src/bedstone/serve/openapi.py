@@ -420,7 +420,7 @@ def _plain(models: Sequence[str]) -> Schema:
         "after": {**_TEXT, "minLength": 1}, "order": {"enum": ["asc", "desc"]},
         "limit": {"type": "integer", "minimum": 1, "maximum": 100},
     }  # fmt: skip
-    asked = [{"name": each, "in": "query", "schema": held} for each, held in pages.items()]
+    queries = [{"name": each, "in": "query", "schema": held} for each, held in pages.items()]
     response = {"application/json": {"schema": _answer({"id": "string", "object": "string"})}}
     for each in (ready, health := _operation("Whether the server lives.", {})):
         each["security"] = []
@@ -434,7 +434,7 @@ def _plain(models: Sequence[str]) -> Schema:
         "/v1/responses/{name}/input_items": {
             "get": {
                 **_operation("The items that a response answered.", listed),
-                "parameters": [kept, *asked],
+                "parameters": [kept, *queries],
             }
         },
         "/health": {"get": health},
