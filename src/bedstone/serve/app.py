@@ -76,7 +76,6 @@ def build_app(service: Service, entrance: Entrance) -> Gate:
 
     async def handle(request: Request, route: Route | None = None) -> Any:
         context: Context = request.scope["bedstone.context"]
-        models.check_room()
         body = await _body(request, route)
         name = body.get("model")
         if name is None and route is not None and route.usual is not None:
@@ -162,7 +161,8 @@ def build_app(service: Service, entrance: Entrance) -> Gate:
     plain |= {"/openapi.json": described}
     for path, does in plain.items():
         app.add_api_route(path, does, methods=["GET"], name=path, response_model=None)
-    return Gate(app, entrance, add_playground(app) if service.limits.playground else ())
+    public = add_playground(app) if service.limits.playground else ()
+    return Gate(app, entrance, public, models.check_room)
 
 
 async def _body(request: Any, route: Route | None) -> dict[str, Any]:
