@@ -1,10 +1,12 @@
 """Four tasks by prompting beside lm-evaluation-harness: accuracy, and predictions row by row.
 
-    python bench/harness.py MODEL [--rows 200] [--shots 0 4] [--adaptor] [--write]
+    python bench/harness.py MODEL [--rows 200] [--shots 0 4] [--adaptor | --http] [--write]
 
 With --adaptor, the harness runs each task twice, by its own model of transformers and by Bedstone's
 adaptor (`bedstone evaluate --harness lm-eval`), on the same fp32 weights: log-likelihoods of each
-row, of rolling ones and texts too, and seconds of the processor.
+row, of rolling ones and texts too, and seconds of the processor. With --http, the harness's
+`local-completions` asks a server of the model (`bedstone serve`, in a process of its own), beside
+Bedstone's adaptor in this one: log-likelihoods and greedy flags of each row, and texts.
 
 Prompts are Bedstone's built-in templates; the harness writes its own from the same words by its
 task's `doc_to_text`, so equal predictions also mean equal prompts. Its examples are given in the
@@ -17,6 +19,7 @@ and tweets with three labels. Needs lm-eval and transformers.
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,6 +37,7 @@ from bedstone.runtime import pick_device, pick_precision
 from bedstone.tasks.text.prompted_tasks import PromptedClassification
 from likelihood import harness_of
 from result import SHARED, Side, add_write, write
+from served_process import NAME, Running
 
 
 class Known(NamedTuple):
@@ -173,6 +177,52 @@ def compare_adaptor(model: bedstone.Model, peer: HFLM, count: int, shots: list[i
     print(f"all: {seconds[0]:.1f} s, lm-eval's own model {seconds[1]:.1f} s")
 
 
+def compare_http(model: bedstone.Model, count: int, shots: list[int]) -> bool:
+    """Whether the harness is given the same over HTTP as in this process, to 1e-5 nats."""
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    plans = [(name, known, given) for name, known in TASKS.items() for given in shots]
+    plans.append(("written", TASKS["sst2"], 0))
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        saved = bedstone.load(model.save(Path(folder) / "model"))  # with the weights as served
+        adaptor = harness_model(saved, pick_precision("fp32", pick_device("cpu")))
+        chosen = argparse.Namespace(
+            model=f"{folder}/model", precision="fp32", threads=torch.get_num_threads(),
+            requests=8, prompt=int(model.config.context) - 128, new=64,
+        )  # fmt: skip
+        with Running(chosen, endless=False) as running:
+            peer = LocalCompletionsAPI(
+                model=NAME, base_url=f"http://127.0.0.1:{running.port}/v1/completions",
+                tokenizer=f"{folder}/model", tokenizer_backend="huggingface", num_concurrent=4,
+                max_length=int(model.config.context), max_retries=1,
+            )  # fmt: skip
+            for name, known, given in plans:
+                rows, own = lines(known.rows, count), lines(known.examples, given, skip=count)
+                config = config_of(known, rows, own, name, folder)
+                if name in KINDS:
+                    config = {k: v for k, v in config.items() if "doc_to" not in k} | KINDS[name]
+                ours, _ = run(adaptor, config, given)
+                theirs, _ = run(peer, config, given)
+                if name == "written":
+                    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+                    said, fits = f"{same} of {len(ours)} texts are equal", same == len(ours)
+                else:
+                    apart = np.abs(numbers(ours) - numbers(theirs))
+                    differ = sum(
+                        bool(a[1]) != bool(b[1])
+                        for mine, others in zip(ours, theirs, strict=True)
+                        for a, b in zip(mine, others, strict=True)
+                    )
+                    said = f"log-likelihoods differ by {apart.max():.1e} at most, of {apart.size}"
+                    said += f"; {differ} greedy flags differ"
+                    fits = bool(apart.max() <= 1e-5) and not differ
+                good = good and fits
+                print(f"{name:8} k={given}: {said}", flush=True)
+    print(f"the same over HTTP: {'yes' if good else 'no'}")
+    return good
+
+
 def numbers(answers: list[Any]) -> np.ndarray:
     """The log-likelihoods of answers, in one row."""
     flat = [one[0] if isinstance(one, tuple | list) else one for row in answers for one in row]
@@ -203,9 +253,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--shots", type=int, nargs="+", default=[0, 4])
     parser.add_argument("--adaptor", action="store_true")
+    parser.add_argument("--http", action="store_true")
     add_write(parser)
     args = parser.parse_args()
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    if args.http:
+        whole = bedstone.load(args.model, dtype=torch.float32)  # codes of few bits made whole
+        sys.exit(not compare_http(whole, args.rows, args.shots))
     model = bedstone.load(args.model)
     model.network.float()
     peer = harness_of(model)

@@ -13,16 +13,21 @@
 `disconnects`: --count clients that leave at a random byte, of streams and others: slots, work and
     memory have to be as before.
 `lookup`: greedy answers with the text itself as prediction, beside none; texts have to be equal.
+`mixed`: --count requests of --prompt / 16 to --prompt tokens and --new / 8 to --new more, all at
+    once, beside `generate` of transformers in static batches of 8 (needs transformers).
+`soak`: for --seconds, --requests clients that ask a decoder, text and image embeddings, questions
+    about images and images to be drawn, of the models that come with Bedstone: times of each and
+    the server's memory, by quarters.
 `stop`: SIGTERM to `bedstone serve` while it answers streams: they end whole, and then it does.
 
 Each request is a piece of a text, of so many tokens, through `/v1/completions`; no end token is
-among what is written, so all have the same length. Client and server share the processors.
+among what is written, so all have the same length. The server is a process of its own; both share
+the processors.
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import random
 import re
 import signal
@@ -31,112 +36,18 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from collections import Counter
 from typing import Any
 
 import torch
 
-from bedstone.runtime import resident
-from bedstone.serve.app import listen, server_of
-from bedstone.serve.gate import entrance_of
-from bedstone.serve.models import Models, ServeSettings
-from bedstone.serve.routes import Service
-from result import ROOT
+import bedstone
+from bedstone.serve.openapi import PIXEL
 from rounds import spread
+from served_process import NAME, Answer, Running, post, read, text_of
 
-Answer = tuple[int, dict[str, str], bytes, float]  # status, headers, body, seconds
 PREFIX = 0.8  # of a prompt
 TIMES = 20  # as many as can be done
-
-
-class Running:
-    """A server of one model in a thread.
-
-    Args:
-        limits: fields of `ServeSettings`.
-    """
-
-    def __init__(self, chosen: argparse.Namespace, **limits: Any) -> None:
-        usual = {"max_num_seqs": chosen.requests, "prefix_memory": 0.0, "kv_memory": 8.0}
-        usual["max_model_len"] = chosen.prompt + chosen.new + 64
-        self.models = Models(
-            {"model": chosen.model}, ServeSettings(**{**usual, **limits}), chosen.precision, "cpu"
-        )
-        self.models.open_all()
-        entrance = entrance_of("127.0.0.1", {}, (), body=1 << 24, seconds=30.0, requests=10_000)
-        listener = listen("127.0.0.1", 0)
-        self.server = server_of(Service(self.models), entrance)
-        self.gate = self.server.config.app
-        self._thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
-        self._thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        self.port = listener.getsockname()[1]
-        served = self.models.entries["model"].served
-        assert served is not None and served.model.tokenizer is not None
-        self.scheduler, self.tokenizer = served.scheduler, served.model.tokenizer
-        served.model.generation["eos_token_id"] = []  # texts of one length
-        self.ids = self.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
-
-    def __enter__(self) -> "Running":
-        asyncio.run(self.ask(self.prompt(0, 8), 2))
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.server.should_exit = True
-        self._thread.join(60)
-
-    def prompt(self, number: int, size: int) -> list[int]:
-        """A piece of the text, another for each number."""
-        start = 16 * number % len(self.ids)
-        return (self.ids * (2 + size // len(self.ids)))[start : start + size]
-
-    async def ask(self, prompt: list[int], new: int, **more: Any) -> Answer:
-        body = {"model": "model", "prompt": prompt, "max_tokens": new, "temperature": 0, **more}
-        return await post(self.port, "/v1/completions", body)
-
-    def idle(self, seconds: float = 30.0) -> bool:
-        """Whether all work and all requests end within some time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.scheduler.idle and not self.gate.inside:
-                return True
-            time.sleep(0.01)
-        return False
-
-
-async def post(port: int, path: str, body: Any, leave: int | None = None) -> Answer:
-    """A request and its answer; with `leave`, the client goes once it read so many bytes."""
-    began = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n"
-    try:
-        if leave is not None and leave < 0:  # within what it sends
-            writer.write((head.encode() + data)[:leave])
-            await writer.drain()
-            return 0, {}, b"", time.perf_counter() - began
-        writer.write(head.encode() + data)
-        read = await (reader.read() if leave is None else reader.read(leave))
-    finally:
-        writer.close()
-    taken = time.perf_counter() - began
-    lines, _, content = read.partition(b"\r\n\r\n")
-    first, *rest = lines.decode("latin-1").split("\r\n")
-    headers = dict(line.lower().split(": ", 1) for line in rest if ": " in line)
-    status = int(first.split(" ")[1]) if leave is None else 0
-    return status, headers, content, taken
-
-
-def read(answer: Answer) -> dict[str, Any]:
-    assert answer[0] == 200, answer
-    found: dict[str, Any] = json.loads(answer[2])
-    return found
-
-
-def text_of(answer: Answer) -> str:
-    return str(read(answer)["choices"][0]["text"])
 
 
 def rate(chosen: argparse.Namespace) -> bool:
@@ -230,19 +141,19 @@ def prefix(chosen: argparse.Namespace) -> bool:
                         read(each)["usage"]["prompt_tokens_details"]["cached_tokens"]
                         for each in found
                     ]
-                    metrics = running.scheduler.metrics
+                    hits = running.said("counts")["prefix_hits"]
     for name, each in seconds.items():
         print(f"{name}: {spread(each, 2)} s for {chosen.requests} requests")
     faster = [b / a for a, b in zip(*seconds.values(), strict=True)]
     print(f"{spread(faster, 2)} times as fast; tokens known, as answers say: {said[0]}, then "
           f"{min(said[1:])} to {max(said[1:])} of {chosen.prompt}; counted: "
-          f"{metrics.prefix_hits:,}, their sum {sum(said):,}")  # fmt: skip
+          f"{hits:,}, their sum {sum(said):,}")  # fmt: skip
     return _said("texts are equal", all(each == texts[0] for each in texts))
 
 
 def overload(chosen: argparse.Namespace) -> bool:
     with Running(chosen, max_queue=chosen.requests) as running:
-        memory = [_resident()]
+        memory = [running.said("held")[0]]
 
         async def busy(until: float) -> int:
             done = 0
@@ -279,16 +190,19 @@ def overload(chosen: argparse.Namespace) -> bool:
             return list(await asyncio.gather(*(patient(number) for number in range(count))))
 
         capacity = asyncio.run(full(chosen.requests))
-        memory.append(_resident())
+        memory.append(running.said("held")[0])
         answers, taken = asyncio.run(flood(TIMES * capacity))
-        memory.append(_resident())
+        memory.append(running.said("held")[0])
+        after = asyncio.run(full(chosen.requests))
         tries = asyncio.run(all_patient(5 * chosen.requests))
-        idle = running.idle()
+        idle = running.said("idle")
     done = sum(each[0] == 200 for each in answers)
     late = sorted(each[3] * 1e3 for each in answers if each[0] == 429)
     other = {each[0] for each in answers} - {200, 429}
-    print(f"capacity: {capacity:.2f} requests a second; {TIMES} times as many:")
-    print(f"{len(answers):,} in {taken:.1f} s, {done} done, {done / taken / capacity:.2f} of it")
+    print(f"capacity: {capacity:.2f} requests a second, {after:.2f} after the flood of {TIMES} "
+          "times as many:")  # fmt: skip
+    print(f"{len(answers):,} in {taken:.1f} s, {done} done, "
+          f"{2 * done / taken / (capacity + after):.2f} of the capacity")  # fmt: skip
     if late:
         print(f"{len(late):,} refused after {statistics.median(late):.1f} ms (p50), "
               f"{late[int(0.95 * len(late))]:.1f} ms (p95), {late[-1]:.0f} ms at most")  # fmt: skip
@@ -304,7 +218,7 @@ def disconnects(chosen: argparse.Namespace) -> bool:
 
         async def leave(number: int) -> None:
             body = {
-                "model": "model", "prompt": running.prompt(number, chosen.prompt),
+                "model": NAME, "prompt": running.prompt(number, chosen.prompt),
                 "max_tokens": chosen.new, "stream": bool(number % 2), "seed": number,
             }  # fmt: skip
             at = chance.choice([-chance.randint(1, 200), chance.randint(1, 4000)])
@@ -318,15 +232,15 @@ def disconnects(chosen: argparse.Namespace) -> bool:
                 await asyncio.gather(*(leave(start + n) for n in range(20)))
 
         asyncio.run(many(0, 100))
-        running.idle()
-        before = _held()
+        running.said("idle")
+        before = running.said("held")
         began = time.perf_counter()
         asyncio.run(many(100, chosen.count))
         ended = time.perf_counter()
-        idle = running.idle()
+        idle = running.said("idle")
         freed = time.perf_counter() - ended
-        after = _held()
-        free = len(running.scheduler._free)
+        after = running.said("held")
+        free = running.said("free")
         text = text_of(asyncio.run(running.ask(running.prompt(3, chosen.prompt), chosen.new)))
     print(f"{chosen.count} clients left in {ended - began:.1f} s; all work had ended {freed:.2f} s "
           f"later; {free} of {chosen.requests} slots free")  # fmt: skip
@@ -339,10 +253,10 @@ def disconnects(chosen: argparse.Namespace) -> bool:
 def lookup(chosen: argparse.Namespace) -> bool:
     same, faster = True, []
     with Running(chosen) as running:
-        body: dict[str, Any] = {"model": "model", "max_tokens": chosen.new, "temperature": 0}
+        body: dict[str, Any] = {"model": NAME, "max_tokens": chosen.new, "temperature": 0}
 
         def answer(number: int, prediction: str | None) -> tuple[str, float]:
-            text = running.tokenizer.decode(running.prompt(number, chosen.prompt))
+            text = running.said("decode", running.prompt(number, chosen.prompt))
             asked = f"Repeat this text word for word:\n{text}"
             given = {**body, "messages": [{"role": "user", "content": asked}]}
             if prediction is not None:
@@ -350,11 +264,11 @@ def lookup(chosen: argparse.Namespace) -> bool:
             found = asyncio.run(post(running.port, "/v1/chat/completions", given))
             return read(found)["choices"][0]["message"]["content"], found[3]
 
-        metrics = running.scheduler.metrics
         for number in range(chosen.requests):
-            drafts = metrics.drafted, metrics.accepted
+            before = running.said("counts")
             plain, slow = answer(number, None)
-            own = metrics.drafted - drafts[0], metrics.accepted - drafts[1]
+            after = running.said("counts")
+            own = [after[name] - before[name] for name in ("drafted", "accepted")]
             again, quick = answer(number, plain)
             same = same and plain == again
             faster.append(slow / quick)
@@ -364,8 +278,122 @@ def lookup(chosen: argparse.Namespace) -> bool:
     return _said("texts are equal", same)
 
 
+def mixed(chosen: argparse.Namespace) -> bool:
+    import tempfile
+
+    from transformers import AutoModelForCausalLM
+
+    chance = random.Random(1)
+    sizes = [
+        (chance.randint(chosen.prompt // 16, chosen.prompt),
+         chance.randint(chosen.new // 8, chosen.new))
+        for _ in range(chosen.count)
+    ]  # fmt: skip
+    made = sum(new for _, new in sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        bedstone.load(chosen.model).save(f"{folder}/model")
+        peer = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.bfloat16)
+    peer.generation_config.eos_token_id = None
+    peer.generation_config.pad_token_id = 0
+
+    def batches(prompts: list[list[int]]) -> None:
+        for start in range(0, len(prompts), 8):
+            group, wanted = prompts[start : start + 8], sizes[start : start + 8]
+            wide = max(map(len, group))
+            ids = torch.tensor([[0] * (wide - len(each)) + each for each in group])
+            mask = torch.tensor([[0] * (wide - len(each)) + [1] * len(each) for each in group])
+            most = max(new for _, new in wanted)
+            with torch.inference_mode():
+                peer.generate(
+                    ids, attention_mask=mask, do_sample=False, max_new_tokens=most,
+                    min_new_tokens=most,
+                )  # fmt: skip
+
+    with Running(chosen, max_queue=chosen.count) as running:
+        prompts = [running.prompt(n, size) for n, (size, _) in enumerate(sizes)]
+
+        async def together() -> list[Answer]:
+            asks = [running.ask(p, new) for p, (_, new) in zip(prompts, sizes, strict=True)]
+            return list(await asyncio.gather(*asks))
+
+        ways = {"transformers, batches of 8": lambda: batches(prompts),
+                "at once": lambda: asyncio.run(together())}  # fmt: skip
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(chosen.rounds):
+            for name in list(ways)[:: 1 if number % 2 else -1]:
+                began = time.perf_counter()
+                found = ways[name]()
+                rates[name].append(made / (time.perf_counter() - began))
+                if found:
+                    used = [read(each)["usage"]["completion_tokens"] for each in found]
+                    assert sum(used) == made, "texts have other lengths"
+    for name, each in rates.items():
+        print(f"{name}: {spread(each, 1)} tokens a second")
+    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
+    print(f"at once: {spread(ratios, 2)} times as many")
+    return True
+
+
+def soak(chosen: argparse.Namespace) -> bool:
+    sources = {each: each for each in ("scenes-clip", "scenes-vlm", "scenes-diffusion")}
+    chance, url = random.Random(1), PIXEL
+    found: list[tuple[str, float, int, float]] = []  # family, end, status, seconds
+    held: list[tuple[float, float]] = []
+    with Running(chosen, sources, max_queue=4 * chosen.requests) as running:
+
+        def ask(number: int) -> tuple[str, str, dict[str, Any]]:
+            kind = chance.choice(["text"] * 4 + ["embed", "see", "draw"])
+            words = " ".join(chance.choices(["a", "red", "blue", "circle", "star", "over"], k=6))
+            bodies: dict[str, tuple[str, dict[str, Any]]] = {
+                "text": ("/v1/completions", {
+                    "model": NAME, "prompt": running.prompt(number, chosen.prompt),
+                    "max_tokens": chosen.new, "seed": number, "stream": bool(number % 2)}),
+                "embed": ("/v1/embeddings", {"model": "scenes-clip", "input": [words] * 4}),
+                "see": ("/v1/tasks/image-to-text", {"model": "scenes-vlm", "inputs": url}),
+                "draw": ("/v1/images/generations", {
+                    "model": "scenes-diffusion", "prompt": words, "steps": 4, "seed": number}),
+            }  # fmt: skip
+            return kind, *bodies[kind]
+
+        async def client(first: int, began: float) -> None:
+            number = first
+            while time.perf_counter() - began < chosen.seconds:
+                kind, path, body = ask(number)
+                status, _, _, taken = await post(running.port, path, body)
+                found.append((kind, time.perf_counter() - began, status, taken))
+                number += chosen.requests
+
+        async def watch(began: float) -> None:
+            while time.perf_counter() - began < chosen.seconds:
+                await asyncio.sleep(min(10.0, chosen.seconds / 40))
+                held.append((time.perf_counter() - began, running.said("held")[0]))
+
+        async def all_clients() -> None:
+            began = time.perf_counter()
+            clients = [client(n, began) for n in range(chosen.requests)]
+            await asyncio.gather(watch(began), *clients)
+
+        asyncio.run(all_clients())
+        idle = running.said("idle")
+    quarter = chosen.seconds / 4
+    for kind in sorted({each[0] for each in found}):
+        print(f"{kind}: {sum(each[0] == kind for each in found):,} requests; p50, p99 by quarters:")
+        for part in range(4):
+            times = sorted(
+                each[3] for each in found if each[0] == kind and each[1] // quarter == part
+            )
+            if times:
+                print(f"  {statistics.median(times):.2f} s, "
+                      f"{times[int(0.99 * len(times))]:.2f} s")  # fmt: skip
+    middles = [
+        statistics.median([mib for at, mib in held if at // quarter == part]) for part in range(4)
+    ]
+    print(f"MiB, median of each quarter: {middles}; statuses: {Counter(e[2] for e in found)}")
+    return _said("all were answered, and all work ended", idle and {e[2] for e in found} == {200})
+
+
 def stop(chosen: argparse.Namespace) -> bool:
-    words = [sys.executable, "-m", "bedstone", "serve", f"model={chosen.model}", "--port", "0"]
+    words = [sys.executable, "-m", "bedstone", "serve", f"{NAME}={chosen.model}", "--port", "0"]
     words += ["--precision", chosen.precision, "--kv-memory", "1"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     try:
@@ -379,7 +407,7 @@ def stop(chosen: argparse.Namespace) -> bool:
         threading.Thread(target=process.stderr.read, daemon=True).start()
 
         async def streams() -> tuple[list[Answer], float]:
-            body = {"model": "model", "prompt": "Once upon a time", "max_tokens": chosen.new,
+            body = {"model": NAME, "prompt": "Once upon a time", "max_tokens": chosen.new,
                     "stream": True}  # fmt: skip
             asks = [post(port, "/v1/completions", body) for _ in range(chosen.requests)]
             waiting = [asyncio.ensure_future(each) for each in asks]
@@ -400,23 +428,14 @@ def stop(chosen: argparse.Namespace) -> bool:
         process.wait()
 
 
-def _resident() -> int:
-    """MiB of the process."""
-    return resident() >> 20
-
-
-def _held() -> tuple[int, int, int]:
-    """MiB, open files and threads of the process."""
-    return _resident(), len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
-
-
 def _said(text: str, holds: bool) -> bool:
     print(f"{text}: {'yes' if holds else 'no'}")
     return holds
 
 
 PARTS = {
-    each.__name__: each for each in (rate, company, prefix, overload, disconnects, lookup, stop)
+    each.__name__: each
+    for each in (rate, company, prefix, overload, disconnects, lookup, mixed, soak, stop)
 }
 
 

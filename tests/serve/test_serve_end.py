@@ -122,3 +122,20 @@ def test_a_model_that_is_not_there_is_said_to_be_absent(server):
         RemoteModel(f"{server.url}/v1#smal").needs("echo", "likelihoods")
     with pytest.raises(BedstoneError, match=r"isn't there \(404\).*version, such as /v1"):
         RemoteModel(f"{server.url}/v2#small").needs("tools", "agent")
+
+
+def test_where_nothing_more_may_wait_a_request_is_refused_unread(small):
+    """Also one that would be refused for what it holds: reading it costs what others need."""
+    running = Running({"small": small, "other": small})
+    try:
+        schedulers = [each.served.scheduler for each in running.models.entries.values()]
+        schedulers[0]._most = -100
+        assert running.ask("/v1/completions", b"{")[0] == 400  # the other one takes more
+        schedulers[1]._most = -100
+        status, headers, answer = running.ask("/v1/completions", b"{")
+        assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert int(headers["retry-after"]) >= 1
+        assert running.ask("/v1/models")[0] == 200
+        assert schedulers[0].metrics.refused == 1
+    finally:
+        running.stop()

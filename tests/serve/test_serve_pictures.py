@@ -92,6 +92,30 @@ def test_texts_and_images_are_judged_by_the_policy(client, server, shown):
         assert status == 400, (changed, answer)
 
 
+def test_policies_and_options_of_a_request_have_bounds(server):
+    long = {"categories": {"calm": {"sentences": ["a sea " * 6000], "threshold": 1.0}}}
+    many = {"categories": {"calm": {"sentences": [f"a sea {n}" for n in range(300)]}}}
+    for policy in (long, many):
+        status, _, answer = server.ask(
+            "/v1/moderations", {"model": "clip", "input": "x", "policy": policy}
+        )
+        assert (status, answer["error"]["param"]) == (413, "policy"), answer
+        status, _, answer = server.ask(
+            "/v1/tasks/moderation", {"model": "clip", "inputs": "x", "policy": policy}
+        )
+        assert (status, answer["error"]["param"]) == (413, "policy"), answer
+    body = {"model": "clip", "inputs": url_of(np.zeros((8, 8, 3), np.uint8))}
+    path = "/v1/tasks/zero-shot-image-classification"
+    status, _, answer = server.ask(path, {**body, "candidate_labels": ["a", "b", "a"]})
+    assert status == 400 and "twice" in answer["error"]["message"], answer
+    status, _, answer = server.ask(path, {**body, "candidate_labels": ["x" * (1 << 20), "b"]})
+    assert (status, answer["error"]["param"]) == (413, "candidate_labels"), answer
+    labels = [f"label {n}" for n in range(20_000)]
+    body["inputs"] = [body["inputs"]] * 64
+    status, _, answer = server.ask(path, {**body, "candidate_labels": labels})
+    assert (status, answer["error"]["param"]) == (413, "inputs"), answer
+
+
 def test_an_index_is_searched_by_words_and_by_an_image(server, shown):
     status, _, found = server.ask("/v1/search", {"image": url_of(shown[2]), "count": 3})
     assert status == 200, found

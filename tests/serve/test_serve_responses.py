@@ -5,7 +5,8 @@ import json
 import openai
 import pytest
 
-from bedstone.serve.responses import Conversations, read_items
+from bedstone.serve.kept import Conversations, items_of
+from bedstone.serve.responses import read_items
 from bedstone.serve.wire import ApiError
 from served import KEY, OTHER_KEY, Running, saved_decoder
 
@@ -136,6 +137,50 @@ def test_a_conversation_is_gone_on_from_by_its_own_key_alone(client, server):
             "/v1/responses", {**body, "previous_response_id": name}, key=key
         )
         assert (status, answer["error"]["param"]) == (400, "previous_response_id")
+
+
+def test_a_kept_response_is_its_own_key_s_alone(client, server):
+    items = [{"role": "user", "content": f"text {n}"} for n in range(25)]
+    made = client.responses.create(model="small", input=items, max_output_tokens=2)
+    path = f"/v1/responses/{made.id}"
+    assert server.ask(path)[0] == 401
+    for method, there in (("GET", path), ("DELETE", path), ("GET", f"{path}/input_items")):
+        status, _, answer = server.ask(there, key=OTHER_KEY, method=method)
+        assert (status, answer["error"]["code"]) == (404, "response_not_found")
+    status, _, found = server.ask(path, key=KEY)
+    assert status == 200 and found["id"] == made.id and found["output"][0]["content"]
+    _, _, page = server.ask(f"{path}/input_items", key=KEY)
+    assert [len(page["data"]), page["has_more"]] == [20, True]
+    assert page["data"][0]["content"] == [{"type": "input_text", "text": "text 24"}]
+    _, _, rest = server.ask(f"{path}/input_items?after={page['last_id']}", key=KEY)
+    texts = [each["content"][0]["text"] for each in rest["data"]]
+    assert [texts, rest["has_more"]] == [[f"text {n}" for n in range(4, -1, -1)], False]
+    for query, param in (("limit=0", "limit"), ("limit=x", "limit"), ("order=up", "order"),
+                         ("after=x", "after"), ("include=x", "include")):  # fmt: skip
+        status, _, answer = server.ask(f"{path}/input_items?{query}", key=KEY)
+        assert (status, answer["error"]["param"]) == (400, param)
+    assert server.ask(f"{path}?stream=true", key=KEY)[2]["error"]["param"] == "stream"
+    assert server.ask(path, key=KEY, method="DELETE")[2]["deleted"] is True
+    assert server.ask(path, key=KEY)[0] == 404
+
+
+def test_items_of_a_conversation_with_calls():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "see"}, image]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "rain"},
+        {"role": "assistant", "content": "done"},
+    ]
+    found = items_of(messages, "resp_1")
+    assert [each["type"] for each in found] == [
+        "message", "function_call", "function_call_output", "message"
+    ]  # fmt: skip
+    assert [part["type"] for part in found[0]["content"]] == ["input_text", "input_image"]
+    assert found[1]["call_id"] == found[2]["call_id"] == "c1"
+    assert found[3]["content"][0]["type"] == "output_text"
+    assert len({each["id"] for each in found}) == 4 and found == items_of(messages, "resp_1")
 
 
 def test_conversations_have_bounds():

@@ -14,6 +14,7 @@ from typing import Any
 from bedstone.errors import BedstoneError
 from bedstone.serve.forms import read_form
 from bedstone.serve.gate import FORM, Entrance, Gate
+from bedstone.serve.kept import check_query
 from bedstone.serve.metrics import text_of
 from bedstone.serve.models import Models, Served, unknown_model
 from bedstone.serve.openapi import describe
@@ -35,6 +36,7 @@ log = logging.getLogger("bedstone.serve")
 BACKLOG = 2048  # connections that wait to be taken
 GRACE = 5  # seconds in which clients are told that the server has ended before their answers
 TASK_PATH = "/v1/tasks/{task}"
+KEPT_PATH = "/v1/responses/{name}"
 NEEDED = (
     "bedstone serve: needs fastapi and uvicorn, which aren't installed: pip install "
     "'bedstone[serve]'"
@@ -140,12 +142,27 @@ def build_app(service: Service, entrance: Entrance) -> Gate:
     async def described(request: Request) -> Response:
         return JSONResponse(description)
 
+    async def kept(request: Request) -> Response:
+        name, query = request.path_params["name"], request.query_params
+        identity, held = request.scope["bedstone.context"].identity, service.conversations
+        if request.url.path.endswith("/input_items"):
+            return JSONResponse(held.items(identity, name, query))
+        if request.method == "DELETE":
+            check_query(query, ())
+            return JSONResponse(held.delete(identity, name))
+        found = held.get(identity, name).response
+        check_query(query, ())
+        return JSONResponse(found)
+
+    app.add_api_route(KEPT_PATH, kept, methods=["GET", "DELETE"], response_model=None)
+    app.add_api_route(f"{KEPT_PATH}/input_items", kept, methods=["GET"], response_model=None)
     plain = {"/v1/models": listed, "/v1/models/{name:path}": one, "/health": health}
     plain |= {"/ready": ready, "/version": said_version, "/metrics": metrics}
     plain |= {"/openapi.json": described}
     for path, does in plain.items():
         app.add_api_route(path, does, methods=["GET"], name=path, response_model=None)
-    return Gate(app, entrance, add_playground(app) if service.limits.playground else ())
+    public = add_playground(app) if service.limits.playground else ()
+    return Gate(app, entrance, public, models.check_room)
 
 
 async def _body(request: Any, route: Route | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ a stream of its tokens. `answers_of` is what `/v1/responses` is answered by, too
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from bedstone.data.text.chat import render
@@ -19,7 +19,7 @@ from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 from bedstone.serve.guide import guides_of, schema_of
 from bedstone.serve.models import Served
-from bedstone.serve.tools import ToolUse, check_tools, written_calls
+from bedstone.serve.tools import Halts, ToolUse, check_tools, written_calls
 from bedstone.serve.wire import (
     DONE,
     ApiError,
@@ -208,7 +208,9 @@ class _Written:
             return Said(choice.text, (), finish)
         ids = [each for each in choice.tokens if each not in self.ends]
         named = self.tokenizer.decode(ids, skip_special=False)
-        text, calls = self.use.read(choice.text, named)
+        text, calls = self.use.read(choice.text, named, finish == "stop")
+        ends = [text.index(each) for each in self.request.stops if each in text]
+        text = text[: min(ends)] if ends else text
         return Said(text, calls, "tool_calls" if calls else finish)
 
     def _known(self, number: int, first: int) -> list[dict[str, Any]] | None:
@@ -267,13 +269,13 @@ async def answers_of(
                 400, "response_format: was given beside tools that the answer is held to call. "
                 "Leave one of them out.", param,
             )  # fmt: skip
-        if use.held:
-            schema, param = use.schema, "tools"
-    if request.stop and schema is not None:
+    if request.stops and schema is not None:
         raise ApiError(
-            400, f"stop: was given beside {param}, which says where an answer ends. Leave one of "
-            "them out.", "stop",
+            400, "stop: was given beside response_format, which says where an answer ends. Leave "
+            "one of them out.", "stop",
         )  # fmt: skip
+    if use is not None and use.held:
+        schema, param = use.schema, "tools"
     ids = await asyncio.to_thread(_prompt, tokenizer, messages, use)
     room = room_of(len(ids), request.wanted, served, "messages")
     top = (request.top_logprobs or 0) if request.logprobs else None
@@ -281,9 +283,12 @@ async def answers_of(
     predicted = request.predicted()
     check_length(predicted, served, "prediction")
     prediction = await asyncio.to_thread(tokenizer.encode, predicted) if predicted else []
+    halts = []
+    if use is not None and request.stops:  # which are of what an answer says, not of its calls
+        halts = [Halts(use, tokenizer, request.stops) for _ in range(request.n)]
     inbox, choices = begin(
-        request, served, [ids], context, each=request.n, rooms=[room], top=top, guides=guides,
-        prediction=prediction,
+        replace(request, stop=None) if halts else request, served, [ids], context,
+        each=request.n, rooms=[room], top=top, guides=guides, prediction=prediction, halts=halts,
     )  # fmt: skip
     return _Written(request, tokenizer, ids, inbox, choices, use, ends)
 
@@ -422,7 +427,34 @@ def _read_messages(given: list[Any], most_pixels: int) -> tuple[list[dict[str, A
                     400, f"{param}: expected a part of type text or image_url.", "messages"
                 )
         messages.append({**message, "content": parts})
+    _check_calls(messages)
     return messages, images
+
+
+def _check_calls(messages: Sequence[dict[str, Any]]) -> None:
+    """Raises ApiError for a call without an id, and for a result of no call that was made."""
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        calls = message.get("tool_calls") if message["role"] == "assistant" else None
+        for place, call in enumerate(calls if isinstance(calls, list) else ()):
+            named = call.get("id") if isinstance(call, dict) else None
+            if not isinstance(named, str) or not named or named in waiting:
+                raise ApiError(
+                    400, f"{where}.tool_calls[{place}].id: {shown(named)} was given; expected a "
+                    "text that no other call has which waits for its result.", "messages",
+                )  # fmt: skip
+            waiting.append(named)
+        if message["role"] != "tool":
+            continue
+        named = message.get("tool_call_id")
+        if named not in waiting:
+            raise ApiError(
+                400, f"{where}.tool_call_id: {shown(named)} names no call before it that waits for "
+                f"a result; expected {' or '.join(map(shown, waiting)) or 'none: no call was made'}"
+                ".", "messages",
+            )  # fmt: skip
+        waiting.remove(named)
 
 
 async def _seen(

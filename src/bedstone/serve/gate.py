@@ -62,9 +62,17 @@ class Gate:
 
     Args:
         public: paths that need no key to GET, beside those of `OPEN`: what is the same for all.
+        check_room: raises Busy where no request with a body could be answered now.
     """
 
-    def __init__(self, app: App, entrance: Entrance, public: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        app: App,
+        entrance: Entrance,
+        public: Sequence[str] = (),
+        check_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check_room = check_room
         self._app, self._entrance = app, entrance
         self._open = frozenset(("GET", path) for path in (*OPEN, *public))
         # digests have one length, so that comparing takes as long whatever was sent
@@ -89,6 +97,8 @@ class Gate:
             identity = self._enter(scope)
             context = Context(identity, number)
             body = await self._read(scope, receive)
+            if scope["method"] == "POST":
+                self._check_room()
             scope["bedstone.context"] = context
             await self._watched(scope, body, receive, answer)
         except ConnectionError:

@@ -36,7 +36,9 @@ BY_CONDITION = {
 class ImageRequest(Settings):
     """Fields of a request for images.
 
-    `seed`, `steps`, `guidance` and `negative_prompt` are none of OpenAI's.
+    `seed`, `steps`, `guidance` and `negative_prompt` are none of OpenAI's. Of a field that chooses
+    among ways to draw that aren't here, only the values that say what is done are taken; `user`
+    changes nothing.
     """
 
     model: str = ""
@@ -49,10 +51,11 @@ class ImageRequest(Settings):
     steps: int | None = optional(whole(1, 1000))
     guidance: float | None = optional(number(0, 100))
     negative_prompt: str | None = None
-    quality: str = "auto"
-    background: str = "auto"
-    moderation: str = "auto"
-    style: str = ""
+    output_compression: int | None = optional(whole(0, 100))
+    quality: str = one_of("auto", "standard", default="auto")
+    background: str = one_of("auto", "opaque", default="auto")
+    moderation: str = one_of("auto", "low", default="auto")
+    style: Any = None
     user: str = ""
     partial_images: int | None = optional(whole(0, 0))
     stream: bool = False
@@ -65,6 +68,10 @@ class ImageRequest(Settings):
             )
         if self.stream:
             raise BedstoneError("stream: images come whole. Leave it out.")
+        if self.style is not None:
+            raise BedstoneError("style: isn't a field of these models. Say it in the prompt.")
+        if self.output_compression not in (None, 100) and self.output_format == "png":
+            raise BedstoneError("output_compression: is of jpeg and webp; a png loses nothing.")
         prompt = self.prompt
         fits = prompt is None or type(prompt) is int
         if not fits and not (isinstance(prompt, str) and len(prompt) <= PROMPT):
@@ -94,7 +101,14 @@ class EditRequest(ImageRequest):
     images: Any = None
     mask: Any = None
     strength: float | None = optional(share())
-    input_fidelity: str = ""
+    input_fidelity: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.input_fidelity is not None:
+            raise BedstoneError(
+                "input_fidelity: isn't a field of these models. Give strength, from 0 to 1."
+            )
 
     def given(self) -> Any:
         """The image.
@@ -209,9 +223,13 @@ async def _drawn(
     pixels = math.prod(sides) * request.n
     found = await called(served, task, [given], options, context, 1 + pixels // PIXELS)
     drawn = found[0] if isinstance(found[0], list) else [found[0]]
+    packed = None if request.output_format == "png" else request.output_compression
     data = await asyncio.to_thread(
         lambda: [
-            {"b64_json": encoded(each["image"], request.output_format), "seed": each["seed"]}
+            {
+                "b64_json": encoded(each["image"], request.output_format, packed),
+                "seed": each["seed"],
+            }
             for each in drawn
         ]
     )

@@ -176,6 +176,12 @@ class Models:
         )
         return lives and not self.closing and not any(e.failed for e in self.entries.values())
 
+    def check_room(self) -> None:
+        """Raises Busy where no model takes more, so that a request needn't even be read."""
+        open_ = [each.served for each in self.entries.values() if each.served]
+        if len(open_) == len(self.entries) and all(each.scheduler.full for each in open_):
+            open_[0].scheduler.check_room()
+
     @contextlib.contextmanager
     def use(self, name: str) -> Iterator[Served]:
         """A model, open as long as the context lasts; it may have to be opened first.

@@ -14,7 +14,7 @@ from bedstone.data.bytes import check_characters
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 from bedstone.serve.models import Models, Served, ServeSettings
-from bedstone.serve.predictions import Budget, called
+from bedstone.serve.predictions import Budget, called, check_policy
 from bedstone.serve.wire import ApiError, Context
 from bedstone.settings import Settings
 from bedstone.tasks.moderation.policy import Policy, read_policy
@@ -62,14 +62,16 @@ async def moderate(
     Raises:
         ApiError: there is no policy, it isn't of this model, or an input is none.
     """
+    read = 0
     if request.policy is not None:
+        read = check_policy(request.policy)
         policy = _policy(request.policy)
     if policy is None:
         raise ApiError(400, "policy: this server has none. Give one as an object.", "policy")
     items = _items(request.input, limits)
     size = sum(len(each.get("text") or "") for each in items)
     options = {"policy": policy}
-    cost = size // TOKEN + len(items)
+    cost = (size + read) // TOKEN + len(items)
     results = await called(served, TASK, items, options, context, cost)
     return {
         "id": f"modr-{uuid.uuid4().hex}",

@@ -57,8 +57,12 @@ _PARTS = _list(_object({"type": {"const": "text"}, "text": _TEXT}, "type", "text
 _MESSAGE: Schema = {
     "anyOf": [
         _object(
-            {"role": {"enum": ["system", "user", "assistant", "tool"]},
+            {"role": {"enum": ["system", "user", "assistant"]},
              "content": {"anyOf": [_TEXT, _PARTS]}}, "role", "content",
+        ),
+        _object(
+            {"role": {"const": "tool"}, "tool_call_id": {"type": "string", "minLength": 1},
+             "content": {"anyOf": [_TEXT, _PARTS]}}, "role", "tool_call_id", "content",
         ),
         _object(
             {"role": {"const": "assistant"}, "content": _NONE, "tool_calls": _OBJECTS},
@@ -138,6 +142,9 @@ OWN: dict[tuple[str, str], Schema] = {
     ("ResponsesRequest", "store"): {"type": "boolean"},
     ("ResponsesRequest", "background"): {"const": False},
     ("ResponsesRequest", "truncation"): {"const": "disabled"},
+    ("ImageRequest", "style"): _NONE,
+    ("EditRequest", "style"): _NONE,
+    ("EditRequest", "input_fidelity"): _NONE,
     ("SearchRequest", "query"): _SAID,
     ("SearchRequest", "where"): {**_TEXT, "maxLength": 1000},
     **{(kind, name): held for kind in ("ImageRequest", "EditRequest") for name, held in (
@@ -157,6 +164,10 @@ _CALLED = _where(
     "tool_choice", {"anyOf": [{"const": "required"}, _OBJECT]},
     _object({"tools": {"type": "array", "minItems": 1}}, "tools"),
 )  # fmt: skip
+_PACKED = _where(
+    "output_compression", {"type": "integer", "maximum": 99},
+    _object({"output_format": {"enum": ["jpeg", "webp"]}}, "output_format"),
+)  # fmt: skip
 RULES: dict[str, list[Schema]] = {
     "ChatRequest": [
         _STREAMED, _CALLED,
@@ -165,6 +176,8 @@ RULES: dict[str, list[Schema]] = {
     ],
     "CompletionRequest": [_STREAMED],
     "ResponsesRequest": [_CALLED],
+    "ImageRequest": [_PACKED],
+    "EditRequest": [_PACKED],
     "SearchRequest": [{"anyOf": [
         _object({"query": _SAID, "image": _NONE}, "query"),
         _object({"image": _DATA_URL, "query": _NONE}, "image")]}],
@@ -402,11 +415,28 @@ def _plain(models: Sequence[str]) -> Schema:
     version_ = {"application/json": {"schema": _answer({"version": "string"})}}
     ready = _operation("Whether all models are ready.", stands)
     ready["responses"]["503"] = {"description": "Not yet, or no longer.", "content": stands}
+    kept = {"name": "name", "in": "path", "required": True, "schema": {**_TEXT, "minLength": 1}}
+    pages: dict[str, Schema] = {
+        "after": {**_TEXT, "minLength": 1}, "order": {"enum": ["asc", "desc"]},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+    }  # fmt: skip
+    queries = [{"name": each, "in": "query", "schema": held} for each, held in pages.items()]
+    response = {"application/json": {"schema": _answer({"id": "string", "object": "string"})}}
     for each in (ready, health := _operation("Whether the server lives.", {})):
         each["security"] = []
     return {
         "/v1/models": {"get": _operation("Lists the models.", listed)},
         "/v1/models/{name}": {"get": {**_operation("One model.", card), "parameters": [named]}},
+        "/v1/responses/{name}": {
+            "get": {**_operation("A response that is kept.", response), "parameters": [kept]},
+            "delete": {**_operation("Forgets a response.", response), "parameters": [kept]},
+        },
+        "/v1/responses/{name}/input_items": {
+            "get": {
+                **_operation("The items that a response answered.", listed),
+                "parameters": [kept, *queries],
+            }
+        },
         "/health": {"get": health},
         "/ready": {"get": ready},
         "/version": {"get": _operation("The server's version.", version_)},

@@ -50,6 +50,8 @@ MOST = {
     "return_alternatives": 16, "prompt_lookup_num_tokens": 16, "candidates": 64,
     "prior_samples": 16, "prior_steps": 1000, "upsample_steps": 1000, "return_steps": 16,
 }  # fmt: skip
+# Of a policy, which is read for each input: texts, their characters, and all of it as JSON.
+POLICY_TEXTS, POLICY_CHARACTERS, POLICY_SIZE = 256, 32 << 10, 1 << 20
 SIDE = 512  # of what is drawn
 # Tasks over a catalogue, whose rows would name files of the server: they go over an index of it.
 OVER_INDEX = ("similar-items", "complementary-items")
@@ -217,6 +219,7 @@ async def run_task(
     budget = Budget(int(limits.max_pixels * 1e6))
     options = {**named_options(task), **given, **more}
     index = options.pop("index", None) if kind.name in OVER_INDEX else None
+    said = await asyncio.to_thread(_size_of, options, limits)
     await asyncio.to_thread(_check_options, options, budget)
     inputs = body.get("inputs")
     images = kind.reads == "pictures" or kind.name in DRAWN_FROM
@@ -224,7 +227,7 @@ async def run_task(
     rows: Any = inputs if several else [inputs]
     if not isinstance(rows, list) or not rows or len(rows) > limits.max_inputs:
         raise ApiError(400, f"inputs: expected 1 to {limits.max_inputs:,} inputs.", "inputs")
-    await asyncio.to_thread(_check_texts, rows, served, limits)
+    texts = await asyncio.to_thread(_check_texts, rows, served, limits)
     rows = await asyncio.to_thread(
         lambda: [_input(each, f"inputs[{n}]" if several else "inputs", images, budget)
                  for n, each in enumerate(rows)]
@@ -236,7 +239,14 @@ async def run_task(
     elif kind.reads == "prompts" and any(isinstance(each, dict | list) for each in rows):
         raise ApiError(400, "inputs: expected texts, one for each image that is drawn.", "inputs")
     new = options.get("max_new_tokens") or (NEW_TOKENS if is_decoder(served.model) else 0)
-    cost = len(json.dumps(inputs, default=str)) // 4 + len(rows) * int(new)
+    every = int(new) + said // 4
+    if texts // 4 + len(rows) * every > 2 * limits.max_queue_tokens:
+        raise ApiError(
+            413, f"inputs: with these options each of the {len(rows):,} takes {every:,} "
+            f"tokens and its own; at most {2 * limits.max_queue_tokens:,} in all. Send fewer at a "
+            "time.", "inputs",
+        )  # fmt: skip
+    cost = len(json.dumps(inputs, default=str)) // 4 + len(rows) * every
     options |= {} if several else {SINGLE: True}
     if kind.name in OVER_INDEX:
         if "catalogue" in options:
@@ -276,6 +286,8 @@ def _check_options(options: dict[str, Any], budget: Budget) -> None:
             )
         if name in NO_TEXT:
             _no_paths(value, name)
+        if name == "policy":
+            check_policy(value)
         for each, limit in MOST.items():
             held = value if name == each else value.get(each) if isinstance(value, dict) else None
             if held is not None and not isinstance(held, int | float):
@@ -293,6 +305,31 @@ def _check_options(options: dict[str, Any], budget: Budget) -> None:
             options[name] = found if several else found[0]
 
 
+def check_policy(value: Any) -> int:
+    """The characters of a policy's texts. Raises ApiError for a policy that is too long."""
+    texts, size, left = 0, 0, [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            texts, size = texts + 1, size + len(each)
+        elif isinstance(each, dict):
+            left += each.values()
+            size += sum(map(len, each))
+        elif isinstance(each, list):
+            left += each
+    if (
+        texts > POLICY_TEXTS
+        or size > POLICY_CHARACTERS
+        or len(json.dumps(value)) > POLICY_SIZE  # of numbers that were calibrated
+    ):
+        raise ApiError(
+            413, f"policy: holds {texts:,} texts of {size:,} characters; at most {POLICY_TEXTS} of "
+            f"{POLICY_CHARACTERS:,} are taken from a request. Shorten it, or start the server with "
+            "--policy.", "policy",
+        )  # fmt: skip
+    return size
+
+
 def _no_paths(value: Any, name: str) -> None:
     """Raises ApiError where rows name images: these would be files of the server."""
     left = [value]
@@ -306,8 +343,34 @@ def _no_paths(value: Any, name: str) -> None:
             left += each
 
 
-def _check_texts(rows: Any, served: Served, limits: ServeSettings) -> None:
-    """Raises ApiError for half characters, and for more text than a model reads at a time."""
+def _size_of(options: Mapping[str, Any], limits: ServeSettings) -> int:
+    """Characters of options, which are read with each input; images don't count.
+
+    Raises:
+        ApiError: one holds more values or text than is read at a time.
+    """
+    total = 0
+    for name, value in options.items():
+        left = [] if name in (*IMAGES, "policy") else [value]
+        size = 0
+        while left:
+            each = left.pop()
+            size += len(each) if isinstance(each, str) else 0
+            if isinstance(each, dict | list):
+                left += each.values() if isinstance(each, dict) else each
+                size += len(each)
+        if size > limits.max_queue_tokens:
+            raise ApiError(
+                413, f"{name}: holds {size:,} characters; at most {limits.max_queue_tokens:,}.",
+                name,
+            )  # fmt: skip
+        total += size
+    return total
+
+
+def _check_texts(rows: Any, served: Served, limits: ServeSettings) -> int:
+    """The characters of texts. Raises ApiError for half characters, and for more text than a model
+    reads at a time."""
     total, left = 0, [rows]
     while left:
         value = left.pop()
@@ -324,6 +387,7 @@ def _check_texts(rows: Any, served: Served, limits: ServeSettings) -> None:
     most = limits.max_queue_tokens * 4
     if total > most:
         raise ApiError(413, f"inputs: hold {total:,} characters; at most {most:,}.", "inputs")
+    return total
 
 
 def _is_conversation(value: Any) -> bool:
@@ -390,7 +454,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def encoded(image: Image.Image, form: str) -> str:
+def encoded(image: Image.Image, form: str, quality: int | None = None) -> str:
+    """An image file as base64; `quality`, 0 to 100, is of the forms that lose something."""
     data = io.BytesIO()
-    image.save(data, form.upper())
+    image.save(data, form.upper(), **({} if quality is None else {"quality": max(quality, 1)}))
     return base64.b64encode(data.getvalue()).decode()

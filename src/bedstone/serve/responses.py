@@ -1,14 +1,11 @@
 """`/v1/responses`: conversations as items, by the same answers as `/v1/chat/completions`.
 
-A response that may be stored (`store`, true where nothing is said) can be gone on from by
-`previous_response_id`: its conversation is kept in memory, a bounded amount, for its own key alone.
-Nothing is written to disk, and a restart forgets all.
+A response that may be stored (`store`, true where nothing is said) is kept by `serve.kept`: it can
+be gone on from by `previous_response_id`.
 """
 
-import json
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +13,13 @@ from typing import Any
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 from bedstone.serve.chat import Answers, ChatRequest, Delta, Said, answers_of
+from bedstone.serve.kept import Conversations
 from bedstone.serve.models import Served
 from bedstone.serve.tools import written_calls
 from bedstone.serve.wire import ApiError, Context, event_of, logged_error, parse
 from bedstone.settings import Settings, number, one_of, optional, share, whole
 
 ITEMS = 2048
-KEPT, KEPT_CHARACTERS = 1024, 16 << 20  # responses that can be gone on from, and their size
 LOGPROBS = "message.output_text.logprobs"  # what `include` may name
 # Fields of a chat completion by what they are called here, for messages.
 RENAMED = {
@@ -139,45 +136,6 @@ class ResponsesRequest(Settings):
         return choice
 
 
-class Conversations:
-    """Conversations that responses ended, by the key that asked and the response's id.
-
-    The one used least lately gives way; nothing of one key is found under another.
-    """
-
-    def __init__(self, most: int = KEPT, characters: int = KEPT_CHARACTERS) -> None:
-        self._most, self._room = most, characters
-        self._held: OrderedDict[tuple[str, str], tuple[list[dict[str, Any]], int]] = OrderedDict()
-
-    def find(self, identity: str, name: str) -> list[dict[str, Any]]:
-        """The messages of a conversation.
-
-        Raises:
-            ApiError: there is none.
-        """
-        key = (identity, name)
-        if key not in self._held:
-            raise ApiError(
-                400, f"previous_response_id: there is no response {name[:80]!r} here, or it isn't "
-                "kept any more. Give the whole conversation as input.", "previous_response_id",
-                "previous_response_not_found",
-            )  # fmt: skip
-        self._held.move_to_end(key)
-        return self._held[key][0]
-
-    def keep(self, identity: str, name: str, messages: list[dict[str, Any]]) -> None:
-        size = len(json.dumps(messages))
-        if size > self._room:
-            return
-        self._held[identity, name] = messages, size
-        while len(self._held) > self._most or self._size > self._room:
-            self._held.popitem(last=False)
-
-    @property
-    def _size(self) -> int:
-        return sum(size for _, size in self._held.values())
-
-
 async def respond(
     served: Served,
     request: ResponsesRequest,
@@ -217,7 +175,8 @@ def _keep(
     making: "_Making", context: Context, kept: Conversations, given: list[dict[str, Any]]
 ) -> None:
     if making.request.store:
-        kept.keep(context.identity, making.id, [*given, making.message])
+        messages = [*given, making.message]
+        kept.keep(context.identity, making.id, messages, making.response())
 
 
 def _renamed(error: ApiError) -> ApiError:

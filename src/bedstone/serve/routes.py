@@ -11,6 +11,7 @@ from bedstone.serve.chat import ChatRequest, chat
 from bedstone.serve.completions import CompletionRequest, complete
 from bedstone.serve.images import EditRequest, ImageRequest, draw, edit, vary
 from bedstone.serve.indexes import Indexes, SearchRequest, found_rows
+from bedstone.serve.kept import Conversations
 from bedstone.serve.models import (
     EMBED,
     LONGEST,
@@ -28,7 +29,7 @@ from bedstone.serve.predictions import (
     called,
     embed,
 )
-from bedstone.serve.responses import Conversations, ResponsesRequest, respond
+from bedstone.serve.responses import ResponsesRequest, respond
 from bedstone.serve.wire import ApiError, Context
 from bedstone.tasks.moderation.policy import Policy
 from bedstone.tasks.pipeline import PROMPTED, TASKS

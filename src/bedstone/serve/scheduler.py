@@ -193,8 +193,8 @@ class Scheduler:
             count = len(self._queue)
             tokens = sum(work.tokens for work, _ in self._queue)
             more = sum(work.tokens for work in works)
-            full = count + len(works) > self._most + len(self._free)
-            if full or (count and tokens + more > self._most_tokens):
+            most = self._most + len(self._free)
+            if count + len(works) > most or (count and tokens + more > self._most_tokens):
                 self.metrics.refused += 1
                 raise Busy(
                     f"{count:,} requests with {tokens:,} tokens wait already; try again later.",
@@ -207,13 +207,15 @@ class Scheduler:
 
     def check_room(self) -> None:
         """Raises Busy where nothing more may wait, so that no work goes into what is refused."""
-        with self._changed:
-            count = len(self._queue)
-            if count >= self._most + len(self._free):
-                self.metrics.refused += 1
-                raise Busy(
-                    f"{count:,} requests wait already; try again later.", self._pace.seconds(count)
-                )
+        if self.full:
+            self.metrics.refused += 1
+            seconds = self._pace.seconds(len(self._queue))
+            raise Busy("As many requests as may wait do already; try again later.", seconds)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may wait: seen without the lock, as `submit` looks once more."""
+        return len(self._queue) >= self._most + len(self._free)
 
     @property
     def most(self) -> int:
@@ -339,9 +341,8 @@ class Scheduler:
 
     def _held(self) -> float:
         """The share of the places' memory that is in use."""
-        if self._rows is None:
-            return 0.0
-        return sum(row.read for row in self._live) / (self._rows.count * self._rows.capacity)
+        room = self._rows.count * self._rows.capacity if self._rows else 1
+        return sum(row.read for row in self._live) / room
 
     def _end(self, row: _Row, event: Event | None = None) -> None:
         self._leave(row)
@@ -539,13 +540,16 @@ class Scheduler:
         stopped = row.text.take(step)
         if work.guide is not None:
             stopped = work.guide.take(token) or stopped
+        text = "" if work.halts is None else row.text.text(last=False)
+        if work.halts is not None:
+            stopped = work.halts(token, text) or stopped
         finish: Any = None
         if token in work.ends or stopped:
             finish = "stop"
         elif len(row.ids) - row.size >= work.room:
             finish = "length"
         step = Step(0, token, *known, finish)
-        piece = Piece(0, row.text.text(last=finish is not None), step)
+        piece = Piece(0, text + row.text.text(last=finish is not None), step)
         if finish is None:
             _deliver(work, piece)
             return

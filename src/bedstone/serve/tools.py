@@ -15,7 +15,14 @@ from typing import Any
 from bedstone.data.text.chat import render
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.tool_calls import Call, CallForm, call_form
-from bedstone.data.text.tool_turns import TURN, as_plain, bare, read_turn, turn_schema
+from bedstone.data.text.tool_turns import (
+    TURN,
+    answer_so_far,
+    as_plain,
+    bare,
+    read_turn,
+    turn_schema,
+)
 from bedstone.errors import BedstoneError
 from bedstone.reading import shown
 
@@ -121,21 +128,51 @@ class ToolUse:
             ids = [*ids, *lead.ids]
         return ids
 
-    def read(self, text: str, named: str) -> tuple[str, list[Call]]:
-        """What an answer says, and the calls in it.
+    def read(self, text: str, named: str, whole: bool) -> tuple[str, list[Call]]:
+        """What an answer says, and the calls in it; nothing of a call that isn't whole.
 
         Args:
             text: of the answer.
             named: the same with the names of special tokens in it.
+            whole: whether it ended of its own accord.
         """
         if not self.held:
             assert self.form is not None
             calls = self.form.read(named.strip())
-            return ("" if calls else text), (calls if self.parallel else calls[:1])
+            said = self.said_so_far(named)
+            if not calls:
+                return (text if whole or said == named else said), []
+            return "", (calls if self.parallel else calls[:1])
         turn = read_turn(text, TURN if self.form is None else self.form.keys)
         if isinstance(turn, Call):
             return "", [turn]
-        return (text if turn is None else turn), []
+        return (self.said_so_far(text) if turn is None else turn), []
+
+    def said_so_far(self, named: str) -> str:
+        """What an answer in the making says; a call says nothing."""
+        if self.forced:
+            return ""
+        if self.form is None:
+            return answer_so_far(named)
+        if self.form.before:
+            return named.partition(self.form.before)[0]
+        return "" if named.lstrip().startswith("{") else named
+
+
+class Halts:
+    """Whether what an answer says holds a stop text; what is in a call doesn't end it."""
+
+    def __init__(self, use: ToolUse, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self._use, self._tokenizer, self._stops = use, tokenizer, stops
+        self._special = frozenset(tokenizer.special_ids)
+        self._named = ""
+
+    def __call__(self, token: int, text: str) -> bool:
+        if token in self._special:
+            text += self._tokenizer.decode([token], skip_special=False)
+        self._named += text
+        said = self._use.said_so_far(self._named)
+        return any(each in said for each in self._stops)
 
 
 def written_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
@@ -146,8 +183,18 @@ def written_calls(calls: Sequence[Call]) -> list[dict[str, Any]]:
             "type": "function",
             "function": {
                 "name": call.name,
-                "arguments": json.dumps(call.arguments, ensure_ascii=False),
+                "arguments": _written(call.arguments),
             },
         }
         for call in calls
     ]
+
+
+def _written(arguments: Any) -> str:
+    """Arguments as JSON; half characters, which no UTF-8 holds, stay escaped."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(arguments)
+    return text

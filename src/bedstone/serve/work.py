@@ -113,6 +113,7 @@ class Generation(Work):
         guide: which tokens may follow; None lets all.
         tokenizer: another than the model's own, to write tokens as text.
         prediction: ids of a text that is expected to come; it changes nothing but the speed.
+        halts: is given each token and the text that it adds; whether the text ends there.
         accepted, rejected: tokens of it that came true, and that were read in vain.
     """
 
@@ -131,6 +132,7 @@ class Generation(Work):
     guide: Any = None
     tokenizer: Tokenizer | None = None
     prediction: Sequence[int] = ()
+    halts: Callable[[int, str], bool] | None = None
     accepted: int = 0
     rejected: int = 0
 

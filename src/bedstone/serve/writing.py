@@ -7,7 +7,7 @@ setting that isn't given is that of the model's generation_config.json, else Ope
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -237,6 +237,7 @@ def begin(
     guides: Sequence[Any] = (),
     tokenizer: Tokenizer | None = None,
     prediction: Sequence[int] = (),
+    halts: Sequence[Callable[[int, str], bool]] = (),
 ) -> tuple[Inbox, list[Choice]]:
     """Hands in `each` continuations of each prompt.
 
@@ -261,6 +262,7 @@ def begin(
                 bias=bias, presence=request.presence_penalty,
                 frequency=request.frequency_penalty, guide=guides[place] if guides else None,
                 tokenizer=tokenizer, prediction=prediction,
+                halts=halts[place] if halts else None,
             )  # fmt: skip
             choices.append(Choice(work))
     submit(served.scheduler, [each.work for each in choices], context)

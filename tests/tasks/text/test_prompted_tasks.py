@@ -356,3 +356,14 @@ def test_translation_names_its_languages():
     assert set(task("a cat")[0]) == {"translation_text", "score"}
     with pytest.raises(BedstoneError, match="src_lang: none was given"):
         bedstone.pipeline("translation", gpt())("a cat")
+
+
+def test_equal_choices_are_refused_where_they_are_given():
+    """Rows of a data set may hold such: they are scored as they are."""
+    rows = [{"question": "q", "choices": ["a", "a", "b"], "answer": 2}] * 3
+    task = bedstone.pipeline("multiple-choice", gpt(), examples=rows, shots=1)
+    for choices in (["a", "b", "a"], ["a", "a "], '["a", "a"]'):
+        with pytest.raises(BedstoneError, match="the choices hold 'a' twice"):
+            task({"question": "q", "choices": choices})
+    found = task({"question": "q", "choices": ["a", "b"]})
+    assert sum(found["scores"]) == pytest.approx(1)

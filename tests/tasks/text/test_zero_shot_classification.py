@@ -81,6 +81,8 @@ def test_a_long_text_is_embedded_whole(embedder):
         ({"candidate_labels": " , "}, "candidate_labels: none were given"),
         ({"candidate_labels": ["a", 3]}, "candidate_labels: holds 3"),
         ({"candidate_labels": ["a", ""]}, "candidate_labels: holds ''"),
+        ({"candidate_labels": ["a", "b", "a "]}, "candidate_labels: 'a ' is there twice"),
+        ({"candidate_labels": "a, b, a"}, "candidate_labels: 'a' is there twice"),
         ({"candidate_labels": 3}, "candidate_labels: 3"),
         ({"candidate_labels": "a", "hypothesis_template": "It is."}, "no place for the label"),
         ({"candidate_labels": "a", "hypothesis_template": "{x} {}"}, "no place for the label"),

@@ -6,6 +6,7 @@ schema of a turn (`generation.structure`), a call can always be read.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from bedstone.reading import shown
 
 TURN = ("tool", "arguments")  # keys of a call
 _LOOSE = ("description", "title", "default", "examples", "$schema")  # keys that say nothing
+_BEGUN = re.compile(r'\s*\{\s*"answer"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
+_HALF_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*)\\u[0-9a-fA-F]{0,3}$")
 CALLING = 'To call a tool: {"tool": NAME, "arguments": {...}}.'
 Message = dict[str, Any]
 Schema = Mapping[str, Any]  # a function, as templates and endpoints take it
@@ -55,9 +58,24 @@ def read_turn(text: str, keys: tuple[str, str] = TURN) -> Call | str | None:
     if not isinstance(found, dict):
         return None
     if isinstance(found.get("answer"), str):
-        return str(found["answer"])
+        return _whole_characters(found["answer"])
     name, arguments = (found.get(key) for key in keys)
     return Call(name, arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
+
+
+def answer_so_far(text: str) -> str:
+    """What the answer of a turn says that isn't whole; "" where it is no answer."""
+    found = _BEGUN.match(text)
+    said = _HALF_ESCAPE.sub(r"\1", found[1]) if found else ""
+    try:
+        return _whole_characters(json.loads(f'"{said}"', strict=False))
+    except ValueError:
+        return ""
+
+
+def _whole_characters(text: str) -> str:
+    """A text whose half characters (lone surrogates, which no UTF-8 holds) are marked as such."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def as_plain(

@@ -236,6 +236,17 @@ class MultipleChoice(Choosing):
     settings = LabelOptions
 
     def fields_of(self, value: Any, options: Any) -> dict[str, Any]:
+        found = self._fields(value)
+        texts = [each.strip() for each in found["_choices"]]
+        twice = next((each for each in texts if texts.count(each) > 1), None)
+        if twice is not None and "_choices" not in value:  # a labelled row is taken as it is
+            raise BedstoneError(
+                f"the choices hold {twice[:80]!r} twice, so nothing tells them apart. Give each "
+                "choice once."
+            )
+        return found
+
+    def _fields(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise BedstoneError(
                 f"the input is {shown(value)}; expected a dictionary of a question and choices."
@@ -253,7 +264,7 @@ class MultipleChoice(Choosing):
     def labelled(self, rows: Dataset, template: PromptTemplate, options: Any) -> list[Labelled]:
         found = []
         for number in range(len(rows)):
-            fields = self.fields_of(choice_row(rows, number), options)
+            fields = self._fields(choice_row(rows, number))
             right = right_choice(rows, number)
             found.append(Labelled(fields, _choice(fields["_choices"], right), LETTERS[right]))
         return found

@@ -62,15 +62,22 @@ def label_names(given: Any) -> tuple[str, ...]:
     """Candidate labels, one by one: of a list, or of one string with commas between.
 
     Raises:
-        BedstoneError: they are no names.
+        BedstoneError: they are no names, or one is there twice: the scores, which sum to 1,
+            would count it twice.
     """
     if isinstance(given, str):
-        return tuple(label.strip() for label in given.split(",") if label.strip())
+        given = [label.strip() for label in given.split(",") if label.strip()]
     if not isinstance(given, list | tuple):
         raise BedstoneError(f"candidate_labels: {shown(given)} was given; expected a list.")
+    seen: set[str] = set()
     for label in given:
         if not isinstance(label, str) or not label.strip():
             raise BedstoneError(f"candidate_labels: holds {shown(label)}; expected names.")
+        if label.strip() in seen:
+            raise BedstoneError(
+                f"candidate_labels: {label[:80]!r} is there twice. Name each label once."
+            )
+        seen.add(label.strip())
     return tuple(given)
 
 
