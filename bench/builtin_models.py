@@ -37,7 +37,7 @@ from bedstone.runtime import Precision, pick_device, pick_precision
 from bedstone.tasks.images.engine import ImageEngine
 
 LARGEST = 6e6  # bytes of a model, and of all:
-ALL = 34e6
+ALL = 30e6
 DRAWN = 160  # pictures that the judge sees
 
 
@@ -112,27 +112,6 @@ MODELS = {
     "scenes-vlm": BuiltIn("vlm-scenes", [], of_answers, "accuracy", 0.03),
     "scenes-diffusion": BuiltIn(
         "diffusion-scenes", ["budget=3000 steps", "data.objects=[1,2]"],
-        of_drawings, "drawn_as_described", 0.08,
-    ),
-    "scenes-dalle": BuiltIn(
-        "dalle-scenes",
-        [
-            "budget=4000 steps", "shares={autoencoder: 0.25}", "average=0.99",
-            "model={layout: dalle, width: 128, layers: 6, heads: 2}",
-            "parts.clip=scenes-clip", "clip={}",
-        ],
-        of_drawings, "drawn_as_described", 0.08,
-    ),
-    "scenes-unclip": BuiltIn(
-        "unclip-scenes",
-        [
-            "budget=4000 steps", "shares={prior: 0.15}", "average=0.99",
-            "drop=0.35", "drop_text=0.3",
-            "model={patch: 4, width: 96, layers: 6, heads: 2, conv_in: 2, embedding_tokens: 4}",
-            "text={width: 96, layers: 1, heads: 4, context: 32}",
-            "prior.model={layout: prior_transformer, width: 96, layers: 3, heads: 4}",
-            "parts.clip=scenes-clip", "clip={}",
-        ],
         of_drawings, "drawn_as_described", 0.08,
     ),
     "python-gpt": BuiltIn("python-gpt", [], of_text, "loss", 0.05),
