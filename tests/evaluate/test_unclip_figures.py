@@ -13,6 +13,7 @@ from bedstone.data.signals.signals import Signals
 from bedstone.evaluate.unclip import (
     BETWEEN,
     EmbeddingFigures,
+    is_idle,
     prior_figures,
     rank_correlation,
     retrieval,
@@ -168,3 +169,9 @@ def test_ways_between_rise_to_their_ends() -> None:
 def test_no_prior_has_no_retrieval() -> None:
     assert figures().retrieval() == {}
     assert figures().differences(3).keys() == {"differences/changed", "differences/shape stays"}
+
+
+def test_a_prior_is_idle_where_other_embeddings_cost_nothing() -> None:
+    assert is_idle(0.82, 0.81) and is_idle(0.82, 0.9)
+    assert not is_idle(0.82, 0.4) and not is_idle(0.82, 0.75)
+    assert not is_idle(0.0, 0.0)  # where nothing is right, nothing can be said

@@ -174,7 +174,7 @@ def test_evaluate(whole: RunResult, tmp_path: Path, capsys: pytest.CaptureFixtur
     wanted = {"right", "right/no prior", "gain of the prior", "prior/retrieval", "prior/cosine"}
     wanted |= {"prior/retrieval_words", "prior/retrieval_shuffled", "variations/agreement"}
     wanted |= {"variations/distance", "between/spearman", "differences/changed"}
-    wanted |= {"right/image embedding"}
+    wanted |= {"right/image embedding", "right/other embedding"}
     assert wanted <= found.keys()
     assert found["gain of the prior"] == pytest.approx(found["right"] - found["right/no prior"])
     assert (tmp_path / "sheets" / "drawn.png").is_file()

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Group
+from rich.text import Text
 from torch import Tensor, nn
 
 from bedstone.checkpoints.model import Model
@@ -24,7 +26,13 @@ from bedstone.data.signals.batches import SignalTexts
 from bedstone.data.signals.open import held_out_prompts, signals_to_measure
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.diffusion.samplers import slerp
-from bedstone.evaluate.generative import at_size, loss_of_held, prompt_figures, sample_prompts
+from bedstone.evaluate.generative import (
+    at_size,
+    loss_of_held,
+    prompt_figures,
+    sample_prompts,
+    samples_of,
+)
 from bedstone.evaluate.runner import Evaluation, present
 from bedstone.evaluate.scene_judge import (
     SceneJudge,
@@ -45,6 +53,7 @@ LOSS_BATCH = 256  # rows of a pass
 AMONG = 100  # images of which one is a caption's own
 BRIEF = 100  # captions that embeddings are made of in training
 STEPS = 25  # of the prior
+IDLE = 0.05  # of right, that embeddings of other prompts have to cost
 PLAIN = {"upsample": False}  # as the denoiser draws them, not enlarged
 VARIED, PAIRS, BETWEEN = 200, 50, 11  # variations, pairs of images, images from one to the other
 
@@ -277,10 +286,11 @@ def evaluate_unclip(
     """Prints and returns the figures of an unCLIP on scenes.
 
     `right` is the share of prompts of combinations that training never showed whose images a judge
-    finds right, `right/no prior` the same from the words' own embeddings, `right/image embedding`
-    that of test captions from the embeddings of their images, `prior/...` what `prior_figures` says
-    of test captions, `variations/...`, `between/...` and `differences/...`
-    what `EmbeddingFigures` says of test images.
+    finds right, `right/no prior` the same from the words' own embeddings, `right/other embedding`
+    from the prior's embeddings of other prompts: where it is as high, embeddings aren't read.
+    `right/image embedding` is that of test captions from the embeddings of their images,
+    `prior/...` what `prior_figures` says of test captions, `variations/...`, `between/...` and
+    `differences/...` what `EmbeddingFigures` says of test images.
 
     Args:
         data: `scenes`.
@@ -316,6 +326,11 @@ def evaluate_unclip(
                 figures.values[name] = found["right"]
                 figures.values["gain of the prior"] = figures["right"] - found["right"]
     assert figures is not None
+    if model.prior is not None:
+        with ProgressBar("drawing", quiet=as_json) as bar:
+            drawn = sample_others(model, precision, prompts, bar.update)
+        sheets.append(("right/other embedding", drawn[:10]))
+        figures.values["right/other embedding"] = prompt_figures(sees, drawn, prompts)["right"]
     real = signals_to_measure(section, task, data, samples, seed=seed)
     beside = EmbeddingFigures(UnclipGenerator(model, precision.name), sees, real)
     for more in (
@@ -335,7 +350,32 @@ def evaluate_unclip(
         samples_sheet(images, folder / "drawn.png", titles=titles, columns=10)
     record = {**figures.record(), "judge": judge, "sampling": asdict(model.sampling)}
     heading = f"{model.path} beside {data}, judged by {judge}"
-    return present(record, {heading: figures}, as_json=as_json)
+    said: list[Any] = [figures]
+    other = figures.values.get("right/other embedding")
+    if other is not None and is_idle(figures["right"], other):
+        said.append(
+            Text(
+                f"Right is {other:.3f} with the embeddings of other prompts, too: what draws reads "
+                "words alone, and the prior is idle, whatever its gain. Train with a smaller drop, "
+                "or a larger drop_text."
+            )
+        )
+    return present(record, {heading: Group(*said)}, as_json=as_json)
+
+
+def is_idle(right: float, other: float) -> bool:
+    """Whether embeddings of other prompts cost nothing of what is right, where something is."""
+    return right >= IDLE and right - other < IDLE
+
+
+def sample_others(
+    model: UnclipPipeline, precision: Precision, prompts: Sequence[str], update: Any
+) -> Tensor:
+    """A sample of each prompt, (N, 3, S, S), with the prior's embedding of the prompt before it."""
+    words, null = model.prompts.condition(prompts), model.prompts.condition([""])
+    made = model.embeddings(range(len(prompts)), words, _with_prior(model)).cpu()
+    others = replace(words, embedding=made.roll(1, 0))
+    return samples_of(model, precision, others, null, len(prompts), update)
 
 
 def rank_correlation(values: np.ndarray) -> float:
