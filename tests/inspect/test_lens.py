@@ -18,7 +18,7 @@ from image_text_models import sighted_model, told_model
 from small_models import NLI, SENTENCES, decoder, model
 
 LANGUAGE = HeadConfig("language")
-QUICK = {"shuffles": 0, "orders": 2, "methods": ["occlusion"], "maps": False}
+QUICK = {"shuffles": 0, "orders": 2, "methods": ["occlusion"]}
 
 
 @pytest.mark.parametrize("layout", ["gpt2", "llama", "qwen3"])
