@@ -181,7 +181,7 @@ def test_values_come_in_order_as_soon_as_they_can():
         ({"on": "ray:"}, "'ray:' was given"),
         ({"on": "here:1"}, "'here:1' was given"),
         ({"on": "ray:somewhere"}, "'ray:somewhere' was given"),
-        ({"actors": 2}, "2 was given; expected it only with --on ray"),
+        ({"actors": 2}, "2 was given; it is of --on ray"),
         ({"on": "ray", "actors": 0}, "0 was given; expected 1 or more"),
         ({"shard": "3/2"}, "expected number/shares"),
     ],

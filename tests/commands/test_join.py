@@ -127,7 +127,7 @@ def test_rows_that_cannot_be_done_are_set_aside(tmp_path, capsys):
         (["--shard", "1/2"], "Give --json, or --out"),
         (["--out", "x", "--page", "y.html"], "--page: isn't there with --out"),
         (["--on", "elsewhere", "--out", "x"], "expected here, ray, or ray:HOST:PORT"),
-        (["--actors", "2", "--out", "x"], "expected it only with --on ray"),
+        (["--actors", "2", "--out", "x"], "it is of --on ray"),
     ],
 )
 def test_places_that_a_run_cannot_have(work, more, message, capsys):

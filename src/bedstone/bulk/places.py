@@ -93,8 +93,8 @@ class Spread:
                 f"--on: {self.on!r} was given; expected here, ray, or ray:HOST:PORT."
             )
         if self.actors is not None and (kind == "here" or self.actors < 1):
-            want = "1 or more" if kind == "ray" else "it only with --on ray"
-            raise BedstoneError(f"--actors: {self.actors} was given; expected {want}.")
+            want = "expected 1 or more" if kind == "ray" else "it is of --on ray. Leave it out"
+            raise BedstoneError(f"--actors: {self.actors} was given; {want}.")
 
 
 class Place(Protocol):
