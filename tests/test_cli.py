@@ -389,7 +389,9 @@ def test_words_that_are_wrong_are_refused_in_one_paragraph(run, capsys, tmp_path
     recipe.write_text("task: text-classification\nmodel: runs/m\n")
     assert "run bedstone finetune" in told(capsys, "pretrain", recipe)
     recipe.write_text("data: {source: x}\ncontext: 8\n")
-    assert "so it was read as one of that method" in told(capsys, "pretrain", recipe, "method=contrastive")
+    assert "so it was read as one of that method" in told(
+        capsys, "pretrain", recipe, "method=contrastive"
+    )
 
 
 def test_generate_needs_a_decoder(capsys, tmp_path):
