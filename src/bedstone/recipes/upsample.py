@@ -15,6 +15,7 @@ from bedstone.evaluate.runner import Evaluation
 from bedstone.models.dit.network import Conditioned, build
 from bedstone.objectives.diffusion import Denoising
 from bedstone.recipes.diffusion import (
+    TARGET_NAMES,
     DiffusionMethod,
     DiffusionRecipe,
     denoiser_config,
@@ -38,12 +39,15 @@ class UpsampleRecipe(DiffusionRecipe):
     Attributes, besides those of a `DiffusionRecipe`, of which `drop`, `text`, `tokenizer` and
     `autoencoder` have no use here:
         task: unconditional-image-generation.
+        target: what the network says; sample, the clean image: noise of large patches has more
+            values than the network is wide, and an image of them hasn't.
         enlarging: how the smaller images are made: factor (2) and noise, the most (0.3).
         data: what to learn from; `data.size` is that of the larger images.
     """
 
     task: str = one_of(TASK, default=TASK)
     out: str = "runs/upsample"
+    target: str = one_of("", *TARGET_NAMES, default="sample")
     enlarging: Enlarging = field(default_factory=Enlarging)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(steps=10, guidance=1.0))
 
