@@ -20,11 +20,8 @@ import numpy as np
 import torch
 
 import bedstone
-from bedstone.checkpoints.dalle import DallePipeline
-from bedstone.checkpoints.model import part_fingerprint
 from bedstone.checkpoints.names import BUILT_IN
 from bedstone.checkpoints.pipeline import MediaPipeline
-from bedstone.checkpoints.unclip import UnclipPipeline
 from bedstone.data.scenes.world import COLOURS, SHAPES
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.evaluate.contrastive import evaluate_contrastive
@@ -147,13 +144,10 @@ def make(name: str, run: Path | None) -> Path:
 
 
 def in_bf16(model: Any) -> None:
-    """Holds all weights of a model in bf16; parts are then known by these."""
-    parts = model.parts if isinstance(model, MediaPipeline) else {"": model}
-    for part in parts.values():
+    """Holds all weights of a model in bf16."""
+    parts = model.parts.values() if isinstance(model, MediaPipeline) else [model]
+    for part in parts:
         part.network.to(torch.bfloat16)
-    if isinstance(model, DallePipeline | UnclipPipeline):
-        named = {**parts, "autoencoder": getattr(model, "autoencoder", None)}
-        model.made_with = {name: part_fingerprint(named[name]) for name in model.made_with}
 
 
 def size_of(folder: Path) -> int:

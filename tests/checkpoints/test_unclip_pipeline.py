@@ -1,5 +1,6 @@
 """An unCLIP's folder: written and opened, parts that know each other, what is refused."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -10,8 +11,8 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.golden import differences, read_golden
-from bedstone.checkpoints.model import Model
-from bedstone.checkpoints.unclip import UnclipPipeline, check_unclip
+from bedstone.checkpoints.model import Model, part_fingerprint
+from bedstone.checkpoints.unclip import UnclipPipeline, check_unclip, load_unclip
 from bedstone.cli import main
 from bedstone.diffusion.sample import Generator
 from bedstone.errors import BedstoneError
@@ -138,3 +139,14 @@ def test_damaged_files(tmp_path: Path, file: str, change: dict, said: str) -> No
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(BedstoneError, match=said):
         bedstone.load(tmp_path / "model")
+
+
+def test_parts_in_bf16_are_known_again_and_compute_in_fp32(tmp_path: Path) -> None:
+    made = unclip()
+    clip = Model(copy.deepcopy(made.clip.network).bfloat16())
+    whole = Model(copy.deepcopy(clip.network).float())
+    assert part_fingerprint(clip) == part_fingerprint(whole) != part_fingerprint(made.clip)
+    made.save(tmp_path / "model")
+    found = load_unclip(tmp_path / "model", dtype=torch.bfloat16)
+    assert next(found.clip.network.parameters()).dtype is torch.float32
+    assert next(found.network.denoiser.parameters()).dtype is torch.bfloat16

@@ -462,16 +462,18 @@ def fingerprint(model: Model) -> str:
     Of its weights and of what its codes mean; fields that later versions add to a configuration
     change nothing.
     """
-    config = model.config
-    codes = getattr(config, "levels", None) or getattr(config, "codes", None)
-    return _hashed(model, f"{config.layout} {codes}")
+    return _hashed(model, _meaning(model.config))
 
 
 def part_fingerprint(model: Model) -> str:
     """`fingerprint` of a model's weights in fp32: the same in whatever precision they are held, as
     long as that holds their values."""
-    codes = getattr(model.config, "levels", None) or getattr(model.config, "codes", None)
-    return _hashed(model, f"{model.config.layout} {codes}", in_fp32=True)
+    return _hashed(model, _meaning(model.config), in_fp32=True)
+
+
+def _meaning(config: Any) -> str:
+    codes = getattr(config, "levels", None) or getattr(config, "codes", None)
+    return f"{config.layout} {codes}"
 
 
 def _hashed(model: Model, head: str, *, in_fp32: bool = False) -> str:

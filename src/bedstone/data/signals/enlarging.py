@@ -1,7 +1,7 @@
 """Smaller images beside which a network draws larger ones (cascades: Ho et al., 2021).
 
 In training the smaller image is made of the larger one, and noised, so that faults of another
-model's image aren't taken for details; how much is told by one more channel.
+model's image aren't taken for details; how much is given by one more channel.
 
 Shapes: B images, C channels, h x w pixels of the smaller ones, H x W of the larger.
 """
