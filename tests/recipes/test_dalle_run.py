@@ -284,6 +284,7 @@ def test_an_autoencoder_that_says_nothing(tmp_path: Path) -> None:
             },
             "sampling.temperature: 0",
         ),
+        ({"model": {"layout": "dalle", "order": "scales"}}, "model.order: 'scales'"),
         ({"model": {"layout": "dalle", "codes": 9}}, "model.codes: is decided"),
         ({"model": {"layout": "dalle", "heads": 3}}, "model.heads"),
         ({"model": {"layout": "dal"}}, "model.layout"),

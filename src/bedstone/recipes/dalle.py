@@ -18,11 +18,11 @@ from bedstone.data.signals.batches import texts_of
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_wordpiece
-from bedstone.errors import BedstoneError
+from bedstone.errors import BedstoneError, nearest
 from bedstone.evaluate.dalle import DalleScorer
 from bedstone.evaluate.runner import Evaluation
 from bedstone.generation.codes import CodeSampling
-from bedstone.models.dalle.network import LAYOUTS, DalleConfig, build
+from bedstone.models.dalle.network import LAYOUTS, ORDERS, DalleConfig, build
 from bedstone.models.interfaces import DualEncoder
 from bedstone.objectives.dalle import DalleLoss
 from bedstone.recipes.base import Method, Trainer
@@ -187,7 +187,13 @@ class DallE(Staged, Method[DalleRecipe]):
                 f"sampling.candidates: {sampling.candidates} were given, and there is no CLIP to "
                 "choose among them. Name one (parts.clip) or train one (clip), or take 1."
             )
-        if recipe.model.get("order", "raster") != "raster" and sampling.temperature == 0:
+        # said now, and not after the stages before it
+        if (order := recipe.model.get("order", ORDERS[0])) not in ORDERS:
+            raise BedstoneError(
+                f"model.order: {order!r} was given; expected {', '.join(ORDERS)}"
+                f"{nearest(str(order), ORDERS)}."
+            )
+        if order != "raster" and sampling.temperature == 0:
             raise BedstoneError(
                 "sampling.temperature: 0 was given; where several codes are drawn at once, that "
                 "draws empty images. Take 0.5 to 1."
