@@ -162,3 +162,39 @@ class PlainNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.layer_norm(x.float(), (self.width,), eps=self.eps).to(x.dtype)
+
+
+class Whitening(nn.Module):
+    """Embeddings (B, E) along their principal directions, each divided by its deviation.
+
+    Most of the variance of a CLIP's embeddings lies in a few directions; others, which say what
+    belongs to what, are small, and a linear map finds them late. Rows of zeros, which are no
+    embedding, stay zeros.
+    """
+
+    FLOOR = 1e-3  # of the largest variance: directions of much less are noise
+
+    mean: Tensor  # (E,)
+    directions: Tensor  # (E, E), a column each
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("directions", torch.eye(width))
+
+    @torch.no_grad()
+    def fit(self, embeddings: Tensor) -> None:
+        """Takes mean, directions and deviations of embeddings (n, E)."""
+        found = embeddings.double()
+        centred = found - found.mean(0)
+        variances, directions = torch.linalg.eigh(centred.T @ centred / len(found))
+        floor = self.FLOOR * variances.max().clamp_min(torch.finfo(torch.float32).tiny)
+        self.mean.copy_(found.mean(0))
+        self.directions.copy_(directions * (variances.clamp_min(0) + floor).rsqrt())
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        # in fp32: the small directions are what bf16 rounds away
+        with torch.autocast(embeddings.device.type, enabled=False):
+            given = embeddings.float()
+            found = (given - self.mean.float()) @ self.directions.float()
+            return torch.where((given == 0).all(-1, keepdim=True), given, found)

@@ -251,9 +251,9 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
         contexts += [] if prior is None else [prior.config.text_tokens]
         shape = splits.train.shape
         signal = SignalSpec("image", shape, "text", context=min(contexts))
-        config = denoiser_config(
-            recipe, signal, reader, autoencoder, {"embedding_width": clip.config.embed}
-        )
+        whitened = recipe.model.get("embedding_whitened", True)
+        decided = {"embedding_width": clip.config.embed, "embedding_whitened": whitened}
+        config = denoiser_config(recipe, signal, reader, autoencoder, decided)
         model = UnclipPipeline(
             Conditioned(build(config), text_part(reader.network)),
             clip.tokenizer,
@@ -281,6 +281,9 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
         beside = Path(recipe.out) / FOLDER / "prior"
         for name, signals in (("train", splits.train), ("validation", splits.validation)):
             signals.embeddings = cached_embeddings(signals, model.clip, start, name, beside)
+        whitening = model.network.denoiser.whitening
+        if start.model is None and whitening is not None:
+            whitening.fit(torch.from_numpy(splits.train.embeddings))
         if model.autoencoder is not None:
             coder, precision, quiet = model.autoencoder, start.precision, start.quiet
             splits.train = latents_of(splits.train, coder, precision, quiet)

@@ -39,6 +39,8 @@ class DiTConfig(Settings):
         embedding_width: of an image's embedding by a CLIP, at length sqrt(E), which is added to the
             timestep's vector (unCLIP); 0 reads none. One of zeros is no embedding.
         embedding_tokens: that cross-attention reads of it, beside the text's states.
+        embedding_whitened: whether it is read along the principal directions of embeddings, each
+            divided by its deviation; training fits these first.
         beside: channels that are read beside the noisy signal, such as those of a smaller image
             that is to be enlarged; 0 reads none.
         pooled: whether the mean of these is added to the timestep's vector.
@@ -78,6 +80,7 @@ class DiTConfig(Settings):
     projected: bool = False
     embedding_width: int = whole(0, default=0)
     embedding_tokens: int = whole(0, default=4)
+    embedding_whitened: bool = False
     beside: int = whole(0, default=0)
     pooled: bool | None = None
     positions: str = one_of(*POSITIONS, default="sincos")

@@ -22,6 +22,7 @@ from bedstone.nn.conditioning import (
     PooledMemory,
     SharedModulation,
     SizeEmbedding,
+    Whitening,
 )
 from bedstone.nn.convolution import FullResolutionIn, FullResolutionOut
 from bedstone.nn.layers import ACTIVATIONS, MLP, Activation, GatedMLP, RMSNorm
@@ -303,6 +304,8 @@ class DiT(nn.Module):
         self.modulation = nn.Linear(width, 6 * width) if shared else None
         centred = config.memory_width and config.layout == "bedstone_dit"
         self.centred = CentredMemory(config.memory_width) if centred else None
+        wide = config.embedding_width
+        self.whitening = Whitening(wide) if wide and config.embedding_whitened else None
         self.text = Text(config) if config.memory_width else None
         self.stack = Stack([block(config) for _ in range(config.layers)])
         skips = config.layers // 2 if config.skips else 0
@@ -344,6 +347,8 @@ class DiT(nn.Module):
         check_inputs(self.config, x, classes, memory, memory_keep, embedding, beside)
         if embedding is None and self.config.embedding_width:
             embedding = x.new_zeros(len(x), self.config.embedding_width)
+        if self.whitening is not None and embedding is not None:
+            embedding = self.whitening(embedding)
         rows, grid = len(x), grid_of(x.shape[2:], self.config.patches)
         t = t.expand(rows)
         if self.config.told_size and told_size is None:
