@@ -32,6 +32,7 @@ OWN = {
     },
     "embedding": {"memory_width": 10, "embedding_width": 7, "embedding_tokens": 3},
     "embedding, wordless": {"embedding_width": 7, "modulation": "shared"},
+    "embedding, whitened": {"embedding_width": 7, "embedding_whitened": True, "memory_width": 10},
     "sound": {"size": (12,), "patch": 3, "channels": 5, "width": 22, "head_width": 6},
     "video": {"size": (4, 6, 8), "patch": (1, 3, 2), "conv_in": 2, "fine": 4, "skips": True},
     "bare": {"positions": "none", "rotary": False, "qk_norm": False, "patch": 4, "heads": 3},

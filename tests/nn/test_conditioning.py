@@ -3,7 +3,13 @@
 import torch
 
 from bedstone.nn.blocks import AdaZero, Context
-from bedstone.nn.conditioning import CentredMemory, PooledMemory, SharedModulation, features
+from bedstone.nn.conditioning import (
+    CentredMemory,
+    PooledMemory,
+    SharedModulation,
+    Whitening,
+    features,
+)
 from bedstone.nn.layers import MLP, LayerNorm
 
 
@@ -70,3 +76,24 @@ def test_modulation_is_the_formula():
     shift, scale, gate = block.modulation(condition)[:, None].split(4, -1)
     expected = x + gate * mlp(norm(x) * (1 + scale) + shift)
     torch.testing.assert_close(block(x, Context(condition=condition)), expected)
+
+
+def test_whitened_embeddings_have_equal_directions():
+    torch.manual_seed(0)
+    turned = torch.linalg.qr(torch.randn(3, 3)).Q
+    rows = torch.randn(4000, 3) * torch.tensor([2.0, 0.5, 0.001]) @ turned + 5
+    whitening = Whitening(3)
+    torch.testing.assert_close(whitening(rows), rows)  # before anything was fitted
+    whitening.fit(rows)
+    found = whitening(rows)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    covariance = torch.cov(found.T)
+    torch.testing.assert_close(covariance, torch.diag(covariance.diag()), atol=1e-3, rtol=0)
+    small, middle, large = covariance.diag().sort().values
+    assert small < 0.01 and 0.95 < middle < large < 1.01  # one is a rounding's size
+    mixed = torch.cat((rows[:1], torch.zeros(1, 3)))
+    assert torch.equal(whitening(mixed)[1], torch.zeros(3)) and whitening(mixed)[0].any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(whitening(rows), found)
+    whitening.fit(torch.ones(5, 3))  # all the same: nothing to divide by, and nothing infinite
+    assert whitening(rows).isfinite().all()

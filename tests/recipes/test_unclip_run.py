@@ -141,6 +141,9 @@ def test_all_stages_within_one_budget(whole: RunResult) -> None:
     with Image.open(whole.run / "samples.png") as sheet:
         assert sheet.size[0] > 20
     kept = load_tensors(parts / "prior", name="embeddings-train.safetensors")["embeddings"]
+    whitening = model.network.denoiser.whitening
+    torch.testing.assert_close(whitening.mean, kept.mean(0), atol=1e-6, rtol=0)
+    assert whitening(kept).mean(0).abs().max() < 1e-4 and not whitening(kept).allclose(kept)
     assert kept.dtype is torch.float32 and tuple(kept.shape) == (16, 8)
     assert torch.allclose(kept.square().mean(1), torch.ones(16), atol=1e-4)
     # computed once: what draws takes those of the stage before it

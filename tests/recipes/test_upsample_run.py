@@ -18,7 +18,6 @@ from bedstone.cli import main
 from bedstone.commands.train import pretrain
 from bedstone.data.signals.enlarging import USUAL_NOISE, Enlarging, larger, read_beside, smaller
 from bedstone.errors import BedstoneError
-from bedstone.metrics.generative import psnr
 from bedstone.recipes.base import read
 from bedstone.tasks.media.unclip import UnclipGenerator, open_generator
 from bedstone.train.run import RunResult
@@ -129,7 +128,6 @@ def test_the_last_stage_of_an_unclip(tmp_path: Path, run: RunResult) -> None:
     small = drawer.draw(["a red circle", "a ring"], [3, 4], upsample=False).signals
     assert tuple(large.shape) == (2, 3, 32, 32) and tuple(small.shape) == (2, 3, 16, 16)
     assert torch.equal(model.enlarged(small, [3, 4]), large)
-    assert psnr(smaller(large, 2), small).min() > 0
     model.save(tmp_path / "saved")
     again = open_model(tmp_path / "saved")
     assert torch.equal(open_generator(again).draw(["a red circle"], [3]).signals, large[:1])
