@@ -318,6 +318,11 @@ def write_rows(folder: Path, lines: list[dict[str, str]]) -> None:
         ({"text": {"encoder": "x"}}, "reads words by its CLIP's tokenizer"),
         ({"model": {"layout": "pixart"}}, "bedstone_dit alone reads embeddings"),
         ({"model": {"embedding_width": 3}}, "model.embedding_width: is decided"),
+        ({"model": {"heads": 3}}, "model.heads: 3 heads don't divide"),
+        ({"model": {"patch": 5}}, "isn't divided by the patches"),
+        ({"autoencoder": "nowhere"}, "nowhere: there is no such folder"),
+        ({"process": {"kind": "flow", "shift": -1.0}}, "process.shift: -1.0 was given"),
+        ({"upsampler": {"model": {"heads": 3}}}, "upsampler: model.heads: 3 heads don't divide"),
         ({"parts": {"clap": "x"}}, r"parts.clap: there is no such part.*clip"),
         ({"shares": {"clip": 0.7, "prior": 0.5}}, "leave none of the budget"),
         ({"shares": {"clip": 0}}, "shares.clip: 0 was given"),
@@ -333,6 +338,7 @@ def write_rows(folder: Path, lines: list[dict[str, str]]) -> None:
 def test_what_can_not_be(tmp_path: Path, given: dict[str, Any], said: str) -> None:
     with pytest.raises(BedstoneError, match=said):
         train(tmp_path / "run", **given)
+    assert not (tmp_path / "run" / "parts").exists()  # said before anything was trained
 
 
 def test_a_prior_without_a_clip(tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ class Discrete(Settings):
         trained_betas: all of them, instead of a schedule.
     """
 
+    section: ClassVar[str] = "process."
+
     steps: int = whole(2, 1_000_000, default=1000)
     schedule: str = one_of(*SCHEDULES, default="linear")
     beta_start: float = 0.0001
@@ -243,6 +245,8 @@ class Flow(Settings):
         steps: what sigma is multiplied by for the network.
     """
 
+    section: ClassVar[str] = "process."
+
     shift: float = number(0, open_least=True, default=1.0)
     steps: int = whole(2, 1_000_000, default=1000)
     prior: ClassVar[float] = 1.0
@@ -290,6 +294,8 @@ class EDM(Settings):
         rho: how much of the time is spent at little noise.
         data_std: of clean signals.
     """
+
+    section: ClassVar[str] = "process."
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

@@ -189,6 +189,8 @@ class Autoencoder(Method[AutoencoderRecipe]):
 
     def check(self, recipe: AutoencoderRecipe) -> None:
         augment_of(recipe.augment, recipe.data)
+        if not recipe.init:
+            _check(recipe, _config(recipe))
 
     def open(self, recipe: AutoencoderRecipe, start: Start) -> Splits:
         config = _config(recipe) if start.model is None else start.model.config

@@ -110,10 +110,7 @@ class Contrastive(Method[ContrastiveRecipe]):
 
     def check(self, recipe: ContrastiveRecipe) -> None:
         augment_of(recipe.augment, recipe.data)
-        if not (recipe.init or recipe.image_init or recipe.text_init):
-            text = recipe.model.get("text", {})
-            if isinstance(text, Mapping):
-                clip_config({**recipe.model, "text": {"vocab_size": 2**20, **text}})
+        stated_config(recipe)
 
     def parts(self, recipe: ContrastiveRecipe) -> dict[str, Model]:
         return open_parts(recipe, "image", "text")
@@ -196,6 +193,14 @@ class Contrastive(Method[ContrastiveRecipe]):
                 plan.model, images, texts, plan.start.precision, plan.objective.kind, size
             )
         ]
+
+
+def stated_config(recipe: ContrastiveRecipe) -> CLIPConfig | None:
+    """The shape that the recipe alone says, of any vocabulary; None where it names weights."""
+    text = recipe.model.get("text", {})
+    if recipe.init or recipe.image_init or recipe.text_init or not isinstance(text, Mapping):
+        return None
+    return clip_config({**recipe.model, "text": {"vocab_size": 2**20, **text}})
 
 
 def open_rows(recipe: ContrastiveRecipe, *, quiet: bool = False) -> Splits:

@@ -18,11 +18,11 @@ from bedstone.data.signals.batches import texts_of
 from bedstone.data.signals.signals import Signals, SignalsConfig
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.data.text.train_tokenizer import train_wordpiece
-from bedstone.errors import BedstoneError, nearest
+from bedstone.errors import BedstoneError
 from bedstone.evaluate.dalle import DalleScorer
 from bedstone.evaluate.runner import Evaluation
 from bedstone.generation.codes import CodeSampling
-from bedstone.models.dalle.network import LAYOUTS, ORDERS, DalleConfig, build
+from bedstone.models.dalle.network import LAYOUTS, DalleConfig, build
 from bedstone.models.interfaces import DualEncoder
 from bedstone.objectives.dalle import DalleLoss
 from bedstone.recipes.base import Method, Trainer
@@ -45,7 +45,7 @@ from bedstone.train.averaging import Decay, steady
 from bedstone.train.data import Splits
 from bedstone.train.logs import ProgressBar
 from bedstone.train.loop import Batches, Objective
-from bedstone.train.run import RunPlan, RunRecipe
+from bedstone.train.run import RunPlan, RunRecipe, trainer_of
 from bedstone.train.schedule import ScheduleConfig
 from bedstone.train.start import Start
 
@@ -187,23 +187,18 @@ class DallE(Staged, Method[DalleRecipe]):
                 f"sampling.candidates: {sampling.candidates} were given, and there is no CLIP to "
                 "choose among them. Name one (parts.clip) or train one (clip), or take 1."
             )
-        # said now, and not after the stages before it
-        if (order := recipe.model.get("order", ORDERS[0])) not in ORDERS:
-            raise BedstoneError(
-                f"model.order: {order!r} was given; expected {', '.join(ORDERS)}"
-                f"{nearest(str(order), ORDERS)}."
-            )
-        if order != "raster" and sampling.temperature == 0:
-            raise BedstoneError(
-                "sampling.temperature: 0 was given; where several codes are drawn at once, that "
-                "draws empty images. Take 0.5 to 1."
-            )
         for name in DECIDED:
             if name in recipe.model:
                 raise BedstoneError(
                     f"model.{name}: is decided by the autoencoder, the tokenizer and text.tokens. "
                     "Leave it out."
                 )
+        # makes the shape now, so that a wrong field is said before the stages are trained
+        if _config(recipe).order != "raster" and sampling.temperature == 0:
+            raise BedstoneError(
+                "sampling.temperature: 0 was given; where several codes are drawn at once, that "
+                "draws empty images. Take 0.5 to 1."
+            )
         if recipe.init:
             given: dict[str, Any] = {name: getattr(recipe, name) for name in ("parts", *PARTS)}
             given |= {"model": recipe.model.keys() - {"layout"}, "tokenizer": recipe.tokenizer.path}
@@ -213,6 +208,8 @@ class DallE(Staged, Method[DalleRecipe]):
                 )
             return
         check_stages(recipe, recipe.to_train, PARTS)
+        if not recipe.tokenizer.path:
+            trainer_of(self, recipe)
 
     def begin(self, recipe: DalleRecipe, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:
@@ -281,17 +278,12 @@ class DallE(Staged, Method[DalleRecipe]):
         assert tokenizer is not None
         coder, clip = start.parts["autoencoder"], start.parts.get("clip")
         words = recipe.text.tokens
-        config = from_mapping(
-            DalleConfig,
-            {
-                **recipe.model,
-                "codes": coder.network.codebook_size,
-                "grid": grid_of(coder, shape),
-                "vocab_size": tokenizer.vocab_size,
-                "text_tokens": words,
-            },
-            "recipe",
-            "model.",
+        config = _config(
+            recipe,
+            codes=coder.network.codebook_size,
+            grid=grid_of(coder, shape),
+            vocab_size=tokenizer.vocab_size,
+            text_tokens=words,
         )
         made_with = {"autoencoder": part_fingerprint(coder)}
         return DallePipeline(
@@ -425,3 +417,8 @@ def encoded(signals: Signals, coder: Model, precision: Precision, quiet: bool) -
             "otherwise than in its training. Train it longer, or name another."
         )
     return codes
+
+
+def _config(recipe: DalleRecipe, **decided: Any) -> DalleConfig:
+    """The shape of what writes codes, `recipe.model` and what parts and data decide of it."""
+    return from_mapping(DalleConfig, {**recipe.model, **decided}, "recipe", "model.")

@@ -292,7 +292,7 @@ class DiffusionMethod(Method[D]):
         )
         if recipe.condition == "text" and reader is None:
             assert tokenizer is not None
-            reader = fresh_reader(recipe, tokenizer)
+            reader = fresh_reader(recipe, tokenizer.vocab_size)
         if reader is not None:
             signal.context = min(signal.context, text_config(reader).context)
         config = denoiser_config(recipe, signal, reader, autoencoder)
@@ -451,12 +451,12 @@ def text_config(reader: Model) -> Any:
     return text_part(reader.network).config
 
 
-def fresh_reader(recipe: DiffusionRecipe, tokenizer: Tokenizer) -> Model:
+def fresh_reader(recipe: DiffusionRecipe, vocab_size: int) -> Model:
     """A small encoder that learns with the network."""
     shape = recipe.text
     config = BertConfig(
         layout="distilbert",
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=vocab_size,
         width=shape.width,
         layers=shape.layers,
         heads=shape.heads,

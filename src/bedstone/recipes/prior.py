@@ -131,12 +131,7 @@ class UnclipPrior(Method[PriorRecipe]):
             model: Model = start.model
             check_prior(model, clip, f"init: {recipe.init or recipe.out}")
             return model
-        embed, tokens = clip.config.embed, recipe.tokens or clip.config.context
-        if tokens > clip.config.context:
-            raise BedstoneError(
-                f"tokens: {tokens} were given; the CLIP reads {clip.config.context} at most."
-            )
-        decided = {"embed": embed, "text_tokens": tokens}
+        decided = {"embed": clip.config.embed, "text_tokens": places(recipe, clip.config)}
         config = config_of({**recipe.model, **decided})
         builds = autoregressive.build if isinstance(config, CodePriorConfig) else network.build
         return Model(builds(config, seed=recipe.seed))
@@ -189,6 +184,15 @@ class UnclipPrior(Method[PriorRecipe]):
 
     def average(self, recipe: PriorRecipe) -> Decay | None:
         return steady(recipe.average) if recipe.average else None
+
+
+def places(recipe: PriorRecipe, clip: Any) -> int:
+    """Places of a text, of the CLIP of that configuration; raises BedstoneError above its own."""
+    if recipe.tokens > clip.context:
+        raise BedstoneError(
+            f"tokens: {recipe.tokens} were given; the CLIP reads {clip.context} at most."
+        )
+    return recipe.tokens or int(clip.context)
 
 
 def config_of(values: Mapping[str, Any]) -> Any:

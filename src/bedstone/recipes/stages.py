@@ -193,12 +193,12 @@ def check_stages(recipe: Any, stages: Sequence[Stage], names: Sequence[str]) -> 
                 f"{name} out, or the part."
             )
     for stage in stages:
-        with _named(stage):
+        with named_stage(stage):
             load_method(stage.method).check(stage.recipe(recipe))
 
 
 @contextmanager
-def _named(stage: Stage) -> Iterator[None]:
+def named_stage(stage: Stage) -> Iterator[None]:
     """Errors say which stage they are of."""
     try:
         yield
@@ -221,7 +221,7 @@ def train_stages(recipe: Any, stages: Sequence[Stage], *, quiet: bool) -> Iterat
         say(f"{stage.name}: {own.budget} of {recipe.budget}")
         with held_folder(stage.folder(recipe)) as folder:
             latest = CheckpointStore(folder / "checkpoints").latest()
-            with _named(stage):
+            with named_stage(stage):
                 result = run(load_method(stage.method), own, folder, latest, quiet=quiet)
         if result.model is None:
             say(f"That was a part of {recipe.out}. Go on with all: bedstone resume {recipe.out}")

@@ -23,7 +23,9 @@ from bedstone.data.signals.batches import signal_stream, texts_of
 from bedstone.data.signals.enlarging import Enlarging
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
+from bedstone.models.dit.config import DiTConfig
 from bedstone.models.dit.network import Conditioned, build
+from bedstone.recipes.contrastive import stated_config
 from bedstone.recipes.diffusion import (
     DiffusionMethod,
     DiffusionRecipe,
@@ -34,7 +36,7 @@ from bedstone.recipes.diffusion import (
     process_of,
     text_config,
 )
-from bedstone.recipes.prior import cached_embeddings, config_of
+from bedstone.recipes.prior import cached_embeddings, config_of, places
 from bedstone.recipes.stages import (
     FOLDER,
     TASK,
@@ -44,8 +46,10 @@ from bedstone.recipes.stages import (
     check_parts_and_shares,
     check_stages,
     clip_stage,
+    named_stage,
     open_part,
 )
+from bedstone.runtime import without_weights
 from bedstone.settings import one_of, share
 from bedstone.train.data import Splits
 from bedstone.train.loop import Batches
@@ -188,6 +192,17 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
                 f"sampling.prior: {recipe.sampling.prior} was given, and prior.model is of the "
                 f"kind {kind}. Say sampling.prior: {kind}, or none."
             )
+        # shapes are made now, so that a wrong field is said before the stages are trained
+        stages = {stage.name: stage for stage in recipe.to_train}
+        if {"clip", "prior"} <= stages.keys():
+            clip = stated_config(stages["clip"].recipe(recipe))
+            with named_stage(stages["prior"]):
+                if clip is not None:
+                    places(stages["prior"].recipe(recipe), clip)
+        signal = SignalSpec("image", (recipe.data.channels, *recipe.size), "text")
+        with without_weights():
+            reader = fresh_reader(recipe, 1)
+        _denoiser_config(recipe, signal, reader, named_autoencoder(recipe), 1)
 
     def begin(self, recipe: UnclipRecipe, checkpoint: Checkpoint | None) -> Model | None:
         if checkpoint is None and not recipe.init:
@@ -246,14 +261,12 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
         clip, prior = start.parts["clip"], start.parts.get("prior")
         autoencoder = start.parts.get("autoencoder")
         process, aim = process_of(recipe)
-        reader = fresh_reader(recipe, clip.tokenizer)
+        reader = fresh_reader(recipe, clip.tokenizer.vocab_size)
         contexts = [recipe.text.context, clip.config.context, text_config(reader).context]
         contexts += [] if prior is None else [prior.config.text_tokens]
         shape = splits.train.shape
         signal = SignalSpec("image", shape, "text", context=min(contexts))
-        whitened = recipe.model.get("embedding_whitened", True)
-        decided = {"embedding_width": clip.config.embed, "embedding_whitened": whitened}
-        config = denoiser_config(recipe, signal, reader, autoencoder, decided)
+        config = _denoiser_config(recipe, signal, reader, autoencoder, clip.config.embed)
         model = UnclipPipeline(
             Conditioned(build(config), text_part(reader.network)),
             clip.tokenizer,
@@ -302,3 +315,12 @@ class Unclip(Staged, DiffusionMethod[UnclipRecipe]):
             seed=recipe.seed,
             workers=recipe.data.workers,
         )
+
+
+def _denoiser_config(
+    recipe: UnclipRecipe, signal: SignalSpec, reader: Model, autoencoder: Model | None, embed: int
+) -> DiTConfig:
+    """The shape of what draws from embeddings of that width, which it reads whitened."""
+    whitened = recipe.model.get("embedding_whitened", True)
+    decided = {"embedding_width": embed, "embedding_whitened": whitened}
+    return denoiser_config(recipe, signal, reader, autoencoder, decided)

@@ -12,6 +12,7 @@ from bedstone.diffusion.sample import SamplingConfig
 from bedstone.errors import BedstoneError
 from bedstone.evaluate.enlarging import EnlargingScorer
 from bedstone.evaluate.runner import Evaluation
+from bedstone.models.dit.config import DiTConfig
 from bedstone.models.dit.network import Conditioned, build
 from bedstone.objectives.diffusion import Denoising
 from bedstone.recipes.diffusion import (
@@ -85,6 +86,8 @@ class Upsample(DiffusionMethod[UpsampleRecipe]):
                 f"data.size: {list(recipe.size)} was given; enlarging.factor = {factor} doesn't "
                 "divide it. Choose a multiple of it."
             )
+        if not recipe.init:  # makes the shape now, so that a wrong field is said at once
+            self.config(recipe, (recipe.data.channels, *recipe.size))
 
     def open(self, recipe: UpsampleRecipe, start: Start) -> Splits:
         data = replace(recipe.data, size=recipe.size)
@@ -104,15 +107,19 @@ class Upsample(DiffusionMethod[UpsampleRecipe]):
             return super().model(recipe, splits, tokenizer, start)
         signal = SignalSpec("image", splits.train.shape, "none", small=small)
         process, aim = process_of(recipe)
-        config = denoiser_config(recipe, signal, None, None, {"beside": channels + 1})
         return DiffusionPipeline(
-            Conditioned(build(config)),
+            Conditioned(build(self.config(recipe, splits.train.shape))),
             None,
             process=process,
             target=aim,
             signal=signal,
             sampling=recipe.sampling,
         )
+
+    def config(self, recipe: UpsampleRecipe, shape: tuple[int, ...]) -> DiTConfig:
+        """The shape of a denoiser of images (C, H, W), which reads a smaller one beside."""
+        signal = SignalSpec("image", shape, "none")
+        return denoiser_config(recipe, signal, None, None, {"beside": shape[0] + 1})
 
     def batches(
         self, recipe: UpsampleRecipe, model: Model, splits: Splits, start: Start

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -322,18 +322,23 @@ def choose_tokenizer(method: Method, recipe: Any, splits: Splits, start: Start) 
         elif initial is not None:
             tokenizer = method.adopt(tokenizer_of(initial))
         else:
-            trainers, kind = method.trainers(recipe), recipe.tokenizer.kind
-            if kind not in trainers:
-                raise BedstoneError(
-                    f"tokenizer.kind: {kind!r} was given, which {method.name} doesn't train"
-                    f"{nearest(kind, trainers)}. Or name a tokenizer by tokenizer.path."
-                )
-            tokenizer = trainers[kind](texts, recipe.tokenizer)
+            tokenizer = trainer_of(method, recipe)(texts, recipe.tokenizer)
         if own is not None:
             tokenizer.save(own)
     if method.records_tokenizer:
         splits.record["tokenizer"] = tokenizer.fingerprint()
     return tokenizer
+
+
+def trainer_of(method: Method, recipe: Any) -> Callable[[Iterable[str], Any], Tokenizer]:
+    """What trains a new tokenizer of the recipe's kind; raises BedstoneError where none does."""
+    trainers, kind = method.trainers(recipe), recipe.tokenizer.kind
+    if kind not in trainers:
+        raise BedstoneError(
+            f"tokenizer.kind: {kind!r} was given, which {method.name} doesn't train"
+            f"{nearest(kind, trainers)}. Or name a tokenizer by tokenizer.path."
+        )
+    return trainers[kind]
 
 
 def plan_text(method: Method, recipe: Any, plan: RunPlan) -> str:
