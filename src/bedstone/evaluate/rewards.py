@@ -7,6 +7,8 @@ A reward is named by a text:
 - `regex:PATTERN`: 1 where the pattern is found in the answer, else 0;
 - `tests:COLUMN` or `tests:FILE.py`: 1 where the answer's code passes tests in the sandbox, else 0;
 - `scene:COLUMN`: how well the answer describes a scene, from 0 to 1;
+- `judge:MODEL`: the score that a chat model gives by a `rubric`, from 0 to 1: a decoder, or one
+  behind an endpoint (`judge:openai:NAME`, `judge:http://host/v1#NAME`);
 - a folder, or a name of `bedstone models`: a reward model (method: reward).
 
 A number that is missing is an error that names its row: taken as 0 it would be learnt from.
@@ -23,6 +25,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -38,6 +41,7 @@ from bedstone.data.text.packing import pack
 from bedstone.data.text.preference_examples import scored_input
 from bedstone.data.text.preferences import Text
 from bedstone.errors import BedstoneError, nearest
+from bedstone.evaluate.chat_judge import ChatJudge
 from bedstone.evaluate.scene_judge import described
 from bedstone.metrics.code import code_blocks
 from bedstone.reading import read_text, shown
@@ -341,16 +345,42 @@ class ModelReward:
         return self.spec
 
 
+class JudgeReward:
+    """The score of a chat model that reads a rubric, the prompt and the answer."""
+
+    def __init__(self, spec: str, precision: Precision, **options: Any) -> None:
+        self.spec, self.judge = (
+            spec,
+            ChatJudge(spec.partition(":")[2], precision=precision, **options),
+        )
+
+    def check(self, columns: Columns, places: Sequence[str]) -> None:
+        return None
+
+    def score(self, answers: Answers) -> list[float]:
+        talks = answers.talks or [None] * len(answers.texts)
+        prompts = [
+            prompt if talk is None else [*prompt, *talk[:-1]]  # calls, and what came of them
+            for prompt, talk in zip(answers.prompts, talks, strict=True)
+        ]
+        return self.judge.score(prompts, answers.texts)
+
+    def fingerprint(self) -> str:
+        return f"{self.spec} {self.judge.rubric}"
+
+
 # Kinds that are named by what stands before the first colon; a further kind is a line here.
-KINDS: dict[str, Callable[[str, Precision], Reward]] = {
+KINDS: dict[str, Callable[..., Reward]] = {
     "regex": RegexReward,
     "tests": TestsReward,
     "scene": SceneReward,
+    "judge": JudgeReward,
 }
+OPTIONS = {"judge": ("rubric", "budget_tokens")}  # of a kind, beside the text that names it
 
 
-def make_reward(spec: Any, precision: Precision) -> Reward:
-    """A reward by the text that names it.
+def make_reward(spec: Any, precision: Precision, **options: Any) -> Reward:
+    """A reward by the text that names it, with those of its `OPTIONS` that are given.
 
     Raises:
         BedstoneError: there is none such.
@@ -361,8 +391,10 @@ def make_reward(spec: Any, precision: Precision) -> Reward:
             f"model, or {', '.join(f'{kind}:...' for kind in KINDS)}."
         )
     kind, colon, rest = spec.partition(":")
+    if wrong := options.keys() - set(OPTIONS.get(kind, ())):
+        raise BedstoneError(f"rewards: {spec} has no {min(wrong)}. Leave it out.")
     if colon and kind in KINDS:
-        return KINDS[kind](spec, precision)
+        return KINDS[kind](spec, precision, **options)
     if colon and re.fullmatch(r"[\w.]+", rest) and not Path(spec).exists():
         return FunctionReward(spec, precision)
     return ModelReward(spec, precision)
@@ -423,7 +455,8 @@ class RewardSum:
     """A weighted sum of rewards, each checked.
 
     Args:
-        given: a text; a mapping with `reward` and maybe `weight` and `name`; or a list of such.
+        given: a text; a mapping with `reward` and maybe `weight`, `name` and the reward's
+            `OPTIONS`; or a list of such.
         field: of the recipe, for errors.
 
     Attributes:
@@ -442,12 +475,11 @@ class RewardSum:
         self.names: list[str] = []
         for each in listed:
             each = each if isinstance(each, Mapping) else {"reward": each}
-            if unknown := each.keys() - {"reward", "weight", "name"}:
+            options = {key: each[key] for key in chain(*OPTIONS.values()) if key in each}
+            known = ("reward", "weight", "name", *chain(*OPTIONS.values()))
+            if unknown := each.keys() - set(known):
                 name = min(map(str, unknown))
-                raise BedstoneError(
-                    f"{field}: the key {name!r} is unknown"
-                    f"{nearest(name, ('reward', 'weight', 'name'))}."
-                )
+                raise BedstoneError(f"{field}: the key {name!r} is unknown{nearest(name, known)}.")
             weight = each.get("weight", 1.0)
             try:
                 weight = float(weight)  # YAML reads 1e-3 as text
@@ -457,7 +489,7 @@ class RewardSum:
                 raise BedstoneError(
                     f"{field}.weight: {shown(each['weight'])} was given; expected a number."
                 )
-            self.parts.append(make_reward(each.get("reward"), precision))
+            self.parts.append(make_reward(each.get("reward"), precision, **options))
             self.weights.append(weight)
             self.names.append(str(each.get("name") or _short(self.parts[-1].spec)))
         if len(set(self.names)) < len(self.names):
