@@ -1,16 +1,18 @@
 """The demo's diffusion model: scenes generated from text, and the steps from noise."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bedstone.checkpoints.pipeline import DiffusionPipeline
+from bedstone.checkpoints.load import open_model
+from bedstone.checkpoints.pipeline import DiffusionPipeline, MediaPipeline
 from bedstone.data.signals.open import held_out_prompts
 from bedstone.demo.run import Demo, Trained
 from bedstone.diffusion.denoiser import clip
 from bedstone.diffusion.sample import SampleControls, generators_of, sample
-from bedstone.evaluate.generative import samples_of
+from bedstone.evaluate.generative import sample_prompts, samples_of
 from bedstone.report.pages import Section
 from bedstone.report.sheets import chosen_frames, samples_sheet, strip_sheet
 from bedstone.runtime import Precision
@@ -41,6 +43,12 @@ RECIPE: dict[str, Any] = {
 PROMPTS = 24
 STRIP = 4  # of them, shown as they come out of noise
 PROMPT = "a red circle"
+# Built-in models that draw the same prompts beside a built-in diffusion model, and how they do.
+BESIDE = {
+    "scenes-dalle": "DALL-E: codes of an image, written after the words",
+    "scenes-unclip": "DALL-E 2: a CLIP's embedding made of the words, then an image of that",
+}
+SHARED = 12  # prompts that all of them draw
 
 
 def show(trained: Trained) -> Section:
@@ -53,6 +61,11 @@ def show(trained: Trained) -> Section:
     sheet = samples_sheet(drawn, folder / "drawn.png", titles=prompts, columns=6, cell=128)
     frames = denoised(model, how, prompts[:STRIP])
     strip = strip_sheet(frames, folder / "strip.png", cell=96)
+    others = beside(folder, how, prompts[:SHARED]) if trained.run is None else {}
+    names = " ".join(f"--beside {name}" for name in BESIDE)
+    compare = {f'bedstone imagine {trained.path} "{PROMPT}" {names} --page systems.html': (
+        "compare the three ways to draw"
+    )}  # fmt: skip
     metrics = trained.metrics
     quality = {"loss on held-out scenes": f"{metrics.get('validation_loss', float('nan')):.3f}"}
     if (right := metrics.get("drawn_as_described")) is not None:
@@ -71,14 +84,29 @@ def show(trained: Trained) -> Section:
         pictures={
             sheet: "Samples of prompts with held-out combinations",
             strip: "From noise to image, every few steps",
+            **others,
         },
         commands={
             f'bedstone imagine {trained.path} "{PROMPT}" --out circle.png': "generate an image",
+            **(compare if others else {}),
             "bedstone pretrain diffusion-scenes": "train longer, on two objects too",
             "bedstone pretrain diffusion-scenes data.source=YOUR_FOLDER "
             "out=runs/mine": "train on your own images and captions",
         },
     )
+
+
+def beside(folder: Path, precision: Precision, prompts: list[str]) -> dict[Path, str]:
+    """Sheets of the same prompts by `BESIDE`, and what each shows."""
+    sheets = {}
+    for name, how in BESIDE.items():
+        model = open_model(name, dtype=torch.float32)
+        assert isinstance(model, MediaPipeline)
+        drawn = sample_prompts(model, precision, prompts, lambda share: None)
+        sheet = samples_sheet(drawn, folder / f"{name}.png", titles=prompts, columns=6, cell=128)
+        right = model.record["metrics"]["drawn_as_described"]
+        sheets[sheet] = f"{how}; the built-in CLIP names {right:.0%} as their prompt does"
+    return sheets
 
 
 def denoised(model: DiffusionPipeline, precision: Precision, prompts: list[str]) -> list[Tensor]:
