@@ -193,8 +193,12 @@ class Whitening(nn.Module):
         self.directions.copy_(directions * (variances.clamp_min(0) + floor).rsqrt())
 
     def forward(self, embeddings: Tensor) -> Tensor:
+        given = embeddings.float()
+        found = self.turned(given - self.mean.float())
+        return torch.where((given == 0).all(-1, keepdim=True), given, found)
+
+    def turned(self, differences: Tensor) -> Tensor:
+        """Differences (B, E) of embeddings along the directions, each divided by its deviation."""
         # in fp32: the small directions are what bf16 rounds away
-        with torch.autocast(embeddings.device.type, enabled=False):
-            given = embeddings.float()
-            found = (given - self.mean.float()) @ self.directions.float()
-            return torch.where((given == 0).all(-1, keepdim=True), given, found)
+        with torch.autocast(differences.device.type, enabled=False):
+            return differences.float() @ self.directions.float()
