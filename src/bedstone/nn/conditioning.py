@@ -172,7 +172,8 @@ class Whitening(nn.Module):
     embedding, stay zeros.
     """
 
-    FLOOR = 1e-3  # of the largest variance: directions of much less are noise
+    FLOOR = 1e-2  # of the largest variance: directions of much less are noise
+    MOST = 4.0  # deviations; embeddings that no image has, such as those of words, go beyond
 
     mean: Tensor  # (E,)
     directions: Tensor  # (E, E), a column each
@@ -194,7 +195,7 @@ class Whitening(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         given = embeddings.float()
-        found = self.turned(given - self.mean.float())
+        found = self.turned(given - self.mean.float()).clamp(-self.MOST, self.MOST)
         return torch.where((given == 0).all(-1, keepdim=True), given, found)
 
     def turned(self, differences: Tensor) -> Tensor:
