@@ -10,8 +10,8 @@
 `overload`: for --seconds each, as many requests as slots, then 20 times as many a second as were
     done then: how many are done all the same, how soon the others are refused, and whether as many
     as asked again, as clients do, are done in the end.
-`disconnects`: --count clients that leave at a random byte, of streams and others: slots, work and
-    memory have to be as before.
+`disconnects`: --count clients that leave at a random byte, of streams and others: slots, work,
+    files, threads and Python's objects have to be as before, memory to 1 %.
 `lookup`: greedy answers with the text itself as prediction, beside none; texts have to be equal.
 `mixed`: --count requests of --prompt / 16 to --prompt tokens and --new / 8 to --new more, all at
     once, beside `generate` of transformers in static batches of 8 (needs transformers).
@@ -48,6 +48,7 @@ from served_process import NAME, Answer, Running, post, read, text_of
 
 PREFIX = 0.8  # of a prompt
 TIMES = 20  # as many as can be done
+WARM_UP = 500  # clients that leave before memory is first looked at
 
 
 def rate(chosen: argparse.Namespace) -> bool:
@@ -227,27 +228,41 @@ def disconnects(chosen: argparse.Namespace) -> bool:
                     post(running.port, "/v1/completions", body, at), chance.uniform(0.01, 0.5)
                 )
 
+        async def fill() -> None:
+            for heat in (0, 1):
+                prompts = [running.prompt(n, chosen.prompt) for n in range(chosen.requests)]
+                asks = [running.ask(each, chosen.new, temperature=heat) for each in prompts]
+                await asyncio.gather(*asks)
+
         async def many(first: int, count: int) -> None:
             for start in range(first, first + count, 20):
                 await asyncio.gather(*(leave(start + n) for n in range(20)))
 
-        asyncio.run(many(0, 100))
+        # memory of keys and values is taken as rows first reach it: each is filled to its end
+        asyncio.run(fill())
+        asyncio.run(many(0, WARM_UP))
         running.said("idle")
-        before = running.said("held")
-        began = time.perf_counter()
-        asyncio.run(many(100, chosen.count))
+        before, objects = running.said("held"), running.said("objects")
+        began, sizes = time.perf_counter(), [before[0]]
+        for start in range(0, chosen.count, 1000):
+            asyncio.run(many(WARM_UP + start, min(1000, chosen.count - start)))
+            running.said("idle")
+            sizes.append(running.said("held")[0])
         ended = time.perf_counter()
         idle = running.said("idle")
         freed = time.perf_counter() - ended
-        after = running.said("held")
+        after, more = running.said("held"), running.said("objects")
         free = running.said("free")
         text = text_of(asyncio.run(running.ask(running.prompt(3, chosen.prompt), chosen.new)))
     print(f"{chosen.count} clients left in {ended - began:.1f} s; all work had ended {freed:.2f} s "
           f"later; {free} of {chosen.requests} slots free")  # fmt: skip
-    print(f"MiB, files and threads before: {before}, after: {after}; the next answer has "
-          f"{len(text)} characters")  # fmt: skip
-    good = idle and free == chosen.requests and bool(text)
-    return _said("slots are back", good)
+    print(f"MiB, files and threads before: {before}, after: {after}; Python's objects {objects:,}, "
+          f"{more:,}; the next answer has {len(text)} characters")  # fmt: skip
+    apart = max(abs(each / before[0] - 1) for each in sizes)
+    print(f"MiB after each 1,000: {sizes[1:]}; {apart:.2%} from before at most")
+    kept = apart <= 0.01 and before[1:] == after[1:] and abs(more - objects) < chosen.count / 10
+    good = idle and free == chosen.requests and bool(text) and kept
+    return _said("slots are back, and nothing is left", good)
 
 
 def lookup(chosen: argparse.Namespace) -> bool:

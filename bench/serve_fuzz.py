@@ -69,7 +69,7 @@ def main() -> None:
         running = server(Path(folder))
         try:
             faults = fuzz(running.url, chosen)
-            print("the server lives:", running.ask("/health")[0] == 200, flush=True)
+            import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_utime, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime); print("the server lives:", running.ask("/health")[0] == 200, flush=True)
             print("all work ended:", running.idle(60), flush=True)
         finally:
             running.stop()

@@ -6,6 +6,7 @@ What a client does then takes nothing from the server but its share of the proce
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import multiprocessing
 import threading
@@ -62,7 +63,7 @@ class Running:
         self._process.join(60)
 
     def said(self, what: str, *more: Any) -> Any:
-        """What the server's process says: held, idle, free, counts, decode (ids), stop."""
+        """What the server's process says: held, objects, idle, free, counts, decode (ids), stop."""
         self._line.send((what, *more))
         return self._line.recv()
 
@@ -125,6 +126,7 @@ def _serve(
             len(list(Path("/proc/self/fd").iterdir())),
             threading.active_count(),
         ),
+        "objects": _objects,
         "free": lambda: len(scheduler._free),
         "counts": lambda: {
             name: value for name, value in vars(scheduler.metrics).items() if type(value) is int
@@ -137,6 +139,12 @@ def _serve(
         if what == "stop":
             break
     thread.join(60)
+
+
+def _objects() -> int:
+    """How many objects are alive, of those that the garbage collector knows."""
+    gc.collect()
+    return len(gc.get_objects())
 
 
 async def post(port: int, path: str, body: Any, leave: int | None = None) -> Answer:
