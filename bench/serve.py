@@ -13,8 +13,6 @@
 `disconnects`: --count clients that leave at a random byte, of streams and others: slots, work,
     files, threads and Python's objects have to be as before, memory to 1 %.
 `lookup`: greedy answers with the text itself as prediction, beside none; texts have to be equal.
-`mixed`: --count requests of --prompt / 16 to --prompt tokens and --new / 8 to --new more, all at
-    once, beside `generate` of transformers in static batches of 8 (needs transformers).
 `soak`: for --seconds, --requests clients that ask a decoder, text and image embeddings, questions
     about images and images to be drawn, of the models that come with Bedstone: times of each and
     the server's memory, by quarters.
@@ -41,7 +39,6 @@ from typing import Any
 
 import torch
 
-import bedstone
 from bedstone.serve.openapi import PIXEL
 from rounds import spread
 from served_process import NAME, Answer, Running, post, read, text_of
@@ -293,62 +290,6 @@ def lookup(chosen: argparse.Namespace) -> bool:
     return _said("texts are equal", same)
 
 
-def mixed(chosen: argparse.Namespace) -> bool:
-    import tempfile
-
-    from transformers import AutoModelForCausalLM
-
-    chance = random.Random(1)
-    sizes = [
-        (chance.randint(chosen.prompt // 16, chosen.prompt),
-         chance.randint(chosen.new // 8, chosen.new))
-        for _ in range(chosen.count)
-    ]  # fmt: skip
-    made = sum(new for _, new in sizes)
-    with tempfile.TemporaryDirectory() as folder:
-        bedstone.load(chosen.model).save(f"{folder}/model")
-        peer = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.bfloat16)
-    peer.generation_config.eos_token_id = None
-    peer.generation_config.pad_token_id = 0
-
-    def batches(prompts: list[list[int]]) -> None:
-        for start in range(0, len(prompts), 8):
-            group, wanted = prompts[start : start + 8], sizes[start : start + 8]
-            wide = max(map(len, group))
-            ids = torch.tensor([[0] * (wide - len(each)) + each for each in group])
-            mask = torch.tensor([[0] * (wide - len(each)) + [1] * len(each) for each in group])
-            most = max(new for _, new in wanted)
-            with torch.inference_mode():
-                peer.generate(
-                    ids, attention_mask=mask, do_sample=False, max_new_tokens=most,
-                    min_new_tokens=most,
-                )  # fmt: skip
-
-    with Running(chosen, max_queue=chosen.count) as running:
-        prompts = [running.prompt(n, size) for n, (size, _) in enumerate(sizes)]
-
-        async def together() -> list[Answer]:
-            asks = [running.ask(p, new) for p, (_, new) in zip(prompts, sizes, strict=True)]
-            return list(await asyncio.gather(*asks))
-
-        ways = {"transformers, batches of 8": lambda: batches(prompts),
-                "at once": lambda: asyncio.run(together())}  # fmt: skip
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(chosen.rounds):
-            for name in list(ways)[:: 1 if number % 2 else -1]:
-                began = time.perf_counter()
-                found = ways[name]()
-                rates[name].append(made / (time.perf_counter() - began))
-                if found:
-                    used = [read(each)["usage"]["completion_tokens"] for each in found]
-                    assert sum(used) == made, "texts have other lengths"
-    for name, each in rates.items():
-        print(f"{name}: {spread(each, 1)} tokens a second")
-    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
-    print(f"at once: {spread(ratios, 2)} times as many")
-    return True
-
-
 def soak(chosen: argparse.Namespace) -> bool:
     sources = {each: each for each in ("scenes-clip", "scenes-vlm", "scenes-diffusion")}
     chance, url = random.Random(1), PIXEL
@@ -450,7 +391,7 @@ def _said(text: str, holds: bool) -> bool:
 
 PARTS = {
     each.__name__: each
-    for each in (rate, company, prefix, overload, disconnects, lookup, mixed, soak, stop)
+    for each in (rate, company, prefix, overload, disconnects, lookup, soak, stop)
 }
 
 

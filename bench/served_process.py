@@ -69,12 +69,23 @@ class Running:
 
     def prompt(self, number: int, size: int) -> list[int]:
         """A piece of the text, another for each number."""
-        start = 16 * number % len(self.ids)
-        return (self.ids * (2 + size // len(self.ids)))[start : start + size]
+        return piece(self.ids, number, size)
 
     async def ask(self, prompt: list[int], new: int, **more: Any) -> Answer:
         body = {"model": NAME, "prompt": prompt, "max_tokens": new, "temperature": 0, **more}
         return await post(self.port, "/v1/completions", body)
+
+
+def license_ids(model: Any) -> list[int]:
+    """The text of which requests ask pieces."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return list(model.tokenizer.encode(text))
+
+
+def piece(ids: list[int], number: int, size: int) -> list[int]:
+    """So many tokens of a text, another piece for each number."""
+    start = 16 * number % len(ids)
+    return (ids * (2 + size // len(ids)))[start : start + size]
 
 
 def _serve(
@@ -105,8 +116,7 @@ def _serve(
     assert served is not None and served.model.tokenizer is not None
     if endless:
         served.model.generation["eos_token_id"] = []
-    ids = served.model.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
-    line.send((listener.getsockname()[1], ids))
+    line.send((listener.getsockname()[1], license_ids(served.model)))
     gate, scheduler = server.config.app, served.scheduler
 
     def idle() -> bool:
