@@ -187,9 +187,15 @@ def overload(chosen: argparse.Namespace) -> bool:
         async def all_patient(count: int) -> list[int]:
             return list(await asyncio.gather(*(patient(number) for number in range(count))))
 
+        def used() -> dict[str, float]:
+            return {**running.said("seconds"), "clients": time.process_time()}
+
+        marks = [used()]
         capacity = asyncio.run(full(chosen.requests))
+        marks.append(used())
         memory.append(running.said("held")[0])
         answers, taken = asyncio.run(flood(TIMES * capacity))
+        marks.append(used())
         memory.append(running.said("held")[0])
         after = asyncio.run(full(chosen.requests))
         tries = asyncio.run(all_patient(5 * chosen.requests))
@@ -199,7 +205,7 @@ def overload(chosen: argparse.Namespace) -> bool:
     other = {each[0] for each in answers} - {200, 429}
     print(f"capacity: {capacity:.2f} requests a second, {after:.2f} after the flood of {TIMES} "
           "times as many:")  # fmt: skip
-    print(f"{len(answers):,} in {taken:.1f} s, {done} done, "
+    print(f"{len(answers):,} in {taken:.1f} s, {done} done, {done / taken:.2f} a second, "
           f"{2 * done / taken / (capacity + after):.2f} of the capacity")  # fmt: skip
     if late:
         print(f"{len(late):,} refused after {statistics.median(late):.1f} ms (p50), "
@@ -207,6 +213,9 @@ def overload(chosen: argparse.Namespace) -> bool:
     print(f"{sum(map(bool, tries))} of {len(tries)} that came again as they were told to were done,"
           f" after {statistics.mean(tries):.1f} tries")  # fmt: skip
     print(f"MiB at first, after full work, and after the flood: {memory}")
+    for name, before, after in zip(("full work", "the flood"), marks, marks[1:], strict=False):
+        shares = {each: round(after[each] - before[each], 2) for each in after}
+        print(f"seconds of processors in {name}: {shares}")
     return _said("nothing else came back, and all work ended", not other and all(tries) and idle)
 
 

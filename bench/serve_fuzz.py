@@ -113,6 +113,8 @@ def fuzz(url: str, chosen: argparse.Namespace) -> int:
     words += ["--include-path", chosen.operation] if chosen.operation else []
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'bench'}:{ROOT / 'src'}"}
     environment[HOOKS] = Path(__file__).stem
+    # in the background a shell lets SIGINT be ignored, and so would what is started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with (
         tempfile.TemporaryDirectory() as folder,  # where schemathesis keeps what it found
         subprocess.Popen(words, env=environment, cwd=folder) as process,
@@ -142,9 +144,9 @@ if HOOKS in os.environ:
         """Puts a picture where a text or bytes stand for one, in every second body."""
         for name in ("image", "mask") if isinstance(body, dict) and len(str(body)) % 2 else ():
             given = body.get(name)
-            if isinstance(given, str) and given.startswith("data:"):
+            if isinstance(given, str):
                 body[name] = PIXEL
-            elif isinstance(given, bytes | str):  # a file of a form
+            elif isinstance(given, bytes):  # a file of a form
                 body[name] = base64.b64decode(PIXEL.partition(",")[2])
         return body
 

@@ -9,6 +9,7 @@ import contextlib
 import gc
 import json
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from result import ROOT
 
 Answer = tuple[int, dict[str, str], bytes, float]  # status, headers, body, seconds
 NAME = "model"  # of the decoder
+LOOP = "requests"  # the thread that answers connections
 
 
 class Running:
@@ -63,7 +65,8 @@ class Running:
         self._process.join(60)
 
     def said(self, what: str, *more: Any) -> Any:
-        """What the server's process says: held, objects, idle, free, counts, decode (ids), stop."""
+        """What the server's process says: held, objects, seconds, idle, free, counts, decode
+        (ids), stop."""
         self._line.send((what, *more))
         return self._line.recv()
 
@@ -108,7 +111,7 @@ def _serve(
     entrance = entrance_of("127.0.0.1", {}, (), body=1 << 24, seconds=30.0, requests=10_000)
     listener = listen("127.0.0.1", 0)
     server = server_of(Service(models), entrance)
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True, name=LOOP)
     thread.start()
     while not server.started:
         time.sleep(0.01)
@@ -137,6 +140,7 @@ def _serve(
             threading.active_count(),
         ),
         "objects": _objects,
+        "seconds": _seconds,
         "free": lambda: len(scheduler._free),
         "counts": lambda: {
             name: value for name, value in vars(scheduler.metrics).items() if type(value) is int
@@ -149,6 +153,19 @@ def _serve(
         if what == "stop":
             break
     thread.join(60)
+
+
+def _seconds() -> dict[str, float]:
+    """Seconds of the processors that the loop of requests, the model and its helpers have had."""
+    names = {each.native_id: each.name for each in threading.enumerate()}
+    found = {"loop": 0.0, "model": 0.0, "others": 0.0}
+    for task in Path("/proc/self/task").iterdir():
+        name = names.get(int(task.name), "")
+        kind = "model" if name.startswith("serve-") else "others"
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        found["loop" if name == LOOP else kind] += used
+    return found
 
 
 def _objects() -> int:

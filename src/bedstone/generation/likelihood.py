@@ -384,7 +384,8 @@ class RowScorer(Scorer):
         greedy = np.ones(len(requests), dtype=bool)
         waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].ids))
         rows = EngineRows(self.network, ROWS, max(len(each.ids) - 1 for each in requests))
-        free, live, done = list(range(rows.count)), [], 0
+        free, done = list(range(rows.count)), 0
+        live: list[_Row] = []
         last: _Row | None = None
         while waiting or live:
             while waiting and free:
