@@ -240,9 +240,7 @@ class UnclipGenerator(MediaGenerator):
         large = self.model.enlarged(signals, seeds, sampling)
         return super()._generated(large, prompts, seeds, sampling, controls, more)
 
-    def changed(
-        self, starts: Tensor, texts: Sequence[str], prompts: Sequence[Prompt]
-    ) -> Tensor:
+    def changed(self, starts: Tensor, texts: Sequence[str], prompts: Sequence[Prompt]) -> Tensor:
         """Where images of embeddings (B, E) are moved to by what texts change, (B, E).
 
         With a prior: by the difference of the embeddings that it makes of the text and of what the
