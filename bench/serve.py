@@ -10,11 +10,9 @@
 `overload`: for --seconds each, as many requests as slots, then 20 times as many a second as were
     done then: how many are done all the same, how soon the others are refused, and whether as many
     as asked again, as clients do, are done in the end.
-`disconnects`: --count clients that leave at a random byte, of streams and others: slots, work and
-    memory have to be as before.
+`disconnects`: --count clients that leave at a random byte, of streams and others: slots, work,
+    files, threads and Python's objects have to be as before, memory to 1 %.
 `lookup`: greedy answers with the text itself as prediction, beside none; texts have to be equal.
-`mixed`: --count requests of --prompt / 16 to --prompt tokens and --new / 8 to --new more, all at
-    once, beside `generate` of transformers in static batches of 8 (needs transformers).
 `soak`: for --seconds, --requests clients that ask a decoder, text and image embeddings, questions
     about images and images to be drawn, of the models that come with Bedstone: times of each and
     the server's memory, by quarters.
@@ -41,13 +39,13 @@ from typing import Any
 
 import torch
 
-import bedstone
 from bedstone.serve.openapi import PIXEL
 from rounds import spread
 from served_process import NAME, Answer, Running, post, read, text_of
 
 PREFIX = 0.8  # of a prompt
 TIMES = 20  # as many as can be done
+WARM_UP = 500  # clients that leave before memory is first looked at
 
 
 def rate(chosen: argparse.Namespace) -> bool:
@@ -189,9 +187,15 @@ def overload(chosen: argparse.Namespace) -> bool:
         async def all_patient(count: int) -> list[int]:
             return list(await asyncio.gather(*(patient(number) for number in range(count))))
 
+        def used() -> dict[str, float]:
+            return {**running.said("seconds"), "clients": time.process_time()}
+
+        marks = [used()]
         capacity = asyncio.run(full(chosen.requests))
+        marks.append(used())
         memory.append(running.said("held")[0])
         answers, taken = asyncio.run(flood(TIMES * capacity))
+        marks.append(used())
         memory.append(running.said("held")[0])
         after = asyncio.run(full(chosen.requests))
         tries = asyncio.run(all_patient(5 * chosen.requests))
@@ -201,7 +205,7 @@ def overload(chosen: argparse.Namespace) -> bool:
     other = {each[0] for each in answers} - {200, 429}
     print(f"capacity: {capacity:.2f} requests a second, {after:.2f} after the flood of {TIMES} "
           "times as many:")  # fmt: skip
-    print(f"{len(answers):,} in {taken:.1f} s, {done} done, "
+    print(f"{len(answers):,} in {taken:.1f} s, {done} done, {done / taken:.2f} a second, "
           f"{2 * done / taken / (capacity + after):.2f} of the capacity")  # fmt: skip
     if late:
         print(f"{len(late):,} refused after {statistics.median(late):.1f} ms (p50), "
@@ -209,6 +213,9 @@ def overload(chosen: argparse.Namespace) -> bool:
     print(f"{sum(map(bool, tries))} of {len(tries)} that came again as they were told to were done,"
           f" after {statistics.mean(tries):.1f} tries")  # fmt: skip
     print(f"MiB at first, after full work, and after the flood: {memory}")
+    for name, before, after in zip(("full work", "the flood"), marks, marks[1:], strict=False):
+        shares = {each: round(after[each] - before[each], 2) for each in after}
+        print(f"seconds of processors in {name}: {shares}")
     return _said("nothing else came back, and all work ended", not other and all(tries) and idle)
 
 
@@ -227,27 +234,41 @@ def disconnects(chosen: argparse.Namespace) -> bool:
                     post(running.port, "/v1/completions", body, at), chance.uniform(0.01, 0.5)
                 )
 
+        async def fill() -> None:
+            for heat in (0, 1):
+                prompts = [running.prompt(n, chosen.prompt) for n in range(chosen.requests)]
+                asks = [running.ask(each, chosen.new, temperature=heat) for each in prompts]
+                await asyncio.gather(*asks)
+
         async def many(first: int, count: int) -> None:
             for start in range(first, first + count, 20):
                 await asyncio.gather(*(leave(start + n) for n in range(20)))
 
-        asyncio.run(many(0, 100))
+        # memory of keys and values is taken as rows first reach it: each is filled to its end
+        asyncio.run(fill())
+        asyncio.run(many(0, WARM_UP))
         running.said("idle")
-        before = running.said("held")
-        began = time.perf_counter()
-        asyncio.run(many(100, chosen.count))
+        before, objects = running.said("held"), running.said("objects")
+        began, sizes = time.perf_counter(), [before[0]]
+        for start in range(0, chosen.count, 1000):
+            asyncio.run(many(WARM_UP + start, min(1000, chosen.count - start)))
+            running.said("idle")
+            sizes.append(running.said("held")[0])
         ended = time.perf_counter()
         idle = running.said("idle")
         freed = time.perf_counter() - ended
-        after = running.said("held")
+        after, more = running.said("held"), running.said("objects")
         free = running.said("free")
         text = text_of(asyncio.run(running.ask(running.prompt(3, chosen.prompt), chosen.new)))
     print(f"{chosen.count} clients left in {ended - began:.1f} s; all work had ended {freed:.2f} s "
           f"later; {free} of {chosen.requests} slots free")  # fmt: skip
-    print(f"MiB, files and threads before: {before}, after: {after}; the next answer has "
-          f"{len(text)} characters")  # fmt: skip
-    good = idle and free == chosen.requests and bool(text)
-    return _said("slots are back", good)
+    print(f"MiB, files and threads before: {before}, after: {after}; Python's objects {objects:,}, "
+          f"{more:,}; the next answer has {len(text)} characters")  # fmt: skip
+    apart = max(abs(each / before[0] - 1) for each in sizes)
+    print(f"MiB after each 1,000: {sizes[1:]}; {apart:.2%} from before at most")
+    kept = apart <= 0.01 and before[1:] == after[1:] and abs(more - objects) < chosen.count / 10
+    good = idle and free == chosen.requests and bool(text) and kept
+    return _said("slots are back, and nothing is left", good)
 
 
 def lookup(chosen: argparse.Namespace) -> bool:
@@ -276,62 +297,6 @@ def lookup(chosen: argparse.Namespace) -> bool:
                   f"{quick:.2f} s with a prediction", flush=True)  # fmt: skip
     print(f"with the answer as prediction: {spread(faster, 2)} times as fast")
     return _said("texts are equal", same)
-
-
-def mixed(chosen: argparse.Namespace) -> bool:
-    import tempfile
-
-    from transformers import AutoModelForCausalLM
-
-    chance = random.Random(1)
-    sizes = [
-        (chance.randint(chosen.prompt // 16, chosen.prompt),
-         chance.randint(chosen.new // 8, chosen.new))
-        for _ in range(chosen.count)
-    ]  # fmt: skip
-    made = sum(new for _, new in sizes)
-    with tempfile.TemporaryDirectory() as folder:
-        bedstone.load(chosen.model).save(f"{folder}/model")
-        peer = AutoModelForCausalLM.from_pretrained(f"{folder}/model", dtype=torch.bfloat16)
-    peer.generation_config.eos_token_id = None
-    peer.generation_config.pad_token_id = 0
-
-    def batches(prompts: list[list[int]]) -> None:
-        for start in range(0, len(prompts), 8):
-            group, wanted = prompts[start : start + 8], sizes[start : start + 8]
-            wide = max(map(len, group))
-            ids = torch.tensor([[0] * (wide - len(each)) + each for each in group])
-            mask = torch.tensor([[0] * (wide - len(each)) + [1] * len(each) for each in group])
-            most = max(new for _, new in wanted)
-            with torch.inference_mode():
-                peer.generate(
-                    ids, attention_mask=mask, do_sample=False, max_new_tokens=most,
-                    min_new_tokens=most,
-                )  # fmt: skip
-
-    with Running(chosen, max_queue=chosen.count) as running:
-        prompts = [running.prompt(n, size) for n, (size, _) in enumerate(sizes)]
-
-        async def together() -> list[Answer]:
-            asks = [running.ask(p, new) for p, (_, new) in zip(prompts, sizes, strict=True)]
-            return list(await asyncio.gather(*asks))
-
-        ways = {"transformers, batches of 8": lambda: batches(prompts),
-                "at once": lambda: asyncio.run(together())}  # fmt: skip
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(chosen.rounds):
-            for name in list(ways)[:: 1 if number % 2 else -1]:
-                began = time.perf_counter()
-                found = ways[name]()
-                rates[name].append(made / (time.perf_counter() - began))
-                if found:
-                    used = [read(each)["usage"]["completion_tokens"] for each in found]
-                    assert sum(used) == made, "texts have other lengths"
-    for name, each in rates.items():
-        print(f"{name}: {spread(each, 1)} tokens a second")
-    ratios = [b / a for a, b in zip(*rates.values(), strict=True)]
-    print(f"at once: {spread(ratios, 2)} times as many")
-    return True
 
 
 def soak(chosen: argparse.Namespace) -> bool:
@@ -435,7 +400,7 @@ def _said(text: str, holds: bool) -> bool:
 
 PARTS = {
     each.__name__: each
-    for each in (rate, company, prefix, overload, disconnects, lookup, mixed, soak, stop)
+    for each in (rate, company, prefix, overload, disconnects, lookup, soak, stop)
 }
 
 

@@ -15,6 +15,7 @@ import base64
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,8 +50,10 @@ def server(folder: Path) -> Any:
         vectors = engine.images([np.asarray(each) for each in pictures(6, seed=4)])
         index.add([Row(f"{n}.png", v, {"price": n}) for n, v in enumerate(vectors)])
     sources = {name: str(folder / name) for name in ("clip", "draws")}
-    sources["small"] = str(saved_decoder(folder / "small", 256))
-    return Running(sources, indexes=(str(folder / "shapes"),), policy=read_policy(POLICY))
+    sources["small"] = str(saved_decoder(folder / "small", 128))
+    # few may wait, so that no example asks for a hundred continuations
+    limits = {"policy": read_policy(POLICY), "max_queue": 8}
+    return Running(sources, indexes=(str(folder / "shapes"),), **limits)
 
 
 def main() -> None:
@@ -108,17 +111,20 @@ def fuzz(url: str, chosen: argparse.Namespace) -> int:
         "--suppress-health-check", "all", "--no-color",
     ]  # fmt: skip
     words += ["--include-path", chosen.operation] if chosen.operation else []
-    try:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'bench'}:{ROOT / 'src'}"}
-        environment[HOOKS] = Path(__file__).stem
-        with tempfile.TemporaryDirectory() as folder:  # where schemathesis keeps what it found
-            done = subprocess.run(
-                words, timeout=chosen.seconds, check=False, env=environment, cwd=folder
-            )
-        wrong = done.returncode != 0
-    except subprocess.TimeoutExpired:
-        print(f"stopped after {chosen.seconds:g} s; figures are of what was sent until then")
-        wrong = False
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'bench'}:{ROOT / 'src'}"}
+    environment[HOOKS] = Path(__file__).stem
+    # in the background a shell lets SIGINT be ignored, and so would what is started here
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with (
+        tempfile.TemporaryDirectory() as folder,  # where schemathesis keeps what it found
+        subprocess.Popen(words, env=environment, cwd=folder) as process,
+    ):
+        try:
+            process.wait(chosen.seconds)
+        except subprocess.TimeoutExpired:
+            print(f"stopped after {chosen.seconds:g} s; figures are of what was sent till then")
+            process.send_signal(signal.SIGINT)  # it says then what it has found
+    wrong = process.returncode != 0
     operations = sorted({name for name, _ in counting.counts})
     for name in operations:
         found = {s: n for (each, s), n in sorted(counting.counts.items()) if each == name}
@@ -138,9 +144,9 @@ if HOOKS in os.environ:
         """Puts a picture where a text or bytes stand for one, in every second body."""
         for name in ("image", "mask") if isinstance(body, dict) and len(str(body)) % 2 else ():
             given = body.get(name)
-            if isinstance(given, str) and given.startswith("data:"):
+            if isinstance(given, str):
                 body[name] = PIXEL
-            elif isinstance(given, bytes | str):  # a file of a form
+            elif isinstance(given, bytes):  # a file of a form
                 body[name] = base64.b64decode(PIXEL.partition(",")[2])
         return body
 

@@ -6,8 +6,10 @@ What a client does then takes nothing from the server but its share of the proce
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +23,7 @@ from result import ROOT
 
 Answer = tuple[int, dict[str, str], bytes, float]  # status, headers, body, seconds
 NAME = "model"  # of the decoder
+LOOP = "requests"  # the thread that answers connections
 
 
 class Running:
@@ -62,18 +65,30 @@ class Running:
         self._process.join(60)
 
     def said(self, what: str, *more: Any) -> Any:
-        """What the server's process says: held, idle, free, counts, decode (ids), stop."""
+        """What the server's process says: held, objects, seconds, idle, free, counts, decode
+        (ids), stop."""
         self._line.send((what, *more))
         return self._line.recv()
 
     def prompt(self, number: int, size: int) -> list[int]:
         """A piece of the text, another for each number."""
-        start = 16 * number % len(self.ids)
-        return (self.ids * (2 + size // len(self.ids)))[start : start + size]
+        return piece(self.ids, number, size)
 
     async def ask(self, prompt: list[int], new: int, **more: Any) -> Answer:
         body = {"model": NAME, "prompt": prompt, "max_tokens": new, "temperature": 0, **more}
         return await post(self.port, "/v1/completions", body)
+
+
+def license_ids(model: Any) -> list[int]:
+    """The text of which requests ask pieces."""
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    return list(model.tokenizer.encode(text))
+
+
+def piece(ids: list[int], number: int, size: int) -> list[int]:
+    """So many tokens of a text, another piece for each number."""
+    start = 16 * number % len(ids)
+    return (ids * (2 + size // len(ids)))[start : start + size]
 
 
 def _serve(
@@ -96,7 +111,7 @@ def _serve(
     entrance = entrance_of("127.0.0.1", {}, (), body=1 << 24, seconds=30.0, requests=10_000)
     listener = listen("127.0.0.1", 0)
     server = server_of(Service(models), entrance)
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True, name=LOOP)
     thread.start()
     while not server.started:
         time.sleep(0.01)
@@ -104,8 +119,7 @@ def _serve(
     assert served is not None and served.model.tokenizer is not None
     if endless:
         served.model.generation["eos_token_id"] = []
-    ids = served.model.tokenizer.encode((ROOT / "LICENSE").read_text(encoding="utf-8"))
-    line.send((listener.getsockname()[1], ids))
+    line.send((listener.getsockname()[1], license_ids(served.model)))
     gate, scheduler = server.config.app, served.scheduler
 
     def idle() -> bool:
@@ -125,6 +139,8 @@ def _serve(
             len(list(Path("/proc/self/fd").iterdir())),
             threading.active_count(),
         ),
+        "objects": _objects,
+        "seconds": _seconds,
         "free": lambda: len(scheduler._free),
         "counts": lambda: {
             name: value for name, value in vars(scheduler.metrics).items() if type(value) is int
@@ -137,6 +153,25 @@ def _serve(
         if what == "stop":
             break
     thread.join(60)
+
+
+def _seconds() -> dict[str, float]:
+    """Seconds of the processors that the loop of requests, the model and its helpers have had."""
+    names = {each.native_id: each.name for each in threading.enumerate()}
+    found = {"loop": 0.0, "model": 0.0, "others": 0.0}
+    for task in Path("/proc/self/task").iterdir():
+        name = names.get(int(task.name), "")
+        kind = "model" if name.startswith("serve-") else "others"
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        found["loop" if name == LOOP else kind] += used
+    return found
+
+
+def _objects() -> int:
+    """How many objects are alive, of those that the garbage collector knows."""
+    gc.collect()
+    return len(gc.get_objects())
 
 
 async def post(port: int, path: str, body: Any, leave: int | None = None) -> Answer:

@@ -13,6 +13,7 @@ import torch
 
 from bedstone.checkpoints.model import Model
 from bedstone.generation.autoregress import ready
+from bedstone.generation.rows import EngineRows, TorchRows
 from bedstone.generation.sampling import Sampling
 from bedstone.generation.text import Piece
 from bedstone.models.heads import HeadConfig
@@ -24,7 +25,7 @@ from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.models import Models, ServeSettings
 from bedstone.serve.prefix import PrefixCache
 from bedstone.serve.routes import Service
-from bedstone.serve.rows import EngineRows, TorchRows, open_rows
+from bedstone.serve.rows import open_rows
 from bedstone.serve.scheduler import Scheduler, Turn
 from bedstone.serve.work import Begun, Ended, Generation, Scored
 from small_models import decoder

@@ -10,10 +10,13 @@ import torch
 import bedstone
 from bedstone.errors import BedstoneError
 from bedstone.generation import likelihood
-from bedstone.generation.likelihood import Request, Scorer
+from bedstone.generation.likelihood import Request, RowScorer, Scorer, scorer_of
+from bedstone.generation.rows import EngineRows
 from bedstone.models.gpt.network import GPTConfig, build
 from bedstone.models.heads import HeadConfig
+from bedstone.nn.fast import kernels
 from bedstone.nn.fast.inference import for_inference
+from bedstone.runtime import pick_precision
 from networks import randomise
 from small_models import SENTENCES, decoder
 
@@ -75,6 +78,48 @@ def test_equals_each_request_read_alone(layout, tokens, pays, monkeypatch):
             assert found.log_probability == pytest.approx(sum_alone, abs=1e-4)
             assert found.greedy == greedy
             assert found.tokens == len(each.ids) - each.first
+
+
+@pytest.mark.skipif(kernels.library() is None, reason="the engine doesn't run here")
+@pytest.mark.parametrize("layout", ["gpt2", "llama", "qwen3", "mistral"])
+@pytest.mark.parametrize(("pays", "logits"), [(16, 2**25), (1, 61 * 3), (1000, 61)])
+def test_the_engine_gives_each_request_what_it_has_alone(layout, pays, logits, monkeypatch):
+    monkeypatch.setattr(likelihood, "ALONE", pays)
+    monkeypatch.setattr(likelihood, "LOGITS", logits)
+    model, given = network(layout), requests()
+    places = tuple(range(given[5].first, len(given[5].ids)))[::2]
+    given.append(replace(given[5], scored=places))
+    scorer = scorer_of(model, pick_precision("fp32", torch.device("cpu")), None)
+    assert isinstance(scorer, RowScorer)
+    shares = []
+    found = scorer.score_ids(given, shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    for one, each in zip(found, given, strict=True):
+        assert [one] == scorer.score_ids([each])  # to the last bit
+        sum_alone, greedy = alone(model, each)
+        assert one.log_probability == pytest.approx(sum_alone, abs=1e-4)
+        assert (one.greedy, one.tokens) == (greedy, len(each.places))
+    assert found[::-1] == scorer.score_ids(given[::-1])
+    assert scorer.score_ids([]) == []
+
+
+def test_rows_copy_what_they_share_and_read_it_once(monkeypatch):
+    scorer = scorer_of(network("llama"), pick_precision("fp32", torch.device("cpu")), None)
+    if not isinstance(scorer, RowScorer):
+        pytest.skip("the engine doesn't run here")
+    seen, read = [], EngineRows.read
+    monkeypatch.setattr(
+        EngineRows,
+        "read",
+        lambda rows, parts: seen.append(sum(len(p.tokens) for p in parts)) or read(rows, parts),
+    )
+    prefix = tuple(range(30))
+    rows = [(*prefix, 40 + row, 50, 51) for row in range(4)]
+    scorer.score_ids([Request((*row, label), 33) for row in rows for label in (1, 2, 3)])
+    # the first row; then what others have beyond it, and the token before each label anew
+    assert seen[0] == 33
+    assert sum(seen) == 33 + 3 * 3 + 8
 
 
 def test_only_the_places_that_count_are_summed():

@@ -81,18 +81,20 @@ def test_modulation_is_the_formula():
 def test_whitened_embeddings_have_equal_directions():
     torch.manual_seed(0)
     turned = torch.linalg.qr(torch.randn(3, 3)).Q
-    rows = torch.randn(4000, 3) * torch.tensor([2.0, 0.5, 0.001]) @ turned + 5
+    rows = torch.randn(4000, 3) * torch.tensor([2.0, 1.0, 0.001]) @ turned + 5
     whitening = Whitening(3)
-    torch.testing.assert_close(whitening(rows), rows)  # before anything was fitted
+    torch.testing.assert_close(whitening(rows / 10), rows / 10)  # before anything was fitted
     whitening.fit(rows)
     found = whitening(rows)
-    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.mean(0), torch.zeros(3), atol=2e-3, rtol=0)
     covariance = torch.cov(found.T)
-    torch.testing.assert_close(covariance, torch.diag(covariance.diag()), atol=1e-3, rtol=0)
+    torch.testing.assert_close(covariance, torch.diag(covariance.diag()), atol=2e-3, rtol=0)
     small, middle, large = covariance.diag().sort().values
-    assert small < 0.01 and 0.95 < middle < large < 1.01  # one is a rounding's size
+    assert small < 0.01 and 0.9 < middle < large < 1.01  # one is a rounding's size
     mixed = torch.cat((rows[:1], torch.zeros(1, 3)))
     assert torch.equal(whitening(mixed)[1], torch.zeros(3)) and whitening(mixed)[0].any()
+    assert float(whitening(100 * rows).abs().max()) == Whitening.MOST  # what no image has
+    torch.testing.assert_close(whitening.turned(rows[:1] - rows[1:2]), (found[:1] - found[1:2]))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(whitening(rows), found)
     whitening.fit(torch.ones(5, 3))  # all the same: nothing to divide by, and nothing infinite

@@ -10,7 +10,9 @@ import openai
 import pytest
 
 import bedstone
+from bedstone.generation.likelihood import scorer_of
 from bedstone.models.heads import HeadConfig
+from bedstone.runtime import pick_precision
 from served import CALLING, Running, saved_decoder
 from small_models import saved as saved_encoder
 
@@ -159,6 +161,23 @@ def test_echo_with_log_probabilities_as_evaluation_harnesses_read_them(lenient, 
     greedy = [own == max(top.values()) for own, top in pairs]
     assert greedy == [token == other for token, other in zip(ids[1:], best, strict=True)]
     assert known.token_logprobs[-1] == max(known.top_logprobs[-1].values())
+
+
+def test_a_harness_is_given_the_same_bits_over_http_as_in_process(lenient, server):
+    model = server.models.entries["small"].served.model
+    texts = ["nobody in Bremen expected", " such a lovely evening", " rain", " " + "a cat " * 30]
+    pairs = [(texts[0], after) for after in texts[1:]] + [(texts[3], after) for after in texts[1:3]]
+    scorer = scorer_of(model.network, pick_precision("fp32", model.device), model.tokenizer)
+    for found, pair in zip(scorer.score(pairs), pairs, strict=True):
+        each = scorer.request(*pair)
+        (choice,) = lenient.completions.create(
+            model="small", prompt=[list(each.ids)], max_tokens=1, temperature=0, echo=True,
+            logprobs=1,
+        ).choices  # fmt: skip
+        own = choice.logprobs.token_logprobs[each.first : -1]
+        top = choice.logprobs.top_logprobs[each.first : -1]
+        assert sum(own) == found.log_probability
+        assert found.greedy == all(a == max(b.values()) for a, b in zip(own, top, strict=True))
 
 
 def test_echo_without_new_tokens(client):

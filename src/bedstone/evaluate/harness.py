@@ -23,9 +23,8 @@ from bedstone.checkpoints.model import Model, tokenizer_of
 from bedstone.data.text.chat import Rendered
 from bedstone.errors import BedstoneError, closest, nearest
 from bedstone.evaluate.runner import present
-from bedstone.generation.likelihood import Scorer
+from bedstone.generation.likelihood import scorer_of
 from bedstone.generation.text import encode_prompt
-from bedstone.nn.fast.pick import prepared
 from bedstone.reading import read_text, to_path
 from bedstone.runtime import Precision
 from bedstone.settings import YAML_LIMIT, Settings, load_yaml, one_of, optional, whole
@@ -187,7 +186,7 @@ def harness_model(model: Model, how: Precision) -> Any:
     from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
     tokenizer = tokenizer_of(model)
-    scorer = Scorer(prepared(model.network, how), tokenizer)
+    scorer = scorer_of(model.network, how, tokenizer)
 
     class BedstoneLM(LM):
         """Requests are instances with `args`; results stand in their order."""

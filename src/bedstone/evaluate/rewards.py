@@ -358,11 +358,10 @@ class JudgeReward:
         return None
 
     def score(self, answers: Answers) -> list[float]:
-        talks = answers.talks or [None] * len(answers.texts)
-        prompts = [
-            prompt if talk is None else [*prompt, *talk[:-1]]  # calls, and what came of them
-            for prompt, talk in zip(answers.prompts, talks, strict=True)
-        ]
+        prompts = list(answers.prompts)
+        if answers.talks is not None:  # calls, and what came of them, stand before the answer
+            talks = zip(prompts, answers.talks, strict=True)
+            prompts = [[*prompt, *talk[:-1]] for prompt, talk in talks]
         return self.judge.score(prompts, answers.texts)
 
     def fingerprint(self) -> str:

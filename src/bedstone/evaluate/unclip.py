@@ -45,7 +45,7 @@ from bedstone.models.unclip.network import StandardisedPrior, joint, read_words
 from bedstone.report.sheets import as_pixels, samples_sheet
 from bedstone.runtime import Precision
 from bedstone.settings import check_whole
-from bedstone.tasks.media.unclip import TURN, UnclipGenerator
+from bedstone.tasks.media.unclip import UnclipGenerator
 from bedstone.train.data import recorded_data
 from bedstone.train.logs import ProgressBar
 
@@ -238,14 +238,16 @@ class EmbeddingFigures:
         rows, things = self.ones(most)
         if not rows:
             return {}
-        turned, wanted = [], []
+        wanted, changes, shown = [], [], []
         names = sorted(COLOURS)
         for row, (shape, colour) in zip(rows, things, strict=True):
             other = names[(names.index(colour) + 1 + row % (len(names) - 1)) % len(names)]
-            direction = self.drawer.difference(f"a {other} {shape}", f"a {colour} {shape}")
-            turned.append(joint(slerp(self.embeddings[row][None], direction[None], TURN))[0])
+            changes.append(f"a {other} {shape}")
+            shown.append(f"a {colour} {shape}")
             wanted.append((shape, other))
-        drawn = self.decode(torch.stack(turned), range(len(rows)))
+        starts = self.embeddings[rows]
+        ends = self.drawer.changed(starts, changes, shown)
+        drawn = self.decode(joint(slerp(starts, ends, self.drawer.turn)), range(len(rows)))
         self.shown += [("image", self.pixels[rows[:10]]), ("another colour", drawn[:10])]
         seen = self.see(drawn)
         changed = [

@@ -5,6 +5,10 @@ before each of its labels, is read once. Tokens of a pass lie end to end without
 sees those that it follows (`nn.masks.Branches`); a long common beginning stays in the key/value
 cache from pass to pass. So the numbers are those of each request read alone.
 
+Over the C++ engine each request is a row of its own, which begins with a copy of what it shares
+with the one before. Then its numbers are those of the request read alone to the last bit, and so
+those that `bedstone serve` gives.
+
 Texts become tokens as in lm-evaluation-harness (Gao et al., 2021, `TemplateLM._encode_pair` and
 `HFLM.loglikelihood`), so the figures of both compare.
 
@@ -12,6 +16,7 @@ Shapes: N tokens of a pass, D width, V vocabulary.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,16 +29,20 @@ from bedstone.data.bytes import check_characters
 from bedstone.data.text.chat import Rendered
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.errors import BedstoneError
-from bedstone.generation.autoregress import Decoder, check_ids
+from bedstone.generation.autoregress import Decoder, check_ids, ready
+from bedstone.generation.rows import EngineRows, Part
+from bedstone.generation.sampling import log_probabilities
 from bedstone.generation.text import encode_prompt
+from bedstone.nn.fast.decoder import Decoder as EngineDecoder
 from bedstone.nn.masks import Branches
-from bedstone.runtime import check_finite
+from bedstone.runtime import Precision, check_finite
 
 log = logging.getLogger("bedstone.generation")
 TOKENS = {"cpu": 512}  # new tokens of a pass, by device: attention takes N squared
 MANY = 4096  # on other devices
 ALONE = 16  # tokens of a common beginning that pay for a pass of their own
 LOGITS = 2**25  # numbers of a head's output at a time
+ROWS = 16  # requests that the engine reads side by side
 
 
 @dataclass(frozen=True)
@@ -234,17 +243,7 @@ class Scorer:
             self._read([requests[number] for number in chosen], chosen, sums, greedy)
             if progress is not None:
                 progress(done / len(order))
-        check_finite(torch.from_numpy(sums), "the continuations' log-probabilities")
-        return [
-            Likelihood(
-                float(sums[number]),
-                bool(greedy[number]),
-                len(each.places),
-                each.bytes,
-                each.cut,
-            )
-            for number, each in enumerate(requests)
-        ]
+        return _results(requests, sums, greedy)
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[int]:
         """How many of the sorted requests are read together, again and again."""
@@ -298,7 +297,7 @@ class Scorer:
             own = ((rows >= start) & (rows < start + size)).nonzero()[:, 0]
             if len(own):
                 local = (rows[own] - start).to(logits.device)
-                values = logits.log_softmax(-1)[local, wanted[own].to(logits.device)]
+                values = log_probabilities(logits)[local, wanted[own].to(logits.device)]
                 known[own] = values.cpu()
                 best[own] = logits.argmax(-1)[local].cpu()
         return known.tolist(), best.tolist()
@@ -330,6 +329,135 @@ class Scorer:
     def _keep(self, keep: int) -> None:
         self._cache.rewind(keep)
         self._held = self._held[:keep]
+
+
+@dataclass(eq=False)
+class _Row:
+    """A request as a row of the engine.
+
+    Attributes:
+        number: of the request.
+        place: of its keys and values.
+        before: the row with which it shares its first `shared` tokens; None once it has a copy.
+        read: tokens that its place holds.
+        needed: whether the request after it may still take a copy.
+    """
+
+    number: int
+    request: Request
+    place: int
+    before: "_Row | None" = None
+    shared: int = 0
+    read: int = 0
+    needed: bool = True
+
+    @property
+    def size(self) -> int:
+        return len(self.request.ids) - 1
+
+    def parts(self, most: int, scored: int) -> Iterator[Part]:
+        """What is read of it next: at most so many tokens, so many of them to score."""
+        ids, first = self.request.ids, min(self.request.places) - 1
+        for wanted, end in (("none", min(first, self.size)), ("all", self.size)):
+            count = min(end - self.read, most, scored if wanted == "all" else most)
+            if count > 0:
+                start, self.read = self.read, self.read + count
+                yield Part(self.place, start, ids[start : self.read], wanted)
+                most -= count
+
+
+class RowScorer(Scorer):
+    """A `Scorer` over the C++ engine. It keeps nothing between calls."""
+
+    network: Any
+
+    @torch.inference_mode()
+    def score_ids(
+        self, requests: Sequence[Request], progress: Callable[[float], None] | None = None
+    ) -> list[Likelihood]:
+        """How likely the continuation of each request is; a result each, in order."""
+        for number, each in enumerate(requests):
+            check_ids(self.network, each.ids, f"requests[{number}]")
+        if not requests:
+            return []
+        sums = np.zeros(len(requests))
+        greedy = np.ones(len(requests), dtype=bool)
+        waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].ids))
+        rows = EngineRows(self.network, ROWS, max(len(each.ids) - 1 for each in requests))
+        free, done = list(range(rows.count)), 0
+        live: list[_Row] = []
+        last: _Row | None = None
+        while waiting or live:
+            while waiting and free:
+                number = waiting.popleft()
+                last = _after(last, _Row(number, requests[number], free.pop()))
+                live.append(last)
+            if last is not None and not waiting:
+                last.needed = False
+            self._advance(rows, live, sums, greedy)
+            for row in [each for each in live if each.read == each.size and not each.needed]:
+                live.remove(row)
+                free.append(row.place)
+                done += 1
+            if progress is not None:
+                progress(done / len(requests))
+        return _results(requests, sums, greedy)
+
+    def _advance(
+        self, rows: EngineRows, live: Sequence[_Row], sums: np.ndarray, greedy: np.ndarray
+    ) -> None:
+        """Reads one pass of rows that have, or can now copy, what they begin with."""
+        for row in live:
+            if row.before is not None and row.before.read >= row.shared:
+                rows.copy(row.before.place, row.place, row.shared)
+                row.read, row.before.needed, row.before = row.shared, False, None
+        given: list[Part] = []
+        targets: list[tuple[_Row, int]] = []  # a row, and the place of a token to score
+        left, scored = rows.most, max(1, LOGITS // int(self.network.config.vocab_size))
+        for row in live:
+            for part in row.parts(left, scored) if row.before is None else ():
+                given.append(part)
+                left -= len(part.tokens)
+                if part.wanted == "all":
+                    scored -= len(part.tokens)
+                    targets += [(row, part.start + 1 + n) for n in range(len(part.tokens))]
+        logits = rows.read(given)
+        if not targets:
+            return
+        wanted = torch.tensor([row.request.ids[place] for row, place in targets])
+        known = log_probabilities(logits).gather(-1, wanted[:, None])[:, 0].tolist()
+        best = (logits.argmax(-1) == wanted).tolist()
+        for (row, place), value, likeliest in zip(targets, known, best, strict=True):
+            if place in row.request.places:
+                sums[row.number] += value
+                greedy[row.number] &= likeliest
+
+
+def _after(last: _Row | None, row: _Row) -> _Row:
+    """A row that begins with a copy of the one before, where that saves enough."""
+    if last is not None:
+        first = min(row.request.places) - 1
+        shared = min(_common(last.request.ids[:-1], row.request.ids), first)
+        last.needed = shared >= ALONE
+        if last.needed:
+            row.before, row.shared = last, shared
+    return row
+
+
+def scorer_of(network: Any, how: Precision, tokenizer: Tokenizer) -> Scorer:
+    """A network made ready to score, by the engine where `generation` would use it."""
+    made: Any = ready(network, how)
+    return (RowScorer if isinstance(made, EngineDecoder) else Scorer)(made, tokenizer)
+
+
+def _results(requests: Sequence[Request], sums: np.ndarray, greedy: np.ndarray) -> list[Likelihood]:
+    check_finite(torch.from_numpy(sums), "the continuations' log-probabilities")
+    return [
+        Likelihood(
+            float(sums[number]), bool(greedy[number]), len(each.places), each.bytes, each.cut
+        )
+        for number, each in enumerate(requests)
+    ]
 
 
 class _Tree:

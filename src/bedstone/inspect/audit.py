@@ -26,6 +26,7 @@ from bedstone.checkpoints.side_files import RECORD, seen_from
 from bedstone.errors import BedstoneError, closest
 from bedstone.inspect.audit_checks import Audited, Check, Part, settings_of
 from bedstone.inspect.output_checks import GroupsCheck, RatesCheck, SearchCheck
+from bedstone.inspect.question_checks import QuestionsCheck
 from bedstone.inspect.text_checks import (
     AssociationsCheck,
     ChoicesCheck,
@@ -48,6 +49,7 @@ CHECKS: dict[str, type[Check]] = {
         AssociationsCheck,
         TemplatesCheck,
         ChoicesCheck,
+        QuestionsCheck,
         GroupsCheck,
         RatesCheck,
         SearchCheck,

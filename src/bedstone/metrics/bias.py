@@ -386,18 +386,46 @@ def skew(name: str, among: int, top: int, members: int, every: int) -> Measure:
     """
     aim = members / every
     low, high = wilson(among, top)
+    p = _hypergeometric_p(among, top, members, every)
+    return Measure(
+        name, among / top, low, high, aim, top, p=p,
+        detects=Z_POWER * math.sqrt(aim * (1 - aim) / top),
+        note="few results" if top < FEW else "",
+    )  # fmt: skip
+
+
+def two_shares(name: str, one: tuple[int, int], other: tuple[int, int]) -> Measure:
+    """The difference of two shares, each (counted, of so many); the aim is 0.
+
+    The interval is Newcombe's of Wilson's intervals (1998, method 10), p Fisher's exact test,
+    two-sided.
+    """
+    (first, count), (second, beside) = one, other
+    share, base = first / count, second / beside
+    (low, high), (base_low, base_high) = wilson(first, count), wilson(second, beside)
+    gap = share - base
+    return Measure(
+        name,
+        gap,
+        gap - math.hypot(share - low, base_high - base),
+        gap + math.hypot(high - share, base - base_low),
+        0.0,
+        count + beside,
+        p=_hypergeometric_p(first, count, first + second, count + beside),
+        detects=Z_POWER * 0.5 * math.sqrt(1 / count + 1 / beside),
+        note="few rows" if min(count, beside) < FEW else "",
+    )
+
+
+def _hypergeometric_p(among: int, top: int, members: int, every: int) -> float:
+    """Two-sided exact test of `among` members of `members` in `top` drawn of `every`."""
     least, most = max(0, top - (every - members)), min(top, members)
     logs = np.array(
         [_log_choose(members, k) + _log_choose(every - members, top - k)
          for k in range(least, most + 1)]
     )  # fmt: skip
     likely = np.exp(logs - _log_choose(every, top))
-    p = float(min(1.0, likely[logs <= logs[among - least] + 1e-9].sum()))
-    return Measure(
-        name, among / top, low, high, aim, top, p=p,
-        detects=Z_POWER * math.sqrt(aim * (1 - aim) / top),
-        note="few results" if top < FEW else "",
-    )  # fmt: skip
+    return float(min(1.0, likely[logs <= logs[among - least] + 1e-9].sum()))
 
 
 def _log_choose(count: int, chosen: int) -> float:

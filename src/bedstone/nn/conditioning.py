@@ -172,7 +172,8 @@ class Whitening(nn.Module):
     embedding, stay zeros.
     """
 
-    FLOOR = 1e-3  # of the largest variance: directions of much less are noise
+    FLOOR = 1e-2  # of the largest variance: directions of much less are noise
+    MOST = 4.0  # deviations; embeddings that no image has, such as those of words, go beyond
 
     mean: Tensor  # (E,)
     directions: Tensor  # (E, E), a column each
@@ -193,8 +194,12 @@ class Whitening(nn.Module):
         self.directions.copy_(directions * (variances.clamp_min(0) + floor).rsqrt())
 
     def forward(self, embeddings: Tensor) -> Tensor:
+        given = embeddings.float()
+        found = self.turned(given - self.mean.float()).clamp(-self.MOST, self.MOST)
+        return torch.where((given == 0).all(-1, keepdim=True), given, found)
+
+    def turned(self, differences: Tensor) -> Tensor:
+        """Differences (B, E) of embeddings along the directions, each divided by its deviation."""
         # in fp32: the small directions are what bf16 rounds away
-        with torch.autocast(embeddings.device.type, enabled=False):
-            given = embeddings.float()
-            found = (given - self.mean.float()) @ self.directions.float()
-            return torch.where((given == 0).all(-1, keepdim=True), given, found)
+        with torch.autocast(differences.device.type, enabled=False):
+            return differences.float() @ self.directions.float()

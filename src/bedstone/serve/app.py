@@ -227,7 +227,8 @@ def listen(host: str, port: int) -> socket.socket:
         BedstoneError: it can't be listened on.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family, socket.SOCK_STREAM)
+    # without its protocol named, asyncio leaves TCP_NODELAY off: 40 ms of waiting for each answer
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))

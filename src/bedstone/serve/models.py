@@ -23,12 +23,13 @@ from bedstone.checkpoints.names import known_names
 from bedstone.data.text.fim import style_of
 from bedstone.errors import BedstoneError, nearest
 from bedstone.generation.autoregress import ready
+from bedstone.generation.rows import Rows
 from bedstone.models.interfaces import DualEncoder, ImageEncoder, ImageTextModel
 from bedstone.nn.fast.decoder import Decoder
 from bedstone.runtime import pick_device, pick_precision
 from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.prefix import PrefixCache
-from bedstone.serve.rows import Room, Rows, open_rows, row_bytes
+from bedstone.serve.rows import Room, open_rows, row_bytes
 from bedstone.serve.scheduler import Scheduler, Turn
 from bedstone.serve.work import ENDING, Leaving
 from bedstone.settings import Settings, number, optional, whole

@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bedstone.generation.rows import BLOCK, parts
 from bedstone.nn.cache import Cache
-
-BLOCK = 64  # tokens; a multiple of the slots that stand together in an engine's cache
 
 
 @dataclass(frozen=True)
@@ -116,11 +115,6 @@ def scope_of(**fields: str | None) -> bytes:
 
 def _name(before: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.sha256(before + np.array(tokens, np.int64).tobytes()).digest()
-
-
-def parts(cache: Cache, row: int) -> list[Tensor]:
-    """A row's keys and values of each layer, (H, C, ...): views."""
-    return [each[row] for layer in cache.layers for each in (layer.keys, layer.values)]
 
 
 @torch.inference_mode()

@@ -26,11 +26,11 @@ from torch import Tensor
 from bedstone.data.text.tokenizer import Tokenizer
 from bedstone.generation.autoregress import Step
 from bedstone.generation.lookup import Lookup
-from bedstone.generation.sampling import likeliest, unconstrained
+from bedstone.generation.rows import Part, Rows
+from bedstone.generation.sampling import likeliest, log_probabilities, unconstrained
 from bedstone.generation.text import Piece, TextRow
 from bedstone.serve.metrics import ModelMetrics
 from bedstone.serve.prefix import PrefixCache, restore
-from bedstone.serve.rows import Part, Rows
 from bedstone.serve.work import (
     ENDING,
     Begun,
@@ -461,7 +461,7 @@ class Scheduler:
         following = row.ids[part.start + 1 : part.start + len(part.tokens) + 1]
         if not following:
             return
-        known = logits[: len(following)].float().log_softmax(-1)
+        known = log_probabilities(logits[: len(following)])
         own = known.gather(-1, torch.tensor(following)[:, None])[:, 0].tolist()
         row.scored.own.extend(own)
         top = row.work.top or 0
@@ -575,7 +575,7 @@ def _deliver(work: Work, event: Event) -> None:
 
 def _known(logits: Tensor, token: int, top: int) -> tuple[float, tuple[tuple[int, float], ...]]:
     """A token's log-probability in the model's own distribution, and the likeliest tokens."""
-    known = logits[0].float().log_softmax(-1)
+    known = log_probabilities(logits)[0]
     best = known.topk(min(top, len(known)))
     pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return float(known[token]), tuple(pairs)

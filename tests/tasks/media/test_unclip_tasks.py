@@ -1,6 +1,7 @@
 """unCLIP behind the tasks and `bedstone imagine`: prior, variations, ways between, refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import bedstone
 from bedstone.cli import main
 from bedstone.diffusion.sample import candidate_seeds
 from bedstone.errors import BedstoneError
-from bedstone.models.unclip.network import read_words
+from bedstone.models.unclip.network import joint, read_words
 from bedstone.tasks.media.unclip import TURN, UnclipGenerator, open_generator
 from drawings import drawing
 from image_models import pictures
@@ -159,14 +160,32 @@ def test_between_two_images_the_ends_are_their_variations() -> None:
 def test_towards_words() -> None:
     own = generator()
     found = own.like(ONE, [4] * 3, towards_text="a blue square", prompt="a red circle")
-    assert [each["share"] for each in found.recipes] == pytest.approx([0, TURN / 2, TURN])
+    assert [each["share"] for each in found.recipes] == pytest.approx([0, 0.5, 1])
     assert torch.allclose(found.signals[0], own.variations(ONE, [4]).signals[0], atol=1e-4)
-    turn = own.difference("a blue square", "a red circle")
-    back = own.difference("a red circle", "a blue square")
-    assert torch.allclose(turn, -back, atol=1e-4)
+    # the image's embedding moves as the prior's do, from the same noise
+    start, read = own.embedding(ONE)[None], own.model.prompts.condition
+    sampling = replace(own.model.sampling, prior_samples=1)
+    blue, red = (
+        own.model.embeddings([0], read([text]), sampling)
+        for text in ("a blue square", "a red circle")
+    )
+    moved = own.changed(start, ["a blue square"], ["a red circle"])
+    assert torch.allclose(moved, joint(start + blue - red), atol=1e-4)
+    end = own.decoded(moved, [4], {}, {}).signals[0]
+    assert torch.allclose(found.signals[2], end, atol=1e-4)
     for text in ("a red circle", "  "):
         with pytest.raises(BedstoneError, match="says nothing else"):
             own.like(ONE, [4], towards_text=text, prompt="a red circle")
+
+
+def test_towards_words_without_a_prior() -> None:
+    own = generator(prior=False)
+    found = own.like(ONE, [4] * 3, towards_text="a blue square", prompt="a red circle")
+    assert [each["share"] for each in found.recipes] == pytest.approx([0, TURN / 2, TURN])
+    start = own.embedding(ONE)[None]
+    turn = own.changed(start, ["a blue square"], ["a red circle"])
+    back = own.changed(start, ["a red circle"], ["a blue square"])
+    assert torch.allclose(turn, -back, atol=1e-4)
 
 
 def test_between_two_prompts() -> None:

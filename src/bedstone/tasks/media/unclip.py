@@ -1,7 +1,7 @@
 """Drawing with an unCLIP: from words, like an image, between two images, by what words change.
 
 All go by the CLIP's embedding of an image (Ramesh et al., 2022, section 3): that of a given one, a
-point of the arc between two, or one that is turned towards the difference of two texts. What is
+point of the arc between two, or one that is moved by the difference of two texts. What is
 drawn from an embedding is drawn without words.
 
 Shapes: B rows, E width of embeddings, C channels, H x W pixels.
@@ -38,7 +38,7 @@ from bedstone.tasks.media.generator import (
 )
 from bedstone.tasks.task import shown
 
-TURN = 0.4  # share of the arc towards a difference of texts, where nothing is said
+TURN = 0.4  # share of the arc towards a difference of words' own embeddings
 SAME = 1 - 1e-6  # cosine of embeddings that are one
 
 
@@ -130,8 +130,8 @@ class UnclipGenerator(MediaGenerator):
             towards: another image, to whose embedding the way leads.
             towards_text: words instead, for what is to change in the image.
             prompt: what the image shows in their place; without it, the empty text.
-            strength: share of the arc at the last image: 1 towards an image and 0.4 towards words
-                where it isn't said.
+            strength: share of the arc at the last image, 1 where it isn't said; 0.4 towards words
+                without a prior.
 
         Raises:
             BedstoneError: both ends are given or both are the same, or as `variations`.
@@ -142,7 +142,7 @@ class UnclipGenerator(MediaGenerator):
         if towards is not None and towards_text is not None:
             raise BedstoneError("towards: an image and words were given; expected one of them.")
         check_whole("count", len(seeds), 1)
-        share = (1.0 if towards_text is None else TURN) if strength is None else strength
+        share = (1.0 if towards_text is None else self.turn) if strength is None else strength
         if not 0 < share <= 1:
             raise BedstoneError(f"strength: {share} was given; expected above 0, to 1 (the end).")
         start = self.embedding(image)
@@ -156,7 +156,7 @@ class UnclipGenerator(MediaGenerator):
                     "between. Name another image."
                 )
         else:
-            end, named = self.difference(towards_text, prompt), towards_text
+            end, named = self.changed(start[None], [towards_text], [prompt])[0], towards_text
         shares = torch.linspace(0, share, len(seeds)) if len(seeds) > 1 else torch.tensor([share])
         rows = slerp(start.expand(len(shares), -1), end.expand(len(shares), -1), shares)
         record = {"like": named_image(image), "towards": named, "from": prompt}
@@ -240,23 +240,41 @@ class UnclipGenerator(MediaGenerator):
         large = self.model.enlarged(signals, seeds, sampling)
         return super()._generated(large, prompts, seeds, sampling, controls, more)
 
-    def difference(self, text: str, prompt: Prompt = None) -> Tensor:
-        """The direction (E,) from what an image shows, or the empty text, to a text, at length
-        sqrt(E).
+    def changed(self, starts: Tensor, texts: Sequence[str], prompts: Sequence[Prompt]) -> Tensor:
+        """Where images of embeddings (B, E) are moved to by what texts change, (B, E).
+
+        With a prior: by the difference of the embeddings that it makes of the text and of what the
+        image shows, or the empty text, from the same noise. Without one: the direction of the
+        difference of the words' own embeddings (Ramesh et al., 2022, section 3.3), which lie apart
+        from those of images.
 
         Raises:
-            BedstoneError: both say the same.
+            BedstoneError: a text says what the image shows.
         """
-        base = "" if prompt is None else str(prompt)
-        if not text.strip() or text.strip() == base.strip():
-            raise BedstoneError(
-                f"towards_text: {text[:60]!r} says nothing else than the image shows. Say what it "
-                "is to show instead."
-            )
-        both = self.model.prompts.condition([base, text])
-        own = replace(self.model.sampling, prior="none")  # of the words themselves
-        found = self.model.embeddings([0, 0], both, own).cpu()
-        return joint(found[1] - found[0])
+        bases = ["" if each is None else str(each) for each in prompts]
+        for text, base in zip(texts, bases, strict=True):
+            if not text.strip() or text.strip() == base.strip():
+                raise BedstoneError(
+                    f"towards_text: {text[:60]!r} says nothing else than the image shows. Say what "
+                    "it is to show instead."
+                )
+        sampling = replace(self.model.sampling, prior=self._prior(), prior_samples=1)
+        read = self.model.prompts.condition
+        last, first = (
+            self.model.embeddings([0] * len(said), read(said), sampling).cpu()
+            for said in (list(texts), bases)
+        )
+        return joint(last - first if sampling.prior == "none" else starts + last - first)
+
+    @property
+    def turn(self) -> float:
+        """Share of the arc towards where words move an image, where none is said."""
+        return TURN if self._prior() == "none" else 1.0
+
+    def _prior(self) -> str:
+        """The kind of the model's prior; none where it has none."""
+        prior = self.model.prior
+        return "none" if prior is None else str(prior.config.kind)
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
