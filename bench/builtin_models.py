@@ -118,18 +118,17 @@ MODELS = {
         "dalle-scenes",
         [
             "budget=4000 steps", "shares={autoencoder: 0.25}", "average=0.99",
-            "model={layout: dalle, width: 128, layers: 6, heads: 2}",
-            "parts.clip=scenes-clip", "clip={}",
+            "model={layout: dalle, width: 128, layers: 6, heads: 2}", "clip={}",
         ],
         of_drawings, "drawn_as_described", 0.08,
     ),
     "scenes-unclip": BuiltIn(
         "unclip-scenes",
         [
-            "budget=4000 steps", "shares={prior: 0.15}", "average=0.99",
+            "budget=3000 steps", "shares={prior: 0.15}", "average=0.99",
             "drop=0.2", "drop_text=0.4",
-            "model={patch: 4, width: 96, layers: 6, heads: 2, conv_in: 2, embedding_tokens: 4}",
-            "text={width: 96, layers: 1, heads: 4, context: 32}",
+            "model={patch: 4, width: 88, layers: 6, heads: 2, conv_in: 2, embedding_tokens: 4}",
+            "text={width: 88, layers: 1, heads: 4, context: 32}",
             "prior.model={layout: prior_transformer, width: 96, layers: 3, heads: 4}",
             "parts.clip=scenes-clip", "clip={}",
         ],
