@@ -413,12 +413,15 @@ def _refusal(path: Path, error: OSError, needed: int | None) -> str:
 
 
 def manifest(
-    folder: str | Path, known: Mapping[str, dict[str, Any]] | None = None
+    folder: str | Path,
+    known: Mapping[str, dict[str, Any]] | None = None,
+    leave_out: str = "",
 ) -> dict[str, dict[str, Any]]:
     """`{relative name: {"size": bytes, "sha256": hex}}` of every file below `folder`.
 
     Args:
         known: entries of files that other processes wrote, which aren't read again.
+        leave_out: a folder in it that isn't looked into.
 
     Raises:
         BedstoneError: a symlink is among them; what it points to would not travel along. Or a file
@@ -435,10 +438,12 @@ def manifest(
                 "process. Put the run's folder on a disk that all of them see."
             )
     for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if leave_out and name.startswith(f"{leave_out}/"):
+            continue
         if path.is_symlink():
             raise BedstoneError(f"{path}: is a symlink; put the file itself there.")
         if path.is_file():
-            name = path.relative_to(folder).as_posix()
             entries[name] = (known or {}).get(name) or {
                 "size": path.stat().st_size,
                 "sha256": sha256(path),

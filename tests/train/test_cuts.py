@@ -2,11 +2,7 @@
 
 import os
 import shutil
-import signal
-import socket
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from bedstone.recipes.base import go_on, read, train
 from bedstone.train.run import RunResult
 from faults import DEATH, MODES, needs_fork, steps
 from method_recipes import RECIPES
-from rank_worker import stop_after
+from rank_worker import forked, stop_after
 from runs import weights_hash
 
 pytestmark = [needs_fork, pytest.mark.usefixtures("cache")]
@@ -54,45 +50,6 @@ def _written(recipe: dict[str, Any], out: Path) -> Path:
     path = out.with_suffix(".yaml")
     path.write_text(yaml.safe_dump({**recipe, "out": str(out)}))
     return path
-
-
-def forked(works: list[Callable[[], object]], seconds: float = 60) -> list[int]:
-    """Does each of these in a process of its own, which are the ranks of a run; their exit codes.
-
-    What outlives another that died by so long is killed.
-    """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    there: dict[int, int] = {}
-    for rank, work in enumerate(works):
-        process = os.fork()
-        if not process:
-            code = 1
-            try:
-                if len(works) > 1:
-                    said = {"RANK": rank, "WORLD_SIZE": len(works), "MASTER_PORT": port}
-                    os.environ.update({key: str(value) for key, value in said.items()})
-                    os.environ.update(MASTER_ADDR="127.0.0.1", LOCAL_RANK=str(rank))
-                    with open(os.devnull, "w") as nowhere:
-                        os.dup2(nowhere.fileno(), 2)
-                work()
-                code = 0
-            finally:
-                os._exit(code)
-        there[process] = rank
-    codes, until = [0] * len(works), time.monotonic() + seconds
-    while there:
-        for process in list(there):
-            found, status = os.waitpid(process, os.WNOHANG)
-            if found:
-                codes[there.pop(process)] = os.waitstatus_to_exitcode(status)
-                until = min(until, time.monotonic() + 5) if codes[-1] or codes[0] else until
-        if time.monotonic() > until:
-            for process in there:
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.005)
-    return codes
 
 
 class _Counted:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bedstone.checkpoints.state import SHARDS
 from bedstone.checkpoints.writer import later, unchanging
 from bedstone.errors import BedstoneError
 from bedstone.files import manifest, verify_manifest, write_json
@@ -39,7 +40,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     known = unchanging({**record, **now})
 
     def write() -> None:
-        files = manifest(folder)
+        files = manifest(folder, leave_out=SHARDS)  # other ranks may be writing there
         files.pop(RECORD, None)  # which is replaced
         write_json(folder / RECORD, {**known, "files": files})
 
