@@ -14,10 +14,10 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +28,7 @@ from types import FrameType
 from typing import Any
 
 from bedstone.errors import BedstoneError
+from bedstone.files import process_folder
 from bedstone.serve.app import BACKLOG, GRACE, run
 from bedstone.serve.gate import Entrance
 from bedstone.serve.indexes import open_indexes
@@ -235,7 +236,7 @@ class Replicas:
         self._due: dict[int, float] = {}  # when to start one again, by the monotonic clock
         self._leaving = False
         self._said = False  # that all are ready
-        self._folder = Path()
+        self._folder = process_folder("bedstone-replicas")
 
     def run(self) -> None:
         """Serves until SIGTERM or SIGINT; all replicas then end within the settings' time.
@@ -245,16 +246,13 @@ class Replicas:
         """
         before = {n: signal.signal(n, self._leave) for n in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with tempfile.TemporaryDirectory(prefix="bedstone-replicas-") as folder:
-                self._folder = Path(folder)
-                try:
-                    for number in range(1, self.count + 1):
-                        self._start(number)
-                    while not self._leaving:
-                        self._look()
-                finally:
-                    self._end()
+            for number in range(1, self.count + 1):
+                self._start(number)
+            while not self._leaving:
+                self._look()
         finally:
+            self._end()
+            shutil.rmtree(self._folder, ignore_errors=True)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
