@@ -1,4 +1,4 @@
-"""What saving a checkpoint costs a training: how long it stands still, how slow the steps beside are.
+"""What saving a checkpoint costs a training: how long it stands still, and what comes beside.
 
     python bench/checkpoint.py --steps 30 --every 10 --layers 17
 
@@ -18,10 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from bedstone.checkpoints.store import CheckpointStore  # noqa: E402
-from bedstone.recipes.base import read, train  # noqa: E402
-from bedstone.train.loop import Trainer  # noqa: E402
-from runs import make_text  # noqa: E402
+from bedstone.checkpoints.store import CheckpointStore
+from bedstone.recipes.base import read, train
+from bedstone.train.loop import Trainer
+from runs import make_text
 
 
 def timed(kind: type, name: str, into: list[tuple[float, float]]) -> None:
@@ -59,9 +59,16 @@ def main() -> None:
             "data": {"source": str(make_text(folder / "text", 200)), "validation_share": 0.1},
             "tokenizer": {"vocab_size": 300},
             "optim": {"kind": "adamw", "adamw_lr": 1e-4},
-            **{"context": 128, "batch_size": given.rows, "budget": f"{given.steps} steps"},
-            **{"save_every": given.every, "evaluate_every": 10**6, "evaluate_tokens": 256},
-            **{"device": "cpu", "precision": "fp32", "out": str(folder / "run"), "keep": 1},
+            "context": 128,
+            "batch_size": given.rows,
+            "budget": f"{given.steps} steps",
+            "save_every": given.every,
+            "evaluate_every": 10**6,
+            "evaluate_tokens": 256,
+            "device": "cpu",
+            "precision": "fp32",
+            "out": str(folder / "run"),
+            "keep": 1,
         }
         train(read(made, usual="causal_lm"), quiet=True)
         size = sum(each.stat().st_size for each in (folder / "run/checkpoints").rglob("*"))

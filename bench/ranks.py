@@ -9,9 +9,9 @@ loss of a step, that of the gradient's norm at the first step, which a mean take
 show, and whether all saw the same rows (the ledger).
 
 With --kills a GPT learns on two ranks. A random one is killed (SIGKILL) at a random moment, every
-fourth time while a checkpoint is being written, and both are started again, until so many have been
-killed; then the last run is left to its end. Each run's weights have to be those of one that nothing
-disturbed, bit for bit, and its ledger too.
+fourth time while a checkpoint is being written, and both are started again, until so many have
+been killed; then the last run is left to its end. Each run's weights have to be those of one that
+nothing disturbed, bit for bit, and its ledger too.
 """
 
 import argparse

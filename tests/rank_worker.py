@@ -125,7 +125,7 @@ def fork(works: list[Callable[[], object]], quiet: bool = False) -> list[int]:
                 os.environ.update({key: str(value) for key, value in said.items()})
                 os.environ.update(MASTER_ADDR="127.0.0.1", LOCAL_RANK=str(rank))
             if quiet:
-                with open(os.devnull, "w") as nowhere:
+                with Path(os.devnull).open("w") as nowhere:
                     os.dup2(nowhere.fileno(), 1)
                     os.dup2(nowhere.fileno(), 2)
             own()

@@ -95,8 +95,13 @@ def test_a_save_that_fails_is_raised_by_the_next_who_waits(tmp_path):
 
 @pytest.mark.parametrize(
     "available, most, used, room",
-    [(150, "max", 0, True), (149, "max", 0, False), (150, "200", 100, False), (150, "250", 99, True)],
-)  # fmt: skip
+    [
+        (150, "max", 0, True),
+        (149, "max", 0, False),
+        (150, "200", 100, False),
+        (150, "250", 99, True),
+    ],
+)
 def test_a_copy_is_made_where_there_is_room(available, most, used, room, tmp_path, monkeypatch):
     size = 100 * 1024
     (tmp_path / "meminfo").write_text(f"MemTotal: 9999 kB\nMemAvailable: {available} kB\n")

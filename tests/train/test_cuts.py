@@ -27,9 +27,15 @@ def begun(tmp_path_factory):
     """A run that was stopped after step 1, and the hash of the weights that it ends with."""
     folder = tmp_path_factory.mktemp("begun")
     recipe = {
-        **{"device": "cpu", "precision": "fp32", "log_every": 1, "log": []},
+        "device": "cpu",
+        "precision": "fp32",
+        "log_every": 1,
+        "log": [],
         **RECIPES["causal_lm"](folder),
-        **{"budget": f"{LAST} steps", "evaluate_every": 0, "save_every": 1, "keep": 1},
+        "budget": f"{LAST} steps",
+        "evaluate_every": 0,
+        "save_every": 1,
+        "keep": 1,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BEDSTONE_CACHE", str(folder / "cache"))
@@ -136,5 +142,6 @@ def test_a_run_that_dies_at_any_operation_goes_on(begun, tmp_path, count, rank, 
     total, cuts = operations(begun, tmp_path, count)[rank], 0
     for at in range(1, total + 1):
         cuts += cut(begun, tmp_path, count, rank, at, mode)
-    print(f"{cuts} cuts of {total} operations, {count} ranks, rank {rank}, {mode}", file=sys.stderr)
+        print(f"{cuts} cuts, {mode} each of {total} operations of rank {rank} of {count}",
+              file=sys.stderr)  # fmt: skip
     assert cuts == total

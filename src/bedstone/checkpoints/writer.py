@@ -1,4 +1,4 @@
-"""Checkpoints that are written while the training goes on: a copy at the step, a thread for the rest.
+"""Checkpoints written while the training goes on: a copy at the step, a thread for the rest.
 
 What a save is to write is made at its step, in the training's own thread: small files at once, of
 tensors a copy in the memory of the host. What takes long (writing, syncing, hashing, renaming) is

@@ -84,7 +84,9 @@ def serve(
         serve_here(plan, listener)
         return
     threads = threads_of(replicas)
-    each = f"{settings.memory:g} GiB of models (--memory)" if settings.memory else "no bound on models"
+    each = (
+        f"{settings.memory:g} GiB of models (--memory)" if settings.memory else "no bound on models"
+    )
     logging.getLogger("bedstone.serve").info(
         "%d replicas, each with its own models, %s, %g GiB of keys and values a model "
         "(--kv-memory), %g GiB of kept prompts (--prefix-memory), threads: %d",

@@ -9,7 +9,6 @@ What one process keeps the others don't know, so nothing is kept for a later req
 """
 
 import contextlib
-import itertools
 import json
 import logging
 import multiprocessing
@@ -43,7 +42,14 @@ log = logging.getLogger("bedstone.serve")
 FORMAT = "%(asctime)s %(message)s"
 EVERY = 1.0  # seconds between two reports of a replica
 STALE = 15.0  # seconds after which what it reported counts no more
-LATER = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)  # seconds before it is started again, if it never was ready
+LATER = (
+    0.0,
+    1.0,
+    2.0,
+    5.0,
+    15.0,
+    30.0,
+)  # seconds before it is started again, if it never was ready
 
 
 @dataclass(frozen=True)
@@ -296,9 +302,9 @@ class Replicas:
         reported(self._folder, number).unlink(missing_ok=True)
         if not self._said:
             raise BedstoneError(
-                f"replica {number} ended {how} before all were open; why stands above, unless it was "
-                "killed, as the system does where memory runs out. Give fewer --replicas, or lower "
-                "--kv-memory, if that is so."
+                f"replica {number} ended {how} before all were open; why stands above, unless the "
+                "system killed it for want of memory: then give fewer --replicas, or lower "
+                "--kv-memory."
             )
         if not was_open:
             self._failures[number] += 1

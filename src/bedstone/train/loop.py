@@ -429,7 +429,6 @@ class Trainer:
             self.plan.took("save", max(seconds, self.plan.save) if room else seconds)
         self.saved_at = (self.step, self.elapsed())
 
-
     def _bytes(self, *state: dict[str, Any]) -> int:
         """How much memory a copy of the weights and of training state takes."""
         network = self.network if self.ranks.whole is None else self.ranks.whole
