@@ -135,7 +135,7 @@ def fork(works: list[Callable[[], object]], quiet: bool = False) -> list[int]:
     return there
 
 
-def ended(processes: list[int], seconds: float = 60, grace: float = 5) -> list[int]:
+def ended(processes: list[int], seconds: float = 400, grace: float = 20) -> list[int]:
     """The exit codes of processes of `fork`, when all have ended.
 
     Args:
