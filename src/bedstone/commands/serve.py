@@ -4,8 +4,8 @@ import logging
 import os
 import sys
 
-from bedstone.commands.tune import threads_of
 from bedstone.errors import BedstoneError
+from bedstone.measured import threads_of
 from bedstone.reading import read_text, to_path
 from bedstone.serve.app import listen
 from bedstone.serve.gate import entrance_of

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import threads_of
 from bedstone.outputs import named_rows
 from bedstone.recipes import library
 
@@ -87,12 +87,6 @@ def tune(
     else:
         show(study, reason)
     return {"SIGINT": 130, "SIGTERM": 143}.get(reason, 0)
-
-
-def threads_of(workers: int) -> int:
-    """Threads of each worker: OMP_NUM_THREADS where it says how many, or its share of the cores."""
-    word = os.environ.get("OMP_NUM_THREADS", "")
-    return int(word) if word.isdigit() and int(word) else max((os.cpu_count() or 1) // workers, 1)
 
 
 def base_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
