@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bedstone.errors import BedstoneError
-from bedstone.measured import threads_of
 from bedstone.outputs import named_rows
 from bedstone.recipes import library
 
@@ -74,6 +73,7 @@ def tune(
     from bedstone.inspect.space import check_space, read_space
     from bedstone.inspect.study import StudySettings, create
     from bedstone.inspect.tune import search
+    from bedstone.measured import threads_of
 
     dimensions = read_space(space, over)
     base = base_recipe(path, overrides)
