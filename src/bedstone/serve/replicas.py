@@ -224,7 +224,9 @@ def _leave_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    while True:  # a signal is passed over just before the server begins to listen to it
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
 
 
 class Replicas:
@@ -318,11 +320,12 @@ class Replicas:
 
     def _end(self) -> None:
         """Ends all; what isn't gone in time is killed."""
-        for process in self._living.values():
-            process.terminate()
         until = time.monotonic() + self.plan.settings.drain_seconds + 2 * GRACE
+        while time.monotonic() < until and any(each.is_alive() for each in self._living.values()):
+            for process in self._living.values():  # again: as in `_leave_with_parent`
+                process.terminate()
+            wait([each.sentinel for each in self._living.values() if each.is_alive()], timeout=1)
         for number, process in self._living.items():
-            process.join(max(until - time.monotonic(), 0.1))
             if process.is_alive():
                 log.error("replica %d (process %d) doesn't end; it is killed", number, process.pid)
                 process.kill()
