@@ -133,6 +133,9 @@ class Board(Alone):
 
     def __init__(self, folder: Path, number: int, count: int, models: Models) -> None:
         self.folder, self.number, self.count, self.models = folder, number, count, models
+
+    def begin(self) -> None:
+        """Reports from now on, as long as the process lives."""
         threading.Thread(target=self._report, name="report", daemon=True).start()
 
     def _report(self) -> None:
@@ -208,7 +211,9 @@ def _replica(plan: Plan, listener: socket.socket, folder: str, number: int, coun
 
     def report(models: Models) -> Board:
         shared.listen(BACKLOG)  # who reports can be reached
-        return Board(Path(folder), number, count, models)
+        board = Board(Path(folder), number, count, models)
+        board.begin()
+        return board
 
     try:
         serve_here(plan, shared, report)
