@@ -9,8 +9,10 @@ signal does. Faults: nan, stop (SIGSTOP), kill, hang, full (a full disk), cut (k
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,67 @@ def work(words: list[str]) -> None:
             done = go_on(Path(path), quiet=True).done
         if ranks.rank() == 0:
             print(json.dumps({"run": path, "ledger": done.ledger, "step": done.step}), flush=True)
+
+
+def fork(works: list[Callable[[], object]], quiet: bool = False) -> list[int]:
+    """Does each of these in a process of its own, which are the ranks of a run; the processes.
+
+    Args:
+        quiet: nothing that they say is printed.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    there = []
+    for rank, own in enumerate(works):
+        process = os.fork()
+        if process:
+            there.append(process)
+            continue
+        code = 1
+        try:
+            if len(works) > 1:
+                said = {"RANK": rank, "WORLD_SIZE": len(works), "MASTER_PORT": port}
+                os.environ.update({key: str(value) for key, value in said.items()})
+                os.environ.update(MASTER_ADDR="127.0.0.1", LOCAL_RANK=str(rank))
+            if quiet:
+                with Path(os.devnull).open("w") as nowhere:
+                    os.dup2(nowhere.fileno(), 1)
+                    os.dup2(nowhere.fileno(), 2)
+            own()
+            code = 0
+        finally:
+            os._exit(code)
+    return there
+
+
+def ended(processes: list[int], seconds: float = 400, grace: float = 20) -> list[int]:
+    """The exit codes of processes of `fork`, when all have ended.
+
+    Args:
+        seconds: after which those that haven't are killed.
+        grace: likewise, after one of them failed.
+    """
+    codes: dict[int, int] = {}
+    until = time.monotonic() + seconds
+    while len(codes) < len(processes):
+        for process in processes:
+            if process in codes:
+                continue
+            found, status = os.waitpid(process, os.WNOHANG)
+            if found:
+                codes[process] = os.waitstatus_to_exitcode(status)
+                if codes[process]:
+                    until = min(until, time.monotonic() + grace)
+            elif time.monotonic() > until:
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
+    return [codes[process] for process in processes]
+
+
+def forked(works: list[Callable[[], object]]) -> list[int]:
+    """The exit codes of ranks that did each of these; what they print of a fault is dropped."""
+    return ended(fork(works, quiet=len(works) > 1))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from bedstone.files import (
     atomic_folder,
     inside,
     manifest,
+    process_folder,
     verify_manifest,
     write_json,
     write_text,
@@ -471,3 +472,29 @@ def test_a_full_device_is_told():
         pytest.skip("there is no /dev/full here")
     with pytest.raises(BedstoneError, match="No space left"):
         write_text("/dev/full", "x" * 100_000)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks whether processes live")
+def test_temporary_folders_of_dead_processes_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code = "from bedstone.files import process_folder; print(process_folder('made'))"
+    dead = Path(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                       env={**os.environ, "TMPDIR": str(tmp_path)}, check=True).stdout.strip()
+    )  # fmt: skip
+    (dead / "session").mkdir()
+    assert dead.parent == tmp_path
+    others = [dead.with_name(dead.name.replace("made", "else", 1)), tmp_path / "made-by-hand"]
+    elsewhere = dead.with_name(dead.name.replace(files._HOST, "0" * 8))
+    for each in (*others, elsewhere):
+        each.mkdir()
+    own = process_folder("made")
+    again = process_folder("made")
+    assert own != again and stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert {*tmp_path.iterdir()} == {own, again, elsewhere, *others}
+
+
+def test_a_manifest_leaves_out_a_folder_that_others_write(tmp_path):
+    fill(tmp_path, {"a": "x", "shards/b": "y", "shards.txt": "z", "deep/shards/c": "w"})
+    assert set(manifest(tmp_path, leave_out="shards")) == {"a", "shards.txt", "deep/shards/c"}
+    assert "shards/b" in manifest(tmp_path)

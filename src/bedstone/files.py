@@ -319,6 +319,34 @@ def sweep(folder: Path, pattern: str) -> None:
                     _remove(found)
 
 
+def process_folder(name: str) -> Path:
+    """A new folder of this process among the system's temporary ones, for it alone to enter.
+
+    Whoever makes one removes it. Those of the same name that dead processes of this machine left
+    are removed here.
+    """
+    home = Path(tempfile.gettempdir())
+    for found in home.glob(f"{glob.escape(name)}-*"):
+        match = re.fullmatch(r".+-(\d+)-(\w{8})-\w{4}", found.name)
+        if match and match[2] == _HOST and _is_dead(int(match[1])):
+            shutil.rmtree(found, ignore_errors=True)
+    while True:
+        path = home / f"{name}-{os.getpid()}-{_HOST}-{secrets.token_hex(2)}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
+
+
+def _is_dead(process: int) -> bool:
+    if os.name == "nt":  # asking would end the process there
+        return False
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
+    return False
+
+
 def _is_stale(found: Path, number: str, host: str) -> bool:
     """Whether nobody writes this temporary any more: its process is dead, or it is old."""
     process = int(number)
@@ -326,12 +354,9 @@ def _is_stale(found: Path, number: str, host: str) -> bool:
         return found not in _active
     try:
         old = time.time() - found.stat().st_mtime > OLD_SECONDS
-        if old or host != _HOST or os.name == "nt":  # on Windows, asking would end the process
-            return old
-        os.kill(process, 0)
-    except OSError as error:
-        return isinstance(error, ProcessLookupError)
-    return False
+    except OSError:
+        return False
+    return old or (host == _HOST and _is_dead(process))
 
 
 def _previous(path: Path) -> Path:
@@ -413,12 +438,15 @@ def _refusal(path: Path, error: OSError, needed: int | None) -> str:
 
 
 def manifest(
-    folder: str | Path, known: Mapping[str, dict[str, Any]] | None = None
+    folder: str | Path,
+    known: Mapping[str, dict[str, Any]] | None = None,
+    leave_out: str = "",
 ) -> dict[str, dict[str, Any]]:
     """`{relative name: {"size": bytes, "sha256": hex}}` of every file below `folder`.
 
     Args:
         known: entries of files that other processes wrote, which aren't read again.
+        leave_out: a folder in it that isn't looked into.
 
     Raises:
         BedstoneError: a symlink is among them; what it points to would not travel along. Or a file
@@ -435,10 +463,12 @@ def manifest(
                 "process. Put the run's folder on a disk that all of them see."
             )
     for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if leave_out and name.startswith(f"{leave_out}/"):
+            continue
         if path.is_symlink():
             raise BedstoneError(f"{path}: is a symlink; put the file itself there.")
         if path.is_file():
-            name = path.relative_to(folder).as_posix()
             entries[name] = (known or {}).get(name) or {
                 "size": path.stat().st_size,
                 "sha256": sha256(path),

@@ -192,3 +192,10 @@ def _keep(place: Path, here: str, question: str, found: Mapping[str, float]) -> 
     with contextlib.suppress(OSError, BedstoneError):
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_json(place, {"format": FORMAT, "results": results})
+
+
+def threads_of(processes: int) -> int:
+    """Threads of each of several processes: OMP_NUM_THREADS where it says how many, or its share
+    of the cores."""
+    word = os.environ.get("OMP_NUM_THREADS", "")
+    return int(word) if word.isdigit() and int(word) else max((os.cpu_count() or 1) // processes, 1)

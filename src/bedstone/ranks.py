@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -40,15 +41,20 @@ class EveryRank(BedstoneError):
     """An error that all ranks raise: rank 0 says it."""
 
 
-class _Alone:
-    """Whether this rank does something by itself, as one process would."""
+class _Here(threading.local):
+    """Of this thread: whether it does something by itself, as one process would; and the group over
+    which it exchanges, None for that of all threads."""
 
-    now = False
+    alone = False
+    group: Any = None
+
+
+_here = _Here()
 
 
 def count() -> int:
     """How many ranks the run has; 1 of a run of one process, and of what one rank does alone."""
-    return 1 if _Alone.now else world()
+    return 1 if _here.alone else world()
 
 
 def world() -> int:
@@ -68,11 +74,26 @@ def _joined() -> bool:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Within it this rank exchanges nothing: it does what the others don't, or do by themselves."""
-    before, _Alone.now = _Alone.now, True
+    before, _here.alone = _here.alone, True
     try:
         yield
     finally:
-        _Alone.now = before
+        _here.alone = before
+
+
+def new_group() -> Any:
+    """A group for another thread to exchange over, which all ranks make; None of one process."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE) if count() > 1 else None
+
+
+@contextlib.contextmanager
+def within(group: Any) -> Iterator[None]:
+    """Within it this thread exchanges over a group of `new_group`, while others do over theirs."""
+    before, _here.group = _here.group, group
+    try:
+        yield
+    finally:
+        _here.group = before
 
 
 def launched() -> tuple[int, int]:
@@ -194,10 +215,10 @@ def agreed(value: T) -> T:
         return value
     data = _bytes(value) if rank() == 0 else torch.zeros(0, dtype=torch.uint8)
     size = torch.tensor([len(data)])
-    dist.broadcast(size, 0)
+    dist.broadcast(size, 0, _here.group)
     if rank():
         data = torch.zeros(int(size), dtype=torch.uint8)
-    dist.broadcast(data, 0)
+    dist.broadcast(data, 0, _here.group)
     found: T = _value(data)
     return found
 
@@ -287,14 +308,14 @@ def in_turn(work: Callable[[], T]) -> T:
 def total(values: Tensor) -> Tensor:
     """The sum over ranks, in place; every rank has the same bits."""
     if count() > 1:
-        dist.all_reduce(values)
+        dist.all_reduce(values, group=_here.group)
     return values
 
 
 def all_gather(values: Tensor) -> list[Tensor]:
     """Every rank's tensor, of one shape, in their order."""
     found = [torch.empty_like(values) for _ in range(count())]
-    dist.all_gather(found, values.contiguous())
+    dist.all_gather(found, values.contiguous(), _here.group)
     return found
 
 
@@ -371,7 +392,7 @@ def share_chance(*, anew: bool = False) -> None:
     if count() > 1:
         states = _states() if anew or _chance.shared is None else _chance.shared
         for state in states:
-            dist.broadcast(state, 0)
+            dist.broadcast(state, 0, _here.group)
         _chance.shared = states
 
 

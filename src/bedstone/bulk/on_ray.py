@@ -16,7 +16,6 @@ import secrets
 import shutil
 import socket
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from bedstone.bulk.places import (
     attempt,
 )
 from bedstone.errors import BedstoneError
+from bedstone.files import process_folder
 
 log = logging.getLogger("bedstone.bulk")
 DEATHS = 4 * TRIES  # of actors in a row, without one result, after which no other is started
@@ -190,7 +190,7 @@ class OnRay:
             log.warning("--actors %d: the cluster has room for %d", actors, room)
 
     def _start(self, actors: int | None) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="bedstone-ray-"))
+        self._folder = process_folder("bedstone-ray")
         cores = (actors or max(1, (os.cpu_count() or 1) // self._threads)) * self._threads
         try:
             self._ray.init(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bedstone.checkpoints.state import SHARDS
+from bedstone.checkpoints.writer import later, unchanging
 from bedstone.errors import BedstoneError
 from bedstone.files import manifest, verify_manifest, write_json
 from bedstone.generation.constraints import FILE, read_constraints
@@ -35,9 +37,14 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
         record: what is known of its making: recipe, data, metrics.
     """
     now = {"versions": versions(), "saved": time.strftime("%FT%TZ", time.gmtime())}
-    files = manifest(folder)
-    files.pop(RECORD, None)  # which is replaced
-    write_json(folder / RECORD, {**record, **now, "files": files})
+    known = unchanging({**record, **now})
+
+    def write() -> None:
+        files = manifest(folder, leave_out=SHARDS)  # other ranks may be writing there
+        files.pop(RECORD, None)  # which is replaced
+        write_json(folder / RECORD, {**known, "files": files})
+
+    later(write)
 
 
 def read_record(folder: Path, *, verify: bool) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from bedstone import ranks
 from bedstone.checkpoints.tensors import DTYPES, load_tensors, save_tensors
+from bedstone.checkpoints.writer import frozen, later
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_folder, recover_folder, write_text
 from bedstone.reading import read_json
@@ -79,9 +80,14 @@ def save_state(
             f"{folder}: the training state holds itself or is nested too deeply to be written; "
             "keep plain, shallow values in it."
         ) from error
-    with atomic_folder(folder) as temporary:
-        save_tensors(temporary, tensors, name=_TENSORS)
-        write_text(temporary / _STRUCTURE, text)
+    tensors = frozen(tensors)
+
+    def write() -> None:
+        with atomic_folder(folder) as temporary:
+            save_tensors(temporary, tensors, name=_TENSORS)
+            write_text(temporary / _STRUCTURE, text)
+
+    later(write)
 
 
 def load_state(folder: str | Path) -> dict[Any, Any]:

@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from bedstone.checkpoints.writer import Job, Writer, postponed
 from bedstone.errors import BedstoneError
 from bedstone.files import (
     atomic_folder,
@@ -121,6 +122,7 @@ class CheckpointStore:
         write: Callable[[Path], None],
         metrics: dict[str, float] | None = None,
         best_by: str = "validation_loss",
+        writer: Writer | None = None,
     ) -> Checkpoint:
         """Calls `write` with an empty folder to fill, then makes it the checkpoint of `step`.
 
@@ -129,8 +131,13 @@ class CheckpointStore:
         On several ranks each calls this: all write into one folder, of which rank 0 writes the
         manifest, with the hashes of what the others wrote, and renames it last.
 
+        Args:
+            writer: a thread that does what `write` puts off, and all that follows; it isn't on the
+                disk before `writer.wait()` returns.
+
         Raises:
-            BedstoneError: the disk is full or refuses; what `write` raises comes through.
+            BedstoneError: the disk is full or refuses; what `write` raises comes through. On
+                several ranks all raise it, and nothing was changed.
         """
         if type(step) is not int or step < 0:
             raise BedstoneError(f"step: {step!r}; expected a whole number, 0 or more.")
@@ -152,14 +159,34 @@ class CheckpointStore:
         from bedstone import ranks  # here, as lists of models read stores without torch
 
         saved = Checkpoint(path, step, values, best_by)
-        if ranks.count() > 1:
-            _write_together(path, write, seal)
+        with contextlib.ExitStack() as stack:  # of rank 0 alone
+            temporary = Path(ranks.first(lambda: str(stack.enter_context(atomic_folder(path)))))
+            jobs: list[Job] = []
+            if writer is None:
+                ranks.together(lambda: write(temporary))
+            else:
+                jobs = ranks.together(lambda: _prepared(write, temporary))
+            place = stack.pop_all()
+
+        def finish() -> None:
+            with place:
+
+                def fill() -> dict[str, dict[str, Any]]:
+                    while jobs:  # what is written is let go of
+                        jobs.pop(0)()
+                    return _own_files(temporary)
+
+                known: dict[str, dict[str, Any]] = {}
+                for files in ranks.gathered(ranks.together(fill)):
+                    known |= files
+                ranks.first(lambda: seal(temporary, manifest(temporary, known)))
+                ranks.first(place.close)
             ranks.first(lambda: self._prune(saved))
-            return saved
-        with atomic_folder(path) as temporary:
-            write(temporary)
-            seal(temporary, manifest(temporary))
-        self._prune(saved)
+
+        if writer is None:
+            finish()
+        else:
+            writer.start(finish)
         return saved
 
     def list(self) -> Sequence[Checkpoint]:
@@ -245,38 +272,28 @@ class CheckpointStore:
                     )
 
 
-def _write_together(
-    path: Path,
-    write: Callable[[Path], None],
-    seal: Callable[[Path, dict[str, dict[str, Any]]], None],
-) -> None:
-    """Fills a folder on all ranks; it takes its place when each says that its files are synced.
+def _prepared(write: Callable[[Path], None], folder: Path) -> list[Job]:
+    """Writes what is small, and gives the jobs that write the rest."""
+    with postponed() as jobs:
+        write(folder)
+    return jobs
 
-    Raises:
-        BedstoneError: of any rank, by all; nothing was changed.
-    """
+
+def _own_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """What this rank wrote of a checkpoint beside what rank 0 did: sizes and hashes by name."""
     from bedstone import ranks
     from bedstone.checkpoints.state import SHARDS, shard_name
 
-    with contextlib.ExitStack() as stack:
-        temporary = Path(ranks.first(lambda: str(stack.enter_context(atomic_folder(path)))))
-
-        def fill() -> dict[str, dict[str, Any]]:
-            write(temporary)
-            own = temporary.glob(f"{SHARDS}/{shard_name(ranks.rank(), ranks.count())}*")
-            return {
-                file.relative_to(temporary).as_posix(): {
-                    "size": file.stat().st_size,
-                    "sha256": sha256_of(file),
-                }
-                for file in own
-            }
-
-        known: dict[str, dict[str, Any]] = {}
-        for files in ranks.gathered(ranks.together(fill)):
-            known |= files
-        ranks.first(lambda: seal(temporary, manifest(temporary, known)))
-        ranks.first(stack.close)
+    if ranks.count() == 1:
+        return {}
+    own = folder.glob(f"{SHARDS}/{shard_name(ranks.rank(), ranks.count())}*")
+    return {
+        file.relative_to(folder).as_posix(): {
+            "size": file.stat().st_size,
+            "sha256": sha256_of(file),
+        }
+        for file in own
+    }
 
 
 def _by_score(checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:

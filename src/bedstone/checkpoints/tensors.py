@@ -6,6 +6,7 @@ refused with a reason, not with whatever a parser happens to raise. Pickle is ne
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bedstone.checkpoints.headers import REFETCH, stored_tensors
+from bedstone.checkpoints.writer import frozen, later
 from bedstone.errors import BedstoneError
 from bedstone.files import atomic_file, write_json
 
@@ -77,12 +79,12 @@ def save_tensors(
     index = folder / f"{name}.index.json"
     if len(shards) == 1:
         written = [name]
-        _write_file(folder / name, tensors, metadata)
+        later(partial(_write_file, folder / name, frozen(tensors), metadata))
     else:
         count = len(shards)
         written = [f"{stem}-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)]
         for file, shard in zip(written, shards, strict=True):
-            _write_file(folder / file, shard, metadata)
+            later(partial(_write_file, folder / file, frozen(shard), metadata))
         total = sum(tensor.nbytes for tensor in tensors.values())
         weight_map = {key: file for file, s in zip(written, shards, strict=True) for key in s}
         write_json(index, {"metadata": {"total_size": total}, "weight_map": weight_map})

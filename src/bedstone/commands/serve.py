@@ -2,19 +2,18 @@
 
 import logging
 import os
-import signal
 import sys
-from types import FrameType
 
 from bedstone.errors import BedstoneError
+from bedstone.measured import threads_of
 from bedstone.reading import read_text, to_path
-from bedstone.serve.app import listen, run
+from bedstone.serve.app import listen
 from bedstone.serve.gate import entrance_of
-from bedstone.serve.indexes import open_indexes
-from bedstone.serve.models import Models, ServeSettings, named_sources
-from bedstone.serve.routes import Service
+from bedstone.serve.models import ServeSettings, named_sources
+from bedstone.serve.replicas import Plan, Replicas, serve_here
 from bedstone.tasks.moderation.policy import read_policy
 
+MOST = 64  # replicas
 KEYS_LIMIT = 1 << 20  # bytes of a file of keys
 KEY = "BEDSTONE_API_KEY"  # of the environment
 
@@ -29,6 +28,7 @@ def serve(
     allowed_host: list[str] = [],  # noqa: B006
     index: list[str] = [],  # noqa: B006
     policy: str | None = None,
+    replicas: int = 1,
     precision: str = "auto",
     device: str = "auto",
 ) -> None:
@@ -51,6 +51,8 @@ def serve(
         index: a folder that `bedstone index` wrote, searched by /v1/search; NAME=FOLDER gives it
             the name that requests use; repeat it for more. Its model has to be served, too.
         policy: a YAML file, by which /v1/moderations judges what comes without a policy.
+        replicas: processes that serve, each with all models and the limits below for itself; no
+            response is then kept for previous_response_id.
         precision: of computation: auto, bf16, fp32, int8 or int4.
         device: auto, cpu, cuda or mps.
 
@@ -74,26 +76,23 @@ def serve(
     if not 0 <= port < 65536:
         raise BedstoneError(f"--port: {port} was given; expected 0 to 65535.")
     judged = None if policy is None else read_policy(policy)
+    if not 1 <= replicas <= MOST:
+        raise BedstoneError(f"--replicas: {replicas} was given; expected 1 to {MOST}.")
     listener = listen(host, port)  # that it is taken is known before models are opened
-    opened = Models(named_sources(models), settings, precision, device)
-    before = signal.signal(signal.SIGTERM, _stop)  # until the server has its own
-    try:
-        opened.open_all()
-        # uvicorn ends by a signal, and raises it once more when all is done
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _pass_over)
-        run(Service(opened, open_indexes(index, opened), judged), entrance, listener)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def _pass_over(number: int, frame: FrameType | None) -> None:
-    """Takes a signal that has done its work."""
+    plan = Plan(named_sources(models), settings, entrance, index, judged, precision, device)
+    if replicas == 1:
+        serve_here(plan, listener)
+        return
+    threads = threads_of(replicas)
+    each = (
+        f"{settings.memory:g} GiB of models (--memory)" if settings.memory else "no bound on models"
+    )
+    logging.getLogger("bedstone.serve").info(
+        "%d replicas, each with its own models, %s, %g GiB of keys and values a model "
+        "(--kv-memory), %g GiB of kept prompts (--prefix-memory), threads: %d",
+        replicas, each, settings.kv_memory, settings.prefix_memory, threads,
+    )  # fmt: skip
+    Replicas(plan, listener, replicas, threads).run()
 
 
 def read_keys(file: str | None) -> dict[str, str]:

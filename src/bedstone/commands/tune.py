@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +73,7 @@ def tune(
     from bedstone.inspect.space import check_space, read_space
     from bedstone.inspect.study import StudySettings, create
     from bedstone.inspect.tune import search
+    from bedstone.measured import threads_of
 
     dimensions = read_space(space, over)
     base = base_recipe(path, overrides)
@@ -87,12 +87,6 @@ def tune(
     else:
         show(study, reason)
     return {"SIGINT": 130, "SIGTERM": 143}.get(reason, 0)
-
-
-def threads_of(workers: int) -> int:
-    """Threads of each worker: OMP_NUM_THREADS where it says how many, or its share of the cores."""
-    word = os.environ.get("OMP_NUM_THREADS", "")
-    return int(word) if word.isdigit() and int(word) else max((os.cpu_count() or 1) // workers, 1)
 
 
 def base_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:

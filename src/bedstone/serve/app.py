@@ -128,14 +128,16 @@ def build_app(service: Service, entrance: Entrance) -> Gate:
         return Response(status_code=200)
 
     async def ready(request: Request) -> Response:
-        return JSONResponse({"ready": models.ready}, 200 if models.ready else 503)
+        found = await asyncio.to_thread(service.replicas.ready, models.ready)
+        return JSONResponse({"ready": found}, 200 if found else 503)
 
     async def said_version(request: Request) -> Response:
         return JSONResponse({"version": version("bedstone")})
 
     async def metrics(request: Request) -> Response:
         figures = {name: each.metrics for name, each in models.entries.items()}
-        return PlainTextResponse(text_of(figures), media_type="text/plain; version=0.0.4")
+        text = await asyncio.to_thread(service.replicas.figures, text_of(figures))
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     description = describe(ROUTES, TASK_PATH, *facts_of(service, bool(entrance.keys)))
 

@@ -34,7 +34,13 @@ class Kept:
 
 
 class Conversations:
-    """Responses by the key that asked and by their ids; the one used least lately gives way."""
+    """Responses by the key that asked and by their ids; the one used least lately gives way.
+
+    Attributes:
+        keeps: whether anything is kept for a later request.
+    """
+
+    keeps = True
 
     def __init__(self, most: int = KEPT, characters: int = KEPT_CHARACTERS) -> None:
         self._most, self._room = most, characters

@@ -6,7 +6,7 @@ of them a request ahead of others.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 FIRST = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 30.0)
 BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28)
@@ -79,9 +79,13 @@ _TIMES = (
 )
 
 
-def text_of(models: Mapping[str, ModelMetrics]) -> str:
-    """All figures, in Prometheus' text format 0.0.4."""
-    labels = {name: f'model_name="{_escaped(name)}"' for name in models}
+def text_of(models: Mapping[str, ModelMetrics], more: str = "") -> str:
+    """All figures, in Prometheus' text format 0.0.4.
+
+    Args:
+        more: labels beside the model's name, each after a comma.
+    """
+    labels = {name: f'model_name="{_escaped(name)}"{more}' for name in models}
     lines: list[str] = []
     for name, kind, what, place in _PLAIN:
         lines += _head(name, kind, what)
@@ -99,6 +103,19 @@ def text_of(models: Mapping[str, ModelMetrics]) -> str:
         for model, each in models.items():
             lines += getattr(each, place).lines(f"vllm:{name}", labels[model])
     return "\n".join(lines) + "\n"
+
+
+def merged(texts: Sequence[str]) -> str:
+    """The figures of several processes, which differ in a label, as one text."""
+    lines: dict[str, list[str]] = {}  # by the name that they follow
+    for text in texts:
+        head = ""
+        for line in text.splitlines():
+            if line.startswith("# HELP"):
+                head = line
+            if line not in lines.setdefault(head, []):
+                lines[head].append(line)
+    return "".join(f"{line}\n" for own in lines.values() for line in own)
 
 
 def _head(name: str, kind: str, what: str) -> list[str]:

@@ -7,7 +7,7 @@ be gone on from by `previous_response_id`.
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bedstone.errors import BedstoneError
@@ -151,6 +151,8 @@ async def respond(
     messages = read_items(request.input)
     if request.previous_response_id is not None:
         messages = [*kept.find(context.identity, request.previous_response_id), *messages]
+    if not kept.keeps:
+        request = replace(request, store=False)
     given = messages
     if request.instructions:
         messages = [{"role": "system", "content": request.instructions}, *messages]

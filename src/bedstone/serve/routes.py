@@ -37,6 +37,18 @@ from bedstone.tasks.pipeline import PROMPTED, TASKS
 Known = Mapping[str, Any]  # what `/v1/models` says of a model
 
 
+class Alone:
+    """The processes that a server answers for: itself alone."""
+
+    def ready(self, own: bool) -> bool:
+        """Whether all are ready, of which this one is or isn't."""
+        return own
+
+    def figures(self, own: str) -> str:
+        """The figures of all, in Prometheus' text format."""
+        return own
+
+
 @dataclass(eq=False)
 class Service:
     """All that a server has.
@@ -44,12 +56,14 @@ class Service:
     Attributes:
         policy: of moderation, where a request gives none.
         conversations: that responses can go on from.
+        replicas: the processes that this one answers for.
     """
 
     models: Models
     indexes: Indexes = field(default_factory=Indexes)
     policy: Policy | None = None
     conversations: Conversations = field(default_factory=Conversations)
+    replicas: Alone = field(default_factory=Alone)
 
     @property
     def limits(self) -> ServeSettings:

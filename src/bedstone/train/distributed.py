@@ -59,7 +59,7 @@ class Alone:
         found: Tensor = objective(network, batch)[0]
         return found
 
-    def spoilt(self, fault: BedstoneError) -> None:
+    def spoilt(self, fault: BaseException) -> None:
         """Takes a fault of this process: nothing may be updated."""
         raise fault
 
@@ -114,7 +114,7 @@ class Replicas(Alone):
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.rank, self.count = ranks.rank(), ranks.count()
-        self._fault: BedstoneError | None = None
+        self._fault: BaseException | None = None
         self._filler = False
         self._taken = 0  # rows of the step that this rank took
         self._agreed: tuple[float, int] | None = None  # rank 0's clock, and the signal
@@ -149,7 +149,7 @@ class Replicas(Alone):
         found: Tensor = objective(network, batch)[0]
         return found
 
-    def spoilt(self, fault: BedstoneError) -> None:
+    def spoilt(self, fault: BaseException) -> None:
         self._fault = self._fault or fault
 
     def summed(self, total: float, micro: list[Any]) -> float:
@@ -162,9 +162,10 @@ class Replicas(Alone):
         sums = ranks.total(torch.tensor([*map(float, figures), *map(float, used)]).double())
         total, taken, faults, clock, _ = sums[:5].tolist()
         if faults:
-            said = ranks.gathered("" if self._fault is None else str(self._fault))
-            number = next(number for number, each in enumerate(said) if each)
-            raise ranks.EveryRank(f"rank {number}: {said[number]}")
+            said = "" if self._fault is None else str(self._fault)
+            if said and not isinstance(self._fault, ranks.EveryRank):  # which names a rank itself
+                said = f"rank {self.rank}: {said}"
+            raise ranks.EveryRank(next(filter(None, ranks.gathered(said))))
         whole = sum(batch.row_count for batch in micro)
         if taken != whole:
             raise ranks.EveryRank(

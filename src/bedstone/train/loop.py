@@ -10,6 +10,7 @@ checkpoint goes on with the same losses, bit for bit (for a budget in steps or t
 wall-clock budget the clock itself takes part).
 """
 
+import contextlib
 import math
 import random
 import signal
@@ -29,11 +30,13 @@ from torch import Tensor, nn
 from bedstone import ranks
 from bedstone.checkpoints.state import load_state, save_state
 from bedstone.checkpoints.store import Checkpoint, CheckpointStore, score
+from bedstone.checkpoints.writer import Writer, has_room
 from bedstone.errors import BedstoneError
 from bedstone.runtime import KeptMemory, Precision
 from bedstone.train.averaging import Unaveraged
 from bedstone.train.distributed import Alone
 from bedstone.train.logs import Interrupts, ProgressBar, RunLog
+from bedstone.train.memory import tensor_bytes
 from bedstone.train.optim import Optimizer
 from bedstone.train.pace import FEW, TIMED, Pace, TimePlan
 from bedstone.train.schedule import Budget
@@ -127,6 +130,7 @@ class Trainer:
     plan: TimePlan | None = field(default=None, init=False)  # of a budget of time
     interrupts: Interrupts | None = field(default=None, init=False)
     pruned: bool = field(default=False, init=False)  # by `watch`
+    writer: Writer = field(default_factory=Writer, init=False)  # of checkpoints
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes back to a checkpoint; its model's weights are the caller's to load.
@@ -219,7 +223,7 @@ class Trainer:
                 self.save()
         logged = (self.tokens, self.elapsed())  # at the last line of the log
         memory = KeptMemory()
-        with Interrupts() as self.interrupts:
+        with contextlib.closing(self.writer), Interrupts() as self.interrupts:
             while (
                 self.ranks.signal(self.received()) is None
                 and not self.enough()
@@ -254,7 +258,8 @@ class Trainer:
             if reason == "finished" and self.evaluated_at[0] != self.step:
                 self.run_evaluation(log, bar)
             if self.saved_at[0] != self.step or reason == "finished":
-                self.save()
+                self.save(wait=True)
+            self.writer.wait()
         self.seconds = self.elapsed()
         figures = dict(self.metrics)
         return Done(reason, self.step, self.tokens, self.seconds, figures, self.unit, self.ledger)
@@ -280,7 +285,7 @@ class Trainer:
         if plan.steps(self.elapsed()) + self.step >= FEW:
             self.run_evaluation(log, bar)
         said = plan.check(self.step, self.elapsed())
-        self.save()
+        self.save(wait=True)
         bar.say(said)
 
     def figures(self, tokens: int, seconds: float) -> dict[str, float]:
@@ -302,6 +307,8 @@ class Trainer:
         if (prepare := getattr(self.objective, "before_step", None)) is not None:
             prepare(self.network, share)
         micro = self.micro_batches()
+        if (fault := self.writer.fault) is not None:  # of a save that went on beside
+            self.ranks.spoilt(fault)
         count = max(sum(batch.target_count for batch in micro), 1)
         device = self.precision.device
         total = 0.0
@@ -343,6 +350,7 @@ class Trainer:
         self.optimizer.zero_grad()
         described = "; ".join(batch.describe() for batch in batches)
         where = textwrap.shorten(described.replace("\n", ";"), 800, placeholder=" ...")
+        self.writer.close()
         last = self.store.latest()
         kept = f"The last checkpoint is {last.path}." if last else "There is no checkpoint yet."
         kind = Diverged if ranks.count() == 1 else ranks.EveryRank
@@ -391,9 +399,19 @@ class Trainer:
             due = self.elapsed() - self.saved_at[1] >= 60 * self.pace.save_minutes
         return due and (self.plan is None or self.plan.allows("save", self.elapsed()))
 
-    def save(self) -> None:
-        """A checkpoint: the artefact, deployable as it is, and the training state beside it."""
+    def save(self, *, wait: bool = False) -> None:
+        """A checkpoint: the artefact, deployable as it is, and the training state beside it.
+
+        It is written while the training goes on, where there is memory for a copy of it.
+
+        Args:
+            wait: until it is on the disk, with no copy made.
+
+        Raises:
+            BedstoneError: it, or the one before, can't be written.
+        """
         began = time.monotonic()
+        self.writer.wait()
         state, shards = self.ranks.shards(self.state())
 
         def write(folder: Path) -> None:
@@ -403,10 +421,27 @@ class Trainer:
 
         # Metrics older than the weights would crown the wrong checkpoint.
         fresh = self.metrics if self.evaluated_at[0] == self.step else None
-        self.store.save(self.step, write, fresh, self.best_by)
-        if self.plan is not None:
-            self.plan.took("save", ranks.agreed(time.monotonic() - began))
+        room = not wait and all(ranks.gathered(has_room(self._bytes(state, shards))))
+        writer = self.writer if room else None
+        self.store.save(self.step, write, fresh, self.best_by, writer)
+        if self.plan is not None:  # one that goes on beside counts as if it stopped the run
+            seconds = ranks.agreed(time.monotonic() - began)
+            self.plan.took("save", max(seconds, self.plan.save) if room else seconds)
         self.saved_at = (self.step, self.elapsed())
+
+    def _bytes(self, *state: dict[str, Any]) -> int:
+        """How much memory a copy of the weights and of training state takes."""
+        network = self.network if self.ranks.whole is None else self.ranks.whole
+        return tensor_bytes([*network.parameters(), *network.buffers(), *_tensors(state)])
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in a nest of dictionaries, lists and tuples."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict | list | tuple):
+        for each in values.values() if isinstance(values, dict) else values:
+            yield from _tensors(each)
 
 
 def _or_infinity(value: float | None) -> float:

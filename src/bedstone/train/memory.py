@@ -2,8 +2,9 @@
 
 What a process holds when its model and data are ready is read from the system. To it come
 gradients, the optimizer's states, and what a forward pass keeps for the backward pass, which hooks
-on saved tensors (torch.autograd.graph) add up without keeping it; and a copy of the largest file
-of a checkpoint, while it is written: the allocator keeps what a step took (`runtime.keep_memory`).
+on saved tensors (torch.autograd.graph) add up without keeping it; and a copy of the weights and
+states, from which a checkpoint is written while the training goes on. The allocator keeps what a
+step took (`runtime.keep_memory`).
 """
 
 from collections.abc import Callable, Iterator
@@ -173,7 +174,7 @@ def _memory(ready: int, network: nn.Module, saved: Saved, optimizer: Optimizer) 
     weights = tensor_bytes((*network.parameters(), *network.buffers()))
     gradients = sum(each.nbytes for each in network.parameters() if each.requires_grad)
     held = optimizer_bytes(optimizer)
-    passing, writing = 2 * saved.largest, max(weights, held)
+    passing, writing = 2 * saved.largest, weights + held
     return Memory(ready, weights, gradients, held, saved.bytes, passing, writing)
 
 
