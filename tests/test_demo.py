@@ -254,6 +254,11 @@ def test_numbers_are_learnt_both_ways_within_a_few_steps(tmp_path):
 def test_built_in_models_are_shown_without_training(tmp_path):
     drawn = draw.DEMO.present("scenes-diffusion", tmp_path / "draw", Page())
     assert (tmp_path / "draw" / "drawn.png").is_file()
+    pictures = {path.stem: words for path, words in drawn.pictures.items()}
+    beside = {name: words for name, words in pictures.items() if name in draw.BESIDE}
+    assert beside.keys() == draw.BESIDE.keys()
+    assert all("% as their prompt does" in words for words in beside.values())
+    assert any("--beside scenes-dalle --beside scenes-unclip" in each for each in drawn.commands)
     assert "built in" in drawn.figures["model"]
     found = vlm.DEMO.present("scenes-vlm", tmp_path / "ask", Page())
     assert found.figures["accuracy of answers"].endswith("%")
