@@ -59,8 +59,12 @@ class Alone:
         found: Tensor = objective(network, batch)[0]
         return found
 
-    def spoilt(self, fault: BaseException) -> None:
-        """Takes a fault of this process: nothing may be updated."""
+    def spoilt(self, fault: BaseException, named: bool = False) -> None:
+        """Takes a fault of this process: nothing may be updated.
+
+        Args:
+            named: whether it says by itself of which rank it is.
+        """
         raise fault
 
     def summed(self, total: float, micro: list[Any]) -> float:
@@ -114,7 +118,7 @@ class Replicas(Alone):
     def __init__(self, network: nn.Module) -> None:
         self.network = network
         self.rank, self.count = ranks.rank(), ranks.count()
-        self._fault: BaseException | None = None
+        self._fault = ""  # in words
         self._filler = False
         self._taken = 0  # rows of the step that this rank took
         self._agreed: tuple[float, int] | None = None  # rank 0's clock, and the signal
@@ -149,23 +153,21 @@ class Replicas(Alone):
         found: Tensor = objective(network, batch)[0]
         return found
 
-    def spoilt(self, fault: BaseException) -> None:
-        self._fault = self._fault or fault
+    def spoilt(self, fault: BaseException, named: bool = False) -> None:
+        said = str(fault) if named else f"rank {self.rank}: {fault}"
+        self._fault = self._fault or said
 
     def summed(self, total: float, micro: list[Any]) -> float:
         watch.waiting()
         used = self._used()
         left = self._trainer.received()
-        spoilt = self._fault is not None
+        spoilt = bool(self._fault)
         clock = self._trainer.own_seconds() if self.rank == 0 else 0.0
         figures = [0.0 if spoilt else total, self._taken, spoilt, clock, left or 0]
         sums = ranks.total(torch.tensor([*map(float, figures), *map(float, used)]).double())
         total, taken, faults, clock, _ = sums[:5].tolist()
         if faults:
-            said = "" if self._fault is None else str(self._fault)
-            if said and not isinstance(self._fault, ranks.EveryRank):  # which names a rank itself
-                said = f"rank {self.rank}: {said}"
-            raise ranks.EveryRank(next(filter(None, ranks.gathered(said))))
+            raise ranks.EveryRank(next(filter(None, ranks.gathered(self._fault))))
         whole = sum(batch.row_count for batch in micro)
         if taken != whole:
             raise ranks.EveryRank(

@@ -308,7 +308,7 @@ class Trainer:
             prepare(self.network, share)
         micro = self.micro_batches()
         if (fault := self.writer.fault) is not None:  # of a save that went on beside
-            self.ranks.spoilt(fault)
+            self.ranks.spoilt(fault, named=True)
         count = max(sum(batch.target_count for batch in micro), 1)
         device = self.precision.device
         total = 0.0
