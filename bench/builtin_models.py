@@ -21,6 +21,7 @@ import torch
 
 import bedstone
 from bedstone.checkpoints.dalle import DallePipeline
+from bedstone.checkpoints.golden import add_golden
 from bedstone.checkpoints.model import part_fingerprint
 from bedstone.checkpoints.names import BUILT_IN
 from bedstone.checkpoints.pipeline import MediaPipeline
@@ -160,6 +161,7 @@ def make(name: str, run: Path | None) -> Path:
     figures = measured(name, folder)
     kept.record["metrics"] = figures
     kept.save(folder)
+    add_golden(folder, bedstone.load(folder, dtype=torch.float32))  # as `bedstone check` computes
     size = size_of(folder)
     assert size <= LARGEST, f"{name}: {size / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} are shipped"
     print(name, f"{size / 1e6:.2f} MB", {key: round(value, 4) for key, value in figures.items()})

@@ -27,7 +27,7 @@ def test_its_record_says_how_it_was_made_and_how_good_it_is(name):
     assert isinstance(record["recipe"]["seed"], int)
     assert record["metrics"][MODELS[name].main]
     card = (BUILT_IN / name / "README.md").read_text(encoding="utf-8")
-    assert f"| {MODELS[name].main} |" in card
+    assert f"\n| {MODELS[name].main}" in card
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -114,9 +114,11 @@ class Nearest:
         nearest = (joint(rows) @ self.own.T).argmax(1)
         return SimpleNamespace(signals=self.real[(nearest + self.shift) % len(self.real)])
 
-    def difference(self, text: str, prompt: str) -> Tensor:
-        colour = text.split()[1]
-        at = COLOURS.index(colour) * PER if colour in COLOURS else 0
+    turn = 0.4
+
+    def changed(self, starts: Tensor, texts: Any, prompts: Any) -> Tensor:
+        colours = [text.split()[1] for text in texts]
+        at = [COLOURS.index(each) * PER if each in COLOURS else 0 for each in colours]
         return self.own[at]
 
 

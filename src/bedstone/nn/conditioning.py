@@ -200,6 +200,7 @@ class Whitening(nn.Module):
 
     def turned(self, differences: Tensor) -> Tensor:
         """Differences (B, E) of embeddings along the directions, each divided by its deviation."""
-        # in fp32: the small directions are what bf16 rounds away
+        # bf16 would round small directions away; in fp64 a row is the same alone and among others
+        wide = torch.float32 if differences.device.type == "mps" else torch.float64
         with torch.autocast(differences.device.type, enabled=False):
-            return differences.float() @ self.directions.float()
+            return (differences.to(wide) @ self.directions.to(wide)).float()
