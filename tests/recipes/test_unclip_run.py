@@ -341,22 +341,6 @@ def test_what_can_not_be(tmp_path: Path, given: dict[str, Any], said: str) -> No
     assert not (tmp_path / "run" / "parts").exists()  # said before anything was trained
 
 
-def test_a_whitened_prior_counts_small_directions(tmp_path: Path, clip: Path) -> None:
-    named = {"clip": {}, "parts": {"clip": str(clip)}, "shares": {"prior": 0.2}}
-    prior = {**PRIOR, "whitened": True}
-    done = train(tmp_path / "run", **named, prior=prior)
-    plain = train(tmp_path / "plain", **named)
-    assert done.model is not None and plain.model is not None
-    assert losses(done.run / "parts" / "prior") != losses(plain.run / "parts" / "prior")
-    again = open_model(done.model)
-    assert isinstance(again, UnclipPipeline) and again.prior is not None
-    assert again.prior.network.turned is None  # of training alone: what is saved is published
-    codes = {**prior, "model": {"layout": "autoregressive_prior", **SIZE}}
-    sampling = {"steps": 2, "prior": "autoregressive"}
-    with pytest.raises(BedstoneError, match="prior: whitened: true was given; an autoregressive"):
-        train(tmp_path / "codes", **named, prior=codes, sampling=sampling)
-
-
 def test_a_prior_without_a_clip(tmp_path: Path) -> None:
     recipe = PriorRecipe(out=str(tmp_path / "prior"), device="cpu", precision="fp32")
     with pytest.raises(BedstoneError, match="clip: none was named, and none stands beside"):

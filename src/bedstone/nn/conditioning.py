@@ -194,13 +194,10 @@ class Whitening(nn.Module):
         self.directions.copy_(directions * (variances.clamp_min(0) + floor).rsqrt())
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        given = embeddings.float()
-        found = self.turned(given - self.mean.float()).clamp(-self.MOST, self.MOST)
-        return torch.where((given == 0).all(-1, keepdim=True), given, found)
-
-    def turned(self, differences: Tensor) -> Tensor:
-        """Differences (B, E) of embeddings along the directions, each divided by its deviation."""
         # bf16 would round small directions away; in fp64 a row is the same alone and among others
-        wide = torch.float32 if differences.device.type == "mps" else torch.float64
-        with torch.autocast(differences.device.type, enabled=False):
-            return (differences.to(wide) @ self.directions.to(wide)).float()
+        wide = torch.float32 if embeddings.device.type == "mps" else torch.float64
+        with torch.autocast(embeddings.device.type, enabled=False):
+            given = embeddings.to(wide)
+            found = (given - self.mean.to(wide)) @ self.directions.to(wide)
+        found = found.clamp(-self.MOST, self.MOST)
+        return torch.where((given == 0).all(-1, keepdim=True), given, found).float()

@@ -90,15 +90,12 @@ class Denoising(Settings):
         target: what the network says.
         weight: a name of `WEIGHTS`.
         times: a name of `TIMES`.
-        measured: maps errors (B, E) of signals that are vectors before they are squared; None
-            takes them as they are.
     """
 
     process: Process
     target: Target
     weight: str = one_of(*WEIGHTS, default="uniform")
     times: str = one_of(*TIMES, default="uniform")
-    measured: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +135,6 @@ class Denoising(Settings):
                 "those of the data."
             )
         error = out[:, :channels].float() - self.target.of(process, x0, eps, t)
-        error = error if self.measured is None else self.measured(error)
         return error.square().flatten(1).mean(1)
 
     def draw_times(self, rows: int, device: torch.device | str = "cpu") -> Tensor:

@@ -28,7 +28,6 @@ from bedstone.models.unclip.network import (
     joint,
     read_words,
 )
-from bedstone.nn.conditioning import Whitening
 from bedstone.objectives.dalle import EmbeddingCodeLoss
 from bedstone.objectives.diffusion import Denoising, DenoisingThrough
 from bedstone.recipes.base import Method
@@ -66,8 +65,6 @@ class PriorRecipe(RunRecipe):
             `models.unclip.autoregressive.CodePriorConfig`; what the CLIP decides is left out.
         tokens: places of a text; longer ones are cut. 0 takes all that the CLIP reads.
         drop: share of rows that are learnt with the empty text, for guidance.
-        whitened: whether errors count along the principal directions of embeddings, each divided
-            by its deviation, so that small ones are learnt too; of a prior_transformer.
         average: decay of the weights' moving average, which is evaluated and kept; 0 has none.
         data: what to learn from.
         batch_size: images in a micro-batch.
@@ -81,7 +78,6 @@ class PriorRecipe(RunRecipe):
     model: dict[str, Any] = field(default_factory=lambda: {"layout": network.LAYOUTS[0]})
     tokens: int = whole(0, default=0)
     drop: float = share(below_one=True, default=0.1)
-    whitened: bool = False
     average: float = share(below_one=True, default=0.999)
     data: SignalsConfig = field(default_factory=SignalsConfig)
     batch_size: int = whole(1, default=256)
@@ -111,12 +107,7 @@ class UnclipPrior(Method[PriorRecipe]):
             )
         if recipe.compile:
             raise BedstoneError("compile: isn't there for a prior; leave it out.")
-        config = config_of(recipe.model)
-        if recipe.whitened and isinstance(config, CodePriorConfig):
-            raise BedstoneError(
-                "whitened: true was given; an autoregressive prior writes codes of the principal "
-                "directions already. Leave it out."
-            )
+        config_of(recipe.model)
 
     def parts(self, recipe: PriorRecipe) -> dict[str, Model]:
         return {"clip": open_clip(recipe)}
@@ -156,12 +147,7 @@ class UnclipPrior(Method[PriorRecipe]):
             if name == "train" and start.model is None:
                 codes = isinstance(prior, CodePrior)
                 prior.fit(found, words_of(clip, texts, len(found)) if codes else None)
-            made = prior.standardised(found)
-            if name == "train" and recipe.whitened:
-                whitening = Whitening(made.shape[1])
-                whitening.fit(made)
-                prior.turned = whitening.to(start.precision.device).turned
-            setattr(splits, name, as_signals(signals, made.cpu().numpy()))
+            setattr(splits, name, as_signals(signals, prior.standardised(found).cpu().numpy()))
         if texts.cut:
             splits.notes.append(f"{texts.cut:,} texts are longer than the prior reads, and are cut")
         return signal_stream(
@@ -177,8 +163,7 @@ class UnclipPrior(Method[PriorRecipe]):
         clip = start.parts["clip"].network.to(start.precision.device).eval().requires_grad_(False)
         if isinstance(model.network, CodePrior):
             return EmbeddingCodeLoss(partial(read_words, clip))
-        denoising = Denoising(*process_from(PRIOR_SCHEDULER), measured=model.network.turned)
-        return DenoisingThrough(denoising, partial(read_by, clip))
+        return DenoisingThrough(Denoising(*process_from(PRIOR_SCHEDULER)), partial(read_by, clip))
 
     def evaluations(self, recipe: PriorRecipe, plan: RunPlan) -> Sequence[Evaluation]:
         clip = plan.start.parts["clip"]

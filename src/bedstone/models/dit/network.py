@@ -347,7 +347,7 @@ class DiT(nn.Module):
         check_inputs(self.config, x, classes, memory, memory_keep, embedding, beside)
         if embedding is None and self.config.embedding_width:
             embedding = x.new_zeros(len(x), self.config.embedding_width)
-        if self.whitening is not None and embedding is not None:
+        if self.whitening is not None:
             embedding = self.whitening(embedding)
         rows, grid = len(x), grid_of(x.shape[2:], self.config.patches)
         t = t.expand(rows)

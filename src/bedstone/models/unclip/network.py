@@ -12,7 +12,6 @@ Shapes: B rows, T places of a text, E width of embeddings, D width.
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -119,14 +118,8 @@ class WordsFirst:
 
 
 class StandardisedPrior(nn.Module):
-    """What priors share: the mean and deviation of a CLIP's embeddings, each of width E.
+    """What priors share: the mean and deviation of a CLIP's embeddings, each of width E."""
 
-    Attributes:
-        turned: in training, maps errors (B, E) of embeddings before they are squared; None takes
-            them as they are.
-    """
-
-    turned: Callable[[Tensor], Tensor] | None = None
     mean: Tensor  # (E,), of a CLIP's embeddings
     std: Tensor  # (E,)
 
