@@ -127,7 +127,6 @@ MODELS = {
         "unclip-scenes",
         [
             "budget=3000 steps", "shares={prior: 0.15}", "average=0.99",
-            "drop=0.2", "drop_text=0.4",
             "model={patch: 4, width: 88, layers: 6, heads: 2, conv_in: 2, embedding_tokens: 4}",
             "text={width: 88, layers: 1, heads: 4, context: 32}",
             "prior.model={layout: prior_transformer, width: 96, layers: 3, heads: 4}",
