@@ -1,5 +1,6 @@
 """Several processes behind one address: ready together, replaced where one dies, ended together."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from bedstone.cli import main
 from bedstone.serve.metrics import ModelMetrics, merged, text_of
-from bedstone.serve.replicas import Board, reported
+from bedstone.serve.replicas import Reports, reported
 from served import saved_decoder
 
 pytestmark = [
@@ -75,16 +77,22 @@ class Server:
                 found.append(int(each))
         return found
 
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+
+@contextlib.contextmanager
+def serving(model: Path, log: Path) -> Iterator[Server]:
+    """Two replicas of a model."""
+    server = Server(model, 2, log)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes by /proc")
 def test_replicas_answer_alike_and_one_that_dies_is_replaced(tmp_path):
-    server = Server(saved_decoder(tmp_path / "small"), 2, tmp_path / "log")
-    try:
+    with serving(saved_decoder(tmp_path / "small"), tmp_path / "log") as server:
         server.opened()
         server.until(server.ready)
         said = server.said()
@@ -137,15 +145,12 @@ def test_replicas_answer_alike_and_one_that_dies_is_replaced(tmp_path):
         assert server.process.wait(60) == 0, server.said()
         assert not any(Path(f"/proc/{each}").exists() for each in new)
         assert "Traceback" not in server.said()
-    finally:
-        server.end()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes by /proc")
 def test_replicas_leave_with_the_process_above_them(tmp_path):
-    server = Server(saved_decoder(tmp_path / "small"), 2, tmp_path / "log")
-    try:
+    with serving(saved_decoder(tmp_path / "small"), tmp_path / "log") as server:
         server.opened()
         own = server.replicas()
         server.process.kill()
@@ -154,21 +159,16 @@ def test_replicas_leave_with_the_process_above_them(tmp_path):
         while any(Path(f"/proc/{each}").exists() for each in own):
             assert time.monotonic() < end
             time.sleep(0.1)
-    finally:
-        server.end()
 
 
 @pytest.mark.slow
 def test_a_model_that_cannot_be_opened_ends_all(tmp_path):
     folder = saved_decoder(tmp_path / "small")
     (folder / "model.safetensors").write_bytes(b"no tensors")
-    server = Server(folder, 2, tmp_path / "log")
-    try:
+    with serving(folder, tmp_path / "log") as server:
         assert server.process.wait(300) == 2
         assert "ended with exit code 2 before" in server.said()
         assert "model.safetensors" in server.said() and "Traceback" not in server.said()
-    finally:
-        server.end()
 
 
 def test_a_number_of_replicas_that_cannot_be_is_refused(tmp_path, capsys):
@@ -184,22 +184,22 @@ class _Models:
 
 
 def test_all_are_ready_when_each_said_so_lately(tmp_path):
-    boards = [Board(tmp_path, number, 2, _Models()) for number in (1, 2)]
-    for board in boards:
-        board.say()
-    assert boards[0].ready(True) and not boards[0].ready(False)
-    boards[1].models.ready = False
-    boards[1].say()
-    assert not boards[0].ready(True)
-    boards[1].models.ready = True
-    boards[1].say()
-    assert boards[0].ready(True)
-    boards[0].say()
+    reports = [Reports(tmp_path, number, 2, _Models()) for number in (1, 2)]
+    for each in reports:
+        each.say()
+    assert reports[0].ready(True) and not reports[0].ready(False)
+    reports[1].models.ready = False
+    reports[1].say()
+    assert not reports[0].ready(True)
+    reports[1].models.ready = True
+    reports[1].say()
+    assert reports[0].ready(True)
+    reports[0].say()
     os.utime(reported(tmp_path, 1), (0, 0))  # a replica that hangs says nothing more
-    assert not boards[1].ready(True)
-    boards[0].say()
+    assert not reports[1].ready(True)
+    reports[0].say()
     reported(tmp_path, 1).write_text("{")
-    assert not boards[1].ready(True)
+    assert not reports[1].ready(True)
 
 
 def test_figures_of_several_processes_are_one_text():

@@ -236,14 +236,35 @@ class Scorer:
         sums = np.zeros(len(requests))
         greedy = np.ones(len(requests), dtype=bool)
         order = sorted(range(len(requests)), key=lambda number: requests[number].ids)
+        for done in self._passes(requests, order, sums, greedy):
+            if progress is not None:
+                progress(done / len(order))
+        check_finite(torch.from_numpy(sums), "the continuations' log-probabilities")
+        return [
+            Likelihood(
+                float(sums[number]),
+                bool(greedy[number]),
+                len(each.places),
+                each.bytes,
+                each.cut,
+            )
+            for number, each in enumerate(requests)
+        ]
+
+    def _passes(
+        self,
+        requests: Sequence[Request],
+        order: Sequence[int],
+        sums: np.ndarray,
+        greedy: np.ndarray,
+    ) -> Iterator[int]:
+        """Reads the requests in an order, adds to their sums, and yields how many are done."""
         done = 0
         for batch in self._batches([requests[number] for number in order]):
             chosen = order[done : done + batch]
             done += batch
             self._read([requests[number] for number in chosen], chosen, sums, greedy)
-            if progress is not None:
-                progress(done / len(order))
-        return _results(requests, sums, greedy)
+            yield done
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[int]:
         """How many of the sorted requests are read together, again and again."""
@@ -371,19 +392,16 @@ class RowScorer(Scorer):
 
     network: Any
 
-    @torch.inference_mode()
-    def score_ids(
-        self, requests: Sequence[Request], progress: Callable[[float], None] | None = None
-    ) -> list[Likelihood]:
-        """How likely the continuation of each request is; a result each, in order."""
-        for number, each in enumerate(requests):
-            check_ids(self.network, each.ids, f"requests[{number}]")
-        if not requests:
-            return []
-        sums = np.zeros(len(requests))
-        greedy = np.ones(len(requests), dtype=bool)
-        waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].ids))
-        rows = EngineRows(self.network, ROWS, max(len(each.ids) - 1 for each in requests))
+    def _passes(
+        self,
+        requests: Sequence[Request],
+        order: Sequence[int],
+        sums: np.ndarray,
+        greedy: np.ndarray,
+    ) -> Iterator[int]:
+        waiting = deque(order)
+        longest = max((len(each.ids) - 1 for each in requests), default=1)
+        rows = EngineRows(self.network, ROWS, longest)
         free, done = list(range(rows.count)), 0
         live: list[_Row] = []
         last: _Row | None = None
@@ -399,9 +417,7 @@ class RowScorer(Scorer):
                 live.remove(row)
                 free.append(row.place)
                 done += 1
-            if progress is not None:
-                progress(done / len(requests))
-        return _results(requests, sums, greedy)
+            yield done
 
     def _advance(
         self, rows: EngineRows, live: Sequence[_Row], sums: np.ndarray, greedy: np.ndarray
@@ -448,16 +464,6 @@ def scorer_of(network: Any, how: Precision, tokenizer: Tokenizer) -> Scorer:
     """A network made ready to score, by the engine where `generation` would use it."""
     made: Any = ready(network, how)
     return (RowScorer if isinstance(made, EngineDecoder) else Scorer)(made, tokenizer)
-
-
-def _results(requests: Sequence[Request], sums: np.ndarray, greedy: np.ndarray) -> list[Likelihood]:
-    check_finite(torch.from_numpy(sums), "the continuations' log-probabilities")
-    return [
-        Likelihood(
-            float(sums[number]), bool(greedy[number]), len(each.places), each.bytes, each.cut
-        )
-        for number, each in enumerate(requests)
-    ]
 
 
 class _Tree:

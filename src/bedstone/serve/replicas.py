@@ -5,7 +5,7 @@ whether it is ready, and its figures: so any of them answers for all. A process 
 model: it starts them, starts one that has died again, and ends them by a signal.
 
 What one process keeps the others don't know, so nothing is kept for a later request
-(`Forgetful`), and limits of memory and of queues count for each of them.
+(`NoConversations`), and limits of memory and of queues count for each of them.
 """
 
 import contextlib
@@ -42,14 +42,7 @@ log = logging.getLogger("bedstone.serve")
 FORMAT = "%(asctime)s %(message)s"
 EVERY = 1.0  # seconds between two reports of a replica
 STALE = 15.0  # seconds after which what it reported counts no more
-LATER = (
-    0.0,
-    1.0,
-    2.0,
-    5.0,
-    15.0,
-    30.0,
-)  # seconds before it is started again, if it never was ready
+LATER = (0.0, 1.0, 2.0, 5.0, 15.0, 30.0)  # seconds before it is started again, by failures
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ def serve_here(
             signal.signal(number, _pass_over)
         service = Service(opened, open_indexes(plan.indexes, opened), plan.policy)
         if others is not None:
-            service.conversations, service.replicas = Forgetful(), others(opened)
+            service.conversations, service.replicas = NoConversations(), others(opened)
         run(service, plan.entrance, listener)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -106,7 +99,7 @@ def _pass_over(number: int, frame: FrameType | None) -> None:
     """Takes a signal that has done its work."""
 
 
-class Forgetful(Conversations):
+class NoConversations(Conversations):
     """Keeps no response: the next request may come to another replica."""
 
     keeps = False
@@ -123,7 +116,7 @@ class Forgetful(Conversations):
                        code="response_not_found")  # fmt: skip
 
 
-class Board(Alone):
+class Reports(Alone):
     """What all replicas report of themselves, in a folder of theirs.
 
     Args:
@@ -201,7 +194,7 @@ class _OneByOne(socket.socket):
 
 
 def _replica(plan: Plan, listener: socket.socket, folder: str, number: int, count: int) -> None:
-    """The course of one replica, in a process of its own."""
+    """Serves as one replica, in a process of its own."""
     said = f"replica {number}: {FORMAT.rpartition(' ')[2]}"
     said = f"{FORMAT.partition(' ')[0]} {said}"
     logging.basicConfig(stream=sys.stderr, format=said, level=logging.WARNING)
@@ -209,11 +202,11 @@ def _replica(plan: Plan, listener: socket.socket, folder: str, number: int, coun
     threading.Thread(target=_leave_with_parent, name="parent", daemon=True).start()
     shared = _OneByOne(listener.family, listener.type, fileno=listener.detach())
 
-    def report(models: Models) -> Board:
+    def report(models: Models) -> Reports:
         shared.listen(BACKLOG)  # who reports can be reached
-        board = Board(Path(folder), number, count, models)
-        board.begin()
-        return board
+        reports = Reports(Path(folder), number, count, models)
+        reports.begin()
+        return reports
 
     try:
         serve_here(plan, shared, report)
