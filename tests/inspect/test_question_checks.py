@@ -134,3 +134,5 @@ def test_what_rows_can_not_be(tmp_path, more, message):
         question(tmp_path, **more)
     with pytest.raises(BedstoneError, match="row 1 has no column question"):
         check(tmp_path, PLAIN).question({"context": "x"}, 0)
+    with pytest.raises(BedstoneError, match="row 1 has no column unknown; expected the place"):
+        check(tmp_path, PLAIN).question(ROW, 0)

@@ -156,9 +156,10 @@ class QuestionsCheck(RowsCheck):
         value: Any = row[column] if column in row else _published(row, part)
         text = str(value).strip()
         if text not in ("0", "1", "2"):
+            given = f", {column}: {shown(value)}" if column in row else f" has no column {column}"
             raise BedstoneError(
-                f"{self.data}: row {number + 1}, {column}: {shown(value)}; expected the place of "
-                "an answer, 0, 1 or 2 (or the published answer_info and additional_metadata)."
+                f"{self.data}: row {number + 1}{given}; expected the place of an answer, 0, 1 or 2 "
+                "(or the published answer_info and additional_metadata)."
             )
         return int(text)
 
